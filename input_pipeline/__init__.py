@@ -1,0 +1,1 @@
+"""From CT files to training batches: the class template, volumes, labels, resampling."""

@@ -1,0 +1,279 @@
+"""CT scans and label maps: NIfTI files to canonical arrays with their geometry, and back.
+
+A canonical array has its axes in RAS order: axis 0 grows to the patient's right, 1 to anterior, 2
+to superior. It is reached by permuting and flipping axes only, never by interpolation, so that an
+oblique scan stays oblique and every voxel keeps its value and its place in the world.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import warnings
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+
+AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+_SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
+_QFORM = (
+  'qform_code',
+  'quatern_b',
+  'quatern_c',
+  'quatern_d',
+  'qoffset_x',
+  'qoffset_y',
+  'qoffset_z',
+)
+
+
+class VolumeError(ValueError):
+  """A scan that cannot be used; one line with the file, the offending value and the fix."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Geometry:
+  """Where a volume lies, and the way back to its own grid.
+
+  Attributes:
+    shape, affine: of its own grid; (4, 4) float64, voxel indices -> world mm (RAS+).
+    orientation: (3, 2), nibabel's: for each own axis its canonical axis and 1 or -1.
+    spacing, canonical_shape: (3,) float64 mm and voxels, along the canonical axes.
+    header: of the file it came from; `write_nifti` takes over both of its transforms.
+  """
+
+  shape: tuple[int, int, int]
+  affine: np.ndarray
+  orientation: np.ndarray
+  spacing: np.ndarray
+  canonical_shape: tuple[int, int, int]
+  header: nib.Nifti1Header | None = None
+
+  @property
+  def canonical_affine(self) -> np.ndarray:
+    """(4, 4) float64, canonical voxel indices -> world mm (RAS+)."""
+    return self.affine @ orientations.inv_ornt_aff(self.orientation, self.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Volume:
+  """A scan or label map: `array` (D, H, W) in canonical order, and its geometry."""
+
+  array: np.ndarray
+  geometry: Geometry
+
+  @property
+  def spacing(self) -> np.ndarray:
+    """(3,) float64 mm along the axes of `array`."""
+    return self.geometry.spacing
+
+
+def to_canonical(array: np.ndarray, affine: np.ndarray, *, name='volume', header=None) -> Volume:
+  """Permutes and flips an array into canonical order.
+
+  Args:
+    array: (X, Y, Z), any dtype.
+    affine: (4, 4), voxel indices -> world mm (RAS+); may be oblique or sheared.
+    name: what error messages call it.
+    header: NIfTI header to keep for writing, or None.
+
+  Returns:
+    The volume, its array contiguous.
+
+  Raises:
+    VolumeError: if the array is not 3D, has a single slice, or the affine is not invertible.
+  """
+  _check_shape(array.shape, name)
+  array = array.reshape(array.shape[:3])
+  affine = np.array(affine, np.float64)
+  _check_affine(affine, name)
+  orientation = orientations.io_orientation(affine).astype(int)
+  canonical = np.ascontiguousarray(orientations.apply_orientation(array, orientation))
+  spacing = np.empty(3)
+  spacing[orientation[:, 0]] = nib.affines.voxel_sizes(affine)
+  geometry = Geometry(array.shape, affine, orientation, spacing, canonical.shape, header)
+  return Volume(canonical, geometry)
+
+
+def from_canonical(array: np.ndarray, geometry: Geometry) -> np.ndarray:
+  """Undoes `to_canonical`.
+
+  Args:
+    array: (D, H, W) or (D, H, W, C) on the canonical grid.
+    geometry: of the volume to return to.
+
+  Returns:
+    (X, Y, Z) or (X, Y, Z, C) on the volume's own grid; ValueError if the shapes differ.
+  """
+  if array.shape[:3] != tuple(geometry.canonical_shape):
+    shape = geometry.canonical_shape
+    raise ValueError(f'array {array.shape} is not on the canonical grid {shape}; resample it first')
+  back = orientations.ornt_transform(_RAS, geometry.orientation)
+  return np.ascontiguousarray(orientations.apply_orientation(array, back))
+
+
+def read_image(path) -> Volume:
+  """Reads a CT scan.
+
+  Args:
+    path: NIfTI file.
+
+  Returns:
+    Volume of float32 HU >= -1024. Values that are not finite, and padding below -1024, become air
+    (-1024) with a warning that counts them.
+
+  Raises:
+    VolumeError: if the file cannot be read or is not one 3D scan with a valid geometry.
+  """
+  image, array = _read(path)
+  array = array.astype(np.float32, copy=False)
+  broken = ~np.isfinite(array)
+  below = array < AIR
+  if broken.all():
+    raise VolumeError(f'{path}: no voxel has a finite value; export the scan again')
+  if broken.any() or below.any():
+    array = np.where(broken | below, np.float32(AIR), array)
+    counts = f'{broken.sum()} voxels not finite and {np.sum(below & ~broken)} below {AIR} HU'
+    _warn(f'{path}: {counts} taken as air')
+  low, high = array.min(), array.max()
+  if low > -100 or high < 100:
+    _warn(f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter')
+  return to_canonical(array, image.affine, name=path, header=image.header)
+
+
+def read_labels(path) -> Volume:
+  """Reads a label map.
+
+  Args:
+    path: NIfTI file whose values are integers in 0..255, of any dtype.
+
+  Returns:
+    Volume of uint8.
+
+  Raises:
+    VolumeError: as `read_image`, and if a value is not an integer in 0..255.
+  """
+  image, array = _read(path)
+  if array.dtype.kind == 'f':
+    rounded = np.rint(array)
+    # Rescaled integers come back with round-off; NaN fails the comparison as it should.
+    wrong = ~(np.abs(array - rounded) < 1e-3)
+    if wrong.any():
+      value = array[wrong][0]
+      raise VolumeError(f'{path}: label value {value:g} is no integer; resample by nearest voxel')
+    array = rounded
+  for value in (array.min(), array.max()):
+    if not 0 <= value <= 255:
+      raise VolumeError(f'{path}: label value {value:g} is outside 0..255; renumber the labels')
+  return to_canonical(array.astype(np.uint8), image.affine, name=path, header=image.header)
+
+
+def write_nifti(path, array: np.ndarray, geometry: Geometry, dtype) -> None:
+  """Writes an array with the volume's own shape and affine, in one step or not at all.
+
+  Args:
+    path: `.nii` or `.nii.gz` file; replaced if it exists.
+    array: (D, H, W) on the canonical grid.
+    geometry: of the volume the array belongs to.
+    dtype: stored type; no scaling is applied.
+
+  Raises:
+    ValueError: if the shapes differ, an integer `dtype` cannot hold the values, or the name ends
+      differently.
+  """
+  path = pathlib.Path(path)
+  if not path.name.endswith(('.nii', '.nii.gz')):
+    raise ValueError(f'{path}: unknown ending; name the file .nii or .nii.gz')
+  own = from_canonical(array, geometry)
+  stored = own.astype(dtype, copy=False)
+  if stored.dtype.kind in 'iu' and not np.array_equal(stored, own):
+    raise ValueError(f'{path}: {stored.dtype} cannot hold the values; choose a wider dtype')
+  temporary = path.with_name(f'.{os.getpid()}-{path.name}')
+  try:
+    nib.save(_image(stored, geometry), temporary)
+    os.replace(temporary, path)
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+
+
+def _image(array, geometry):
+  source = geometry.header
+  kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Header) else nib.Nifti1Image
+  header = kind.header_class()
+  header.set_data_dtype(array.dtype)
+  header.set_xyzt_units('mm')
+  if source is None:
+    return kind(array, geometry.affine, header)
+  # Copied as stored: a quaternion made from the affine differs in the last bit. Free-text fields
+  # stay behind, they may name the patient.
+  for field in (*_SFORM, *_QFORM):
+    header[field] = source[field]
+  header['pixdim'][:4] = source['pixdim'][:4]
+  return kind(array, geometry.affine, header)
+
+
+def _read(path):
+  """The nibabel image of a NIfTI file with a sound header, and its voxels, scaled as stored."""
+  try:
+    image = nib.load(path)
+    # NOTE: nibabel's load repairs a bad pixdim silently (0 becomes 1 mm): look at the stored one.
+    file = image.file_map.get('header', image.file_map['image'])
+    with file.get_prepare_fileobj('rb') as stream:
+      pixdim = image.header_class.from_fileobj(stream, check=False)['pixdim'][1:4]
+    _check_header(image, pixdim, path)
+    return image, np.asanyarray(image.dataobj)
+  except VolumeError:
+    raise
+  except Exception as error:  # nibabel, gzip, zlib and the file system each raise their own
+    reason = str(error).split('\n')[0] or type(error).__name__
+    message = f'{path}: cannot be read as NIfTI ({reason}); copy or convert it again'
+    raise VolumeError(message) from error
+
+
+def _check_header(image, pixdim, path):
+  shape, dtype = image.shape, image.get_data_dtype()
+  _check_shape(shape, path)
+  if dtype.kind not in 'iuf':
+    raise VolumeError(f'{path}: voxels of type {dtype} (colour or complex); save plain numbers')
+  if not (np.isfinite(pixdim) & (pixdim > 0)).all():
+    raise VolumeError(f'{path}: pixdim {pixdim.tolist()} must be positive mm; correct the header')
+  sform, qform = image.header.get_sform(coded=True)[0], image.header.get_qform(coded=True)[0]
+  # An identity with this many voxels is what tools write that lost the geometry.
+  lost = np.array_equal(image.affine, np.eye(4)) and max(shape) >= 512
+  if lost or (sform is None and qform is None):
+    state = 'the identity' if lost else 'not set (code 0)'
+    raise VolumeError(
+      f'{path}: sform and qform are {state}: sides unknown; convert it from the original again'
+    )
+  if sform is not None and qform is not None:
+    apart = (np.abs(sform - qform) @ [*shape[:3], 1]).max()
+    if apart > 1e-3:
+      _warn(f'{path}: sform and qform are up to {apart:.3g} mm apart; using sform')
+
+
+def _check_shape(shape, name):
+  if len(shape) < 3 or min(shape[:3]) < 2:
+    raise VolumeError(f'{name}: shape {shape} is not 3D; pass the whole scan')
+  if any(n != 1 for n in shape[3:]):
+    raise VolumeError(f'{name}: shape {shape} holds several volumes; save one on its own')
+
+
+def _check_affine(affine, name):
+  if affine.shape != (4, 4) or not np.isfinite(affine).all():
+    raise VolumeError(f'{name}: affine {affine.tolist()} is not a finite 4x4 matrix; correct it')
+  spacing = nib.affines.voxel_sizes(affine)
+  # The determinant relative to the spacing is 1 for right angles and 0 for axes in one plane.
+  angle = abs(np.linalg.det(affine[:3, :3])) / max(spacing.prod(), 1e-30)
+  if spacing.min() < 1e-4 or angle < 1e-3:
+    raise VolumeError(
+      f'{name}: affine {affine[:3].round(4).tolist()} is singular; correct the header'
+    )
+  if angle < 0.999:
+    _warn(f'{name}: axes are not at right angles; distances are approximate')
+
+
+def _warn(message):
+  warnings.warn(message, stacklevel=3)

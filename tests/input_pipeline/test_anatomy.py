@@ -1,0 +1,157 @@
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from input_pipeline import anatomy
+from input_pipeline.anatomy import TEMPLATE, Structure, Template
+
+# As the CLIP-Driven Universal Model numbers them: right before left, except the femoral heads.
+INDICES = {
+  'spleen': 1, 'right kidney': 2, 'left kidney': 3, 'gallbladder': 4, 'esophagus': 5, 'liver': 6,
+  'stomach': 7, 'aorta': 8, 'postcava': 9, 'portal and splenic vein': 10, 'pancreas': 11,
+  'right adrenal gland': 12, 'left adrenal gland': 13, 'duodenum': 14, 'hepatic vessel': 15,
+  'right lung': 16, 'left lung': 17, 'colon': 18, 'intestine': 19, 'rectum': 20, 'bladder': 21,
+  'prostate': 22, 'left femoral head': 23, 'right femoral head': 24, 'celiac trunk': 25,
+  'kidney tumor': 26, 'liver tumor': 27, 'pancreas tumor': 28, 'hepatic vessel tumor': 29,
+  'lung tumor': 30, 'colon tumor': 31, 'kidney cyst': 32, 'brainstem': 33, 'spinal cord': 34,
+  'right parotid': 35, 'left parotid': 36, 'larynx': 37, 'mandible': 38,
+}  # fmt: skip
+MEMBERS = {
+  6: {'liver'},
+  15: {'hepatic vessel', 'liver'},
+  26: {'kidney tumor'},
+  27: {'liver tumor', 'liver'},
+  28: {'pancreas tumor', 'pancreas'},
+  29: {'hepatic vessel tumor', 'liver'},
+  30: {'lung tumor'},
+  31: {'colon tumor', 'colon'},
+  32: {'kidney cyst'},
+  201: {'kidney tumor', 'right kidney'},
+  202: {'kidney tumor', 'left kidney'},
+  203: {'kidney cyst', 'right kidney'},
+  204: {'kidney cyst', 'left kidney'},
+  205: {'lung tumor', 'right lung'},
+  206: {'lung tumor', 'left lung'},
+}
+SIDE_WORDS = {
+  'right': {'right', 'rt', 'r', 'dexter', 'dextra', 'dextrum'},
+  'left': {'left', 'lt', 'l', 'sinister', 'sinistra', 'sinistrum'},
+}
+
+
+def words(phrase):
+  return set(re.findall(r'\w+', phrase.casefold()))
+
+
+def test_indices_and_order():
+  assert {s.name: s.index for s in TEMPLATE} == INDICES
+  assert TEMPLATE.names() == tuple(sorted(INDICES, key=INDICES.get))
+  assert len(TEMPLATE) == 38
+
+
+@pytest.mark.parametrize('structure', TEMPLATE, ids=lambda s: s.name)
+def test_phrases(structure):
+  phrases = [structure.name, *structure.synonyms, *structure.held_out]
+  assert len(structure.synonyms) >= 4
+  assert len(structure.held_out) >= 2
+  assert len({p.casefold() for p in phrases}) == len(phrases)
+  # Commas separate the prompts that a user types.
+  assert not any(',' in p or p != ' '.join(p.split()) or not p for p in phrases)
+  other = {'right': 'left', 'left': 'right'}.get(structure.side)
+  for phrase in phrases:
+    assert bool(structure.side) == bool(words(phrase) & SIDE_WORDS.get(structure.side, set()))
+    for side in [other] if other else ['right', 'left']:
+      assert not words(phrase) & SIDE_WORDS[side], phrase
+
+
+def test_no_phrase_belongs_to_two_classes():
+  owner = {}
+  for s in TEMPLATE:
+    for phrase in (s.name, *s.synonyms, *s.held_out):
+      assert owner.setdefault(phrase.casefold(), s.name) == s.name
+
+
+def test_held_out_phrases_are_made_of_words_seen_in_training():
+  seen = set().union(*(words(p) for s in TEMPLATE for p in (s.name, *s.synonyms)))
+  assert {w for s in TEMPLATE for p in s.held_out for w in words(p)} <= seen
+
+
+def test_mirrored_pairs():
+  for s in TEMPLATE:
+    if s.side == 'right':
+      left = TEMPLATE.get(s.name.replace('right', 'left'))
+      assert left.side == 'left'
+      assert len(left.synonyms) == len(s.synonyms)
+  assert sum(s.side == 'left' for s in TEMPLATE) == sum(s.side == 'right' for s in TEMPLATE) == 5
+
+
+def test_prompts():
+  assert TEMPLATE.get('liver').prompt == 'A computerized tomography of a liver'
+  assert TEMPLATE.get('aorta').prompt == 'A computerized tomography of an aorta'
+  assert TEMPLATE.get('left lung').prompt == 'A computerized tomography of the left lung'
+  for s in TEMPLATE:
+    article, name = s.noun.split(' ', 1)
+    assert name == s.name
+    assert article == 'the' if s.side else article == ('an' if s.name[0] in 'aeiou' else 'a')
+
+
+def test_code_table():
+  names = TEMPLATE.names()
+  table = TEMPLATE.code_table(names)
+  assert table.shape == (256, 38)
+  assert table.dtype == bool
+  for code in range(256):
+    expected = MEMBERS.get(code, {names[code - 1]} if 1 <= code <= 38 else set())
+    assert {n for n, member in zip(names, table[code], strict=True) if member} == expected, code
+  part = TEMPLATE.code_table(['liver tumor', 'right kidney'])
+  np.testing.assert_array_equal(part, table[:, [26, 1]])
+
+
+def test_ancestors():
+  assert TEMPLATE.ancestors('liver') == frozenset()
+  assert TEMPLATE.ancestors('kidney cyst') == {'right kidney', 'left kidney'}
+  chain = Template(
+    [
+      Structure(1, 'a'),
+      Structure(2, 'b', parents=('a',)),
+      Structure(3, 'c', parents=('b',)),
+    ]
+  )
+  assert chain.ancestors('c') == {'a', 'b'}
+  assert chain.code_table(['a', 'b', 'c'])[3].all()
+
+
+def test_find_and_get():
+  assert TEMPLATE.find('  ivc ').name == 'postcava'
+  assert TEMPLATE.find('Left  Kidney').index == 3
+  assert TEMPLATE.find('mass of the lung').name == 'lung tumor'
+  assert TEMPLATE.find('unicorn') is None
+  with pytest.raises(KeyError, match="'livr'; did you mean liver"):
+    TEMPLATE.get('livr')
+  with pytest.raises(KeyError, match='did you mean postcava'):
+    TEMPLATE.get('IVC')
+
+
+@pytest.mark.parametrize(
+  ('structures', 'codes', 'message'),
+  [
+    ([Structure(1, 'a'), Structure(1, 'b')], {}, 'indices'),
+    ([Structure(200, 'a')], {}, 'indices'),
+    ([Structure(1, 'a'), Structure(2, 'A')], {}, 'both'),
+    ([Structure(1, 'a', synonyms=('x',)), Structure(2, 'b', held_out=('X',))], {}, "'X' belongs"),
+    ([Structure(1, 'a', parents=('b',))], {}, 'not in the template'),
+    ([Structure(1, 'a'), Structure(2, 'b')], {201: ('a', 'b')}, 'code 201'),
+  ],
+)
+def test_bad_templates(structures, codes, message):
+  with pytest.raises(ValueError, match=message):
+    Template(structures, codes)
+
+
+def test_structures_cannot_be_changed():
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    TEMPLATE.get('liver').index = 7
+  with pytest.raises(TypeError):
+    anatomy.SIDED_CODES[201] = ('liver', 'liver')
