@@ -1,0 +1,479 @@
+"""Prepared scans on disk: TFDS records of bricks for training and of whole volumes for evaluation.
+
+`DATA_DIR/SOURCE/bricks/VERSION` holds the training scans, resampled to one spacing and cut into
+aligned cubes that do not overlap. A cube of nothing but air and background is left out and implied.
+`DATA_DIR/SOURCE/volumes/VERSION` holds the validation and test scans on their own grids. Both are
+ordinary TFDS datasets (`tfds.builder_from_directory`) in ArrayRecord files, which give random
+access by record number. `index.npz` beside the bricks tells what every record holds, so that
+choosing a patch is arithmetic on arrays.
+"""
+
+import collections.abc
+import contextlib
+import dataclasses
+import functools
+import io
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import nibabel as nib
+import numpy as np
+
+from input_pipeline import resample, sources, volume
+from input_pipeline.anatomy import TEMPLATE
+
+VERSION = '1.0.0'  # of the files' layout
+SETTINGS = 'prepare.json'  # what `prepare` was asked for and what came of it
+_INDEX = 'index.npz'
+_EMPTY_HU = -900  # bricks that nowhere exceed this are air
+
+
+class NotPreparedError(FileNotFoundError):
+  """No complete prepared source where it was looked for; the message tells how to make it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseInfo:
+  """A training scan on the grid of its bricks.
+
+  Attributes:
+    name, source, supervised, slice_ranges: as in `sources.Case`.
+    shape: (3,) voxels of the resampled scan.
+    offset: (3,) mm from the centre of the scan's own first voxel to the centre of the first
+      resampled one, along the canonical axes.
+  """
+
+  name: str
+  source: str
+  supervised: tuple[str, ...]
+  slice_ranges: Mapping[str, tuple[float, float]]
+  shape: tuple[int, int, int]
+  offset: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class VolumeRecord:
+  """A validation or test scan on its own grid, in canonical axis order.
+
+  Attributes:
+    name, source, split, supervised, slice_ranges: as in `sources.Case`.
+    image: (D, H, W) int16 HU.
+    codes: (D, H, W) uint8.
+    geometry: of the scan's own grid.
+  """
+
+  name: str
+  source: str
+  split: str
+  supervised: tuple[str, ...]
+  slice_ranges: Mapping[str, tuple[float, float]]
+  image: np.ndarray
+  codes: np.ndarray
+  geometry: volume.Geometry
+
+
+def import_tfds():
+  """TensorFlow Datasets, on first use only; TensorFlow stays quiet and off the accelerators."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # it announces itself past the log level
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], 'GPU')
+  import tensorflow_datasets as tfds
+
+  tfds.disable_progress_bar()
+  return tfds
+
+
+# ---------------------------------------------------------------------------- reading
+class BrickStore:
+  """The training bricks of one prepared source.
+
+  Attributes:
+    name: of the source.
+    brick: voxels along an edge.
+    spacing: (3,) mm.
+    cases: C CaseInfo.
+    case: (N,) int32; index into `cases` of each record.
+    position: (N, 3) int32; first voxel of each record on its case's grid, a multiple of `brick`.
+  """
+
+  def __init__(self, folder: pathlib.Path, name: str):
+    self.name = name
+    self._index = folder / _INDEX
+    with np.load(self._index) as arrays:
+      self.brick = int(arrays['brick'])
+      self.spacing = tuple(arrays['spacing'].tolist())
+      self.cases = [_decode_case(text) for text in arrays['cases'].tolist()]
+      self.case, self.position = arrays['case'], arrays['position']
+    self._records = _data_source(folder, 'train', skip=('code_voxels',))
+
+  def __len__(self) -> int:
+    return len(self.case)
+
+  def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
+    """One brick; safe to call from several threads.
+
+    Args:
+      record: 0..N-1.
+
+    Returns:
+      image (brick, brick, brick) int16 HU, label (brick, brick, brick) uint8 codes; read-only.
+    """
+    example = self._records[int(record)]
+    return example['image'], example['label']
+
+  def class_voxels(self, names: Sequence[str]) -> np.ndarray:
+    """How much of each class every brick holds.
+
+    Args:
+      names: K class names.
+
+    Returns:
+      (N, K) int64 voxels; 0 where the case does not supervise the class.
+    """
+    with np.load(self._index) as arrays:
+      counts = arrays['code_voxels'].astype(np.int64) @ TEMPLATE.code_table(names)
+    supervised = np.array([[name in case.supervised for name in names] for case in self.cases])
+    return counts * supervised[self.case]
+
+
+class _Volumes(collections.abc.Sequence):
+  """The held-out scans of one prepared source, read one at a time."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._parts = []
+    if folder.is_dir():
+      splits = import_tfds().builder_from_directory(folder).info.splits
+      self._parts = [(split, _data_source(folder, split)) for split in sorted(splits)]
+
+  def __len__(self) -> int:
+    return sum(len(part) for _, part in self._parts)
+
+  def __getitem__(self, index: int) -> VolumeRecord:
+    index = range(len(self))[index]
+    for split, part in self._parts:
+      if index < len(part):
+        return _decode_volume(part[index], split)
+      index -= len(part)
+    raise IndexError(index)
+
+
+def open_bricks(data_dir: str | os.PathLike, source: str) -> BrickStore:
+  """The training bricks of a prepared source.
+
+  Raises:
+    NotPreparedError: if it is not prepared, or has no training cases.
+  """
+  folder = _prepared(data_dir, source) / 'bricks' / VERSION
+  if not folder.is_dir():
+    raise NotPreparedError(f'{folder}: no bricks; {source} was prepared without training cases')
+  return BrickStore(folder, source)
+
+
+def open_volumes(data_dir: str | os.PathLike, source: str) -> Sequence[VolumeRecord]:
+  """The validation and test scans of a prepared source; empty where it has none.
+
+  Raises:
+    NotPreparedError: if it is not prepared.
+  """
+  return _Volumes(_prepared(data_dir, source) / 'volumes' / VERSION)
+
+
+def read_settings(data_dir: str | os.PathLike, source: str) -> dict | None:
+  """What `prepare` left in SETTINGS, or None if the source is not prepared completely."""
+  path = pathlib.Path(data_dir) / source / SETTINGS
+  return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _prepared(data_dir: str | os.PathLike, source: str) -> pathlib.Path:
+  settings = read_settings(data_dir, source)
+  folder = pathlib.Path(data_dir) / source
+  command = f'python -m input_pipeline.prepare --source={source} --data_dir={data_dir}'
+  if settings is None:
+    raise NotPreparedError(f'{folder}: not prepared; run {command}')
+  if settings['settings']['version'] != VERSION:
+    found = settings['settings']['version']
+    raise NotPreparedError(f'{folder}: version {found}, need {VERSION}; run {command} --overwrite')
+  return folder
+
+
+def _data_source(folder: pathlib.Path, split: str, *, skip: Sequence[str] = ()):
+  """Random access to the records of a split; the fields in `skip` are not decoded."""
+  tfds = import_tfds()
+  decoders = {field: tfds.decode.SkipDecoding() for field in skip}
+  return tfds.builder_from_directory(folder).as_data_source(split=split, decoders=decoders)
+
+
+def _decode_case(text: str) -> CaseInfo:
+  values = json.loads(text)
+  ranges = {name: tuple(heights) for name, heights in values.pop('slice_ranges').items()}
+  return CaseInfo(slice_ranges=ranges, **{k: _as_tuple(v) for k, v in values.items()})
+
+
+def _as_tuple(value):
+  return tuple(value) if isinstance(value, list) else value
+
+
+def _decode_volume(example: dict, split: str) -> VolumeRecord:
+  affine = example['affine']
+  shape = tuple(example['own_shape'].tolist())
+  orientation = nib.orientations.io_orientation(affine).astype(int)
+  spacing = np.empty(3)
+  spacing[orientation[:, 0]] = nib.affines.voxel_sizes(affine)
+  case = json.loads(example['case'])
+  return VolumeRecord(
+    name=case['name'],
+    source=case['source'],
+    split=split,
+    supervised=tuple(case['supervised']),
+    slice_ranges={name: tuple(heights) for name, heights in case['slice_ranges'].items()},
+    image=example['image'],
+    codes=example['label'],
+    geometry=volume.Geometry(shape, affine, orientation, spacing, example['image'].shape),
+  )
+
+
+# ---------------------------------------------------------------------------- cutting
+def cut(
+  image: np.ndarray, codes: np.ndarray, brick: int
+) -> Iterator[tuple[tuple[int, int, int], np.ndarray, np.ndarray]]:
+  """Cuts a scan into aligned cubes; those of nothing but air and background are left out.
+
+  Args:
+    image: (D, H, W) int16 HU.
+    codes: (D, H, W) uint8.
+    brick: edge, voxels; the last cubes are padded with air and background.
+
+  Yields:
+    position of the first voxel (3,), image and codes (brick, brick, brick).
+  """
+  for position in itertools.product(*(range(0, n, brick) for n in image.shape)):
+    inside = tuple(slice(p, p + brick) for p in position)
+    if image[inside].max() <= _EMPTY_HU and not codes[inside].any():
+      continue
+    pad = [(0, brick - n) for n in image[inside].shape]
+    yield (
+      position,
+      np.pad(image[inside], pad, constant_values=volume.AIR),
+      np.pad(codes[inside], pad),
+    )
+
+
+def to_spacing(scan: sources.Scan, spacing: Sequence[float]):
+  """Brings a scan to the spacing of the network.
+
+  Args:
+    scan: on its own grid.
+    spacing: (3,) mm.
+
+  Returns:
+    image (D, H, W) int16 HU, codes (D, H, W) uint8, and the offset (3,) mm of `CaseInfo`.
+  """
+  own = scan.geometry.spacing
+  image = to_int16(resample.resample(scan.image, own, spacing, order=1))
+  codes = resample.resample(scan.codes, own, spacing, order=0)
+  # The grids share their centre.
+  offset = ((np.array(scan.image.shape) - 1) * own - (np.array(image.shape) - 1) * spacing) / 2
+  return image, codes, offset
+
+
+def to_int16(image: np.ndarray) -> np.ndarray:
+  """HU as they are stored: rounded, and clipped to -1024..32767."""
+  return np.clip(np.rint(image), volume.AIR, 32767).astype(np.int16)
+
+
+# ---------------------------------------------------------------------------- writing
+@dataclasses.dataclass
+class Written:
+  """What came of the cases: `done` per split, `skipped` (case, reason), training `infos`."""
+
+  done: dict[str, int] = dataclasses.field(default_factory=dict)
+  skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  infos: list[CaseInfo] = dataclasses.field(default_factory=list)
+  records: int = 0
+
+
+def write(
+  source: sources.Source,
+  cases: Sequence[sources.Case],
+  data_dir: pathlib.Path,
+  *,
+  spacing: Sequence[float],
+  brick: int,
+  on_case: Callable[[str], None] = lambda name: None,
+) -> Written:
+  """Writes bricks, their index and volumes under `data_dir/source.name`.
+
+  A case that cannot be read or converted is skipped and reported.
+
+  Args:
+    source: where the cases are from.
+    cases: to write.
+    data_dir: of the prepared sources.
+    spacing: (3,) mm of the bricks.
+    brick: edge of the bricks, voxels.
+    on_case: called with a case's name after it.
+
+  Raises:
+    ValueError: if no case could be written.
+  """
+  written = Written(done=dict.fromkeys(sorted({case.split for case in cases}), 0))
+  train = [case for case in cases if case.split == 'train']
+
+  def examples(cases, convert):
+    number = itertools.count()
+    for case in cases:
+      # The whole case is converted before any of it is written.
+      try:
+        converted = list(convert(case, case.load()))
+      except Exception as error:  # whatever is wrong with one case must not cost the others
+        written.skipped.append((case.name, f'{type(error).__name__}: {error}'))
+      else:
+        written.done[case.split] += 1
+        yield from ((next(number), example) for example in converted)
+      on_case(case.name)
+    if not any(written.done[case.split] for case in cases):
+      raise ValueError(f'{source.name}: every case failed, first {": ".join(written.skipped[0])}')
+
+  if train:
+    convert = functools.partial(_brick_examples, written, spacing, brick)
+    splits = {'train': lambda: examples(train, convert)}
+    folder = _write_tfds(source, 'bricks', _brick_features(brick), splits, data_dir)
+    _write_index(folder, written.infos, spacing, brick)
+  splits = {}
+  for split in sorted(written.done.keys() - {'train'}):
+    part = [case for case in cases if case.split == split]
+    splits[split] = functools.partial(examples, part, _volume_examples)
+  if splits:
+    _write_tfds(source, 'volumes', _volume_features(), splits, data_dir)
+  return written
+
+
+def _brick_examples(written: Written, spacing, brick, case, scan) -> list[dict]:
+  image, codes, offset = to_spacing(scan, spacing)
+  found = [_brick_example(case, *part, spacing) for part in cut(image, codes, brick)]
+  offset = tuple(offset.tolist())
+  written.infos.append(
+    CaseInfo(case.name, case.source, case.supervised, case.slice_ranges, image.shape, offset)
+  )
+  written.records += len(found)
+  return found
+
+
+def _brick_features(brick: int):
+  features = import_tfds().features
+  cube = (brick, brick, brick)
+  return features.FeaturesDict(
+    {
+      'image': features.Tensor(shape=cube, dtype=np.int16, encoding='zlib'),
+      'label': features.Tensor(shape=cube, dtype=np.uint8, encoding='zlib'),
+      'case': features.Text(),
+      'source': features.Text(),
+      'supervised': features.Sequence(features.Text()),
+      'position': features.Tensor(shape=(3,), dtype=np.int32),
+      'spacing': features.Tensor(shape=(3,), dtype=np.float32),
+      'code_voxels': features.Tensor(shape=(256,), dtype=np.int32, encoding='zlib'),
+    }
+  )
+
+
+def _brick_example(case, position, image, codes, spacing) -> dict:
+  return {
+    'image': image,
+    'label': codes,
+    'case': case.name,
+    'source': case.source,
+    'supervised': list(case.supervised),
+    'position': np.array(position, np.int32),
+    'spacing': np.array(spacing, np.float32),
+    'code_voxels': np.bincount(codes.ravel(), minlength=256).astype(np.int32),
+  }
+
+
+def _volume_features():
+  features = import_tfds().features
+  return features.FeaturesDict(
+    {
+      'image': features.Tensor(shape=(None, None, None), dtype=np.int16, encoding='zlib'),
+      'label': features.Tensor(shape=(None, None, None), dtype=np.uint8, encoding='zlib'),
+      # NOTE: encoded, because a plain float tensor is stored in single precision.
+      'affine': features.Tensor(shape=(4, 4), dtype=np.float64, encoding='bytes'),
+      'own_shape': features.Tensor(shape=(3,), dtype=np.int32),
+      'case': features.Text(doc='JSON: name, source, supervised, slice_ranges in mm'),
+    }
+  )
+
+
+def _volume_examples(case, scan) -> Iterator[dict]:
+  fields = ('name', 'source', 'supervised', 'slice_ranges')
+  yield {
+    'image': to_int16(scan.image),
+    'label': scan.codes,
+    'affine': scan.geometry.affine,
+    'own_shape': np.array(scan.geometry.shape, np.int32),
+    'case': json.dumps({field: _plain(getattr(case, field)) for field in fields}),
+  }
+
+
+def _plain(value):
+  return dict(value) if isinstance(value, Mapping) else value
+
+
+def _write_tfds(
+  source: sources.Source,
+  config: str,
+  features,
+  splits: Mapping[str, Callable[[], Iterable[tuple[int, dict]]]],
+  data_dir: pathlib.Path,
+) -> pathlib.Path:
+  """Writes one TFDS dataset, its records in the order given; returns its folder."""
+  tfds = import_tfds()
+
+  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    name = source.name
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config, version=VERSION)]
+
+    def _info(self):
+      # Bricks of a case stay together: a patch touches several of them.
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=features,
+        description=source.description,
+        license=source.licence,
+        citation=source.citation,
+        disable_shuffling=True,
+      )
+
+    def _split_generators(self, dl_manager):
+      return {split: generate() for split, generate in splits.items()}
+
+    def _generate_examples(self):
+      raise NotImplementedError  # the splits bring their own
+
+  builder = Builder(data_dir=data_dir)
+  with contextlib.redirect_stdout(io.StringIO()):  # it announces a download
+    builder.download_and_prepare(file_format='array_record')
+  return pathlib.Path(builder.data_dir)
+
+
+def _write_index(
+  folder: pathlib.Path, infos: Sequence[CaseInfo], spacing: Sequence[float], brick: int
+) -> None:
+  """Reads every record back and notes what it holds."""
+  records = _data_source(folder, 'train', skip=('image', 'label'))
+  number = {info.name: i for i, info in enumerate(infos)}
+  rows = [(number[r['case'].decode()], r['position'], r['code_voxels']) for r in records]
+  case, position, code_voxels = zip(*rows, strict=True)
+  np.savez_compressed(
+    folder / _INDEX,
+    brick=np.int32(brick),
+    spacing=np.array(spacing, np.float64),
+    cases=np.array([json.dumps({k: _plain(v) for k, v in vars(info).items()}) for info in infos]),
+    case=np.array(case, np.int32),
+    position=np.array(position, np.int32),
+    code_voxels=np.array(code_voxels, np.int32),
+  )
