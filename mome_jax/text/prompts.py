@@ -1,0 +1,114 @@
+"""Prompts: the sentences that name a class to the text encoder."""
+
+import numpy as np
+
+from input_pipeline.anatomy import TEMPLATE
+
+# Sentences seen in training. {name} is a bare name, {noun} a noun phrase with its article.
+SENTENCES = (
+  'A computerized tomography of {noun}',
+  'There is {noun} in this computerized tomography',
+  'A CT of {noun}',
+  'CT scan showing {noun}',
+  'an axial CT image of {noun}',
+  'segment {noun}',
+  'Delineate {noun} in this scan',
+  'where is {noun}?',
+  '{name}',
+  '{name} on CT',
+  'contour of {noun}',
+  'voxels that belong to {noun}',
+)
+
+
+def default_prompts(names, template=TEMPLATE) -> list[str]:
+  """The prompt of evaluation and prediction for every class.
+
+  Args:
+    names: K canonical names of the template.
+    template: anatomy.Template.
+
+  Returns:
+    K prompts, such as 'A computerized tomography of a liver'.
+
+  Raises:
+    KeyError: if the template has no such name; the message lists close ones.
+  """
+  return [template.get(name).prompt for name in names]
+
+
+def phrase(sentence, structure, name) -> str:
+  """Puts one of a structure's names into a sentence.
+
+  Args:
+    sentence: with {name} or {noun}.
+    structure: anatomy.Structure.
+    name: its name or one of its synonyms.
+
+  Returns:
+    The prompt.
+  """
+  # The table has an article for the canonical name only; 'the' goes with every synonym.
+  noun = structure.noun if name == structure.name and structure.noun else f'the {name}'
+  return sentence.format(name=name, noun=noun)
+
+
+def sample_prompts(names, *, seed, step, template=TEMPLATE) -> list[str]:
+  """Draws a training prompt per class: the default one or, as often, a synonym in a sentence.
+
+  Has no state: a resumed run draws what the interrupted one would have drawn, and a class draws
+  the same whatever other classes are asked for. Synonyms held out for evaluation never appear.
+
+  Args:
+    names: K canonical names of the template.
+    seed: of the run, >= 0.
+    step: training step, >= 0.
+    template: anatomy.Template.
+
+  Returns:
+    K prompts.
+
+  Raises:
+    KeyError: if the template has no such name; the message lists close ones.
+  """
+  prompts = []
+  for structure in map(template.get, names):
+    rng = np.random.default_rng([seed, step, structure.index])
+    if rng.random() < 0.5:
+      prompts.append(structure.prompt)
+      continue
+    name = rng.choice((structure.name, *structure.synonyms))
+    prompts.append(phrase(rng.choice(SENTENCES), structure, name))
+  return prompts
+
+
+def training_prompts(template=TEMPLATE) -> list[str]:
+  """Every prompt that `sample_prompts` can draw, in a fixed order; held-out synonyms are absent."""
+  return [
+    phrase(sentence, structure, name)
+    for structure in template
+    for name in (structure.name, *structure.synonyms)
+    for sentence in SENTENCES
+  ]
+
+
+def parse_prompts(text) -> list[str]:
+  """Splits what a user typed: 'liver, left kidney' gives ['liver', 'left kidney'].
+
+  Args:
+    text: prompts separated by commas; space around and repeated inside them does not count.
+
+  Returns:
+    The prompts, in order, at least one.
+
+  Raises:
+    ValueError: if there is none, one is empty, or one comes twice (upper and lower case alike).
+  """
+  prompts = [' '.join(part.split()) for part in text.split(',')]
+  if not all(prompts):
+    raise ValueError(f'prompts {text!r}: an empty one; separate names with single commas')
+  folded = [prompt.casefold() for prompt in prompts]
+  twice = sorted({prompt for prompt in folded if folded.count(prompt) > 1})
+  if twice:
+    raise ValueError(f'prompts {text!r}: {", ".join(twice)} comes twice; name each class once')
+  return prompts

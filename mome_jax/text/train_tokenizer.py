@@ -1,0 +1,71 @@
+"""Trains the built-in vocabulary on the anatomy table.
+
+  python -m mome_jax.text.train_tokenizer [--output tokenizer.model]
+
+Takes a second. The same table gives the same bytes, so that a change of the file in a commit always
+comes from a change of the names or the sentences. Weights trained with one vocabulary are useless
+with another: retrain the model when you replace the file.
+"""
+
+import argparse
+import io
+import pathlib
+import string
+
+import sentencepiece
+
+from mome_jax.text import prompts, tokenizer
+
+VOCAB_SIZE = 512
+
+
+def train(sentences, vocab_size=VOCAB_SIZE) -> bytes:
+  """Trains a unigram model with T5's special ids, case folding, and bytes for unseen characters.
+
+  Args:
+    sentences: list of training texts.
+    vocab_size: most pieces, of which 256 are bytes; fewer if the texts have no more to give.
+
+  Returns:
+    The serialized SentencePiece model.
+  """
+  model = io.BytesIO()
+  # The trainer considers only pieces that occur in two different words. The hyphenated copy makes
+  # every whole word one of them; without it 'of' and 'computerized' fall into syllables.
+  hyphenated = [' '.join(f'{word}-' for word in text.split()) for text in sentences]
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter([*sentences, *hyphenated]),
+    model_writer=model,
+    model_type='unigram',
+    vocab_size=vocab_size,
+    hard_vocab_limit=False,
+    pad_id=tokenizer.PAD,
+    eos_id=tokenizer.EOS,
+    unk_id=tokenizer.UNK,
+    bos_id=-1,
+    byte_fallback=True,
+    # Letters that no name of the table holds would otherwise cost a byte token each.
+    required_chars=string.ascii_lowercase + string.digits + '-/,.()',
+    normalization_rule_name='nmt_nfkc_cf',
+    num_threads=1,  # the order of summation over threads would change the last bits of the scores
+    minloglevel=2,
+  )
+  return model.getvalue()
+
+
+def main(argv=None):
+  """Command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--output', type=pathlib.Path, default=tokenizer.DEFAULT_MODEL)
+  output = parser.parse_args(argv).output
+  sentences = prompts.training_prompts()
+  model = train(sentences)
+  output.parent.mkdir(parents=True, exist_ok=True)
+  output.write_bytes(model)
+  print(f'{output}: {len(model)} bytes from {len(sentences)} prompts')
+
+
+if __name__ == '__main__':
+  main()

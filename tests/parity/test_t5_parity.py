@@ -1,0 +1,130 @@
+"""Our T5 encoder and tokenizer against transformers, weights random, nothing fetched."""
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+
+from mome_jax.text import t5, tokenizer
+
+torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+
+PHRASES = (
+  'A computerized tomography of a liver',
+  'A computerized tomography of the left adrenal gland',
+  'There is a pancreas in this computerized tomography.',
+  'CT of the portal and splenic vein',
+  'liver',
+  'Right kidney',
+  'IVC',
+  'hepatocellular carcinoma (HCC), segment IVb',
+  'T4N1M0 adenocarcinoma of the sigmoid colon',
+  'cholecystolithiasis',
+  'post-contrast, arterial phase; 35 HU',
+  'spleen  with   repeated spaces ',
+  ' leading space',
+  'tab\tand\nnewline',
+  'Milz, Bauchspeicheldrüse, Nebenniere',
+  'foie, vésicule biliaire, rate',
+  'lésion de 3 µm² à 37 °C',
+  'ﬁne ligature and full-width ＣＴ',
+  "Gerota's fascia",
+  '肝臓 and печень',
+)
+
+
+def _transpose(x):
+  return x.T
+
+
+def _variables(state, config):
+  """The mapping of names: torch's Linear is (out, in), a Flax kernel (in, out)."""
+  layers = ('wi', 'wo') if config.feed_forward == 'relu' else ('wi_0', 'wi_1', 'wo')
+  rules = {
+    'embed/embedding': ('shared', np.asarray),
+    'relpos/embedding': (
+      'encoder.block.0.layer.0.SelfAttention.relative_attention_bias',
+      np.asarray,
+    ),
+    'final_norm/scale': ('encoder.final_layer_norm', np.asarray),
+  }
+  for i in range(config.num_layers):
+    theirs = f'encoder.block.{i}.layer'
+    for x in 'qkvo':
+      rules[f'block_{i}/attn/{x}/kernel'] = (f'{theirs}.0.SelfAttention.{x}', _transpose)
+    for x in layers:
+      rules[f'block_{i}/mlp/{x}/kernel'] = (f'{theirs}.1.DenseReluDense.{x}', _transpose)
+    rules[f'block_{i}/attn_norm/scale'] = (f'{theirs}.0.layer_norm', np.asarray)
+    rules[f'block_{i}/mlp_norm/scale'] = (f'{theirs}.1.layer_norm', np.asarray)
+  flat = {ours: convert(state[f'{name}.weight']) for ours, (name, convert) in rules.items()}
+  used = {f'{name}.weight' for name, _ in rules.values()} | {'encoder.embed_tokens.weight'}
+  assert used >= set(state)
+  return {'params': flax.traverse_util.unflatten_dict(flat, sep='/')}
+
+
+@pytest.mark.parametrize('feed_forward', t5.FEED_FORWARDS)
+def test_encoder(feed_forward):
+  # 200 tokens reach the last bucket; 4 heads of 24 make 96 from a width of 64.
+  config = t5.T5Config(120, 64, 24, 160, 3, 4, feed_forward=feed_forward)
+  torch.manual_seed(0)
+  theirs = transformers.T5EncoderModel(
+    transformers.T5Config(
+      vocab_size=120,
+      d_model=64,
+      d_kv=24,
+      d_ff=160,
+      num_layers=3,
+      num_heads=4,
+      feed_forward_proj=feed_forward,
+    )
+  ).eval()
+  with torch.no_grad():
+    # As initialised, norms are 1 and the biases of distances near 0: they would not be tested.
+    for name, x in theirs.named_parameters():
+      if 'norm' in name:
+        x.uniform_(0.5, 1.5)
+      elif 'relative_attention_bias' in name:
+        x.normal_(0, 2)
+  rng = np.random.default_rng(0)
+  ids = rng.integers(0, 120, (4, 200)).astype(np.int32)
+  mask = np.arange(200) < np.array([200, 150, 9, 1])[:, None]
+  with torch.no_grad():
+    expected = theirs(torch.tensor(ids).long(), torch.tensor(mask).long()).last_hidden_state.numpy()
+  state = {k: v.numpy() for k, v in theirs.state_dict().items()}
+  encoder = t5.TextEncoder(config)
+  variables = _variables(state, config)
+  tokens = jax.jit(lambda v: encoder.apply(v, ids, mask, method='encode'))(variables)
+  scale = np.max(np.abs(expected[mask]))
+  assert np.max(np.abs(tokens - expected)[mask]) <= 1e-5 * scale
+  pooled = np.stack([row[real].mean(axis=0) for row, real in zip(expected, mask, strict=True)])
+  assert np.max(np.abs(encoder.apply(variables, ids, mask) - pooled)) <= 1e-5 * scale
+
+
+def test_buckets():
+  from transformers.models.t5.modeling_t5 import T5Attention
+
+  distance = torch.arange(700)[None, :] - torch.arange(700)[:, None]
+  for buckets, farthest in ((32, 128), (16, 64)):
+    expected = T5Attention._relative_position_bucket(
+      distance, bidirectional=True, num_buckets=buckets, max_distance=farthest
+    )
+    np.testing.assert_array_equal(t5.relative_buckets(700, buckets, farthest), expected.numpy())
+
+
+def test_token_ids(real_data, monkeypatch):
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+  folder = real_data / 't5'
+  theirs = transformers.T5Tokenizer.from_pretrained(folder)
+  ours = tokenizer.Tokenizer(folder / 'spiece.model')
+  assert ours.vocab_size == 32000
+  ids, mask = ours.encode(PHRASES, 32)
+  expected = theirs(list(PHRASES), padding='max_length', max_length=32)
+  for phrase, found, theirs_ids in zip(PHRASES, ids, expected.input_ids, strict=True):
+    assert found.tolist() == theirs_ids, phrase
+  np.testing.assert_array_equal(mask, np.array(expected.attention_mask, bool))
+  # Cut before the end of sentence.
+  with pytest.warns(UserWarning, match='is cut to 4'):
+    ids, _ = ours.encode(PHRASES[:4], 5)
+  cut = theirs(list(PHRASES[:4]), truncation=True, padding='max_length', max_length=5)
+  assert ids.tolist() == cut.input_ids
