@@ -1,0 +1,20 @@
+"""The segmentation network: arrays in, arrays out; nothing of files, datasets or devices.
+
+Letters used in every shape of this package:
+
+  B      batch
+  D H W  voxels along x, y, z of the canonical (RAS) volume
+  C      channels; C_l at scale l, C_in of the image
+  K      classes, one per text prompt
+  L      scales of the pyramid, finest first; scale l has stride 2^l
+  d      width of the text and context features, d_t of the text embedding, d_r of the router
+  P      numbers in one class head (153)
+
+Features are channels-last, (B, D, H, W, C). Maps that hold one value per class are class-first,
+(B, K, D, H, W), until the model returns: per-class matrix products and resampling then run over
+long contiguous axes, whatever K is.
+"""
+
+from mome_jax.models.mome import MoME, build_model
+
+__all__ = ['MoME', 'build_model']

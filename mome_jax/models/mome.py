@@ -1,0 +1,117 @@
+"""MoME: a mixture of the decoder layers of a segmentation network, routed by text and vision."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mome_jax.models import experts, heads, router, unet
+
+
+class MoME(nn.Module):
+  """Text-prompted segmentation: one logit map per prompt.
+
+  Attributes:
+    backbone: module, image -> pyramid of features, finest first.
+    experts: 'pyramid' mixes the decoder layers in `scales`; 'finest' uses the last layer alone,
+      without a router, which is the CLIP-Driven Universal Model.
+    scales: indices of the decoder layers that take part, finest first, starting at 0; () is all.
+    top_k: scales each class uses at a voxel; 0 is all (soft mixture).
+    width: d, of the class features and the scan's context.
+    router_width: d_r.
+    dtype: of the backbone and the heads; parameters, router and logits are float32.
+  """
+
+  backbone: nn.Module
+  experts: str = 'pyramid'
+  scales: tuple[int, ...] = ()
+  top_k: int = 0
+  width: int = 256
+  router_width: int = 32
+  dtype: jnp.dtype = jnp.float32
+
+  @property
+  def active_scales(self) -> tuple[int, ...]:
+    """Indices of the decoder layers that are experts, finest first."""
+    if self.experts == 'finest':
+      return (0,)
+    return self.scales or tuple(range(self.backbone.num_scales))
+
+  @nn.compact
+  def __call__(self, image: jax.Array, text: jax.Array) -> tuple[jax.Array, dict]:
+    """Segments `image` for each row of `text`.
+
+    Args:
+      image: (B, D, H, W, C_in) float in [0, 1], one channel per HU window; D, H, W multiples of
+        the backbone's stride.
+      text: (K, d_t) float, embeddings of the prompts.
+
+    Returns:
+      logits (B, D, H, W, K) float32, and a dict: 'expert_logits' and 'router_logits', lists of L
+      arrays (B, K, D_l, H_l, W_l) float32, finest first (no 'router_logits' for one scale).
+
+    Raises:
+      ValueError: if a side of the image is no multiple of the backbone's stride.
+    """
+    stride = self.backbone.stride
+    if any(n % stride for n in image.shape[1:4]):
+      raise ValueError(
+        f'image of {image.shape[1:4]} voxels: every side must be a multiple of {stride}'
+      )
+    pyramid = self.backbone(image)
+    classes = nn.relu(nn.Dense(self.width, name='text')(text.astype(jnp.float32)))
+    context = heads.ScanContext(self.width, self.dtype, name='context')(pyramid[-1])
+    theta = heads.HeadGenerator(name='heads')(context, classes)
+
+    scales = self.active_scales
+    features = [pyramid[scale] for scale in scales]
+    scores = [
+      heads.apply_heads(theta, experts.ScaleExpert(self.dtype, name=f'expert_{scale}')(x))
+      for scale, x in zip(scales, features, strict=True)
+    ]
+    aux = {'expert_logits': scores}
+    logits = scores[0]
+    if len(scales) > 1:
+      gates = router.Router(self.router_width, name='router')(features, classes, context)
+      aux['router_logits'] = gates
+      logits = router.fuse(scores, gates, self.top_k)
+    return jnp.moveaxis(logits, 1, -1), aux
+
+
+def build_model(config) -> MoME:
+  """The model that `config.model` describes.
+
+  Args:
+    config: with `backbone.name` ('unet'), `backbone.size` ('tiny', 'small', 'base'), `experts`
+      ('pyramid', 'finest'), `scales`, `top_k`, `width`, `router_width`, `dtype`.
+
+  Raises:
+    ValueError: for a value that names nothing.
+  """
+  dtype = jnp.dtype(config.dtype)
+  if config.backbone.name != 'unet':
+    raise ValueError(f'model.backbone.name is {config.backbone.name!r}; known: unet')
+  if config.backbone.size not in unet.CHANNELS:
+    raise ValueError(
+      f'model.backbone.size is {config.backbone.size!r}; known: {", ".join(unet.CHANNELS)}'
+    )
+  if config.experts not in ('pyramid', 'finest'):
+    raise ValueError(f'model.experts is {config.experts!r}; known: pyramid, finest')
+  channels = unet.CHANNELS[config.backbone.size]
+  scales = tuple(config.scales)
+  if scales and (
+    scales[0] != 0 or list(scales) != sorted(set(scales)) or scales[-1] >= len(channels)
+  ):
+    raise ValueError(
+      f'model.scales is {scales}; expected increasing indices below {len(channels)} that start at 0'
+    )
+  if not 0 <= config.top_k <= (len(scales) or len(channels)):
+    raise ValueError(f'model.top_k is {config.top_k}; expected 0 (all) to the number of scales')
+  return MoME(
+    backbone=unet.UNet(channels, dtype),
+    experts=config.experts,
+    scales=scales,
+    top_k=config.top_k,
+    width=config.width,
+    router_width=config.router_width,
+    dtype=dtype,
+  )

@@ -1,0 +1,106 @@
+"""Layers against PyTorch, which nobody here wrote."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from mome_jax.models import layers
+
+RNG = np.random.default_rng(0)
+
+
+def to_torch(x):
+  """(B, D, H, W, C) -> (B, C, D, H, W)."""
+  return torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
+
+
+def from_torch(x):
+  return np.moveaxis(x.detach().numpy(), 1, -1)
+
+
+@pytest.mark.parametrize('lowering', [layers._conv3d_planes, layers._conv3d_native])
+@pytest.mark.parametrize('shape', [(2, 6, 5, 7, 3), (1, 5, 4, 6, 8)])  # even depth, odd depth
+def test_conv3d_and_its_gradients(lowering, shape):
+  x = RNG.normal(size=shape).astype(np.float32)
+  kernel = RNG.normal(size=(3, 3, 3, shape[-1], 4)).astype(np.float32)
+  weight = RNG.normal(size=(*shape[:-1], 4)).astype(np.float32)
+  loss, grads = jax.value_and_grad(lambda x, k: (lowering(x, k) * weight).sum(), (0, 1))(x, kernel)
+
+  tx = to_torch(x).requires_grad_()
+  tk = torch.from_numpy(kernel.transpose(4, 3, 0, 1, 2).copy()).requires_grad_()
+  expected = (torch.nn.functional.conv3d(tx, tk, padding=1) * to_torch(weight)).sum()
+  expected.backward()
+  np.testing.assert_allclose(loss, expected.item(), rtol=2e-5, atol=1e-3)
+  np.testing.assert_allclose(grads[0], from_torch(tx.grad), atol=3e-5)
+  expected_kernel = tk.grad.numpy().transpose(2, 3, 4, 1, 0)
+  np.testing.assert_allclose(grads[1], expected_kernel, atol=1e-4)
+
+
+def test_conv3d_of_size_one_is_a_matrix_product():
+  x = RNG.normal(size=(1, 3, 4, 5, 6)).astype(np.float32)
+  kernel = RNG.normal(size=(1, 1, 1, 6, 2)).astype(np.float32)
+  expected = np.einsum('bdhwc,co->bdhwo', x, kernel[0, 0, 0])
+  np.testing.assert_allclose(layers.conv3d(jnp.asarray(x), kernel), expected, atol=1e-5)
+
+
+def test_conv3d_in_bfloat16_takes_the_plain_sum():
+  x = jnp.asarray(RNG.normal(size=(1, 4, 4, 4, 8)), jnp.bfloat16)
+  kernel = jnp.asarray(RNG.normal(size=(3, 3, 3, 8, 8)), jnp.bfloat16)
+  exact = layers._conv3d_planes(x.astype(jnp.float32), kernel.astype(jnp.float32))
+  y = layers.conv3d(x, kernel)
+  assert y.dtype == jnp.bfloat16
+  assert float(jnp.abs(y - exact).max()) < 2e-2 * float(jnp.abs(exact).max())
+
+
+def test_upconv_is_the_transposed_convolution():
+  x = RNG.normal(size=(2, 3, 4, 5, 6)).astype(np.float32)
+  module = layers.UpConv3D(4)
+  variables = module.init(jax.random.key(0), x)
+  kernel = np.asarray(variables['params']['kernel'])
+  bias = RNG.normal(size=4).astype(np.float32)
+  y = module.apply({'params': {'kernel': kernel, 'bias': bias}}, x)
+  expected = torch.nn.functional.conv_transpose3d(
+    to_torch(x),
+    torch.from_numpy(kernel.transpose(3, 4, 0, 1, 2).copy()),
+    torch.from_numpy(bias),
+    stride=2,
+  )
+  np.testing.assert_allclose(y, from_torch(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize('per_channel', [False, True])
+@pytest.mark.parametrize('channels', [8, 48])
+def test_norms(per_channel, channels):
+  x = (3 + 2 * RNG.normal(size=(2, 4, 5, 6, channels))).astype(np.float32)
+  scale, bias = RNG.normal(size=(2, channels)).astype(np.float32)
+  module = layers.GroupNorm(per_channel=per_channel)
+  y = module.apply({'params': {'scale': scale, 'bias': bias}}, x)
+  groups = channels if per_channel else {8: 8, 48: 16}[channels]
+  expected = torch.nn.functional.group_norm(
+    to_torch(x), groups, torch.from_numpy(scale), torch.from_numpy(bias), 1e-5
+  )
+  np.testing.assert_allclose(y, from_torch(expected), atol=2e-5)
+
+
+def test_norm_of_a_large_offset_keeps_precision():
+  x = (1e4 + RNG.normal(size=(1, 8, 8, 8, 2))).astype(np.float32)
+  module = layers.GroupNorm(per_channel=True)
+  y = module.apply({'params': {'scale': np.ones(2), 'bias': np.zeros(2)}}, x)
+  np.testing.assert_allclose(np.std(y, (0, 1, 2, 3)), 1.0, rtol=1e-2)
+
+
+def test_max_pool():
+  x = RNG.normal(size=(2, 4, 6, 8, 3)).astype(np.float32)
+  expected = torch.nn.functional.max_pool3d(to_torch(x), 2)
+  np.testing.assert_array_equal(layers.max_pool(jnp.asarray(x)), from_torch(expected))
+
+
+@pytest.mark.parametrize('factor', [1, 2, 4, 8])
+def test_upsample_is_trilinear_with_half_pixel_centres(factor):
+  x = RNG.normal(size=(2, 3, 2, 4, 5)).astype(np.float32)
+  expected = torch.nn.functional.interpolate(
+    torch.from_numpy(x), scale_factor=factor, mode='trilinear', align_corners=False
+  )
+  np.testing.assert_allclose(layers.upsample(jnp.asarray(x), factor), expected, atol=1e-5)

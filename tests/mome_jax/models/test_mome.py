@@ -1,0 +1,137 @@
+"""The whole network: published sizes, heads from the formula, independence of the prompts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from mome_jax.models import build_model, heads
+
+
+def config(**changes):
+  values = ConfigDict(
+    {
+      'backbone': {'name': 'unet', 'size': 'tiny'},
+      'experts': 'pyramid',
+      'scales': (),
+      'top_k': 0,
+      'width': 64,
+      'router_width': 8,
+      'dtype': 'float32',
+    }
+  )
+  with values.unlocked():
+    values.update(changes)
+  return values
+
+
+def example(sides=(8, 8, 16), classes=5, channels=2):
+  rng = np.random.default_rng(0)
+  image = rng.uniform(size=(2, *sides, channels)).astype(np.float32)
+  return jnp.asarray(image), jnp.asarray(rng.normal(size=(classes, 12)), jnp.float32)
+
+
+def start(model, image, text):
+  """Variables and the compiled forward pass; op by op, every operation compiles on its own."""
+  return jax.jit(model.init)(jax.random.key(0), image, text), jax.jit(model.apply)
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_parameters_of_the_clip_driven_universal_model():
+  model = build_model(
+    config(backbone={'name': 'unet', 'size': 'base'}, experts='finest', width=256)
+  )
+  image, text = jnp.zeros((1, 16, 16, 16, 1)), jnp.zeros((32, 512))
+  params = jax.eval_shape(model.init, jax.random.key(0), image, text)['params']
+  assert count(params['backbone']) == 19_073_600
+  assert count(params) == 19_416_417
+
+
+def test_heads_follow_the_formula():
+  rng = np.random.default_rng(0)
+  theta = rng.normal(size=(2, 3, heads.NUM_PARAMETERS)).astype(np.float32)
+  z = rng.normal(size=(2, 2, 3, 4, 8)).astype(np.float32)
+  got = heads.apply_heads(jnp.asarray(theta), jnp.asarray(z))
+  for b in range(2):
+    for k in range(3):
+      w1, w2, w3, b1, b2, b3 = np.split(theta[b, k], [64, 128, 136, 144, 152])
+      x = z[b] @ w1.reshape(8, 8).T + b1  # rows of w are outputs
+      x = np.maximum(x, 0) @ w2.reshape(8, 8).T + b2
+      expected = np.maximum(x, 0) @ w3 + b3
+      np.testing.assert_allclose(got[b, k], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('changes', [{}, {'top_k': 2}, {'experts': 'finest'}, {'scales': (0, 2)}])
+def test_a_class_does_not_depend_on_the_other_prompts(changes):
+  model = build_model(config(**changes))
+  image, text = example()
+  variables, apply = start(model, image, text)
+  together, aux = apply(variables, image, text)
+  assert together.shape == (*image.shape[:-1], 5)
+  assert together.dtype == jnp.float32
+  assert len(aux['expert_logits']) == {'finest': 1}.get(
+    changes.get('experts'), 2 if 'scales' in changes else 4
+  )
+  padded, _ = apply(variables, image, jnp.concatenate([text, jnp.zeros((3, 12))]))
+  alone, _ = apply(variables, image, text[3:4])
+  scale = float(jnp.abs(together).max())
+  np.testing.assert_allclose(padded[..., :5], together, atol=1e-6 * scale)
+  np.testing.assert_allclose(alone[..., 0], together[..., 3], atol=1e-6 * scale)
+
+
+def test_a_sample_does_not_depend_on_the_batch():
+  model = build_model(config())
+  image, text = example()
+  variables, apply = start(model, image, text)
+  together, _ = apply(variables, image, text)
+  alone, _ = apply(variables, image[1:], text)
+  np.testing.assert_allclose(alone[0], together[1], atol=1e-5 * float(jnp.abs(together).max()))
+
+
+def test_gradients_reach_every_parameter():
+  model = build_model(config())
+  image, text = example((16, 16, 16))
+  variables, apply = start(model, image, text)
+  loss = lambda p: jnp.square(apply({'params': p}, image, text)[0] - 1).mean()
+  grads = jax.jit(jax.grad(loss))(variables['params'])
+  still = [
+    jax.tree_util.keystr(path)
+    for path, g in jax.tree_util.tree_leaves_with_path(grads)
+    if not np.abs(g).max() > 0
+  ]
+  assert still == []
+
+
+def test_bfloat16_is_close_to_float32():
+  image, text = example()
+  variables, apply = start(build_model(config()), image, text)
+  exact, _ = apply(variables, image, text)
+  rough, _ = jax.jit(build_model(config(dtype='bfloat16')).apply)(variables, image, text)
+  error = jnp.linalg.norm(rough - exact) / jnp.linalg.norm(exact)
+  assert 0 < error < 5e-2
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'experts': 'coarsest'}, "model.experts is 'coarsest'"),
+    ({'backbone': {'name': 'unet', 'size': 'huge'}}, "model.backbone.size is 'huge'"),
+    ({'backbone': {'name': 'vnet', 'size': 'tiny'}}, "model.backbone.name is 'vnet'"),
+    ({'scales': (1, 2)}, 'model.scales'),
+    ({'top_k': 5}, 'model.top_k is 5'),
+  ],
+)
+def test_a_wrong_config_says_what_is_known(changes, message):
+  with pytest.raises(ValueError, match=message):
+    build_model(config(**changes))
+
+
+def test_an_image_that_does_not_fit_the_stride_is_refused():
+  model = build_model(config())
+  image, text = example((16, 16, 20))
+  with pytest.raises(ValueError, match='multiple of 8'):
+    model.init(jax.random.key(0), image, text)
