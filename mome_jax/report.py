@@ -1,0 +1,450 @@
+"""Pictures for people: overlays on CT, training curves, routing maps. PNG files, no display needed.
+
+Arrays are canonical (x grows to the patient's right, y to anterior, z to superior) and are shown as
+radiologists read them: the patient's right on the left, anterior or superior up.
+"""
+
+import colorsys
+import math
+import os
+import pathlib
+import textwrap
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.patheffects
+import numpy as np
+import scipy.ndimage
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+# The hues of Okabe and Ito for what is seen together most; a pair shares a hue and differs in
+# lightness, which colour-blind readers keep; tumours are the saturated reds and magentas.
+# fmt: off
+COLOURS = {
+  'spleen': '#0072B2', 'right kidney': '#009E73', 'left kidney': '#8FD694',
+  'gallbladder': '#F0E442', 'esophagus': '#AA4499', 'liver': '#E69F00', 'stomach': '#56B4E9',
+  'aorta': '#E3342F', 'postcava': '#4C6EF5', 'portal and splenic vein': '#A78BFA',
+  'pancreas': '#CC79A7', 'right adrenal gland': '#FFB07C', 'left adrenal gland': '#FFD8B1',
+  'duodenum': '#44AA99', 'hepatic vessel': '#7048E8', 'right lung': '#5FA8E8',
+  'left lung': '#C5E4FF', 'colon': '#B5651D', 'intestine': '#DDCC77', 'rectum': '#882255',
+  'bladder': '#FFE066', 'prostate': '#B07AA1', 'left femoral head': '#9ADBC5',
+  'right femoral head': '#2FB5A0', 'celiac trunk': '#FF7F7F', 'kidney tumor': '#FF00A8',
+  'liver tumor': '#D5005E', 'pancreas tumor': '#FF4D00', 'hepatic vessel tumor': '#C2185B',
+  'lung tumor': '#FF3B6B', 'colon tumor': '#FF6EC7', 'kidney cyst': '#00E5FF',
+  'brainstem': '#3FA9F5', 'spinal cord': '#FFF04A', 'right parotid': '#00B386',
+  'left parotid': '#A5E887', 'larynx': '#E88CC0', 'mandible': '#FFA51F',
+}
+# fmt: on
+
+SOFT_TISSUE = (-160.0, 240.0)  # HU
+_PLANES = (('Axial', 2, 'RLAP'), ('Coronal', 1, 'RLSI'), ('Sagittal', 0, 'APSI'))
+_MARGIN, _GAP, _CAPTION, _LEGEND_ROW = 0.15, 0.15, 0.25, 0.205  # inches
+_OUTLINE = [matplotlib.patheffects.withStroke(linewidth=1.6, foreground='black')]
+_INK = '#222222'
+_PLAIN = {'frameon': False, 'fontsize': 9, 'labelcolor': _INK}
+_DASHES = (0, (3.5, 2))
+_LINES = ('#0072B2', '#E69F00', '#009E73')
+
+
+def colour(name: str) -> tuple[float, float, float]:
+  """The colour of a class: RGB in [0, 1], the same in every picture and every run."""
+  if name in COLOURS:
+    return to_rgb(COLOURS[name])
+  code = zlib.crc32(name.encode())
+  saturation, value = 0.5 + 0.2 * (code // 997 % 3), 0.8 + 0.2 * (code // 2991 % 2)
+  return colorsys.hsv_to_rgb(code % 997 / 997, saturation, value)
+
+
+def overlay(
+  path: str | os.PathLike,
+  image: np.ndarray,
+  masks: Mapping[str, np.ndarray],
+  spacing: Sequence[float],
+  *,
+  truths: Mapping[str, np.ndarray] | None = None,
+  title: str,
+  window: tuple[float, float] = SOFT_TISSUE,
+) -> None:
+  """Draws masks over a scan in three planes, each through its slice with most labelled voxels.
+
+  Predictions are filled with a solid outline, truths are dashed. The three panels share one scale.
+
+  Args:
+    path: PNG file to write.
+    image: (D, H, W) CT in HU, canonical.
+    masks: class name -> (D, H, W) bool.
+    spacing: (3,) mm.
+    truths: class name -> (D, H, W) bool, or None where there is no truth.
+    title: one line above the panels; wrapped where long.
+    window: (low, high) HU shown as black and white.
+
+  Raises:
+    ValueError: if a mask's shape is not the image's.
+  """
+  groups = masks, truths or {}
+  labelled = np.zeros(image.shape, bool)
+  for name, mask in [item for group in groups for item in group.items()]:
+    if mask.shape != image.shape:
+      raise ValueError(f'{name}: mask {mask.shape} is not on the grid of the image {image.shape}')
+    labelled |= mask.astype(bool)
+  box = _body_box(image, labelled, spacing)
+  labelled, shown = labelled[box], image[box]
+  panels, width, height = _arrange(shown.shape, spacing)
+  # Slices first: only classes that some panel shows enter the legend.
+  indices = [_fullest(labelled, axis) for _, axis, _ in _PLANES]
+  slices = [
+    [{name: _view(mask[box], axis, index) for name, mask in group.items()} for group in groups]
+    for (_, axis, _), index in zip(_PLANES, indices, strict=True)
+  ]
+  names = [n for n in dict.fromkeys(x for g in groups for x in g) if _visible(n, slices)]
+  handles = _legend_handles(names, bool(truths))
+  columns, rows = _legend_grid(handles, width)
+  legend_height = _LEGEND_ROW * rows + 0.2
+  figure, top = _titled(title, width, height + _CAPTION + legend_height)
+  for i, (label, axis, letters) in enumerate(_PLANES):
+    x, y, panel_width, panel_height = panels[i]
+    axes = _inches(figure, x, top - _CAPTION - y - panel_height, panel_width, panel_height)
+    step = [mm for a, mm in enumerate(spacing) if a != axis]
+    _anatomy(axes, _view(shown, axis, indices[i]), step, window)
+    _draw_masks(axes, *slices[i], step)
+    _letters(axes, letters)
+    if axis == 2:
+      _scale_bar(axes)
+    number = indices[i] + box[axis].start + 1
+    _caption(axes, f'{label}, slice {number} of {image.shape[axis]}')
+  anchor = (0.5, legend_height / figure.get_figheight())
+  figure.legend(handles=handles, ncols=columns, loc='upper center', bbox_to_anchor=anchor, **_PLAIN)
+  _save(figure, path)
+
+
+def training_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, float]]) -> None:
+  """Draws losses, learning rate and gradient norm over the steps.
+
+  Args:
+    path: PNG file to write.
+    rows: the objects of `metrics.jsonl`; a row without a key or with a value that is not finite is
+      left out of that key's line.
+  """
+  rows = list(rows)
+  figure, top = _titled('Training', 12.0, 3.35)
+  rate_steps, rate = _series(rows, 'learning_rate')
+  exponent = math.floor(math.log10(rate.max())) if rate.any() else 0
+  unit = rf' ($\times 10^{{{exponent}}}$)' if rate.any() else ''
+  losses = {'total': 'loss', 'BCE': 'loss_bce', 'Dice': 'loss_dice'}
+  panels = (
+    ('Loss', {name: _series(rows, key) for name, key in losses.items()}),
+    (f'Learning rate{unit}', {'': (rate_steps, rate / 10.0**exponent)}),
+    ('Gradient norm', {'': _series(rows, 'grad_norm')}),
+  )
+  for i, (label, series) in enumerate(panels):
+    axes = _inches(figure, 0.65 + 3.95 * i, top - 2.85, 3.3, 2.6)
+    for (name, (steps, values)), line in zip(series.items(), _LINES, strict=False):
+      _curve(axes, steps, values, name, line, smooth=i != 1)
+    _caption(axes, label)
+    axes.set_xlabel('step', fontsize=9, color=_INK)
+    if i == 0 and axes.lines:
+      axes.legend(ncols=3, loc='lower right', bbox_to_anchor=(1.03, 0.96), **_PLAIN)
+    _tidy(axes, log=i == 2)
+  _save(figure, path)
+
+
+def routing(
+  path: str | os.PathLike,
+  *,
+  share: np.ndarray,
+  names: Sequence[str],
+  scale_labels: Sequence[str],
+  image_slice: np.ndarray | Mapping[str, np.ndarray] | None = None,
+  maps: Mapping[str, np.ndarray] | None = None,
+  outlines: Mapping[str, np.ndarray] | None = None,
+  spacing_2d: Sequence[float] = (1.0, 1.0),
+  title: str,
+) -> None:
+  """Draws which scale each class trusts: a table of shares, and maps for up to four classes.
+
+  Args:
+    path: PNG file to write.
+    share: (K, L) mean routing weight of each scale inside each class's mask; rows sum to 1, or are
+      NaN for a class without voxels.
+    names: K class names.
+    scale_labels: L labels, finest first, such as 'scale 1 (4 mm)'.
+    image_slice: (D, H) axial slice in HU for all maps, or one per class.
+    maps: class name -> (D, H) expected scale index in [0, L - 1], shown inside the body; the first
+      four are drawn.
+    outlines: class name -> (D, H) bool, the class in that slice.
+    spacing_2d: (2,) mm along x and y.
+    title: one line above the picture.
+
+  Raises:
+    ValueError: if `share` does not match the names and labels, or maps come without a slice.
+  """
+  share, maps = np.asarray(share, float), dict(list((maps or {}).items())[:4])
+  if share.shape != (len(names), len(scale_labels)):
+    raise ValueError(f'share {share.shape}: expected ({len(names)}, {len(scale_labels)})')
+  if maps and image_slice is None:
+    raise ValueError('maps need image_slice, the anatomy behind them')
+  left = 0.085 * max(map(len, names)) + 0.3
+  cell = max(0.6, 0.075 * max(map(len, scale_labels)) + 0.15)
+  table_width, table_height = cell * len(scale_labels), 0.3 * len(names)
+  columns, rows = ((0, 0), (1, 1), (2, 1), (2, 2), (2, 2))[len(maps)]
+  side = float(np.clip((table_height + 0.3) / max(rows, 1) - _CAPTION, 2.6, 3.6))
+  behind = {n: image_slice[n] if isinstance(image_slice, Mapping) else image_slice for n in maps}
+  tall = max((s.shape[1] / s.shape[0] for s in behind.values()), default=1.0)
+  tall *= spacing_2d[1] / spacing_2d[0]
+  maps_left = left + table_width + 0.35
+  width = maps_left + (columns * (side + _GAP) + 1.5 if maps else 0.0)
+  height = max(table_height + 0.3, rows * (side * tall + _CAPTION + 0.1)) + 0.1
+  figure, top = _titled(title, max(width, 5.0), height)
+  table = _inches(figure, left, top - _CAPTION - table_height, table_width, table_height)
+  _share_table(table, share, names, scale_labels)
+  for i, (name, scale_map) in enumerate(maps.items()):
+    row, column = divmod(i, columns)
+    y = top - row * 0.1 - (row + 1) * (side * tall + _CAPTION)
+    axes = _inches(figure, maps_left + column * (side + _GAP), y, side, side * tall)
+    _caption(axes, name)
+    outline = (outlines or {}).get(name)
+    drawn = _scale_map(axes, behind[name], scale_map, outline, spacing_2d)
+    drawn.set_clim(0, max(1, len(scale_labels) - 1))
+  if maps:
+    x, bar = maps_left + columns * (side + _GAP), min(2.4, side * tall)
+    _scale_legend(_inches(figure, x, top - _CAPTION - bar, 0.16, bar), drawn, scale_labels)
+  _save(figure, path)
+
+
+def _arrange(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple, float, float]:
+  """Places axial, coronal and sagittal panels at one common scale.
+
+  Returns:
+    Their boxes (x, y from the top, width, height), and the width and height of all; inches.
+  """
+  x, y, z = (n * mm for n, mm in zip(shape, spacing, strict=True))
+  stacked = 2 * z < 1.3 * y  # A thin slab: coronal above sagittal, else the row is all width.
+  total = x + (max(x, y) if stacked else x + y)
+  tallest = max(y, 2 * z if stacked else z)
+  gaps = 2 * _MARGIN + (1 if stacked else 2) * _GAP
+  scale = min((12.0 - gaps) / total, (7.0 if stacked else 9.0) / tallest)
+  x, y, z = x * scale, y * scale, z * scale
+  second = _MARGIN + x + _GAP
+  if stacked:
+    below = z + _CAPTION + 0.1
+    panels = ((_MARGIN, 0.0, x, y), (second, 0.0, x, z), (second, below, y, z))
+    height = max(y, below + z)
+  else:
+    panels = ((_MARGIN, 0.0, x, y), (second, 0.0, x, z), (second + x + _GAP, 0.0, y, z))
+    height = max(y, z)
+  return panels, total * scale + gaps, height
+
+
+def _body_box(image: np.ndarray, labelled: np.ndarray, spacing: Sequence[float]) -> tuple:
+  """Slices around everything denser than -500 HU or labelled, with a margin of 8 mm."""
+  used = (image > -500) | labelled
+  box = []
+  for axis, mm in enumerate(spacing):
+    where = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
+    margin = round(8 / mm)
+    low, high = (where[0], where[-1]) if where.size else (0, used.shape[axis] - 1)
+    box.append(slice(max(0, int(low) - margin), int(high) + margin + 1))
+  return tuple(box)
+
+
+def _fullest(labelled: np.ndarray, axis: int) -> int:
+  """Index of the slice with most labelled voxels; the middle one where nothing is labelled."""
+  area = labelled.sum(axis=tuple(a for a in range(3) if a != axis))
+  return int(area.argmax()) if area.any() else len(area) // 2
+
+
+def _view(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
+  """One slice as rows of pixels from the bottom up, right or anterior on the left."""
+  return np.take(volume, index, axis)[::-1].T
+
+
+def _titled(title: str, width: float, height: float) -> tuple[Figure, float]:
+  """A white figure with a title above `height` inches of content; returns the content's top too."""
+  lines = textwrap.wrap(title, max(20, int((width - 2 * _MARGIN) / 0.095))) or ['']
+  head = 0.14 + 0.22 * len(lines)
+  total = height + head + _MARGIN
+  figure = Figure(figsize=(width, total), facecolor='white')
+  text = figure.text(_MARGIN / width, 1 - 0.12 / total, '\n'.join(lines), va='top', fontsize=12)
+  text.set(weight='bold', color=_INK)
+  return figure, total - head
+
+
+def _inches(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+  total_width, total_height = figure.get_size_inches()
+  box = (x / total_width, y / total_height, width / total_width, height / total_height)
+  return figure.add_axes(box)
+
+
+def _show(axes: Axes, pixels: np.ndarray, step: Sequence[float], **style):
+  """Shows pixels (rows upwards) with mm as the unit of both axes."""
+  rows, columns = pixels.shape
+  extent = (0, columns * step[0], 0, rows * step[1])
+  axes.set(facecolor='black', xticks=[], yticks=[], anchor='N')
+  axes.spines[:].set_visible(False)
+  shown = axes.imshow(pixels, origin='lower', extent=extent, **style)
+  axes.autoscale(False)  # Outlines at the border would stretch the panel.
+  return shown
+
+
+def _anatomy(axes: Axes, pixels: np.ndarray, step: Sequence[float], window) -> None:
+  # Clipped first: the interpolation rings at bone and metal otherwise.
+  _show(axes, np.clip(pixels, *window), step, cmap='gray', interpolation='bicubic').set_clim(window)
+
+
+def _caption(axes: Axes, text: str) -> None:
+  axes.set_title(text, fontsize=9, color=_INK, pad=4, loc='left')
+
+
+def _scale_map(axes: Axes, behind, scale_map, outline, step: Sequence[float]):
+  """One (x, y) map of expected scales over its anatomy, inside the body only."""
+  parts, _ = scipy.ndimage.label(behind > -500)
+  largest = np.bincount(parts.ravel())[1:].argmax() + 1 if parts.any() else 0
+  body = scipy.ndimage.binary_fill_holes(parts == largest)  # Lungs, not the couch.
+  _anatomy(axes, behind[::-1].T, step, SOFT_TISSUE)
+  inside = np.where(body, scale_map, np.nan)[::-1].T
+  drawn = _show(axes, inside, step, cmap='viridis', alpha=0.55, interpolation='nearest')
+  if outline is not None:
+    _contour(axes, outline[::-1].T, step, 'white', linewidths=1.3)
+  _letters(axes, 'RLAP')
+  return drawn
+
+
+def _scale_legend(axes: Axes, drawn, scale_labels: Sequence[str]) -> None:
+  colorbar = axes.figure.colorbar(drawn, cax=axes, ticks=range(len(scale_labels)))
+  colorbar.solids.set_alpha(1.0)
+  axes.set_yticklabels(scale_labels, fontsize=8, color=_INK)
+  axes.invert_yaxis()
+
+
+def _contour(
+  axes: Axes, mask: np.ndarray, step: Sequence[float], line, *, fill=0.0, **style
+) -> None:
+  """Draws a mask's outline in mm, and its inside with opacity `fill`."""
+  padded = np.pad(mask.astype(np.float32), 1)  # Closes outlines at the border.
+  x, y = ((np.arange(-1, n + 1) + 0.5) * mm for n, mm in zip(mask.T.shape, step, strict=True))
+  if fill:
+    axes.contourf(x, y, padded, levels=[0.5, 1.5], colors=[line], alpha=fill)
+  axes.contour(x, y, padded, levels=[0.5], colors=[line], **style)
+
+
+def _draw_masks(axes: Axes, predictions: Mapping, truths: Mapping, step: Sequence[float]) -> None:
+  """Draws predictions, then truths; large structures first, so that small ones stay visible."""
+  for name, mask in sorted(predictions.items(), key=lambda item: -item[1].sum()):
+    if mask.any():
+      _contour(axes, mask, step, colour(name), fill=0.35, linewidths=1.2)
+  for name, mask in sorted(truths.items(), key=lambda item: -item[1].sum()):
+    if mask.any():
+      _contour(axes, mask, step, 'black', linewidths=1.5, alpha=0.45)
+      _contour(axes, mask, step, _lighter(colour(name)), linewidths=1.2, linestyles=[_DASHES])
+
+
+def _visible(name: str, slices: Sequence[Sequence[Mapping[str, np.ndarray]]]) -> bool:
+  return any(name in group and group[name].any() for groups in slices for group in groups)
+
+
+def _lighter(rgb: Sequence[float]) -> tuple[float, ...]:
+  return tuple(0.5 + 0.5 * value for value in rgb)
+
+
+def _letters(axes: Axes, letters: str) -> None:
+  """Writes the directions at the left, right, top and bottom edges."""
+  places = ((0.015, 0.5), (0.985, 0.5), (0.5, 0.985), (0.5, 0.015))
+  aligns = (('left', 'center'), ('right', 'center'), ('center', 'top'), ('center', 'bottom'))
+  for letter, (x, y), (ha, va) in zip(letters, places, aligns, strict=True):
+    text = axes.text(x, y, letter, ha=ha, va=va, transform=axes.transAxes, fontsize=9)
+    text.set(color='white', weight='bold', path_effects=_OUTLINE)
+
+
+def _scale_bar(axes: Axes) -> None:
+  width, height = axes.get_xlim()[1], axes.get_ylim()[1]
+  length = 50 if width > 150 else 10
+  x, y = 0.03 * width, 0.03 * height
+  axes.add_patch(Rectangle((x, y), length, 0.008 * height, color='white', path_effects=_OUTLINE))
+  text = f'{length // 10} cm'
+  label = axes.text(x + length / 2, y + 0.02 * height, text, ha='center', va='bottom', fontsize=8)
+  label.set(color='white', path_effects=_OUTLINE)
+
+
+def _legend_handles(names: Sequence[str], with_truth: bool) -> list:
+  handles: list = [
+    Patch(facecolor=(*colour(name), 0.6), edgecolor=colour(name), label=name) for name in names
+  ]
+  if not handles:
+    return [Patch(facecolor='none', label='nothing labelled')]
+  if with_truth:
+    grey = '#777777'
+    handles.append(Patch(facecolor='#CCCCCC', edgecolor=grey, label='prediction'))
+    handles.append(Line2D([], [], color=grey, linestyle=_DASHES, label='reference'))
+  return handles
+
+
+def _legend_grid(handles: Sequence, width: float) -> tuple[int, int]:
+  """Columns and rows of a legend that fits the width, inches, at 9 points."""
+  column = 0.08 * max(len(handle.get_label()) for handle in handles) + 0.65
+  columns = min(len(handles), max(1, int(width / column)))
+  return columns, math.ceil(len(handles) / columns)
+
+
+def _series(rows: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
+  points = [(row['step'], row[key]) for row in rows if row.get(key) is not None and 'step' in row]
+  points = np.array([point for point in points if math.isfinite(point[1])], float).reshape(-1, 2)
+  return points[:, 0], points[:, 1]
+
+
+def _curve(axes: Axes, steps, values, name: str, line: str, *, smooth: bool) -> None:
+  if not len(steps):
+    return
+  if smooth and len(steps) > 10:
+    axes.plot(steps, values, color=line, alpha=0.25, linewidth=0.8)
+    values = scipy.ndimage.gaussian_filter1d(values, len(values) / 40, mode='nearest')
+  marker = 'o' if len(steps) == 1 else None
+  axes.plot(steps, values, color=line, linewidth=1.8, label=name, marker=marker)
+
+
+def _tidy(axes: Axes, *, log: bool) -> None:
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.spines[['left', 'bottom']].set_color('#AAAAAA')
+  axes.grid(axis='y', color='#E6E6E6', linewidth=0.8)
+  axes.set_axisbelow(True)
+  axes.margins(x=0.02)
+  if not axes.lines:
+    axes.set(xticks=[], yticks=[])
+    axes.text(0.5, 0.5, 'no values', transform=axes.transAxes, ha='center', color='#777777')
+    return
+  values = np.concatenate([line.get_ydata() for line in axes.lines])
+  if log and values.min() > 0 and values.max() > 10 * values.min():
+    axes.set_yscale('log')
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value:g}'))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+  axes.tick_params(labelsize=8, colors='#555555', which='both')
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
+
+
+def _share_table(axes: Axes, share, names: Sequence[str], scale_labels: Sequence[str]) -> None:
+  axes.imshow(share, cmap='Blues', vmin=0, vmax=1, aspect='auto')
+  for (row, column), value in np.ndenumerate(share):
+    text = '–' if math.isnan(value) else f'{100 * value:.0f} %'
+    ink = 'white' if value > 0.6 else _INK
+    axes.text(column, row, text, ha='center', va='center', fontsize=8, color=ink)
+  axes.set_yticks(range(len(names)), names, fontsize=9, color=_INK)
+  axes.set_xticks(range(len(scale_labels)), scale_labels, fontsize=8, color=_INK)
+  axes.xaxis.tick_top()
+  axes.tick_params(length=0)
+  axes.set_xticks(np.arange(0.5, len(scale_labels) - 1), minor=True)
+  axes.set_yticks(np.arange(0.5, len(names) - 1), minor=True)
+  axes.grid(which='minor', color='white', linewidth=1.5)
+  axes.tick_params(which='minor', length=0)
+  axes.spines[:].set_visible(False)
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, dpi=150)
