@@ -1,0 +1,1 @@
+"""Experiments. Each file holds values only: it starts from another and changes lines."""

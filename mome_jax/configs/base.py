@@ -1,0 +1,66 @@
+"""Defaults of every experiment, each value explained. Not an experiment itself."""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the defaults; an experiment must set what is None here."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.data_dir = 'data'  # where input_pipeline.prepare wrote
+  config.classes = ml_collections.config_dict.placeholder(tuple)  # names of anatomy.py
+
+  config.data = ml_collections.ConfigDict()
+  config.data.sources = ml_collections.config_dict.placeholder(tuple)
+  config.data.spacing = (1.5, 1.5, 1.5)  # mm of the network's grid, as given to prepare
+  config.data.windows = ((-175.0, 250.0),)  # HU, one input channel each
+  config.data.patch = (96, 96, 96)
+  config.data.foreground = 0.67  # share of patches centred on a supervised class
+  config.data.cache_mb = 1024
+  config.data.num_parallel = 2
+  config.data.augment = ml_collections.ConfigDict()
+
+  config.text = ml_collections.ConfigDict()  # a small T5 that trains with the model
+  config.text.vocab_size = 512
+  config.text.max_length = 32
+  config.text.d_model = 128
+  config.text.d_kv = 32
+  config.text.d_ff = 256
+  config.text.num_layers = 2
+  config.text.num_heads = 4
+  config.text.feed_forward = 'gated-gelu'
+
+  config.model = ml_collections.ConfigDict()
+  config.model.backbone = ml_collections.ConfigDict()
+  config.model.backbone.name = 'unet'
+  config.model.backbone.size = 'base'
+  config.model.experts = 'pyramid'  # or 'finest': the CLIP-Driven Universal Model
+  config.model.scales = ()  # decoder layers that take part; () is all
+  config.model.top_k = 0  # scales each class uses at a voxel; 0 is all
+  config.model.width = 256
+  config.model.router_width = 32
+  config.model.dtype = 'bfloat16'
+
+  config.train = ml_collections.ConfigDict()
+  config.train.steps = 100_000
+  config.train.batch_size = 8  # over all devices
+  config.train.learning_rate = 1e-4
+  config.train.warmup_steps = 1000
+  config.train.weight_decay = 1e-5
+  config.train.clip_norm = 1.0
+  config.train.ema_decay = 0.999
+  config.train.expert_loss = 0.1  # supervision of each coarser expert on its own
+  config.train.log_every = 50
+  config.train.checkpoint_every = 1000
+  config.train.keep_checkpoints = 2
+
+  config.evaluation = ml_collections.ConfigDict()
+  config.evaluation.window = (96, 96, 96)
+  config.evaluation.overlap = 0.5
+  config.evaluation.batch_size = 1  # windows a call
+  config.evaluation.pictures = 4  # cases to draw
+
+  config.mesh = ml_collections.ConfigDict()
+  config.mesh.data = -1  # -1: all devices that expert leaves
+  config.mesh.expert = 1
+  return config

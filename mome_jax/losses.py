@@ -1,0 +1,73 @@
+"""Masked BCE + Dice for partial labels."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def masked_bce_dice(
+  logits: jax.Array, targets: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Binary cross entropy and soft Dice, averaged over the supervised (case, class) pairs.
+
+  A pair counts if any of its voxels is valid; every other pair, and every invalid voxel of a
+  counted one, gets a gradient of exactly zero. The means run over the arrays as given, so under
+  jit with a sharded batch they are means over the global batch.
+
+  Args:
+    logits: (B, D, H, W, K) float32.
+    targets: (B, D, H, W, K), 0 to 1; fractions where masks were averaged over blocks.
+    valid: (B, D, H, W, K), 0 to 1; 0 where the label says nothing about the class.
+
+  Returns:
+    Two float32 scalars: the mean over pairs of the voxel mean of BCE, and the mean over pairs of
+    1 - (2 sum p t + 1) / (sum p + sum t + 1).
+  """
+  spatial = (1, 2, 3)
+  logits = jnp.where(valid > 0, logits, 0.0)
+  targets = targets.astype(jnp.float32) * valid
+  voxels = valid.astype(jnp.float32).sum(spatial)
+  supervised = voxels > 0
+  pairs = jnp.maximum(supervised.sum(), 1)
+
+  bce = (optax.sigmoid_binary_cross_entropy(logits, targets) * valid).sum(spatial)
+  bce = bce / jnp.maximum(voxels, 1.0)
+  probability = jax.nn.sigmoid(logits) * valid
+  overlap = (probability * targets).sum(spatial)
+  dice = 1 - (2 * overlap + 1) / (probability.sum(spatial) + targets.sum(spatial) + 1)
+  return (bce * supervised).sum() / pairs, (dice * supervised).sum() / pairs
+
+
+def valid_voxels(
+  shape: tuple[int, int, int], supervised: jax.Array, frame: jax.Array, slice_range: jax.Array
+) -> jax.Array:
+  """Where the labels of a batch say something about each class.
+
+  Args:
+    shape: (D, H, W) of the patches.
+    supervised: (B, K) bool; the classes that the case's dataset labels.
+    frame: (B, 4) float32; a patch voxel (i, j, k) lies at height
+      frame[0] i + frame[1] j + frame[2] k + frame[3] in mm.
+    slice_range: (B, K, 2) float32; lowest and highest height in mm where the class was contoured.
+
+  Returns:
+    (B, D, H, W, K) bool.
+  """
+  height = frame[:, 3].reshape(-1, 1, 1, 1)
+  for axis, size in enumerate(shape):
+    position = jnp.arange(size, dtype=jnp.float32).reshape(
+      [-1 if a == axis else 1 for a in range(3)]
+    )
+    height = height + frame[:, axis].reshape(-1, 1, 1, 1) * position
+  height = height[..., None]
+  low, high = (slice_range[:, None, None, None, :, i] for i in (0, 1))
+  return supervised[:, None, None, None, :] & (height >= low) & (height <= high)
+
+
+def block_mean(x: jax.Array, factor: int) -> jax.Array:
+  """Mean over blocks of factor^3 voxels: (B, D, H, W, K) -> (B, D/f, H/f, W/f, K) float32."""
+  b, d, h, w, k = x.shape
+  blocks = x.astype(jnp.float32).reshape(
+    b, d // factor, factor, h // factor, factor, w // factor, factor, k
+  )
+  return blocks.mean((2, 4, 6))

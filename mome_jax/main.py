@@ -1,0 +1,41 @@
+"""Trains and evaluates: `python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=DIR`.
+
+Any value of the config can be changed on the command line: `--config.train.steps=100`. The same
+command again resumes where the run stopped.
+"""
+
+import os
+import pathlib
+import sys
+
+# TensorFlow reads these when it is first imported; it announces itself otherwise.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mome_jax import evaluate, train
+
+FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the experiment.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', ['train', 'evaluate'], 'train ends with an evaluation; evaluate only that.'
+)
+
+
+def main(argv: list[str]) -> None:
+  """Dispatches on --mode."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
+  logging.set_verbosity(logging.WARNING)
+  workdir = pathlib.Path(_WORKDIR.value)
+  if _MODE.value == 'train':
+    train.train(_CONFIG.value, workdir)
+  evaluate.evaluate(_CONFIG.value, workdir)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  sys.exit(app.run(main))

@@ -1,0 +1,83 @@
+"""Train state, optimizer and learning-rate schedule."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from mome_jax import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What a step reads and writes.
+
+  Attributes:
+    step: () int32, steps done.
+    params: {'model': ..., 'text': ...}; 'text' is absent when the text is frozen.
+    ema: running average of params, used for evaluation.
+    opt_state: of the optax optimizer.
+  """
+
+  step: jax.Array
+  params: Any
+  ema: Any
+  opt_state: Any
+
+
+def learning_rate(config) -> optax.Schedule:
+  """Linear warm-up over `warmup_steps`, then cosine to zero at `steps`."""
+  return optax.warmup_cosine_decay_schedule(
+    0.0, config.learning_rate, config.warmup_steps, max(config.steps, config.warmup_steps + 1)
+  )
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+  """AdamW with clipping by global norm; biases, norms and scalars do not decay.
+
+  Args:
+    config: `config.train`.
+  """
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      learning_rate(config),
+      weight_decay=config.weight_decay,
+      mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    ),
+  )
+
+
+def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState, TrainState]:
+  """Fresh state, every leaf born on its devices, and the same tree of shapes with shardings.
+
+  Args:
+    config: the whole config.
+    mesh: device mesh.
+    model: from `build_model`.
+    text_encoder: from `build_text_encoder`; its parameters train along.
+    optimizer: from `make_optimizer`.
+  """
+  stride = model.backbone.stride
+  image = jnp.zeros((1, 2 * stride, 2 * stride, 2 * stride, len(config.data.windows)))
+
+  def create(key):
+    model_key, text_key = jax.random.split(key)
+    text = jnp.zeros((1, config.text.d_model))
+    ids = jnp.ones((1, 2), jnp.int32)
+    params = {
+      'model': model.init(model_key, image, text)['params'],
+      'text': text_encoder.init(text_key, ids, ids > 0)['params'],
+    }
+    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
+
+  # Not threefry: on the CPU its unrolled rounds take longer to compile than the train step.
+  key = jax.random.key(config.seed, impl='rbg')
+  shapes = jax.eval_shape(create, key)
+  shardings = sharding.tree_shardings(mesh, shapes)
+  abstract = jax.tree.map(
+    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
+  )
+  return jax.jit(create, out_shardings=shardings)(key), abstract

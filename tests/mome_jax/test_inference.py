@@ -1,0 +1,107 @@
+"""Sliding window and slab resampling: properties that hold for every shape."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from input_pipeline import resample
+from mome_jax import inference
+
+sizes = st.integers(1, 40)
+
+
+@given(size=st.integers(5, 200), window=st.integers(1, 64), overlap=st.floats(0, 0.9))
+def test_windows_cover_the_axis(size, window, overlap):
+  size = max(size, window)
+  starts = inference.window_starts(size, window, overlap)
+  covered = np.zeros(size, bool)
+  for start in starts:
+    assert 0 <= start <= size - window
+    covered[start : start + window] = True
+  assert covered.all()
+  assert starts == sorted(set(starts))
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=st.tuples(sizes, sizes, sizes), overlap=st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+       batch_size=st.integers(1, 5))  # fmt: skip
+def test_a_voxelwise_function_is_reproduced(shape, overlap, batch_size):
+  image = np.random.default_rng(0).uniform(0.1, 1, (*shape, 2)).astype(np.float32)
+  calls = []
+
+  def predict(windows):
+    calls.append(windows.shape)
+    return np.concatenate([windows * 3 - 1, windows[..., :1]], -1)
+
+  slabs = inference.sliding_window(
+    predict, image, window=(8, 12, 16), overlap=overlap, batch_size=batch_size
+  )
+  result = np.concatenate(list(slabs))
+  np.testing.assert_allclose(result, predict(image), atol=1e-5)
+  assert set(calls[:-1]) == {(batch_size, 8, 12, 16, 2)}  # one shape: nothing compiles twice
+
+
+def test_air_is_skipped_and_becomes_background():
+  image = np.zeros((40, 16, 16, 1), np.float32)
+  image[24:30, 4:8, 4:8] = 1
+  seen = []
+
+  def predict(windows):
+    seen.append(windows.any())
+    return windows * 10 - 5
+
+  result = np.concatenate(
+    [np.broadcast_to(s, (*s.shape[:3], 1))
+     for s in inference.sliding_window(predict, image, window=(8, 8, 8), overlap=0.0)]
+  )  # fmt: skip
+  assert all(seen)
+  assert len(seen) == 1 * 4
+  np.testing.assert_array_equal(result > 0, image > 0)
+  assert (result[:24] == inference.BACKGROUND).all()
+
+
+def test_memory_is_bounded_by_the_window_depth():
+  image = np.ones((200, 8, 8, 1), np.float32)
+  longest = max(
+    len(slab)
+    for slab in inference.sliding_window(lambda w: w, image, window=(16, 8, 8), overlap=0.5)
+  )
+  assert longest <= 16
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+  shape=st.tuples(*[st.integers(2, 20)] * 3),
+  target=st.tuples(*[st.integers(1, 40)] * 3),
+  pieces=st.integers(1, 6),
+  max_bytes=st.sampled_from([1, 5000, 1 << 20]),
+)
+def test_slabwise_resampling_equals_the_whole(shape, target, pieces, max_bytes):
+  rng = np.random.default_rng(0)
+  maps = rng.normal(size=(*shape, 3)).astype(np.float32)
+  spacing, target_spacing = (
+    (4.0, 4.0, 3.0),
+    tuple(4.0 * n / m for n, m in zip(shape, target, strict=True)),
+  )
+  slabs = np.array_split(maps, min(pieces, shape[0]))
+  parts = list(
+    inference.resample_slabs(slabs, shape, spacing, target, target_spacing, max_bytes=max_bytes)
+  )
+  got = np.concatenate(parts)
+  assert got.shape == (*target, 3)
+  expected = maps
+  for axis in range(3):
+    lower, upper, w = resample.axis_weights(
+      shape[axis], spacing[axis], target[axis], target_spacing[axis]
+    )
+    w = w.reshape([-1 if a == axis else 1 for a in range(4)])
+    expected = np.take(expected, lower, axis) * (1 - w) + np.take(expected, upper, axis) * w
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_gaussian_weights_are_symmetric_with_a_floor():
+  weights = inference.gaussian_weights((8, 12, 16))
+  np.testing.assert_array_equal(weights, weights[::-1, ::-1, ::-1])
+  assert weights.min() == pytest.approx(1e-3)
+  assert weights.max() <= 1

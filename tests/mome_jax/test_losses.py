@@ -1,0 +1,113 @@
+"""Masked BCE + Dice: hand numbers, and gradients that partial labels must leave at zero."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from mome_jax import losses
+
+INF = np.inf
+
+
+def case(batch=2, size=4, classes=3):
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(batch, size, size, size, classes)).astype(np.float32)
+  targets = rng.uniform(size=logits.shape) < 0.3
+  return jnp.asarray(logits), jnp.asarray(targets)
+
+
+def total(logits, targets, valid):
+  return sum(losses.masked_bce_dice(logits, targets, valid))
+
+
+def test_full_supervision_is_bce_and_soft_dice():
+  logits, targets = case()
+  bce, dice = losses.masked_bce_dice(logits, targets, jnp.ones_like(targets))
+  expected = torch.nn.functional.binary_cross_entropy_with_logits(
+    torch.from_numpy(np.array(logits)), torch.from_numpy(np.array(targets, np.float32))
+  )
+  np.testing.assert_allclose(bce, expected, rtol=1e-5)
+  p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+  overlap, both = (p * targets).sum((1, 2, 3)), (p + targets).sum((1, 2, 3))
+  np.testing.assert_allclose(dice, (1 - (2 * overlap + 1) / (both + 1)).mean(), rtol=1e-5)
+
+
+def test_perfect_and_empty_predictions():
+  targets = jnp.zeros((1, 2, 2, 2, 1), bool).at[0, 0].set(True)
+  bce, dice = losses.masked_bce_dice(
+    jnp.where(targets, 50.0, -50.0), targets, jnp.ones_like(targets)
+  )
+  np.testing.assert_allclose([bce, dice], 0, atol=1e-6)
+  # Nothing predicted, 4 voxels missed: Dice loss 1 - 1 / (4 + 1).
+  _, dice = losses.masked_bce_dice(jnp.full(targets.shape, -50.0), targets, jnp.ones_like(targets))
+  np.testing.assert_allclose(dice, 0.8, rtol=1e-6)
+
+
+def test_unsupervised_classes_get_exactly_no_gradient():
+  logits, targets = case()
+  supervised = jnp.array([[True, False, True], [False, False, True]])
+  valid = jnp.broadcast_to(supervised[:, None, None, None], targets.shape)
+  loss, grad = jax.value_and_grad(total)(logits, targets, valid)
+  touched = np.abs(grad).max((1, 2, 3)) > 0
+  np.testing.assert_array_equal(touched, supervised)
+  other = jnp.where(valid, logits, 1e6)  # whatever the model says there
+  np.testing.assert_array_equal(total(other, targets, valid), loss)
+  nan = jnp.where(valid, logits, jnp.nan)
+  np.testing.assert_array_equal(total(nan, targets, valid), loss)
+  assert (np.asarray(jax.grad(total)(nan, targets, valid))[~np.asarray(valid)] == 0).all()
+
+
+def test_the_mean_is_over_supervised_pairs():
+  logits, targets = case(batch=2, classes=2)
+  valid = jnp.ones_like(targets).at[1, ..., 1].set(False)
+  pairs = [(0, 0), (0, 1), (1, 0)]
+  each = [
+    total(
+      logits[b : b + 1, ..., k : k + 1],
+      targets[b : b + 1, ..., k : k + 1],
+      True * jnp.ones((1, 4, 4, 4, 1)),
+    )
+    for b, k in pairs
+  ]
+  np.testing.assert_allclose(total(logits, targets, valid), np.mean(each), rtol=1e-5)
+
+
+def test_nothing_supervised_is_zero():
+  logits, targets = case()
+  loss, grad = jax.value_and_grad(total)(logits, targets, jnp.zeros_like(targets))
+  assert loss == 0
+  assert (np.asarray(grad) == 0).all()
+
+
+def test_slice_range_limits_loss_and_gradient():
+  logits, targets = case(batch=1, classes=2)
+  supervised = jnp.ones((1, 2), bool)
+  frame = jnp.array([[0.0, 0.0, 3.0, 10.0]])  # axis 2 climbs 3 mm a voxel from 10 mm
+  slice_range = jnp.array([[[13.0, 16.5], [-INF, INF]]])
+  valid = losses.valid_voxels((4, 4, 4), supervised, frame, slice_range)
+  np.testing.assert_array_equal(valid[0, 0, 0, :, 0], [False, True, True, False])
+  assert valid[..., 1].all()
+  grad = np.asarray(jax.grad(total)(logits, targets, valid))
+  assert (grad[..., 0][..., [0, 3]] == 0).all()
+  assert (np.abs(grad[..., 0][..., [1, 2]]) > 0).all()
+
+
+def test_valid_voxels_of_a_tilted_patch():
+  frame = jnp.array([[0.5, -0.25, 2.0, 1.0]])
+  valid = losses.valid_voxels(
+    (3, 4, 5), jnp.array([[True]]), frame, jnp.array([[[2.0, 6.0]]], jnp.float32)
+  )
+  i, j, k = np.meshgrid(*(np.arange(n) for n in (3, 4, 5)), indexing='ij')
+  height = 0.5 * i - 0.25 * j + 2 * k + 1
+  np.testing.assert_array_equal(valid[0, ..., 0], (height >= 2) & (height <= 6))
+
+
+@pytest.mark.parametrize('factor', [1, 2, 4])
+def test_block_mean(factor):
+  x = np.random.default_rng(0).uniform(size=(2, 4, 8, 4, 3)).astype(np.float32)
+  expected = torch.nn.functional.avg_pool3d(torch.from_numpy(np.moveaxis(x, -1, 1).copy()), factor)
+  np.testing.assert_allclose(
+    losses.block_mean(jnp.asarray(x), factor), np.moveaxis(expected.numpy(), 1, -1), atol=1e-6
+  )

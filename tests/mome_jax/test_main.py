@@ -1,0 +1,157 @@
+"""The command line, end to end: prepare, train, kill, resume, evaluate."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+STEPS = 8
+SETTINGS = [
+  '--config.data.spacing=(12.0, 12.0, 12.0)',
+  '--config.data.patch=(16, 16, 16)',
+  '--config.evaluation.window=(32, 32, 32)',
+  '--config.evaluation.pictures=1',
+  '--config.model.backbone.size=tiny',
+  f'--config.train.steps={STEPS}',
+  '--config.train.batch_size=2',
+  '--config.train.log_every=1',
+  '--config.train.checkpoint_every=2',
+]
+
+
+@pytest.fixture(scope='module')
+def workplace(tmp_path_factory):
+  """A folder with prepared phantoms, and an environment whose compilations are shared."""
+  folder = tmp_path_factory.mktemp('main')
+  environment = {
+    **os.environ,
+    'PYTHONPATH': str(ROOT),
+    'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+  run(folder, environment, 'input_pipeline.prepare', '--source=phantom', '--data_dir=data',
+      '--spacing=12', '--brick=16', '--cases=3')  # fmt: skip
+  return folder, environment
+
+
+def command(module, *arguments):
+  return [sys.executable, '-m', module, *arguments]
+
+
+def run(folder, environment, module, *arguments):
+  done = subprocess.run(
+    command(module, *arguments), cwd=folder, env=environment, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+  return done.stdout
+
+
+def training(workdir, *changes):
+  config = f'--config={ROOT / "mome_jax/configs/demo.py"}'
+  return config, f'--workdir={workdir}', '--config.data_dir=data', *SETTINGS, *changes
+
+
+def rows(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def trained(workplace):
+  folder, environment = workplace
+  printed = run(folder, environment, 'mome_jax.main', *training('whole'))
+  return folder / 'whole', printed
+
+
+def test_a_run_leaves_what_users_look_for(trained):
+  workdir, printed = trained
+  for name in ('config.json', 'parameters.txt', 'evaluation/table.md', 'pictures/training.png',
+               'pictures/routing.png'):  # fmt: skip
+    assert (workdir / name).stat().st_size > 100, name
+  assert list((workdir / 'tensorboard').glob('events*'))
+  assert len(list((workdir / 'pictures').glob('phantom_*.png'))) == 1
+  log = rows(workdir / 'metrics.jsonl')
+  assert [row['step'] for row in log] == list(range(1, STEPS + 1))
+  assert {'loss', 'loss_bce', 'loss_dice', 'learning_rate', 'grad_norm', 'data_wait'} <= set(log[0])
+
+  summary = json.loads((workdir / 'evaluation/summary.json').read_text())
+  assert summary['step'] == STEPS
+  assert len(summary['classes']) == 12
+  with (workdir / 'evaluation/cases.csv').open() as file:
+    cases = list(csv.DictReader(file))
+  assert len(cases) == 3 * 12  # every held-out phantom labels every class
+  dice = [float(row['dice']) for row in cases if row['class'] == 'liver']
+  assert summary['classes']['liver']['dice'] == pytest.approx(np.mean(dice))
+  assert '| liver ' in printed
+
+
+def test_a_killed_run_resumes_to_the_same_losses(trained, workplace):
+  folder, environment = workplace
+  log = folder / 'killed' / 'metrics.jsonl'
+  process = subprocess.Popen(
+    command('mome_jax.main', *training('killed')), cwd=folder, env=environment,
+    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+  )  # fmt: skip
+  deadline = time.monotonic() + 300
+  while not (log.exists() and len(rows(log)) >= 5):
+    assert process.poll() is None, 'the run ended before it could be killed'
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+
+  printed = run(folder, environment, 'mome_jax.main', *training('killed'))
+  assert 'resuming killed at step' in printed
+  resumed, whole = rows(log), rows(trained[0] / 'metrics.jsonl')
+  assert [row['step'] for row in resumed] == list(range(1, STEPS + 1))
+  np.testing.assert_allclose(
+    [row['loss'] for row in resumed], [row['loss'] for row in whole], rtol=1e-5
+  )
+  table = 'evaluation/table.md'
+  assert (folder / 'killed' / table).read_text() == (trained[0] / table).read_text()
+
+
+def test_evaluation_alone_repeats_the_table(trained, workplace):
+  folder, environment = workplace
+  before = (trained[0] / 'evaluation/cases.csv').read_text()
+  (trained[0] / 'evaluation/cases.csv').unlink()
+  run(folder, environment, 'mome_jax.main', *training('whole'), '--mode=evaluate')
+  assert (trained[0] / 'evaluation/cases.csv').read_text() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(workplace):
+  folder, environment = workplace
+  done = subprocess.run(
+    command('mome_jax.main', *training('diverged', '--config.train.learning_rate=1e30')),
+    cwd=folder, env=environment, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 1
+  message = done.stderr.strip().splitlines()[-1]
+  assert 'NonFiniteLossError' in message
+  assert 'between steps' in message
+  assert 'config.train.learning_rate' in message
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    (['--config.data_dir=nowhere'], 'input_pipeline.prepare --source=phantom'),
+    (['--config.model.experts=both'], "model.experts is 'both'; known: pyramid, finest"),
+    (['--mode=evaluate'], 'holds no checkpoint'),
+  ],
+)
+def test_mistakes_are_explained_in_one_line(workplace, changes, message):
+  folder, environment = workplace
+  done = subprocess.run(
+    command('mome_jax.main', *training('mistake'), *changes),
+    cwd=folder, env=environment, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 1
+  assert message in done.stderr.strip().splitlines()[-1]
