@@ -39,7 +39,7 @@ class Routing:
     starts = [
       inference.window_starts(n, w, 0.0) for n, w in zip(channels.shape[:3], window, strict=True)
     ]
-    best = 0
+    best = -1
     for corner in ((i, j, k) for i in starts[0] for j in starts[1] for k in starts[2]):
       view = channels[tuple(slice(c, c + w) for c, w in zip(corner, window, strict=True))]
       if not view.any():
@@ -56,12 +56,13 @@ class Routing:
 
   def draw(self, path: str | os.PathLike) -> None:
     """Writes the picture: a table of mean weights, and maps of the four largest classes."""
-    view, inside, weights = self._view
-    names = [self.names[k] for k in np.argsort(-inside.sum((1, 2, 3)))[:4] if inside[k].any()]
     low, high = self._segmenter.windows[0]
     anatomy, maps, outlines = {}, {}, {}
-    for name in names:
-      k = self.names.index(name)
+    view, inside, weights = self._view
+    for k in np.argsort(-inside.sum((1, 2, 3)))[:4]:
+      if not inside[k].any():
+        break
+      name = self.names[k]
       z = int(inside[k].sum((0, 1)).argmax())
       anatomy[name] = low + (high - low) * view[..., z, 0]
       maps[name] = np.tensordot(np.arange(len(weights)), weights[:, k, :, :, z], 1)

@@ -14,14 +14,19 @@ def masked_bce_dice(
   counted one, gets a gradient of exactly zero. The means run over the arrays as given, so under
   jit with a sharded batch they are means over the global batch.
 
+  Dice is taken over the pairs with a target in the patch only. Of an absent class it would push
+  every probability p down with a force near 0.25 a pair, while a class that is there pulls its few
+  voxels up with a force near 2 p: early in training, patches without an organ would then hold its
+  probability at zero. BCE alone teaches absence.
+
   Args:
     logits: (B, D, H, W, K) float32.
     targets: (B, D, H, W, K), 0 to 1; fractions where masks were averaged over blocks.
     valid: (B, D, H, W, K), 0 to 1; 0 where the label says nothing about the class.
 
   Returns:
-    Two float32 scalars: the mean over pairs of the voxel mean of BCE, and the mean over pairs of
-    1 - (2 sum p t + 1) / (sum p + sum t + 1).
+    Two float32 scalars: the mean over pairs of the voxel mean of BCE, and the mean over pairs with
+    a target of 1 - (2 sum p t + 1) / (sum p + sum t + 1).
   """
   spatial = (1, 2, 3)
   logits = jnp.where(valid > 0, logits, 0.0)
@@ -35,7 +40,29 @@ def masked_bce_dice(
   probability = jax.nn.sigmoid(logits) * valid
   overlap = (probability * targets).sum(spatial)
   dice = 1 - (2 * overlap + 1) / (probability.sum(spatial) + targets.sum(spatial) + 1)
-  return (bce * supervised).sum() / pairs, (dice * supervised).sum() / pairs
+  present = targets.sum(spatial) > 0
+  dice = (dice * present).sum() / jnp.maximum(present.sum(), 1)
+  return (bce * supervised).sum() / pairs, dice
+
+
+def prompt_contrast(sampled: jax.Array, default: jax.Array, temperature: float = 0.1) -> jax.Array:
+  """How badly a class's prompts can be told from other classes' (InfoNCE, van den Oord 2018).
+
+  Prompts share most of their words, so that fresh embeddings of all classes are nearly parallel and
+  every class gets the same head; this pulls them apart in tens of steps, and pulls the synonyms of
+  a class together. The two sets hold the same classes in the same order.
+
+  Args:
+    sampled: (K, d_t) float32, embeddings of random prompts.
+    default: (K, d_t) float32, embeddings of the classes' default prompts.
+    temperature: of the softmax over cosine similarities.
+
+  Returns:
+    Mean cross entropy of finding each sampled prompt's class among the default ones.
+  """
+  unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+  similarity = unit(sampled) @ unit(default).T / temperature
+  return -jnp.diag(jax.nn.log_softmax(similarity)).mean()
 
 
 def valid_voxels(

@@ -15,7 +15,10 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from input_pipeline.bricks import NotPreparedError
+from input_pipeline.pipeline import PipelineError
 from mome_jax import evaluate, train
+from mome_jax.checkpoint import CheckpointError
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the experiment.')
@@ -31,9 +34,12 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
   logging.set_verbosity(logging.WARNING)
   workdir = pathlib.Path(_WORKDIR.value)
-  if _MODE.value == 'train':
-    train.train(_CONFIG.value, workdir)
-  evaluate.evaluate(_CONFIG.value, workdir)
+  try:
+    if _MODE.value == 'train':
+      train.train(_CONFIG.value, workdir)
+    evaluate.evaluate(_CONFIG.value, workdir)
+  except (CheckpointError, NotPreparedError, PipelineError, train.NonFiniteLossError) as error:
+    sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -47,7 +47,18 @@ def make_optimizer(config) -> optax.GradientTransformation:
       weight_decay=config.weight_decay,
       mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
     ),
+    optax.masked(optax.scale(config.generator_rate), _generates_weights),
   )
+
+
+def _generates_weights(params):
+  """True for what turns text and context into weights, False for the text encoder and the image."""
+
+  def generates(path, _):
+    top, name = path[0].key, path[1].key
+    return top == 'model' and name != 'backbone' and not name.startswith('expert_')
+
+  return jax.tree_util.tree_map_with_path(generates, params)
 
 
 def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState, TrainState]:

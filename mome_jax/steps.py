@@ -14,32 +14,35 @@ def embed(text_encoder, params, prompts: dict[str, jax.Array]) -> jax.Array:
   return text_encoder.apply({'params': params['text']}, prompts['ids'], prompts['mask'])
 
 
-def make_loss_fn(model, text_encoder, code_table: jax.Array, expert_loss: float):
+def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
   """The loss of a batch as a function of the parameters.
 
   Args:
     model: from `build_model`.
     text_encoder: from `build_text_encoder`.
     code_table: (256, K) bool; whether a label code belongs to a class.
-    expert_loss: weight of the same losses on each coarser expert's own logits.
+    config: `config.train`; uses `expert_loss`, the weight of the same losses on each coarser
+      expert's own logits, and `text_loss`, the weight of `losses.prompt_contrast`.
 
   Returns:
     loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds image (B, D, H, W, C_in),
-    label (B, D, H, W) uint8 codes, supervised (B, K), frame (B, 4), slice_range (B, K, 2).
+    label (B, D, H, W) uint8 codes, supervised (B, K), frame (B, 4), slice_range (B, K, 2);
+    `prompts` ids and mask (2 K, T): a random prompt of each class, then the default ones.
   """
 
   def loss_fn(params, batch, prompts):
-    text = embed(text_encoder, params, prompts)
-    logits, aux = model.apply({'params': params['model']}, batch['image'], text)
+    sampled, default = jnp.split(embed(text_encoder, params, prompts), 2)
+    logits, aux = model.apply({'params': params['model']}, batch['image'], sampled)
     targets = jnp.take(code_table, batch['label'].astype(jnp.int32), axis=0)
     valid = losses.valid_voxels(
       batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
     )
     bce, dice = losses.masked_bce_dice(logits, targets, valid)
-    metrics = {'loss_bce': bce, 'loss_dice': dice}
-    loss = bce + dice
+    contrast = losses.prompt_contrast(sampled, default)
+    metrics = {'loss_bce': bce, 'loss_dice': dice, 'loss_text': contrast}
+    loss = bce + dice + config.text_loss * contrast
     coarse = aux['expert_logits'][1:]
-    if expert_loss and coarse:
+    if config.expert_loss and coarse:
       total = 0.0
       for scores in coarse:
         factor = logits.shape[1] // scores.shape[2]
@@ -51,7 +54,7 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, expert_loss: float)
           )
         )
       metrics['loss_experts'] = total / len(coarse)
-      loss = loss + expert_loss * metrics['loss_experts']
+      loss = loss + config.expert_loss * metrics['loss_experts']
     return loss, {'loss': loss, **metrics}
 
   return loss_fn

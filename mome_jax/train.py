@@ -78,8 +78,9 @@ def train(config, workdir: pathlib.Path) -> None:
     model,
     text_encoder,
     jnp.asarray(TEMPLATE.code_table(config.classes)),
-    config.train.expert_loss,
+    config.train,
   )
+  default = prompts.default_prompts(config.classes)
   train_step = jax.jit(steps.make_train_step(loss_fn, optimizer, config.train), donate_argnums=0)
 
   # ---- loop --------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def train(config, workdir: pathlib.Path) -> None:
     batch = sharding.shard_batch(mesh, next(batches))
     waited += time.perf_counter() - asked
     sampled = prompts.sample_prompts(config.classes, seed=config.seed, step=step)
-    ids, mask = tokenizer.encode(sampled, config.text.max_length)
+    ids, mask = tokenizer.encode(sampled + default, config.text.max_length)
     tokens = sharding.replicate(mesh, {'ids': ids, 'mask': mask})
     train_state, metrics = train_step(train_state, batch, tokens)
     window.append(metrics)

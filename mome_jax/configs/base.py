@@ -45,11 +45,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.steps = 100_000
   config.train.batch_size = 8  # over all devices
   config.train.learning_rate = 1e-4
+  # Of the head generator and the router, relative to learning_rate: a generated weight is a sum
+  # over 512 inputs, so that one Adam step moves it by hundreds of learning rates.
+  config.train.generator_rate = 0.1
   config.train.warmup_steps = 1000
   config.train.weight_decay = 1e-5
   config.train.clip_norm = 1.0
   config.train.ema_decay = 0.999
   config.train.expert_loss = 0.1  # supervision of each coarser expert on its own
+  config.train.text_loss = 1.0  # telling each class's prompts from the others'
   config.train.log_every = 50
   config.train.checkpoint_every = 1000
   config.train.keep_checkpoints = 2

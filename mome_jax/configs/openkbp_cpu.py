@@ -25,5 +25,5 @@ def get_config():
   config.train.checkpoint_every = 250
 
   config.evaluation.window = (64, 64, 64)
-  config.evaluation.overlap = 0.5
+  config.evaluation.overlap = 0.25
   return config

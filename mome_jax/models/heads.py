@@ -1,5 +1,7 @@
 """Class heads: three 1x1x1 convolutions whose weights are generated from each class's text."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from mome_jax.models import layers
 WIDTH = 8  # channels of the expert outputs and of the heads' hidden layers
 _SIZES = (WIDTH * WIDTH, WIDTH * WIDTH, WIDTH, WIDTH, WIDTH, 1)  # w1 w2 w3 b1 b2 b3
 NUM_PARAMETERS = sum(_SIZES)  # P = 153
+PRIOR = 0.01  # probability of a class at a voxel, before training
 
 
 class ScanContext(nn.Module):
@@ -32,7 +35,16 @@ class HeadGenerator(nn.Module):
     pairs = jnp.concatenate(
       [jnp.broadcast_to(context[:, None], shape), jnp.broadcast_to(classes[None], shape)], -1
     )
-    return nn.Dense(NUM_PARAMETERS, name='controller')(pairs)
+    return nn.Dense(NUM_PARAMETERS, bias_init=_rare, name='controller')(pairs)
+
+
+def _rare(key, shape, dtype=jnp.float32):
+  """Zeros but for the last bias: fresh heads expect a class in few voxels.
+
+  Without it the first steps push every logit far down, and relu units of the heads die on the way.
+  """
+  del key
+  return jnp.zeros(shape, dtype).at[-1].set(math.log(PRIOR / (1 - PRIOR)))
 
 
 def apply_heads(theta: jax.Array, z: jax.Array) -> jax.Array:

@@ -45,6 +45,25 @@ def test_perfect_and_empty_predictions():
   np.testing.assert_allclose(dice, 0.8, rtol=1e-6)
 
 
+def test_an_absent_class_counts_in_bce_only():
+  logits, targets = case(batch=1, classes=2)
+  absent = targets.at[..., 1].set(False)
+  bce, dice = losses.masked_bce_dice(logits, absent, jnp.ones_like(targets))
+  alone = losses.masked_bce_dice(logits[..., :1], targets[..., :1], jnp.ones((1, 4, 4, 4, 1)))
+  np.testing.assert_allclose(dice, alone[1], rtol=1e-6)
+  empty = np.log1p(np.exp(np.asarray(logits[..., 1]))).mean()
+  np.testing.assert_allclose(bce, (alone[0] + empty) / 2, rtol=1e-5)
+
+
+def test_prompt_contrast_on_hand_numbers():
+  default = jnp.eye(2)
+  np.testing.assert_allclose(
+    losses.prompt_contrast(3 * default, default, 1.0), np.log1p(np.exp(-1)), rtol=1e-5
+  )
+  parallel = jnp.ones((2, 2))
+  np.testing.assert_allclose(losses.prompt_contrast(parallel, parallel), np.log(2), rtol=1e-6)
+
+
 def test_unsupervised_classes_get_exactly_no_gradient():
   logits, targets = case()
   supervised = jnp.array([[True, False, True], [False, False, True]])

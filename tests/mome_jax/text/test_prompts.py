@@ -42,13 +42,14 @@ def test_a_class_draws_the_same_in_any_company():
   assert backwards == [together[name] for name in NAMES[::-1]]
 
 
-def test_every_training_prompt_is_drawn_about_equally_often():
+def test_half_of_the_draws_are_the_default_prompt_and_the_rest_equally_frequent():
   liver = TEMPLATE.get('liver')
   names = {liver.name, *liver.synonyms}
   possible = {prompts.phrase(s, liver, n) for s in prompts.SENTENCES for n in names}
-  draws = [prompts.sample_prompts(['liver'], seed=0, step=i)[0] for i in range(40 * len(possible))]
+  draws = [prompts.sample_prompts(['liver'], seed=0, step=i)[0] for i in range(80 * len(possible))]
   counts = {p: draws.count(p) for p in possible}
   assert sum(counts.values()) == len(draws)
+  assert abs(counts.pop(liver.prompt) / len(draws) - 0.5) < 0.03
   # 40 expected, standard deviation 6.3: four of them on either side.
   assert min(counts.values()) > 14 and max(counts.values()) < 66
 
