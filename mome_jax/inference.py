@@ -158,8 +158,10 @@ def resample_slabs(
         block = _blend(block, axis, *axes[axis])
       yield block
     emitted = max(emitted, ready)
-    keep = int(lower[emitted]) - first if emitted < len(lower) else len(held)
-    held, first = held[keep:], first + keep
+    # Planes before the next one needed are done with; that one may lie beyond this slab.
+    needed = int(lower[emitted]) - first if emitted < len(lower) else len(held)
+    done = min(needed, len(held))
+    held, first = held[done:], first + done
 
 
 def _like(held: np.ndarray, slab: np.ndarray) -> np.ndarray:
