@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
   """Dispatches on --mode."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
-  logging.set_verbosity(logging.WARNING)
+  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   workdir = pathlib.Path(_WORKDIR.value)
   try:
     if _MODE.value == 'train':

@@ -47,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.learning_rate = 1e-4
   # Of the head generator and the router, relative to learning_rate: a generated weight is a sum
   # over 512 inputs, so that one Adam step moves it by hundreds of learning rates.
-  config.train.generator_rate = 0.02
+  config.train.generator_rate = 0.1
   config.train.warmup_steps = 1000
   config.train.weight_decay = 1e-5
   config.train.clip_norm = 1.0

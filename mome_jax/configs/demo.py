@@ -23,10 +23,10 @@ def get_config():
   config.model.backbone.size = 'small'
   config.model.dtype = 'float32'
 
-  config.train.steps = 300
+  config.train.steps = 350
   config.train.batch_size = 1
   config.train.learning_rate = 2e-3
-  config.train.warmup_steps = 30
+  config.train.warmup_steps = 20
   config.train.ema_decay = 0.98
   config.train.log_every = 10
   config.train.checkpoint_every = 150

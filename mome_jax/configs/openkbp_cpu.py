@@ -1,4 +1,4 @@
-r"""Head and neck organs on real, partially labelled CT: at most 40 minutes on two CPU cores.
+r"""Head and neck organs on real, partially labelled CT, sized for two CPU cores.
 
 python -m input_pipeline.prepare --source=openkbp --manual_dir=DIR --data_dir=runs/data \
     --spacing=4,4,3 --brick=32
@@ -19,10 +19,11 @@ def get_config():
   config.data.windows = ((-175.0, 250.0), (-1000.0, 1000.0))
   config.data.patch = (48, 48, 48)
 
-  config.train.steps = 1500
+  config.train.steps = 2000
   config.train.ema_decay = 0.99
   config.train.log_every = 25
   config.train.checkpoint_every = 250
+  config.train.warmup_steps = 50
 
   config.evaluation.window = (64, 64, 64)
   config.evaluation.overlap = 0.25
