@@ -5,7 +5,7 @@ import pathlib
 import hypothesis
 import pytest
 
-# Shared machines stall, and a red run must be red again: no time limits, the same examples each time.
+# Shared machines stall, and a red run must be red again: no time limits, the same examples.
 hypothesis.settings.register_profile('steady', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('steady')
 
