@@ -1,6 +1,5 @@
 """Saving, resuming and loading: Orbax lives here and nowhere else."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -76,10 +75,6 @@ class Checkpointer:
       ) from error
     return TrainState(ema=restored.ema, **restored.train), restored.data
 
-  def wait(self) -> None:
-    """Returns when everything saved so far is on disk."""
-    self._manager.wait_until_finished()
-
   def close(self) -> None:
     """Waits, then releases the writer threads."""
     self._manager.close()
@@ -88,18 +83,6 @@ class Checkpointer:
 def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
   """Writes `WORKDIR/config.json`."""
   (pathlib.Path(workdir) / 'config.json').write_text(config.to_json_best_effort(indent=2) + '\n')
-
-
-def load_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """Reads `WORKDIR/config.json`.
-
-  Raises:
-    CheckpointError: if it is missing.
-  """
-  path = pathlib.Path(workdir) / 'config.json'
-  if not path.is_file():
-    raise CheckpointError(f'{path} is missing; give the --workdir of a training run')
-  return ml_collections.ConfigDict(json.loads(path.read_text()))
 
 
 def load_ema(workdir: pathlib.Path, sharding: jax.sharding.Sharding) -> tuple[int, Any]:

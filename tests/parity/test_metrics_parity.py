@@ -1,13 +1,12 @@
 """Dice, surface Dice and HD95 against MONAI on random blobs with anisotropic voxels."""
 
+import monai.metrics as monai
 import numpy as np
 import pytest
 import scipy.ndimage
+import torch
 
 from mome_jax import metrics
-
-torch = pytest.importorskip('torch')
-monai = pytest.importorskip('monai.metrics')
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.8, 0.8, 2.5), (3.0, 1.2, 0.7)]
 

@@ -4,11 +4,10 @@ import flax.traverse_util
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from mome_jax.text import t5, tokenizer
-
-torch = pytest.importorskip('torch')
-transformers = pytest.importorskip('transformers')
 
 PHRASES = (
   'A computerized tomography of a liver',
