@@ -85,15 +85,17 @@ def _size(arrays: tuple[np.ndarray, ...]) -> int:
 class PatchSampler:
   """Draws training patches.
 
-  A patch is drawn in three steps: a dataset, uniformly; then with probability `foreground` a class
-  that the dataset supervises, uniformly, one of the cases that have it, uniformly, and one of its
-  voxels there, uniformly, near which the patch is placed; otherwise any place in any case.
+  A patch is drawn in three steps: a dataset, as `balance` says; then with probability `foreground`
+  a class that the dataset supervises, uniformly, one of the cases that have it, uniformly, and one
+  of its voxels there, uniformly, near which the patch is placed; otherwise any place in any case.
 
   Args:
     config: mapping with attributes
       patch: (3,) voxels;
       windows: HU windows (low, high), one input channel each;
       foreground: probability of the second step above;
+      balance: 'sources' draws every dataset equally often; 'classes' draws it as often as it has
+        classes, so that no class is rare because its dataset labels many;
       cache_mb: bound on decoded bricks in memory;
       augment: mapping of `augment.DEFAULTS` fields, or None;
       spacing: (3,) mm, checked against the stores where it is given.
@@ -127,6 +129,12 @@ class PatchSampler:
       members = [case for case in cases if case.info.source == name]
       having = [(k, [c for c in members if k in c.voxels]) for k in range(len(classes))]
       self._datasets.append((members, [(k, some) for k, some in having if some]))
+    weights = [max(len(having), 1) for _, having in self._datasets]
+    if config.balance not in ('sources', 'classes'):
+      raise PipelineError(f'data.balance is {config.balance!r}; known: sources, classes')
+    if config.balance == 'sources':
+      weights = [1] * len(weights)
+    self._odds = np.array(weights) / max(sum(weights), 1)
     if not self._datasets:
       names = [store.name for store in stores]
       raise PipelineError(f'no case of {names} labels one of {self.classes}; choose other classes')
@@ -186,7 +194,7 @@ class PatchSampler:
 
   def _place(self, rng: np.random.Generator) -> tuple[_Case, np.ndarray]:
     """A case and the first voxel of a patch in it."""
-    members, having = self._datasets[rng.integers(len(self._datasets))]
+    members, having = self._datasets[rng.choice(len(self._datasets), p=self._odds)]
     patch = np.array(self.patch)
     if having and rng.random() < self._foreground:
       k, cases = having[rng.integers(len(having))]

@@ -33,7 +33,10 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
   def loss_fn(params, batch, prompts):
     sampled, default = jnp.split(embed(text_encoder, params, prompts), 2)
     logits, aux = model.apply({'params': params['model']}, batch['image'], sampled)
-    targets = jnp.take(code_table, batch['label'].astype(jnp.int32), axis=0)
+    # Class-first: sums over voxels then run over long contiguous axes. The model's own last step was
+    # to put the classes last, so that the compiler cancels the two.
+    logits = jnp.moveaxis(logits, -1, 1)
+    targets = jnp.moveaxis(code_table.T[:, batch['label'].astype(jnp.int32)], 0, 1)
     valid = losses.valid_voxels(
       batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
     )
@@ -45,12 +48,10 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
     if config.expert_loss and coarse:
       total = 0.0
       for scores in coarse:
-        factor = logits.shape[1] // scores.shape[2]
+        factor = logits.shape[-1] // scores.shape[-1]
         total += sum(
           losses.masked_bce_dice(
-            jnp.moveaxis(scores, 1, -1),
-            losses.block_mean(targets, factor),
-            losses.block_mean(valid, factor),
+            scores, losses.block_mean(targets, factor), losses.block_mean(valid, factor)
           )
         )
       metrics['loss_experts'] = total / len(coarse)

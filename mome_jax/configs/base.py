@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.windows = ((-175.0, 250.0),)  # HU, one input channel each
   config.data.patch = (96, 96, 96)
   config.data.foreground = 0.67  # share of patches centred on a supervised class
+  config.data.balance = 'sources'  # how often each dataset is drawn; or 'classes', see pipeline.py
   config.data.cache_mb = 1024
   config.data.num_parallel = 2
   config.data.augment = ml_collections.ConfigDict()
@@ -39,6 +40,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.top_k = 0  # scales each class uses at a voxel; 0 is all
   config.model.width = 256
   config.model.router_width = 32
+  config.model.head_activation = 'leaky_relu'  # 'relu' is what published weights expect
+  config.model.class_chunk = 8  # classes whose maps are made at the same time
   config.model.dtype = 'bfloat16'
 
   config.train = ml_collections.ConfigDict()

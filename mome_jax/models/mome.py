@@ -18,6 +18,8 @@ class MoME(nn.Module):
     top_k: scales each class uses at a voxel; 0 is all (soft mixture).
     width: d, of the class features and the scan's context.
     router_width: d_r.
+    head_activation: of the class heads; see `heads.apply_head`.
+    class_chunk: classes whose maps are made at the same time; fewer need less memory.
     dtype: of the backbone and the heads; parameters, router and logits are float32.
   """
 
@@ -27,6 +29,8 @@ class MoME(nn.Module):
   top_k: int = 0
   width: int = 256
   router_width: int = 32
+  head_activation: str = 'relu'
+  class_chunk: int = 8
   dtype: jnp.dtype = jnp.float32
 
   @property
@@ -64,16 +68,29 @@ class MoME(nn.Module):
 
     scales = self.active_scales
     features = [pyramid[scale] for scale in scales]
-    scores = [
-      heads.apply_heads(theta, experts.ScaleExpert(self.dtype, name=f'expert_{scale}')(x))
+    outputs = [
+      jnp.moveaxis(experts.ScaleExpert(self.dtype, name=f'expert_{scale}')(x), -1, 1)
       for scale, x in zip(scales, features, strict=True)
     ]
-    aux = {'expert_logits': scores}
-    logits = scores[0]
+    gates = []
     if len(scales) > 1:
       gates = router.Router(self.router_width, name='router')(features, classes, context)
-      aux['router_logits'] = gates
-      logits = router.fuse(scores, gates, self.top_k)
+
+    # Checkpointed and a few classes at a time: neither the heads' hidden layers nor the upsampled
+    # maps of all classes and scales are ever held together.
+    @jax.checkpoint
+    def one_class(generated):
+      theta, gates = generated
+      scores = [heads.apply_head(theta, z, self.head_activation) for z in outputs]
+      if not gates:
+        return scores[0], scores, []
+      logits = [gate(x) for gate, x in zip(gates, features, strict=True)]
+      return router.fuse(scores, logits, self.top_k), scores, logits
+
+    by_class = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (theta, gates))
+    maps = jax.lax.map(one_class, by_class, batch_size=self.class_chunk)
+    logits, scores, gates = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), maps)
+    aux = {'expert_logits': scores} | ({'router_logits': gates} if gates else {})
     return jnp.moveaxis(logits, 1, -1), aux
 
 
@@ -82,7 +99,8 @@ def build_model(config) -> MoME:
 
   Args:
     config: with `backbone.name` ('unet'), `backbone.size` ('tiny', 'small', 'base'), `experts`
-      ('pyramid', 'finest'), `scales`, `top_k`, `width`, `router_width`, `dtype`.
+      ('pyramid', 'finest'), `scales`, `top_k`, `width`, `router_width`, `head_activation`,
+      `class_chunk`, `dtype`.
 
   Raises:
     ValueError: for a value that names nothing.
@@ -96,6 +114,10 @@ def build_model(config) -> MoME:
     )
   if config.experts not in ('pyramid', 'finest'):
     raise ValueError(f'model.experts is {config.experts!r}; known: pyramid, finest')
+  if config.head_activation not in heads.ACTIVATIONS:
+    raise ValueError(
+      f'model.head_activation is {config.head_activation!r}; known: {", ".join(heads.ACTIVATIONS)}'
+    )
   channels = unet.CHANNELS[config.backbone.size]
   scales = tuple(config.scales)
   if scales and (
@@ -113,5 +135,7 @@ def build_model(config) -> MoME:
     top_k=config.top_k,
     width=config.width,
     router_width=config.router_width,
+    head_activation=config.head_activation,
+    class_chunk=config.class_chunk,
     dtype=dtype,
   )
