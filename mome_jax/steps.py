@@ -33,8 +33,8 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
   def loss_fn(params, batch, prompts):
     sampled, default = jnp.split(embed(text_encoder, params, prompts), 2)
     logits, aux = model.apply({'params': params['model']}, batch['image'], sampled)
-    # Class-first: sums over voxels then run over long contiguous axes. The model's own last step was
-    # to put the classes last, so that the compiler cancels the two.
+    # Class-first: sums over voxels then run over long contiguous axes. The model's last step puts
+    # the classes last; the compiler cancels the two.
     logits = jnp.moveaxis(logits, -1, 1)
     targets = jnp.moveaxis(code_table.T[:, batch['label'].astype(jnp.int32)], 0, 1)
     valid = losses.valid_voxels(

@@ -93,7 +93,7 @@ def scale_weights(gates: Sequence[jax.Array], top_k: int = 0) -> list[jax.Array]
   """
   logits = _at_finest(gates)
   log_total = _log_total(logits, top_k)
-  return [_weight(logits, l, log_total, top_k) for l in range(len(logits))]
+  return [_weight(logits, i, log_total, top_k) for i in range(len(logits))]
 
 
 def _at_finest(maps: Sequence[jax.Array]) -> list[jax.Array]:
@@ -111,23 +111,23 @@ def _log_total(logits: Sequence[jax.Array], top_k: int) -> jax.Array:
   highest = lax.stop_gradient(functools.reduce(jnp.maximum, logits))
   renormalise = 1 < top_k < len(logits)
   odds = [
-    jnp.where(_rank(logits, l) < top_k, jnp.exp(a - highest), 0.0)
+    jnp.where(_rank(logits, i) < top_k, jnp.exp(a - highest), 0.0)
     if renormalise
     else jnp.exp(a - highest)
-    for l, a in enumerate(logits)
+    for i, a in enumerate(logits)
   ]
   return highest + jnp.log(sum(odds))
 
 
-def _weight(logits: Sequence[jax.Array], l: int, log_total: jax.Array, top_k: int) -> jax.Array:
-  weight = jnp.exp(logits[l] - log_total)
-  return jnp.where(_rank(logits, l) < top_k, weight, 0.0) if 0 < top_k < len(logits) else weight
+def _weight(logits: Sequence[jax.Array], i: int, log_total: jax.Array, top_k: int) -> jax.Array:
+  weight = jnp.exp(logits[i] - log_total)
+  return jnp.where(_rank(logits, i) < top_k, weight, 0.0) if 0 < top_k < len(logits) else weight
 
 
-def _rank(logits: Sequence[jax.Array], l: int) -> jax.Array:
-  """How many scales come before scale l at each voxel; of equal ones the finer comes first."""
-  before = [logits[j] >= logits[l] for j in range(l)]
-  return sum(before + [logits[j] > logits[l] for j in range(l + 1, len(logits))], jnp.int32(0))
+def _rank(logits: Sequence[jax.Array], i: int) -> jax.Array:
+  """How many scales come before scale i at each voxel; of equal ones the finer comes first."""
+  before = [logits[j] >= logits[i] for j in range(i)]
+  return sum(before + [logits[j] > logits[i] for j in range(i + 1, len(logits))], jnp.int32(0))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -159,7 +159,7 @@ def _fuse_forward(scores, gates, top_k):
     )
   logits, fine = _at_finest(gates), _at_finest(scores)
   log_total = _log_total(logits, top_k)
-  fused = sum(_weight(logits, l, log_total, top_k) * s for l, s in enumerate(fine))
+  fused = sum(_weight(logits, i, log_total, top_k) * s for i, s in enumerate(fine))
   return fused, (scores, gates, fused, log_total)
 
 
@@ -167,10 +167,10 @@ def _fuse_backward(top_k, residuals, d_fused):
   scores, gates, fused, log_total = residuals
   logits, fine = _at_finest(gates), _at_finest(scores)
   d_scores, d_gates = [], []
-  for l, (s, a) in enumerate(zip(fine, gates, strict=True)):
-    d_score = _weight(logits, l, log_total, top_k) * d_fused
+  for i, (s, a) in enumerate(zip(fine, gates, strict=True)):
+    d_score = _weight(logits, i, log_total, top_k) * d_fused
     if top_k == 1 < len(gates):  # the weights of the scales left out still divide the chosen one
-      share = jnp.exp(logits[l] - log_total) * d_fused
+      share = jnp.exp(logits[i] - log_total) * d_fused
       d_gate = d_score * s - share * fused
     else:
       d_gate = d_score * (s - fused)
