@@ -27,8 +27,8 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   prints the table.
 
   Args:
-    config: see `configs/base.py`.
-    workdir: of a training run.
+    config: see `configs/base.py`; usually the model's own (`checkpoint.load_config`).
+    workdir: of a training run, or a model folder.
 
   Returns:
     The summary; see `metrics.summarize`.
@@ -38,11 +38,14 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   """
   mesh = sharding.make_mesh(config.mesh)
   jax.set_mesh(mesh)
-  step, params = checkpoint.load_ema(workdir, jax.sharding.NamedSharding(mesh, sharding.REPLICATED))
+  trained = checkpoint.load_model(workdir, jax.sharding.NamedSharding(mesh, sharding.REPLICATED))
+  step, params = trained.step, trained.params
   model = build_model(config.model)
   text_encoder = build_text_encoder(config.text)
   names = tuple(config.classes)
-  ids, mask = Tokenizer().encode(prompts.default_prompts(names), config.text.max_length)
+  ids, mask = Tokenizer(trained.folder / checkpoint.TOKENIZER).encode(
+    prompts.default_prompts(names), config.text.max_length
+  )
   text = jax.jit(functools.partial(steps.embed, text_encoder))(params, {'ids': ids, 'mask': mask})
 
   predict_step = jax.jit(steps.make_predict_step(model))

@@ -1,7 +1,8 @@
 """Trains and evaluates: `python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=DIR`.
 
 Any value of the config can be changed on the command line: `--config.train.steps=100`. The same
-command again resumes where the run stopped.
+command again resumes where the run stopped. `--mode=evaluate` needs no --config: the workdir, or a
+model folder, has its own.
 """
 
 import os
@@ -17,7 +18,7 @@ from ml_collections import config_flags
 
 from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
-from mome_jax import evaluate, train
+from mome_jax import checkpoint, evaluate, train
 from mome_jax.checkpoint import CheckpointError
 
 FLAGS = flags.FLAGS
@@ -34,14 +35,17 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   workdir = pathlib.Path(_WORKDIR.value)
+  config = _CONFIG.value
+  if config is None and _MODE.value == 'train':
+    sys.exit('error: training needs --config, such as --config=mome_jax/configs/demo.py')
   try:
     if _MODE.value == 'train':
-      train.train(_CONFIG.value, workdir)
-    evaluate.evaluate(_CONFIG.value, workdir)
+      train.train(config, workdir)
+    evaluate.evaluate(config or checkpoint.load_config(workdir), workdir)
   except (CheckpointError, NotPreparedError, PipelineError, train.NonFiniteLossError) as error:
     sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
+  flags.mark_flags_as_required(['workdir'])
   sys.exit(app.run(main))

@@ -37,7 +37,7 @@ def train(config, workdir: pathlib.Path) -> None:
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  checkpoint.save_config(workdir, config)
+  checkpoint.save_description(workdir, config)
 
   # ---- mesh, model, state ------------------------------------------------------------------------
   mesh = sharding.make_mesh(config.mesh)

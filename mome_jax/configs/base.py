@@ -20,7 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.num_parallel = 2
   config.data.augment = ml_collections.ConfigDict()
 
-  config.text = ml_collections.ConfigDict()  # a small T5 that trains with the model
+  config.text = ml_collections.ConfigDict()
+  config.text.mode = 'joint'  # a small T5 that trains with the model
   config.text.vocab_size = 512
   config.text.max_length = 32
   config.text.d_model = 128
