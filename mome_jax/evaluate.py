@@ -1,7 +1,6 @@
 """Checkpoint x cases -> per-case CSV, summary JSON, Markdown table and pictures."""
 
 import csv
-import functools
 import json
 import pathlib
 
@@ -12,12 +11,9 @@ import tqdm
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint, explain, metrics, report, sharding, steps
-from mome_jax.models import build_model
-from mome_jax.segment import Segmenter
+from mome_jax import explain, metrics, report, steps
+from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
-from mome_jax.text.t5 import build_text_encoder
-from mome_jax.text.tokenizer import Tokenizer
 
 
 def evaluate(config, workdir: pathlib.Path) -> dict:
@@ -36,34 +32,19 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   Raises:
     CheckpointError: if there is no checkpoint.
   """
-  mesh = sharding.make_mesh(config.mesh)
-  jax.set_mesh(mesh)
-  trained = checkpoint.load_model(workdir, jax.sharding.NamedSharding(mesh, sharding.REPLICATED))
-  step, params = trained.step, trained.params
-  model = build_model(config.model)
-  text_encoder = build_text_encoder(config.text)
+  predictor = Predictor(workdir, config)
   names = tuple(config.classes)
-  ids, mask = Tokenizer(trained.folder / checkpoint.TOKENIZER).encode(
-    prompts.default_prompts(names), config.text.max_length
-  )
-  text = jax.jit(functools.partial(steps.embed, text_encoder))(params, {'ids': ids, 'mask': mask})
-
-  predict_step = jax.jit(steps.make_predict_step(model))
-  segmenter = Segmenter(
-    lambda windows: predict_step(params, text, jnp.asarray(windows)),
-    names=names,
-    spacing=config.data.spacing,
-    windows=config.data.windows,
-    evaluation=config.evaluation,
-  )
+  texts = prompts.default_prompts(names)
+  segmenter = predictor.segmenter(names, texts)
   routing = None
-  if len(model.active_scales) > 1:
-    routing_step = jax.jit(steps.make_routing_step(model))
+  if len(predictor.model.active_scales) > 1:
+    routing_step = jax.jit(steps.make_routing_step(predictor.model))
+    text = predictor.embed(texts)[: len(names)]
     routing = explain.Routing(
       names,
-      lambda windows: routing_step(params, text, jnp.asarray(windows)),
+      lambda windows: routing_step(predictor.params, text, jnp.asarray(windows)),
       segmenter,
-      model.active_scales,
+      predictor.model.active_scales,
     )
 
   pictures = workdir / 'pictures'
@@ -85,8 +66,10 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   folder = workdir / 'evaluation'
   folder.mkdir(exist_ok=True)
   _write_cases(folder / 'cases.csv', rows)
-  (folder / 'summary.json').write_text(json.dumps({'step': step, **summary}, indent=2) + '\n')
-  table = metrics.to_markdown(summary, title=f'{len(cases)} held-out scans, step {step}')
+  (folder / 'summary.json').write_text(
+    json.dumps({'step': predictor.step, **summary}, indent=2) + '\n'
+  )
+  table = metrics.to_markdown(summary, title=f'{len(cases)} held-out scans, step {predictor.step}')
   (folder / 'table.md').write_text(table + '\n')
   if routing is not None and routing.cases:
     routing.draw(pictures / 'routing.png')

@@ -10,7 +10,12 @@ from mome_jax.state import TrainState, learning_rate
 
 
 def embed(text_encoder, params, prompts: dict[str, jax.Array]) -> jax.Array:
-  """Embeddings of tokenised prompts: {'ids': (K, T) int32, 'mask': (K, T) bool} -> (K, d_t)."""
+  """Embeddings of prompts: 'ids' (K, T) int32 and 'mask' (K, T) bool -> (K, d_t) float32.
+
+  Frozen text comes as 'vectors' (K, d_t), which are the result.
+  """
+  if 'vectors' in prompts:
+    return prompts['vectors']
   return text_encoder.apply({'params': params['text']}, prompts['ids'], prompts['mask'])
 
 
