@@ -239,14 +239,15 @@ def _image(array, geometry):
   for field in (*_SFORM, *_QFORM):
     header[field] = source[field]
   header['pixdim'][:4] = source['pixdim'][:4]
-  return kind(array, header.get_best_affine(), header)
+  return kind(array, source.get_best_affine(), header)
 
 
 def _read(path, assume_spacing=None, number=None):
   """The nibabel image of a NIfTI file with a sound header, and its voxels, scaled as stored."""
   try:
-    image = nib.load(path)
-    # NOTE: nibabel's load repairs a bad pixdim silently (0 becomes 1 mm): look at the stored one.
+    # NOTE: nibabel's load repairs a bad pixdim (0 becomes 1 mm): look at the stored one.
+    with nib.imageglobals.LoggingOutputSuppressor():
+      image = nib.load(path)
     file = image.file_map.get('header', image.file_map['image'])
     with file.get_prepare_fileobj('rb') as stream:
       pixdim = image.header_class.from_fileobj(stream, check=False)['pixdim'][1:4]

@@ -96,7 +96,7 @@ def stem(path: pathlib.Path) -> str:
 
 # ---------------------------------------------------------------------------- prediction
 def predict(
-  checkpoint: str | os.PathLike,
+  model: str | os.PathLike | Predictor,
   scans: Sequence[str | os.PathLike],
   output: str | os.PathLike,
   prompts: Sequence[str] | None = None,
@@ -108,7 +108,8 @@ def predict(
   """Segments scans and writes the results; a scan that fails does not stop the others.
 
   Args:
-    checkpoint: model folder, training workdir or one of its `checkpoints/STEP`.
+    model: model folder, training workdir or one of its `checkpoints/STEP`; or a `Predictor`, which
+      several calls can share.
     scans: files and folders.
     output: folder; created where missing.
     prompts: class names or any text; None is the classes that the model was trained on.
@@ -126,7 +127,7 @@ def predict(
   """
   paths, output = find_scans(scans), pathlib.Path(output)
   _make_output(output, scans)
-  predictor = Predictor(checkpoint)
+  predictor = Predictor(model) if isinstance(model, str | os.PathLike) else model
   targets = outputs.make_targets(prompts or predictor.config.classes)
   names = [target.name for target in targets]
   if check_sides and not {'liver', 'spleen'} <= set(names):
@@ -138,7 +139,7 @@ def predict(
     read=read,
     options=options,
     check_sides=check_sides,
-    origin={'checkpoint': os.fspath(checkpoint), 'step': predictor.step},
+    origin={'checkpoint': predictor.path, 'step': predictor.step},
   )
   stems = [stem(path) for path in paths]
   results = []

@@ -38,6 +38,7 @@ class Predictor:
     config: in place of the model's own.
 
   Attributes:
+    path: where it came from.
     config: see `configs/base.py`.
     step: of training, or None.
     model: from `build_model`.
@@ -48,6 +49,7 @@ class Predictor:
   """
 
   def __init__(self, path, config=None):
+    self.path = os.fspath(path)
     config = config or checkpoint.load_config(path)
     mesh = sharding.make_mesh(config.mesh)
     jax.set_mesh(mesh)
