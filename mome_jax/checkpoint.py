@@ -11,8 +11,8 @@ from etils import epath
 
 from mome_jax.configs import base
 from mome_jax.state import TrainState
-from mome_jax.text.embed import TextVectors
 from mome_jax.text.tokenizer import DEFAULT_MODEL
+from mome_jax.text.vectors import TextVectors
 
 CONFIG, TOKENIZER, TEXT_VECTORS = 'config.json', 'tokenizer.model', 'text.npz'
 _CHECKPOINTS, _PARAMS = 'checkpoints', 'params'

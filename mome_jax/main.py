@@ -20,6 +20,7 @@ from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
 from mome_jax import checkpoint, evaluate, train
 from mome_jax.checkpoint import CheckpointError
+from mome_jax.text.vectors import TextVectorError
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the experiment.')
@@ -42,7 +43,9 @@ def main(argv: list[str]) -> None:
     if _MODE.value == 'train':
       train.train(config, workdir)
     evaluate.evaluate(config or checkpoint.load_config(workdir), workdir)
-  except (CheckpointError, NotPreparedError, PipelineError, train.NonFiniteLossError) as error:
+  except (
+    CheckpointError, NotPreparedError, PipelineError, TextVectorError, train.NonFiniteLossError,
+  ) as error:  # fmt: skip
     sys.exit(f'error: {error}')
 
 

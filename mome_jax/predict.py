@@ -104,6 +104,7 @@ def predict(
   read: Callable[[pathlib.Path], volume.Volume] = volume.read_image,
   options: outputs.Options = outputs.DEFAULTS,
   check_sides: bool = False,
+  text_model: str | os.PathLike | None = None,
 ) -> list[Result]:
   """Segments scans and writes the results; a scan that fails does not stop the others.
 
@@ -115,6 +116,7 @@ def predict(
     prompts: class names or any text; None is the classes that the model was trained on.
     read: file -> scan.
     options: what to write besides labels and legend.
+    text_model: see `Predictor`.
     check_sides: call a scan mirrored where liver and spleen have changed sides.
 
   Returns:
@@ -127,7 +129,9 @@ def predict(
   """
   paths, output = find_scans(scans), pathlib.Path(output)
   _make_output(output, scans)
-  predictor = Predictor(model) if isinstance(model, str | os.PathLike) else model
+  predictor = model
+  if isinstance(model, str | os.PathLike):
+    predictor = Predictor(model, text_model=text_model)
   targets = outputs.make_targets(prompts or predictor.config.classes)
   names = [target.name for target in targets]
   if check_sides and not {'liver', 'spleen'} <= set(names):
@@ -272,6 +276,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--output', required=True, help='folder for the results')
   parser.add_argument('--prompts', help='names or any text, separated by commas; default: all')
   parser.add_argument(
+    '--text-model', help='folder of the T5 checkpoint of a model with frozen text, for new prompts'
+  )
+  parser.add_argument(
     '--masks', action='store_true', help='also one binary file a class, in NAME_masks/'
   )
   parser.add_argument(
@@ -306,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       ),
       options=outputs.Options(args.masks, args.probabilities, not args.no_preview),
       check_sides=args.check_sides,
+      text_model=args.text_model,
     )
   except ValueError as error:  # all of ours are
     print(f'error: {error}', file=sys.stderr)

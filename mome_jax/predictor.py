@@ -12,10 +12,10 @@ import numpy as np
 from mome_jax import checkpoint, sharding, steps
 from mome_jax.models import build_model
 from mome_jax.segment import Segmenter
-from mome_jax.text import inputs
-from mome_jax.text.embed import TextVectors
+from mome_jax.text import embed, inputs
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.text.tokenizer import Tokenizer
+from mome_jax.text.vectors import TextVectors
 
 _BUCKET = 4  # the number of prompts is padded to a multiple, so that few programs are compiled
 
@@ -36,6 +36,8 @@ class Predictor:
   Args:
     path: a model folder, a training workdir or one of its `checkpoints/STEP`.
     config: in place of the model's own.
+    text_model: folder of the T5 checkpoint that made a frozen model's text vectors, for prompts
+      that it has no vector for.
 
   Attributes:
     path: where it came from.
@@ -48,7 +50,7 @@ class Predictor:
     CheckpointError: if there is no model, or it cannot be read.
   """
 
-  def __init__(self, path, config=None):
+  def __init__(self, path, config=None, *, text_model=None):
     self.path = os.fspath(path)
     config = config or checkpoint.load_config(path)
     mesh = sharding.make_mesh(config.mesh)
@@ -58,8 +60,10 @@ class Predictor:
     self.config, self.step, self.params = config, loaded.step, loaded.params
     self.model = build_model(config.model)
     if inputs.is_frozen(config.text):
-      encoder = None
-      self._inputs = inputs.frozen(TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS))
+      encoder, vectors = None, TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
+      self._inputs = inputs.frozen(vectors)
+      if text_model:
+        self._inputs = lambda texts: inputs.frozen(embed.extend(vectors, texts, text_model))(texts)
     else:
       encoder = build_text_encoder(config.text)
       tokenizer = Tokenizer(loaded.folder / checkpoint.TOKENIZER)

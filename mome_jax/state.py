@@ -68,7 +68,7 @@ def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState
     config: the whole config.
     mesh: device mesh.
     model: from `build_model`.
-    text_encoder: from `build_text_encoder`; its parameters train along.
+    text_encoder: from `build_text_encoder`; its parameters train along. None: the text is frozen.
     optimizer: from `make_optimizer`.
   """
   stride = model.backbone.stride
@@ -78,10 +78,9 @@ def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState
     model_key, text_key = jax.random.split(key)
     text = jnp.zeros((1, config.text.d_model))
     ids = jnp.ones((1, 2), jnp.int32)
-    params = {
-      'model': model.init(model_key, image, text)['params'],
-      'text': text_encoder.init(text_key, ids, ids > 0)['params'],
-    }
+    params = {'model': model.init(model_key, image, text)['params']}
+    if text_encoder is not None:
+      params['text'] = text_encoder.init(text_key, ids, ids > 0)['params']
     return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
 
   # Not threefry: on the CPU its unrolled rounds take longer to compile than the train step.

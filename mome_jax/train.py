@@ -14,9 +14,7 @@ from input_pipeline import bricks, pipeline
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, report, sharding, state, steps
 from mome_jax.models import build_model
-from mome_jax.text import prompts
-from mome_jax.text.t5 import build_text_encoder
-from mome_jax.text.tokenizer import Tokenizer
+from mome_jax.text import inputs
 
 
 class NonFiniteLossError(RuntimeError):
@@ -34,19 +32,20 @@ def train(config, workdir: pathlib.Path) -> None:
     workdir: created where missing.
 
   Raises:
+    TextVectorError: if the text is frozen and its vectors are missing.
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  checkpoint.save_description(workdir, config)
+  text = inputs.for_training(config)
+  config.text.d_model = text.width
+  checkpoint.save_description(workdir, config, vectors=text.vectors)
 
   # ---- mesh, model, state ------------------------------------------------------------------------
   mesh = sharding.make_mesh(config.mesh)
   jax.set_mesh(mesh)
-  tokenizer = Tokenizer()
   model = build_model(config.model)
-  text_encoder = build_text_encoder(config.text)
   optimizer = state.make_optimizer(config.train)
-  train_state, abstract = state.init_state(config, mesh, model, text_encoder, optimizer)
+  train_state, abstract = state.init_state(config, mesh, model, text.encoder, optimizer)
 
   # ---- resume ------------------------------------------------------------------------------------
   checkpointer = checkpoint.Checkpointer(workdir, keep=config.train.keep_checkpoints)
@@ -76,11 +75,10 @@ def train(config, workdir: pathlib.Path) -> None:
   )
   loss_fn = steps.make_loss_fn(
     model,
-    text_encoder,
+    text.encoder,
     jnp.asarray(TEMPLATE.code_table(config.classes)),
     config.train,
   )
-  default = prompts.default_prompts(config.classes)
   train_step = jax.jit(steps.make_train_step(loss_fn, optimizer, config.train), donate_argnums=0)
 
   # ---- loop --------------------------------------------------------------------------------------
@@ -92,10 +90,8 @@ def train(config, workdir: pathlib.Path) -> None:
     asked = time.perf_counter()
     batch = sharding.shard_batch(mesh, next(batches))
     waited += time.perf_counter() - asked
-    sampled = prompts.sample_prompts(config.classes, seed=config.seed, step=step)
-    ids, mask = tokenizer.encode(sampled + default, config.text.max_length)
-    tokens = sharding.replicate(mesh, {'ids': ids, 'mask': mask})
-    train_state, metrics = train_step(train_state, batch, tokens)
+    prompts = sharding.replicate(mesh, text.batch(seed=config.seed, step=step))
+    train_state, metrics = train_step(train_state, batch, prompts)
     window.append(metrics)
     if step == start:  # compilation is in no step's time
       jax.block_until_ready(metrics)

@@ -32,6 +32,14 @@ def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
   raise FileNotFoundError(f'{path}: no checkpoint there; expected {expected}')
 
 
+def shards(path: pathlib.Path) -> list[pathlib.Path]:
+  """The files of a checkpoint: those that an `.index.json` lists, else the one given."""
+  if not path.name.endswith('.index.json'):
+    return [path]
+  names = set(json.loads(path.read_text())['weight_map'].values())
+  return [path.parent / name for name in sorted(names)]
+
+
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Every tensor of a checkpoint by its name.
 
@@ -52,8 +60,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such checkpoint file')
   if path.name.endswith('.index.json'):
-    shards = sorted(set(json.loads(path.read_text())['weight_map'].values()))
-    return {k: v for shard in shards for k, v in read_tensors(path.parent / shard).items()}
+    return {k: v for shard in shards(path) for k, v in read_tensors(shard).items()}
   if path.suffix == '.safetensors':
     return _read_safetensors(path)
   state = _state_dict(torch_file.load(path))

@@ -8,12 +8,13 @@ import pytest
 from mome_jax import checkpoint
 from mome_jax.configs import demo
 from mome_jax.state import TrainState
-from mome_jax.text import embed, tokenizer
+from mome_jax.text import tokenizer, vectors
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 PARAMS = {'model': {'a': {'kernel': np.arange(6.0, dtype=np.float32).reshape(2, 3)}}}
 JOINT = PARAMS | {'text': {'embed': np.ones((4, 2), np.float32)}}
-VECTORS = embed.TextVectors(('a liver', 'a spleen'), np.eye(2, 3, dtype=np.float32), {'model': 'x'})
+ROWS = np.eye(2, 3, dtype=np.float32)
+VECTORS = vectors.TextVectors(('a liver', 'a spleen'), ROWS, {'model': 'x'})
 
 
 def same(a, b):
@@ -41,8 +42,8 @@ def test_a_frozen_model_carries_its_vectors(tmp_path):
   checkpoint.save_model(tmp_path, config, PARAMS, vectors=VECTORS)
   loaded = checkpoint.load_model(tmp_path, DEVICE)
   same(loaded.params, PARAMS)
-  vectors = embed.TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
-  np.testing.assert_array_equal(vectors(['a spleen']), [[0, 1, 0]])
+  found = vectors.TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
+  np.testing.assert_array_equal(found(['a spleen']), [[0, 1, 0]])
 
 
 def test_workdir_and_each_step_are_accepted(tmp_path):
