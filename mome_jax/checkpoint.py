@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
+import flax
 import jax
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -169,6 +172,62 @@ def load_config(path) -> ml_collections.ConfigDict:
   except (ValueError, TypeError) as error:
     raise CheckpointError(f'{file}: not a config of this program ({error})') from error
   return config
+
+
+def text_file(path, config: ml_collections.ConfigDict) -> epath.Path:
+  """The `text.npz` of a model with frozen text, else its `tokenizer.model`."""
+  return _locate(path)[0] / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)
+
+
+def find_tokenizer(workdir, config: ml_collections.ConfigDict) -> epath.Path:
+  """The vocabulary to train with; a text encoder's weights are useless with any other.
+
+  That of the run's own earlier steps, of the model it starts from, or the built-in one.
+  """
+  places = [_absolute(workdir)]
+  if config.init.checkpoint:
+    places.append(_locate(config.init.checkpoint)[0])
+  files = [place / TOKENIZER for place in places]
+  return next((file for file in files if file.is_file()), epath.Path(DEFAULT_MODEL))
+
+
+def initialise(params: Any, path) -> tuple[Any, list[str]]:
+  """Parameters of another model, where the two have the same name and shape.
+
+  Args:
+    params: fresh {'model': ..., 'text': ...}, on their devices.
+    path: as of `load_model`; its averaged parameters are taken.
+
+  Returns:
+    Parameters placed as `params`, and what stayed as it was: names of subtrees and leaves.
+
+  Raises:
+    CheckpointError: if there is no model, or not one parameter fits.
+  """
+  found = _flat(load_model(path, jax.sharding.SingleDeviceSharding(jax.local_devices()[0])).params)
+  own = _flat(params)
+  fits = {name for name, leaf in own.items() if name in found and found[name].shape == leaf.shape}
+  if not fits:
+    raise CheckpointError(f'{path}: not one of its parameters fits config.model; choose another')
+  taken = {
+    name: jax.device_put(np.asarray(found[name]), leaf.sharding) if name in fits else leaf
+    for name, leaf in own.items()
+  }
+  return flax.traverse_util.unflatten_dict(taken, sep='/'), _subtrees(own.keys() - fits, fits)
+
+
+def _subtrees(names: Iterable[str], others: Iterable[str]) -> list[str]:
+  """Shortest paths that cover `names` and none of `others`."""
+  taken = {other[:end] for other in others for end in _ends(other)}
+  return sorted({next(n[:end] for end in _ends(n) if n[:end] not in taken) for n in names})
+
+
+def _ends(path: str) -> list[int]:
+  return [*(i for i, letter in enumerate(path) if letter == '/'), len(path)]
+
+
+def _flat(params) -> dict[str, jax.Array]:
+  return flax.traverse_util.flatten_dict(params, sep='/')
 
 
 def _tuples(value):

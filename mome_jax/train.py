@@ -36,9 +36,10 @@ def train(config, workdir: pathlib.Path) -> None:
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  text = inputs.for_training(config)
+  tokenizer = checkpoint.find_tokenizer(workdir, config)
+  text = inputs.for_training(config, tokenizer)
   config.text.d_model = text.width
-  checkpoint.save_description(workdir, config, vectors=text.vectors)
+  checkpoint.save_description(workdir, config, tokenizer=tokenizer, vectors=text.vectors)
 
   # ---- mesh, model, state ------------------------------------------------------------------------
   mesh = sharding.make_mesh(config.mesh)
@@ -54,6 +55,10 @@ def train(config, workdir: pathlib.Path) -> None:
   if restored is not None:
     train_state, position = restored
     start = position['step']
+  elif config.init.checkpoint:
+    params, random = checkpoint.initialise(train_state.params, config.init.checkpoint)
+    train_state = train_state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+    print(f'starting from {config.init.checkpoint}; random: {", ".join(random) or "nothing"}')
   log = MetricsLog(workdir, start)
   if start == 0:
     overview = parameter_overview.get_parameter_overview(train_state.params, include_stats=False)

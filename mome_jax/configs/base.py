@@ -43,6 +43,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.router_width = 32
   config.model.dtype = 'bfloat16'
 
+  config.init = ml_collections.ConfigDict()
+  config.init.checkpoint = ''  # model folder or workdir to start from; '' starts from random
+
   config.train = ml_collections.ConfigDict()
   config.train.steps = 100_000
   config.train.batch_size = 8  # over all devices

@@ -8,7 +8,7 @@ import numpy as np
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax.text import embed, prompts
 from mome_jax.text.t5 import TextEncoder, build_text_encoder
-from mome_jax.text.tokenizer import Tokenizer
+from mome_jax.text.tokenizer import DEFAULT_MODEL, Tokenizer
 from mome_jax.text.vectors import COMMAND, TextVectorError, TextVectors
 
 MODES = ('joint', 'frozen')
@@ -72,18 +72,20 @@ class TrainingText:
     return self.inputs((sampled if self.synonyms else default) + default)
 
 
-def for_training(config) -> TrainingText:
+def for_training(config, tokenizer=DEFAULT_MODEL) -> TrainingText:
   """The text branch that a config describes.
 
   Args:
     config: the whole config; uses `text` and `classes`.
+    tokenizer: SentencePiece file, where the text is not frozen.
 
   Raises:
     TextVectorError: if the text is frozen and there are no vectors, or none for a class.
   """
   classes = tuple(config.classes)
   if not is_frozen(config.text):
-    encoder, inputs = build_text_encoder(config.text), joint(Tokenizer(), config.text.max_length)
+    encoder = build_text_encoder(config.text)
+    inputs = joint(Tokenizer(tokenizer), config.text.max_length)
     return TrainingText(encoder, None, config.text.d_model, inputs, classes)
   vectors = _read_vectors(config.text.vectors)
   vectors(prompts.default_prompts(classes))

@@ -91,3 +91,33 @@ def test_mistakes_name_the_folder(tmp_path):
   (tmp_path / 'm' / 'config.json').write_text('{')
   with pytest.raises(checkpoint.CheckpointError, match='config.json: not a config'):
     checkpoint.load_config(tmp_path / 'm')
+
+
+def test_initialising_takes_what_fits_and_lists_the_rest(tmp_path):
+  checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
+  fresh = {
+    'model': {
+      'a': {'kernel': jnp.zeros((2, 3)), 'bias': jnp.full(3, 7.0)},
+      'router': {'query': {'kernel': jnp.zeros((2, 2)), 'bias': jnp.zeros(2)}, 'key': jnp.ones(1)},
+    },
+    'text': {'embed': jnp.zeros((5, 2))},
+  }
+  params, random = checkpoint.initialise(fresh, tmp_path)
+  assert random == ['model/a/bias', 'model/router', 'text']
+  same(
+    params,
+    fresh | {'model': fresh['model'] | {'a': PARAMS['model']['a'] | {'bias': np.full(3, 7.0)}}},
+  )
+  with pytest.raises(checkpoint.CheckpointError, match='not one of its parameters fits'):
+    checkpoint.initialise({'model': {'b': jnp.zeros(3)}}, tmp_path)
+
+
+def test_the_vocabulary_stays_with_the_weights(tmp_path):
+  config = demo.get_config()
+  run, start = tmp_path / 'run', tmp_path / 'start'
+  assert checkpoint.find_tokenizer(run, config) == checkpoint.epath.Path(tokenizer.DEFAULT_MODEL)
+  checkpoint.save_model(start, config, JOINT)
+  config.init.checkpoint = str(start)
+  assert checkpoint.find_tokenizer(run, config) == start / 'tokenizer.model'
+  checkpoint.save_description(run, config)
+  assert checkpoint.find_tokenizer(run, config) == run / 'tokenizer.model'
