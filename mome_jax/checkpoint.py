@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -286,4 +287,6 @@ def _locate(path) -> tuple[epath.Path, epath.Path | None, int | None]:
 
 
 def _absolute(path) -> epath.Path:
-  return epath.Path(path).expanduser().resolve()
+  path = epath.Path(path).expanduser()
+  # NOTE: epath's resolve takes gs://bucket for a relative local path.
+  return path if '://' in os.fspath(path) else path.resolve()

@@ -1,13 +1,14 @@
 """Checkpoint x cases -> per-case CSV, summary JSON, Markdown table and pictures."""
 
 import csv
+import io
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from etils import epath
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import TEMPLATE
@@ -16,7 +17,7 @@ from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
 
 
-def evaluate(config, workdir: pathlib.Path) -> dict:
+def evaluate(config, workdir: epath.Path) -> dict:
   """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
 
   Writes `evaluation/{cases.csv,summary.json,table.md}` and `pictures/*.png` into `workdir` and
@@ -100,7 +101,7 @@ def score_case(case, segmentation) -> list[dict]:
   return rows
 
 
-def _draw(path: pathlib.Path, case, segmentation) -> None:
+def _draw(path: epath.Path, case, segmentation) -> None:
   shown = [name for name in segmentation.names if name in case.supervised]
   table = TEMPLATE.code_table(shown)
   report.overlay(
@@ -113,8 +114,9 @@ def _draw(path: pathlib.Path, case, segmentation) -> None:
   )
 
 
-def _write_cases(path: pathlib.Path, rows: list[dict]) -> None:
-  with path.open('w', newline='') as file:
-    writer = csv.DictWriter(file, ['source', 'case', 'class', *metrics.METRICS])
-    writer.writeheader()
-    writer.writerows(rows)
+def _write_cases(path: epath.Path, rows: list[dict]) -> None:
+  text = io.StringIO()
+  writer = csv.DictWriter(text, ['source', 'case', 'class', *metrics.METRICS])
+  writer.writeheader()
+  writer.writerows(rows)
+  path.write_text(text.getvalue())

@@ -6,7 +6,6 @@ model folder, has its own.
 """
 
 import os
-import pathlib
 import sys
 
 # TensorFlow reads these when it is first imported; it announces itself otherwise.
@@ -14,6 +13,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from input_pipeline.bricks import NotPreparedError
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = epath.Path(_WORKDIR.value)
   config = _CONFIG.value
   if config is None and _MODE.value == 'train':
     sys.exit('error: training needs --config, such as --config=mome_jax/configs/demo.py')

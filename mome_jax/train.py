@@ -1,7 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
 import json
-import pathlib
 import time
 
 import jax
@@ -9,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from clu import metric_writers, parameter_overview
+from etils import epath
 
 from input_pipeline import bricks, pipeline
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint, report, sharding, state, steps
+from mome_jax import checkpoint, report, sharding, state, steps, tracing
 from mome_jax.models import build_model
 from mome_jax.text import inputs
 
@@ -21,11 +21,11 @@ class NonFiniteLossError(RuntimeError):
   """Training diverged; the message names the steps."""
 
 
-def train(config, workdir: pathlib.Path) -> None:
+def train(config, workdir: epath.Path) -> None:
   """Trains until `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
-  Leaves `checkpoints/`, `config.json`, `metrics.jsonl`, TensorBoard events and
-  `pictures/training.png` in `workdir`.
+  Leaves a workdir that `checkpoint.load_model` reads, with `metrics.jsonl`, TensorBoard events and
+  `pictures/training.png`.
 
   Args:
     config: see `configs/base.py`.
@@ -91,7 +91,9 @@ def train(config, workdir: pathlib.Path) -> None:
     range(start, config.train.steps), initial=start, total=config.train.steps, desc='compile'
   )
   window, waited, since = [], 0.0, time.perf_counter()
+  trace = tracing.Trace(workdir / 'profile', first=start + 2, steps=config.profile)
   for step in bar:
+    trace.before(step)
     asked = time.perf_counter()
     batch = sharding.shard_batch(mesh, next(batches))
     waited += time.perf_counter() - asked
@@ -119,6 +121,7 @@ def train(config, workdir: pathlib.Path) -> None:
         )
       seconds = time.perf_counter() - since
       row |= {'data_wait': waited / seconds, 'seconds_per_step': seconds / len(window)}
+      row['patches_per_second'] = config.train.batch_size * len(window) / seconds
       log.write(done, row)
       bar.set_postfix(loss=f'{row["loss"]:.3f}')
       window, waited, since = [], 0.0, time.perf_counter()
@@ -126,6 +129,7 @@ def train(config, workdir: pathlib.Path) -> None:
       checkpointer.save(done, train_state, {'step': done, 'seed': config.seed})
 
   # ---- finish ------------------------------------------------------------------------------------
+  trace.close()
   checkpointer.close()
   report.training_curves(workdir / 'pictures' / 'training.png', log.rows())
   log.close()
@@ -137,7 +141,7 @@ class MetricsLog:
   Lines beyond `start`, which a killed run wrote after its last checkpoint, are removed.
   """
 
-  def __init__(self, workdir: pathlib.Path, start: int):
+  def __init__(self, workdir: epath.Path, start: int):
     self._path = workdir / 'metrics.jsonl'
     kept = [row for row in self.rows() if row['step'] <= start]
     self._path.write_text(''.join(json.dumps(row) + '\n' for row in kept))

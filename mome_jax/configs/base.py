@@ -7,6 +7,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the defaults; an experiment must set what is None here."""
   config = ml_collections.ConfigDict()
   config.seed = 0
+  config.profile = 0  # steps to trace, from the third on, into WORKDIR/profile
   config.data_dir = 'data'  # where input_pipeline.prepare wrote
   config.classes = ml_collections.config_dict.placeholder(tuple)  # names of anatomy.py
 
