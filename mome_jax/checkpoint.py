@@ -217,10 +217,30 @@ def initialise(params: Any, path) -> tuple[Any, list[str]]:
   return flax.traverse_util.unflatten_dict(taken, sep='/'), _subtrees(own.keys() - fits, fits)
 
 
+def check_fit(params: Any, expected: Any, path) -> None:
+  """Compares parameters with the shapes that a config asks for.
+
+  Raises:
+    CheckpointError: if they differ; the message says where.
+  """
+  found, wanted = _flat(params), _flat(expected)
+  missing = _subtrees(wanted.keys() - found.keys(), found)
+  further = _subtrees(found.keys() - wanted.keys(), wanted)
+  other = [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
+  parts = {'lacks': missing, 'has unknown': further, 'has other shapes of': sorted(other)}
+  if any(parts.values()):
+    problems = '; '.join(f'it {what} {", ".join(names)}' for what, names in parts.items() if names)
+    raise CheckpointError(
+      f'{path}: its parameters are not those of its config: {problems}; use the version of this '
+      'program that wrote it, or correct config.json'
+    )
+
+
 def _subtrees(names: Iterable[str], others: Iterable[str]) -> list[str]:
   """Shortest paths that cover `names` and none of `others`."""
   taken = {other[:end] for other in others for end in _ends(other)}
-  return sorted({next(n[:end] for end in _ends(n) if n[:end] not in taken) for n in names})
+  shortest = lambda name: next((name[:end] for end in _ends(name) if name[:end] not in taken), name)
+  return sorted(set(map(shortest, names)))
 
 
 def _ends(path: str) -> list[int]:

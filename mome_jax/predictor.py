@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mome_jax import checkpoint, sharding, steps
+from mome_jax import checkpoint, sharding, state, steps
 from mome_jax.models import build_model
 from mome_jax.segment import Segmenter
 from mome_jax.text import embed, inputs
@@ -68,6 +68,8 @@ class Predictor:
       encoder = build_text_encoder(config.text)
       tokenizer = Tokenizer(loaded.folder / checkpoint.TOKENIZER)
       self._inputs = inputs.joint(tokenizer, config.text.max_length)
+    create = functools.partial(state.init_params, config, self.model, encoder)
+    checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
     self._embed = jax.jit(functools.partial(steps.embed, encoder))
     self._predict = jax.jit(steps.make_predict_step(self.model))
 

@@ -112,6 +112,19 @@ def test_initialising_takes_what_fits_and_lists_the_rest(tmp_path):
     checkpoint.initialise({'model': {'b': jnp.zeros(3)}}, tmp_path)
 
 
+def test_parameters_of_another_network_are_told():
+  checkpoint.check_fit(JOINT, JOINT, 'm')
+  wanted = {
+    'model': {'a': {'kernel': np.zeros((2, 4))}, 'router': {'b': np.zeros(1), 'c': np.zeros(1)}},
+  }
+  message = (
+    'm: its parameters are not those of its config: it lacks model/router; it has unknown text; '
+    'it has other shapes of model/a/kernel; use'
+  )
+  with pytest.raises(checkpoint.CheckpointError, match=message):
+    checkpoint.check_fit(JOINT, wanted, 'm')
+
+
 def test_the_vocabulary_stays_with_the_weights(tmp_path):
   config = demo.get_config()
   run, start = tmp_path / 'run', tmp_path / 'start'
