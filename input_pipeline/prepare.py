@@ -11,10 +11,12 @@ some were skipped (the others are there) or nothing could be done.
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -34,24 +36,27 @@ def prepare(
   data_dir: str | os.PathLike,
   *,
   manual_dir: str | None = None,
+  name: str | None = None,
   spacing: Sequence[float] = (1.5, 1.5, 1.5),
   brick: int = 64,
   limit: int | None = None,
   overwrite: bool = False,
 ) -> dict:
-  """Writes `data_dir/source`; what is there already with equal settings is left alone.
+  """Writes `data_dir/name`; what is there already with equal settings is left alone.
 
   Args:
     source: a name of `sources.SOURCES`.
     data_dir: of all prepared sources; created where missing.
     manual_dir: folder the user downloaded, for sources that need one.
+    name: of the prepared source; by default that of the source.
     spacing: (3,) mm of the bricks.
     brick: edge of the bricks, voxels.
     limit: at most so many cases of each split; None is all.
     overwrite: replace what is there.
 
   Returns:
-    settings, cases per split, skipped (case, reason), records, bytes, seconds.
+    settings, new_classes (beyond the built-in template), cases per split, skipped (case, reason),
+    records, bytes, seconds.
 
   Raises:
     PrepareError: if it is there with other settings, or another process is writing it.
@@ -59,30 +64,38 @@ def prepare(
     ValueError: if every case failed.
   """
   declared = sources.get_source(source)
+  template = declared.template(manual_dir)
+  if name is not None:
+    declared = dataclasses.replace(declared, name=name)
   settings = {
     'version': bricks.VERSION,
     'spacing': [float(mm) for mm in spacing],
     'brick': brick,
     'limit': limit,
   }
-  final = pathlib.Path(data_dir, source)
-  found = bricks.read_settings(data_dir, source)
+  final = pathlib.Path(data_dir, declared.name)
+  found = bricks.read_settings(data_dir, declared.name)
   if found is not None and not overwrite:
     if found['settings'] != settings:
       raise PrepareError(
         f'{final}: prepared with {found["settings"]}, asked for {settings}; pass --overwrite to '
         'replace it, or another --data_dir'
       )
+    if found.get('new_classes', []) != list(template.additions()):
+      raise PrepareError(
+        f'{final}: prepared with other new classes than {source} has now; pass --overwrite'
+      )
     return found
-  cases = _first_of_each_split(declared.cases(manual_dir), limit)
+  cases = _first_of_each_split(_named(declared.cases(manual_dir), source, name), limit)
   start = time.monotonic()
-  with _staging(pathlib.Path(data_dir), source) as staging:
-    with tqdm.tqdm(total=len(cases), desc=source, unit='case') as bar:
+  with _staging(pathlib.Path(data_dir), declared.name) as staging:
+    with tqdm.tqdm(total=len(cases), desc=declared.name, unit='case') as bar:
       written = bricks.write(
         declared, cases, staging, spacing=spacing, brick=brick, on_case=lambda name: bar.update()
       )
-    folder = staging / source
+    folder = staging / declared.name
     report = _report(folder, written) | {'settings': settings}
+    report['new_classes'] = list(template.additions())
     report['seconds'] = round(time.monotonic() - start, 1)
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
     if final.exists():
@@ -98,6 +111,15 @@ def _report(folder: pathlib.Path, written: bricks.Written) -> dict:
     'records': written.records,
     'bytes': sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()),
   }
+
+
+def _named(cases: list[sources.Case], source: str, name: str | None) -> list[sources.Case]:
+  """The cases under the name of the prepared source, which sampling balances over."""
+  if name is None:
+    return cases
+  return [
+    dataclasses.replace(case, source=name) if case.source == source else case for case in cases
+  ]
 
 
 def _first_of_each_split(cases: Sequence[sources.Case], limit: int | None) -> list[sources.Case]:
@@ -139,6 +161,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--data-dir', required=True, help='folder of all prepared sources')
   parser.add_argument('--manual-dir', help='folder that you downloaded the source to')
   parser.add_argument(
+    '--name', type=_identifier, help='of the prepared source, where one source is prepared twice'
+  )
+  parser.add_argument(
     '--spacing', type=_spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)'
   )
   parser.add_argument('--brick', type=_positive, default=64, help='voxels along an edge (64)')
@@ -161,6 +186,12 @@ def _spacing(text: str) -> tuple[float, float, float]:
   return tuple(numbers * 3 if len(numbers) == 1 else numbers)
 
 
+def _identifier(text: str) -> str:
+  if not re.fullmatch('[a-z][a-z0-9_]*', text):
+    raise argparse.ArgumentTypeError(f'{text!r}: expected small letters, digits and _')
+  return text
+
+
 def _positive(text: str) -> int:
   if int(text) < 1:
     raise argparse.ArgumentTypeError(f'{text}: expected 1 or more')
@@ -175,6 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.source,
       args.data_dir,
       manual_dir=args.manual_dir,
+      name=args.name,
       spacing=args.spacing,
       brick=args.brick,
       limit=args.cases,
@@ -186,9 +218,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   for case, reason in report['skipped']:
     print(f'skipped {case}: {reason}', file=sys.stderr)
   cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
+  folder = pathlib.Path(args.data_dir) / (args.name or args.source)
   print(
-    f'{pathlib.Path(args.data_dir) / args.source}: {cases} cases, {report["records"]} bricks, '
-    f'{report["bytes"] / 1e6:.1f} MB, {len(report["skipped"])} cases skipped'
+    f'{folder}: {cases} cases, {report["records"]} bricks, {report["bytes"] / 1e6:.1f} MB, '
+    f'{len(report["skipped"])} cases skipped'
   )
   if report['skipped']:
     print('Correct the skipped cases and prepare again with --overwrite.', file=sys.stderr)

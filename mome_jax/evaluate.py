@@ -11,7 +11,6 @@ import numpy as np
 import tqdm
 
 from input_pipeline import bricks
-from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, explain, metrics, report, sharding, steps
 from mome_jax.models import build_model
 from mome_jax.segment import Segmenter
@@ -42,7 +41,8 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   model = build_model(config.model)
   text_encoder = build_text_encoder(config.text)
   names = tuple(config.classes)
-  ids, mask = Tokenizer().encode(prompts.default_prompts(names), config.text.max_length)
+  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  ids, mask = Tokenizer().encode(prompts.default_prompts(names, template), config.text.max_length)
   text = jax.jit(functools.partial(steps.embed, text_encoder))(params, {'ids': ids, 'mask': mask})
 
   predict_step = jax.jit(steps.make_predict_step(model))
@@ -52,6 +52,7 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
     spacing=config.data.spacing,
     windows=config.data.windows,
     evaluation=config.evaluation,
+    template=template,
   )
   routing = None
   if len(model.active_scales) > 1:
@@ -66,7 +67,9 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   pictures = workdir / 'pictures'
   pictures.mkdir(exist_ok=True)
   cases = [
-    case for source in config.data.sources for case in bricks.open_volumes(config.data_dir, source)
+    case
+    for source in config.data.sources
+    for case in bricks.open_volumes(config.data_dir, source, template)
   ]
   rows = []
   for number, case in enumerate(tqdm.tqdm(cases, desc='evaluate')):
@@ -107,7 +110,7 @@ def score_case(case, segmentation) -> list[dict]:
     if name not in case.supervised:
       continue
     heights = case.slice_ranges.get(name, (-np.inf, np.inf))
-    truth = TEMPLATE.code_table([name])[case.codes, 0]
+    truth = segmentation.template.code_table([name])[case.codes, 0]
     pair = (metrics.restrict(mask, spacing, heights) for mask in (segmentation.mask(name), truth))
     scores = metrics.score(*pair, spacing)
     rows.append({'source': case.source, 'case': case.name, 'class': name, **vars(scores)})
@@ -116,7 +119,7 @@ def score_case(case, segmentation) -> list[dict]:
 
 def _draw(path: pathlib.Path, case, segmentation) -> None:
   shown = [name for name in segmentation.names if name in case.supervised]
-  table = TEMPLATE.code_table(shown)
+  table = segmentation.template.code_table(shown)
   report.overlay(
     path,
     case.image,

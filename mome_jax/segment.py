@@ -77,6 +77,7 @@ class Segmenter:
     spacing: mm of the grid the network works on.
     windows: HU windows, one input channel each.
     evaluation: `config.evaluation`: window, overlap, batch_size.
+    template: tells which classes contain which.
   """
 
   def __init__(
@@ -87,6 +88,7 @@ class Segmenter:
     spacing: Sequence[float],
     windows: Sequence[tuple[float, float]],
     evaluation,
+    template: Template = TEMPLATE,
   ):
     self.names = tuple(names)
     self._predict = predict
@@ -94,6 +96,7 @@ class Segmenter:
     self.windows = tuple(windows)
     self.window = tuple(evaluation.window)
     self._evaluation = evaluation
+    self._template = template
 
   def network_input(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """(D, H, W) HU at `spacing` mm -> (D', H', W', C) float32 in [0, 1] on the network's grid."""
@@ -123,6 +126,6 @@ class Segmenter:
     parts = []
     for slab in slabs:
       full = np.broadcast_to(slab, (*slab.shape[:3], len(self.names)))
-      parts.append(decide(full, self.names))
+      parts.append(decide(full, self.names, self._template))
     over, winner = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Segmentation(self.names, winner, over)
+    return Segmentation(self.names, winner, over, self._template)

@@ -11,7 +11,6 @@ import tqdm
 from clu import metric_writers, parameter_overview
 
 from input_pipeline import bricks, pipeline
-from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, report, sharding, state, steps
 from mome_jax.models import build_model
 from mome_jax.text import prompts
@@ -37,6 +36,8 @@ def train(config, workdir: pathlib.Path) -> None:
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
   """
   workdir.mkdir(parents=True, exist_ok=True)
+  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  config.new_classes = template.additions()  # a checkpoint knows its classes without the data
   checkpoint.save_config(workdir, config)
 
   # ---- mesh, model, state ------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def train(config, workdir: pathlib.Path) -> None:
   # ---- data and step -----------------------------------------------------------------------------
   batches = pipeline.make_dataset(
     config.data,
-    [bricks.open_bricks(config.data_dir, source) for source in config.data.sources],
+    [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources],
     tuple(config.classes),
     seed=config.seed,
     start_step=start,
@@ -77,10 +78,10 @@ def train(config, workdir: pathlib.Path) -> None:
   loss_fn = steps.make_loss_fn(
     model,
     text_encoder,
-    jnp.asarray(TEMPLATE.code_table(config.classes)),
+    jnp.asarray(template.code_table(config.classes)),
     config.train,
   )
-  default = prompts.default_prompts(config.classes)
+  default = prompts.default_prompts(config.classes, template)
   train_step = jax.jit(steps.make_train_step(loss_fn, optimizer, config.train), donate_argnums=0)
 
   # ---- loop --------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def train(config, workdir: pathlib.Path) -> None:
     asked = time.perf_counter()
     batch = sharding.shard_batch(mesh, next(batches))
     waited += time.perf_counter() - asked
-    sampled = prompts.sample_prompts(config.classes, seed=config.seed, step=step)
+    sampled = prompts.sample_prompts(config.classes, seed=config.seed, step=step, template=template)
     ids, mask = tokenizer.encode(sampled + default, config.text.max_length)
     tokens = sharding.replicate(mesh, {'ids': ids, 'mask': mask})
     train_state, metrics = train_step(train_state, batch, tokens)
