@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -359,10 +360,11 @@ def to_int16(image: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------- writing
 @dataclasses.dataclass
 class Written:
-  """What came of the cases: `done` per split, `skipped` (case, reason), training `infos`."""
+  """What came of the cases: `done` per split, `skipped` and `warnings` with reasons, `infos`."""
 
   done: dict[str, int] = dataclasses.field(default_factory=dict)
   skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  warnings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   infos: list[CaseInfo] = dataclasses.field(default_factory=list)
   records: int = 0
 
@@ -399,7 +401,10 @@ def write(
     for case in cases:
       # The whole case is converted before any of it is written.
       try:
-        converted = list(convert(case, case.load()))
+        with warnings.catch_warnings(record=True) as caught:
+          warnings.simplefilter('always')
+          converted = list(convert(case, case.load()))
+        written.warnings += [(case.name, str(warning.message)) for warning in caught]
       except Exception as error:  # whatever is wrong with one case must not cost the others
         written.skipped.append((case.name, f'{type(error).__name__}: {error}'))
       else:

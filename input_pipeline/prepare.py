@@ -3,10 +3,13 @@ r"""Prepares a source for training and evaluation.
   python -m input_pipeline.prepare --source=phantom --data_dir=DIR
   python -m input_pipeline.prepare --source=openkbp --manual_dir=DOWNLOADED --data_dir=DIR \
       --spacing=4,4,3 --brick=32
+  python -m input_pipeline.prepare --list
+  python -m input_pipeline.prepare --source=openkbp --manual_dir=DOWNLOADED --check
 
 `DIR/SOURCE` appears when everything is written, or not at all: a run that is killed leaves only
 `DIR/.SOURCE.incomplete`, which the next one clears. Exit code 0 if all cases were written, 1 if
-some were skipped (the others are there) or nothing could be done.
+some were skipped (the others are there) or nothing could be done. `--check` reads every case and
+writes nothing.
 """
 
 import argparse
@@ -24,7 +27,7 @@ from collections.abc import Iterator, Sequence
 
 import tqdm
 
-from input_pipeline import bricks, sources
+from input_pipeline import bricks, check, sources
 
 
 class PrepareError(ValueError):
@@ -56,7 +59,7 @@ def prepare(
 
   Returns:
     settings, new_classes (beyond the built-in template), cases per split, skipped (case, reason),
-    records, bytes, seconds.
+    warnings (case, message), records, bytes, seconds.
 
   Raises:
     PrepareError: if it is there with other settings, or another process is writing it.
@@ -108,6 +111,7 @@ def _report(folder: pathlib.Path, written: bricks.Written) -> dict:
   return {
     'cases': written.done,
     'skipped': written.skipped,
+    'warnings': written.warnings,
     'records': written.records,
     'bytes': sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()),
   }
@@ -157,8 +161,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     description='Prepares CT scans for training and evaluation.',
     allow_abbrev=False,
   )
-  parser.add_argument('--source', required=True, help=', '.join(sorted(sources.SOURCES)))
-  parser.add_argument('--data-dir', required=True, help='folder of all prepared sources')
+  parser.add_argument('--source', help=', '.join(sorted(sources.SOURCES)))
+  parser.add_argument('--data-dir', help='folder of all prepared sources')
   parser.add_argument('--manual-dir', help='folder that you downloaded the source to')
   parser.add_argument(
     '--name', type=_identifier, help='of the prepared source, where one source is prepared twice'
@@ -169,7 +173,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--brick', type=_positive, default=64, help='voxels along an edge (64)')
   parser.add_argument('--cases', type=_positive, help='at most so many cases of each split')
   parser.add_argument('--overwrite', action='store_true', help='replace what is prepared already')
-  return parser.parse_args(argv)
+  parser.add_argument('--list', action='store_true', help='print the known sources and end')
+  parser.add_argument(
+    '--check', action='store_true', help='read every case of the source and write nothing'
+  )
+  args = parser.parse_args(argv)
+  if not args.list and (args.source is None or not (args.check or args.data_dir)):
+    parser.error('needs --source and --data-dir, or --source and --check, or --list')
+  return args
 
 
 def _dashed(word: str) -> str:
@@ -198,10 +209,39 @@ def _positive(text: str) -> int:
   return int(text)
 
 
+def _print_sources() -> None:
+  """The known sources as a Markdown table."""
+  print('| source | cases | classes | licence | what |\n|-|-|-|-|-|')
+  for source in sources.SOURCES.values():
+    classes = ', '.join(source.classes) or 'yours'
+    print(
+      f'| {source.name} | {source.expected or "yours"} | {classes} | {source.licence} | '
+      f'{source.description} |'
+    )
+
+
+def _check(source: str, manual_dir: str | None) -> int:
+  """Prints what is wrong with a download; returns the exit code, 1 if a case cannot be used."""
+  number = errors = warned = 0
+  for case, findings in check.check_source(source, manual_dir):
+    number += case != ''
+    for finding in findings:
+      print(f'{finding.kind}: {case or source}: {finding.message}')
+    errors += any(finding.kind == 'error' for finding in findings)
+    warned += bool(findings)
+  print(f'{source}: {number} cases read, {errors} of them cannot be used, {warned} remarks')
+  return 1 if errors else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = _parse(argv)
+  if args.list:
+    _print_sources()
+    return 0
   try:
+    if args.check:
+      return _check(args.source, args.manual_dir)
     report = prepare(
       args.source,
       args.data_dir,
@@ -215,6 +255,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   except ValueError as error:
     print(f'prepare: {error}', file=sys.stderr)
     return 1
+  if report.get('warnings'):
+    case, message = report['warnings'][0]
+    print(
+      f'{len(report["warnings"])} warnings in {bricks.SETTINGS}, first {case}: {message}',
+      file=sys.stderr,
+    )
   for case, reason in report['skipped']:
     print(f'skipped {case}: {reason}', file=sys.stderr)
   cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())

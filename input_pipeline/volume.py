@@ -128,6 +128,22 @@ def read_image(path) -> Volume:
     VolumeError: if the file cannot be read or is not one 3D scan with a valid geometry.
   """
   image, array = _read(path)
+  return to_canonical(to_hu(array, path), image.affine, name=path, header=image.header)
+
+
+def to_hu(array: np.ndarray, path) -> np.ndarray:
+  """What every reader does to the values of a CT.
+
+  Args:
+    array: (X, Y, Z) numbers as stored, rescaled.
+    path: for messages.
+
+  Returns:
+    (X, Y, Z) float32 HU >= -1024; see `read_image`.
+
+  Raises:
+    VolumeError: if no value is finite.
+  """
   array = array.astype(np.float32, copy=False)
   broken = ~np.isfinite(array)
   below = array < AIR
@@ -140,7 +156,7 @@ def read_image(path) -> Volume:
   low, high = array.min(), array.max()
   if low > -100 or high < 100:
     _warn(f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter')
-  return to_canonical(array, image.affine, name=path, header=image.header)
+  return array
 
 
 def read_labels(path) -> Volume:

@@ -8,6 +8,7 @@ absent, and is never trained or scored.
 import types
 from collections.abc import Mapping
 
+from input_pipeline.sources import abdomen, tumors
 from input_pipeline.sources.base import (
   Case,
   Scan,
@@ -16,17 +17,34 @@ from input_pipeline.sources.base import (
   in_template_order,
   restrict_table,
 )
+from input_pipeline.sources.chaos import CHAOS
+from input_pipeline.sources.ircadb import IRCADB
 from input_pipeline.sources.nifti_folder import NIFTI_FOLDER
 from input_pipeline.sources.openkbp import OPENKBP, OPENKBP_PTV, OPENKBP_TUNE
 from input_pipeline.sources.phantoms import PHANTOM, phantom_cases
+from input_pipeline.sources.totalsegmentator import TOTALSEGMENTATOR
 
 __all__ = [
   'SOURCES', 'Case', 'Scan', 'Source', 'SourceError', 'get_source', 'in_template_order',
   'phantom_cases', 'restrict_table',
 ]  # fmt: skip
 
+_DATASETS = (*abdomen.DATASETS, *tumors.DATASETS)
 SOURCES: Mapping[str, Source] = types.MappingProxyType(
-  {source.name: source for source in (PHANTOM, NIFTI_FOLDER, OPENKBP, OPENKBP_TUNE, OPENKBP_PTV)}
+  {
+    source.name: source
+    for source in (
+      PHANTOM,
+      NIFTI_FOLDER,
+      OPENKBP,
+      OPENKBP_TUNE,
+      OPENKBP_PTV,
+      CHAOS,
+      IRCADB,
+      TOTALSEGMENTATOR,
+      *(dataset.source() for dataset in _DATASETS),
+    )
+  }
 )
 
 

@@ -3,12 +3,12 @@
 import hashlib
 import pathlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import nibabel as nib
 import numpy as np
 
-from input_pipeline import labels, volume
+from input_pipeline import dicom, labels, volume
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.sources.base import Scan, SourceError
 
@@ -96,7 +96,18 @@ def load_nifti(
     VolumeError: as `volume.read_image` and `volume.read_labels`.
     ValueError: as `labels.convert`.
   """
-  scan, organs = volume.read_image(image), volume.read_labels(label)
+  return join(image, volume.read_image(image), label, volume.read_labels(label), meanings, template)
+
+
+def join(
+  image: pathlib.Path,
+  scan: volume.Volume,
+  label: pathlib.Path,
+  organs: volume.Volume,
+  meanings: Mapping[int, labels.Meaning],
+  template: Template = TEMPLATE,
+) -> Scan:
+  """A scan with its label map converted; errors as `load_nifti`."""
   check_grid(label, organs.geometry, image, scan.geometry)
   codes = labels.convert(
     organs.array,
@@ -146,6 +157,19 @@ def check_grid(
     )
 
 
-def first_existing(folder: pathlib.Path, candidates: Sequence[str]) -> pathlib.Path | None:
-  """The first of several relative paths that is there."""
-  return next((folder / c for c in candidates if (folder / c).exists()), None)
+def walk(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Files and folders at any depth, by name; hidden ones (of macOS) are passed over."""
+  return sorted(
+    path
+    for path in folder.rglob('*')
+    if not any(
+      part.startswith('.') or part == '__MACOSX' for part in path.parts[len(folder.parts) :]
+    )
+  )
+
+
+def load(image: pathlib.Path, label: pathlib.Path, meanings: Mapping[int, labels.Meaning]) -> Scan:
+  """As `load_nifti`; the scan may also be a DICOM series, a folder or zip archive."""
+  nifti = image.name.endswith(ENDINGS) and image.is_file()
+  scan = volume.read_image(image) if nifti else dicom.read_dicom(image)
+  return join(image, scan, label, volume.read_labels(label), meanings)
