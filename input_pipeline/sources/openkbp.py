@@ -13,7 +13,7 @@ from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order
 
-_OPENKBP_LABELS = {
+ORGANS = {
   'Brainstem': (1, 'brainstem'),
   'SpinalCord': (2, 'spinal cord'),
   'RightParotid': (3, 'right parotid'),
@@ -42,7 +42,9 @@ def openkbp_cases(manual_dir: str | None, *, tune: bool = False) -> list[Case]:
     SourceError: if a folder, an index or an image is missing or malformed.
   """
   if manual_dir is None:
-    raise SourceError('openkbp: pass --manual_dir, the folder that holds train/ and val/')
+    raise SourceError(
+      'openkbp: pass --manual_dir, the folder that input_pipeline.openkbp_download made'
+    )
   train = _read_openkbp(pathlib.Path(manual_dir) / 'train', 'train')
   if not tune:
     return train + _read_openkbp(pathlib.Path(manual_dir) / 'val', 'validation')
@@ -73,7 +75,7 @@ def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
       raise SourceError(f'{path}: listed in {folder / "dataset.json"} but missing; copy it again')
   labelled = tuple(entry['labelled_organs'])
   ranges = {
-    _OPENKBP_LABELS[organ][1]: _heights(entry, entry['label_slices'][organ])
+    ORGANS[organ][1]: _heights(entry, entry['label_slices'][organ])
     for organ in _OPENKBP_PARTIAL
     if organ in labelled
   }
@@ -81,7 +83,7 @@ def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
     source='openkbp',
     name=entry['id'],
     split=split,
-    supervised=in_template_order([_OPENKBP_LABELS[organ][1] for organ in labelled]),
+    supervised=in_template_order([ORGANS[organ][1] for organ in labelled]),
     load=functools.partial(_load_openkbp, *paths, labelled),
     slice_ranges=ranges,
   )
@@ -104,7 +106,7 @@ def _load_openkbp(ct: pathlib.Path, oar: pathlib.Path, labelled: tuple[str, ...]
     raise SourceError(f'{oar}: shape {organs.array.shape}, but {ct.name} {scan.array.shape}')
   mapping = {}
   for organ in labelled:
-    value, name = _OPENKBP_LABELS[organ]
+    value, name = ORGANS[organ]
     mapping[value] = TEMPLATE.get(name).index
   return Scan(scan.array, labels.map_codes(organs.array, mapping, name=str(oar)), scan.geometry)
 
@@ -120,7 +122,7 @@ OPENKBP = Source(
   ),
   cases=openkbp_cases,
   expected=187,
-  classes=in_template_order([name for _, name in _OPENKBP_LABELS.values()]),
+  classes=in_template_order([name for _, name in ORGANS.values()]),
 )
 
 OPENKBP_TUNE = dataclasses.replace(
