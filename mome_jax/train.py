@@ -11,7 +11,6 @@ from clu import metric_writers, parameter_overview
 from etils import epath
 
 from input_pipeline import bricks, pipeline
-from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, report, sharding, state, steps, tracing
 from mome_jax.models import build_model
 from mome_jax.text import inputs
@@ -36,8 +35,10 @@ def train(config, workdir: epath.Path) -> None:
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
   """
   workdir.mkdir(parents=True, exist_ok=True)
+  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  config.new_classes = template.additions()  # a checkpoint knows its classes without the data
   tokenizer = checkpoint.find_tokenizer(workdir, config)
-  text = inputs.for_training(config, tokenizer)
+  text = inputs.for_training(config, template, tokenizer)
   config.text.d_model = text.width
   checkpoint.save_description(workdir, config, tokenizer=tokenizer, vectors=text.vectors)
 
@@ -70,7 +71,7 @@ def train(config, workdir: epath.Path) -> None:
   # ---- data and step -----------------------------------------------------------------------------
   batches = pipeline.make_dataset(
     config.data,
-    [bricks.open_bricks(config.data_dir, source) for source in config.data.sources],
+    [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources],
     tuple(config.classes),
     seed=config.seed,
     start_step=start,
@@ -81,7 +82,7 @@ def train(config, workdir: epath.Path) -> None:
   loss_fn = steps.make_loss_fn(
     model,
     text.encoder,
-    jnp.asarray(TEMPLATE.code_table(config.classes)),
+    jnp.asarray(template.code_table(config.classes)),
     config.train,
   )
   train_step = jax.jit(steps.make_train_step(loss_fn, optimizer, config.train), donate_argnums=0)

@@ -10,6 +10,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.profile = 0  # steps to trace, from the third on, into WORKDIR/profile
   config.data_dir = 'data'  # where input_pipeline.prepare wrote
   config.classes = ml_collections.config_dict.placeholder(tuple)  # names of anatomy.py
+  # Classes beyond those, as dicts of name, prompt, synonyms, parent: see anatomy.Template.extend.
+  # Those that a prepared source brings along are added when training starts.
+  config.new_classes = ()
 
   config.data = ml_collections.ConfigDict()
   config.data.sources = ml_collections.config_dict.placeholder(tuple)
