@@ -15,7 +15,6 @@ import numpy as np
 from scipy import ndimage
 
 from input_pipeline import augment, bricks, volume
-from input_pipeline.anatomy import TEMPLATE
 
 # The chosen voxel lies at most this part of the patch's edge from its centre, along each axis: a
 # network that only ever sees a structure in the middle would learn to look there.
@@ -99,11 +98,12 @@ class PatchSampler:
       cache_mb: bound on decoded bricks in memory;
       augment: mapping of `augment.DEFAULTS` fields, or None;
       spacing: (3,) mm, checked against the stores where it is given.
-    stores: the prepared sources.
-    classes: K class names.
+    stores: the prepared sources, opened with one template.
+    classes: K class names of it.
 
   Raises:
-    PipelineError: if a store has another spacing, or no case supervises one of the classes.
+    PipelineError: if a store has another spacing or another template, or no case supervises one of
+      the classes.
   """
 
   def __init__(self, config, stores: Sequence[bricks.BrickStore], classes: Sequence[str]):
@@ -113,15 +113,20 @@ class PatchSampler:
     self._foreground = config.foreground
     self._augment = augment.complete(config.augment)
     self._stores = list(stores)
-    self._table = TEMPLATE.code_table(classes)
     self._cache = BrickCache(lambda key: self._stores[key[0]].read(key[1]), config.cache_mb)
     wanted = getattr(config, 'spacing', None)
     for store in self._stores:
+      if store.template.additions() != self._stores[0].template.additions():
+        raise PipelineError(
+          f'{store.name} and {self._stores[0].name} extend the template differently; open both '
+          'with the template of bricks.read_template'
+        )
       if wanted is not None and not np.allclose(store.spacing, wanted):
         raise PipelineError(
           f'{store.name} is prepared at {store.spacing} mm, the configuration wants '
           f'{tuple(wanted)}; prepare it again with --spacing, or change the configuration'
         )
+    self._table = self._stores[0].template.code_table(classes)
     cases = [case for number in range(len(stores)) for case in self._open(number)]
     # Dataset -> its cases, and for each class the cases that have it.
     self._datasets: list[tuple[list[_Case], list[tuple[int, list[_Case]]]]] = []

@@ -68,6 +68,20 @@ def decide(logits: np.ndarray, names: Sequence[str], template: Template = TEMPLA
   return np.packbits(over, axis=-1), winner
 
 
+class NonFiniteLogitsError(FloatingPointError):
+  """The network returned infinity or NaN; a mask made from it would be wrong without a sign."""
+
+
+def _checked(slabs):
+  for slab in slabs:
+    if not np.isfinite(slab).all():
+      raise NonFiniteLogitsError(
+        "the network's output is not finite; use another checkpoint, or float32 "
+        '(model.dtype in its config.json)'
+      )
+    yield slab
+
+
 class Segmenter:
   """Segments scans with fixed weights and a fixed list of prompts.
 
@@ -77,6 +91,7 @@ class Segmenter:
     spacing: mm of the grid the network works on.
     windows: HU windows, one input channel each.
     evaluation: `config.evaluation`: window, overlap, batch_size.
+    template: tells which classes contain which.
   """
 
   def __init__(
@@ -87,6 +102,7 @@ class Segmenter:
     spacing: Sequence[float],
     windows: Sequence[tuple[float, float]],
     evaluation,
+    template: Template = TEMPLATE,
   ):
     self.names = tuple(names)
     self._predict = predict
@@ -94,6 +110,7 @@ class Segmenter:
     self.windows = tuple(windows)
     self.window = tuple(evaluation.window)
     self._evaluation = evaluation
+    self._template = template
 
   def network_input(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """(D, H, W) HU at `spacing` mm -> (D', H', W', C) float32 in [0, 1] on the network's grid."""
@@ -101,15 +118,25 @@ class Segmenter:
     low, high = np.array(self.windows, np.float32).T
     return np.clip((coarse[..., None] - low) / (high - low), 0, 1)
 
-  def __call__(self, image: np.ndarray, spacing: Sequence[float]) -> Segmentation:
+  def __call__(
+    self,
+    image: np.ndarray,
+    spacing: Sequence[float],
+    on_slab: Callable[[slice, np.ndarray], None] = lambda planes, logits: None,
+  ) -> Segmentation:
     """Segments one scan.
 
     Args:
       image: (D, H, W) HU, canonical axis order.
       spacing: mm along its axes.
+      on_slab: called with each finished part of the scan, in order: its planes along the first
+        axis, and (d, H, W, K) float32 logits, which are not kept.
 
     Returns:
       Masks on the grid of `image`.
+
+    Raises:
+      NonFiniteLogitsError: if the network overflowed.
     """
     channels = self.network_input(image, spacing)
     slabs = inference.sliding_window(
@@ -119,10 +146,14 @@ class Segmenter:
       overlap=self._evaluation.overlap,
       batch_size=self._evaluation.batch_size,
     )
-    slabs = inference.resample_slabs(slabs, channels.shape[:3], self.spacing, image.shape, spacing)
-    parts = []
+    slabs = inference.resample_slabs(
+      _checked(slabs), channels.shape[:3], self.spacing, image.shape, spacing
+    )
+    parts, done = [], 0
     for slab in slabs:
       full = np.broadcast_to(slab, (*slab.shape[:3], len(self.names)))
-      parts.append(decide(full, self.names))
+      parts.append(decide(full, self.names, self._template))
+      on_slab(slice(done, done + len(full)), full)
+      done += len(full)
     over, winner = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Segmentation(self.names, winner, over)
+    return Segmentation(self.names, winner, over, self._template)

@@ -61,6 +61,18 @@ def _generates_weights(params):
   return jax.tree_util.tree_map_with_path(generates, params)
 
 
+def init_params(config, model, text_encoder, key: jax.Array):
+  """Fresh {'model': ..., 'text': ...}; without 'text' where `text_encoder` is None."""
+  stride = model.backbone.stride
+  image = jnp.zeros((1, 2 * stride, 2 * stride, 2 * stride, len(config.data.windows)))
+  model_key, text_key = jax.random.split(key)
+  params = {'model': model.init(model_key, image, jnp.zeros((1, config.text.d_model)))['params']}
+  if text_encoder is not None:
+    ids = jnp.ones((1, 2), jnp.int32)
+    params['text'] = text_encoder.init(text_key, ids, ids > 0)['params']
+  return params
+
+
 def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState, TrainState]:
   """Fresh state, every leaf born on its devices, and the same tree of shapes with shardings.
 
@@ -68,20 +80,12 @@ def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState
     config: the whole config.
     mesh: device mesh.
     model: from `build_model`.
-    text_encoder: from `build_text_encoder`; its parameters train along.
+    text_encoder: from `build_text_encoder`; its parameters train along. None: the text is frozen.
     optimizer: from `make_optimizer`.
   """
-  stride = model.backbone.stride
-  image = jnp.zeros((1, 2 * stride, 2 * stride, 2 * stride, len(config.data.windows)))
 
   def create(key):
-    model_key, text_key = jax.random.split(key)
-    text = jnp.zeros((1, config.text.d_model))
-    ids = jnp.ones((1, 2), jnp.int32)
-    params = {
-      'model': model.init(model_key, image, text)['params'],
-      'text': text_encoder.init(text_key, ids, ids > 0)['params'],
-    }
+    params = init_params(config, model, text_encoder, key)
     return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
 
   # Not threefry: on the CPU its unrolled rounds take longer to compile than the train step.

@@ -1,7 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
 import json
-import pathlib
 import time
 
 import jax
@@ -9,44 +8,46 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from clu import metric_writers, parameter_overview
+from etils import epath
 
 from input_pipeline import bricks, pipeline
-from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint, report, sharding, state, steps
+from mome_jax import checkpoint, report, sharding, state, steps, tracing
 from mome_jax.models import build_model
-from mome_jax.text import prompts
-from mome_jax.text.t5 import build_text_encoder
-from mome_jax.text.tokenizer import Tokenizer
+from mome_jax.text import inputs
 
 
 class NonFiniteLossError(RuntimeError):
   """Training diverged; the message names the steps."""
 
 
-def train(config, workdir: pathlib.Path) -> None:
+def train(config, workdir: epath.Path) -> None:
   """Trains until `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
-  Leaves `checkpoints/`, `config.json`, `metrics.jsonl`, TensorBoard events and
-  `pictures/training.png` in `workdir`.
+  Leaves a workdir that `checkpoint.load_model` reads, with `metrics.jsonl`, TensorBoard events and
+  `pictures/training.png`.
 
   Args:
     config: see `configs/base.py`.
     workdir: created where missing.
 
   Raises:
+    TextVectorError: if the text is frozen and its vectors are missing.
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  checkpoint.save_config(workdir, config)
+  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  config.new_classes = template.additions()  # a checkpoint knows its classes without the data
+  tokenizer = checkpoint.find_tokenizer(workdir, config)
+  text = inputs.for_training(config, template, tokenizer)
+  config.text.d_model = text.width
+  checkpoint.save_description(workdir, config, tokenizer=tokenizer, vectors=text.vectors)
 
   # ---- mesh, model, state ------------------------------------------------------------------------
   mesh = sharding.make_mesh(config.mesh)
   jax.set_mesh(mesh)
-  tokenizer = Tokenizer()
   model = build_model(config.model)
-  text_encoder = build_text_encoder(config.text)
   optimizer = state.make_optimizer(config.train)
-  train_state, abstract = state.init_state(config, mesh, model, text_encoder, optimizer)
+  train_state, abstract = state.init_state(config, mesh, model, text.encoder, optimizer)
 
   # ---- resume ------------------------------------------------------------------------------------
   checkpointer = checkpoint.Checkpointer(workdir, keep=config.train.keep_checkpoints)
@@ -55,6 +56,10 @@ def train(config, workdir: pathlib.Path) -> None:
   if restored is not None:
     train_state, position = restored
     start = position['step']
+  elif config.init.checkpoint:
+    params, random = checkpoint.initialise(train_state.params, config.init.checkpoint)
+    train_state = train_state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+    print(f'starting from {config.init.checkpoint}; random: {", ".join(random) or "nothing"}')
   log = MetricsLog(workdir, start)
   if start == 0:
     overview = parameter_overview.get_parameter_overview(train_state.params, include_stats=False)
@@ -66,7 +71,7 @@ def train(config, workdir: pathlib.Path) -> None:
   # ---- data and step -----------------------------------------------------------------------------
   batches = pipeline.make_dataset(
     config.data,
-    [bricks.open_bricks(config.data_dir, source) for source in config.data.sources],
+    [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources],
     tuple(config.classes),
     seed=config.seed,
     start_step=start,
@@ -76,11 +81,10 @@ def train(config, workdir: pathlib.Path) -> None:
   )
   loss_fn = steps.make_loss_fn(
     model,
-    text_encoder,
-    jnp.asarray(TEMPLATE.code_table(config.classes)),
+    text.encoder,
+    jnp.asarray(template.code_table(config.classes)),
     config.train,
   )
-  default = prompts.default_prompts(config.classes)
   train_step = jax.jit(steps.make_train_step(loss_fn, optimizer, config.train), donate_argnums=0)
 
   # ---- loop --------------------------------------------------------------------------------------
@@ -88,14 +92,14 @@ def train(config, workdir: pathlib.Path) -> None:
     range(start, config.train.steps), initial=start, total=config.train.steps, desc='compile'
   )
   window, waited, since = [], 0.0, time.perf_counter()
+  trace = tracing.Trace(workdir / 'profile', first=start + 2, steps=config.profile)
   for step in bar:
+    trace.before(step)
     asked = time.perf_counter()
     batch = sharding.shard_batch(mesh, next(batches))
     waited += time.perf_counter() - asked
-    sampled = prompts.sample_prompts(config.classes, seed=config.seed, step=step)
-    ids, mask = tokenizer.encode(sampled + default, config.text.max_length)
-    tokens = sharding.replicate(mesh, {'ids': ids, 'mask': mask})
-    train_state, metrics = train_step(train_state, batch, tokens)
+    prompts = sharding.replicate(mesh, text.batch(seed=config.seed, step=step))
+    train_state, metrics = train_step(train_state, batch, prompts)
     window.append(metrics)
     if step == start:  # compilation is in no step's time
       jax.block_until_ready(metrics)
@@ -118,6 +122,7 @@ def train(config, workdir: pathlib.Path) -> None:
         )
       seconds = time.perf_counter() - since
       row |= {'data_wait': waited / seconds, 'seconds_per_step': seconds / len(window)}
+      row['patches_per_second'] = config.train.batch_size * len(window) / seconds
       log.write(done, row)
       bar.set_postfix(loss=f'{row["loss"]:.3f}')
       window, waited, since = [], 0.0, time.perf_counter()
@@ -125,6 +130,7 @@ def train(config, workdir: pathlib.Path) -> None:
       checkpointer.save(done, train_state, {'step': done, 'seed': config.seed})
 
   # ---- finish ------------------------------------------------------------------------------------
+  trace.close()
   checkpointer.close()
   report.training_curves(workdir / 'pictures' / 'training.png', log.rows())
   log.close()
@@ -136,7 +142,7 @@ class MetricsLog:
   Lines beyond `start`, which a killed run wrote after its last checkpoint, are removed.
   """
 
-  def __init__(self, workdir: pathlib.Path, start: int):
+  def __init__(self, workdir: epath.Path, start: int):
     self._path = workdir / 'metrics.jsonl'
     kept = [row for row in self.rows() if row['step'] <= start]
     self._path.write_text(''.join(json.dumps(row) + '\n' for row in kept))

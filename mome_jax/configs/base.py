@@ -7,8 +7,12 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the defaults; an experiment must set what is None here."""
   config = ml_collections.ConfigDict()
   config.seed = 0
+  config.profile = 0  # steps to trace, from the third on, into WORKDIR/profile
   config.data_dir = 'data'  # where input_pipeline.prepare wrote
   config.classes = ml_collections.config_dict.placeholder(tuple)  # names of anatomy.py
+  # Classes beyond those, as dicts of name, prompt, synonyms, parent: see anatomy.Template.extend.
+  # Those that a prepared source brings along are added when training starts.
+  config.new_classes = ()
 
   config.data = ml_collections.ConfigDict()
   config.data.sources = ml_collections.config_dict.placeholder(tuple)
@@ -21,7 +25,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.num_parallel = 2
   config.data.augment = ml_collections.ConfigDict()
 
-  config.text = ml_collections.ConfigDict()  # a small T5 that trains with the model
+  config.text = ml_collections.ConfigDict()
+  config.text.mode = 'joint'  # a small T5 that trains with the model; 'frozen': vectors made once
+  config.text.vectors = ''  # of frozen text: what mome_jax.text.embed wrote, or CUM's file
   config.text.vocab_size = 512
   config.text.max_length = 32
   config.text.d_model = 128
@@ -43,6 +49,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.head_activation = 'leaky_relu'  # 'relu' is what published weights expect
   config.model.class_chunk = 8  # classes whose maps are made at the same time
   config.model.dtype = 'bfloat16'
+
+  config.init = ml_collections.ConfigDict()
+  config.init.checkpoint = ''  # model folder or workdir to start from; '' starts from random
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 100_000
