@@ -20,6 +20,7 @@ from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
 from mome_jax import checkpoint, evaluate, train
 from mome_jax.checkpoint import CheckpointError
+from mome_jax.postprocess import PostprocessError
 from mome_jax.text.vectors import TextVectorError
 
 FLAGS = flags.FLAGS
@@ -44,7 +45,8 @@ def main(argv: list[str]) -> None:
       train.train(config, workdir)
     evaluate.evaluate(config or checkpoint.load_config(workdir), workdir)
   except (
-    CheckpointError, NotPreparedError, PipelineError, TextVectorError, train.NonFiniteLossError,
+    CheckpointError, NotPreparedError, PipelineError, PostprocessError, TextVectorError,
+    train.NonFiniteLossError,
   ) as error:  # fmt: skip
     sys.exit(f'error: {error}')
 
