@@ -47,7 +47,7 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
 
   predict_step = jax.jit(steps.make_predict_step(model))
   segmenter = Segmenter(
-    lambda windows: predict_step(params, text, jnp.asarray(windows)),
+    lambda windows: predict_step(params, text, jnp.asarray(windows), text),
     names=names,
     spacing=config.data.spacing,
     windows=config.data.windows,
@@ -58,7 +58,7 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
     routing_step = jax.jit(steps.make_routing_step(model))
     routing = explain.Routing(
       names,
-      lambda windows: routing_step(params, text, jnp.asarray(windows)),
+      lambda windows: routing_step(params, text, jnp.asarray(windows), text),
       segmenter,
       model.active_scales,
     )

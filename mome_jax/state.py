@@ -45,9 +45,16 @@ def make_optimizer(config) -> optax.GradientTransformation:
     optax.adamw(
       learning_rate(config),
       weight_decay=config.weight_decay,
-      mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+      mask=_decays,
     ),
     optax.masked(optax.scale(config.generator_rate), _generates_weights),
+  )
+
+
+def _decays(params):
+  """True for weights; the biases of a bank are matrices too."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: p.ndim > 1 and not path[-1].key.startswith('bias'), params
   )
 
 

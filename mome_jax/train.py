@@ -27,7 +27,7 @@ def train(config, workdir: pathlib.Path) -> None:
   """Trains until `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
   Leaves `checkpoints/`, `config.json`, `metrics.jsonl`, TensorBoard events and
-  `pictures/training.png` in `workdir`.
+  `pictures/training.png` in `workdir`; with banks of sparse experts also `experts.jsonl`.
 
   Args:
     config: see `configs/base.py`.
@@ -109,7 +109,8 @@ def train(config, workdir: pathlib.Path) -> None:
     save = last or done % config.train.checkpoint_every == 0
     if done % config.train.log_every == 0 or save:
       first = done - len(window) + 1
-      row = {k: float(np.mean([m[k] for m in jax.device_get(window)])) for k in metrics}
+      window = jax.device_get(window)
+      row = {k: np.mean([m[k] for m in window], 0) for k in metrics}
       if not np.isfinite(row['loss']):
         checkpointer.close()
         raise NonFiniteLossError(
@@ -118,7 +119,9 @@ def train(config, workdir: pathlib.Path) -> None:
         )
       seconds = time.perf_counter() - since
       row |= {'data_wait': waited / seconds, 'seconds_per_step': seconds / len(window)}
-      log.write(done, row)
+      log.write(done, {k: float(v) for k, v in row.items() if np.ndim(v) == 0})
+      if save:
+        log.write_experts(done, {k: v.tolist() for k, v in row.items() if np.ndim(v)})
       bar.set_postfix(loss=f'{row["loss"]:.3f}')
       window, waited, since = [], 0.0, time.perf_counter()
     if save:
@@ -133,34 +136,56 @@ def train(config, workdir: pathlib.Path) -> None:
 class MetricsLog:
   """`metrics.jsonl`, one JSON object a log step, and the same numbers for TensorBoard.
 
-  Lines beyond `start`, which a killed run wrote after its last checkpoint, are removed.
+  `experts.jsonl` holds the vectors and matrices of the banks, one object a checkpoint. Lines beyond
+  `start`, which a killed run wrote after its last checkpoint, are removed.
   """
 
   def __init__(self, workdir: pathlib.Path, start: int):
     self._path = workdir / 'metrics.jsonl'
-    kept = [row for row in self.rows() if row['step'] <= start]
-    self._path.write_text(''.join(json.dumps(row) + '\n' for row in kept))
+    self._experts = workdir / 'experts.jsonl'
+    for path in (self._path, self._experts):
+      if path.exists():
+        kept = [row for row in _complete_rows(path) if row['step'] <= start]
+        path.write_text(''.join(map(_line, kept)))
     self._tensorboard = metric_writers.SummaryWriter(str(workdir / 'tensorboard'))
 
   def rows(self) -> list[dict[str, float]]:
-    """All complete lines of the file."""
-    if not self._path.exists():
-      return []
-    rows = []
-    for line in self._path.read_text().splitlines():
-      try:
-        rows.append(json.loads(line))
-      except json.JSONDecodeError:  # the line a killed run was writing
-        break
-    return rows
+    """All lines of `metrics.jsonl`."""
+    return _complete_rows(self._path)
 
   def write(self, step: int, row: dict[str, float]) -> None:
     """Appends one line."""
-    with self._path.open('a') as file:
-      file.write(json.dumps({'step': step, **row}) + '\n')
+    _append(self._path, {'step': step, **row})
     self._tensorboard.write_scalars(step, row)
+
+  def write_experts(self, step: int, row: dict[str, list]) -> None:
+    """Appends one line of vectors and matrices, if there are any."""
+    if row:
+      _append(self._experts, {'step': step, **row})
 
   def close(self) -> None:
     """Flushes the TensorBoard events."""
     self._tensorboard.flush()
     self._tensorboard.close()
+
+
+def _append(path: pathlib.Path, row: dict) -> None:
+  with path.open('a') as file:
+    file.write(_line(row))
+
+
+def _line(row: dict) -> str:
+  return json.dumps(row) + '\n'
+
+
+def _complete_rows(path: pathlib.Path) -> list[dict]:
+  """All complete lines of a JSONL file, none where there is no file."""
+  rows = []
+  if not path.exists():
+    return rows
+  for line in path.read_text().splitlines():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:  # the line a killed run was writing
+      break
+  return rows

@@ -40,6 +40,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.width = 256
   config.model.router_width = 32
   config.model.dtype = 'bfloat16'
+  config.model.bank = ml_collections.ConfigDict()
+  config.model.bank.scales = ()  # decoder layers that are banks of sparse experts
+  config.model.bank.num_experts = 8
+  config.model.bank.top_k = 2  # experts of each voxel
+  config.model.bank.expansion = 2  # hidden width of an expert over its input width
+  config.model.bank.executor = 'dense'  # 'capacity' pays from num_experts / top_k of about 4 on
+  config.model.bank.capacity_factor = 2.0  # neighbours choose alike: well above a balanced load
+  config.model.bank.by_confidence = False  # which tokens a full expert drops: least sure, or last
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 100_000
@@ -54,6 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.ema_decay = 0.999
   config.train.expert_loss = 0.1  # supervision of each coarser expert on its own
   config.train.text_loss = 1.0  # telling each class's prompts from the others'
+  config.train.balance_loss = 1e-2  # equal use of the experts of a bank
+  config.train.z_loss = 1e-4  # small gate logits of a bank
   config.train.log_every = 50
   config.train.checkpoint_every = 1000
   config.train.keep_checkpoints = 2

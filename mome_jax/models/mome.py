@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mome_jax.models import experts, heads, router, unet
+from mome_jax.models.bank import BankOptions, make_options
 
 
 class MoME(nn.Module):
@@ -18,6 +19,7 @@ class MoME(nn.Module):
     top_k: scales each class uses at a voxel; 0 is all (soft mixture).
     width: d, of the class features and the scan's context.
     router_width: d_r.
+    bank: of sparse experts at some of the scales; None is one expert at each scale.
     dtype: of the backbone and the heads; parameters, router and logits are float32.
   """
 
@@ -27,6 +29,7 @@ class MoME(nn.Module):
   top_k: int = 0
   width: int = 256
   router_width: int = 32
+  bank: BankOptions | None = None
   dtype: jnp.dtype = jnp.float32
 
   @property
@@ -37,17 +40,30 @@ class MoME(nn.Module):
     return self.scales or tuple(range(self.backbone.num_scales))
 
   @nn.compact
-  def __call__(self, image: jax.Array, text: jax.Array) -> tuple[jax.Array, dict]:
+  def __call__(
+    self,
+    image: jax.Array,
+    text: jax.Array,
+    context: jax.Array | None = None,
+    *,
+    train: bool = False,
+  ) -> tuple[jax.Array, dict]:
     """Segments `image` for each row of `text`.
 
     Args:
       image: (B, D, H, W, C_in) float in [0, 1], one channel per HU window; D, H, W multiples of
         the backbone's stride.
       text: (K, d_t) float, embeddings of the prompts.
+      context: (J, d_t) float, embeddings of the training classes, which the banks of sparse experts
+        attend to; never the prompts of a request, or a class's mask would depend on the others.
+        None is what `init` saved in the variables (collection 'context'), or, where the variables
+        are parameters alone, `text`: so in training.
+      train: banks drop tokens for which they have no room.
 
     Returns:
       logits (B, D, H, W, K) float32, and a dict: 'expert_logits' and 'router_logits', lists of L
-      arrays (B, K, D_l, H_l, W_l) float32, finest first (no 'router_logits' for one scale).
+      arrays (B, K, D_l, H_l, W_l) float32, finest first (no 'router_logits' for one scale); and
+      'banks', scale -> what its bank did, see `bank.SparseBank`.
 
     Raises:
       ValueError: if a side of the image is no multiple of the backbone's stride.
@@ -58,17 +74,25 @@ class MoME(nn.Module):
         f'image of {image.shape[1:4]} voxels: every side must be a multiple of {stride}'
       )
     pyramid = self.backbone(image)
-    classes = nn.relu(nn.Dense(self.width, name='text')(text.astype(jnp.float32)))
+    project = nn.Dense(self.width, name='text')
+    classes = nn.relu(project(text.astype(jnp.float32)))
+    trained = None
+    if self.bank is not None:
+      trained = nn.relu(project(self._training_text(text, context).astype(jnp.float32)))
     context = heads.ScanContext(self.width, self.dtype, name='context')(pyramid[-1])
     theta = heads.HeadGenerator(name='heads')(context, classes)
 
     scales = self.active_scales
     features = [pyramid[scale] for scale in scales]
-    scores = [
-      heads.apply_heads(theta, experts.ScaleExpert(self.dtype, name=f'expert_{scale}')(x))
-      for scale, x in zip(scales, features, strict=True)
-    ]
-    aux = {'expert_logits': scores}
+    scores, banks = [], {}
+    for scale, x in zip(scales, features, strict=True):
+      options = self.bank if self.bank and scale in self.bank.scales else None
+      expert = experts.ScaleExpert(options, self.dtype, name=f'expert_{scale}')
+      z, did = expert(x, trained, train=train)
+      scores.append(heads.apply_heads(theta, z))
+      if did is not None:
+        banks[scale] = did
+    aux = {'expert_logits': scores, 'banks': banks}
     logits = scores[0]
     if len(scales) > 1:
       gates = router.Router(self.router_width, name='router')(features, classes, context)
@@ -76,13 +100,22 @@ class MoME(nn.Module):
       logits = router.fuse(scores, gates, self.top_k)
     return jnp.moveaxis(logits, 1, -1), aux
 
+  def _training_text(self, text: jax.Array, context: jax.Array | None) -> jax.Array:
+    """Embeddings of the training classes, (J, d_t); see `__call__`."""
+    if context is not None:
+      text = context
+    if self.is_initializing() or (context is None and self.has_variable('context', 'embeddings')):
+      return self.variable('context', 'embeddings', lambda: text).value
+    return text
+
 
 def build_model(config) -> MoME:
   """The model that `config.model` describes.
 
   Args:
     config: with `backbone.name` ('unet'), `backbone.size` ('tiny', 'small', 'base'), `experts`
-      ('pyramid', 'finest'), `scales`, `top_k`, `width`, `router_width`, `dtype`.
+      ('pyramid', 'finest'), `scales`, `top_k`, `width`, `router_width`, `dtype`, and optionally
+      `bank` (see `bank.BankOptions`).
 
   Raises:
     ValueError: for a value that names nothing.
@@ -106,6 +139,7 @@ def build_model(config) -> MoME:
     )
   if not 0 <= config.top_k <= (len(scales) or len(channels)):
     raise ValueError(f'model.top_k is {config.top_k}; expected 0 (all) to the number of scales')
+  active = (0,) if config.experts == 'finest' else scales or tuple(range(len(channels)))
   return MoME(
     backbone=unet.UNet(channels, dtype),
     experts=config.experts,
@@ -113,5 +147,6 @@ def build_model(config) -> MoME:
     top_k=config.top_k,
     width=config.width,
     router_width=config.router_width,
+    bank=make_options(config.get('bank'), active, config.router_width),
     dtype=dtype,
   )
