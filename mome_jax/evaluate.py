@@ -12,7 +12,7 @@ import tqdm
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint, explain, metrics, report, sharding, steps
+from mome_jax import checkpoint, explain, metrics, multihost, report, sharding, steps
 from mome_jax.models import build_model
 from mome_jax.segment import Segmenter
 from mome_jax.text import prompts
@@ -24,7 +24,8 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
 
   Writes `evaluation/{cases.csv,summary.json,table.md}` and `pictures/*.png` into `workdir` and
-  prints the table.
+  prints the table. Several hosts share the scans, and each segments its own on its own devices; the
+  lead process draws its first ones, and computes and writes the scores of all.
 
   Args:
     config: see `configs/base.py`.
@@ -36,7 +37,7 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   Raises:
     CheckpointError: if there is no checkpoint.
   """
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.local_mesh()
   jax.set_mesh(mesh)
   step, params = checkpoint.load_ema(workdir, jax.sharding.NamedSharding(mesh, sharding.REPLICATED))
   model = build_model(config.model)
@@ -63,22 +64,29 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
       model.active_scales,
     )
 
+  lead = multihost.is_lead()
   pictures = workdir / 'pictures'
-  pictures.mkdir(exist_ok=True)
+  if lead:
+    pictures.mkdir(exist_ok=True)
   cases = [
     case for source in config.data.sources for case in bricks.open_volumes(config.data_dir, source)
   ]
   rows = []
-  for number, case in enumerate(tqdm.tqdm(cases, desc='evaluate')):
+  mine = cases[jax.process_index() :: jax.process_count()]
+  for number, case in enumerate(tqdm.tqdm(mine, desc='evaluate', disable=not lead)):
     spacing = case.geometry.spacing
     segmentation = segmenter(case.image, spacing)
     rows += score_case(case, segmentation)
-    if number < config.evaluation.pictures:
+    if lead and number < config.evaluation.pictures:
       _draw(pictures / f'{case.name}.png', case, segmentation)
       if routing is not None:
         routing.add(case.image, spacing, segmentation)
 
+  rows = multihost.gather_rows(rows)
+  rows.sort(key=lambda row: (row['source'], row['case']))  # the same with any number of hosts
   summary = metrics.summarize(rows)
+  if not lead:
+    return summary
   folder = workdir / 'evaluation'
   folder.mkdir(exist_ok=True)
   _write_cases(folder / 'cases.csv', rows)

@@ -12,19 +12,33 @@ import sys
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
-from mome_jax import evaluate, train
+from mome_jax import evaluate, multihost, sharding, train
 from mome_jax.checkpoint import CheckpointError
 
 FLAGS = flags.FLAGS
+# Their messages name the cause and the fix.
+_EXPLAINED = (
+  CheckpointError,
+  NotPreparedError,
+  PipelineError,
+  sharding.MeshError,
+  train.NonFiniteLossError,
+)
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the experiment.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ['train', 'evaluate'], 'train ends with an evaluation; evaluate only that.'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  os.environ.get('MOME_DISTRIBUTED') == '1',
+  'This is one of several processes; see multihost.initialize. Also: MOME_DISTRIBUTED=1.',
 )
 
 
@@ -34,12 +48,21 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   workdir = pathlib.Path(_WORKDIR.value)
+  if _DISTRIBUTED.value:
+    multihost.initialize()
   try:
     if _MODE.value == 'train':
       train.train(_CONFIG.value, workdir)
     evaluate.evaluate(_CONFIG.value, workdir)
-  except (CheckpointError, NotPreparedError, PipelineError, train.NonFiniteLossError) as error:
+  except multihost.Preempted as notice:
+    print(f'preempted: {notice}', file=sys.stderr)
+    sys.exit(multihost.PREEMPTED)
+  except _EXPLAINED as error:
     sys.exit(f'error: {error}')
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    multihost.abandon(error)
 
 
 if __name__ == '__main__':

@@ -94,7 +94,7 @@ def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState
   # Not threefry: on the CPU its unrolled rounds take longer to compile than the train step.
   key = jax.random.key(config.seed, impl='rbg')
   shapes = jax.eval_shape(create, key)
-  shardings = sharding.tree_shardings(mesh, shapes)
+  shardings = sharding.tree_shardings(mesh, shapes, fsdp=config.mesh.fsdp)
   abstract = jax.tree.map(
     lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
   )

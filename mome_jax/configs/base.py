@@ -76,5 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # -1: all devices that expert leaves
-  config.mesh.expert = 1
+  config.mesh.expert = 1  # devices that share the sparse experts of a bank
+  config.mesh.spatial = False  # expert shards the depth of patches too large for one device
+  config.mesh.fsdp = False  # parameters and optimizer moments are spread over data, not copied
   return config

@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace):
   assert done.returncode == 1
   message = done.stderr.strip().splitlines()[-1]
   assert message.startswith('error: the loss is ')
-  assert 'between steps' in message
+  assert ' at step ' in message
   assert 'config.train.learning_rate' in message
 
 
