@@ -51,7 +51,7 @@ def train(config, workdir: pathlib.Path) -> None:
   # ---- resume ------------------------------------------------------------------------------------
   checkpointer = checkpoint.Checkpointer(workdir, keep=config.train.keep_checkpoints)
   start = 0
-  restored = checkpointer.restore(abstract)
+  restored = checkpointer.restore(abstract, config)
   if restored is not None:
     train_state, position = restored
     start = position['step']
