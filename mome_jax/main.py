@@ -4,6 +4,7 @@ Any value of the config can be changed on the command line: `--config.train.step
 command again resumes where the run stopped.
 """
 
+import json
 import os
 import pathlib
 import sys
@@ -18,7 +19,7 @@ from ml_collections import config_flags
 
 from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
-from mome_jax import evaluate, multihost, sharding, train
+from mome_jax import aot, evaluate, multihost, sharding, train
 from mome_jax.checkpoint import CheckpointError
 
 FLAGS = flags.FLAGS
@@ -27,13 +28,20 @@ _EXPLAINED = (
   CheckpointError,
   NotPreparedError,
   PipelineError,
+  aot.TopologyError,
   sharding.MeshError,
   train.NonFiniteLossError,
 )
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the experiment.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'evaluate'], 'train ends with an evaluation; evaluate only that.'
+  'mode',
+  'train',
+  ['train', 'evaluate', 'compile'],
+  'train ends with an evaluation; evaluate only that; compile prints what --topology would need.',
+)
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', None, 'To compile for: v5e:4x4, v5p:2x2x2, v6e:4x4, ... or cpu:8.'
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
@@ -47,6 +55,11 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
+  if _MODE.value == 'compile':
+    _compile()
+    return
+  if _WORKDIR.value is None:
+    raise app.UsageError(f'--mode={_MODE.value} needs --workdir')
   workdir = pathlib.Path(_WORKDIR.value)
   if _DISTRIBUTED.value:
     multihost.initialize()
@@ -65,6 +78,15 @@ def main(argv: list[str]) -> None:
     multihost.abandon(error)
 
 
+def _compile() -> None:
+  if _TOPOLOGY.value is None:
+    raise app.UsageError('--mode=compile needs --topology, such as --topology=v5e:4x4')
+  try:
+    print(json.dumps(aot.compile_config(_CONFIG.value, _TOPOLOGY.value), indent=2))
+  except _EXPLAINED as error:
+    sys.exit(f'error: {error}')
+
+
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
+  flags.mark_flags_as_required(['config'])
   sys.exit(app.run(main))

@@ -25,34 +25,38 @@ class MeshError(ValueError):
   """Mesh, devices and config do not fit; the message names the numbers and the fix."""
 
 
-def make_mesh(config) -> Mesh:
+def make_mesh(config, devices=None) -> Mesh:
   """The (data, expert) mesh over all devices of all hosts.
 
   Args:
     config: `config.mesh`: `data` and `expert` axis sizes, data = -1 takes the devices that expert
       leaves; `spatial`, whether `expert` shards the depth of the volumes.
+    devices: other ones than those of this run, to compile for.
 
   Raises:
     MeshError: if the sizes do not multiply to the number of devices, or a host would hold a part of
       a sample.
   """
-  devices, local = jax.device_count(), jax.local_device_count()
-  data = devices // config.expert if config.data == -1 else config.data
-  if data * config.expert != devices:
+  given = devices is not None
+  devices = devices if given else jax.devices()
+  data = len(devices) // config.expert if config.data == -1 else config.data
+  if data * config.expert != len(devices):
     raise MeshError(
-      f'mesh.data={config.data} x mesh.expert={config.expert} does not fit {devices} devices'
+      f'mesh.data={config.data} x mesh.expert={config.expert} does not fit {len(devices)} devices'
     )
-  if config.spatial and local % config.expert:
+  local = jax.local_device_count()
+  if config.spatial and not given and local % config.expert:
     raise MeshError(
       f'mesh.spatial needs whole samples on each host: mesh.expert={config.expert} does not divide '
       f'its {local} devices'
     )
-  return _mesh(data, config.expert, jax.devices())
+  return _mesh(data, config.expert, devices)
 
 
-def local_mesh() -> Mesh:
-  """A mesh of this host's own devices, all on `data`: for work that hosts do apart."""
-  return _mesh(jax.local_device_count(), 1, jax.local_devices())
+def local_mesh(devices=None) -> Mesh:
+  """A mesh of this host's own devices (or `devices`), all on `data`: for work hosts do apart."""
+  devices = devices or jax.local_devices()
+  return _mesh(len(devices), 1, devices)
 
 
 def _mesh(data: int, expert: int, devices) -> Mesh:

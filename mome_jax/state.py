@@ -68,6 +68,16 @@ def _generates_weights(params):
   return jax.tree_util.tree_map_with_path(generates, params)
 
 
+def abstract_state(config, mesh, model, text_encoder, optimizer) -> TrainState:
+  """The train state as ShapeDtypeStructs with shardings; see `init_state`."""
+  create = _make_create(config, model, text_encoder, optimizer)
+  shapes = jax.eval_shape(create, _init_key(config))
+  shardings = sharding.tree_shardings(mesh, shapes, fsdp=config.mesh.fsdp)
+  return jax.tree.map(
+    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
+  )
+
+
 def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState, TrainState]:
   """Fresh state, every leaf born on its devices, and the same tree of shapes with shardings.
 
@@ -78,11 +88,20 @@ def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState
     text_encoder: from `build_text_encoder`; its parameters train along.
     optimizer: from `make_optimizer`.
   """
+  abstract = abstract_state(config, mesh, model, text_encoder, optimizer)
+  create = _make_create(config, model, text_encoder, optimizer)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  return jax.jit(create, out_shardings=shardings)(_init_key(config)), abstract
+
+
+def _make_create(config, model, text_encoder, optimizer):
+  """create(key) -> fresh TrainState."""
   stride = model.backbone.stride
-  image = jnp.zeros((1, 2 * stride, 2 * stride, 2 * stride, len(config.data.windows)))
+  sides = (2 * stride,) * 3
 
   def create(key):
     model_key, text_key = jax.random.split(key)
+    image = jnp.zeros((1, *sides, len(config.data.windows)))
     text = jnp.zeros((1, config.text.d_model))
     ids = jnp.ones((1, 2), jnp.int32)
     params = {
@@ -91,11 +110,9 @@ def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState
     }
     return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
 
+  return create
+
+
+def _init_key(config) -> jax.Array:
   # Not threefry: on the CPU its unrolled rounds take longer to compile than the train step.
-  key = jax.random.key(config.seed, impl='rbg')
-  shapes = jax.eval_shape(create, key)
-  shardings = sharding.tree_shardings(mesh, shapes, fsdp=config.mesh.fsdp)
-  abstract = jax.tree.map(
-    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
-  )
-  return jax.jit(create, out_shardings=shardings)(key), abstract
+  return jax.random.key(config.seed, impl='rbg')

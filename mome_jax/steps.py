@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mome_jax import losses
+from input_pipeline.anatomy import TEMPLATE
+from mome_jax import losses, sharding
 from mome_jax.models import router
 from mome_jax.moe import stats
 from mome_jax.state import TrainState, learning_rate
@@ -102,6 +103,24 @@ def make_train_step(loss_fn, optimizer, config):
     return TrainState(state.step + 1, params, ema, opt_state), metrics
 
   return train_step
+
+
+def jit_train_step(config, model, text_encoder, optimizer, abstract: TrainState):
+  """The compiled-once train step of a config, on the mesh of `abstract`; the state is donated.
+
+  Args:
+    config: the whole config.
+    model: from `build_model`.
+    text_encoder: from `build_text_encoder`.
+    optimizer: from `make_optimizer`.
+    abstract: the state's shapes and shardings; the new state has the same.
+  """
+  table = jnp.asarray(TEMPLATE.code_table(config.classes))
+  loss_fn = make_loss_fn(model, text_encoder, table, config.train)
+  step = make_train_step(loss_fn, optimizer, config.train)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  metrics = jax.sharding.NamedSharding(abstract.step.sharding.mesh, sharding.REPLICATED)
+  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, metrics))
 
 
 def make_predict_step(model):

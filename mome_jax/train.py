@@ -4,13 +4,11 @@ import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from clu import parameter_overview
 
 from input_pipeline import bricks, pipeline
-from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, multihost, report, sharding, state, steps
 from mome_jax.metrics_log import MetricsLog
 from mome_jax.models import build_model
@@ -72,21 +70,8 @@ def train(config, workdir: pathlib.Path) -> None:
     host=jax.process_index(),
     num_hosts=jax.process_count(),
   )
-  loss_fn = steps.make_loss_fn(
-    model,
-    text_encoder,
-    jnp.asarray(TEMPLATE.code_table(config.classes)),
-    config.train,
-  )
   default = prompts.default_prompts(config.classes)
-  train_step = jax.jit(
-    steps.make_train_step(loss_fn, optimizer, config.train),
-    donate_argnums=0,
-    out_shardings=(
-      jax.tree.map(lambda leaf: leaf.sharding, abstract),
-      jax.sharding.NamedSharding(mesh, sharding.REPLICATED),
-    ),
-  )
+  train_step = steps.jit_train_step(config, model, text_encoder, optimizer, abstract)
 
   # ---- loop --------------------------------------------------------------------------------------
   bar = tqdm.tqdm(
