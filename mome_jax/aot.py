@@ -47,9 +47,9 @@ def compile_config(config, topology: str) -> dict:
   text_encoder = build_text_encoder(config.text)
   optimizer = state.make_optimizer(config.train)
   limit = _HBM.get(topology.split(':')[0])
-  with jax.set_mesh(mesh):
-    abstract = state.abstract_state(config, mesh, model, text_encoder, optimizer)
-    train_step = steps.jit_train_step(config, model, text_encoder, optimizer, abstract)
+  abstract = state.abstract_state(config, mesh, model, text_encoder, optimizer)
+  train_step = steps.jit_train_step(config, model, text_encoder, optimizer, abstract)
+  with jax.set_mesh(mesh):  # nothing can run in here: the devices do not exist
     train = train_step.trace(abstract, _batch(config, mesh), _prompts(config, mesh))
     report = {
       'topology': topology,
