@@ -130,12 +130,12 @@ class SparseBank(nn.Module):
 
     params = jax.tree.map(lambda p: p.astype(self.dtype), self._experts(width))
     if o.executor == 'dense':
-      y = dense.execute(_mlp, params, x, gates, valid)
+      y = dense.execute(apply_experts, params, x, gates, valid)
       served, slots = jnp.broadcast_to(valid[:, None], gates.experts.shape), None
     else:
       room = routing.capacity(x.shape[0] // devices, o.num_experts, o.top_k, o.capacity_factor)
       y, served = capacity.execute(
-        _mlp,
+        apply_experts,
         params,
         x,
         gates,
@@ -166,7 +166,7 @@ class SparseBank(nn.Module):
     }
 
 
-def _mlp(params: dict[str, jax.Array], rows: jax.Array) -> jax.Array:
+def apply_experts(params: dict[str, jax.Array], rows: jax.Array) -> jax.Array:
   """W_out gelu(W_in x + b_in) + b_out of each expert: (e, c, d) -> (e, c, d)."""
   product = functools.partial(jnp.einsum, 'ecd,edh->ech')
   hidden = nn.gelu(product(rows, params['kernel_in']) + params['bias_in'][:, None])

@@ -1,4 +1,4 @@
-"""The executors on every mesh of eight devices; run by test_mesh.py in a process of its own."""
+"""The executors on every mesh of eight devices; run by test_on_mesh.py in a process of its own."""
 
 import functools
 import re
