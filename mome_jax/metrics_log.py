@@ -29,6 +29,10 @@ class MetricsLog:
     """All lines of `metrics.jsonl`."""
     return _complete_rows(self._path)
 
+  def expert_rows(self) -> list[dict[str, list]]:
+    """All lines of `experts.jsonl`."""
+    return _complete_rows(self._experts)
+
   def write(self, step: int, row: dict[str, np.ndarray], *, vectors: bool) -> None:
     """Appends the scalars of `row`; with `vectors` also what is not scalar, to its own file."""
     scalars = {k: float(v) for k, v in row.items() if np.ndim(v) == 0}

@@ -9,7 +9,7 @@ import tqdm
 from clu import parameter_overview
 
 from input_pipeline import bricks, pipeline
-from mome_jax import checkpoint, multihost, report, sharding, state, steps
+from mome_jax import checkpoint, explain, multihost, report, sharding, state, steps
 from mome_jax.metrics_log import MetricsLog
 from mome_jax.models import build_model
 from mome_jax.text import prompts
@@ -25,7 +25,8 @@ def train(config, workdir: pathlib.Path) -> None:
   """Trains until `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
   Leaves `checkpoints/`, `config.json`, `metrics.jsonl`, TensorBoard events and
-  `pictures/training.png` in `workdir`; with banks of sparse experts also `experts.jsonl`.
+  `pictures/training.png` in `workdir`; with banks of sparse experts also `experts.jsonl`
+  and `pictures/experts_SCALE.png`.
 
   Args:
     config: see `configs/base.py`.
@@ -124,6 +125,8 @@ def train(config, workdir: pathlib.Path) -> None:
   checkpointer.close()
   if lead:
     report.training_curves(workdir / 'pictures' / 'training.png', log.rows())
+    for row in log.expert_rows()[-1:]:
+      explain.draw_experts(workdir / 'pictures', row, config.classes)
     log.close()
 
 
