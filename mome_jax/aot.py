@@ -97,7 +97,7 @@ def _batch(config, mesh):
   """Shapes of a training batch; see `input_pipeline.pipeline`."""
   b, k, patch = config.train.batch_size, len(config.classes), tuple(config.data.patch)
   spatial = config.mesh.spatial
-  sharding.check_batch(mesh, b, patch, spatial=spatial)
+  sharding.check_batch(mesh, config)
   fields = {
     'image': ((b, *patch, len(config.data.windows)), np.float32),
     'label': ((b, *patch), np.uint8),

@@ -111,18 +111,33 @@ def batch_spec(name: str, *, spatial: bool) -> P:
   return P('data', 'expert') if name in ('image', 'label') else P('data')
 
 
-def check_batch(mesh: Mesh, batch_size: int, patch: tuple[int, int, int], *, spatial: bool) -> None:
-  """Raises MeshError if the mesh cannot divide the batch, or the depth of its patches."""
+def check_batch(mesh: Mesh, config) -> None:
+  """Refuses what the mesh cannot divide.
+
+  Args:
+    mesh: from `make_mesh`.
+    config: the whole config.
+
+  Raises:
+    MeshError: if the mesh cannot divide the batch or the depth of its patches, or the backbone is
+      not made for a divided depth.
+  """
+  spatial, patch = config.mesh.spatial, tuple(config.data.patch)
   split = mesh.shape['data'] if spatial else mesh.size
-  if batch_size % split:
+  if config.train.batch_size % split:
     raise MeshError(
-      f'train.batch_size={batch_size} cannot be shared evenly by {split} '
+      f'train.batch_size={config.train.batch_size} cannot be shared evenly by {split} '
       + ('rows of the mesh' if spatial else 'devices')
     )
   if spatial and patch[0] % mesh.shape['expert']:
     raise MeshError(
       f'mesh.spatial: mesh.expert={mesh.shape["expert"]} does not divide the depth of '
       f'data.patch={patch}'
+    )
+  if spatial and 'swin' in config.model.backbone.name:
+    raise MeshError(
+      'mesh.spatial: shifted windows would gather the whole depth on each device; use a '
+      f'convolutional backbone instead of {config.model.backbone.name}'
     )
 
 

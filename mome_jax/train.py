@@ -39,8 +39,7 @@ def train(config, workdir: pathlib.Path) -> None:
   # ---- mesh, model, state ------------------------------------------------------------------------
   mesh = sharding.make_mesh(config.mesh)
   jax.set_mesh(mesh)
-  spatial = config.mesh.spatial
-  sharding.check_batch(mesh, config.train.batch_size, config.data.patch, spatial=spatial)
+  sharding.check_batch(mesh, config)
   tokenizer = Tokenizer()
   model = build_model(config.model)
   text_encoder = build_text_encoder(config.text)
@@ -86,7 +85,7 @@ def train(config, workdir: pathlib.Path) -> None:
   with multihost.Preemption() as preemption:
     for step in bar:
       asked = time.perf_counter()
-      batch = sharding.shard_batch(mesh, next(batches), spatial=spatial)
+      batch = sharding.shard_batch(mesh, next(batches), spatial=config.mesh.spatial)
       waited += time.perf_counter() - asked
       sampled = prompts.sample_prompts(config.classes, seed=config.seed, step=step)
       ids, mask = tokenizer.encode(sampled + default, config.text.max_length)

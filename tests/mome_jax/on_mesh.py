@@ -78,15 +78,30 @@ def test_a_wrong_mesh_is_refused(config, message):
     sharding.make_mesh(config)
 
 
-def test_what_a_mesh_cannot_divide_is_refused():
-  mesh = sharding.make_mesh(mesh_config(2, 4))
-  with pytest.raises(sharding.MeshError, match='train.batch_size=6 .* 8 devices'):
-    sharding.check_batch(mesh, 6, (16, 16, 16), spatial=False)
-  with pytest.raises(sharding.MeshError, match='does not divide the depth'):
-    sharding.check_batch(mesh, 6, (18, 16, 16), spatial=True)
+@pytest.mark.parametrize(
+  ('batch', 'patch', 'spatial', 'backbone', 'message'),
+  [
+    (6, (16, 16, 16), False, 'unet', 'train.batch_size=6 .* 8 devices'),
+    (3, (16, 16, 16), True, 'unet', 'train.batch_size=3 .* 2 rows of the mesh'),
+    (6, (18, 16, 16), True, 'unet', 'does not divide the depth of data.patch'),
+    (6, (16, 16, 16), True, 'swin_unetr', 'convolutional backbone instead of swin_unetr'),
+  ],
+)
+def test_a_batch_that_does_not_fit_the_mesh_is_refused(batch, patch, spatial, backbone, message):
+  config = ConfigDict(
+    {
+      'train': {'batch_size': batch}, 'data': {'patch': patch},
+      'mesh': mesh_config(2, 4, spatial=spatial), 'model': {'backbone': {'name': backbone}},
+    }
+  )  # fmt: skip
+  with pytest.raises(sharding.MeshError, match=message):
+    sharding.check_batch(sharding.make_mesh(config.mesh), config)
+
+
+def test_experts_that_the_mesh_cannot_divide_are_refused():
   six = {'bank': {'kernel_in': jnp.ones((6, 2, 2))}}
   with pytest.raises(sharding.MeshError, match='cannot be shared by mesh.expert=4'):
-    sharding.tree_shardings(mesh, {'params': six})
+    sharding.tree_shardings(sharding.make_mesh(mesh_config(2, 4)), {'params': six})
 
 
 class Pyramid(nn.Module):
