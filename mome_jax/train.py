@@ -107,7 +107,13 @@ def train(config, workdir: pathlib.Path) -> None:
         first = done - len(window) + 1
         window = jax.device_get(window)
         row = {k: np.mean([m[k] for m in window], 0) for k in metrics}
-        _check_finite([m['loss'] for m in window], first)
+        bad = [step for step, m in enumerate(window, first) if not np.isfinite(m['loss'])]
+        if bad:
+          checkpointer.close()
+          raise NonFiniteLossError(
+            f'the loss is {window[bad[0] - first]["loss"]} at step {bad[0]}; the checkpoint before '
+            'it is kept. Lower config.train.learning_rate or inspect the data.'
+          )
         seconds = time.perf_counter() - since
         row |= {'data_wait': waited / seconds, 'seconds_per_step': seconds / len(window)}
         if lead:
@@ -136,13 +142,3 @@ def _print_start(workdir: pathlib.Path, train_state: state.TrainState, start: in
   count = sum(p.size for p in jax.tree.leaves(train_state.params))
   print(f'{count:,} parameters on {jax.device_count()} {jax.default_backend()} device(s)', end='; ')
   print(f'resuming {workdir} at step {start}' if start else f'training in {workdir}', flush=True)
-
-
-def _check_finite(losses: list[np.ndarray], first: int) -> None:
-  """Raises NonFiniteLossError naming the first bad step; `first` is the step of losses[0]."""
-  for step, loss in enumerate(losses, first):
-    if not np.isfinite(loss):
-      raise NonFiniteLossError(
-        f'the loss is {loss} at step {step}; the checkpoint before it is kept. Lower '
-        'config.train.learning_rate or inspect the data.'
-      )
