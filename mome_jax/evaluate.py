@@ -11,7 +11,7 @@ import tqdm
 from etils import epath
 
 from input_pipeline import bricks
-from mome_jax import explain, metrics, report, steps
+from mome_jax import explain, metrics, multihost, report, steps
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
 
@@ -20,7 +20,8 @@ def evaluate(config, workdir: epath.Path) -> dict:
   """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
 
   Writes `evaluation/{cases.csv,summary.json,table.md}` and `pictures/*.png` into `workdir` and
-  prints the table.
+  prints the table. Several hosts share the scans, and each segments its own on its own devices; the
+  lead process draws its first ones, and computes and writes the scores of all.
 
   Args:
     config: see `configs/base.py`; usually the model's own (`checkpoint.load_config`).
@@ -43,29 +44,36 @@ def evaluate(config, workdir: epath.Path) -> dict:
     text = predictor.embed(texts)[: len(names)]
     routing = explain.Routing(
       names,
-      lambda windows: routing_step(predictor.params, text, jnp.asarray(windows)),
+      lambda windows: routing_step(predictor.params, text, jnp.asarray(windows), predictor.context),
       segmenter,
       predictor.model.active_scales,
     )
 
+  lead = multihost.is_lead()
   pictures = workdir / 'pictures'
-  pictures.mkdir(exist_ok=True)
+  if lead:
+    pictures.mkdir(exist_ok=True)
   cases = [
     case
     for source in config.data.sources
     for case in bricks.open_volumes(config.data_dir, source, template)
   ]
   rows = []
-  for number, case in enumerate(tqdm.tqdm(cases, desc='evaluate')):
+  mine = cases[jax.process_index() :: jax.process_count()]
+  for number, case in enumerate(tqdm.tqdm(mine, desc='evaluate', disable=not lead)):
     spacing = case.geometry.spacing
     segmentation = segmenter(case.image, spacing)
     rows += score_case(case, segmentation)
-    if number < config.evaluation.pictures:
+    if lead and number < config.evaluation.pictures:
       _draw(pictures / f'{case.name}.png', case, segmentation)
       if routing is not None:
         routing.add(case.image, spacing, segmentation)
 
+  rows = multihost.gather_rows(rows)
+  rows.sort(key=lambda row: (row['source'], row['case']))  # the same with any number of hosts
   summary = metrics.summarize(rows)
+  if not lead:
+    return summary
   folder = workdir / 'evaluation'
   folder.mkdir(exist_ok=True)
   _write_cases(folder / 'cases.csv', rows)

@@ -1,7 +1,8 @@
-"""Which scale each class trusts where."""
+"""Which scale each class trusts where, and which experts of a bank it chooses."""
 
 import os
-from collections.abc import Callable, Sequence
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -80,4 +81,28 @@ class Routing:
       outlines=outlines,
       spacing_2d=spacing[:2],
       title=f'Weight of each scale inside the predicted masks of {self.cases} scans',
+    )
+
+
+def draw_experts(folder: pathlib.Path, row: Mapping[str, list], names: Sequence[str]) -> None:
+  """Draws which expert of each bank the voxels of each class chose: `experts_SCALE.png`.
+
+  Args:
+    folder: of the pictures.
+    row: a line of `experts.jsonl`; `moe_SCALE/classes` is (E, K), choices by voxels of each class.
+    names: K class names.
+  """
+  for key, value in row.items():
+    if not key.endswith('/classes'):
+      continue
+    scale = key.removesuffix('/classes').removeprefix('moe_')
+    choices = np.asarray(value).T
+    with np.errstate(invalid='ignore'):
+      share = choices / choices.sum(1, keepdims=True)
+    report.routing(
+      folder / f'experts_{scale}.png',
+      share=share,
+      names=names,
+      scale_labels=[str(expert) for expert in range(share.shape[1])],
+      title=f'Experts of scale {scale} chosen by the voxels of each class in training',
     )

@@ -5,6 +5,7 @@ command again resumes where the run stopped. `--mode=evaluate` needs no --config
 model folder, has its own.
 """
 
+import json
 import os
 import sys
 
@@ -12,22 +13,45 @@ import sys
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
+import jax
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
 from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
-from mome_jax import checkpoint, evaluate, train
+from mome_jax import aot, checkpoint, evaluate, multihost, sharding, train
 from mome_jax.checkpoint import CheckpointError
 from mome_jax.postprocess import PostprocessError
 from mome_jax.text.vectors import TextVectorError
 
 FLAGS = flags.FLAGS
+# Their messages name the cause and the fix.
+_EXPLAINED = (
+  CheckpointError,
+  NotPreparedError,
+  PipelineError,
+  PostprocessError,
+  TextVectorError,
+  aot.TopologyError,
+  sharding.MeshError,
+  train.NonFiniteLossError,
+)
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the experiment.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'evaluate'], 'train ends with an evaluation; evaluate only that.'
+  'mode',
+  'train',
+  ['train', 'evaluate', 'compile'],
+  'train ends with an evaluation; evaluate only that; compile prints what --topology would need.',
+)
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', None, 'To compile for: v5e:4x4, v5p:2x2x2, v6e:4x4, ... or cpu:8.'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  os.environ.get('MOME_DISTRIBUTED') == '1',
+  'This is one of several processes; see multihost.initialize. Also: MOME_DISTRIBUTED=1.',
 )
 
 
@@ -36,21 +60,39 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
-  workdir = epath.Path(_WORKDIR.value)
-  config = _CONFIG.value
+  if _MODE.value == 'compile':
+    _compile()
+    return
+  if _WORKDIR.value is None:
+    raise app.UsageError(f'--mode={_MODE.value} needs --workdir')
+  workdir, config = epath.Path(_WORKDIR.value), _CONFIG.value
   if config is None and _MODE.value == 'train':
     sys.exit('error: training needs --config, such as --config=mome_jax/configs/demo.py')
+  if _DISTRIBUTED.value:
+    multihost.initialize()
   try:
     if _MODE.value == 'train':
       train.train(config, workdir)
     evaluate.evaluate(config or checkpoint.load_config(workdir), workdir)
-  except (
-    CheckpointError, NotPreparedError, PipelineError, PostprocessError, TextVectorError,
-    train.NonFiniteLossError,
-  ) as error:  # fmt: skip
+  except multihost.Preempted as notice:
+    print(f'preempted: {notice}', file=sys.stderr)
+    sys.exit(multihost.PREEMPTED)
+  except _EXPLAINED as error:
+    sys.exit(f'error: {error}')
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    multihost.abandon(error)
+
+
+def _compile() -> None:
+  if _CONFIG.value is None or _TOPOLOGY.value is None:
+    raise app.UsageError('--mode=compile needs --config and --topology, such as v5e:4x4')
+  try:
+    print(json.dumps(aot.compile_config(_CONFIG.value, _TOPOLOGY.value), indent=2))
+  except _EXPLAINED as error:
     sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['workdir'])
   sys.exit(app.run(main))

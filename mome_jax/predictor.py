@@ -14,6 +14,7 @@ from mome_jax import checkpoint, sharding, state, steps
 from mome_jax.models import build_model
 from mome_jax.segment import Segmenter
 from mome_jax.text import embed, inputs
+from mome_jax.text.prompts import default_prompts
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectors
@@ -47,6 +48,7 @@ class Predictor:
     template: the built-in classes and those that came with the model.
     model: from `build_model`.
     params: {'model': ..., 'text': ...}.
+    context: (J, d_t) float32, embeddings of the training classes, where banks of experts need them.
 
   Raises:
     CheckpointError: if there is no model, or it cannot be read.
@@ -55,7 +57,7 @@ class Predictor:
   def __init__(self, path, config=None, *, text_model=None):
     self.path = os.fspath(path)
     config = config or checkpoint.load_config(path)
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = sharding.local_mesh()
     jax.set_mesh(mesh)
     self._everywhere = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)
     loaded = checkpoint.load_model(path, self._everywhere)
@@ -75,6 +77,10 @@ class Predictor:
     checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
     self._embed = jax.jit(functools.partial(steps.embed, encoder))
     self._predict = jax.jit(steps.make_predict_step(self.model))
+    self.context = None
+    if self.model.bank is not None:
+      trained = default_prompts(config.classes, self.template)
+      self.context = self.embed(trained)[: len(trained)]
 
   def embed(self, prompts: Sequence[str]) -> jax.Array:
     """Embeddings of K prompts and of the empty ones that fill the bucket: (K', d_t) float32."""
@@ -99,7 +105,9 @@ class Predictor:
 
     def predict(windows):
       # Cut on the host: on the device each K would be one more program.
-      return np.asarray(self._predict(self.params, text, jnp.asarray(windows)))[..., : len(names)]
+      return np.asarray(self._predict(self.params, text, jnp.asarray(windows), self.context))[
+        ..., : len(names)
+      ]
 
     return Segmenter(
       predict,

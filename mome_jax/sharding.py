@@ -1,5 +1,6 @@
 """Device mesh and where every array lives on it."""
 
+import math
 import re
 
 import jax
@@ -7,48 +8,152 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-BATCH = P(('data', 'expert'))  # outside the expert banks the batch uses every device
 REPLICATED = P()
 # Path of a leaf of the train state -> its spec; the first match wins. The optimizer's moments have
 # the paths of their parameters in them, so one rule covers both.
-RULES = ((r'.*', REPLICATED),)
+RULES = (
+  (r'.*/bank/(kernel|bias)_(in|out)', P('expert')),
+  (r'.*', REPLICATED),
+)
+# Leaves that mesh.fsdp also spreads over `data`, and from which size on: an all-gather of a small
+# array costs more than the memory it saves.
+FSDP_PATHS = r'(params|ema|opt_state)/.*'
+FSDP_SIZE = 2**14
 
 
-def make_mesh(config) -> Mesh:
-  """The (data, expert) mesh over all devices.
+class MeshError(ValueError):
+  """Mesh, devices and config do not fit; the message names the numbers and the fix."""
+
+
+def make_mesh(config, devices=None) -> Mesh:
+  """The (data, expert) mesh over all devices of all hosts.
 
   Args:
-    config: `data` and `expert` axis sizes; data = -1 takes the devices that expert leaves.
+    config: `config.mesh`: `data` and `expert` axis sizes, data = -1 takes the devices that expert
+      leaves; `spatial`, whether `expert` shards the depth of the volumes.
+    devices: other ones than those of this run, to compile for.
 
   Raises:
-    ValueError: if the sizes do not multiply to the number of devices.
+    MeshError: if the sizes do not multiply to the number of devices, or a host would hold a part of
+      a sample.
   """
-  devices = jax.device_count()
-  data = devices // config.expert if config.data == -1 else config.data
-  if data * config.expert != devices:
-    raise ValueError(
-      f'mesh.data={config.data} x mesh.expert={config.expert} does not fit {devices} devices'
+  given = devices is not None
+  devices = devices if given else jax.devices()
+  data = len(devices) // config.expert if config.data == -1 else config.data
+  if data * config.expert != len(devices):
+    raise MeshError(
+      f'mesh.data={config.data} x mesh.expert={config.expert} does not fit {len(devices)} devices'
     )
+  local = jax.local_device_count()
+  if config.spatial and not given and local % config.expert:
+    raise MeshError(
+      f'mesh.spatial needs whole samples on each host: mesh.expert={config.expert} does not divide '
+      f'its {local} devices'
+    )
+  return _mesh(data, config.expert, devices)
+
+
+def local_mesh(devices=None) -> Mesh:
+  """A mesh of this host's own devices (or `devices`), all on `data`: for work hosts do apart."""
+  devices = devices or jax.local_devices()
+  return _mesh(len(devices), 1, devices)
+
+
+def _mesh(data: int, expert: int, devices) -> Mesh:
   # Auto: under jax.make_mesh's default, Explicit, convolutions over sharded axes fail.
-  return jax.make_mesh((data, config.expert), ('data', 'expert'), axis_types=(AxisType.Auto,) * 2)
+  axes = ('data', 'expert')
+  return jax.make_mesh((data, expert), axes, devices=devices, axis_types=(AxisType.Auto,) * 2)
 
 
-def tree_shardings(mesh: Mesh, tree):
-  """A NamedSharding per leaf of `tree`, by RULES over the leaf's path ('params/model/...')."""
+def tree_shardings(mesh: Mesh, tree, *, fsdp: bool = False):
+  """A NamedSharding per leaf of `tree`, by RULES over the leaf's path ('params/model/...').
 
-  def place(path, _):
+  Args:
+    mesh: from `make_mesh`.
+    tree: of arrays or shapes.
+    fsdp: also spread the longest free axis of large parameters and moments over `data`.
+
+  Raises:
+    MeshError: if an axis of a leaf cannot be divided as its rule says.
+  """
+
+  def place(path, leaf):
     name = '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
-    return NamedSharding(mesh, next(spec for rule, spec in RULES if re.fullmatch(rule, name)))
+    spec = next(spec for rule, spec in RULES if re.fullmatch(rule, name))
+    for size, axis in zip(leaf.shape, spec, strict=False):
+      if axis is not None and size % mesh.shape[axis]:
+        raise MeshError(
+          f'{name} {leaf.shape} cannot be shared by mesh.{axis}={mesh.shape[axis]} devices evenly'
+        )
+    if fsdp and re.fullmatch(FSDP_PATHS, name) and math.prod(leaf.shape) >= FSDP_SIZE:
+      spec = _spread(spec, leaf.shape, mesh.shape['data'])
+    return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-  """This host's rows of a batch -> global arrays, the batch axis split over all devices."""
-  sharding = NamedSharding(mesh, BATCH)
-  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+def _spread(spec: P, shape: tuple[int, ...], devices: int) -> P:
+  """`spec` with 'data' on the longest free axis that `devices` divides, if there is one."""
+  axes = [*spec] + [None] * (len(shape) - len(spec))
+  free = [i for i, n in enumerate(shape) if axes[i] is None and n % devices == 0]
+  if free:
+    axes[max(free, key=lambda i: shape[i])] = 'data'
+  return P(*axes)
+
+
+def batch_spec(name: str, *, spatial: bool) -> P:
+  """How the array `name` of a batch is split: samples over all devices.
+
+  With `spatial`, samples over `data` and the depth of volumes over `expert`.
+  """
+  if not spatial:
+    return P(('data', 'expert'))
+  return P('data', 'expert') if name in ('image', 'label') else P('data')
+
+
+def check_batch(mesh: Mesh, config) -> None:
+  """Refuses what the mesh cannot divide.
+
+  Args:
+    mesh: from `make_mesh`.
+    config: the whole config.
+
+  Raises:
+    MeshError: if the mesh cannot divide the batch or the depth of its patches, or the backbone is
+      not made for a divided depth.
+  """
+  spatial, patch = config.mesh.spatial, tuple(config.data.patch)
+  split = mesh.shape['data'] if spatial else mesh.size
+  if config.train.batch_size % split:
+    raise MeshError(
+      f'train.batch_size={config.train.batch_size} cannot be shared evenly by {split} '
+      + ('rows of the mesh' if spatial else 'devices')
+    )
+  if spatial and patch[0] % mesh.shape['expert']:
+    raise MeshError(
+      f'mesh.spatial: mesh.expert={mesh.shape["expert"]} does not divide the depth of '
+      f'data.patch={patch}'
+    )
+  if spatial and 'swin' in config.model.backbone.name:
+    raise MeshError(
+      'mesh.spatial: shifted windows would gather the whole depth on each device; use a '
+      f'convolutional backbone instead of {config.model.backbone.name}'
+    )
+
+
+def shard_batch(
+  mesh: Mesh, batch: dict[str, np.ndarray], *, spatial: bool = False
+) -> dict[str, jax.Array]:
+  """This host's rows of a batch -> global arrays, split as `batch_spec` says."""
+  return {
+    name: jax.make_array_from_process_local_data(
+      NamedSharding(mesh, batch_spec(name, spatial=spatial)), rows
+    )
+    for name, rows in batch.items()
+  }
 
 
 def replicate(mesh: Mesh, tree):
   """Arrays that every host holds in full -> global arrays on every device."""
-  return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+  where = NamedSharding(mesh, REPLICATED)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)), tree)

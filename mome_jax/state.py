@@ -45,9 +45,16 @@ def make_optimizer(config) -> optax.GradientTransformation:
     optax.adamw(
       learning_rate(config),
       weight_decay=config.weight_decay,
-      mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+      mask=_decays,
     ),
     optax.masked(optax.scale(config.generator_rate), _generates_weights),
+  )
+
+
+def _decays(params):
+  """True for weights; the biases of a bank are matrices too."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: p.ndim > 1 and not path[-1].key.startswith('bias'), params
   )
 
 
@@ -73,6 +80,16 @@ def init_params(config, model, text_encoder, key: jax.Array):
   return params
 
 
+def abstract_state(config, mesh, model, text_encoder, optimizer) -> TrainState:
+  """The train state as ShapeDtypeStructs with shardings; see `init_state`."""
+  create = _make_create(config, model, text_encoder, optimizer)
+  shapes = jax.eval_shape(create, _init_key(config))
+  shardings = sharding.tree_shardings(mesh, shapes, fsdp=config.mesh.fsdp)
+  return jax.tree.map(
+    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
+  )
+
+
 def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState, TrainState]:
   """Fresh state, every leaf born on its devices, and the same tree of shapes with shardings.
 
@@ -83,16 +100,22 @@ def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState
     text_encoder: from `build_text_encoder`; its parameters train along. None: the text is frozen.
     optimizer: from `make_optimizer`.
   """
+  abstract = abstract_state(config, mesh, model, text_encoder, optimizer)
+  create = _make_create(config, model, text_encoder, optimizer)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  return jax.jit(create, out_shardings=shardings)(_init_key(config)), abstract
+
+
+def _make_create(config, model, text_encoder, optimizer):
+  """create(key) -> fresh TrainState."""
 
   def create(key):
     params = init_params(config, model, text_encoder, key)
     return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
 
+  return create
+
+
+def _init_key(config) -> jax.Array:
   # Not threefry: on the CPU its unrolled rounds take longer to compile than the train step.
-  key = jax.random.key(config.seed, impl='rbg')
-  shapes = jax.eval_shape(create, key)
-  shardings = sharding.tree_shardings(mesh, shapes)
-  abstract = jax.tree.map(
-    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
-  )
-  return jax.jit(create, out_shardings=shardings)(key), abstract
+  return jax.random.key(config.seed, impl='rbg')

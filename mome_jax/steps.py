@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from mome_jax import losses
+from mome_jax import losses, sharding
 from mome_jax.models import router
+from mome_jax.moe import stats
 from mome_jax.state import TrainState, learning_rate
 
 
@@ -27,7 +29,8 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
     text_encoder: from `build_text_encoder`; None: the text is frozen.
     code_table: (256, K) bool; whether a label code belongs to a class.
     config: `config.train`; uses `expert_loss`, the weight of the same losses on each coarser
-      expert's own logits, and `text_loss`, the weight of `losses.prompt_contrast`.
+      expert's own logits, `text_loss`, the weight of `losses.prompt_contrast`, and `balance_loss`
+      and `z_loss`, of the banks of sparse experts.
 
   Returns:
     loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds image (B, D, H, W, C_in),
@@ -38,7 +41,7 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
 
   def loss_fn(params, batch, prompts):
     sampled, default = jnp.split(embed(text_encoder, params, prompts), 2)
-    logits, aux = model.apply({'params': params['model']}, batch['image'], sampled)
+    logits, aux = model.apply({'params': params['model']}, batch['image'], sampled, train=True)
     # Class-first: sums over voxels then run over long contiguous axes. The model's last step puts
     # the classes last; the compiler cancels the two.
     logits = jnp.moveaxis(logits, -1, 1)
@@ -64,13 +67,26 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
         )
       metrics['loss_experts'] = total / len(coarse)
       loss = loss + config.expert_loss * metrics['loss_experts']
+    for scale, did in aux['banks'].items():
+      loss = loss + config.balance_loss * did['balance'] + config.z_loss * did['z']
+      metrics |= _bank_metrics(scale, did, losses.block_mean(targets & valid, 2**scale))
     return loss, {'loss': loss, **metrics}
 
   return loss_fn
 
 
+def _bank_metrics(scale: int, did: dict, targets: jax.Array) -> dict[str, jax.Array]:
+  """What the bank of a scale did, and which of its experts the voxels of each class chose."""
+  metrics = {k: v for k, v in did.items() if k != 'experts'}
+  targets = jnp.moveaxis(targets, 1, -1)
+  metrics['classes'] = stats.by_class(did['experts'], did['load'].shape[0], targets)
+  return {f'moe_{scale}/{k}': v for k, v in metrics.items()}
+
+
 def make_train_step(loss_fn, optimizer, config):
-  """One optimizer step: train_step(state, batch, prompts) -> (state, metrics of scalars).
+  """One optimizer step: train_step(state, batch, prompts) -> (state, metrics).
+
+  The metrics are scalars; those of a bank of E experts also (E,) and (E, K) arrays.
 
   Args:
     loss_fn: from `make_loss_fn`.
@@ -87,17 +103,47 @@ def make_train_step(loss_fn, optimizer, config):
     decay = jnp.minimum(config.ema_decay, (1 + t) / (10 + t))
     ema = optax.incremental_update(params, state.ema, 1 - decay)
     metrics['grad_norm'] = optax.global_norm(grads)
+    for name, part in grads['model'].items():
+      if 'bank' in part:
+        scale = name.removeprefix('expert_')
+        experts = {k: g for k, g in part['bank'].items() if k not in ('gate', 'norm')}
+        metrics[f'moe_{scale}/grad_norm'] = stats.gradient_norms(experts)
+        metrics[f'moe_{scale}/grad_norm_gate'] = optax.global_norm(part['bank']['gate'])
     metrics['learning_rate'] = schedule(state.step)
     return TrainState(state.step + 1, params, ema, opt_state), metrics
 
   return train_step
 
 
-def make_predict_step(model):
-  """predict_step(params, text (K, d_t), windows (B, D, H, W, C)) -> logits (B, D, H, W, K)."""
+def jit_train_step(
+  config, model, text_encoder, optimizer, abstract: TrainState, code_table: np.ndarray
+):
+  """The compiled-once train step of a config, on the mesh of `abstract`; the state is donated.
 
-  def predict_step(params, text, windows):
-    return model.apply({'params': params['model']}, windows, text)[0]
+  Args:
+    config: the whole config.
+    model: from `build_model`.
+    text_encoder: from `build_text_encoder`; None: the text is frozen.
+    optimizer: from `make_optimizer`.
+    abstract: the state's shapes and shardings; the new state has the same.
+    code_table: (256, K) bool; whether a label code belongs to a class.
+  """
+  loss_fn = make_loss_fn(model, text_encoder, jnp.asarray(code_table), config.train)
+  step = make_train_step(loss_fn, optimizer, config.train)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  metrics = jax.sharding.NamedSharding(abstract.step.sharding.mesh, sharding.REPLICATED)
+  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, metrics))
+
+
+def make_predict_step(model):
+  """predict_step(params, text (K, d_t), windows (B, D, H, W, C)) -> logits (B, D, H, W, K).
+
+  A model with banks of sparse experts also needs `context` (J, d_t), the embeddings of the default
+  prompts of its training classes, where `text` holds other prompts.
+  """
+
+  def predict_step(params, text, windows, context=None):
+    return model.apply({'params': params['model']}, windows, text, context)[0]
 
   return predict_step
 
@@ -108,8 +154,8 @@ def make_routing_step(model):
   `weights` is L arrays (B, K, D, H, W) float32, each scale's share in each class at each voxel.
   """
 
-  def routing_step(params, text, windows):
-    logits, aux = model.apply({'params': params['model']}, windows, text)
+  def routing_step(params, text, windows, context=None):
+    logits, aux = model.apply({'params': params['model']}, windows, text, context)
     return logits, router.scale_weights(aux['router_logits'], model.top_k)
 
   return routing_step

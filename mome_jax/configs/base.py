@@ -49,6 +49,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.head_activation = 'leaky_relu'  # 'relu' is what published weights expect
   config.model.class_chunk = 8  # classes whose maps are made at the same time
   config.model.dtype = 'bfloat16'
+  config.model.bank = ml_collections.ConfigDict()
+  config.model.bank.scales = ()  # decoder layers that are banks of sparse experts
+  config.model.bank.num_experts = 8
+  config.model.bank.top_k = 2  # experts of each voxel
+  config.model.bank.expansion = 2  # hidden width of an expert over its input width
+  config.model.bank.executor = 'dense'  # 'capacity' pays from num_experts / top_k of about 4 on
+  config.model.bank.capacity_factor = 2.0  # neighbours choose alike: well above a balanced load
+  config.model.bank.by_confidence = False  # which tokens a full expert drops: least sure, or last
 
   config.init = ml_collections.ConfigDict()
   config.init.checkpoint = ''  # model folder or workdir to start from; '' starts from random
@@ -66,6 +74,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.ema_decay = 0.999
   config.train.expert_loss = 0.1  # supervision of each coarser expert on its own
   config.train.text_loss = 1.0  # telling each class's prompts from the others'
+  config.train.balance_loss = 1e-2  # equal use of the experts of a bank
+  config.train.z_loss = 1e-4  # small gate logits of a bank
   config.train.log_every = 50
   config.train.checkpoint_every = 1000
   config.train.keep_checkpoints = 2
@@ -79,5 +89,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # -1: all devices that expert leaves
-  config.mesh.expert = 1
+  config.mesh.expert = 1  # devices that share the sparse experts of a bank
+  config.mesh.spatial = False  # expert shards the depth of patches too large for one device
+  config.mesh.fsdp = False  # parameters and optimizer moments are spread over data, not copied
   return config

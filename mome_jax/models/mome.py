@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mome_jax.models import experts, heads, router, unet
+from mome_jax.models.bank import BankOptions, make_options
 
 
 class MoME(nn.Module):
@@ -20,6 +21,7 @@ class MoME(nn.Module):
     router_width: d_r.
     head_activation: of the class heads; see `heads.apply_head`.
     class_chunk: classes whose maps are made at the same time; fewer need less memory.
+    bank: of sparse experts at some of the scales; None is one expert at each scale.
     dtype: of the backbone and the heads; parameters, router and logits are float32.
   """
 
@@ -31,6 +33,7 @@ class MoME(nn.Module):
   router_width: int = 32
   head_activation: str = 'relu'
   class_chunk: int = 8
+  bank: BankOptions | None = None
   dtype: jnp.dtype = jnp.float32
 
   @property
@@ -41,17 +44,30 @@ class MoME(nn.Module):
     return self.scales or tuple(range(self.backbone.num_scales))
 
   @nn.compact
-  def __call__(self, image: jax.Array, text: jax.Array) -> tuple[jax.Array, dict]:
+  def __call__(
+    self,
+    image: jax.Array,
+    text: jax.Array,
+    context: jax.Array | None = None,
+    *,
+    train: bool = False,
+  ) -> tuple[jax.Array, dict]:
     """Segments `image` for each row of `text`.
 
     Args:
       image: (B, D, H, W, C_in) float in [0, 1], one channel per HU window; D, H, W multiples of
         the backbone's stride.
       text: (K, d_t) float, embeddings of the prompts.
+      context: (J, d_t) float, embeddings of the training classes, which the banks of sparse experts
+        attend to; never the prompts of a request, or a class's mask would depend on the others.
+        None is what `init` saved in the variables (collection 'context'), or, where the variables
+        are parameters alone, `text`: so in training.
+      train: banks drop tokens for which they have no room.
 
     Returns:
       logits (B, D, H, W, K) float32, and a dict: 'expert_logits' and 'router_logits', lists of L
-      arrays (B, K, D_l, H_l, W_l) float32, finest first (no 'router_logits' for one scale).
+      arrays (B, K, D_l, H_l, W_l) float32, finest first (no 'router_logits' for one scale); and
+      'banks', scale -> what its bank did, see `bank.SparseBank`.
 
     Raises:
       ValueError: if a side of the image is no multiple of the backbone's stride.
@@ -62,16 +78,24 @@ class MoME(nn.Module):
         f'image of {image.shape[1:4]} voxels: every side must be a multiple of {stride}'
       )
     pyramid = self.backbone(image)
-    classes = nn.relu(nn.Dense(self.width, name='text')(text.astype(jnp.float32)))
+    project = nn.Dense(self.width, name='text')
+    classes = nn.relu(project(text.astype(jnp.float32)))
+    trained = None
+    if self.bank is not None:
+      trained = nn.relu(project(self._training_text(text, context).astype(jnp.float32)))
     context = heads.ScanContext(self.width, self.dtype, name='context')(pyramid[-1])
     theta = heads.HeadGenerator(name='heads')(context, classes)
 
     scales = self.active_scales
     features = [pyramid[scale] for scale in scales]
-    outputs = [
-      jnp.moveaxis(experts.ScaleExpert(self.dtype, name=f'expert_{scale}')(x), -1, 1)
-      for scale, x in zip(scales, features, strict=True)
-    ]
+    outputs, banks = [], {}
+    for scale, x in zip(scales, features, strict=True):
+      options = self.bank if self.bank and scale in self.bank.scales else None
+      expert = experts.ScaleExpert(options, self.dtype, name=f'expert_{scale}')
+      z, did = expert(x, trained, train=train)
+      outputs.append(jnp.moveaxis(z, -1, 1))
+      if did is not None:
+        banks[scale] = did
     gates = []
     if len(scales) > 1:
       gates = router.Router(self.router_width, name='router')(features, classes, context)
@@ -90,8 +114,18 @@ class MoME(nn.Module):
     by_class = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (theta, gates))
     maps = jax.lax.map(one_class, by_class, batch_size=self.class_chunk)
     logits, scores, gates = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), maps)
-    aux = {'expert_logits': scores} | ({'router_logits': gates} if gates else {})
+    aux = {'expert_logits': scores, 'banks': banks}
+    if gates:
+      aux['router_logits'] = gates
     return jnp.moveaxis(logits, 1, -1), aux
+
+  def _training_text(self, text: jax.Array, context: jax.Array | None) -> jax.Array:
+    """Embeddings of the training classes, (J, d_t); see `__call__`."""
+    if context is not None:
+      text = context
+    if self.is_initializing() or (context is None and self.has_variable('context', 'embeddings')):
+      return self.variable('context', 'embeddings', lambda: text).value
+    return text
 
 
 def build_model(config) -> MoME:
@@ -100,7 +134,7 @@ def build_model(config) -> MoME:
   Args:
     config: with `backbone.name` ('unet'), `backbone.size` ('tiny', 'small', 'base'), `experts`
       ('pyramid', 'finest'), `scales`, `top_k`, `width`, `router_width`, `head_activation`,
-      `class_chunk`, `dtype`.
+      `class_chunk`, `dtype`, and optionally `bank` (see `bank.BankOptions`).
 
   Raises:
     ValueError: for a value that names nothing.
@@ -128,6 +162,7 @@ def build_model(config) -> MoME:
     )
   if not 0 <= config.top_k <= (len(scales) or len(channels)):
     raise ValueError(f'model.top_k is {config.top_k}; expected 0 (all) to the number of scales')
+  active = (0,) if config.experts == 'finest' else scales or tuple(range(len(channels)))
   return MoME(
     backbone=unet.UNet(channels, dtype),
     experts=config.experts,
@@ -137,5 +172,6 @@ def build_model(config) -> MoME:
     router_width=config.router_width,
     head_activation=config.head_activation,
     class_chunk=config.class_chunk,
+    bank=make_options(config.get('bank'), active, config.router_width),
     dtype=dtype,
   )

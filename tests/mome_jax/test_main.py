@@ -92,30 +92,53 @@ def test_a_run_leaves_what_users_look_for(trained):
   assert '| liver ' in printed
 
 
-def test_a_killed_run_resumes_to_the_same_losses(trained, workplace):
+def is_logged(workdir):
+  """Training goes on, beyond a checkpoint that is no round number."""
+  log = workdir / 'metrics.jsonl'
+  return log.exists() and len(rows(log)) >= 5
+
+
+def is_saving(workdir):
+  """A checkpoint after the first is being written."""
+  names = [path.name for path in workdir.glob('checkpoints/*')]
+  return '2' in names and any('tmp' in name for name in names)
+
+
+@pytest.mark.parametrize(
+  ('name', 'ready', 'sent', 'code'),
+  [
+    ('killed', is_saving, signal.SIGKILL, -signal.SIGKILL),
+    ('preempted', is_logged, signal.SIGTERM, 75),
+  ],
+)
+def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready, sent, code):
   folder, environment = workplace
-  log = folder / 'killed' / 'metrics.jsonl'
+  workdir = folder / name
   process = subprocess.Popen(
-    command('mome_jax.main', *training('killed')), cwd=folder, env=environment,
-    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    command('mome_jax.main', *training(name)), cwd=folder, env=environment,
+    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
   )  # fmt: skip
   deadline = time.monotonic() + 300
-  while not (log.exists() and len(rows(log)) >= 5):
-    assert process.poll() is None, 'the run ended before it could be killed'
+  while not ready(workdir):
+    assert process.poll() is None, 'the run ended before it could be ended'
     assert time.monotonic() < deadline
-    time.sleep(0.05)
-  process.send_signal(signal.SIGKILL)
-  process.wait()
+  process.send_signal(sent)
+  message = process.communicate()[1]
+  assert process.returncode == code
+  if code == 75:  # nothing is lost: the last logged step is saved
+    last = rows(workdir / 'metrics.jsonl')[-1]['step']
+    assert f'preempted: asked to end, saved at step {last}' in message
+    assert (workdir / 'checkpoints' / str(last)).is_dir()
 
-  printed = run(folder, environment, 'mome_jax.main', *training('killed'))
-  assert 'resuming killed at step' in printed
-  resumed, whole = rows(log), rows(trained[0] / 'metrics.jsonl')
+  printed = run(folder, environment, 'mome_jax.main', *training(name))
+  assert f'resuming {name} at step' in printed
+  resumed, whole = rows(workdir / 'metrics.jsonl'), rows(trained[0] / 'metrics.jsonl')
   assert [row['step'] for row in resumed] == list(range(1, STEPS + 1))
   np.testing.assert_allclose(
     [row['loss'] for row in resumed], [row['loss'] for row in whole], rtol=1e-5
   )
   table = 'evaluation/table.md'
-  assert (folder / 'killed' / table).read_text() == (trained[0] / table).read_text()
+  assert (workdir / table).read_text() == (trained[0] / table).read_text()
 
 
 def test_evaluation_alone_repeats_the_table(trained, workplace):
@@ -135,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace):
   assert done.returncode == 1
   message = done.stderr.strip().splitlines()[-1]
   assert message.startswith('error: the loss is ')
-  assert 'between steps' in message
+  assert ' at step ' in message
   assert 'config.train.learning_rate' in message
 
 

@@ -1,0 +1,70 @@
+"""What training logs: `metrics.jsonl`, `experts.jsonl` and the same scalars for TensorBoard."""
+
+import json
+
+import numpy as np
+from clu import metric_writers
+from etils import epath
+
+
+class MetricsLog:
+  """Log of one training run, one JSON object a line.
+
+  `metrics.jsonl` holds the scalars of every log step; `experts.jsonl` the vectors and matrices of
+  the banks of sparse experts, where there are any, at every checkpoint. Lines beyond `start`, which
+  a killed run wrote after its last checkpoint, are removed.
+  """
+
+  def __init__(self, workdir: epath.Path, start: int):
+    workdir.mkdir(parents=True, exist_ok=True)
+    self._path = workdir / 'metrics.jsonl'
+    self._experts = workdir / 'experts.jsonl'
+    for path in (self._path, self._experts):
+      if path.exists():
+        kept = [row for row in _complete_rows(path) if row['step'] <= start]
+        path.write_text(''.join(map(_line, kept)))
+    self._tensorboard = metric_writers.SummaryWriter(str(workdir / 'tensorboard'))
+
+  def rows(self) -> list[dict[str, float]]:
+    """All lines of `metrics.jsonl`."""
+    return _complete_rows(self._path)
+
+  def expert_rows(self) -> list[dict[str, list]]:
+    """All lines of `experts.jsonl`."""
+    return _complete_rows(self._experts)
+
+  def write(self, step: int, row: dict[str, np.ndarray], *, vectors: bool) -> None:
+    """Appends the scalars of `row`; with `vectors` also what is not scalar, to its own file."""
+    scalars = {k: float(v) for k, v in row.items() if np.ndim(v) == 0}
+    _append(self._path, {'step': step, **scalars})
+    self._tensorboard.write_scalars(step, scalars)
+    arrays = {k: np.round(v, 6).tolist() for k, v in row.items() if np.ndim(v)}
+    if vectors and arrays:
+      _append(self._experts, {'step': step, **arrays})
+
+  def close(self) -> None:
+    """Flushes the TensorBoard events."""
+    self._tensorboard.flush()
+    self._tensorboard.close()
+
+
+def _append(path: epath.Path, row: dict) -> None:
+  with path.open('a') as file:
+    file.write(_line(row))
+
+
+def _line(row: dict) -> str:
+  return json.dumps(row) + '\n'
+
+
+def _complete_rows(path: epath.Path) -> list[dict]:
+  """All complete lines of a JSONL file, none where there is no file."""
+  rows = []
+  if not path.exists():
+    return rows
+  for line in path.read_text().splitlines():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:  # the line a killed run was writing
+      break
+  return rows

@@ -1,0 +1,130 @@
+"""Who goes to which expert: gates, and the plan of ranks and slots that an executor follows."""
+
+import math
+
+import flax
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+SAVED_NAME = 'moe_route'  # for jax.checkpoint policies; recomputed indices could flip ties
+
+
+@flax.struct.dataclass
+class Gates:
+  """The router's decision for every token.
+
+  Attributes:
+    logits: (N, E) float32.
+    probabilities: (N, E) float32, their softmax.
+    weights: (N, k) float32, of the chosen experts, best first; they sum to 1 for k >= 2.
+    experts: (N, k) int32, the chosen experts.
+  """
+
+  logits: jax.Array
+  probabilities: jax.Array
+  weights: jax.Array
+  experts: jax.Array
+
+
+@flax.struct.dataclass
+class Plan:
+  """Where the choices of n tokens go on one device.
+
+  Attributes:
+    counts: (E,) int32, choices of each expert, dropped ones included.
+    rank: (n, k) int32, place in the expert's queue, from 0.
+    keep: (n, k) bool; False where the expert is full or the choice is none.
+    slot: (n, k) int32, expert * C + rank; E * C, that is out of range, where not kept.
+    source: (E * C,) int32, the token in each slot; n, that is out of range, where empty.
+  """
+
+  counts: jax.Array
+  rank: jax.Array
+  keep: jax.Array
+  slot: jax.Array
+  source: jax.Array
+
+
+def route(logits: jax.Array, valid: jax.Array, top_k: int) -> Gates:
+  """The k most probable experts of every token, ties to the lower index.
+
+  For k >= 2 the kept weights are renormalised. For k = 1 they are not: a weight that is always 1
+  would leave the router without gradient.
+
+  Args:
+    logits: (N, E), computed in float32; lower precision changes the chosen sets.
+    valid: (N,) bool; what other tokens hold reaches nothing, not even a gradient.
+    top_k: k.
+  """
+  logits = jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0)
+  probabilities = jax.nn.softmax(logits)
+  experts = checkpoint_name(_most_probable(probabilities, top_k), SAVED_NAME)
+  # A masked sum, not a gather: it partitions and its gradient is no scatter.
+  chosen = experts[..., None] == jnp.arange(logits.shape[-1])
+  weights = jnp.where(chosen, probabilities[:, None], 0.0).sum(-1)
+  if top_k > 1:
+    weights = weights / weights.sum(-1, keepdims=True)
+  return Gates(logits, probabilities, weights, experts)
+
+
+def _most_probable(probabilities: jax.Array, k: int) -> jax.Array:
+  """Indices of the k largest, best first: (N, E) -> (N, k) int32.
+
+  NOTE: not `lax.top_k`, for which XLA gathers the rows of all devices on each.
+  """
+  rest, found = jax.lax.stop_gradient(probabilities), []
+  for _ in range(k):
+    found.append(jnp.argmax(rest, axis=-1).astype(jnp.int32))
+    rest = jnp.where(jnp.arange(rest.shape[-1]) == found[-1][:, None], -1.0, rest)
+  return jnp.stack(found, -1)
+
+
+def capacity(num_tokens: int, num_experts: int, top_k: int, factor: float) -> int:
+  """C = factor * k * n / E, rounded up to a multiple of 8 and bounded by n.
+
+  Args:
+    num_tokens: n, of one device.
+    num_experts: E.
+    top_k: k.
+    factor: room above the balanced load; E / k gives C = n, where nothing can be dropped.
+  """
+  wanted = math.ceil(factor * top_k * num_tokens / num_experts)
+  return min(-(-wanted // 8) * 8, num_tokens)
+
+
+def make_plan(
+  experts: jax.Array,
+  num_experts: int,
+  capacity: int,
+  priority: jax.Array | None = None,
+) -> Plan:
+  """Queues the choices of n tokens at their experts, each of which takes the first C.
+
+  All first choices come before any second choice; within a choice tokens come in order, or by
+  falling priority (batch prioritised routing, V-MoE, NeurIPS 2021).
+
+  Args:
+    experts: (n, k) int32; E for a choice that wants no expert.
+    num_experts: E.
+    capacity: C.
+    priority: (n,) float32, or None for the tokens' own order.
+  """
+  n, k = experts.shape
+  flat = experts.T.reshape(-1)  # choice-major
+  if priority is None:
+    order = jnp.argsort(flat, stable=True)
+  else:
+    first = jnp.argsort(-priority, stable=True)
+    arrival = (jnp.arange(k)[:, None] * n + first).reshape(-1)
+    order = arrival[jnp.argsort(flat[arrival], stable=True)]
+  counts = jnp.bincount(flat, length=num_experts + 1)
+  start = jnp.cumsum(counts) - counts
+  place = jnp.arange(k * n, dtype=jnp.int32)
+  rank = jnp.zeros_like(flat).at[order].set(place - start[flat[order]], unique_indices=True)
+  keep = (rank < capacity) & (flat < num_experts)
+  slot = jnp.where(keep, flat * capacity + rank, num_experts * capacity)
+  source = jnp.full((num_experts * capacity,), n, jnp.int32)
+  source = source.at[slot].set(place % n, mode='drop', unique_indices=True)
+  back = lambda x: x.reshape(k, n).T
+  return Plan(counts[:num_experts], back(rank), back(keep), back(slot), source)

@@ -1,0 +1,91 @@
+"""Several processes as one run, and the signal that ends it."""
+
+import json
+import os
+import signal
+import sys
+import threading
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
+# A silent process is dead after this; less would end runs on hosts that are busy compiling.
+_HEARTBEAT_SECONDS = 100
+
+
+class Preempted(Exception):
+  """The run was asked to end and has saved."""
+
+
+def initialize() -> None:
+  """Joins the other processes of the run; before anything else of JAX.
+
+  On Cloud TPU and under Slurm JAX finds them by itself. Elsewhere the environment says who they
+  are: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+  """
+  number = lambda name: int(os.environ[name]) if name in os.environ else None
+  jax.distributed.initialize(
+    num_processes=number('JAX_NUM_PROCESSES'),
+    process_id=number('JAX_PROCESS_ID'),
+    heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+  )
+
+
+def is_lead() -> bool:
+  """True for the one process that prints and writes."""
+  return jax.process_index() == 0
+
+
+def gather_rows(rows: list[dict]) -> list[dict]:
+  """JSON objects of all processes, in the order of the processes; on every one of them."""
+  if jax.process_count() == 1:
+    return rows
+  mine = np.frombuffer(json.dumps(rows).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array([mine.size]))
+  padded = np.zeros(sizes.max(), np.uint8)
+  padded[: mine.size] = mine
+  everyone = multihost_utils.process_allgather(padded)
+  parts = zip(everyone, sizes.reshape(-1), strict=True)
+  return [row for part, size in parts for row in json.loads(part[:size].tobytes())]
+
+
+class Preemption:
+  """Whether the system has asked the run to end (SIGTERM).
+
+  Under `jax.distributed` JAX itself listens for the signal and lets all processes agree on a step;
+  a single process needs its own handler. Use as a context manager.
+  """
+
+  def __enter__(self):
+    self._asked = False
+    self._before = None
+    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+      self._before = signal.signal(signal.SIGTERM, self._note)
+    return self
+
+  def __exit__(self, *_):
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+
+  def _note(self, *_):
+    self._asked = True
+
+  def requested(self, step: int) -> bool:
+    """True at the same `step` on all processes, once one of them got the signal."""
+    if jax.process_count() > 1:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._asked
+
+
+def abandon(error: Exception) -> None:
+  """Ends this process because another one is gone: no goodbye that would wait for it."""
+  reason = str(error).split('\n')[0]
+  print(
+    f'error: process {jax.process_index()} of {jax.process_count()} lost another one ({reason}); '
+    'run the same command again on all hosts to resume',
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(1)

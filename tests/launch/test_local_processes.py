@@ -1,0 +1,100 @@
+"""The launcher with real processes: joining, failing, being preempted."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Every process adds up over all others, each step, until the run is asked to end.
+WORKER = """
+import os, signal, sys, time
+from mome_jax import multihost
+multihost.initialize()
+import jax, jax.numpy as jnp
+from jax.experimental import multihost_utils
+
+mode, folder = sys.argv[1:]
+me = jax.process_index()
+rows = multihost.gather_rows([{'host': me, 'text': 'x' * (5 + me)}])
+assert [row['host'] for row in rows] == [0, 1] and len(rows[1]['text']) == 6
+first = not os.path.exists(os.path.join(folder, f'done_{me}'))
+step = 0
+try:
+  with multihost.Preemption() as preemption:
+    while step < 200:
+      total = multihost_utils.process_allgather(jnp.ones(())).sum()
+      assert total == 2
+      step += 1
+      if step == 3 and me == 1 and first and mode == 'dies':
+        os.kill(os.getpid(), signal.SIGKILL)
+      if step == 3 and me == 1 and first and mode == 'preempted':
+        os.kill(os.getpid(), signal.SIGTERM)
+      if step == 5 and mode == 'short' or not first:
+        break
+      if preemption.requested(step):
+        open(os.path.join(folder, f'done_{me}'), 'w').write(str(step))
+        jax.distributed.shutdown()
+        sys.exit(multihost.PREEMPTED)
+      time.sleep(0.05)
+except (jax.errors.JaxRuntimeError, ValueError) as error:
+  multihost.abandon(error)
+"""
+
+
+def launch(*command, grace=60):
+  return subprocess.Popen(
+    [sys.executable, 'launch/local_processes.py', '-n', '2', '--devices', '1',
+     f'--grace={grace}', '--', *command],
+    cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+def work(mode, folder):
+  process = launch(sys.executable, '-c', WORKER, mode, str(folder))
+  out, err = process.communicate(timeout=200)
+  return process.returncode, err
+
+
+def test_processes_find_each_other(tmp_path):
+  code, err = work('short', tmp_path)
+  assert code == 0, err
+
+
+def test_a_dead_worker_ends_the_others_with_a_message(tmp_path):
+  start = time.monotonic()
+  code, err = work('dies', tmp_path)
+  assert code == 128 + signal.SIGKILL
+  assert 'process 1 of 2 ended with -9' in err
+  assert 'error: process 0 of 2 lost another one' in err or 'heartbeat' in err.lower()
+  assert time.monotonic() - start < 120
+
+
+def test_preempted_processes_agree_on_a_step_and_are_started_again(tmp_path):
+  code, err = work('preempted', tmp_path)
+  assert code == 0, err
+  assert 'preempted, restart 1 of 3' in err
+  steps = [(tmp_path / f'done_{n}').read_text() for n in (0, 1)]
+  assert steps[0] == steps[1]
+
+
+def test_a_signal_to_the_launcher_reaches_all_and_restarts_none(tmp_path):
+  script = 'import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); time.sleep(60)'
+  process = launch(sys.executable, '-c', script)
+  time.sleep(2)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=30)
+  assert process.returncode == 75
+  assert 'restart' not in err
+
+
+def test_a_worker_that_ignores_the_end_is_killed():
+  script = (
+    'import os, sys, time; sys.exit(3) if os.environ["JAX_PROCESS_ID"] == "1" else time.sleep(99)'
+  )
+  process = launch(sys.executable, '-c', script, grace=0.5)
+  process.communicate(timeout=30)
+  assert process.returncode == 3
