@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import nibabel as nib
 import numpy as np
+from etils import epath
 
 from input_pipeline import resample, sources, volume
 from input_pipeline.anatomy import TEMPLATE
@@ -101,10 +102,10 @@ class BrickStore:
     position: (N, 3) int32; first voxel of each record on its case's grid, a multiple of `brick`.
   """
 
-  def __init__(self, folder: pathlib.Path, name: str):
+  def __init__(self, folder: epath.Path, name: str):
     self.name = name
     self._index = folder / _INDEX
-    with np.load(self._index) as arrays:
+    with self._load_index() as arrays:
       self.brick = int(arrays['brick'])
       self.spacing = tuple(arrays['spacing'].tolist())
       self.cases = [_decode_case(text) for text in arrays['cases'].tolist()]
@@ -113,6 +114,9 @@ class BrickStore:
 
   def __len__(self) -> int:
     return len(self.case)
+
+  def _load_index(self):
+    return np.load(io.BytesIO(self._index.read_bytes()))
 
   def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
     """One brick; safe to call from several threads.
@@ -135,7 +139,7 @@ class BrickStore:
     Returns:
       (N, K) int64 voxels; 0 where the case does not supervise the class.
     """
-    with np.load(self._index) as arrays:
+    with self._load_index() as arrays:
       counts = arrays['code_voxels'].astype(np.int64) @ TEMPLATE.code_table(names)
     supervised = np.array([[name in case.supervised for name in names] for case in self.cases])
     return counts * supervised[self.case]
@@ -144,7 +148,7 @@ class BrickStore:
 class _Volumes(collections.abc.Sequence):
   """The held-out scans of one prepared source, read one at a time."""
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: epath.Path):
     self._parts = []
     if folder.is_dir():
       splits = import_tfds().builder_from_directory(folder).info.splits
@@ -185,13 +189,13 @@ def open_volumes(data_dir: str | os.PathLike, source: str) -> Sequence[VolumeRec
 
 def read_settings(data_dir: str | os.PathLike, source: str) -> dict | None:
   """What `prepare` left in SETTINGS, or None if the source is not prepared completely."""
-  path = pathlib.Path(data_dir) / source / SETTINGS
+  path = epath.Path(data_dir) / source / SETTINGS
   return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _prepared(data_dir: str | os.PathLike, source: str) -> pathlib.Path:
+def _prepared(data_dir: str | os.PathLike, source: str) -> epath.Path:
   settings = read_settings(data_dir, source)
-  folder = pathlib.Path(data_dir) / source
+  folder = epath.Path(data_dir) / source
   command = f'python -m input_pipeline.prepare --source={source} --data_dir={data_dir}'
   if settings is None:
     raise NotPreparedError(f'{folder}: not prepared; run {command}')
@@ -201,7 +205,7 @@ def _prepared(data_dir: str | os.PathLike, source: str) -> pathlib.Path:
   return folder
 
 
-def _data_source(folder: pathlib.Path, split: str, *, skip: Sequence[str] = ()):
+def _data_source(folder: epath.Path, split: str, *, skip: Sequence[str] = ()):
   """Random access to the records of a split; the fields in `skip` are not decoded."""
   tfds = import_tfds()
   decoders = {field: tfds.decode.SkipDecoding() for field in skip}

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 
 import tqdm
 
-from input_pipeline import bricks, sources
+from input_pipeline import bricks, options, sources
 
 
 class PrepareError(ValueError):
@@ -127,9 +127,6 @@ def _staging(data_dir: pathlib.Path, source: str) -> Iterator[pathlib.Path]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  # Options are spelled with dashes; underscores are accepted.
-  argv = sys.argv[1:] if argv is None else argv
-  argv = [_dashed(word) for word in argv]
   parser = argparse.ArgumentParser(
     prog='python -m input_pipeline.prepare',
     description='Prepares CT scans for training and evaluation.',
@@ -139,26 +136,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--data-dir', required=True, help='folder of all prepared sources')
   parser.add_argument('--manual-dir', help='folder that you downloaded the source to')
   parser.add_argument(
-    '--spacing', type=_spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)'
+    '--spacing', type=options.spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)'
   )
   parser.add_argument('--brick', type=_positive, default=64, help='voxels along an edge (64)')
   parser.add_argument('--cases', type=_positive, help='at most so many cases of each split')
   parser.add_argument('--overwrite', action='store_true', help='replace what is prepared already')
-  return parser.parse_args(argv)
-
-
-def _dashed(word: str) -> str:
-  if not word.startswith('--'):
-    return word
-  option, equals, value = word.partition('=')
-  return option.replace('_', '-') + equals + value
-
-
-def _spacing(text: str) -> tuple[float, float, float]:
-  numbers = [float(part) for part in text.split(',')]
-  if len(numbers) not in (1, 3) or not all(0 < mm < 100 for mm in numbers):
-    raise argparse.ArgumentTypeError(f'{text!r}: expected X,Y,Z or one number, in mm')
-  return tuple(numbers * 3 if len(numbers) == 1 else numbers)
+  return parser.parse_args(options.dashed(argv))
 
 
 def _positive(text: str) -> int:

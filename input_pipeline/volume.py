@@ -7,14 +7,17 @@ oblique scan stays oblique and every voxel keeps its value and its place in the 
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import warnings
+from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
+_FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
@@ -114,11 +117,16 @@ def from_canonical(array: np.ndarray, geometry: Geometry) -> np.ndarray:
   return np.ascontiguousarray(orientations.apply_orientation(array, back))
 
 
-def read_image(path) -> Volume:
+def read_image(
+  path, *, assume_spacing: Sequence[float] | None = None, number: int | None = None
+) -> Volume:
   """Reads a CT scan.
 
   Args:
     path: NIfTI file.
+    assume_spacing: (3,) mm along the file's axes, in place of what its header says; the axes keep
+      the directions of the header, or count as right, anterior, superior where it has none.
+    number: which volume of a file with several, from 0 on.
 
   Returns:
     Volume of float32 HU >= -1024. Values that are not finite, and padding below -1024, become air
@@ -127,7 +135,7 @@ def read_image(path) -> Volume:
   Raises:
     VolumeError: if the file cannot be read or is not one 3D scan with a valid geometry.
   """
-  image, array = _read(path)
+  image, array = _read(path, assume_spacing, number)
   array = array.astype(np.float32, copy=False)
   broken = ~np.isfinite(array)
   below = array < AIR
@@ -140,7 +148,25 @@ def read_image(path) -> Volume:
   low, high = array.min(), array.max()
   if low > -100 or high < 100:
     _warn(f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter')
-  return to_canonical(array, image.affine, name=path, header=image.header)
+  if min(array.shape) < 4:
+    _warn(f'{path}: only {min(array.shape)} slices; expect little from so few')
+  affine = image.affine
+  if assume_spacing is not None:
+    affine = _assume(affine, assume_spacing)
+    _warn(f'{path}: spacing {tuple(map(float, assume_spacing))} mm assumed, not read')
+  return to_canonical(array, affine, name=path, header=image.header)
+
+
+def _assume(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+  """The affine with another spacing, and without directions that are none."""
+  with np.errstate(invalid='ignore', divide='ignore'):
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+  if not np.isfinite(directions).all() or abs(np.linalg.det(directions)) < 1e-3:
+    directions = np.eye(3)
+  assumed = np.eye(4)
+  assumed[:3, :3] = directions * spacing
+  assumed[:3, 3] = np.nan_to_num(affine[:3, 3], posinf=0, neginf=0)
+  return assumed
 
 
 def read_labels(path) -> Volume:
@@ -207,24 +233,29 @@ def _image(array, geometry):
   header.set_xyzt_units('mm')
   if source is None:
     return kind(array, geometry.affine, header)
-  # Copied as stored: a quaternion made from the affine differs in the last bit. Free-text fields
-  # stay behind, they may name the patient.
+  # Copied as stored, also where another spacing was assumed: the mask must lie on its scan, and a
+  # quaternion made from the affine differs in the last bit. Free-text fields stay behind, they may
+  # name the patient.
   for field in (*_SFORM, *_QFORM):
     header[field] = source[field]
   header['pixdim'][:4] = source['pixdim'][:4]
-  return kind(array, geometry.affine, header)
+  return kind(array, source.get_best_affine(), header)
 
 
-def _read(path):
+def _read(path, assume_spacing=None, number=None):
   """The nibabel image of a NIfTI file with a sound header, and its voxels, scaled as stored."""
   try:
-    image = nib.load(path)
-    # NOTE: nibabel's load repairs a bad pixdim silently (0 becomes 1 mm): look at the stored one.
+    # NOTE: nibabel's load repairs a bad pixdim (0 becomes 1 mm): look at the stored one.
+    with nib.imageglobals.LoggingOutputSuppressor():
+      image = nib.load(path)
     file = image.file_map.get('header', image.file_map['image'])
     with file.get_prepare_fileobj('rb') as stream:
       pixdim = image.header_class.from_fileobj(stream, check=False)['pixdim'][1:4]
-    _check_header(image, pixdim, path)
-    return image, np.asanyarray(image.dataobj)
+    _check_header(image, number, path)
+    if assume_spacing is None:
+      _check_geometry(image, pixdim, path)
+    array = np.asanyarray(image.dataobj)
+    return image, array.reshape(*image.shape[:3], -1)[..., number or 0]
   except VolumeError:
     raise
   except Exception as error:  # nibabel, gzip, zlib and the file system each raise their own
@@ -233,21 +264,26 @@ def _read(path):
     raise VolumeError(message) from error
 
 
-def _check_header(image, pixdim, path):
+def _check_header(image, number, path):
   shape, dtype = image.shape, image.get_data_dtype()
-  _check_shape(shape, path)
+  _check_shape(shape[:3] if number is not None else shape, path)
+  volumes = math.prod(shape[3:])
+  if number is not None and not 0 <= number < volumes:
+    raise VolumeError(f'{path}: has no volume {number}; --volume can be 0..{volumes - 1}')
   if dtype.kind not in 'iuf':
     raise VolumeError(f'{path}: voxels of type {dtype} (colour or complex); save plain numbers')
+
+
+def _check_geometry(image, pixdim, path):
+  shape = image.shape
   if not (np.isfinite(pixdim) & (pixdim > 0)).all():
-    raise VolumeError(f'{path}: pixdim {pixdim.tolist()} must be positive mm; correct the header')
+    raise VolumeError(f'{path}: pixdim {pixdim.tolist()} must be positive mm; {_FIX}')
   sform, qform = image.header.get_sform(coded=True)[0], image.header.get_qform(coded=True)[0]
   # An identity with this many voxels is what tools write that lost the geometry.
   lost = np.array_equal(image.affine, np.eye(4)) and max(shape) >= 512
   if lost or (sform is None and qform is None):
     state = 'the identity' if lost else 'not set (code 0)'
-    raise VolumeError(
-      f'{path}: sform and qform are {state}: sides unknown; convert it from the original again'
-    )
+    raise VolumeError(f'{path}: sform and qform are {state}: sides unknown; {_FIX}')
   if sform is not None and qform is not None:
     apart = (np.abs(sform - qform) @ [*shape[:3], 1]).max()
     if apart > 1e-3:
@@ -258,19 +294,21 @@ def _check_shape(shape, name):
   if len(shape) < 3 or min(shape[:3]) < 2:
     raise VolumeError(f'{name}: shape {shape} is not 3D; pass the whole scan')
   if any(n != 1 for n in shape[3:]):
-    raise VolumeError(f'{name}: shape {shape} holds several volumes; save one on its own')
+    last = math.prod(shape[3:]) - 1
+    raise VolumeError(
+      f'{name}: shape {shape} holds several volumes; save one on its own, or predict with '
+      f'--volume 0 to {last}'
+    )
 
 
 def _check_affine(affine, name):
   if affine.shape != (4, 4) or not np.isfinite(affine).all():
-    raise VolumeError(f'{name}: affine {affine.tolist()} is not a finite 4x4 matrix; correct it')
+    raise VolumeError(f'{name}: affine {affine.tolist()} is not a finite 4x4 matrix; {_FIX}')
   spacing = nib.affines.voxel_sizes(affine)
   # The determinant relative to the spacing is 1 for right angles and 0 for axes in one plane.
   angle = abs(np.linalg.det(affine[:3, :3])) / max(spacing.prod(), 1e-30)
   if spacing.min() < 1e-4 or angle < 1e-3:
-    raise VolumeError(
-      f'{name}: affine {affine[:3].round(4).tolist()} is singular; correct the header'
-    )
+    raise VolumeError(f'{name}: affine {affine[:3].round(4).tolist()} is singular; {_FIX}')
   if angle < 0.999:
     _warn(f'{name}: axes are not at right angles; distances are approximate')
 

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from mome_jax import sharding, state, steps
 from mome_jax.flops import count_flops
 from mome_jax.models import build_model
+from mome_jax.text import inputs
 from mome_jax.text.t5 import build_text_encoder
 
 # GiB of one chip: cloud.google.com/tpu/docs/system-architecture-tpu-vm
@@ -44,7 +45,7 @@ def compile_config(config, topology: str) -> dict:
   devices, platform = _devices(topology)
   mesh = sharding.make_mesh(config.mesh, devices)
   model = build_model(config.model)
-  text_encoder = build_text_encoder(config.text)
+  text_encoder = None if inputs.is_frozen(config.text) else build_text_encoder(config.text)
   optimizer = state.make_optimizer(config.train)
   limit = _HBM.get(topology.split(':')[0])
   abstract = state.abstract_state(config, mesh, model, text_encoder, optimizer)
@@ -114,8 +115,12 @@ def _batch(config, mesh):
 
 
 def _prompts(config, mesh):
-  shape = (2 * len(config.classes), config.text.max_length)
   where = NamedSharding(mesh, sharding.REPLICATED)
+  rows = 2 * len(config.classes)
+  if inputs.is_frozen(config.text):
+    vectors = jax.ShapeDtypeStruct((rows, config.text.d_model), np.float32, sharding=where)
+    return {'vectors': vectors}
+  shape = (rows, config.text.max_length)
   return {
     'ids': jax.ShapeDtypeStruct(shape, np.int32, sharding=where),
     'mask': jax.ShapeDtypeStruct(shape, np.bool_, sharding=where),

@@ -1,20 +1,28 @@
 """Saving, resuming and loading: Orbax lives here and nowhere else."""
 
 import contextlib
+import dataclasses
 import json
-import pathlib
-import shutil
+import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+import flax
 import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
+from mome_jax.configs import base
 from mome_jax.state import TrainState
+from mome_jax.text.tokenizer import DEFAULT_MODEL
+from mome_jax.text.vectors import TextVectors
 
+CONFIG, TOKENIZER, TEXT_VECTORS = 'config.json', 'tokenizer.model', 'text.npz'
+_CHECKPOINTS, _PARAMS = 'checkpoints', 'params'
 _ITEMS = ('train', 'ema', 'data')
 
 
@@ -30,9 +38,9 @@ class Checkpointer:
   atomic: a killed process leaves the previous checkpoint.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, keep: int = 2):
-    self._workdir = pathlib.Path(workdir).absolute()
-    self._folder = self._workdir / 'checkpoints'
+  def __init__(self, workdir, *, keep: int = 2):
+    self._workdir = _absolute(workdir)
+    self._folder = self._workdir / _CHECKPOINTS
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     self._manager = ocp.CheckpointManager(self._folder, item_names=_ITEMS, options=options)
 
@@ -94,9 +102,9 @@ class Checkpointer:
       raise OSError('its list of parameters cannot be read')
     differences = _differences(_shapes(saved.tree), _shapes(abstract.ema))
     if differences:
-      file = self._workdir / 'config.json'
-      was = _flat(json.loads(file.read_text())) if file.is_file() else {}
-      now = _flat(json.loads(config.to_json_best_effort()))
+      file = self._workdir / CONFIG
+      was = _flat_config(json.loads(file.read_text())) if file.is_file() else {}
+      now = _flat_config(json.loads(config.to_json_best_effort()))
       changed = was and _differences(was, now) or ['nothing in config.json']
       raise CheckpointError(
         f'{folder} does not fit this config. Changed: {_shortened(changed)}. Parameters: '
@@ -123,8 +131,9 @@ class Checkpointer:
         flush=True,
       )
       target = self._workdir / 'damaged' / str(step)
-      target.parent.mkdir(exist_ok=True)
-      shutil.rmtree(target, ignore_errors=True)
+      target.parent.mkdir(parents=True, exist_ok=True)
+      if target.exists():
+        target.rmtree()
       (self._folder / str(step)).rename(target)
     multihost_utils.sync_global_devices(f'set aside {step}')
     self._manager.reload()
@@ -170,12 +179,12 @@ def _shapes(tree) -> dict[str, str]:
   return {'/'.join(str(k.key) for k in path): str(tuple(leaf.shape)) for path, leaf in leaves}
 
 
-def _flat(tree: dict, prefix: str = '') -> dict[str, str]:
+def _flat_config(tree: dict, prefix: str = '') -> dict[str, str]:
   """A nested dict as {'a.b': value}."""
   flat = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{key}.')
+      flat |= _flat_config(value, f'{prefix}{key}.')
     else:
       flat[prefix + key] = str(value)
   return flat
@@ -193,25 +202,222 @@ def _shortened(items: list[str], limit: int = 3) -> str:
   return ', '.join(items[:limit]) + more
 
 
-def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-  """Writes `WORKDIR/config.json`."""
-  (pathlib.Path(workdir) / 'config.json').write_text(config.to_json_best_effort(indent=2) + '\n')
+# ---------------------------------------------------------------------------- model folders
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+  """What prediction and evaluation need of a model.
+
+  Attributes:
+    config: it was made with; see `configs/base.py`.
+    params: {'model': ..., 'text': ...}, averaged over training; 'text' is absent when frozen.
+    step: of training, or None where nobody knows.
+    folder: that holds `tokenizer.model` or `text.npz`.
+  """
+
+  config: ml_collections.ConfigDict
+  params: Any
+  step: int | None
+  folder: epath.Path
 
 
-def load_ema(workdir: pathlib.Path, sharding: jax.sharding.Sharding) -> tuple[int, Any]:
-  """The newest averaged parameters of a training run, on `sharding`, and their step.
+def save_model(
+  folder,
+  config: ml_collections.ConfigDict,
+  params: Any,
+  *,
+  tokenizer=DEFAULT_MODEL,
+  vectors: TextVectors | None = None,
+) -> None:
+  """Writes a model folder: `config.json`, `params/`, and `tokenizer.model` or `text.npz`.
+
+  Args:
+    folder: created where missing.
+    config: the whole config, as of `configs/base.py`.
+    params: {'model': ..., 'text': ...}; without 'text' the model's text is frozen.
+    tokenizer: SentencePiece file of the text encoder.
+    vectors: of a frozen model, the embeddings of its classes' default prompts at least.
 
   Raises:
-    CheckpointError: if the run has no checkpoint.
+    CheckpointError: if the folder holds a model already, or a frozen model comes without vectors.
   """
-  folder = pathlib.Path(workdir).absolute() / 'checkpoints'
-  steps = sorted(int(p.name) for p in folder.glob('*') if p.name.isdigit())
-  if not steps:
-    raise CheckpointError(f'{folder} holds no checkpoint; train first (--mode=train)')
-  with ocp.StandardCheckpointer() as reader:
-    path = folder / str(steps[-1]) / 'ema'
-    shapes = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-      reader.metadata(path).item_metadata.tree,
+  folder = _absolute(folder)
+  if (folder / _PARAMS).exists():
+    raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
+  save_description(folder, config, tokenizer=tokenizer, vectors=vectors)
+  with ocp.StandardCheckpointer() as writer:
+    writer.save(folder / _PARAMS, params)
+
+
+def save_description(
+  folder,
+  config: ml_collections.ConfigDict,
+  *,
+  tokenizer=DEFAULT_MODEL,
+  vectors: TextVectors | None = None,
+) -> None:
+  """Writes what a model folder or workdir holds besides parameters; see `save_model`."""
+  folder = _absolute(folder)
+  frozen = config.text.mode == 'frozen'
+  if frozen and vectors is None:
+    raise CheckpointError(f'{folder}: a model with frozen text needs its text vectors')
+  folder.mkdir(parents=True, exist_ok=True)
+  if frozen:
+    vectors.save(folder / TEXT_VECTORS)
+  else:
+    (folder / TOKENIZER).write_bytes(epath.Path(tokenizer).read_bytes())
+  (folder / CONFIG).write_text(config.to_json_best_effort(indent=2) + '\n')
+
+
+def load_config(path) -> ml_collections.ConfigDict:
+  """The config of a model folder, a training workdir or one of its `checkpoints/STEP`.
+
+  Fields that its `config.json` lacks have the values of `configs/base.py`.
+
+  Raises:
+    CheckpointError: if there is none.
+  """
+  file = _locate(path)[0] / CONFIG
+  config = base.get_config()
+  try:
+    with config.unlocked():
+      config.update(_tuples(json.loads(file.read_text())))
+  except (ValueError, TypeError) as error:
+    raise CheckpointError(f'{file}: not a config of this program ({error})') from error
+  return config
+
+
+def text_file(path, config: ml_collections.ConfigDict) -> epath.Path:
+  """The `text.npz` of a model with frozen text, else its `tokenizer.model`."""
+  return _locate(path)[0] / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)
+
+
+def find_tokenizer(workdir, config: ml_collections.ConfigDict) -> epath.Path:
+  """The vocabulary to train with; a text encoder's weights are useless with any other.
+
+  That of the run's own earlier steps, of the model it starts from, or the built-in one.
+  """
+  places = [_absolute(workdir)]
+  if config.init.checkpoint:
+    places.append(_locate(config.init.checkpoint)[0])
+  files = [place / TOKENIZER for place in places]
+  return next((file for file in files if file.is_file()), epath.Path(DEFAULT_MODEL))
+
+
+def initialise(params: Any, path) -> tuple[Any, list[str]]:
+  """Parameters of another model, where the two have the same name and shape.
+
+  Args:
+    params: fresh {'model': ..., 'text': ...}, on their devices.
+    path: as of `load_model`; its averaged parameters are taken.
+
+  Returns:
+    Parameters placed as `params`, and what stayed as it was: names of subtrees and leaves.
+
+  Raises:
+    CheckpointError: if there is no model, or not one parameter fits.
+  """
+  found = _flat(load_model(path, jax.sharding.SingleDeviceSharding(jax.local_devices()[0])).params)
+  own = _flat(params)
+  fits = {name for name, leaf in own.items() if name in found and found[name].shape == leaf.shape}
+  if not fits:
+    raise CheckpointError(f'{path}: not one of its parameters fits config.model; choose another')
+  taken = {
+    name: jax.device_put(np.asarray(found[name]), leaf.sharding) if name in fits else leaf
+    for name, leaf in own.items()
+  }
+  return flax.traverse_util.unflatten_dict(taken, sep='/'), _subtrees(own.keys() - fits, fits)
+
+
+def check_fit(params: Any, expected: Any, path) -> None:
+  """Compares parameters with the shapes that a config asks for.
+
+  Raises:
+    CheckpointError: if they differ; the message says where.
+  """
+  found, wanted = _flat(params), _flat(expected)
+  missing = _subtrees(wanted.keys() - found.keys(), found)
+  further = _subtrees(found.keys() - wanted.keys(), wanted)
+  other = [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
+  parts = {'lacks': missing, 'has unknown': further, 'has other shapes of': sorted(other)}
+  if any(parts.values()):
+    problems = '; '.join(f'it {what} {", ".join(names)}' for what, names in parts.items() if names)
+    raise CheckpointError(
+      f'{path}: its parameters are not those of its config: {problems}; use the version of this '
+      'program that wrote it, or correct config.json'
     )
-    return steps[-1], reader.restore(path, shapes)
+
+
+def _subtrees(names: Iterable[str], others: Iterable[str]) -> list[str]:
+  """Shortest paths that cover `names` and none of `others`."""
+  taken = {other[:end] for other in others for end in _ends(other)}
+  shortest = lambda name: next((name[:end] for end in _ends(name) if name[:end] not in taken), name)
+  return sorted(set(map(shortest, names)))
+
+
+def _ends(path: str) -> list[int]:
+  return [*(i for i, letter in enumerate(path) if letter == '/'), len(path)]
+
+
+def _flat(params) -> dict[str, jax.Array]:
+  return flax.traverse_util.flatten_dict(params, sep='/')
+
+
+def _tuples(value):
+  """JSON has no tuples, configs have no lists."""
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def load_model(path, sharding: jax.sharding.Sharding) -> TrainedModel:
+  """Reads a model.
+
+  Args:
+    path: a model folder, a training workdir (its newest checkpoint), or one of its
+      `checkpoints/STEP`.
+    sharding: of every parameter.
+
+  Raises:
+    CheckpointError: if it is none of these, or cannot be read.
+  """
+  folder, params, step = _locate(path)
+  if params is None:
+    raise CheckpointError(f'{folder} holds no checkpoint; train first (--mode=train)')
+  try:
+    with ocp.StandardCheckpointer() as reader:
+      shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        reader.metadata(params).item_metadata.tree,
+      )
+      loaded = reader.restore(params, shapes)
+  except Exception as error:  # Orbax and its storage layers each raise their own
+    reason = str(error).split('\n')[0] or type(error).__name__
+    raise CheckpointError(
+      f'{params}: cannot be read ({reason}); copy it again or choose another checkpoint'
+    ) from error
+  return TrainedModel(load_config(path), loaded, step, folder)
+
+
+def _locate(path) -> tuple[epath.Path, epath.Path | None, int | None]:
+  """Where the description lies, where the parameters (None: not there yet), and their step."""
+  folder = _absolute(path)
+  if folder.name.isdigit() and folder.parent.name == _CHECKPOINTS:
+    found = folder.parent.parent, folder / 'ema', int(folder.name)
+  elif (folder / _PARAMS).is_dir():
+    found = folder, folder / _PARAMS, None
+  else:
+    steps = [int(p.name) for p in (folder / _CHECKPOINTS).glob('*') if p.name.isdigit()]
+    newest = max(steps, default=None)
+    found = folder, steps and folder / _CHECKPOINTS / str(newest) / 'ema' or None, newest
+  if not (found[0] / CONFIG).is_file():
+    raise CheckpointError(
+      f'{folder}: no model there; expected a model folder, the --workdir of a training run or one '
+      'of its checkpoints/STEP'
+    )
+  return found
+
+
+def _absolute(path) -> epath.Path:
+  path = epath.Path(path).expanduser()
+  # NOTE: epath's resolve takes gs://bucket for a relative local path.
+  return path if '://' in os.fspath(path) else path.resolve()

@@ -1,26 +1,23 @@
 """Checkpoint x cases -> per-case CSV, summary JSON, Markdown table and pictures."""
 
 import csv
-import functools
+import io
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from etils import epath
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint, explain, metrics, multihost, report, sharding, steps
-from mome_jax.models import build_model
-from mome_jax.segment import Segmenter
+from mome_jax import explain, metrics, multihost, report, steps
+from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
-from mome_jax.text.t5 import build_text_encoder
-from mome_jax.text.tokenizer import Tokenizer
 
 
-def evaluate(config, workdir: pathlib.Path) -> dict:
+def evaluate(config, workdir: epath.Path) -> dict:
   """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
 
   Writes `evaluation/{cases.csv,summary.json,table.md}` and `pictures/*.png` into `workdir` and
@@ -28,8 +25,8 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   lead process draws its first ones, and computes and writes the scores of all.
 
   Args:
-    config: see `configs/base.py`.
-    workdir: of a training run.
+    config: see `configs/base.py`; usually the model's own (`checkpoint.load_config`).
+    workdir: of a training run, or a model folder.
 
   Returns:
     The summary; see `metrics.summarize`.
@@ -37,31 +34,19 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   Raises:
     CheckpointError: if there is no checkpoint.
   """
-  mesh = sharding.local_mesh()
-  jax.set_mesh(mesh)
-  step, params = checkpoint.load_ema(workdir, jax.sharding.NamedSharding(mesh, sharding.REPLICATED))
-  model = build_model(config.model)
-  text_encoder = build_text_encoder(config.text)
+  predictor = Predictor(workdir, config)
   names = tuple(config.classes)
-  ids, mask = Tokenizer().encode(prompts.default_prompts(names), config.text.max_length)
-  text = jax.jit(functools.partial(steps.embed, text_encoder))(params, {'ids': ids, 'mask': mask})
-
-  predict_step = jax.jit(steps.make_predict_step(model))
-  segmenter = Segmenter(
-    lambda windows: predict_step(params, text, jnp.asarray(windows), text),
-    names=names,
-    spacing=config.data.spacing,
-    windows=config.data.windows,
-    evaluation=config.evaluation,
-  )
+  texts = prompts.default_prompts(names)
+  segmenter = predictor.segmenter(names, texts)
   routing = None
-  if len(model.active_scales) > 1:
-    routing_step = jax.jit(steps.make_routing_step(model))
+  if len(predictor.model.active_scales) > 1:
+    routing_step = jax.jit(steps.make_routing_step(predictor.model))
+    text = predictor.embed(texts)[: len(names)]
     routing = explain.Routing(
       names,
-      lambda windows: routing_step(params, text, jnp.asarray(windows), text),
+      lambda windows: routing_step(predictor.params, text, jnp.asarray(windows), text),
       segmenter,
-      model.active_scales,
+      predictor.model.active_scales,
     )
 
   lead = multihost.is_lead()
@@ -90,8 +75,10 @@ def evaluate(config, workdir: pathlib.Path) -> dict:
   folder = workdir / 'evaluation'
   folder.mkdir(exist_ok=True)
   _write_cases(folder / 'cases.csv', rows)
-  (folder / 'summary.json').write_text(json.dumps({'step': step, **summary}, indent=2) + '\n')
-  table = metrics.to_markdown(summary, title=f'{len(cases)} held-out scans, step {step}')
+  (folder / 'summary.json').write_text(
+    json.dumps({'step': predictor.step, **summary}, indent=2) + '\n'
+  )
+  table = metrics.to_markdown(summary, title=f'{len(cases)} held-out scans, step {predictor.step}')
   (folder / 'table.md').write_text(table + '\n')
   if routing is not None and routing.cases:
     routing.draw(pictures / 'routing.png')
@@ -122,7 +109,7 @@ def score_case(case, segmentation) -> list[dict]:
   return rows
 
 
-def _draw(path: pathlib.Path, case, segmentation) -> None:
+def _draw(path: epath.Path, case, segmentation) -> None:
   shown = [name for name in segmentation.names if name in case.supervised]
   table = TEMPLATE.code_table(shown)
   report.overlay(
@@ -135,8 +122,9 @@ def _draw(path: pathlib.Path, case, segmentation) -> None:
   )
 
 
-def _write_cases(path: pathlib.Path, rows: list[dict]) -> None:
-  with path.open('w', newline='') as file:
-    writer = csv.DictWriter(file, ['source', 'case', 'class', *metrics.METRICS])
-    writer.writeheader()
-    writer.writerows(rows)
+def _write_cases(path: epath.Path, rows: list[dict]) -> None:
+  text = io.StringIO()
+  writer = csv.DictWriter(text, ['source', 'case', 'class', *metrics.METRICS])
+  writer.writeheader()
+  writer.writerows(rows)
+  path.write_text(text.getvalue())

@@ -1,12 +1,12 @@
 """Trains and evaluates: `python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=DIR`.
 
 Any value of the config can be changed on the command line: `--config.train.steps=100`. The same
-command again resumes where the run stopped.
+command again resumes where the run stopped. `--mode=evaluate` needs no --config: the workdir, or a
+model folder, has its own.
 """
 
 import json
 import os
-import pathlib
 import sys
 
 # TensorFlow reads these when it is first imported; it announces itself otherwise.
@@ -15,12 +15,14 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 import jax
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
-from mome_jax import aot, evaluate, multihost, sharding, train
+from mome_jax import aot, checkpoint, evaluate, multihost, sharding, train
 from mome_jax.checkpoint import CheckpointError
+from mome_jax.text.vectors import TextVectorError
 
 FLAGS = flags.FLAGS
 # Their messages name the cause and the fix.
@@ -28,6 +30,7 @@ _EXPLAINED = (
   CheckpointError,
   NotPreparedError,
   PipelineError,
+  TextVectorError,
   aot.TopologyError,
   sharding.MeshError,
   train.NonFiniteLossError,
@@ -60,13 +63,16 @@ def main(argv: list[str]) -> None:
     return
   if _WORKDIR.value is None:
     raise app.UsageError(f'--mode={_MODE.value} needs --workdir')
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = epath.Path(_WORKDIR.value)
+  config = _CONFIG.value
+  if config is None and _MODE.value == 'train':
+    sys.exit('error: training needs --config, such as --config=mome_jax/configs/demo.py')
   if _DISTRIBUTED.value:
     multihost.initialize()
   try:
     if _MODE.value == 'train':
-      train.train(_CONFIG.value, workdir)
-    evaluate.evaluate(_CONFIG.value, workdir)
+      train.train(config, workdir)
+    evaluate.evaluate(config or checkpoint.load_config(workdir), workdir)
   except multihost.Preempted as notice:
     print(f'preempted: {notice}', file=sys.stderr)
     sys.exit(multihost.PREEMPTED)
@@ -79,8 +85,8 @@ def main(argv: list[str]) -> None:
 
 
 def _compile() -> None:
-  if _TOPOLOGY.value is None:
-    raise app.UsageError('--mode=compile needs --topology, such as --topology=v5e:4x4')
+  if _CONFIG.value is None or _TOPOLOGY.value is None:
+    raise app.UsageError('--mode=compile needs --config and --topology, such as v5e:4x4')
   try:
     print(json.dumps(aot.compile_config(_CONFIG.value, _TOPOLOGY.value), indent=2))
   except _EXPLAINED as error:
@@ -88,5 +94,4 @@ def _compile() -> None:
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config'])
   sys.exit(app.run(main))

@@ -1,10 +1,10 @@
 """What training logs: `metrics.jsonl`, `experts.jsonl` and the same scalars for TensorBoard."""
 
 import json
-import pathlib
 
 import numpy as np
 from clu import metric_writers
+from etils import epath
 
 
 class MetricsLog:
@@ -15,7 +15,7 @@ class MetricsLog:
   a killed run wrote after its last checkpoint, are removed.
   """
 
-  def __init__(self, workdir: pathlib.Path, start: int):
+  def __init__(self, workdir: epath.Path, start: int):
     workdir.mkdir(parents=True, exist_ok=True)
     self._path = workdir / 'metrics.jsonl'
     self._experts = workdir / 'experts.jsonl'
@@ -48,7 +48,7 @@ class MetricsLog:
     self._tensorboard.close()
 
 
-def _append(path: pathlib.Path, row: dict) -> None:
+def _append(path: epath.Path, row: dict) -> None:
   with path.open('a') as file:
     file.write(_line(row))
 
@@ -57,7 +57,7 @@ def _line(row: dict) -> str:
   return json.dumps(row) + '\n'
 
 
-def _complete_rows(path: pathlib.Path) -> list[dict]:
+def _complete_rows(path: epath.Path) -> list[dict]:
   """All complete lines of a JSONL file, none where there is no file."""
   rows = []
   if not path.exists():

@@ -5,9 +5,9 @@ radiologists read them: the patient's right on the left, anterior or superior up
 """
 
 import colorsys
+import io
 import math
 import os
-import pathlib
 import textwrap
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import matplotlib.patheffects
 import numpy as np
 import scipy.ndimage
+from etils import epath
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -445,6 +446,8 @@ def _share_table(axes: Axes, share, names: Sequence[str], scale_labels: Sequence
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=150)
+  png = io.BytesIO()
+  figure.savefig(png, dpi=150, format='png')
+  path.write_bytes(png.getvalue())

@@ -68,6 +68,20 @@ def decide(logits: np.ndarray, names: Sequence[str], template: Template = TEMPLA
   return np.packbits(over, axis=-1), winner
 
 
+class NonFiniteLogitsError(FloatingPointError):
+  """The network returned infinity or NaN; a mask made from it would be wrong without a sign."""
+
+
+def _checked(slabs):
+  for slab in slabs:
+    if not np.isfinite(slab).all():
+      raise NonFiniteLogitsError(
+        "the network's output is not finite; use another checkpoint, or float32 "
+        '(model.dtype in its config.json)'
+      )
+    yield slab
+
+
 class Segmenter:
   """Segments scans with fixed weights and a fixed list of prompts.
 
@@ -101,15 +115,25 @@ class Segmenter:
     low, high = np.array(self.windows, np.float32).T
     return np.clip((coarse[..., None] - low) / (high - low), 0, 1)
 
-  def __call__(self, image: np.ndarray, spacing: Sequence[float]) -> Segmentation:
+  def __call__(
+    self,
+    image: np.ndarray,
+    spacing: Sequence[float],
+    on_slab: Callable[[slice, np.ndarray], None] = lambda planes, logits: None,
+  ) -> Segmentation:
     """Segments one scan.
 
     Args:
       image: (D, H, W) HU, canonical axis order.
       spacing: mm along its axes.
+      on_slab: called with each finished part of the scan, in order: its planes along the first
+        axis, and (d, H, W, K) float32 logits, which are not kept.
 
     Returns:
       Masks on the grid of `image`.
+
+    Raises:
+      NonFiniteLogitsError: if the network overflowed.
     """
     channels = self.network_input(image, spacing)
     slabs = inference.sliding_window(
@@ -119,10 +143,14 @@ class Segmenter:
       overlap=self._evaluation.overlap,
       batch_size=self._evaluation.batch_size,
     )
-    slabs = inference.resample_slabs(slabs, channels.shape[:3], self.spacing, image.shape, spacing)
-    parts = []
+    slabs = inference.resample_slabs(
+      _checked(slabs), channels.shape[:3], self.spacing, image.shape, spacing
+    )
+    parts, done = [], 0
     for slab in slabs:
       full = np.broadcast_to(slab, (*slab.shape[:3], len(self.names)))
       parts.append(decide(full, self.names))
+      on_slab(slice(done, done + len(full)), full)
+      done += len(full)
     over, winner = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Segmentation(self.names, winner, over)

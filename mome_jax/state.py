@@ -68,6 +68,18 @@ def _generates_weights(params):
   return jax.tree_util.tree_map_with_path(generates, params)
 
 
+def init_params(config, model, text_encoder, key: jax.Array):
+  """Fresh {'model': ..., 'text': ...}; without 'text' where `text_encoder` is None."""
+  stride = model.backbone.stride
+  image = jnp.zeros((1, 2 * stride, 2 * stride, 2 * stride, len(config.data.windows)))
+  model_key, text_key = jax.random.split(key)
+  params = {'model': model.init(model_key, image, jnp.zeros((1, config.text.d_model)))['params']}
+  if text_encoder is not None:
+    ids = jnp.ones((1, 2), jnp.int32)
+    params['text'] = text_encoder.init(text_key, ids, ids > 0)['params']
+  return params
+
+
 def abstract_state(config, mesh, model, text_encoder, optimizer) -> TrainState:
   """The train state as ShapeDtypeStructs with shardings; see `init_state`."""
   create = _make_create(config, model, text_encoder, optimizer)
@@ -85,7 +97,7 @@ def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState
     config: the whole config.
     mesh: device mesh.
     model: from `build_model`.
-    text_encoder: from `build_text_encoder`; its parameters train along.
+    text_encoder: from `build_text_encoder`; its parameters train along. None: the text is frozen.
     optimizer: from `make_optimizer`.
   """
   abstract = abstract_state(config, mesh, model, text_encoder, optimizer)
@@ -96,18 +108,9 @@ def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState
 
 def _make_create(config, model, text_encoder, optimizer):
   """create(key) -> fresh TrainState."""
-  stride = model.backbone.stride
-  sides = (2 * stride,) * 3
 
   def create(key):
-    model_key, text_key = jax.random.split(key)
-    image = jnp.zeros((1, *sides, len(config.data.windows)))
-    text = jnp.zeros((1, config.text.d_model))
-    ids = jnp.ones((1, 2), jnp.int32)
-    params = {
-      'model': model.init(model_key, image, text)['params'],
-      'text': text_encoder.init(text_key, ids, ids > 0)['params'],
-    }
+    params = init_params(config, model, text_encoder, key)
     return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
 
   return create

@@ -12,7 +12,12 @@ from mome_jax.state import TrainState, learning_rate
 
 
 def embed(text_encoder, params, prompts: dict[str, jax.Array]) -> jax.Array:
-  """Embeddings of tokenised prompts: {'ids': (K, T) int32, 'mask': (K, T) bool} -> (K, d_t)."""
+  """Embeddings of prompts: 'ids' (K, T) int32 and 'mask' (K, T) bool -> (K, d_t) float32.
+
+  Frozen text comes as 'vectors' (K, d_t), which are the result.
+  """
+  if 'vectors' in prompts:
+    return prompts['vectors']
   return text_encoder.apply({'params': params['text']}, prompts['ids'], prompts['mask'])
 
 
@@ -21,7 +26,7 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
 
   Args:
     model: from `build_model`.
-    text_encoder: from `build_text_encoder`.
+    text_encoder: from `build_text_encoder`; None: the text is frozen.
     code_table: (256, K) bool; whether a label code belongs to a class.
     config: `config.train`; uses `expert_loss`, the weight of the same losses on each coarser
       expert's own logits, `text_loss`, the weight of `losses.prompt_contrast`, and `balance_loss`
@@ -30,7 +35,8 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
   Returns:
     loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds image (B, D, H, W, C_in),
     label (B, D, H, W) uint8 codes, supervised (B, K), frame (B, 4), slice_range (B, K, 2);
-    `prompts` ids and mask (2 K, T): a random prompt of each class, then the default ones.
+    `prompts` ids and mask (2 K, T), or vectors (2 K, d_t): a random prompt of each class, then the
+    default ones.
   """
 
   def loss_fn(params, batch, prompts):
@@ -41,9 +47,11 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
       batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
     )
     bce, dice = losses.masked_bce_dice(logits, targets, valid)
-    contrast = losses.prompt_contrast(sampled, default)
-    metrics = {'loss_bce': bce, 'loss_dice': dice, 'loss_text': contrast}
-    loss = bce + dice + config.text_loss * contrast
+    metrics = {'loss_bce': bce, 'loss_dice': dice}
+    loss = bce + dice
+    if text_encoder is not None:
+      metrics['loss_text'] = losses.prompt_contrast(sampled, default)
+      loss = loss + config.text_loss * metrics['loss_text']
     coarse = aux['expert_logits'][1:]
     if config.expert_loss and coarse:
       total = 0.0
@@ -111,7 +119,7 @@ def jit_train_step(config, model, text_encoder, optimizer, abstract: TrainState)
   Args:
     config: the whole config.
     model: from `build_model`.
-    text_encoder: from `build_text_encoder`.
+    text_encoder: from `build_text_encoder`; None: the text is frozen.
     optimizer: from `make_optimizer`.
     abstract: the state's shapes and shardings; the new state has the same.
   """

@@ -1,31 +1,30 @@
 """The training loop, to be read from top to bottom."""
 
-import pathlib
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from clu import parameter_overview
+from etils import epath
 
 from input_pipeline import bricks, pipeline
-from mome_jax import checkpoint, explain, multihost, report, sharding, state, steps
+from mome_jax import checkpoint, explain, multihost, report, sharding, state, steps, tracing
 from mome_jax.metrics_log import MetricsLog
 from mome_jax.models import build_model
-from mome_jax.text import prompts
-from mome_jax.text.t5 import build_text_encoder
-from mome_jax.text.tokenizer import Tokenizer
+from mome_jax.text import inputs
 
 
 class NonFiniteLossError(RuntimeError):
   """Training diverged; the message names the step."""
 
 
-def train(config, workdir: pathlib.Path) -> None:
+def train(config, workdir: epath.Path) -> None:
   """Trains until `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
-  Leaves `checkpoints/`, `config.json`, `metrics.jsonl`, TensorBoard events and
-  `pictures/training.png` in `workdir`; with banks of sparse experts also `experts.jsonl`
+  Leaves a workdir that `checkpoint.load_model` reads, with `metrics.jsonl`, TensorBoard events and
+  `pictures/training.png`; with banks of sparse experts also `experts.jsonl`
   and `pictures/experts_SCALE.png`.
 
   Args:
@@ -33,18 +32,21 @@ def train(config, workdir: pathlib.Path) -> None:
     workdir: created where missing.
 
   Raises:
+    TextVectorError: if the text is frozen and its vectors are missing.
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
     Preempted: if the system asked the run to end; it has saved.
   """
+  tokenizer = checkpoint.find_tokenizer(workdir, config)
+  text = inputs.for_training(config, tokenizer)
+  config.text.d_model = text.width
+
   # ---- mesh, model, state ------------------------------------------------------------------------
   mesh = sharding.make_mesh(config.mesh)
   jax.set_mesh(mesh)
   sharding.check_batch(mesh, config)
-  tokenizer = Tokenizer()
   model = build_model(config.model)
-  text_encoder = build_text_encoder(config.text)
   optimizer = state.make_optimizer(config.train)
-  train_state, abstract = state.init_state(config, mesh, model, text_encoder, optimizer)
+  train_state, abstract = state.init_state(config, mesh, model, text.encoder, optimizer)
 
   # ---- resume ------------------------------------------------------------------------------------
   checkpointer = checkpoint.Checkpointer(workdir, keep=config.train.keep_checkpoints)
@@ -53,10 +55,14 @@ def train(config, workdir: pathlib.Path) -> None:
   if restored is not None:
     train_state, position = restored
     start = position['step']
+  elif config.init.checkpoint:
+    params, random = checkpoint.initialise(train_state.params, config.init.checkpoint)
+    train_state = train_state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+    print(f'starting from {config.init.checkpoint}; random: {", ".join(random) or "nothing"}')
   lead = multihost.is_lead()  # the one process that writes
   if lead:
     log = MetricsLog(workdir, start)
-    checkpoint.save_config(workdir, config)
+    checkpoint.save_description(workdir, config, tokenizer=tokenizer, vectors=text.vectors)
     _print_start(workdir, train_state, start)
 
   # ---- data and step -----------------------------------------------------------------------------
@@ -70,8 +76,7 @@ def train(config, workdir: pathlib.Path) -> None:
     host=jax.process_index(),
     num_hosts=jax.process_count(),
   )
-  default = prompts.default_prompts(config.classes)
-  train_step = steps.jit_train_step(config, model, text_encoder, optimizer, abstract)
+  train_step = steps.jit_train_step(config, model, text.encoder, optimizer, abstract)
 
   # ---- loop --------------------------------------------------------------------------------------
   bar = tqdm.tqdm(
@@ -82,15 +87,15 @@ def train(config, workdir: pathlib.Path) -> None:
     disable=not lead,
   )
   window, waited, since = [], 0.0, time.perf_counter()
+  trace = tracing.Trace(workdir / 'profile', first=start + 2, steps=config.profile if lead else 0)
   with multihost.Preemption() as preemption:
     for step in bar:
+      trace.before(step)
       asked = time.perf_counter()
       batch = sharding.shard_batch(mesh, next(batches), spatial=config.mesh.spatial)
       waited += time.perf_counter() - asked
-      sampled = prompts.sample_prompts(config.classes, seed=config.seed, step=step)
-      ids, mask = tokenizer.encode(sampled + default, config.text.max_length)
-      tokens = sharding.replicate(mesh, {'ids': ids, 'mask': mask})
-      train_state, metrics = train_step(train_state, batch, tokens)
+      prompts = sharding.replicate(mesh, text.batch(seed=config.seed, step=step))
+      train_state, metrics = train_step(train_state, batch, prompts)
       window.append(metrics)
       if step == start:  # compilation is in no step's time
         jax.block_until_ready(metrics)
@@ -107,9 +112,16 @@ def train(config, workdir: pathlib.Path) -> None:
         first = done - len(window) + 1
         window = jax.device_get(window)
         row = {k: np.mean([m[k] for m in window], 0) for k in metrics}
-        _check_finite([m['loss'] for m in window], first)
+        bad = [step for step, m in enumerate(window, first) if not np.isfinite(m['loss'])]
+        if bad:
+          checkpointer.close()
+          raise NonFiniteLossError(
+            f'the loss is {window[bad[0] - first]["loss"]} at step {bad[0]}; the checkpoint before '
+            'it is kept. Lower config.train.learning_rate or inspect the data.'
+          )
         seconds = time.perf_counter() - since
         row |= {'data_wait': waited / seconds, 'seconds_per_step': seconds / len(window)}
+        row['patches_per_second'] = config.train.batch_size * len(window) / seconds
         if lead:
           log.write(done, row, vectors=save)
         bar.set_postfix(loss=f'{row["loss"]:.3f}')
@@ -121,6 +133,7 @@ def train(config, workdir: pathlib.Path) -> None:
         raise multihost.Preempted(f'asked to end, saved at step {done}; the same command resumes')
 
   # ---- finish ------------------------------------------------------------------------------------
+  trace.close()
   checkpointer.close()
   if lead:
     report.training_curves(workdir / 'pictures' / 'training.png', log.rows())
@@ -129,20 +142,10 @@ def train(config, workdir: pathlib.Path) -> None:
     log.close()
 
 
-def _print_start(workdir: pathlib.Path, train_state: state.TrainState, start: int) -> None:
+def _print_start(workdir: epath.Path, train_state: state.TrainState, start: int) -> None:
   if start == 0:
     overview = parameter_overview.get_parameter_overview(train_state.params, include_stats=False)
     (workdir / 'parameters.txt').write_text(overview + '\n')
   count = sum(p.size for p in jax.tree.leaves(train_state.params))
   print(f'{count:,} parameters on {jax.device_count()} {jax.default_backend()} device(s)', end='; ')
   print(f'resuming {workdir} at step {start}' if start else f'training in {workdir}', flush=True)
-
-
-def _check_finite(losses: list[np.ndarray], first: int) -> None:
-  """Raises NonFiniteLossError naming the first bad step; `first` is the step of losses[0]."""
-  for step, loss in enumerate(losses, first):
-    if not np.isfinite(loss):
-      raise NonFiniteLossError(
-        f'the loss is {loss} at step {step}; the checkpoint before it is kept. Lower '
-        'config.train.learning_rate or inspect the data.'
-      )

@@ -7,6 +7,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the defaults; an experiment must set what is None here."""
   config = ml_collections.ConfigDict()
   config.seed = 0
+  config.profile = 0  # steps to trace, from the third on, into WORKDIR/profile
   config.data_dir = 'data'  # where input_pipeline.prepare wrote
   config.classes = ml_collections.config_dict.placeholder(tuple)  # names of anatomy.py
 
@@ -20,7 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.num_parallel = 2
   config.data.augment = ml_collections.ConfigDict()
 
-  config.text = ml_collections.ConfigDict()  # a small T5 that trains with the model
+  config.text = ml_collections.ConfigDict()
+  config.text.mode = 'joint'  # a small T5 that trains with the model; 'frozen': vectors made once
+  config.text.vectors = ''  # of frozen text: what mome_jax.text.embed wrote, or CUM's file
   config.text.vocab_size = 512
   config.text.max_length = 32
   config.text.d_model = 128
@@ -48,6 +51,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.bank.executor = 'dense'  # 'capacity' pays from num_experts / top_k of about 4 on
   config.model.bank.capacity_factor = 2.0  # neighbours choose alike: well above a balanced load
   config.model.bank.by_confidence = False  # which tokens a full expert drops: least sure, or last
+
+  config.init = ml_collections.ConfigDict()
+  config.init.checkpoint = ''  # model folder or workdir to start from; '' starts from random
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 100_000

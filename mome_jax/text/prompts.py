@@ -82,11 +82,16 @@ def sample_prompts(names, *, seed, step, template=TEMPLATE) -> list[str]:
   return prompts
 
 
-def training_prompts(template=TEMPLATE) -> list[str]:
-  """Every prompt that `sample_prompts` can draw, in a fixed order; held-out synonyms are absent."""
+def training_prompts(template=TEMPLATE, names=None) -> list[str]:
+  """Every prompt that `sample_prompts` can draw, in a fixed order; held-out synonyms are absent.
+
+  Args:
+    template: anatomy.Template.
+    names: canonical names; None is all of the template.
+  """
   return [
     phrase(sentence, structure, name)
-    for structure in template
+    for structure in map(template.get, template.names() if names is None else names)
     for name in (structure.name, *structure.synonyms)
     for sentence in SENTENCES
   ]

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import sentencepiece
+from etils import epath
 
 PAD, EOS, UNK = 0, 1, 2
 DEFAULT_MODEL = pathlib.Path(__file__).resolve().parents[1] / 'assets' / 'tokenizer.model'
@@ -28,7 +29,7 @@ class Tokenizer:
       FileNotFoundError: if there is no such file.
       ValueError: if it is not a SentencePiece model, or its special ids are not T5's.
     """
-    path = pathlib.Path(model_path)
+    path = epath.Path(model_path)
     if not path.is_file():
       raise FileNotFoundError(
         f'{path}: no tokenizer there; give the path of a SentencePiece model, or leave it out to '

@@ -145,7 +145,7 @@ def test_evaluation_alone_repeats_the_table(trained, workplace):
   folder, environment = workplace
   before = (trained[0] / 'evaluation/cases.csv').read_text()
   (trained[0] / 'evaluation/cases.csv').unlink()
-  run(folder, environment, 'mome_jax.main', *training('whole'), '--mode=evaluate')
+  run(folder, environment, 'mome_jax.main', '--mode=evaluate', '--workdir=whole')  # no --config
   assert (trained[0] / 'evaluation/cases.csv').read_text() == before
 
 
@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace):
   [
     (['--config.data_dir=nowhere'], 'input_pipeline.prepare --source=phantom'),
     (['--config.model.experts=both'], "model.experts is 'both'; known: pyramid, finest"),
-    (['--mode=evaluate'], 'holds no checkpoint'),
+    (['--mode=evaluate', '--workdir=empty'], 'empty: no model there; expected a model folder'),
   ],
 )
 def test_mistakes_are_explained_in_one_line(workplace, changes, message):

@@ -1,12 +1,12 @@
 """Our T5 encoder and tokenizer against transformers, weights random, nothing fetched."""
 
-import flax.traverse_util
 import jax
 import numpy as np
 import pytest
 import torch
 import transformers
 
+from mome_jax import weights
 from mome_jax.text import t5, tokenizer
 
 PHRASES = (
@@ -31,35 +31,6 @@ PHRASES = (
   "Gerota's fascia",
   '肝臓 and печень',
 )
-
-
-def _transpose(x):
-  return x.T
-
-
-def _variables(state, config):
-  """The mapping of names: torch's Linear is (out, in), a Flax kernel (in, out)."""
-  layers = ('wi', 'wo') if config.feed_forward == 'relu' else ('wi_0', 'wi_1', 'wo')
-  rules = {
-    'embed/embedding': ('shared', np.asarray),
-    'relpos/embedding': (
-      'encoder.block.0.layer.0.SelfAttention.relative_attention_bias',
-      np.asarray,
-    ),
-    'final_norm/scale': ('encoder.final_layer_norm', np.asarray),
-  }
-  for i in range(config.num_layers):
-    theirs = f'encoder.block.{i}.layer'
-    for x in 'qkvo':
-      rules[f'block_{i}/attn/{x}/kernel'] = (f'{theirs}.0.SelfAttention.{x}', _transpose)
-    for x in layers:
-      rules[f'block_{i}/mlp/{x}/kernel'] = (f'{theirs}.1.DenseReluDense.{x}', _transpose)
-    rules[f'block_{i}/attn_norm/scale'] = (f'{theirs}.0.layer_norm', np.asarray)
-    rules[f'block_{i}/mlp_norm/scale'] = (f'{theirs}.1.layer_norm', np.asarray)
-  flat = {ours: convert(state[f'{name}.weight']) for ours, (name, convert) in rules.items()}
-  used = {f'{name}.weight' for name, _ in rules.values()} | {'encoder.embed_tokens.weight'}
-  assert used >= set(state)
-  return {'params': flax.traverse_util.unflatten_dict(flat, sep='/')}
 
 
 @pytest.mark.parametrize('feed_forward', t5.FEED_FORWARDS)
@@ -90,9 +61,8 @@ def test_encoder(feed_forward):
   mask = np.arange(200) < np.array([200, 150, 9, 1])[:, None]
   with torch.no_grad():
     expected = theirs(torch.tensor(ids).long(), torch.tensor(mask).long()).last_hidden_state.numpy()
-  state = {k: v.numpy() for k, v in theirs.state_dict().items()}
   encoder = t5.TextEncoder(config)
-  variables = _variables(state, config)
+  variables = weights.convert('t5', theirs.state_dict())
   tokens = jax.jit(lambda v: encoder.apply(v, ids, mask, method='encode'))(variables)
   scale = np.max(np.abs(expected[mask]))
   assert np.max(np.abs(tokens - expected)[mask]) <= 1e-5 * scale

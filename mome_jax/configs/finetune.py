@@ -1,0 +1,27 @@
+r"""Goes on from a trained model, on other data or with further classes.
+
+python -m mome_jax.main --config=mome_jax/configs/finetune.py:runs/demo --workdir=runs/mine \
+    --config.data.sources="('nifti_folder',)" --config.classes="('liver', 'spleen')"
+
+What stands after the colon is a model folder or workdir: its config is taken over, so that spacing,
+HU windows and network fit its parameters.
+"""
+
+from mome_jax import checkpoint
+
+
+def get_config(model: str = 'runs/demo'):
+  """Returns the experiment.
+
+  Args:
+    model: to start from.
+  """
+  config = checkpoint.load_config(model)
+  config.init.checkpoint = model
+  if config.text.mode == 'frozen':
+    config.text.vectors = str(checkpoint.text_file(model, config))
+  config.train.steps = 300
+  config.train.learning_rate = config.train.learning_rate / 4
+  config.train.warmup_steps = 20
+  config.train.checkpoint_every = 100
+  return config

@@ -1,0 +1,110 @@
+"""A trained model, loaded once and ready for prompts: what evaluation and prediction share."""
+
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mome_jax import checkpoint, sharding, state, steps
+from mome_jax.models import build_model
+from mome_jax.segment import Segmenter
+from mome_jax.text import embed, inputs
+from mome_jax.text.prompts import default_prompts
+from mome_jax.text.t5 import build_text_encoder
+from mome_jax.text.tokenizer import Tokenizer
+from mome_jax.text.vectors import TextVectors
+
+_BUCKET = 4  # the number of prompts is padded to a multiple, so that few programs are compiled
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs in `~/.cache/mome_jax`, unless JAX_COMPILATION_CACHE_DIR says where."""
+  if jax.config.jax_compilation_cache_dir is None:
+    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(home, 'mome_jax')))
+
+
+class Predictor:
+  """A model on the devices.
+
+  Prompt lists of any length and scans of any size run through a few compiled programs: one for each
+  number of prompts, rounded up to a multiple of 4.
+
+  Args:
+    path: a model folder, a training workdir or one of its `checkpoints/STEP`.
+    config: in place of the model's own.
+    text_model: folder of the T5 checkpoint that made a frozen model's text vectors, for prompts
+      that it has no vector for.
+
+  Attributes:
+    path: where it came from.
+    config: see `configs/base.py`.
+    step: of training, or None.
+    model: from `build_model`.
+    params: {'model': ..., 'text': ...}.
+
+  Raises:
+    CheckpointError: if there is no model, or it cannot be read.
+  """
+
+  def __init__(self, path, config=None, *, text_model=None):
+    self.path = os.fspath(path)
+    config = config or checkpoint.load_config(path)
+    mesh = sharding.local_mesh()  # of several hosts each works by itself
+    jax.set_mesh(mesh)
+    self._everywhere = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)
+    loaded = checkpoint.load_model(path, self._everywhere)
+    self.config, self.step, self.params = config, loaded.step, loaded.params
+    self.model = build_model(config.model)
+    if inputs.is_frozen(config.text):
+      encoder, vectors = None, TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
+      self._inputs = inputs.frozen(vectors)
+      if text_model:
+        self._inputs = lambda texts: inputs.frozen(embed.extend(vectors, texts, text_model))(texts)
+    else:
+      encoder = build_text_encoder(config.text)
+      tokenizer = Tokenizer(loaded.folder / checkpoint.TOKENIZER)
+      self._inputs = inputs.joint(tokenizer, config.text.max_length)
+    create = functools.partial(state.init_params, config, self.model, encoder)
+    checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
+    self._embed = jax.jit(functools.partial(steps.embed, encoder))
+    self._predict = jax.jit(steps.make_predict_step(self.model))
+    # What banks of sparse experts attend to, whatever the prompts: the classes of the training.
+    trained = default_prompts(config.classes)
+    self._context = self.embed(trained)[: len(trained)] if self.model.bank else None
+
+  def embed(self, prompts: Sequence[str]) -> jax.Array:
+    """Embeddings of K prompts and of the empty ones that fill the bucket: (K', d_t) float32."""
+    rows = -(-len(prompts) // _BUCKET) * _BUCKET
+    padded = inputs.pad(self._inputs(prompts), rows)
+    return self._embed(self.params, jax.device_put(padded, self._everywhere))
+
+  def segmenter(self, names: Sequence[str], prompts: Sequence[str]) -> Segmenter:
+    """Segments scans into K classes.
+
+    Args:
+      names: K class names.
+      prompts: K texts for the text encoder.
+
+    Raises:
+      TextVectorError: if the model's text is frozen and it has no vector for a prompt.
+    """
+    text = self.embed(prompts)
+
+    def predict(windows):
+      # Cut on the host: on the device each K would be one more program.
+      return np.asarray(self._predict(self.params, text, jnp.asarray(windows), self._context))[
+        ..., : len(names)
+      ]
+
+    return Segmenter(
+      predict,
+      names=names,
+      spacing=self.config.data.spacing,
+      windows=self.config.data.windows,
+      evaluation=self.config.evaluation,
+    )

@@ -1,0 +1,186 @@
+r"""Makes the text vectors of frozen text: prompts through a published T5 encoder, once.
+
+  python -m mome_jax.text.embed --t5 FOLDER --output text.npz
+
+FOLDER is a T5 checkpoint as Hugging Face publishes it (v1.0, v1.1 or Flan, any size): config.json,
+model.safetensors or pytorch_model.bin, spiece.model. Every prompt that training can draw is
+embedded; held-out synonyms are not. A file that was made from the same weights, vocabulary and
+prompts is left as it is. `--cum FILE` takes the 32 x 512 vectors of the CLIP-Driven Universal Model
+instead, one a class.
+"""
+
+import argparse
+import functools
+import hashlib
+import pathlib
+import sys
+from collections.abc import Iterable, Sequence
+
+import jax
+import numpy as np
+import tqdm
+
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.options import dashed
+from mome_jax.text import prompts as prompts_lib
+from mome_jax.text.t5 import TextEncoder
+from mome_jax.text.tokenizer import Tokenizer
+from mome_jax.text.vectors import TextVectorError, TextVectors
+from mome_jax.weights import files, t5, torch_file
+
+_BATCH = 32
+_MAX_LENGTH = 64  # tokens; longer prompts are cut, with a warning
+
+
+class T5Model:
+  """A published T5 encoder and its vocabulary.
+
+  Args:
+    folder: of the checkpoint.
+
+  Attributes:
+    source: what its vectors are made from; see `TextVectors.source`.
+
+  Raises:
+    TextVectorError: if a file is missing or damaged, or is no T5.
+  """
+
+  def __init__(self, folder):
+    folder = pathlib.Path(folder)
+    vocabulary = folder / 'spiece.model'
+    if folder.is_dir() and not vocabulary.is_file():
+      raise TextVectorError(f"{vocabulary}: missing; put the T5 checkpoint's spiece.model there")
+    try:
+      weights = files.find_checkpoint(folder)
+      self._tokenizer = Tokenizer(vocabulary)
+      self._config = t5.read_config(folder / 'config.json')
+    except (OSError, ValueError) as error:
+      raise TextVectorError(str(error)) from error
+    self._folder = folder
+    self.source = {
+      'model': folder.resolve().name,
+      'weights_sha256': _digest(files.shards(weights)),
+      'tokenizer_sha256': _digest([vocabulary]),
+      'pooling': 'mean',
+      'max_length': _MAX_LENGTH,
+    }
+
+  @functools.cached_property
+  def _apply(self):
+    try:
+      config, variables = t5.load(self._folder)
+    except (OSError, ValueError) as error:
+      raise TextVectorError(f'{self._folder}: {error}') from error
+    apply = jax.jit(TextEncoder(config).apply)
+    variables = jax.device_put(variables)
+    return lambda ids, mask: apply(variables, ids, mask)
+
+  def __call__(self, prompts: Sequence[str]) -> TextVectors:
+    """Embeds some prompts."""
+    rows = []
+    for start in tqdm.trange(0, len(prompts), _BATCH, desc='embed', disable=len(prompts) <= _BATCH):
+      batch = prompts[start : start + _BATCH]
+      ids, mask = self._tokenizer.encode(batch, _MAX_LENGTH)
+      pad = [(0, _BATCH - len(batch)), (0, 0)]  # one shape: nothing compiles twice
+      rows.append(np.asarray(self._apply(np.pad(ids, pad), np.pad(mask, pad)))[: len(batch)])
+    return TextVectors(tuple(prompts), np.concatenate(rows), self.source)
+
+
+def extend(vectors: TextVectors, prompts: Sequence[str], folder) -> TextVectors:
+  """The vectors with those of further prompts, from the T5 checkpoint that made them.
+
+  Raises:
+    TextVectorError: if the folder holds another checkpoint than theirs.
+  """
+  missing = tuple(prompt for prompt in dict.fromkeys(prompts) if prompt not in vectors)
+  if not missing:
+    return vectors
+  model = T5Model(folder)
+  for part in ('weights_sha256', 'tokenizer_sha256'):
+    if model.source[part] != vectors.source.get(part):
+      raise TextVectorError(
+        f"{folder}: not the checkpoint that made this model's text vectors "
+        f'({vectors.source.get("model", "unknown")}; {part} differs); pass that one as --text-model'
+      )
+  added = model(missing).embeddings
+  return TextVectors(
+    vectors.prompts + missing, np.concatenate([vectors.embeddings, added]), vectors.source
+  )
+
+
+def read_cum(path, template=TEMPLATE) -> TextVectors:
+  """The vectors of the CLIP-Driven Universal Model: row n is class n + 1 of the template.
+
+  Args:
+    path: PyTorch file of a (32, 512) tensor (31 rows in older ones).
+    template: anatomy.Template.
+
+  Raises:
+    TextVectorError: if the file holds something else.
+  """
+  path = pathlib.Path(path)
+  try:
+    rows = torch_file.load(path)
+  except (OSError, ValueError) as error:
+    raise TextVectorError(f'{path}: {error}') from error
+  if not (isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[0] in (31, 32)):
+    raise TextVectorError(f"{path}: no tensor of 32 text vectors; give CUM's txt_encoding.pth")
+  names = template.names()[: len(rows)]
+  source = {'model': 'CLIP-Driven Universal Model', 'file_sha256': _digest([path])}
+  return TextVectors(
+    tuple(prompts_lib.default_prompts(names, template)), rows.astype(np.float32), source
+  )
+
+
+def _digest(paths: Iterable[pathlib.Path]) -> str:
+  """Sha-256 of the files one after the other."""
+  digest = hashlib.sha256()
+  for path in paths:
+    with path.open('rb') as file:
+      while block := file.read(1 << 24):
+        digest.update(block)
+  return digest.hexdigest()
+
+
+def _is_current(output: pathlib.Path, key: str) -> bool:
+  try:
+    return TextVectors.load(output).key == key
+  except TextVectorError:
+    return False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog='python -m mome_jax.text.embed',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  given = parser.add_mutually_exclusive_group(required=True)
+  given.add_argument('--t5', help='folder of a T5 checkpoint')
+  given.add_argument('--cum', help='txt_encoding.pth of the CLIP-Driven Universal Model')
+  parser.add_argument('--output', type=pathlib.Path, required=True, help='file.npz')
+  parser.add_argument('--prompts', nargs='+', default=[], help='further texts to embed (T5 only)')
+  args = parser.parse_args(dashed(argv))
+  try:
+    if args.cum:
+      vectors = read_cum(args.cum)
+    else:
+      model = T5Model(args.t5)
+      default = prompts_lib.default_prompts(TEMPLATE.names())
+      wanted = tuple(dict.fromkeys([*prompts_lib.training_prompts(), *default, *args.prompts]))
+      if _is_current(args.output, TextVectors.key_of(wanted, model.source)):
+        print(f'{args.output}: made from the same before')
+        return 0
+      vectors = model(wanted)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    vectors.save(args.output)
+  except (TextVectorError, OSError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  print(f'{args.output}: {vectors.embeddings.shape[0]} prompts, width {vectors.width}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,102 @@
+"""Prompts to what the text branch takes: token ids when it trains, vectors when it is frozen."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from input_pipeline.anatomy import TEMPLATE
+from mome_jax.text import embed, prompts
+from mome_jax.text.t5 import TextEncoder, build_text_encoder
+from mome_jax.text.tokenizer import DEFAULT_MODEL, Tokenizer
+from mome_jax.text.vectors import COMMAND, TextVectorError, TextVectors
+
+MODES = ('joint', 'frozen')
+PromptInputs = Callable[[Sequence[str]], dict[str, np.ndarray]]
+
+
+def is_frozen(config) -> bool:
+  """Whether `config.text` describes vectors made once; ValueError if its mode names nothing."""
+  if config.mode not in MODES:
+    raise ValueError(f'text.mode is {config.mode!r}; known: {", ".join(MODES)}')
+  return config.mode == 'frozen'
+
+
+def joint(tokenizer: Tokenizer, max_length: int) -> PromptInputs:
+  """K prompts -> ids (K, T) int32 and mask (K, T) bool."""
+
+  def inputs(texts):
+    ids, mask = tokenizer.encode(texts, max_length)
+    return {'ids': ids, 'mask': mask}
+
+  return inputs
+
+
+def frozen(vectors: TextVectors) -> PromptInputs:
+  """K prompts -> vectors (K, d_t) float32."""
+  return lambda texts: {'vectors': vectors(texts)}
+
+
+def pad(inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+  """Adds empty prompts, whose embedding is zero, up to `rows`."""
+  return {
+    name: np.pad(array, [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)])
+    for name, array in inputs.items()
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingText:
+  """The text branch of a training run.
+
+  Attributes:
+    encoder: that trains with the model, or None.
+    vectors: of frozen text, or None.
+    width: d_t.
+    inputs: prompts -> what the train step takes.
+    classes: K names.
+    synonyms: whether random prompts are drawn; frozen vectors may know the default ones only.
+  """
+
+  encoder: TextEncoder | None
+  vectors: TextVectors | None
+  width: int
+  inputs: PromptInputs
+  classes: tuple[str, ...]
+  synonyms: bool = True
+
+  def batch(self, *, seed: int, step: int) -> dict[str, np.ndarray]:
+    """Of 2 K prompts: a random one of each class, then the default ones."""
+    default = prompts.default_prompts(self.classes)
+    sampled = prompts.sample_prompts(self.classes, seed=seed, step=step)
+    return self.inputs((sampled if self.synonyms else default) + default)
+
+
+def for_training(config, tokenizer=DEFAULT_MODEL) -> TrainingText:
+  """The text branch that a config describes.
+
+  Args:
+    config: the whole config; uses `text` and `classes`.
+    tokenizer: SentencePiece file, where the text is not frozen.
+
+  Raises:
+    TextVectorError: if the text is frozen and there are no vectors, or none for a class.
+  """
+  classes = tuple(config.classes)
+  if not is_frozen(config.text):
+    encoder = build_text_encoder(config.text)
+    inputs = joint(Tokenizer(tokenizer), config.text.max_length)
+    return TrainingText(encoder, None, config.text.d_model, inputs, classes)
+  vectors = _read_vectors(config.text.vectors)
+  vectors(prompts.default_prompts(classes))
+  synonyms = all(text in vectors for text in prompts.training_prompts(names=classes))
+  return TrainingText(None, vectors, vectors.width, frozen(vectors), classes, synonyms)
+
+
+def _read_vectors(path: str) -> TextVectors:
+  if not path:
+    raise TextVectorError(
+      f'text.mode is frozen and text.vectors is not set; make them with {COMMAND} and pass '
+      '--config.text.vectors=FILE.npz'
+    )
+  return TextVectors.load(path) if str(path).endswith('.npz') else embed.read_cum(path, TEMPLATE)

@@ -1,0 +1,111 @@
+"""Text vectors made once: prompts, their embeddings, and what they were made from."""
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+COMMAND = 'python -m mome_jax.text.embed --t5=FOLDER --output=FILE.npz'
+_VERSION = 1  # of the file's layout
+
+
+class TextVectorError(ValueError):
+  """Text vectors are missing, damaged or lack a prompt; the message says how to make them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextVectors:
+  """Embeddings of some prompts.
+
+  Attributes:
+    prompts: P texts.
+    embeddings: (P, d_t) float32.
+    source: what made them (model, weights_sha256, tokenizer_sha256, pooling, max_length, ...); with
+      the prompts it decides the key.
+  """
+
+  prompts: tuple[str, ...]
+  embeddings: np.ndarray
+  source: Mapping[str, str | int]
+
+  def __post_init__(self):
+    if self.embeddings.shape[:1] != (len(self.prompts),) or self.embeddings.ndim != 2:
+      raise TextVectorError(
+        f'{len(self.prompts)} prompts, embeddings {self.embeddings.shape}: expected one row each'
+      )
+
+  @property
+  def width(self) -> int:
+    """d_t."""
+    return self.embeddings.shape[1]
+
+  @property
+  def key(self) -> str:
+    """Sha-256 of the prompts and of what made the embeddings, 64 hexadecimal digits."""
+    return self.key_of(self.prompts, self.source)
+
+  @staticmethod
+  def key_of(prompts: Sequence[str], source: Mapping[str, str | int]) -> str:
+    """The key of vectors before they are made."""
+    identity = {'version': _VERSION, 'source': dict(source), 'prompts': list(prompts)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+  def __contains__(self, prompt: str) -> bool:
+    return prompt in self._rows
+
+  def __call__(self, prompts: Sequence[str]) -> np.ndarray:
+    """(K, d_t) float32, the embeddings of K prompts.
+
+    Raises:
+      TextVectorError: if one is not among those embedded.
+    """
+    missing = [prompt for prompt in prompts if prompt not in self._rows]
+    if missing:
+      made_by = self.source.get('model', 'unknown')
+      fix = f'pass --text-model, the folder of the T5 checkpoint that made them ({made_by})'
+      if 'weights_sha256' not in self.source:
+        fix = f'they are of {made_by}, no --text-model can add to them; ask for its classes by name'
+      raise TextVectorError(
+        f'no vector for {", ".join(map(repr, missing[:3]))}: the text vectors are frozen; {fix}'
+      )
+    return self.embeddings[[self._rows[prompt] for prompt in prompts]]
+
+  @property
+  def _rows(self) -> dict[str, int]:
+    return {prompt: row for row, prompt in enumerate(self.prompts)}
+
+  def save(self, path) -> None:
+    """Writes the `.npz` file."""
+    with epath.Path(path).open('wb') as file:
+      np.savez_compressed(
+        file,
+        prompts=np.array(self.prompts),
+        embeddings=self.embeddings.astype(np.float32),
+        source=json.dumps(dict(self.source)),
+        key=self.key,
+      )
+
+  @classmethod
+  def load(cls, path) -> 'TextVectors':
+    """Reads what `save` wrote.
+
+    Raises:
+      TextVectorError: if there is no such file, it is damaged, or its contents are not those that
+        its key was made from.
+    """
+    try:
+      with epath.Path(path).open('rb') as file, np.load(file) as arrays:
+        source = json.loads(str(arrays['source']))
+        vectors = cls(tuple(arrays['prompts'].tolist()), arrays['embeddings'], source)
+        key = str(arrays['key'])
+    except FileNotFoundError as error:
+      raise TextVectorError(f'{path}: no such file; make it with {COMMAND}') from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+      raise TextVectorError(f'{path}: no text vectors; make them with {COMMAND}') from error
+    if vectors.key != key:
+      raise TextVectorError(f'{path}: does not match its key {key[:12]}; make it with {COMMAND}')
+    return vectors

@@ -1,0 +1,29 @@
+"""Profiles of training steps: `--config.profile=N`."""
+
+import os
+
+import jax
+from etils import epath
+
+
+class Trace:
+  """A profile of some steps for TensorBoard or Perfetto; of none if `steps` is 0."""
+
+  def __init__(self, folder: epath.Path, *, first: int, steps: int):
+    self._folder, self._first, self._end = folder, first, first + steps
+    self._running = False
+
+  def before(self, step: int) -> None:
+    """Starts before the first step, ends before the one after the last."""
+    if step == self._first < self._end:
+      jax.profiler.start_trace(os.fspath(self._folder))
+      self._running = True
+    elif step == self._end:
+      self.close()
+
+  def close(self) -> None:
+    """Writes the profile, if it is running."""
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()
+      print(f'profile: {self._folder}')

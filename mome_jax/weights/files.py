@@ -1,0 +1,96 @@
+"""Checkpoint files -> flat dictionaries of numpy arrays: safetensors and PyTorch, whole or sharded."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from mome_jax.weights import torch_file
+
+_NAMES = (
+  'model.safetensors',
+  'model.safetensors.index.json',
+  'pytorch_model.bin',
+  'pytorch_model.bin.index.json',
+)
+
+
+def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
+  """The checkpoint file that `path` means: itself, or the one in a folder of a published model.
+
+  Raises:
+    FileNotFoundError: if there is none.
+  """
+  path = pathlib.Path(path)
+  if path.is_file():
+    return path
+  for name in _NAMES:
+    if (path / name).is_file():
+      return path / name
+  expected = f'a folder with {", ".join(_NAMES)}' if path.is_dir() else 'a file or folder'
+  raise FileNotFoundError(f'{path}: no checkpoint there; expected {expected}')
+
+
+def shards(path: pathlib.Path) -> list[pathlib.Path]:
+  """The files of a checkpoint: those that an `.index.json` lists, else the one given."""
+  if not path.name.endswith('.index.json'):
+    return [path]
+  names = set(json.loads(path.read_text())['weight_map'].values())
+  return [path.parent / name for name in sorted(names)]
+
+
+def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Every tensor of a checkpoint by its name.
+
+  A PyTorch file may hold the state dict itself or under `net`, `state_dict` or `model`, as training
+  scripts write it; a prefix `module.` on every name (DataParallel) is cut.
+
+  Args:
+    path: `.safetensors`, a PyTorch file of any suffix, or the `.index.json` of a sharded one.
+
+  Returns:
+    Arrays with the types of the file; bfloat16 as `ml_dtypes.bfloat16`.
+
+  Raises:
+    FileNotFoundError: if the file, or a shard of it, is missing.
+    ValueError: if it is damaged, of another format or holds no state dict.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'{path}: no such checkpoint file')
+  if path.name.endswith('.index.json'):
+    return {k: v for shard in shards(path) for k, v in read_tensors(shard).items()}
+  if path.suffix == '.safetensors':
+    return _read_safetensors(path)
+  state = _state_dict(torch_file.load(path))
+  if state is None:
+    raise ValueError(f'{path}: holds no state dict (tensors by name); give a checkpoint of weights')
+  return strip_module(state)
+
+
+def strip_module(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The same tensors without the `module.` that DataParallel puts before every name."""
+  if all(key.startswith('module.') for key in state):
+    return {key.removeprefix('module.'): value for key, value in state.items()}
+  return dict(state)
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  import safetensors
+  import safetensors.numpy
+
+  try:
+    return safetensors.numpy.load_file(path)
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'{path}: not a safetensors file, or a damaged one ({error})') from error
+
+
+def _state_dict(loaded) -> dict[str, np.ndarray] | None:
+  if not isinstance(loaded, Mapping):
+    return None
+  for name in ('net', 'state_dict', 'model'):
+    if isinstance(loaded.get(name), Mapping):
+      return _state_dict(loaded[name])
+  tensors = {key: value for key, value in loaded.items() if isinstance(value, np.ndarray)}
+  return tensors or None

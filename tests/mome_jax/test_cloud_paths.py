@@ -1,0 +1,63 @@
+"""Workdir and data on gs:// through the libraries' file layers; the bucket is in memory.
+
+Orbax and ArrayRecord reach a bucket by clients of their own; they are not covered here.
+"""
+
+import fsspec
+import numpy as np
+import pytest
+from etils import epath
+from etils.epath import backend, gpath
+from fsspec.implementations.memory import MemoryFileSystem
+
+from input_pipeline import bricks
+from mome_jax import checkpoint, report
+from mome_jax.configs import demo
+from mome_jax.text.tokenizer import Tokenizer
+from mome_jax.text.vectors import TextVectors
+
+
+class Bucket(MemoryFileSystem):
+  protocol = ('gs', 'gcs')
+  store = {}
+  pseudo_dirs = ['']
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(path.removeprefix('gs://'))
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  monkeypatch.setattr(gpath, '_is_tf_installed', lambda: False)
+  monkeypatch.setattr(backend.fsspec_backend, 'fs', lambda path: fsspec.filesystem('gcs'))
+  fsspec.register_implementation('gcs', Bucket, clobber=True)
+  return epath.Path('gs://bucket/run')
+
+
+def test_a_workdir_in_a_bucket(bucket):
+  config = demo.get_config()
+  checkpoint.save_description(str(bucket), config)
+  assert 'config.json' in {path.name for path in bucket.iterdir()}
+  assert checkpoint.load_config('gs://bucket/run').to_dict() == config.to_dict()
+  assert Tokenizer(checkpoint.text_file(bucket, config)).vocab_size == Tokenizer().vocab_size
+  report.training_curves(bucket / 'pictures' / 'training.png', [{'step': 1, 'loss': 3.0}])
+  assert (bucket / 'pictures' / 'training.png').read_bytes()[1:4] == b'PNG'
+
+
+def test_text_vectors_in_a_bucket(bucket):
+  vectors = TextVectors(('a', 'b'), np.eye(2, dtype=np.float32), {'model': 'x'})
+  bucket.mkdir(parents=True, exist_ok=True)
+  vectors.save(bucket / 'text.npz')
+  assert TextVectors.load('gs://bucket/run/text.npz').key == vectors.key
+
+
+def test_prepared_data_in_a_bucket(bucket):
+  with pytest.raises(bricks.NotPreparedError, match='gs://bucket/data/phantom: not prepared'):
+    bricks.open_bricks('gs://bucket/data', 'phantom')
+  place = epath.Path('gs://bucket/data/phantom')
+  place.mkdir(parents=True, exist_ok=True)
+  (place / bricks.SETTINGS).write_text('{"settings": {"version": "0"}}')
+  assert bricks.read_settings('gs://bucket/data', 'phantom') == {'settings': {'version': '0'}}
+  with pytest.raises(bricks.NotPreparedError, match='version 0, need'):
+    bricks.open_bricks('gs://bucket/data', 'phantom')

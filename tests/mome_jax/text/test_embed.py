@@ -1,0 +1,124 @@
+"""Text vectors from a T5 checkpoint and from CUM's file, with transformers and torch as oracles."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from mome_jax.text import embed, prompts, tokenizer
+from mome_jax.text.vectors import TextVectorError, TextVectors
+
+TEXTS = ('A computerized tomography of a liver', 'hepar', 'any other text')
+
+
+def make_t5(folder, seed=0):
+  """A small T5 with the built-in vocabulary, as Hugging Face lays a checkpoint out."""
+  torch.manual_seed(seed)
+  config = transformers.T5Config(
+    vocab_size=512, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+    feed_forward_proj='gated-gelu',
+  )  # fmt: skip
+  model = transformers.T5EncoderModel(config).eval()
+  model.save_pretrained(folder)
+  shutil.copy(tokenizer.DEFAULT_MODEL, folder / 'spiece.model')
+  return model
+
+
+@pytest.fixture(scope='module')
+def t5(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('t5') / 'tiny-t5'
+  return folder, make_t5(folder)
+
+
+def test_vectors_are_the_mean_over_transformers_tokens(t5):
+  folder, theirs = t5
+  vectors = embed.T5Model(folder)(TEXTS)
+  ids, mask = tokenizer.Tokenizer().encode(TEXTS, 40)
+  with torch.no_grad():
+    tokens = theirs(torch.tensor(ids).long(), torch.tensor(mask).long()).last_hidden_state.numpy()
+  expected = [row[real].mean(0) for row, real in zip(tokens, mask, strict=True)]
+  np.testing.assert_allclose(vectors.embeddings, expected, atol=2e-5)
+  assert vectors.source['model'] == 'tiny-t5'
+
+
+def test_the_command_writes_every_training_prompt_once(t5, tmp_path, capsys, monkeypatch):
+  wanted = prompts.training_prompts(names=['liver'])
+  monkeypatch.setattr(prompts, 'training_prompts', lambda: wanted)
+  output = tmp_path / 'new' / 'text.npz'
+  arguments = ['--t5', str(t5[0]), '--output', str(output), '--prompts', 'any other text']
+  assert embed.main(arguments) == 0
+  vectors = TextVectors.load(output)
+  default = prompts.default_prompts(prompts.TEMPLATE.names())
+  assert set(vectors.prompts) == {*wanted, *default, 'any other text'}
+  before = output.stat().st_mtime_ns
+  assert embed.main(arguments) == 0
+  assert 'made from the same before' in capsys.readouterr().out
+  assert output.stat().st_mtime_ns == before
+  assert embed.main([*arguments, 'one more']) == 0
+  assert 'one more' in TextVectors.load(output)
+
+  other = tmp_path / 'other'
+  make_t5(other, seed=1)
+  assert embed.main(['--t5', str(other), *arguments[2:]]) == 0
+  assert TextVectors.load(output).key != vectors.key
+
+
+def test_only_the_same_checkpoint_adds_to_its_vectors(t5, tmp_path):
+  vectors = embed.T5Model(t5[0])(TEXTS[:1])
+  more = embed.extend(vectors, TEXTS, t5[0])
+  assert more.prompts == TEXTS
+  np.testing.assert_allclose(more.embeddings, embed.T5Model(t5[0])(TEXTS).embeddings, atol=1e-6)
+  assert embed.extend(more, TEXTS, 'not looked at') is more
+  with pytest.raises(TextVectorError, match=r"'hepar'.*--text-model.*T5 checkpoint.*\(tiny-t5\)"):
+    vectors(['hepar'])
+  other = tmp_path / 'other'
+  make_t5(other, seed=1)
+  with pytest.raises(TextVectorError, match='not the checkpoint .*tiny-t5; weights_sha256 differs'):
+    embed.extend(vectors, TEXTS, other)
+
+
+@pytest.mark.parametrize('rows', [31, 32])
+def test_vectors_of_cum(rows, tmp_path):
+  tensor = torch.randn(rows, 512).half()
+  torch.save(tensor, tmp_path / 'txt_encoding.pth')
+  vectors = embed.read_cum(tmp_path / 'txt_encoding.pth')
+  found = vectors(['A computerized tomography of a liver', 'A computerized tomography of a spleen'])
+  np.testing.assert_array_equal(found, tensor[[5, 0]].float().numpy())
+  assert len(vectors.prompts) == rows
+  arguments = ['--cum', str(tmp_path / 'txt_encoding.pth'), '--output', str(tmp_path / 'cum.npz')]
+  assert embed.main(arguments) == 0
+  assert TextVectors.load(tmp_path / 'cum.npz').key == vectors.key
+
+
+@pytest.mark.parametrize(
+  ('missing', 'message'),
+  [
+    ('spiece.model', "spiece.model: missing; put the T5 checkpoint's spiece.model there"),
+    ('config.json', 'config.json: missing'),
+    ('model.safetensors', 'no checkpoint there; expected a folder with model.safetensors'),
+    ('', 'no checkpoint there; expected a file or folder'),
+  ],
+)
+def test_what_is_missing_is_named(missing, message, t5, tmp_path, capsys):
+  folder = tmp_path / 'copy'
+  if missing:
+    shutil.copytree(t5[0], folder)
+    (folder / missing).unlink()
+  assert embed.main(['--t5', str(folder), '--output', str(tmp_path / 'x.npz')]) == 1
+  printed = capsys.readouterr().err.strip()
+  assert printed.startswith('error: ')
+  assert message in printed
+  assert '\n' not in printed
+  assert not (tmp_path / 'x.npz').exists()
+
+
+def test_no_other_tensor_is_taken_for_cum(tmp_path):
+  for number, content in enumerate((torch.zeros(5, 512), {'net': torch.zeros(32, 512)})):
+    torch.save(content, tmp_path / f'{number}.pth')
+    with pytest.raises(TextVectorError, match='pth: no tensor of 32 text vectors'):
+      embed.read_cum(tmp_path / f'{number}.pth')
+  (tmp_path / 'text.pth').write_text('no file of torch')
+  with pytest.raises(TextVectorError, match='text.pth'):
+    embed.read_cum(tmp_path / 'text.pth')

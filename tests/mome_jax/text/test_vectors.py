@@ -1,0 +1,58 @@
+"""Text vectors: found by prompt, refused when they are not what their key says."""
+
+import numpy as np
+import pytest
+
+from mome_jax.text import vectors
+
+ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
+VECTORS = vectors.TextVectors(('a liver', 'a spleen'), ROWS, {'model': 'tiny', 'max_length': 8})
+
+
+def test_rows_are_found_by_prompt(tmp_path):
+  VECTORS.save(tmp_path / 'v.npz')
+  loaded = vectors.TextVectors.load(tmp_path / 'v.npz')
+  assert loaded.prompts == VECTORS.prompts
+  assert loaded.source == VECTORS.source
+  assert loaded.embeddings.dtype == np.float32
+  np.testing.assert_array_equal(loaded(['a spleen', 'a liver', 'a spleen']), ROWS[[1, 0, 1]])
+  assert 'a liver' in loaded
+  assert 'liver' not in loaded
+
+
+def test_an_unknown_prompt_names_the_way_out():
+  with pytest.raises(vectors.TextVectorError, match="'hepar'.*tiny, no --text-model can add"):
+    VECTORS(['a liver', 'hepar'])
+
+
+def test_the_key_covers_prompts_and_source():
+  other_source = vectors.TextVectors(VECTORS.prompts, ROWS, {'model': 'tiny', 'max_length': 9})
+  other_prompts = vectors.TextVectors(('a liver', 'the spleen'), ROWS, VECTORS.source)
+  assert len({VECTORS.key, other_source.key, other_prompts.key}) == 3
+
+
+def test_damaged_and_mixed_files_are_refused(tmp_path):
+  path = tmp_path / 'v.npz'
+  with pytest.raises(vectors.TextVectorError, match='v.npz: no such file; make it with python -m'):
+    vectors.TextVectors.load(path)
+  VECTORS.save(path)
+  data = path.read_bytes()
+  for content in (b'', data[: len(data) // 2], b'noise' * 99):
+    path.write_bytes(content)
+    with pytest.raises(vectors.TextVectorError, match='no text vectors; make them'):
+      vectors.TextVectors.load(path)
+  with np.load(_written(path, data)) as arrays:
+    changed = dict(arrays) | {'prompts': np.array(['a liver', 'the kidney'])}
+  np.savez(path, **changed)
+  with pytest.raises(vectors.TextVectorError, match='does not match its key'):
+    vectors.TextVectors.load(path)
+
+
+def _written(path, data):
+  path.write_bytes(data)
+  return path
+
+
+def test_rows_and_prompts_must_agree():
+  with pytest.raises(vectors.TextVectorError, match='2 prompts, embeddings'):
+    vectors.TextVectors(('a', 'b'), np.zeros((3, 2), np.float32), {})
