@@ -11,7 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
-_HEARTBEAT_SECONDS = 30  # a silent process is dead after this
+# A silent process is dead after this; less would end runs on hosts that are busy compiling.
+_HEARTBEAT_SECONDS = 100
 
 
 class Preempted(Exception):

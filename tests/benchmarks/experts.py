@@ -1,6 +1,6 @@
 """Cost of a bank with its number of experts: dense against capacity, forward and backward.
 
-python tests/benchmarks/experts.py [--tokens 16384] [--width 64] [--experts 8 16 32 64]
+PYTHONPATH=. python tests/benchmarks/experts.py [--tokens 16384] [--width 64] [--experts 8 16 32 64]
 """
 
 import argparse
