@@ -18,7 +18,7 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	touch $@
 
 demo: $(VENV)/run.stamp
-	$(BIN)/python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=4 --brick=32
+	$(BIN)/python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=6 --brick=32
 	$(BIN)/python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=runs/demo
 
 test: $(VENV)/dev.stamp lint

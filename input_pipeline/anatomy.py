@@ -6,12 +6,16 @@ A stored label map holds uint8 *codes*: the most specific structure of each voxe
 structure is its index, and it also counts as the structures that contain it (a liver tumor voxel is
 liver). Where the containing organ depends on the side, each side has a code of its own
 (`SIDED_CODES`), and the plain index means that the side is unknown.
+
+`TEMPLATE` is the built-in one and never changes. `TEMPLATE.extend(...)` makes a longer one; whoever
+works with other classes is given it.
 """
 
 import dataclasses
 import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +28,14 @@ class Structure:
   """One class.
 
   Attributes:
-    index: label in outputs, 1..38 for the built-in template.
+    index: label in outputs, 1..38 for the built-in template, 39.. for what extends it.
     name: canonical name, lower case with spaces.
     side: '', 'left' or 'right', of the patient.
     parents: names of the structures that may contain it; with several, each voxel lies in one.
     noun: the name as a noun phrase with its article.
     synonyms: other names, used in training.
     held_out: further names, never used in training: they measure what the text encoder learned.
+    sentence: the prompt, where it is not made of the noun phrase.
   """
 
   index: int
@@ -40,11 +45,12 @@ class Structure:
   noun: str = ''
   synonyms: tuple[str, ...] = ()
   held_out: tuple[str, ...] = ()
+  sentence: str = ''
 
   @property
   def prompt(self) -> str:
     """The sentence of evaluation and prediction."""
-    return f'A computerized tomography of {self.noun or self.name}'
+    return self.sentence or f'A computerized tomography of {self.noun or self.name}'
 
 
 class Template:
@@ -65,7 +71,7 @@ class Template:
     sided_codes: Mapping[int, tuple[str, str]] = types.MappingProxyType({}),
   ):
     self.structures = tuple(structures)
-    self._sided_codes = dict(sided_codes)
+    self.sided_codes = types.MappingProxyType(dict(sided_codes))
     self._by_name = {s.name: s for s in self.structures}
     self._by_phrase: dict[str, Structure] = {}
     self._check()
@@ -97,10 +103,77 @@ class Template:
     """The structure whose name or synonym (held-out ones too) is `text`, whatever its case."""
     return self._by_phrase.get(_fold(text))
 
+  def pairs(self) -> dict[str, tuple[str, str]]:
+    """Paired organs by their name without a side: 'kidney' -> ('right kidney', 'left kidney')."""
+    found = {}
+    for s in self.structures:
+      left, noun = 'left' + s.name.removeprefix('right'), s.name.removeprefix('right ')
+      if s.side == 'right' and noun != s.name and left in self._by_name:
+        found[noun] = (s.name, left)
+    return found
+
   def ancestors(self, name: str) -> frozenset[str]:
     """Names of all structures that may contain this one; KeyError as in `get`."""
     parents = self.get(name).parents
     return frozenset(parents).union(*map(self.ancestors, parents))
+
+  def extend(self, classes: Iterable[Mapping[str, Any]]) -> 'Template':
+    """A longer template; this one stays as it is.
+
+    Args:
+      classes: of each new class a mapping with its `name`, and where wanted `prompt` (a sentence),
+        `noun` (phrase with article), `synonyms`, `held_out`, `parent` or `parents` (structures that
+        contain it), `side`, and `index` (by default the next free one). A name that is there
+        already keeps its index and parents; its synonyms are joined, and its prompt is replaced if
+        one is given.
+
+    Returns:
+      The template with these classes; equal calls give equal indices.
+
+    Raises:
+      ValueError: if a field is unknown or no text, a name is empty, parents differ from those that
+        are there, an index or synonym is taken, or no index is free.
+    """
+    structures = {s.name: s for s in self.structures}
+    for entry in classes:
+      fields = _read_fields(entry)
+      known = structures.get(fields['name'])
+      if known is None:
+        index = fields.pop('index', 0) or max((s.index for s in structures.values()), default=0) + 1
+        taken = [s.name for s in structures.values() if s.index == index]
+        if taken or not 0 < index < FIRST_SIDED_CODE:
+          reason = f'taken by {taken[0]!r}' if taken else f'outside 1..{FIRST_SIDED_CODE - 1}'
+          raise ValueError(f'new class {fields["name"]!r}: index {index} is {reason}')
+        structures[fields['name']] = Structure(index, **fields)
+      else:
+        structures[known.name] = _join(known, fields)
+    return Template(sorted(structures.values(), key=lambda s: s.index), self.sided_codes)
+
+  def additions(self) -> tuple[dict[str, Any], ...]:
+    """What to give to `TEMPLATE.extend` to get this template; plain values, fit for JSON."""
+    built_in = {s.name: s for s in TEMPLATE}
+    found = []
+    for s in self.structures:
+      if s != built_in.get(s.name):
+        fields = {'index': s.index, 'name': s.name, 'prompt': s.sentence, 'noun': s.noun}
+        fields |= {'side': s.side, 'parents': list(s.parents)}
+        fields |= {'synonyms': list(s.synonyms), 'held_out': list(s.held_out)}
+        found.append({field: value for field, value in fields.items() if value})
+    return tuple(found)
+
+  def translation(self, other: 'Template') -> np.ndarray:
+    """Codes of this template -> codes of another one that has all its names.
+
+    Returns:
+      (256,) uint8.
+
+    Raises:
+      KeyError: if the other template lacks a name.
+    """
+    table = np.arange(256, dtype=np.uint8)
+    for s in self.structures:
+      table[s.index] = other.get(s.name).index
+    return table
 
   def code_table(self, names: Sequence[str]) -> np.ndarray:
     """Which codes belong to which class.
@@ -126,7 +199,7 @@ class Template:
     for s in self.structures:
       # NOTE: with several possible parents the plain index says nothing about which one it is.
       members[s.index] = {s.name, *(self.ancestors(s.name) if len(s.parents) == 1 else ())}
-    for code, (name, parent) in self._sided_codes.items():
+    for code, (name, parent) in self.sided_codes.items():
       members[code] = {name, parent, *self.ancestors(parent)}
     return members
 
@@ -142,13 +215,65 @@ class Template:
       missing = [parent for parent in s.parents if parent not in self._by_name]
       if missing:
         raise ValueError(f'{s.name!r}: parents {missing} are not in the template; add them')
-    for code, (name, parent) in self._sided_codes.items():
+    for code, (name, parent) in self.sided_codes.items():
       if code < FIRST_SIDED_CODE or parent not in self.get(name).parents:
         raise ValueError(f'code {code} must be >= {FIRST_SIDED_CODE}, {parent!r} contain {name!r}')
 
 
 def _fold(text: str) -> str:
   return ' '.join(text.casefold().split())
+
+
+_TEXTS, _LISTS = ('name', 'prompt', 'noun', 'side', 'parent'), ('parents', 'synonyms', 'held_out')
+
+
+def _read_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields of a new Structure, `index` only where given; ValueError as `Template.extend`."""
+  entry = dict(entry)
+  name = _fold(str(entry.get('name', '')))
+  if not name:
+    raise ValueError(f'new class {entry}: it has no name; add "name"')
+  known = (*_TEXTS, *_LISTS, 'index')
+  unknown = sorted(set(entry) - set(known))
+  if unknown:
+    raise ValueError(f'new class {name!r}: unknown fields {unknown}; known: {list(known)}')
+  for field in _TEXTS:
+    if not isinstance(entry.get(field, ''), str):
+      raise ValueError(f'new class {name!r}: {field} is {entry[field]!r}; expected a text')
+  for field in _LISTS:
+    value = entry.get(field, ())
+    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+      raise ValueError(f'new class {name!r}: {field} is {value!r}; expected a list of texts')
+  if entry.get('side', '') not in ('', 'left', 'right'):
+    raise ValueError(f'new class {name!r}: side {entry["side"]!r}; expected left or right')
+  article = 'the' if entry.get('side') else 'an' if name[0] in 'aeiou' else 'a'
+  fields = {
+    'name': name,
+    'sentence': entry.get('prompt', ''),
+    'noun': entry.get('noun', f'{article} {name}'),
+    'side': entry.get('side', ''),
+    'parents': tuple(map(_fold, entry.get('parents', filter(None, [entry.get('parent', '')])))),
+    'synonyms': tuple(entry.get('synonyms', ())),
+    'held_out': tuple(entry.get('held_out', ())),
+  }
+  if 'index' in entry:
+    fields['index'] = int(entry['index'])
+  return fields
+
+
+def _join(known: Structure, fields: Mapping[str, Any]) -> Structure:
+  for field in ('index', 'parents'):
+    if fields.get(field) and fields[field] != getattr(known, field):
+      raise ValueError(
+        f'class {known.name!r} is there with {field} {getattr(known, field)}, not {fields[field]}; '
+        'choose another name'
+      )
+  return dataclasses.replace(
+    known,
+    synonyms=tuple(dict.fromkeys((*known.synonyms, *fields['synonyms']))),
+    held_out=tuple(dict.fromkeys((*known.held_out, *fields['held_out']))),
+    sentence=fields['sentence'] or known.sentence,
+  )
 
 
 # What stands for {word} in the phrases of paired organs.

@@ -17,14 +17,16 @@ import itertools
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from etils import epath
 
 from input_pipeline import resample, sources, volume
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import TEMPLATE, Template
 
 VERSION = '1.0.0'  # of the files' layout
 SETTINGS = 'prepare.json'  # what `prepare` was asked for and what came of it
@@ -98,12 +100,22 @@ class BrickStore:
     brick: voxels along an edge.
     spacing: (3,) mm.
     cases: C CaseInfo.
+    template: of the label codes that `read` gives.
     case: (N,) int32; index into `cases` of each record.
     position: (N, 3) int32; first voxel of each record on its case's grid, a multiple of `brick`.
   """
 
-  def __init__(self, folder: epath.Path, name: str):
+  def __init__(
+    self,
+    folder: epath.Path,
+    name: str,
+    *,
+    stored: Template = TEMPLATE,
+    template: Template | None = None,
+  ):
     self.name = name
+    self.template = template or stored
+    self._translate = _translation(stored, self.template)
     self._index = folder / _INDEX
     with self._load_index() as arrays:
       self.brick = int(arrays['brick'])
@@ -128,7 +140,7 @@ class BrickStore:
       image (brick, brick, brick) int16 HU, label (brick, brick, brick) uint8 codes; read-only.
     """
     example = self._records[int(record)]
-    return example['image'], example['label']
+    return example['image'], self._translate(example['label'])
 
   def class_voxels(self, names: Sequence[str]) -> np.ndarray:
     """How much of each class every brick holds.
@@ -140,7 +152,8 @@ class BrickStore:
       (N, K) int64 voxels; 0 where the case does not supervise the class.
     """
     with self._load_index() as arrays:
-      counts = arrays['code_voxels'].astype(np.int64) @ TEMPLATE.code_table(names)
+      table = self._translate(np.arange(256, dtype=np.uint8))
+      counts = arrays['code_voxels'].astype(np.int64) @ self.template.code_table(names)[table]
     supervised = np.array([[name in case.supervised for name in names] for case in self.cases])
     return counts * supervised[self.case]
 
@@ -148,8 +161,8 @@ class BrickStore:
 class _Volumes(collections.abc.Sequence):
   """The held-out scans of one prepared source, read one at a time."""
 
-  def __init__(self, folder: epath.Path):
-    self._parts = []
+  def __init__(self, folder: epath.Path, translate: Callable[[np.ndarray], np.ndarray]):
+    self._parts, self._translate = [], translate
     if folder.is_dir():
       splits = import_tfds().builder_from_directory(folder).info.splits
       self._parts = [(split, _data_source(folder, split)) for split in sorted(splits)]
@@ -161,13 +174,48 @@ class _Volumes(collections.abc.Sequence):
     index = range(len(self))[index]
     for split, part in self._parts:
       if index < len(part):
-        return _decode_volume(part[index], split)
+        record = _decode_volume(part[index], split)
+        return dataclasses.replace(record, codes=self._translate(record.codes))
       index -= len(part)
     raise IndexError(index)
 
 
-def open_bricks(data_dir: str | os.PathLike, source: str) -> BrickStore:
+def read_template(
+  data_dir: str | os.PathLike,
+  source_names: Sequence[str],
+  new_classes: Iterable[Mapping[str, Any]] = (),
+) -> Template:
+  """The template of a run: the built-in classes, those of its prepared sources, and further ones.
+
+  Args:
+    data_dir: of the prepared sources.
+    source_names: that the run reads.
+    new_classes: as `Template.extend` takes them; they come first, so that their prompts and indices
+      win where a source declares the same name.
+
+  Raises:
+    NotPreparedError: if a source is not prepared.
+    ValueError: if two of them contradict each other.
+  """
+  template = TEMPLATE.extend(new_classes)
+  for source in source_names:
+    declared = {entry['name'] for entry in template.additions()}
+    for entry in _stored_classes(data_dir, source):
+      # An index is the source's own affair: its codes are translated on reading.
+      drop = ('index', 'prompt') if entry['name'] in declared else ('index',)
+      template = template.extend([{k: v for k, v in entry.items() if k not in drop}])
+  return template
+
+
+def open_bricks(
+  data_dir: str | os.PathLike, source: str, template: Template | None = None
+) -> BrickStore:
   """The training bricks of a prepared source.
+
+  Args:
+    data_dir: of the prepared sources.
+    source: name of one of them.
+    template: whose codes to give, from `read_template`; by default the source's own.
 
   Raises:
     NotPreparedError: if it is not prepared, or has no training cases.
@@ -175,16 +223,39 @@ def open_bricks(data_dir: str | os.PathLike, source: str) -> BrickStore:
   folder = _prepared(data_dir, source) / 'bricks' / VERSION
   if not folder.is_dir():
     raise NotPreparedError(f'{folder}: no bricks; {source} was prepared without training cases')
-  return BrickStore(folder, source)
+  stored = TEMPLATE.extend(_stored_classes(data_dir, source))
+  return BrickStore(folder, source, stored=stored, template=template)
 
 
-def open_volumes(data_dir: str | os.PathLike, source: str) -> Sequence[VolumeRecord]:
+def open_volumes(
+  data_dir: str | os.PathLike, source: str, template: Template | None = None
+) -> Sequence[VolumeRecord]:
   """The validation and test scans of a prepared source; empty where it has none.
+
+  Args:
+    data_dir: of the prepared sources.
+    source: name of one of them.
+    template: whose codes to give, from `read_template`; by default the source's own.
 
   Raises:
     NotPreparedError: if it is not prepared.
   """
-  return _Volumes(_prepared(data_dir, source) / 'volumes' / VERSION)
+  stored = TEMPLATE.extend(_stored_classes(data_dir, source))
+  translate = _translation(stored, template or stored)
+  return _Volumes(_prepared(data_dir, source) / 'volumes' / VERSION, translate)
+
+
+def _stored_classes(data_dir: str | os.PathLike, source: str) -> list[dict]:
+  _prepared(data_dir, source)
+  return read_settings(data_dir, source).get('new_classes', [])
+
+
+def _translation(stored: Template, wanted: Template) -> Callable[[np.ndarray], np.ndarray]:
+  """Label codes of one template -> those of another."""
+  table = stored.translation(wanted)
+  if np.array_equal(table, np.arange(256)):
+    return lambda codes: codes
+  return lambda codes: table[codes]
 
 
 def read_settings(data_dir: str | os.PathLike, source: str) -> dict | None:
@@ -293,10 +364,11 @@ def to_int16(image: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------- writing
 @dataclasses.dataclass
 class Written:
-  """What came of the cases: `done` per split, `skipped` (case, reason), training `infos`."""
+  """What came of the cases: `done` per split, `skipped` and `warnings` with reasons, `infos`."""
 
   done: dict[str, int] = dataclasses.field(default_factory=dict)
   skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  warnings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   infos: list[CaseInfo] = dataclasses.field(default_factory=list)
   records: int = 0
 
@@ -333,7 +405,10 @@ def write(
     for case in cases:
       # The whole case is converted before any of it is written.
       try:
-        converted = list(convert(case, case.load()))
+        with warnings.catch_warnings(record=True) as caught:
+          warnings.simplefilter('always')
+          converted = list(convert(case, case.load()))
+        written.warnings += [(case.name, str(warning.message)) for warning in caught]
       except Exception as error:  # whatever is wrong with one case must not cost the others
         written.skipped.append((case.name, f'{type(error).__name__}: {error}'))
       else:

@@ -1,8 +1,21 @@
-"""Source labels to template codes."""
+"""Source labels to template codes: mapping, right and left, organs that contain lesions."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 
+import cc3d
 import numpy as np
+
+from input_pipeline.anatomy import TEMPLATE, Template
+
+# What a label value stands for: a class, a paired organ without its side ('kidney'), several
+# classes that all hold the voxel, or None, declared and not used.
+Meaning = str | Sequence[str] | None
+
+_BODY_HU = -300
+_STRADDLES = 0.2  # a component with more than this on its smaller side is two touching organs
+_PIECE = 0.2  # a component with at least this share of the organ is not a splinter
+_APART_MM = 40.0  # of two pieces: closer ones are one broken organ, not a pair
 
 
 def map_codes(array: np.ndarray, mapping: Mapping[int, int], *, name: str) -> np.ndarray:
@@ -39,3 +52,216 @@ def map_codes(array: np.ndarray, mapping: Mapping[int, int], *, name: str) -> np
   for value, code in known.items():
     table[value - low] = code
   return table[array if low == 0 else array.astype(np.intp) - low]
+
+
+def classes_of(meanings: Mapping[int, Meaning], template: Template = TEMPLATE) -> tuple[str, ...]:
+  """The classes that a mapping labels, in the template's order; a pair counts as both sides."""
+  pairs = template.pairs()
+  names = {name for meaning in meanings.values() for name in _names(meaning)}
+  found = {side for name in names for side in pairs.get(name, (name,))}
+  return tuple(sorted(found, key=lambda name: template.get(name).index))
+
+
+def restrict(
+  meanings: Mapping[int, Meaning], names: Sequence[str], template: Template = TEMPLATE
+) -> dict[int, Meaning]:
+  """A mapping of which only some classes are labelled: a tumor is then plain organ, or nothing.
+
+  Args:
+    meanings: label value -> what it stands for.
+    names: the classes or pairs that are labelled.
+    template: of the names.
+  """
+  pairs = template.pairs()
+  holders = {name: name for name in names}
+  holders |= {side: noun for noun, sides in pairs.items() if noun in names for side in sides}
+  kept = {}
+  for value, meaning in meanings.items():
+    found = {}
+    for name in _names(meaning):
+      around = [name] if name in holders else sorted(template.ancestors(pairs.get(name, [name])[0]))
+      found |= dict.fromkeys(holders[n] for n in around if n in holders)
+    kept[value] = tuple(found) or None
+  return kept
+
+
+def convert(
+  array: np.ndarray,
+  meanings: Mapping[int, Meaning],
+  *,
+  spacing: Sequence[float],
+  name: str,
+  image: np.ndarray | None = None,
+  template: Template = TEMPLATE,
+) -> np.ndarray:
+  """Translates a source's label values into template codes, with sides where they are needed.
+
+  A paired organ that the source does not separate is split into right and left, together with its
+  lesions; where the organ is labelled, a lesion gets the side that it lies on.
+
+  Args:
+    array: (D, H, W) integers in canonical order.
+    meanings: label value -> what it stands for; 0 is background.
+    spacing: (3,) mm.
+    name: file or case, for messages.
+    image: (D, H, W) HU, to find the middle of the body; without it that of the grid is taken.
+    template: of the names.
+
+  Returns:
+    (D, H, W) uint8 codes.
+
+  Raises:
+    ValueError: as `map_codes`, and if a value stands for classes that do not contain each other.
+    KeyError: if the template has no such class.
+  """
+  pairs = template.pairs()
+  mapping = {value: _code(names, template) for value, names in meanings.items()}
+  codes = map_codes(array, mapping, name=name)
+  mentioned = {n for names in meanings.values() for n in _names(names)}
+  for noun, (right, left) in pairs.items():
+    lesions = _lesion_codes(template, right, left)
+    if noun in mentioned:
+      _split_pair(codes, template, (right, left), lesions, spacing, f'{name}: {noun}', image)
+    elif {right, left} & mentioned:
+      _side_lesions(codes, template, (right, left), lesions, image)
+  return codes
+
+
+def check_meaning(meaning: Meaning, template: Template = TEMPLATE) -> None:
+  """Raises ValueError if a value stands for classes of which none contains the other."""
+  _innermost(meaning, template)
+
+
+def split_sides(
+  mask: np.ndarray, middle: float, spacing: Sequence[float], *, name: str
+) -> np.ndarray:
+  """Which voxels of a paired organ are the right one's.
+
+  Every component lies on the side of its centroid. One that reaches far over the middle is two
+  organs that touch, and is cut there. Two large pieces on one side, far apart from right to left,
+  mean that the middle is wrong (a scan cut off at one side): the one further right is the right
+  organ. Nothing is deleted.
+
+  Args:
+    mask: (D, H, W) bool in canonical order (axis 0 grows to the right).
+    middle: of the body along axis 0, voxels.
+    spacing: (3,) mm.
+    name: for warnings.
+
+  Returns:
+    (D, H, W) bool, True on the right side; only the voxels of the mask have a meaning.
+
+  Warns:
+    UserWarning: where an organ was cut, or pieces and middle disagree.
+  """
+  parts, number = cc3d.connected_components(mask, connectivity=26, return_N=True)
+  if not number:
+    return np.zeros(mask.shape, bool)
+  # (components, D): voxels of each component in each sagittal plane.
+  planes = np.stack([np.bincount(plane.ravel(), minlength=number + 1) for plane in parts], 1)[1:]
+  sizes, x = planes.sum(1), np.arange(mask.shape[0])
+  centres = planes @ x / sizes
+  pieces = np.argsort(-sizes, kind='stable')[:2]
+  if number > 1 and sizes[pieces[1]] >= _PIECE * sizes.sum():
+    low, high = sorted(centres[pieces])
+    same_side = (low > middle) == (high > middle)
+    if same_side and (high - low) * spacing[0] >= _APART_MM:
+      _warn(f'{name}: both lie on one side of the body; the one further right is called right')
+      middle = (low + high) / 2
+  right = np.append(False, centres > middle)
+  result = right[parts]
+  beyond = planes[:, x > middle].sum(1)
+  for i in np.flatnonzero(np.minimum(beyond, sizes - beyond) > _STRADDLES * sizes):
+    _warn(f'{name}: right and left touch; cut at the middle of the body')
+    part = parts == i + 1
+    result[part] = np.broadcast_to((x > middle)[:, None, None], mask.shape)[part]
+  return result
+
+
+def body_middle(image: np.ndarray, slices: np.ndarray | None = None) -> float:
+  """The middle of the body along axis 0, voxels: half of its tissue lies on either side.
+
+  Args:
+    image: (D, H, W) HU.
+    slices: (W,) bool, where to look along axis 2; everywhere by default.
+  """
+  if slices is not None and slices.any():
+    image = image[:, :, slices]
+  weight = (image > _BODY_HU).sum((1, 2)).cumsum()
+  if not weight[-1]:
+    return (image.shape[0] - 1) / 2
+  # Where half of the tissue is reached, between voxel edges.
+  at = int(np.searchsorted(weight, weight[-1] / 2))
+  before = weight[at - 1] if at else 0
+  return at - 0.5 + (weight[-1] / 2 - before) / (weight[at] - before)
+
+
+def _names(meaning: Meaning) -> tuple[str, ...]:
+  return () if meaning is None else (meaning,) if isinstance(meaning, str) else tuple(meaning)
+
+
+def _innermost(meaning: Meaning, template: Template) -> str | None:
+  pairs = template.pairs()
+  names = {pairs[n][0] if n in pairs else n for n in _names(meaning)}
+  inner = [n for n in names if not any(n in template.ancestors(other) for other in names)]
+  if len(inner) > 1:
+    raise ValueError(
+      f'it stands for {sorted(inner)}, of which none contains the other; declare their parents, '
+      'or choose one'
+    )
+  return inner[0] if inner else None
+
+
+def _code(meaning: Meaning, template: Template) -> int:
+  """The code of what contains no other of the names; a pair is its right organ for now."""
+  inner = _innermost(meaning, template)
+  return template.get(inner).index if inner else 0
+
+
+def _lesion_codes(template: Template, right: str, left: str) -> dict[int, tuple[int, int]]:
+  """Code of a lesion without a side -> its codes in the right and in the left organ."""
+  sided = {}
+  for code, (lesion, parent) in template.sided_codes.items():
+    if parent in (right, left):
+      sided.setdefault(template.get(lesion).index, {})[parent] = code
+  return {index: (codes[right], codes[left]) for index, codes in sided.items()}
+
+
+def _split_pair(codes, template, organs, lesions, spacing, name, image):
+  right, left = (template.get(organ).index for organ in organs)
+  mask = np.isin(codes, [right, *lesions])
+  if not mask.any():
+    return
+  to_right = split_sides(mask, _middle(codes, mask, image), spacing, name=name)
+  codes[(codes == right) & ~to_right] = left
+  _assign(codes, lesions, to_right)
+
+
+def _side_lesions(codes, template, organs, lesions, image):
+  """Sides of lesions where the source itself separates the organs: those of the nearer one."""
+  mask = np.isin(codes, list(lesions))
+  if not mask.any():
+    return
+  right, left = (np.flatnonzero((codes == template.get(o).index).any((1, 2))) for o in organs)
+  if len(right) and len(left):
+    middle = (right.mean() + left.mean()) / 2
+  else:
+    middle = _middle(codes, mask, image)
+  _assign(codes, lesions, np.arange(len(codes))[:, None, None] > middle)
+
+
+def _assign(codes, lesions, to_right):
+  for index, (in_right, in_left) in lesions.items():
+    found = codes == index
+    codes[found & to_right] = in_right
+    codes[found & ~to_right] = in_left
+
+
+def _middle(codes, mask, image):
+  if image is None:
+    return (codes.shape[0] - 1) / 2
+  return body_middle(image, mask.any((0, 1)))
+
+
+def _warn(message):
+  warnings.warn(message, stacklevel=3)

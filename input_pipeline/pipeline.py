@@ -15,7 +15,6 @@ import numpy as np
 from scipy import ndimage
 
 from input_pipeline import augment, bricks, volume
-from input_pipeline.anatomy import TEMPLATE
 
 # The chosen voxel lies at most this part of the patch's edge from its centre, along each axis: a
 # network that only ever sees a structure in the middle would learn to look there.
@@ -85,23 +84,26 @@ def _size(arrays: tuple[np.ndarray, ...]) -> int:
 class PatchSampler:
   """Draws training patches.
 
-  A patch is drawn in three steps: a dataset, uniformly; then with probability `foreground` a class
-  that the dataset supervises, uniformly, one of the cases that have it, uniformly, and one of its
-  voxels there, uniformly, near which the patch is placed; otherwise any place in any case.
+  A patch is drawn in three steps: a dataset, as `balance` says; then with probability `foreground`
+  a class that the dataset supervises, uniformly, one of the cases that have it, uniformly, and one
+  of its voxels there, uniformly, near which the patch is placed; otherwise any place in any case.
 
   Args:
     config: mapping with attributes
       patch: (3,) voxels;
       windows: HU windows (low, high), one input channel each;
       foreground: probability of the second step above;
+      balance: 'sources' draws every dataset equally often; 'classes' draws it as often as it has
+        classes, so that no class is rare because its dataset labels many;
       cache_mb: bound on decoded bricks in memory;
       augment: mapping of `augment.DEFAULTS` fields, or None;
       spacing: (3,) mm, checked against the stores where it is given.
-    stores: the prepared sources.
-    classes: K class names.
+    stores: the prepared sources, opened with one template.
+    classes: K class names of it.
 
   Raises:
-    PipelineError: if a store has another spacing, or no case supervises one of the classes.
+    PipelineError: if a store has another spacing or another template, or no case supervises one of
+      the classes.
   """
 
   def __init__(self, config, stores: Sequence[bricks.BrickStore], classes: Sequence[str]):
@@ -111,15 +113,20 @@ class PatchSampler:
     self._foreground = config.foreground
     self._augment = augment.complete(config.augment)
     self._stores = list(stores)
-    self._table = TEMPLATE.code_table(classes)
     self._cache = BrickCache(lambda key: self._stores[key[0]].read(key[1]), config.cache_mb)
     wanted = getattr(config, 'spacing', None)
     for store in self._stores:
+      if store.template.additions() != self._stores[0].template.additions():
+        raise PipelineError(
+          f'{store.name} and {self._stores[0].name} extend the template differently; open both '
+          'with the template of bricks.read_template'
+        )
       if wanted is not None and not np.allclose(store.spacing, wanted):
         raise PipelineError(
           f'{store.name} is prepared at {store.spacing} mm, the configuration wants '
           f'{tuple(wanted)}; prepare it again with --spacing, or change the configuration'
         )
+    self._table = self._stores[0].template.code_table(classes)
     cases = [case for number in range(len(stores)) for case in self._open(number)]
     # Dataset -> its cases, and for each class the cases that have it.
     self._datasets: list[tuple[list[_Case], list[tuple[int, list[_Case]]]]] = []
@@ -127,6 +134,12 @@ class PatchSampler:
       members = [case for case in cases if case.info.source == name]
       having = [(k, [c for c in members if k in c.voxels]) for k in range(len(classes))]
       self._datasets.append((members, [(k, some) for k, some in having if some]))
+    weights = [max(len(having), 1) for _, having in self._datasets]
+    if config.balance not in ('sources', 'classes'):
+      raise PipelineError(f'data.balance is {config.balance!r}; known: sources, classes')
+    if config.balance == 'sources':
+      weights = [1] * len(weights)
+    self._odds = np.array(weights) / max(sum(weights), 1)
     if not self._datasets:
       names = [store.name for store in stores]
       raise PipelineError(f'no case of {names} labels one of {self.classes}; choose other classes')
@@ -186,7 +199,7 @@ class PatchSampler:
 
   def _place(self, rng: np.random.Generator) -> tuple[_Case, np.ndarray]:
     """A case and the first voxel of a patch in it."""
-    members, having = self._datasets[rng.integers(len(self._datasets))]
+    members, having = self._datasets[rng.choice(len(self._datasets), p=self._odds)]
     patch = np.array(self.patch)
     if having and rng.random() < self._foreground:
       k, cases = having[rng.integers(len(having))]

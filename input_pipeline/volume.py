@@ -136,18 +136,7 @@ def read_image(
     VolumeError: if the file cannot be read or is not one 3D scan with a valid geometry.
   """
   image, array = _read(path, assume_spacing, number)
-  array = array.astype(np.float32, copy=False)
-  broken = ~np.isfinite(array)
-  below = array < AIR
-  if broken.all():
-    raise VolumeError(f'{path}: no voxel has a finite value; export the scan again')
-  if broken.any() or below.any():
-    array = np.where(broken | below, np.float32(AIR), array)
-    counts = f'{broken.sum()} voxels not finite and {np.sum(below & ~broken)} below {AIR} HU'
-    _warn(f'{path}: {counts} taken as air')
-  low, high = array.min(), array.max()
-  if low > -100 or high < 100:
-    _warn(f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter')
+  array = to_hu(array, path)
   if min(array.shape) < 4:
     _warn(f'{path}: only {min(array.shape)} slices; expect little from so few')
   affine = image.affine
@@ -167,6 +156,34 @@ def _assume(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
   assumed[:3, :3] = directions * spacing
   assumed[:3, 3] = np.nan_to_num(affine[:3, 3], posinf=0, neginf=0)
   return assumed
+
+
+def to_hu(array: np.ndarray, path) -> np.ndarray:
+  """What every reader does to the values of a CT.
+
+  Args:
+    array: (X, Y, Z) numbers as stored, rescaled.
+    path: for messages.
+
+  Returns:
+    (X, Y, Z) float32 HU >= -1024; see `read_image`.
+
+  Raises:
+    VolumeError: if no value is finite.
+  """
+  array = array.astype(np.float32, copy=False)
+  broken = ~np.isfinite(array)
+  below = array < AIR
+  if broken.all():
+    raise VolumeError(f'{path}: no voxel has a finite value; export the scan again')
+  if broken.any() or below.any():
+    array = np.where(broken | below, np.float32(AIR), array)
+    counts = f'{broken.sum()} voxels not finite and {np.sum(below & ~broken)} below {AIR} HU'
+    _warn(f'{path}: {counts} taken as air')
+  low, high = array.min(), array.max()
+  if low > -100 or high < 100:
+    _warn(f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter')
+  return array
 
 
 def read_labels(path) -> Volume:

@@ -49,7 +49,8 @@ def compile_config(config, topology: str) -> dict:
   optimizer = state.make_optimizer(config.train)
   limit = _HBM.get(topology.split(':')[0])
   abstract = state.abstract_state(config, mesh, model, text_encoder, optimizer)
-  train_step = steps.jit_train_step(config, model, text_encoder, optimizer, abstract)
+  table = np.zeros((256, len(config.classes)), bool)  # its values need the data, its shape does not
+  train_step = steps.jit_train_step(config, model, text_encoder, optimizer, abstract, table)
   with jax.set_mesh(mesh):  # nothing can run in here: the devices do not exist
     train = train_step.trace(abstract, _batch(config, mesh), _prompts(config, mesh))
     report = {

@@ -11,7 +11,6 @@ import tqdm
 from etils import epath
 
 from input_pipeline import bricks
-from input_pipeline.anatomy import TEMPLATE
 from mome_jax import explain, metrics, multihost, report, steps
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
@@ -36,8 +35,9 @@ def evaluate(config, workdir: epath.Path) -> dict:
   """
   predictor = Predictor(workdir, config)
   names = tuple(config.classes)
-  texts = prompts.default_prompts(names)
-  segmenter = predictor.segmenter(names, texts)
+  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  texts = prompts.default_prompts(names, template)
+  segmenter = predictor.segmenter(names, texts, template)
   routing = None
   if len(predictor.model.active_scales) > 1:
     routing_step = jax.jit(steps.make_routing_step(predictor.model))
@@ -54,7 +54,9 @@ def evaluate(config, workdir: epath.Path) -> dict:
   if lead:
     pictures.mkdir(exist_ok=True)
   cases = [
-    case for source in config.data.sources for case in bricks.open_volumes(config.data_dir, source)
+    case
+    for source in config.data.sources
+    for case in bricks.open_volumes(config.data_dir, source, template)
   ]
   rows = []
   mine = cases[jax.process_index() :: jax.process_count()]
@@ -102,7 +104,7 @@ def score_case(case, segmentation) -> list[dict]:
     if name not in case.supervised:
       continue
     heights = case.slice_ranges.get(name, (-np.inf, np.inf))
-    truth = TEMPLATE.code_table([name])[case.codes, 0]
+    truth = segmentation.template.code_table([name])[case.codes, 0]
     pair = (metrics.restrict(mask, spacing, heights) for mask in (segmentation.mask(name), truth))
     scores = metrics.score(*pair, spacing)
     rows.append({'source': case.source, 'case': case.name, 'class': name, **vars(scores)})
@@ -111,7 +113,7 @@ def score_case(case, segmentation) -> list[dict]:
 
 def _draw(path: epath.Path, case, segmentation) -> None:
   shown = [name for name in segmentation.names if name in case.supervised]
-  table = TEMPLATE.code_table(shown)
+  table = segmentation.template.code_table(shown)
   report.overlay(
     path,
     case.image,

@@ -20,15 +20,15 @@ def masked_bce_dice(
   probability at zero. BCE alone teaches absence.
 
   Args:
-    logits: (B, D, H, W, K) float32.
-    targets: (B, D, H, W, K), 0 to 1; fractions where masks were averaged over blocks.
-    valid: (B, D, H, W, K), 0 to 1; 0 where the label says nothing about the class.
+    logits: (B, K, D, H, W) float32.
+    targets: (B, K, D, H, W), 0 to 1; fractions where masks were averaged over blocks.
+    valid: (B, K, D, H, W), 0 to 1; 0 where the label says nothing about the class.
 
   Returns:
     Two float32 scalars: the mean over pairs of the voxel mean of BCE, and the mean over pairs with
     a target of 1 - (2 sum p t + 1) / (sum p + sum t + 1).
   """
-  spatial = (1, 2, 3)
+  spatial = (2, 3, 4)
   logits = jnp.where(valid > 0, logits, 0.0)
   targets = targets.astype(jnp.float32) * valid
   voxels = valid.astype(jnp.float32).sum(spatial)
@@ -78,7 +78,7 @@ def valid_voxels(
     slice_range: (B, K, 2) float32; lowest and highest height in mm where the class was contoured.
 
   Returns:
-    (B, D, H, W, K) bool.
+    (B, K, D, H, W) bool.
   """
   height = frame[:, 3].reshape(-1, 1, 1, 1)
   for axis, size in enumerate(shape):
@@ -86,15 +86,15 @@ def valid_voxels(
       [-1 if a == axis else 1 for a in range(3)]
     )
     height = height + frame[:, axis].reshape(-1, 1, 1, 1) * position
-  height = height[..., None]
-  low, high = (slice_range[:, None, None, None, :, i] for i in (0, 1))
-  return supervised[:, None, None, None, :] & (height >= low) & (height <= high)
+  height = height[:, None]
+  low, high = (slice_range[..., i, None, None, None] for i in (0, 1))
+  return supervised[..., None, None, None] & (height >= low) & (height <= high)
 
 
 def block_mean(x: jax.Array, factor: int) -> jax.Array:
-  """Mean over blocks of factor^3 voxels: (B, D, H, W, K) -> (B, D/f, H/f, W/f, K) float32."""
-  b, d, h, w, k = x.shape
+  """Mean over blocks of factor^3 voxels: (B, K, D, H, W) -> (B, K, D/f, H/f, W/f) float32."""
+  b, k, d, h, w = x.shape
   blocks = x.astype(jnp.float32).reshape(
-    b, d // factor, factor, h // factor, factor, w // factor, factor, k
+    b, k, d // factor, factor, h // factor, factor, w // factor, factor
   )
-  return blocks.mean((2, 4, 6))
+  return blocks.mean((3, 5, 7))

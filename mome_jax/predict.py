@@ -132,7 +132,7 @@ def predict(
   predictor = model
   if isinstance(model, str | os.PathLike):
     predictor = Predictor(model, text_model=text_model)
-  targets = outputs.make_targets(prompts or predictor.config.classes)
+  targets = outputs.make_targets(prompts or predictor.config.classes, predictor.template)
   names = [target.name for target in targets]
   if check_sides and not {'liver', 'spleen'} <= set(names):
     raise PredictError('--check-sides compares liver and spleen: name both in --prompts')

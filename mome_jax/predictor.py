@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipeline.anatomy import TEMPLATE, Template
 from mome_jax import checkpoint, sharding, state, steps
 from mome_jax.models import build_model
 from mome_jax.segment import Segmenter
@@ -44,6 +45,7 @@ class Predictor:
     path: where it came from.
     config: see `configs/base.py`.
     step: of training, or None.
+    template: the built-in classes and those that came with the model.
     model: from `build_model`.
     params: {'model': ..., 'text': ...}.
 
@@ -59,6 +61,7 @@ class Predictor:
     self._everywhere = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)
     loaded = checkpoint.load_model(path, self._everywhere)
     self.config, self.step, self.params = config, loaded.step, loaded.params
+    self.template = TEMPLATE.extend(config.new_classes)
     self.model = build_model(config.model)
     if inputs.is_frozen(config.text):
       encoder, vectors = None, TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
@@ -83,12 +86,15 @@ class Predictor:
     padded = inputs.pad(self._inputs(prompts), rows)
     return self._embed(self.params, jax.device_put(padded, self._everywhere))
 
-  def segmenter(self, names: Sequence[str], prompts: Sequence[str]) -> Segmenter:
+  def segmenter(
+    self, names: Sequence[str], prompts: Sequence[str], template: Template | None = None
+  ) -> Segmenter:
     """Segments scans into K classes.
 
     Args:
       names: K class names.
       prompts: K texts for the text encoder.
+      template: tells which classes contain which; None is the model's own.
 
     Raises:
       TextVectorError: if the model's text is frozen and it has no vector for a prompt.
@@ -107,4 +113,5 @@ class Predictor:
       spacing=self.config.data.spacing,
       windows=self.config.data.windows,
       evaluation=self.config.evaluation,
+      template=template or self.template,
     )

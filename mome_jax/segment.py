@@ -91,6 +91,7 @@ class Segmenter:
     spacing: mm of the grid the network works on.
     windows: HU windows, one input channel each.
     evaluation: `config.evaluation`: window, overlap, batch_size.
+    template: tells which classes contain which.
   """
 
   def __init__(
@@ -101,6 +102,7 @@ class Segmenter:
     spacing: Sequence[float],
     windows: Sequence[tuple[float, float]],
     evaluation,
+    template: Template = TEMPLATE,
   ):
     self.names = tuple(names)
     self._predict = predict
@@ -108,6 +110,7 @@ class Segmenter:
     self.windows = tuple(windows)
     self.window = tuple(evaluation.window)
     self._evaluation = evaluation
+    self._template = template
 
   def network_input(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """(D, H, W) HU at `spacing` mm -> (D', H', W', C) float32 in [0, 1] on the network's grid."""
@@ -149,8 +152,8 @@ class Segmenter:
     parts, done = [], 0
     for slab in slabs:
       full = np.broadcast_to(slab, (*slab.shape[:3], len(self.names)))
-      parts.append(decide(full, self.names))
+      parts.append(decide(full, self.names, self._template))
       on_slab(slice(done, done + len(full)), full)
       done += len(full)
     over, winner = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Segmentation(self.names, winner, over)
+    return Segmentation(self.names, winner, over, self._template)

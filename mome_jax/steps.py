@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from input_pipeline.anatomy import TEMPLATE
 from mome_jax import losses, sharding
 from mome_jax.models import router
 from mome_jax.moe import stats
@@ -42,7 +42,10 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
   def loss_fn(params, batch, prompts):
     sampled, default = jnp.split(embed(text_encoder, params, prompts), 2)
     logits, aux = model.apply({'params': params['model']}, batch['image'], sampled, train=True)
-    targets = jnp.take(code_table, batch['label'].astype(jnp.int32), axis=0)
+    # Class-first: sums over voxels then run over long contiguous axes. The model's last step puts
+    # the classes last; the compiler cancels the two.
+    logits = jnp.moveaxis(logits, -1, 1)
+    targets = jnp.moveaxis(code_table.T[:, batch['label'].astype(jnp.int32)], 0, 1)
     valid = losses.valid_voxels(
       batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
     )
@@ -56,12 +59,10 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
     if config.expert_loss and coarse:
       total = 0.0
       for scores in coarse:
-        factor = logits.shape[1] // scores.shape[2]
+        factor = logits.shape[-1] // scores.shape[-1]
         total += sum(
           losses.masked_bce_dice(
-            jnp.moveaxis(scores, 1, -1),
-            losses.block_mean(targets, factor),
-            losses.block_mean(valid, factor),
+            scores, losses.block_mean(targets, factor), losses.block_mean(valid, factor)
           )
         )
       metrics['loss_experts'] = total / len(coarse)
@@ -77,6 +78,7 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
 def _bank_metrics(scale: int, did: dict, targets: jax.Array) -> dict[str, jax.Array]:
   """What the bank of a scale did, and which of its experts the voxels of each class chose."""
   metrics = {k: v for k, v in did.items() if k != 'experts'}
+  targets = jnp.moveaxis(targets, 1, -1)
   metrics['classes'] = stats.by_class(did['experts'], did['load'].shape[0], targets)
   return {f'moe_{scale}/{k}': v for k, v in metrics.items()}
 
@@ -113,7 +115,9 @@ def make_train_step(loss_fn, optimizer, config):
   return train_step
 
 
-def jit_train_step(config, model, text_encoder, optimizer, abstract: TrainState):
+def jit_train_step(
+  config, model, text_encoder, optimizer, abstract: TrainState, code_table: np.ndarray
+):
   """The compiled-once train step of a config, on the mesh of `abstract`; the state is donated.
 
   Args:
@@ -122,9 +126,9 @@ def jit_train_step(config, model, text_encoder, optimizer, abstract: TrainState)
     text_encoder: from `build_text_encoder`; None: the text is frozen.
     optimizer: from `make_optimizer`.
     abstract: the state's shapes and shardings; the new state has the same.
+    code_table: (256, K) bool; whether a label code belongs to a class.
   """
-  table = jnp.asarray(TEMPLATE.code_table(config.classes))
-  loss_fn = make_loss_fn(model, text_encoder, table, config.train)
+  loss_fn = make_loss_fn(model, text_encoder, jnp.asarray(code_table), config.train)
   step = make_train_step(loss_fn, optimizer, config.train)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   metrics = jax.sharding.NamedSharding(abstract.step.sharding.mesh, sharding.REPLICATED)

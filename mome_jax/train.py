@@ -36,8 +36,10 @@ def train(config, workdir: epath.Path) -> None:
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
     Preempted: if the system asked the run to end; it has saved.
   """
+  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  config.new_classes = template.additions()  # a checkpoint knows its classes without the data
   tokenizer = checkpoint.find_tokenizer(workdir, config)
-  text = inputs.for_training(config, tokenizer)
+  text = inputs.for_training(config, template, tokenizer)
   config.text.d_model = text.width
 
   # ---- mesh, model, state ------------------------------------------------------------------------
@@ -68,7 +70,7 @@ def train(config, workdir: epath.Path) -> None:
   # ---- data and step -----------------------------------------------------------------------------
   batches = pipeline.make_dataset(
     config.data,
-    [bricks.open_bricks(config.data_dir, source) for source in config.data.sources],
+    [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources],
     tuple(config.classes),
     seed=config.seed,
     start_step=start,
@@ -76,7 +78,8 @@ def train(config, workdir: epath.Path) -> None:
     host=jax.process_index(),
     num_hosts=jax.process_count(),
   )
-  train_step = steps.jit_train_step(config, model, text.encoder, optimizer, abstract)
+  table = template.code_table(config.classes)
+  train_step = steps.jit_train_step(config, model, text.encoder, optimizer, abstract, table)
 
   # ---- loop --------------------------------------------------------------------------------------
   bar = tqdm.tqdm(

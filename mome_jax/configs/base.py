@@ -10,6 +10,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.profile = 0  # steps to trace, from the third on, into WORKDIR/profile
   config.data_dir = 'data'  # where input_pipeline.prepare wrote
   config.classes = ml_collections.config_dict.placeholder(tuple)  # names of anatomy.py
+  # Classes beyond those, as dicts of name, prompt, synonyms, parent: see anatomy.Template.extend.
+  # Those that a prepared source brings along are added when training starts.
+  config.new_classes = ()
 
   config.data = ml_collections.ConfigDict()
   config.data.sources = ml_collections.config_dict.placeholder(tuple)
@@ -17,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.windows = ((-175.0, 250.0),)  # HU, one input channel each
   config.data.patch = (96, 96, 96)
   config.data.foreground = 0.67  # share of patches centred on a supervised class
+  config.data.balance = 'sources'  # how often each dataset is drawn; or 'classes', see pipeline.py
   config.data.cache_mb = 1024
   config.data.num_parallel = 2
   config.data.augment = ml_collections.ConfigDict()
@@ -42,6 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.top_k = 0  # scales each class uses at a voxel; 0 is all
   config.model.width = 256
   config.model.router_width = 32
+  config.model.head_activation = 'leaky_relu'  # 'relu' is what published weights expect
+  config.model.class_chunk = 8  # classes whose maps are made at the same time
   config.model.dtype = 'bfloat16'
   config.model.bank = ml_collections.ConfigDict()
   config.model.bank.scales = ()  # decoder layers that are banks of sparse experts

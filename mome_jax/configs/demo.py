@@ -1,6 +1,6 @@
 """The demo: phantom CT with partial labels, minutes on two CPU cores.
 
-python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=4 --brick=32
+python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=6 --brick=32
 python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=runs/demo
 """
 
@@ -16,21 +16,25 @@ def get_config():
     'right lung', 'left lung', 'bladder', 'liver tumor', 'kidney cyst',
   )  # fmt: skip
   config.data.sources = ('phantom',)
-  config.data.spacing = (4.0, 4.0, 4.0)
+  config.data.spacing = (6.0, 6.0, 6.0)
   config.data.windows = ((-175.0, 250.0), (-1000.0, 400.0))
-  config.data.patch = (48, 48, 48)
+  config.data.patch = (32, 32, 32)
+  config.data.foreground = 0.8
+  config.data.balance = 'classes'
 
   config.model.backbone.size = 'small'
   config.model.dtype = 'float32'
+  config.model.class_chunk = 2
 
-  config.train.steps = 350
+  config.train.steps = 1800
   config.train.batch_size = 1
-  config.train.learning_rate = 2e-3
-  config.train.warmup_steps = 20
-  config.train.ema_decay = 0.98
-  config.train.log_every = 10
-  config.train.checkpoint_every = 150
+  config.train.learning_rate = 3e-3
+  config.train.warmup_steps = 50
+  config.train.ema_decay = 0.99
+  config.train.expert_loss = 0.5
+  config.train.log_every = 20
+  config.train.checkpoint_every = 300
 
-  config.evaluation.window = (64, 64, 64)
+  config.evaluation.window = (48, 48, 48)
   config.evaluation.overlap = 0.25
   return config

@@ -17,14 +17,14 @@ def get_config():
   config.data.sources = ('openkbp',)
   config.data.spacing = (4.0, 4.0, 3.0)
   config.data.windows = ((-175.0, 250.0), (-1000.0, 1000.0))
-  config.data.patch = (48, 48, 48)
+  config.data.patch = (40, 40, 40)
 
-  config.train.steps = 2000
-  config.train.ema_decay = 0.99
+  config.train.steps = 4200
+  config.train.ema_decay = 0.995
   config.train.log_every = 25
   config.train.checkpoint_every = 250
   config.train.warmup_steps = 50
 
-  config.evaluation.window = (64, 64, 64)
+  config.evaluation.window = (56, 56, 56)
   config.evaluation.overlap = 0.25
   return config

@@ -47,25 +47,28 @@ def _rare(key, shape, dtype=jnp.float32):
   return jnp.zeros(shape, dtype).at[-1].set(math.log(PRIOR / (1 - PRIOR)))
 
 
-def apply_heads(theta: jax.Array, z: jax.Array) -> jax.Array:
-  """Class logits of one expert, `w3 relu(w2 relu(w1 z + b1) + b2) + b3` per class and voxel.
+ACTIVATIONS = {'relu': nn.relu, 'leaky_relu': nn.leaky_relu}
+
+
+def apply_head(theta: jax.Array, z: jax.Array, activation: str = 'relu') -> jax.Array:
+  """Logits of one class from one expert, `w3 act(w2 act(w1 z + b1) + b2) + b3` per voxel.
 
   Args:
-    theta: (B, K, 153) float32; w1 (out, in), w2 (out, in), w3 (in), b1, b2, b3 in this order.
-    z: (B, D, H, W, 8), the expert's output, in the compute dtype.
+    theta: (B, 153) float32; w1 (out, in), w2 (out, in), w3 (in), b1, b2, b3 in this order.
+    z: (B, 8, D, H, W), the expert's output, in the compute dtype. Channels come first: the eight
+      numbers of a voxel would fill half a vector register, a row of voxels fills many.
+    activation: 'relu', as published weights expect, or 'leaky_relu', whose units cannot die.
 
   Returns:
-    (B, K, D, H, W) float32.
+    (B, D, H, W) float32.
   """
-  batch, *grid, _ = z.shape
+  batch, _, *grid = z.shape
   bounds = [sum(_SIZES[: i + 1]) for i in range(len(_SIZES) - 1)]
   w1, w2, w3, b1, b2, b3 = jnp.split(theta, bounds, axis=-1)
-  square = (*theta.shape[:2], WIDTH, WIDTH)
-  w1, w2, w3, b1, b2 = (
-    w.astype(z.dtype) for w in (w1.reshape(square), w2.reshape(square), w3, b1, b2)
-  )
-  z = z.reshape(batch, -1, WIDTH)
-  hidden = nn.relu(jnp.einsum('bni,bkoi->bkno', z, w1) + b1[:, :, None])
-  hidden = nn.relu(jnp.einsum('bkni,bkoi->bkno', hidden, w2) + b2[:, :, None])
-  logits = jnp.einsum('bkni,bki->bkn', hidden, w3, preferred_element_type=jnp.float32) + b3
-  return logits.reshape(batch, -1, *grid)
+  w1, w2 = (w.reshape(-1, WIDTH, WIDTH) for w in (w1, w2))
+  w1, w2, w3, b1, b2 = (w.astype(z.dtype) for w in (w1, w2, w3, b1[..., None], b2[..., None]))
+  act = ACTIVATIONS[activation]
+  hidden = act(jnp.einsum('boi,bin->bon', w1, z.reshape(batch, WIDTH, -1)) + b1)
+  hidden = act(jnp.einsum('boi,bin->bon', w2, hidden) + b2)
+  logits = jnp.einsum('bi,bin->bn', w3, hidden, preferred_element_type=jnp.float32) + b3
+  return logits.reshape(batch, *grid)

@@ -114,7 +114,12 @@ class GroupNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def affine(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What normalising x (B, ..., C) amounts to: multiplier and offset, (B, C) float32 each.
+
+    A linear map of normalised features can take them into its weights, so that the normalised
+    features are never made.
+    """
     channels = x.shape[-1]
     groups = channels if self.per_channel else math.gcd(16, channels)
     scale = self.param('scale', nn.initializers.ones, (channels,))
@@ -125,13 +130,19 @@ class GroupNorm(nn.Module):
     def over_groups(moment):
       grouped = moment.reshape(-1, groups, channels // groups).mean(-1, keepdims=True)
       return jnp.broadcast_to(grouped, (*grouped.shape[:2], channels // groups)).reshape(
-        (-1,) + (1,) * len(spatial) + (channels,)
+        -1, channels
       )
 
     mean = over_groups(x32.mean(spatial))
-    variance = over_groups(jnp.square(x32 - mean).mean(spatial))
-    multiplier = scale * lax.rsqrt(variance + EPSILON)
-    return (x32 * multiplier + (bias - mean * multiplier)).astype(self.dtype)
+    centred = x32 - mean.reshape(-1, *[1] * len(spatial), channels)
+    multiplier = scale * lax.rsqrt(over_groups(jnp.square(centred).mean(spatial)) + EPSILON)
+    return multiplier, bias - mean * multiplier
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalises x (B, ..., C); returns the same shape in `dtype`."""
+    shape = (-1, *[1] * (x.ndim - 2), x.shape[-1])
+    multiplier, offset = (moment.reshape(shape) for moment in self.affine(x))
+    return (x.astype(jnp.float32) * multiplier + offset).astype(self.dtype)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

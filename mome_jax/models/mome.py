@@ -20,6 +20,8 @@ class MoME(nn.Module):
     width: d, of the class features and the scan's context.
     router_width: d_r.
     bank: of sparse experts at some of the scales; None is one expert at each scale.
+    head_activation: of the class heads; see `heads.apply_head`.
+    class_chunk: classes whose maps are made at the same time; fewer need less memory.
     dtype: of the backbone and the heads; parameters, router and logits are float32.
   """
 
@@ -30,6 +32,8 @@ class MoME(nn.Module):
   width: int = 256
   router_width: int = 32
   bank: BankOptions | None = None
+  head_activation: str = 'relu'
+  class_chunk: int = 8
   dtype: jnp.dtype = jnp.float32
 
   @property
@@ -84,20 +88,33 @@ class MoME(nn.Module):
 
     scales = self.active_scales
     features = [pyramid[scale] for scale in scales]
-    scores, banks = [], {}
+    outputs, banks = [], {}
     for scale, x in zip(scales, features, strict=True):
       options = self.bank if self.bank and scale in self.bank.scales else None
       expert = experts.ScaleExpert(options, self.dtype, name=f'expert_{scale}')
       z, did = expert(x, trained, train=train)
-      scores.append(heads.apply_heads(theta, z))
+      outputs.append(jnp.moveaxis(z, -1, 1))
       if did is not None:
         banks[scale] = did
-    aux = {'expert_logits': scores, 'banks': banks}
-    logits = scores[0]
+    gates = []
     if len(scales) > 1:
       gates = router.Router(self.router_width, name='router')(features, classes, context)
-      aux['router_logits'] = gates
-      logits = router.fuse(scores, gates, self.top_k)
+
+    # Checkpointed and a few classes at a time: neither the heads' hidden layers nor the upsampled
+    # maps of all classes and scales are ever held together.
+    @jax.checkpoint
+    def one_class(generated):
+      theta, gates = generated
+      scores = [heads.apply_head(theta, z, self.head_activation) for z in outputs]
+      if not gates:
+        return scores[0], scores, []
+      logits = [gate(x) for gate, x in zip(gates, features, strict=True)]
+      return router.fuse(scores, logits, self.top_k), scores, logits
+
+    by_class = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (theta, gates))
+    maps = jax.lax.map(one_class, by_class, batch_size=self.class_chunk)
+    logits, scores, gates = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), maps)
+    aux = {'expert_logits': scores, 'banks': banks} | ({'router_logits': gates} if gates else {})
     return jnp.moveaxis(logits, 1, -1), aux
 
   def _training_text(self, text: jax.Array, context: jax.Array | None) -> jax.Array:
@@ -114,8 +131,8 @@ def build_model(config) -> MoME:
 
   Args:
     config: with `backbone.name` ('unet'), `backbone.size` ('tiny', 'small', 'base'), `experts`
-      ('pyramid', 'finest'), `scales`, `top_k`, `width`, `router_width`, `dtype`, and optionally
-      `bank` (see `bank.BankOptions`).
+      ('pyramid', 'finest'), `scales`, `top_k`, `width`, `router_width`, `head_activation`,
+      `class_chunk`, `dtype`, and optionally `bank` (see `bank.BankOptions`).
 
   Raises:
     ValueError: for a value that names nothing.
@@ -129,6 +146,10 @@ def build_model(config) -> MoME:
     )
   if config.experts not in ('pyramid', 'finest'):
     raise ValueError(f'model.experts is {config.experts!r}; known: pyramid, finest')
+  if config.head_activation not in heads.ACTIVATIONS:
+    raise ValueError(
+      f'model.head_activation is {config.head_activation!r}; known: {", ".join(heads.ACTIVATIONS)}'
+    )
   channels = unet.CHANNELS[config.backbone.size]
   scales = tuple(config.scales)
   if scales and (
@@ -148,5 +169,7 @@ def build_model(config) -> MoME:
     width=config.width,
     router_width=config.router_width,
     bank=make_options(config.get('bank'), active, config.router_width),
+    head_activation=config.head_activation,
+    class_chunk=config.class_chunk,
     dtype=dtype,
   )

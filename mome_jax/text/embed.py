@@ -12,6 +12,7 @@ instead, one a class.
 import argparse
 import functools
 import hashlib
+import json
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 import tqdm
 
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.options import dashed
 from mome_jax.text import prompts as prompts_lib
 from mome_jax.text.t5 import TextEncoder
@@ -132,6 +133,16 @@ def read_cum(path, template=TEMPLATE) -> TextVectors:
   )
 
 
+def _read_template(path: str | None) -> Template:
+  """The built-in classes and those that a JSON file declares."""
+  if path is None:
+    return TEMPLATE
+  try:
+    return TEMPLATE.extend(json.loads(pathlib.Path(path).read_text())['new_classes'])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise TextVectorError(f'{path}: no list of new_classes ({error})') from error
+
+
 def _digest(paths: Iterable[pathlib.Path]) -> str:
   """Sha-256 of the files one after the other."""
   digest = hashlib.sha256()
@@ -161,14 +172,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   given.add_argument('--cum', help='txt_encoding.pth of the CLIP-Driven Universal Model')
   parser.add_argument('--output', type=pathlib.Path, required=True, help='file.npz')
   parser.add_argument('--prompts', nargs='+', default=[], help='further texts to embed (T5 only)')
+  parser.add_argument(
+    '--new-classes', metavar='JSON', help='with new_classes: a dataset.json or a config.json'
+  )
   args = parser.parse_args(dashed(argv))
   try:
     if args.cum:
       vectors = read_cum(args.cum)
     else:
       model = T5Model(args.t5)
-      default = prompts_lib.default_prompts(TEMPLATE.names())
-      wanted = tuple(dict.fromkeys([*prompts_lib.training_prompts(), *default, *args.prompts]))
+      template = _read_template(args.new_classes)
+      default = prompts_lib.default_prompts(template.names(), template)
+      training = prompts_lib.training_prompts(template)
+      wanted = tuple(dict.fromkeys([*training, *default, *args.prompts]))
       if _is_current(args.output, TextVectors.key_of(wanted, model.source)):
         print(f'{args.output}: made from the same before')
         return 0

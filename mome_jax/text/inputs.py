@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import TEMPLATE, Template
 from mome_jax.text import embed, prompts
 from mome_jax.text.t5 import TextEncoder, build_text_encoder
 from mome_jax.text.tokenizer import DEFAULT_MODEL, Tokenizer
@@ -55,6 +55,7 @@ class TrainingText:
     width: d_t.
     inputs: prompts -> what the train step takes.
     classes: K names.
+    template: of the classes.
     synonyms: whether random prompts are drawn; frozen vectors may know the default ones only.
   """
 
@@ -63,20 +64,22 @@ class TrainingText:
   width: int
   inputs: PromptInputs
   classes: tuple[str, ...]
+  template: Template = TEMPLATE
   synonyms: bool = True
 
   def batch(self, *, seed: int, step: int) -> dict[str, np.ndarray]:
     """Of 2 K prompts: a random one of each class, then the default ones."""
-    default = prompts.default_prompts(self.classes)
-    sampled = prompts.sample_prompts(self.classes, seed=seed, step=step)
+    default = prompts.default_prompts(self.classes, self.template)
+    sampled = prompts.sample_prompts(self.classes, seed=seed, step=step, template=self.template)
     return self.inputs((sampled if self.synonyms else default) + default)
 
 
-def for_training(config, tokenizer=DEFAULT_MODEL) -> TrainingText:
+def for_training(config, template: Template = TEMPLATE, tokenizer=DEFAULT_MODEL) -> TrainingText:
   """The text branch that a config describes.
 
   Args:
     config: the whole config; uses `text` and `classes`.
+    template: of the classes.
     tokenizer: SentencePiece file, where the text is not frozen.
 
   Raises:
@@ -86,11 +89,11 @@ def for_training(config, tokenizer=DEFAULT_MODEL) -> TrainingText:
   if not is_frozen(config.text):
     encoder = build_text_encoder(config.text)
     inputs = joint(Tokenizer(tokenizer), config.text.max_length)
-    return TrainingText(encoder, None, config.text.d_model, inputs, classes)
+    return TrainingText(encoder, None, config.text.d_model, inputs, classes, template)
   vectors = _read_vectors(config.text.vectors)
-  vectors(prompts.default_prompts(classes))
-  synonyms = all(text in vectors for text in prompts.training_prompts(names=classes))
-  return TrainingText(None, vectors, vectors.width, frozen(vectors), classes, synonyms)
+  vectors(prompts.default_prompts(classes, template))
+  synonyms = all(text in vectors for text in prompts.training_prompts(template, classes))
+  return TrainingText(None, vectors, vectors.width, frozen(vectors), classes, template, synonyms)
 
 
 def _read_vectors(path: str) -> TextVectors:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -155,3 +156,47 @@ def test_structures_cannot_be_changed():
     TEMPLATE.get('liver').index = 7
   with pytest.raises(TypeError):
     anatomy.SIDED_CODES[201] = ('liver', 'liver')
+
+
+class TestExtend:
+  NEW = (
+    {'name': 'Sarcoma'},
+    {'name': 'liver cyst', 'parent': 'liver', 'synonyms': ['hepatic cyst']},
+  )
+
+  def test_new_classes_follow_the_built_in_ones(self):
+    longer = TEMPLATE.extend(self.NEW)
+    assert longer.names() == (*TEMPLATE.names(), 'sarcoma', 'liver cyst')
+    assert longer.get('liver cyst').index == 40
+    assert longer.ancestors('liver cyst') == {'liver'}
+    assert longer.get('sarcoma').prompt == 'A computerized tomography of a sarcoma'
+    assert longer.find('Hepatic  cyst').name == 'liver cyst'
+    table = longer.code_table(['liver', 'liver cyst', 'kidney tumor'])
+    assert table[40].tolist() == [True, True, False]
+    assert table[201].tolist() == [False, False, True]
+    assert len(TEMPLATE) == 38
+
+  def test_additions_make_the_same_template(self):
+    longer = TEMPLATE.extend([*self.NEW, {'name': 'liver', 'synonyms': ['jecur']}])
+    again = TEMPLATE.extend(json.loads(json.dumps(longer.additions())))
+    assert again.structures == longer.structures
+    assert TEMPLATE.additions() == ()
+    assert longer.find('jecur').name == 'liver'
+
+  def test_translation_follows_names(self):
+    one, two = TEMPLATE.extend(self.NEW), TEMPLATE.extend(self.NEW[::-1])
+    table = one.translation(two)
+    assert table[[0, 6, 39, 40, 201]].tolist() == [0, 6, 40, 39, 201]
+    with pytest.raises(KeyError, match='sarcoma'):
+      one.translation(TEMPLATE)
+
+  def test_contradictions(self):
+    longer = TEMPLATE.extend(self.NEW)
+    with pytest.raises(ValueError, match='liver cyst.*parents'):
+      longer.extend([{'name': 'liver cyst', 'parent': 'spleen'}])
+    with pytest.raises(ValueError, match='outside 1..199'):
+      TEMPLATE.extend([{'name': 'x', 'index': 200}])
+
+  def test_pairs(self):
+    assert set(TEMPLATE.pairs()) == {'kidney', 'adrenal gland', 'lung', 'femoral head', 'parotid'}
+    assert TEMPLATE.pairs()['femoral head'] == ('right femoral head', 'left femoral head')

@@ -1,10 +1,12 @@
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from input_pipeline import labels
+from input_pipeline import labels, sources
 
 
 def test_map_codes():
@@ -54,3 +56,127 @@ def test_equals_a_dictionary_lookup(array, mapping):
   else:
     with pytest.raises(ValueError, match='not in the mapping'):
       labels.map_codes(array, mapping, name='case')
+
+
+SPACING = (2.0, 2.0, 5.0)
+KIDNEYS = {1: 'kidney', 2: 'kidney tumor', 3: 'kidney cyst'}
+
+
+def kidneys(*boxes, shape=(60, 12, 8)):
+  """Label map with a box (first, last, value) along axis 0 for each entry."""
+  array = np.zeros(shape, np.uint8)
+  for first, last, value in boxes:
+    array[first:last, 4:8, 2:6] = value
+  return array
+
+
+def sides(array, image=None, meanings=KIDNEYS):
+  """Codes found in each plane along axis 0, as a dict code -> (first, last + 1)."""
+  codes = labels.convert(array, meanings, spacing=SPACING, name='case', image=image)
+  found = {}
+  for code in np.unique(codes[codes > 0]).tolist():
+    at = np.flatnonzero((codes == code).any((1, 2)))
+    found[code] = (at[0], at[-1] + 1)
+  assert ((codes > 0) == (array > 0)).all()
+  return found
+
+
+@pytest.mark.filterwarnings('error')
+class TestSides:
+  def test_larger_x_is_right_and_lesions_follow_their_kidney(self):
+    array = kidneys((5, 15, 1), (8, 10, 2), (44, 54, 1), (54, 56, 3))
+    assert sides(array) == {3: (5, 15), 202: (8, 10), 2: (44, 54), 203: (54, 56)}
+
+  def test_one_kidney_is_decided_by_its_side(self):
+    assert sides(kidneys((5, 15, 1))) == {3: (5, 15)}
+    assert sides(kidneys((45, 55, 1))) == {2: (45, 55)}
+
+  def test_middle_is_that_of_the_body_not_of_the_grid(self):
+    # The body fills planes 0..29: a kidney at 18..24 is right of its middle, left of the grid's.
+    image = np.full((60, 12, 8), -1000, np.int16)
+    image[:30] = 40
+    assert labels.body_middle(image) == 14.5
+    assert sides(kidneys((18, 24, 1)), image) == {2: (18, 24)}
+    assert sides(kidneys((18, 24, 1))) == {3: (18, 24)}
+
+  def test_splinters_are_kept_on_their_side(self):
+    array = kidneys((5, 15, 1), (44, 54, 1), (20, 21, 1), (56, 57, 1))
+    assert sides(array) == {3: (5, 21), 2: (44, 57)}
+
+  def test_nothing_labelled(self):
+    assert sides(kidneys()) == {}
+
+  def test_a_source_that_separates_sides_gives_them_to_its_lesions(self):
+    meanings = {1: 'right kidney', 2: 'left kidney', 3: 'kidney cyst'}
+    array = kidneys((5, 12, 2), (12, 14, 3), (20, 28, 1), (28, 29, 3))
+    assert sides(array, meanings=meanings) == {
+      3: (5, 12),
+      204: (12, 14),
+      2: (20, 28),
+      203: (28, 29),
+    }
+
+  def test_a_lesion_without_its_organ_has_no_side(self):
+    assert sides(kidneys((5, 9, 1)), meanings={1: 'kidney tumor'}) == {26: (5, 9)}
+
+
+class TestDoubtfulSides:
+  def test_touching_organs_are_cut_at_the_middle(self):
+    with pytest.warns(UserWarning, match='case: kidney: right and left touch'):
+      assert sides(kidneys((20, 44, 1))) == {3: (20, 30), 2: (30, 44)}
+
+  def test_two_far_apart_on_one_side_mean_that_the_middle_is_wrong(self):
+    # A scan cut off at the left: both lie right of the middle, 25 voxels of 2 mm apart.
+    with pytest.warns(UserWarning, match='both lie on one side'):
+      assert sides(kidneys((31, 36, 1), (55, 60, 1))) == {3: (31, 36), 2: (55, 60)}
+
+  def test_two_near_ones_on_one_side_are_one_broken_kidney(self):
+    assert sides(kidneys((40, 46, 1), (50, 56, 1))) == {2: (40, 56)}
+
+
+@given(st.integers(0, 2**31))
+def test_mirroring_swaps_sides(seed):
+  rng = np.random.default_rng(seed)
+  array = (rng.random((12, 5, 5)) < 0.2).astype(np.uint8)
+  options = {'spacing': (10.0, 10, 10), 'name': 'case'}
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    one = labels.convert(array, {1: 'lung'}, **options)
+    other = labels.convert(array[::-1], {1: 'lung'}, **options)[::-1]
+  assert ((one > 0) == (array > 0)).all()
+  swapped = np.choose(np.searchsorted([0, 16, 17], other), [0, 17, 16])
+  # What lies exactly on the middle plane has no side of its own.
+  parts = labels.cc3d.connected_components(array, connectivity=26)
+  centres = [np.argwhere(parts == i)[:, 0].mean() for i in range(1, parts.max() + 1)]
+  decided = np.isin(parts, [i + 1 for i, c in enumerate(centres) if abs(c - 5.5) > 1e-9])
+  np.testing.assert_array_equal(one[decided], swapped[decided])
+
+
+def test_overlapping_meanings():
+  array = np.arange(4, dtype=np.uint8).reshape(1, 1, 4).repeat(2, 0)
+  meanings = {1: ('liver',), 2: ('liver', 'liver tumor'), 3: None}
+  codes = labels.convert(array, meanings, spacing=SPACING, name='case')
+  assert codes[0, 0].tolist() == [0, 6, 27, 0]
+  assert labels.classes_of(meanings) == ('liver', 'liver tumor')
+  with pytest.raises(ValueError, match='none contains the other'):
+    labels.check_meaning(('liver', 'spleen'))
+
+
+def test_restricted_meanings():
+  meanings = {1: 'kidney', 2: 'kidney tumor', 3: 'liver', 4: 'liver tumor'}
+  assert labels.restrict(meanings, ['kidney']) == {1: ('kidney',), 2: ('kidney',), 3: None, 4: None}
+  assert labels.restrict(meanings, ['liver tumor'])[4] == ('liver tumor',)
+  assert labels.restrict(meanings, ['liver'])[4] == ('liver',)
+
+
+def test_parotids_of_real_patients(real_data):
+  """Clinicians' sides of the parotids of OpenKBP, forgotten and found again."""
+  cases = sources.get_source('openkbp').cases(str(real_data / 'openkbp'))
+  both = [c for c in cases if {'right parotid', 'left parotid'} <= set(c.supervised)][:12]
+  for case in both:
+    scan = case.load()
+    parotids = np.where(np.isin(scan.codes, [35, 36]), 1, 0).astype(np.uint8)
+    codes = labels.convert(
+      parotids, {1: 'parotid'}, spacing=scan.geometry.spacing, name=case.name, image=scan.image
+    )
+    np.testing.assert_array_equal(codes, np.where(parotids, scan.codes, 0))

@@ -22,6 +22,7 @@ def make_config(**changes):
     'patch': PATCH,
     'windows': ((-175.0, 250.0), (-1000.0, 1000.0)),
     'foreground': 0.67,
+    'balance': 'sources',
     'cache_mb': 64,
     'num_parallel': 2,
     'augment': ON,
@@ -186,9 +187,10 @@ def test_foreground_patches_hold_a_supervised_class(store):
     assert example['image'].max() <= 1
 
 
-def test_classes_are_drawn_uniformly_whatever_their_size(store):
-  """Datasets take turns, and within one the small tumor is drawn as often as the large liver."""
-  sampler = pipeline.PatchSampler(make_config(foreground=1.0), [store], CLASSES)
+def draws(store, balance):
+  """(source, class) of 900 patches around a voxel of some class."""
+  config = make_config(foreground=1.0, balance=balance)
+  sampler = pipeline.PatchSampler(config, [store], CLASSES)
   drawn = []
   voxel = sampler._voxel
 
@@ -199,12 +201,32 @@ def test_classes_are_drawn_uniformly_whatever_their_size(store):
   sampler._voxel = note
   for index in range(900):
     sampler._place(np.random.default_rng([0, index]))
+  assert len(drawn) == 900
+  return drawn
+
+
+def test_datasets_take_turns_and_small_classes_in_them(store):
+  drawn = draws(store, 'sources')
   count = {name: sum(source == name for source, _ in drawn) for name, _ in drawn}
   assert len(count) == 3
   # Binomial with p = 1/3 of 900: standard deviation 14; four of them.
   assert all(abs(n - 300) < 57 for n in count.values())
   liver = [k for source, k in drawn if source == 'phantom_liver']
   assert abs(liver.count(1) - len(liver) / 2) < 4 * np.sqrt(len(liver) / 4)
+
+
+def test_every_pair_of_dataset_and_class_takes_turns(store):
+  drawn = draws(store, 'classes')
+  pairs = sorted(set(drawn))
+  p = 1 / len(pairs)
+  assert len(pairs) > 3
+  for pair in pairs:
+    assert abs(drawn.count(pair) - 900 * p) < 4 * np.sqrt(900 * p * (1 - p)), pair
+
+
+def test_an_unknown_balance_is_refused(store):
+  with pytest.raises(pipeline.PipelineError, match="data.balance is 'cases'"):
+    pipeline.PatchSampler(make_config(balance='cases'), [store], CLASSES)
 
 
 def test_patch_larger_than_the_scan_holds_all_of_it(store, scans):

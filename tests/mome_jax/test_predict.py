@@ -15,6 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 from scipy.spatial.transform import Rotation
 
+from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, predict, report, segment, sharding, state
 from mome_jax.configs import demo
 from mome_jax.models import build_model
@@ -161,6 +162,7 @@ class Threshold:
 
   path, step = 'threshold', None
   config = ConfigDict({'classes': ('liver', 'spleen')})
+  template = TEMPLATE
 
   def __init__(self, change=lambda logits: logits):
     self._change = change
@@ -246,6 +248,12 @@ def test_a_network_that_overflows_fails_the_scan(run, tmp_path):
     assert result.status == 'failed'
     assert "a.nii.gz: the network's output is not finite" in result.message
   assert [path.name for path in (tmp_path / 'out').iterdir()] == ['report.csv']
+
+
+def test_a_class_that_came_with_the_model_keeps_its_label():
+  template = TEMPLATE.extend([{'name': 'metastasis', 'parent': 'liver'}])
+  targets = make_targets(['Metastasis', 'liver', 'secondary'], template)
+  assert [target.label for target in targets] == [39, 6, 200]
 
 
 # ---------------------------------------------------------------------------- bad inputs

@@ -18,6 +18,8 @@ def config(**changes):
       'top_k': 0,
       'width': 64,
       'router_width': 8,
+      'head_activation': 'relu',
+      'class_chunk': 2,
       'dtype': 'float32',
     }
   )
@@ -64,18 +66,18 @@ def test_parameters_of_the_clip_driven_universal_model():
   assert count(params) == 19_416_417
 
 
-def test_heads_follow_the_formula():
+@pytest.mark.parametrize(('activation', 'slope'), [('relu', 0.0), ('leaky_relu', 0.01)])
+def test_a_head_follows_the_formula(activation, slope):
   rng = np.random.default_rng(0)
-  theta = rng.normal(size=(2, 3, heads.NUM_PARAMETERS)).astype(np.float32)
-  z = rng.normal(size=(2, 2, 3, 4, 8)).astype(np.float32)
-  got = heads.apply_heads(jnp.asarray(theta), jnp.asarray(z))
+  theta = rng.normal(size=(2, heads.NUM_PARAMETERS)).astype(np.float32)
+  z = rng.normal(size=(2, 8, 2, 3, 4)).astype(np.float32)
+  got = heads.apply_head(jnp.asarray(theta), jnp.asarray(z), activation)
+  act = lambda x: np.maximum(x, 0) + slope * np.minimum(x, 0)
   for b in range(2):
-    for k in range(3):
-      w1, w2, w3, b1, b2, b3 = np.split(theta[b, k], [64, 128, 136, 144, 152])
-      x = z[b] @ w1.reshape(8, 8).T + b1  # rows of w are outputs
-      x = np.maximum(x, 0) @ w2.reshape(8, 8).T + b2
-      expected = np.maximum(x, 0) @ w3 + b3
-      np.testing.assert_allclose(got[b, k], expected, rtol=1e-4, atol=1e-4)
+    w1, w2, w3, b1, b2, b3 = np.split(theta[b], [64, 128, 136, 144, 152])
+    x = np.moveaxis(z[b], 0, -1) @ w1.reshape(8, 8).T + b1  # rows of w are outputs
+    x = act(x) @ w2.reshape(8, 8).T + b2
+    np.testing.assert_allclose(got[b], act(x) @ w3 + b3, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('changes', [{'top_k': 2}, {'experts': 'finest'}, {'scales': (0, 2)}])
@@ -136,6 +138,7 @@ def test_bfloat16_is_close_to_float32():
     ({'backbone': {'name': 'vnet', 'size': 'tiny'}}, "model.backbone.name is 'vnet'"),
     ({'scales': (1, 2)}, 'model.scales'),
     ({'top_k': 5}, 'model.top_k is 5'),
+    ({'head_activation': 'tanh'}, "model.head_activation is 'tanh'"),
   ],
 )
 def test_a_wrong_config_says_what_is_known(changes, message):

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from mome_jax.models import router
+from mome_jax.models.router import Gate
 
 RNG = np.random.default_rng(1)
 
@@ -75,9 +77,54 @@ def test_pyramids_must_match():
     router.fuse(scores, gates)
 
 
+def make_gates(features, classes, context, **values):
+  """The router with its parameters at the start, or those given; and what it returns."""
+  module = router.Router(4)
+  params = module.init(jax.random.key(0), features, classes, context)['params']
+  params |= values
+  return params, module.apply({'params': params}, features, classes, context)
+
+
 def test_a_fresh_router_gives_the_finest_scale_nine_tenths():
   features = [jnp.zeros((1, 4 >> level, 4 >> level, 4 >> level, 8)) for level in range(3)]
-  module = router.Router(4)
-  args = (features, jnp.ones((2, 16)), jnp.ones((1, 16)))
-  gates = module.apply(module.init(jax.random.key(0), *args), *args)
-  np.testing.assert_allclose(router.scale_weights(gates)[0], 0.9, rtol=1e-5)
+  _, gates = make_gates(features, jnp.ones((2, 16)), jnp.ones((1, 16)))
+  logits = [Gate(g.weight[:, 0], g.bias[:, 0])(x) for g, x in zip(gates, features, strict=True)]
+  np.testing.assert_allclose(router.scale_weights(logits)[0], 0.9, rtol=1e-5)
+
+
+def test_a_gate_is_the_product_of_query_and_normalised_key():
+  shapes = (2, 4, 4, 2, 32), (2, 2, 2, 1, 32)
+  features = [jnp.asarray(RNG.normal(1, 2, shape), jnp.float32) for shape in shapes]
+  classes, context = (jnp.asarray(RNG.normal(size=(n, 16)), jnp.float32) for n in (3, 2))
+  prior = jnp.asarray(RNG.normal(size=16), jnp.float32)
+  norm = {'scale': jnp.linspace(0.5, 2, 32), 'bias': jnp.linspace(-1, 1, 32)}
+  params, (gate, _) = make_gates(features, classes, context, prior_0=prior, norm_0=norm)
+  normalised = torch.nn.functional.group_norm(
+    torch.from_numpy(np.moveaxis(np.array(features[0]), -1, 1).copy()),
+    16,
+    *(torch.from_numpy(np.array(norm[name])) for name in ('scale', 'bias')),
+  )
+  keys = np.einsum('bcdhw,cr->bdhwr', normalised, params['key_0'])
+  for k in range(3):
+    pairs = jnp.concatenate([jnp.broadcast_to(classes[k], (2, 16)), context], -1)
+    query = pairs @ params['query']['kernel'] + params['query']['bias']
+    expected = np.einsum('br,bdhwr->bdhw', query, keys) / 2 + classes[k] @ prior + params['bias_0']
+    got = Gate(gate.weight[:, k], gate.bias[:, k])(features[0])
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('top_k', [0, 1, 2])
+def test_the_gradient_of_fusion_is_that_of_the_formula(top_k):
+  scores, gates = pyramid(batch=1, classes=2), pyramid(batch=1, classes=2)
+
+  def formula(scores, gates):
+    weights = router.scale_weights(gates, top_k)
+    fine = [jax.image.resize(s, scores[0].shape, 'trilinear') for s in scores]
+    return sum(w * s for w, s in zip(weights, fine, strict=True))
+
+  gradients = [
+    jax.jit(jax.grad(lambda s, g, f=f: jnp.sin(f(s, g)).sum(), argnums=(0, 1)))(scores, gates)
+    for f in (formula, lambda s, g: router.fuse(s, g, top_k))
+  ]
+  for expected, got in zip(*map(jax.tree.leaves, gradients), strict=True):
+    np.testing.assert_allclose(got, expected, atol=1e-5 * float(jnp.abs(expected).max()))

@@ -45,7 +45,7 @@ def test_vectors_are_the_mean_over_transformers_tokens(t5):
 
 def test_the_command_writes_every_training_prompt_once(t5, tmp_path, capsys, monkeypatch):
   wanted = prompts.training_prompts(names=['liver'])
-  monkeypatch.setattr(prompts, 'training_prompts', lambda: wanted)
+  monkeypatch.setattr(prompts, 'training_prompts', lambda template: wanted)
   output = tmp_path / 'new' / 'text.npz'
   arguments = ['--t5', str(t5[0]), '--output', str(output), '--prompts', 'any other text']
   assert embed.main(arguments) == 0
@@ -58,6 +58,13 @@ def test_the_command_writes_every_training_prompt_once(t5, tmp_path, capsys, mon
   assert output.stat().st_mtime_ns == before
   assert embed.main([*arguments, 'one more']) == 0
   assert 'one more' in TextVectors.load(output)
+
+  declared = tmp_path / 'dataset.json'
+  declared.write_text('{"new_classes": [{"name": "metastasis", "parent": "liver"}]}')
+  assert embed.main([*arguments, '--new-classes', str(declared)]) == 0
+  assert any('metastasis' in text for text in TextVectors.load(output).prompts)
+  assert embed.main([*arguments, '--new-classes', str(output)]) == 1
+  assert 'text.npz: no list of new_classes' in capsys.readouterr().err
 
   other = tmp_path / 'other'
   make_t5(other, seed=1)

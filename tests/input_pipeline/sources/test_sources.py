@@ -6,10 +6,11 @@ import pytest
 
 from input_pipeline import phantom, sources
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.sources import openkbp
 
 
 def test_unknown_source_lists_the_known():
-  with pytest.raises(sources.SourceError, match='openkbp, openkbp_tune, phantom'):
+  with pytest.raises(sources.SourceError, match='nifti_folder, openkbp, openkbp_ptv'):
     sources.get_source('opnkbp')
 
 
@@ -105,10 +106,10 @@ class TestOpenKbp:
     # Ten slices of 2.5 mm. Slices 2..5 from below reach from 1.5 to 5.5 slices above the lowest
     # centre; slices 2..5 from above are 4..7 from below.
     entry = {'id': 'pt_1', 'axcodes': 'RAS', 'shape': [4, 4, 10], 'spacing_mm': [1, 1, 2.5]}
-    assert sources._heights(entry, [2, 5]) == (3.75, 13.75)
-    assert sources._heights({**entry, 'axcodes': 'PLI'}, [2, 5]) == (8.75, 18.75)
+    assert openkbp._heights(entry, [2, 5]) == (3.75, 13.75)
+    assert openkbp._heights({**entry, 'axcodes': 'PLI'}, [2, 5]) == (8.75, 18.75)
     with pytest.raises(sources.SourceError, match='pt_1: axcodes RSA'):
-      sources._heights({**entry, 'axcodes': 'RSA'}, [2, 5])
+      openkbp._heights({**entry, 'axcodes': 'RSA'}, [2, 5])
 
   def test_real_cases(self, real_data):
     cases = sources.get_source('openkbp').cases(str(real_data / 'openkbp'))

@@ -1,0 +1,148 @@
+r"""Pictures of prepared sources, to see mistakes before training.
+
+  python -m input_pipeline.inspect --data_dir=DIR [--source=NAME ...] [--output=DIR]
+
+Writes `SOURCE.png` for each prepared source: augmented training patches with the contours of their
+labels, how many voxels and cases each class has, and the spread of HU and of the scans' sizes.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import ml_collections
+import numpy as np
+
+from input_pipeline import bricks, pipeline
+
+_PATCHES = 6
+_WINDOW = (-175.0, 250.0)
+
+
+def contact_sheet(
+  store: bricks.BrickStore, path: pathlib.Path, *, seed: int = 0, patches: int = _PATCHES
+) -> dict[str, tuple[int, int]]:
+  """Draws one source.
+
+  Args:
+    store: its bricks.
+    path: PNG file to write.
+    seed: of the patches.
+    patches: how many to draw.
+
+  Returns:
+    class -> (training cases that supervise it, voxels there), for the supervised classes.
+  """
+  import matplotlib
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  supervised = {name for case in store.cases for name in case.supervised}
+  names = [name for name in store.template.names() if name in supervised]
+  counts = store.class_voxels(names).sum(0)
+  cases = [sum(name in case.supervised for case in store.cases) for name in names]
+  edge = store.brick + store.brick // 2
+  config = ml_collections.ConfigDict(
+    {
+      'patch': (edge,) * 3,
+      'windows': (_WINDOW,),
+      'foreground': 1.0,
+      'cache_mb': 256,
+      'augment': {},
+    }
+  )
+  sampler = pipeline.PatchSampler(config, [store], names)
+  figure = pyplot.figure(figsize=(3 * patches, 9.5), layout='constrained')
+  figure.suptitle(
+    f'{store.name}: {len(store.cases)} training scans, {len(store)} bricks of {store.brick} voxels '
+    f'at {" x ".join(f"{mm:g}" for mm in store.spacing)} mm; augmented patches, right is right'
+  )
+  grid = figure.add_gridspec(3, patches, height_ratios=(1, 1, 1.1))
+  hu = []
+  colours = pyplot.get_cmap('tab20')(np.arange(len(names)) % 20)
+  for i in range(patches):
+    example = sampler.sample(i, seed)
+    axes = [figure.add_subplot(grid[row, i]) for row in (0, 1)]
+    _draw_patch(axes, example, store.template.code_table(names), names, colours, store.spacing)
+    image, _ = store.read(int(np.random.default_rng([seed, i]).integers(len(store))))
+    hu.append(image[::4, ::4, ::4].ravel())
+  _draw_classes(figure.add_subplot(grid[2, : patches // 2]), names, counts, cases, colours)
+  spread = figure.add_subplot(grid[2, patches // 2 : -1])
+  spread.hist(np.concatenate(hu), bins=np.arange(-1024, 1600, 32), log=True, color='0.4')
+  spread.set(title='HU of some bricks', xlabel='HU', ylabel='voxels')
+  extent = figure.add_subplot(grid[2, -1])
+  extent.boxplot(np.array([case.shape for case in store.cases]) * store.spacing)
+  extent.set(title='extent of the scans, mm', xticklabels=('right', 'anterior', 'superior'))
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, dpi=80)
+  pyplot.close(figure)
+  return {name: (c, int(n)) for name, c, n in zip(names, cases, counts, strict=True)}
+
+
+def _draw_patch(axes, example, table, names, colours, spacing):
+  """The axial and coronal slice with the most labelled voxels; the patient's right on the right."""
+  image, label = example['image'][..., 0], example['label']
+  labelled = table[label].any(-1)
+  for axis, subplot in zip((2, 1), axes, strict=True):
+    others = tuple(a for a in range(3) if a != axis)
+    at = int(labelled.sum(others).argmax())
+    # (vertical, horizontal): x runs to the right, the other axis up.
+    aspect = spacing[others[1]] / spacing[0]
+    view = {'origin': 'lower', 'aspect': aspect}
+    subplot.imshow(np.take(image, at, axis).T, cmap='gray', vmin=0, vmax=1, **view)
+    codes = np.take(label, at, axis).T
+    shown = []
+    for k, name in enumerate(names):
+      mask = table[:, k][codes]
+      if mask.any() and not mask.all():
+        subplot.contour(mask, levels=[0.5], colors=[colours[k]], linewidths=1)
+      if mask.any():
+        shown.append(name)
+    subplot.set(xticks=[], yticks=[])
+    subplot.set_title('\n'.join(shown[:3]) or 'nothing labelled', fontsize=7)
+
+
+def _draw_classes(subplot, names, counts, cases, colours):
+  rows = np.arange(len(names))
+  subplot.barh(rows, np.maximum(counts, 1), color=colours)
+  subplot.set_yticks(rows, [f'{name} ({n})' for name, n in zip(names, cases, strict=True)])
+  subplot.tick_params(axis='y', labelsize=7)
+  subplot.invert_yaxis()
+  subplot.set(xscale='log', title='voxels of each class (cases that label it)')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog='python -m input_pipeline.inspect',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--data-dir', '--data_dir', required=True, type=pathlib.Path)
+  parser.add_argument('--source', action='append', help='default: every prepared one')
+  parser.add_argument('--output', type=pathlib.Path, help='default: DATA_DIR/inspect')
+  parser.add_argument('--seed', type=int, default=0, help='of the patches (0)')
+  args = parser.parse_args(argv)
+  found = sorted(path.parent.name for path in args.data_dir.glob(f'*/{bricks.SETTINGS}'))
+  code = 0
+  for name in args.source or found:
+    path = (args.output or args.data_dir / 'inspect') / f'{name}.png'
+    try:
+      classes = contact_sheet(bricks.open_bricks(args.data_dir, name), path, seed=args.seed)
+    except (bricks.NotPreparedError, pipeline.PipelineError) as error:
+      print(f'inspect: {error}', file=sys.stderr)
+      code = 1
+      continue
+    empty = [label for label, (_, voxels) in classes.items() if not voxels]
+    print(f'{path}: {len(classes)} classes' + (f'; without a voxel: {empty}' if empty else ''))
+  if not (args.source or found):
+    print(f'inspect: {args.data_dir} holds no prepared source; run input_pipeline.prepare first',
+          file=sys.stderr)  # fmt: skip
+    code = 1
+  return code
+
+
+if __name__ == '__main__':
+  sys.exit(main())

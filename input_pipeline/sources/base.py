@@ -1,0 +1,104 @@
+"""What a source is.
+
+A source lists its cases without reading an image; `Case.load` reads one. Label maps hold the codes
+of `anatomy.py`. Supervision is per case: a class that a case does not label is unknown there, not
+absent, and is never trained or scored.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from input_pipeline import volume
+from input_pipeline.anatomy import TEMPLATE, Template
+
+
+class SourceError(ValueError):
+  """A source's files are missing or contradict each other; the message names file and fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+  """One CT with its labels.
+
+  Attributes:
+    image: (D, H, W) HU, int16 or float32, canonical axis order.
+    codes: (D, H, W) uint8, the label codes of `anatomy.py`.
+    geometry: of the scan's own grid.
+  """
+
+  image: np.ndarray
+  codes: np.ndarray
+  geometry: volume.Geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """What is known of a scan before it is read.
+
+  Attributes:
+    source: name of its dataset; sampling balances over these.
+    name: unique within the source.
+    split: 'train', 'validation' or 'test'.
+    supervised: classes that the case labels, in the template's order.
+    load: reads the scan.
+    slice_ranges: class -> (low, high), the heights in mm above the centre of the lowest slice
+      between which the class was contoured; a class that is not there: over the whole scan.
+  """
+
+  source: str
+  name: str
+  split: str
+  supervised: tuple[str, ...]
+  load: Callable[[], Scan]
+  slice_ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A dataset, or a family of datasets, that `prepare` can turn into bricks.
+
+  Attributes:
+    name: as given to `--source`.
+    description, licence, citation: for people, and for the prepared dataset's metadata.
+    cases: manual_dir (the folder the user downloaded, or None) -> all cases. Raises SourceError.
+    expected: number of cases of the complete download; None where the user decides.
+    classes: that its cases may label; () where the user decides.
+    template: manual_dir -> the template of its codes. Raises SourceError.
+  """
+
+  name: str
+  description: str
+  licence: str
+  citation: str
+  cases: Callable[[str | None], list[Case]]
+  expected: int | None = None
+  classes: tuple[str, ...] = ()
+  template: Callable[[str | None], Template] = lambda manual_dir: TEMPLATE
+
+
+def restrict_table(names: Sequence[str]) -> np.ndarray:
+  """How codes look in a dataset that labels only some classes.
+
+  A voxel keeps what the dataset knows about it: where liver is labelled but liver tumor is not, a
+  tumor voxel is plain liver; where neither is, it is background.
+
+  Args:
+    names: canonical names of the labelled classes.
+
+  Returns:
+    (256,) uint8: code -> the code that says least besides the same labelled classes.
+  """
+  members = TEMPLATE.code_table(TEMPLATE.names())
+  labelled = members[:, np.isin(TEMPLATE.names(), names)]
+  least = np.argsort(members.sum(1), kind='stable')
+  same = (labelled[:, None] == labelled[least]).all(-1)
+  table = least[same.argmax(1)].astype(np.uint8)
+  table[~labelled.any(1)] = 0
+  return table
+
+
+def in_template_order(names: Sequence[str], template: Template = TEMPLATE) -> tuple[str, ...]:
+  """The names by their indices; KeyError if one is unknown."""
+  return tuple(sorted(names, key=lambda name: template.get(name).index))

@@ -1,0 +1,69 @@
+"""CHAOS: DICOM scans of liver donors with the liver as pictures, one for each slice."""
+
+import functools
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline import dicom, labels
+from input_pipeline.sources import files
+from input_pipeline.sources.base import Case, Scan, Source, SourceError
+from input_pipeline.sources.dataset import SHARES
+
+
+def chaos_cases(manual_dir: str | None) -> list[Case]:
+  """The labelled CT scans.
+
+  Args:
+    manual_dir: folder that holds `Train_Sets/CT/N/{DICOM_anon,Ground}`, at any depth.
+
+  Raises:
+    SourceError: if there is none.
+  """
+  folder = files.folder_of('chaos', manual_dir, 'Train_Sets/CT/N/DICOM_anon and Ground')
+  cases = []
+  for scan in sorted(folder.rglob('DICOM_anon')):
+    ground = scan.parent / 'Ground'
+    if scan.parent.parent.name == 'CT' and ground.is_dir():  # the rest is MRI, or unlabelled
+      name = scan.parent.name
+      load = functools.partial(_load, scan, ground)
+      cases.append(Case('chaos', name, files.split_of('chaos', name, SHARES), ('liver',), load))
+  if not cases:
+    raise SourceError(f'{folder}: no CT/N/DICOM_anon with a folder Ground beside it')
+  return cases
+
+
+def _load(scan: pathlib.Path, ground: pathlib.Path) -> Scan:
+  series = dicom.read_series(scan)
+  pictures = sorted(ground.glob('*.png'))
+  names = sorted(series.names)
+  if len(pictures) != len(names):
+    raise SourceError(f'{ground}: {len(pictures)} pictures for {len(names)} slices of {scan}')
+  by_name = dict(zip(names, pictures, strict=True))  # both are numbered by slice
+  own = series.volume.geometry.shape
+  masks = []
+  for name in series.names:
+    picture = np.asarray(Image.open(by_name[name]))
+    if picture.shape != (own[1], own[0]):
+      raise SourceError(f'{by_name[name]}: shape {picture.shape}, but slices are {own[1::-1]}')
+    # 255 or 1, as 8 bits or 1.
+    masks.append((picture > 0).T)
+  mask = np.stack(masks, -1).astype(np.uint8)
+  organs = dicom.like(series, mask)
+  codes = labels.convert(organs, {1: 'liver'}, spacing=series.volume.spacing, name=str(ground))
+  return Scan(series.volume.array, codes, series.volume.geometry)
+
+
+CHAOS = Source(
+  name='chaos',
+  description='Healthy liver donors, portal phase, DICOM: liver.',
+  licence='CC BY-NC-SA 4.0',
+  citation=(
+    'A.E. Kavur et al., "CHAOS challenge - combined (CT-MR) healthy abdominal organ segmentation," '
+    'Medical Image Analysis 69, 2021, doi.org/10.5281/zenodo.3431873'
+  ),
+  cases=chaos_cases,
+  expected=20,
+  classes=('liver',),
+)

@@ -1,0 +1,175 @@
+"""What the sources share: finding files, splitting cases, reading a scan with its labels."""
+
+import hashlib
+import pathlib
+import warnings
+from collections.abc import Iterable, Mapping
+
+import nibabel as nib
+import numpy as np
+
+from input_pipeline import dicom, labels, volume
+from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.sources.base import Scan, SourceError
+
+ENDINGS = ('.nii.gz', '.nii')
+
+
+def folder_of(source: str, manual_dir: str | None, holds: str) -> pathlib.Path:
+  """The folder that the user downloaded.
+
+  Args:
+    source: its name, for messages.
+    manual_dir: as given on the command line.
+    holds: what is in the folder, for messages.
+
+  Raises:
+    SourceError: if none was given or it is no folder.
+  """
+  if manual_dir is None:
+    raise SourceError(f'{source}: pass --manual_dir, the folder that holds {holds}')
+  folder = pathlib.Path(manual_dir)
+  if not folder.is_dir():
+    raise SourceError(f'{folder}: no such folder; --manual_dir must hold {holds}')
+  return folder
+
+
+def stem(path: pathlib.Path) -> str:
+  """Name of a NIfTI file without its ending."""
+  for ending in ENDINGS:
+    if path.name.endswith(ending):
+      return path.name[: -len(ending)]
+  return path.name
+
+
+def nifti_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The NIfTI files of a folder by name; hidden ones (of macOS) are no scans."""
+  found = folder.iterdir() if folder.is_dir() else ()
+  return sorted(p for p in found if p.name.endswith(ENDINGS) and not p.name.startswith('.'))
+
+
+def fraction(key: str) -> float:
+  """A number in [0, 1) that depends on the text alone, the same on every machine."""
+  return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], 'big') / 2**64
+
+
+def split_of(source: str, name: str, shares: Mapping[str, float]) -> str:
+  """The split of a case, drawn from its name: it never changes when other cases come or go.
+
+  Args:
+    source: name of the dataset.
+    name: of the case.
+    shares: split -> share of the cases; they add up to 1.
+  """
+  drawn = fraction(f'{source}/{name}')
+  for split, share in shares.items():
+    drawn -= share
+    if drawn < 0:
+      return split
+  return next(iter(shares))
+
+
+def hold_out(names: Iterable[str], share: float) -> set[str]:
+  """Some of the names, drawn by their hash: at least one of two, never all."""
+  names = sorted(names, key=fraction)
+  if len(names) < 2:
+    return set()
+  return set(names[: min(max(1, round(share * len(names))), len(names) - 1)])
+
+
+def load_nifti(
+  image: pathlib.Path,
+  label: pathlib.Path,
+  meanings: Mapping[int, labels.Meaning],
+  template: Template = TEMPLATE,
+) -> Scan:
+  """Reads a scan and one label map on the same grid.
+
+  Args:
+    image: NIfTI file.
+    label: NIfTI file.
+    meanings: label value -> what it stands for, as `labels.convert`.
+    template: of the names.
+
+  Raises:
+    SourceError: if the grids differ.
+    VolumeError: as `volume.read_image` and `volume.read_labels`.
+    ValueError: as `labels.convert`.
+  """
+  return join(image, volume.read_image(image), label, volume.read_labels(label), meanings, template)
+
+
+def join(
+  image: pathlib.Path,
+  scan: volume.Volume,
+  label: pathlib.Path,
+  organs: volume.Volume,
+  meanings: Mapping[int, labels.Meaning],
+  template: Template = TEMPLATE,
+) -> Scan:
+  """A scan with its label map converted; errors as `load_nifti`."""
+  check_grid(label, organs.geometry, image, scan.geometry)
+  codes = labels.convert(
+    organs.array,
+    meanings,
+    spacing=scan.spacing,
+    name=str(label),
+    image=scan.array,
+    template=template,
+  )
+  return Scan(scan.array, codes, scan.geometry)
+
+
+def check_grid(
+  label: pathlib.Path, own: volume.Geometry, image: pathlib.Path, wanted: volume.Geometry
+) -> None:
+  """A label map must lie on its scan's grid.
+
+  Args:
+    label: file, for messages.
+    own: geometry of the label map.
+    image: file, for messages.
+    wanted: geometry of the scan.
+
+  Raises:
+    SourceError: if shape, directions or voxel sizes differ.
+
+  Warns:
+    UserWarning: if only the origin differs; voxels are then taken to correspond by their index.
+  """
+  if own.shape != wanted.shape:
+    raise SourceError(f'{label}: shape {own.shape}, but {image.name} {wanted.shape}; get both anew')
+  apart = np.abs(own.affine - wanted.affine)
+  # Over the whole scan, directions and voxel sizes may move a voxel by half its size.
+  turned = (apart[:3, :3] @ np.array(wanted.shape)).max()
+  if turned > 0.5 * wanted.spacing.min():
+    axes = [''.join(nib.aff2axcodes(g.affine)) for g in (own, wanted)]
+    sizes = [nib.affines.voxel_sizes(g.affine).round(4).tolist() for g in (own, wanted)]
+    raise SourceError(
+      f'{label}: axes {axes[0]}, voxels of {sizes[0]} mm, but {image.name} {axes[1]}, {sizes[1]}; '
+      'its header or that of the scan is wrong: get both anew'
+    )
+  if apart[:3, 3].max() > 0.5 * wanted.spacing.min():
+    warnings.warn(
+      f'{label}: its origin is {apart[:3, 3].max():.1f} mm from that of {image.name}; '
+      'taken to be the same grid',
+      stacklevel=2,
+    )
+
+
+def walk(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Files and folders at any depth, by name; hidden ones (of macOS) are passed over."""
+  return sorted(
+    path
+    for path in folder.rglob('*')
+    if not any(
+      part.startswith('.') or part == '__MACOSX' for part in path.parts[len(folder.parts) :]
+    )
+  )
+
+
+def load(image: pathlib.Path, label: pathlib.Path, meanings: Mapping[int, labels.Meaning]) -> Scan:
+  """As `load_nifti`; the scan may also be a DICOM series, a folder or zip archive."""
+  nifti = image.name.endswith(ENDINGS) and image.is_file()
+  scan = volume.read_image(image) if nifti else dicom.read_dicom(image)
+  return join(image, scan, label, volume.read_labels(label), meanings)

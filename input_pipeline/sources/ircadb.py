@@ -1,0 +1,121 @@
+"""3D-IRCADb-01: DICOM scans with a DICOM mask for each structure, in folders or zip archives."""
+
+import functools
+import pathlib
+import re
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from input_pipeline import dicom, labels
+from input_pipeline.sources import files
+from input_pipeline.sources.base import Case, Scan, Source, SourceError
+
+# Name of a mask's folder -> what it is; None is declared and not used. Later ones win where masks
+# overlap, so that a tumor is on top of its organ. Cysts of the liver are part of the liver.
+_FOLDERS = (
+  (r'liver', 'liver'),
+  (r'livercyst|liverkyste?', 'liver'),
+  (r'rightkidney', 'right kidney'),
+  (r'leftkidney', 'left kidney'),
+  (r'kidneys', 'kidney'),
+  (r'spleen', 'spleen'),
+  (r'gallbladder', 'gallbladder'),
+  (r'stomach', 'stomach'),
+  (r'pancreas', 'pancreas'),
+  (r'rightlung', 'right lung'),
+  (r'leftlung', 'left lung'),
+  (r'lungs', 'lung'),
+  (r'livertumou?rs?\d*', 'liver tumor'),
+  # Not contoured whole or everywhere, beyond the template, or (tumor, surretumor) of the adrenals.
+  (r'artery|biliarysystem|bladder|bone|colon|duodenum|heart|hyperplasie|lymphnodes|metal', None),
+  (r'metastasectomie|portalvein\d*|sigmoid|skin|smallintestine?|stomachoesophage|stones', None),
+  (r'(left|right)?surrenalgland|(left|right)surretumor|tumor|uterus|venacava|venoussystem', None),
+)
+
+
+def ircadb_cases(manual_dir: str | None) -> list[Case]:
+  """All patients, as test cases.
+
+  Args:
+    manual_dir: folder that holds `3Dircadb1.N/{PATIENT_DICOM,MASKS_DICOM}` or their `.zip`, at any
+      depth.
+
+  Raises:
+    SourceError: if there is none, or a mask has an unknown name.
+  """
+  folder = files.folder_of('ircadb', manual_dir, '3Dircadb1.N/{PATIENT_DICOM,MASKS_DICOM}')
+  cases = []
+  for patient in sorted(p for p in folder.rglob('3Dircadb1.*') if p.is_dir()):
+    scan, masks = (_inside(patient, name) for name in ('PATIENT_DICOM', 'MASKS_DICOM'))
+    if scan is not None and masks is not None:
+      names = _mask_names(masks)
+      meanings = {name: _meaning(name, masks) for name in names}
+      supervised = labels.classes_of(dict(enumerate(meanings.values())))
+      load = functools.partial(_load, scan, masks, meanings)
+      cases.append(Case('ircadb', patient.name, 'test', supervised, load))
+  if not cases:
+    raise SourceError(f'{folder}: no 3Dircadb1.N with PATIENT_DICOM and MASKS_DICOM (or .zip)')
+  return cases
+
+
+def _inside(patient: pathlib.Path, name: str) -> pathlib.Path | None:
+  return next((p for p in (patient / name, patient / f'{name}.zip') if p.exists()), None)
+
+
+def _mask_names(masks: pathlib.Path) -> list[str]:
+  """Names of the folders that hold a mask's slices, in the order of `_FOLDERS`."""
+  if masks.is_dir():
+    paths = [p.relative_to(masks).as_posix() for p in files.walk(masks) if p.is_file()]
+  else:
+    with zipfile.ZipFile(masks) as archive:
+      paths = [name for name in archive.namelist() if not name.endswith('/')]
+  names = {path.split('/')[-2] for path in paths if '/' in path and not path.startswith('__MACOSX')}
+  return sorted(names, key=lambda name: (_rank(name, masks), name))
+
+
+def _rank(name: str, masks: pathlib.Path) -> int:
+  for rank, (pattern, _) in enumerate(_FOLDERS):
+    if re.fullmatch(pattern, name.casefold()):
+      return rank
+  raise SourceError(f'{masks}: unknown mask {name!r}; declare it in sources/ircadb.py')
+
+
+def _meaning(name: str, masks: pathlib.Path) -> str | None:
+  return _FOLDERS[_rank(name, masks)][1]
+
+
+def _load(scan: pathlib.Path, masks: pathlib.Path, meanings: dict[str, str | None]) -> Scan:
+  series = dicom.read_series(scan)
+  used = [name for name, meaning in meanings.items() if meaning is not None]
+  own = np.zeros(series.volume.geometry.shape, np.uint8)
+  for value, name in enumerate(used, 1):
+    own[dicom.read_pixels(masks, name, series.names, own.shape) > 0] = value
+  organs = dicom.like(series, own)
+  codes = labels.convert(
+    organs,
+    dict(enumerate((meanings[name] for name in used), 1)),
+    spacing=series.volume.spacing,
+    name=str(masks),
+    image=series.volume.array,
+  )
+  return Scan(series.volume.array, codes, series.volume.geometry)
+
+
+def _classes(patterns: Sequence[tuple[str, str | None]]) -> tuple[str, ...]:
+  return labels.classes_of(dict(enumerate(name for _, name in patterns)))
+
+
+IRCADB = Source(
+  name='ircadb',
+  description='Liver patients, three in four with tumours; organs vary. DICOM. All for testing.',
+  licence='CC BY-NC-ND 4.0',
+  citation=(
+    'L. Soler et al., "3D image reconstruction for comparison of algorithm database: A patient '
+    'specific anatomical and medical image database," IRCAD, 2010'
+  ),
+  cases=ircadb_cases,
+  expected=20,
+  classes=_classes(_FOLDERS),
+)

@@ -1,0 +1,205 @@
+"""The user's own scans: a folder in the style of nnU-Net, with classes of their own.
+
+  FOLDER/dataset.json
+  FOLDER/imagesTr/NAME.nii.gz    or NAME_0000.nii.gz
+  FOLDER/labelsTr/NAME.nii.gz
+  FOLDER/imagesTs, labelsTs      optional: cases of the test split
+
+`dataset.json` needs `labels`, name -> value (or the older value -> name); a list of values makes a
+region that holds several structures. Names are those of the template, their synonyms, paired organs
+without a side ('kidney'), or names declared in `new_classes`. Optional fields:
+
+  new_classes  list of objects: name, prompt, synonyms, parent, ... as `anatomy.Template.extend`
+  ignored      names of labels that are not used
+  supervised   case -> names of what was labelled in it; by default everything in every case
+  splits       {"validation": [cases], "test": [cases]}; by default a fifth is held out
+  licence, citation (or reference)
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+
+from input_pipeline import labels
+from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.sources import files
+from input_pipeline.sources.base import Case, Source, SourceError
+
+_HOLDS = 'dataset.json, imagesTr/ and labelsTr/'
+_VALIDATION_SHARE = 0.2
+
+
+def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
+  """The cases of a folder; see the head of this file.
+
+  Raises:
+    SourceError: if a file is missing, or `dataset.json` contradicts itself, the template or the
+      files.
+  """
+  folder, index = _open(manual_dir)
+  template = nifti_folder_template(manual_dir)
+  meanings = _meanings(index, template, folder / 'dataset.json')
+  pairs = {'Tr': _pairs(folder, 'Tr'), 'Ts': _pairs(folder, 'Ts')}
+  if not pairs['Tr']:
+    raise SourceError(f'{folder / "imagesTr"}: no NIfTI files; it must hold NAME_0000.nii.gz')
+  splits = _splits(folder, index, pairs)
+  cases = []
+  for name, (image, label) in {**pairs['Tr'], **pairs['Ts']}.items():
+    known = _supervised(folder, index, name, meanings, template)
+    load = functools.partial(files.load_nifti, image, label, known, template)
+    supervised = labels.classes_of(known, template)
+    cases.append(Case('nifti_folder', name, splits[name], supervised, load))
+  return cases
+
+
+def nifti_folder_template(manual_dir: str | None) -> Template:
+  """The built-in template and the folder's `new_classes`; SourceError if they are malformed."""
+  folder, index = _open(manual_dir)
+  try:
+    return TEMPLATE.extend(index.get('new_classes', ()))
+  except (ValueError, TypeError) as error:
+    raise SourceError(f'{folder / "dataset.json"}: {error}') from error
+
+
+def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
+  folder = files.folder_of('nifti_folder', manual_dir, _HOLDS)
+  path = folder / 'dataset.json'
+  if not path.is_file():
+    raise SourceError(f'{path}: no such file; write one with "labels": {{"background": 0, ...}}')
+  try:
+    index = json.loads(path.read_text())
+  except ValueError as error:
+    raise SourceError(f'{path}: not JSON ({error}); correct it') from error
+  if not isinstance(index, dict) or not isinstance(index.get('labels'), dict):
+    raise SourceError(f'{path}: no "labels"; add "labels": {{"background": 0, "liver": 1}}')
+  return folder, index
+
+
+def _meanings(index: dict, template: Template, path: pathlib.Path) -> dict[int, labels.Meaning]:
+  """Label value -> class names, or None where it is ignored."""
+  ignored = {_plain(name) for name in index.get('ignored', ())}
+  found: dict[int, list[str]] = {}
+  for name, values in _by_name(index['labels'], path).items():
+    if _plain(name) == 'background':
+      continue
+    if _plain(name) == 'ignore':
+      raise SourceError(f'{path}: label {name!r}: regions without supervision are not supported')
+    resolved = None if _plain(name) in ignored else _resolve(name, template, path)
+    for value in values:
+      if not 0 < value <= 255:
+        raise SourceError(f'{path}: label {name!r} has value {value}; expected 1..255')
+      found.setdefault(value, []).extend([resolved] if resolved else [])
+  for value, names in found.items():
+    try:
+      labels.check_meaning(names, template)
+    except ValueError as error:
+      raise SourceError(f'{path}: value {value}: {error}') from error
+  return {value: tuple(names) or None for value, names in found.items()}
+
+
+def _by_name(declared: Mapping, path: pathlib.Path) -> dict[str, list[int]]:
+  """Both styles of nnU-Net: {"liver": 1}, {"liver": [1, 2]}, and the older {"1": "liver"}."""
+  found = {}
+  for key, value in declared.items():
+    if isinstance(value, str):
+      key, value = value, key
+    values = value if isinstance(value, list) else [value]
+    try:
+      found[key] = [int(v) for v in values]
+    except (TypeError, ValueError) as error:
+      raise SourceError(f'{path}: label {key!r} has value {value!r}; expected a number') from error
+  return found
+
+
+def _resolve(name: str, template: Template, path: pathlib.Path) -> str:
+  """Canonical name or pair that a label's name means."""
+  text = _plain(name)
+  words = text.split(' ')
+  turned = ' '.join([words[-1], *words[:-1]]) if words[-1] in ('left', 'right') else text
+  for candidate in (text, turned):
+    hit = template.find(candidate)
+    if hit or candidate in template.pairs():
+      return hit.name if hit else candidate
+  try:
+    template.get(text)
+  except KeyError as error:
+    hint = error.args[0].split('; ', 1)[1]
+  raise SourceError(
+    f'{path}: label {name!r} is no class of the template; {hint.split("known:")[0]}declare it: '
+    f'"new_classes": [{{"name": "{text}"}}], or list it in "ignored"'
+  )
+
+
+def _plain(name: str) -> str:
+  return ' '.join(str(name).replace('_', ' ').casefold().split())
+
+
+def _pairs(folder: pathlib.Path, part: str) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+  """Case -> image and label file."""
+  found = {}
+  wanted = {files.stem(path): path for path in files.nifti_files(folder / f'labels{part}')}
+  for image in files.nifti_files(folder / f'images{part}'):
+    name = files.stem(image)
+    if name not in wanted and name[-5:-4] == '_' and name[-4:].isdigit():
+      if name[-4:] != '0000':
+        raise SourceError(f'{image}: a second channel; one CT channel (_0000) is supported')
+      name = name[:-5]
+    if name in wanted:
+      found[name] = (image, wanted.pop(name))
+    elif part == 'Tr':
+      raise SourceError(
+        f'{image}: no labels{part}/{name}.nii.gz; label the scan, or move it out of images{part}'
+      )
+  if wanted:
+    raise SourceError(f'{next(iter(wanted.values()))}: no scan of this name in images{part}')
+  return found
+
+
+def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> dict[str, str]:
+  """Case -> split."""
+  path = folder / 'dataset.json'
+  twice = sorted(set(pairs['Tr']) & set(pairs['Ts']))
+  if twice:
+    raise SourceError(f'{folder}: {twice[0]} is in imagesTr and in imagesTs; keep one')
+  splits = dict.fromkeys(pairs['Tr'], 'train') | dict.fromkeys(pairs['Ts'], 'test')
+  given = index.get('splits', {})
+  if not isinstance(given, dict) or set(given) - {'train', 'validation', 'test'}:
+    raise SourceError(f'{path}: "splits" must map train, validation or test to lists of cases')
+  seen = {}
+  for split, names in given.items():
+    for name in names:
+      if name not in splits:
+        raise SourceError(f'{path}: splits names the case {name!r}, which has no scan and label')
+      if seen.setdefault(name, split) != split:
+        raise SourceError(f'{path}: {name!r} is in two splits; keep one')
+      splits[name] = split
+  if not given and not pairs['Ts']:
+    splits |= dict.fromkeys(files.hold_out(pairs['Tr'], _VALIDATION_SHARE), 'validation')
+  return splits
+
+
+def _supervised(
+  folder: pathlib.Path, index: dict, name: str, meanings: Mapping, template: Template
+) -> dict[int, labels.Meaning]:
+  """The label values of a case, without what the case does not label."""
+  names = index.get('supervised', {}).get(name)
+  if names is None:
+    return dict(meanings)
+  path = folder / 'dataset.json'
+  known = [_resolve(n, template, path) for n in names]
+  kept = labels.restrict(meanings, known, template)
+  missing = sorted(set(known) - {n for names in kept.values() for n in names or ()})
+  if missing:
+    raise SourceError(f'{path}: supervised of {name}: {missing[0]!r} has no value in "labels"')
+  return kept
+
+
+NIFTI_FOLDER = Source(
+  name='nifti_folder',
+  description='Your own scans and labels, in the folder layout of nnU-Net.',
+  licence='as the folder says',
+  citation='',
+  cases=nifti_folder_cases,
+  template=nifti_folder_template,
+)

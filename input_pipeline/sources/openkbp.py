@@ -1,0 +1,174 @@
+"""OpenKBP: head and neck planning CT."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from input_pipeline import labels, volume
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.sources import files
+from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order
+
+ORGANS = {
+  'Brainstem': (1, 'brainstem'),
+  'SpinalCord': (2, 'spinal cord'),
+  'RightParotid': (3, 'right parotid'),
+  'LeftParotid': (4, 'left parotid'),
+  'Esophagus': (5, 'esophagus'),
+  'Larynx': (6, 'larynx'),
+  'Mandible': (7, 'mandible'),
+}
+# Often contoured over part of the scan only. The others are contoured whole: background beyond
+# their first and last slice is reliable.
+_OPENKBP_PARTIAL = ('SpinalCord', 'Esophagus')
+_TUNE_CASES, _TUNE_SEED = 16, 20261
+
+
+def openkbp_cases(manual_dir: str | None, *, tune: bool = False) -> list[Case]:
+  """The cases of OpenKBP.
+
+  NOTE: the blanked ends of a scan (`blanked_slices`) stay valid background for every class: they
+  hold nothing but -1000 HU, no organ is there to be missed.
+
+  Args:
+    manual_dir: folder that holds `train/` and `val/`, each with its `dataset.json`.
+    tune: leave `val/` alone, and hold out 16 fixed training patients as validation cases instead.
+
+  Raises:
+    SourceError: if a folder, an index or an image is missing or malformed.
+  """
+  if manual_dir is None:
+    raise SourceError(
+      'openkbp: pass --manual_dir, the folder that input_pipeline.openkbp_download made'
+    )
+  train = _read_openkbp(pathlib.Path(manual_dir) / 'train', 'train')
+  if not tune:
+    return train + _read_openkbp(pathlib.Path(manual_dir) / 'val', 'validation')
+  order = np.random.default_rng(_TUNE_SEED).permutation(len(train))
+  held_out = set(order[:_TUNE_CASES].tolist())
+  return [
+    dataclasses.replace(case, split='validation') if i in held_out else case
+    for i, case in enumerate(train)
+  ]
+
+
+def _read_openkbp(folder: pathlib.Path, split: str) -> list[Case]:
+  index = folder / 'dataset.json'
+  if not index.is_file():
+    raise SourceError(f'{index}: no such file; --manual_dir must hold train/ and val/ of OpenKBP')
+  try:
+    entries = json.loads(index.read_text())['cases']
+    cases = [_openkbp_case(folder, entry, split) for entry in entries]
+  except (json.JSONDecodeError, KeyError) as error:
+    raise SourceError(f'{index}: not an OpenKBP index ({error!r}); copy it again') from error
+  return sorted(cases, key=lambda case: case.name)
+
+
+def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
+  paths = [folder / entry[kind] for kind in ('ct', 'oar')]
+  for path in paths:
+    if not path.is_file():
+      raise SourceError(f'{path}: listed in {folder / "dataset.json"} but missing; copy it again')
+  labelled = tuple(entry['labelled_organs'])
+  ranges = {
+    ORGANS[organ][1]: _heights(entry, entry['label_slices'][organ])
+    for organ in _OPENKBP_PARTIAL
+    if organ in labelled
+  }
+  return Case(
+    source='openkbp',
+    name=entry['id'],
+    split=split,
+    supervised=in_template_order([ORGANS[organ][1] for organ in labelled]),
+    load=functools.partial(_load_openkbp, *paths, labelled),
+    slice_ranges=ranges,
+  )
+
+
+def _heights(entry: dict, slices: Sequence[int]) -> tuple[float, float]:
+  """First and last index along file axis 2 -> mm, from the lower face to the upper face."""
+  step, number = entry['spacing_mm'][2], entry['shape'][2]
+  first, last = slices
+  if entry['axcodes'][2] == 'I':
+    first, last = number - 1 - last, number - 1 - first
+  elif entry['axcodes'][2] != 'S':
+    raise SourceError(f'{entry["id"]}: axcodes {entry["axcodes"]}; axis 2 must run along I or S')
+  return (first - 0.5) * step, (last + 0.5) * step
+
+
+def _load_openkbp(ct: pathlib.Path, oar: pathlib.Path, labelled: tuple[str, ...]) -> Scan:
+  scan, organs = volume.read_image(ct), volume.read_labels(oar)
+  if organs.array.shape != scan.array.shape:
+    raise SourceError(f'{oar}: shape {organs.array.shape}, but {ct.name} {scan.array.shape}')
+  mapping = {}
+  for organ in labelled:
+    value, name = ORGANS[organ]
+    mapping[value] = TEMPLATE.get(name).index
+  return Scan(scan.array, labels.map_codes(organs.array, mapping, name=str(oar)), scan.geometry)
+
+
+OPENKBP = Source(
+  name='openkbp',
+  description='Head and neck planning CT, 187 patients, up to seven organs at risk contoured.',
+  licence='MIT',
+  citation=(
+    'A. Babier, B. Zhang, R. Mahmood, K.L. Moore, T.G. Purdie, A.L. McNiven, T.C.Y. Chan, '
+    '"OpenKBP: The open-access knowledge-based planning grand challenge and dataset," '
+    'Medical Physics 48, 5549-5561, 2021'
+  ),
+  cases=openkbp_cases,
+  expected=187,
+  classes=in_template_order([name for _, name in ORGANS.values()]),
+)
+
+OPENKBP_TUNE = dataclasses.replace(
+  OPENKBP,
+  name='openkbp_tune',
+  description='The training split of OpenKBP, 16 patients of it held out to make choices on.',
+  cases=functools.partial(openkbp_cases, tune=True),
+  expected=158,
+)
+
+_PTV_TEMPLATE = TEMPLATE.extend(
+  [
+    {
+      'name': 'ptv70',
+      'prompt': 'A computerized tomography of the high-dose planning target volume',
+      'noun': 'the high-dose planning target volume',
+      'synonyms': ['high-dose planning target volume', 'target volume of 70 Gy', 'PTV 70'],
+    }
+  ]
+)
+
+
+def openkbp_ptv_cases(manual_dir: str | None) -> list[Case]:
+  """The high-dose target volume of each patient of OpenKBP, alone: it overlaps organs.
+
+  Raises:
+    SourceError: as `openkbp_cases`.
+  """
+  cases = []
+  for case in openkbp_cases(manual_dir):
+    folder = pathlib.Path(manual_dir, 'train' if case.split == 'train' else 'val')
+    ct, ptv = (folder / f'{case.name}_{kind}.nii.gz' for kind in ('ct', 'ptv'))
+    if ptv.is_file():  # one patient has none
+      load = functools.partial(
+        files.load_nifti, ct, ptv, {70: 'ptv70', 63: None, 56: None}, _PTV_TEMPLATE
+      )
+      cases.append(Case('openkbp_ptv', case.name, case.split, ('ptv70',), load))
+  return cases
+
+
+OPENKBP_PTV = dataclasses.replace(
+  OPENKBP,
+  name='openkbp_ptv',
+  description='The high-dose target volume (PTV70) of OpenKBP, a class beyond the template.',
+  cases=openkbp_ptv_cases,
+  expected=186,
+  classes=('ptv70',),
+  template=lambda manual_dir: _PTV_TEMPLATE,
+)

@@ -1,0 +1,206 @@
+"""Every public dataset: a small fabricated download in its official layout, from files to batches.
+
+The golden files hold the rows of the datasets' published label tables: label value -> code in a box
+on the right and in one on the left, and the supervised classes.
+"""
+
+import json
+import pathlib
+import warnings
+
+import ml_collections
+import nibabel as nib
+import numpy as np
+import pytest
+
+from input_pipeline import bricks, check, pipeline, prepare, sources
+from input_pipeline.anatomy import TEMPLATE
+from tests.input_pipeline.sources import layouts
+
+GOLDEN = pathlib.Path(__file__).with_name('golden')
+CONFIG = ml_collections.ConfigDict(
+  {
+    'patch': (8, 8, 8),
+    'windows': ((-175.0, 250.0),),
+    'foreground': 1.0,
+    'cache_mb': 8,
+    'num_parallel': 1,
+    'augment': {'enabled': False},
+  }
+)
+
+
+def golden(name):
+  found = json.loads((GOLDEN / f'{name}.json').read_text())
+  return {int(value): codes for value, codes in found['codes'].items()}, found['supervised']
+
+
+def fabricate(name, folder):
+  """Writes the download; returns its cases and label value -> boxes."""
+  codes, _ = golden(name)
+  boxes = layouts.LAYOUTS[name](folder, list(codes))
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # scans without labels are left out
+    return sources.get_source(name).cases(str(folder)), boxes
+
+
+def test_every_dataset_has_a_layout_and_a_golden_file():
+  own = {'phantom', 'nifti_folder', 'openkbp', 'openkbp_tune', 'openkbp_ptv'}
+  assert set(layouts.LAYOUTS) == set(sources.SOURCES) - own
+  assert {path.stem for path in GOLDEN.glob('*.json')} == set(layouts.LAYOUTS)
+
+
+@pytest.mark.parametrize('name', layouts.LAYOUTS)
+def test_labels_equal_the_published_table(name, tmp_path):
+  cases, boxes = fabricate(name, tmp_path)
+  codes, supervised = golden(name)
+  image = layouts.body(codes)[0]
+  assert cases
+  for case in cases:
+    scan = case.load()
+    assert [TEMPLATE.get(n).index for n in case.supervised] == supervised
+    np.testing.assert_array_equal(scan.image, np.maximum(image, -1024))
+    np.testing.assert_allclose(scan.geometry.spacing, layouts.SPACING)
+    expected = np.zeros(layouts.SHAPE, np.uint8)
+    for value, sides in boxes.items():
+      for box, code in zip(sides, codes[value], strict=True):
+        expected[box] = code
+    np.testing.assert_array_equal(scan.codes, expected)
+  assert set(supervised) <= {TEMPLATE.get(n).index for n in sources.get_source(name).classes}
+
+
+@pytest.mark.parametrize('name', layouts.LAYOUTS)
+def test_from_files_to_batches(name, tmp_path):
+  cases, _ = fabricate(name, tmp_path / 'download')
+  data = tmp_path / 'data'
+  command = [f'--source={name}', f'--manual-dir={tmp_path / "download"}', f'--data-dir={data}']
+  assert prepare.main([*command, '--spacing=8,8,6', '--brick=16']) == 0
+  held_out = [case for case in cases if case.split != 'train']
+  assert len(bricks.open_volumes(data, name)) == len(held_out)
+  if len(held_out) < len(cases):
+    store = bricks.open_bricks(data, name)
+    sampler = pipeline.PatchSampler(CONFIG, [store], cases[0].supervised)
+    table = TEMPLATE.code_table(cases[0].supervised)
+    for index in range(4):
+      example = sampler.sample(index, 0)
+      assert example['supervised'].all()
+      assert table[example['label']].any()
+
+
+class TestSpecialCases:
+  def test_later_btcv_scans_and_the_original_labels_say_less(self, tmp_path):
+    image, label, _ = layouts.body(range(1, 15))
+    for number in (1, 61, 4):
+      layouts.nifti(tmp_path / f'img/img{number:04d}.nii.gz', image)
+    for number in (1, 61):
+      layouts.nifti(tmp_path / f'label_btcv_multiorgan/label{number:04d}.nii.gz', label)
+    layouts.nifti(tmp_path / 'label/label0001.nii.gz', np.minimum(label, 13))
+    layouts.nifti(tmp_path / 'label/label0004.nii.gz', np.where(label == 14, 0, label))
+    found = {case.name: case for case in sources.get_source('btcv').cases(str(tmp_path))}
+    assert found['0001'].supervised == TEMPLATE.names()[:14]
+    assert found['0004'].supervised == TEMPLATE.names()[:13]
+    indices = [TEMPLATE.get(name).index for name in found['0061'].supervised]
+    assert indices == [1, 3, 4, 5, 6, 7, 11, 14]
+    assert set(np.unique(found['0061'].load().codes)) == {0, *indices}
+
+  def test_kits19_has_no_cysts(self, tmp_path):
+    image, label, boxes = layouts.body([1, 2])
+    layouts.nifti(tmp_path / 'data/case_00000/imaging.nii.gz', image)
+    layouts.nifti(tmp_path / 'data/case_00000/segmentation.nii.gz', label)
+    (case,) = sources.get_source('kits').cases(str(tmp_path))
+    assert case.supervised == ('right kidney', 'left kidney', 'kidney tumor')
+    assert set(np.unique(case.load().codes)) == {0, 2, 3, 201, 202}
+
+  def test_amos_leaves_out_mri_and_keeps_official_splits(self, tmp_path):
+    image, label, _ = layouts.body([1])
+    for part, number in (('Tr', 1), ('Tr', 507), ('Va', 8)):
+      layouts.nifti(tmp_path / f'images{part}/amos_{number:04d}.nii.gz', image)
+      layouts.nifti(tmp_path / f'labels{part}/amos_{number:04d}.nii.gz', label)
+    cases = sources.get_source('amos22').cases(str(tmp_path))
+    assert {c.name: c.split for c in cases} == {'amos_0001': 'train', 'amos_0008': 'validation'}
+
+  def test_ct_org_tests_on_its_first_21(self, tmp_path):
+    image, label, _ = layouts.body([1])
+    for number in (0, 20, 21, 139):
+      layouts.nifti(tmp_path / f'volume-{number}.nii.gz', image)
+      layouts.nifti(tmp_path / f'labels-{number}.nii.gz', label)
+    splits = {c.name: c.split for c in sources.get_source('ct_org').cases(str(tmp_path))}
+    assert splits['0'] == splits['20'] == 'test'
+    assert 'test' not in (splits['21'], splits['139'])
+
+  def test_totalsegmentator_on_a_real_scan(self, real_data, tmp_path):
+    """Its own multi-label example, put into the layout of the download."""
+    folder = real_data / 'totalsegmentator'
+    names = json.loads((folder / 'labels_total_v2.json').read_text())
+    names = {int(k): v for k, v in (names.get('labels') or names).items()}
+    label = nib.load(folder / 'example_seg_fast_force_split.nii.gz')
+    array = np.asarray(label.dataobj)
+    case = tmp_path / 's0000'
+    (case / 'segmentations').mkdir(parents=True)
+    (case / 'ct.nii.gz').symlink_to(folder / 'example_ct.nii.gz')
+    for value, name in names.items():
+      mask = nib.Nifti1Image((array == value).astype(np.uint8), label.affine)
+      nib.save(mask, case / 'segmentations' / f'{name}.nii.gz')
+    (tmp_path / 'meta.csv').write_text('image_id;split\ns0000;train\n')
+    (found,) = sources.get_source('totalsegmentator').cases(str(tmp_path))
+    assert len(found.supervised) == 21
+    scan = found.load()
+    wanted = {v: k for k, v in names.items()}
+    assert (scan.codes == 6).sum() == (array == wanted['liver']).sum() > 0
+    assert check.check_scan(scan, found.supervised) == []
+    mirrored = sources.Scan(scan.image[::-1], scan.codes[::-1], scan.geometry)
+    messages = check.check_scan(mirrored, found.supervised)
+    assert any('liver is not right of spleen' in message for message in messages)
+
+
+class TestDownloadProblems:
+  def test_nothing_found_and_doubled_cases(self, tmp_path):
+    source = sources.get_source('lits')
+    with pytest.raises(sources.SourceError, match='no scan of lits'):
+      source.cases(str(tmp_path))
+    with pytest.raises(sources.SourceError, match='no such folder'):
+      source.cases(str(tmp_path / 'x'))
+    fabricate('lits', tmp_path)
+    image = layouts.body([1])[0]
+    layouts.nifti(tmp_path / 'Training Batch 2/volume-1.nii', image)
+    with pytest.raises(sources.SourceError, match=r'volume-1\.nii: case 1 is also .*Batch 1'):
+      source.cases(str(tmp_path))
+
+  def test_check_reports_and_goes_on(self, tmp_path, capsys):
+    fabricate('lits', tmp_path)
+    folder = tmp_path / 'Training Batch 1'
+    assert prepare.main(['--source=lits', '--check', f'--manual-dir={tmp_path}']) == 0
+    assert '3 labelled cases, 131 expected' in capsys.readouterr().out
+    image, label, _ = layouts.body([1, 2, 7])
+    layouts.nifti(folder / 'segmentation-1.nii', label)
+    broken = (folder / 'volume-2.nii').read_bytes()
+    (folder / 'volume-2.nii').write_bytes(broken[: len(broken) // 2])
+    image = image.astype(np.float32)
+    image[3, 3, 3] = np.nan
+    layouts.nifti(folder / 'volume-3.nii', image)
+    assert prepare.main(['--source=lits', '--check', f'--manual-dir={tmp_path}']) == 1
+    out = capsys.readouterr().out
+    assert 'error: 1: ValueError' in out and 'label values [7]' in out
+    assert 'error: 2: VolumeError' in out
+    assert 'warning: 3:' in out and '1 voxels not finite' in out
+    assert '3 cases read, 2 of them cannot be used' in out
+
+  def test_unknown_mask_of_ircadb(self, tmp_path):
+    fabricate('ircadb', tmp_path)
+    masks = tmp_path / '3Dircadb1/3Dircadb1.2/MASKS_DICOM'
+    (masks / 'liver').rename(masks / 'lever')
+    with pytest.raises(sources.SourceError, match="unknown mask 'lever'"):
+      sources.get_source('ircadb').cases(str(tmp_path))
+
+  def test_chaos_with_a_picture_missing(self, tmp_path):
+    cases, _ = fabricate('chaos', tmp_path)
+    (tmp_path / 'Train_Sets/CT/1/Ground/liver_GT_003.png').unlink()
+    with pytest.raises(sources.SourceError, match='11 pictures for 12 slices'):
+      cases[0].load()
+
+
+def test_list_names_every_source(capsys):
+  assert prepare.main(['--list']) == 0
+  table = capsys.readouterr().out
+  for source in sources.SOURCES.values():
+    assert f'| {source.name} |' in table

@@ -1,0 +1,243 @@
+"""The user's own scans, from a folder to batches."""
+
+import json
+
+import ml_collections
+import nibabel as nib
+import numpy as np
+import pytest
+
+from input_pipeline import bricks, pipeline, prepare, sources
+from input_pipeline.anatomy import TEMPLATE
+
+AFFINE = np.diag([-3.0, 3, 4, 1])  # LAS: array axis 0 runs to the left
+INDEX = {
+  'channel_names': {'0': 'CT'},
+  'labels': {'background': 0, 'Liver': [1, 2], 'metastasis': 2, 'kidney': 3, 'IVC': 4, 'bone': 5},
+  'new_classes': [
+    {
+      'name': 'Metastasis',
+      'prompt': 'A CT of a metastasis in the liver',
+      'synonyms': ['secondary liver tumor'],
+      'parent': 'liver',
+    }
+  ],
+  'ignored': ['bone'],
+}
+
+
+def body():
+  """(20, 16, 12) HU and labels: liver with a metastasis, two kidneys, a vein and bone."""
+  image = np.full((20, 16, 12), -1000, np.int16)
+  image[2:18, 2:14], image[9:11, 3, :] = 40, 400
+  label = np.zeros(image.shape, np.uint8)
+  label[3:8, 8:12, 6:10], label[5, 9, 7] = 1, 2
+  label[4:6, 4:6, 3:6] = label[14:16, 4:6, 3:6] = 3
+  label[10, 8, 2:10], label[10, 4, 2:10] = 4, 5
+  return image, label
+
+
+def write(folder, index=INDEX, cases=('a', 'b', 'c'), part='Tr', ending='_0000.nii.gz'):
+  image, label = body()
+  for kind in ('images', 'labels'):
+    (folder / f'{kind}{part}').mkdir(parents=True, exist_ok=True)
+  for name in cases:
+    nib.save(nib.Nifti1Image(image, AFFINE), folder / f'images{part}' / f'{name}{ending}')
+    nib.save(nib.Nifti1Image(label, AFFINE), folder / f'labels{part}' / f'{name}.nii.gz')
+  (folder / 'dataset.json').write_text(json.dumps(index))
+  return str(folder)
+
+
+def cases_of(folder):
+  return sources.get_source('nifti_folder').cases(str(folder))
+
+
+def template_of(folder):
+  return sources.get_source('nifti_folder').template(str(folder))
+
+
+def test_regions_pairs_synonyms_and_new_classes(tmp_path):
+  cases = cases_of(write(tmp_path))
+  template = template_of(tmp_path)
+  assert [case.split for case in cases].count('validation') == 1
+  names = ('right kidney', 'left kidney', 'liver', 'postcava', 'metastasis')
+  assert {case.supervised for case in cases} == {names}
+  scan = cases[0].load()
+  # Axis 0 of the file runs to the left, that of the scan to the right.
+  label = body()[1][::-1]
+  expected = np.zeros(label.shape, np.uint8)
+  expected[label == 1], expected[label == 2], expected[label == 4] = 6, 39, 9
+  expected[4:6, 4:6, 3:6], expected[14:16, 4:6, 3:6] = 3, 2
+  np.testing.assert_array_equal(scan.codes, expected)
+  liver, metastasis = template.code_table(['liver', 'metastasis'])[scan.codes].sum((0, 1, 2))
+  assert (liver, metastasis) == (80, 1)
+  assert template.get('metastasis').prompt == 'A CT of a metastasis in the liver'
+  assert template.find('secondary LIVER tumor').name == 'metastasis'
+  assert len(TEMPLATE) == 38
+
+
+def test_older_style_plain_names_test_folder_and_splits(tmp_path):
+  index = {
+    'labels': {'0': 'background', '1': 'liver', '2': 'liver_tumour', '3': 'kidney_right'},
+    'ignored': ['x', 'y'],
+    'splits': {'validation': ['b']},
+  }
+  index['labels'] |= {'4': 'x', '5': 'y'}
+  write(tmp_path, index, ending='.nii.gz')
+  write(tmp_path, index, cases=('t',), part='Ts')
+  found = {case.name: case for case in cases_of(tmp_path)}
+  splits = {name: case.split for name, case in found.items()}
+  assert splits == {'a': 'train', 'b': 'validation', 'c': 'train', 't': 'test'}
+  assert found['a'].supervised == ('right kidney', 'liver', 'liver tumor')
+
+
+def test_a_case_may_label_less(tmp_path):
+  index = {**INDEX, 'supervised': {'a': ['liver'], 'b': ['kidney', 'metastasis']}}
+  found = {case.name: case for case in cases_of(write(tmp_path, index))}
+  # Without metastases, one is plain liver; without the liver, it is itself, and the liver unknown.
+  assert found['a'].supervised == ('liver',)
+  assert np.bincount(found['a'].load().codes.ravel(), minlength=40)[[6, 39]].tolist() == [80, 0]
+  assert found['b'].supervised == ('right kidney', 'left kidney', 'metastasis')
+  codes = found['b'].load().codes
+  assert np.bincount(codes.ravel(), minlength=40)[[2, 3, 6, 39]].tolist() == [12, 12, 0, 1]
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'labels': {'livr': 1}}, r"'livr' is no class.*did you mean liver\?.*new_classes"),
+    ({'labels': {'unicorn': 1}}, r'"new_classes": \[\{"name": "unicorn"\}\], or list it in'),
+    ({'labels': {'liver': 300}}, r'value 300; expected 1\.\.255'),
+    ({'labels': {'liver': 'x1'}}, r'expected a number'),
+    ({'labels': {'liver': 1, 'ignore': 2}}, r'without supervision'),
+    ({'labels': {'liver': 1, 'spleen': 1}}, r'value 1: .*none contains the other'),
+    ({'labels': ['liver']}, r'no "labels"'),
+    ({'new_classes': [{'nam': 'x'}]}, r'no name'),
+    ({'new_classes': [{'name': 'x', 'color': 'red'}]}, r"unknown fields \['color'\]"),
+    ({'new_classes': [{'name': 'x', 'parent': 'livr'}]}, r"parents \['livr'\] are not"),
+    ({'new_classes': [{'name': 'x', 'synonyms': 'hepar'}]}, r'expected a list'),
+    ({'new_classes': [{'name': 'x', 'synonyms': ['hepar']}]}, r'belongs to both'),
+    ({'new_classes': [{'name': 'x', 'index': 6}]}, r"index 6 is taken by 'liver'"),
+    ({'splits': {'validation': ['z']}}, r"'z', which has no scan"),
+    ({'splits': {'validation': ['a'], 'test': ['a']}}, r"'a' is in two splits"),
+    ({'supervised': {'a': ['spleen']}}, r"supervised of a: 'spleen' has no value"),
+  ],
+)
+def test_a_malformed_index_is_named(change, message, tmp_path):
+  write(tmp_path, {**INDEX, **change})
+  with pytest.raises(sources.SourceError, match=f'dataset.json: .*{message}'):
+    cases_of(tmp_path)
+
+
+def test_missing_files_are_named(tmp_path):
+  with pytest.raises(sources.SourceError, match='--manual_dir'):
+    sources.get_source('nifti_folder').cases(None)
+  with pytest.raises(sources.SourceError, match='dataset.json: no such file'):
+    cases_of(tmp_path)
+  write(tmp_path)
+  (tmp_path / 'labelsTr' / 'b.nii.gz').unlink()
+  with pytest.raises(sources.SourceError, match=r'b_0000\.nii\.gz: no labelsTr/b\.nii\.gz'):
+    cases_of(tmp_path)
+  (tmp_path / 'imagesTr' / 'b_0000.nii.gz').rename(tmp_path / 'imagesTr' / 'a_0001.nii.gz')
+  with pytest.raises(sources.SourceError, match='second channel'):
+    cases_of(tmp_path)
+  (tmp_path / 'imagesTr' / 'a_0001.nii.gz').unlink()
+  (tmp_path / 'imagesTr' / 'a_0000.nii.gz').unlink()
+  with pytest.raises(sources.SourceError, match=r'labelsTr/a\.nii\.gz: no scan'):
+    cases_of(tmp_path)
+  (tmp_path / 'dataset.json').write_text('{')
+  with pytest.raises(sources.SourceError, match='not JSON'):
+    cases_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('affine', 'shape', 'message'),
+  [
+    (np.diag([3.0, 3, 4, 1]), (20, 16, 12), r'axes RAS, .*but a_0000\.nii\.gz LAS'),
+    (np.diag([-3.0, 3, 5, 1]), (20, 16, 12), r'5\.0\] mm'),
+    (AFFINE, (20, 16, 11), r'shape \(20, 16, 11\)'),
+  ],
+)
+def test_a_label_map_on_another_grid_is_refused(affine, shape, message, tmp_path):
+  write(tmp_path)
+  nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), affine), tmp_path / 'labelsTr' / 'a.nii.gz')
+  case = next(case for case in cases_of(tmp_path) if case.name == 'a')
+  with pytest.raises(sources.SourceError, match=message):
+    case.load()
+
+
+def test_unknown_label_value_names_file_and_value(tmp_path):
+  write(tmp_path)
+  label = nib.Nifti1Image(np.full((20, 16, 12), 9, np.uint8), AFFINE)
+  nib.save(label, tmp_path / 'labelsTr' / 'a.nii.gz')
+  case = next(case for case in cases_of(tmp_path) if case.name == 'a')
+  with pytest.raises(ValueError, match=r'a\.nii\.gz: label values \[9\]'):
+    case.load()
+
+
+def test_two_folders_with_different_new_classes_make_one_batch(tmp_path, capsys):
+  """Both call their own class 39 on disk; the run's template keeps them apart."""
+  other = {'labels': {'Liver': 1, 'sarcoma': 2, 'x': [3, 4, 5]}, 'ignored': ['x']}
+  other['new_classes'] = [{'name': 'sarcoma'}]
+  data = tmp_path / 'data'
+  for name, index in (('mine', INDEX), ('yours', other)):
+    folder = write(tmp_path / name, index)
+    command = ['--source=nifti_folder', f'--manual_dir={folder}', f'--data_dir={data}']
+    assert prepare.main([*command, f'--name={name}', '--spacing=3,3,4', '--brick=16']) == 0
+  template = bricks.read_template(data, ['mine', 'yours'], [{'name': 'spare'}])
+  added = {entry['name']: entry['index'] for entry in template.additions()}
+  assert added == {'spare': 39, 'metastasis': 40, 'sarcoma': 41}
+  assert TEMPLATE.extend(template.additions()).additions() == template.additions()
+  stores = [bricks.open_bricks(data, name, template) for name in ('mine', 'yours')]
+  classes = ('liver', 'metastasis', 'sarcoma')
+  assert [store.class_voxels(classes).sum(0).tolist() for store in stores] == [
+    [160, 2, 0],  # two training cases
+    [158, 0, 2],
+  ]
+  config = pipeline_config()
+  sampler = pipeline.PatchSampler(config, stores, classes)
+  table = template.code_table(classes)
+  seen = set()
+  for index in range(12):
+    example = sampler.sample(index, 0)
+    supervised = tuple(example['supervised'].tolist())
+    seen.add(supervised)
+    assert not (table[example['label']].any((0, 1, 2)) & ~example['supervised']).any()
+  assert seen == {(True, True, False), (True, False, True)}
+  (volume,) = bricks.open_volumes(data, 'yours', template)
+  assert (volume.codes == 41).sum() == 1
+  # Opened on their own they use their own codes, and do not mix.
+  with pytest.raises(pipeline.PipelineError, match='read_template'):
+    pipeline.PatchSampler(
+      config, [bricks.open_bricks(data, name) for name in ('mine', 'yours')], classes
+    )
+  # Other new classes than it was prepared with are noticed.
+  write(tmp_path / 'yours', {**other, 'new_classes': [{'name': 'sarcoma', 'synonyms': ['STS']}]})
+  command = ['--source=nifti_folder', f'--manual_dir={tmp_path / "yours"}', f'--data_dir={data}']
+  assert prepare.main([*command, '--name=yours', '--spacing=3,3,4', '--brick=16']) == 1
+  assert '--overwrite' in capsys.readouterr().err
+
+
+def pipeline_config():
+
+  return ml_collections.ConfigDict(
+    {
+      'patch': (8, 8, 8),
+      'windows': ((-175.0, 250.0),),
+      'foreground': 1.0,
+      'cache_mb': 8,
+      'num_parallel': 1,
+      'augment': {'enabled': False},
+    }
+  )
+
+
+def test_target_volume_of_openkbp(real_data):
+  source = sources.get_source('openkbp_ptv')
+  cases = source.cases(str(real_data / 'openkbp'))
+  assert len(cases) == 186
+  template = source.template(None)
+  scan = cases[0].load()
+  target = template.code_table(['ptv70'])[scan.codes, 0]
+  own = nib.load(real_data / 'openkbp' / 'train' / f'{cases[0].name}_ptv.nii.gz')
+  assert target.sum() == (np.asarray(own.dataobj) == 70).sum() > 0

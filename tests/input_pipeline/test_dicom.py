@@ -1,0 +1,122 @@
+import io
+
+import numpy as np
+import pydicom
+import pytest
+from nibabel.nicom import dicomwrappers
+from scipy.spatial.transform import Rotation
+
+from input_pipeline import dicom, volume
+from tests.input_pipeline.sources import layouts
+
+SLICES = 6
+
+
+def scan():
+  image = layouts.body([1, 2])[0][..., :SLICES].copy()
+  image[18, 3, 2], image[5, 12, 4] = 300, -500
+  return image
+
+
+def series(folder, rotation=None, **changes):
+  """A series of the scan, its axes turned by a rotation; returns the datasets by file name."""
+  folder.mkdir(parents=True, exist_ok=True)
+  found = {}
+  for name, data in layouts.dicom_files(scan(), 'i{:03d}.dcm').items():
+    ds = pydicom.dcmread(io.BytesIO(data))
+    if rotation is not None:
+      rows, columns, normal = rotation.as_matrix().T
+      ds.ImageOrientationPatient = [round(float(v), 8) for v in (*rows, *columns)]
+      height = float(ds.ImagePositionPatient[2])
+      ds.ImagePositionPatient = [float(v) for v in np.array([-100, -50, 7]) + height * normal]
+    for field, value in changes.items():
+      if field == 'PixelPaddingValue':
+        ds.add_new('PixelPaddingValue', 'US', value)
+      else:
+        setattr(ds, field, value)
+    ds.save_as(folder / name)
+    found[name] = ds
+  return found
+
+
+def test_folder_and_zip_are_the_scan(tmp_path):
+  files = layouts.dicom_files(scan(), 'a/b/i{:03d}')
+  layouts.write_files(tmp_path / 'folder', {**files, 'README.txt': b'no DICOM', 'DICOMDIR': b'x'})
+  layouts.write_zip(tmp_path / 'scan.zip', {**files, '__MACOSX/a/._i000': b'x'})
+  for path in (tmp_path / 'folder', tmp_path / 'scan.zip'):
+    found = dicom.read_dicom(path)
+    np.testing.assert_array_equal(found.array, scan())
+    assert found.array.dtype == np.float32
+    np.testing.assert_allclose(found.spacing, layouts.SPACING)
+    assert found.geometry.shape == scan().shape
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_every_voxel_lies_where_nibabel_puts_it(seed, tmp_path):
+  rotation = Rotation.random(random_state=seed) if seed else None
+  datasets = series(tmp_path / 's', rotation)
+  found = dicom.read_series(tmp_path / 's')
+  own = volume.from_canonical(found.volume.array, found.volume.geometry)
+  for k, name in enumerate(found.names):
+    wrapper = dicomwrappers.wrapper_from_data(datasets[name])
+    np.testing.assert_allclose(own[..., k], wrapper.get_data().T)
+    for column, row in ([0, 0], [23, 0], [5, 15]):
+      # nibabel's affine of one slice: (row, column, 0) to LPS mm.
+      x, y, z, _ = wrapper.affine @ [row, column, 0, 1]
+      ours = found.volume.geometry.affine @ [column, row, k, 1]
+      np.testing.assert_allclose(ours[:3], (-x, -y, z), atol=1e-4)
+
+
+def test_padding_becomes_air(tmp_path):
+  series(tmp_path / 's', PixelPaddingValue=(40 + 1024) // 2)
+  found = dicom.read_dicom(tmp_path / 's')
+  np.testing.assert_array_equal(found.array == -1024, scan() == 40)
+
+
+class TestRefused:
+  def message(self, folder, match):
+    with pytest.raises(volume.VolumeError, match=match):
+      dicom.read_dicom(folder)
+
+  def test_missing_doubled_and_single_slices(self, tmp_path):
+    folder = tmp_path / 's'
+    series(folder)
+    content = (folder / 'i002.dcm').read_bytes()
+    (folder / 'i002.dcm').unlink()
+    self.message(folder, r'i003\.dcm and i001\.dcm lie 12\.00 mm apart')
+    (folder / 'i002.dcm').write_bytes(content)
+    (folder / 'copy.dcm').write_bytes(content)
+    self.message(folder, 'at the same place')
+    for path in list(folder.glob('*')):
+      path.unlink()
+    self.message(folder, 'no DICOM CT slices')
+    (folder / 'i002.dcm').write_bytes(content)
+    self.message(folder, 'one slice only')
+
+  def test_several_series_are_listed_and_one_can_be_named(self, tmp_path):
+    series(tmp_path / 's' / 'one')
+    series(tmp_path / 's' / 'two', SeriesInstanceUID='1.2.9')
+    self.message(tmp_path / 's', r'several series: 1\.2\.3 \(6 slices\), 1\.2\.9 \(6 slices\)')
+    one = dicom.read_dicom(tmp_path / 's', series='1.2.9')
+    np.testing.assert_array_equal(one.array, scan())
+    with pytest.raises(volume.VolumeError, match=r'no series 1\.2\.4'):
+      dicom.read_dicom(tmp_path / 's', series='1.2.4')
+
+  def test_localiser_fields_and_damage(self, tmp_path):
+    folder = tmp_path / 's'
+    series(folder)
+    good = (folder / 'i003.dcm').read_bytes()
+    ds = pydicom.dcmread(io.BytesIO(good))
+    ds.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+    ds.save_as(folder / 'i003.dcm')
+    self.message(folder, r'i003\.dcm: other direction')
+    del ds.ImagePositionPatient
+    ds.save_as(folder / 'i003.dcm')
+    self.message(folder, r'i003\.dcm: no ImagePositionPatient')
+    (folder / 'i003.dcm').write_bytes(good[: len(good) // 2])
+    self.message(folder, r'i003\.dcm: (pixels cannot be decoded|damaged)')
+
+  def test_neither_folder_nor_zip(self, tmp_path):
+    (tmp_path / 'x.zip').write_bytes(b'PK')
+    self.message(tmp_path / 'x.zip', 'neither a folder nor a zip')
+    self.message(tmp_path / 'absent', 'neither a folder nor a zip')
