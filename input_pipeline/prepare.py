@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -27,7 +28,7 @@ from collections.abc import Iterator, Sequence
 
 import tqdm
 
-from input_pipeline import bricks, check, options, sources
+from input_pipeline import bricks, check, dedupe, options, sources
 
 
 class PrepareError(ValueError):
@@ -40,6 +41,7 @@ def prepare(
   *,
   manual_dir: str | None = None,
   name: str | None = None,
+  groups: str | None = None,
   spacing: Sequence[float] = (1.5, 1.5, 1.5),
   brick: int = 64,
   limit: int | None = None,
@@ -52,6 +54,7 @@ def prepare(
     data_dir: of all prepared sources; created where missing.
     manual_dir: folder the user downloaded, for sources that need one.
     name: of the prepared source; by default that of the source.
+    groups: file of `dedupe`; the cases of a group go to one split.
     spacing: (3,) mm of the bricks.
     brick: edge of the bricks, voxels.
     limit: at most so many cases of each split; None is all.
@@ -78,7 +81,10 @@ def prepare(
   }
   final = pathlib.Path(data_dir, declared.name)
   found = bricks.read_settings(data_dir, declared.name)
+  digest = _digest(groups)
   if found is not None and not overwrite:
+    if found.get('groups') != digest:
+      raise PrepareError(f'{final}: prepared with other --groups; pass --overwrite to replace it')
     if found['settings'] != settings:
       raise PrepareError(
         f'{final}: prepared with {found["settings"]}, asked for {settings}; pass --overwrite to '
@@ -89,7 +95,10 @@ def prepare(
         f'{final}: prepared with other new classes than {source} has now; pass --overwrite'
       )
     return found
-  cases = _first_of_each_split(_named(declared.cases(manual_dir), source, name), limit)
+  cases = declared.cases(manual_dir)
+  if groups is not None:
+    cases = dedupe.keep_together(cases, _read_groups(groups))
+  cases = _first_of_each_split(_named(cases, source, name), limit)
   start = time.monotonic()
   with _staging(pathlib.Path(data_dir), declared.name) as staging:
     with tqdm.tqdm(total=len(cases), desc=declared.name, unit='case') as bar:
@@ -99,6 +108,7 @@ def prepare(
     folder = staging / declared.name
     report = _report(folder, written) | {'settings': settings}
     report['new_classes'] = list(template.additions())
+    report['groups'] = digest
     report['seconds'] = round(time.monotonic() - start, 1)
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
     if final.exists():
@@ -115,6 +125,21 @@ def _report(folder: pathlib.Path, written: bricks.Written) -> dict:
     'records': written.records,
     'bytes': sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()),
   }
+
+
+def _digest(path: str | None) -> str | None:
+  """What tells two group files apart; None without one."""
+  if path is None:
+    return None
+  return hashlib.sha256(json.dumps(_read_groups(path)).encode()).hexdigest()
+
+
+def _read_groups(path: str) -> list[dict]:
+  try:
+    groups = json.loads(pathlib.Path(path).read_text())['groups']
+    return [{'split': group['split'], 'members': group['members']} for group in groups]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise PrepareError(f'{path}: not a file of input_pipeline.dedupe ({error!r})') from error
 
 
 def _named(cases: list[sources.Case], source: str, name: str | None) -> list[sources.Case]:
@@ -169,6 +194,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument('--brick', type=_positive, default=64, help='voxels along an edge (64)')
   parser.add_argument('--cases', type=_positive, help='at most so many cases of each split')
+  parser.add_argument('--groups', help='JSON of input_pipeline.dedupe: a patient in one split')
   parser.add_argument('--overwrite', action='store_true', help='replace what is prepared already')
   parser.add_argument('--list', action='store_true', help='print the known sources and end')
   parser.add_argument(
@@ -230,6 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.data_dir,
       manual_dir=args.manual_dir,
       name=args.name,
+      groups=args.groups,
       spacing=args.spacing,
       brick=args.brick,
       limit=args.cases,

@@ -77,10 +77,11 @@ def evaluate(config, workdir: epath.Path) -> dict:
   folder = workdir / 'evaluation'
   folder.mkdir(exist_ok=True)
   _write_cases(folder / 'cases.csv', rows)
-  (folder / 'summary.json').write_text(
-    json.dumps({'step': predictor.step, **summary}, indent=2) + '\n'
-  )
-  table = metrics.to_markdown(summary, title=f'{len(cases)} held-out scans, step {predictor.step}')
+  result = {'step': predictor.step, 'postprocess': segmenter.rules, **summary}
+  (folder / 'summary.json').write_text(json.dumps(result, indent=2) + '\n')
+  rules = ', '.join(segmenter.rules) or 'none'
+  title = f'{len(cases)} held-out scans, step {predictor.step}, post-processing: {rules}'
+  table = metrics.to_markdown(summary, title=title)
   (folder / 'table.md').write_text(table + '\n')
   if routing is not None and routing.cases:
     routing.draw(pictures / 'routing.png')

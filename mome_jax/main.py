@@ -22,6 +22,7 @@ from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
 from mome_jax import aot, checkpoint, evaluate, multihost, sharding, train
 from mome_jax.checkpoint import CheckpointError
+from mome_jax.postprocess import PostprocessError
 from mome_jax.text.vectors import TextVectorError
 
 FLAGS = flags.FLAGS
@@ -30,6 +31,7 @@ _EXPLAINED = (
   CheckpointError,
   NotPreparedError,
   PipelineError,
+  PostprocessError,
   TextVectorError,
   aot.TopologyError,
   sharding.MeshError,

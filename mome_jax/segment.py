@@ -7,7 +7,7 @@ import numpy as np
 
 from input_pipeline import resample
 from input_pipeline.anatomy import TEMPLATE, Template
-from mome_jax import inference
+from mome_jax import inference, postprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,11 @@ class Segmenter:
     names: K class names, in the order of the logits.
     spacing: mm of the grid the network works on.
     windows: HU windows, one input channel each.
-    evaluation: `config.evaluation`: window, overlap, batch_size.
+    evaluation: `config.evaluation`: window, overlap, batch_size, postprocess.
     template: tells which classes contain which.
+
+  Raises:
+    PostprocessError: if a rule of `evaluation.postprocess` is unknown.
   """
 
   def __init__(
@@ -111,6 +114,8 @@ class Segmenter:
     self.window = tuple(evaluation.window)
     self._evaluation = evaluation
     self._template = template
+    self.rules = tuple(evaluation.get('postprocess', ()))
+    postprocess.check(self.rules)
 
   def network_input(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """(D, H, W) HU at `spacing` mm -> (D', H', W', C) float32 in [0, 1] on the network's grid."""
@@ -156,4 +161,7 @@ class Segmenter:
       on_slab(slice(done, done + len(full)), full)
       done += len(full)
     over, winner = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Segmentation(self.names, winner, over, self._template)
+    found = Segmentation(self.names, winner, over, self._template)
+    if not self.rules:
+      return found
+    return postprocess.apply(found, self.rules, spacing, postprocess.body_midline(image))

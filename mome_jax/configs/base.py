@@ -85,6 +85,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluation.overlap = 0.5
   config.evaluation.batch_size = 1  # windows a call
   config.evaluation.pictures = 4  # cases to draw
+  config.evaluation.postprocess = ()  # rules of postprocess.py, such as ('sides', 'largest')
 
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # -1: all devices that expert leaves

@@ -431,7 +431,7 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
     window = logits[..., 0] / 40 + 0.5  # back to the channel
     return np.stack([logits[..., 0], 5 - np.abs(window - 0.3) * 100], -1)
 
-  monkeypatch.setattr(predict, 'Predictor', lambda path: Threshold(spleen))
+  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold(spleen))
   arguments = ['--checkpoint', 'x', '--output', str(tmp_path / 'out'), '--input']
   right, wrong = str(tmp_path / 'right.nii'), str(tmp_path / 'wrong.nii')
   assert predict.main([*arguments, right, '--check-sides']) == 0
@@ -460,7 +460,7 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
 def test_mistakes_are_one_line_and_exit_code_1(changes, message, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   if 'nowhere' not in changes.values() or '--checkpoint' not in changes:
-    monkeypatch.setattr(predict, 'Predictor', lambda path: Threshold())
+    monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold())
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'scans').mkdir()
   save_scan(tmp_path / 'a.nii.gz')

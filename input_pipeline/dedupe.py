@@ -1,0 +1,303 @@
+r"""Finds the same scan in several datasets, so that no patient is trained on and tested on.
+
+  python -m input_pipeline.dedupe --download=lits=DIR --download=msd_liver=DIR --output=groups.json
+  python -m input_pipeline.prepare --source=lits --manual_dir=DIR --groups=groups.json ...
+
+A scan's fingerprint is its content on a coarse grid, relative to its own soft tissue: it survives
+cropped slices, mirrored axes, other spacings, another HU offset and lossy compression. Scans are
+compared in two stages: by the areas of tissue and bone slice after slice, then voxel by voxel
+inside the body at the best alignment.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import tqdm
+from scipy import fft, ndimage
+
+from input_pipeline import resample, sources
+
+_GRID_MM = 6.0
+_TISSUE = (-150.0, 250.0)  # HU relative to the median of the body
+_PROFILE_DISTANCE = 0.18  # scans whose slice areas differ more are different
+_WEIGHTS = np.array((1.0, 0.25, 1.0))  # of body, fat and bone
+_SAME = 0.85  # correlation inside the body from which on two scans are the same
+_PROMISING = 0.6  # at half the resolution, where a match is refined
+_OVERLAP = 0.5  # of the smaller body that must lie in the other one
+_HELD_OUT = ('train', 'validation', 'test')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fingerprint:
+  """What is kept of a scan.
+
+  Attributes:
+    values: (D, H, W) float32 at 6 mm, HU relative to the median of the body, zero outside it.
+    body: (D, H, W) bool.
+    profile: (W, 3) float32; areas of body, fat and bone in each slice, voxels of the grid.
+  """
+
+  values: np.ndarray
+  body: np.ndarray
+  profile: np.ndarray
+
+
+def fingerprint(image: np.ndarray, spacing: Sequence[float]) -> Fingerprint:
+  """The fingerprint of a scan.
+
+  Args:
+    image: (D, H, W), HU or HU with an offset, canonical axis order.
+    spacing: (3,) mm.
+
+  Raises:
+    ValueError: if the scan is of one value.
+  """
+  image = np.asarray(image, np.float32)
+  if image.min() == image.max():
+    raise ValueError(f'every voxel is {image.min():g}: no scan')
+  coarse = resample.resample(image, spacing, (_GRID_MM,) * 3, order=1)
+  body = coarse > _otsu(coarse)
+  # The largest piece without the couch's thin parts.
+  pieces, number = ndimage.label(ndimage.binary_opening(body))
+  if number:
+    body &= ndimage.binary_dilation(pieces == 1 + np.bincount(pieces.ravel())[1:].argmax())
+  relative = coarse - np.median(coarse[body])
+  values = np.where(body, np.clip(relative, *_TISSUE), 0).astype(np.float32)
+  inside = tuple(slice(a.min(), a.max() + 1) for a in np.nonzero(body))
+  body, values, relative = body[inside], values[inside], relative[inside]
+  areas = [body, body & (relative < -60), body & (relative > 120)]
+  profile = np.stack([area.sum((0, 1)) for area in areas], -1).astype(np.float32)
+  return Fingerprint(values, body, profile)
+
+
+def _otsu(image: np.ndarray) -> float:
+  """The threshold between air and tissue: largest variance between the two classes."""
+  low, high = np.percentile(image, (0.5, 99))
+  counts, edges = np.histogram(np.clip(image, low, high), 128)
+  centres = (edges[1:] + edges[:-1]) / 2
+  weight, total = counts.cumsum(), (counts * centres).cumsum()
+  with np.errstate(invalid='ignore', divide='ignore'):
+    between = (total[-1] * weight / weight[-1] - total) ** 2 / (weight * (weight[-1] - weight))
+  return float(edges[1:][np.nan_to_num(between[:-1], posinf=0).argmax()])
+
+
+def profile_distances(profile: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+  """How much slice areas differ at the best alignment, either way up.
+
+  The distance is the root of the mean squared difference, relative to the body's areas; at least
+  half of the shorter scan must overlap.
+
+  Args:
+    profile: (n, 3) float32.
+    others: N arrays (m_i, 3) float32.
+
+  Returns:
+    (N,) float64, 0 for equal scans.
+  """
+  n, m = len(profile), np.array([len(other) for other in others])
+  size = fft.next_fast_len(n + int(m.max()), real=True)
+  ours = _spectrum([profile], size)
+  shifts = np.arange(-m.max() + 1, n)
+  # Overlap of each shift: ours from `first` to `last`, theirs that minus the shift. (N, S)
+  first = np.broadcast_to(np.maximum(shifts, 0), (len(m), len(shifts)))
+  last = np.clip(shifts + m[:, None], 0, n)
+  valid = last - first >= np.maximum(2, -(-np.minimum(n, m) // 2))[:, None]
+  last = np.maximum(last, first)
+  best = np.full(len(m), np.inf)
+  for turned in (others, [other[::-1] for other in others]):
+    product = fft.irfft(ours * np.conj(_spectrum(turned, size)), size, axis=1)[:, shifts]
+    mine = _cumulated([profile], n)
+    theirs = _cumulated(turned, int(m.max()))
+    rows = np.arange(len(m))[:, None]
+    low, high = (np.clip(at - shifts, 0, m[:, None]) for at in (first, last))
+    squares = mine[0, last] - mine[0, first] + theirs[rows, high] - theirs[rows, low]
+    difference = np.maximum(squares - 2 * product, 0) @ _WEIGHTS
+    with np.errstate(invalid='ignore', divide='ignore'):
+      distance = np.sqrt(difference / (squares[..., 0] / 2))
+    best = np.minimum(best, np.where(valid, distance, np.inf).min(1))
+  return best
+
+
+def _spectrum(profiles: Sequence[np.ndarray], size: int) -> np.ndarray:
+  return fft.rfft(_padded(profiles, size), axis=1)
+
+
+def _cumulated(profiles: Sequence[np.ndarray], size: int) -> np.ndarray:
+  """(N, size + 1, 3): sums of squares of the slices before each."""
+  return np.pad(_padded(profiles, size) ** 2, ((0, 0), (1, 0), (0, 0))).cumsum(1)
+
+
+def _padded(profiles: Sequence[np.ndarray], size: int) -> np.ndarray:
+  table = np.zeros((len(profiles), size, 3))
+  for row, profile in zip(table, profiles, strict=True):
+    row[: len(profile)] = profile
+  return table
+
+
+def correlation(a: Fingerprint, b: Fingerprint) -> float:
+  """Pearson's correlation inside both bodies, at the best alignment and mirroring.
+
+  Found on a grid of half the resolution first; only what is promising there is refined.
+  """
+  small_a, small_b = _halved(a), _halved(b)
+  sizes = np.array(small_a.body.shape) + small_b.body.shape - 1
+  shape = [fft.next_fast_len(int(n), real=True) for n in sizes]
+  spectrum, spectrum_body = (fft.rfftn(x, shape) for x in (small_a.values, _float(small_a.body)))
+  least = _OVERLAP * min(small_a.body.sum(), small_b.body.sum())
+  best = (-1.0, (1, 1, 1), np.zeros(3, int))
+  for flips in itertools.product((1, -1), repeat=3):
+    turned = _flipped(small_b, flips)
+    overlap = fft.irfftn(spectrum_body * np.conj(fft.rfftn(_float(turned.body), shape)), shape)
+    product = fft.irfftn(spectrum * np.conj(fft.rfftn(turned.values, shape)), shape)
+    product[overlap < least] = -np.inf
+    # Where the product is largest the match need not be: look at a few peaks.
+    for peak in np.argpartition(product, -4, axis=None)[-4:]:
+      at = np.array(np.unravel_index(peak, shape))
+      shift = np.where(at >= small_a.body.shape, at - shape, at)
+      best = max(best, (_pearson(small_a, turned, shift), flips, shift), key=lambda x: x[0])
+  found, flips, shift = best
+  if found < _PROMISING:
+    return found
+  turned, start = _flipped(b, flips), 2 * shift
+  # Halving drops an odd last plane, which a mirrored axis has first.
+  start = start - (np.array(b.body.shape) % 2) * (np.array(flips) < 0)
+  steps = itertools.product((-2, -1, 0, 1, 2), repeat=3)
+  _, at = max(
+    ((_pearson(a, turned, start + step), tuple(start + step)) for step in steps),
+    key=lambda item: item[0],
+  )
+  # Two resamplings of one scan may lie half a voxel apart.
+  halves = itertools.product((-0.5, 0.0, 0.5), repeat=3)
+  return max(_pearson(a, _moved(turned, half), np.array(at)) for half in halves)
+
+
+def _moved(scan: Fingerprint, shift: Sequence[float]) -> Fingerprint:
+  if not any(shift):
+    return scan
+  values = ndimage.shift(scan.values, shift, order=1, mode='nearest')
+  return dataclasses.replace(scan, values=values)
+
+
+def _float(mask: np.ndarray) -> np.ndarray:
+  return mask.astype(np.float32)
+
+
+def _halved(scan: Fingerprint) -> Fingerprint:
+  """Means of cubes of two voxels."""
+  even = tuple(slice(n // 2 * 2) for n in scan.body.shape)
+  blocks = [x for n in scan.body.shape for x in (n // 2, 2)]
+  values, body = (x[even].reshape(blocks).mean((1, 3, 5)) for x in (scan.values, _float(scan.body)))
+  return Fingerprint(np.where(body > 0.5, values, 0), body > 0.5, scan.profile)
+
+
+def _flipped(scan: Fingerprint, flips: Sequence[int]) -> Fingerprint:
+  turn = tuple(slice(None, None, step) for step in flips)
+  return Fingerprint(scan.values[turn], scan.body[turn], scan.profile)
+
+
+def _pearson(a: Fingerprint, b: Fingerprint, shift: np.ndarray) -> float:
+  """Correlation where both are body, b moved by a shift; -1 where that is next to nothing."""
+  low = np.maximum(shift, 0)
+  high = np.minimum(shift + b.body.shape, a.body.shape)
+  if (high <= low).any():
+    return -1.0
+  ours = tuple(map(slice, low, high))
+  theirs = tuple(map(slice, low - shift, high - shift))
+  both = a.body[ours] & b.body[theirs]
+  if both.sum() < 50:
+    return -1.0
+  x, y = a.values[ours][both], b.values[theirs][both]
+  x, y = x - x.mean(), y - y.mean()
+  return float(x @ y / max(np.sqrt((x @ x) * (y @ y)), 1e-6))
+
+
+def find_groups(prints: Mapping[tuple[str, str], Fingerprint]) -> list[list[tuple[str, str]]]:
+  """Groups of at least two keys (source, case) whose scans are the same, in order."""
+  group = {key: key for key in prints}
+
+  def root(key):
+    while group[key] != key:
+      key = group[key]
+    return key
+
+  keys = sorted(prints)
+  for i, a in enumerate(keys[:-1]):
+    rest = keys[i + 1 :]
+    distances = profile_distances(prints[a].profile, [prints[b].profile for b in rest])
+    for j in np.flatnonzero(distances < _PROFILE_DISTANCE):
+      b = rest[j]
+      if root(a) != root(b) and correlation(prints[a], prints[b]) >= _SAME:
+        group[max(root(a), root(b))] = min(root(a), root(b))
+  members: dict[tuple[str, str], list] = {}
+  for key in sorted(prints):
+    members.setdefault(root(key), []).append(key)
+  return [found for found in members.values() if len(found) > 1]
+
+
+def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> list[sources.Case]:
+  """Moves the cases of a group to the split that is held out most in the group.
+
+  Args:
+    cases: of any sources.
+    groups: as in the file that `main` writes: `split` and `members`, pairs of source and case.
+  """
+  split = {tuple(key): group['split'] for group in groups for key in group['members']}
+  return [
+    dataclasses.replace(case, split=split.get((case.source, case.name), case.split))
+    for case in cases
+  ]
+
+
+def _parse_download(text: str) -> tuple[str, str]:
+  source, equals, folder = text.partition('=')
+  if not equals or source not in sources.SOURCES:
+    raise argparse.ArgumentTypeError(f'{text!r}: expected SOURCE=FOLDER of a known source')
+  return source, folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog='python -m input_pipeline.dedupe',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    '--download', action='append', required=True, type=_parse_download, help='SOURCE=FOLDER'
+  )
+  parser.add_argument('--output', required=True, type=pathlib.Path, help='JSON of the groups')
+  args = parser.parse_args(argv)
+  try:
+    cases = [
+      c for source, folder in args.download for c in sources.get_source(source).cases(folder)
+    ]
+  except sources.SourceError as error:
+    print(f'dedupe: {error}', file=sys.stderr)
+    return 1
+  prints, splits, failed = {}, {}, 0
+  for case in tqdm.tqdm(cases, desc='fingerprints', unit='case'):
+    try:
+      scan = case.load()
+      prints[case.source, case.name] = fingerprint(scan.image, scan.geometry.spacing)
+      splits[case.source, case.name] = case.split
+    except Exception as error:  # whatever is wrong with one case must not cost the others
+      print(f'skipped {case.source} {case.name}: {error}', file=sys.stderr)
+      failed += 1
+  groups = [
+    {'split': max((splits[key] for key in keys), key=_HELD_OUT.index), 'members': keys}
+    for keys in find_groups(prints)
+  ]
+  args.output.write_text(json.dumps({'groups': groups}, indent=1) + '\n')
+  number = sum(len(group['members']) for group in groups)
+  print(f'{args.output}: {len(groups)} groups with {number} of {len(prints)} scans')
+  return 1 if failed else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,245 @@
+"""Anatomical rules for predicted masks, each switched by its name in `evaluation.postprocess`.
+
+| rule | does |
+|:--|:--|
+| sides | paired organs: every component goes to the side of the body where it lies |
+| largest | organs that are one piece keep their largest component |
+| portal | the portal and splenic vein ends at the lowest slice of the pancreas |
+| inside | what lies in an organ stays within the closed organ and 3 mm around it |
+| minimum | tumours and cysts lose components below a volume |
+
+They run in this order, one class at a time inside its box, on the packed masks of a `Segmentation`.
+Components are 26-connected. The choice of rules follows the CLIP-Driven Universal Model, which
+states its minimum volumes in voxels of 1.5 mm; here they are millilitres.
+"""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+import cc3d
+import numpy as np
+import scipy.ndimage
+
+from input_pipeline.anatomy import Template
+
+MINIMUM_ML = {
+  'kidney tumor': 0.27,
+  'liver tumor': 0.07,
+  'pancreas tumor': 0.34,
+  'hepatic vessel tumor': 0.27,
+  'lung tumor': 0.10,
+  'colon tumor': 0.34,
+  'kidney cyst': 0.07,
+}
+BRANCHED = ('portal and splenic vein',)  # organs that a thin vessel may leave in several pieces
+REACH_MM = 3.0
+_MIXED = 0.1  # of a component: less of it across the midline or under the other name is stray
+
+
+class PostprocessError(ValueError):
+  """A rule that does not exist; the message lists those that do."""
+
+
+def check(rules: Collection[str]) -> None:
+  """Raises PostprocessError where a name is not in `RULES`."""
+  unknown = [rule for rule in rules if rule not in RULES]
+  if unknown:
+    raise PostprocessError(f'evaluation.postprocess names {unknown}; known: {", ".join(RULES)}')
+
+
+def apply(segmentation, rules: Collection[str], spacing: Sequence[float], midline: float):
+  """Applies rules, in the order of `RULES`.
+
+  A voxel taken from a class goes to the organ around it where that one's own probability says so,
+  else to the background: no other class's mask changes.
+
+  Args:
+    segmentation: a `segment.Segmentation`.
+    rules: names of `RULES`; none returns the segmentation as it is.
+    spacing: (3,) mm.
+    midline: index along axis 0 of the plane between left and right; see `body_midline`.
+
+  Returns:
+    A new segmentation.
+
+  Raises:
+    PostprocessError: if a rule is unknown.
+  """
+  check(rules)
+  if not rules:
+    return segmentation
+  masks = _Masks(segmentation, spacing, midline)
+  for name, rule in RULES.items():
+    if name in rules:
+      rule(masks)
+  return dataclasses.replace(segmentation, winner=masks.winner, over=masks.over)
+
+
+def body_midline(image: np.ndarray) -> float:
+  """Centre of the body along axis 0, in voxels; (D, H, W) HU, what is over -500 is the body."""
+  weight = (image > -500).sum((1, 2))
+  total = weight.sum()
+  return float(weight @ np.arange(len(weight)) / total) if total else (len(image) - 1) / 2
+
+
+class _Masks:
+  """Copies of the packed masks that rules change class by class."""
+
+  def __init__(self, segmentation, spacing: Sequence[float], midline: float):
+    self._view = dataclasses.replace(
+      segmentation, winner=segmentation.winner.copy(), over=segmentation.over.copy()
+    )
+    self.winner, self.over = self._view.winner, self._view.over
+    self.names = segmentation.names
+    self.template: Template = segmentation.template
+    self.spacing = tuple(float(mm) for mm in spacing)
+    self.midline = midline
+    known = self.template.names()
+    self.structures = [self.template.get(name) for name in self.names if name in known]
+
+  def mask(self, name: str) -> np.ndarray:
+    return self._view.mask(name)
+
+  def remove(self, name: str, where: np.ndarray) -> None:
+    """Takes voxels, (D, H, W) bool, from a class; they fall to an organ that contains it."""
+    self._set(name, where, False)
+    lost = where & (self.winner == self.names.index(name) + 1)
+    self.winner[lost] = 0
+    # Nearest first: an ancestor of an ancestor has more ancestors missing.
+    ancestors = [other for other in self.template.ancestors(name) if other in self.names]
+    ancestors.sort(key=lambda other: (-len(self.template.ancestors(other)), other))
+    for other in ancestors:
+      k = self.names.index(other)
+      bit = (self.over[..., k // 8] >> (7 - k % 8)) & 1
+      self.winner[lost & bit.astype(bool) & (self.winner == 0)] = k + 1
+
+  def move(self, source: str, target: str, where: np.ndarray) -> None:
+    """Gives voxels, (D, H, W) bool, of one class to another."""
+    self._set(source, where, False)
+    self._set(target, where, True)
+    own = where & (self.winner == self.names.index(source) + 1)
+    self.winner[own] = self.names.index(target) + 1
+
+  def _set(self, name: str, where: np.ndarray, value: bool) -> None:
+    k = self.names.index(name)
+    bit = np.uint8(1 << (7 - k % 8))
+    column = self.over[..., k // 8]
+    column[where] = column[where] | bit if value else column[where] & ~bit
+
+
+def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Labels (D, H, W), and the number of voxels of every label, that of the background 0."""
+  labels = cc3d.connected_components(mask, connectivity=26)
+  sizes = np.bincount(labels.ravel())
+  sizes[0] = 0
+  return labels, sizes
+
+
+def _box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ...]:
+  spans = []
+  for axis, extra in enumerate(margin):
+    used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+    low, high = (used[0], used[-1] + 1) if used.size else (0, 0)
+    spans.append(slice(max(0, int(low) - extra), int(high) + extra))
+  return tuple(spans)
+
+
+def _sides(masks: _Masks) -> None:
+  for structure in masks.structures:
+    left = structure.name.replace('right ', 'left ', 1)
+    if structure.side == 'right' and left in masks.names:
+      _separate(masks, structure.name, left)
+
+
+def _separate(masks: _Masks, right: str, left: str) -> None:
+  in_right, in_left = masks.mask(right), masks.mask(left)
+  if not (in_right.any() or in_left.any()):
+    return
+  box = _box(in_right | in_left)
+  in_right, in_left = in_right[box], in_left[box]
+  labels, sizes = _components(in_right | in_left)
+  x = np.arange(box[0].start, box[0].stop)[:, None, None]
+  beyond = np.broadcast_to(x > masks.midline, labels.shape)  # the patient's right
+  share = np.bincount(labels[beyond], minlength=len(sizes)) / np.maximum(sizes, 1)
+  to_right = np.isin(labels, np.flatnonzero(share > 0.5))
+  # Organs that touch, as lungs do in front of the heart, are one component across the midline.
+  for label in np.flatnonzero((np.minimum(share, 1 - share) > _MIXED) & (sizes > 0)):
+    inside = labels == label
+    to_right[inside] = (in_right if _ordered(inside, in_right, in_left) else beyond)[inside]
+  swaps = (right, left, in_right & ~to_right), (left, right, in_left & to_right)
+  for source, target, wrong in swaps:
+    where = np.zeros(masks.winner.shape, bool)
+    where[box] = wrong
+    masks.move(source, target, where)
+
+
+def _ordered(inside: np.ndarray, in_right: np.ndarray, in_left: np.ndarray) -> bool:
+  """Whether a component already has its right part to the right of its left part."""
+  right, left = (np.nonzero(inside & part)[0] for part in (in_right, in_left))
+  enough = min(right.size, left.size) > _MIXED * np.count_nonzero(inside)
+  return bool(enough and right.mean() > left.mean())
+
+
+def _largest(masks: _Masks) -> None:
+  for structure in masks.structures:
+    if structure.parents or structure.name in BRANCHED:
+      continue
+    mask = masks.mask(structure.name)
+    labels, sizes = _components(mask)
+    masks.remove(structure.name, mask & (labels != sizes.argmax()))
+
+
+def _portal(masks: _Masks) -> None:
+  vein = 'portal and splenic vein'
+  if vein not in masks.names or 'pancreas' not in masks.names:
+    return
+  heights = np.flatnonzero(masks.mask('pancreas').any((0, 1)))
+  if heights.size:
+    below = masks.mask(vein)
+    below[:, :, heights[0] :] = False
+    masks.remove(vein, below)
+
+
+def _inside(masks: _Masks) -> None:
+  for structure in masks.structures:
+    parents = [parent for parent in structure.parents if parent in masks.names]
+    if len(parents) < len(structure.parents) or not parents:
+      continue  # it may lie in an organ that was not asked for
+    organ = np.logical_or.reduce([masks.mask(parent) for parent in parents])
+    mask = masks.mask(structure.name)
+    masks.remove(structure.name, mask & ~_surroundings(organ, masks.spacing))
+
+
+def _surroundings(organ: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+  """The mask closed with a ball of `REACH_MM` and then dilated with it."""
+  near = np.zeros_like(organ)
+  if not organ.any():
+    return near
+  margin = [int(2 * REACH_MM / mm) + 1 for mm in spacing]
+  box = _box(organ, margin)
+  # Padded, so that closing does not wear the mask down at the border of the scan.
+  padded = np.pad(organ[box], [(m, m) for m in margin], mode='edge')
+  distance = scipy.ndimage.distance_transform_edt
+  dilated = distance(~padded, spacing) <= REACH_MM
+  closed = padded | (distance(dilated, spacing) > REACH_MM if not dilated.all() else dilated)
+  inner = tuple(slice(m, n - m) for m, n in zip(margin, padded.shape, strict=True))
+  near[box] = (distance(~closed, spacing) <= REACH_MM)[inner]
+  return near
+
+
+def _minimum(masks: _Masks) -> None:
+  voxel_ml = float(np.prod(masks.spacing)) / 1000
+  for name, least in MINIMUM_ML.items():
+    if name in masks.names:
+      labels, sizes = _components(masks.mask(name))
+      small = np.flatnonzero((sizes > 0) & (sizes * voxel_ml < least))
+      masks.remove(name, np.isin(labels, small))
+
+
+RULES = {
+  'sides': _sides,
+  'largest': _largest,
+  'portal': _portal,
+  'inside': _inside,
+  'minimum': _minimum,
+}
