@@ -1,4 +1,4 @@
-"""Checkpoint files -> flat dictionaries of numpy arrays: safetensors and PyTorch, whole or sharded."""
+"""Checkpoint files -> numpy arrays by name: safetensors and PyTorch, whole or sharded."""
 
 import json
 import pathlib
