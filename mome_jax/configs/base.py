@@ -41,9 +41,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.backbone = ml_collections.ConfigDict()
   config.model.backbone.name = 'unet'
   config.model.backbone.size = 'base'
+  config.model.backbone.space_to_depth = False  # first convolution in 2x2x2 blocks: for TPUs
+  config.model.remat = False  # recompute each stage in the backward pass: less memory, more time
   config.model.experts = 'pyramid'  # or 'finest': the CLIP-Driven Universal Model
   config.model.scales = ()  # decoder layers that take part; () is all
   config.model.top_k = 0  # scales each class uses at a voxel; 0 is all
+  config.model.warm_start = False  # start as the finest expert alone: with init.checkpoint of CUM
   config.model.width = 256
   config.model.router_width = 32
   config.model.head_activation = 'leaky_relu'  # 'relu' is what published weights expect

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mome_jax.models import experts, heads, router, unet
+from mome_jax.models import backbones, experts, heads, router
 from mome_jax.models.bank import BankOptions, make_options
 
 
@@ -17,6 +17,8 @@ class MoME(nn.Module):
       without a router, which is the CLIP-Driven Universal Model.
     scales: indices of the decoder layers that take part, finest first, starting at 0; () is all.
     top_k: scales each class uses at a voxel; 0 is all (soft mixture).
+    warm_start: whether a learned share, zero at first, of the mixture replaces the finest expert
+      alone: a network whose other variables come from a baseline starts out equal to it.
     width: d, of the class features and the scan's context.
     router_width: d_r.
     head_activation: of the class heads; see `heads.apply_head`.
@@ -29,6 +31,7 @@ class MoME(nn.Module):
   experts: str = 'pyramid'
   scales: tuple[int, ...] = ()
   top_k: int = 0
+  warm_start: bool = False
   width: int = 256
   router_width: int = 32
   head_activation: str = 'relu'
@@ -99,6 +102,8 @@ class MoME(nn.Module):
     gates = []
     if len(scales) > 1:
       gates = router.Router(self.router_width, name='router')(features, classes, context)
+      if self.warm_start:
+        share = self.param('mixture_share', nn.initializers.zeros, ())
 
     # Checkpointed and a few classes at a time: neither the heads' hidden layers nor the upsampled
     # maps of all classes and scales are ever held together.
@@ -109,7 +114,10 @@ class MoME(nn.Module):
       if not gates:
         return scores[0], scores, []
       logits = [gate(x) for gate, x in zip(gates, features, strict=True)]
-      return router.fuse(scores, logits, self.top_k), scores, logits
+      fused = router.fuse(scores, logits, self.top_k)
+      if self.warm_start:
+        fused = scores[0] + jnp.tanh(share) * (fused - scores[0])
+      return fused, scores, logits
 
     by_class = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (theta, gates))
     maps = jax.lax.map(one_class, by_class, batch_size=self.class_chunk)
@@ -132,42 +140,38 @@ def build_model(config) -> MoME:
   """The model that `config.model` describes.
 
   Args:
-    config: with `backbone.name` ('unet'), `backbone.size` ('tiny', 'small', 'base'), `experts`
-      ('pyramid', 'finest'), `scales`, `top_k`, `width`, `router_width`, `head_activation`,
-      `class_chunk`, `dtype`, and optionally `bank` (see `bank.BankOptions`).
+    config: with `backbone` (see `build_backbone`), `remat`, `experts` ('pyramid', 'finest'),
+      `scales`, `top_k`, `warm_start`, `width`, `router_width`, `head_activation`, `class_chunk`,
+      `dtype`, and optionally `bank` (see `bank.BankOptions`).
 
   Raises:
     ValueError: for a value that names nothing.
   """
   dtype = jnp.dtype(config.dtype)
-  if config.backbone.name != 'unet':
-    raise ValueError(f'model.backbone.name is {config.backbone.name!r}; known: unet')
-  if config.backbone.size not in unet.CHANNELS:
-    raise ValueError(
-      f'model.backbone.size is {config.backbone.size!r}; known: {", ".join(unet.CHANNELS)}'
-    )
+  backbone = backbones.build_backbone(config.backbone, remat=config.remat, dtype=dtype)
   if config.experts not in ('pyramid', 'finest'):
     raise ValueError(f'model.experts is {config.experts!r}; known: pyramid, finest')
   if config.head_activation not in heads.ACTIVATIONS:
     raise ValueError(
       f'model.head_activation is {config.head_activation!r}; known: {", ".join(heads.ACTIVATIONS)}'
     )
-  channels = unet.CHANNELS[config.backbone.size]
   scales = tuple(config.scales)
   if scales and (
-    scales[0] != 0 or list(scales) != sorted(set(scales)) or scales[-1] >= len(channels)
+    scales[0] != 0 or list(scales) != sorted(set(scales)) or scales[-1] >= backbone.num_scales
   ):
     raise ValueError(
-      f'model.scales is {scales}; expected increasing indices below {len(channels)} that start at 0'
+      f'model.scales is {scales}; expected increasing indices below {backbone.num_scales} that '
+      'start at 0'
     )
-  if not 0 <= config.top_k <= (len(scales) or len(channels)):
+  if not 0 <= config.top_k <= (len(scales) or backbone.num_scales):
     raise ValueError(f'model.top_k is {config.top_k}; expected 0 (all) to the number of scales')
-  active = (0,) if config.experts == 'finest' else scales or tuple(range(len(channels)))
+  active = (0,) if config.experts == 'finest' else scales or tuple(range(backbone.num_scales))
   return MoME(
-    backbone=unet.UNet(channels, dtype),
+    backbone=backbone,
     experts=config.experts,
     scales=scales,
     top_k=config.top_k,
+    warm_start=config.warm_start,
     width=config.width,
     router_width=config.router_width,
     head_activation=config.head_activation,

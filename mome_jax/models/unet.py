@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 from mome_jax.models import layers
 
-CHANNELS = {
-  'tiny': (8, 16, 32, 64),
-  'small': (16, 32, 64, 128),
-  'base': (64, 128, 256, 512),  # the published size, 19,073,600 parameters
+SIZES = {
+  'tiny': {'channels': (8, 16, 32, 64)},
+  'small': {'channels': (16, 32, 64, 128)},
+  'base': {'channels': (64, 128, 256, 512)},  # the published size, 19,073,600 parameters
 }
 
 
@@ -17,12 +17,14 @@ class ConvBlock(nn.Module):
   """Two times 3x3x3 convolution, instance normalisation, relu."""
 
   channels: tuple[int, int]
+  space_to_depth: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     for i, features in enumerate(self.channels):
-      x = layers.Conv3D(features, dtype=self.dtype, name=f'conv_{i}')(x)
+      blocked = self.space_to_depth and i == 0
+      x = layers.Conv3D(features, space_to_depth=blocked, dtype=self.dtype, name=f'conv_{i}')(x)
       x = layers.GroupNorm(per_channel=True, dtype=self.dtype, name=f'norm_{i}')(x)
       x = nn.relu(x)
     return x
@@ -36,6 +38,8 @@ class UNet(nn.Module):
   """
 
   channels: tuple[int, int, int, int]
+  space_to_depth: bool = False
+  remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @property
@@ -50,18 +54,20 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    conv_block = layers.rematerialised(ConvBlock, self.remat)
     x = x.astype(self.dtype)
     skips = []
     for level, features in enumerate(self.channels):
       x = layers.max_pool(x) if level else x
-      first = features // 2
-      x = ConvBlock((first, features), self.dtype, name=f'encoder_{level}')(x)
+      blocked = self.space_to_depth and level == 0
+      block = conv_block((features // 2, features), blocked, self.dtype, name=f'encoder_{level}')
+      x = block(x)
       skips.append(x)
     pyramid = [x]
     for level in reversed(range(len(self.channels) - 1)):
-      up = layers.UpConv3D(x.shape[-1], self.dtype, name=f'upsample_{level}')(x)
+      up = layers.UpConv3D(x.shape[-1], dtype=self.dtype, name=f'upsample_{level}')(x)
       features = self.channels[level]
-      block = ConvBlock((features, features), self.dtype, name=f'decoder_{level}')
+      block = conv_block((features, features), dtype=self.dtype, name=f'decoder_{level}')
       x = block(jnp.concatenate([up, skips[level]], -1))
       pyramid.append(x)
     return tuple(reversed(pyramid))

@@ -4,18 +4,20 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mome_jax.weights import files, t5
+from mome_jax.weights import files, segmentation, t5
 from mome_jax.weights.mapping import WeightsError
 
-SOURCES = {'t5': t5.convert}
+SOURCES = (*segmentation.SOURCES, 't5')
 
 
-def convert(source: str, state_dict: Mapping[str, np.ndarray]) -> dict:
+def convert(source: str, state_dict: Mapping[str, np.ndarray], **options) -> dict:
   """Our variables of a published checkpoint.
 
   Args:
-    source: a key of `SOURCES`.
+    source: 'universal_unet' and 'universal_swin_unetr' make a whole `MoME`; 'monai_swin_unetr' its
+      backbone and 'monai_swin_vit' the encoder of it, under `backbone` too; 't5' a `TextEncoder`.
     state_dict: tensors by name, as arrays (or CPU tensors of PyTorch).
+    options: `merging` for the two MONAI sources, see `segmentation.monai_swin_unetr`.
 
   Returns:
     {'params': ...} of float32 numpy arrays.
@@ -27,8 +29,10 @@ def convert(source: str, state_dict: Mapping[str, np.ndarray]) -> dict:
   """
   if source not in SOURCES:
     raise ValueError(f'source {source!r}; known: {", ".join(SOURCES)}')
-  arrays = {key: np.asarray(value) for key, value in state_dict.items()}
-  return SOURCES[source](files.strip_module(arrays))
+  state = files.strip_module({key: np.asarray(value) for key, value in state_dict.items()})
+  if source == 't5':
+    return t5.convert(state)
+  return segmentation.SOURCES[source](state, **options).variables
 
 
 __all__ = ['SOURCES', 'WeightsError', 'convert']

@@ -1,4 +1,4 @@
-"""The strict rule: every tensor is used or known useless, every variable filled, shapes equal."""
+"""The strict rule: every tensor is used or known to be useless, every variable is filled."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -104,3 +104,45 @@ def test_upsample_is_trilinear_with_half_pixel_centres(factor):
     torch.from_numpy(x), scale_factor=factor, mode='trilinear', align_corners=False
   )
   np.testing.assert_allclose(layers.upsample(jnp.asarray(x), factor), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('lowering', [layers._conv3d_halving_planes, layers._conv3d_halving_native])
+def test_halving_convolution_and_its_gradients(lowering):
+  x = RNG.normal(size=(2, 4, 6, 8, 3)).astype(np.float32)
+  kernel = RNG.normal(size=(3, 3, 3, 3, 4)).astype(np.float32)
+  weight = RNG.normal(size=(2, 2, 3, 4, 4)).astype(np.float32)
+  loss, grads = jax.value_and_grad(lambda x, k: (lowering(x, k) * weight).sum(), (0, 1))(x, kernel)
+  tx = to_torch(x).requires_grad_()
+  tk = torch.from_numpy(kernel.transpose(4, 3, 0, 1, 2).copy()).requires_grad_()
+  expected = torch.nn.functional.conv3d(tx, tk, stride=2, padding=1)
+  (expected * to_torch(weight)).sum().backward()
+  np.testing.assert_allclose(lowering(x, kernel), from_torch(expected), atol=3e-5)
+  np.testing.assert_allclose(grads[0], from_torch(tx.grad), atol=3e-5)
+  np.testing.assert_allclose(grads[1], tk.grad.numpy().transpose(2, 3, 4, 1, 0), atol=1e-4)
+
+
+def test_blocked_convolution_is_the_plain_one():
+  x = RNG.normal(size=(2, 4, 6, 8, 2)).astype(np.float32)
+  kernel = RNG.normal(size=(3, 3, 3, 2, 5)).astype(np.float32)
+  expected = layers._conv3d_native(x, kernel)
+  np.testing.assert_allclose(layers.conv3d_blocked(x, kernel), expected, atol=2e-5)
+
+
+def test_down_convolution():
+  x = RNG.normal(size=(2, 4, 6, 8, 3)).astype(np.float32)
+  kernel = RNG.normal(size=(2, 2, 2, 3, 5)).astype(np.float32)
+  bias = RNG.normal(size=5).astype(np.float32)
+  y = layers.DownConv3D(5).apply({'params': {'kernel': kernel, 'bias': bias}}, x)
+  expected = torch.nn.functional.conv3d(
+    to_torch(x),
+    torch.from_numpy(kernel.transpose(4, 3, 0, 1, 2).copy()),
+    torch.from_numpy(bias),
+    stride=2,
+  )
+  np.testing.assert_allclose(y, from_torch(expected), atol=1e-5)
+
+
+def test_mean_pool():
+  x = RNG.normal(size=(2, 4, 6, 8, 3)).astype(np.float32)
+  expected = torch.nn.functional.avg_pool3d(to_torch(x), 2)
+  np.testing.assert_allclose(layers.mean_pool(jnp.asarray(x)), from_torch(expected), atol=1e-6)

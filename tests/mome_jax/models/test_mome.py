@@ -1,5 +1,7 @@
 """The whole network: published sizes, heads from the formula, independence of the prompts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +15,11 @@ def config(**changes):
   values = ConfigDict(
     {
       'backbone': {'name': 'unet', 'size': 'tiny'},
+      'remat': False,
       'experts': 'pyramid',
       'scales': (),
       'top_k': 0,
+      'warm_start': False,
       'width': 64,
       'router_width': 8,
       'head_activation': 'relu',
@@ -119,6 +123,28 @@ def test_gradients_reach_every_parameter():
     if not np.abs(g).max() > 0
   ]
   assert still == []
+
+
+def test_a_warm_start_is_the_baseline_and_learns_to_mix():
+  image, text = example()
+  baseline = build_model(config(experts='finest'))
+  warm = build_model(config(warm_start=True))
+  variables, _ = start(warm, image, text)
+  params = variables['params'] | {'mixture_share': jnp.zeros(())}
+  inherited = jax.eval_shape(baseline.init, jax.random.key(0), image, text)['params']
+  expected, _ = jax.jit(baseline.apply)(
+    {'params': {name: params[name] for name in inherited}}, image, text
+  )
+
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
+  def run(share):
+    logits, _ = warm.apply({'params': params | {'mixture_share': share}}, image, text)
+    return jnp.square(logits - 1).mean(), logits
+
+  (_, logits), slope = run(jnp.zeros(()))
+  np.testing.assert_allclose(logits, expected, atol=1e-6 * float(jnp.abs(expected).max()))
+  assert abs(slope) > 1e-4
 
 
 def test_bfloat16_is_close_to_float32():

@@ -1,0 +1,15 @@
+"""MoME on Swin UNETR: six scales, otherwise as `paper_unet.py`.
+
+python -m mome_jax.main --config=mome_jax/configs/paper_swin_unetr.py --workdir=DIR \
+    --config.data_dir=DIR
+"""
+
+from mome_jax.configs import paper_unet
+
+
+def get_config():
+  """Returns the experiment."""
+  config = paper_unet.get_config()
+  config.model.backbone.name = 'swin_unetr'
+  config.model.backbone.merging = 'monai'  # order of joined neighbours: monai, monai_v2, cum
+  return config

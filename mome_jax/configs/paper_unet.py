@@ -1,0 +1,21 @@
+"""MoME on the U-Net of the CLIP-Driven Universal Model: four scales, 32 classes, 1.5 mm, 96^3.
+
+python -m mome_jax.main --config=mome_jax/configs/paper_unet.py --workdir=DIR --config.data_dir=DIR
+"""
+
+from mome_jax.configs import base
+
+
+def get_config():
+  """Returns the experiment."""
+  config = base.get_config()
+  config.classes = (
+    'spleen', 'right kidney', 'left kidney', 'gallbladder', 'esophagus', 'liver', 'stomach',
+    'aorta', 'postcava', 'portal and splenic vein', 'pancreas', 'right adrenal gland',
+    'left adrenal gland', 'duodenum', 'hepatic vessel', 'right lung', 'left lung', 'colon',
+    'intestine', 'rectum', 'bladder', 'prostate', 'left femoral head', 'right femoral head',
+    'celiac trunk', 'kidney tumor', 'liver tumor', 'pancreas tumor', 'hepatic vessel tumor',
+    'lung tumor', 'colon tumor', 'kidney cyst',
+  )  # fmt: skip
+  config.model.remat = True
+  return config
