@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 from scipy import fft, ndimage
 
-from input_pipeline import resample, sources
+from input_pipeline import options, resample, sources
 
 _GRID_MM = 6.0
 _TISSUE = (-150.0, 250.0)  # HU relative to the median of the body
@@ -272,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--download', action='append', required=True, type=_parse_download, help='SOURCE=FOLDER'
   )
   parser.add_argument('--output', required=True, type=pathlib.Path, help='JSON of the groups')
-  args = parser.parse_args(argv)
+  args = parser.parse_args(options.dashed(argv))
   try:
     cases = [
       c for source, folder in args.download for c in sources.get_source(source).cases(folder)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from input_pipeline import bricks, pipeline
+from input_pipeline import bricks, options, pipeline
 
 _PATCHES = 6
 _WINDOW = (-175.0, 250.0)
@@ -49,6 +49,7 @@ def contact_sheet(
       'patch': (edge,) * 3,
       'windows': (_WINDOW,),
       'foreground': 1.0,
+      'balance': 'sources',
       'cache_mb': 256,
       'augment': {},
     }
@@ -120,11 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--data-dir', '--data_dir', required=True, type=pathlib.Path)
+  parser.add_argument('--data-dir', required=True, type=pathlib.Path)
   parser.add_argument('--source', action='append', help='default: every prepared one')
   parser.add_argument('--output', type=pathlib.Path, help='default: DATA_DIR/inspect')
   parser.add_argument('--seed', type=int, default=0, help='of the patches (0)')
-  args = parser.parse_args(argv)
+  args = parser.parse_args(options.dashed(argv))
   found = sorted(path.parent.name for path in args.data_dir.glob(f'*/{bricks.SETTINGS}'))
   code = 0
   for name in args.source or found:

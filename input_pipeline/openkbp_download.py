@@ -26,6 +26,7 @@ import numpy as np
 import tqdm
 from scipy import ndimage
 
+from input_pipeline import options
 from input_pipeline.sources import SourceError
 from input_pipeline.sources.openkbp import ORGANS
 
@@ -189,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument('--output', required=True, type=pathlib.Path, help='for train/ and val/')
   parser.add_argument('--original', type=pathlib.Path, help='a copy of the repository')
-  args = parser.parse_args(argv)
+  args = parser.parse_args(options.dashed(argv))
   original = args.original or args.output / 'original'
   try:
     if args.original is None:

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 
 import tqdm
 
-from input_pipeline import bricks, check, dedupe, options, sources
+from input_pipeline import brick_writer, bricks, check, dedupe, options, sources
 
 
 class PrepareError(ValueError):
@@ -102,7 +102,7 @@ def prepare(
   start = time.monotonic()
   with _staging(pathlib.Path(data_dir), declared.name) as staging:
     with tqdm.tqdm(total=len(cases), desc=declared.name, unit='case') as bar:
-      written = bricks.write(
+      written = brick_writer.write(
         declared, cases, staging, spacing=spacing, brick=brick, on_case=lambda name: bar.update()
       )
     folder = staging / declared.name
@@ -117,7 +117,7 @@ def prepare(
   return report
 
 
-def _report(folder: pathlib.Path, written: bricks.Written) -> dict:
+def _report(folder: pathlib.Path, written: brick_writer.Written) -> dict:
   return {
     'cases': written.done,
     'skipped': written.skipped,

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from input_pipeline import bricks, prepare, sources, volume
+from input_pipeline import brick_writer, bricks, prepare, sources, volume
 from input_pipeline.anatomy import TEMPLATE
 
 SPACING = (8.0, 9.0, 7.0)
@@ -106,7 +106,7 @@ def test_oblique_flipped_geometry_survives(tmp_path):
   scan = sources.Scan(canonical.array.astype(np.float32), codes, canonical.geometry)
   ranges = {'spleen': (1.25, float('inf'))}
   case = sources.Case('phantom', 'a', 'test', ('spleen',), lambda: scan, ranges)
-  bricks.write(sources.get_source('phantom'), [case], tmp_path, spacing=(1, 1, 1), brick=8)
+  brick_writer.write(sources.get_source('phantom'), [case], tmp_path, spacing=(1, 1, 1), brick=8)
   (tmp_path / 'phantom' / bricks.SETTINGS).write_text(
     json.dumps({'settings': {'version': bricks.VERSION}})
   )
@@ -233,7 +233,7 @@ def test_real_scans(real_data, tmp_path):
   source = sources.get_source('openkbp')
   cases = source.cases(str(real_data / 'openkbp'))
   chosen = [cases[0], cases[1], cases[-1]]
-  written = bricks.write(source, chosen, tmp_path, spacing=(4, 4, 3), brick=32)
+  written = brick_writer.write(source, chosen, tmp_path, spacing=(4, 4, 3), brick=32)
   assert written.done == {'train': 2, 'validation': 1}
   assert not written.skipped
   folder = tmp_path / 'openkbp' / 'bricks' / bricks.VERSION

@@ -23,6 +23,7 @@ CONFIG = ml_collections.ConfigDict(
     'patch': (8, 8, 8),
     'windows': ((-175.0, 250.0),),
     'foreground': 1.0,
+    'balance': 'sources',
     'cache_mb': 8,
     'num_parallel': 1,
     'augment': {'enabled': False},
