@@ -15,13 +15,16 @@ from mome_jax import explain, metrics, multihost, report, steps
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
 
+_PROMPTS = {'default': prompts.default_prompts, 'held_out': prompts.held_out_prompts}
+
 
 def evaluate(config, workdir: epath.Path) -> dict:
   """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
 
   Writes `evaluation/{cases.csv,summary.json,table.md}` and `pictures/*.png` into `workdir` and
   prints the table. Several hosts share the scans, and each segments its own on its own devices; the
-  lead process draws its first ones, and computes and writes the scores of all.
+  lead process draws its first ones, and computes and writes the scores of all. With
+  `evaluation.prompts='held_out'` there are no pictures and the folder is `evaluation_held_out`.
 
   Args:
     config: see `configs/base.py`; usually the model's own (`checkpoint.load_config`).
@@ -32,14 +35,21 @@ def evaluate(config, workdir: epath.Path) -> dict:
 
   Raises:
     CheckpointError: if there is no checkpoint.
+    PromptError: if `evaluation.prompts` names nothing, or a class has no held-out name.
   """
+  if config.evaluation.prompts not in _PROMPTS:
+    known = ', '.join(_PROMPTS)
+    raise prompts.PromptError(
+      f'evaluation.prompts is {config.evaluation.prompts!r}; known: {known}'
+    )
+  held_out = config.evaluation.prompts == 'held_out'
   predictor = Predictor(workdir, config)
   names = tuple(config.classes)
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
-  texts = prompts.default_prompts(names, template)
+  texts = _PROMPTS[config.evaluation.prompts](names, template)
   segmenter = predictor.segmenter(names, texts, template)
   routing = None
-  if len(predictor.model.active_scales) > 1:
+  if len(predictor.model.active_scales) > 1 and not held_out:
     routing_step = jax.jit(steps.make_routing_step(predictor.model))
     text = predictor.embed(texts)[: len(names)]
     routing = explain.Routing(
@@ -64,7 +74,7 @@ def evaluate(config, workdir: epath.Path) -> dict:
     spacing = case.geometry.spacing
     segmentation = segmenter(case.image, spacing)
     rows += score_case(case, segmentation)
-    if lead and number < config.evaluation.pictures:
+    if lead and number < config.evaluation.pictures and not held_out:
       _draw(pictures / f'{case.name}.png', case, segmentation)
       if routing is not None:
         routing.add(case.image, spacing, segmentation)
@@ -74,13 +84,15 @@ def evaluate(config, workdir: epath.Path) -> dict:
   summary = metrics.summarize(rows)
   if not lead:
     return summary
-  folder = workdir / 'evaluation'
+  folder = workdir / ('evaluation_held_out' if held_out else 'evaluation')
   folder.mkdir(exist_ok=True)
   _write_cases(folder / 'cases.csv', rows)
-  result = {'step': predictor.step, 'postprocess': segmenter.rules, **summary}
+  result = {'step': predictor.step, 'postprocess': segmenter.rules, 'prompts': texts, **summary}
   (folder / 'summary.json').write_text(json.dumps(result, indent=2) + '\n')
   rules = ', '.join(segmenter.rules) or 'none'
   title = f'{len(cases)} held-out scans, step {predictor.step}, post-processing: {rules}'
+  if held_out:
+    title += ', prompts not seen in training'
   table = metrics.to_markdown(summary, title=title)
   (folder / 'table.md').write_text(table + '\n')
   if routing is not None and routing.cases:

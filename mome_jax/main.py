@@ -23,6 +23,7 @@ from input_pipeline.pipeline import PipelineError
 from mome_jax import aot, checkpoint, evaluate, multihost, sharding, train
 from mome_jax.checkpoint import CheckpointError
 from mome_jax.postprocess import PostprocessError
+from mome_jax.text.prompts import PromptError
 from mome_jax.text.vectors import TextVectorError
 
 FLAGS = flags.FLAGS
@@ -32,6 +33,7 @@ _EXPLAINED = (
   NotPreparedError,
   PipelineError,
   PostprocessError,
+  PromptError,
   TextVectorError,
   aot.TopologyError,
   sharding.MeshError,

@@ -87,6 +87,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluation.window = (96, 96, 96)
   config.evaluation.overlap = 0.5
   config.evaluation.batch_size = 1  # windows a call
+  # 'default' asks with the sentences of training, 'held_out' with names that training never showed.
+  config.evaluation.prompts = 'default'
   config.evaluation.pictures = 4  # cases to draw
   config.evaluation.postprocess = ()  # rules of postprocess.py, such as ('sides', 'largest')
 

@@ -4,6 +4,11 @@ import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE
 
+
+class PromptError(ValueError):
+  """Prompts that cannot be made or read; the message names them and the fix."""
+
+
 # Sentences seen in training. {name} is a bare name, {noun} a noun phrase with its article.
 SENTENCES = (
   'A computerized tomography of {noun}',
@@ -35,6 +40,27 @@ def default_prompts(names, template=TEMPLATE) -> list[str]:
     KeyError: if the template has no such name; the message lists close ones.
   """
   return [template.get(name).prompt for name in names]
+
+
+def held_out_prompts(names, template=TEMPLATE) -> list[str]:
+  """A name of every class that training never showed, bare as a user may type it.
+
+  Args:
+    names: K canonical names of the template.
+    template: anatomy.Template.
+
+  Returns:
+    K prompts, such as 'hepatic tissue'.
+
+  Raises:
+    KeyError: if the template has no such name.
+    PromptError: if a class has no held-out name.
+  """
+  structures = [template.get(name) for name in names]
+  without = [structure.name for structure in structures if not structure.held_out]
+  if without:
+    raise PromptError(f'{", ".join(without)}: no held_out names in the template; add some')
+  return [structure.held_out[0] for structure in structures]
 
 
 def phrase(sentence, structure, name) -> str:

@@ -149,6 +149,15 @@ def test_evaluation_alone_repeats_the_table(trained, workplace):
   assert (trained[0] / 'evaluation/cases.csv').read_text() == before
 
 
+def test_evaluation_with_names_never_trained_on(trained, workplace):
+  folder, environment = workplace
+  config = '--config.evaluation.prompts=held_out'
+  run(folder, environment, 'mome_jax.main', '--mode=evaluate', *training('whole', config))
+  summary = json.loads((trained[0] / 'evaluation_held_out/summary.json').read_text())
+  assert 'hepatic tissue' in summary['prompts']
+  assert (trained[0] / 'evaluation/summary.json').is_file()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(workplace):
   folder, environment = workplace
   done = subprocess.run(

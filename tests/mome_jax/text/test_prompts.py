@@ -17,6 +17,16 @@ def test_default_prompts_are_among_those_seen_in_training():
   assert set(prompts.default_prompts(NAMES)) <= set(prompts.training_prompts())
 
 
+def test_held_out_prompts_were_never_trained_on():
+  held_out = prompts.held_out_prompts(NAMES)
+  assert held_out[TEMPLATE.get('liver').index - 1] == 'hepatic tissue'
+  seen = ' | '.join(prompts.training_prompts()).casefold()
+  assert not [prompt for prompt in held_out if prompt.casefold() in seen]
+  template = TEMPLATE.extend([{'name': 'metastasis', 'parent': 'liver'}])
+  with pytest.raises(prompts.PromptError, match='metastasis: no held_out names'):
+    prompts.held_out_prompts(['metastasis'], template)
+
+
 def test_phrase_takes_the_article_of_the_canonical_name_only():
   liver = TEMPLATE.get('liver')
   assert prompts.phrase('A CT of {noun}', liver, 'liver') == 'A CT of a liver'
