@@ -46,6 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.experts = 'pyramid'  # or 'finest': the CLIP-Driven Universal Model
   config.model.scales = ()  # decoder layers that take part; () is all
   config.model.top_k = 0  # scales each class uses at a voxel; 0 is all
+  config.model.fusion = 'logits'  # of the experts; or their 'features', which one head then reads
+  config.model.router_inputs = 'text+vision'  # or 'text', 'vision', 'uniform'
   config.model.warm_start = False  # start as the finest expert alone: with init.checkpoint of CUM
   config.model.width = 256
   config.model.router_width = 32

@@ -17,6 +17,8 @@ class MoME(nn.Module):
       without a router, which is the CLIP-Driven Universal Model.
     scales: indices of the decoder layers that take part, finest first, starting at 0; () is all.
     top_k: scales each class uses at a voxel; 0 is all (soft mixture).
+    fusion: what is mixed, 'logits' of the experts or their 'features', which one head then reads.
+    router_inputs: what the mixture depends on; see `router.Router`.
     warm_start: whether a learned share, zero at first, of the mixture replaces the finest expert
       alone: a network whose other variables come from a baseline starts out equal to it.
     width: d, of the class features and the scan's context.
@@ -31,6 +33,8 @@ class MoME(nn.Module):
   experts: str = 'pyramid'
   scales: tuple[int, ...] = ()
   top_k: int = 0
+  fusion: str = 'logits'
+  router_inputs: str = 'text+vision'
   warm_start: bool = False
   width: int = 256
   router_width: int = 32
@@ -101,7 +105,8 @@ class MoME(nn.Module):
         banks[scale] = did
     gates = []
     if len(scales) > 1:
-      gates = router.Router(self.router_width, name='router')(features, classes, context)
+      decide = router.Router(self.router_width, self.router_inputs, name='router')
+      gates = decide(features, classes, context)
       if self.warm_start:
         share = self.param('mixture_share', nn.initializers.zeros, ())
 
@@ -114,7 +119,12 @@ class MoME(nn.Module):
       if not gates:
         return scores[0], scores, []
       logits = [gate(x) for gate, x in zip(gates, features, strict=True)]
-      fused = router.fuse(scores, logits, self.top_k)
+      if self.fusion == 'features':
+        weights = router.scale_weights(logits, self.top_k)
+        mixed = router.mix(outputs, weights)
+        fused = heads.apply_head(theta, mixed.astype(self.dtype), self.head_activation)
+      else:
+        fused = router.fuse(scores, logits, self.top_k)
       if self.warm_start:
         fused = scores[0] + jnp.tanh(share) * (fused - scores[0])
       return fused, scores, logits
@@ -141,8 +151,8 @@ def build_model(config) -> MoME:
 
   Args:
     config: with `backbone` (see `build_backbone`), `remat`, `experts` ('pyramid', 'finest'),
-      `scales`, `top_k`, `warm_start`, `width`, `router_width`, `head_activation`, `class_chunk`,
-      `dtype`, and optionally `bank` (see `bank.BankOptions`).
+      `scales`, `top_k`, `fusion`, `router_inputs`, `warm_start`, `width`, `router_width`,
+      `head_activation`, `class_chunk`, `dtype`, and optionally `bank` (see `bank.BankOptions`).
 
   Raises:
     ValueError: for a value that names nothing.
@@ -154,6 +164,12 @@ def build_model(config) -> MoME:
   if config.head_activation not in heads.ACTIVATIONS:
     raise ValueError(
       f'model.head_activation is {config.head_activation!r}; known: {", ".join(heads.ACTIVATIONS)}'
+    )
+  if config.fusion not in ('logits', 'features'):
+    raise ValueError(f'model.fusion is {config.fusion!r}; known: logits, features')
+  if config.router_inputs not in router.INPUTS:
+    raise ValueError(
+      f'model.router_inputs is {config.router_inputs!r}; known: {", ".join(router.INPUTS)}'
     )
   scales = tuple(config.scales)
   if scales and (
@@ -171,6 +187,8 @@ def build_model(config) -> MoME:
     experts=config.experts,
     scales=scales,
     top_k=config.top_k,
+    fusion=config.fusion,
+    router_inputs=config.router_inputs,
     warm_start=config.warm_start,
     width=config.width,
     router_width=config.router_width,

@@ -35,15 +35,24 @@ class Gate:
     return product + self.bias[:, None, None, None]
 
 
+INPUTS = ('text+vision', 'text', 'vision', 'uniform')
+
+
 class Router(nn.Module):
   """Makes the gates: how much each class trusts each scale, from voxel to voxel.
 
   The class's text and the scan's context make a query, the features of a scale its keys:
   `a_l,k(v) = <q_k, W_l GN(F_l(v))> / sqrt(d_r) + <u_l, t_k> + b_l`. That is linear in F_l(v): with
   W_l and the normalisation taken over to the query's side, no key is ever made.
+
+  Attributes:
+    features: d_r.
+    inputs: what decides, for ablations: 'text+vision' as above; 'text', without the first product;
+      'vision', with a query made of g alone and without u_l; 'uniform', a = 0.
   """
 
-  features: int = 32  # d_r
+  features: int = 32
+  inputs: str = 'text+vision'
 
   @nn.compact
   def __call__(
@@ -60,6 +69,26 @@ class Router(nn.Module):
       L gates: weight (B, K, C_l), bias (B, K).
     """
     shape = (context.shape[0], *classes.shape)
+    nothing = [Gate(jnp.zeros((*shape[:2], x.shape[-1])), jnp.zeros(shape[:2])) for x in pyramid]
+    if self.inputs == 'uniform':
+      return nothing
+    text, vision = (word in self.inputs for word in ('text', 'vision'))
+    products = self._products(pyramid, classes * text, context) if vision else nothing
+    gates = []
+    for level, gate in enumerate(products):
+      start = (
+        math.log(FINEST_WEIGHT / (1 - FINEST_WEIGHT) * (len(pyramid) - 1)) if level == 0 else 0.0
+      )
+      bias = self.param(f'bias_{level}', nn.initializers.constant(start), ())
+      if text:
+        prior = self.param(f'prior_{level}', nn.initializers.zeros, (classes.shape[-1],))
+        bias = bias + classes @ prior
+      gates.append(gate.replace(bias=gate.bias + bias))
+    return gates
+
+  def _products(self, pyramid, classes, context) -> list[Gate]:
+    """The gates of query times key alone."""
+    shape = (context.shape[0], *classes.shape)
     pairs = jnp.concatenate(
       [jnp.broadcast_to(classes[None], shape), jnp.broadcast_to(context[:, None], shape)], -1
     )
@@ -69,13 +98,7 @@ class Router(nn.Module):
       multiplier, offset = layers.GroupNorm(name=f'norm_{level}').affine(x)
       key = self.param(f'key_{level}', nn.initializers.lecun_normal(), (x.shape[-1], self.features))
       weight = jnp.einsum('bkr,cr->bkc', query, key)
-      prior = self.param(f'prior_{level}', nn.initializers.zeros, (classes.shape[-1],))
-      start = (
-        math.log(FINEST_WEIGHT / (1 - FINEST_WEIGHT) * (len(pyramid) - 1)) if level == 0 else 0.0
-      )
-      bias = self.param(f'bias_{level}', nn.initializers.constant(start), ())
-      bias = bias + jnp.einsum('bkc,bc->bk', weight, offset) + classes @ prior
-      gates.append(Gate(weight * multiplier[:, None], bias))
+      gates.append(Gate(weight * multiplier[:, None], jnp.einsum('bkc,bc->bk', weight, offset)))
     return gates
 
 
@@ -94,6 +117,20 @@ def scale_weights(gates: Sequence[jax.Array], top_k: int = 0) -> list[jax.Array]
   logits = _at_finest(gates)
   log_total = _log_total(logits, top_k)
   return [_weight(logits, i, log_total, top_k) for i in range(len(logits))]
+
+
+def mix(features: Sequence[jax.Array], weights: Sequence[jax.Array]) -> jax.Array:
+  """Weighted average of the experts' features, at the finest resolution.
+
+  Args:
+    features: L arrays (B, C, D / 2^l, H / 2^l, W / 2^l), finest first.
+    weights: L arrays (B, D, H, W) float32, from `scale_weights`.
+
+  Returns:
+    (B, C, D, H, W) float32.
+  """
+  fine = [layers.upsample(f, weights[0].shape[-1] // f.shape[-1]) for f in features]
+  return sum(w[:, None] * f for w, f in zip(weights, fine, strict=True))
 
 
 def _at_finest(maps: Sequence[jax.Array]) -> list[jax.Array]:

@@ -19,6 +19,8 @@ def config(**changes):
       'experts': 'pyramid',
       'scales': (),
       'top_k': 0,
+      'fusion': 'logits',
+      'router_inputs': 'text+vision',
       'warm_start': False,
       'width': 64,
       'router_width': 8,
@@ -84,7 +86,10 @@ def test_a_head_follows_the_formula(activation, slope):
     np.testing.assert_allclose(got[b], act(x) @ w3 + b3, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('changes', [{'top_k': 2}, {'experts': 'finest'}, {'scales': (0, 2)}])
+@pytest.mark.parametrize(
+  'changes',
+  [{'top_k': 2}, {'experts': 'finest'}, {'scales': (0, 2)}, {'fusion': 'features', 'top_k': 2}],
+)
 def test_a_class_does_not_depend_on_the_other_prompts(changes):
   model = build_model(config(**changes))
   image, text = example()
@@ -163,6 +168,8 @@ def test_bfloat16_is_close_to_float32():
     ({'backbone': {'name': 'unet', 'size': 'huge'}}, "model.backbone.size is 'huge'"),
     ({'backbone': {'name': 'vnet', 'size': 'tiny'}}, "model.backbone.name is 'vnet'"),
     ({'scales': (1, 2)}, 'model.scales'),
+    ({'fusion': 'masks'}, "model.fusion is 'masks'"),
+    ({'router_inputs': 'audio'}, "model.router_inputs is 'audio'"),
     ({'top_k': 5}, 'model.top_k is 5'),
     ({'head_activation': 'tanh'}, "model.head_activation is 'tanh'"),
   ],

@@ -77,9 +77,9 @@ def test_pyramids_must_match():
     router.fuse(scores, gates)
 
 
-def make_gates(features, classes, context, **values):
+def make_gates(features, classes, context, inputs='text+vision', **values):
   """The router with its parameters at the start, or those given; and what it returns."""
-  module = router.Router(4)
+  module = router.Router(4, inputs)
   params = module.init(jax.random.key(0), features, classes, context)['params']
   params |= values
   return params, module.apply({'params': params}, features, classes, context)
@@ -111,6 +111,35 @@ def test_a_gate_is_the_product_of_query_and_normalised_key():
     expected = np.einsum('br,bdhwr->bdhw', query, keys) / 2 + classes[k] @ prior + params['bias_0']
     got = Gate(gate.weight[:, k], gate.bias[:, k])(features[0])
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('inputs', 'by_class', 'by_voxel'),
+  [
+    ('text+vision', True, True),
+    ('text', True, False),
+    ('vision', False, True),
+    ('uniform', False, False),
+  ],
+)
+def test_what_the_weights_depend_on(inputs, by_class, by_voxel):
+  features = [jnp.asarray(RNG.normal(size=(1, n, n, n, 8)), jnp.float32) for n in (4, 2)]
+  classes = jnp.asarray(RNG.normal(size=(2, 16)), jnp.float32)
+  context = jnp.ones((1, 16))
+  params, _ = make_gates(features, classes, context, inputs)
+  given = {name: jnp.ones(16) for name in params if name == 'prior_0'}
+  params, gates = make_gates(features, classes, context, inputs, **given)
+  logits = [Gate(gates[0].weight[:, k], gates[0].bias[:, k])(features[0]) for k in range(2)]
+  assert (np.abs(logits[0] - logits[1]).max() > 1e-3) == by_class
+  assert (np.ptp(logits[0]) > 1e-3) == by_voxel
+  assert bool(params) == (inputs != 'uniform')
+
+
+def test_mixed_features_are_the_weighted_average():
+  features = pyramid(batch=2, classes=8)
+  weights = router.scale_weights([g[:, 0] for g in pyramid(batch=2, classes=1)])
+  expected = sum(w[:, None] * f for w, f in zip(weights, resized(features), strict=True))
+  np.testing.assert_allclose(router.mix(features, weights), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('top_k', [0, 1, 2])
