@@ -65,12 +65,10 @@ def test_processes_find_each_other(tmp_path):
 
 
 def test_a_dead_worker_ends_the_others_with_a_message(tmp_path):
-  start = time.monotonic()
   code, err = work('dies', tmp_path)
   assert code == 128 + signal.SIGKILL
   assert 'process 1 of 2 ended with -9' in err
   assert 'error: process 0 of 2 lost another one' in err or 'heartbeat' in err.lower()
-  assert time.monotonic() - start < 120
 
 
 def test_preempted_processes_agree_on_a_step_and_are_started_again(tmp_path):
