@@ -62,7 +62,9 @@ def _run(arguments: argparse.Namespace, asked: list[int]) -> int:
       forwarded += 1
     bad = [n for n, process in enumerate(processes) if process.poll() not in (None, 0, PREEMPTED)]
     if bad and failed is None:
-      failed, deadline = bad[0], time.monotonic() + arguments.grace
+      # One that a signal ended comes first: the others end because it is gone.
+      failed = next((n for n in bad if processes[n].returncode < 0), bad[0])
+      deadline = time.monotonic() + arguments.grace
       print(
         f'process {failed} of {len(processes)} ended with {processes[failed].returncode}; '
         f'the others have {arguments.grace:g} s',
