@@ -32,7 +32,7 @@ def test_a_joint_model_comes_back(tmp_path):
   assert TEMPLATE.extend(loaded.config.new_classes).get('metastasis').index == 39
   loaded.config.new_classes = config.new_classes  # lists inside are tuples now
   assert loaded.config.to_dict() == config.to_dict()
-  assert loaded.config.data.patch == (48, 48, 48)
+  assert loaded.config.data.patch == (32, 32, 32)
   assert loaded.step is None
   vocabulary = tokenizer.Tokenizer(loaded.folder / checkpoint.TOKENIZER)
   assert vocabulary.vocab_size == tokenizer.Tokenizer().vocab_size
