@@ -80,7 +80,7 @@ def test_pyramids_must_match():
 def make_gates(features, classes, context, inputs='text+vision', **values):
   """The router with its parameters at the start, or those given; and what it returns."""
   module = router.Router(4, inputs)
-  params = module.init(jax.random.key(0), features, classes, context)['params']
+  params = module.init(jax.random.key(0), features, classes, context).get('params', {})
   params |= values
   return params, module.apply({'params': params}, features, classes, context)
 
