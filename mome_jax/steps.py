@@ -28,9 +28,9 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
     model: from `build_model`.
     text_encoder: from `build_text_encoder`; None: the text is frozen.
     code_table: (256, K) bool; whether a label code belongs to a class.
-    config: `config.train`; uses `expert_loss`, the weight of the same losses on each coarser
-      expert's own logits, `text_loss`, the weight of `losses.prompt_contrast`, and `balance_loss`
-      and `z_loss`, of the banks of sparse experts.
+    config: `config.train`; uses `log_dice`, `expert_loss`, the weight of BCE and 1 - Dice on each
+      coarser expert's own logits, `text_loss`, the weight of `losses.prompt_contrast`, and
+      `balance_loss` and `z_loss`, of the banks of sparse experts.
 
   Returns:
     loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds image (B, D, H, W, C_in),
@@ -49,7 +49,7 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
     valid = losses.valid_voxels(
       batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
     )
-    bce, dice = losses.masked_bce_dice(logits, targets, valid)
+    bce, dice = losses.masked_bce_dice(logits, targets, valid, log=config.log_dice)
     metrics = {'loss_bce': bce, 'loss_dice': dice}
     loss = bce + dice
     if text_encoder is not None:

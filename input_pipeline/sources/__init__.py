@@ -21,7 +21,7 @@ from input_pipeline.sources.chaos import CHAOS
 from input_pipeline.sources.ircadb import IRCADB
 from input_pipeline.sources.nifti_folder import NIFTI_FOLDER
 from input_pipeline.sources.openkbp import OPENKBP, OPENKBP_PTV, OPENKBP_TUNE
-from input_pipeline.sources.phantoms import PHANTOM, phantom_cases
+from input_pipeline.sources.phantoms import PHANTOM, PHANTOM_TUNE, phantom_cases
 from input_pipeline.sources.totalsegmentator import TOTALSEGMENTATOR
 
 __all__ = [
@@ -35,6 +35,7 @@ SOURCES: Mapping[str, Source] = types.MappingProxyType(
     source.name: source
     for source in (
       PHANTOM,
+      PHANTOM_TUNE,
       NIFTI_FOLDER,
       OPENKBP,
       OPENKBP_TUNE,

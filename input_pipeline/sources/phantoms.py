@@ -1,5 +1,6 @@
 """The synthetic cohort of the demo and of the tests."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -20,11 +21,16 @@ _PHANTOM_DATASETS = {
   ),
 }  # fmt: skip
 _FIRST_VALIDATION_SEED = 1_000_000
+_FIRST_TUNE_SEED = 2_000_000
 _PHANTOM_SPACING = (4.0, 4.0, 4.0)
 
 
 def phantom_cases(
-  *, train: int = 24, validation: int = 6, spacing: Sequence[float] = _PHANTOM_SPACING
+  *,
+  train: int = 24,
+  validation: int = 6,
+  spacing: Sequence[float] = _PHANTOM_SPACING,
+  first_seed: int = _FIRST_VALIDATION_SEED,
 ) -> list[Case]:
   """A synthetic cohort with partial labels.
 
@@ -32,14 +38,15 @@ def phantom_cases(
     train: training cases; they take turns over the datasets.
     validation: validation cases; they label all classes of the phantom.
     spacing: (3,) mm of the scans' own grids.
+    first_seed: of the validation cases.
   """
   cases = []
   for i in range(train):
     source, names = list(_PHANTOM_DATASETS.items())[i % len(_PHANTOM_DATASETS)]
     cases.append(_phantom_case(source, 'train', i, names, spacing))
   for i in range(validation):
-    seed = _FIRST_VALIDATION_SEED + i
-    cases.append(_phantom_case('phantom', 'validation', seed, phantom.CLASSES, spacing))
+    case = _phantom_case('phantom', 'validation', first_seed + i, phantom.CLASSES, spacing)
+    cases.append(case)
   return cases
 
 
@@ -64,4 +71,11 @@ PHANTOM = Source(
   cases=lambda manual_dir: phantom_cases(),
   expected=30,
   classes=in_template_order(phantom.CLASSES),
+)
+
+PHANTOM_TUNE = dataclasses.replace(
+  PHANTOM,
+  name='phantom_tune',
+  description='The same training phantoms, and six others held out to make choices on.',
+  cases=lambda manual_dir: phantom_cases(first_seed=_FIRST_TUNE_SEED),
 )

@@ -77,6 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.weight_decay = 1e-5
   config.train.clip_norm = 1.0
   config.train.ema_decay = 0.999
+  config.train.log_dice = True  # -log(Dice), which no small class escapes; or 1 - Dice
   config.train.expert_loss = 0.1  # supervision of each coarser expert on its own
   config.train.text_loss = 1.0  # telling each class's prompts from the others'
   config.train.balance_loss = 1e-2  # equal use of the experts of a bank

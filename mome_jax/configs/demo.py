@@ -26,7 +26,7 @@ def get_config():
   config.model.dtype = 'float32'
   config.model.class_chunk = 2
 
-  config.train.steps = 1800
+  config.train.steps = 2300
   config.train.batch_size = 1
   config.train.learning_rate = 3e-3
   config.train.warmup_steps = 50
@@ -35,6 +35,7 @@ def get_config():
   config.train.log_every = 20
   config.train.checkpoint_every = 300
 
-  config.evaluation.window = (48, 48, 48)
-  config.evaluation.overlap = 0.25
+  # As in training: the normalisation's statistics are those of the window.
+  config.evaluation.window = (32, 32, 32)
+  config.evaluation.overlap = 0.5
   return config

@@ -25,6 +25,5 @@ def get_config():
   config.train.checkpoint_every = 250
   config.train.warmup_steps = 50
 
-  config.evaluation.window = (56, 56, 56)
-  config.evaluation.overlap = 0.25
+  config.evaluation.window = (40, 40, 40)
   return config

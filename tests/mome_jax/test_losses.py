@@ -18,8 +18,8 @@ def case(batch=2, size=4, classes=3):
   return jnp.asarray(logits), jnp.asarray(targets)
 
 
-def total(logits, targets, valid):
-  return sum(losses.masked_bce_dice(logits, targets, valid))
+def total(logits, targets, valid, log=False):
+  return sum(losses.masked_bce_dice(logits, targets, valid, log=log))
 
 
 def test_full_supervision_is_bce_and_soft_dice():
@@ -55,6 +55,26 @@ def test_an_absent_class_counts_in_bce_only():
   np.testing.assert_allclose(bce, (alone[0] + empty) / 2, rtol=1e-5)
 
 
+def test_log_dice():
+  logits, targets = case()
+  _, dice = losses.masked_bce_dice(logits, targets, jnp.ones_like(targets), log=True)
+  p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+  overlap, both = (p * targets).sum((2, 3, 4)), (p + targets).sum((2, 3, 4))
+  np.testing.assert_allclose(dice, -np.log(2 * overlap / both).mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize('probability', [1e-1, 1e-2, 1e-4, 1e-6])
+def test_log_dice_pulls_up_a_small_class_however_low_it_lies(probability):
+  targets = jnp.zeros((1, 1, 16, 16, 16), bool).at[0, 0, :2, :2, 0].set(True)
+  logits = jnp.where(targets, jnp.log(probability / (1 - probability)), -30.0)
+  valid = jnp.ones_like(targets)
+  slope = lambda log: jax.grad(lambda x: losses.masked_bce_dice(x, targets, valid, log=log)[1])(
+    logits
+  ).sum()
+  np.testing.assert_allclose(slope(True), -1, atol=0.2)
+  assert abs(slope(False)) < 2 * probability
+
+
 def test_prompt_contrast_on_hand_numbers():
   default = jnp.eye(2)
   np.testing.assert_allclose(
@@ -64,18 +84,19 @@ def test_prompt_contrast_on_hand_numbers():
   np.testing.assert_allclose(losses.prompt_contrast(parallel, parallel), np.log(2), rtol=1e-6)
 
 
-def test_unsupervised_classes_get_exactly_no_gradient():
+@pytest.mark.parametrize('log', [False, True])
+def test_unsupervised_classes_get_exactly_no_gradient(log):
   logits, targets = case()
   supervised = jnp.array([[True, False, True], [False, False, True]])
   valid = jnp.broadcast_to(supervised[..., None, None, None], targets.shape)
-  loss, grad = jax.value_and_grad(total)(logits, targets, valid)
+  loss, grad = jax.value_and_grad(total)(logits, targets, valid, log)
   touched = np.abs(grad).max((2, 3, 4)) > 0
   np.testing.assert_array_equal(touched, supervised)
   other = jnp.where(valid, logits, 1e6)  # whatever the model says there
-  np.testing.assert_array_equal(total(other, targets, valid), loss)
+  np.testing.assert_array_equal(total(other, targets, valid, log), loss)
   nan = jnp.where(valid, logits, jnp.nan)
-  np.testing.assert_array_equal(total(nan, targets, valid), loss)
-  assert (np.asarray(jax.grad(total)(nan, targets, valid))[~np.asarray(valid)] == 0).all()
+  np.testing.assert_array_equal(total(nan, targets, valid, log), loss)
+  assert (np.asarray(jax.grad(total)(nan, targets, valid, log))[~np.asarray(valid)] == 0).all()
 
 
 def test_the_mean_is_over_supervised_pairs():
@@ -93,9 +114,10 @@ def test_the_mean_is_over_supervised_pairs():
   np.testing.assert_allclose(total(logits, targets, valid), np.mean(each), rtol=1e-5)
 
 
-def test_nothing_supervised_is_zero():
+@pytest.mark.parametrize('log', [False, True])
+def test_nothing_supervised_is_zero(log):
   logits, targets = case()
-  loss, grad = jax.value_and_grad(total)(logits, targets, jnp.zeros_like(targets))
+  loss, grad = jax.value_and_grad(total)(logits, targets, jnp.zeros_like(targets), log)
   assert loss == 0
   assert (np.asarray(grad) == 0).all()
 
