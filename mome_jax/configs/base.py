@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.text.mode = 'joint'  # a small T5 that trains with the model; 'frozen': vectors made once
   config.text.vectors = ''  # of frozen text: what mome_jax.text.embed wrote, or CUM's file
   config.text.vocab_size = 512
-  config.text.max_length = 32
+  config.text.max_length = 40
   config.text.d_model = 128
   config.text.d_kv = 32
   config.text.d_ff = 256

@@ -67,6 +67,15 @@ class TestPhantom:
     assert all(set(c.supervised) == set(phantom.CLASSES) for c in held_out)
     assert len({c.name for c in cases}) == len(cases)
 
+  def test_choices_are_made_on_other_phantoms(self):
+    split = lambda name, part: {
+      c.name for c in sources.get_source(name).cases(None) if c.split == part
+    }
+    assert split('phantom_tune', 'train') == split('phantom', 'train')
+    tune, reported = split('phantom_tune', 'validation'), split('phantom', 'validation')
+    assert len(tune) == len(reported) == 6
+    assert not tune & reported
+
   def test_scan_holds_only_what_its_dataset_labels(self):
     cases = sources.phantom_cases(train=3, validation=0, spacing=(8, 8, 8))
     assert len({case.source for case in cases}) == 3
