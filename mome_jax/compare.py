@@ -94,9 +94,10 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _check_same(a: set, b: set, names: Sequence[str]) -> None:
-  for own, other, (name, without) in ((a, b, names), (b, a, names[::-1])):
+  for own, name in ((a, names[0]), (b, names[1])):
     if not own:
       raise results.ResultsError(f'{name}: no scores')
+  for own, other, (name, without) in ((a, b, names), (b, a, names[::-1])):
     lacking = sorted({key[:2] for key in own} - {key[:2] for key in other})
     if lacking:
       shown = ', '.join('/'.join(filter(None, key)) for key in lacking[:3])

@@ -51,11 +51,10 @@ def count(
     `predicted`: components of the prediction.
   """
   voxel_ml = float(np.prod(spacing)) / 1000
-  labels = cc3d.connected_components(np.ascontiguousarray(prediction), connectivity=26)
+  labels, lesions = _components(prediction), _components(truth)
   sizes = np.bincount(labels.ravel(), minlength=1)
   large = sizes * voxel_ml >= MINIMUM_ML.get(name, 0.0)
   large[0] = False
-  lesions = cc3d.connected_components(np.ascontiguousarray(truth), connectivity=26)
   hit = np.unique(lesions[large[labels]])
   return {
     'lesions': int(lesions.max(initial=0)),
@@ -97,6 +96,11 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     'false_positives_per_healthy': _mean(alarms),
     'false_positives_per_healthy_interval': bootstrap_interval(alarms),
   }
+
+
+def _components(mask: np.ndarray) -> np.ndarray:
+  labels = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
+  return labels.astype(np.uint32, copy=False)  # an array without voxels comes back as bool
 
 
 def _mean(values: Sequence[float], counts: Sequence[int] | None = None) -> float:

@@ -46,11 +46,11 @@ def score_folders(
   """Scores every reference and its prediction of the same name, on the reference's grid.
 
   A folder holds one label map a case (nnU-Net, `NAME.nii.gz` or `NAME_seg.nii.gz`), whose values
-  mean what `dataset.json` in it or beside it says (a list of values is their union; the value of
-  `ignore` is left out), else the legends `NAME_seg.json`, else, for predictions, what they mean in
-  the references, else the class template. Or it holds one folder a case with one mask a class
-  (TotalSegmentator): `NAME/spleen.nii.gz`, `NAME/segmentations/kidney_left.nii.gz`. A class without
-  a reference mask is not scored in that case.
+  mean what its `dataset.json` says (a list of values is their union; the value of `ignore` is left
+  out), else its legends `NAME_seg.json`, else `dataset.json` beside it, else, for predictions, what
+  they mean in the references, else the class template. Or it holds one folder a case with one mask
+  a class (TotalSegmentator): `NAME/spleen.nii.gz`, `NAME/segmentations/kidney_left.nii.gz`. A class
+  without a reference mask is not scored in that case.
 
   Args:
     predictions: folder.
@@ -66,9 +66,9 @@ def score_folders(
   """
   predictions, references = pathlib.Path(predictions), pathlib.Path(references)
   _labels.cache_clear()  # files may have changed since the last call
-  meaning = _declared(references)
+  meaning = _values(references)
   truths = find_masks(references, meaning)
-  found = find_masks(predictions, _declared(predictions) or _legends(predictions) or meaning)
+  found = find_masks(predictions, _values(predictions) or meaning)
   missing = [case for case in truths if case not in found]
   if missing:
     raise ScoreError(
@@ -172,12 +172,12 @@ def _read_mask(paths: Mapping[str, pathlib.Path], name: str) -> volume.Volume:
   return volume.Volume(labels.array > 0, labels.geometry)
 
 
-def _declared(folder: pathlib.Path) -> dict[str, list[int]] | None:
-  """Class -> values, from the `dataset.json` in a folder or beside it."""
-  for path in (folder / 'dataset.json', folder.parent / 'dataset.json'):
-    if path.is_file():
-      return _meaning(path, json.loads(path.read_text()).get('labels'))
-  return None
+def _values(folder: pathlib.Path) -> dict[str, list[int]] | None:
+  """Class -> values, from what lies in a folder or beside it; None where nothing says."""
+  own, beside = folder / 'dataset.json', folder.parent / 'dataset.json'
+  if own.is_file():
+    return _declared(own)
+  return _legends(folder) or (_declared(beside) if beside.is_file() else None)
 
 
 def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
@@ -195,7 +195,8 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
   return meaning or None
 
 
-def _meaning(path: pathlib.Path, declared) -> dict[str, list[int]]:
+def _declared(path: pathlib.Path) -> dict[str, list[int]]:
+  declared = json.loads(path.read_text()).get('labels')
   if not isinstance(declared, Mapping):
     raise ScoreError(f'{path}: no "labels"; it must hold an object of name -> value')
   named = nifti_folder.by_name(declared, path)
