@@ -3,7 +3,7 @@
 | rule | does |
 |:--|:--|
 | sides | paired organs: every component goes to the side of the body where it lies |
-| largest | organs that are one piece keep their largest component |
+| largest | built-in organs that are one piece keep their largest component |
 | portal | the portal and splenic vein ends at the lowest slice of the pancreas |
 | inside | what lies in an organ stays within the closed organ and 3 mm around it |
 | minimum | tumours and cysts lose components below a volume |
@@ -20,7 +20,7 @@ import cc3d
 import numpy as np
 import scipy.ndimage
 
-from input_pipeline.anatomy import Template
+from input_pipeline.anatomy import TEMPLATE, Template
 
 MINIMUM_ML = {
   'kidney tumor': 0.27,
@@ -182,11 +182,14 @@ def _ordered(inside: np.ndarray, in_right: np.ndarray, in_left: np.ndarray) -> b
 
 def _largest(masks: _Masks) -> None:
   for structure in masks.structures:
-    if structure.parents or structure.name in BRANCHED:
+    # Nobody knows whether a class that came with a dataset is one piece.
+    built_in = structure.name in TEMPLATE.names()
+    if structure.parents or structure.name in BRANCHED or not built_in:
       continue
     mask = masks.mask(structure.name)
     labels, sizes = _components(mask)
-    masks.remove(structure.name, mask & (labels != sizes.argmax()))
+    if np.count_nonzero(sizes) > 1:
+      masks.remove(structure.name, mask & (labels != sizes.argmax()))
 
 
 def _portal(masks: _Masks) -> None:

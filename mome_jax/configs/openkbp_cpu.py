@@ -27,4 +27,5 @@ def get_config():
 
   config.evaluation.window = (56, 56, 56)
   config.evaluation.overlap = 0.25
+  config.evaluation.postprocess = ('largest',)  # chosen on the patients of openkbp_tune
   return config
