@@ -1,4 +1,4 @@
-"""Anatomical rules for predicted masks, each switched by its name in `evaluation.postprocess`.
+"""Anatomical rules for predicted masks, each switched by its name.
 
 | rule | does |
 |:--|:--|
@@ -8,7 +8,8 @@
 | inside | what lies in an organ stays within the closed organ and 3 mm around it |
 | minimum | tumours and cysts lose components below a volume |
 
-They run in this order, one class at a time inside its box, on the packed masks of a `Segmentation`.
+`evaluation.postprocess` of a config, or `predict --postprocess`, names those that run. They run in
+this order, one class at a time inside its box, on the packed masks of a `Segmentation`.
 Components are 26-connected. The choice of rules follows the CLIP-Driven Universal Model, which
 states its minimum volumes in voxels of 1.5 mm; here they are millilitres.
 """
@@ -44,7 +45,19 @@ def check(rules: Collection[str]) -> None:
   """Raises PostprocessError where a name is not in `RULES`."""
   unknown = [rule for rule in rules if rule not in RULES]
   if unknown:
-    raise PostprocessError(f'evaluation.postprocess names {unknown}; known: {", ".join(RULES)}')
+    raise PostprocessError(f'post-processing names {unknown}; known: {", ".join(RULES)}')
+
+
+def parse(text: str) -> tuple[str, ...]:
+  """Rules as a command line names them: separated by commas, or 'none'.
+
+  Raises:
+    PostprocessError: if a rule is unknown.
+  """
+  rules = tuple(part.strip() for part in text.split(',') if part.strip())
+  rules = () if rules == ('none',) else rules
+  check(rules)
+  return rules
 
 
 def apply(segmentation, rules: Collection[str], spacing: Sequence[float], midline: float):

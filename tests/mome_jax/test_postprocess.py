@@ -176,6 +176,13 @@ def test_the_midline_is_the_centre_of_the_body():
   assert postprocess.body_midline(np.full(SHAPE, -1000.0)) == 9.5
 
 
+def test_rules_of_a_command_line():
+  assert postprocess.parse('sides, largest') == ('sides', 'largest')
+  assert postprocess.parse('none') == postprocess.parse('') == ()
+  with pytest.raises(postprocess.PostprocessError, match="'all'.*known: sides"):
+    postprocess.parse('all')
+
+
 def test_an_unknown_rule_is_named():
   with pytest.raises(postprocess.PostprocessError, match="'biggest'.*known: sides, largest"):
     run(segmentation(), 'biggest')
