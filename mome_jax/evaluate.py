@@ -1,8 +1,16 @@
-"""Checkpoint x cases -> per-case CSV, summary JSON, Markdown table and pictures."""
+"""Scores of a checkpoint, of folders of masks, and differences between two evaluations.
 
-import csv
-import io
-import json
+  python -m mome_jax.evaluate score --predictions DIR --references DIR
+  python -m mome_jax.evaluate compare A B
+
+score: the masks of two folders, as nnU-Net, TotalSegmentator and `mome_jax.predict` write them;
+compare: paired differences B - A, case by case, of two workdirs or evaluation folders. A checkpoint
+is scored by `python -m mome_jax.main --mode=evaluate`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +19,8 @@ import tqdm
 from etils import epath
 
 from input_pipeline import bricks
-from mome_jax import explain, metrics, multihost, report, steps
+from input_pipeline.options import dashed
+from mome_jax import compare, explain, metrics, multihost, report, results, score, steps
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
 
@@ -21,8 +30,8 @@ _PROMPTS = {'default': prompts.default_prompts, 'held_out': prompts.held_out_pro
 def evaluate(config, workdir: epath.Path) -> dict:
   """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
 
-  Writes `evaluation/{cases.csv,summary.json,table.md}` and `pictures/*.png` into `workdir` and
-  prints the table. Several hosts share the scans, and each segments its own on its own devices; the
+  Writes `evaluation/` (see `results.write`) and `pictures/*.png` into `workdir` and prints the
+  table. Several hosts share the scans, and each segments its own on its own devices; the
   lead process draws its first ones, and computes and writes the scores of all. With
   `evaluation.prompts='held_out'` there are no pictures and the folder is `evaluation_held_out`.
 
@@ -81,20 +90,15 @@ def evaluate(config, workdir: epath.Path) -> dict:
 
   rows = multihost.gather_rows(rows)
   rows.sort(key=lambda row: (row['source'], row['case']))  # the same with any number of hosts
-  summary = metrics.summarize(rows)
   if not lead:
-    return summary
+    return metrics.summarize(rows)
   folder = workdir / ('evaluation_held_out' if held_out else 'evaluation')
-  folder.mkdir(exist_ok=True)
-  _write_cases(folder / 'cases.csv', rows)
-  result = {'step': predictor.step, 'postprocess': segmenter.rules, 'prompts': texts, **summary}
-  (folder / 'summary.json').write_text(json.dumps(result, indent=2) + '\n')
   rules = ', '.join(segmenter.rules) or 'none'
   title = f'{len(cases)} held-out scans, step {predictor.step}, post-processing: {rules}'
   if held_out:
     title += ', prompts not seen in training'
-  table = metrics.to_markdown(summary, title=title)
-  (folder / 'table.md').write_text(table + '\n')
+  origin = {'step': predictor.step, 'postprocess': segmenter.rules, 'prompts': texts}
+  summary, table = results.write(folder, rows, title=title, origin=origin)
   if routing is not None and routing.cases:
     routing.draw(pictures / 'routing.png')
   print(f'\n{table}\n\nTable and scores: {folder}\nPictures: {pictures}')
@@ -109,7 +113,7 @@ def score_case(case, segmentation) -> list[dict]:
     segmentation: of its image.
 
   Returns:
-    One row per (case, class): source, case, class and the fields of `metrics.Scores`.
+    One row per (case, class), as `results.score` gives it.
   """
   spacing = case.geometry.spacing
   rows = []
@@ -119,8 +123,7 @@ def score_case(case, segmentation) -> list[dict]:
     heights = case.slice_ranges.get(name, (-np.inf, np.inf))
     truth = segmentation.template.code_table([name])[case.codes, 0]
     pair = (metrics.restrict(mask, spacing, heights) for mask in (segmentation.mask(name), truth))
-    scores = metrics.score(*pair, spacing)
-    rows.append({'source': case.source, 'case': case.name, 'class': name, **vars(scores)})
+    rows.append(results.score(case.source, case.name, name, *pair, spacing))
   return rows
 
 
@@ -137,9 +140,74 @@ def _draw(path: epath.Path, case, segmentation) -> None:
   )
 
 
-def _write_cases(path: epath.Path, rows: list[dict]) -> None:
-  text = io.StringIO()
-  writer = csv.DictWriter(text, ['source', 'case', 'class', *metrics.METRICS])
-  writer.writeheader()
-  writer.writerows(rows)
-  path.write_text(text.getvalue())
+# ---------------------------------------------------------------------------- command line
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog='python -m mome_jax.evaluate',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  commands = parser.add_subparsers(dest='command', required=True)
+  scoring = commands.add_parser(
+    'score',
+    help='predicted masks against references',
+    description=score.score_folders.__doc__.split('\n\n  Args:')[0],
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  scoring.add_argument('--predictions', required=True, metavar='DIR')
+  scoring.add_argument('--references', required=True, metavar='DIR')
+  scoring.add_argument('--classes', default='', help='names separated by commas; default: all')
+  scoring.add_argument(
+    '--dataset', default='', help='as in `input_pipeline.prepare --list`, for published numbers'
+  )
+  scoring.add_argument('--output', metavar='DIR', help='default: evaluation/ in --predictions')
+  comparing = commands.add_parser(
+    'compare',
+    help='paired differences between two evaluations',
+    description=compare.compare.__doc__.split('\n\n  Args:')[0],
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  comparing.add_argument('a', metavar='A', help='workdir, evaluation folder or cases.csv')
+  comparing.add_argument('b', metavar='B')
+  comparing.add_argument('--output', metavar='DIR', help='also write comparison.md and .csv there')
+  return parser.parse_args(dashed(argv))
+
+
+def _score(args: argparse.Namespace) -> None:
+  classes = [name.strip() for name in args.classes.split(',') if name.strip()]
+  rows = score.score_folders(
+    args.predictions, args.references, classes=classes, dataset=args.dataset
+  )
+  folder = epath.Path(args.output or epath.Path(args.predictions) / 'evaluation')
+  cases = len({row['case'] for row in rows})
+  title = f'{cases} scans, {args.predictions} against {args.references}'
+  origin = {'predictions': args.predictions, 'references': args.references}
+  _, table = results.write(folder, rows, title=title, origin=origin)
+  print(f'{table}\nTable and scores: {folder}')
+
+
+def _compare(args: argparse.Namespace) -> None:
+  found = compare.compare(results.read(args.a), results.read(args.b), names=(args.a, args.b))
+  print(compare.to_markdown(found))
+  if args.output:
+    folder = epath.Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'comparison.md').write_text(compare.to_markdown(found))
+    (folder / 'comparison.csv').write_text(compare.to_csv(found))
+    print(f'Written: {folder}')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = _parse(argv)
+  try:
+    {'score': _score, 'compare': _compare}[args.command](args)
+  except (ValueError, OSError) as error:  # all of ours are
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,4 +1,4 @@
-"""Dice, surface Dice (NSD) and HD95 on the scan's own grid, with bootstrap intervals over cases.
+"""Dice, surface Dice (NSD) and HD95 on the scan's own grid, and their summary over cases.
 
 Surfaces and their areas are those of DeepMind's `surface-distance` (Nikolov et al., "Clinically
 applicable segmentation of head and neck anatomy", JMIR 2021); a mask that reaches the border of the
@@ -8,11 +8,14 @@ image is closed there.
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import surface_distance
+
+from mome_jax import detection
+from mome_jax.intervals import bootstrap_interval, bootstrap_macro
 
 METRICS = ('dice', 'nsd_1mm', 'nsd', 'nsd_3mm', 'hd95_mm')
 
@@ -95,92 +98,92 @@ def restrict(
   return mask[:, :, max(0, math.ceil(low - 1e-3)) : max(0, math.floor(high + 1e-3) + 1)]
 
 
-def bootstrap_interval(
-  values: Iterable[float], *, seed: int = 0, samples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-  """Percentile bootstrap interval of the mean over cases.
-
-  Args:
-    values: one finite number per case; NaN is left out.
-    seed: seed of the resampling.
-    samples: number of resamples.
-    level: coverage of the interval, in (0, 1).
-
-  Returns:
-    (low, high); (NaN, NaN) without any case.
-
-  Raises:
-    ValueError: if a value is infinite.
-  """
-  column = np.asarray(list(values), np.float64)[:, None]
-  return _bootstrap_macro(column[~np.isnan(column[:, 0])], seed, samples, level)
-
-
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """Aggregates scores over cases and classes.
+  """Aggregates scores over cases and classes, in all and for every dataset.
 
   Args:
     rows: one mapping per supervised (case, class) pair with the keys `case`, `class` and those of
-      `METRICS`; both masks empty is told by NaN Dice.
+      `METRICS`; both masks empty is told by NaN Dice. Optional: `source`, the dataset of the case,
+      and the keys of `detection.FIELDS`.
 
   Returns:
     A JSON-safe dict (None where nothing is defined): `mean_dice` and `mean_nsd` are the mean over
     classes of the mean over cases, their intervals resample whole cases; `classes` maps a name, in
     order of appearance, to the means of its metrics with intervals, `n` cases in the mean,
-    `n_both_empty` cases left out, and `hd95_infinite` cases that `hd95_mm` leaves out.
+    `n_both_empty` cases left out, `hd95_infinite` cases that `hd95_mm` leaves out, and, for tumours
+    and cysts, `detection` as `detection.summarize` gives it. `datasets` maps every source to the
+    same numbers of its cases alone.
 
   Raises:
-    ValueError: if a (case, class) pair appears twice.
+    ValueError: if a (case, class) pair of a dataset appears twice.
   """
-  n_rows = collections.Counter(row['class'] for row in rows)
-  table = _table(rows)
+  sources = dict.fromkeys(row['source'] for row in rows if row.get('source'))
+  datasets = {
+    source: _summary([row for row in rows if row.get('source') == source]) for source in sources
+  }
+  return _json_safe({**_summary(rows), 'datasets': datasets})
+
+
+def tabulate(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = METRICS):
+  """Arranges rows by case and class.
+
+  Args:
+    rows: as in `summarize`.
+    metrics: keys to arrange.
+
+  Returns:
+    The C (source, case) pairs and the K class names, in order of appearance, and for every metric
+    an array (C, K) float64, NaN where there is no score.
+
+  Raises:
+    ValueError: as `summarize`.
+  """
+  keys = [((row.get('source', ''), row['case']), row['class']) for row in rows]
+  twice = [key for key, count in collections.Counter(keys).items() if count > 1]
+  if twice:
+    (_, case), name = twice[0]
+    raise ValueError(f'(case, class) {(case, name)} has several rows; keep one per pair')
+  cases, names = (
+    list(dict.fromkeys(part)) for part in (zip(*keys, strict=True) if keys else ((), ()))
+  )
+  table = {metric: np.full((len(cases), len(names)), np.nan) for metric in metrics}
+  case_index, class_index = ({key: i for i, key in enumerate(part)} for part in (cases, names))
+  for (case, name), row in zip(keys, rows, strict=True):
+    for metric in metrics:
+      table[metric][case_index[case], class_index[name]] = row[metric]
+  return cases, names, table
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  _, names, table = tabulate(rows)
   classes = {}
-  for k, name in enumerate(n_rows):
+  for k, name in enumerate(names):
+    own = [row for row in rows if row['class'] == name]
     column = {metric: table[metric][:, k] for metric in METRICS}
     n = int((~np.isnan(column['dice'])).sum())
     infinite = np.isinf(column['hd95_mm'])
     classes[name] = {
-      'dice': _mean(column['dice']),
+      'dice': mean(column['dice']),
       'dice_interval': bootstrap_interval(column['dice']),
-      'nsd': _mean(column['nsd']),
+      'nsd': mean(column['nsd']),
       'nsd_interval': bootstrap_interval(column['nsd']),
-      'nsd_1mm': _mean(column['nsd_1mm']),
-      'nsd_3mm': _mean(column['nsd_3mm']),
-      'hd95_mm': _mean(column['hd95_mm'][~infinite]),
+      'nsd_1mm': mean(column['nsd_1mm']),
+      'nsd_3mm': mean(column['nsd_3mm']),
+      'hd95_mm': mean(column['hd95_mm'][~infinite]),
       'hd95_infinite': int(infinite.sum()),
       'n': n,
-      'n_both_empty': n_rows[name] - n,
+      'n_both_empty': len(own) - n,
     }
-  return _json_safe(
-    {
-      'mean_dice': _mean(np.array([c['dice'] for c in classes.values()])),
-      'mean_dice_interval': _bootstrap_macro(table['dice']),
-      'mean_nsd': _mean(np.array([c['nsd'] for c in classes.values()])),
-      'mean_nsd_interval': _bootstrap_macro(table['nsd']),
-      'classes': classes,
-    }
-  )
-
-
-def to_markdown(summary: Mapping[str, Any], *, title: str) -> str:
-  """Formats `summarize`'s result as a Markdown table, last row the mean over classes."""
-  lines = [
-    f'### {title}',
-    '',
-    '| class | n | Dice % | NSD 2 mm % | HD95 mm |',
-    '|:--|--:|--:|--:|--:|',
-  ]
-  for name, row in summary['classes'].items():
-    distance = '–' if row['hd95_mm'] is None else f'{row["hd95_mm"]:.1f}'
-    if row['hd95_infinite']:
-      distance += f' ({row["hd95_infinite"]} infinite)'
-    dice = _percent(row['dice'], row['dice_interval'])
-    nsd = _percent(row['nsd'], row['nsd_interval'])
-    lines.append(f'| {name} | {row["n"]} | {dice} | {nsd} | {distance} |')
-  dice = _percent(summary['mean_dice'], summary['mean_dice_interval'])
-  nsd = _percent(summary['mean_nsd'], summary['mean_nsd_interval'])
-  lines.append(f'| **mean over classes** | | **{dice}** | **{nsd}** | |')
-  return '\n'.join(lines) + '\n'
+    counted = [row for row in own if row.get('lesions') not in (None, '')]
+    if counted:
+      classes[name]['detection'] = detection.summarize(counted)
+  return {
+    'mean_dice': mean(np.array([c['dice'] for c in classes.values()])),
+    'mean_dice_interval': bootstrap_macro(table['dice']),
+    'mean_nsd': mean(np.array([c['nsd'] for c in classes.values()])),
+    'mean_nsd_interval': bootstrap_macro(table['nsd']),
+    'classes': classes,
+  }
 
 
 def _check(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> list[float]:
@@ -210,54 +213,8 @@ def _joint_box(prediction: np.ndarray, truth: np.ndarray) -> tuple[slice, ...]:
   return tuple(box)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-  """Per metric an array (cases, classes) in order of appearance, NaN where there is no score."""
-  pairs = [(row['case'], row['class']) for row in rows]
-  twice = [pair for pair, count in collections.Counter(pairs).items() if count > 1]
-  if twice:
-    raise ValueError(f'(case, class) {twice[0]} has several rows; keep one per pair')
-  case_index = {case: i for i, case in enumerate(dict.fromkeys(case for case, _ in pairs))}
-  class_index = {name: i for i, name in enumerate(dict.fromkeys(name for _, name in pairs))}
-  table = {metric: np.full((len(case_index), len(class_index)), np.nan) for metric in METRICS}
-  for (case, name), row in zip(pairs, rows, strict=True):
-    for metric in METRICS:
-      table[metric][case_index[case], class_index[name]] = row[metric]
-  return table
-
-
-def _bootstrap_macro(
-  table: np.ndarray, seed: int = 0, samples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-  """Interval of the mean over classes of the mean over cases, resampling cases.
-
-  Args:
-    table: (cases, classes) float64; NaN where a class has no score. Classes without any case in a
-      resample are left out of that resample's mean.
-    seed: seed of the resampling.
-    samples: number of resamples.
-    level: coverage of the interval.
-
-  Returns:
-    (low, high); (NaN, NaN) without any score.
-  """
-  if np.isinf(table).any():
-    raise ValueError('infinite value; count infinite distances instead of averaging them')
-  valid = ~np.isnan(table)
-  if not valid.any():
-    return math.nan, math.nan
-  n_cases = len(table)
-  draws = np.random.default_rng(seed).multinomial(n_cases, np.full(n_cases, 1 / n_cases), samples)
-  totals, counts = draws @ np.where(valid, table, 0.0), draws @ valid  # (samples, classes)
-  means = np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
-  n_classes = (counts > 0).sum(axis=1)
-  macro = means.sum(axis=1)[n_classes > 0] / n_classes[n_classes > 0]
-  if not macro.size:
-    return math.nan, math.nan
-  low, high = np.quantile(macro, [(1 - level) / 2, (1 + level) / 2])
-  return float(low), float(high)
-
-
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+  """Mean of what is not NaN; NaN where nothing is left."""
   values = values[~np.isnan(values)]
   return float(values.mean()) if values.size else math.nan
 
@@ -269,9 +226,3 @@ def _json_safe(value: Any) -> Any:
   if isinstance(value, (tuple, list)):
     return [_json_safe(item) for item in value]
   return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _percent(value: float | None, interval: Sequence[float | None]) -> str:
-  if value is None:
-    return '–'
-  return f'{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'

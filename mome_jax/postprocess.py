@@ -1,14 +1,15 @@
-"""Anatomical rules for predicted masks, each switched by its name in `evaluation.postprocess`.
+"""Anatomical rules for predicted masks, each switched by its name.
 
 | rule | does |
 |:--|:--|
 | sides | paired organs: every component goes to the side of the body where it lies |
-| largest | organs that are one piece keep their largest component |
+| largest | built-in organs that are one piece keep their largest component |
 | portal | the portal and splenic vein ends at the lowest slice of the pancreas |
 | inside | what lies in an organ stays within the closed organ and 3 mm around it |
 | minimum | tumours and cysts lose components below a volume |
 
-They run in this order, one class at a time inside its box, on the packed masks of a `Segmentation`.
+`evaluation.postprocess` of a config, or `predict --postprocess`, names those that run. They run in
+this order, one class at a time inside its box, on the packed masks of a `Segmentation`.
 Components are 26-connected. The choice of rules follows the CLIP-Driven Universal Model, which
 states its minimum volumes in voxels of 1.5 mm; here they are millilitres.
 """
@@ -20,7 +21,7 @@ import cc3d
 import numpy as np
 import scipy.ndimage
 
-from input_pipeline.anatomy import Template
+from input_pipeline.anatomy import TEMPLATE, Template
 
 MINIMUM_ML = {
   'kidney tumor': 0.27,
@@ -44,7 +45,19 @@ def check(rules: Collection[str]) -> None:
   """Raises PostprocessError where a name is not in `RULES`."""
   unknown = [rule for rule in rules if rule not in RULES]
   if unknown:
-    raise PostprocessError(f'evaluation.postprocess names {unknown}; known: {", ".join(RULES)}')
+    raise PostprocessError(f'post-processing names {unknown}; known: {", ".join(RULES)}')
+
+
+def parse(text: str) -> tuple[str, ...]:
+  """Rules as a command line names them: separated by commas, or 'none'.
+
+  Raises:
+    PostprocessError: if a rule is unknown.
+  """
+  rules = tuple(part.strip() for part in text.split(',') if part.strip())
+  rules = () if rules == ('none',) else rules
+  check(rules)
+  return rules
 
 
 def apply(segmentation, rules: Collection[str], spacing: Sequence[float], midline: float):
@@ -182,11 +195,14 @@ def _ordered(inside: np.ndarray, in_right: np.ndarray, in_left: np.ndarray) -> b
 
 def _largest(masks: _Masks) -> None:
   for structure in masks.structures:
-    if structure.parents or structure.name in BRANCHED:
+    # Nobody knows whether a class that came with a dataset is one piece.
+    built_in = structure.name in TEMPLATE.names()
+    if structure.parents or structure.name in BRANCHED or not built_in:
       continue
     mask = masks.mask(structure.name)
     labels, sizes = _components(mask)
-    masks.remove(structure.name, mask & (labels != sizes.argmax()))
+    if np.count_nonzero(sizes) > 1:
+      masks.remove(structure.name, mask & (labels != sizes.argmax()))
 
 
 def _portal(masks: _Masks) -> None:

@@ -28,7 +28,7 @@ from absl import logging
 
 from input_pipeline import volume
 from input_pipeline.options import dashed, spacing
-from mome_jax import outputs
+from mome_jax import outputs, postprocess
 from mome_jax.predictor import Predictor, use_compilation_cache
 from mome_jax.segment import NonFiniteLogitsError, Segmenter
 from mome_jax.text.prompts import parse_prompts
@@ -105,6 +105,7 @@ def predict(
   options: outputs.Options = outputs.DEFAULTS,
   check_sides: bool = False,
   text_model: str | os.PathLike | None = None,
+  rules: Sequence[str] | None = None,
 ) -> list[Result]:
   """Segments scans and writes the results; a scan that fails does not stop the others.
 
@@ -118,6 +119,7 @@ def predict(
     options: what to write besides labels and legend.
     text_model: see `Predictor`.
     check_sides: call a scan mirrored where liver and spleen have changed sides.
+    rules: of post-processing, names of `postprocess.RULES`; None is those of the model's config.
 
   Returns:
     One result a scan, in order; `report.csv` in the output folder holds the same.
@@ -125,7 +127,7 @@ def predict(
   Raises:
     PredictError: if there is no scan, or the output folder cannot be used.
     CheckpointError, TextVectorError: if the model cannot be used.
-    ValueError: if a prompt comes twice or there are too many.
+    ValueError: if a prompt comes twice or there are too many, or a rule is unknown.
   """
   paths, output = find_scans(scans), pathlib.Path(output)
   _make_output(output, scans)
@@ -137,7 +139,7 @@ def predict(
   if check_sides and not {'liver', 'spleen'} <= set(names):
     raise PredictError('--check-sides compares liver and spleen: name both in --prompts')
   job = Job(
-    segmenter=predictor.segmenter(names, [target.prompt for target in targets]),
+    segmenter=predictor.segmenter(names, [target.prompt for target in targets], rules=rules),
     targets=targets,
     output=output,
     read=read,
@@ -294,6 +296,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--check-sides', action='store_true', help='exit code 3 where liver lies left of spleen'
   )
+  parser.add_argument(
+    '--postprocess',
+    metavar='RULES',
+    help=f"separated by commas: {', '.join(postprocess.RULES)}; or none; default: the model's own",
+  )
   return parser.parse_args(dashed(argv))
 
 
@@ -314,6 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       options=outputs.Options(args.masks, args.probabilities, not args.no_preview),
       check_sides=args.check_sides,
       text_model=args.text_model,
+      rules=None if args.postprocess is None else postprocess.parse(args.postprocess),
     )
   except ValueError as error:  # all of ours are
     print(f'error: {error}', file=sys.stderr)

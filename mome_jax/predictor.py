@@ -89,7 +89,12 @@ class Predictor:
     return self._embed(self.params, jax.device_put(padded, self._everywhere))
 
   def segmenter(
-    self, names: Sequence[str], prompts: Sequence[str], template: Template | None = None
+    self,
+    names: Sequence[str],
+    prompts: Sequence[str],
+    template: Template | None = None,
+    *,
+    rules: Sequence[str] | None = None,
   ) -> Segmenter:
     """Segments scans into K classes.
 
@@ -97,8 +102,10 @@ class Predictor:
       names: K class names.
       prompts: K texts for the text encoder.
       template: tells which classes contain which; None is the model's own.
+      rules: of post-processing; None is those of the model's config.
 
     Raises:
+      PostprocessError: if a rule is unknown.
       TextVectorError: if the model's text is frozen and it has no vector for a prompt.
     """
     text = self.embed(prompts)
@@ -116,4 +123,5 @@ class Predictor:
       windows=self.config.data.windows,
       evaluation=self.config.evaluation,
       template=template or self.template,
+      rules=rules,
     )

@@ -92,9 +92,10 @@ class Segmenter:
     windows: HU windows, one input channel each.
     evaluation: `config.evaluation`: window, overlap, batch_size, postprocess.
     template: tells which classes contain which.
+    rules: of `postprocess.RULES`; None is `evaluation.postprocess`.
 
   Raises:
-    PostprocessError: if a rule of `evaluation.postprocess` is unknown.
+    PostprocessError: if a rule is unknown.
   """
 
   def __init__(
@@ -106,6 +107,7 @@ class Segmenter:
     windows: Sequence[tuple[float, float]],
     evaluation,
     template: Template = TEMPLATE,
+    rules: Sequence[str] | None = None,
   ):
     self.names = tuple(names)
     self._predict = predict
@@ -114,7 +116,7 @@ class Segmenter:
     self.window = tuple(evaluation.window)
     self._evaluation = evaluation
     self._template = template
-    self.rules = tuple(evaluation.get('postprocess', ()))
+    self.rules = tuple(evaluation.get('postprocess', ()) if rules is None else rules)
     postprocess.check(self.rules)
 
   def network_input(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

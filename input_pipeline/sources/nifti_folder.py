@@ -80,7 +80,7 @@ def _meanings(index: dict, template: Template, path: pathlib.Path) -> dict[int, 
   """Label value -> class names, or None where it is ignored."""
   ignored = {_plain(name) for name in index.get('ignored', ())}
   found: dict[int, list[str]] = {}
-  for name, values in _by_name(index['labels'], path).items():
+  for name, values in by_name(index['labels'], path).items():
     if _plain(name) == 'background':
       continue
     if _plain(name) == 'ignore':
@@ -98,7 +98,7 @@ def _meanings(index: dict, template: Template, path: pathlib.Path) -> dict[int, 
   return {value: tuple(names) or None for value, names in found.items()}
 
 
-def _by_name(declared: Mapping, path: pathlib.Path) -> dict[str, list[int]]:
+def by_name(declared: Mapping, path: pathlib.Path) -> dict[str, list[int]]:
   """Both styles of nnU-Net: {"liver": 1}, {"liver": [1, 2]}, and the older {"1": "liver"}."""
   found = {}
   for key, value in declared.items():

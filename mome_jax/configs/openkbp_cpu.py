@@ -25,5 +25,7 @@ def get_config():
   config.train.checkpoint_every = 250
   config.train.warmup_steps = 50
 
+  # Chosen on openkbp_tune: windows of the patch's size, and the largest component of each organ.
   config.evaluation.window = (40, 40, 40)
+  config.evaluation.postprocess = ('largest',)
   return config

@@ -10,7 +10,7 @@ import surface_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mome_jax import metrics
+from mome_jax import intervals, metrics
 
 
 def box(shape, low, high):
@@ -145,31 +145,6 @@ def test_restrict_keeps_the_slices_whose_centre_is_inside():
   assert metrics.restrict(mask, (1, 1, 1.1), (0, third)).shape[2] == 4
 
 
-def test_bootstrap_interval():
-  values = np.random.default_rng(3).normal(0.8, 0.1, 40)
-  low, high = metrics.bootstrap_interval(values)
-  assert low < values.mean() < high
-  # Normal theory: mean +- 1.96 standard errors.
-  error = 1.96 * values.std() / math.sqrt(40)
-  np.testing.assert_allclose((low, high), (values.mean() - error, values.mean() + error), atol=3e-3)
-  assert (low, high) == metrics.bootstrap_interval(values)
-  assert (low, high) != metrics.bootstrap_interval(values, seed=1)
-  assert (low, high) == metrics.bootstrap_interval([*values[:10], math.nan, *values[10:]])
-  narrow = metrics.bootstrap_interval(values, level=0.5)
-  assert low < narrow[0] < narrow[1] < high
-
-
-def test_bootstrap_interval_of_few_values():
-  assert metrics.bootstrap_interval([0.25]) == (0.25, 0.25)
-  assert all(math.isnan(v) for v in metrics.bootstrap_interval([]))
-  assert all(math.isnan(v) for v in metrics.bootstrap_interval([math.nan]))
-  # Two values: a resample's mean is 0, 1/2 or 1 with chance 1/4, 1/2, 1/4.
-  assert metrics.bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
-  assert metrics.bootstrap_interval([0.0, 1.0], level=0.4) == (0.5, 0.5)
-  with pytest.raises(ValueError, match='infinite'):
-    metrics.bootstrap_interval([1.0, math.inf])
-
-
 def row(case, name, dice, nsd, hd95):
   values = {'dice': dice, 'nsd_1mm': nsd / 2, 'nsd': nsd, 'nsd_3mm': nsd, 'hd95_mm': hd95}
   return {'case': case, 'class': name, **values}
@@ -198,7 +173,7 @@ def test_summary_by_hand():
   assert (tumor['n'], tumor['n_both_empty'], tumor['hd95_infinite']) == (2, 1, 0)
   assert summary['mean_dice'] == pytest.approx(0.5)
   assert summary['mean_nsd'] == pytest.approx(0.4)
-  assert liver['dice_interval'] == list(metrics.bootstrap_interval([0.9, 0.0, 0.6]))
+  assert liver['dice_interval'] == list(intervals.bootstrap_interval([0.9, 0.0, 0.6]))
 
 
 def test_mean_is_over_classes_not_over_pairs():
@@ -212,7 +187,7 @@ def test_macro_interval_resamples_whole_cases():
   rows = [row(c, k, float(c == 'a'), 0.5, 1.0) for c in 'ab' for k in ('liver', 'spleen')]
   table = np.array([[1.0, 1.0], [0.0, 0.0]])
   assert metrics.summarize(rows)['mean_dice_interval'] == [0.0, 1.0]
-  assert metrics._bootstrap_macro(table, level=0.4) == (0.5, 0.5)
+  assert intervals.bootstrap_macro(table, level=0.4) == (0.5, 0.5)
 
 
 def test_macro_interval_leaves_out_a_class_without_a_case_in_the_resample():
@@ -239,18 +214,3 @@ def test_summary_is_json_safe():
 def test_repeated_pair_is_an_error():
   with pytest.raises(ValueError, match=r"\('a', 'liver'\)"):
     metrics.summarize([*ROWS, ROWS[0]])
-
-
-def test_markdown():
-  rows = [row('a', 'liver', 0.9, 0.8, 4.0), row('a', 'colon', NAN, NAN, NAN)]
-  rows.append(row('a', 'rectum', 0.0, 0.0, math.inf))
-  lines = metrics.to_markdown(metrics.summarize(rows), title='Phantoms').splitlines()
-  assert lines[0] == '### Phantoms'
-  assert lines[2] == '| class | n | Dice % | NSD 2 mm % | HD95 mm |'
-  assert lines[4] == '| liver | 1 | 90.0 [90.0, 90.0] | 80.0 [80.0, 80.0] | 4.0 |'
-  assert lines[5] == '| colon | 0 | – | – | – |'
-  assert lines[6] == '| rectum | 1 | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | – (1 infinite) |'
-  mean = '| **45.0 [45.0, 45.0]** | **40.0 [40.0, 40.0]** | |'
-  assert lines[7:] == [f'| **mean over classes** | {mean}']
-  assert len({line.count('|') for line in lines[2:]}) == 1
-  assert '**–**' in metrics.to_markdown(metrics.summarize([]), title='Nothing')

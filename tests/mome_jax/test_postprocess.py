@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from input_pipeline.anatomy import TEMPLATE
 from mome_jax import postprocess, segment
 
 NAMES = ('liver', 'right lung', 'left lung', 'liver tumor', 'pancreas', 'portal and splenic vein',
@@ -105,14 +106,67 @@ def test_the_portal_vein_ends_at_the_pancreas():
   np.testing.assert_array_equal(alone.mask(NAMES[5]), vein)
 
 
-def test_empty_masks_and_a_second_application():
-  empty = run(segmentation(), *ALL)
-  assert not empty.winner.any()
-  noise = np.random.default_rng(1).random((len(NAMES), *SHAPE)) > 0.7
-  found = segmentation(**{n.replace(' ', '_'): m for n, m in zip(NAMES, noise, strict=True)})
-  once = run(found, *ALL)
-  twice = run(once, 'largest', 'portal')
+def test_a_class_that_came_with_a_dataset_may_be_several_pieces():
+  template = TEMPLATE.extend([{'name': 'lymph node'}])
+  names = ('lymph node', 'liver')
+  logits = np.full((*SHAPE, 2), -1.0, np.float32)
+  nodes, liver = block((2, 4)) | block((12, 15)), block((6, 9)) | block((16, 18))
+  logits[nodes, 0], logits[liver, 1] = 1, 1
+  over, winner = segment.decide(logits, names, template)
+  found = run(segment.Segmentation(names, winner, over, template), 'largest')
+  np.testing.assert_array_equal(found.mask('lymph node'), nodes)
+  np.testing.assert_array_equal(found.mask('liver'), block((6, 9)))
+
+
+def test_empty_masks():
+  assert not run(segmentation(), *ALL).winner.any()
+
+
+def blobs(seed):
+  """Smooth random masks of every class, each in several pieces."""
+  rng = np.random.default_rng(seed)
+  fields = [scipy.ndimage.gaussian_filter(rng.normal(size=SHAPE), 1.2) for _ in NAMES]
+  masks = [field > np.quantile(field, 0.75) for field in fields]
+  masks[NAMES.index('pancreas')][:, :, :4] = False  # where the portal vein is to be cut
+  return segmentation(**{n.replace(' ', '_'): m for n, m in zip(NAMES, masks, strict=True)})
+
+
+@pytest.mark.parametrize('rule', ALL)
+@pytest.mark.parametrize('seed', range(3))
+def test_a_second_application_changes_nothing(rule, seed):
+  once = run(blobs(seed), rule)
+  twice = run(once, rule)
   np.testing.assert_array_equal(once.winner, twice.winner)
+  np.testing.assert_array_equal(once.over, twice.over)
+
+
+# The classes that a rule may take voxels from.
+CHANGES = {
+  'sides': {'right lung', 'left lung', 'right kidney', 'left kidney'},
+  'largest': set(NAMES) - {'liver tumor', 'portal and splenic vein'},
+  'portal': {'portal and splenic vein'},
+  'inside': {'liver tumor'},
+  'minimum': {'liver tumor'},
+}
+
+
+@pytest.mark.parametrize('rule', ALL)
+@pytest.mark.parametrize('seed', range(3))
+def test_a_rule_takes_voxels_from_its_own_classes_and_gives_none(rule, seed):
+  before = blobs(seed)
+  after = run(before, rule)
+  pairs = {name: name for name in NAMES}
+  if rule == 'sides':  # what one side loses the other gets
+    pairs |= {f'right {organ}': f'left {organ}' for organ in ('lung', 'kidney')}
+    pairs |= {f'left {organ}': f'right {organ}' for organ in ('lung', 'kidney')}
+  changed = set()
+  for name, other in pairs.items():
+    had, has = (found.mask(name) | found.mask(other) for found in (before, after))
+    assert not (has & ~had).any(), name
+    if not np.array_equal(before.mask(name), after.mask(name)):
+      changed.add(name)
+  assert changed <= CHANGES[rule]
+  assert changed  # else the masks put nothing to the test
 
 
 def test_the_midline_is_the_centre_of_the_body():
@@ -120,6 +174,13 @@ def test_the_midline_is_the_centre_of_the_body():
   image[4:11] = 0
   assert postprocess.body_midline(image) == 7.0
   assert postprocess.body_midline(np.full(SHAPE, -1000.0)) == 9.5
+
+
+def test_rules_of_a_command_line():
+  assert postprocess.parse('sides, largest') == ('sides', 'largest')
+  assert postprocess.parse('none') == postprocess.parse('') == ()
+  with pytest.raises(postprocess.PostprocessError, match="'all'.*known: sides"):
+    postprocess.parse('all')
 
 
 def test_an_unknown_rule_is_named():

@@ -167,7 +167,7 @@ class Threshold:
   def __init__(self, change=lambda logits: logits):
     self._change = change
 
-  def segmenter(self, names, prompts):
+  def segmenter(self, names, prompts, *, rules=None):
     def step(windows):
       liver = 40 * windows[..., 0] - 20
       return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(names) - 1)], -1))
@@ -175,6 +175,7 @@ class Threshold:
     return segment.Segmenter(
       step, names=names, spacing=(1.5, 1.5, 1.5), windows=((-500, 500),),
       evaluation=ConfigDict({'window': (32, 32, 32), 'overlap': 0.25, 'batch_size': 1}),
+      rules=rules,
     )  # fmt: skip
 
 
@@ -228,6 +229,20 @@ def test_every_orientation_keeps_shape_affine_and_place(run, tmp_path):
     assert mask.shape == truth.shape
     found = np.asarray(mask.dataobj) == 6
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.99, name
+
+
+def test_rules_clean_the_masks(run, tmp_path):
+  scan = np.full((24, 24, 24), -1000, np.int16)
+  scan[4:12, 4:20, 4:20] = 100
+  small = scan.copy()
+  scan[18:22, 6:10, 6:10] = 100
+  nib.save(nib.Nifti1Image(scan, np.diag([1.5, 1.5, 1.5, 1])), tmp_path / 'a.nii.gz')
+  masks = []
+  for rules in (None, ('largest',)):
+    run(tmp_path / 'a.nii.gz', rules=rules)
+    masks.append(np.asarray(nib.load(tmp_path / 'out/a_seg.nii.gz').dataobj))
+  np.testing.assert_array_equal(masks[0] > 0, scan > 0)
+  np.testing.assert_array_equal(masks[1] > 0, small > 0)
 
 
 def test_an_empty_prediction_is_zeros_and_not_present(run, tmp_path):
@@ -453,6 +468,7 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
     ({'--output': 'scans/a.nii.gz'}, 'scans/a.nii.gz: cannot be written'),
     ({'--input': 'scans', '--output': 'scans'}, 'scans: is the input too'),
     ({'--prompts': 'liver,,spleen'}, 'an empty one'),
+    ({'--postprocess': 'biggest'}, "names ['biggest']; known: sides, largest"),
     ({'--prompts': 'liver, Liver'}, 'liver comes twice'),
     ({'--prompts': ','.join(f'text {i}' for i in range(57))}, 'labels 200..255 hold 56'),
   ],

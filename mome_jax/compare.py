@@ -1,0 +1,208 @@
+"""Paired comparison of two evaluations of the same cases."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from mome_jax import metrics, results, tables
+from mome_jax.intervals import bootstrap_macro
+
+MEAN = 'mean over classes'
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """Of one metric in one class, or in the mean over classes.
+
+  Attributes:
+    metric: of `metrics.METRICS`.
+    name: class, or `MEAN`.
+    n: cases that both evaluations score with a finite number.
+    a, b: means over these cases; shares in [0, 1], or mm.
+    difference: b - a.
+    low, high: 95 % paired bootstrap interval of the difference, resampling cases.
+    p: two-sided Wilcoxon signed-rank; 1 where no case differs, NaN without cases.
+    win, tie, loss: cases in which B is better, equal and worse; an infinite distance counts here.
+    unpaired: cases left out everywhere since one side scores nothing: no reference, and nothing
+      predicted.
+  """
+
+  metric: str
+  name: str
+  n: int
+  a: float
+  b: float
+  difference: float
+  low: float
+  high: float
+  p: float
+  win: int
+  tie: int
+  loss: int
+  unpaired: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Names of A and B, and their differences, metric by metric."""
+
+  names: tuple[str, str]
+  differences: tuple[Difference, ...]
+
+
+def compare(
+  a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], *, names=('A', 'B')
+) -> Comparison:
+  """Paired differences B - A by class, and in the mean over classes.
+
+  Cases are matched by dataset and name, and both sides must have scored the same classes in them.
+  Intervals resample whole cases; the test is Wilcoxon's signed-rank over cases (of the mean over
+  classes: over the cases' means). p is not corrected for the number of classes. A higher Dice and
+  NSD and a lower HD95 win. HD95 is averaged where both sides have a finite distance.
+
+  Args:
+    a: rows of `results.read`.
+    b: those of the other side.
+    names: of both, for messages and headings.
+
+  Raises:
+    ResultsError: if there are no scores, or cases or classes differ.
+  """
+  keys = [{(row.get('source', ''), row['case'], row['class']) for row in rows} for rows in (a, b)]
+  _check_same(*keys, names)
+  ordered = [sorted(rows, key=_key) for rows in (a, b)]
+  (_, classes, first), (_, _, second) = map(metrics.tabulate, ordered)
+  # tabulate orders by appearance, and sorted rows appear alike; the report keeps A's own order.
+  order = list(dict.fromkeys(row['class'] for row in a))
+  columns = [classes.index(name) for name in order]
+  found = []
+  for metric in metrics.METRICS:
+    pair = first[metric][:, columns], second[metric][:, columns]
+    better = -1 if metric == 'hd95_mm' else 1
+    for k, name in enumerate(order):
+      found.append(_difference(metric, name, pair[0][:, [k]], pair[1][:, [k]], better))
+    found.append(_difference(metric, MEAN, *pair, better))
+  return Comparison(tuple(map(str, names)), tuple(found))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
+  return row.get('source', ''), row['case'], row['class']
+
+
+def _check_same(a: set, b: set, names: Sequence[str]) -> None:
+  for own, name in ((a, names[0]), (b, names[1])):
+    if not own:
+      raise results.ResultsError(f'{name}: no scores')
+  for own, other, (name, without) in ((a, b, names), (b, a, names[::-1])):
+    lacking = sorted({key[:2] for key in own} - {key[:2] for key in other})
+    if lacking:
+      shown = ', '.join('/'.join(filter(None, key)) for key in lacking[:3])
+      raise results.ResultsError(
+        f'{without}: lacks {len(lacking)} cases of {name}, such as {shown}; evaluate both on the '
+        'same cases'
+      )
+  for own, other, (name, without) in ((a, b, names), (b, a, names[::-1])):
+    lacking = sorted(own - other)
+    if lacking:
+      _, case, missing = lacking[0]
+      raise results.ResultsError(
+        f'{without}: has no score of {missing!r} in {case}, {name} has; evaluate both with '
+        'the same classes'
+      )
+
+
+def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: int) -> Difference:
+  """Of scores (cases, classes); NaN where there is none."""
+  scored = ~(np.isnan(a) | np.isnan(b))
+  unpaired = np.count_nonzero(np.isnan(a) != np.isnan(b))
+  finite = scored & np.isfinite(a) & np.isfinite(b)
+  apart = np.where(finite, np.subtract(b, a, where=finite, out=np.zeros_like(a)), np.nan)
+  per_case = apart[finite.any(1)]
+  counts = finite.sum(1)[finite.any(1)]
+  differences = np.nansum(per_case, 1) / counts if len(counts) else np.zeros(0)
+  low, high = bootstrap_macro(apart)
+  ranks = _order(a, b, scored) * better
+  mean_a, mean_b = (_macro(np.where(finite, side, np.nan)) for side in (a, b))
+  return Difference(
+    metric=metric,
+    name=name,
+    n=len(differences),
+    a=mean_a,
+    b=mean_b,
+    difference=mean_b - mean_a,
+    low=low,
+    high=high,
+    p=wilcoxon(differences),
+    win=int((ranks > 0).sum()),
+    tie=int((ranks == 0).sum()),
+    loss=int((ranks < 0).sum()),
+    unpaired=int(unpaired),
+  )
+
+
+def _order(a: np.ndarray, b: np.ndarray, scored: np.ndarray) -> np.ndarray:
+  """Sign of B - A of every case with a score: of the case's mean over its classes."""
+  some = scored.any(1)
+  n = scored[some].sum(1)
+  left, right = (np.where(scored, side, 0)[some].sum(1) / n for side in (a, b))
+  # Sums of the same scores in another order differ in the last bit.
+  with np.errstate(invalid='ignore'):  # two infinities are equal
+    equal = (left == right) | (np.abs(left - right) < 1e-9)
+  return np.where(equal, 0, np.where(right > left, 1, -1))
+
+
+def _macro(table: np.ndarray) -> float:
+  return metrics.mean(np.array([metrics.mean(column) for column in table.T]))
+
+
+def wilcoxon(differences: np.ndarray) -> float:
+  """Two-sided p of Wilcoxon's signed-rank test (Pratt's zeros), exact for few untied cases."""
+  differences = np.where(np.abs(differences) < 1e-9, 0.0, differences)
+  if not len(differences):
+    return math.nan
+  if not differences.any():
+    return 1.0
+  return float(scipy.stats.wilcoxon(differences, zero_method='pratt').pvalue)
+
+
+_SHOWN = {'dice': 'Dice %', 'nsd': 'NSD 2 mm %', 'hd95_mm': 'HD95 mm'}
+
+
+def to_markdown(comparison: Comparison) -> str:
+  """One table each for Dice, NSD at 2 mm and HD95."""
+  header = ('class', 'n', 'A', 'B', 'B - A', 'p', 'win/tie/loss')
+  a, b = comparison.names
+  parts = [
+    f'A: {a}  \nB: {b}  \nB - A with its 95 % paired bootstrap interval; p: Wilcoxon signed-rank '
+    'test, not corrected for the number of classes.\n'
+  ]
+  for metric, title in _SHOWN.items():
+    scale = 1 if metric == 'hd95_mm' else 100
+    rows = []
+    for row in comparison.differences:
+      if row.metric == metric:
+        left, right, apart, low, high = (
+          scale * v for v in (row.a, row.b, row.difference, row.low, row.high)
+        )
+        means = ('–', '–', '–') if math.isnan(apart) else (
+          f'{left:.1f}', f'{right:.1f}', f'{apart:+.1f} [{low:+.1f}, {high:+.1f}]')  # fmt: skip
+        p = '–' if math.isnan(row.p) else '< 0.001' if row.p < 1e-3 else f'{row.p:.3f}'
+        name = f'**{row.name}**' if row.name == MEAN else row.name
+        rows.append((name, row.n, *means, p, f'{row.win}/{row.tie}/{row.loss}'))
+    parts.append(tables.markdown(title, header, rows))
+  return '\n'.join(parts)
+
+
+def to_csv(comparison: Comparison) -> str:
+  """One line for every metric and class; empty where a number is not defined."""
+  fields = [field.name for field in dataclasses.fields(Difference)]
+  rows = [
+    {k: '' if isinstance(v, float) and math.isnan(v) else v for k, v in vars(row).items()}
+    for row in comparison.differences
+  ]
+  return tables.csv_text(['class' if f == 'name' else f for f in fields],
+                         [{**row, 'class': row['name']} for row in rows])  # fmt: skip

@@ -1,0 +1,81 @@
+"""Bootstrap intervals over cases: percentile method, seeded."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def bootstrap_interval(
+  values: Iterable[float], *, seed: int = 0, samples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+  """Percentile bootstrap interval of the mean over cases.
+
+  Args:
+    values: one finite number per case; NaN is left out.
+    seed: seed of the resampling.
+    samples: number of resamples.
+    level: coverage of the interval, in (0, 1).
+
+  Returns:
+    (low, high); (NaN, NaN) without any case.
+
+  Raises:
+    ValueError: if a value is infinite.
+  """
+  column = np.asarray(list(values), np.float64)[:, None]
+  return bootstrap_macro(column[~np.isnan(column[:, 0])], seed, samples, level)
+
+
+def bootstrap_macro(
+  table: np.ndarray, seed: int = 0, samples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+  """Interval of the mean over classes of the mean over cases, resampling cases.
+
+  Args:
+    table: (cases, classes) float64; NaN where a class has no score. Classes without any case in a
+      resample are left out of that resample's mean.
+    seed: seed of the resampling.
+    samples: number of resamples.
+    level: coverage of the interval.
+
+  Returns:
+    (low, high); (NaN, NaN) without any score.
+
+  Raises:
+    ValueError: if a value is infinite.
+  """
+  if np.isinf(table).any():
+    raise ValueError('infinite value; count infinite distances instead of averaging them')
+  valid = ~np.isnan(table)
+  return _percentiles(np.where(valid, table, 0.0), valid, seed, samples, level)
+
+
+def bootstrap_ratio(
+  pairs: Iterable[tuple[float, float]],
+  *,
+  seed: int = 0,
+  samples: int = 2000,
+  level: float = 0.95,
+) -> tuple[float, float]:
+  """Interval of sum(part) / sum(whole) over cases, from one (part, whole) a case."""
+  columns = np.asarray(list(pairs), np.float64).reshape(-1, 2)
+  return _percentiles(columns[:, :1], columns[:, 1:], seed, samples, level)
+
+
+def _percentiles(
+  values: np.ndarray, weights: np.ndarray, seed: int, samples: int, level: float
+) -> tuple[float, float]:
+  """Of the mean over columns of sum(values) / sum(weights), rows being resampled."""
+  if not weights.any():
+    return math.nan, math.nan
+  n_cases = len(values)
+  draws = np.random.default_rng(seed).multinomial(n_cases, np.full(n_cases, 1 / n_cases), samples)
+  totals, counts = draws @ values, draws @ weights  # (samples, classes)
+  means = np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
+  n_classes = (counts > 0).sum(axis=1)
+  macro = means.sum(axis=1)[n_classes > 0] / n_classes[n_classes > 0]
+  if not macro.size:
+    return math.nan, math.nan
+  low, high = np.quantile(macro, [(1 - level) / 2, (1 + level) / 2])
+  return float(low), float(high)

@@ -1,0 +1,110 @@
+"""An evaluation folder: scores of every case and class, their summary and tables."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from mome_jax import detection, metrics, tables
+
+CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
+_KEYS = ('source', 'case', 'class')
+_FIELDS = (*_KEYS, *metrics.METRICS, *detection.FIELDS)
+
+
+class ResultsError(ValueError):
+  """Scores that are missing, broken or do not fit others; the message names the file."""
+
+
+def score(
+  source: str,
+  case: str,
+  name: str,
+  prediction: np.ndarray,
+  truth: np.ndarray,
+  spacing: Sequence[float],
+) -> dict[str, Any]:
+  """The row of one class in one scan.
+
+  Args:
+    source: the dataset.
+    case: the scan.
+    name: of the class; tumours and cysts also get the counts of `detection.count`.
+    prediction: (D, H, W) bool.
+    truth: (D, H, W) bool, on the same grid.
+    spacing: (3,) mm.
+
+  Returns:
+    `source`, `case`, `class`, the fields of `metrics.Scores` and those of `detection.FIELDS`.
+  """
+  row = {'source': source, 'case': case, 'class': name}
+  row |= vars(metrics.score(prediction, truth, spacing))
+  counted = detection.is_lesion(name)
+  found = detection.count(prediction, truth, spacing, name) if counted else {}
+  return row | {field: found.get(field) for field in detection.FIELDS}
+
+
+def write(folder, rows: Sequence[Mapping[str, Any]], *, title: str, origin: Mapping[str, Any]):
+  """Writes `cases.csv`, `summary.json`, `table.md` and `table.csv`.
+
+  Args:
+    folder: created where missing.
+    rows: of `score`.
+    title: of the table.
+    origin: fields that the summary begins with.
+
+  Returns:
+    The summary, and the text of `table.md`.
+  """
+  folder = epath.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  summary = metrics.summarize(rows)
+  table = tables.report(summary, title=title)
+  (folder / CASES).write_text(tables.csv_text(_FIELDS, rows))
+  (folder / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
+  (folder / TABLE).write_text(table)
+  (folder / TABLE_CSV).write_text(tables.to_csv(summary))
+  return summary, table
+
+
+def read(path) -> list[dict[str, Any]]:
+  """Reads the scores of an evaluation back.
+
+  Args:
+    path: a workdir, an evaluation folder in it, or its `cases.csv`.
+
+  Returns:
+    Rows as `score` gives them; files from before detection was counted have None there.
+
+  Raises:
+    ResultsError: if there are no scores, or they cannot be read.
+  """
+  path = epath.Path(path)
+  tried = [path, path / CASES, path / 'evaluation' / CASES]
+  file = next((file for file in tried if file.is_file()), None)
+  if file is None:
+    raise ResultsError(
+      f'{path}: no {CASES} there; name a workdir that was evaluated, or an evaluation folder'
+    )
+  reader = csv.DictReader(io.StringIO(file.read_text()))
+  missing = [
+    name for name in ('case', 'class', *metrics.METRICS) if name not in (reader.fieldnames or ())
+  ]
+  if missing:
+    raise ResultsError(f'{file}: no column {missing[0]!r}; expected what mome_jax.evaluate writes')
+  try:
+    return [_parse(row) for row in reader]
+  except ValueError as error:
+    raise ResultsError(f'{file}: line {reader.line_num}: {error}; evaluate again') from error
+
+
+def _parse(row: Mapping[str, str]) -> dict[str, Any]:
+  parsed: dict[str, Any] = {key: row.get(key, '') for key in _KEYS}
+  parsed |= {name: float(row[name] or math.nan) for name in metrics.METRICS}
+  counts = {name: row.get(name) for name in detection.FIELDS}
+  return parsed | {name: int(text) if text else None for name, text in counts.items()}
