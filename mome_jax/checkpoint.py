@@ -10,6 +10,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
@@ -363,7 +364,7 @@ def _tuples(value):
 
 
 def load_model(path, sharding: jax.sharding.Sharding) -> TrainedModel:
-  """Reads a model.
+  """Reads a model; parameters stored in bfloat16 become float32.
 
   Args:
     path: a model folder, a training workdir (its newest checkpoint), or one of its
@@ -379,7 +380,9 @@ def load_model(path, sharding: jax.sharding.Sharding) -> TrainedModel:
   try:
     with ocp.StandardCheckpointer() as reader:
       shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf: jax.ShapeDtypeStruct(
+          leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32), sharding=sharding
+        ),
         reader.metadata(params).item_metadata.tree,
       )
       loaded = reader.restore(params, shapes)

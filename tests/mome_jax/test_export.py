@@ -1,0 +1,57 @@
+"""A model folder to hand on: the same parameters, smaller."""
+
+import jax
+import numpy as np
+import pytest
+
+from mome_jax import checkpoint, export
+from mome_jax.configs import demo
+from mome_jax.text.vectors import TextVectors
+
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+RNG = np.random.default_rng(0)
+KERNEL = RNG.normal(size=(64, 64)).astype(np.float32)
+
+
+@pytest.fixture
+def model(tmp_path):
+  config = demo.get_config()
+  config.init.checkpoint = 'runs/elsewhere'
+  params = {'model': {'a': {'kernel': KERNEL}}, 'text': {'b': np.ones(3, np.float32)}}
+  checkpoint.save_model(tmp_path / 'model', config, params)
+  return tmp_path / 'model'
+
+
+def size(folder):
+  return sum(path.stat().st_size for path in (folder / 'params').rglob('*') if path.is_file())
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 0), ('bfloat16', 2**-8)])
+def test_parameters_come_back_in_float32(model, tmp_path, dtype, tolerance):
+  arguments = ['--checkpoint', str(model), '--output', str(tmp_path / 'out'), '--dtype', dtype]
+  assert export.main(arguments) == 0
+  found = checkpoint.load_model(tmp_path / 'out', DEVICE)
+  kernel = found.params['model']['a']['kernel']
+  assert kernel.dtype == np.float32
+  np.testing.assert_allclose(kernel, KERNEL, rtol=tolerance)
+  assert found.config.init.checkpoint == ''
+  assert found.config.classes == demo.get_config().classes
+  assert (tmp_path / 'out' / 'tokenizer.model').is_file()
+  if dtype == 'bfloat16':
+    assert size(tmp_path / 'out') < 0.75 * size(model)
+  assert export.main(arguments) == 1  # nothing is overwritten
+
+
+def test_frozen_text_goes_along(tmp_path):
+  config = demo.get_config()
+  config.text.mode = 'frozen'
+  vectors = TextVectors(('a liver',), np.ones((1, 4), np.float32), {'model': 'tiny'})
+  checkpoint.save_model(tmp_path / 'in', config, {'model': {'a': KERNEL}}, vectors=vectors)
+  export.export(tmp_path / 'in', tmp_path / 'out')
+  np.testing.assert_array_equal(TextVectors.load(tmp_path / 'out' / 'text.npz').embeddings, vectors.embeddings)
+
+
+def test_no_model_is_an_error(tmp_path, capsys):
+  assert export.main(['--checkpoint', str(tmp_path), '--output', str(tmp_path / 'out')]) == 1
+  assert 'no model there' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
