@@ -68,7 +68,9 @@ def test_workdir_and_each_step_are_accepted(tmp_path):
 
 
 def test_fields_of_a_later_version_get_their_defaults(tmp_path):
-  checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
+  config = demo.get_config()
+  config.evaluation.overlap = 0.25
+  checkpoint.save_model(tmp_path, config, JOINT)
   path = tmp_path / checkpoint.CONFIG
   path.write_text(path.read_text().replace('"overlap"', '"overlap_of_old"'))
   config = checkpoint.load_config(tmp_path)
