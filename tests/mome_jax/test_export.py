@@ -48,7 +48,8 @@ def test_frozen_text_goes_along(tmp_path):
   vectors = TextVectors(('a liver',), np.ones((1, 4), np.float32), {'model': 'tiny'})
   checkpoint.save_model(tmp_path / 'in', config, {'model': {'a': KERNEL}}, vectors=vectors)
   export.export(tmp_path / 'in', tmp_path / 'out')
-  np.testing.assert_array_equal(TextVectors.load(tmp_path / 'out' / 'text.npz').embeddings, vectors.embeddings)
+  found = TextVectors.load(tmp_path / 'out' / 'text.npz')
+  np.testing.assert_array_equal(found.embeddings, vectors.embeddings)
 
 
 def test_no_model_is_an_error(tmp_path, capsys):
