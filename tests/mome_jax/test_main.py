@@ -84,6 +84,10 @@ def test_a_run_leaves_what_users_look_for(trained):
   summary = json.loads((workdir / 'evaluation/summary.json').read_text())
   assert summary['step'] == STEPS
   assert len(summary['classes']) == 12
+  assert summary['datasets'].keys() == {'phantom'}
+  found = summary['classes']['liver tumor']['detection']
+  assert found['n_diseased'] + found['n_healthy'] == 3
+  assert 'all,liver tumor,' in (workdir / 'evaluation/table.csv').read_text()
   with (workdir / 'evaluation/cases.csv').open() as file:
     cases = list(csv.DictReader(file))
   assert len(cases) == 3 * 12  # every held-out phantom labels every class

@@ -1,11 +1,13 @@
-"""Dice, surface Dice and HD95 against MONAI on random blobs with anisotropic voxels."""
+"""Dice, surface Dice and HD95 against MONAI and surface-distance."""
 
 import monai.metrics as monai
 import numpy as np
 import pytest
 import scipy.ndimage
+import surface_distance
 import torch
 
+from input_pipeline import resample, volume
 from mome_jax import metrics
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.8, 0.8, 2.5), (3.0, 1.2, 0.7)]
@@ -75,3 +77,56 @@ def test_hausdorff_of_parallel_cubes_is_exact():
     tensor(prediction), tensor(truth), include_background=True, percentile=95, spacing=spacing
   )
   assert metrics.score(prediction, truth, spacing).hd95_mm == float(expected) == 4.5
+
+
+def whole(prediction, truth, spacing):
+  """What surface-distance says of the masks as they are, not cropped."""
+  distances = surface_distance.compute_surface_distances(truth, prediction, spacing)
+  nsd = [surface_distance.compute_surface_dice_at_tolerance(distances, mm) for mm in (1, 2, 3)]
+  hd95 = surface_distance.compute_robust_hausdorff(distances, 95)
+  return surface_distance.compute_dice_coefficient(truth, prediction), *nsd, hd95
+
+
+def filled(shape, *index):
+  mask = np.zeros(shape, bool)
+  mask[index] = True
+  return mask
+
+
+@pytest.mark.parametrize(
+  ('truth', 'prediction', 'spacing', 'dice', 'nsd_1mm', 'hd95_mm'),
+  [
+    # The 3D cases of surface-distance's own tests, and the numbers that these expect.
+    (((128,) * 3, 50, 60, 70), ((128,) * 3, 50, 60, 72), (3, 2, 1), 0.0, 0.5, 2.0),
+    (((100,) * 3, slice(50)), ((100,) * 3, slice(51)), (2, 1, 1), 0.990, 0.836, 2.0),
+    (((128,) * 3, 50, 60, 70), None, (3, 2, 1), 0.0, 0.0, np.inf),
+    (None, ((128,) * 3, 50, 60, 72), (3, 2, 1), 0.0, 0.0, np.inf),
+    # NOTE: of two empty masks the package calls HD95 infinite; here they score nothing at all.
+    (None, None, (3, 2, 1), np.nan, np.nan, np.nan),
+  ],
+)
+def test_the_cases_of_surface_distance(truth, prediction, spacing, dice, nsd_1mm, hd95_mm):
+  pair = [np.zeros((128,) * 3, bool) if m is None else filled(*m) for m in (prediction, truth)]
+  scores = metrics.score(*pair, spacing)
+  found = (scores.dice, scores.nsd_1mm, scores.hd95_mm)
+  np.testing.assert_allclose(found, (dice, nsd_1mm, hd95_mm), atol=5e-4)
+  if truth and prediction:  # else the package fails under NumPy 2
+    np.testing.assert_allclose(tuple(vars(scores).values()), whole(*pair, spacing), atol=1e-6)
+
+
+@pytest.mark.parametrize('patient', ['pt_100', 'pt_118'])
+def test_real_organs_and_what_a_coarser_grid_makes_of_them(real_data, patient):
+  labels = volume.read_labels(real_data / f'openkbp/train/{patient}_oar.nii.gz')
+  coarse = resample.resample(labels.array, labels.spacing, (7.0, 7.0, 5.0), order=0)
+  again = resample.resample(
+    coarse, (7.0, 7.0, 5.0), labels.spacing, order=0, target_shape=labels.array.shape
+  )
+  values = np.unique(labels.array)[1:]
+  assert len(values) >= 3
+  for value in values:
+    pair = again == value, labels.array == value
+    scores = metrics.score(*pair, labels.spacing)
+    assert 0.3 < scores.dice < 1 and 0 < scores.hd95_mm < 20
+    np.testing.assert_allclose(
+      tuple(vars(scores).values()), whole(*pair, labels.spacing), rtol=0, atol=1e-6
+    )
