@@ -12,6 +12,11 @@ from jax import lax
 EPSILON = 1e-5  # of every normalisation; Flax's default is 1e-6, the published weights used 1e-5
 
 
+def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+  """The type of statistics and scores: float32 for bfloat16, float64 for float64."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
 def _conv3d_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return lax.conv_general_dilated(
     x, kernel, (1, 1, 1), 'SAME', dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
@@ -222,7 +227,7 @@ class GroupNorm(nn.Module):
       scale = self.param('scale', nn.initializers.ones, (channels,))
       bias = self.param('bias', nn.initializers.zeros, (channels,))
     spatial = tuple(range(1, x.ndim - 1))
-    x32 = x.astype(jnp.float32)
+    x32 = x.astype(at_least_float32(x.dtype))
 
     def over_groups(moment):
       grouped = moment.reshape(-1, groups, channels // groups).mean(-1, keepdims=True)
@@ -239,7 +244,7 @@ class GroupNorm(nn.Module):
     """Normalises x (B, ..., C); returns the same shape in `dtype`."""
     shape = (-1, *[1] * (x.ndim - 2), x.shape[-1])
     multiplier, offset = (moment.reshape(shape) for moment in self.affine(x))
-    return (x.astype(jnp.float32) * multiplier + offset).astype(self.dtype)
+    return (x.astype(multiplier.dtype) * multiplier + offset).astype(self.dtype)
 
 
 def rematerialised(module: type[nn.Module], remat: bool) -> type[nn.Module]:
