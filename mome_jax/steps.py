@@ -104,7 +104,7 @@ def make_train_step(loss_fn, optimizer, config):
     ema = optax.incremental_update(params, state.ema, 1 - decay)
     metrics['grad_norm'] = optax.global_norm(grads)
     for name, part in grads['model'].items():
-      if 'bank' in part:
+      if isinstance(part, dict) and 'bank' in part:
         scale = name.removeprefix('expert_')
         experts = {k: g for k, g in part['bank'].items() if k not in ('gate', 'norm')}
         metrics[f'moe_{scale}/grad_norm'] = stats.gradient_norms(experts)

@@ -12,6 +12,11 @@ from jax import lax
 EPSILON = 1e-5  # of every normalisation; Flax's default is 1e-6, the published weights used 1e-5
 
 
+def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+  """The type of statistics and scores: float32 for bfloat16, float64 for float64."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
 def _conv3d_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return lax.conv_general_dilated(
     x, kernel, (1, 1, 1), 'SAME', dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
@@ -32,11 +37,13 @@ def _conv3d_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
   Along the depth, Winograd's F(2, 3) (Lavin and Gray, CVPR 2016) makes two output planes from four
   plane products instead of six; what it adds is sums of planes. It equals the plain sum over the
-  three taps up to float32 rounding (1e-6 relative); other types and sizes take that sum. F(4, 3)
-  needs fewer products still, but its strided gradient costs more than it saves.
+  three taps up to rounding (1e-6 relative in float32); odd depths take that sum. F(4, 3) needs
+  fewer products still, but its strided gradient costs more than it saves. Of bfloat16 the sums are
+  float32 and rounded once, as on a TPU.
   """
-  depth = x.shape[1]
-  if kernel.shape[0] == 3 and depth % 2 == 0 and x.dtype == jnp.float32:
+  dtype, depth = x.dtype, x.shape[1]
+  x, kernel = (a.astype(at_least_float32(dtype)) for a in (x, kernel))
+  if kernel.shape[0] == 3 and depth % 2 == 0:
     pairs = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     pairs = pairs.reshape(x.shape[0], depth // 2 + 1, 2, *x.shape[2:])
     p0, p1, p2, p3 = pairs[:, :-1, 0], pairs[:, :-1, 1], pairs[:, 1:, 0], pairs[:, 1:, 1]
@@ -45,10 +52,12 @@ def _conv3d_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
     b = _conv2d(p1 + p2, outer + middle)
     c = _conv2d(p2 - p1, outer - middle)
     d = _conv2d(p1 - p3, kernel[2])
-    return jnp.stack([a + b + c, b - c - d], 2).reshape(*x.shape[:4], -1)
-  half = kernel.shape[0] // 2
-  padded = jnp.pad(x, ((0, 0), (half, half), (0, 0), (0, 0), (0, 0)))
-  return sum(_conv2d(padded[:, t : t + depth], tap) for t, tap in enumerate(kernel))
+    y = jnp.stack([a + b + c, b - c - d], 2).reshape(*x.shape[:4], -1)
+  else:
+    half = kernel.shape[0] // 2
+    padded = jnp.pad(x, ((0, 0), (half, half), (0, 0), (0, 0), (0, 0)))
+    y = sum(_conv2d(padded[:, t : t + depth], tap) for t, tap in enumerate(kernel))
+  return y.astype(dtype)
 
 
 def conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -73,7 +82,8 @@ def _conv3d_halving_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _conv3d_halving_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  b, depth, h, w, c = x.shape
+  dtype, (b, depth, h, w, c) = x.dtype, x.shape
+  x, kernel = (a.astype(at_least_float32(dtype)) for a in (x, kernel))
   padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
   total = 0.0
   for t, tap in enumerate(kernel):
@@ -81,7 +91,7 @@ def _conv3d_halving_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
     total += lax.conv_general_dilated(
       planes, tap, (2, 2), ((1, 1),) * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
-  return total.reshape(b, depth // 2, h // 2, w // 2, -1)
+  return total.reshape(b, depth // 2, h // 2, w // 2, -1).astype(dtype)
 
 
 def conv3d_halving(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -222,7 +232,7 @@ class GroupNorm(nn.Module):
       scale = self.param('scale', nn.initializers.ones, (channels,))
       bias = self.param('bias', nn.initializers.zeros, (channels,))
     spatial = tuple(range(1, x.ndim - 1))
-    x32 = x.astype(jnp.float32)
+    x32 = x.astype(at_least_float32(x.dtype))
 
     def over_groups(moment):
       grouped = moment.reshape(-1, groups, channels // groups).mean(-1, keepdims=True)
@@ -239,7 +249,7 @@ class GroupNorm(nn.Module):
     """Normalises x (B, ..., C); returns the same shape in `dtype`."""
     shape = (-1, *[1] * (x.ndim - 2), x.shape[-1])
     multiplier, offset = (moment.reshape(shape) for moment in self.affine(x))
-    return (x.astype(jnp.float32) * multiplier + offset).astype(self.dtype)
+    return (x.astype(multiplier.dtype) * multiplier + offset).astype(self.dtype)
 
 
 def rematerialised(module: type[nn.Module], remat: bool) -> type[nn.Module]:

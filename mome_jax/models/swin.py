@@ -83,7 +83,8 @@ class WindowAttention(nn.Module):
     width = channels // self.heads
     qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(x)
     q, k, v = jnp.moveaxis(qkv.reshape(count, n, 3, self.heads, width), 2, 0)
-    scores = jnp.einsum('bqhd,bkhd->bhqk', q * width**-0.5, k, preferred_element_type=jnp.float32)
+    precise = layers.at_least_float32(self.dtype)
+    scores = jnp.einsum('bqhd,bkhd->bhqk', q * width**-0.5, k, preferred_element_type=precise)
     table = self.param(
       'position_bias', nn.initializers.normal(0.02), ((2 * WINDOW - 1) ** 3, self.heads)
     )

@@ -1,5 +1,7 @@
 """Our Swin UNETR against MONAI's, weights random, through the conversion of its checkpoints."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,41 +40,70 @@ def outputs(model, image):
   return [found[name] for name in names]
 
 
-def test_pyramid_and_input_gradient(theirs):
-  sides = (64, 64, 128)  # windows full and shifted along one axis, clipped along the others
-  rng = np.random.default_rng(0)
-  image = rng.uniform(size=(1, *sides, 2)).astype(np.float32)
-  params = weights.convert('monai_swin_unetr', theirs.state_dict())['params']
-  model = swin_unetr.SwinUNETR(features=12)
+SIDES = (64, 32, 96)  # windows full and shifted, and clipped along one axis or along all
 
-  tensor = torch.from_numpy(np.moveaxis(image, -1, 1).copy()).requires_grad_()
-  expected = outputs(theirs, tensor)
-  probes = [torch.from_numpy(rng.normal(size=y.shape).astype(np.float32)) for y in expected]
-  sum((y * p).sum() / y.numel() ** 0.5 for y, p in zip(expected, probes, strict=True)).backward()
 
-  @jax.jit
-  def run(params, image):
-    def loss(image):
-      pyramid = model.apply({'params': params['backbone']}, image)
-      terms = [
-        (y * np.moveaxis(p.numpy(), 1, -1)).sum() / y.size**0.5
-        for y, p in zip(pyramid, probes, strict=True)
-      ]
-      return sum(terms), pyramid
+@pytest.fixture(scope='module')
+def image():
+  return np.random.default_rng(0).uniform(size=(1, *SIDES, 2))
 
-    return jax.grad(loss, has_aux=True)(image)
 
-  gradient, pyramid = run(params, image)
-  assert [y.shape[1] for y in pyramid] == [sides[0] >> level for level in range(6)]
-  for ours, y in zip(pyramid, expected, strict=True):
-    y = np.moveaxis(y.detach().numpy(), 1, -1)
-    np.testing.assert_allclose(ours, y, atol=1e-4 * np.abs(y).max())
-  # A pre-activation near zero may round to the other side of leaky relu's kink, which changes the
-  # gradient of the voxels around it: all but those agree to 1e-4.
-  theirs_gradient = np.moveaxis(tensor.grad.numpy(), 1, -1)
-  difference = np.abs(gradient - theirs_gradient)
-  assert np.quantile(difference, 0.95) <= 1e-4 * np.abs(theirs_gradient).max()
-  assert np.linalg.norm(difference) <= 1e-2 * np.linalg.norm(theirs_gradient)
+def probe(shape):
+  """What each feature counts in the scalar whose gradient is compared: (B, D, H, W, C) float64."""
+  return np.random.default_rng(shape[1]).normal(size=shape) / np.prod(shape) ** 0.5
+
+
+def run_theirs(model, image, dtype):
+  """MONAI's pyramid and the image's gradient, channels last, computed in a torch dtype."""
+  model = copy.deepcopy(model).to(dtype)
+  tensor = torch.from_numpy(np.moveaxis(image, -1, 1).copy()).to(dtype).requires_grad_()
+  pyramid = outputs(model, tensor)
+  last = lambda x: np.moveaxis(x.detach().numpy(), 1, -1)
+  scalar = sum(
+    (y.movedim(1, -1) * torch.from_numpy(probe(last(y).shape)).to(dtype)).sum() for y in pyramid
+  )
+  scalar.backward()
+  return [last(y) for y in pyramid], last(tensor.grad)
+
+
+def run_ours(params, image, dtype):
+  """Our pyramid and the image's gradient, computed in a dtype."""
+  model = swin_unetr.SwinUNETR(features=12, dtype=dtype)
+  params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+
+  def loss(image):
+    pyramid = model.apply({'params': params}, image)
+    return sum((y * jnp.asarray(probe(y.shape), dtype)).sum() for y in pyramid), pyramid
+
+  gradient, pyramid = jax.jit(jax.grad(loss, has_aux=True))(jnp.asarray(image, dtype))
+  return [np.asarray(y) for y in pyramid], np.asarray(gradient)
+
+
+def largest_error(found, expected):
+  """Relative to the expected array's largest value."""
+  assert found.shape == expected.shape
+  return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def test_pyramid_and_input_gradient(theirs, image):
+  params = weights.convert('monai_swin_unetr', theirs.state_dict())['params']['backbone']
+  exact, slope = run_theirs(theirs, image, torch.float64)
+  with jax.enable_x64(True):
+    pyramid, gradient = run_ours(params, image, jnp.float64)
+  assert [y.shape[1] for y in pyramid] == [SIDES[0] >> level for level in range(6)]
+  assert gradient.dtype == np.float64
+  for ours, y in zip(pyramid, exact, strict=True):
+    assert largest_error(ours, y) < 1e-9
+  assert largest_error(gradient, slope) < 1e-9
+
+  pyramid, gradient = run_ours(params, image, jnp.float32)
+  for ours, y in zip(pyramid, exact, strict=True):
+    assert largest_error(ours, y) < 1e-4
+  # In float32 a pre-activation near zero may round to the other side of leaky relu's kink, which
+  # changes the gradient around it; MONAI's own float32 gradient differs from its float64 one so.
+  error = np.abs(gradient - slope)
+  assert np.quantile(error, 0.99) < 1e-4 * np.abs(slope).max()
+  assert np.linalg.norm(error) < 1e-2 * np.linalg.norm(slope)
 
 
 @pytest.mark.parametrize('grid', [(9, 7, 15), (3, 8, 14), (7, 7, 7)])

@@ -1,0 +1,29 @@
+"""Memory of a training step of the mixture against its baseline, as the compiler plans it."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+  ('size', 'side', 'dtype'),
+  [
+    ('tiny', 32, 'float32'),
+    pytest.param('base', 96, 'float32', marks=pytest.mark.slow),
+    pytest.param('base', 96, 'bfloat16', marks=pytest.mark.slow),
+  ],
+)
+def test_the_mixture_needs_little_more_memory_than_its_baseline(size, side, dtype):
+  benchmark = ROOT / 'tests' / 'benchmarks' / 'mixture_cost.py'
+  options = [f'--size={size}', f'--side={side}', f'--dtype={dtype}', '--steps=0']
+  done = subprocess.run(
+    [sys.executable, benchmark, *options],
+    env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  assert float(re.search(r'\| ratio \| ([\d.]+)', done.stdout)[1]) <= 1.25
