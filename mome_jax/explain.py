@@ -156,6 +156,14 @@ class Explainer:
     return did | {'weights': did['weights'][0], 'entropy': did['entropy'][0]}
 
 
+def make_explainer(predictor: Predictor, targets: Sequence, segmenter: Segmenter):
+  """The explainer of what `outputs.make_targets` asks for; None for a model that mixes nothing."""
+  if len(predictor.model.active_scales) < 2:
+    return None
+  texts = [target.prompt for target in targets]
+  return Explainer(predictor, [target.name for target in targets], texts, segmenter)
+
+
 def cell_voxels(spacing: Sequence[float], window: Sequence[int]) -> int:
   """Voxels along a side of a cell: a power of two that divides the window, about 6 mm."""
   mm = float(np.prod(spacing)) ** (1 / 3)

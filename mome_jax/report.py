@@ -352,13 +352,24 @@ def _caption(axes: Axes, text: str) -> None:
   axes.set_title(text, fontsize=9, color=_INK, pad=4, loc='left')
 
 
+def body(image: np.ndarray) -> np.ndarray:
+  """The patient without the couch: the largest part above -500 HU, with lungs and bowel filled.
+
+  Args:
+    image: (D, H) or (D, H, W) HU; in a volume, holes are filled in each axial slice.
+  """
+  parts, _ = scipy.ndimage.label(image > -500)
+  largest = np.bincount(parts.ravel())[1:].argmax() + 1 if parts.any() else 0
+  part = (parts == largest) & (parts > 0)
+  if image.ndim == 2:
+    return scipy.ndimage.binary_fill_holes(part)
+  return np.stack([scipy.ndimage.binary_fill_holes(plane) for plane in part.transpose(2, 0, 1)], -1)
+
+
 def _scale_map(axes: Axes, behind, scale_map, outline, step: Sequence[float]):
   """One (x, y) map of expected scales over its anatomy, inside the body only."""
-  parts, _ = scipy.ndimage.label(behind > -500)
-  largest = np.bincount(parts.ravel())[1:].argmax() + 1 if parts.any() else 0
-  body = scipy.ndimage.binary_fill_holes(parts == largest)  # Lungs, not the couch.
   _anatomy(axes, behind[::-1].T, step, SOFT_TISSUE)
-  inside = np.where(body, scale_map, np.nan)[::-1].T
+  inside = np.where(body(behind), scale_map, np.nan)[::-1].T
   drawn = _show(axes, inside, step, cmap='viridis', alpha=0.55, interpolation='nearest')
   if outline is not None:
     _contour(axes, outline[::-1].T, step, 'white', linewidths=1.3)
