@@ -22,14 +22,16 @@ const nv = new niivue.Niivue({
 
 const load = (base64, options) => niivue.NVImage.loadFromBase64({ base64, name: 'volume.nii.gz', ...options });
 
-// A voxel may lie in several classes (an organ and its tumor): the innermost one that is switched on is shown.
+// A voxel may lie in several classes (an organ and its tumor): the innermost one that is switched on is shown. Over a routing map
+// only its class is, in white: two colour scales on top of each other could not be read.
 function paint() {
+  const routed = map ? Number($('routed').value) : null;
   const table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
   data.codes.forEach((inside, code) => {
-    const shown = inside.find((k) => visible[k]);
-    const colour = shown === undefined ? [0, 0, 0] : data.classes[shown].colour;
+    const shown = inside.find((k) => (routed === null ? visible[k] : k === routed));
+    const colour = shown === undefined ? [0, 0, 0] : routed === null ? data.classes[shown].colour : [255, 255, 255];
     ['R', 'G', 'B'].forEach((channel, i) => table[channel].push(colour[i]));
-    table.A.push(shown === undefined ? 0 : 255);
+    table.A.push(shown === undefined ? 0 : routed === null ? 255 : 110);
     table.I.push(code);
     table.labels.push('');
   });
@@ -122,9 +124,10 @@ async function showMap() {
   if (map) nv.removeVolume(map);
   map = null;
   $('legend').hidden = k === '';
-  if (k === '') return;
+  if (k === '') return paint();
   map = await load(data.routing.maps[k], { colormap: 'routing', opacity: 0.55, cal_min: 0, cal_max: 255, frame4D: frame });
   nv.addVolume(map);
+  paint();
   const { scales } = data.routing;
   const isScale = frame === scales.length;
   $('low').textContent = isScale ? scales[0] : '0 %';
