@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from mome_jax import postprocess
+
 # The hues of Okabe and Ito for what is seen together most; a pair shares a hue and differs in
 # lightness, which colour-blind readers keep; tumours are the saturated reds and magentas.
 # fmt: off
@@ -191,10 +193,9 @@ def routing(
     raise ValueError(f'share {share.shape}: expected ({len(names)}, {len(scale_labels)})')
   if maps and image_slice is None:
     raise ValueError('maps need image_slice, the anatomy behind them')
-  columns_shown = list(scale_labels)
+  columns_shown = [*scale_labels, *(() if entropy is None else ['entropy'])]
   if entropy is not None:
-    share = np.concatenate([share, np.asarray(entropy, float)[:, None]], 1)
-    columns_shown.append('entropy')
+    share = np.column_stack([share, entropy])
   left = 0.085 * max(map(len, names)) + 0.3
   cell = max(0.6, 0.075 * max(map(len, columns_shown)) + 0.15)
   table_width, table_height = cell * len(columns_shown), 0.3 * len(names)
@@ -246,9 +247,8 @@ def expert_maps(
     spacing_2d: (2,) mm along x and y.
     title: one line above the picture.
   """
-  side, rise = 2.1, _CAPTION + 0.1
-  tall = spacing_2d[1] / spacing_2d[0]
-  heights = [side * tall * image.shape[1] / image.shape[0] for image in images.values()]
+  side, rise, (dx, dy) = 2.1, _CAPTION + 0.1, spacing_2d
+  heights = [side * i.shape[1] * dy / (i.shape[0] * dx) for i in images.values()]
   bar_left = _MARGIN + (len(scale_labels) + 1) * (side + _GAP)
   figure, top = _titled(title, bar_left + 0.7, sum(h + rise for h in heights) + 0.1)
   y = top
@@ -261,8 +261,7 @@ def expert_maps(
       drawn = _scale_map(axes, image, values, outlines[name], spacing_2d)
       drawn.set_clim(0, 1)
   if heights:
-    y = top - rise - heights[0]
-    bar = _inches(figure, bar_left, y, 0.12, heights[0])
+    bar = _inches(figure, bar_left, top - rise - heights[0], 0.12, heights[0])
     _scale_legend(bar, drawn, ['0 %', '100 %'])
     bar.invert_yaxis()
   _save(figure, path)
@@ -352,24 +351,10 @@ def _caption(axes: Axes, text: str) -> None:
   axes.set_title(text, fontsize=9, color=_INK, pad=4, loc='left')
 
 
-def body(image: np.ndarray) -> np.ndarray:
-  """The patient without the couch: the largest part above -500 HU, with lungs and bowel filled.
-
-  Args:
-    image: (D, H) or (D, H, W) HU; in a volume, holes are filled in each axial slice.
-  """
-  parts, _ = scipy.ndimage.label(image > -500)
-  largest = np.bincount(parts.ravel())[1:].argmax() + 1 if parts.any() else 0
-  part = (parts == largest) & (parts > 0)
-  if image.ndim == 2:
-    return scipy.ndimage.binary_fill_holes(part)
-  return np.stack([scipy.ndimage.binary_fill_holes(plane) for plane in part.transpose(2, 0, 1)], -1)
-
-
 def _scale_map(axes: Axes, behind, scale_map, outline, step: Sequence[float]):
   """One (x, y) map of expected scales over its anatomy, inside the body only."""
   _anatomy(axes, behind[::-1].T, step, SOFT_TISSUE)
-  inside = np.where(body(behind), scale_map, np.nan)[::-1].T
+  inside = np.where(postprocess.body(behind), scale_map, np.nan)[::-1].T
   drawn = _show(axes, inside, step, cmap='viridis', alpha=0.55, interpolation='nearest')
   if outline is not None:
     _contour(axes, outline[::-1].T, step, 'white', linewidths=1.3)

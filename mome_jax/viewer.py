@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from input_pipeline import resample, volume
-from mome_jax import report
+from mome_jax import postprocess, report
 from mome_jax.explain import RoutingMaps
 from mome_jax.segment import Segmentation
 
@@ -190,14 +190,14 @@ def _routing(scan: volume.Volume, routing: RoutingMaps, segmentation: Segmentati
 
 
 def _dense_cells(scan: volume.Volume, routing: RoutingMaps) -> np.ndarray:
-  """(d, h, w) bool: cells of the body, nearest voxel above -500 HU or inside something labelled."""
+  """(d, h, w) bool: cells of the body, by their nearest voxels."""
   shape = routing.entropy.shape[1:]
   index = []
   for axis, n in enumerate(shape):
     mm = routing.origin[axis] + np.arange(n) * routing.cell[axis]
     voxel = np.rint(mm / scan.spacing[axis] + (scan.array.shape[axis] - 1) / 2).astype(int)
     index.append(np.clip(voxel, 0, scan.array.shape[axis] - 1))
-  return report.body(scan.array[np.ix_(*index)])
+  return postprocess.body(scan.array[np.ix_(*index)])
 
 
 def _frames(scan, routing: RoutingMaps, k: int, dense: np.ndarray, factor: int) -> str:
