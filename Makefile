@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export GRPC_VERBOSITY ?= ERROR
 
-.PHONY: demo test test-slow test-py312 lint clean
+.PHONY: demo test test-slow test-py312 lint vendor clean
 
 $(VENV)/run.stamp: requirements.txt requirements-predict.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,16 @@ test-py312:
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# How mome_jax/assets/niivue-*.js.gz was made; needs npm, and changes nothing if all is as recorded.
+NIIVUE = 0.69.0
+vendor:
+	rm -rf build/niivue && mkdir -p build/niivue
+	cd build/niivue && npm pack --silent @niivue/niivue@$(NIIVUE)
+	awk '/of the package/ {print $$5 "  build/niivue/niivue-niivue-$(NIIVUE).tgz"}' mome_jax/assets/niivue-LICENSE.txt | sha256sum --check
+	tar -xzf build/niivue/niivue-niivue-$(NIIVUE).tgz -C build/niivue package/dist/niivue.umd.js
+	awk '/of dist/ {print $$4 "  build/niivue/package/dist/niivue.umd.js"}' mome_jax/assets/niivue-LICENSE.txt | sha256sum --check
+	gzip -9nc build/niivue/package/dist/niivue.umd.js > mome_jax/assets/niivue-$(NIIVUE).umd.js.gz
 
 clean:
 	rm -rf runs .venv .venv312

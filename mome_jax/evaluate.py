@@ -13,14 +13,13 @@ import sys
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from etils import epath
 
 from input_pipeline import bricks
 from input_pipeline.options import dashed
-from mome_jax import compare, explain, metrics, multihost, report, results, score, steps
+from mome_jax import compare, explain, metrics, multihost, report, results, score
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
 
@@ -59,14 +58,7 @@ def evaluate(config, workdir: epath.Path) -> dict:
   segmenter = predictor.segmenter(names, texts, template)
   routing = None
   if len(predictor.model.active_scales) > 1 and not held_out:
-    routing_step = jax.jit(steps.make_routing_step(predictor.model))
-    text = predictor.embed(texts)[: len(names)]
-    routing = explain.Routing(
-      names,
-      lambda windows: routing_step(predictor.params, text, jnp.asarray(windows), predictor.context),
-      segmenter,
-      predictor.model.active_scales,
-    )
+    routing = explain.Routing(explain.Explainer(predictor, names, texts, segmenter))
 
   lead = multihost.is_lead()
   pictures = workdir / 'pictures'
@@ -86,7 +78,15 @@ def evaluate(config, workdir: epath.Path) -> dict:
     if lead and number < config.evaluation.pictures and not held_out:
       _draw(pictures / f'{case.name}.png', case, segmentation)
       if routing is not None:
-        routing.add(case.image, spacing, segmentation)
+        maps = routing.add(case.image, spacing, segmentation)
+        explain.draw_case(
+          pictures / f'{case.name}_routing.png',
+          maps,
+          case.image,
+          spacing,
+          segmentation,
+          title=f'{case.name}: which scale each class trusts where',
+        )
 
   rows = multihost.gather_rows(rows)
   rows.sort(key=lambda row: (row['source'], row['case']))  # the same with any number of hosts

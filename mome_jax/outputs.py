@@ -13,7 +13,8 @@ import numpy as np
 
 from input_pipeline import volume
 from input_pipeline.anatomy import TEMPLATE, Template
-from mome_jax import report
+from mome_jax import report, viewer
+from mome_jax.explain import RoutingMaps
 from mome_jax.segment import Segmentation
 
 FIRST_FREE_LABEL = 200  # of prompts outside the template
@@ -36,11 +37,12 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What is written besides labels and legend: one file a class of each kind, and the preview."""
+  """What is written besides labels and legend: one file a class of each kind, preview, page."""
 
   masks: bool = False
   probabilities: bool = False
   preview: bool = True
+  report: bool = False
 
 
 DEFAULTS = Options()
@@ -141,6 +143,7 @@ def write_scan(
   *,
   options: Options,
   origin: Mapping,
+  routing: RoutingMaps | None = None,
 ) -> None:
   """Writes the results of one scan.
 
@@ -152,6 +155,7 @@ def write_scan(
     targets: K.
     options: what to write besides labels and legend.
     origin: further fields of the legend: the scan, the model, warnings.
+    routing: for the page.
   """
   labels = np.array([0, *(target.label for target in targets)], np.uint8)[segmentation.winner]
   volume.write_nifti(folder / f'{name}_seg.nii.gz', labels, scan.geometry, np.uint8)
@@ -176,6 +180,9 @@ def write_scan(
     present = {key: mask for key, mask in masks.items() if mask.any()}
     path = folder / f'{name}_preview.png'
     report.overlay(path, scan.array, present, scan.spacing, title=name)
+  if options.report:
+    path = folder / f'{name}_report.html'
+    viewer.write(path, scan, segmentation, legend, title=name, origin=origin, routing=routing)
 
 
 def is_mirrored(segmentation: Segmentation) -> bool:

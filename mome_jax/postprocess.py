@@ -95,6 +95,20 @@ def body_midline(image: np.ndarray) -> float:
   return float(weight @ np.arange(len(weight)) / total) if total else (len(image) - 1) / 2
 
 
+def body(image: np.ndarray) -> np.ndarray:
+  """The patient without the couch: the largest part above -500 HU, with lungs and bowel filled.
+
+  Args:
+    image: (D, H) or (D, H, W) HU; in a volume, holes are filled in each axial slice.
+  """
+  parts, _ = scipy.ndimage.label(image > -500)
+  largest = np.bincount(parts.ravel())[1:].argmax() + 1 if parts.any() else 0
+  part = (parts == largest) & (parts > 0)
+  if image.ndim == 2:
+    return scipy.ndimage.binary_fill_holes(part)
+  return np.stack([scipy.ndimage.binary_fill_holes(plane) for plane in part.transpose(2, 0, 1)], -1)
+
+
 class _Masks:
   """Copies of the packed masks that rules change class by class."""
 

@@ -28,7 +28,7 @@ from absl import logging
 
 from input_pipeline import volume
 from input_pipeline.options import dashed, spacing
-from mome_jax import outputs, postprocess
+from mome_jax import explain, outputs, postprocess
 from mome_jax.predictor import Predictor, use_compilation_cache
 from mome_jax.segment import NonFiniteLogitsError, Segmenter
 from mome_jax.text.prompts import parse_prompts
@@ -138,14 +138,16 @@ def predict(
   names = [target.name for target in targets]
   if check_sides and not {'liver', 'spleen'} <= set(names):
     raise PredictError('--check-sides compares liver and spleen: name both in --prompts')
+  segmenter = predictor.segmenter(names, [target.prompt for target in targets], rules=rules)
   job = Job(
-    segmenter=predictor.segmenter(names, [target.prompt for target in targets], rules=rules),
+    segmenter=segmenter,
     targets=targets,
     output=output,
     read=read,
     options=options,
     check_sides=check_sides,
     origin={'checkpoint': predictor.path, 'step': predictor.step},
+    explainer=explain.make_explainer(predictor, targets, segmenter) if options.report else None,
   )
   stems = [stem(path) for path in paths]
   results = []
@@ -172,6 +174,7 @@ class Job:
     output: existing folder.
     read, options, check_sides: as in `predict`.
     origin: fields of every legend.
+    explainer: makes the routing maps of the page, or None.
   """
 
   segmenter: Segmenter
@@ -181,6 +184,7 @@ class Job:
   options: outputs.Options
   check_sides: bool
   origin: Mapping
+  explainer: explain.Explainer | None = None
 
   def __call__(
     self,
@@ -223,9 +227,17 @@ class Job:
         if self.check_sides and outputs.is_mirrored(found):
           status = 'mirrored'
           notes.append(f'{path}: liver lies left of spleen; the scan or its header is mirrored')
+        routing = self.explainer and self.explainer(scan.array, scan.spacing)
         legend = {'input': str(path), **self.origin, 'warnings': notes}
         outputs.write_scan(
-          folder, name, scan, found, self.targets, options=self.options, origin=legend
+          folder,
+          name,
+          scan,
+          found,
+          self.targets,
+          options=self.options,
+          origin=legend,
+          routing=routing,
         )
     except Exception as error:  # whatever is wrong with one scan must not cost the others
       status, notes = 'failed', [_reason(error, path)]
@@ -292,6 +304,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--volume', type=int, metavar='N', help='of a file with several volumes, from 0 on'
   )
+  parser.add_argument(
+    '--report',
+    action='store_true',
+    help='also NAME_report.html, a viewer that opens offline: slices, classes, volumes, routing',
+  )
   parser.add_argument('--no-preview', action='store_true', help='no NAME_preview.png')
   parser.add_argument(
     '--check-sides', action='store_true', help='exit code 3 where liver lies left of spleen'
@@ -318,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       read=functools.partial(
         volume.read_image, assume_spacing=args.assume_spacing, number=args.volume
       ),
-      options=outputs.Options(args.masks, args.probabilities, not args.no_preview),
+      options=outputs.Options(args.masks, args.probabilities, not args.no_preview, args.report),
       check_sides=args.check_sides,
       text_model=args.text_model,
       rules=None if args.postprocess is None else postprocess.parse(args.postprocess),

@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from mome_jax import postprocess
+
 # The hues of Okabe and Ito for what is seen together most; a pair shares a hue and differs in
 # lightness, which colour-blind readers keep; tumours are the saturated reds and magentas.
 # fmt: off
@@ -160,6 +162,7 @@ def routing(
   share: np.ndarray,
   names: Sequence[str],
   scale_labels: Sequence[str],
+  entropy: np.ndarray | None = None,
   image_slice: np.ndarray | Mapping[str, np.ndarray] | None = None,
   maps: Mapping[str, np.ndarray] | None = None,
   outlines: Mapping[str, np.ndarray] | None = None,
@@ -174,6 +177,7 @@ def routing(
       NaN for a class without voxels.
     names: K class names.
     scale_labels: L labels, finest first, such as 'scale 1 (4 mm)'.
+    entropy: (K,) fraction of log L, a last column of the table, or None.
     image_slice: (D, H) axial slice in HU for all maps, or one per class.
     maps: class name -> (D, H) expected scale index in [0, L - 1], shown inside the body; the first
       four are drawn.
@@ -189,9 +193,12 @@ def routing(
     raise ValueError(f'share {share.shape}: expected ({len(names)}, {len(scale_labels)})')
   if maps and image_slice is None:
     raise ValueError('maps need image_slice, the anatomy behind them')
+  columns_shown = [*scale_labels, *(() if entropy is None else ['entropy'])]
+  if entropy is not None:
+    share = np.column_stack([share, entropy])
   left = 0.085 * max(map(len, names)) + 0.3
-  cell = max(0.6, 0.075 * max(map(len, scale_labels)) + 0.15)
-  table_width, table_height = cell * len(scale_labels), 0.3 * len(names)
+  cell = max(0.6, 0.075 * max(map(len, columns_shown)) + 0.15)
+  table_width, table_height = cell * len(columns_shown), 0.3 * len(names)
   columns, rows = ((0, 0), (1, 1), (2, 1), (2, 2), (2, 2))[len(maps)]
   side = float(np.clip((table_height + 0.3) / max(rows, 1) - _CAPTION, 2.6, 3.6))
   behind = {n: image_slice[n] if isinstance(image_slice, Mapping) else image_slice for n in maps}
@@ -202,7 +209,7 @@ def routing(
   height = max(table_height + 0.3, rows * (side * tall + _CAPTION + 0.1)) + 0.1
   figure, top = _titled(title, max(width, 5.0), height)
   table = _inches(figure, left, top - _CAPTION - table_height, table_width, table_height)
-  _share_table(table, share, names, scale_labels)
+  _share_table(table, share, names, columns_shown)
   for i, (name, scale_map) in enumerate(maps.items()):
     row, column = divmod(i, columns)
     y = top - row * 0.1 - (row + 1) * (side * tall + _CAPTION)
@@ -214,6 +221,49 @@ def routing(
   if maps:
     x, bar = maps_left + columns * (side + _GAP), min(2.4, side * tall)
     _scale_legend(_inches(figure, x, top - _CAPTION - bar, 0.16, bar), drawn, scale_labels)
+  _save(figure, path)
+
+
+def expert_maps(
+  path: str | os.PathLike,
+  *,
+  images: Mapping[str, np.ndarray],
+  weights: Mapping[str, np.ndarray],
+  entropy: Mapping[str, np.ndarray],
+  outlines: Mapping[str, np.ndarray],
+  scale_labels: Sequence[str],
+  spacing_2d: Sequence[float],
+  title: str,
+) -> None:
+  """Draws, one row a class, the share of each scale and the entropy of the shares in a slice.
+
+  Args:
+    path: PNG file to write.
+    images: class name -> (D, H) axial slice in HU.
+    weights: class name -> (L, D, H) shares in [0, 1].
+    entropy: class name -> (D, H), as a fraction of log L.
+    outlines: class name -> (D, H) bool, the class in that slice.
+    scale_labels: L labels, finest first.
+    spacing_2d: (2,) mm along x and y.
+    title: one line above the picture.
+  """
+  side, rise, (dx, dy) = 2.1, _CAPTION + 0.1, spacing_2d
+  heights = [side * i.shape[1] * dy / (i.shape[0] * dx) for i in images.values()]
+  bar_left = _MARGIN + (len(scale_labels) + 1) * (side + _GAP)
+  figure, top = _titled(title, bar_left + 0.7, sum(h + rise for h in heights) + 0.1)
+  y = top
+  for (name, image), height in zip(images.items(), heights, strict=True):
+    y -= height + rise
+    labels = [f'{name}, weight of {scale_labels[0]}', *scale_labels[1:], 'entropy']
+    for column, values in enumerate([*weights[name], entropy[name]]):
+      axes = _inches(figure, _MARGIN + column * (side + _GAP), y, side, height)
+      _caption(axes, labels[column])
+      drawn = _scale_map(axes, image, values, outlines[name], spacing_2d)
+      drawn.set_clim(0, 1)
+  if heights:
+    bar = _inches(figure, bar_left, top - rise - heights[0], 0.12, heights[0])
+    _scale_legend(bar, drawn, ['0 %', '100 %'])
+    bar.invert_yaxis()
   _save(figure, path)
 
 
@@ -303,11 +353,8 @@ def _caption(axes: Axes, text: str) -> None:
 
 def _scale_map(axes: Axes, behind, scale_map, outline, step: Sequence[float]):
   """One (x, y) map of expected scales over its anatomy, inside the body only."""
-  parts, _ = scipy.ndimage.label(behind > -500)
-  largest = np.bincount(parts.ravel())[1:].argmax() + 1 if parts.any() else 0
-  body = scipy.ndimage.binary_fill_holes(parts == largest)  # Lungs, not the couch.
   _anatomy(axes, behind[::-1].T, step, SOFT_TISSUE)
-  inside = np.where(body, scale_map, np.nan)[::-1].T
+  inside = np.where(postprocess.body(behind), scale_map, np.nan)[::-1].T
   drawn = _show(axes, inside, step, cmap='viridis', alpha=0.55, interpolation='nearest')
   if outline is not None:
     _contour(axes, outline[::-1].T, step, 'white', linewidths=1.3)

@@ -148,14 +148,41 @@ def make_predict_step(model):
   return predict_step
 
 
-def make_routing_step(model):
-  """What the router did: routing_step(params, text, windows) -> (logits, weights).
+def make_routing_step(model, block: int):
+  """What the router did in some windows, in cells of block^3 voxels.
 
-  `weights` is L arrays (B, K, D, H, W) float32, each scale's share in each class at each voxel.
+  routing_step(params, text (K, d_t), windows (B, D, H, W, C), counted (B, D, H, W) bool, context)
+  -> dict, all float32:
+    'weights' (B, K, L, D / block, H / block, W / block): mean share of each scale in each cell;
+    'entropy' (B, K, ...): mean entropy of the shares at a voxel, as a fraction of log L;
+    'weight_sum' (K, L), 'entropy_sum' (K,), 'voxels' (K,): sums over the voxels that are counted
+    and where the class's logit is above 0.
+
+  Args:
+    model: from `build_model`, with at least two scales.
+    block: voxels along a side of a cell; divides every side of the windows.
   """
 
-  def routing_step(params, text, windows, context=None):
+  def routing_step(params, text, windows, counted, context=None):
     logits, aux = model.apply({'params': params['model']}, windows, text, context)
-    return logits, router.scale_weights(aux['router_logits'], model.top_k)
+    weights = jnp.stack(router.scale_weights(aux['router_logits'], model.top_k), 2)
+    # With top_k = 1 the one weight is below 1; what a class trusts is a share all the same.
+    weights = weights / jnp.maximum(weights.sum(2, keepdims=True), 1e-6)
+    entropy = -(weights * jnp.log(jnp.maximum(weights, 1e-6))).sum(2) / np.log(weights.shape[2])
+    inside = (jnp.moveaxis(logits, -1, 1) > 0) & counted[:, None]
+    return {
+      'weights': _cells(weights, block),
+      'entropy': losses.block_mean(entropy, block),
+      'weight_sum': jnp.einsum('bkldhw,bkdhw->kl', weights, inside.astype(jnp.float32)),
+      'entropy_sum': (entropy * inside).sum((0, 2, 3, 4)),
+      'voxels': inside.sum((0, 2, 3, 4)).astype(jnp.float32),
+    }
 
   return routing_step
+
+
+def _cells(weights: jax.Array, block: int) -> jax.Array:
+  """Means over blocks: (B, K, L, D, H, W) -> (B, K, L, D / block, H / block, W / block)."""
+  b, k, scales, *shape = weights.shape
+  cells = losses.block_mean(weights.reshape(b, k * scales, *shape), block)
+  return cells.reshape(b, k, scales, *cells.shape[2:])

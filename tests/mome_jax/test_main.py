@@ -76,7 +76,7 @@ def test_a_run_leaves_what_users_look_for(trained):
                'pictures/routing.png'):  # fmt: skip
     assert (workdir / name).stat().st_size > 100, name
   assert list((workdir / 'tensorboard').glob('events*'))
-  assert len(list((workdir / 'pictures').glob('phantom_*.png'))) == 1
+  assert len(list((workdir / 'pictures').glob('phantom_*.png'))) == 2  # and its routing
   log = rows(workdir / 'metrics.jsonl')
   assert [row['step'] for row in log] == list(range(1, STEPS + 1))
   assert {'loss', 'loss_bce', 'loss_dice', 'learning_rate', 'grad_norm', 'data_wait'} <= set(log[0])

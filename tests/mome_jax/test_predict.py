@@ -81,7 +81,7 @@ def test_the_command_line_without_tensorflow(model, tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', program, '--checkpoint', model, '--input', tmp_path / 'scans',
      '--output', tmp_path / 'out', '--prompts', 'Left  Kidney, hepar,LIVER, the thing on top',
-     '--masks', '--probabilities'],
+     '--masks', '--probabilities', '--report'],
     capture_output=True, text=True, cwd=os.getcwd(),
     env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled')},
   )  # fmt: skip
@@ -90,8 +90,11 @@ def test_the_command_line_without_tensorflow(model, tmp_path):
   out = tmp_path / 'out'
   assert sorted(path.name for path in out.iterdir()) == sorted(
     ['report.csv', *(f'{n}_{end}' for n in 'ab' for end in
-                     ('masks', 'preview.png', 'probabilities', 'seg.json', 'seg.nii.gz'))]
+                     ('masks', 'preview.png', 'probabilities', 'report.html', 'seg.json',
+                      'seg.nii.gz'))]
   )  # fmt: skip
+  page = (out / 'a_report.html').read_text()
+  assert '"scales":["9 mm",' in page and 'the thing on top' in page
   source, mask = nib.load(tmp_path / 'scans' / 'a.nii.gz'), nib.load(out / 'a_seg.nii.gz')
   np.testing.assert_array_equal(mask.affine, source.affine)
   assert mask.shape == source.shape

@@ -1,0 +1,195 @@
+// The controls of the page; NiiVue draws. Volumes: 0 the scan, 1 the labels, 2 a routing map if one is chosen.
+'use strict';
+const data = JSON.parse(document.getElementById('data').textContent);
+const $ = (id) => document.getElementById(id);
+const make = (tag, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
+const WINDOWS = { 'Soft tissue': [40, 400], Lung: [-600, 1500], Bone: [300, 1500] };
+const VIEWS = { Planes: 3, Axial: 0, Coronal: 1, Sagittal: 2, '3D': 4 };
+const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+const visible = data.classes.map((row) => row.present);
+let labels = null;
+let map = null;
+
+const nv = new niivue.Niivue({
+  isRadiologicalConvention: true, sagittalNoseLeft: true, showAllOrientationMarkers: true, crosshairWidth: 0.6,
+  crosshairColor: [0.35, 0.65, 1, 0.8], fontColor: [1, 1, 1, 1], fontSizeScaling: 0.3, multiplanarShowRender: 0, multiplanarPadPixels: 6,
+  dragAndDropEnabled: false, logLevel: 'error', backColor: [0.043, 0.051, 0.063, 1], show3Dcrosshair: false,
+});
+
+const load = (base64, options) => niivue.NVImage.loadFromBase64({ base64, name: 'volume.nii.gz', ...options });
+
+// A voxel may lie in several classes (an organ and its tumor): the innermost one that is switched on is shown. Over a routing map
+// only its class is, in white: two colour scales on top of each other could not be read.
+function paint() {
+  const routed = map ? Number($('routed').value) : null;
+  const table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
+  data.codes.forEach((inside, code) => {
+    const shown = inside.find((k) => (routed === null ? visible[k] : k === routed));
+    const colour = shown === undefined ? [0, 0, 0] : routed === null ? data.classes[shown].colour : [255, 255, 255];
+    ['R', 'G', 'B'].forEach((channel, i) => table[channel].push(colour[i]));
+    table.A.push(shown === undefined ? 0 : routed === null ? 255 : 110);
+    table.I.push(code);
+    table.labels.push('');
+  });
+  labels.setColormapLabel(table);
+  nv.updateGLVolume();
+}
+
+function setWindow(level, width) {
+  const scan = nv.volumes[0];
+  scan.cal_min = level - width / 2;
+  scan.cal_max = level + width / 2;
+  nv.updateGLVolume();
+  showWindow();
+}
+
+function showWindow() {
+  const { cal_min: low, cal_max: high } = nv.volumes[0];
+  const level = Math.round((low + high) / 2), width = Math.round(high - low);
+  $('level').value = level;
+  $('width').value = width;
+  for (const button of $('windows').children) {
+    const [l, w] = WINDOWS[button.textContent];
+    button.ariaPressed = String(l === level && w === width);
+  }
+}
+
+function setView(name) {
+  nv.setSliceType(VIEWS[name]);
+  nv.setOpacity(0, name === '3D' ? 0 : 1); // the skin would hide the organs
+  for (const button of $('views').children) button.ariaPressed = String(button.textContent === name);
+}
+
+function goTo(mm) {
+  nv.scene.crosshairPos = nv.mm2frac(mm);
+  nv.createOnLocationChange();
+  nv.drawScene();
+}
+
+function showClasses() {
+  const body = $('classes').tBodies[0];
+  data.classes.forEach((row, k) => {
+    const box = make('input', { type: 'checkbox', checked: visible[k], disabled: !row.present, ariaLabel: row.name });
+    box.onchange = () => { visible[k] = box.checked; paint(); };
+    const swatch = make('span', { className: 'swatch' });
+    swatch.style.background = `rgb(${row.colour})`;
+    const name = make('button', { onclick: () => row.centre && goTo(row.centre) }, swatch, row.name);
+    body.append(make('tr', { className: row.present ? '' : 'absent' }, make('td', {}, box), make('td', { className: 'name' }, name),
+      make('td', {}, row.present ? row.volume_ml.toFixed(1) : '–')));
+  });
+  const all = (value) => {
+    body.querySelectorAll('input:enabled').forEach((box) => { box.checked = value; });
+    data.classes.forEach((row, k) => { visible[k] = value && row.present; });
+    paint();
+  };
+  $('all').onclick = () => all(true);
+  $('none').onclick = () => all(false);
+}
+
+function showPlanes() {
+  ['Sagittal', 'Coronal', 'Axial'].forEach((name, axis) => {
+    const count = nv.volumes[0].dimsRAS[axis + 1];
+    const slider = make('input', { type: 'range', min: 0, max: count - 1, step: 1, id: `slice${axis}` });
+    slider.oninput = () => {
+      nv.scene.crosshairPos[axis] = (Number(slider.value) + 0.5) / count;
+      nv.createOnLocationChange();
+      nv.drawScene();
+    };
+    $('planes').prepend(make('label', {}, make('span', { id: `number${axis}` }), slider));
+  });
+}
+
+function showLocation(location) {
+  ['Sagittal', 'Coronal', 'Axial'].forEach((name, axis) => {
+    const count = nv.volumes[0].dimsRAS[axis + 1];
+    const index = Math.min(count - 1, Math.max(0, Math.floor(nv.scene.crosshairPos[axis] * count)));
+    $(`slice${axis}`).value = index;
+    $(`number${axis}`).textContent = `${name} ${index + 1} / ${count}`;
+  });
+  const inside = data.codes[Math.round(location.values[1]?.value ?? 0)] ?? [];
+  const [x, y, z] = location.mm;
+  const side = (value, plus, minus) => `${Math.abs(value).toFixed(0)} mm ${value >= 0 ? plus : minus}`;
+  $('where').textContent = [
+    `${side(x, 'right', 'left')}, ${side(y, 'anterior', 'posterior')}, ${side(z, 'superior', 'inferior')}`,
+    `${Math.round(location.values[0].value)} HU`, inside.map((k) => data.classes[k].name).join(' in '),
+  ].filter(Boolean).join('   ·   ');
+}
+
+async function showMap() {
+  const k = $('routed').value, frame = Number($('quantity').value);
+  if (map) nv.removeVolume(map);
+  map = null;
+  $('legend').hidden = k === '';
+  if (k === '') return paint();
+  map = await load(data.routing.maps[k], { colormap: 'routing', opacity: 0.55, cal_min: 0, cal_max: 255, frame4D: frame });
+  nv.addVolume(map);
+  paint();
+  const { scales } = data.routing;
+  const isScale = frame === scales.length;
+  $('low').textContent = isScale ? scales[0] : '0 %';
+  $('high').textContent = isScale ? scales[scales.length - 1] : '100 %';
+}
+
+function showRouting() {
+  const { scales, share, entropy, maps } = data.routing;
+  $('routing').hidden = false;
+  $('bar').style.background = `linear-gradient(90deg, ${VIRIDIS.map((c) => `rgb(${c})`).join(', ')})`;
+  const steps = VIRIDIS.map((_, i) => (i === 0 ? 1 : Math.round((255 * i) / (VIRIDIS.length - 1))));
+  const channel = (i) => [VIRIDIS[0][i], ...VIRIDIS.map((c) => c[i])];
+  nv.addColormap('routing', { R: channel(0), G: channel(1), B: channel(2), A: [0, ...steps.map(() => 255)], I: [0, ...steps] });
+  $('routed').append(make('option', { value: '' }, 'no map'));
+  for (const k of Object.keys(maps)) $('routed').append(make('option', { value: k }, data.classes[k].name));
+  const quantities = [['trusted scale', scales.length], ['uncertainty', scales.length + 1], ...scales.map((s, i) => [`weight of ${s}`, i])];
+  for (const [name, frame] of quantities) $('quantity').append(make('option', { value: frame }, name));
+  $('routed').onchange = $('quantity').onchange = showMap;
+  const [head, body] = [$('routing').querySelector('thead'), $('routing').querySelector('tbody')];
+  head.append(make('tr', {}, ...['', ...scales, 'uncert.'].map((text) => make('th', {}, text))));
+  data.classes.forEach((row, k) => {
+    if (!(k in maps) || share[k][0] === null) return;
+    const cells = [...share[k], entropy[k]].map((value, i) => {
+      const cell = make('td', {}, `${Math.round(100 * value)} %`);
+      cell.style.background = i < scales.length ? `rgba(88, 166, 255, ${0.75 * value})` : `rgba(255, 166, 87, ${0.6 * value})`;
+      return cell;
+    });
+    const name = make('button', { onclick: () => { $('routed').value = k; showMap(); if (row.centre) goTo(row.centre); } }, row.name);
+    body.append(make('tr', {}, make('td', { className: 'name' }, name), ...cells));
+  });
+}
+
+async function start() {
+  document.title = `${data.title} – MoME-JAX`;
+  $('title').textContent = data.title;
+  $('about').textContent = `Segmented by MoME-JAX${data.step === null ? '' : `, training step ${data.step}`}`;
+  $('warnings').append(...data.warnings.map((text) => make('p', {}, `Note: ${text}`)));
+  await nv.attachToCanvas($('canvas'));
+  nv.addVolume(await load(data.image, { colormap: 'gray', cal_min: -160, cal_max: 240 }));
+  labels = await load(data.labels, { opacity: 0.5 });
+  nv.addVolume(labels);
+  showPlanes();
+  nv.onLocationChange = showLocation;
+  nv.onIntensityChange = showWindow;
+  for (const [name, [level, width]] of Object.entries(WINDOWS)) {
+    $('windows').append(make('button', { onclick: () => setWindow(level, width) }, name));
+  }
+  $('level').onchange = $('width').onchange = () => setWindow(Number($('level').value), Math.max(1, Number($('width').value)));
+  for (const name of Object.keys(VIEWS)) $('views').append(make('button', { onclick: () => setView(name) }, name));
+  $('opacity').oninput = () => nv.setOpacity(1, Number($('opacity').value));
+  showClasses();
+  if (data.routing) showRouting();
+  paint();
+  setView('Planes');
+  showWindow();
+  const largest = data.classes.filter((row) => row.centre).sort((a, b) => b.volume_ml - a.volume_ml)[0];
+  if (largest) goTo(largest.centre);
+  else nv.createOnLocationChange();
+  document.body.dataset.ready = 'true';
+}
+
+start().catch((error) => {
+  $('stage').append(make('p', { id: 'failed' }, `The viewer could not start (${error.message}). It needs a browser with WebGL 2.`));
+  document.body.dataset.ready = 'failed';
+});

@@ -1,0 +1,120 @@
+"""A headless Chromium, driven over its debugging protocol."""
+
+import base64
+import contextlib
+import io
+import itertools
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+import numpy as np
+import websocket
+from PIL import Image
+
+_FLAGS = ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--use-gl=angle',
+          '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--hide-scrollbars',
+          '--remote-debugging-port=0', '--remote-allow-origins=*', '--no-first-run',
+          '--disable-extensions', '--disable-background-networking')  # fmt: skip
+PATIENCE = 240  # seconds; WebGL without a GPU is slow on a busy machine
+
+
+def find_chromium():
+  """The path of a Chromium, or None."""
+  names = ('chromium', 'chromium-browser', 'google-chrome')
+  return next(filter(None, map(shutil.which, names)), None)
+
+
+class Page:
+  """An open page."""
+
+  def __init__(self, connection):
+    self._connection = connection
+    self._numbers = itertools.count(1)
+    self.events = []
+
+  def send(self, method, **parameters):
+    number = next(self._numbers)
+    self._connection.send(json.dumps({'id': number, 'method': method, 'params': parameters}))
+    while True:
+      answer = json.loads(self._connection.recv())
+      if answer.get('id') == number:
+        assert 'error' not in answer, answer
+        return answer['result']
+      self.events.append(answer)
+
+  def run(self, script):
+    """The value of a JavaScript expression; promises are awaited."""
+    result = self.send('Runtime.evaluate', expression=script, returnByValue=True, awaitPromise=True)
+    assert 'exceptionDetails' not in result, result
+    return result['result'].get('value')
+
+  def open(self, path):
+    for domain in ('Network', 'Page', 'Runtime', 'Log'):
+      self.send(f'{domain}.enable')
+    self.send('Page.navigate', url=pathlib.Path(path).resolve().as_uri())
+    end = time.monotonic() + PATIENCE
+    while not self.run('document.body && document.body.dataset.ready'):
+      assert time.monotonic() < end, self.problems()
+      time.sleep(0.3)
+
+  def requests(self):
+    """URLs asked for, without those inside the page itself."""
+    urls = [e['params']['request']['url'] for e in self.events
+            if e['method'] == 'Network.requestWillBeSent']  # fmt: skip
+    return [url for url in urls if not url.startswith(('data:', 'blob:'))]
+
+  def problems(self):
+    """What the console complains about."""
+    kinds = ('Runtime.exceptionThrown', 'Log.entryAdded')
+    return [e['params'] for e in self.events if e['method'] in kinds]
+
+  def screenshot(self, path=None):
+    """(rows, columns, 3) uint8 of what is visible, once it is drawn."""
+    self.run('new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))')
+    png = base64.b64decode(self.send('Page.captureScreenshot', format='png')['data'])
+    if path:
+      pathlib.Path(path).write_bytes(png)
+    return np.asarray(Image.open(io.BytesIO(png)).convert('RGB'))
+
+  def wheel(self, x, y, delta):
+    self.send('Input.dispatchMouseEvent', type='mouseWheel', x=x, y=y, deltaX=0, deltaY=delta)
+
+
+@contextlib.contextmanager
+def chromium(size=(1400, 900)):
+  """A page in a fresh browser without a network."""
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    process = subprocess.Popen(
+      [find_chromium(), *_FLAGS, f'--window-size={size[0]},{size[1]}',
+       f'--user-data-dir={profile}', 'about:blank'],
+      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+      for line in process.stderr:
+        found = re.search(r'ws://([^/]+)/', line)
+        if found:
+          break
+      host = found.group(1)
+      with urllib.request.urlopen(f'http://{host}/json') as answer:
+        target = next(t for t in json.load(answer) if t['type'] == 'page')
+      connection = websocket.create_connection(target['webSocketDebuggerUrl'], timeout=PATIENCE)
+      page = Page(connection)
+      page.send(
+        'Emulation.setDeviceMetricsOverride',
+        width=size[0], height=size[1], deviceScaleFactor=1, mobile=False,
+      )  # fmt: skip
+      yield page
+      connection.close()
+    finally:
+      process.terminate()
+      try:
+        process.wait(20)
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,75 @@
+"""The notebooks run from top to bottom, on one tiny model trained on three phantoms."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+SETTINGS = [
+  '--config.data.spacing=(12.0, 12.0, 12.0)',
+  '--config.data.patch=(16, 16, 16)',
+  '--config.evaluation.window=(32, 32, 32)',
+  '--config.evaluation.pictures=0',
+  '--config.model.backbone.size=tiny',
+  '--config.train.steps=2',
+  '--config.train.batch_size=2',
+]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Where the notebooks run: the model is `model`, its data are `data`."""
+  folder = tmp_path_factory.mktemp('notebooks')
+  environment = {
+    'PYTHONPATH': str(ROOT),
+    'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'MOME_MODEL': str(folder / 'model'),
+    'MOME_DATA': str(folder / 'data'),
+  }
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in environment.items():
+      patch.setenv(name, value)
+    run = lambda *command: subprocess.run(
+      [sys.executable, '-m', *command], cwd=folder, check=True, env=dict(os.environ)
+    )
+    run('input_pipeline.prepare', '--source=phantom', '--data_dir=data', '--spacing=12',
+        '--brick=16', '--cases=3')  # fmt: skip
+    run('mome_jax.main', f'--config={ROOT / "mome_jax/configs/demo.py"}', '--workdir=model',
+        '--config.data_dir=data', *SETTINGS)  # fmt: skip
+    yield folder
+
+
+def test_there_are_three():
+  assert [path.stem for path in NOTEBOOKS] == ['evaluate', 'quickstart', 'routing']
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(folder, path):
+  notebook = nbformat.read(path, as_version=4)
+  resources = {'metadata': {'path': str(folder)}}
+  NotebookClient(notebook, timeout=900, kernel_name='python3', resources=resources).execute()
+  text = ''.join(
+    str(output.get('text', '')) for cell in notebook.cells for output in cell.get('outputs', [])
+  )
+  assert 'device: ' in text
+  pictures = [
+    output for cell in notebook.cells for output in cell.get('outputs', [])
+    if 'image/jpeg' in output.get('data', {})
+  ]  # fmt: skip
+  assert pictures
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_outputs_are_light(path):
+  notebook = nbformat.read(path, as_version=4)
+  nbformat.validate(notebook)
+  assert path.stat().st_size < 400_000
+  errors = [o for c in notebook.cells for o in c.get('outputs', []) if o.output_type == 'error']
+  assert not errors
