@@ -86,8 +86,8 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 class Explainer:
   """Asks the router of a model about scans.
 
-  Windows do not overlap here: it takes about a fifth of the time of segmenting. Never more than the
-  maps of one window are held at full resolution, and those on the device only.
+  Windows do not overlap here. Never more than the maps of one window are held at full resolution,
+  and those on the device only.
 
   Args:
     predictor: the model.
