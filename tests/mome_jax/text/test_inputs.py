@@ -24,7 +24,7 @@ def vectors(texts):
 def test_joint_text_gives_tokens():
   text = inputs.for_training(config())
   batch = text.batch(seed=3, step=7)
-  assert batch['ids'].shape == batch['mask'].shape == (4, 32)
+  assert batch['ids'].shape == batch['mask'].shape == (4, 40)
   assert text.vectors is None
   assert text.encoder.config.d_model == text.width == 128
 
