@@ -287,7 +287,10 @@ class TestPrepare:
     for folder, options in (('here', []), ('beam', ['--beam=--runner=DirectRunner'])):
       assert self.run(tmp_path / folder, '--cases=1', *options) == 0
     here, beam = (
-      {path.name: list(shards.read_records(path)) for path in epath.Path(folder).rglob('*.array_*')}
+      {
+        path.name: list(shards.read_records(path))
+        for path in epath.Path(folder).glob('phantom/*/*/*.array_*')
+      }
       for folder in (tmp_path / 'here', tmp_path / 'beam')
     )
     assert len(here) == 2
