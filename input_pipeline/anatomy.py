@@ -76,6 +76,9 @@ class Template:
     self._by_phrase: dict[str, Structure] = {}
     self._check()
 
+  def __reduce__(self):  # its read-only views cannot be pickled, and cases may hold a template
+    return Template, (self.structures, dict(self.sided_codes))
+
   def __len__(self) -> int:
     return len(self.structures)
 

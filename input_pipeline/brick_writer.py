@@ -1,102 +1,159 @@
-"""Writes prepared scans: what `bricks` reads."""
+"""Writes prepared scans: what `bricks` reads.
 
-import contextlib
+Two steps. `stage` converts one case to a file of its own, wherever and in whatever order that
+happens; what is there already, of the same case and settings, is not made again. `gather` joins
+the files of all cases to TFDS shards.
+"""
+
 import dataclasses
 import functools
-import io
-import itertools
+import hashlib
 import json
+import os
 import pathlib
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
-from input_pipeline import bricks, sources
+from input_pipeline import bricks, shards, sources
+
+OUTCOMES = 'cases.json'  # beside the shards: the Outcome of each case, in the records' order
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """How cases are converted: `spacing` (3,) mm, `brick` edge in voxels, `origin` of the files."""
+
+  spacing: tuple[float, float, float]
+  brick: int
+  origin: str = ''
+
+  def key(self, case: sources.Case) -> str:
+    """Names the case's file: other settings, labels, or files of the case give another name."""
+    ranges = sorted(case.slice_ranges.items())
+    parts = (case.source, case.name, case.split, case.supervised, ranges, _stamps(case.load))
+    described = repr((bricks.VERSION, self, *parts))
+    return hashlib.sha256(described.encode()).hexdigest()[:24]
+
+
+def _stamps(value) -> list[tuple[str, int, int]]:
+  """Path, time and size of every file among the arguments of a partial function."""
+  if isinstance(value, functools.partial):
+    return _stamps([value.args, value.keywords])
+  if isinstance(value, Mapping):
+    return _stamps([*value.keys(), *value.values()])
+  if isinstance(value, (list, tuple)):
+    return [stamp for item in value for stamp in _stamps(item)]
+  if isinstance(value, os.PathLike) and os.path.exists(value):
+    found = os.stat(value)
+    return [(os.fspath(value), found.st_mtime_ns, found.st_size)]
+  return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What came of a case.
+
+  Attributes:
+    key: of `Request`.
+    name, split: of the case.
+    error: why it was skipped, or ''.
+    warnings: of the readers.
+    records, bytes: of its file.
+    info: fields of `bricks.CaseInfo`, of a training case.
+  """
+
+  key: str
+  name: str
+  split: str
+  error: str = ''
+  warnings: Sequence[str] = ()
+  records: int = 0
+  bytes: int = 0
+  info: Mapping | None = None
 
 
 @dataclasses.dataclass
 class Written:
-  """What came of the cases: `done` per split, `skipped` and `warnings` with reasons, `infos`."""
+  """What came of the cases: `done` per split, `skipped` and `warnings` with reasons, `records`."""
 
-  done: dict[str, int] = dataclasses.field(default_factory=dict)
-  skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-  warnings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-  infos: list[bricks.CaseInfo] = dataclasses.field(default_factory=list)
-  records: int = 0
+  done: dict[str, int]
+  skipped: list[tuple[str, str]]
+  warnings: list[tuple[str, str]]
+  records: int
 
 
-def write(
-  source: sources.Source,
-  cases: Sequence[sources.Case],
-  data_dir: pathlib.Path,
-  *,
-  spacing: Sequence[float],
-  brick: int,
-  on_case: Callable[[str], None] = lambda name: None,
-) -> Written:
-  """Writes bricks, their index and volumes under `data_dir/source.name`.
+# ---------------------------------------------------------------------------- one case
+def stage(case: sources.Case, *, folder: str, request: Request) -> None:
+  """Converts one case to `folder/KEY.array_record` and notes the outcome in `folder/KEY.json`.
 
-  A case that cannot be read or converted is skipped and reported.
+  Never raises because of the case: an error is an outcome too, and is tried again by the next run.
 
   Args:
-    source: where the cases are from.
-    cases: to write.
-    data_dir: of the prepared sources.
-    spacing: (3,) mm of the bricks.
-    brick: edge of the bricks, voxels.
-    on_case: called with a case's name after it.
-
-  Raises:
-    ValueError: if no case could be written.
+    case: to read.
+    folder: of the case files.
+    request: how.
   """
-  written = Written(done=dict.fromkeys(sorted({case.split for case in cases}), 0))
-  train = [case for case in cases if case.split == 'train']
-
-  def examples(cases, convert):
-    number = itertools.count()
-    for case in cases:
+  key = request.key(case)
+  found = read_outcome(folder, key)
+  if found is not None and not found.error:
+    return
+  path = _case_file(folder, key)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    try:
+      scan = case.load()
       # The whole case is converted before any of it is written.
-      try:
-        with warnings.catch_warnings(record=True) as caught:
-          warnings.simplefilter('always')
-          converted = list(convert(case, case.load()))
-        written.warnings += [(case.name, str(warning.message)) for warning in caught]
-      except Exception as error:  # whatever is wrong with one case must not cost the others
-        written.skipped.append((case.name, f'{type(error).__name__}: {error}'))
+      if case.split == 'train':
+        examples, info = _brick_examples(case, scan, request)
+        features = brick_features(request.brick)
       else:
-        written.done[case.split] += 1
-        yield from ((next(number), example) for example in converted)
-      on_case(case.name)
-    if not any(written.done[case.split] for case in cases):
-      raise ValueError(f'{source.name}: every case failed, first {": ".join(written.skipped[0])}')
-
-  if train:
-    convert = functools.partial(_brick_examples, written, spacing, brick)
-    splits = {'train': lambda: examples(train, convert)}
-    folder = _write_tfds(source, 'bricks', _brick_features(brick), splits, data_dir)
-    _write_index(folder, written.infos, spacing, brick)
-  splits = {}
-  for split in sorted(written.done.keys() - {'train'}):
-    part = [case for case in cases if case.split == split]
-    splits[split] = functools.partial(examples, part, _volume_examples)
-  if splits:
-    _write_tfds(source, 'volumes', _volume_features(), splits, data_dir)
-  return written
+        examples, info, features = [_volume_example(case, scan)], None, volume_features()
+      records = [features.serialize_example(example) for example in examples]
+      if not records:
+        raise ValueError('nothing but air')
+    except Exception as error:  # whatever is wrong with one case must not cost the others
+      outcome = Outcome(key, case.name, case.split, f'{type(error).__name__}: {error}')
+    else:
+      shards.write_records(path, records)
+      messages = tuple(dict.fromkeys(str(warning.message) for warning in caught))
+      size = path.stat().length
+      outcome = Outcome(key, case.name, case.split, '', messages, len(records), size, info)
+  write_outcome(folder, outcome)
 
 
-def _brick_examples(written: Written, spacing, brick, case, scan) -> list[dict]:
-  image, codes, offset = bricks.to_spacing(scan, spacing)
-  found = [_brick_example(case, *part, spacing) for part in bricks.cut(image, codes, brick)]
-  offset = tuple(offset.tolist())
-  written.infos.append(
-    bricks.CaseInfo(case.name, case.source, case.supervised, case.slice_ranges, image.shape, offset)
+def _case_file(folder: str | os.PathLike, key: str) -> epath.Path:
+  return epath.Path(folder) / f'{key}.array_record'
+
+
+def read_outcome(folder: str | os.PathLike, key: str) -> Outcome | None:
+  """What `stage` noted, or None."""
+  path = epath.Path(folder) / f'{key}.json'
+  return Outcome(**json.loads(path.read_text())) if path.exists() else None
+
+
+def write_outcome(folder: str | os.PathLike, outcome: Outcome) -> None:
+  """Notes an outcome; a case file counts from then on."""
+  text = json.dumps(dataclasses.asdict(outcome))
+  shards.write_bytes(epath.Path(folder) / f'{outcome.key}.json', text.encode())
+
+
+def _brick_examples(case, scan, request: Request) -> tuple[list[dict], dict]:
+  image, codes, offset = bricks.to_spacing(scan, request.spacing)
+  found = [
+    _brick_example(case, *part, request.spacing) for part in bricks.cut(image, codes, request.brick)
+  ]
+  info = bricks.CaseInfo(
+    case.name, case.source, case.supervised, case.slice_ranges, image.shape, tuple(offset.tolist())
   )
-  written.records += len(found)
-  return found
+  return found, {field: _plain(value) for field, value in vars(info).items()}
 
 
-def _brick_features(brick: int):
+def brick_features(brick: int):
+  """TFDS features of a training record."""
   features = bricks.import_tfds().features
   cube = (brick, brick, brick)
   return features.FeaturesDict(
@@ -126,7 +183,8 @@ def _brick_example(case, position, image, codes, spacing) -> dict:
   }
 
 
-def _volume_features():
+def volume_features():
+  """TFDS features of a held-out scan."""
   features = bricks.import_tfds().features
   return features.FeaturesDict(
     {
@@ -140,9 +198,9 @@ def _volume_features():
   )
 
 
-def _volume_examples(case, scan) -> Iterator[dict]:
+def _volume_example(case, scan) -> dict:
   fields = ('name', 'source', 'supervised', 'slice_ranges')
-  yield {
+  return {
     'image': bricks.to_int16(scan.image),
     'label': scan.codes,
     'affine': scan.geometry.affine,
@@ -155,57 +213,117 @@ def _plain(value):
   return dict(value) if isinstance(value, Mapping) else value
 
 
-def _write_tfds(
+# ---------------------------------------------------------------------------- all cases
+def write(
   source: sources.Source,
-  config: str,
-  features,
-  splits: Mapping[str, Callable[[], Iterable[tuple[int, dict]]]],
-  data_dir: pathlib.Path,
-) -> pathlib.Path:
-  """Writes one TFDS dataset, its records in the order given; returns its folder."""
-  tfds = bricks.import_tfds()
-
-  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    name = source.name
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config, version=bricks.VERSION)]
-
-    def _info(self):
-      # Bricks of a case stay together: a patch touches several of them.
-      return tfds.core.DatasetInfo(
-        builder=self,
-        features=features,
-        description=source.description,
-        license=source.licence,
-        citation=source.citation,
-        disable_shuffling=True,
-      )
-
-    def _split_generators(self, dl_manager):
-      return {split: generate() for split, generate in splits.items()}
-
-    def _generate_examples(self):
-      raise NotImplementedError  # the splits bring their own
-
-  builder = Builder(data_dir=data_dir)
-  with contextlib.redirect_stdout(io.StringIO()):  # it announces a download
-    builder.download_and_prepare(file_format='array_record')
-  return pathlib.Path(builder.data_dir)
+  cases: Sequence[sources.Case],
+  data_dir: str | os.PathLike,
+  *,
+  spacing: Sequence[float],
+  brick: int,
+) -> Written:
+  """Stages and gathers the cases of a source under `data_dir/source.name`; see `gather`."""
+  request = Request(tuple(spacing), brick)
+  with tempfile.TemporaryDirectory() as folder:
+    for case in cases:
+      stage(case, folder=folder, request=request)
+    outcomes = [read_outcome(folder, request.key(case)) for case in cases]
+    return gather(source, outcomes, folder, epath.Path(data_dir) / source.name, request)
 
 
-def _write_index(
-  folder: pathlib.Path, infos: Sequence[bricks.CaseInfo], spacing: Sequence[float], brick: int
-) -> None:
+def gather(
+  source: sources.Source,
+  outcomes: Sequence[Outcome],
+  staged: str | os.PathLike,
+  folder: epath.Path,
+  request: Request,
+) -> Written:
+  """Joins case files to bricks with their index, and volumes.
+
+  Args:
+    source: where the cases are from.
+    outcomes: of the cases, in their order.
+    staged: folder of the case files.
+    folder: where to write.
+    request: that the cases were staged with.
+
+  Raises:
+    ValueError: if no case of the training split, or none that is held out, could be converted.
+  """
+  for split_is_train in (True, False):
+    part = [o for o in outcomes if (o.split == 'train') == split_is_train]
+    if part and all(outcome.error for outcome in part):
+      raise ValueError(f'{source.name}: every case failed, first {part[0].name}: {part[0].error}')
+  good = [outcome for outcome in outcomes if not outcome.error]
+  splits = {}
+  for outcome in good:
+    file = (_case_file(staged, outcome.key), outcome.records, outcome.bytes)
+    splits.setdefault(outcome.split, []).append(file)
+  train = splits.pop('train', None)
+  if train:
+    place = folder / 'bricks' / bricks.VERSION
+    shards.write_dataset(source, place, brick_features(request.brick), {'train': train})
+    _write_index(place, [o.info for o in good if o.split == 'train'], request)
+  if splits:
+    place = folder / 'volumes' / bricks.VERSION
+    ordered = {split: splits[split] for split in sorted(splits)}
+    shards.write_dataset(source, place, volume_features(), ordered)
+  notes = [dataclasses.asdict(outcome) for outcome in good]
+  (folder / OUTCOMES).write_text(json.dumps(notes))
+  done = dict.fromkeys(sorted({outcome.split for outcome in outcomes}), 0)
+  for outcome in good:
+    done[outcome.split] += 1
+  return Written(
+    done,
+    [(outcome.name, outcome.error) for outcome in outcomes if outcome.error],
+    [(outcome.name, message) for outcome in good for message in outcome.warnings],
+    sum(records for _, records, _ in train or ()),
+  )
+
+
+def _write_index(folder: epath.Path, infos: Sequence[Mapping], request: Request) -> None:
   """Reads every record back and notes what it holds."""
   records = bricks.data_source(folder, 'train', skip=('image', 'label'))
-  number = {info.name: i for i, info in enumerate(infos)}
+  number = {info['name']: i for i, info in enumerate(infos)}
   rows = [(number[r['case'].decode()], r['position'], r['code_voxels']) for r in records]
   case, position, code_voxels = zip(*rows, strict=True)
-  np.savez_compressed(
-    folder / bricks.INDEX,
-    brick=np.int32(brick),
-    spacing=np.array(spacing, np.float64),
-    cases=np.array([json.dumps({k: _plain(v) for k, v in vars(info).items()}) for info in infos]),
-    case=np.array(case, np.int32),
-    position=np.array(position, np.int32),
-    code_voxels=np.array(code_voxels, np.int32),
-  )
+  with tempfile.TemporaryDirectory() as local:
+    path = pathlib.Path(local, bricks.INDEX)
+    np.savez_compressed(
+      path,
+      brick=np.int32(request.brick),
+      spacing=np.array(request.spacing, np.float64),
+      cases=np.array([json.dumps(info) for info in infos]),
+      case=np.array(case, np.int32),
+      position=np.array(position, np.int32),
+      code_voxels=np.array(code_voxels, np.int32),
+    )
+    (folder / bricks.INDEX).write_bytes(path.read_bytes())
+
+
+def restore(folder: epath.Path, staged: str | os.PathLike, wanted: Iterable[str]) -> None:
+  """Takes cases of a prepared source back into case files, undoing `gather`.
+
+  Args:
+    folder: the prepared source.
+    staged: folder of the case files.
+    wanted: keys of the cases to take.
+  """
+  if not (folder / OUTCOMES).exists():
+    return
+  wanted = set(wanted)
+  streams = {}
+  for values in json.loads((folder / OUTCOMES).read_text()):
+    outcome = Outcome(**values)
+    if outcome.split not in streams:
+      streams[outcome.split] = _stream(folder, outcome.split)
+    records = [next(streams[outcome.split]) for _ in range(outcome.records)]
+    if outcome.key in wanted and read_outcome(staged, outcome.key) is None:
+      shards.write_records(_case_file(staged, outcome.key), records)
+      write_outcome(staged, outcome)
+
+
+def _stream(folder: epath.Path, split: str):
+  place = folder / ('bricks' if split == 'train' else 'volumes') / bricks.VERSION
+  for path in sorted(place.glob(f'*-{split}.array_record-*')):
+    yield from shards.read_records(path)

@@ -6,29 +6,34 @@ r"""Prepares a source for training and evaluation.
   python -m input_pipeline.prepare --list
   python -m input_pipeline.prepare --source=openkbp --manual_dir=DOWNLOADED --check
 
-`DIR/SOURCE` appears when everything is written, or not at all: a run that is killed leaves only
-`DIR/.SOURCE.incomplete`, which the next one clears. Exit code 0 if all cases were written, 1 if
-some were skipped (the others are there) or nothing could be done. `--check` reads every case and
-writes nothing.
+`DIR/SOURCE` appears when everything is written, or not at all. A run that is killed leaves its
+finished cases in `DIR/.SOURCE.incomplete`, and the same command goes on from there. Exit code 0 if
+all cases were written, 1 if some were skipped (the others are there) or nothing could be done; the
+same command tries the skipped ones again. `--beam` converts the cases on a Beam runner. `--check`
+reads every case and writes nothing.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import re
-import shutil
+import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tqdm
+from etils import epath
 
 from input_pipeline import brick_writer, bricks, check, dedupe, options, sources
+
+_CASES = 'cases'
 
 
 class PrepareError(ValueError):
@@ -46,12 +51,16 @@ def prepare(
   brick: int = 64,
   limit: int | None = None,
   overwrite: bool = False,
+  beam: str | None = None,
 ) -> dict:
   """Writes `data_dir/name`; what is there already with equal settings is left alone.
 
+  Cases that an earlier run finished, killed or not, are taken over if their files and settings are
+  the same.
+
   Args:
     source: a name of `sources.SOURCES`.
-    data_dir: of all prepared sources; created where missing.
+    data_dir: of all prepared sources, may be gs://; created where missing.
     manual_dir: folder the user downloaded, for sources that need one.
     name: of the prepared source; by default that of the source.
     groups: file of `dedupe`; the cases of a group go to one split.
@@ -59,13 +68,15 @@ def prepare(
     brick: edge of the bricks, voxels.
     limit: at most so many cases of each split; None is all.
     overwrite: replace what is there.
+    beam: options of Apache Beam, which then converts the cases; None converts them here.
 
   Returns:
     settings, new_classes (beyond the built-in template), cases per split, skipped (case, reason),
     warnings (case, message), records, bytes, seconds.
 
   Raises:
-    PrepareError: if it is there with other settings, or another process is writing it.
+    PrepareError: if it is there with other settings, another process is writing it, or Beam is
+      asked for and not installed.
     SourceError: if the source or its files are missing.
     ValueError: if every case failed.
   """
@@ -79,7 +90,7 @@ def prepare(
     'brick': brick,
     'limit': limit,
   }
-  final = pathlib.Path(data_dir, declared.name)
+  final = epath.Path(data_dir) / declared.name
   found = bricks.read_settings(data_dir, declared.name)
   digest = _digest(groups)
   if found is not None and not overwrite:
@@ -94,36 +105,101 @@ def prepare(
       raise PrepareError(
         f'{final}: prepared with other new classes than {source} has now; pass --overwrite'
       )
-    return found
+    if not found['skipped']:
+      return found
   cases = declared.cases(manual_dir)
   if groups is not None:
     cases = dedupe.keep_together(cases, _read_groups(groups))
   cases = _first_of_each_split(_named(cases, source, name), limit)
   start = time.monotonic()
-  with _staging(pathlib.Path(data_dir), declared.name) as staging:
-    with tqdm.tqdm(total=len(cases), desc=declared.name, unit='case') as bar:
-      written = brick_writer.write(
-        declared, cases, staging, spacing=spacing, brick=brick, on_case=lambda name: bar.update()
-      )
-    folder = staging / declared.name
+  origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
+  request = brick_writer.Request(tuple(map(float, spacing)), brick, origin)
+  run = _run_here if beam is None else functools.partial(_run_beam, options=beam)
+  with _staging(epath.Path(data_dir), declared.name) as staging:
+    staged, folder = staging / _CASES, staging / declared.name
+    outcomes = _stage(cases, staged, request, None if overwrite else final, run)
+    written = brick_writer.gather(declared, outcomes, staged, folder, request)
     report = _report(folder, written) | {'settings': settings}
     report['new_classes'] = list(template.additions())
     report['groups'] = digest
     report['seconds'] = round(time.monotonic() - start, 1)
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
-    if final.exists():
-      os.replace(final, staging / 'replaced')
-    os.replace(folder, final)
+    _publish(folder, final, staging / 'replaced')
   return report
 
 
-def _report(folder: pathlib.Path, written: brick_writer.Written) -> dict:
+def _stage(
+  cases: Sequence[sources.Case],
+  staged: epath.Path,
+  request: brick_writer.Request,
+  finished: epath.Path | None,
+  run: Callable,
+) -> list[brick_writer.Outcome]:
+  """The outcome of each case, after converting those that no earlier run has finished."""
+  keys = [request.key(case) for case in cases]
+  if len(set(keys)) < len(keys):
+    raise PrepareError('two cases have the same name and labels; rename one')
+  staged.mkdir(parents=True, exist_ok=True)
+  if finished is not None:
+    brick_writer.restore(finished, staged, keys)
+  missing = []
+  for case, key in zip(cases, keys, strict=True):
+    outcome = brick_writer.read_outcome(staged, key)
+    if outcome is None or outcome.error:
+      missing.append(case)
+  if len(missing) < len(cases):
+    print(f'{len(cases) - len(missing)} of {len(cases)} cases are converted already')
+  run(missing, functools.partial(brick_writer.stage, folder=os.fspath(staged), request=request))
+  return [brick_writer.read_outcome(staged, key) for key in keys]
+
+
+def _run_here(cases: Sequence[sources.Case], stage: Callable[[sources.Case], None]) -> None:
+  for case in tqdm.tqdm(cases, desc='cases', unit='case'):
+    stage(case)
+
+
+def _run_beam(
+  cases: Sequence[sources.Case], stage: Callable[[sources.Case], None], *, options: str
+) -> None:
+  try:
+    import apache_beam as beam
+    from apache_beam.options import pipeline_options
+  except ImportError as error:
+    raise PrepareError(f'--beam: {error}; pip install -r requirements-beam.txt') from error
+  with beam.Pipeline(options=pipeline_options.PipelineOptions(shlex.split(options))) as pipeline:
+    # Reshuffled, so that a runner does not fuse all cases into one worker.
+    _ = pipeline | beam.Create(list(cases)) | beam.Reshuffle() | beam.Map(stage)
+
+
+def _publish(folder: epath.Path, final: epath.Path, replaced: epath.Path) -> None:
+  """Puts a complete folder in its place; in a bucket, its SETTINGS last, which make it count."""
+  if '://' not in os.fspath(final):
+    if final.exists():
+      os.replace(final, replaced)
+    os.replace(folder, final)
+    return
+  if final.exists():
+    (final / bricks.SETTINGS).unlink(missing_ok=True)
+    final.rmtree()
+  files = sorted(_files(folder), key=lambda path: path.name == bricks.SETTINGS)
+  for path in files:
+    target = final / os.path.relpath(os.fspath(path), os.fspath(folder))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path.copy(target)
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+  for path in folder.iterdir():
+    yield from _files(path) if path.is_dir() else [path]
+
+
+def _report(folder: epath.Path, written: brick_writer.Written) -> dict:
   return {
     'cases': written.done,
     'skipped': written.skipped,
     'warnings': written.warnings,
     'records': written.records,
-    'bytes': sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()),
+    'bytes': sum(path.stat().length for path in _files(folder)),
   }
 
 
@@ -157,22 +233,33 @@ def _first_of_each_split(cases: Sequence[sources.Case], limit: int | None) -> li
 
 
 @contextlib.contextmanager
-def _staging(data_dir: pathlib.Path, source: str) -> Iterator[pathlib.Path]:
-  """An empty folder beside the final one, which only one process has; removed afterwards."""
+def _staging(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
+  """A folder beside the final one, with nothing in it but the cases of an earlier run.
+
+  Only one process has it (a bucket has no locks, there it is up to the user). It is removed
+  afterwards; if something fails, its cases stay for the next run.
+  """
   folder = data_dir / f'.{source}.incomplete'
   folder.mkdir(parents=True, exist_ok=True)
+  with _locked(folder, source):
+    for leftover in folder.iterdir():  # of a run that was killed
+      if leftover.name != _CASES:
+        leftover.rmtree()
+    yield folder
+    folder.rmtree()
+
+
+@contextlib.contextmanager
+def _locked(folder: epath.Path, source: str) -> Iterator[None]:
+  if '://' in os.fspath(folder):
+    yield
+    return
   handle = os.open(folder, os.O_RDONLY)
   try:
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise PrepareError(f'{folder}: another process is preparing {source}; wait for it') from error
-    for leftover in folder.iterdir():  # of a run that was killed
-      shutil.rmtree(leftover)
-    try:
-      yield folder
-    finally:
-      shutil.rmtree(folder)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  except BlockingIOError as error:
+    raise PrepareError(f'{folder}: another process is preparing {source}; wait for it') from error
   finally:
     os.close(handle)
 
@@ -196,6 +283,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument('--cases', type=_positive, help='at most so many cases of each split')
   parser.add_argument('--groups', help='JSON of input_pipeline.dedupe: a patient in one split')
   parser.add_argument('--overwrite', action='store_true', help='replace what is prepared already')
+  parser.add_argument(
+    '--beam',
+    nargs='?',
+    const='',
+    metavar='OPTIONS',
+    help="convert the cases with Apache Beam, here or with e.g. '--runner=DataflowRunner ...'",
+  )
   parser.add_argument('--list', action='store_true', help='print the known sources and end')
   parser.add_argument(
     '--check', action='store_true', help='read every case of the source and write nothing'
@@ -261,6 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       brick=args.brick,
       limit=args.cases,
       overwrite=args.overwrite,
+      beam=args.beam,
     )
   except ValueError as error:
     print(f'prepare: {error}', file=sys.stderr)
@@ -280,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     f'{len(report["skipped"])} cases skipped'
   )
   if report['skipped']:
-    print('Correct the skipped cases and prepare again with --overwrite.', file=sys.stderr)
+    print('Correct the skipped cases and give the same command again.', file=sys.stderr)
   return 1 if report['skipped'] else 0
 
 

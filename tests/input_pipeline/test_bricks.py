@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -8,8 +9,9 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 
-from input_pipeline import brick_writer, bricks, prepare, sources, volume
+from input_pipeline import brick_writer, bricks, prepare, shards, sources, volume
 from input_pipeline.anatomy import TEMPLATE
 
 SPACING = (8.0, 9.0, 7.0)
@@ -198,26 +200,107 @@ class TestPrepare:
       with pytest.raises(bricks.NotPreparedError, match='prepare --source=phantom'):
         open_(tmp_path, 'phantom')
 
-  def test_killed_leaves_nothing_that_opens(self, tmp_path):
-    command = [sys.executable, '-m', 'input_pipeline.prepare', '--source=phantom']
+  def test_killed_leaves_nothing_that_opens_and_is_resumed(self, tmp_path):
+    command = [sys.executable, '-m', 'input_pipeline.prepare', '--source=phantom', '--cases=3']
     command += [f'--data-dir={tmp_path}', '--spacing=12', '--brick=16']
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    staging = tmp_path / '.phantom.incomplete'
-    deadline = time.monotonic() + 60
-    while not list(staging.glob('phantom/bricks/*')) and time.monotonic() < deadline:
-      time.sleep(0.05)
+    staged = tmp_path / '.phantom.incomplete' / 'cases'
+    deadline = time.monotonic() + 120
+    while not list(staged.glob('*.json')) and time.monotonic() < deadline:
+      time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(staging.glob('phantom/bricks/*')), 'it was killed before it wrote anything'
+    finished = {path.name: path.stat().st_mtime_ns for path in staged.glob('*.json')}
+    assert finished, 'it was killed before it wrote anything'
     with pytest.raises(bricks.NotPreparedError):
       bricks.open_bricks(tmp_path, 'phantom')
     with pytest.raises(bricks.NotPreparedError):
       bricks.open_volumes(tmp_path, 'phantom')
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f'{len(finished)} of 6 cases are converted already' in done.stdout
+    assert len(bricks.open_bricks(tmp_path, 'phantom').cases) == 3
+    assert os.listdir(tmp_path) == ['phantom']
+
+  def test_only_skipped_cases_are_made_again(self, small, tmp_path, monkeypatch, capsys):
+    """Their order, records and index are those of a run without a failure."""
+    assert self.run(tmp_path / 'clean') == 0
+    reads = []
+
+    def load(case, fails):
+      reads.append(case.name)
+      if fails:
+        raise volume.VolumeError('scan.nii.gz: pixdim 0')
+      return case.load()
+
+    def cases(fails):
+      return [
+        dataclasses.replace(case, load=functools.partial(load, case, fails and i == 0))
+        for i, case in enumerate(small)
+      ]
+
+    self.replace(monkeypatch, cases(True))
+    assert self.run(tmp_path) == 1
+    assert len(bricks.open_volumes(tmp_path, 'phantom')) == 1
+    self.replace(monkeypatch, cases(False))
+    reads.clear()
+    assert self.run(tmp_path) == 0
+    assert reads == [small[0].name]
+    assert '2 of 3 cases are converted already' in capsys.readouterr().out
+    found, wanted = (bricks.open_bricks(d, 'phantom') for d in (tmp_path, tmp_path / 'clean'))
+    assert found.cases == wanted.cases
+    np.testing.assert_array_equal(found.case, wanted.case)
+    for record in range(len(wanted)):
+      for a, b in zip(found.read(record), wanted.read(record), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+  def test_a_full_disk_leaves_no_half_written_case(self, small, tmp_path, monkeypatch):
+    whole = shards.write_bytes
+
+    def full(path, content):
+      if path.name.endswith('.json'):
+        raise OSError(28, 'No space left on device')
+      whole(path, content)
+
+    monkeypatch.setattr(shards, 'write_bytes', full)
+    with pytest.raises(OSError, match='No space'):
+      self.run(tmp_path)
+    assert os.listdir(tmp_path) == ['.phantom.incomplete']
+    monkeypatch.setattr(shards, 'write_bytes', whole)
+    assert self.run(tmp_path) == 0
+    assert len(bricks.open_bricks(tmp_path, 'phantom').cases) == 2
+
+  def test_another_file_under_the_same_name_is_read_again(self, tmp_path):
+    file = tmp_path / 'scan.nii.gz'
+    file.write_text('a')
+    case = sources.Case('s', 'a', 'train', ('liver',), functools.partial(print, file))
+    request = brick_writer.Request((1.0, 1.0, 1.0), 8)
+    before = request.key(case)
+    assert request.key(case) == before
+    assert dataclasses.replace(request, brick=16).key(case) != before
+    assert request.key(dataclasses.replace(case, supervised=('spleen',))) != before
+    file.write_text('another')
+    assert request.key(case) != before
+
+  def test_beam_writes_the_same(self, tmp_path):
+    pytest.importorskip('apache_beam')
+    for folder, options in (('here', []), ('beam', ['--beam=--runner=DirectRunner'])):
+      assert self.run(tmp_path / folder, '--cases=1', *options) == 0
+    here, beam = (
+      {
+        path.name: list(shards.read_records(path))
+        for path in epath.Path(folder).glob('phantom/*/*/*.array_*')
+      }
+      for folder in (tmp_path / 'here', tmp_path / 'beam')
+    )
+    assert len(here) == 2
+    assert here == beam
 
   def test_leftovers_are_cleared_and_a_second_writer_waits(self, small, tmp_path, capsys):
     (tmp_path / '.phantom.incomplete' / 'phantom' / 'bricks').mkdir(parents=True)
-    with prepare._staging(tmp_path, 'phantom') as staging:
-      assert not list(staging.iterdir())
+    (tmp_path / '.phantom.incomplete' / 'cases').mkdir()
+    with prepare._staging(epath.Path(tmp_path), 'phantom') as staging:
+      assert [path.name for path in staging.iterdir()] == ['cases']
       assert self.run(tmp_path) == 1
       assert 'another process' in capsys.readouterr().err
     assert self.run(tmp_path) == 0

@@ -6,6 +6,7 @@ on the right and in one on the left, and the supervised classes.
 
 import json
 import pathlib
+import pickle
 import warnings
 
 import ml_collections
@@ -58,7 +59,7 @@ def test_labels_equal_the_published_table(name, tmp_path):
   image = layouts.body(codes)[0]
   assert cases
   for case in cases:
-    scan = case.load()
+    scan = pickle.loads(pickle.dumps(case)).load()  # as on a Beam worker
     assert [TEMPLATE.get(n).index for n in case.supervised] == supervised
     np.testing.assert_array_equal(scan.image, np.maximum(image, -1024))
     np.testing.assert_allclose(scan.geometry.spacing, layouts.SPACING)
