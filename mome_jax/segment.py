@@ -19,8 +19,8 @@ class Segmentation:
   Attributes:
     names: of the K classes.
     winner: (D, H, W) uint8; 1-based index into `names` of the class that owns the voxel, 0 none.
-    over: (D, H, W, ceil(N / 8)) uint8; bit n set where class n of `containers(names)` is over its
-      threshold, which its own voxels and those of structures inside it may be.
+    over: (D, H, W, max(1, ceil(N / 8))) uint8; bit n set where class n of `containers(names)` is
+      over its threshold, which its own voxels and those of structures inside it may be.
     template: tells which classes contain which.
   """
 
@@ -66,9 +66,29 @@ class Segmentation:
       boxes[name] = tuple(spans) if spans and self.mask(name, tuple(spans)).any() else None
     return boxes
 
+  def view(self, name: str) -> 'MaskView':
+    """The mask of a class, made where it is sliced."""
+    return MaskView(self, name)
+
   def _owners(self, name: str) -> list[int]:
     inside = [i for i, n in enumerate(self.names, 1) if name in _ancestors(self.template, n)]
     return [self.names.index(name) + 1, *inside]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskView:
+  """A mask that is made where it is sliced: (D, H, W) bool."""
+
+  segmentation: Segmentation
+  name: str
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """(D, H, W)."""
+    return self.segmentation.winner.shape
+
+  def __getitem__(self, where) -> np.ndarray:
+    return self.segmentation.mask(self.name, where)
 
 
 def containers(names: Sequence[str], template: Template = TEMPLATE) -> tuple[str, ...]:
@@ -93,8 +113,8 @@ def decide(logits: np.ndarray, names: Sequence[str], template: Template = TEMPLA
     template: of the names.
 
   Returns:
-    over (D, H, W, ceil(N / 8)) uint8, packed bits of the N `containers`; winner (D, H, W) uint8, 0
-    for none.
+    over (D, H, W, max(1, ceil(N / 8))) uint8, packed bits of the N `containers`; winner (D, H, W)
+    uint8, 0 for none.
   """
   over = logits > 0
   leaf = over.copy()
@@ -105,6 +125,8 @@ def decide(logits: np.ndarray, names: Sequence[str], template: Template = TEMPLA
   best = np.where(leaf, logits, -np.inf).argmax(-1) + 1
   winner = np.where(over.any(-1), best, 0).astype(np.uint8)
   around = [names.index(name) for name in containers(names, template)]
+  if not around:
+    return np.zeros((*winner.shape, 1), np.uint8), winner
   return np.packbits(over[..., around], axis=-1), winner
 
 
@@ -218,7 +240,7 @@ class Segmenter:
     slabs = inference.resample_slabs(
       _checked(slabs), channels.shape[:3], self.spacing, shape, spacing
     )
-    depth = -(-len(containers(self.names, self._template)) // 8)
+    depth = max(1, -(-len(containers(self.names, self._template)) // 8))
     over, winner = np.empty((*shape, depth), np.uint8), np.empty(shape, np.uint8)
     done = 0
     for slab in slabs:
