@@ -1,5 +1,6 @@
 """Masks as a DICOM SEG object, which archives and viewers show over the scan it belongs to."""
 
+import copy
 import importlib.metadata
 import os
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ def write(
   )
   try:
     made = highdicom.seg.Segmentation(
-      source_images=[h for h, wanted in zip(series.headers, used, strict=True) if wanted],
+      source_images=[h for h, wanted in zip(_with_thickness(series), used, strict=True) if wanted],
       pixel_array=frames,
       segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
       segment_descriptions=[_describe(i, n, algorithm) for i, n in enumerate(names, 1)],
@@ -101,6 +102,18 @@ def write(
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise DicomSegError(f'no DICOM SEG can be made of this series ({error})') from error
   made.save_as(path)
+
+
+def _with_thickness(series: dicom.Series) -> list:
+  """The headers; anonymised ones may lack the thickness that the object repeats."""
+  axes = series.volume.geometry.affine[:3, :3]
+  normal = np.cross(axes[:, 0], axes[:, 1])
+  apart = float(abs(axes[:, 2] @ normal) / np.linalg.norm(normal))
+  headers = [copy.copy(header) for header in series.headers]
+  for header in headers:
+    if not header.get('SliceThickness'):
+      header.SliceThickness = round(apart, 6)
+  return headers
 
 
 def _installed() -> bool:
