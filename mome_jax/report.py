@@ -314,7 +314,7 @@ def _fullest(labelled: np.ndarray, axis: int) -> int:
 
 
 def _view(volume, axis: int, index: int, box: Sequence[slice] = (slice(0, None),) * 3):
-  """One slice of a box as rows of pixels from the bottom up, right or anterior on the left."""
+  """A slice of a box as rows of pixels from the bottom up, right or anterior on the left."""
   return volume[(*box[:axis], box[axis].start + index, *box[axis + 1 :])][::-1].T
 
 
