@@ -213,7 +213,7 @@ def read_labels(path) -> Volume:
   return to_canonical(array.astype(np.uint8), image.affine, name=path, header=image.header)
 
 
-def write_nifti(path, array: np.ndarray, geometry: Geometry, dtype) -> None:
+def write_nifti(path, array: np.ndarray, geometry: Geometry, dtype, *, slope: float = 1) -> None:
   """Writes an array with the volume's own shape and affine, in one step or not at all.
 
   Args:
@@ -221,6 +221,7 @@ def write_nifti(path, array: np.ndarray, geometry: Geometry, dtype) -> None:
     array: (D, H, W) on the canonical grid.
     geometry: of the volume the array belongs to.
     dtype: stored type; no scaling is applied.
+    slope: what readers multiply the stored values with.
 
   Raises:
     ValueError: if the shapes differ, an integer `dtype` cannot hold the values, or the name ends
@@ -235,7 +236,10 @@ def write_nifti(path, array: np.ndarray, geometry: Geometry, dtype) -> None:
     raise ValueError(f'{path}: {stored.dtype} cannot hold the values; choose a wider dtype')
   temporary = path.with_name(f'.{os.getpid()}-{path.name}')
   try:
-    nib.save(_image(stored, geometry), temporary)
+    image = _image(stored, geometry)
+    if slope != 1:
+      image.header.set_slope_inter(slope, 0)
+    nib.save(image, temporary)
     os.replace(temporary, path)
   finally:
     with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from input_pipeline import resample
+from mome_jax.clock import Clock
 
 BACKGROUND = -30.0  # logit where no window looked, that is in air
 
@@ -48,6 +49,8 @@ def sliding_window(
   overlap: float = 0.5,
   batch_size: int = 1,
   skip_air: bool = True,
+  classes: int | None = None,
+  clock: Clock | None = None,
 ) -> Iterator[np.ndarray]:
   """Blended logits of a scan, in slabs along the first axis.
 
@@ -59,6 +62,8 @@ def sliding_window(
     overlap: between neighbouring windows, in [0, 1).
     batch_size: windows a call; the last batch of a plane is padded with air.
     skip_air: leave out windows without a voxel above 0.
+    classes: K, where `predict` returns more of them; the first ones are kept.
+    clock: counts the time spent in `predict` and waiting for it as 'network'.
 
   Yields:
     Slabs (d_i, H, W, K) float32, in order, sum of d_i = D.
@@ -79,7 +84,8 @@ def sliding_window(
       for corner in corners
     ]
     chosen = [n for n, view in enumerate(views) if not skip_air or view.any()]
-    for n, logits in _predict_batches(predict, views, chosen, batch_size):
+    for n, logits in _predict_batches(predict, views, chosen, batch_size, clock or Clock()):
+      logits = logits[..., :classes]
       if total is None:
         total = np.zeros((window[0], *image.shape[1:3], logits.shape[-1]), np.float32)
         mass = np.zeros((window[0], *image.shape[1:3], 1), np.float32)
@@ -96,14 +102,30 @@ def sliding_window(
         buffer[-done:] = 0
 
 
-def _predict_batches(predict, views, chosen, batch_size):
-  """Yields (index of the view, its logits) for each chosen view."""
+def _predict_batches(predict, views, chosen, batch_size, clock):
+  """Yields (index of the view, its logits) for each chosen view.
+
+  The next batch is on its way to the device before the last one is waited for, so that device and
+  host work at the same time.
+  """
+
+  def logits_of(batch, result):
+    with clock('network'):
+      return zip(batch, np.asarray(result), strict=False)
+
+  pending = None
   for at in range(0, len(chosen), batch_size):
     batch = chosen[at : at + batch_size]
     stack = np.zeros((batch_size, *views[0].shape), np.float32)
     for row, n in enumerate(batch):
       stack[row] = views[n]
-    yield from zip(batch, np.asarray(predict(stack)), strict=False)
+    with clock('network'):
+      result = predict(stack)
+    if pending is not None:
+      yield from logits_of(*pending)
+    pending = (batch, result)
+  if pending is not None:
+    yield from logits_of(*pending)
 
 
 def _finish(total, mass, first, done, crop, shape):
@@ -126,7 +148,7 @@ def resample_slabs(
   target_shape: Sequence[int],
   target_spacing: Sequence[float],
   *,
-  max_bytes: int = 256 << 20,
+  max_bytes: int = 64 << 20,
 ) -> Iterator[np.ndarray]:
   """Trilinear interpolation of a stream of slabs onto another grid with the same centre.
 

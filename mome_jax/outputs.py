@@ -6,15 +6,18 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
+import cc3d
 import numpy as np
 
 from input_pipeline import volume
 from input_pipeline.anatomy import TEMPLATE, Template
-from mome_jax import report, viewer
+from mome_jax import dicom_seg, report, viewer
 from mome_jax.explain import RoutingMaps
+from mome_jax.scans import Scan
 from mome_jax.segment import Segmentation
 
 FIRST_FREE_LABEL = 200  # of prompts outside the template
@@ -37,12 +40,21 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What is written besides labels and legend: one file a class of each kind, preview, page."""
+  """What is written besides labels and legend.
+
+  Attributes:
+    masks: one binary file a class.
+    probabilities: one map a class.
+    preview: a picture of three planes.
+    report: a page to look at it.
+    dicom_seg: a DICOM SEG object, for DICOM input.
+  """
 
   masks: bool = False
   probabilities: bool = False
   preview: bool = True
   report: bool = False
+  dicom_seg: bool = False
 
 
 DEFAULTS = Options()
@@ -83,26 +95,48 @@ def make_targets(prompts: Sequence[str], template: Template = TEMPLATE) -> list[
 
 
 @contextlib.contextmanager
-def staged(output: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder whose files move into `output` when the block is left without an error.
+def staged(output: pathlib.Path, replaced: Sequence[str] = ()) -> Iterator[pathlib.Path]:
+  """A folder whose content moves into `output` when the block is left without an error.
 
-  A file of the same name is replaced. After an error nothing of the block is there.
+  What has the same name, file or folder, is replaced as a whole; `.json` files come last, so that
+  one stands for a complete result. After an error nothing of the block is there.
+
+  Args:
+    output: existing folder.
+    replaced: names in `output` that go even if the block made nothing of that name.
   """
   with tempfile.TemporaryDirectory(dir=output, prefix='.incomplete-') as name:
     folder = pathlib.Path(name)
     yield folder
-    files = sorted(path for path in folder.rglob('*') if path.is_file())
+    made = sorted(folder.iterdir(), key=lambda path: (path.suffix == '.json', path.name))
     done = []
     try:
-      for path in files:
-        place = output / path.relative_to(folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, place)
-        done.append(place)
+      with tempfile.TemporaryDirectory(dir=output, prefix='.replaced-') as old:
+        for old_name in replaced:
+          if (output / old_name).exists():
+            os.replace(output / old_name, pathlib.Path(old, old_name))
+        for path in made:
+          place = output / path.name
+          os.replace(path, place)
+          done.append(place)
     except OSError:
       for place in done:
-        place.unlink()
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
       raise
+
+
+def names_of(name: str) -> tuple[str, ...]:
+  """Everything that a prediction can write for a scan."""
+  ends = (
+    'seg.json',
+    'seg.nii.gz',
+    'seg.dcm',
+    'preview.png',
+    'report.html',
+    'masks',
+    'probabilities',
+  )
+  return tuple(f'{name}_{end}' for end in ends)
 
 
 class ProbabilityMaps:
@@ -118,18 +152,20 @@ class ProbabilityMaps:
     self._geometry = scan.geometry
     self._path = folder / 'probabilities.raw'
     shape = (count, *scan.array.shape)
-    self._maps = np.memmap(self._path, np.float16, mode='w+', shape=shape)
+    self._maps = np.memmap(self._path, np.uint8, mode='w+', shape=shape)
 
   def add(self, planes: slice, logits: np.ndarray) -> None:
     """Takes (d, H, W, K) logits of some planes."""
-    self._maps[:, planes] = np.moveaxis(1 / (1 + np.exp(-np.clip(logits, -30, 30))), -1, 0)
+    for k in range(logits.shape[-1]):
+      chance = 1 / (1 + np.exp(-np.clip(logits[..., k], -30, 30)))
+      self._maps[k, planes] = np.rint(255 * chance)
 
   def write(self, folder: pathlib.Path, targets: Sequence[Target]) -> None:
-    """Writes one float32 file a class and removes the temporary one."""
+    """Writes one uint8 file a class, 255 for 1 (its header says so), and removes the raw one."""
     folder.mkdir()
     for target, values in zip(targets, self._maps, strict=True):
       path = folder / f'{_slug(target)}.nii.gz'
-      volume.write_nifti(path, np.asarray(values, np.float32), self._geometry, np.float32)
+      volume.write_nifti(path, np.asarray(values), self._geometry, np.uint8, slope=1 / 255)
     del self._maps
     self._path.unlink()
 
@@ -137,15 +173,15 @@ class ProbabilityMaps:
 def write_scan(
   folder: pathlib.Path,
   name: str,
-  scan: volume.Volume,
+  scan: Scan,
   segmentation: Segmentation,
   targets: Sequence[Target],
   *,
   options: Options,
   origin: Mapping,
   routing: RoutingMaps | None = None,
-) -> None:
-  """Writes the results of one scan.
+) -> list[dict]:
+  """Writes the results of one scan; one class at a time, so that many classes fit into memory.
 
   Args:
     folder: to write into.
@@ -156,33 +192,68 @@ def write_scan(
     options: what to write besides labels and legend.
     origin: further fields of the legend: the scan, the model, warnings.
     routing: for the page.
+
+  Returns:
+    The legend's rows.
+
+  Raises:
+    DicomSegError: if a DICOM SEG is wanted and cannot be made.
   """
+  ct, geometry = scan.volume, scan.volume.geometry
   labels = np.array([0, *(target.label for target in targets)], np.uint8)[segmentation.winner]
-  volume.write_nifti(folder / f'{name}_seg.nii.gz', labels, scan.geometry, np.uint8)
-  masks = {target.name: segmentation.mask(target.name) for target in targets}
+  volume.write_nifti(folder / f'{name}_seg.nii.gz', labels, geometry, np.uint8)
+  del labels
   if options.masks:
     (folder / f'{name}_masks').mkdir()
     for target in targets:
       path = folder / f'{name}_masks' / f'{_slug(target)}.nii.gz'
-      volume.write_nifti(path, masks[target.name], scan.geometry, np.uint8)
-  millilitres = float(np.prod(scan.spacing)) / 1000
-  legend = [
-    {
-      **dataclasses.asdict(target),
-      'volume_ml': round(float(masks[target.name].sum()) * millilitres, 3),
-      'present': bool(masks[target.name].any()),
-    }
-    for target in targets
-  ]
-  text = json.dumps({**origin, 'labels': legend}, indent=2) + '\n'
+      volume.write_nifti(path, segmentation.mask(target.name), geometry, np.uint8)
+  rows = statistics(ct, segmentation, targets)
+  present = [target for target, row in zip(targets, rows, strict=True) if row['present']]
+  if options.dicom_seg and present:
+    path = folder / f'{name}_seg.dcm'
+    dicom_seg.write(path, scan.series, segmentation, [target.name for target in present])
+  text = json.dumps({**origin, 'labels': rows}, indent=2) + '\n'
   (folder / f'{name}_seg.json').write_text(text)
   if options.preview:
-    present = {key: mask for key, mask in masks.items() if mask.any()}
-    path = folder / f'{name}_preview.png'
-    report.overlay(path, scan.array, present, scan.spacing, title=name)
+    report.overlay(
+      folder / f'{name}_preview.png',
+      ct.array,
+      {target.name: segmentation.view(target.name) for target in present},
+      ct.spacing,
+      labelled=segmentation.winner > 0,
+      title=name,
+    )
   if options.report:
     path = folder / f'{name}_report.html'
-    viewer.write(path, scan, segmentation, legend, title=name, origin=origin, routing=routing)
+    viewer.write(path, ct, segmentation, rows, title=name, origin=origin, routing=routing)
+  return rows
+
+
+def statistics(
+  scan: volume.Volume, segmentation: Segmentation, targets: Sequence[Target]
+) -> list[dict]:
+  """What was found of each target.
+
+  Returns:
+    K dicts: `label`, `name`, `prompt`; `volume_ml`, structures inside it included; `mean_hu` of its
+    voxels, None without any; `present`; `components`, the number of 26-connected ones.
+  """
+  millilitres = abs(float(np.linalg.det(scan.geometry.affine[:3, :3]))) / 1000
+  if scan.geometry.header is not None:  # its spacing may have been assumed
+    millilitres = float(np.prod(scan.spacing)) / 1000
+  rows = []
+  for target, box in zip(targets, segmentation.boxes().values(), strict=True):
+    row = {**dataclasses.asdict(target), 'volume_ml': 0.0, 'present': False, 'mean_hu': None}
+    row['components'] = 0
+    if box is not None:
+      mask = segmentation.mask(target.name, box)
+      row['volume_ml'] = round(float(np.count_nonzero(mask)) * millilitres, 3)
+      row['present'] = True
+      row['mean_hu'] = round(float(scan.array[box][mask].mean(dtype=np.float64)), 1)
+      _, row['components'] = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    rows.append(row)
+  return rows
 
 
 def is_mirrored(segmentation: Segmentation) -> bool:

@@ -136,9 +136,8 @@ class _Masks:
     ancestors = [other for other in self.template.ancestors(name) if other in self.names]
     ancestors.sort(key=lambda other: (-len(self.template.ancestors(other)), other))
     for other in ancestors:
-      k = self.names.index(other)
-      bit = (self.over[..., k // 8] >> (7 - k % 8)) & 1
-      self.winner[lost & bit.astype(bool) & (self.winner == 0)] = k + 1
+      fallen = lost & self._view.is_over(other) & (self.winner == 0)
+      self.winner[fallen] = self.names.index(other) + 1
 
   def move(self, source: str, target: str, where: np.ndarray) -> None:
     """Gives voxels, (D, H, W) bool, of one class to another."""
@@ -148,9 +147,11 @@ class _Masks:
     self.winner[own] = self.names.index(target) + 1
 
   def _set(self, name: str, where: np.ndarray, value: bool) -> None:
-    k = self.names.index(name)
-    bit = np.uint8(1 << (7 - k % 8))
-    column = self.over[..., k // 8]
+    if name not in self._view.containers:
+      return
+    n = self._view.containers.index(name)
+    bit = np.uint8(1 << (7 - n % 8))
+    column = self.over[..., n // 8]
     column[where] = column[where] | bit if value else column[where] & ~bit
 
 

@@ -3,10 +3,16 @@ r"""CT in, segmentation out.
   python -m mome_jax.predict --checkpoint runs/demo --input scan.nii.gz --output out
   python -m mome_jax.predict --checkpoint MODEL --input FOLDER --output out \
       --prompts "liver, left kidney, tumor of the liver"
+  python -m mome_jax.predict --checkpoint MODEL --input STUDY.zip --output out --dicom-seg
+  python -m mome_jax.predict --checkpoint MODEL --input FOLDER --output out --skip-done --json
 
-Writes NAME_seg.nii.gz (labels on the scan's own grid), NAME_seg.json (legend and volumes) and
-NAME_preview.png for every scan, and report.csv. Names of the built-in classes keep their label; any
-other text is read by the text encoder and gets a label from 200 on, in the order given.
+The input is NIfTI (.nii.gz, .nii) or DICOM (a folder, searched to any depth, or a .zip; every CT
+series is a scan of its own, localizers and other modalities are left out).
+
+Writes NAME_seg.nii.gz (labels on the scan's own grid), NAME_seg.json (legend, volumes, mean HU,
+components) and NAME_preview.png for every scan; report.csv and manifest.json of the run. Names of
+the built-in classes keep their label; any other text is read by the text encoder and gets a label
+from 200 on, in the order given.
 
 Exit code 0 if every scan was segmented; 1 if one failed (the others are written) or nothing could
 be done; 3 if --check-sides found a scan that looks mirrored.
@@ -15,248 +21,188 @@ be done; 3 if --check-sides found a scan that looks mirrored.
 import argparse
 import csv
 import dataclasses
+import datetime
 import functools
+import json
 import os
 import pathlib
 import sys
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
+import jax
 import tqdm
 from absl import logging
 
-from input_pipeline import volume
 from input_pipeline.options import dashed, spacing
-from mome_jax import explain, outputs, postprocess
+from mome_jax import explain, manifest, outputs, postprocess, scans
+from mome_jax.jobs import Job, Result
 from mome_jax.predictor import Predictor, use_compilation_cache
-from mome_jax.segment import NonFiniteLogitsError, Segmenter
 from mome_jax.text.prompts import parse_prompts
 
-_SCANS = ('.nii.gz', '.nii')
-# What people expect to be segmented when it lies in the folder; anything else is passed over.
-_OTHER_IMAGES = ('.nrrd', '.nhdr', '.mha', '.mhd', '.mgz', '.hdr', '.img', '.dcm', '.gz', '.zip')
+FAST_OVERLAP = 0.25  # of --fast: about a third of the windows of 0.5
 _BAR = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
+_COLUMNS = ('case', 'input', 'status', 'seconds', 'message')
 
 
 class PredictError(ValueError):
   """What was asked for cannot be done; the message names the fix."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """What came of one scan.
-
-  Attributes:
-    case: NAME in the outputs' names.
-    input: the scan.
-    status: 'ok', 'mirrored' (written, but liver and spleen have changed sides) or 'failed'.
-    seconds: reading, segmenting and writing.
-    message: why it failed, or what was odd about it.
-  """
-
-  case: str
-  input: str
-  status: str
-  seconds: float
-  message: str
-
-
-# ---------------------------------------------------------------------------- which scans
-def find_scans(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
-  """The scans of files and folders: `*.nii.gz` and `*.nii` directly in a folder, sorted.
-
-  Images in other formats are listed too, so that they show up as failed rather than not at all.
-
-  Raises:
-    PredictError: if a path does not exist, or a folder holds no scan.
-  """
-  found = []
-  for path in map(pathlib.Path, paths):
-    if path.is_file():
-      found.append(path)
-    elif path.is_dir():
-      files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith('.'))
-      scans = [p for p in files if p.name.lower().endswith((*_SCANS, *_OTHER_IMAGES))]
-      if not scans:
-        raise PredictError(f'{path}: no .nii.gz or .nii file directly in this folder')
-      found += scans
-    else:
-      raise PredictError(f'{path}: no such file or folder; correct --input')
-  return found
-
-
-def stem(path: pathlib.Path) -> str:
-  """NAME of a scan: its file name without .nii.gz or .nii."""
-  for ending in _SCANS:
-    if path.name.lower().endswith(ending):
-      return path.name[: -len(ending)]
-  return path.name
-
-
 # ---------------------------------------------------------------------------- prediction
 def predict(
   model: str | os.PathLike | Predictor,
-  scans: Sequence[str | os.PathLike],
+  inputs: Sequence[str | os.PathLike],
   output: str | os.PathLike,
   prompts: Sequence[str] | None = None,
   *,
-  read: Callable[[pathlib.Path], volume.Volume] = volume.read_image,
   options: outputs.Options = outputs.DEFAULTS,
+  existing: str = 'error',
+  fast: bool = False,
+  assume_spacing: Sequence[float] | None = None,
+  volume_number: int | None = None,
   check_sides: bool = False,
   text_model: str | os.PathLike | None = None,
   rules: Sequence[str] | None = None,
+  device: str | None = None,
+  progress: bool = True,
+  on_result: Callable[[Result], object] = lambda result: None,
 ) -> list[Result]:
   """Segments scans and writes the results; a scan that fails does not stop the others.
 
   Args:
     model: model folder, training workdir or one of its `checkpoints/STEP`; or a `Predictor`, which
       several calls can share.
-    scans: files and folders.
+    inputs: NIfTI files, zip archives and folders; see `scans.find_cases`.
     output: folder; created where missing.
     prompts: class names or any text; None is the classes that the model was trained on.
-    read: file -> scan.
     options: what to write besides labels and legend.
-    text_model: see `Predictor`.
+    existing: what to do with scans whose results are there: 'error', 'overwrite' or 'skip'.
+    fast: let windows overlap by 0.25; the grid stays the same.
+    assume_spacing: (3,) mm, in place of what NIfTI headers say.
+    volume_number: which one of NIfTI files with several volumes, from 0 on.
     check_sides: call a scan mirrored where liver and spleen have changed sides.
     rules: of post-processing, names of `postprocess.RULES`; None is those of the model's config.
+    text_model: see `Predictor`.
+    device: where a model that is not loaded yet goes; see `find_devices`.
+    progress: show a bar, and notes as they come, on the standard error.
+    on_result: called with each result when it is written.
 
   Returns:
-    One result a scan, in order; `report.csv` in the output folder holds the same.
+    One result a scan, in order; `report.csv` and `manifest.json` in the output folder hold them.
 
   Raises:
-    PredictError: if there is no scan, or the output folder cannot be used.
+    PredictError: if the output folder cannot be used, or holds results of these scans.
+    ScanError: if there is no scan.
     CheckpointError, TextVectorError: if the model cannot be used.
     ValueError: if a prompt comes twice or there are too many, or a rule is unknown.
   """
-  paths, output = find_scans(scans), pathlib.Path(output)
-  _make_output(output, scans)
+  started, start = datetime.datetime.now(datetime.UTC), time.perf_counter()
+  if existing not in ('error', 'overwrite', 'skip'):
+    raise PredictError(f"existing={existing!r}: expected 'error', 'overwrite' or 'skip'")
+  cases, notes = scans.find_cases(inputs)
+  cases, output = _distinct(cases), pathlib.Path(output)
+  if options.dicom_seg:
+    _need_dicom(cases)
+  _make_output(output, inputs)
+  if existing == 'error':
+    _refuse_existing(output, cases)
   predictor = model
   if isinstance(model, str | os.PathLike):
-    predictor = Predictor(model, text_model=text_model)
+    predictor = Predictor(model, text_model=text_model, devices=find_devices(device))
   targets = outputs.make_targets(prompts or predictor.config.classes, predictor.template)
   names = [target.name for target in targets]
   if check_sides and not {'liver', 'spleen'} <= set(names):
     raise PredictError('--check-sides compares liver and spleen: name both in --prompts')
-  segmenter = predictor.segmenter(names, [target.prompt for target in targets], rules=rules)
+  segmenter = predictor.segmenter(
+    names,
+    [target.prompt for target in targets],
+    rules=rules,
+    overlap=FAST_OVERLAP if fast else None,
+  )
   job = Job(
     segmenter=segmenter,
     targets=targets,
     output=output,
-    read=read,
+    read=functools.partial(scans.read, assume_spacing=assume_spacing, number=volume_number),
     options=options,
     check_sides=check_sides,
+    overwrite=existing == 'overwrite',
     origin={'checkpoint': predictor.path, 'step': predictor.step},
     explainer=explain.make_explainer(predictor, targets, segmenter) if options.report else None,
   )
-  stems = [stem(path) for path in paths]
-  results = []
-  with tqdm.tqdm(total=len(paths), bar_format=_BAR) as bar:
-    for path, name in zip(paths, stems, strict=True):
-      bar.set_description(name)
-      twins = [p.name for p in paths if stem(p) == name]
-      results.append(job(path, name, twins=twins, on_progress=bar.update))
-      if results[-1].message:
-        kind = 'failed' if results[-1].status == 'failed' else 'note'
-        bar.write(f'{kind}: {results[-1].message}', file=sys.stderr)
-      bar.update(len(results) - bar.n)
+  loaded = time.perf_counter() - start
+  done = _done(output, cases, job) if existing == 'skip' else {}
+  results = _run(job, cases, done, notes, progress=progress, on_result=on_result)
   _write_report(output / 'report.csv', results)
+  settings = {**dataclasses.asdict(options), 'existing': existing, 'fast': fast,
+              'assume_spacing': assume_spacing, 'volume_number': volume_number,
+              'check_sides': check_sides, 'postprocess': segmenter.rules}  # fmt: skip
+  record = {
+    'started': started.isoformat(timespec='seconds'),
+    'seconds': {'load': round(loaded, 2), 'total': round(time.perf_counter() - start, 2)},
+    **manifest.environment(),
+    **manifest.describe(predictor),
+    'prompts': [dataclasses.asdict(target) for target in targets],
+    'options': settings,
+    'left_out': notes,
+    'cases': [{**_row(result), 'timings': result.timings} for result in results],
+  }
+  (output / 'manifest.json').write_text(json.dumps(record, indent=2, default=str) + '\n')
   return results
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """What is done to every scan.
+def _run(job, cases, done, notes, *, progress, on_result) -> list[Result]:
+  """The results of all cases in order; those of `done`, by name, are not made again."""
+  results = {}
+  open_cases = [case for case in cases if case.name not in done]
+  with tqdm.tqdm(total=len(cases), bar_format=_BAR, disable=not progress) as bar:
 
-  Attributes:
-    segmenter: of the targets, in their order.
-    targets: K.
-    output: existing folder.
-    read, options, check_sides: as in `predict`.
-    origin: fields of every legend.
-    explainer: makes the routing maps of the page, or None.
-  """
+    def on_progress(case, share):
+      bar.set_description(case.name, refresh=False)
+      bar.update(share)
 
-  segmenter: Segmenter
-  targets: Sequence[outputs.Target]
-  output: pathlib.Path
-  read: Callable[[pathlib.Path], volume.Volume]
-  options: outputs.Options
-  check_sides: bool
-  origin: Mapping
-  explainer: explain.Explainer | None = None
+    def finish(number, result):
+      results[number] = result
+      if result.message and progress:
+        kind = 'failed' if result.status == 'failed' else 'note'
+        bar.write(f'{kind}: {result.message}', file=sys.stderr)
+      on_result(result)
 
-  def __call__(
-    self,
-    path: pathlib.Path,
-    name: str,
-    *,
-    twins: Sequence[str] = (),
-    on_progress: Callable[[float], object] = lambda share: None,
-  ) -> Result:
-    """Reads, segments and writes one scan; whatever goes wrong is in the result.
-
-    Args:
-      path: of the scan.
-      name: NAME in the outputs' names.
-      twins: the files that have this name, itself included.
-      on_progress: called with the share of the scan that was finished last.
-    """
-    start = time.perf_counter()
-    status, notes = 'ok', []
-    try:
-      if len(twins) > 1:
-        raise PredictError(f'{" and ".join(twins)} would both be written as {name}_seg; rename one')
-      with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        scan = self.read(path)
-      notes = [str(warning.message) for warning in caught]
-      with outputs.staged(self.output) as folder:
-        maps = None
-        if self.options.probabilities:
-          maps = outputs.ProbabilityMaps(folder, scan, len(self.targets))
-
-        def on_slab(planes, logits):
-          if maps is not None:
-            maps.add(planes, logits)
-          on_progress(len(logits) / len(scan.array))
-
-        found = self.segmenter(scan.array, scan.spacing, on_slab)
-        if maps is not None:
-          maps.write(folder / f'{name}_probabilities', self.targets)
-        if self.check_sides and outputs.is_mirrored(found):
-          status = 'mirrored'
-          notes.append(f'{path}: liver lies left of spleen; the scan or its header is mirrored')
-        routing = self.explainer and self.explainer(scan.array, scan.spacing)
-        legend = {'input': str(path), **self.origin, 'warnings': notes}
-        outputs.write_scan(
-          folder,
-          name,
-          scan,
-          found,
-          self.targets,
-          options=self.options,
-          origin=legend,
-          routing=routing,
-        )
-    except Exception as error:  # whatever is wrong with one scan must not cost the others
-      status, notes = 'failed', [_reason(error, path)]
-    return Result(name, str(path), status, round(time.perf_counter() - start, 2), '; '.join(notes))
+    if progress:
+      for note in notes:
+        bar.write(f'note: {note}', file=sys.stderr)
+    for number, case in enumerate(cases):
+      if case.name in done:
+        finish(number, done[case.name])
+    numbers = [number for number, case in enumerate(cases) if case.name not in done]
+    for number, result in zip(numbers, job.run(open_cases, on_progress), strict=True):
+      finish(number, result)
+    bar.update(len(cases) - bar.n)
+  return [results[number] for number in sorted(results)]
 
 
-def _reason(error: Exception, path: pathlib.Path) -> str:
-  text = ' '.join(str(error).split())
-  if isinstance(error, volume.VolumeError | PredictError):
-    return text
-  if isinstance(error, NonFiniteLogitsError):
-    return f'{path}: {text}'
-  if isinstance(error, OSError):
-    return f'{error.filename or path}: {error.strerror or text}; check the output folder'
-  return f'{path}: {type(error).__name__}: {text}'
+def _distinct(cases: Sequence[scans.Case]) -> list[scans.Case]:
+  """The cases, those that share a name as failing ones."""
+  found = []
+  for case in cases:
+    twins = [other for other in cases if other.name == case.name]
+    if len(twins) > 1:
+      paths = ' and '.join(dict.fromkeys(twin.path.name for twin in twins))
+      problem = f'{paths} would both be written as {case.name}_seg; rename one'
+      case = dataclasses.replace(case, problem=problem)
+    found.append(case)
+  return found
 
 
-def _make_output(output: pathlib.Path, scans: Sequence[str | os.PathLike]) -> None:
-  if any(pathlib.Path(scan).resolve() == output.resolve() for scan in scans):
+def _need_dicom(cases: Sequence[scans.Case]) -> None:
+  others = [case.path for case in cases if case.series is None and not case.problem]
+  if others:
+    raise PredictError(f'{others[0]}: is not DICOM; --dicom-seg needs the headers of a series')
+
+
+def _make_output(output: pathlib.Path, inputs: Sequence[str | os.PathLike]) -> None:
+  if any(pathlib.Path(path).resolve() == output.resolve() for path in inputs):
     raise PredictError(f'{output}: is the input too; masks there would be read as scans next time')
   try:
     output.mkdir(parents=True, exist_ok=True)
@@ -268,11 +214,53 @@ def _make_output(output: pathlib.Path, scans: Sequence[str | os.PathLike]) -> No
     ) from error
 
 
+def _refuse_existing(output: pathlib.Path, cases: Sequence[scans.Case]) -> None:
+  there = [
+    name for case in cases for name in outputs.names_of(case.name) if (output / name).exists()
+  ]
+  if there:
+    more = f' and {len(there) - 1} more' if len(there) > 1 else ''
+    raise PredictError(
+      f'{output}/{there[0]}{more}: results of an earlier run; pass --overwrite or --skip-done, or '
+      'change --output'
+    )
+
+
+def _done(output: pathlib.Path, cases: Sequence[scans.Case], job: Job) -> dict[str, Result]:
+  """Results of an earlier run; one that was made otherwise is a failure, not passed off as done."""
+  wanted = [dataclasses.asdict(target) for target in job.targets]
+  done = {}
+  for case in cases:
+    legend = output / f'{case.name}_seg.json'
+    if case.problem or not legend.exists():
+      continue
+    try:
+      found = json.loads(legend.read_text())
+      rows = found['labels']
+      same = [{key: row[key] for key in wanted[0]} for row in rows] == wanted
+      same &= all(found[key] == value for key, value in job.origin.items())
+    except (ValueError, KeyError, TypeError):
+      rows, same = [], False
+    if same:
+      done[case.name] = Result(case.name, str(case.path), 'skipped', labels=rows)
+    else:
+      message = (
+        f'{legend}: made by another model or with other prompts; pass --overwrite, or change '
+        '--output'
+      )
+      done[case.name] = Result(case.name, str(case.path), 'failed', message=message)
+  return done
+
+
+def _row(result: Result) -> dict:
+  return {column: getattr(result, column) for column in _COLUMNS}
+
+
 def _write_report(path: pathlib.Path, results: Sequence[Result]) -> None:
   with path.open('w', newline='') as file:
-    writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Result)])
+    writer = csv.DictWriter(file, _COLUMNS)
     writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, results))
+    writer.writerows(map(_row, results))
 
 
 # ---------------------------------------------------------------------------- command line
@@ -286,9 +274,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--checkpoint', required=True, help='model folder, or --workdir of a training'
   )
-  parser.add_argument('--input', required=True, nargs='+', help='NIfTI files, or folders of them')
+  parser.add_argument(
+    '--input', required=True, nargs='+', help='NIfTI files, DICOM .zip files, folders of either'
+  )
   parser.add_argument('--output', required=True, help='folder for the results')
-  parser.add_argument('--prompts', help='names or any text, separated by commas; default: all')
+  asked = parser.add_mutually_exclusive_group()
+  asked.add_argument('--prompts', help='names or any text, separated by commas; default: all')
+  asked.add_argument(
+    '--prompts-file', metavar='FILE', help='one a line; blank lines and those with # are skipped'
+  )
   parser.add_argument(
     '--text-model', help='folder of the T5 checkpoint of a model with frozen text, for new prompts'
   )
@@ -297,6 +291,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     '--probabilities', action='store_true', help='also one map a class, in NAME_probabilities/'
+  )
+  parser.add_argument(
+    '--dicom-seg', action='store_true', help='also NAME_seg.dcm, a DICOM SEG; for DICOM input'
+  )
+  there = parser.add_mutually_exclusive_group()
+  there.add_argument('--overwrite', action='store_true', help='replace results of an earlier run')
+  there.add_argument(
+    '--skip-done', action='store_true', help='keep results of an earlier run with the same model'
+  )
+  parser.add_argument(
+    '--fast', action='store_true', help=f'windows overlap by {FAST_OVERLAP}, on the same grid'
+  )
+  parser.add_argument(
+    '--device', help='cpu, gpu, tpu, or one of them as gpu:1; default: all of the best kind'
   )
   parser.add_argument(
     '--assume-spacing', type=spacing, metavar='X,Y,Z', help='mm, in place of what the header says'
@@ -318,7 +326,52 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     metavar='RULES',
     help=f"separated by commas: {', '.join(postprocess.RULES)}; or none; default: the model's own",
   )
+  parser.add_argument(
+    '--json', action='store_true', help='one JSON object a scan on the standard output'
+  )
+  parser.add_argument(
+    '--quiet', action='store_true', help='no progress bar, no notes; failures are still told'
+  )
   return parser.parse_args(dashed(argv))
+
+
+def _read_prompts(args: argparse.Namespace) -> list[str] | None:
+  if args.prompts is not None:
+    return parse_prompts(args.prompts)
+  if args.prompts_file is None:
+    return None
+  try:
+    lines = pathlib.Path(args.prompts_file).read_text('utf-8-sig').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise PredictError(f'{args.prompts_file}: cannot be read as text ({error})') from error
+  prompts = [' '.join(line.split()) for line in lines if line.strip() and line.strip()[0] != '#']
+  if not prompts:
+    raise PredictError(f'{args.prompts_file}: no prompt in it; write one a line')
+  return prompts
+
+
+def find_devices(name: str | None) -> list | None:
+  """JAX devices by name: a platform, or one of its devices as 'gpu:1'; None is all there are.
+
+  Raises:
+    PredictError: if there is none; the message lists what there is.
+  """
+  if name is None:
+    return None
+  platform, colon, number = name.partition(':')
+  try:
+    devices = jax.local_devices(backend=platform)
+    return [devices[int(number)]] if colon and int(number) >= 0 else devices
+  except (RuntimeError, ValueError, IndexError) as error:
+    there = ', '.join(f'{device.platform}:{device.id}' for device in jax.local_devices())
+    raise PredictError(f'--device {name}: no such device; there is {there}, and cpu') from error
+
+
+def _print_json(output: str, result: Result) -> None:
+  written = str(pathlib.Path(output, f'{result.case}_seg.nii.gz'))
+  row = {**_row(result), 'output': None if result.status == 'failed' else written,
+         'timings': result.timings, 'labels': result.labels}  # fmt: skip
+  print(json.dumps(row), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -331,20 +384,30 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.checkpoint,
       args.input,
       args.output,
-      None if args.prompts is None else parse_prompts(args.prompts),
-      read=functools.partial(
-        volume.read_image, assume_spacing=args.assume_spacing, number=args.volume
+      _read_prompts(args),
+      options=outputs.Options(
+        args.masks, args.probabilities, not args.no_preview, args.report, args.dicom_seg
       ),
-      options=outputs.Options(args.masks, args.probabilities, not args.no_preview, args.report),
+      existing='overwrite' if args.overwrite else 'skip' if args.skip_done else 'error',
+      fast=args.fast,
+      assume_spacing=args.assume_spacing,
+      volume_number=args.volume,
       check_sides=args.check_sides,
       text_model=args.text_model,
       rules=None if args.postprocess is None else postprocess.parse(args.postprocess),
+      device=args.device,
+      progress=not args.quiet,
+      on_result=functools.partial(_print_json, args.output) if args.json else lambda result: None,
     )
   except ValueError as error:  # all of ours are
     print(f'error: {error}', file=sys.stderr)
     return 1
   failed = [result for result in results if result.status == 'failed']
-  print(f'{len(results) - len(failed)} of {len(results)} scans segmented; results in {args.output}')
+  if not args.quiet:
+    skipped = sum(result.status == 'skipped' for result in results)
+    text = f'{len(results) - len(failed) - skipped} of {len(results)} scans segmented'
+    text += f', {skipped} were done' if skipped else ''
+    print(f'{text}; results in {args.output}', file=sys.stderr if args.json else sys.stdout)
   for result in failed:
     print(f'failed {result.case}: {result.message}', file=sys.stderr)
   if failed:

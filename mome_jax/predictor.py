@@ -1,12 +1,12 @@
 """A trained model, loaded once and ready for prompts: what evaluation and prediction share."""
 
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE, Template
@@ -40,6 +40,7 @@ class Predictor:
     config: in place of the model's own.
     text_model: folder of the T5 checkpoint that made a frozen model's text vectors, for prompts
       that it has no vector for.
+    devices: that hold the model and share the windows of a batch; default all of this host.
 
   Attributes:
     path: where it came from.
@@ -49,17 +50,20 @@ class Predictor:
     model: from `build_model`.
     params: {'model': ..., 'text': ...}.
     context: (J, d_t) float32, embeddings of the training classes, where banks of experts need them.
+    devices: that hold the model.
 
   Raises:
     CheckpointError: if there is no model, or it cannot be read.
   """
 
-  def __init__(self, path, config=None, *, text_model=None):
+  def __init__(self, path, config=None, *, text_model=None, devices=None):
     self.path = os.fspath(path)
     config = config or checkpoint.load_config(path)
-    mesh = sharding.local_mesh()
+    mesh = sharding.local_mesh(devices)
     jax.set_mesh(mesh)
+    self.devices = list(mesh.devices.flat)
     self._everywhere = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)
+    self._split = jax.sharding.NamedSharding(mesh, sharding.batch_spec('image', spatial=False))
     loaded = checkpoint.load_model(path, self._everywhere)
     self.config, self.step, self.params = config, loaded.step, loaded.params
     self.template = TEMPLATE.extend(config.new_classes)
@@ -95,6 +99,7 @@ class Predictor:
     template: Template | None = None,
     *,
     rules: Sequence[str] | None = None,
+    overlap: float | None = None,
   ) -> Segmenter:
     """Segments scans into K classes.
 
@@ -103,6 +108,7 @@ class Predictor:
       prompts: K texts for the text encoder.
       template: tells which classes contain which; None is the model's own.
       rules: of post-processing; None is those of the model's config.
+      overlap: of neighbouring windows; None is that of `config.evaluation`.
 
     Raises:
       PostprocessError: if a rule is unknown.
@@ -111,10 +117,8 @@ class Predictor:
     text = self.embed(prompts)
 
     def predict(windows):
-      # Cut on the host: on the device each K would be one more program.
-      return np.asarray(self._predict(self.params, text, jnp.asarray(windows), self.context))[
-        ..., : len(names)
-      ]
+      # With the classes that fill the bucket: to cut them on the device, each K would be a program.
+      return self._predict(self.params, text, jax.device_put(windows, self._split), self.context)
 
     return Segmenter(
       predict,
@@ -124,4 +128,15 @@ class Predictor:
       evaluation=self.config.evaluation,
       template=template or self.template,
       rules=rules,
+      overlap=overlap,
+      devices=len(self.devices),
     )
+
+  def fingerprint(self) -> str:
+    """SHA-256 of all parameters, hexadecimal; the same however they were stored."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+      array = np.asarray(leaf)
+      digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
+      digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

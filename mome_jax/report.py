@@ -70,6 +70,7 @@ def overlay(
   spacing: Sequence[float],
   *,
   truths: Mapping[str, np.ndarray] | None = None,
+  labelled: np.ndarray | None = None,
   title: str,
   window: tuple[float, float] = SOFT_TISSUE,
 ) -> None:
@@ -80,8 +81,9 @@ def overlay(
   Args:
     path: PNG file to write.
     image: (D, H, W) CT in HU, canonical.
-    masks: class name -> (D, H, W) bool.
+    masks: class name -> (D, H, W) bool, or what has a shape and is sliced like an array.
     spacing: (3,) mm.
+    labelled: (D, H, W) bool, union of all masks; made from them where it is None.
     truths: class name -> (D, H, W) bool, or None where there is no truth.
     title: one line above the panels; wrapped where long.
     window: (low, high) HU shown as black and white.
@@ -90,18 +92,20 @@ def overlay(
     ValueError: if a mask's shape is not the image's.
   """
   groups = masks, truths or {}
-  labelled = np.zeros(image.shape, bool)
   for name, mask in [item for group in groups for item in group.items()]:
     if mask.shape != image.shape:
       raise ValueError(f'{name}: mask {mask.shape} is not on the grid of the image {image.shape}')
-    labelled |= mask.astype(bool)
+  if labelled is None:
+    labelled = np.zeros(image.shape, bool)
+    for mask in [mask for group in groups for mask in group.values()]:
+      labelled |= mask[...].astype(bool)
   box = _body_box(image, labelled, spacing)
   labelled, shown = labelled[box], image[box]
   panels, width, height = _arrange(shown.shape, spacing)
   # Slices first: only classes that some panel shows enter the legend.
   indices = [_fullest(labelled, axis) for _, axis, _ in _PLANES]
   slices = [
-    [{name: _view(mask[box], axis, index) for name, mask in group.items()} for group in groups]
+    [{n: _view(mask, axis, index, box) for n, mask in group.items()} for group in groups]
     for (_, axis, _), index in zip(_PLANES, indices, strict=True)
   ]
   names = [n for n in dict.fromkeys(x for g in groups for x in g) if _visible(n, slices)]
@@ -309,9 +313,9 @@ def _fullest(labelled: np.ndarray, axis: int) -> int:
   return int(area.argmax()) if area.any() else len(area) // 2
 
 
-def _view(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
-  """One slice as rows of pixels from the bottom up, right or anterior on the left."""
-  return np.take(volume, index, axis)[::-1].T
+def _view(volume, axis: int, index: int, box: Sequence[slice] = (slice(0, None),) * 3):
+  """A slice of a box as rows of pixels from the bottom up, right or anterior on the left."""
+  return volume[(*box[:axis], box[axis].start + index, *box[axis + 1 :])][::-1].T
 
 
 def _titled(title: str, width: float, height: float) -> tuple[Figure, float]:

@@ -89,7 +89,7 @@ def test_the_command_line_without_tensorflow(model, tmp_path):
   assert '2 of 2 scans segmented' in done.stdout
   out = tmp_path / 'out'
   assert sorted(path.name for path in out.iterdir()) == sorted(
-    ['report.csv', *(f'{n}_{end}' for n in 'ab' for end in
+    ['manifest.json', 'report.csv', *(f'{n}_{end}' for n in 'ab' for end in
                      ('masks', 'preview.png', 'probabilities', 'report.html', 'seg.json',
                       'seg.nii.gz'))]
   )  # fmt: skip
@@ -121,7 +121,7 @@ def test_the_command_line_without_tensorflow(model, tmp_path):
     assert row['present'] == inside.any()
     chance = probability.get_fdata()
     assert (chance[inside] >= 0.499).all()
-    assert 0 <= chance.min() <= chance.max() <= 1
+    assert 0 <= chance.min() <= chance.max() < 1 + 1e-6  # the slope 1 / 255 is a float32
 
 
 def test_further_scans_and_prompts_compile_nothing(network, tmp_path):
@@ -136,9 +136,32 @@ def test_further_scans_and_prompts_compile_nothing(network, tmp_path):
   save_scan(tmp_path / 'second.nii.gz', shape=(33, 17, 40), spacing=(5, 9, 6))
   scans = [tmp_path / 'second.nii.gz']
   for prompts in (None, ['liver'], ['aorta', 'hepar', 'spleen', 'any other text']):
-    results = predict.predict(network, scans, tmp_path / 'out', prompts)
+    results = predict.predict(network, scans, tmp_path / 'out', prompts, existing='overwrite')
     assert [r.status for r in results] == ['ok']
   assert len(compiled) == before
+
+
+def test_the_second_case_of_a_folder_loads_and_compiles_nothing(network, tmp_path, monkeypatch):
+  events, loads = [], []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: events.append(event) if 'backend_compile' in event else None
+  )
+  monkeypatch.setattr(predict, 'Predictor', lambda *_, **__: loads.append(1) or network)
+  monkeypatch.setattr(checkpoint, 'load_model', lambda *_: loads.append('again'))
+  (tmp_path / 'scans').mkdir()
+  save_scan(tmp_path / 'scans' / 'a.nii.gz')
+  save_scan(tmp_path / 'scans' / 'b.nii.gz', shape=(31, 18, 22), seed=1)
+  predict.predict('m', [tmp_path / 'scans' / 'a.nii.gz'], tmp_path / 'first', progress=False)
+  before = len(events)
+  results = predict.predict('m', [tmp_path / 'scans'], tmp_path / 'out', fast=True, progress=False)
+  assert [result.status for result in results] == ['ok', 'ok']
+  assert loads == [1, 1]  # once a call, however many scans
+  assert len(events) == before
+  assert network._predict._cache_size() == 1
+  record = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
+  assert record['checkpoint']['sha256'] == network.fingerprint()
+  assert record['options']['fast']
+  assert {'read', 'resample', 'network', 'blend', 'write'} <= set(record['cases'][1]['timings'])
 
 
 def test_other_prompts_change_nothing(network):
@@ -149,7 +172,8 @@ def test_other_prompts_change_nothing(network):
   np.testing.assert_allclose(
     alone._predict(windows)[..., 0], together._predict(windows)[..., 1], atol=1e-5
   )
-  assert alone._predict(windows).shape[-1] == 1  # without the empty prompts that fill the bucket
+  found = alone(np.full((20, 20, 20), 40.0), (9, 9, 9))
+  assert found.names == ('hepar',)  # without the empty prompts that fill the bucket
 
 
 def test_synonyms_go_through_the_text_encoder(network):
@@ -170,7 +194,12 @@ class Threshold:
   def __init__(self, change=lambda logits: logits):
     self._change = change
 
-  def segmenter(self, names, prompts, *, rules=None):
+  devices = ()
+
+  def fingerprint(self):
+    return '0' * 64
+
+  def segmenter(self, names, prompts, *, rules=None, overlap=None):
     def step(windows):
       liver = 40 * windows[..., 0] - 20
       return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(names) - 1)], -1))
@@ -187,10 +216,14 @@ def run(tmp_path):
   """run(*scans, ...) -> results; the output folder is tmp_path/out, without previews."""
 
   def call(*scans, threshold=None, **keywords):
-    keywords = {'options': Options(preview=False)} | keywords
+    keywords = {'options': Options(preview=False), 'existing': 'overwrite'} | keywords
     return predict.predict(threshold or Threshold(), scans, tmp_path / 'out', **keywords)
 
   return call
+
+
+def listing(folder):
+  return sorted(path.name for path in folder.iterdir())
 
 
 def axis_affines():
@@ -265,7 +298,7 @@ def test_a_network_that_overflows_fails_the_scan(run, tmp_path):
     [result] = run(tmp_path / 'a.nii.gz', threshold=Threshold(lambda x, bad=bad: x * bad))
     assert result.status == 'failed'
     assert "a.nii.gz: the network's output is not finite" in result.message
-  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['report.csv']
+  assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv']
 
 
 def test_a_class_that_came_with_the_model_keeps_its_label():
@@ -329,8 +362,8 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
   for result in failed:
     assert expected[result.case] in result.message
     assert '\n' not in result.message
-  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-    'good_seg.json', 'good_seg.nii.gz', 'report.csv',
+  assert listing(tmp_path / 'out') == [
+    'good_seg.json', 'good_seg.nii.gz', 'manifest.json', 'report.csv',
   ]  # fmt: skip
   with (tmp_path / 'out' / 'report.csv').open() as file:
     rows = list(csv.DictReader(file))
@@ -340,7 +373,6 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
 
 
 def test_assumed_spacing_replaces_the_header(tmp_path, run):
-  read = lambda **options: {'read': lambda path: predict.volume.read_image(path, **options)}
   affines = {}
   for name, (offset, content) in {
     'pixdim': (84, np.float32(0).tobytes()), 'no_form': (252, bytes(4)), 'zero': (280, bytes(48)),
@@ -348,7 +380,7 @@ def test_assumed_spacing_replaces_the_header(tmp_path, run):
     path = save_scan(tmp_path / f'{name}.nii')
     patch(path, offset, content)
     affines[name] = nib.load(path).affine
-    [result] = run(path, **read(assume_spacing=(2, 3, 4)))
+    [result] = run(path, assume_spacing=(2, 3, 4))
     assert result.status == 'ok'
     assert 'spacing (2.0, 3.0, 4.0) mm assumed' in result.message
     mask = nib.load(tmp_path / 'out' / f'{name}_seg.nii.gz')
@@ -364,15 +396,12 @@ def test_one_of_several_volumes(tmp_path, run):
   array[5:15, 5:15, 3:12, 1] = 100
   nib.save(nib.Nifti1Image(array, np.diag([3.0, 3, 3, 1])), tmp_path / 'a.nii.gz')
   for number, expected in ((0, False), (1, True)):
-    [result] = run(
-      tmp_path / 'a.nii.gz',
-      read=lambda path, number=number: predict.volume.read_image(path, number=number),
-    )
+    [result] = run(tmp_path / 'a.nii.gz', volume_number=number)
     assert result.status == 'ok'
     mask = nib.load(tmp_path / 'out' / 'a_seg.nii.gz')
     assert mask.shape == (20, 24, 15)
     assert np.asarray(mask.dataobj).any() == expected
-  [result] = run(tmp_path / 'a.nii.gz', read=lambda path: predict.volume.read_image(path, number=2))
+  [result] = run(tmp_path / 'a.nii.gz', volume_number=2)
   assert 'has no volume 2; --volume can be 0..1' in result.message
 
 
@@ -419,23 +448,14 @@ def test_odd_values_are_noted_in_report_and_legend(tmp_path, run):
 
 def test_nothing_is_left_half_written(tmp_path, run, monkeypatch):
   save_scan(tmp_path / 'a.nii.gz')
-  (tmp_path / 'out' / 'a_seg.nii.gz').mkdir(parents=True)  # cannot be replaced by a file
-  [result] = run(tmp_path / 'a.nii.gz', options=Options())
-  assert result.status == 'failed'
-  assert 'a_seg.nii.gz: ' in result.message
-  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-    'a_seg.nii.gz',
-    'report.csv',
-  ]
-  (tmp_path / 'out' / 'a_seg.nii.gz').rmdir()
 
   def full(*_, **__):
     raise OSError(28, 'No space left on device', 'a_preview.png')
 
   monkeypatch.setattr(report, 'overlay', full)
-  [result] = run(tmp_path / 'a.nii.gz', options=Options())
+  [result] = run(tmp_path / 'a.nii.gz', options=Options(masks=True, probabilities=True))
   assert 'a_preview.png: No space left on device' in result.message
-  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['report.csv']
+  assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv']
 
 
 def test_mirrored_scans_are_told(tmp_path, monkeypatch):
@@ -452,6 +472,7 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
   monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold(spleen))
   arguments = ['--checkpoint', 'x', '--output', str(tmp_path / 'out'), '--input']
   right, wrong = str(tmp_path / 'right.nii'), str(tmp_path / 'wrong.nii')
+  arguments.insert(0, '--overwrite')
   assert predict.main([*arguments, right, '--check-sides']) == 0
   assert predict.main([*arguments, wrong]) == 0
   assert predict.main([*arguments, right, wrong, '--check_sides']) == 3
@@ -472,6 +493,9 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
     ({'--input': 'scans', '--output': 'scans'}, 'scans: is the input too'),
     ({'--prompts': 'liver,,spleen'}, 'an empty one'),
     ({'--postprocess': 'biggest'}, "names ['biggest']; known: sides, largest"),
+    ({'--prompts-file': 'nowhere.txt'}, 'nowhere.txt: cannot be read as text'),
+    ({'--prompts-file': 'empty.txt'}, 'empty.txt: no prompt in it; write one a line'),
+    ({'--output': 'done'}, 'done/a_seg.json: results of an earlier run; pass --overwrite or'),
     ({'--prompts': 'liver, Liver'}, 'liver comes twice'),
     ({'--prompts': ','.join(f'text {i}' for i in range(57))}, 'labels 200..255 hold 56'),
   ],
@@ -480,8 +504,10 @@ def test_mistakes_are_one_line_and_exit_code_1(changes, message, tmp_path, monke
   monkeypatch.chdir(tmp_path)
   if 'nowhere' not in changes.values() or '--checkpoint' not in changes:
     monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold())
-  (tmp_path / 'empty').mkdir()
-  (tmp_path / 'scans').mkdir()
+  for folder in ('empty', 'scans', 'done'):
+    (tmp_path / folder).mkdir()
+  (tmp_path / 'done' / 'a_seg.json').touch()
+  (tmp_path / 'empty.txt').write_text('# nothing\n')
   save_scan(tmp_path / 'a.nii.gz')
   save_scan(tmp_path / 'scans' / 'a.nii.gz')
   options = {'--checkpoint': 'x', '--input': 'a.nii.gz', '--output': 'out'} | changes

@@ -37,7 +37,7 @@ def make_case():
     winner[box] = k + 1
     over[(*box, k)] = True
   over[27:30, 12:20, 9:15, 0] = False  # half of the tumor is not liver
-  return scan, Segmentation(NAMES, winner, np.packbits(over[..., : len(NAMES)], -1))
+  return scan, Segmentation(NAMES, winner, np.packbits(over[..., :1], -1))
 
 
 def make_routing():

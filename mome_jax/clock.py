@@ -1,0 +1,36 @@
+"""Where the time of a scan goes."""
+
+import collections
+import contextlib
+import time
+from collections.abc import Iterator
+
+
+class Clock:
+  """Adds up wall seconds by stage; a stage inside another counts for the inner one only."""
+
+  def __init__(self):
+    self._seconds = collections.defaultdict(float)
+    self._running: list[str] = []
+    self._since = 0.0
+
+  @contextlib.contextmanager
+  def __call__(self, stage: str) -> Iterator[None]:
+    """Counts the block as `stage`."""
+    self._lap()
+    self._running.append(stage)
+    try:
+      yield
+    finally:
+      self._lap()
+      self._running.pop()
+
+  def _lap(self) -> None:
+    now = time.perf_counter()
+    if self._running:
+      self._seconds[self._running[-1]] += now - self._since
+    self._since = now
+
+  def seconds(self) -> dict[str, float]:
+    """Seconds of each stage, rounded to milliseconds."""
+    return {stage: round(value, 3) for stage, value in self._seconds.items()}

@@ -1,0 +1,197 @@
+"""Reading, segmenting and writing scans: three stages of a line, each busy with another scan."""
+
+import contextlib
+import dataclasses
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from input_pipeline import volume
+from mome_jax import dicom_seg, explain, outputs, scans
+from mome_jax.clock import Clock
+from mome_jax.segment import NonFiniteLogitsError, Segmentation, Segmenter
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What came of one scan.
+
+  Attributes:
+    case: NAME in the outputs' names.
+    input: the scan.
+    status: 'ok', 'mirrored' (written, but liver and spleen have changed sides), 'skipped' (its
+      results were there) or 'failed'.
+    seconds: reading, segmenting and writing.
+    message: why it failed, or what was odd about it.
+    timings: seconds of each stage.
+    labels: what was found; see `outputs.statistics`.
+  """
+
+  case: str
+  input: str
+  status: str
+  seconds: float = 0.0
+  message: str = ''
+  timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  labels: Sequence[Mapping] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What is done to every scan.
+
+  Attributes:
+    segmenter: of the targets, in their order.
+    targets: K.
+    output: existing folder.
+    read: case -> scan; VolumeError where it cannot be used.
+    options: what to write besides labels and legend.
+    check_sides: call a scan mirrored where liver and spleen have changed sides.
+    overwrite: replace what is there of a scan.
+    origin: fields of every legend.
+    explainer: makes the routing maps of the page, or None.
+  """
+
+  segmenter: Segmenter
+  targets: Sequence[outputs.Target]
+  output: pathlib.Path
+  read: Callable[[scans.Case], scans.Scan]
+  options: outputs.Options
+  check_sides: bool
+  overwrite: bool
+  origin: Mapping
+  explainer: explain.Explainer | None = None
+
+  def run(
+    self,
+    cases: Sequence[scans.Case],
+    on_progress: Callable[[scans.Case, float], object] = lambda case, share: None,
+  ) -> Iterator[Result]:
+    """Yields the result of each case, in order; whatever goes wrong with one is in its result.
+
+    While one scan is segmented the next is read and the one before is written, so that three of
+    them are in memory at most. Only this thread computes.
+
+    Args:
+      cases: the scans.
+      on_progress: called with the case and the share of it that was segmented last.
+    """
+    with ThreadPoolExecutor(1, 'read') as reader, ThreadPoolExecutor(1, 'write') as writer:
+      following = reader.submit(self._read, cases[0]) if cases else None
+      writing = None
+      for number, case in enumerate(cases):
+        work = following.result()
+        if number + 1 < len(cases):
+          following = reader.submit(self._read, cases[number + 1])
+        self._segment(work, lambda share, case=case: on_progress(case, share))
+        if writing is not None:
+          yield writing.result()
+        writing = writer.submit(self._write, work)
+        del work
+      if writing is not None:
+        yield writing.result()
+
+  def _read(self, case: scans.Case) -> '_Work':
+    work = _Work(case)
+    with work.stage('read'), warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter('always')
+      work.scan = self.read(case)
+    # Other threads warn meanwhile; ours begin with the file.
+    notes = [str(warning.message) for warning in caught] if not work.error else []
+    work.notes = [note for note in dict.fromkeys(notes) if note.startswith(str(case.path))]
+    return work
+
+  def _segment(self, work: '_Work', on_progress: Callable[[float], object]) -> None:
+    if work.error:
+      return
+    with work.stage('segment'), contextlib.ExitStack() as stack:
+      replaced = outputs.names_of(work.case.name) if self.overwrite else ()
+      work.folder = stack.enter_context(outputs.staged(self.output, replaced))
+      scan = work.scan.volume
+      if self.options.probabilities:
+        work.maps = outputs.ProbabilityMaps(work.folder, scan, len(self.targets))
+
+      def on_slab(planes, logits):
+        if work.maps is not None:
+          work.maps.add(planes, logits)
+        on_progress(len(logits) / len(scan.array))
+
+      work.found = self.segmenter(scan.array, scan.spacing, on_slab, clock=work.clock)
+      if self.explainer is not None:
+        with work.clock('explain'):
+          work.routing = self.explainer(scan.array, scan.spacing)
+      work.staging = stack.pop_all()
+
+  def _write(self, work: '_Work') -> Result:
+    status, rows = 'ok', []
+    if not work.error:
+      with work.stage('write'), work.staging:
+        rows = self._write_files(work)
+      if work.mirrored:
+        status = 'mirrored'
+    if work.error:
+      status, rows, work.notes = 'failed', [], [work.error]
+    timings = work.clock.seconds()
+    seconds = round(sum(timings.values()), 2)
+    return Result(
+      work.case.name, str(work.case.path), status, seconds, '; '.join(work.notes), timings, rows
+    )
+
+  def _write_files(self, work: '_Work') -> list[dict]:
+    name = work.case.name
+    if work.maps is not None:
+      work.maps.write(work.folder / f'{name}_probabilities', self.targets)
+    if self.check_sides and outputs.is_mirrored(work.found):
+      work.mirrored = True
+      work.notes.append(
+        f'{work.case.path}: liver lies left of spleen; the scan or its header is mirrored'
+      )
+    origin = {'input': str(work.case.path), **self.origin, 'warnings': work.notes}
+    return outputs.write_scan(
+      work.folder,
+      name,
+      work.scan,
+      work.found,
+      self.targets,
+      options=self.options,
+      origin=origin,
+      routing=work.routing,
+    )
+
+
+class _Work:
+  """A scan on its way through the stages; after an error the later ones do nothing."""
+
+  def __init__(self, case: scans.Case):
+    self.case = case
+    self.clock = Clock()
+    self.error = ''
+    self.mirrored = False
+    self.notes: list[str] = []
+    self.scan: scans.Scan | None = None
+    self.found: Segmentation | None = None
+    self.routing: explain.RoutingMaps | None = None
+    self.maps: outputs.ProbabilityMaps | None = None
+    self.folder: pathlib.Path | None = None
+    self.staging = contextlib.ExitStack()
+
+  @contextlib.contextmanager
+  def stage(self, name: str) -> Iterator[None]:
+    """Times a block; keeps the reason of an error."""
+    with self.clock(name):
+      try:
+        yield
+      except Exception as error:  # whatever is wrong with one scan must not cost the others
+        self.error = _reason(error, self.case.path)
+
+
+def _reason(error: Exception, path: pathlib.Path) -> str:
+  text = ' '.join(str(error).split())
+  if isinstance(error, volume.VolumeError):
+    return text
+  if isinstance(error, NonFiniteLogitsError | dicom_seg.DicomSegError):
+    return f'{path}: {text}'
+  if isinstance(error, OSError):
+    return f'{error.filename or path}: {error.strerror or text}; check the output folder'
+  return f'{path}: {type(error).__name__}: {text}'
