@@ -120,6 +120,10 @@ class Template:
     parents = self.get(name).parents
     return frozenset(parents).union(*map(self.ancestors, parents))
 
+  def contains(self, outer: str, inner: str) -> bool:
+    """Whether a structure may contain another; what is not in the template contains nothing."""
+    return inner in self._by_name and outer in self.ancestors(inner)
+
   def extend(self, classes: Iterable[Mapping[str, Any]]) -> 'Template':
     """A longer template; this one stays as it is.
 

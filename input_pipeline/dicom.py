@@ -8,6 +8,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -74,14 +75,7 @@ def find_series(path) -> tuple[list[SeriesFiles], list[str]]:
   path = pathlib.Path(path)
   found, numbers, positions = {}, {}, {}
   others = collections.Counter()
-  for name, data in _files(path, header=True):
-    dataset = _parse(name, data, path, stop_before_pixels=True, specific_tags=list(_HEADER))
-    if dataset is None:
-      continue
-    kind = _other_kind(dataset, 'Rows' in dataset)
-    if kind is not None:
-      others[kind] += 1
-      continue
+  for name, dataset in _slices(path, others, header=True):
     uid = str(dataset.get('SeriesInstanceUID', ''))
     found.setdefault(uid, []).append(name)
     numbers.setdefault(uid, int(dataset.get('SeriesNumber') or 0))
@@ -94,6 +88,26 @@ def find_series(path) -> tuple[list[SeriesFiles], list[str]]:
     series = [one for one in series if one not in short]
     left_out += [f'series {one.number} ({len(positions[one.uid])} positions)' for one in short]
   return series, left_out
+
+
+def _slices(
+  path: pathlib.Path,
+  others: collections.Counter,
+  names: Collection[str] = (),
+  *,
+  header: bool = False,
+) -> Iterator[tuple[str, Any]]:
+  """Yields name and dataset of every CT slice, of `header` without pixels; counts what else is."""
+  options = {'stop_before_pixels': True, 'specific_tags': list(_HEADER)} if header else {}
+  for name, data in _files(path, names, header=header):
+    dataset = _parse(name, data, path, **options)
+    if dataset is None:
+      continue
+    kind = _other_kind(dataset, ('Rows' if header else 'PixelData') in dataset)
+    if kind is None:
+      yield name, dataset
+    else:
+      others[kind] += 1
 
 
 def _listed(others: collections.Counter) -> list[str]:
@@ -145,14 +159,7 @@ def read_series(path, *, series: str | None = None, names: Collection[str] = ())
   path = pathlib.Path(path)
   found: dict[str, list] = {}
   others = collections.Counter()
-  for name, data in _files(path, names):
-    dataset = _parse(name, data, path)
-    if dataset is None:
-      continue
-    kind = _other_kind(dataset, 'PixelData' in dataset)
-    if kind is not None:
-      others[kind] += 1
-      continue
+  for name, dataset in _slices(path, others, names):
     missing = [field for field in (*_GEOMETRY, 'SeriesInstanceUID') if field not in dataset]
     if missing:
       raise VolumeError(f'{path}/{name}: no {", ".join(missing)}; export the series again')

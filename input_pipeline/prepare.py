@@ -256,10 +256,11 @@ def _locked(folder: epath.Path, source: str) -> Iterator[None]:
     return
   handle = os.open(folder, os.O_RDONLY)
   try:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise PrepareError(f'{folder}: another process is preparing {source}; wait for it') from error
     yield
-  except BlockingIOError as error:
-    raise PrepareError(f'{folder}: another process is preparing {source}; wait for it') from error
   finally:
     os.close(handle)
 

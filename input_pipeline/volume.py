@@ -18,6 +18,7 @@ import numpy as np
 from nibabel import orientations
 
 _FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
+ENDINGS = ('.nii.gz', '.nii')  # of scans
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
@@ -30,6 +31,14 @@ _QFORM = (
   'qoffset_y',
   'qoffset_z',
 )
+
+
+def stem(path: pathlib.Path) -> str:
+  """Name of a NIfTI file without its ending."""
+  for ending in ENDINGS:
+    if path.name.lower().endswith(ending):
+      return path.name[: -len(ending)]
+  return path.name
 
 
 class VolumeError(ValueError):
@@ -228,7 +237,7 @@ def write_nifti(path, array: np.ndarray, geometry: Geometry, dtype, *, slope: fl
       differently.
   """
   path = pathlib.Path(path)
-  if not path.name.endswith(('.nii', '.nii.gz')):
+  if not path.name.endswith(ENDINGS):
     raise ValueError(f'{path}: unknown ending; name the file .nii or .nii.gz')
   own = from_canonical(array, geometry)
   stored = own.astype(dtype, copy=False)

@@ -1,13 +1,13 @@
 """Masks as a DICOM SEG object, which archives and viewers show over the scan it belongs to."""
 
 import copy
-import importlib.metadata
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from input_pipeline import dicom, volume
+from mome_jax import manifest
 from mome_jax.segment import Segmentation
 
 # SNOMED CT codes of the classes without their side; those of DICOM's context groups where it has
@@ -78,7 +78,7 @@ def write(
     ],
     axis=-1,
   )
-  version = importlib.metadata.version('mome-jax') if _installed() else 'source'
+  version = manifest.versions().get('mome-jax', 'source')  # not installed: run from its folder
   algorithm = highdicom.AlgorithmIdentificationSequence(
     name='MoME-JAX', version=version, family=codes.DCM.ArtificialIntelligence
   )
@@ -114,14 +114,6 @@ def _with_thickness(series: dicom.Series) -> list:
     if not header.get('SliceThickness'):
       header.SliceThickness = round(apart, 6)
   return headers
-
-
-def _installed() -> bool:
-  try:
-    importlib.metadata.version('mome-jax')
-  except importlib.metadata.PackageNotFoundError:
-    return False
-  return True
 
 
 def _describe(number: int, name: str, algorithm):

@@ -56,9 +56,8 @@ def evaluate(config, workdir: epath.Path) -> dict:
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
   texts = _PROMPTS[config.evaluation.prompts](names, template)
   segmenter = predictor.segmenter(names, texts, template)
-  routing = None
-  if len(predictor.model.active_scales) > 1 and not held_out:
-    routing = explain.Routing(explain.Explainer(predictor, names, texts, segmenter))
+  explainer = explain.make_explainer(predictor, names, texts, segmenter)
+  routing = explain.Routing(explainer) if explainer and not held_out else None
 
   lead = multihost.is_lead()
   pictures = workdir / 'pictures'

@@ -156,12 +156,13 @@ class Explainer:
     return did | {'weights': did['weights'][0], 'entropy': did['entropy'][0]}
 
 
-def make_explainer(predictor: Predictor, targets: Sequence, segmenter: Segmenter):
-  """The explainer of what `outputs.make_targets` asks for; None for a model that mixes nothing."""
+def make_explainer(
+  predictor: Predictor, names: Sequence[str], prompts: Sequence[str], segmenter: Segmenter
+) -> Explainer | None:
+  """An `Explainer`, or None for a model that mixes no scales."""
   if len(predictor.model.active_scales) < 2:
     return None
-  texts = [target.prompt for target in targets]
-  return Explainer(predictor, [target.name for target in targets], texts, segmenter)
+  return Explainer(predictor, names, prompts, segmenter)
 
 
 def cell_voxels(spacing: Sequence[float], window: Sequence[int]) -> int:

@@ -8,16 +8,21 @@ _PACKAGES = ('mome-jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'nibabel', '
              'highdicom', 'orbax-checkpoint')  # fmt: skip
 
 
-def environment() -> dict:
-  """Python, platform and versions of the packages that are installed."""
-  versions = {}
+def versions() -> dict[str, str]:
+  """Of the packages that results depend on, those that are installed."""
+  found = {}
   for name in _PACKAGES:
     try:
-      versions[name] = importlib.metadata.version(name)
+      found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       continue
+  return found
+
+
+def environment() -> dict:
+  """Python, platform, versions of packages and the command."""
   return {'python': platform.python_version(), 'platform': platform.platform(),
-          'versions': versions, 'command': sys.argv}  # fmt: skip
+          'versions': versions(), 'command': sys.argv}  # fmt: skip
 
 
 def describe(predictor) -> dict:

@@ -125,18 +125,29 @@ def staged(output: pathlib.Path, replaced: Sequence[str] = ()) -> Iterator[pathl
       raise
 
 
-def names_of(name: str) -> tuple[str, ...]:
+def wanted(name: str, options: Options, *, present: bool = True) -> list[str]:
+  """Names of what is written for a scan.
+
+  Args:
+    name: NAME in them.
+    options: what is written besides labels and legend.
+    present: whether anything was found; a DICOM SEG of nothing is not written.
+  """
+  ends = {
+    'seg.json': True,
+    'seg.nii.gz': True,
+    'seg.dcm': options.dicom_seg and present,
+    'preview.png': options.preview,
+    'report.html': options.report,
+    'masks': options.masks,
+    'probabilities': options.probabilities,
+  }
+  return [f'{name}_{end}' for end, needed in ends.items() if needed]
+
+
+def names_of(name: str) -> list[str]:
   """Everything that a prediction can write for a scan."""
-  ends = (
-    'seg.json',
-    'seg.nii.gz',
-    'seg.dcm',
-    'preview.png',
-    'report.html',
-    'masks',
-    'probabilities',
-  )
-  return tuple(f'{name}_{end}' for end in ends)
+  return wanted(name, Options(True, True, True, True, True))
 
 
 class ProbabilityMaps:

@@ -173,10 +173,9 @@ def _box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ..
 
 
 def _sides(masks: _Masks) -> None:
-  for structure in masks.structures:
-    left = structure.name.replace('right ', 'left ', 1)
-    if structure.side == 'right' and left in masks.names:
-      _separate(masks, structure.name, left)
+  for right, left in masks.template.pairs().values():
+    if {right, left} <= set(masks.names):
+      _separate(masks, right, left)
 
 
 def _separate(masks: _Masks, right: str, left: str) -> None:

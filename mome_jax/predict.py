@@ -19,6 +19,7 @@ be done; 3 if --check-sides found a scan that looks mirrored.
 """
 
 import argparse
+import collections
 import csv
 import dataclasses
 import datetime
@@ -114,12 +115,12 @@ def predict(
   names = [target.name for target in targets]
   if check_sides and not {'liver', 'spleen'} <= set(names):
     raise PredictError('--check-sides compares liver and spleen: name both in --prompts')
-  segmenter = predictor.segmenter(
-    names,
-    [target.prompt for target in targets],
-    rules=rules,
-    overlap=FAST_OVERLAP if fast else None,
-  )
+  texts = [target.prompt for target in targets]
+  overlap = FAST_OVERLAP if fast else None
+  segmenter = predictor.segmenter(names, texts, rules=rules, overlap=overlap)
+  explainer = None
+  if options.report:
+    explainer = explain.make_explainer(predictor, names, texts, segmenter)
   job = Job(
     segmenter=segmenter,
     targets=targets,
@@ -129,7 +130,7 @@ def predict(
     check_sides=check_sides,
     overwrite=existing == 'overwrite',
     origin={'checkpoint': predictor.path, 'step': predictor.step},
-    explainer=explain.make_explainer(predictor, targets, segmenter) if options.report else None,
+    explainer=explainer,
   )
   loaded = time.perf_counter() - start
   done = _done(output, cases, job) if existing == 'skip' else {}
@@ -184,12 +185,14 @@ def _run(job, cases, done, notes, *, progress, on_result) -> list[Result]:
 
 def _distinct(cases: Sequence[scans.Case]) -> list[scans.Case]:
   """The cases, those that share a name as failing ones."""
+  paths = collections.defaultdict(list)
+  for case in cases:
+    paths[case.name].append(case.path.name)
   found = []
   for case in cases:
-    twins = [other for other in cases if other.name == case.name]
-    if len(twins) > 1:
-      paths = ' and '.join(dict.fromkeys(twin.path.name for twin in twins))
-      problem = f'{paths} would both be written as {case.name}_seg; rename one'
+    if len(paths[case.name]) > 1:
+      both = ' and '.join(dict.fromkeys(paths[case.name]))
+      problem = f'{both} would both be written as {case.name}_seg; rename one'
       case = dataclasses.replace(case, problem=problem)
     found.append(case)
   return found
@@ -227,7 +230,10 @@ def _refuse_existing(output: pathlib.Path, cases: Sequence[scans.Case]) -> None:
 
 
 def _done(output: pathlib.Path, cases: Sequence[scans.Case], job: Job) -> dict[str, Result]:
-  """Results of an earlier run; one that was made otherwise is a failure, not passed off as done."""
+  """Results of an earlier run that are complete.
+
+  One that was made otherwise is a failure, not passed off as done.
+  """
   wanted = [dataclasses.asdict(target) for target in job.targets]
   done = {}
   for case in cases:
@@ -241,9 +247,11 @@ def _done(output: pathlib.Path, cases: Sequence[scans.Case], job: Job) -> dict[s
       same &= all(found[key] == value for key, value in job.origin.items())
     except (ValueError, KeyError, TypeError):
       rows, same = [], False
-    if same:
+    present = any(row.get('present') for row in rows)
+    files = outputs.wanted(case.name, job.options, present=present)
+    if same and all((output / file).exists() for file in files):
       done[case.name] = Result(case.name, str(case.path), 'skipped', labels=rows)
-    else:
+    elif not same:
       message = (
         f'{legend}: made by another model or with other prompts; pass --overwrite, or change '
         '--output'

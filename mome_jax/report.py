@@ -1,29 +1,23 @@
-"""Pictures for people: overlays on CT, training curves, routing maps. PNG files, no display needed.
+"""Pictures for people: overlays on CT, routing maps. PNG files, no display needed.
 
 Arrays are canonical (x grows to the patient's right, y to anterior, z to superior) and are shown as
 radiologists read them: the patient's right on the left, anterior or superior up.
 """
 
 import colorsys
-import io
 import math
 import os
-import textwrap
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.patheffects
 import numpy as np
-import scipy.ndimage
-from etils import epath
-from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from mome_jax import postprocess
+from mome_jax import figures, postprocess
 
 # The hues of Okabe and Ito for what is seen together most; a pair shares a hue and differs in
 # lightness, which colour-blind readers keep; tumours are the saturated reds and magentas.
@@ -46,12 +40,9 @@ COLOURS = {
 
 SOFT_TISSUE = (-160.0, 240.0)  # HU
 _PLANES = (('Axial', 2, 'RLAP'), ('Coronal', 1, 'RLSI'), ('Sagittal', 0, 'APSI'))
-_MARGIN, _GAP, _CAPTION, _LEGEND_ROW = 0.15, 0.15, 0.25, 0.205  # inches
+_GAP, _CAPTION, _LEGEND_ROW = 0.15, 0.25, 0.205  # inches
 _OUTLINE = [matplotlib.patheffects.withStroke(linewidth=1.6, foreground='black')]
-_INK = '#222222'
-_PLAIN = {'frameon': False, 'fontsize': 9, 'labelcolor': _INK}
 _DASHES = (0, (3.5, 2))
-_LINES = ('#0072B2', '#E69F00', '#009E73')
 
 
 def colour(name: str) -> tuple[float, float, float]:
@@ -112,10 +103,10 @@ def overlay(
   handles = _legend_handles(names, bool(truths))
   columns, rows = _legend_grid(handles, width)
   legend_height = _LEGEND_ROW * rows + 0.2
-  figure, top = _titled(title, width, height + _CAPTION + legend_height)
+  figure, top = figures.titled(title, width, height + _CAPTION + legend_height)
   for i, (label, axis, letters) in enumerate(_PLANES):
     x, y, panel_width, panel_height = panels[i]
-    axes = _inches(figure, x, top - _CAPTION - y - panel_height, panel_width, panel_height)
+    axes = figures.inches(figure, x, top - _CAPTION - y - panel_height, panel_width, panel_height)
     step = [mm for a, mm in enumerate(spacing) if a != axis]
     _anatomy(axes, _view(shown, axis, indices[i]), step, window)
     _draw_masks(axes, *slices[i], step)
@@ -123,41 +114,12 @@ def overlay(
     if axis == 2:
       _scale_bar(axes)
     number = indices[i] + box[axis].start + 1
-    _caption(axes, f'{label}, slice {number} of {image.shape[axis]}')
+    figures.caption(axes, f'{label}, slice {number} of {image.shape[axis]}')
   anchor = (0.5, legend_height / figure.get_figheight())
-  figure.legend(handles=handles, ncols=columns, loc='upper center', bbox_to_anchor=anchor, **_PLAIN)
-  _save(figure, path)
-
-
-def training_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, float]]) -> None:
-  """Draws losses, learning rate and gradient norm over the steps.
-
-  Args:
-    path: PNG file to write.
-    rows: the objects of `metrics.jsonl`; a row without a key or with a value that is not finite is
-      left out of that key's line.
-  """
-  rows = list(rows)
-  figure, top = _titled('Training', 12.0, 3.35)
-  rate_steps, rate = _series(rows, 'learning_rate')
-  exponent = math.floor(math.log10(rate.max())) if rate.any() else 0
-  unit = rf' ($\times 10^{{{exponent}}}$)' if rate.any() else ''
-  losses = {'total': 'loss', 'BCE': 'loss_bce', 'Dice': 'loss_dice'}
-  panels = (
-    ('Loss', {name: _series(rows, key) for name, key in losses.items()}),
-    (f'Learning rate{unit}', {'': (rate_steps, rate / 10.0**exponent)}),
-    ('Gradient norm', {'': _series(rows, 'grad_norm')}),
+  figure.legend(
+    handles=handles, ncols=columns, loc='upper center', bbox_to_anchor=anchor, **figures.PLAIN
   )
-  for i, (label, series) in enumerate(panels):
-    axes = _inches(figure, 0.65 + 3.95 * i, top - 2.85, 3.3, 2.6)
-    for (name, (steps, values)), line in zip(series.items(), _LINES, strict=False):
-      _curve(axes, steps, values, name, line, smooth=i != 1)
-    _caption(axes, label)
-    axes.set_xlabel('step', fontsize=9, color=_INK)
-    if i == 0 and axes.lines:
-      axes.legend(ncols=3, loc='lower right', bbox_to_anchor=(1.03, 0.96), **_PLAIN)
-    _tidy(axes, log=i == 2)
-  _save(figure, path)
+  figures.save(figure, path)
 
 
 def routing(
@@ -211,21 +173,21 @@ def routing(
   maps_left = left + table_width + 0.35
   width = maps_left + (columns * (side + _GAP) + 1.5 if maps else 0.0)
   height = max(table_height + 0.3, rows * (side * tall + _CAPTION + 0.1)) + 0.1
-  figure, top = _titled(title, max(width, 5.0), height)
-  table = _inches(figure, left, top - _CAPTION - table_height, table_width, table_height)
+  figure, top = figures.titled(title, max(width, 5.0), height)
+  table = figures.inches(figure, left, top - _CAPTION - table_height, table_width, table_height)
   _share_table(table, share, names, columns_shown)
   for i, (name, scale_map) in enumerate(maps.items()):
     row, column = divmod(i, columns)
     y = top - row * 0.1 - (row + 1) * (side * tall + _CAPTION)
-    axes = _inches(figure, maps_left + column * (side + _GAP), y, side, side * tall)
-    _caption(axes, name)
+    axes = figures.inches(figure, maps_left + column * (side + _GAP), y, side, side * tall)
+    figures.caption(axes, name)
     outline = (outlines or {}).get(name)
     drawn = _scale_map(axes, behind[name], scale_map, outline, spacing_2d)
     drawn.set_clim(0, max(1, len(scale_labels) - 1))
   if maps:
     x, bar = maps_left + columns * (side + _GAP), min(2.4, side * tall)
-    _scale_legend(_inches(figure, x, top - _CAPTION - bar, 0.16, bar), drawn, scale_labels)
-  _save(figure, path)
+    _scale_legend(figures.inches(figure, x, top - _CAPTION - bar, 0.16, bar), drawn, scale_labels)
+  figures.save(figure, path)
 
 
 def expert_maps(
@@ -253,22 +215,22 @@ def expert_maps(
   """
   side, rise, (dx, dy) = 2.1, _CAPTION + 0.1, spacing_2d
   heights = [side * i.shape[1] * dy / (i.shape[0] * dx) for i in images.values()]
-  bar_left = _MARGIN + (len(scale_labels) + 1) * (side + _GAP)
-  figure, top = _titled(title, bar_left + 0.7, sum(h + rise for h in heights) + 0.1)
+  bar_left = figures.MARGIN + (len(scale_labels) + 1) * (side + _GAP)
+  figure, top = figures.titled(title, bar_left + 0.7, sum(h + rise for h in heights) + 0.1)
   y = top
   for (name, image), height in zip(images.items(), heights, strict=True):
     y -= height + rise
     labels = [f'{name}, weight of {scale_labels[0]}', *scale_labels[1:], 'entropy']
     for column, values in enumerate([*weights[name], entropy[name]]):
-      axes = _inches(figure, _MARGIN + column * (side + _GAP), y, side, height)
-      _caption(axes, labels[column])
+      axes = figures.inches(figure, figures.MARGIN + column * (side + _GAP), y, side, height)
+      figures.caption(axes, labels[column])
       drawn = _scale_map(axes, image, values, outlines[name], spacing_2d)
       drawn.set_clim(0, 1)
   if heights:
-    bar = _inches(figure, bar_left, top - rise - heights[0], 0.12, heights[0])
+    bar = figures.inches(figure, bar_left, top - rise - heights[0], 0.12, heights[0])
     _scale_legend(bar, drawn, ['0 %', '100 %'])
     bar.invert_yaxis()
-  _save(figure, path)
+  figures.save(figure, path)
 
 
 def _arrange(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple, float, float]:
@@ -281,16 +243,16 @@ def _arrange(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple, flo
   stacked = 2 * z < 1.3 * y  # A thin slab: coronal above sagittal, else the row is all width.
   total = x + (max(x, y) if stacked else x + y)
   tallest = max(y, 2 * z if stacked else z)
-  gaps = 2 * _MARGIN + (1 if stacked else 2) * _GAP
+  gaps = 2 * figures.MARGIN + (1 if stacked else 2) * _GAP
   scale = min((12.0 - gaps) / total, (7.0 if stacked else 9.0) / tallest)
   x, y, z = x * scale, y * scale, z * scale
-  second = _MARGIN + x + _GAP
+  second = figures.MARGIN + x + _GAP
   if stacked:
     below = z + _CAPTION + 0.1
-    panels = ((_MARGIN, 0.0, x, y), (second, 0.0, x, z), (second, below, y, z))
+    panels = ((figures.MARGIN, 0.0, x, y), (second, 0.0, x, z), (second, below, y, z))
     height = max(y, below + z)
   else:
-    panels = ((_MARGIN, 0.0, x, y), (second, 0.0, x, z), (second + x + _GAP, 0.0, y, z))
+    panels = ((figures.MARGIN, 0.0, x, y), (second, 0.0, x, z), (second + x + _GAP, 0.0, y, z))
     height = max(y, z)
   return panels, total * scale + gaps, height
 
@@ -318,23 +280,6 @@ def _view(volume, axis: int, index: int, box: Sequence[slice] = (slice(0, None),
   return volume[(*box[:axis], box[axis].start + index, *box[axis + 1 :])][::-1].T
 
 
-def _titled(title: str, width: float, height: float) -> tuple[Figure, float]:
-  """A white figure with a title above `height` inches of content; returns the content's top too."""
-  lines = textwrap.wrap(title, max(20, int((width - 2 * _MARGIN) / 0.095))) or ['']
-  head = 0.14 + 0.22 * len(lines)
-  total = height + head + _MARGIN
-  figure = Figure(figsize=(width, total), facecolor='white')
-  text = figure.text(_MARGIN / width, 1 - 0.12 / total, '\n'.join(lines), va='top', fontsize=12)
-  text.set(weight='bold', color=_INK)
-  return figure, total - head
-
-
-def _inches(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
-  total_width, total_height = figure.get_size_inches()
-  box = (x / total_width, y / total_height, width / total_width, height / total_height)
-  return figure.add_axes(box)
-
-
 def _show(axes: Axes, pixels: np.ndarray, step: Sequence[float], **style):
   """Shows pixels (rows upwards) with mm as the unit of both axes."""
   rows, columns = pixels.shape
@@ -351,10 +296,6 @@ def _anatomy(axes: Axes, pixels: np.ndarray, step: Sequence[float], window) -> N
   _show(axes, np.clip(pixels, *window), step, cmap='gray', interpolation='bicubic').set_clim(window)
 
 
-def _caption(axes: Axes, text: str) -> None:
-  axes.set_title(text, fontsize=9, color=_INK, pad=4, loc='left')
-
-
 def _scale_map(axes: Axes, behind, scale_map, outline, step: Sequence[float]):
   """One (x, y) map of expected scales over its anatomy, inside the body only."""
   _anatomy(axes, behind[::-1].T, step, SOFT_TISSUE)
@@ -369,7 +310,7 @@ def _scale_map(axes: Axes, behind, scale_map, outline, step: Sequence[float]):
 def _scale_legend(axes: Axes, drawn, scale_labels: Sequence[str]) -> None:
   colorbar = axes.figure.colorbar(drawn, cax=axes, ticks=range(len(scale_labels)))
   colorbar.solids.set_alpha(1.0)
-  axes.set_yticklabels(scale_labels, fontsize=8, color=_INK)
+  axes.set_yticklabels(scale_labels, fontsize=8, color=figures.INK)
   axes.invert_yaxis()
 
 
@@ -442,51 +383,14 @@ def _legend_grid(handles: Sequence, width: float) -> tuple[int, int]:
   return columns, math.ceil(len(handles) / columns)
 
 
-def _series(rows: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
-  points = [(row['step'], row[key]) for row in rows if row.get(key) is not None and 'step' in row]
-  points = np.array([point for point in points if math.isfinite(point[1])], float).reshape(-1, 2)
-  return points[:, 0], points[:, 1]
-
-
-def _curve(axes: Axes, steps, values, name: str, line: str, *, smooth: bool) -> None:
-  if not len(steps):
-    return
-  if smooth and len(steps) > 10:
-    axes.plot(steps, values, color=line, alpha=0.25, linewidth=0.8)
-    values = scipy.ndimage.gaussian_filter1d(values, len(values) / 40, mode='nearest')
-  marker = 'o' if len(steps) == 1 else None
-  axes.plot(steps, values, color=line, linewidth=1.8, label=name, marker=marker)
-
-
-def _tidy(axes: Axes, *, log: bool) -> None:
-  axes.spines[['top', 'right']].set_visible(False)
-  axes.spines[['left', 'bottom']].set_color('#AAAAAA')
-  axes.grid(axis='y', color='#E6E6E6', linewidth=0.8)
-  axes.set_axisbelow(True)
-  axes.margins(x=0.02)
-  if not axes.lines:
-    axes.set(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, 'no values', transform=axes.transAxes, ha='center', color='#777777')
-    return
-  values = np.concatenate([line.get_ydata() for line in axes.lines])
-  if log and values.min() > 0 and values.max() > 10 * values.min():
-    axes.set_yscale('log')
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value:g}'))
-    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-  axes.tick_params(labelsize=8, colors='#555555', which='both')
-  axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
-
-
 def _share_table(axes: Axes, share, names: Sequence[str], scale_labels: Sequence[str]) -> None:
   axes.imshow(share, cmap='Blues', vmin=0, vmax=1, aspect='auto')
   for (row, column), value in np.ndenumerate(share):
     text = '–' if math.isnan(value) else f'{100 * value:.0f} %'
-    ink = 'white' if value > 0.6 else _INK
+    ink = 'white' if value > 0.6 else figures.INK
     axes.text(column, row, text, ha='center', va='center', fontsize=8, color=ink)
-  axes.set_yticks(range(len(names)), names, fontsize=9, color=_INK)
-  axes.set_xticks(range(len(scale_labels)), scale_labels, fontsize=8, color=_INK)
+  axes.set_yticks(range(len(names)), names, fontsize=9, color=figures.INK)
+  axes.set_xticks(range(len(scale_labels)), scale_labels, fontsize=8, color=figures.INK)
   axes.xaxis.tick_top()
   axes.tick_params(length=0)
   axes.set_xticks(np.arange(0.5, len(scale_labels) - 1), minor=True)
@@ -494,11 +398,3 @@ def _share_table(axes: Axes, share, names: Sequence[str], scale_labels: Sequence
   axes.grid(which='minor', color='white', linewidth=1.5)
   axes.tick_params(which='minor', length=0)
   axes.spines[:].set_visible(False)
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  png = io.BytesIO()
-  figure.savefig(png, dpi=150, format='png')
-  path.write_bytes(png.getvalue())

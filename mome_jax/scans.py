@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from input_pipeline import dicom, volume
 
-_NIFTI = ('.nii.gz', '.nii')
 # What people expect to be segmented when it lies in the folder; anything else is passed over.
 _OTHER_IMAGES = ('.nrrd', '.nhdr', '.mha', '.mhd', '.mgz', '.hdr', '.img', '.gz')
 
@@ -91,33 +90,25 @@ def read(
   return Scan(series.volume, series)
 
 
-def stem(path: pathlib.Path) -> str:
-  """A file name without .nii.gz, .nii or .zip."""
-  for ending in (*_NIFTI, '.zip'):
-    if path.name.lower().endswith(ending):
-      return path.name[: -len(ending)]
-  return path.name
-
-
 def _of_file(path: pathlib.Path) -> tuple[list[Case], list[str]]:
   if path.suffix.lower() == '.zip':
-    cases, left_out = _of_dicom(path, stem(path))
+    cases, left_out = _of_dicom(path, path.stem)
     if cases:
       return cases, _note(path, left_out)
     instead = f' but {", ".join(left_out)}' if left_out else ''
     problem = f'{path}: no DICOM CT series in it{instead}; pass the zip of one'
-    return [Case(stem(path), path, problem=problem)], []
+    return [Case(path.stem, path, problem=problem)], []
   if path.suffix.lower() == '.dcm':
     problem = f'{path}: one DICOM file; pass the folder or zip of its whole series'
-    return [Case(stem(path), path, problem=problem)], []
-  return [Case(stem(path), path)], []
+    return [Case(path.name, path, problem=problem)], []
+  return [Case(volume.stem(path), path)], []
 
 
 def _of_folder(path: pathlib.Path) -> tuple[list[Case], list[str]]:
   files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith('.'))
   cases, notes = [], []
   for file in files:
-    if file.name.lower().endswith((*_NIFTI, *_OTHER_IMAGES, '.zip')):
+    if file.name.lower().endswith((*volume.ENDINGS, *_OTHER_IMAGES, '.zip')):
       found = _of_file(file)
       cases += found[0]
       notes += found[1]

@@ -147,7 +147,7 @@ def _label_maps(folder: pathlib.Path, meaning) -> Iterator[tuple[str, Masks]]:
   for path in files.nifti_files(folder):
     read = functools.partial(_read_label, path, meaning)
     ignored = functools.partial(read, 'ignore') if 'ignore' in meaning else None
-    yield _case(files.stem(path)), Masks(path, names, read, ignored)
+    yield _case(volume.stem(path)), Masks(path, names, read, ignored)
 
 
 # A prediction and its reference stay in memory while their classes are scored.
@@ -162,7 +162,7 @@ def _read_label(path: pathlib.Path, meaning: Mapping[str, Sequence[int]], name: 
 def _mask_folders(folder: pathlib.Path) -> Iterator[tuple[str, Masks]]:
   for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
     masks = files.nifti_files(inner / 'segmentations') or files.nifti_files(inner)
-    paths = {_canonical(files.stem(path)): path for path in masks}
+    paths = {_canonical(volume.stem(path)): path for path in masks}
     if paths:
       yield _case(inner.name), Masks(inner, tuple(paths), functools.partial(_read_mask, paths))
 
@@ -186,7 +186,7 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
   for path in sorted(folder.glob('*_seg.json')):
     values = {entry['name']: entry['label'] for entry in json.loads(path.read_text())['labels']}
     for name in values:
-      inner = [n for n in values if n in TEMPLATE.names() and name in TEMPLATE.ancestors(n)]
+      inner = [n for n in values if TEMPLATE.contains(name, n)]
       own = sorted(values[n] for n in (name, *inner))
       if meaning.setdefault(name, own) != own:
         raise ScoreError(

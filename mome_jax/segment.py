@@ -71,7 +71,7 @@ class Segmentation:
     return MaskView(self, name)
 
   def _owners(self, name: str) -> list[int]:
-    inside = [i for i, n in enumerate(self.names, 1) if name in _ancestors(self.template, n)]
+    inside = [i for i, n in enumerate(self.names, 1) if self.template.contains(name, n)]
     return [self.names.index(name) + 1, *inside]
 
 
@@ -93,12 +93,7 @@ class MaskView:
 
 def containers(names: Sequence[str], template: Template = TEMPLATE) -> tuple[str, ...]:
   """Those of some classes that contain another one of them."""
-  around = frozenset().union(*(_ancestors(template, name) for name in names))
-  return tuple(name for name in names if name in around)
-
-
-def _ancestors(template: Template, name: str) -> frozenset[str]:
-  return template.ancestors(name) if name in template.names() else frozenset()
+  return tuple(n for n in names if any(template.contains(n, inner) for inner in names))
 
 
 def decide(logits: np.ndarray, names: Sequence[str], template: Template = TEMPLATE):
@@ -119,9 +114,9 @@ def decide(logits: np.ndarray, names: Sequence[str], template: Template = TEMPLA
   over = logits > 0
   leaf = over.copy()
   for k, name in enumerate(names):
-    for ancestor in _ancestors(template, name):
-      if ancestor in names:
-        leaf[..., names.index(ancestor)] &= ~over[..., k]
+    for outer, other in enumerate(names):
+      if template.contains(other, name):
+        leaf[..., outer] &= ~over[..., k]
   best = np.where(leaf, logits, -np.inf).argmax(-1) + 1
   winner = np.where(over.any(-1), best, 0).astype(np.uint8)
   around = [names.index(name) for name in containers(names, template)]

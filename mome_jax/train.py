@@ -10,7 +10,7 @@ from clu import parameter_overview
 from etils import epath
 
 from input_pipeline import bricks, pipeline
-from mome_jax import checkpoint, explain, multihost, report, sharding, state, steps, tracing
+from mome_jax import checkpoint, curves, explain, multihost, sharding, state, steps, tracing
 from mome_jax.metrics_log import MetricsLog
 from mome_jax.models import build_model
 from mome_jax.text import inputs
@@ -139,7 +139,7 @@ def train(config, workdir: epath.Path) -> None:
   trace.close()
   checkpointer.close()
   if lead:
-    report.training_curves(workdir / 'pictures' / 'training.png', log.rows())
+    curves.training_curves(workdir / 'pictures' / 'training.png', log.rows())
     for row in log.expert_rows()[-1:]:
       explain.draw_experts(workdir / 'pictures', row, config.classes)
     log.close()

@@ -130,7 +130,7 @@ def _labels(scan, segmentation: Segmentation, step) -> tuple[str, list[list[int]
   Returns:
     The map, and for every code from 0 on the indices of the classes it belongs to, innermost first.
   """
-  names = segmentation.names
+  names, contains = segmentation.names, segmentation.template.contains
   winner = resample.resample(segmentation.winner, scan.spacing, step, order=0)
   over = resample.resample(segmentation.over, scan.spacing, step, order=0)
   shown = Segmentation(names, winner, over, segmentation.template)
@@ -139,10 +139,8 @@ def _labels(scan, segmentation: Segmentation, step) -> tuple[str, list[list[int]
     own = winner == k + 1
     if not own.any():
       continue
-    outer = [n for n in names if _contains(segmentation, n, name)]
-    outer.sort(
-      key=lambda n: sum(_contains(segmentation, other, n) for other in names), reverse=True
-    )
+    outer = [n for n in names if contains(n, name)]
+    outer.sort(key=lambda n: sum(contains(other, n) for other in names), reverse=True)
     members = np.zeros(own.sum(), np.int64)
     for bit, other in enumerate(outer):
       members |= shown.mask(other)[own].astype(np.int64) << bit
@@ -153,11 +151,6 @@ def _labels(scan, segmentation: Segmentation, step) -> tuple[str, list[list[int]
       meanings.append([k, *inside])
   kind = np.uint8 if len(meanings) <= 256 else np.uint16
   return _nifti(codes.astype(kind), _shown_affine(scan, codes.shape, step)), meanings
-
-
-def _contains(segmentation: Segmentation, outer: str, inner: str) -> bool:
-  template = segmentation.template
-  return inner in template.names() and outer in template.ancestors(inner)
 
 
 def _centre(scan: volume.Volume, segmentation: Segmentation, name: str) -> list[float]:

@@ -12,8 +12,6 @@ from input_pipeline import dicom, labels, volume
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.sources.base import Scan, SourceError
 
-ENDINGS = ('.nii.gz', '.nii')
-
 
 def folder_of(source: str, manual_dir: str | None, holds: str) -> pathlib.Path:
   """The folder that the user downloaded.
@@ -34,18 +32,10 @@ def folder_of(source: str, manual_dir: str | None, holds: str) -> pathlib.Path:
   return folder
 
 
-def stem(path: pathlib.Path) -> str:
-  """Name of a NIfTI file without its ending."""
-  for ending in ENDINGS:
-    if path.name.endswith(ending):
-      return path.name[: -len(ending)]
-  return path.name
-
-
 def nifti_files(folder: pathlib.Path) -> list[pathlib.Path]:
   """The NIfTI files of a folder by name; hidden ones (of macOS) are no scans."""
   found = folder.iterdir() if folder.is_dir() else ()
-  return sorted(p for p in found if p.name.endswith(ENDINGS) and not p.name.startswith('.'))
+  return sorted(p for p in found if p.name.endswith(volume.ENDINGS) and not p.name.startswith('.'))
 
 
 def fraction(key: str) -> float:
@@ -170,6 +160,6 @@ def walk(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def load(image: pathlib.Path, label: pathlib.Path, meanings: Mapping[int, labels.Meaning]) -> Scan:
   """As `load_nifti`; the scan may also be a DICOM series, a folder or zip archive."""
-  nifti = image.name.endswith(ENDINGS) and image.is_file()
+  nifti = image.name.endswith(volume.ENDINGS) and image.is_file()
   scan = volume.read_image(image) if nifti else dicom.read_dicom(image)
   return join(image, scan, label, volume.read_labels(label), meanings)

@@ -21,7 +21,7 @@ import json
 import pathlib
 from collections.abc import Mapping
 
-from input_pipeline import labels
+from input_pipeline import labels, volume
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Source, SourceError
@@ -138,9 +138,9 @@ def _plain(name: str) -> str:
 def _pairs(folder: pathlib.Path, part: str) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
   """Case -> image and label file."""
   found = {}
-  wanted = {files.stem(path): path for path in files.nifti_files(folder / f'labels{part}')}
+  wanted = {volume.stem(path): path for path in files.nifti_files(folder / f'labels{part}')}
   for image in files.nifti_files(folder / f'images{part}'):
-    name = files.stem(image)
+    name = volume.stem(image)
     if name not in wanted and name[-5:-4] == '_' and name[-4:].isdigit():
       if name[-4:] != '0000':
         raise SourceError(f'{image}: a second channel; one CT channel (_0000) is supported')

@@ -11,7 +11,7 @@ from etils.epath import backend, gpath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from input_pipeline import bricks
-from mome_jax import checkpoint, report
+from mome_jax import checkpoint, curves
 from mome_jax.configs import demo
 from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectors
@@ -41,7 +41,7 @@ def test_a_workdir_in_a_bucket(bucket):
   assert 'config.json' in {path.name for path in bucket.iterdir()}
   assert checkpoint.load_config('gs://bucket/run').to_dict() == config.to_dict()
   assert Tokenizer(checkpoint.text_file(bucket, config)).vocab_size == Tokenizer().vocab_size
-  report.training_curves(bucket / 'pictures' / 'training.png', [{'step': 1, 'loss': 3.0}])
+  curves.training_curves(bucket / 'pictures' / 'training.png', [{'step': 1, 'loss': 3.0}])
   assert (bucket / 'pictures' / 'training.png').read_bytes()[1:4] == b'PNG'
 
 

@@ -11,20 +11,17 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 8
-SETTINGS = [
-  '--config.data.spacing=(12.0, 12.0, 12.0)',
-  '--config.data.patch=(16, 16, 16)',
-  '--config.evaluation.window=(32, 32, 32)',
+SETTINGS = (
+  *tiny.SETTINGS,
   '--config.evaluation.pictures=1',
-  '--config.model.backbone.size=tiny',
   f'--config.train.steps={STEPS}',
-  '--config.train.batch_size=2',
   '--config.train.log_every=1',
   '--config.train.checkpoint_every=2',
-]
+)
 
 
 @pytest.fixture(scope='module')

@@ -10,12 +10,12 @@ import pydicom
 import pytest
 from pydicom import uid
 from scipy.spatial.transform import Rotation
+from threshold import Threshold
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import predict, scans
 from mome_jax.outputs import Options
 from tests.input_pipeline.sources import layouts
-from tests.mome_jax.test_predict import Threshold
 
 SEG = Options(preview=False, dicom_seg=True)
 
@@ -216,14 +216,20 @@ def test_dicom_seg_needs_dicom(tmp_path):
 
 def test_skip_done_keeps_only_what_the_same_request_made(tmp_path, capsys):
   complete(tmp_path / 'ct')
-  call = lambda prompts, **keywords: predict.predict(
-    Threshold(), [tmp_path / 'ct'], tmp_path / 'out', prompts, options=Options(preview=False),
-    progress=False, **keywords,
-  )  # fmt: skip
+
+  def call(prompts, *, options=Options(preview=False), **keywords):  # noqa: B008
+    where = [tmp_path / 'ct'], tmp_path / 'out'
+    return predict.predict(
+      Threshold(), *where, prompts, options=options, progress=False, **keywords
+    )
+
   [first] = call(['liver'])
   [again] = call(['liver'], existing='skip')
   assert again.status == 'skipped'
   assert list(again.labels) == list(first.labels)
+  [more] = call(['liver'], existing='skip', options=Options(preview=False, masks=True))
+  assert more.status == 'ok'  # its masks were not there
+  assert (tmp_path / 'out' / 'ct_masks' / 'liver.nii.gz').is_file()
   [other] = call(['spleen'], existing='skip')
   assert other.status == 'failed'
   assert 'made by another model or with other prompts' in other.message

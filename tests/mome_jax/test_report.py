@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from mome_jax import report
+from mome_jax import curves, report
 
 SHAPE = (40, 40, 40)
 SPACING = (2.0, 2.0, 2.0)
@@ -144,14 +144,14 @@ def curve_rows(n):
 
 
 def test_training_curves(tmp_path):
-  report.training_curves(tmp_path / 'full.png', curve_rows(200))
+  curves.training_curves(tmp_path / 'full.png', curve_rows(200))
   full = imread(tmp_path / 'full.png')
-  report.training_curves(tmp_path / 'again.png', list(curve_rows(200)))
+  curves.training_curves(tmp_path / 'again.png', list(curve_rows(200)))
   np.testing.assert_array_equal(full, imread(tmp_path / 'again.png'))
   odd = [{'step': 5, 'dice': 0.5}, {'step': 7, 'loss': float('nan')}, {'step': 8, 'loss': None}]
-  report.training_curves(tmp_path / 'odd.png', [*curve_rows(200), *odd])
+  curves.training_curves(tmp_path / 'odd.png', [*curve_rows(200), *odd])
   np.testing.assert_array_equal(full, imread(tmp_path / 'odd.png'))  # nothing of them is drawn
-  report.training_curves(tmp_path / 'none.png', [])
+  curves.training_curves(tmp_path / 'none.png', [])
   none = imread(tmp_path / 'none.png')
   assert none.shape == full.shape
   third = full.shape[1] // 3
@@ -163,7 +163,7 @@ def test_training_curves(tmp_path):
 
 @pytest.mark.parametrize('n', [1, 2])
 def test_training_curves_of_few_steps(tmp_path, n):
-  report.training_curves(tmp_path / 'few.png', curve_rows(n))
+  curves.training_curves(tmp_path / 'few.png', curve_rows(n))
   assert (np.ptp(imread(tmp_path / 'few.png')[..., :3], axis=2) > 0.3).sum() > 100
 
 

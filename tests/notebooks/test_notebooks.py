@@ -7,19 +7,12 @@ import sys
 
 import nbformat
 import pytest
+import tiny
 from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
-SETTINGS = [
-  '--config.data.spacing=(12.0, 12.0, 12.0)',
-  '--config.data.patch=(16, 16, 16)',
-  '--config.evaluation.window=(32, 32, 32)',
-  '--config.evaluation.pictures=0',
-  '--config.model.backbone.size=tiny',
-  '--config.train.steps=2',
-  '--config.train.batch_size=2',
-]
+SETTINGS = (*tiny.SETTINGS, '--config.evaluation.pictures=0', '--config.train.steps=2')
 
 
 @pytest.fixture(scope='module')

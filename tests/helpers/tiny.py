@@ -1,0 +1,9 @@
+"""Settings of the demo that train in seconds, on phantoms prepared at 12 mm."""
+
+SETTINGS = (
+  '--config.data.spacing=(12.0, 12.0, 12.0)',
+  '--config.data.patch=(16, 16, 16)',
+  '--config.evaluation.window=(32, 32, 32)',
+  '--config.model.backbone.size=tiny',
+  '--config.train.batch_size=2',
+)

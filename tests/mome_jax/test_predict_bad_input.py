@@ -1,0 +1,154 @@
+"""Scans and requests that cannot be used: one line each, and nothing half-written."""
+
+import csv
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+from threshold import Threshold, patch, save_scan
+
+from mome_jax import predict, report
+from mome_jax.outputs import Options
+
+
+def listing(folder):
+  return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_network_that_overflows_fails_the_scan(run, tmp_path):
+  save_scan(tmp_path / 'a.nii.gz')
+  for bad in (np.inf, np.nan):
+    [result] = run(tmp_path / 'a.nii.gz', threshold=Threshold(lambda x, bad=bad: x * bad))
+    assert result.status == 'failed'
+    assert "a.nii.gz: the network's output is not finite" in result.message
+  assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv']
+
+
+def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  good = save_scan(folder / 'good.nii.gz').read_bytes()
+  (folder / 'truncated.nii.gz').write_bytes(good[: len(good) // 2])
+  (folder / 'empty.nii.gz').write_bytes(b'')
+  (folder / 'text.nii').write_text('not a scan')
+  (folder / 'plain_named_gz.nii.gz').write_bytes(gzip.decompress(good))
+  (folder / 'scan.nrrd').write_bytes(b'NRRD0004')
+  (folder / 'twin.nii.gz').write_bytes(good)
+  (folder / 'twin.nii').write_bytes(gzip.decompress(good))
+  shapes = {'flat': (20, 24), 'one_slice': (20, 24, 1), 'several': (9, 9, 9, 3)}
+  for name, shape in shapes.items():
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), np.eye(4)), folder / f'{name}.nii')
+  colour = np.zeros((9, 9, 9), [('R', 'u1'), ('G', 'u1'), ('B', 'u1')])
+  nib.save(nib.Nifti1Image(colour, np.eye(4)), folder / 'colour.nii')
+  patch(save_scan(folder / 'pixdim.nii'), 84, np.float32(0).tobytes())
+  patch(save_scan(folder / 'no_form.nii'), 252, bytes(4))
+  patch(save_scan(folder / 'zero_affine.nii'), 280, bytes(48))
+  nib.save(nib.Nifti1Image(np.zeros((512, 3, 3), np.int16), np.eye(4)), folder / 'identity.nii')
+  expected = {
+    'truncated': 'truncated.nii.gz: cannot be read as NIfTI',
+    'empty': 'empty.nii.gz: cannot be read as NIfTI',
+    'text': 'text.nii: cannot be read as NIfTI',
+    'plain_named_gz': 'plain_named_gz.nii.gz: cannot be read as NIfTI',
+    'scan.nrrd': 'scan.nrrd: cannot be read as NIfTI',
+    'twin': 'twin.nii and twin.nii.gz would both be written as twin_seg; rename one',
+    'flat': 'is not 3D',
+    'one_slice': 'is not 3D; pass the whole scan',
+    'several': r'shape (9, 9, 9, 3) holds several volumes; save one on its own, or predict with '
+    '--volume 0 to 2',
+    'colour': 'colour or complex',
+    'pixdim': 'must be positive mm; convert it from the original again, or predict with '
+    '--assume-spacing X,Y,Z',
+    'no_form': 'not set (code 0): sides unknown; convert it from the original again, or predict '
+    'with --assume-spacing',
+    'zero_affine': 'is singular; convert it from the original again, or predict with '
+    '--assume-spacing',
+    'identity': 'the identity: sides unknown; convert it',
+  }
+  results = run(folder)
+  failed = [result for result in results if result.status == 'failed']
+  assert [result.case for result in results if result.status == 'ok'] == ['good']
+  assert {result.case for result in failed} == set(expected)
+  for result in failed:
+    assert expected[result.case] in result.message
+    assert '\n' not in result.message
+  assert listing(tmp_path / 'out') == [
+    'good_seg.json', 'good_seg.nii.gz', 'manifest.json', 'report.csv',
+  ]  # fmt: skip
+  with (tmp_path / 'out' / 'report.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [(row['case'], row['status'], row['message']) for row in rows] == [
+    (result.case, result.status, result.message) for result in results
+  ]
+
+
+def test_nothing_is_left_half_written(tmp_path, run, monkeypatch):
+  save_scan(tmp_path / 'a.nii.gz')
+
+  def full(*_, **__):
+    raise OSError(28, 'No space left on device', 'a_preview.png')
+
+  monkeypatch.setattr(report, 'overlay', full)
+  [result] = run(tmp_path / 'a.nii.gz', options=Options(masks=True, probabilities=True))
+  assert 'a_preview.png: No space left on device' in result.message
+  assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv']
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'--checkpoint': 'nowhere'}, 'nowhere: no model there; expected a model folder'),
+    ({'--input': 'nowhere'}, 'nowhere: no such file or folder; correct --input'),
+    ({'--input': 'empty'}, 'empty: no .nii.gz or .nii file directly in this folder'),
+    ({'--output': 'scans/a.nii.gz'}, 'scans/a.nii.gz: cannot be written'),
+    ({'--input': 'scans', '--output': 'scans'}, 'scans: is the input too'),
+    ({'--prompts': 'liver,,spleen'}, 'an empty one'),
+    ({'--postprocess': 'biggest'}, "names ['biggest']; known: sides, largest"),
+    ({'--prompts-file': 'nowhere.txt'}, 'nowhere.txt: cannot be read as text'),
+    ({'--prompts-file': 'empty.txt'}, 'empty.txt: no prompt in it; write one a line'),
+    ({'--output': 'done'}, 'done/a_seg.json: results of an earlier run; pass --overwrite or'),
+    ({'--prompts': 'liver, Liver'}, 'liver comes twice'),
+    ({'--prompts': ','.join(f'text {i}' for i in range(57))}, 'labels 200..255 hold 56'),
+  ],
+)
+def test_mistakes_are_one_line_and_exit_code_1(changes, message, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  if 'nowhere' not in changes.values() or '--checkpoint' not in changes:
+    monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold())
+  for folder in ('empty', 'scans', 'done'):
+    (tmp_path / folder).mkdir()
+  (tmp_path / 'done' / 'a_seg.json').touch()
+  (tmp_path / 'empty.txt').write_text('# nothing\n')
+  save_scan(tmp_path / 'a.nii.gz')
+  save_scan(tmp_path / 'scans' / 'a.nii.gz')
+  options = {'--checkpoint': 'x', '--input': 'a.nii.gz', '--output': 'out'} | changes
+  assert predict.main([word for option in options.items() for word in option]) == 1
+  printed = capsys.readouterr().err.strip().splitlines()
+  assert len(printed) == 1
+  assert printed[0].startswith('error: ')
+  assert message in printed[0]
+
+
+def test_random_damage_never_escapes(tmp_path, run):
+  """Files with flipped bytes and cut ends are segmented or fail with one line; nothing else."""
+  whole = save_scan(tmp_path / 'whole.nii', shape=(6, 7, 8), spacing=(3, 3, 3)).read_bytes()
+  packed = gzip.compress(whole)
+  rng = np.random.default_rng(0)
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  for number in range(120):
+    data = bytearray(packed if number % 3 == 0 else whole)
+    reach = len(data) if number % 3 == 0 else 352  # the header
+    for place in rng.integers(0, reach, rng.integers(1, 6)):
+      data[place] = rng.integers(256)
+    if number % 4 == 0:
+      data = data[: rng.integers(len(data))]
+    (folder / f'{number}.nii{".gz" if number % 3 == 0 else ""}').write_bytes(data)
+  results = run(folder)
+  assert len(results) == 120
+  for result in results:
+    written = (tmp_path / 'out' / f'{result.case}_seg.nii.gz').exists()
+    assert written == (result.status == 'ok')
+    assert '\n' not in result.message
+    if result.status == 'failed':
+      assert f'{result.case}.nii' in result.message
