@@ -187,8 +187,9 @@ def to_hu(array: np.ndarray, path) -> np.ndarray:
     raise VolumeError(f'{path}: no voxel has a finite value; export the scan again')
   if broken.any() or below.any():
     array = np.where(broken | below, np.float32(AIR), array)
-    counts = f'{broken.sum()} voxels not finite and {np.sum(below & ~broken)} below {AIR} HU'
-    _warn(f'{path}: {counts} taken as air')
+    counts = {'not finite': broken.sum(), f'below {AIR} HU': np.sum(below & ~broken)}
+    told = ' and '.join(f'{count} voxels {kind}' for kind, count in counts.items() if count)
+    _warn(f'{path}: {told} taken as air')
   low, high = array.min(), array.max()
   if low > -100 or high < 100:
     _warn(f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter')

@@ -304,7 +304,7 @@ def test_odd_values_are_noted_in_report_and_legend(tmp_path, run):
   two.set_qform(np.diag([3.0, 3, 2, 1]), code=1)
   nib.save(two, tmp_path / 'two_forms.nii')
   expected = {
-    'odd': '2 voxels not finite and 2 below -1024 HU taken as air',
+    'odd': '2 voxels not finite and 2 voxels below -1024 HU taken as air',
     'unsigned': 'do not look like HU; check scl_slope',
     'sheared': 'axes are not at right angles',
     'two_forms': 'sform and qform are up to',
