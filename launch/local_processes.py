@@ -54,33 +54,42 @@ def _run(arguments: argparse.Namespace, asked: list[int]) -> int:
   """One start of all processes; `asked` collects the signals that the launcher got."""
   port = arguments.port or _free_port()
   processes = [_start(arguments, port, number) for number in range(arguments.processes)]
-  forwarded, failed, deadline = 0, None, None
+  forwarded, failed, deadline = 0, [], None
   while any(process.poll() is None for process in processes):
     while forwarded < len(asked):
       for process in processes:
         process.send_signal(asked[forwarded])
       forwarded += 1
-    bad = [n for n, process in enumerate(processes) if process.poll() not in (None, 0, PREEMPTED)]
-    if bad and failed is None:
-      # One that a signal ended comes first: the others end because it is gone.
-      failed = next((n for n in bad if processes[n].returncode < 0), bad[0])
+    _report_failed(processes, failed, arguments.grace)
+    if failed and deadline is None:
       deadline = time.monotonic() + arguments.grace
-      print(
-        f'process {failed} of {len(processes)} ended with {processes[failed].returncode}; '
-        f'the others have {arguments.grace:g} s',
-        file=sys.stderr,
-        flush=True,
-      )
     if deadline is not None and time.monotonic() > deadline:
       for process in processes:
         process.kill()
-      deadline = None
+      break
     time.sleep(0.1)
-  codes = [process.returncode for process in processes]
-  if failed is not None:
-    code = codes[failed]
+  else:
+    _report_failed(processes, failed, arguments.grace)
+  codes = [process.wait() for process in processes]
+  if failed:
+    # One that a signal ended comes first, even if it was seen later: the others end because it is
+    # gone, and the system may take longer to clear it away than they take to notice.
+    code = next((codes[n] for n in failed if codes[n] < 0), codes[failed[0]])
     return 128 - code if code < 0 else code
   return next((code for code in codes if code), 0)
+
+
+def _report_failed(processes: list[subprocess.Popen], failed: list[int], grace: float) -> None:
+  """Appends to `failed` the numbers of the processes that have failed since, with a message."""
+  for number, process in enumerate(processes):
+    if number not in failed and process.poll() not in (None, 0, PREEMPTED):
+      failed.append(number)
+      print(
+        f'process {number} of {len(processes)} ended with {process.returncode}; '
+        f'the others have {grace:g} s',
+        file=sys.stderr,
+        flush=True,
+      )
 
 
 def _start(arguments: argparse.Namespace, port: int, number: int) -> subprocess.Popen:

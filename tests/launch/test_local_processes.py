@@ -71,6 +71,18 @@ def test_a_dead_worker_ends_the_others_with_a_message(tmp_path):
   assert 'error: process 0 of 2 lost another one' in err or 'heartbeat' in err.lower()
 
 
+def test_a_signal_counts_before_the_errors_that_it_causes():
+  script = (
+    'import os, signal, sys, time\n'
+    'if os.environ["JAX_PROCESS_ID"] == "0": sys.exit(1)\n'
+    'time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)'
+  )
+  process = launch(sys.executable, '-c', script)
+  _, err = process.communicate(timeout=30)
+  assert process.returncode == 128 + signal.SIGKILL
+  assert 'process 0 of 2 ended with 1' in err and 'process 1 of 2 ended with -9' in err
+
+
 def test_preempted_processes_agree_on_a_step_and_are_started_again(tmp_path):
   code, err = work('preempted', tmp_path)
   assert code == 0, err
