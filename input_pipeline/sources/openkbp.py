@@ -26,6 +26,12 @@ ORGANS = {
 # their first and last slice is reliable.
 _OPENKBP_PARTIAL = ('SpinalCord', 'Esophagus')
 _TUNE_CASES, _TUNE_SEED = 16, 20261
+# What each of three institutions would have contoured, had they not shared a protocol.
+_PARTS = (
+  ('brainstem', 'spinal cord'),
+  ('right parotid', 'left parotid'),
+  ('esophagus', 'larynx', 'mandible'),
+)
 
 
 def openkbp_cases(manual_dir: str | None, *, tune: bool = False) -> list[Case]:
@@ -131,6 +137,34 @@ OPENKBP_TUNE = dataclasses.replace(
   description='The training split of OpenKBP, 16 patients of it held out to make choices on.',
   cases=functools.partial(openkbp_cases, tune=True),
   expected=158,
+)
+
+
+def openkbp_parts_cases(manual_dir: str | None) -> list[Case]:
+  """The cases of OpenKBP as three datasets that each label some organs: see `_PARTS`.
+
+  Each training patient keeps the organs of one dataset, in turn; one who has none of them is left
+  out. The validation patients keep all.
+
+  Raises:
+    SourceError: as `openkbp_cases`.
+  """
+  cases = openkbp_cases(manual_dir)
+  kept = [case for case in cases if case.split != 'train']
+  for number, case in enumerate(case for case in cases if case.split == 'train'):
+    part = tuple(name for name in case.supervised if name in _PARTS[number % len(_PARTS)])
+    ranges = {name: heights for name, heights in case.slice_ranges.items() if name in part}
+    if part:
+      kept.append(dataclasses.replace(case, supervised=part, slice_ranges=ranges))
+  return kept
+
+
+OPENKBP_PARTS = dataclasses.replace(
+  OPENKBP,
+  name='openkbp_parts',
+  description='A third of the training labels of OpenKBP, as of three datasets of few organs.',
+  cases=openkbp_parts_cases,
+  expected=180,
 )
 
 _PTV_TEMPLATE = TEMPLATE.extend(

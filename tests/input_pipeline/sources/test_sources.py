@@ -10,7 +10,7 @@ from input_pipeline.sources import openkbp
 
 
 def test_unknown_source_lists_the_known():
-  with pytest.raises(sources.SourceError, match='nifti_folder, openkbp, openkbp_ptv'):
+  with pytest.raises(sources.SourceError, match='nifti_folder, openkbp, '):
     sources.get_source('opnkbp')
 
 
@@ -137,6 +137,18 @@ class TestOpenKbp:
       for s in ('right', 'left')
     ]
     assert x[0] > x[1]
+
+  def test_parts_keep_a_third_of_the_training_labels(self, real_data):
+    folder = str(real_data / 'openkbp')
+    whole = {case.name: case for case in sources.get_source('openkbp').cases(folder)}
+    parts = sources.get_source('openkbp_parts').cases(folder)
+    kinds = {case.supervised for case in parts if case.split == 'train'}
+    assert len(set().union(*kinds)) == 7 and all(len(kind) <= 3 for kind in kinds)
+    for case in parts:
+      if case.split == 'train':
+        assert set(case.slice_ranges) <= set(case.supervised) <= set(whole[case.name].supervised)
+      else:
+        assert case.supervised == whole[case.name].supervised
 
   def test_tune_holds_out_sixteen_training_patients_only(self, real_data):
     folder = str(real_data / 'openkbp')

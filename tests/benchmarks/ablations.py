@@ -1,0 +1,141 @@
+"""Trains MoME and its ablations on OpenKBP and puts them into one table, each against MoME.
+
+PYTHONPATH=. python tests/benchmarks/ablations.py --manual_dir=DIR --output=runs/ablations
+
+Every variant is `configs/openkbp_cpu.py` with the settings below, trained for the same number of
+steps with the same seed and scored on the validation patients. A run that was ended resumes, one
+that is done is not repeated; `--only` names some. Prepares OpenKBP where --data_dir lacks it. Prints
+a Markdown table, and writes it to table.md.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from mome_jax import compare, results, tables
+from mome_jax.configs import openkbp_cpu
+from mome_jax.text.prompts import default_prompts
+from mome_jax.text.vectors import TextVectors
+
+REFERENCE = 'mome'
+VARIANTS = {
+  REFERENCE: ('MoME: all scales, router reads text and vision', {}),
+  'finest': ('baseline: the finest decoder layer alone', {'model.experts': 'finest'}),
+  'uniform': ('no router: all scales weigh the same', {'model.router_inputs': 'uniform'}),
+  'text': ('router reads the text only', {'model.router_inputs': 'text'}),
+  'vision': ('router reads the features only', {'model.router_inputs': 'vision'}),
+  'top_2': ('the best two scales of each voxel', {'model.top_k': 2}),
+  'sparse_8': ('banks of 8 sparse experts, k = 2', {'model.bank.scales': '(1,2)'}),
+  'sparse_32': (
+    'banks of 32 sparse experts, k = 2',
+    {
+      'model.bank.scales': '(1,2)',
+      'model.bank.num_experts': 32,
+      'model.bank.executor': 'capacity',
+    },
+  ),
+  'one_hot': (
+    'one-hot vectors in place of the text encoder',
+    {'text.mode': 'frozen', 'text.vectors': 'one_hot.npz'},
+  ),
+  'parts': (
+    'a third of the labels: three datasets of few organs each',
+    {'data.sources': "('openkbp_parts',)"},
+  ),
+  'parts_finest': (
+    'baseline with a third of the labels',
+    {'data.sources': "('openkbp_parts',)", 'model.experts': 'finest'},
+  ),
+  'seed': ('MoME with another seed', {'seed': 1}),
+}
+
+
+def prepare(args) -> None:
+  """Both sources on the grid of the config, unless they are there."""
+  config = openkbp_cpu.get_config()
+  spacing = ','.join(f'{mm:g}' for mm in config.data.spacing)
+  for source in ('openkbp', 'openkbp_parts'):
+    if not (args.data_dir / source / 'prepare.json').is_file():
+      options = {'source': source, 'spacing': spacing, 'brick': 32, 'data_dir': args.data_dir}
+      options['manual_dir'] = args.manual_dir
+      command = [sys.executable, '-m', 'input_pipeline.prepare']
+      subprocess.run([*command, *(f'--{k}={v}' for k, v in options.items())], check=True)
+
+
+def train(name: str, args) -> None:
+  """Trains and scores one variant in `OUTPUT/NAME`, unless that is done."""
+  workdir = args.output / name
+  if (workdir / 'evaluation' / results.SUMMARY).is_file():
+    return
+  settings = dict(VARIANTS[name][1])
+  if 'text.vectors' in settings:
+    settings['text.vectors'] = args.output / settings['text.vectors']
+    write_one_hot(settings['text.vectors'])
+  settings |= {'train.steps': args.steps, 'data_dir': args.data_dir}
+  config = pathlib.Path(openkbp_cpu.__file__)
+  command = [sys.executable, '-m', 'mome_jax.main', f'--config={config}', f'--workdir={workdir}']
+  command += [f'--config.{key}={value}' for key, value in settings.items()]
+  print(f'{name}: {" ".join(map(str, command[1:]))}', flush=True)
+  subprocess.run(command, check=True)
+
+
+def write_one_hot(path: pathlib.Path) -> None:
+  """A vector of its own for each class, which says nothing of what the class is."""
+  prompts = default_prompts(openkbp_cpu.get_config().classes)
+  vectors = np.eye(len(prompts), dtype=np.float32)
+  TextVectors(tuple(prompts), vectors, {'model': 'one-hot'}).save(path)
+
+
+def table(args) -> str:
+  """Markdown of all that are done: scores, and paired differences to the reference."""
+  rows = []
+  reference = results.read(args.output / REFERENCE)
+  for name, (text, _) in VARIANTS.items():
+    folder = args.output / name
+    if not (folder / 'evaluation' / results.SUMMARY).is_file():
+      continue
+    summary = json.loads((folder / 'evaluation' / results.SUMMARY).read_text())
+    if summary['step'] != args.steps:
+      raise SystemExit(f'{folder} has {summary["step"]} steps, not {args.steps}; remove it')
+    low, high = summary['mean_dice_interval']
+    difference, p = '', ''
+    if name != REFERENCE:
+      apart = next(
+        row
+        for row in compare.compare(reference, results.read(folder)).differences
+        if row.metric == 'dice' and row.name == compare.MEAN
+      )
+      difference = (
+        f'{100 * apart.difference:+.1f} [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]'
+      )
+      p = '< 0.001' if apart.p < 1e-3 else f'{apart.p:.3f}'
+    dice = f'{100 * summary["mean_dice"]:.1f} [{100 * low:.1f}, {100 * high:.1f}]'
+    rows.append((text, dice, f'{100 * summary["mean_nsd"]:.1f}', difference, p))
+  header = ('variant', 'mean Dice %', 'NSD 2 mm %', 'Dice - MoME', 'p')
+  return tables.markdown(f'{args.steps} steps each', header, rows)
+
+
+def main() -> None:
+  """Command line."""
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--manual_dir', help='OpenKBP, where it is not prepared yet')
+  parser.add_argument('--data_dir', type=pathlib.Path, default=pathlib.Path('runs/data'))
+  parser.add_argument('--output', type=pathlib.Path, default=pathlib.Path('runs/ablations'))
+  parser.add_argument('--steps', type=int, default=1000)
+  parser.add_argument('--only', nargs='+', choices=VARIANTS, default=list(VARIANTS))
+  args = parser.parse_args()
+  args.output.mkdir(parents=True, exist_ok=True)
+  prepare(args)
+  for name in dict.fromkeys([REFERENCE, *args.only]):
+    train(name, args)
+  text = table(args)
+  (args.output / 'table.md').write_text(text)
+  print(text)
+
+
+if __name__ == '__main__':
+  main()
