@@ -4,8 +4,8 @@ PYTHONPATH=. python tests/benchmarks/ablations.py --manual_dir=DIR --output=runs
 
 Every variant is `configs/openkbp_cpu.py` with the settings below, trained for the same number of
 steps with the same seed and scored on the validation patients. A run that was ended resumes, one
-that is done is not repeated; `--only` names some. Prepares OpenKBP where --data_dir lacks it. Prints
-a Markdown table, and writes it to table.md.
+that is done is not repeated; `--only` names some. Prepares OpenKBP where --data_dir lacks it. The
+Markdown table is printed and written to table.md.
 """
 
 import argparse
