@@ -1,10 +1,11 @@
 r"""Fetches OpenKBP and converts its CSV files to the NIfTI folders that the source `openkbp` reads.
 
   python -m input_pipeline.openkbp_download --output=DIR
+  python -m input_pipeline.openkbp_download --output=DIR --patients=pt_202
   python -m input_pipeline.openkbp_download --output=DIR --original=DOWNLOADED
 
-The first needs git and a connection. What is fetched is one pinned commit: git verifies every file
-against its checksum. `--original` takes a copy of the repository that is there already.
+The first two need git and a connection. What is fetched is one pinned commit: git verifies every
+file against its checksum. `--original` takes a copy of the repository that is there already.
 
 In the CSV files only voxels with a value are stored, by their index in a C-ordered 128x128x128
 array whose axes run to posterior, left and inferior. CT numbers are 1000 above HU. In about half of
@@ -40,19 +41,26 @@ _MARGIN = 2  # voxels around a structure that a blanked slice keeps
 _FEW = 30  # stray voxels of tissue in a blanked slice
 
 
-def fetch(folder: pathlib.Path, repository: str = REPOSITORY, commit: str = COMMIT) -> None:
+def fetch(
+  folder: pathlib.Path,
+  repository: str = REPOSITORY,
+  commit: str = COMMIT,
+  patients: Sequence[str] = (),
+) -> None:
   """Gets the CSV files of one commit, without the dose files.
 
   Args:
     folder: for the repository; created where missing, continued where half done.
     repository: address for git.
     commit: full hash; git checks everything it fetches against it.
+    patients: 'pt_N' of those wanted; () is all.
 
   Raises:
     SourceError: if git is missing or fails.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  patterns = ['/provided-data/*/*/*.csv', '!dose.csv', '!possible_dose_mask.csv']
+  wanted = [f'/provided-data/*/{patient}/*.csv' for patient in patients or '*']
+  patterns = [*wanted, '!dose.csv', '!possible_dose_mask.csv']
   commands = [
     ['init', '--quiet'],
     ['config', 'remote.origin.url', repository],
@@ -73,19 +81,27 @@ def fetch(folder: pathlib.Path, repository: str = REPOSITORY, commit: str = COMM
       ) from error
 
 
-def convert(original: pathlib.Path, output: pathlib.Path) -> None:
+def convert(original: pathlib.Path, output: pathlib.Path, patients: Sequence[str] = ()) -> None:
   """Writes `train/` and `val/` with their `dataset.json`.
 
   Args:
     original: the repository, or its folder `provided-data`.
     output: created where missing.
+    patients: 'pt_N' of those wanted; () is all.
 
   Raises:
-    SourceError: if there are no patients, or a file is malformed.
+    SourceError: if there are no patients, one is missing, or a file is malformed.
   """
   found = {name: sorted(original.glob(f'**/{name}/pt_*')) for name in _FOLDERS}
   if not any(found.values()):
     raise SourceError(f'{original}: no train-pats/pt_N in it; pass the repository of OpenKBP')
+  missing = set(patients) - {path.name for paths in found.values() for path in paths}
+  if missing:
+    raise SourceError(
+      f'{original}: no {", ".join(sorted(missing))} in it; patients are pt_1 and on'
+    )
+  if patients:
+    found = {name: [p for p in paths if p.name in patients] for name, paths in found.items()}
   for name, patients in found.items():
     folder = output / _FOLDERS[name]
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,12 +206,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument('--output', required=True, type=pathlib.Path, help='for train/ and val/')
   parser.add_argument('--original', type=pathlib.Path, help='a copy of the repository')
+  parser.add_argument('--patients', default='', metavar='pt_N,...', help='only these')
   args = parser.parse_args(options.dashed(argv))
+  patients = [name.strip() for name in args.patients.split(',') if name.strip()]
   original = args.original or args.output / 'original'
   try:
     if args.original is None:
-      fetch(original)
-    convert(original, args.output)
+      fetch(original, patients=patients)
+    convert(original, args.output, patients)
   except SourceError as error:
     print(f'openkbp_download: {error}', file=sys.stderr)
     return 1

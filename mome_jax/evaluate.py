@@ -93,7 +93,8 @@ def evaluate(config, workdir: epath.Path) -> dict:
     return metrics.summarize(rows)
   folder = workdir / ('evaluation_held_out' if held_out else 'evaluation')
   rules = ', '.join(segmenter.rules) or 'none'
-  title = f'{len(cases)} held-out scans, step {predictor.step}, post-processing: {rules}'
+  step = '' if predictor.step is None else f', step {predictor.step}'
+  title = f'{len(cases)} held-out scans{step}, post-processing: {rules}'
   if held_out:
     title += ', prompts not seen in training'
   origin = {'step': predictor.step, 'postprocess': segmenter.rules, 'prompts': texts}

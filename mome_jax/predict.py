@@ -1,6 +1,7 @@
 r"""CT in, segmentation out.
 
-  python -m mome_jax.predict --checkpoint runs/demo --input scan.nii.gz --output out
+  python -m mome_jax.predict --input scan.nii.gz --output out
+  python -m mome_jax.predict --input scan.nii.gz --output out --prompts "left parotid, jaw bone"
   python -m mome_jax.predict --checkpoint MODEL --input FOLDER --output out \
       --prompts "liver, left kidney, tumor of the liver"
   python -m mome_jax.predict --checkpoint MODEL --input STUDY.zip --output out --dicom-seg
@@ -38,7 +39,7 @@ from absl import logging
 from input_pipeline.options import dashed, spacing
 from mome_jax import explain, manifest, outputs, postprocess, scans
 from mome_jax.jobs import Job, Result
-from mome_jax.predictor import Predictor, use_compilation_cache
+from mome_jax.predictor import SHIPPED, Predictor, use_compilation_cache
 from mome_jax.text.prompts import parse_prompts
 
 FAST_OVERLAP = 0.25  # of --fast: about a third of the windows of 0.5
@@ -115,6 +116,11 @@ def predict(
   names = [target.name for target in targets]
   if check_sides and not {'liver', 'spleen'} <= set(names):
     raise PredictError('--check-sides compares liver and spleen: name both in --prompts')
+  untrained = set(names) & set(predictor.template.names()) - set(predictor.config.classes)
+  if untrained:
+    notes.append(
+      f'the model was not trained on {", ".join(sorted(untrained))}: do not trust it there'
+    )
   texts = [target.prompt for target in targets]
   overlap = FAST_OVERLAP if fast else None
   segmenter = predictor.segmenter(names, texts, rules=rules, overlap=overlap)
@@ -146,7 +152,7 @@ def predict(
     **manifest.describe(predictor),
     'prompts': [dataclasses.asdict(target) for target in targets],
     'options': settings,
-    'left_out': notes,
+    'notes': notes,
     'cases': [{**_row(result), 'timings': result.timings} for result in results],
   }
   (output / 'manifest.json').write_text(json.dumps(record, indent=2, default=str) + '\n')
@@ -280,7 +286,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     allow_abbrev=False,
   )
   parser.add_argument(
-    '--checkpoint', required=True, help='model folder, or --workdir of a training'
+    '--checkpoint',
+    default=SHIPPED,
+    help='model folder, or --workdir of a training; default: the model that comes with the '
+    'package, for head and neck organs',
   )
   parser.add_argument(
     '--input', required=True, nargs='+', help='NIfTI files, DICOM .zip files, folders of either'

@@ -19,6 +19,9 @@ from mome_jax.text.t5 import build_text_encoder
 from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectors
 
+# The model that comes with the package: head and neck organs; its README.md says what it can do.
+SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'openkbp'
+
 _BUCKET = 4  # the number of prompts is padded to a multiple, so that few programs are compiled
 
 
@@ -36,7 +39,8 @@ class Predictor:
   number of prompts, rounded up to a multiple of 4.
 
   Args:
-    path: a model folder, a training workdir or one of its `checkpoints/STEP`.
+    path: a model folder, a training workdir or one of its `checkpoints/STEP`; default the model
+      that comes with the package.
     config: in place of the model's own.
     text_model: folder of the T5 checkpoint that made a frozen model's text vectors, for prompts
       that it has no vector for.
@@ -56,7 +60,7 @@ class Predictor:
     CheckpointError: if there is no model, or it cannot be read.
   """
 
-  def __init__(self, path, config=None, *, text_model=None, devices=None):
+  def __init__(self, path=SHIPPED, config=None, *, text_model=None, devices=None):
     self.path = os.fspath(path)
     config = config or checkpoint.load_config(path)
     mesh = sharding.local_mesh(devices)

@@ -51,6 +51,15 @@ def original(real_data, tmp_path_factory):
   return root
 
 
+def test_some_patients_only(original, tmp_path, capsys):
+  validation = next(original.glob('**/validation-pats/*')).name
+  arguments = [f'--output={tmp_path}', f'--original={original}']
+  assert openkbp_download.main([*arguments, f'--patients={validation}']) == 0
+  assert [path.name for path in tmp_path.glob('*/*_ct.nii.gz')] == [f'{validation}_ct.nii.gz']
+  assert openkbp_download.main([*arguments, '--patients=pt_9999']) == 1
+  assert 'no pt_9999 in it' in capsys.readouterr().err
+
+
 def test_csv_files_give_what_the_converted_ones_give(original, real_data, tmp_path):
   assert openkbp_download.main([f'--output={tmp_path}', f'--original={original}']) == 0
   known = {c.name: c for c in sources.get_source('openkbp').cases(str(real_data / 'openkbp'))}

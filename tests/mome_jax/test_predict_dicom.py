@@ -136,7 +136,7 @@ def test_cases_of_a_study(tmp_path):
   results = predict.predict(Threshold(), [study], tmp_path / 'out', options=Options(preview=False),
                             progress=False)  # fmt: skip
   assert [(result.case, result.status) for result in results] == [('thin', 'ok'), ('thick', 'ok')]
-  assert json.loads((tmp_path / 'out' / 'manifest.json').read_text())['left_out'] == [note]
+  assert json.loads((tmp_path / 'out' / 'manifest.json').read_text())['notes'] == [note]
 
 
 def test_bad_series_are_rows_with_one_line(tmp_path):

@@ -44,7 +44,10 @@ def test_there_are_three():
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(folder, path):
+def test_a_notebook_runs(folder, path, request, monkeypatch):
+  if path.stem == 'quickstart':  # the shipped model, on a scan that it would fetch
+    real_data = request.getfixturevalue('real_data')
+    monkeypatch.setenv('MOME_SCAN', str(real_data / 'openkbp' / 'val' / 'pt_202_ct.nii.gz'))
   notebook = nbformat.read(path, as_version=4)
   resources = {'metadata': {'path': str(folder)}}
   NotebookClient(notebook, timeout=900, kernel_name='python3', resources=resources).execute()
