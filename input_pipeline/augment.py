@@ -1,6 +1,6 @@
 """Augmentations of CT patches: stateless numpy, all randomness from the generator passed in.
 
-There is no mirroring: it would turn right organs into left ones.
+Mirror images, which also swap the labels of paired organs, are made by `mirror`.
 """
 
 import types
@@ -16,6 +16,7 @@ from input_pipeline import resample
 DEFAULTS: Mapping = types.MappingProxyType(
   {
     'enabled': True,
+    'p_mirror': 0.0,  # left-right mirror images; off, as no patient has the liver on the left
     'p_rotate': 0.3,
     'max_degrees': 15.0,  # about each axis
     'p_zoom': 0.3,

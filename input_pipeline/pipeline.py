@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from input_pipeline import augment, bricks, volume
+from input_pipeline import augment, bricks, mirror, volume
+from input_pipeline.anatomy import Template
 
 # The chosen voxel lies at most this part of the patch's edge from its centre, along each axis: a
 # network that only ever sees a structure in the middle would learn to look there.
@@ -27,12 +28,13 @@ class PipelineError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class _Case:
-  """One scan of a store, ready for sampling.
+  """One scan of a store, or its mirror image, ready for sampling.
 
   Attributes:
     store: index of its store.
     info: of the scan.
     records: (a, b, c) int32, the record of each brick of its grid; -1 where it is implied air.
+    table: (256, K) bool; the codes that count as each class.
     voxels: class -> (record numbers, probability of each), for the classes present.
     supervised: (K,) bool.
     slice_range: (K, 2) float32 mm.
@@ -41,9 +43,23 @@ class _Case:
   store: int
   info: bricks.CaseInfo
   records: np.ndarray
+  table: np.ndarray
   voxels: Mapping[int, tuple[np.ndarray, np.ndarray]]
   supervised: np.ndarray
   slice_range: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+  """What is drawn from: the scans as they are, or their mirror images.
+
+  Attributes:
+    datasets: of each dataset its cases, and (class, the cases that have it) of each class.
+    odds: (len(datasets),) float64, how often each is drawn.
+  """
+
+  datasets: Sequence[tuple[list[_Case], list[tuple[int, list[_Case]]]]]
+  odds: np.ndarray
 
 
 class BrickCache:
@@ -102,8 +118,8 @@ class PatchSampler:
     classes: K class names of it.
 
   Raises:
-    PipelineError: if a store has another spacing or another template, or no case supervises one of
-      the classes.
+    PipelineError: if a store has another spacing or another template, no case supervises one of
+      the classes, or mirror images are asked for and a class has none.
   """
 
   def __init__(self, config, stores: Sequence[bricks.BrickStore], classes: Sequence[str]):
@@ -126,32 +142,46 @@ class PatchSampler:
           f'{store.name} is prepared at {store.spacing} mm, the configuration wants '
           f'{tuple(wanted)}; prepare it again with --spacing, or change the configuration'
         )
-    self._table = self._stores[0].template.code_table(classes)
-    cases = [case for number in range(len(stores)) for case in self._open(number)]
-    # Dataset -> its cases, and for each class the cases that have it.
-    self._datasets: list[tuple[list[_Case], list[tuple[int, list[_Case]]]]] = []
-    for name in sorted({case.info.source for case in cases}):
-      members = [case for case in cases if case.info.source == name]
-      having = [(k, [c for c in members if k in c.voxels]) for k in range(len(classes))]
-      self._datasets.append((members, [(k, some) for k, some in having if some]))
-    weights = [max(len(having), 1) for _, having in self._datasets]
-    if config.balance not in ('sources', 'classes'):
-      raise PipelineError(f'data.balance is {config.balance!r}; known: sources, classes')
-    if config.balance == 'sources':
-      weights = [1] * len(weights)
-    self._odds = np.array(weights) / max(sum(weights), 1)
-    if not self._datasets:
-      names = [store.name for store in stores]
-      raise PipelineError(f'no case of {names} labels one of {self.classes}; choose other classes')
+    template = self._stores[0].template
+    self._view = self._look(config.balance, template, self.classes)
+    self._mirrored = None
+    if self._augment['p_mirror']:
+      try:
+        names = mirror.mirrored_names(template)
+        self._mirrored_codes = mirror.mirrored_codes(template)
+        # A class of the mirror image is what its partner is in the scan.
+        partners = tuple(names[template.get(name).name] for name in self.classes)
+        self._mirrored = self._look(config.balance, template, partners)
+      except ValueError as error:
+        raise PipelineError(f'data.augment.p_mirror: {error}; or set it to 0') from error
 
-  def _open(self, number: int) -> Iterator[_Case]:
-    """The cases of a store that supervise at least one class."""
+  def _look(self, balance: str, template: Template, names: Sequence[str]) -> _View:
+    """The stores with the structures `names` in the place of the K classes."""
+    table = template.code_table(names)
+    cases = [case for i in range(len(self._stores)) for case in self._open(i, names, table)]
+    datasets = []
+    for source in sorted({case.info.source for case in cases}):
+      members = [case for case in cases if case.info.source == source]
+      having = [(k, [c for c in members if k in c.voxels]) for k in range(len(names))]
+      datasets.append((members, [(k, some) for k, some in having if some]))
+    weights = [max(len(having), 1) for _, having in datasets]
+    if balance not in ('sources', 'classes'):
+      raise PipelineError(f'data.balance is {balance!r}; known: sources, classes')
+    if balance == 'sources':
+      weights = [1] * len(weights)
+    if not datasets:
+      stores = [store.name for store in self._stores]
+      raise PipelineError(f'no case of {stores} labels one of {names}; choose other classes')
+    return _View(datasets, np.array(weights) / sum(weights))
+
+  def _open(self, number: int, names: Sequence[str], table: np.ndarray) -> Iterator[_Case]:
+    """The cases of a store that supervise at least one of the structures."""
     store = self._stores[number]
-    counts = store.class_voxels(self.classes)
+    counts = store.class_voxels(names)
     order = np.argsort(store.case, kind='stable')
     bounds = np.searchsorted(store.case[order], np.arange(len(store.cases) + 1))
     for i, info in enumerate(store.cases):
-      supervised = np.array([name in info.supervised for name in self.classes])
+      supervised = np.array([name in info.supervised for name in names])
       if not supervised.any():
         continue
       mine = order[bounds[i] : bounds[i + 1]]
@@ -162,8 +192,8 @@ class PatchSampler:
       for k in np.flatnonzero(total):
         some = mine[counts[mine, k] > 0]
         voxels[int(k)] = (some, counts[some, k] / total[k])
-      ranges = [info.slice_ranges.get(name, (-np.inf, np.inf)) for name in self.classes]
-      yield _Case(number, info, records, voxels, supervised, np.array(ranges, np.float32))
+      ranges = [info.slice_ranges.get(name, (-np.inf, np.inf)) for name in names]
+      yield _Case(number, info, records, table, voxels, supervised, np.array(ranges, np.float32))
 
   def sample(self, index: int, seed: int) -> dict[str, np.ndarray]:
     """One training example.
@@ -179,7 +209,9 @@ class PatchSampler:
       slice_range (K, 2) float32 mm, the heights between which each class was contoured.
     """
     rng = np.random.default_rng([seed, index])
-    case, start = self._place(rng)
+    # No number is drawn where mirroring is off, so that such runs keep their batches.
+    mirrored = self._mirrored is not None and rng.random() < self._augment['p_mirror']
+    case, start = self._place(rng, self._mirrored if mirrored else self._view)
     spacing = self._stores[case.store].spacing
     matrix = augment.draw_matrix(rng, self._augment, spacing)
     image, label, matrix, origin = self.crop(case, start, matrix)
@@ -189,6 +221,8 @@ class PatchSampler:
     image = augment.change_contrast(rng, image, self._augment)
     frame = np.append(matrix[2], origin[2]) * spacing[2]
     frame[3] += case.info.offset[2]
+    if mirrored:
+      image, label, frame = mirror.mirror(image, label, frame, self._mirrored_codes)
     return {
       'image': image,
       'label': label,
@@ -197,9 +231,9 @@ class PatchSampler:
       'slice_range': case.slice_range,
     }
 
-  def _place(self, rng: np.random.Generator) -> tuple[_Case, np.ndarray]:
+  def _place(self, rng: np.random.Generator, view: _View) -> tuple[_Case, np.ndarray]:
     """A case and the first voxel of a patch in it."""
-    members, having = self._datasets[rng.choice(len(self._datasets), p=self._odds)]
+    members, having = view.datasets[rng.choice(len(view.datasets), p=view.odds)]
     patch = np.array(self.patch)
     if having and rng.random() < self._foreground:
       k, cases = having[rng.integers(len(having))]
@@ -219,7 +253,7 @@ class PatchSampler:
     records, probabilities = case.voxels[k]
     record = int(rng.choice(records, p=probabilities))
     _, label = self._cache((case.store, record))
-    found = np.flatnonzero(self._table[:, k][label])
+    found = np.flatnonzero(case.table[:, k][label])
     inside = np.unravel_index(found[rng.integers(len(found))], label.shape)
     return self._stores[case.store].position[record] + np.array(inside)
 

@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from input_pipeline import augment
+
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the defaults; an experiment must set what is None here."""
@@ -23,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.balance = 'sources'  # how often each dataset is drawn; or 'classes', see pipeline.py
   config.data.cache_mb = 1024
   config.data.num_parallel = 2
-  config.data.augment = ml_collections.ConfigDict()
+  config.data.augment = ml_collections.ConfigDict(dict(augment.DEFAULTS))  # explained there
 
   config.text = ml_collections.ConfigDict()
   config.text.mode = 'joint'  # a small T5 that trains with the model; 'frozen': vectors made once

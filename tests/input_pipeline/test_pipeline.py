@@ -14,7 +14,7 @@ from input_pipeline.anatomy import TEMPLATE
 CLASSES = ('liver', 'liver tumor', 'left kidney', 'right kidney', 'kidney cyst', 'left lung')
 PATCH = (20, 12, 24)
 OFF = {'enabled': False}
-ON = {name: 1.0 for name in augment.DEFAULTS if name.startswith('p_')}
+ON = {name: 1.0 for name in augment.DEFAULTS if name.startswith('p_')} | {'p_mirror': 0.0}
 
 
 def make_config(**changes):
@@ -56,7 +56,7 @@ def padded(array, low, high, fill):
 def test_any_box_equals_a_slice_of_the_scan(store, scans):
   sampler = pipeline.PatchSampler(make_config(), [store], CLASSES)
   rng = np.random.default_rng(0)
-  cases = [case for members, _ in sampler._datasets for case in members]
+  cases = [case for members, _ in sampler._view.datasets for case in members]
   reached_outside = 0
   for _ in range(200):
     case = cases[rng.integers(len(cases))]
@@ -74,7 +74,7 @@ def test_any_box_equals_a_slice_of_the_scan(store, scans):
 
 def test_identity_matrix_equals_the_crop(store):
   sampler = pipeline.PatchSampler(make_config(), [store], CLASSES)
-  case = sampler._datasets[0][0][0]
+  case = sampler._view.datasets[0][0][0]
   for start in ([0, 0, 0], [-7, 5, 20], [33, 30, 40]):
     plain = sampler.crop(case, np.array(start), None)
     turned = sampler.crop(case, np.array(start), np.eye(3))
@@ -87,7 +87,7 @@ def test_turned_crop_equals_sampling_the_whole_scan(store):
   config = augment.complete(ON)
   patch = np.array(PATCH)
   voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'))
-  cases = [case for members, _ in sampler._datasets for case in members]
+  cases = [case for members, _ in sampler._view.datasets for case in members]
   for seed in range(12):
     rng = np.random.default_rng(seed)
     case = cases[seed % len(cases)]
@@ -200,7 +200,7 @@ def draws(store, balance):
 
   sampler._voxel = note
   for index in range(900):
-    sampler._place(np.random.default_rng([0, index]))
+    sampler._place(np.random.default_rng([0, index]), sampler._view)
   assert len(drawn) == 900
   return drawn
 
