@@ -1,0 +1,28 @@
+r"""Head and neck organs on real, partially labelled CT: the full-size U-Net for one large GPU.
+
+python -m input_pipeline.prepare --source=openkbp --manual_dir=DIR --data_dir=data \
+    --spacing=3,3,2.5
+python -m mome_jax.main --config=mome_jax/configs/openkbp.py --workdir=DIR
+"""
+
+from mome_jax.configs import base, openkbp_cpu
+
+
+def get_config():
+  """Returns the experiment."""
+  small = openkbp_cpu.get_config()
+  config = base.get_config()
+  config.classes = small.classes
+  config.data.sources = small.data.sources
+  config.data.spacing = (3.0, 3.0, 2.5)  # that of most scans; in the plane they have 2.7 to 5.4
+  config.data.windows = small.data.windows
+  config.data.balance = small.data.balance
+  config.data.foreground = small.data.foreground
+  config.data.augment.p_mirror = 0.5
+
+  config.train.steps = 30_000
+  config.train.batch_size = 4
+  config.train.learning_rate = 1e-3
+  config.train.expert_loss = small.train.expert_loss
+  config.evaluation.postprocess = small.evaluation.postprocess
+  return config
