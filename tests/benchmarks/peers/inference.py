@@ -1,0 +1,30 @@
+"""Segments scans with a peer, on the path that MoME takes."""
+
+import numpy as np
+import torch
+
+from mome_jax.segment import Segmenter
+
+
+def make_segmenter(network: torch.nn.Module, config, device: str = 'cpu') -> Segmenter:
+  """Segments scans with the sliding window, resampling and post-processing of MoME.
+
+  Args:
+    network: (B, C, D, H, W) -> logits (B, K, D, H, W).
+    config: of `training.make_config`.
+    device: that holds the network.
+  """
+  network.eval()
+
+  @torch.inference_mode()
+  def predict(windows: np.ndarray) -> np.ndarray:
+    logits = network(torch.from_numpy(windows).to(device).movedim(-1, 1).contiguous())
+    return logits.movedim(1, -1).float().cpu().numpy()
+
+  return Segmenter(
+    predict,
+    names=config.classes,
+    spacing=config.data.spacing,
+    windows=config.data.windows,
+    evaluation=config.evaluation,
+  )

@@ -1,0 +1,35 @@
+"""Scores of a trained peer, with the code that scores MoME."""
+
+import pathlib
+
+import tqdm
+
+from input_pipeline import bricks
+from mome_jax import evaluate, results
+from tests.benchmarks.peers.inference import make_segmenter
+
+
+def score(network, config, workdir: pathlib.Path, *, step: int, limit: int | None = None) -> str:
+  """Writes `evaluation/` of the held-out scans into `workdir`; returns its table.
+
+  Args:
+    network: trained.
+    config: of `training.make_config`.
+    workdir: of the run.
+    step: of the training.
+    limit: scans to take; None is all.
+  """
+  segmenter = make_segmenter(network, config)
+  template = bricks.read_template(config.data_dir, config.data.sources, ())
+  cases = [
+    case
+    for source in config.data.sources
+    for case in bricks.open_volumes(config.data_dir, source, template)
+  ][:limit]
+  rows = []
+  for case in tqdm.tqdm(cases, desc='evaluate'):
+    rows += evaluate.score_case(case, segmenter(case.image, case.geometry.spacing))
+  rules = ', '.join(segmenter.rules) or 'none'
+  title = f'{len(cases)} held-out scans, step {step}, post-processing: {rules}'
+  origin = {'step': step, 'postprocess': segmenter.rules}
+  return results.write(workdir / 'evaluation', rows, title=title, origin=origin)[1]

@@ -1,0 +1,100 @@
+"""Training of a peer on the batches that MoME sees."""
+
+import os
+import pathlib
+import time
+
+import numpy as np
+import torch
+import tqdm
+
+from input_pipeline import bricks, pipeline
+from mome_jax.configs import openkbp_cpu
+from mome_jax.metrics_log import MetricsLog
+from tests.benchmarks.peers.recipes import Recipe
+from tests.benchmarks.peers.trainer import Trainer
+
+CHECKPOINT = 'checkpoint.pt'
+
+
+def make_config(recipe: Recipe, *, data_dir: str, source: str, seed: int):
+  """`configs/openkbp_cpu.py` with the patch, batch and windows of a peer."""
+  config = openkbp_cpu.get_config()
+  config.data_dir, config.data.sources, config.seed = data_dir, (source,), seed
+  config.data.patch = config.evaluation.window = recipe.patch
+  config.train.batch_size = recipe.batch_size
+  return config
+
+
+def make_batches(config, start_step: int = 0):
+  """Batches of `config`, from a step on; see `pipeline.make_dataset`."""
+  template = bricks.read_template(config.data_dir, config.data.sources, ())
+  stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
+  return pipeline.make_dataset(
+    config.data,
+    stores,
+    config.classes,
+    seed=config.seed,
+    start_step=start_step,
+    batch_size=config.train.batch_size,
+  )
+
+
+def make_trainer(recipe: Recipe, config) -> Trainer:
+  """A fresh one."""
+  template = bricks.read_template(config.data_dir, config.data.sources, ())
+  return Trainer(recipe, config, template.code_table(config.classes))
+
+
+def train(
+  trainer: Trainer, config, workdir: pathlib.Path, *, steps: int = 0, minutes: float = 0.0
+) -> None:
+  """Trains for a number of steps or minutes, from the checkpoint in `workdir` if there is one.
+
+  Writes `metrics.jsonl` and `checkpoint.pt` there.
+
+  Args:
+    trainer: fresh.
+    config: of `make_config`.
+    workdir: created where missing.
+    steps: of the whole training; or
+    minutes: of it, without those of earlier runs lost after their last checkpoint.
+
+  Raises:
+    FloatingPointError: if the loss is not finite.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  before = 0.0
+  if (workdir / CHECKPOINT).exists():
+    saved = torch.load(workdir / CHECKPOINT)
+    trainer.restore(saved)
+    before = saved['seconds']
+  log = MetricsLog(workdir, trainer.step)
+  batches = make_batches(config, trainer.step)
+  began = time.perf_counter()
+  elapsed = lambda: before + time.perf_counter() - began
+  progress = lambda: trainer.step / steps if steps else elapsed() / (60 * minutes)
+  window, since = [], elapsed()
+  with tqdm.tqdm(desc='train', initial=trainer.step, total=steps or None) as bar:
+    while (done := progress()) < 1:
+      window.append(trainer.update(next(batches), done))
+      bar.update()
+      last = progress() >= 1
+      if last or trainer.step % config.train.log_every == 0:
+        row = {k: np.mean([float(m[k]) for m in window]) for k in window[0]}
+        if not np.isfinite(row['loss']):
+          raise FloatingPointError(f'the loss is {row["loss"]} at step {trainer.step}')
+        row['seconds_per_step'] = (elapsed() - since) / len(window)
+        log.write(trainer.step, row, vectors=False)
+        bar.set_postfix(loss=f'{row["loss"]:.3f}')
+        window, since = [], elapsed()
+      if last or trainer.step % config.train.checkpoint_every == 0:
+        _save(workdir / CHECKPOINT, {**trainer.state(), 'seconds': elapsed()})
+  log.close()
+
+
+def _save(path: pathlib.Path, content: dict) -> None:
+  """Writes all of it or nothing."""
+  partial = path.with_suffix('.partial')
+  torch.save(content, partial)
+  os.replace(partial, path)
