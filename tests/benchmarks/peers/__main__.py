@@ -24,7 +24,7 @@ import torch
 
 from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
-from tests.benchmarks.peers import scoring, training
+from tests.benchmarks.peers import machine, scoring, training
 from tests.benchmarks.peers.recipes import RECIPES
 
 
@@ -32,10 +32,9 @@ def train(args) -> None:
   """Trains a peer and scores it."""
   recipe = RECIPES[args.peer]
   config = training.make_config(recipe, data_dir=args.data_dir, source=args.source, seed=args.seed)
-  trainer = training.make_trainer(recipe, config)
+  trainer = training.make_trainer(recipe, config, args.device)
   training.train(trainer, config, args.workdir, steps=args.steps, minutes=args.minutes)
-  trainer.network.load_state_dict(trainer.average, strict=False)  # neither has statistics
-  print(scoring.score(trainer.network, config, args.workdir, step=trainer.step, limit=args.limit))
+  print(scoring.score(trainer, config, args.workdir, limit=args.limit))
 
 
 def measure(args) -> None:
@@ -47,7 +46,7 @@ def measure(args) -> None:
     config = training.make_config(
       recipe, data_dir=args.data_dir, source=args.source, seed=args.seed
     )
-    trainer = training.make_trainer(recipe, config)
+    trainer = training.make_trainer(recipe, config, args.device)
     batches = training.make_batches(config)
     seconds = []
     began = time.perf_counter()
@@ -89,7 +88,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Command line."""
   args = _parse()
-  torch.set_num_threads(args.threads)
+  args.device = machine.prepare(args.threads)
   try:
     {'train': train, 'time': measure}[args.command](args)
   except (NotPreparedError, PipelineError, FloatingPointError) as error:

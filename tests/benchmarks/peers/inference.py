@@ -6,15 +6,14 @@ import torch
 from mome_jax.segment import Segmenter
 
 
-def make_segmenter(network: torch.nn.Module, config, device: str = 'cpu') -> Segmenter:
+def make_segmenter(network: torch.nn.Module, config, device: str) -> Segmenter:
   """Segments scans with the sliding window, resampling and post-processing of MoME.
 
   Args:
-    network: (B, C, D, H, W) -> logits (B, K, D, H, W).
+    network: in evaluation mode, (B, C, D, H, W) -> logits (B, K, D, H, W).
     config: of `training.make_config`.
     device: that holds the network.
   """
-  network.eval()
 
   @torch.inference_mode()
   def predict(windows: np.ndarray) -> np.ndarray:

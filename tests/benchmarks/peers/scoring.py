@@ -9,17 +9,16 @@ from mome_jax import evaluate, results
 from tests.benchmarks.peers.inference import make_segmenter
 
 
-def score(network, config, workdir: pathlib.Path, *, step: int, limit: int | None = None) -> str:
+def score(trainer, config, workdir: pathlib.Path, *, limit: int | None = None) -> str:
   """Writes `evaluation/` of the held-out scans into `workdir`; returns its table.
 
   Args:
-    network: trained.
+    trainer: at the end of training.
     config: of `training.make_config`.
     workdir: of the run.
-    step: of the training.
     limit: scans to take; None is all.
   """
-  segmenter = make_segmenter(network, config)
+  segmenter = make_segmenter(trainer.averaged(), config, trainer.device)
   template = bricks.read_template(config.data_dir, config.data.sources, ())
   cases = [
     case
@@ -30,6 +29,6 @@ def score(network, config, workdir: pathlib.Path, *, step: int, limit: int | Non
   for case in tqdm.tqdm(cases, desc='evaluate'):
     rows += evaluate.score_case(case, segmenter(case.image, case.geometry.spacing))
   rules = ', '.join(segmenter.rules) or 'none'
-  title = f'{len(cases)} held-out scans, step {step}, post-processing: {rules}'
-  origin = {'step': step, 'postprocess': segmenter.rules}
+  title = f'{len(cases)} held-out scans, step {trainer.step}, post-processing: {rules}'
+  origin = {'step': trainer.step, 'postprocess': segmenter.rules}
   return results.write(workdir / 'evaluation', rows, title=title, origin=origin)[1]

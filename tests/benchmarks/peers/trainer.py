@@ -22,7 +22,7 @@ class Trainer:
     step: steps done.
   """
 
-  def __init__(self, recipe: Recipe, config, code_table: np.ndarray, device: str = 'cpu'):
+  def __init__(self, recipe: Recipe, config, code_table: np.ndarray, device: str):
     torch.manual_seed(config.seed)
     self.recipe = recipe
     self.device = device
@@ -74,6 +74,11 @@ class Trainer:
     torch._foreach_lerp_(list(self.average.values()), parameters, 1 - decay)
     self.step += 1
     return {'loss': loss.detach(), 'grad_norm': norm, 'learning_rate': self._peaks[0] * factor}
+
+  def averaged(self) -> torch.nn.Module:
+    """The network for inference, averaged; neither peer has other statistics."""
+    self.network.load_state_dict(self.average, strict=False)
+    return self.network.eval()
 
   def state(self) -> dict:
     """What `restore` takes."""

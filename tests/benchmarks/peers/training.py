@@ -40,10 +40,10 @@ def make_batches(config, start_step: int = 0):
   )
 
 
-def make_trainer(recipe: Recipe, config) -> Trainer:
+def make_trainer(recipe: Recipe, config, device: str) -> Trainer:
   """A fresh one."""
   template = bricks.read_template(config.data_dir, config.data.sources, ())
-  return Trainer(recipe, config, template.code_table(config.classes))
+  return Trainer(recipe, config, template.code_table(config.classes), device)
 
 
 def train(
@@ -66,7 +66,7 @@ def train(
   workdir.mkdir(parents=True, exist_ok=True)
   before = 0.0
   if (workdir / CHECKPOINT).exists():
-    saved = torch.load(workdir / CHECKPOINT)
+    saved = torch.load(workdir / CHECKPOINT, map_location=trainer.device)
     trainer.restore(saved)
     before = saved['seconds']
   log = MetricsLog(workdir, trainer.step)
