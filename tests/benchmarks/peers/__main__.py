@@ -23,36 +23,31 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 import torch
 
 from input_pipeline.bricks import NotPreparedError
-from input_pipeline.pipeline import PipelineError
 from tests.benchmarks.peers import machine, scoring, training
-from tests.benchmarks.peers.recipes import RECIPES
+from tests.benchmarks.peers.recipes import RECIPES, make_config
 
 
 def train(args) -> None:
   """Trains a peer and scores it."""
-  recipe = RECIPES[args.peer]
-  config = training.make_config(recipe, data_dir=args.data_dir, source=args.source, seed=args.seed)
-  trainer = training.make_trainer(recipe, config, args.device)
-  training.train(trainer, config, args.workdir, steps=args.steps, minutes=args.minutes)
+  config = make_config(args.peer, data_dir=args.data_dir, source=args.source, seed=args.seed)
+  budget = {'steps': args.steps, 'minutes': args.minutes}
+  trainer = training.train(args.peer, config, args.workdir, device=args.device, **budget)
   print(scoring.score(trainer, config, args.workdir, limit=args.limit))
 
 
 def measure(args) -> None:
   """Prints a Markdown table of the peers' step times."""
-  print(f'{torch.get_num_threads()} threads\n')
+  print(f'{torch.get_num_threads()} threads, {args.device}\n')
   print(f'| peer | parameters | step, s | steps in {args.minutes:g} min |\n|:--|--:|--:|--:|')
   for name in args.peers:
-    recipe = RECIPES[name]
-    config = training.make_config(
-      recipe, data_dir=args.data_dir, source=args.source, seed=args.seed
-    )
-    trainer = training.make_trainer(recipe, config, args.device)
+    config = make_config(name, data_dir=args.data_dir, source=args.source, seed=args.seed)
+    trainer = training.make_trainer(name, config, args.device)
     batches = training.make_batches(config)
     seconds = []
     began = time.perf_counter()
     while time.perf_counter() - began < args.seconds:
       start = time.perf_counter()
-      trainer.update(next(batches), progress=0.5)
+      float(trainer.update(next(batches), progress=0.5)['loss'])
       seconds.append(time.perf_counter() - start)
     mean = statistics.mean(seconds[3:])
     count = sum(p.numel() for p in trainer.network.parameters())
@@ -91,7 +86,7 @@ def main() -> None:
   args.device = machine.prepare(args.threads)
   try:
     {'train': train, 'time': measure}[args.command](args)
-  except (NotPreparedError, PipelineError, FloatingPointError) as error:
+  except (NotPreparedError, ValueError, FloatingPointError) as error:
     sys.exit(f'error: {error}')
 
 

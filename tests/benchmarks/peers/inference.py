@@ -11,7 +11,7 @@ def make_segmenter(network: torch.nn.Module, config, device: str) -> Segmenter:
 
   Args:
     network: in evaluation mode, (B, C, D, H, W) -> logits (B, K, D, H, W).
-    config: of `training.make_config`.
+    config: of `recipes.make_config`.
     device: that holds the network.
   """
 

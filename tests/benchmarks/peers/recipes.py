@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from monai.networks.nets import DynUNet, SwinUNETR
 
+from mome_jax.configs import openkbp_cpu
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -104,3 +106,12 @@ RECIPES = {
     log_dice=True,
   ),
 }
+
+
+def make_config(peer: str, *, data_dir: str, source: str, seed: int = 0):
+  """`configs/openkbp_cpu.py` with the patch, batch and windows of a peer."""
+  config, recipe = openkbp_cpu.get_config(), RECIPES[peer]
+  config.data_dir, config.data.sources, config.seed = data_dir, (source,), seed
+  config.data.patch = config.evaluation.window = recipe.patch
+  config.train.batch_size = recipe.batch_size
+  return config

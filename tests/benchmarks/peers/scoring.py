@@ -14,7 +14,7 @@ def score(trainer, config, workdir: pathlib.Path, *, limit: int | None = None) -
 
   Args:
     trainer: at the end of training.
-    config: of `training.make_config`.
+    config: of `recipes.make_config`.
     workdir: of the run.
     limit: scans to take; None is all.
   """

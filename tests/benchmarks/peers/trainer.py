@@ -12,7 +12,7 @@ class Trainer:
 
   Args:
     recipe: of the peer.
-    config: of `training.make_config`.
+    config: of `recipes.make_config`.
     code_table: (256, K) bool; whether a label code belongs to a class.
     device: of PyTorch.
 
@@ -35,7 +35,7 @@ class Trainer:
 
   def loss(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
     """Of a batch of the pipeline; deep supervision halves the weight of every coarser output."""
-    batch = {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()}
+    batch = {name: torch.tensor(array, device=self.device) for name, array in batch.items()}
     logits = self.network(batch['image'].movedim(-1, 1).contiguous())
     outputs = logits.unbind(1) if logits.ndim == 6 else (logits,)
     targets = self._table[:, batch['label'].int()].movedim(0, 1)

@@ -9,21 +9,11 @@ import torch
 import tqdm
 
 from input_pipeline import bricks, pipeline
-from mome_jax.configs import openkbp_cpu
 from mome_jax.metrics_log import MetricsLog
-from tests.benchmarks.peers.recipes import Recipe
+from tests.benchmarks.peers.recipes import RECIPES
 from tests.benchmarks.peers.trainer import Trainer
 
 CHECKPOINT = 'checkpoint.pt'
-
-
-def make_config(recipe: Recipe, *, data_dir: str, source: str, seed: int):
-  """`configs/openkbp_cpu.py` with the patch, batch and windows of a peer."""
-  config = openkbp_cpu.get_config()
-  config.data_dir, config.data.sources, config.seed = data_dir, (source,), seed
-  config.data.patch = config.evaluation.window = recipe.patch
-  config.train.batch_size = recipe.batch_size
-  return config
 
 
 def make_batches(config, start_step: int = 0):
@@ -40,33 +30,42 @@ def make_batches(config, start_step: int = 0):
   )
 
 
-def make_trainer(recipe: Recipe, config, device: str) -> Trainer:
+def make_trainer(peer: str, config, device: str) -> Trainer:
   """A fresh one."""
   template = bricks.read_template(config.data_dir, config.data.sources, ())
-  return Trainer(recipe, config, template.code_table(config.classes), device)
+  return Trainer(RECIPES[peer], config, template.code_table(config.classes), device)
 
 
 def train(
-  trainer: Trainer, config, workdir: pathlib.Path, *, steps: int = 0, minutes: float = 0.0
-) -> None:
+  peer: str, config, workdir: pathlib.Path, *, device: str, steps: int = 0, minutes: float = 0.0
+) -> Trainer:
   """Trains for a number of steps or minutes, from the checkpoint in `workdir` if there is one.
 
-  Writes `metrics.jsonl` and `checkpoint.pt` there.
+  Writes `metrics.jsonl` and `checkpoint.pt` there; that names the peer.
 
   Args:
-    trainer: fresh.
-    config: of `make_config`.
+    peer: one of `RECIPES`.
+    config: of `recipes.make_config`.
     workdir: created where missing.
+    device: of PyTorch.
     steps: of the whole training; or
-    minutes: of it, without those of earlier runs lost after their last checkpoint.
+    minutes: of it, by the clock; what a killed run did after its last checkpoint does not count.
 
   Raises:
+    ValueError: if `workdir` holds another training.
     FloatingPointError: if the loss is not finite.
   """
   workdir.mkdir(parents=True, exist_ok=True)
+  trainer = make_trainer(peer, config, device)
+  settings = {'peer': peer, 'steps': steps, 'minutes': minutes, 'seed': config.seed}
+  settings['sources'] = config.data.sources
   before = 0.0
   if (workdir / CHECKPOINT).exists():
     saved = torch.load(workdir / CHECKPOINT, map_location=trainer.device)
+    if saved['settings'] != settings:
+      raise ValueError(
+        f'{workdir} holds {saved["settings"]}, not {settings}; choose another --workdir'
+      )
     trainer.restore(saved)
     before = saved['seconds']
   log = MetricsLog(workdir, trainer.step)
@@ -89,8 +88,10 @@ def train(
         bar.set_postfix(loss=f'{row["loss"]:.3f}')
         window, since = [], elapsed()
       if last or trainer.step % config.train.checkpoint_every == 0:
-        _save(workdir / CHECKPOINT, {**trainer.state(), 'seconds': elapsed()})
+        content = {**trainer.state(), 'settings': settings, 'seconds': elapsed()}
+        _save(workdir / CHECKPOINT, content)
   log.close()
+  return trainer
 
 
 def _save(path: pathlib.Path, content: dict) -> None:
