@@ -14,6 +14,7 @@ from tests.benchmarks.peers.recipes import RECIPES
 from tests.benchmarks.peers.trainer import Trainer
 
 CHECKPOINT = 'checkpoint.pt'
+_SAVE_EVERY = 180.0  # seconds
 
 
 def make_batches(config, start_step: int = 0):
@@ -73,13 +74,14 @@ def train(
   began = time.perf_counter()
   elapsed = lambda: before + time.perf_counter() - began
   progress = lambda: trainer.step / steps if steps else elapsed() / (60 * minutes)
-  window, since = [], elapsed()
+  window, since, saved_at = [], elapsed(), elapsed()
+  done = progress()
   with tqdm.tqdm(desc='train', initial=trainer.step, total=steps or None) as bar:
-    while (done := progress()) < 1:
+    while done < 1:
       window.append(trainer.update(next(batches), done))
       bar.update()
-      last = progress() >= 1
-      if last or trainer.step % config.train.log_every == 0:
+      done = progress()
+      if done >= 1 or trainer.step % config.train.log_every == 0:
         row = {k: np.mean([float(m[k]) for m in window]) for k in window[0]}
         if not np.isfinite(row['loss']):
           raise FloatingPointError(f'the loss is {row["loss"]} at step {trainer.step}')
@@ -87,9 +89,10 @@ def train(
         log.write(trainer.step, row, vectors=False)
         bar.set_postfix(loss=f'{row["loss"]:.3f}')
         window, since = [], elapsed()
-      if last or trainer.step % config.train.checkpoint_every == 0:
+      if done >= 1 or elapsed() > saved_at + _SAVE_EVERY:
         content = {**trainer.state(), 'settings': settings, 'seconds': elapsed()}
         _save(workdir / CHECKPOINT, content)
+        saved_at = elapsed()
   log.close()
   return trainer
 
