@@ -10,10 +10,10 @@ import tqdm
 
 from input_pipeline import bricks, pipeline
 from mome_jax.metrics_log import MetricsLog
+from tests.benchmarks.peers.measurements import CHECKPOINT
 from tests.benchmarks.peers.recipes import RECIPES
 from tests.benchmarks.peers.trainer import Trainer
 
-CHECKPOINT = 'checkpoint.pt'
 _SAVE_EVERY = 180.0  # seconds
 
 
