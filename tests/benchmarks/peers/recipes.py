@@ -82,29 +82,43 @@ def cosine(progress: float) -> float:
   return (1 + math.cos(math.pi * progress)) / 2
 
 
+_DYNUNET = Recipe(
+  build=functools.partial(dynunet, filters=(16, 32, 64, 128), heads=2),
+  patch=(40, 40, 40),
+  batch_size=1,
+  optimizer=functools.partial(adamw, rate=3e-3),
+  decay=cosine,
+  warmup=0.01,
+  clip_norm=12.0,
+  ema_decay=0.995,
+  log_dice=True,
+)
+_SWINUNETR = Recipe(
+  build=functools.partial(SwinUNETR, feature_size=24),
+  patch=(64, 64, 64),
+  batch_size=1,
+  optimizer=functools.partial(adamw, rate=1e-3),
+  decay=cosine,
+  warmup=0.05,
+  clip_norm=1.0,
+  ema_decay=0.995,
+  log_dice=True,
+)
+_NNUNET = {
+  'optimizer': functools.partial(sgd, rate=1e-2),
+  'decay': poly,
+  'warmup': 0.0,
+  'log_dice': False,
+}
+_WIDE = functools.partial(dynunet, filters=(32, 64, 128, 256), heads=2)
+_NARROW = functools.partial(SwinUNETR, feature_size=12)
 RECIPES = {
-  'dynunet': Recipe(
-    build=functools.partial(dynunet, filters=(16, 32, 64, 128), heads=2),
-    patch=(40, 40, 40),
-    batch_size=1,
-    optimizer=functools.partial(adamw, rate=3e-3),
-    decay=cosine,
-    warmup=0.01,
-    clip_norm=12.0,
-    ema_decay=0.995,
-    log_dice=True,
-  ),
-  'swinunetr': Recipe(
-    build=functools.partial(SwinUNETR, feature_size=12),
-    patch=(64, 64, 64),
-    batch_size=1,
-    optimizer=functools.partial(adamw, rate=1e-3),
-    decay=cosine,
-    warmup=0.05,
-    clip_norm=1.0,
-    ema_decay=0.995,
-    log_dice=True,
-  ),
+  'dynunet': _DYNUNET,
+  'dynunet_sgd': dataclasses.replace(_DYNUNET, **_NNUNET),
+  'dynunet_wide': dataclasses.replace(_DYNUNET, build=_WIDE),
+  'swinunetr': _SWINUNETR,
+  'swinunetr_flat': dataclasses.replace(_SWINUNETR, patch=(64, 32, 64)),
+  'swinunetr_narrow': dataclasses.replace(_SWINUNETR, build=_NARROW),
 }
 
 
