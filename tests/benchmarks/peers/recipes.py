@@ -1,4 +1,4 @@
-"""How each peer is built and trained; chosen on `openkbp_tune`."""
+"""How each peer is built and trained, with the variants to choose from on `openkbp_tune`."""
 
 import dataclasses
 import functools
@@ -62,14 +62,14 @@ def dynunet(channels: int, classes: int, *, filters: tuple[int, ...], heads: int
   )
 
 
-def sgd(parameters, *, rate: float = 1e-2) -> torch.optim.Optimizer:
+def sgd(parameters) -> torch.optim.Optimizer:
   """nnU-Net's."""
-  return torch.optim.SGD(parameters, rate, momentum=0.99, nesterov=True, weight_decay=3e-5)
+  return torch.optim.SGD(parameters, 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
 
 
-def adamw(parameters, *, rate: float, weight_decay: float = 1e-5) -> torch.optim.Optimizer:
-  """Of transformers."""
-  return torch.optim.AdamW(parameters, rate, weight_decay=weight_decay)
+def adamw(parameters, *, rate: float) -> torch.optim.Optimizer:
+  """With the weight decay of MoME."""
+  return torch.optim.AdamW(parameters, rate, weight_decay=1e-5)
 
 
 def poly(progress: float) -> float:
@@ -104,12 +104,7 @@ _SWINUNETR = Recipe(
   ema_decay=0.995,
   log_dice=True,
 )
-_NNUNET = {
-  'optimizer': functools.partial(sgd, rate=1e-2),
-  'decay': poly,
-  'warmup': 0.0,
-  'log_dice': False,
-}
+_NNUNET = {'optimizer': sgd, 'decay': poly, 'warmup': 0.0, 'log_dice': False}
 _WIDE = functools.partial(dynunet, filters=(32, 64, 128, 256), heads=2)
 _NARROW = functools.partial(SwinUNETR, feature_size=12)
 RECIPES = {
