@@ -47,17 +47,18 @@ def read_data(args) -> tuple[np.ndarray, tuple[float, ...], Callable[[tuple, int
 
 
 def _patch_and_batch(run: str) -> tuple[tuple[int, ...], int]:
-  if not _is_peer(run):
-    from mome_jax import checkpoint
+  if _is_peer(run):
+    import torch
 
-    config = checkpoint.load_config(run)
-    return tuple(config.data.patch), config.train.batch_size
-  import torch
+    from tests.benchmarks.peers.recipes import RECIPES
 
-  from tests.benchmarks.peers.recipes import RECIPES
+    saved = torch.load(pathlib.Path(run, measurements.CHECKPOINT), map_location='cpu')
+    recipe = RECIPES[saved['settings']['peer']]
+    return recipe.patch, recipe.batch_size
+  from mome_jax import checkpoint
 
-  recipe = RECIPES[torch.load(pathlib.Path(run, measurements.CHECKPOINT))['settings']['peer']]
-  return recipe.patch, recipe.batch_size
+  config = checkpoint.load_config(run)
+  return tuple(config.data.patch), config.train.batch_size
 
 
 def compare_inference(args, image: np.ndarray, spacing) -> None:
