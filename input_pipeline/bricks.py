@@ -260,6 +260,11 @@ def read_settings(data_dir: str | os.PathLike, source: str) -> dict | None:
   return json.loads(path.read_text()) if path.is_file() else None
 
 
+def prepared_sources(data_dir: str | os.PathLike) -> list[str]:
+  """Names of the sources that are prepared completely."""
+  return sorted(path.parent.name for path in epath.Path(data_dir).glob(f'*/{SETTINGS}'))
+
+
 def _prepared(data_dir: str | os.PathLike, source: str) -> epath.Path:
   settings = read_settings(data_dir, source)
   folder = epath.Path(data_dir) / source

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--output', type=pathlib.Path, help='default: DATA_DIR/inspect')
   parser.add_argument('--seed', type=int, default=0, help='of the patches (0)')
   args = parser.parse_args(options.dashed(argv))
-  found = sorted(path.parent.name for path in args.data_dir.glob(f'*/{bricks.SETTINGS}'))
+  found = bricks.prepared_sources(args.data_dir)
   code = 0
   for name in args.source or found:
     path = (args.output or args.data_dir / 'inspect') / f'{name}.png'

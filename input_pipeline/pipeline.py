@@ -65,14 +65,18 @@ class _View:
 class BrickCache:
   """The bricks decoded last, up to a number of bytes; safe to use from several threads.
 
+  Attributes:
+    voxels_read: of all bricks decoded so far.
+
   Args:
-    read: key -> arrays.
+    read: key -> arrays, the first of which holds a number a voxel.
     megabytes: bound on the arrays kept.
   """
 
   def __init__(self, read: Callable[[tuple], tuple[np.ndarray, ...]], megabytes: float):
     self._read = read
     self._free = int(megabytes * 2**20)
+    self.voxels_read = 0
     self._kept = collections.OrderedDict()
     self._lock = threading.Lock()
 
@@ -85,6 +89,7 @@ class BrickCache:
     # Not under the lock: two threads may read the same brick, but none waits for another's disk.
     arrays = self._read(key)
     with self._lock:
+      self.voxels_read += arrays[0].size
       if key not in self._kept:
         self._kept[key] = arrays
         self._free -= _size(arrays)
@@ -194,6 +199,11 @@ class PatchSampler:
         voxels[int(k)] = (some, counts[some, k] / total[k])
       ranges = [info.slice_ranges.get(name, (-np.inf, np.inf)) for name in names]
       yield _Case(number, info, records, table, voxels, supervised, np.array(ranges, np.float32))
+
+  @property
+  def voxels_read(self) -> int:
+    """Voxels of all bricks decoded so far."""
+    return self._cache.voxels_read
 
   def sample(self, index: int, seed: int) -> dict[str, np.ndarray]:
     """One training example.
@@ -328,7 +338,7 @@ def make_dataset(
   batch_size: int,
   host: int = 0,
   num_hosts: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> 'Batches':
   """Endless batches of one host, made in the background by tf.data.
 
   Args:
@@ -356,7 +366,7 @@ def make_dataset(
     step, row = divmod(number, rows)
     return sampler.sample(step * batch_size + host * rows + row, seed)
 
-  return _Batches(_in_background(config, sampler, draw, start_step * rows, rows))
+  return Batches(_in_background(config, sampler, draw, start_step * rows, rows), sampler)
 
 
 def _in_background(config, sampler: PatchSampler, draw: Callable, first: int, rows: int):
@@ -391,14 +401,15 @@ def _in_background(config, sampler: PatchSampler, draw: Callable, first: int, ro
   return dataset.as_numpy_iterator()
 
 
-class _Batches:
+class Batches:
   """An iterator that ends its background threads before the interpreter goes.
 
   NOTE: threads of tf.data that wait for Python while it shuts down would hang the process for ever.
   """
 
-  def __init__(self, iterator: Iterator[dict[str, np.ndarray]]):
+  def __init__(self, iterator: Iterator[dict[str, np.ndarray]], sampler: PatchSampler):
     self._running = [iterator]
+    self._sampler = sampler
     weakref.finalize(self, self._running.clear)  # runs at exit too
 
   def __iter__(self):
@@ -406,3 +417,8 @@ class _Batches:
 
   def __next__(self) -> dict[str, np.ndarray]:
     return next(self._running[0])
+
+  @property
+  def voxels_read(self) -> int:
+    """Voxels of all bricks decoded so far, those of batches that are still to come among them."""
+    return self._sampler.voxels_read

@@ -7,6 +7,7 @@ oblique scan stays oblique and every voxel keeps its value and its place in the 
 
 import contextlib
 import dataclasses
+import gzip
 import math
 import os
 import pathlib
@@ -276,15 +277,16 @@ def _image(array, geometry):
 def _read(path, assume_spacing=None, number=None):
   """The nibabel image of a NIfTI file with a sound header, and its voxels, scaled as stored."""
   try:
-    # NOTE: nibabel's load repairs a bad pixdim (0 becomes 1 mm): look at the stored one.
+    # NOTE: nibabel's load repairs a bad header (a pixdim of 0 becomes 1 mm, an unknown sform_code
+    # none): look at the stored one.
     with nib.imageglobals.LoggingOutputSuppressor():
-      image = nib.load(path)
+      image = _load(path)
     file = image.file_map.get('header', image.file_map['image'])
     with file.get_prepare_fileobj('rb') as stream:
-      pixdim = image.header_class.from_fileobj(stream, check=False)['pixdim'][1:4]
-    _check_header(image, number, path)
+      stored = image.header_class.from_fileobj(stream, check=False)
+    _check_header(image, stored, number, path)
     if assume_spacing is None:
-      _check_geometry(image, pixdim, path)
+      _check_geometry(image, stored, path)
     array = np.asanyarray(image.dataobj)
     return image, array.reshape(*image.shape[:3], -1)[..., number or 0]
   except VolumeError:
@@ -295,8 +297,21 @@ def _read(path, assume_spacing=None, number=None):
     raise VolumeError(message) from error
 
 
-def _check_header(image, number, path):
+def _load(path):
+  if not os.fspath(path).lower().endswith('.gz'):
+    return nib.load(path)
+  # Decompressed to the end, where the checksum is: nibabel would stop at the last voxel.
+  content = gzip.decompress(pathlib.Path(path).read_bytes())
+  size = {content[:4], content[3::-1]}
+  kind = nib.Nifti2Image if (540).to_bytes(4) in size else nib.Nifti1Image
+  return kind.from_bytes(content)
+
+
+def _check_header(image, stored, number, path):
   shape, dtype = image.shape, image.get_data_dtype()
+  if 'header' not in image.file_map and stored['vox_offset'] < stored.sizeof_hdr:
+    start = int(stored['vox_offset'])
+    raise VolumeError(f'{path}: vox_offset {start} lies in the header; copy or convert it again')
   _check_shape(shape[:3] if number is not None else shape, path)
   volumes = math.prod(shape[3:])
   if number is not None and not 0 <= number < volumes:
@@ -305,16 +320,25 @@ def _check_header(image, number, path):
     raise VolumeError(f'{path}: voxels of type {dtype} (colour or complex); save plain numbers')
 
 
-def _check_geometry(image, pixdim, path):
-  shape = image.shape
+def _check_geometry(image, stored, path):
+  shape, pixdim = image.shape, stored['pixdim'][1:4]
   if not (np.isfinite(pixdim) & (pixdim > 0)).all():
     raise VolumeError(f'{path}: pixdim {pixdim.tolist()} must be positive mm; {_FIX}')
+  codes = [int(stored[field]) for field in ('sform_code', 'qform_code')]
+  if not set(codes) <= set(range(6)):
+    raise VolumeError(f'{path}: sform_code and qform_code {codes} are not in 0..5; {_FIX}')
+  unit = int(stored['xyzt_units']) & 7
+  if unit in (1, 3):
+    name = 'metres' if unit == 1 else 'micrometres'
+    raise VolumeError(f'{path}: lengths are in {name} (xyzt_units), not in mm; {_FIX}')
   sform, qform = image.header.get_sform(coded=True)[0], image.header.get_qform(coded=True)[0]
   # An identity with this many voxels is what tools write that lost the geometry.
   lost = np.array_equal(image.affine, np.eye(4)) and max(shape) >= 512
   if lost or (sform is None and qform is None):
     state = 'the identity' if lost else 'not set (code 0)'
     raise VolumeError(f'{path}: sform and qform are {state}: sides unknown; {_FIX}')
+  if sform is None and qform is not None and stored['pixdim'][0] not in (-1, 0, 1):
+    raise VolumeError(f'{path}: pixdim[0] {stored["pixdim"][0]:g} must be 1 or -1; {_FIX}')
   if sform is not None and qform is not None:
     apart = (np.abs(sform - qform) @ [*shape[:3], 1]).max()
     if apart > 1e-3:

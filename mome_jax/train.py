@@ -1,5 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
+import contextlib
 import time
 
 import jax
@@ -10,7 +11,17 @@ from clu import parameter_overview
 from etils import epath
 
 from input_pipeline import bricks, pipeline
-from mome_jax import checkpoint, curves, explain, multihost, sharding, state, steps, tracing
+from mome_jax import (
+  checkpoint,
+  curves,
+  explain,
+  multihost,
+  prefetch,
+  sharding,
+  state,
+  steps,
+  tracing,
+)
 from mome_jax.metrics_log import MetricsLog
 from mome_jax.models import build_model
 from mome_jax.text import inputs
@@ -78,6 +89,7 @@ def train(config, workdir: epath.Path) -> None:
     host=jax.process_index(),
     num_hosts=jax.process_count(),
   )
+  feed = prefetch.prefetch(_on_devices(config, mesh, batches, text, start), ahead=2)
   table = template.code_table(config.classes)
   train_step = steps.jit_train_step(config, model, text.encoder, optimizer, abstract, table)
 
@@ -91,13 +103,12 @@ def train(config, workdir: epath.Path) -> None:
   )
   window, waited, since = [], 0.0, time.perf_counter()
   trace = tracing.Trace(workdir / 'profile', first=start + 2, steps=config.profile if lead else 0)
-  with multihost.Preemption() as preemption:
+  with multihost.Preemption() as preemption, contextlib.closing(feed):
     for step in bar:
       trace.before(step)
       asked = time.perf_counter()
-      batch = sharding.shard_batch(mesh, next(batches), spatial=config.mesh.spatial)
+      batch, prompts = next(feed)
       waited += time.perf_counter() - asked
-      prompts = sharding.replicate(mesh, text.batch(seed=config.seed, step=step))
       train_state, metrics = train_step(train_state, batch, prompts)
       window.append(metrics)
       if step == start:  # compilation is in no step's time
@@ -143,6 +154,13 @@ def train(config, workdir: epath.Path) -> None:
     for row in log.expert_rows()[-1:]:
       explain.draw_experts(workdir / 'pictures', row, config.classes)
     log.close()
+
+
+def _on_devices(config, mesh, batches, text, start: int):
+  """Batch and prompts of every step from `start` on."""
+  for step, batch in zip(range(start, config.train.steps), batches, strict=False):
+    placed = sharding.shard_batch(mesh, batch, spatial=config.mesh.spatial)
+    yield placed, sharding.replicate(mesh, text.batch(seed=config.seed, step=step))
 
 
 def _print_start(workdir: epath.Path, train_state: state.TrainState, start: int) -> None:

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from input_pipeline import phantom, sources
+from input_pipeline import brick_writer, bricks, phantom, sources
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.sources import openkbp
 
@@ -149,6 +149,39 @@ class TestOpenKbp:
         assert set(case.slice_ranges) <= set(case.supervised) <= set(whole[case.name].supervised)
       else:
         assert case.supervised == whole[case.name].supervised
+
+  def test_all_patients_are_prepared_with_the_organs_of_the_index(self, real_data, tmp_path):
+    """Per-organ counts of dataset.json; of the scans kept on their own grids, voxel for voxel."""
+    folder = real_data / 'openkbp'
+    source = sources.get_source('openkbp')
+    cases = source.cases(str(folder))
+    written = brick_writer.write(source, cases, tmp_path, spacing=(8, 8, 6), brick=32)
+    assert written.done == {'train': 158, 'validation': 29}
+    assert not written.skipped
+    settings = {'settings': {'version': bricks.VERSION}}
+    (tmp_path / 'openkbp' / bricks.SETTINGS).write_text(json.dumps(settings))
+    store = bricks.open_bricks(tmp_path, 'openkbp')
+    held_out = bricks.open_volumes(tmp_path, 'openkbp')
+    names = source.classes
+    found = store.class_voxels(names)
+    prepared = {'train': store.cases, 'val': list(held_out)}
+    for split, infos in prepared.items():
+      index = json.loads((folder / split / 'dataset.json').read_text())
+      assert len(infos) == index['n_cases']
+      count = collections.Counter(name for info in infos for name in info.supervised)
+      assert count == {openkbp.ORGANS[o][1]: n for o, n in index['cases_with_organ'].items()}
+      for entry in index['cases']:
+        (number,) = (i for i, info in enumerate(infos) if info.name == entry['id'])
+        voxels = {openkbp.ORGANS[organ]: n for organ, n in entry['voxels'].items()}
+        if split == 'train':  # resampled: what is labelled is there
+          present = found[store.case == number].sum(0) > 0
+          assert {n for n, p in zip(names, present, strict=True) if p} == {n for _, n in voxels}
+        else:
+          codes = infos[number].codes
+          assert {n: (codes == TEMPLATE.get(n).index).sum() for _, n in voxels} == {
+            n: count for (_, n), count in voxels.items()
+          }
+          assert (codes > 0).sum() == sum(voxels.values())
 
   def test_tune_holds_out_sixteen_training_patients_only(self, real_data):
     folder = str(real_data / 'openkbp')
