@@ -4,37 +4,14 @@ import jax
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mome_jax import weights
 from mome_jax.models import build_model
 from mome_jax.weights import segmentation
+from tests.helpers import published_unet
 from tests.mome_jax.weights import layouts
 
 CLASSES = 3
-
-
-def torch_unet(state, x):
-  """Finest decoder features and bottleneck; x (B, 1, D, H, W)."""
-  state = {name: torch.from_numpy(value) for name, value in state.items()}
-
-  def block(x, name):
-    for i in (0, 1):
-      conv, norm = f'backbone.{name}.ops.{i}.conv1', f'backbone.{name}.ops.{i}.bn1'
-      x = F.conv3d(x, state[f'{conv}.weight'], state[f'{conv}.bias'], padding=1)
-      affine = state[f'{norm}.weight'], state[f'{norm}.bias']
-      x = F.relu(F.batch_norm(x, None, None, *affine, training=True))
-    return x
-
-  skips = [block(x, 'down_tr64')]
-  for width in (128, 256, 512):
-    skips.append(block(F.max_pool3d(skips[-1], 2), f'down_tr{width}'))
-  x = bottleneck = skips.pop()
-  for width in (256, 128, 64):
-    conv = f'backbone.up_tr{width}.up_conv'
-    x = F.conv_transpose3d(x, state[f'{conv}.weight'], state[f'{conv}.bias'], stride=2)
-    x = block(torch.cat([x, skips.pop()], 1), f'up_tr{width}')
-  return x.numpy()[0], bottleneck.numpy()[0]
 
 
 def numpy_head(state, features, bottleneck):
@@ -69,8 +46,10 @@ def numpy_head(state, features, bottleneck):
 def test_the_baseline_is_the_published_network():
   state = layouts.unet_state(CLASSES)
   image = np.random.default_rng(1).uniform(size=(1, 16, 24, 16, 1)).astype(np.float32)
+  tensors = {name: torch.from_numpy(value) for name, value in state.items()}
   with torch.no_grad():
-    features, bottleneck = torch_unet(state, torch.from_numpy(np.moveaxis(image, -1, 1).copy()))
+    pyramid = published_unet.pyramid(tensors, torch.from_numpy(np.moveaxis(image, -1, 1).copy()))
+  features, bottleneck = (x.numpy()[0] for x in (pyramid[0], pyramid[-1]))
   expected = np.moveaxis(numpy_head(state, features, bottleneck), 0, -1)
   parallel = {f'module.{name}': value for name, value in state.items()}
   variables = weights.convert('universal_unet', parallel)
