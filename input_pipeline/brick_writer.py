@@ -147,7 +147,13 @@ def _brick_examples(case, scan, request: Request) -> tuple[list[dict], dict]:
     _brick_example(case, *part, request.spacing) for part in bricks.cut(image, codes, request.brick)
   ]
   info = bricks.CaseInfo(
-    case.name, case.source, case.supervised, case.slice_ranges, image.shape, tuple(offset.tolist())
+    case.name,
+    case.source,
+    case.supervised,
+    case.slice_ranges,
+    image.shape,
+    tuple(offset.tolist()),
+    tuple(map(float, scan.geometry.spacing)),
   )
   return found, {field: _plain(value) for field, value in vars(info).items()}
 

@@ -43,6 +43,7 @@ class CaseInfo:
     shape: (3,) voxels of the resampled scan.
     offset: (3,) mm from the centre of the scan's own first voxel to the centre of the first
       resampled one, along the canonical axes.
+    own_spacing: (3,) mm of the scan before it was resampled; () where that was not noted.
   """
 
   name: str
@@ -51,6 +52,7 @@ class CaseInfo:
   slice_ranges: Mapping[str, tuple[float, float]]
   shape: tuple[int, int, int]
   offset: tuple[float, float, float]
+  own_spacing: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

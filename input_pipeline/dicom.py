@@ -1,6 +1,7 @@
 """CT series in DICOM: a folder or a zip archive of slices to a canonical volume."""
 
 import collections
+import contextlib
 import dataclasses
 import io
 import pathlib
@@ -19,6 +20,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _GAP = 0.1  # slices may lie this part of their distance off an even spacing
 _TILT = 1e-3
 _TILT_DEGREES = 0.5  # of the gantry; less is round-off
+_NO_PIXELS = 'CT without pixels'
 _FEW = 4  # slices; what has fewer beside other series is a test bolus or a snapshot
 _HEADER = ('Modality', 'SOPClassUID', 'SeriesInstanceUID', 'SeriesNumber', 'ImageType', 'Rows',
            'ImagePositionPatient')  # fmt: skip
@@ -75,11 +77,12 @@ def find_series(path) -> tuple[list[SeriesFiles], list[str]]:
   path = pathlib.Path(path)
   found, numbers, positions = {}, {}, {}
   others = collections.Counter()
-  for name, dataset in _slices(path, others, header=True):
-    uid = str(dataset.get('SeriesInstanceUID', ''))
-    found.setdefault(uid, []).append(name)
-    numbers.setdefault(uid, int(dataset.get('SeriesNumber') or 0))
-    positions.setdefault(uid, set()).add(tuple(dataset.get('ImagePositionPatient') or ()))
+  with _explained(path):
+    for name, dataset in _slices(path, others, header=True):
+      uid = str(dataset.get('SeriesInstanceUID', ''))
+      found.setdefault(uid, []).append(name)
+      numbers.setdefault(uid, int(dataset.get('SeriesNumber') or 0))
+      positions.setdefault(uid, set()).add(tuple(dataset.get('ImagePositionPatient') or ()))
   series = [SeriesFiles(uid, numbers[uid], tuple(names)) for uid, names in found.items()]
   series.sort(key=lambda one: (one.number, one.uid))
   left_out = _listed(others)
@@ -120,7 +123,7 @@ def _other_kind(dataset, has_pixels: bool) -> str | None:
   if modality != 'CT':
     return modality
   if not has_pixels:
-    return 'CT without pixels'
+    return _NO_PIXELS
   if 'LOCALIZER' in (dataset.get('ImageType') or ()):
     return 'localizer'
   if dataset.get('SOPClassUID') == _ENHANCED_CT:
@@ -157,6 +160,11 @@ def read_series(path, *, series: str | None = None, names: Collection[str] = ())
     names: files to look at, as `find_series` lists them; default all.
   """
   path = pathlib.Path(path)
+  with _explained(path):
+    return _read_series(path, series, names)
+
+
+def _read_series(path: pathlib.Path, series: str | None, names: Collection[str]) -> Series:
   found: dict[str, list] = {}
   others = collections.Counter()
   for name, dataset in _slices(path, others, names):
@@ -173,6 +181,11 @@ def read_series(path, *, series: str | None = None, names: Collection[str] = ())
   if len(found) > 1:
     lines = ', '.join(f'{uid} ({len(slices)} slices)' for uid, slices in sorted(found.items()))
     raise VolumeError(f'{path}: several series: {lines}; keep one in the folder, or name one')
+  if _NO_PIXELS in others:
+    warnings.warn(
+      f'{path}: {_NO_PIXELS} left out ({others[_NO_PIXELS]} files); copy slices among them again',
+      stacklevel=4,
+    )
   (slices,) = found.values()
   return _stack(path, slices)
 
@@ -197,6 +210,21 @@ def _files(
     raise VolumeError(f'{path}: neither a folder nor a zip archive ({error})') from error
 
 
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+  """Turns what pydicom raises into a VolumeError: it reads values when they are asked for."""
+  try:
+    yield
+  except VolumeError:
+    raise
+  except Exception as error:  # many kinds, on damaged files
+    raise VolumeError(f'{path}: damaged DICOM ({_reason(error)}); copy it again') from error
+
+
+def _reason(error: Exception) -> str:
+  return ' '.join(str(error).split()) or type(error).__name__
+
+
 def _parse(name: str, data: bytes | pathlib.Path, path: pathlib.Path, **options):
   """The dataset of a file; None if it is not DICOM."""
   import pydicom
@@ -206,8 +234,7 @@ def _parse(name: str, data: bytes | pathlib.Path, path: pathlib.Path, **options)
   except pydicom.errors.InvalidDicomError:
     return None
   except Exception as error:  # pydicom raises many kinds on damaged files
-    reason = ' '.join(str(error).split()) or type(error).__name__
-    raise VolumeError(f'{path}/{name}: damaged DICOM ({reason}); copy it again') from error
+    raise VolumeError(f'{path}/{name}: damaged DICOM ({_reason(error)}); copy it again') from error
 
 
 def _stack(path: pathlib.Path, slices: list) -> Series:

@@ -3,7 +3,8 @@ r"""Pictures of prepared sources, to see mistakes before training.
   python -m input_pipeline.inspect --data_dir=DIR [--source=NAME ...] [--output=DIR]
 
 Writes `SOURCE.png` for each prepared source: augmented training patches with the contours of their
-labels, how many voxels and cases each class has, and the spread of HU and of the scans' sizes.
+labels, how many voxels and cases each class has, the spread of HU, and the scans' sizes and
+spacings.
 """
 
 import argparse
@@ -69,13 +70,16 @@ def contact_sheet(
     _draw_patch(axes, example, store.template.code_table(names), names, colours, store.spacing)
     image, _ = store.read(int(np.random.default_rng([seed, i]).integers(len(store))))
     hu.append(image[::4, ::4, ::4].ravel())
-  _draw_classes(figure.add_subplot(grid[2, : patches // 2]), names, counts, cases, colours)
-  spread = figure.add_subplot(grid[2, patches // 2 : -1])
+  below = grid[2, :].subgridspec(1, 6)
+  _draw_classes(figure.add_subplot(below[:3]), names, counts, cases, colours)
+  spread = figure.add_subplot(below[3])
   spread.hist(np.concatenate(hu), bins=np.arange(-1024, 1600, 32), log=True, color='0.4')
   spread.set(title='HU of some bricks', xlabel='HU', ylabel='voxels')
-  extent = figure.add_subplot(grid[2, -1])
-  extent.boxplot(np.array([case.shape for case in store.cases]) * store.spacing)
-  extent.set(title='extent of the scans, mm', xticklabels=('right', 'anterior', 'superior'))
+  extent = np.array([case.shape for case in store.cases]) * store.spacing
+  _draw_axes(figure.add_subplot(below[4]), extent, 'extent of the scans, mm')
+  known = [case.own_spacing for case in store.cases if case.own_spacing]
+  if known:
+    _draw_axes(figure.add_subplot(below[5]), np.array(known), 'their own spacing, mm')
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=80)
   pyplot.close(figure)
@@ -112,6 +116,12 @@ def _draw_classes(subplot, names, counts, cases, colours):
   subplot.tick_params(axis='y', labelsize=7)
   subplot.invert_yaxis()
   subplot.set(xscale='log', title='voxels of each class (cases that label it)')
+
+
+def _draw_axes(subplot, values, title):
+  subplot.boxplot(values)
+  subplot.set(title=title, xticklabels=('right', 'anterior', 'superior'))
+  subplot.tick_params(axis='x', labelsize=7)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

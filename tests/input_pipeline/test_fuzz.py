@@ -249,7 +249,7 @@ def slices():
   return layouts.dicom_files(layouts.body([1, 2])[0][..., :6], 'i{:03d}.dcm')
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.integers(0, 5), PLACES, CHANGES, st.booleans())
 def test_damaged_dicom(slices, number, place, change, truncate):
   """One slice with a byte changed, or cut: a message, or a volume on a sound grid."""
@@ -267,7 +267,7 @@ def test_damaged_dicom(slices, number, place, change, truncate):
       assert '\n' not in str(error)
       return
   # The five sound slices still say how the volume lies; without the sixth, something is said.
-  np.testing.assert_allclose(found.spacing, layouts.SPACING, rtol=1e-3)
+  np.testing.assert_allclose(found.spacing, layouts.SPACING, rtol=0.03)
   assert np.linalg.det(found.geometry.canonical_affine[:3, :3]) > 0
   if found.geometry.shape[2] != 6 and place >= 132:  # before, it is no DICOM file at all
     assert caught

@@ -2,6 +2,7 @@ import numpy as np
 from matplotlib import image
 
 from input_pipeline import bricks, inspect
+from tests.input_pipeline.conftest import OWN_SPACING
 
 
 def test_contact_sheet(tiny_data, tmp_path, capsys):
@@ -13,6 +14,7 @@ def test_contact_sheet(tiny_data, tmp_path, capsys):
   upper = picture[: picture.shape[0] * 6 // 10]
   assert (np.ptp(upper, axis=-1) > 0.4).sum() > 200
   store = bricks.open_bricks(tiny_data, 'phantom')
+  assert {case.own_spacing for case in store.cases} == {OWN_SPACING}
   counts = inspect.contact_sheet(store, tmp_path / 'again.png', patches=4)
   assert counts['liver'][0] == 4  # of six cases, those of the liver and of the organ dataset
   assert counts['liver'][1] == store.class_voxels(['liver']).sum()

@@ -23,8 +23,7 @@ def test_the_command_measures_prepared_sources(tiny_data, capsys):
   assert throughput.main([*command, '--plain', '--source=phantom']) == 0
   warm = capsys.readouterr().out
   assert 'plain patches' in warm
-  # Everything fits the cache: nothing is read any more.
-  assert float(re.search(r'([\d.]+) voxels read', warm)[1]) < 0.5
+  assert float(re.search(r'([\d.]+) voxels read', warm)[1]) < amplification
 
 
 @pytest.mark.parametrize('arguments', [[], ['--source=lits']])
