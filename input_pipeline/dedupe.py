@@ -25,7 +25,7 @@ from input_pipeline import options, resample, sources
 
 _GRID_MM = 6.0
 _TISSUE = (-150.0, 250.0)  # HU relative to the median of the body
-_PROFILE_DISTANCE = 0.18  # scans whose slice areas differ more are different
+_PROFILE_DISTANCE = 0.25  # scans whose slice areas differ more are different
 _WEIGHTS = np.array((1.0, 0.25, 1.0))  # of body, fat and bone
 _SAME = 0.85  # correlation inside the body from which on two scans are the same
 _PROMISING = 0.6  # at half the resolution, where a match is refined
@@ -148,22 +148,22 @@ def correlation(a: Fingerprint, b: Fingerprint) -> float:
   small_a, small_b = _halved(a), _halved(b)
   sizes = np.array(small_a.body.shape) + small_b.body.shape - 1
   shape = [fft.next_fast_len(int(n), real=True) for n in sizes]
-  spectrum, spectrum_body = (fft.rfftn(x, shape) for x in (small_a.values, _float(small_a.body)))
+  ours = _moments(small_a, shape)
   least = _OVERLAP * min(small_a.body.sum(), small_b.body.sum())
-  best = (-1.0, (1, 1, 1), np.zeros(3, int))
+  best = -1.0
   for flips in itertools.product((1, -1), repeat=3):
     turned = _flipped(small_b, flips)
-    overlap = fft.irfftn(spectrum_body * np.conj(fft.rfftn(_float(turned.body), shape)), shape)
-    product = fft.irfftn(spectrum * np.conj(fft.rfftn(turned.values, shape)), shape)
-    product[overlap < least] = -np.inf
-    # Where the product is largest the match need not be: look at a few peaks.
-    for peak in np.argpartition(product, -4, axis=None)[-4:]:
-      at = np.array(np.unravel_index(peak, shape))
-      shift = np.where(at >= small_a.body.shape, at - shape, at)
-      best = max(best, (_pearson(small_a, turned, shift), flips, shift), key=lambda x: x[0])
-  found, flips, shift = best
-  if found < _PROMISING:
-    return found
+    everywhere = _pearson_everywhere(ours, _moments(turned, shape), shape, least)
+    at = np.array(np.unravel_index(everywhere.argmax(), shape))
+    shift = np.where(at >= small_a.body.shape, at - shape, at)
+    # Bodies are nearly symmetric: which mirroring is right shows at the full resolution only.
+    found = float(everywhere.max())
+    best = max(best, found if found < _PROMISING else _refined(a, b, flips, shift))
+  return best
+
+
+def _refined(a: Fingerprint, b: Fingerprint, flips: Sequence[int], shift: np.ndarray) -> float:
+  """Correlation at the full resolution, near a shift of half the resolution."""
   turned, start = _flipped(b, flips), 2 * shift
   # Halving drops an odd last plane, which a mirrored axis has first.
   start = start - (np.array(b.body.shape) % 2) * (np.array(flips) < 0)
@@ -175,6 +175,32 @@ def correlation(a: Fingerprint, b: Fingerprint) -> float:
   # Two resamplings of one scan may lie half a voxel apart.
   halves = itertools.product((-0.5, 0.0, 0.5), repeat=3)
   return max(_pearson(a, _moved(turned, half), np.array(at)) for half in halves)
+
+
+def _moments(scan: Fingerprint, shape: Sequence[int]) -> list[np.ndarray]:
+  """Spectra of the body, the values and their squares."""
+  return [fft.rfftn(x, shape) for x in (_float(scan.body), scan.values, scan.values**2)]
+
+
+def _pearson_everywhere(
+  ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], shape: Sequence[int], least: float
+) -> np.ndarray:
+  """Correlation where both are body, at every shift; -1 where that is less than `least` voxels.
+
+  Masked normalised cross-correlation by FFT (Padfield, IEEE TIP 21(5), 2012).
+  """
+  (body_a, a, aa), (body_b, b, bb) = ours, theirs
+  product = lambda x, y: fft.irfftn(x * np.conj(y), shape)
+  n = product(body_a, body_b)
+  valid = n >= max(least, 1)
+  n = np.maximum(n, 1)
+  sum_a, sum_b = product(a, body_b), product(body_a, b)
+  square_a = product(aa, body_b) - sum_a**2 / n
+  square_b = product(body_a, bb) - sum_b**2 / n
+  both = product(a, b) - sum_a * sum_b / n
+  # Round-off of the FFTs is no content.
+  spread = np.sqrt(np.maximum(square_a, n) * np.maximum(square_b, n))
+  return np.where(valid, both / spread, -1)
 
 
 def _moved(scan: Fingerprint, shift: Sequence[float]) -> Fingerprint:
