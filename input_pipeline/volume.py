@@ -359,11 +359,16 @@ def _check_shape(shape, name):
 def _check_affine(affine, name):
   if affine.shape != (4, 4) or not np.isfinite(affine).all():
     raise VolumeError(f'{name}: affine {affine.tolist()} is not a finite 4x4 matrix; {_FIX}')
+  if np.abs(affine[:3, 3]).max() > 1e5:
+    far = affine[:3, 3].tolist()
+    raise VolumeError(f'{name}: the origin {far} mm lies over 100 m away; {_FIX}')
   spacing = nib.affines.voxel_sizes(affine)
   # The determinant relative to the spacing is 1 for right angles and 0 for axes in one plane.
   angle = abs(np.linalg.det(affine[:3, :3])) / max(spacing.prod(), 1e-30)
   if spacing.min() < 1e-4 or angle < 1e-3:
     raise VolumeError(f'{name}: affine {affine[:3].round(4).tolist()} is singular; {_FIX}')
+  if spacing.min() < 0.01 or spacing.max() > 100:
+    raise VolumeError(f'{name}: spacing {spacing.tolist()} is outside 0.01 to 100 mm; {_FIX}')
   if angle < 0.999:
     _warn(f'{name}: axes are not at right angles; distances are approximate')
 
