@@ -88,7 +88,7 @@ def resample(
     if t > s:
       array = _shrink(array, axis, *axes[axis])
     elif n_in != n_out or s != t:
-      array = _interpolate(array, axis, *axis_weights(*axes[axis]))
+      array = interpolate(array, axis, *axis_weights(*axes[axis]))
   return array
 
 
@@ -104,7 +104,10 @@ def _nearest(n_in, spacing, n_out, target_spacing):
   return np.maximum(np.ceil(index - 0.5 - 1e-6), 0).astype(np.int64)
 
 
-def _interpolate(array, axis, lower, upper, weight):
+def interpolate(
+  array: np.ndarray, axis: int, lower: np.ndarray, upper: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+  """(..., n_in, ...) float32 -> (..., n_out, ...) along one axis, by its `axis_weights`."""
   result, step = np.take(array, lower, axis), np.take(array, upper, axis)
   step -= result
   step *= weight.reshape(-1, *[1] * (array.ndim - 1 - axis))
@@ -117,7 +120,7 @@ def _shrink(array, axis, n_in, spacing, n_out, target_spacing):
   sigma = (target_spacing / spacing - 1) / 2
   smooth = ndimage.gaussian_filter1d(np.eye(n_in), sigma, axis=0, mode='nearest')
   weights = axis_weights(n_in, spacing, n_out, target_spacing)
-  matrix = _interpolate(smooth, 0, *weights).astype(np.float32)
+  matrix = interpolate(smooth, 0, *weights).astype(np.float32)
   outer, inner = array.shape[:axis], array.shape[axis + 1 :]
   if not inner:  # one product instead of a column at a time
     return array @ matrix.T

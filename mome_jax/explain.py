@@ -1,6 +1,7 @@
 """Which scale each class trusts where, and which experts of a bank it chooses."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,14 +87,14 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 class Explainer:
   """Asks the router of a model about scans.
 
-  Windows do not overlap here. Never more than the maps of one window are held at full resolution,
-  and those on the device only.
+  Windows overlap and are blended as those of the segmentation. Maps of one window are held at full
+  resolution, those of the whole scan in cells only.
 
   Args:
     predictor: the model.
     names: K class names.
     prompts: K texts for the text encoder.
-    segmenter: for its grid and window.
+    segmenter: for its grid, window and overlap.
 
   Raises:
     ValueError: if the model has a single scale, and so no router.
@@ -112,8 +113,8 @@ class Explainer:
     self._block = cell_voxels(spacing, segmenter.window)
     step = jax.jit(steps.make_routing_step(predictor.model, self._block))
     text = predictor.embed(prompts)  # with the empty prompts that fill the bucket
-    self._step = lambda window, counted: step(
-      predictor.params, text, jnp.asarray(window[None]), counted[None], predictor.context
+    self._step = lambda window, share: step(
+      predictor.params, text, jnp.asarray(window[None]), share[None], predictor.context
     )
 
   def __call__(self, image: np.ndarray, spacing: Sequence[float]) -> RoutingMaps:
@@ -124,36 +125,38 @@ class Explainer:
     cells = tuple(-(-n // block) for n in shape)
     padded = [max(w, c * block) for w, c in zip(window, cells, strict=True)]
     channels = np.pad(channels, [*((0, p - n) for p, n in zip(padded, shape, strict=True)), (0, 0)])
-    weights = np.zeros((count, scales, *(p // block for p in padded)), np.uint8)
-    entropy = np.zeros((count, *weights.shape[2:]), np.uint8)
-    sums = {'weight_sum': 0.0, 'entropy_sum': 0.0, 'voxels': 0.0}
-    for region, counted in _tiles(padded, window, shape):
-      view = channels[region]
-      if not view.any():
-        continue
-      did = {key: np.asarray(value)[:count] for key, value in self._batch(view, counted).items()}
-      place = tuple(slice(r.start // block, r.stop // block) for r in region)
-      weights[(..., *place)] = np.rint(255 * did['weights'])
-      entropy[(..., *place)] = np.rint(255 * np.clip(did['entropy'], 0, 1))
-      sums = {key: sums[key] + did[key].astype(np.float64) for key in sums}
+    maps = np.zeros((count, scales + 1, *(p // block for p in padded)), np.uint8)
+    sums = {
+      'weight_sum': np.zeros((count, scales)), 'entropy_sum': np.zeros(count),
+      'voxels': np.zeros(count),
+    }  # fmt: skip
+    # Means over the voxels of a cell that lie inside the scan.
+    fill = _fill(shape, padded, block)
+    held = np.zeros((count, scales + 1, window[0] // block, *maps.shape[3:]), np.float32)
+    planes = _shares(channels, window, self._segmenter.overlap, block, shape)
+    for first, following, views in planes:
+      for region, share in views:
+        did = {key: np.asarray(v) for key, v in self._step(channels[region], share).items()}
+        place = (slice(None), *(slice(r.start // block, r.stop // block) for r in region[1:]))
+        held[:, :-1, *place] += did['weights'][0, :count]
+        held[:, -1, *place] += did['entropy'][0, :count]
+        for key, total in sums.items():
+          total += did[key][:count]
+      done = (following - first) // block
+      rows = slice(first // block, following // block)
+      maps[:, :, rows] = np.rint(255 * np.clip(held[:, :, :done] / fill[rows], 0, 1))
+      held[:, :, :-done], held[:, :, -done:] = held[:, :, done:].copy(), 0
     crop = (..., *(slice(n) for n in cells))
     step = np.array(self._segmenter.spacing, float)
     return RoutingMaps(
       self.names,
       self.scale_labels,
-      weights[crop],
-      entropy[crop],
+      maps[:, :-1][crop],
+      maps[:, -1][crop],
       cell=step * block,
       origin=((block - 1) / 2 - (np.array(shape) - 1) / 2) * step,
-      weight_sum=sums['weight_sum'] + np.zeros((count, scales)),
-      entropy_sum=sums['entropy_sum'] + np.zeros(count),
-      voxels=sums['voxels'] + np.zeros(count),
+      **sums,
     )
-
-  def _batch(self, view: np.ndarray, counted: np.ndarray) -> dict[str, jax.Array]:
-    """The step on one window, class axis first everywhere."""
-    did = self._step(view, counted)
-    return did | {'weights': did['weights'][0], 'entropy': did['entropy'][0]}
 
 
 def make_explainer(
@@ -174,31 +177,53 @@ def cell_voxels(spacing: Sequence[float], window: Sequence[int]) -> int:
   return block
 
 
-def _tiles(
-  shape: Sequence[int], window: Sequence[int], inside: Sequence[int]
-) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
-  """Windows that cover a grid, and which of their voxels no earlier one had.
+def _shares(
+  channels: np.ndarray,
+  window: Sequence[int],
+  overlap: float,
+  block: int,
+  inside: Sequence[int],
+) -> Iterator[tuple[int, int, Iterator[tuple[tuple[slice, ...], np.ndarray]]]]:
+  """Windows that are not air, and how much of each voxel is theirs.
 
   Args:
-    shape: of the grid; at least the window.
-    window: (D, H, W).
+    channels: (D, H, W, C) float32, at least as large as a window; 0 is air.
+    window: voxels of a window, three numbers; multiples of `block`.
+    overlap: between neighbouring windows; rounded so that they start at multiples of `block`.
+    block: divides the shape.
     inside: shape of the part, from the first voxel on, that counts.
 
   Yields:
-    The region of a window, and (D, H, W) bool. Each voxel inside is True exactly once.
+    For each plane of windows its first voxel along the first axis, that of the next plane or the
+    end, and an iterator over its windows: the region, and (D, H, W) float32 shares. The shares of a
+    voxel that counts add up to 1 over the windows that hold it.
   """
-  axes = []
-  for size, width, limit in zip(shape, window, inside, strict=True):
-    parts, done = [], 0
-    for start in inference.window_starts(size, width, 0.0):
-      voxels = np.arange(start, start + width)
-      parts.append((slice(start, start + width), (voxels >= done) & (voxels < limit)))
-      done = start + width
-    axes.append(parts)
-  for x, fresh_x in axes[0]:
-    for y, fresh_y in axes[1]:
-      for z, fresh_z in axes[2]:
-        yield (x, y, z), fresh_x[:, None, None] & fresh_y[:, None] & fresh_z
+  shape = channels.shape[:3]
+  starts = [
+    [block * start for start in inference.window_starts(n // block, w // block, overlap)]
+    for n, w in zip(shape, window, strict=True)
+  ]
+  weights = inference.gaussian_weights(window)
+  region_of = lambda corner: tuple(slice(c, c + w) for c, w in zip(corner, window, strict=True))
+  regions = [region_of(corner) for corner in itertools.product(*starts)]
+  regions = [region for region in regions if channels[region].any()]
+  mass = np.zeros(shape, np.float32)
+  for region in regions:
+    mass[region] += weights
+  counts = np.zeros(shape, bool)
+  counts[tuple(slice(n) for n in inside)] = True
+  for first, following in itertools.pairwise([*starts[0], shape[0]]):
+    own = [region for region in regions if region[0].start == first]
+    yield first, following, ((r, weights * counts[r] / mass[r]) for r in own)
+
+
+def _fill(shape: Sequence[int], padded: Sequence[int], block: int) -> np.ndarray:
+  """(d, h, w) float32: the part of each cell that lies inside a scan; 1 where none does."""
+  fill = np.ones((), np.float32)
+  for n, total in zip(shape, padded, strict=True):
+    part = np.clip((n - np.arange(0, total, block)) / block, 0, 1).astype(np.float32)
+    fill = fill[..., None] * np.where(part > 0, part, 1)
+  return fill
 
 
 class Routing:
@@ -274,7 +299,12 @@ def largest_planes(
     segmentation: of the scan.
   """
   planes = Planes({}, {}, {}, {}, tuple(spacing[:2]))
-  counts = np.bincount(segmentation.winner.ravel(), minlength=len(maps.names) + 1)[1:]
+  counts = np.array(
+    [
+      0 if box is None else np.count_nonzero(segmentation.winner[box] == k)
+      for k, box in enumerate(segmentation.boxes.values(), 1)
+    ]
+  )
   for k in np.argsort(-counts, kind='stable')[:_DRAWN]:
     name = segmentation.names[k]
     mask = segmentation.mask(name)

@@ -2,9 +2,10 @@
 
 Windows are visited plane by plane along the first axis; what lies behind the next plane of windows
 is complete, leaves as a slab and is forgotten. So no more than one window depth of K maps is ever
-held, however long the scan is.
+held, however long the scan is; on the scan's own grid there is one class at a time.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -66,17 +67,18 @@ def sliding_window(
     clock: counts the time spent in `predict` and waiting for it as 'network'.
 
   Yields:
-    Slabs (d_i, H, W, K) float32, in order, sum of d_i = D.
+    Slabs (d_i, H, W, K) float32, in order, sum of d_i = D; with one channel, all `BACKGROUND`,
+    before the first window that is not air. Each is overwritten when the next one is made.
   """
   shape = image.shape[:3]
   missing = [max(w - n, 0) for w, n in zip(window, shape, strict=True)]
   padding = [(m // 2, m - m // 2) for m in missing]
-  image = np.pad(image, [*padding, (0, 0)])
+  image = np.pad(image, [*padding, (0, 0)]) if any(missing) else image
   crop = tuple(slice(before, before + n) for (before, _), n in zip(padding, shape, strict=True))
-  weights = gaussian_weights(window)[..., None]
+  weights = gaussian_weights(window)
   starts = [window_starts(n, w, overlap) for n, w in zip(image.shape[:3], window, strict=True)]
 
-  total = mass = None
+  total = mass = None  # (K, window[0], H, W) and (window[0], H, W)
   for i, first in enumerate(starts[0]):
     corners = [(first, j, k) for j in starts[1] for k in starts[2]]
     views = [
@@ -85,19 +87,20 @@ def sliding_window(
     ]
     chosen = [n for n, view in enumerate(views) if not skip_air or view.any()]
     for n, logits in _predict_batches(predict, views, chosen, batch_size, clock or Clock()):
-      logits = logits[..., :classes]
       if total is None:
-        total = np.zeros((window[0], *image.shape[1:3], logits.shape[-1]), np.float32)
-        mass = np.zeros((window[0], *image.shape[1:3], 1), np.float32)
+        count = classes or logits.shape[-1]
+        total = np.zeros((count, window[0], *image.shape[1:3]), np.float32)
+        mass = np.zeros(total.shape[1:], np.float32)
       _, j, k = corners[n]
       region = (slice(None), slice(j, j + window[1]), slice(k, k + window[2]))
-      total[region] += logits * weights
+      for one, summed in enumerate(total):  # class by class: no second array of K maps
+        summed[region] += logits[..., one] * weights
       mass[region] += weights
     last = i + 1 == len(starts[0])
     done = window[0] if last else starts[0][i + 1] - first
     yield from _finish(total, mass, first, done, crop, shape)
     if not last and total is not None:
-      for buffer in (total, mass):
+      for buffer in (*total, mass):
         buffer[:-done] = buffer[done:].copy()
         buffer[-done:] = 0
 
@@ -136,9 +139,69 @@ def _finish(total, mass, first, done, crop, shape):
   if total is None:  # only air so far: K is known once a window has been predicted
     yield np.full((high - low, *shape[1:], 1), BACKGROUND, np.float32)
     return
-  rows = slice(low - first, high - first)
-  seen = mass[rows, crop[1], crop[2]]
-  yield np.where(seen > 0, total[rows, crop[1], crop[2]] / np.maximum(seen, 1e-6), BACKGROUND)
+  where = (slice(low - first, high - first), *crop[1:])
+  seen = mass[where]
+  unseen = seen == 0
+  seen[unseen] = 1
+  for summed in total:
+    summed[where] /= seen
+    summed[where][unseen] = BACKGROUND
+  yield np.moveaxis(total[:, *where], 0, -1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slab:
+  """Logits of K classes in some planes of a scan, interpolated one class at a time.
+
+  Attributes:
+    planes: of the scan, along its first axis.
+    shape: (d, H, W) of these planes.
+    parts: coarse logits (d_i, H_c, W_c, K) or, of air, (d_i, H_c, W_c, 1), one after the other.
+    axes: of each axis, what `resample.axis_weights` gives: where the planes lie in the parts.
+  """
+
+  planes: slice
+  shape: tuple[int, int, int]
+  parts: Sequence[np.ndarray]
+  axes: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+  def logits(self, k: int) -> np.ndarray:
+    """(d, H, W) float32 of class k."""
+    return self._interpolate(self._coarse(k), self.axes)
+
+  def positive(self, k: int) -> tuple[tuple[slice, ...], np.ndarray] | None:
+    """A box that holds every voxel of class k with a logit above 0, and the logits inside it.
+
+    Interpolation never exceeds what it lies between, so that most classes and most of the scan
+    need none.
+
+    Returns:
+      Three slices into `shape` and float32 logits of theirs; None where there is no such voxel.
+    """
+    coarse = self._coarse(k)
+    over = coarse > 0
+    box, axes = [], []
+    for axis, (lower, upper, weight) in enumerate(self.axes):
+      used = np.flatnonzero(over.any(tuple(a for a in range(3) if a != axis)))
+      if not used.size:
+        return None
+      span = slice(
+        int(np.searchsorted(upper, used[0])), int(np.searchsorted(lower, used[-1], 'right'))
+      )
+      box.append(span)
+      axes.append((lower[span], upper[span], weight[span]))
+    if any(span.start >= span.stop for span in box):  # between the planes of a coarser scan
+      return None
+    return tuple(box), self._interpolate(coarse, axes)
+
+  def _coarse(self, k: int) -> np.ndarray:
+    return np.concatenate([part[..., min(k, part.shape[-1] - 1)] for part in self.parts])
+
+  def _interpolate(self, maps: np.ndarray, axes) -> np.ndarray:
+    # The axis that grows most last: the others then have less to do.
+    for axis in sorted(range(3), key=lambda a: len(axes[a][0]) / maps.shape[a]):
+      maps = resample.interpolate(maps, axis, *axes[axis])
+    return maps
 
 
 def resample_slabs(
@@ -149,49 +212,38 @@ def resample_slabs(
   target_spacing: Sequence[float],
   *,
   max_bytes: int = 64 << 20,
-) -> Iterator[np.ndarray]:
+) -> Iterator[Slab]:
   """Trilinear interpolation of a stream of slabs onto another grid with the same centre.
 
   Args:
-    slabs: (d_i, H, W, K) float32 along the first axis, in order, that make up `shape`.
+    slabs: (d_i, H, W, K) float32 along the first axis, in order, that make up `shape`; each may be
+      overwritten when the next one is asked for.
     shape: (D, H, W) of the stream.
     spacing: mm, three numbers.
     target_shape: (D', H', W') of the result.
     target_spacing: mm, three numbers.
-    max_bytes: of a yielded slab.
+    max_bytes: of one map of a yielded slab.
 
   Yields:
-    Slabs (d_j, H', W', K) float32 in order, sum of d_j = D'.
+    Slabs in order whose planes make up D'; each can be used until the next one is asked for.
   """
   axes = [
     resample.axis_weights(n, s, m, t)
     for n, s, m, t in zip(shape, spacing, target_shape, target_spacing, strict=True)
   ]
   lower, upper, weight = axes[0]
-  held, first, emitted = None, 0, 0
+  planes = max(1, max_bytes // (4 * target_shape[1] * target_shape[2]))
+  parts, first, emitted = [], 0, 0  # `first` is the plane that the parts begin with
   for slab in slabs:
-    held = slab if held is None else np.concatenate([_like(held, slab), slab])
-    ready = int(np.searchsorted(upper, first + len(held)))
-    planes = max(1, max_bytes // (4 * target_shape[1] * target_shape[2] * slab.shape[-1]))
+    parts.append(slab)
+    end = first + sum(map(len, parts))
+    ready = int(np.searchsorted(upper, end))
     for start in range(emitted, ready, planes):
       rows = slice(start, min(start + planes, ready))
-      block = _blend(held, 0, lower[rows] - first, upper[rows] - first, weight[rows])
-      for axis in (1, 2):
-        block = _blend(block, axis, *axes[axis])
-      yield block
+      along = lower[rows] - first, upper[rows] - first, weight[rows]
+      size = (rows.stop - rows.start, *target_shape[1:])
+      yield Slab(rows, size, parts, [along, *axes[1:]])
     emitted = max(emitted, ready)
-    # Planes before the next one needed are done with; that one may lie beyond this slab.
-    needed = int(lower[emitted]) - first if emitted < len(lower) else len(held)
-    done = min(needed, len(held))
-    held, first = held[done:], first + done
-
-
-def _like(held: np.ndarray, slab: np.ndarray) -> np.ndarray:
-  """A slab of air has one channel until K is known."""
-  return np.broadcast_to(held, (*held.shape[:3], slab.shape[-1])) if held.shape[-1] == 1 else held
-
-
-def _blend(x, axis, lower, upper, weight):
-  shape = [-1 if a == axis else 1 for a in range(x.ndim)]
-  weight = weight.reshape(shape)
-  return np.take(x, lower, axis) * (1 - weight) + np.take(x, upper, axis) * weight
+    # The next plane may lie between the last one of this slab and the first one of the next.
+    needed = emitted < len(lower) and lower[emitted] < end
+    parts, first = ([slab[-1:].copy()], end - 1) if needed else ([], end)

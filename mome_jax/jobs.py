@@ -112,10 +112,10 @@ class Job:
       if self.options.probabilities:
         work.maps = outputs.ProbabilityMaps(work.folder, scan, len(self.targets))
 
-      def on_slab(planes, logits):
+      def on_slab(slab):
         if work.maps is not None:
-          work.maps.add(planes, logits)
-        on_progress(len(logits) / len(scan.array))
+          work.maps.add(slab)
+        on_progress(slab.shape[0] / len(scan.array))
 
       work.found = self.segmenter(scan.array, scan.spacing, on_slab, clock=work.clock)
       if self.explainer is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from input_pipeline import volume
 from input_pipeline.anatomy import TEMPLATE, Template
-from mome_jax import dicom_seg, report, viewer
+from mome_jax import dicom_seg, inference, report, viewer
 from mome_jax.explain import RoutingMaps
 from mome_jax.scans import Scan
 from mome_jax.segment import Segmentation
@@ -86,9 +86,9 @@ def make_targets(prompts: Sequence[str], template: Template = TEMPLATE) -> list[
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
     raise ValueError(f'prompts {", ".join(twice)}: asked for twice; name each once')
-  if free > 256:
+  if free > 1 << 16:
     raise ValueError(
-      f'{free - FIRST_FREE_LABEL} prompts outside the template, labels 200..255 hold 56; ask for '
+      f'{free - FIRST_FREE_LABEL} prompts outside the template have no label below 65536; ask for '
       'fewer at a time'
     )
   return targets
@@ -165,11 +165,11 @@ class ProbabilityMaps:
     shape = (count, *scan.array.shape)
     self._maps = np.memmap(self._path, np.uint8, mode='w+', shape=shape)
 
-  def add(self, planes: slice, logits: np.ndarray) -> None:
-    """Takes (d, H, W, K) logits of some planes."""
-    for k in range(logits.shape[-1]):
-      chance = 1 / (1 + np.exp(-np.clip(logits[..., k], -30, 30)))
-      self._maps[k, planes] = np.rint(255 * chance)
+  def add(self, slab: inference.Slab) -> None:
+    """Takes the logits of some planes."""
+    for k, values in enumerate(self._maps):
+      chance = 1 / (1 + np.exp(-np.clip(slab.logits(k), -30, 30)))
+      values[slab.planes] = np.rint(255 * chance)
 
   def write(self, folder: pathlib.Path, targets: Sequence[Target]) -> None:
     """Writes one uint8 file a class, 255 for 1 (its header says so), and removes the raw one."""
@@ -211,8 +211,10 @@ def write_scan(
     DicomSegError: if a DICOM SEG is wanted and cannot be made.
   """
   ct, geometry = scan.volume, scan.volume.geometry
-  labels = np.array([0, *(target.label for target in targets)], np.uint8)[segmentation.winner]
-  volume.write_nifti(folder / f'{name}_seg.nii.gz', labels, geometry, np.uint8)
+  values = [0, *(target.label for target in targets)]
+  dtype = np.min_scalar_type(max(values))  # uint16 with more than 56 prompts outside the template
+  labels = np.array(values, dtype)[segmentation.winner]
+  volume.write_nifti(folder / f'{name}_seg.nii.gz', labels, geometry, dtype)
   del labels
   if options.masks:
     (folder / f'{name}_masks').mkdir()
@@ -254,7 +256,7 @@ def statistics(
   if scan.geometry.header is not None:  # its spacing may have been assumed
     millilitres = float(np.prod(scan.spacing)) / 1000
   rows = []
-  for target, box in zip(targets, segmentation.boxes().values(), strict=True):
+  for target, box in zip(targets, segmentation.boxes.values(), strict=True):
     row = {**dataclasses.asdict(target), 'volume_ml': 0.0, 'present': False, 'mean_hu': None}
     row['components'] = 0
     if box is not None:

@@ -109,8 +109,11 @@ def body(image: np.ndarray) -> np.ndarray:
   return np.stack([scipy.ndimage.binary_fill_holes(plane) for plane in part.transpose(2, 0, 1)], -1)
 
 
+Box = tuple[slice, ...]
+
+
 class _Masks:
-  """Copies of the packed masks that rules change class by class."""
+  """Copies of the packed masks that rules change class by class, inside boxes."""
 
   def __init__(self, segmentation, spacing: Sequence[float], midline: float):
     self._view = dataclasses.replace(
@@ -123,35 +126,51 @@ class _Masks:
     self.midline = midline
     known = self.template.names()
     self.structures = [self.template.get(name) for name in self.names if name in known]
+    # Rules only shrink a mask, but for `move`: what holds all of it now does so later.
+    self._boxes = dict(segmentation.boxes)
 
-  def mask(self, name: str) -> np.ndarray:
-    return self._view.mask(name)
+  def box(self, *names: str, margin: Sequence[int] = (0, 0, 0)) -> Box | None:
+    """Slices around some classes that are there; None where none of them is."""
+    boxes = [self._boxes[name] for name in names if self._boxes[name] is not None]
+    if not boxes:
+      return None
+    return tuple(
+      slice(max(0, min(s.start for s in spans) - m), min(max(s.stop for s in spans) + m, n))
+      for spans, m, n in zip(zip(*boxes, strict=True), margin, self.winner.shape, strict=True)
+    )
 
-  def remove(self, name: str, where: np.ndarray) -> None:
-    """Takes voxels, (D, H, W) bool, from a class; they fall to an organ that contains it."""
-    self._set(name, where, False)
-    lost = where & (self.winner == self.names.index(name) + 1)
-    self.winner[lost] = 0
+  def mask(self, name: str, box: Box) -> np.ndarray:
+    """The part of a mask inside a box."""
+    return self._view.mask(name, box)
+
+  def remove(self, name: str, box: Box, where: np.ndarray) -> None:
+    """Takes voxels, bool inside the box, from a class; they fall to an organ that contains it."""
+    self._set(name, box, where, False)
+    winner = self.winner[box]
+    lost = where & (winner == self.names.index(name) + 1)
+    winner[lost] = 0
     # Nearest first: an ancestor of an ancestor has more ancestors missing.
     ancestors = [other for other in self.template.ancestors(name) if other in self.names]
     ancestors.sort(key=lambda other: (-len(self.template.ancestors(other)), other))
     for other in ancestors:
-      fallen = lost & self._view.is_over(other) & (self.winner == 0)
-      self.winner[fallen] = self.names.index(other) + 1
+      fallen = lost & self._view.is_over(other, box) & (winner == 0)
+      winner[fallen] = self.names.index(other) + 1
 
-  def move(self, source: str, target: str, where: np.ndarray) -> None:
-    """Gives voxels, (D, H, W) bool, of one class to another."""
-    self._set(source, where, False)
-    self._set(target, where, True)
-    own = where & (self.winner == self.names.index(source) + 1)
-    self.winner[own] = self.names.index(target) + 1
+  def move(self, source: str, target: str, box: Box, where: np.ndarray) -> None:
+    """Gives voxels, bool inside the box, of one class to another."""
+    self._set(source, box, where, False)
+    self._set(target, box, where, True)
+    winner = self.winner[box]
+    own = where & (winner == self.names.index(source) + 1)
+    winner[own] = self.names.index(target) + 1
+    self._boxes[target] = self.box(source, target)
 
-  def _set(self, name: str, where: np.ndarray, value: bool) -> None:
+  def _set(self, name: str, box: Box, where: np.ndarray, value: bool) -> None:
     if name not in self._view.containers:
       return
     n = self._view.containers.index(name)
     bit = np.uint8(1 << (7 - n % 8))
-    column = self.over[..., n // 8]
+    column = self.over[(*box, n // 8)]
     column[where] = column[where] | bit if value else column[where] & ~bit
 
 
@@ -163,15 +182,6 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return labels, sizes
 
 
-def _box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, ...]:
-  spans = []
-  for axis, extra in enumerate(margin):
-    used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-    low, high = (used[0], used[-1] + 1) if used.size else (0, 0)
-    spans.append(slice(max(0, int(low) - extra), int(high) + extra))
-  return tuple(spans)
-
-
 def _sides(masks: _Masks) -> None:
   for right, left in masks.template.pairs().values():
     if {right, left} <= set(masks.names):
@@ -179,11 +189,10 @@ def _sides(masks: _Masks) -> None:
 
 
 def _separate(masks: _Masks, right: str, left: str) -> None:
-  in_right, in_left = masks.mask(right), masks.mask(left)
-  if not (in_right.any() or in_left.any()):
+  box = masks.box(right, left)
+  if box is None:
     return
-  box = _box(in_right | in_left)
-  in_right, in_left = in_right[box], in_left[box]
+  in_right, in_left = masks.mask(right, box), masks.mask(left, box)
   labels, sizes = _components(in_right | in_left)
   x = np.arange(box[0].start, box[0].stop)[:, None, None]
   beyond = np.broadcast_to(x > masks.midline, labels.shape)  # the patient's right
@@ -193,11 +202,8 @@ def _separate(masks: _Masks, right: str, left: str) -> None:
   for label in np.flatnonzero((np.minimum(share, 1 - share) > _MIXED) & (sizes > 0)):
     inside = labels == label
     to_right[inside] = (in_right if _ordered(inside, in_right, in_left) else beyond)[inside]
-  swaps = (right, left, in_right & ~to_right), (left, right, in_left & to_right)
-  for source, target, wrong in swaps:
-    where = np.zeros(masks.winner.shape, bool)
-    where[box] = wrong
-    masks.move(source, target, where)
+  masks.move(right, left, box, in_right & ~to_right)
+  masks.move(left, right, box, in_left & to_right)
 
 
 def _ordered(inside: np.ndarray, in_right: np.ndarray, in_left: np.ndarray) -> bool:
@@ -213,57 +219,64 @@ def _largest(masks: _Masks) -> None:
     built_in = structure.name in TEMPLATE.names()
     if structure.parents or structure.name in BRANCHED or not built_in:
       continue
-    mask = masks.mask(structure.name)
+    box = masks.box(structure.name)
+    if box is None:
+      continue
+    mask = masks.mask(structure.name, box)
     labels, sizes = _components(mask)
     if np.count_nonzero(sizes) > 1:
-      masks.remove(structure.name, mask & (labels != sizes.argmax()))
+      masks.remove(structure.name, box, mask & (labels != sizes.argmax()))
 
 
 def _portal(masks: _Masks) -> None:
   vein = 'portal and splenic vein'
   if vein not in masks.names or 'pancreas' not in masks.names:
     return
-  heights = np.flatnonzero(masks.mask('pancreas').any((0, 1)))
+  pancreas, box = masks.box('pancreas'), masks.box(vein)
+  if pancreas is None or box is None:
+    return
+  heights = np.flatnonzero(masks.mask('pancreas', pancreas).any((0, 1)))
   if heights.size:
-    below = masks.mask(vein)
-    below[:, :, heights[0] :] = False
-    masks.remove(vein, below)
+    below = masks.mask(vein, box)
+    below[:, :, max(0, pancreas[2].start + heights[0] - box[2].start) :] = False
+    masks.remove(vein, box, below)
 
 
 def _inside(masks: _Masks) -> None:
+  # Closing and dilating reach this far.
+  margin = [int(2 * REACH_MM / mm) + 1 for mm in masks.spacing]
   for structure in masks.structures:
     parents = [parent for parent in structure.parents if parent in masks.names]
-    if len(parents) < len(structure.parents) or not parents:
+    box = masks.box(structure.name)
+    if len(parents) < len(structure.parents) or not parents or box is None:
       continue  # it may lie in an organ that was not asked for
-    organ = np.logical_or.reduce([masks.mask(parent) for parent in parents])
-    mask = masks.mask(structure.name)
-    masks.remove(structure.name, mask & ~_surroundings(organ, masks.spacing))
+    around = masks.box(structure.name, *parents, margin=margin)
+    organ = np.logical_or.reduce([masks.mask(parent, around) for parent in parents])
+    near = _surroundings(organ, masks.spacing, margin)
+    masks.remove(structure.name, around, masks.mask(structure.name, around) & ~near)
 
 
-def _surroundings(organ: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def _surroundings(organ: np.ndarray, spacing: Sequence[float], margin: Sequence[int]) -> np.ndarray:
   """The mask closed with a ball of `REACH_MM` and then dilated with it."""
-  near = np.zeros_like(organ)
   if not organ.any():
-    return near
-  margin = [int(2 * REACH_MM / mm) + 1 for mm in spacing]
-  box = _box(organ, margin)
+    return np.zeros_like(organ)
   # Padded, so that closing does not wear the mask down at the border of the scan.
-  padded = np.pad(organ[box], [(m, m) for m in margin], mode='edge')
+  padded = np.pad(organ, [(m, m) for m in margin], mode='edge')
   distance = scipy.ndimage.distance_transform_edt
   dilated = distance(~padded, spacing) <= REACH_MM
   closed = padded | (distance(dilated, spacing) > REACH_MM if not dilated.all() else dilated)
   inner = tuple(slice(m, n - m) for m, n in zip(margin, padded.shape, strict=True))
-  near[box] = (distance(~closed, spacing) <= REACH_MM)[inner]
-  return near
+  return (distance(~closed, spacing) <= REACH_MM)[inner]
 
 
 def _minimum(masks: _Masks) -> None:
   voxel_ml = float(np.prod(masks.spacing)) / 1000
   for name, least in MINIMUM_ML.items():
-    if name in masks.names:
-      labels, sizes = _components(masks.mask(name))
+    box = masks.box(name) if name in masks.names else None
+    if box is not None:
+      labels, sizes = _components(masks.mask(name, box))
       small = np.flatnonzero((sizes > 0) & (sizes * voxel_ml < least))
-      masks.remove(name, np.isin(labels, small))
+      masks.remove(name, box, np.isin(labels, small))
 
 
 RULES = {

@@ -1,6 +1,7 @@
 """From a scan to class masks on its own grid: the one path that evaluation and prediction share."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,7 +19,8 @@ class Segmentation:
 
   Attributes:
     names: of the K classes.
-    winner: (D, H, W) uint8; 1-based index into `names` of the class that owns the voxel, 0 none.
+    winner: (D, H, W) uint8, uint16 for more than 255 classes; 1-based index into `names` of the
+      class that owns the voxel, 0 none.
     over: (D, H, W, max(1, ceil(N / 8))) uint8; bit n set where class n of `containers(names)` is
       over its threshold, which its own voxels and those of structures inside it may be.
     template: tells which classes contain which.
@@ -38,7 +40,7 @@ class Segmentation:
       name: of the class.
       where: index of the part that is wanted, such as three slices.
     """
-    owner = np.zeros(256, bool)
+    owner = np.zeros(len(self.names) + 1, bool)
     owner[self._owners(name)] = True
     owned = owner[self.winner[where]]
     return owned & self.is_over(name, where) if name in self.containers else owned
@@ -53,6 +55,7 @@ class Segmentation:
     n = self.containers.index(name)
     return ((self.over[..., n // 8][where] >> (7 - n % 8)) & 1).astype(bool)
 
+  @functools.cached_property
   def boxes(self) -> dict[str, tuple[slice, ...] | None]:
     """For each class, slices around all of its voxels; None where it has none."""
     found = dict(enumerate(ndimage.find_objects(self.winner, len(self.names)), 1))
@@ -96,33 +99,61 @@ def containers(names: Sequence[str], template: Template = TEMPLATE) -> tuple[str
   return tuple(n for n in names if any(template.contains(n, inner) for inner in names))
 
 
-def decide(logits: np.ndarray, names: Sequence[str], template: Template = TEMPLATE):
+def decide(
+  positive: Callable[[int], tuple[tuple[slice, ...], np.ndarray] | None],
+  shape: Sequence[int],
+  names: Sequence[str],
+  template: Template = TEMPLATE,
+) -> tuple[np.ndarray, np.ndarray]:
   """Which containers are over the threshold, and which class owns each voxel.
 
   Of the classes over probability 0.5 every ancestor of another is dropped (the organ under its
   tumour); of the rest the most probable wins, ties to the lower index.
 
   Args:
-    logits: (D, H, W, K) float32.
+    positive: index of a class -> a box that holds its voxels with a logit above 0, and the float32
+      logits inside it; None where it has none. Asked once for each class.
+    shape: (D, H, W).
     names: K class names; those outside the template have no ancestors.
     template: of the names.
 
   Returns:
     over (D, H, W, max(1, ceil(N / 8))) uint8, packed bits of the N `containers`; winner (D, H, W)
-    uint8, 0 for none.
+    unsigned integers, 0 for none.
   """
-  over = logits > 0
-  leaf = over.copy()
-  for k, name in enumerate(names):
-    for outer, other in enumerate(names):
-      if template.contains(other, name):
-        leaf[..., outer] &= ~over[..., k]
-  best = np.where(leaf, logits, -np.inf).argmax(-1) + 1
-  winner = np.where(over.any(-1), best, 0).astype(np.uint8)
   around = [names.index(name) for name in containers(names, template)]
-  if not around:
-    return np.zeros((*winner.shape, 1), np.uint8), winner
-  return np.packbits(over[..., around], axis=-1), winner
+  over = np.zeros((*shape, _over_bytes(around)), np.uint8)
+  winner, best = np.zeros(shape, _index_type(names)), np.zeros(shape, np.float32)
+  covered: dict[int, np.ndarray] = {}  # by a structure inside the class
+  outer_of = [[o for o in around if template.contains(names[o], name)] for name in names]
+  for k in sorted(range(len(names)), key=lambda k: -len(outer_of[k])):  # innermost first
+    found = positive(k)
+    if found is None:
+      continue
+    box, logits = found
+    leaf = logits > 0
+    for outer in outer_of[k]:
+      if outer not in covered:
+        covered[outer] = np.zeros(shape, bool)
+      covered[outer][box] |= leaf
+    if k in around:
+      n = around.index(k)
+      over[(*box, n // 8)] |= leaf.astype(np.uint8) << np.uint8(7 - n % 8)
+      if k in covered:
+        leaf &= ~covered[k][box]
+    tie = (logits == best[box]) & (k + 1 < winner[box])
+    leaf &= (logits > best[box]) | tie
+    best[box][leaf] = logits[leaf]
+    winner[box][leaf] = k + 1
+  return over, winner
+
+
+def _over_bytes(around: Sequence) -> int:
+  return max(1, -(-len(around) // 8))
+
+
+def _index_type(names: Sequence[str]) -> np.dtype:
+  return np.min_scalar_type(len(names))
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -131,7 +162,7 @@ class NonFiniteLogitsError(FloatingPointError):
 
 def _checked(slabs):
   for slab in slabs:
-    if not np.isfinite(slab).all():
+    if not all(np.isfinite(slab[..., k]).all() for k in range(slab.shape[-1])):
       raise NonFiniteLogitsError(
         "the network's output is not finite; use another checkpoint, or float32 "
         '(model.dtype in its config.json)'
@@ -176,7 +207,7 @@ class Segmenter:
     self.spacing = tuple(spacing)
     self.windows = tuple(windows)
     self.window = tuple(evaluation.window)
-    self._overlap = evaluation.overlap if overlap is None else overlap
+    self.overlap = evaluation.overlap if overlap is None else overlap
     self._batch_size = -(-evaluation.batch_size // devices) * devices
     self._template = template
     self.rules = tuple(evaluation.get('postprocess', ()) if rules is None else rules)
@@ -192,7 +223,7 @@ class Segmenter:
     self,
     image: np.ndarray,
     spacing: Sequence[float],
-    on_slab: Callable[[slice, np.ndarray], None] = lambda planes, logits: None,
+    on_slab: Callable[[inference.Slab], object] = lambda slab: None,
     *,
     clock: Clock | None = None,
   ) -> Segmentation:
@@ -201,8 +232,8 @@ class Segmenter:
     Args:
       image: (D, H, W) HU, canonical axis order.
       spacing: mm along its axes.
-      on_slab: called with each finished part of the scan, in order: its planes along the first
-        axis, and (d, H, W, K) float32 logits, which are not kept.
+      on_slab: called with each finished part of the scan, in order; it gives the logits of any
+        class in its planes until the call returns.
       clock: counts the stages 'resample', 'network', 'blend' and 'postprocess'.
 
     Returns:
@@ -227,7 +258,7 @@ class Segmenter:
       self._predict,
       channels,
       window=self.window,
-      overlap=self._overlap,
+      overlap=self.overlap,
       batch_size=self._batch_size,
       classes=len(self.names),
       clock=clock,
@@ -235,13 +266,12 @@ class Segmenter:
     slabs = inference.resample_slabs(
       _checked(slabs), channels.shape[:3], self.spacing, shape, spacing
     )
-    depth = max(1, -(-len(containers(self.names, self._template)) // 8))
-    over, winner = np.empty((*shape, depth), np.uint8), np.empty(shape, np.uint8)
-    done = 0
+    around = containers(self.names, self._template)
+    over = np.empty((*shape, _over_bytes(around)), np.uint8)
+    winner = np.empty(shape, _index_type(self.names))
     for slab in slabs:
-      full = np.broadcast_to(slab, (*slab.shape[:3], len(self.names)))
-      planes = slice(done, done + len(full))
-      over[planes], winner[planes] = decide(full, self.names, self._template)
-      on_slab(planes, full)
-      done += len(full)
+      over[slab.planes], winner[slab.planes] = decide(
+        slab.positive, slab.shape, self.names, self._template
+      )
+      on_slab(slab)
     return Segmentation(self.names, winner, over, self._template)

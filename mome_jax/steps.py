@@ -151,12 +151,14 @@ def make_predict_step(model):
 def make_routing_step(model, block: int):
   """What the router did in some windows, in cells of block^3 voxels.
 
-  routing_step(params, text (K, d_t), windows (B, D, H, W, C), counted (B, D, H, W) bool, context)
-  -> dict, all float32:
-    'weights' (B, K, L, D / block, H / block, W / block): mean share of each scale in each cell;
-    'entropy' (B, K, ...): mean entropy of the shares at a voxel, as a fraction of log L;
-    'weight_sum' (K, L), 'entropy_sum' (K,), 'voxels' (K,): sums over the voxels that are counted
-    and where the class's logit is above 0.
+  routing_step(params, text (K, d_t), windows (B, D, H, W, C), counted (B, D, H, W) float32 in
+  [0, 1], context) -> dict, all float32:
+    'weights' (B, K, L, D / block, H / block, W / block): sum over the voxels of a cell, divided by
+      block^3, of the share of each scale times `counted`;
+    'entropy' (B, K, ...): likewise, of the entropy of the shares as a fraction of log L;
+    'weight_sum' (K, L), 'entropy_sum' (K,), 'voxels' (K,): sums of the same, and of `counted`, over
+      the voxels where the class's logit is above 0.
+  With overlapping windows, `counted` is the part of a voxel that each of them has.
 
   Args:
     model: from `build_model`, with at least two scales.
@@ -169,13 +171,13 @@ def make_routing_step(model, block: int):
     # With top_k = 1 the one weight is below 1; what a class trusts is a share all the same.
     weights = weights / jnp.maximum(weights.sum(2, keepdims=True), 1e-6)
     entropy = -(weights * jnp.log(jnp.maximum(weights, 1e-6))).sum(2) / np.log(weights.shape[2])
-    inside = (jnp.moveaxis(logits, -1, 1) > 0) & counted[:, None]
+    inside = jnp.where(jnp.moveaxis(logits, -1, 1) > 0, counted[:, None], 0)
     return {
-      'weights': _cells(weights, block),
-      'entropy': losses.block_mean(entropy, block),
-      'weight_sum': jnp.einsum('bkldhw,bkdhw->kl', weights, inside.astype(jnp.float32)),
+      'weights': _cells(weights * counted[:, None, None], block),
+      'entropy': losses.block_mean(entropy * counted[:, None], block),
+      'weight_sum': jnp.einsum('bkldhw,bkdhw->kl', weights, inside),
       'entropy_sum': (entropy * inside).sum((0, 2, 3, 4)),
-      'voxels': inside.sum((0, 2, 3, 4)).astype(jnp.float32),
+      'voxels': inside.sum((0, 2, 3, 4)),
     }
 
   return routing_step

@@ -61,6 +61,7 @@ def write(
     'title': title,
     'step': origin.get('step'),
     'warnings': list(origin.get('warnings', ())),
+    'coarser': None if np.allclose(shown, scan.spacing) else _coarser(scan, shown),
     'classes': [
       {
         'name': row['name'],
@@ -88,6 +89,12 @@ def write(
     before, after = page.split(mark)
     page = before + content + after
   pathlib.Path(path).write_text(page)
+
+
+def _coarser(scan: volume.Volume, step: np.ndarray) -> str:
+  """Tells that the page shows less than the scan holds."""
+  sizes = [' x '.join(f'{mm:.2g}' for mm in spacing) for spacing in (step, scan.spacing)]
+  return f'Shown in voxels of {sizes[0]} mm; those of the scan are {sizes[1]} mm.'
 
 
 def _affine(scan: volume.Volume, step: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -155,11 +162,13 @@ def _labels(scan, segmentation: Segmentation, step) -> tuple[str, list[list[int]
 
 def _centre(scan: volume.Volume, segmentation: Segmentation, name: str) -> list[float]:
   """World mm of a voxel of the class, in its largest axial section."""
-  mask = segmentation.mask(name)
+  box = segmentation.boxes[name]
+  mask = segmentation.mask(name, box)
   z = int(mask.sum((0, 1)).argmax())
   columns = np.argwhere(mask[..., z])
   x, y = columns[np.square(columns - columns.mean(0)).sum(1).argmin()]
-  steps = (np.array([x, y, z]) - (np.array(mask.shape) - 1) / 2) * scan.spacing
+  voxel = np.array([x, y, z]) + [span.start for span in box]
+  steps = (voxel - (np.array(scan.array.shape) - 1) / 2) * scan.spacing
   return [round(float(mm), 2) for mm in _affine(scan, scan.spacing, steps)[:3, 3]]
 
 
@@ -168,7 +177,7 @@ def _routing(scan: volume.Volume, routing: RoutingMaps, segmentation: Segmentati
 
   0 is air, 1 to 255 stand for 0 to 1.
   """
-  present = [k for k, name in enumerate(routing.names) if (segmentation.winner == k + 1).any()]
+  present = [k for k, name in enumerate(routing.names) if segmentation.boxes[name] is not None]
   dense = _dense_cells(scan, routing)
   for factor in (1, 2, 4):
     maps = {k: _frames(scan, routing, k, dense, factor) for k in present}

@@ -164,6 +164,7 @@ async function start() {
   document.title = `${data.title} – MoME-JAX`;
   $('title').textContent = data.title;
   $('about').textContent = `Segmented by MoME-JAX${data.step === null ? '' : `, training step ${data.step}`}`;
+  if (data.coarser) $('about').append(make('br'), data.coarser);
   $('warnings').append(...data.warnings.map((text) => make('p', {}, `Note: ${text}`)));
   await nv.attachToCanvas($('canvas'));
   nv.addVolume(await load(data.image, { colormap: 'gray', cal_min: -160, cal_max: 240 }));

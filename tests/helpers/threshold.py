@@ -25,6 +25,12 @@ def patch(path, offset, content):
   path.write_bytes(data)
 
 
+def decide(logits, names, template=TEMPLATE):
+  """`segment.decide` of (D, H, W, K) logits."""
+  everything = (slice(None),) * 3
+  return segment.decide(lambda k: (everything, logits[..., k]), logits.shape[:3], names, template)
+
+
 class Threshold:
   """Every voxel denser than 0 HU is liver, and nothing is spleen."""
 

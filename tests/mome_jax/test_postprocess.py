@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.ndimage
+from threshold import decide
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import postprocess, segment
@@ -25,7 +26,7 @@ def segmentation(**blocks):
   logits = np.full((*SHAPE, len(NAMES)), -1.0, np.float32)
   for rank, (name, mask) in enumerate(blocks.items()):
     logits[mask, NAMES.index(name.replace('_', ' '))] = 1 + rank
-  over, winner = segment.decide(logits, NAMES)
+  over, winner = decide(logits, NAMES)
   return segment.Segmentation(NAMES, winner, over)
 
 
@@ -65,7 +66,7 @@ def test_the_surroundings_of_a_mask_are_scipys_closing_and_dilation():
   x = np.arange(-2, 3)
   ball = (x[:, None, None] ** 2 + x[:, None] ** 2 + x**2) * 1.5**2 <= 9
   expected = scipy.ndimage.binary_dilation(scipy.ndimage.binary_closing(organ, ball), ball)
-  np.testing.assert_array_equal(postprocess._surroundings(organ, (1.5, 1.5, 1.5)), expected)
+  np.testing.assert_array_equal(postprocess._surroundings(organ, (1.5,) * 3, (5,) * 3), expected)
 
 
 def test_a_small_tumor_becomes_the_organ_around_it():
@@ -112,7 +113,7 @@ def test_a_class_that_came_with_a_dataset_may_be_several_pieces():
   logits = np.full((*SHAPE, 2), -1.0, np.float32)
   nodes, liver = block((2, 4)) | block((12, 15)), block((6, 9)) | block((16, 18))
   logits[nodes, 0], logits[liver, 1] = 1, 1
-  over, winner = segment.decide(logits, names, template)
+  over, winner = decide(logits, names, template)
   found = run(segment.Segmentation(names, winner, over, template), 'largest')
   np.testing.assert_array_equal(found.mask('lymph node'), nodes)
   np.testing.assert_array_equal(found.mask('liver'), block((6, 9)))

@@ -237,6 +237,16 @@ def test_an_empty_prediction_is_zeros_and_not_present(run, tmp_path):
   assert [(row['present'], row['volume_ml']) for row in legend] == [(False, 0), (False, 0)]
 
 
+def test_many_prompts_get_labels_beyond_a_byte(run, tmp_path):
+  prompts = [f'text {i}' for i in range(60)]
+  last = lambda x: np.concatenate([x[..., 1:], x[..., :1]], -1)  # the box is the last text
+  [result] = run(save_scan(tmp_path / 'a.nii.gz'), prompts=prompts, threshold=Threshold(last))
+  assert result.labels[-1]['label'] == 259
+  found = np.asarray(nib.load(tmp_path / 'out' / 'a_seg.nii.gz').dataobj)
+  assert found.dtype == np.uint16
+  assert np.unique(found).tolist() == [0, 259]
+
+
 def test_a_class_that_came_with_the_model_keeps_its_label():
   template = TEMPLATE.extend([{'name': 'metastasis', 'parent': 'liver'}])
   targets = make_targets(['Metastasis', 'liver', 'secondary'], template)

@@ -2,6 +2,7 @@
 
 import numpy as np
 from ml_collections import ConfigDict
+from threshold import decide
 
 from mome_jax import segment
 
@@ -14,7 +15,7 @@ def voxels(*rows):
 
 
 def segmentation(logits, names=NAMES):
-  over, winner = segment.decide(logits, names)
+  over, winner = decide(logits, names)
   return segment.Segmentation(names, winner, over)
 
 
@@ -43,6 +44,16 @@ def test_more_than_eight_classes_and_free_text():
   found = segmentation(logits, names)
   for i, name in enumerate(names):
     np.testing.assert_array_equal(found.mask(name).ravel(), np.arange(11) == i)
+
+
+def test_more_classes_than_a_byte_can_count():
+  names = tuple(f'structure {i}' for i in range(300))
+  logits = np.full((300, 1, 1, 300), -1, np.float32)
+  logits[np.arange(300), 0, 0, np.arange(300)] = 1
+  found = segmentation(logits, names)
+  assert found.winner.dtype == np.uint16
+  assert found.mask('structure 299').ravel().nonzero()[0].tolist() == [299]
+  assert found.boxes['structure 299'] == (slice(299, 300), slice(0, 1), slice(0, 1))
 
 
 def test_a_segmenter_returns_masks_on_the_grid_of_the_scan():

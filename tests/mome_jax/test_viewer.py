@@ -119,6 +119,8 @@ def test_large_scans_are_shown_coarser():
   assert image.shape == (256, 4, 4)
   middle = lambda i: (i.affine @ [*((np.array(i.shape) - 1) / 2), 1])[:3]
   np.testing.assert_allclose(middle(image), [299.5, 3, 4.5], atol=1e-4)
+  told = viewer._coarser(scan, step)
+  assert told == 'Shown in voxels of 2.3 x 2 x 3 mm; those of the scan are 1 x 2 x 3 mm.'
 
 
 # ---------------------------------------------------------------------------- in a browser
