@@ -25,12 +25,14 @@ import csv
 import dataclasses
 import datetime
 import functools
+import io
 import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import tqdm
@@ -91,10 +93,11 @@ def predict(
     on_result: called with each result when it is written.
 
   Returns:
-    One result a scan, in order; `report.csv` and `manifest.json` in the output folder hold them.
+    One result a scan, in order; `report.csv` and `manifest.json` in the output folder hold them,
+    and are written anew after each scan.
 
   Raises:
-    PredictError: if the output folder cannot be used, or holds results of these scans.
+    PredictError: if the output folder cannot be used, is full, or holds results of these scans.
     ScanError: if there is no scan.
     CheckpointError, TextVectorError: if the model cannot be used.
     ValueError: if a prompt comes twice or there are too many, or a rule is unknown.
@@ -138,24 +141,34 @@ def predict(
     origin={'checkpoint': predictor.path, 'step': predictor.step},
     explainer=explainer,
   )
-  loaded = time.perf_counter() - start
-  done = _done(output, cases, job) if existing == 'skip' else {}
-  results = _run(job, cases, done, notes, progress=progress, on_result=on_result)
-  _write_report(output / 'report.csv', results)
   settings = {**dataclasses.asdict(options), 'existing': existing, 'fast': fast,
               'assume_spacing': assume_spacing, 'volume_number': volume_number,
               'check_sides': check_sides, 'postprocess': segmenter.rules}  # fmt: skip
   record = {
     'started': started.isoformat(timespec='seconds'),
-    'seconds': {'load': round(loaded, 2), 'total': round(time.perf_counter() - start, 2)},
     **manifest.environment(),
     **manifest.describe(predictor),
     'prompts': [dataclasses.asdict(target) for target in targets],
     'options': settings,
     'notes': notes,
-    'cases': [{**_row(result), 'timings': result.timings} for result in results],
   }
-  (output / 'manifest.json').write_text(json.dumps(record, indent=2, default=str) + '\n')
+  loaded = time.perf_counter() - start
+
+  def write_record(results, *, finished):
+    seconds = {'load': round(loaded, 2), 'total': round(time.perf_counter() - start, 2)}
+    _write_record(output, {**record, 'finished': finished, 'seconds': seconds}, results)
+
+  so_far = []
+
+  def keep(result):
+    so_far.append(result)
+    write_record(so_far, finished=False)
+    on_result(result)
+
+  write_record([], finished=False)  # those of an earlier run do not stand for this one
+  done = _done(output, cases, job) if existing == 'skip' else {}
+  results = _run(job, cases, done, notes, progress=progress, on_result=keep)
+  write_record(results, finished=True)
   return results
 
 
@@ -270,11 +283,27 @@ def _row(result: Result) -> dict:
   return {column: getattr(result, column) for column in _COLUMNS}
 
 
-def _write_report(path: pathlib.Path, results: Sequence[Result]) -> None:
-  with path.open('w', newline='') as file:
-    writer = csv.DictWriter(file, _COLUMNS)
-    writer.writeheader()
-    writer.writerows(map(_row, results))
+def _write_record(
+  output: pathlib.Path, record: Mapping[str, Any], results: Sequence[Result]
+) -> None:
+  """Writes what is known of the run so far; a kill at any time leaves two whole files."""
+  rows = io.StringIO()
+  writer = csv.DictWriter(rows, _COLUMNS)
+  writer.writeheader()
+  writer.writerows(map(_row, results))
+  record = {**record, 'cases': [{**_row(result), 'timings': result.timings} for result in results]}
+  texts = {
+    'report.csv': rows.getvalue(),
+    'manifest.json': json.dumps(record, indent=2, default=str) + '\n',
+  }
+  try:
+    for name, text in texts.items():
+      temporary = output / f'.{os.getpid()}-{name}'
+      temporary.write_text(text, newline='')
+      os.replace(temporary, output / name)
+  except OSError as error:
+    temporary.unlink(missing_ok=True)
+    raise PredictError(f'{output / name}: cannot be written ({error.strerror})') from error
 
 
 # ---------------------------------------------------------------------------- command line
