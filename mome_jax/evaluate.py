@@ -10,7 +10,7 @@ is scored by `python -m mome_jax.main --mode=evaluate`.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from etils import epath
 
 from input_pipeline import bricks
 from input_pipeline.options import dashed
-from mome_jax import compare, explain, metrics, multihost, report, results, score
+from mome_jax import compare, explain, froc, metrics, multihost, report, results, score
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
 
@@ -68,12 +68,14 @@ def evaluate(config, workdir: epath.Path) -> dict:
     for source in config.data.sources
     for case in bricks.open_volumes(config.data_dir, source, template)
   ]
-  rows = []
+  rows, counts = [], []
   mine = cases[jax.process_index() :: jax.process_count()]
   for number, case in enumerate(tqdm.tqdm(mine, desc='evaluate', disable=not lead)):
     spacing = case.geometry.spacing
-    segmentation = segmenter(case.image, spacing)
+    levels = froc.Levels(names, case.image.shape)
+    segmentation = segmenter(case.image, spacing, levels.add)
     rows += score_case(case, segmentation)
+    counts += count_lesions(case, levels, template)
     if lead and number < config.evaluation.pictures and not held_out:
       _draw(pictures / f'{case.name}.png', case, segmentation)
       if routing is not None:
@@ -87,7 +89,7 @@ def evaluate(config, workdir: epath.Path) -> dict:
           title=f'{case.name}: which scale each class trusts where',
         )
 
-  rows = multihost.gather_rows(rows)
+  rows, counts = multihost.gather_rows(rows), multihost.gather_rows(counts)
   rows.sort(key=lambda row: (row['source'], row['case']))  # the same with any number of hosts
   if not lead:
     return metrics.summarize(rows)
@@ -98,7 +100,10 @@ def evaluate(config, workdir: epath.Path) -> dict:
   if held_out:
     title += ', prompts not seen in training'
   origin = {'step': predictor.step, 'postprocess': segmenter.rules, 'prompts': texts}
-  summary, table = results.write(folder, rows, title=title, origin=origin)
+  points = froc.summarize(counts)
+  summary, table = results.write(folder, rows, title=title, origin=origin, points=points)
+  if not held_out:
+    froc.draw(pictures / 'detection.png', points)
   if routing is not None and routing.cases:
     routing.draw(pictures / 'routing.png')
   print(f'\n{table}\n\nTable and scores: {folder}\nPictures: {pictures}')
@@ -117,14 +122,37 @@ def score_case(case, segmentation) -> list[dict]:
   """
   spacing = case.geometry.spacing
   rows = []
-  for name in segmentation.names:
-    if name not in case.supervised:
-      continue
-    heights = case.slice_ranges.get(name, (-np.inf, np.inf))
-    truth = segmentation.template.code_table([name])[case.codes, 0]
-    pair = (metrics.restrict(mask, spacing, heights) for mask in (segmentation.mask(name), truth))
-    rows.append(results.score(case.source, case.name, name, *pair, spacing))
+  for name, truth in _truths(case, segmentation.names, segmentation.template):
+    mask = _contoured(case, name, segmentation.mask(name))
+    rows.append(results.score(case.source, case.name, name, mask, truth, spacing))
   return rows
+
+
+def count_lesions(case, levels: froc.Levels, template) -> list[dict]:
+  """Counts of every lesion class that the case labels, at every threshold; see `froc.count`.
+
+  Args:
+    case: a `bricks.VolumeRecord`.
+    levels: of its image.
+    template: of the class names.
+  """
+  rows = []
+  for name, truth in _truths(case, levels.names, template):
+    found = _contoured(case, name, levels.of(name))
+    rows += froc.count(found, truth, case.geometry.spacing, name)
+  return rows
+
+
+def _truths(case, names: Sequence[str], template) -> Iterator[tuple[str, np.ndarray]]:
+  """Name and mask, inside the heights where it was contoured, of each class the case labels."""
+  for name in names:
+    if name in case.supervised:
+      yield name, _contoured(case, name, template.code_table([name])[case.codes, 0])
+
+
+def _contoured(case, name: str, array: np.ndarray) -> np.ndarray:
+  heights = case.slice_ranges.get(name, (-np.inf, np.inf))
+  return metrics.restrict(array, case.geometry.spacing, heights)
 
 
 def _draw(path: epath.Path, case, segmentation) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mome_jax import detection, metrics, tables
+from mome_jax import detection, froc, metrics, tables
 
 CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
+CURVE = 'detection.csv'
 _KEYS = ('source', 'case', 'class')
 _FIELDS = (*_KEYS, *metrics.METRICS, *detection.FIELDS)
 
@@ -49,14 +50,22 @@ def score(
   return row | {field: found.get(field) for field in detection.FIELDS}
 
 
-def write(folder, rows: Sequence[Mapping[str, Any]], *, title: str, origin: Mapping[str, Any]):
-  """Writes `cases.csv`, `summary.json`, `table.md` and `table.csv`.
+def write(
+  folder,
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  title: str,
+  origin: Mapping[str, Any],
+  points: Sequence[Mapping[str, Any]] = (),
+):
+  """Writes `cases.csv`, `summary.json`, `table.md`, `table.csv`, and `detection.csv` of `points`.
 
   Args:
     folder: created where missing.
     rows: of `score`.
     title: of the table.
     origin: fields that the summary begins with.
+    points: of `froc.summarize`; where there are none, `detection.csv` is not written.
 
   Returns:
     The summary, and the text of `table.md`.
@@ -69,6 +78,8 @@ def write(folder, rows: Sequence[Mapping[str, Any]], *, title: str, origin: Mapp
   (folder / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
   (folder / TABLE).write_text(table)
   (folder / TABLE_CSV).write_text(tables.to_csv(summary))
+  if points:
+    (folder / CURVE).write_text(tables.csv_text(froc.FIELDS, points))
   return summary, table
 
 
