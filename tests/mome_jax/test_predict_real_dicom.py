@@ -60,7 +60,7 @@ def test_a_real_study(tmp_path):
   assert mask.shape == (16, 16, 5)
   np.testing.assert_allclose(mask.header.get_zooms(), (0.488281, 0.488281, 2.5), atol=1e-5)
   manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
-  assert 'localizer (2 files)' in manifest['left_out'][0]
+  assert 'localizer (2 files)' in manifest['notes'][0]
   if result.labels[0]['present']:
     assert highdicom.seg.segread(tmp_path / 'out' / '98892001_seg.dcm').number_of_segments == 1
 
@@ -70,7 +70,7 @@ def test_a_real_study_that_misses_slices(tmp_path):
   assert result.status == 'failed'
   assert '17106 and 17136 lie 202.50 mm apart, others 1.25 mm' in result.message
   manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
-  assert 'CR (3 files)' in manifest['left_out'][0]
+  assert 'CR (3 files)' in manifest['notes'][0]
 
 
 def test_a_study_without_ct():
