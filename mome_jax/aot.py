@@ -1,5 +1,6 @@
 """Ahead-of-time compilation for devices that are not there: --mode=compile --topology=v5e:4x4."""
 
+import importlib.metadata
 import os
 import re
 import time
@@ -33,41 +34,56 @@ def compile_config(config, topology: str) -> dict:
       'cpu:8' for so many virtual devices of this machine. Before anything else uses JAX.
 
   Returns:
-    What can be written as JSON: `topology`, `chip`, `chips`, `mesh`, `parameters`, `hbm_limit`, and
-    for `train` and `predict`: `hbm` with `arguments`, `outputs`, `reused`, `temporaries` and `peak`
-    (bytes of one chip), `fits`, `flops` (of one step on all chips; products and convolutions),
-    `bytes_accessed` (of one chip, as XLA counts it: loop bodies once), `collectives` (kind ->
-    `count` and output `bytes` of one chip, loop bodies once) and `compile_seconds`.
+    What can be written as JSON: `compiler`, `effort`, `topology`, `chip`, `chips`, `mesh`,
+    `parameters`, `hbm_limit`, and for `train` and `predict`: `hbm` with `arguments`, `outputs`,
+    `reused`, `temporaries` and `peak` (bytes of one chip), `fits`, `flops` (of one step on all
+    chips; products and convolutions), `bytes_accessed` (of one chip, as XLA counts it: loop bodies
+    once), `collectives` (kind -> `count` and output `bytes` of one chip, loop bodies once) and
+    `compile_seconds`. `effort` is jax_exec_time_optimization_effort, from -1 to 1; at -1 the TPU
+    compiler is far quicker, and the temporaries are an upper bound.
 
   Raises:
     TopologyError: see there.
   """
   devices, platform = _devices(topology)
   mesh = sharding.make_mesh(config.mesh, devices)
+  limit = _HBM.get(topology.split(':')[0])
+  train, params = trace_train_step(config, mesh)
+  report = {
+    'compiler': _compiler(platform),
+    'effort': jax.config.jax_exec_time_optimization_effort,
+    'topology': topology,
+    'chip': devices[0].device_kind,
+    'chips': len(devices),
+    'mesh': dict(mesh.shape),
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+    'hbm_limit': limit and limit * 2**30,
+    'train': _measure(train, platform, limit),
+  }
+  # Every host predicts by itself, window by window: one chip is the unit.
+  alone = sharding.local_mesh(devices[:1])
+  with jax.set_mesh(alone):
+    predict_step = jax.jit(steps.make_predict_step(build_model(config.model)))
+    predict = predict_step.trace(*_request(config, alone, params))
+  report['predict'] = _measure(predict, platform, limit)
+  return report
+
+
+def trace_train_step(config, mesh):
+  """The whole train step of a config, traced for a mesh whose devices need not exist.
+
+  Returns:
+    A `jax.stages.Traced`, and the parameters' shapes and shardings.
+  """
   model = build_model(config.model)
   text_encoder = None if inputs.is_frozen(config.text) else build_text_encoder(config.text)
   optimizer = state.make_optimizer(config.train)
-  limit = _HBM.get(topology.split(':')[0])
   abstract = state.abstract_state(config, mesh, model, text_encoder, optimizer)
   table = np.zeros((256, len(config.classes)), bool)  # its values need the data, its shape does not
   train_step = steps.jit_train_step(config, model, text_encoder, optimizer, abstract, table)
   with jax.set_mesh(mesh):  # nothing can run in here: the devices do not exist
-    train = train_step.trace(abstract, _batch(config, mesh), _prompts(config, mesh))
-    report = {
-      'topology': topology,
-      'chip': devices[0].device_kind,
-      'chips': len(devices),
-      'mesh': dict(mesh.shape),
-      'parameters': sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
-      'hbm_limit': limit and limit * 2**30,
-      'train': _measure(train, platform, limit),
-    }
-  # Every host predicts by itself, window by window: one chip is the unit.
-  alone = sharding.local_mesh(devices[:1])
-  with jax.set_mesh(alone):
-    predict = jax.jit(steps.make_predict_step(model)).trace(*_request(config, alone, abstract))
-    report['predict'] = _measure(predict, platform, limit)
-  return report
+    traced = train_step.trace(abstract, _batch(config, mesh), _prompts(config, mesh))
+  return traced, abstract.params
 
 
 def _devices(topology: str):
@@ -80,8 +96,9 @@ def _devices(topology: str):
     raise TopologyError(
       f'--topology={topology}: expected cpu:N or one of {", ".join(_HBM)} with a shape, as v5e:4x4'
     )
-  # No TPU is here: ask nobody for its metadata, and run nothing on it.
+  # No TPU is here: ask nobody for its metadata, run nothing on it, and lock nobody out.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   jax.config.update('jax_platforms', 'cpu')
   from jax.experimental import topologies
 
@@ -93,6 +110,12 @@ def _devices(topology: str):
       f'--topology={topology}: {reason}; the TPU compiler comes with '
       'pip install -r requirements-aot.txt'
     ) from error
+
+
+def _compiler(platform: str) -> str:
+  """Versions of what compiles."""
+  packages = ['jax', 'libtpu'] if platform == 'tpu' else ['jax', 'jaxlib']
+  return ', '.join(f'{name} {importlib.metadata.version(name)}' for name in packages)
 
 
 def _batch(config, mesh):
@@ -128,11 +151,11 @@ def _prompts(config, mesh):
   }
 
 
-def _request(config, mesh, abstract: state.TrainState):
+def _request(config, mesh, params):
   """Shapes of parameters, text and windows of one predict step."""
   where = NamedSharding(mesh, sharding.REPLICATED)
   place = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-  params = jax.tree.map(lambda leaf: place(leaf.shape, leaf.dtype), abstract.ema)
+  params = jax.tree.map(lambda leaf: place(leaf.shape, leaf.dtype), params)
   evaluation = config.evaluation
   text = place((len(config.classes), config.text.d_model), np.float32)
   windows = (evaluation.batch_size, *evaluation.window, len(config.data.windows))

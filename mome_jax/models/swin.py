@@ -46,15 +46,18 @@ def windows_of(grid: Sequence[int], shifted: bool) -> tuple[tuple[int, ...], tup
   return window, tuple(WINDOW // 2 if shifted and n > WINDOW else 0 for n in grid)
 
 
-def shift_mask(grid: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> np.ndarray:
-  """Scores to add after a shift: (windows, n, n) float32, 0 or MASKED, n voxels in a window."""
+def shift_regions(grid: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> np.ndarray:
+  """Which voxels of a window are neighbours after a shift: those of the same number.
+
+  Returns (windows, n) int32, n voxels in a window. NOTE: not the (windows, n, n) scores that follow
+  from it: for 48^3 voxels that constant would be 161 MB of the program, once for every block.
+  """
   region = np.zeros(grid, np.int32)
   for axis, (n, size, step) in enumerate(zip(grid, window, shift, strict=True)):
     along = np.arange(n)
     label = np.where(along < n - size, 0, np.where(along < n - step, 1, 2)) if step else 0 * along
     region = region * 3 + np.expand_dims(label, [a for a in range(3) if a != axis])
-  cells = np.asarray(partition(region[None, ..., None], window))[..., 0]
-  return np.where(cells[:, :, None] == cells[:, None, :], 0, MASKED).astype(np.float32)
+  return np.asarray(partition(region[None, ..., None], window))[..., 0]
 
 
 def partition(x: jax.Array, window: Sequence[int]) -> jax.Array:
@@ -78,7 +81,7 @@ class WindowAttention(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: np.ndarray | None) -> jax.Array:
+  def __call__(self, x: jax.Array, regions: np.ndarray | None) -> jax.Array:
     count, n, channels = x.shape
     width = channels // self.heads
     qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(x)
@@ -92,9 +95,11 @@ class WindowAttention(nn.Module):
     # published weights were trained so.
     bias = table[position_index()[:n, :n]].transpose(2, 0, 1)  # (heads, n, n)
     scores = scores + bias
-    if mask is not None:
-      shape = (-1, mask.shape[0], self.heads, n, n)
-      scores = (scores.reshape(shape) + mask[None, :, None]).reshape(scores.shape)
+    if regions is not None:
+      regions = jnp.asarray(regions)[:, None]
+      near = regions[..., :, None] == regions[..., None, :]
+      shape = (-1, regions.shape[0], self.heads, n, n)
+      scores = (scores.reshape(shape) + jnp.where(near, 0.0, MASKED)).reshape(scores.shape)
     weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
     out = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(count, n, channels)
     return nn.Dense(channels, dtype=self.dtype, name='project')(out)
@@ -116,11 +121,11 @@ class Block(nn.Module):
     # NOTE: padding comes after the norm and is attended to, as it was when weights were trained.
     y = layer_norm(dtype=self.dtype, name='norm_attention')(x)
     y = jnp.pad(y, ((0, 0), *((0, more) for more in missing), (0, 0)))
-    mask = None
+    regions = None
     if any(shift):
       y = jnp.roll(y, [-step for step in shift], (1, 2, 3))
-      mask = shift_mask(padded, window, shift)
-    y = WindowAttention(self.heads, self.dtype, name='attention')(partition(y, window), mask)
+      regions = shift_regions(padded, window, shift)
+    y = WindowAttention(self.heads, self.dtype, name='attention')(partition(y, window), regions)
     y = unite(y, window, padded)
     if any(shift):
       y = jnp.roll(y, shift, (1, 2, 3))

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from mome_jax import checkpoint, sharding
+from mome_jax import aot, checkpoint, sharding
 from mome_jax.models import MoME, bank, layers
 from mome_jax.state import TrainState
 
@@ -116,12 +116,12 @@ class Pyramid(nn.Module):
     return fine, layers.Conv3D(16, name='coarse')(layers.max_pool(fine))
 
 
-def test_depth_over_devices_changes_no_number():
+def test_depth_over_devices_changes_no_number_and_needs_less_memory():
   """The whole network with a bank: loss and gradients with the depth over `expert`."""
   options = bank.BankOptions((1,), 4, 2, 2, 'capacity', 2.0, False, 8)  # C = n: drop-free
   model = MoME(Pyramid(), width=16, router_width=8, bank=options)
   rng = np.random.default_rng(0)
-  image = rng.uniform(size=(2, 16, 4, 4, 1)).astype(np.float32)
+  image = rng.uniform(size=(2, 32, 8, 8, 1)).astype(np.float32)
   text = jnp.asarray(rng.normal(size=(5, 12)), jnp.float32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), image, text)['params']
   params = jax.tree.map(
@@ -133,15 +133,24 @@ def test_depth_over_devices_changes_no_number():
     logits, aux = model.apply({'params': params}, image, text, train=True)
     return jnp.square(logits).mean() + aux['banks'][1]['balance']
 
-  step = jax.jit(jax.value_and_grad(loss))
-  expected = jax.device_get(step(params, image))
+  def compiled(*arguments):
+    program = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
+    return jax.device_get(program(*arguments)), program
+
+  expected, whole = compiled(params, image)
   mesh = sharding.make_mesh(mesh_config(2, 4, spatial=True))
   with jax.set_mesh(mesh):
     split = sharding.shard_batch(mesh, {'image': image}, spatial=True)['image']
-    assert split.sharding.shard_shape(split.shape) == (1, 4, 4, 4, 1)
-    got = jax.device_get(step(sharding.replicate(mesh, params), split))
+    assert split.sharding.shard_shape(split.shape) == (1, 8, 8, 8, 1)
+    got, shared = compiled(sharding.replicate(mesh, params), split)
 
   def close(a, b):
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-7)
 
   jax.tree.map(close, got, expected)
+  bytes_of = lambda program: program.memory_analysis().temp_size_in_bytes
+  assert bytes_of(shared) < bytes_of(whole) / 4  # one of eight parts, and its halos
+  exchanged = aot.collectives(shared.as_text())
+  assert exchanged['collective-permute']['count'] >= 4  # halos of two convolutions and gradients
+  assert exchanged['all-to-all']['count'] >= 4  # two of the bank, and their gradients
+  assert exchanged.get('all-gather', {'bytes': 0})['bytes'] < image.nbytes

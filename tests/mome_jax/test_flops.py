@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from mome_jax import aot, sharding
+from mome_jax.configs import paper_unet
 from mome_jax.flops import count_flops
 from mome_jax.models import layers
+from mome_jax.models.backbones import build_backbone
 
 
 def flops(f, *shapes, platform='tpu'):
@@ -44,3 +47,28 @@ def test_rematerialisation_counts_again():
   f = lambda x, w: jnp.sin(jax.checkpoint(lambda x, w: jnp.sin(x @ w) @ w)(x, w)).sum()
   once = 2 * 4 * 8 * 8
   assert flops(jax.grad(f, (0, 1)), (4, 8), (8, 8)) >= 7 * once - 1
+
+
+def test_a_whole_training_step_counts_as_xla_does():
+  """In a program without loops; elementwise operations and borders are the difference."""
+  config = paper_unet.get_config()
+  config.classes = config.classes[: config.model.class_chunk]
+  config.train.batch_size = 1
+  traced, _ = aot.trace_train_step(config, sharding.local_mesh())
+  counted = count_flops(traced.jaxpr, 'cpu')
+  assert counted == pytest.approx(traced.lower().cost_analysis()['flops'], rel=0.05)
+
+
+def test_the_published_unet_by_hand():
+  """Every convolution of the forward pass at 96^3, as many operations as weights and voxels say."""
+  model = build_backbone(paper_unet.get_config().model.backbone, remat=False, dtype=jnp.float32)
+  image = jax.ShapeDtypeStruct((1, 96, 96, 96, 1), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), image)
+  expected = 0
+  for name, stage in params['params'].items():
+    level = int(name[-1])
+    voxels = (96 >> level) ** 3
+    kernels = [leaf.size for leaf in jax.tree.leaves(stage) if leaf.ndim == 5]
+    # Each voxel of an up-convolution's output sees one of its eight taps.
+    expected += 2 * voxels * sum(kernels) / (8 if name.startswith('upsample') else 1)
+  assert count_flops(jax.jit(model.apply).trace(params, image).jaxpr) == expected

@@ -1,5 +1,6 @@
 """The executors on every mesh of eight devices; run by test_on_mesh.py in a process of its own."""
 
+import contextlib
 import functools
 import re
 
@@ -13,6 +14,8 @@ from mome_jax.moe import capacity, dense, losses, routing
 
 N, D, H, E, K = 128, 8, 16, 8, 2
 MESHES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]
+on_every_mesh = pytest.mark.parametrize('shape', MESHES)
+on_every_mesh_and_none = pytest.mark.parametrize('shape', [None, *MESHES])
 
 
 def experts(params, rows):
@@ -20,6 +23,7 @@ def experts(params, rows):
   return jnp.einsum('ech,ehd->ecd', hidden, params['out'])
 
 
+@functools.cache
 def problem():
   """Tokens, 30 % of them masked and full of NaN; expert 0 is crowded, nobody goes to expert 5."""
   rng = np.random.default_rng(0)
@@ -35,37 +39,91 @@ def problem():
     'out': rng.normal(size=(E, H, D)) / np.sqrt(H),
   }
   arrays = params, tokens, logits, rng.normal(size=(N, D))
-  return *jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arrays), jnp.asarray(valid)
+  return *jax.tree.map(lambda x: np.asarray(x, np.float32), arrays), valid
+
+
+VALID = problem()[-1]
+
+
+def devices_of(shape):
+  return 1 if shape is None else shape[0] * shape[1]
 
 
 def mesh_of(shape):
-  devices = jax.devices()[: shape[0] * shape[1]]
+  devices = jax.devices()[: devices_of(shape)]
   return jax.make_mesh(shape, ('data', 'expert'), devices=devices, axis_types=(AxisType.Auto,) * 2)
 
 
-def run(executor):
-  """Output, served choices, balance loss and all gradients of one executor, jitted once."""
-
-  def loss(params, tokens, logits, towards, valid):
-    gates = routing.route(logits, valid, K)
-    output, served = executor(experts, params, tokens, gates, valid)
-    balance = losses.balance_loss(gates, valid)
-    return (output * towards).sum() + balance, (output, served, balance)
-
-  step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
-  (_, (output, served, balance)), grads = step(*problem())
-  got = {'output': output, 'balance': balance, 'params': grads[0], 'tokens': grads[1]}
-  return jax.device_get({**got, 'logits': grads[2]}), np.asarray(served)
+def on(shape):
+  """The mesh in effect; None is none."""
+  return contextlib.nullcontext() if shape is None else jax.set_mesh(mesh_of(shape))
 
 
 @functools.cache
-def reference():
+def _program(shape, room, top_k, by_confidence):
+
+  def loss(params, tokens, logits, towards, valid, allowed, auxiliary):
+    gates = routing.route(logits, valid, top_k)
+    if room is None:
+      granted = gates.replace(experts=jnp.where(allowed, gates.experts, E))
+      output, served = dense.execute(experts, params, tokens, granted, valid), allowed
+    else:
+      output, served = capacity.execute(
+        experts, params, tokens, gates, valid, capacity=room, by_confidence=by_confidence
+      )
+    balance, z = losses.balance_loss(gates, valid), losses.z_loss(gates, valid)
+    total = (output * towards).sum() + auxiliary * (balance + z)
+    return total, {'output': output, 'balance': balance, 'z': z, 'served': served}
+
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+
+
+def run(shape, room, *, top_k=K, by_confidence=False, allowed=True, auxiliary=1.0, arrays=None):
+  """Output, auxiliary losses and all gradients, and which choices were served.
+
+  Args:
+    shape: of the mesh, or None.
+    room: C of the executor `capacity`; None runs `dense`.
+    top_k: k.
+    by_confidence: who is dropped.
+    allowed: (N, k) bool, for `dense`: the choices to serve.
+    auxiliary: weight of balance and z loss in what is differentiated.
+    arrays: those of `problem`, or others of the same shapes.
+  """
+  allowed = np.broadcast_to(allowed, (N, top_k))
+  with on(shape):
+    step = _program(shape, room, top_k, by_confidence)
+    (_, got), grads = step(*(arrays or problem()), allowed, np.float32(auxiliary))
+    got |= dict(zip(('params', 'tokens', 'logits'), grads, strict=True))
+    served = got.pop('served')
+    return jax.device_get(got), np.asarray(served)
+
+
+@functools.cache
+def reference(top_k=K, auxiliary=1.0):
   """The dense executor without a mesh."""
-  return run(lambda f, p, x, g, v: (dense.execute(f, p, x, g, v), v[:, None] & (g.experts >= 0)))[0]
+  return run(None, None, top_k=top_k, auxiliary=auxiliary)[0]
 
 
-def with_room(room, **options):
-  return functools.partial(capacity.execute, capacity=room, **options)
+def chosen(top_k=K):
+  logits, valid = problem()[2], problem()[-1]
+  return jax.device_get(routing.route(jnp.asarray(logits), jnp.asarray(valid), top_k))
+
+
+def served_by_hand(shape, room, by_confidence):
+  """Device by device, first choices before second ones, each expert takes `room`."""
+  gates = chosen()
+  served = np.zeros((N, K), bool)
+  for mine in np.split(np.arange(N), devices_of(shape)):
+    if by_confidence:
+      mine = mine[np.argsort(-gates.probabilities.max(-1)[mine], kind='stable')]
+    queue = np.zeros(E, int)
+    for choice in range(K):
+      for token in mine[VALID[mine]]:
+        expert = gates.experts[token, choice]
+        served[token, choice] = queue[expert] < room
+        queue[expert] += 1
+  return served
 
 
 def assert_close(got, expected, rtol=1e-5):
@@ -77,68 +135,99 @@ def assert_close(got, expected, rtol=1e-5):
 
 
 def test_dense_is_the_sum_over_a_loop():
-  params, tokens, logits, _, valid = problem()
-  gates = routing.route(logits, valid, K)
+  params, tokens = problem()[:2]
+  gates = chosen()
   expected = np.zeros((N, D))
-  for v in np.flatnonzero(valid):
+  for v in np.flatnonzero(VALID):
     for weight, e in zip(gates.weights[v], gates.experts[v], strict=True):
       one = jax.tree.map(lambda p, e=e: p[e : e + 1], params)
       expected[v] += float(weight) * np.asarray(experts(one, tokens[v][None, None])[0, 0])
   assert_close(reference()['output'], expected)
-  np.testing.assert_array_equal(reference()['output'][~np.asarray(valid)], 0)
+  np.testing.assert_array_equal(reference()['output'][~VALID], 0)
 
 
-@pytest.mark.parametrize('shape', [None, *MESHES])
+@on_every_mesh_and_none
 def test_capacity_of_n_equals_dense(shape):
-  """Forward, every gradient, and the global balance loss, on every mesh and on none."""
-  room = N if shape is None else N // (shape[0] * shape[1])
-  if shape is None:
-    got, served = run(with_room(room))
-  else:
-    with jax.set_mesh(mesh_of(shape)):
-      got, served = run(with_room(room))
+  """Forward, every gradient, and the global auxiliary losses."""
+  got, served = run(shape, N // devices_of(shape))
   assert_close(got, reference())
-  valid = np.asarray(problem()[-1])
-  np.testing.assert_array_equal(served, np.repeat(valid[:, None], K, 1))
+  np.testing.assert_array_equal(served, np.repeat(VALID[:, None], K, 1))
   for leaf in jax.tree.leaves(got['params']):
     np.testing.assert_array_equal(leaf[5], 0)  # the expert that nobody chose
-  np.testing.assert_array_equal(got['tokens'][~valid], 0)
-  np.testing.assert_array_equal(got['logits'][~valid], 0)
+  np.testing.assert_array_equal(got['tokens'][~VALID], 0)
+  np.testing.assert_array_equal(got['logits'][~VALID], 0)
+
+
+@on_every_mesh
+def test_permuted_tokens_give_permuted_outputs(shape):
+  order = np.random.default_rng(1).permutation(N)
+  params, *rows = problem()
+  got, _ = run(shape, N // devices_of(shape), arrays=(params, *(x[order] for x in rows)))
+  expected = reference()
+  permuted = {k: expected[k][order] for k in ('output', 'tokens', 'logits')}
+  assert_close(got, {**expected, **permuted})
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (2, 4)])
 def test_dense_on_a_mesh(shape):
-  with jax.set_mesh(mesh_of(shape)):
-    got, _ = run(lambda f, p, x, g, v: (dense.execute(f, p, x, g, v), v))
-  assert_close(got, reference())
+  assert_close(run(shape, None)[0], reference())
 
 
-@pytest.mark.parametrize('shape', [(4, 2), (1, 8)])
-def test_with_drops_the_rest_is_exact(shape):
-  """Served choices alone make the output; dropped ones give no gradient and no NaN."""
-  with jax.set_mesh(mesh_of(shape)):
-    got, served = run(with_room(3))
-  valid = np.asarray(problem()[-1])
-  assert 0.1 < 1 - served.sum() / (K * valid.sum()) < 0.6
+@on_every_mesh
+@pytest.mark.parametrize('by_confidence', [False, True])
+def test_with_drops_the_rest_is_exact(shape, by_confidence):
+  """Late, or unsure, choices are dropped; the served ones alone make output and gradients.
 
-  def masked(f, p, x, g, v):
-    g = g.replace(experts=jnp.where(served, g.experts, E))
-    return dense.execute(f, p, x, g, v), v
+  And what a token holds of which no choice was served, NaN say, reaches nothing.
+  """
+  room = 16 // devices_of(shape)
+  got, served = run(shape, room, by_confidence=by_confidence)
+  np.testing.assert_array_equal(served, served_by_hand(shape, room, by_confidence))
+  assert 0.1 < 1 - served.sum() / (K * VALID.sum()) < 0.7
+  assert_close(got, run(None, None, allowed=served)[0])
 
-  assert_close(got, run(masked)[0])
+  lost = np.flatnonzero(VALID & ~served.any(1))[0]
+  params, tokens, *others = problem()
+  tokens = tokens.copy()
+  tokens[lost] = np.nan
+  spoilt, _ = run(shape, room, by_confidence=by_confidence, arrays=(params, tokens, *others))
+  assert_close(spoilt, got)
 
 
-def test_no_room_at_all_gives_zeros():
-  with jax.set_mesh(mesh_of((2, 4))):
-    got, served = run(with_room(0))
+@on_every_mesh
+def test_no_room_at_all_gives_zeros(shape):
+  got, served = run(shape, 0, auxiliary=0.0)
   assert not served.any()
-  for leaf in jax.tree.leaves([got['output'], got['params'], got['tokens'], got['logits'][:, 6]]):
-    assert np.isfinite(leaf).all()
-  for leaf in jax.tree.leaves([got['output'], got['params'], got['tokens']]):
+  for leaf in jax.tree.leaves([got[k] for k in ('output', 'params', 'tokens', 'logits')]):
     np.testing.assert_array_equal(leaf, 0)
 
 
-@pytest.mark.parametrize('shape', [None, (8, 1), (2, 4), (1, 8)])
+@on_every_mesh
+def test_all_experts_are_the_softmax_mixture(shape):
+  """k = E and C = n: the plain mixture of all experts, gradients included."""
+  got, _ = run(shape, N // devices_of(shape), top_k=E, auxiliary=0.0)
+
+  def mixture(params, tokens, logits):
+    weights = jax.nn.softmax(jnp.where(VALID[:, None], logits, 0))
+    rows = jnp.where(VALID[:, None], tokens, 0)
+    y = experts(params, jnp.broadcast_to(rows, (E, N, D)))
+    output = jnp.where(VALID[:, None], jnp.einsum('ne,end->nd', weights, y), 0)
+    return (output * problem()[3]).sum(), output
+
+  grads, output = jax.jit(jax.grad(mixture, (0, 1, 2), has_aux=True))(*problem()[:3])
+  names = ('params', 'tokens', 'logits', 'output')
+  expected = jax.device_get(dict(zip(names, (*grads, output), strict=True)))
+  assert_close({k: got[k] for k in expected}, expected)
+
+
+@on_every_mesh
+def test_with_one_expert_a_token_the_router_learns(shape):
+  got, _ = run(shape, N // devices_of(shape), top_k=1, auxiliary=0.0)
+  assert_close(got, reference(1, 0.0))
+  assert (np.abs(got['logits'][VALID]).max(1) > 1e-6).all()
+
+
+@on_every_mesh_and_none
 def test_drop_free_rounds_equal_dense(shape):
   params, tokens, logits, _, valid = problem()
 
@@ -149,66 +238,36 @@ def test_drop_free_rounds_equal_dense(shape):
       experts, params, tokens, gates, valid, capacity=2, drop_free=True, by_confidence=True
     )
 
-  if shape is None:
+  with on(shape):
     output, served = forward(params, tokens, logits, valid)
-  else:
-    with jax.set_mesh(mesh_of(shape)):
-      output, served = forward(params, tokens, logits, valid)
   assert_close(np.asarray(output), reference()['output'])
-  assert (served == valid[:, None]).all()
+  assert (np.asarray(served) == valid[:, None]).all()
 
 
-def test_permuted_tokens_give_permuted_outputs():
+@on_every_mesh
+def test_bfloat16_with_frozen_routing_is_close(shape):
   params, tokens, logits, _, valid = problem()
-  order = np.random.default_rng(1).permutation(N)
 
   @jax.jit
-  def forward(tokens, logits, valid):
+  def forward(params, tokens, logits, valid):
     gates = routing.route(logits, valid, K)
-    return capacity.execute(experts, params, tokens, gates, valid, capacity=N // 8)[0]
+    room = N // devices_of(shape)
+    return capacity.execute(experts, params, tokens, gates, valid, capacity=room)[0]
 
-  with jax.set_mesh(mesh_of((2, 4))):
-    output, permuted = (
-      np.asarray(forward(*(x[i] for x in (tokens, logits, valid)))) for i in (slice(None), order)
+  with on(shape):
+    rough = forward(
+      *jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, tokens)), logits, valid
     )
-  assert_close(permuted, output[order])
-
-
-def test_a_nan_in_a_dropped_token_stays_there():
-  params, tokens, logits, towards, valid = problem()
-  with jax.set_mesh(mesh_of((2, 4))):
-    _, served = run(with_room(3))
-    lost = np.flatnonzero(np.asarray(valid) & ~served.any(1))[0]
-
-    def loss(params, tokens):
-      gates = routing.route(logits, valid, K)
-      output, _ = capacity.execute(experts, params, tokens, gates, valid, capacity=3)
-      return (output * towards).sum(), output
-
-    grads, output = jax.jit(jax.grad(loss, has_aux=True))(params, tokens.at[lost].set(jnp.nan))
-  for leaf in jax.tree.leaves((grads, output)):
-    assert np.isfinite(leaf).all()
-
-
-def test_bfloat16_with_frozen_routing_is_close():
-  params, tokens, logits, _, valid = problem()
-
-  @jax.jit
-  def forward(params, tokens):
-    gates = routing.route(logits, valid, K)
-    return capacity.execute(experts, params, tokens, gates, valid, capacity=N // 8)[0]
-
-  with jax.set_mesh(mesh_of((2, 4))):
-    rough = forward(*jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, tokens)))
   assert rough.dtype == jnp.bfloat16
   exact = reference()['output']
   error = np.linalg.norm(np.asarray(rough, np.float32) - exact) / np.linalg.norm(exact)
   assert 0 < error < 2e-2
 
 
-def test_two_exchanges_and_no_gather_in_the_program():
-  params, tokens, logits, _, valid = problem()
-  mesh = mesh_of((2, 4))
+@pytest.mark.parametrize('shape', [shape for shape in MESHES if shape[1] > 1])
+def test_two_exchanges_and_no_gather_in_the_program(shape):
+  params, tokens, _, _, valid = problem()
+  mesh = mesh_of(shape)
 
   def forward(params, tokens, kernel, valid):
     gates = routing.route(tokens @ kernel, valid, K)
