@@ -12,6 +12,7 @@ from absl import logging
 
 from input_pipeline.options import dashed
 from mome_jax import checkpoint
+from mome_jax.configs import base
 from mome_jax.text.vectors import TextVectors
 
 
@@ -30,7 +31,8 @@ def export(path, output, dtype: str = 'float32') -> None:
   """
   config = checkpoint.load_config(path)
   model = checkpoint.load_model(path, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-  config.init.checkpoint = ''  # a folder that others do not have
+  # Folders that others do not have.
+  config.data_dir, config.init.checkpoint, config.text.vectors = base.get_config().data_dir, '', ''
   description = checkpoint.text_file(path, config)
   text = {'tokenizer': description}
   if config.text.mode == 'frozen':

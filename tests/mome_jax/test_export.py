@@ -17,6 +17,7 @@ KERNEL = RNG.normal(size=(64, 64)).astype(np.float32)
 def model(tmp_path):
   config = demo.get_config()
   config.init.checkpoint = 'runs/elsewhere'
+  config.data_dir = '/home/me/data'
   params = {'model': {'a': {'kernel': KERNEL}}, 'text': {'b': np.ones(3, np.float32)}}
   checkpoint.save_model(tmp_path / 'model', config, params)
   return tmp_path / 'model'
@@ -35,6 +36,7 @@ def test_parameters_come_back_in_float32(model, tmp_path, dtype, tolerance):
   assert kernel.dtype == np.float32
   np.testing.assert_allclose(kernel, KERNEL, rtol=tolerance)
   assert found.config.init.checkpoint == ''
+  assert found.config.data_dir == 'data'
   assert found.config.classes == demo.get_config().classes
   assert (tmp_path / 'out' / 'tokenizer.model').is_file()
   if dtype == 'bfloat16':
