@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -155,6 +156,8 @@ class Checkpointer:
     try:
       yield
     except Exception as error:  # Orbax and its storage layers each raise their own
+      # One reason is enough: each array that was not written would print a traceback of its own.
+      logging.getLogger('asyncio').setLevel(logging.CRITICAL)
       steps = [int(p.name) for p in self._folder.glob('*') if p.name.isdigit()]
       good = f'{self._folder / str(max(steps))} is complete' if steps else 'there is none yet'
       raise CheckpointError(

@@ -20,8 +20,7 @@ from ml_collections import config_flags
 
 from input_pipeline.bricks import NotPreparedError
 from input_pipeline.pipeline import PipelineError
-from mome_jax import aot, checkpoint, evaluate, multihost, sharding, train
-from mome_jax.checkpoint import CheckpointError
+from mome_jax import aot, checkpoint, evaluate, metrics_log, multihost, sharding, train
 from mome_jax.postprocess import PostprocessError
 from mome_jax.text.prompts import PromptError
 from mome_jax.text.vectors import TextVectorError
@@ -29,13 +28,14 @@ from mome_jax.text.vectors import TextVectorError
 FLAGS = flags.FLAGS
 # Their messages name the cause and the fix.
 _EXPLAINED = (
-  CheckpointError,
   NotPreparedError,
   PipelineError,
   PostprocessError,
   PromptError,
   TextVectorError,
   aot.TopologyError,
+  checkpoint.CheckpointError,
+  metrics_log.LogError,
   sharding.MeshError,
   train.NonFiniteLossError,
 )

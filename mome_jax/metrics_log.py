@@ -7,6 +7,10 @@ from clu import metric_writers
 from etils import epath
 
 
+class LogError(OSError):
+  """The log cannot be written; the message says where and what to do."""
+
+
 class MetricsLog:
   """Log of one training run, one JSON object a line.
 
@@ -34,13 +38,23 @@ class MetricsLog:
     return _complete_rows(self._experts)
 
   def write(self, step: int, row: dict[str, np.ndarray], *, vectors: bool) -> None:
-    """Appends the scalars of `row`; with `vectors` also what is not scalar, to its own file."""
+    """Appends the scalars of `row`; with `vectors` also what is not scalar, to its own file.
+
+    Raises:
+      LogError: if the disk is full, say.
+    """
     scalars = {k: float(v) for k, v in row.items() if np.ndim(v) == 0}
-    _append(self._path, {'step': step, **scalars})
-    self._tensorboard.write_scalars(step, scalars)
     arrays = {k: np.round(v, 6).tolist() for k, v in row.items() if np.ndim(v)}
-    if vectors and arrays:
-      _append(self._experts, {'step': step, **arrays})
+    try:
+      _append(self._path, {'step': step, **scalars})
+      if vectors and arrays:
+        _append(self._experts, {'step': step, **arrays})
+    except OSError as error:
+      raise LogError(
+        f'cannot write {self._path} ({error.strerror}); the last complete checkpoint is kept. Free '
+        'space and run the same command again'
+      ) from error
+    self._tensorboard.write_scalars(step, scalars)
 
   def close(self) -> None:
     """Flushes the TensorBoard events."""

@@ -126,12 +126,13 @@ def train(config, workdir: epath.Path) -> None:
         first = done - len(window) + 1
         window = jax.device_get(window)
         row = {k: np.mean([m[k] for m in window], 0) for k in metrics}
-        bad = [step for step, m in enumerate(window, first) if not np.isfinite(m['loss'])]
+        bad = [(at, m) for at, m in enumerate(window, first) if not _is_finite(m)]
         if bad:
           checkpointer.close()
+          at, m = bad[0]
           raise NonFiniteLossError(
-            f'the loss is {window[bad[0] - first]["loss"]} at step {bad[0]}; the checkpoint before '
-            'it is kept. Lower config.train.learning_rate or inspect the data.'
+            f'the loss is {m["loss"]}, its gradient {m["grad_norm"]} at step {at}; the checkpoint '
+            'before it is kept. Lower config.train.learning_rate or inspect the data.'
           )
         seconds = time.perf_counter() - since
         row |= {'data_wait': waited / seconds, 'seconds_per_step': seconds / len(window)}
@@ -161,6 +162,11 @@ def _on_devices(config, mesh, batches, text, start: int):
   for step, batch in zip(range(start, config.train.steps), batches, strict=False):
     placed = sharding.shard_batch(mesh, batch, spatial=config.mesh.spatial)
     yield placed, sharding.replicate(mesh, text.batch(seed=config.seed, step=step))
+
+
+def _is_finite(metrics: dict[str, np.ndarray]) -> bool:
+  """Whether a step left finite parameters: a finite loss may have a gradient that is not."""
+  return bool(np.isfinite(metrics['loss']) and np.isfinite(metrics['grad_norm']))
 
 
 def _print_start(workdir: epath.Path, train_state: state.TrainState, start: int) -> None:

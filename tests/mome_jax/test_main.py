@@ -4,14 +4,18 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import tiny
+
+from mome_jax import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 8
@@ -159,17 +163,52 @@ def test_evaluation_with_names_never_trained_on(trained, workplace):
   assert (trained[0] / 'evaluation/summary.json').is_file()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(workplace):
+def test_a_loss_that_is_not_finite_stops_the_run(trained, workplace):
+  """The step is named, and the checkpoints before it stay."""
   folder, environment = workplace
+  shutil.copytree(trained[0], folder / 'diverged')
+  changes = '--config.train.learning_rate=1e30', '--config.train.steps=20'
   done = subprocess.run(
-    command('mome_jax.main', *training('diverged', '--config.train.learning_rate=1e30')),
+    command('mome_jax.main', *training('diverged', *changes)),
     cwd=folder, env=environment, capture_output=True, text=True,
   )  # fmt: skip
   assert done.returncode == 1
   message = done.stderr.strip().splitlines()[-1]
   assert message.startswith('error: the loss is ')
-  assert ' at step ' in message
+  assert ' at step 10;' in message  # step 9 made the parameters useless, 10 saw it
   assert 'config.train.learning_rate' in message
+  assert sorted(p.name for p in (folder / 'diverged/checkpoints').iterdir()) == ['6', '8']
+
+
+def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(trained, workplace):
+  """A file system with room for two checkpoints, where the third needs room for three."""
+  folder, environment = workplace
+  workdir = folder / 'full'
+  workdir.mkdir()
+  size = sum(p.stat().st_size for p in trained[0].glob('checkpoints/8/**/*') if p.is_file())
+  mounted = subprocess.run(
+    ['mount', '-t', 'tmpfs', '-o', f'size={int(2.5 * size)}', 'tmpfs', str(workdir)],
+    capture_output=True,
+  )
+  if mounted.returncode:
+    pytest.skip('mounting a small file system needs root')
+  try:
+    done = subprocess.run(
+      command('mome_jax.main', *training('full')),
+      cwd=folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    # Threads of the storage library that were writing may add lines of their own.
+    lines = [line for line in done.stderr.splitlines() if line.startswith('error: cannot write')]
+    assert len(lines) == 1, done.stderr[-3000:]
+    assert lines[0].endswith('Free space and run the same command again')
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    good = checkpoint.load_model(workdir / 'checkpoints/4', where)
+    whole = checkpoint.load_model(trained[0] / 'checkpoints/8', where)
+    assert jax.tree.structure(good.params) == jax.tree.structure(whole.params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(good.params))
+  finally:
+    subprocess.run(['umount', '-l', str(workdir)], check=True)
 
 
 @pytest.mark.parametrize(
