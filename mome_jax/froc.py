@@ -101,7 +101,7 @@ def draw(path: str | os.PathLike, points: Sequence[Mapping[str, Any]]) -> bool:
   names = dict.fromkeys(p['class'] for p in points if p['n_diseased'] and p['n_healthy'])
   if not names:
     return False
-  title = 'Lesions found against false positives, over the probability threshold'
+  title = 'Lesions found against false positives, by threshold'
   figure, top = figures.titled(title, 6.6, 3.9)
   axes = figures.inches(figure, 0.65, top - 3.35, 3.9, 3.2)
   for name in names:
