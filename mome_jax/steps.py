@@ -131,8 +131,23 @@ def jit_train_step(
   loss_fn = make_loss_fn(model, text_encoder, jnp.asarray(code_table), config.train)
   step = make_train_step(loss_fn, optimizer, config.train)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  metrics = jax.sharding.NamedSharding(abstract.step.sharding.mesh, sharding.REPLICATED)
-  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, metrics))
+  mesh = abstract.step.sharding.mesh
+  metrics = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(shardings, metrics),
+    compiler_options=compiler_options(mesh.devices.flat[0].platform),
+  )
+
+
+def compiler_options(platform: str) -> dict[str, str]:
+  """What `jax.jit` is told about the network's programs on 'cpu', 'gpu' or 'tpu'.
+
+  XLA:CPU would give 2D convolutions to YNNPACK; its own code, Eigen's, makes better use of several
+  cores (`tests/benchmarks/torch_operations.py`).
+  """
+  return {'xla_cpu_experimental_ynn_fusion_type': ''} if platform == 'cpu' else {}
 
 
 def make_predict_step(model):

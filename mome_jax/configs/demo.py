@@ -24,7 +24,7 @@ def get_config():
 
   config.model.backbone.size = 'small'
   config.model.dtype = 'float32'
-  config.model.class_chunk = 2
+  config.model.class_chunk = 12  # all at once
 
   config.train.steps = 2300
   config.train.batch_size = 1

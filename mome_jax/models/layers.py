@@ -1,5 +1,6 @@
-"""Convolutions, normalisation and resampling in 3D."""
+"""Layers of 3D networks: convolutions, normalisation and resampling."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -9,131 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mome_jax.models import convolution
+
 EPSILON = 1e-5  # of every normalisation; Flax's default is 1e-6, the published weights used 1e-5
-
-
-def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
-  """The type of statistics and scores: float32 for bfloat16, float64 for float64."""
-  return jnp.promote_types(dtype, jnp.float32)
-
-
-def _conv3d_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1, 1), 'SAME', dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
-  )
-
-
-def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Every plane of x (B, D, H, W, C) with one kernel (n, n, C, C_out)."""
-  b, d, h, w, c = x.shape
-  planes = lax.conv_general_dilated(
-    x.reshape(b * d, h, w, c), kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
-  return planes.reshape(b, d, h, w, -1)
-
-
-def _conv3d_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """The same convolution as 2D ones, because XLA:CPU has fast code for those only.
-
-  Along the depth, Winograd's F(2, 3) (Lavin and Gray, CVPR 2016) makes two output planes from four
-  plane products instead of six; what it adds is sums of planes. It equals the plain sum over the
-  three taps up to rounding (1e-6 relative in float32); odd depths take that sum. F(4, 3) needs
-  fewer products still, but its strided gradient costs more than it saves. Of bfloat16 the sums are
-  float32 and rounded once, as on a TPU.
-  """
-  dtype, depth = x.dtype, x.shape[1]
-  x, kernel = (a.astype(at_least_float32(dtype)) for a in (x, kernel))
-  if kernel.shape[0] == 3 and depth % 2 == 0:
-    pairs = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    pairs = pairs.reshape(x.shape[0], depth // 2 + 1, 2, *x.shape[2:])
-    p0, p1, p2, p3 = pairs[:, :-1, 0], pairs[:, :-1, 1], pairs[:, 1:, 0], pairs[:, 1:, 1]
-    outer, middle = (kernel[0] + kernel[2]) / 2, kernel[1] / 2
-    a = _conv2d(p0 - p2, kernel[0])
-    b = _conv2d(p1 + p2, outer + middle)
-    c = _conv2d(p2 - p1, outer - middle)
-    d = _conv2d(p1 - p3, kernel[2])
-    y = jnp.stack([a + b + c, b - c - d], 2).reshape(*x.shape[:4], -1)
-  else:
-    half = kernel.shape[0] // 2
-    padded = jnp.pad(x, ((0, 0), (half, half), (0, 0), (0, 0), (0, 0)))
-    y = sum(_conv2d(padded[:, t : t + depth], tap) for t, tap in enumerate(kernel))
-  return y.astype(dtype)
-
-
-def conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """3D convolution, stride 1, zero padding to the same size, lowered as the platform likes it.
-
-  Args:
-    x: (B, D, H, W, C).
-    kernel: (n, n, n, C, C_out), n odd, same dtype as x.
-
-  Returns:
-    (B, D, H, W, C_out).
-  """
-  if kernel.shape[:3] == (1, 1, 1):
-    return x @ kernel[0, 0, 0]
-  return lax.platform_dependent(x, kernel, cpu=_conv3d_planes, default=_conv3d_native)
-
-
-def _conv3d_halving_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  return lax.conv_general_dilated(
-    x, kernel, (2, 2, 2), ((1, 1),) * 3, dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
-  )
-
-
-def _conv3d_halving_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  dtype, (b, depth, h, w, c) = x.dtype, x.shape
-  x, kernel = (a.astype(at_least_float32(dtype)) for a in (x, kernel))
-  padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-  total = 0.0
-  for t, tap in enumerate(kernel):
-    planes = padded[:, t : t + depth : 2].reshape(b * depth // 2, h, w, c)
-    total += lax.conv_general_dilated(
-      planes, tap, (2, 2), ((1, 1),) * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
-  return total.reshape(b, depth // 2, h // 2, w // 2, -1).astype(dtype)
-
-
-def conv3d_halving(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """3x3x3 convolution of every second voxel, one voxel of zeros around.
-
-  Args:
-    x: (B, D, H, W, C), even sides.
-    kernel: (3, 3, 3, C, C_out), same dtype as x.
-
-  Returns:
-    (B, D / 2, H / 2, W / 2, C_out), centred on the voxels 0, 2, 4, ...
-  """
-  return lax.platform_dependent(
-    x, kernel, cpu=_conv3d_halving_planes, default=_conv3d_halving_native
-  )
-
-
-def conv3d_blocked(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """A 3x3x3 convolution of few channels as one of 2x2x2 blocks, eight times as many channels.
-
-  The same sums as `conv3d`. A TPU pads channels to its 128 lanes, which a one-channel image fills
-  by less than one percent.
-
-  Args:
-    x: (B, D, H, W, C), even sides.
-    kernel: (3, 3, 3, C, C_out), same dtype as x.
-
-  Returns:
-    (B, D, H, W, C_out).
-  """
-  b, d, h, w, c = x.shape
-  # Output voxel 2p + o reads voxel 2p + o + t - 1 = 2(p + q - 1) + i, for tap t and block tap q.
-  reads = np.zeros((3, 3, 2, 2), np.float32)  # (q, t, i, o)
-  for tap, o in np.ndindex(3, 2):
-    q, i = divmod(o + tap - 1 + 2, 2)
-    reads[q, tap, i, o] = 1
-  reads = jnp.asarray(reads, x.dtype)
-  wide = jnp.einsum('ptia,qujb,rvkc,tuvxy->pqrijkxabcy', reads, reads, reads, kernel)
-  blocks = x.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
-  y = conv3d(blocks.reshape(*blocks.shape[:4], -1), wide.reshape(3, 3, 3, 8 * c, -1))
-  y = y.reshape(*blocks.shape[:4], 2, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-  return y.reshape(b, d, h, w, -1)
 
 
 class Conv3D(nn.Module):
@@ -158,7 +37,11 @@ class Conv3D(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.size,) * 3 + (x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.he_normal(), shape)
-    convolve = conv3d_halving if self.halve else conv3d_blocked if self.space_to_depth else conv3d
+    convolve = convolution.conv3d
+    if self.halve:
+      convolve = convolution.conv3d_halving
+    elif self.space_to_depth:
+      convolve = convolution.conv3d_blocked
     y = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
       y = y + self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
@@ -188,8 +71,7 @@ class DownConv3D(nn.Module):
 class UpConv3D(nn.Module):
   """Transposed convolution, kernel 2, stride 2: (B, D, H, W, C) -> (B, 2D, 2H, 2W, features).
 
-  Without overlap a transposed convolution is one matrix product and a reshape; the kernel
-  (2, 2, 2, C, features) is PyTorch's ConvTranspose3d kernel with its axes moved.
+  The kernel (2, 2, 2, C, features) is PyTorch's ConvTranspose3d kernel with its axes moved.
   """
 
   features: int
@@ -198,13 +80,82 @@ class UpConv3D(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    b, d, h, w, c = x.shape
-    kernel = self.param('kernel', nn.initializers.he_normal(), (2, 2, 2, c, self.features))
-    y = jnp.einsum('bdhwc,xyzco->bdxhywzo', x.astype(self.dtype), kernel.astype(self.dtype))
-    y = y.reshape(b, 2 * d, 2 * h, 2 * w, self.features)
+    shape = (2, 2, 2, x.shape[-1], self.features)
+    kernel = self.param('kernel', nn.initializers.he_normal(), shape)
+    y = convolution.conv3d_doubling(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
       y = y + self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
     return y
+
+
+def _sum_rows(x: jax.Array) -> jax.Array:
+  """Sum over space in two steps: XLA:CPU splits a sum over its cores by the rows of its result."""
+  rows = x.reshape(x.shape[0], -1, *x.shape[-2:]).sum(2)
+  return lax.optimization_barrier(rows).sum(1)
+
+
+def _spatial_mean(x: jax.Array) -> jax.Array:
+  """(B, ..., C) -> (B, C)."""
+  spatial = tuple(range(1, x.ndim - 1))
+  total = lax.platform_dependent(x, cpu=_sum_rows, default=lambda x: x.sum(spatial))
+  return total / math.prod(x.shape[1:-1])
+
+
+def _over_groups(x: jax.Array, groups: int) -> jax.Array:
+  """(B, C), each channel's value replaced by the mean over its group."""
+  grouped = x.reshape(x.shape[0], groups, -1)
+  return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(x.shape)
+
+
+def _at_voxels(x: jax.Array, ndim: int) -> jax.Array:
+  """(B, C) -> (B, 1, ..., C)."""
+  return jnp.expand_dims(x, tuple(range(1, ndim - 1)))
+
+
+def _moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+  """Mean and reciprocal standard deviation of the groups of x (B, ..., C), (B, C) each."""
+  mean = _over_groups(_spatial_mean(x), groups)
+  square = jnp.square(x - _at_voxels(mean, x.ndim))
+  return mean, lax.rsqrt(_over_groups(_spatial_mean(square), groups) + EPSILON)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalise(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, dtype: jnp.dtype
+) -> jax.Array:
+  """Normalised x (B, ..., C) times scale plus bias (C,), in `dtype`.
+
+  With its gradient spelled out, so that its sums over space, which are most of its cost on a CPU,
+  are few and split over the cores.
+  """
+  return _normalise_forward(x, scale, bias, groups, dtype)[0]
+
+
+def _normalise_forward(x, scale, bias, groups, dtype):
+  wide = x.astype(convolution.at_least_float32(x.dtype))
+  mean, inverse = _moments(wide, groups)
+  multiplier = inverse * scale
+  offset = bias - mean * multiplier
+  y = wide * _at_voxels(multiplier, x.ndim) + _at_voxels(offset, x.ndim)
+  return y.astype(dtype), (x, scale, mean, inverse)
+
+
+def _normalise_backward(groups, dtype, residuals, dy):
+  del dtype
+  x, scale, mean, inverse = residuals
+  wide, dy = (a.astype(mean.dtype) for a in (x, dy))
+  place = lambda moment: _at_voxels(moment, x.ndim)
+  # d_bias and d_scale of each sample, as means over space
+  shift = _spatial_mean(dy)
+  slope = _spatial_mean(dy * (wide - place(mean))) * inverse
+  dx = place(inverse * scale) * dy - place(inverse * _over_groups(scale * shift, groups))
+  dx -= (wide - place(mean)) * place(inverse**2 * _over_groups(scale * slope, groups))
+  voxels = math.prod(x.shape[1:-1])
+  d_scale, d_bias = ((voxels * a.sum(0)).astype(scale.dtype) for a in (slope, shift))
+  return dx.astype(x.dtype), d_scale, d_bias
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class GroupNorm(nn.Module):
@@ -218,38 +169,29 @@ class GroupNorm(nn.Module):
   learned: bool = True
   dtype: jnp.dtype = jnp.float32
 
-  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalises x (B, ..., C); returns the same shape in `dtype`."""
+    return _normalise(x, *self._parameters(x.shape[-1]), self._groups(x), self.dtype)
+
   def affine(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What normalising x (B, ..., C) amounts to: multiplier and offset, (B, C) float32 each.
 
     A linear map of normalised features can take them into its weights, so that the normalised
     features are never made.
     """
-    channels = x.shape[-1]
-    groups = channels if self.per_channel else math.gcd(16, channels)
-    scale, bias = 1.0, 0.0
-    if self.learned:
-      scale = self.param('scale', nn.initializers.ones, (channels,))
-      bias = self.param('bias', nn.initializers.zeros, (channels,))
-    spatial = tuple(range(1, x.ndim - 1))
-    x32 = x.astype(at_least_float32(x.dtype))
+    scale, bias = self._parameters(x.shape[-1])
+    mean, inverse = _moments(x.astype(convolution.at_least_float32(x.dtype)), self._groups(x))
+    return inverse * scale, bias - mean * inverse * scale
 
-    def over_groups(moment):
-      grouped = moment.reshape(-1, groups, channels // groups).mean(-1, keepdims=True)
-      return jnp.broadcast_to(grouped, (*grouped.shape[:2], channels // groups)).reshape(
-        -1, channels
-      )
+  @nn.compact
+  def _parameters(self, channels: int) -> tuple[jax.Array, jax.Array]:
+    if not self.learned:
+      return jnp.ones(channels), jnp.zeros(channels)
+    scale = self.param('scale', nn.initializers.ones, (channels,))
+    return scale, self.param('bias', nn.initializers.zeros, (channels,))
 
-    mean = over_groups(x32.mean(spatial))
-    centred = x32 - mean.reshape(-1, *[1] * len(spatial), channels)
-    multiplier = scale * lax.rsqrt(over_groups(jnp.square(centred).mean(spatial)) + EPSILON)
-    return multiplier, bias - mean * multiplier
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalises x (B, ..., C); returns the same shape in `dtype`."""
-    shape = (-1, *[1] * (x.ndim - 2), x.shape[-1])
-    multiplier, offset = (moment.reshape(shape) for moment in self.affine(x))
-    return (x.astype(multiplier.dtype) * multiplier + offset).astype(self.dtype)
+  def _groups(self, x: jax.Array) -> int:
+    return x.shape[-1] if self.per_channel else math.gcd(16, x.shape[-1])
 
 
 def rematerialised(module: type[nn.Module], remat: bool) -> type[nn.Module]:
@@ -257,8 +199,7 @@ def rematerialised(module: type[nn.Module], remat: bool) -> type[nn.Module]:
   return nn.remat(module) if remat else module
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-  """2x2x2 maximum: (B, D, H, W, C) -> (B, D/2, H/2, W/2, C)."""
+def _max_pool_pairs(x: jax.Array) -> jax.Array:
   for axis in (1, 2, 3):  # three pairwise maxima: reduce_window's gradient is slow on the CPU
     shape = (*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
     x = x.reshape(shape)
@@ -266,6 +207,35 @@ def max_pool(x: jax.Array) -> jax.Array:
       lax.index_in_dim(x, 0, axis + 1, False), lax.index_in_dim(x, 1, axis + 1, False)
     )
   return x
+
+
+@jax.custom_vjp
+def max_pool(x: jax.Array) -> jax.Array:
+  """2x2x2 maximum: (B, D, H, W, C) -> (B, D/2, H/2, W/2, C); of equal voxels the first counts."""
+  return _max_pool_pairs(x)
+
+
+def _max_pool_forward(x):
+  y = _max_pool_pairs(x)
+  return y, (x, y)
+
+
+def _max_pool_backward(residuals, dy):
+  x, y = residuals
+  taken, parts = jnp.zeros(y.shape, bool), []
+  for i, j, k in np.ndindex(2, 2, 2):
+    first = (x[:, i::2, j::2, k::2] == y) & ~taken
+    parts.append(jnp.where(first, dy, 0))
+    taken |= first
+  for axis in (4, 3, 2):
+    parts = [jnp.stack(pair, axis) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    shape = list(y.shape)
+    shape[axis - 1 : 4] = x.shape[axis - 1 : 4]
+    parts = [part.reshape(shape) for part in parts]
+  return (parts[0],)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def mean_pool(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mome_jax.models import layers
+from mome_jax.models import convolution, layers
 
 WINDOW = 7  # voxels along each axis
 MASKED = -100.0  # added to the scores of voxels that the shift brought together from afar
@@ -86,7 +86,7 @@ class WindowAttention(nn.Module):
     width = channels // self.heads
     qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(x)
     q, k, v = jnp.moveaxis(qkv.reshape(count, n, 3, self.heads, width), 2, 0)
-    precise = layers.at_least_float32(self.dtype)
+    precise = convolution.at_least_float32(self.dtype)
     scores = jnp.einsum('bqhd,bkhd->bhqk', q * width**-0.5, k, preferred_element_type=precise)
     table = self.param(
       'position_bias', nn.initializers.normal(0.02), ((2 * WINDOW - 1) ** 3, self.heads)

@@ -13,6 +13,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import state, steps
@@ -43,7 +44,7 @@ def measure(experts: str, args) -> tuple[float, float]:
     'slice_range': np.tile(np.array([-1e9, 1e9], np.float32), (1, k, 1)),
   }
   prompts = {'ids': np.ones((2 * k, 8), np.int32), 'mask': np.ones((2 * k, 8), bool)}
-  gradient = jax.jit(lambda *inputs: jax.grad(loss_fn, has_aux=True)(*inputs)[0])
+  gradient = timing.jit(lambda *inputs: jax.grad(loss_fn, has_aux=True)(*inputs)[0])
   compiled = gradient.lower(jax.eval_shape(create, key), batch, prompts).compile()
   seconds = []
   if args.steps:

@@ -11,6 +11,15 @@ def use_cores(count: int) -> None:
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
+def jit(function: Callable) -> Callable:
+  """`function` compiled as the product compiles the network's programs."""
+  import jax
+
+  from mome_jax import steps
+
+  return jax.jit(function, compiler_options=steps.compiler_options(jax.default_backend()))
+
+
 def median_seconds(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
   """Median time of each function, which waits for its own result.
 

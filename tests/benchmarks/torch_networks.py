@@ -52,8 +52,9 @@ def measure(name: str, side: int, repeats: int) -> None:
   module, params, theirs, tensors = networks(name)
   image = np.random.default_rng(0).uniform(size=(1, side, side, side, 1)).astype(np.float32)
   params = jax.device_put(params)
-  forward = jax.jit(lambda params: module.apply({'params': params}, image)[0])
-  step = jax.jit(jax.grad(lambda params: jnp.square(forward(params)).mean()))
+  features = lambda params: module.apply({'params': params}, image)[0]
+  forward = timing.jit(features)
+  step = timing.jit(jax.grad(lambda params: jnp.square(features(params)).mean()))
 
   def torch_run(layout, learn):
     def prepared(x):

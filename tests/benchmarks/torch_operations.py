@@ -39,7 +39,7 @@ def ours(name: str, kernel_shape):
   """Our function of (x, kernel)."""
   import jax
 
-  from mome_jax.models import layers, swin
+  from mome_jax.models import convolution, layers, swin
 
   norms = {
     'instance norm': layers.GroupNorm(per_channel=True),
@@ -51,9 +51,9 @@ def ours(name: str, kernel_shape):
   if name in norms:
     return lambda x, k: norms[name].apply({'params': {'scale': k[0], 'bias': k[1]}}, x)
   if 'stride' not in name and 'conv' in name:
-    return layers.conv3d
+    return convolution.conv3d
   if name == 'conv 3x3x3, stride 2':
-    return layers.conv3d_halving
+    return convolution.conv3d_halving
   module = layers.DownConv3D if name.startswith('conv') else layers.UpConv3D
   module = module(kernel_shape[-1])
   bias = jax.numpy.zeros(kernel_shape[-1])
@@ -95,14 +95,14 @@ def measure(name: str, side: int, width: int, features: int, repeats: int) -> No
   kernel = rng.normal(size=shape).astype(np.float32)
 
   function = ours(name, shape)
-  forward = jax.jit(function)
+  forward = timing.jit(function)
   jx, jk = jax.device_put((x, kernel))
   y = forward(jx, jk)
   dy = jax.device_put(rng.normal(size=y.shape).astype(np.float32))
   # Compiled as one program: a convolution's forward pass is not needed for its gradients and goes.
   pull = lambda x, k, dy: jax.vjp(function, x, k)[1](dy)
-  by_x, by_k = (jax.jit(lambda *inputs, i=i: pull(*inputs)[i]) for i in (0, 1))
-  both = jax.jit(lambda x, k, dy: (function(x, k), pull(x, k, dy)))
+  by_x, by_k = (timing.jit(lambda *inputs, i=i: pull(*inputs)[i]) for i in (0, 1))
+  both = timing.jit(lambda x, k, dy: (function(x, k), pull(x, k, dy)))
   runs = {('forward', 'jax'): lambda: jax.block_until_ready(forward(jx, jk))}
   if convolution:
     runs['x', 'jax'] = lambda: jax.block_until_ready(by_x(jx, jk, dy))

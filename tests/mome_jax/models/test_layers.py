@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mome_jax.models import layers
+from mome_jax.models import convolution, layers
 
 RNG = np.random.default_rng(0)
 
@@ -20,12 +20,21 @@ def from_torch(x):
   return np.moveaxis(x.detach().numpy(), 1, -1)
 
 
-@pytest.mark.parametrize('lowering', [layers._conv3d_planes, layers._conv3d_native])
-@pytest.mark.parametrize('shape', [(2, 6, 5, 7, 3), (1, 5, 4, 6, 8)])  # even depth, odd depth
+@pytest.mark.parametrize('lowering', [convolution._conv3d_planes, convolution._conv3d_native])
+@pytest.mark.parametrize(
+  'shape',
+  [
+    (2, 8, 5, 7, 3, 4),  # (B, D, H, W, C, C_out): four planes at a time
+    (2, 6, 5, 7, 3, 4),  # two
+    (1, 5, 4, 6, 8, 4),  # one
+    (1, 2, 3, 2, 6, 32),  # few voxels, many channels
+  ],
+)
 def test_conv3d_and_its_gradients(lowering, shape):
+  *shape, features = shape
   x = RNG.normal(size=shape).astype(np.float32)
-  kernel = RNG.normal(size=(3, 3, 3, shape[-1], 4)).astype(np.float32)
-  weight = RNG.normal(size=(*shape[:-1], 4)).astype(np.float32)
+  kernel = RNG.normal(size=(3, 3, 3, shape[-1], features)).astype(np.float32)
+  weight = RNG.normal(size=(*shape[:-1], features)).astype(np.float32)
   loss, grads = jax.value_and_grad(lambda x, k: (lowering(x, k) * weight).sum(), (0, 1))(x, kernel)
 
   tx = to_torch(x).requires_grad_()
@@ -42,16 +51,16 @@ def test_conv3d_of_size_one_is_a_matrix_product():
   x = RNG.normal(size=(1, 3, 4, 5, 6)).astype(np.float32)
   kernel = RNG.normal(size=(1, 1, 1, 6, 2)).astype(np.float32)
   expected = np.einsum('bdhwc,co->bdhwo', x, kernel[0, 0, 0])
-  np.testing.assert_allclose(layers.conv3d(jnp.asarray(x), kernel), expected, atol=1e-5)
+  np.testing.assert_allclose(convolution.conv3d(jnp.asarray(x), kernel), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('halve', [False, True])
 def test_convolutions_of_bfloat16_are_rounded_once(halve):
   x = jnp.asarray(RNG.normal(size=(1, 4, 4, 4, 8)), jnp.bfloat16)
   kernel = jnp.asarray(RNG.normal(size=(3, 3, 3, 8, 8)), jnp.bfloat16)
-  native = layers._conv3d_halving_native if halve else layers._conv3d_native
+  native = convolution._conv3d_halving_native if halve else convolution._conv3d_native
   exact = native(x.astype(jnp.float32), kernel.astype(jnp.float32))
-  y = (layers.conv3d_halving if halve else layers.conv3d)(x, kernel)
+  y = (convolution.conv3d_halving if halve else convolution.conv3d)(x, kernel)
   assert y.dtype == jnp.bfloat16
   np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8, atol=1e-4)
 
@@ -70,20 +79,27 @@ def test_upconv_is_the_transposed_convolution():
     stride=2,
   )
   np.testing.assert_allclose(y, from_torch(expected), atol=1e-5)
+  np.testing.assert_allclose(convolution._conv3d_doubling_native(x, kernel) + bias, y, atol=1e-5)
 
 
 @pytest.mark.parametrize('per_channel', [False, True])
 @pytest.mark.parametrize('channels', [8, 48])
-def test_norms(per_channel, channels):
+def test_norms_and_their_gradients(per_channel, channels):
   x = (3 + 2 * RNG.normal(size=(2, 4, 5, 6, channels))).astype(np.float32)
   scale, bias = RNG.normal(size=(2, channels)).astype(np.float32)
+  dy = RNG.normal(size=x.shape).astype(np.float32)
   module = layers.GroupNorm(per_channel=per_channel)
-  y = module.apply({'params': {'scale': scale, 'bias': bias}}, x)
+  norm = lambda x, scale, bias: module.apply({'params': {'scale': scale, 'bias': bias}}, x)
+  y, pull = jax.vjp(norm, x, scale, bias)
+  inputs = [a.requires_grad_() for a in (to_torch(x), *map(torch.tensor, (scale, bias)))]
   groups = channels if per_channel else {8: 8, 48: 16}[channels]
-  expected = torch.nn.functional.group_norm(
-    to_torch(x), groups, torch.from_numpy(scale), torch.from_numpy(bias), 1e-5
-  )
+  expected = torch.nn.functional.group_norm(inputs[0], groups, *inputs[1:], 1e-5)
   np.testing.assert_allclose(y, from_torch(expected), atol=2e-5)
+  gradients = torch.autograd.grad(expected, inputs, to_torch(dy))
+  by_x, *by_parameters = pull(jnp.asarray(dy))
+  np.testing.assert_allclose(by_x, from_torch(gradients[0]), atol=2e-5)
+  for ours, theirs in zip(by_parameters, gradients[1:], strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_norm_of_a_large_offset_keeps_precision():
@@ -93,10 +109,15 @@ def test_norm_of_a_large_offset_keeps_precision():
   np.testing.assert_allclose(np.std(y, (0, 1, 2, 3)), 1.0, rtol=1e-2)
 
 
-def test_max_pool():
-  x = RNG.normal(size=(2, 4, 6, 8, 3)).astype(np.float32)
-  expected = torch.nn.functional.max_pool3d(to_torch(x), 2)
-  np.testing.assert_array_equal(layers.max_pool(jnp.asarray(x)), from_torch(expected))
+def test_max_pool_and_its_gradient():
+  x = np.maximum(RNG.normal(size=(2, 4, 6, 8, 3)), 0).astype(np.float32)  # many equal values
+  dy = RNG.normal(size=(2, 2, 3, 4, 3)).astype(np.float32)
+  tx = to_torch(x).requires_grad_()
+  expected = torch.nn.functional.max_pool3d(tx, 2)
+  y, pull = jax.vjp(layers.max_pool, x)
+  np.testing.assert_array_equal(y, from_torch(expected))
+  (gradient,) = torch.autograd.grad(expected, tx, to_torch(dy))
+  np.testing.assert_array_equal(pull(jnp.asarray(dy))[0], from_torch(gradient))
 
 
 @pytest.mark.parametrize('factor', [1, 2, 4, 8])
@@ -108,7 +129,9 @@ def test_upsample_is_trilinear_with_half_pixel_centres(factor):
   np.testing.assert_allclose(layers.upsample(jnp.asarray(x), factor), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('lowering', [layers._conv3d_halving_planes, layers._conv3d_halving_native])
+@pytest.mark.parametrize(
+  'lowering', [convolution._conv3d_halving_planes, convolution._conv3d_halving_native]
+)
 def test_halving_convolution_and_its_gradients(lowering):
   x = RNG.normal(size=(2, 4, 6, 8, 3)).astype(np.float32)
   kernel = RNG.normal(size=(3, 3, 3, 3, 4)).astype(np.float32)
@@ -126,8 +149,8 @@ def test_halving_convolution_and_its_gradients(lowering):
 def test_blocked_convolution_is_the_plain_one():
   x = RNG.normal(size=(2, 4, 6, 8, 2)).astype(np.float32)
   kernel = RNG.normal(size=(3, 3, 3, 2, 5)).astype(np.float32)
-  expected = layers._conv3d_native(x, kernel)
-  np.testing.assert_allclose(layers.conv3d_blocked(x, kernel), expected, atol=2e-5)
+  expected = convolution._conv3d_native(x, kernel)
+  np.testing.assert_allclose(convolution.conv3d_blocked(x, kernel), expected, atol=2e-5)
 
 
 def test_down_convolution():

@@ -148,12 +148,41 @@ def test_a_warm_start_is_the_baseline_and_learns_to_mix():
     return jnp.square(logits - 1).mean(), logits
 
   (_, logits), slope = run(jnp.zeros(()))
-  np.testing.assert_allclose(logits, expected, atol=1e-5 * float(jnp.abs(expected).max()))
+  np.testing.assert_allclose(logits, expected, atol=3e-5 * float(jnp.abs(expected).max()))
   assert abs(slope) > 1e-4
 
 
-def test_bfloat16_is_close_to_float32():
-  image, text = example((32, 32, 32))  # instance norm of few voxels would amplify rounding
+@pytest.mark.parametrize(
+  ('backbone', 'side'), [('unet', 16), pytest.param('swin_unetr', 64, marks=pytest.mark.slow)]
+)
+def test_the_same_with_and_without_rematerialisation(backbone, side):
+  image, text = example((side, side, side), classes=2)
+  results, recomputed = [], []
+  for remat in (False, True):
+    options = {'name': backbone, 'size': 'tiny'}
+    model = build_model(config(backbone=options, remat=remat, dtype='float64'))
+    variables, _ = start(model, image, text)
+    # In float64: rounding moves features to the other side of a relu's kink.
+    with jax.enable_x64(True):
+      inputs = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (variables, image, text))
+
+      def loss(variables, image, text, model=model):
+        logits, _ = model.apply(variables, image, text)
+        return jnp.tanh(logits).mean(), logits
+
+      traced = jax.jit(jax.grad(loss, has_aux=True)).trace(*inputs)
+      recomputed.append(str(traced.jaxpr).count('remat2['))
+      results.append(traced.lower().compile()(*inputs))
+  assert recomputed[1] >= recomputed[0] + model.backbone.num_scales
+  for ours, expected in zip(*map(jax.tree.leaves, results), strict=True):
+    np.testing.assert_allclose(
+      ours, expected, atol=1e-6 * max(1e-3, float(jnp.abs(expected).max()))
+    )
+
+
+def test_bfloat16_is_close_to_float32_even_with_random_weights():
+  # Norms of random features, whose mean is large, amplify rounding; see test_shipped for trained.
+  image, text = example((32, 32, 32))
   variables, apply = start(build_model(config()), image, text)
   exact, _ = apply(variables, image, text)
   rough, _ = jax.jit(build_model(config(dtype='bfloat16')).apply)(variables, image, text)
