@@ -28,39 +28,36 @@ def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return planes.reshape(b, d, h, w, -1)
 
 
-# Winograd's minimal filtering (Lavin and Gray, CVPR 2016): m outputs of three taps from m + 2
-# products. m -> (B^T, of m + 2 planes; G, of the taps; A^T, of the products).
+def _cook_toom(points: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Winograd's minimal filtering (Lavin and Gray, CVPR 2016) for three taps.
+
+  F(m, 3) makes m outputs from m + 2 products, of polynomials at m + 1 points and at infinity.
+
+  Returns:
+    B^T (m + 2, m + 2), of the inputs; G (m + 2, 3), of the taps; A^T (m, m + 2), of the products.
+  """
+  points = np.array(points)
+  rest = [np.delete(points, i) for i in range(len(points))]
+  inputs = np.array([[*np.poly(roots)[::-1], 0.0] for roots in rest] + [np.poly(points)[::-1]])
+  scale = [np.prod(point - roots) for point, roots in zip(points, rest, strict=True)]
+  taps = np.vander(points, 3, increasing=True) / np.array(scale)[:, None]
+  outputs = np.vander(points, len(points) - 1, increasing=True).T
+  outputs = np.hstack([outputs, np.eye(len(outputs))[:, -1:]])
+  return inputs.round(12), np.vstack([taps, (0, 0, 1)]), outputs
+
+
+# m -> matrices. Points apart by the square root of 2 round less than the customary 1 and 2.
 _WINOGRAD = {
-  2: (
-    ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-    ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-    ((1, 1, 1, 0), (0, 1, -1, -1)),
-  ),
-  4: (
-    (
-      (4, 0, -5, 0, 1, 0),
-      (0, -4, -4, 1, 1, 0),
-      (0, 4, -4, -1, 1, 0),
-      (0, -2, -1, 2, 1, 0),
-      (0, 2, -1, -2, 1, 0),
-      (0, 4, 0, -5, 0, 1),
-    ),
-    (
-      (1 / 4, 0, 0),
-      (-1 / 6, -1 / 6, -1 / 6),
-      (-1 / 6, 1 / 6, -1 / 6),
-      (1 / 24, 1 / 12, 1 / 6),
-      (1 / 24, -1 / 12, 1 / 6),
-      (0, 0, 1),
-    ),
-    ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-  ),
+  2: _cook_toom((0, 1, -1)),
+  4: _cook_toom((0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))),
 }
 
 
 def _combine(rows: Sequence[Sequence[float]], terms: Sequence[jax.Array]) -> list[jax.Array]:
   """Of each row, the sum of the terms with the row's factors."""
-  return [sum(factor * x for factor, x in zip(row, terms, strict=True) if factor) for row in rows]
+  return [
+    sum(float(factor) * x for factor, x in zip(row, terms, strict=True) if factor) for row in rows
+  ]
 
 
 def _tiles(x: jax.Array, m: int) -> list[jax.Array]:
@@ -106,10 +103,9 @@ def _conv3d_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Along the depth, Winograd's F(4, 3) makes four output planes from six plane products instead of
   twelve, where the depth is even but no multiple of 4, F(2, 3) two from four; what that adds is
   sums of planes. It equals the plain sum over the three taps, which odd depths take, up to rounding
-  (3e-6 of the largest value in float32). Few voxels of many channels are one matrix product with
-  their neighbours. The gradient by the input is again such a convolution, the
-  gradient by the kernel the transpose of F(2, 3). Of bfloat16 the sums are float32 and rounded
-  once, as on a TPU.
+  (1e-6 of the largest value in float32). Few voxels of many channels are one matrix product with
+  their neighbours. The gradient by the input is again such a convolution, the gradient by the
+  kernel the transpose of F(2, 3). Of bfloat16 the sums are float32 and rounded once, as on a TPU.
   """
   wide = at_least_float32(x.dtype)
   return _planes(x.astype(wide), kernel.astype(wide)).astype(x.dtype)

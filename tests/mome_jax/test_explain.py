@@ -3,6 +3,7 @@
 import itertools
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -56,7 +57,12 @@ def fake_model(top_k=0):
 
 def make_explainer(model):
   predictor = types.SimpleNamespace(
-    model=model, params={'model': {}}, context=None, path='m', embed=lambda texts: jnp.zeros((4, 3))
+    model=model,
+    params={'model': {}},
+    context=None,
+    path='m',
+    devices=jax.devices(),
+    embed=lambda texts: jnp.zeros((4, 3)),
   )
   segmenter = types.SimpleNamespace(
     spacing=(3.0, 3.0, 3.0), window=(8, 8, 8), overlap=0.5,

@@ -152,9 +152,8 @@ def test_a_warm_start_is_the_baseline_and_learns_to_mix():
   assert abs(slope) > 1e-4
 
 
-@pytest.mark.parametrize(
-  ('backbone', 'side'), [('unet', 16), pytest.param('swin_unetr', 64, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('backbone', 'side'), [('unet', 16), ('swin_unetr', 64)])
 def test_the_same_with_and_without_rematerialisation(backbone, side):
   image, text = example((side, side, side), classes=2)
   results, recomputed = [], []
