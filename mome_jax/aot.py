@@ -63,10 +63,7 @@ def compile_config(config, topology: str) -> dict:
   # Every host predicts by itself, window by window: one chip is the unit.
   alone = sharding.local_mesh(devices[:1])
   with jax.set_mesh(alone):
-    predict_step = jax.jit(
-      steps.make_predict_step(build_model(config.model)),
-      compiler_options=steps.compiler_options(platform),
-    )
+    predict_step = steps.jit(steps.make_predict_step(build_model(config.model)), platform)
     predict = predict_step.trace(*_request(config, alone, params))
   report['predict'] = _measure(predict, platform, limit)
   return report

@@ -6,7 +6,6 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -111,10 +110,8 @@ class Explainer:
     self.scale_labels = tuple(f'{spacing[0] * 2**scale:g} mm' for scale in scales)
     self._segmenter = segmenter
     self._block = cell_voxels(spacing, segmenter.window)
-    step = jax.jit(
-      steps.make_routing_step(predictor.model, self._block),
-      compiler_options=steps.compiler_options(predictor.devices[0].platform),
-    )
+    step = steps.make_routing_step(predictor.model, self._block)
+    step = steps.jit(step, predictor.devices[0].platform)
     text = predictor.embed(prompts)  # with the empty prompts that fill the bucket
     self._step = lambda window, share: step(
       predictor.params, text, jnp.asarray(window[None]), share[None], predictor.context

@@ -84,10 +84,7 @@ class Predictor:
     create = functools.partial(state.init_params, config, self.model, encoder)
     checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
     self._embed = jax.jit(functools.partial(steps.embed, encoder))
-    self._predict = jax.jit(
-      steps.make_predict_step(self.model),
-      compiler_options=steps.compiler_options(self.devices[0].platform),
-    )
+    self._predict = steps.jit(steps.make_predict_step(self.model), self.devices[0].platform)
     self.context = None
     if self.model.bank is not None:
       trained = default_prompts(config.classes, self.template)

@@ -133,21 +133,18 @@ def jit_train_step(
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   mesh = abstract.step.sharding.mesh
   metrics = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)
-  return jax.jit(
-    step,
-    donate_argnums=0,
-    out_shardings=(shardings, metrics),
-    compiler_options=compiler_options(mesh.devices.flat[0].platform),
-  )
+  platform = mesh.devices.flat[0].platform
+  return jit(step, platform, donate_argnums=0, out_shardings=(shardings, metrics))
 
 
-def compiler_options(platform: str) -> dict[str, str]:
-  """What `jax.jit` is told about the network's programs on 'cpu', 'gpu' or 'tpu'.
+def jit(function, platform: str, **keywords):
+  """`jax.jit` of a program of the network, for 'cpu', 'gpu' or 'tpu'.
 
   XLA:CPU would give 2D convolutions to YNNPACK; its own code, Eigen's, makes better use of several
-  cores (`tests/benchmarks/torch_operations.py`).
+  cores.
   """
-  return {'xla_cpu_experimental_ynn_fusion_type': ''} if platform == 'cpu' else {}
+  options = {'xla_cpu_experimental_ynn_fusion_type': ''} if platform == 'cpu' else {}
+  return jax.jit(function, compiler_options=options, **keywords)
 
 
 def make_predict_step(model):

@@ -53,6 +53,10 @@ _WINOGRAD = {
 }
 
 
+def _pad_depth(x: jax.Array, planes: int) -> jax.Array:
+  return jnp.pad(x, ((0, 0), (planes, planes), (0, 0), (0, 0), (0, 0)))
+
+
 def _combine(rows: Sequence[Sequence[float]], terms: Sequence[jax.Array]) -> list[jax.Array]:
   """Of each row, the sum of the terms with the row's factors."""
   return [
@@ -62,7 +66,7 @@ def _combine(rows: Sequence[Sequence[float]], terms: Sequence[jax.Array]) -> lis
 
 def _tiles(x: jax.Array, m: int) -> list[jax.Array]:
   """B^T applied to the m + 2 planes around each m planes of x: arrays (B, D / m, H, W, C)."""
-  padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+  padded = _pad_depth(x, 1)
   last = x.shape[1] - m + 1
   return _combine(_WINOGRAD[m][0], [padded[:, i : i + last : m] for i in range(m + 2)])
 
@@ -88,8 +92,7 @@ def _planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
   depth = x.shape[1]
   m = next((m for m in (4, 2) if depth % m == 0), None)
   if m is None or kernel.shape[0] != 3:
-    half = kernel.shape[0] // 2
-    padded = jnp.pad(x, ((0, 0), (half, half), (0, 0), (0, 0), (0, 0)))
+    padded = _pad_depth(x, kernel.shape[0] // 2)
     return sum(_conv2d(padded[:, t : t + depth], tap) for t, tap in enumerate(kernel))
   _, taps, outputs = _WINOGRAD[m]
   products = map(_conv2d, _tiles(x, m), _combine(taps, kernel))
@@ -137,8 +140,7 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, shape: Sequence[int]) -> jax.A
     )(dy)[0]
 
   if depth % 2 or shape[0] != 3:
-    half = shape[0] // 2
-    padded = jnp.pad(x, ((0, 0), (half, half), (0, 0), (0, 0), (0, 0)))
+    padded = _pad_depth(x, shape[0] // 2)
     return jnp.stack([by_tap(padded[:, t : t + depth], dy) for t in range(shape[0])])
   _, taps, outputs = _WINOGRAD[2]
   products = map(by_tap, _tiles(x, 2), _combine(np.transpose(outputs), [dy[:, ::2], dy[:, 1::2]]))
@@ -172,7 +174,7 @@ def _conv3d_halving_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _conv3d_halving_planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
   dtype, (b, depth, h, w, c) = x.dtype, x.shape
   x, kernel = (a.astype(at_least_float32(dtype)) for a in (x, kernel))
-  padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+  padded = _pad_depth(x, 1)
   total = 0.0
   for t, tap in enumerate(kernel):
     planes = padded[:, t : t + depth : 2].reshape(b * depth // 2, h, w, c)

@@ -200,7 +200,7 @@ def rematerialised(module: type[nn.Module], remat: bool) -> type[nn.Module]:
 
 
 def _max_pool_pairs(x: jax.Array) -> jax.Array:
-  for axis in (1, 2, 3):  # three pairwise maxima: reduce_window's gradient is slow on the CPU
+  for axis in (1, 2, 3):
     shape = (*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
     x = x.reshape(shape)
     x = jnp.maximum(

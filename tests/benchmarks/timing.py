@@ -17,7 +17,7 @@ def jit(function: Callable) -> Callable:
 
   from mome_jax import steps
 
-  return jax.jit(function, compiler_options=steps.compiler_options(jax.default_backend()))
+  return steps.jit(function, jax.default_backend())
 
 
 def median_seconds(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
