@@ -19,7 +19,7 @@ def get_config():
   config.data.windows = ((-175.0, 250.0), (-1000.0, 1000.0))
   config.data.patch = (40, 40, 40)
 
-  config.train.steps = 4200
+  config.train.steps = 5600
   config.train.ema_decay = 0.995
   config.train.log_every = 25
   config.train.checkpoint_every = 250
