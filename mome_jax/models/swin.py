@@ -25,8 +25,6 @@ MERGING_ORDERS = {
   'monai_v2': ('000', '001', '010', '011', '100', '101', '110', '111'),
 }
 
-layer_norm = functools.partial(nn.LayerNorm, epsilon=layers.EPSILON, use_fast_variance=False)
-
 
 @functools.cache
 def position_index() -> np.ndarray:
@@ -84,7 +82,7 @@ class WindowAttention(nn.Module):
   def __call__(self, x: jax.Array, regions: np.ndarray | None) -> jax.Array:
     count, n, channels = x.shape
     width = channels // self.heads
-    qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(x)
+    qkv = layers.Dense(3 * channels, dtype=self.dtype, name='qkv')(x)
     q, k, v = jnp.moveaxis(qkv.reshape(count, n, 3, self.heads, width), 2, 0)
     precise = convolution.at_least_float32(self.dtype)
     scores = jnp.einsum('bqhd,bkhd->bhqk', q * width**-0.5, k, preferred_element_type=precise)
@@ -102,7 +100,7 @@ class WindowAttention(nn.Module):
       scores = (scores.reshape(shape) + jnp.where(near, 0.0, MASKED)).reshape(scores.shape)
     weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
     out = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(count, n, channels)
-    return nn.Dense(channels, dtype=self.dtype, name='project')(out)
+    return layers.Dense(channels, dtype=self.dtype, name='project')(out)
 
 
 class Block(nn.Module):
@@ -119,7 +117,7 @@ class Block(nn.Module):
     missing = [-n % size for n, size in zip(grid, window, strict=True)]
     padded = tuple(n + more for n, more in zip(grid, missing, strict=True))
     # NOTE: padding comes after the norm and is attended to, as it was when weights were trained.
-    y = layer_norm(dtype=self.dtype, name='norm_attention')(x)
+    y = layers.LayerNorm(dtype=self.dtype, name='norm_attention')(x)
     y = jnp.pad(y, ((0, 0), *((0, more) for more in missing), (0, 0)))
     regions = None
     if any(shift):
@@ -130,9 +128,9 @@ class Block(nn.Module):
     if any(shift):
       y = jnp.roll(y, shift, (1, 2, 3))
     x = x + y[:, : grid[0], : grid[1], : grid[2]]
-    y = layer_norm(dtype=self.dtype, name='norm_mlp')(x)
-    y = nn.gelu(nn.Dense(4 * channels, dtype=self.dtype, name='mlp_in')(y), approximate=False)
-    return x + nn.Dense(channels, dtype=self.dtype, name='mlp_out')(y)
+    y = layers.LayerNorm(dtype=self.dtype, name='norm_mlp')(x)
+    y = nn.gelu(layers.Dense(4 * channels, dtype=self.dtype, name='mlp_in')(y), approximate=False)
+    return x + layers.Dense(channels, dtype=self.dtype, name='mlp_out')(y)
 
 
 class PatchMerging(nn.Module):
@@ -146,8 +144,8 @@ class PatchMerging(nn.Module):
     x = jnp.pad(x, ((0, 0), *((0, n % 2) for n in x.shape[1:4]), (0, 0)))
     offsets = [tuple(map(int, offset)) for offset in MERGING_ORDERS[self.order]]
     joined = jnp.concatenate([x[:, i::2, j::2, k::2] for i, j, k in offsets], -1)
-    joined = layer_norm(dtype=self.dtype, name='norm')(joined)
-    reduce = nn.Dense(2 * x.shape[-1], use_bias=False, dtype=self.dtype, name='reduction')
+    joined = layers.LayerNorm(dtype=self.dtype, name='norm')(joined)
+    reduce = layers.Dense(2 * x.shape[-1], use_bias=False, dtype=self.dtype, name='reduction')
     return reduce(joined)
 
 
@@ -175,5 +173,5 @@ class SwinTransformer(nn.Module):
         x = block(heads, i % 2 == 1, self.dtype, name=f'stage_{stage}_block_{i}')(x)
       x = PatchMerging(self.merging, self.dtype, name=f'stage_{stage}_merging')(x)
       states.append(x)
-    normalise = layer_norm(use_scale=False, use_bias=False, dtype=self.dtype)
+    normalise = layers.LayerNorm(learned=False, dtype=self.dtype)
     return [normalise(state) for state in states]

@@ -39,12 +39,12 @@ def ours(name: str, kernel_shape):
   """Our function of (x, kernel)."""
   import jax
 
-  from mome_jax.models import convolution, layers, swin
+  from mome_jax.models import convolution, layers
 
   norms = {
     'instance norm': layers.GroupNorm(per_channel=True),
     'group norm': layers.GroupNorm(),
-    'layer norm': swin.layer_norm(),
+    'layer norm': layers.LayerNorm(),
   }
   if name == 'max pool':
     return lambda x, kernel: layers.max_pool(x)

@@ -102,6 +102,32 @@ def test_norms_and_their_gradients(per_channel, channels):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize('name', ['layer norm', 'dense'])
+def test_layers_over_channels_and_their_gradients(name):
+  rng = np.random.default_rng(5)
+  width, features = 6, 4
+  x = rng.normal(2.0, 3.0, (2, 3, 4, 5, width)).astype(np.float32)
+  shape = (width, features) if name == 'dense' else (width,)
+  kernel = rng.normal(size=shape).astype(np.float32)
+  bias = rng.normal(size=shape[-1:]).astype(np.float32)
+  dy = rng.normal(size=(*x.shape[:-1], shape[-1])).astype(np.float32)
+  module = layers.Dense(features) if name == 'dense' else layers.LayerNorm()
+  first = 'kernel' if name == 'dense' else 'scale'
+  y, pull = jax.vjp(
+    lambda x, k, b: module.apply({'params': {first: k, 'bias': b}}, x), x, kernel, bias
+  )
+
+  inputs = [torch.tensor(a, requires_grad=True) for a in (x, kernel, bias)]
+  if name == 'dense':
+    expected = torch.nn.functional.linear(inputs[0], inputs[1].T, inputs[2])
+  else:
+    expected = torch.nn.functional.layer_norm(inputs[0], shape, *inputs[1:], layers.EPSILON)
+  np.testing.assert_allclose(y, expected.detach(), atol=1e-5)
+  gradients = torch.autograd.grad(expected, inputs, torch.tensor(dy))
+  for ours, theirs in zip(pull(jnp.asarray(dy)), gradients, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 def test_norm_of_a_large_offset_keeps_precision():
   x = (1e4 + RNG.normal(size=(1, 8, 8, 8, 2))).astype(np.float32)
   module = layers.GroupNorm(per_channel=True)
