@@ -1,4 +1,4 @@
-"""Paired comparison of two evaluations of the same cases."""
+"""Paired comparison of two and more evaluations of the same cases."""
 
 import dataclasses
 import math
@@ -190,19 +190,63 @@ def to_markdown(comparison: Comparison) -> str:
         )
         means = ('–', '–', '–') if math.isnan(apart) else (
           f'{left:.1f}', f'{right:.1f}', f'{apart:+.1f} [{low:+.1f}, {high:+.1f}]')  # fmt: skip
-        p = '–' if math.isnan(row.p) else '< 0.001' if row.p < 1e-3 else f'{row.p:.3f}'
+        p = _p(row.p)
         name = f'**{row.name}**' if row.name == MEAN else row.name
         rows.append((name, row.n, *means, p, f'{row.win}/{row.tie}/{row.loss}'))
     parts.append(tables.markdown(title, header, rows))
   return '\n'.join(parts)
 
 
-def to_csv(comparison: Comparison) -> str:
-  """One line for every metric and class; empty where a number is not defined."""
-  fields = [field.name for field in dataclasses.fields(Difference)]
+def _p(value: float) -> str:
+  return '–' if math.isnan(value) else '< 0.001' if value < 1e-3 else f'{value:.3f}'
+
+
+def overview(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """Two tables of several evaluations of the same cases, one line each, in Markdown.
+
+  The first holds the means over classes and, but for the first run, the paired difference to it;
+  the second the Dice of every class.
+
+  Args:
+    runs: name -> rows of `results.read`; the first is the reference.
+
+  Raises:
+    ResultsError: as `compare`.
+  """
+  (first, reference), *_ = runs.items()
+  names = list(dict.fromkeys(row['class'] for row in reference))
+  means, classes = [], []
+  for name, rows in runs.items():
+    cells = ('', '')
+    if name != first:
+      pair = compare(reference, rows, names=(first, name))
+      row = next(d for d in pair.differences if (d.metric, d.name) == ('dice', MEAN))
+      apart, low, high = (100 * v for v in (row.difference, row.low, row.high))
+      cells = (f'{apart:+.1f} [{low:+.1f}, {high:+.1f}]', _p(row.p))
+    summary = metrics.summarize(rows)
+    dice = tables.percent(summary['mean_dice'], summary['mean_dice_interval'])
+    nsd = tables.percent(summary['mean_nsd'], summary['mean_nsd_interval'])
+    means.append((name, dice, nsd, *cells))
+    scores = summary['classes']
+    classes.append(
+      (name, *(tables.percent(scores[k]['dice']) if k in scores else '–' for k in names))
+    )
+  header = ('run', 'Dice %', 'NSD 2 mm %', 'Dice - first', 'p')
+  note = (
+    '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test, '
+    'not corrected for the number of runs.\n'
+  )
+  first_table = tables.markdown('Means over classes', header, means)
+  return '\n'.join([note, first_table, tables.markdown('Dice %', ('run', *names), classes)])
+
+
+def to_csv(comparisons: Sequence[Comparison]) -> str:
+  """One line for every B, metric and class; empty where a number is not defined."""
+  fields = ['run', *(field.name for field in dataclasses.fields(Difference))]
   rows = [
     {k: '' if isinstance(v, float) and math.isnan(v) else v for k, v in vars(row).items()}
+    | {'run': comparison.names[1], 'class': row.name}
+    for comparison in comparisons
     for row in comparison.differences
   ]
-  return tables.csv_text(['class' if f == 'name' else f for f in fields],
-                         [{**row, 'class': row['name']} for row in rows])  # fmt: skip
+  return tables.csv_text(['class' if f == 'name' else f for f in fields], rows)

@@ -1,11 +1,12 @@
-"""Scores of a checkpoint, of folders of masks, and differences between two evaluations.
+"""Scores of a checkpoint, of folders of masks, and differences between evaluations.
 
   python -m mome_jax.evaluate score --predictions DIR --references DIR
-  python -m mome_jax.evaluate compare A B
+  python -m mome_jax.evaluate compare A B [C ...]
 
 score: the masks of two folders, as nnU-Net, TotalSegmentator and `mome_jax.predict` write them;
-compare: paired differences B - A, case by case, of two workdirs or evaluation folders. A checkpoint
-is scored by `python -m mome_jax.main --mode=evaluate`.
+compare: paired differences B - A, case by case, of two workdirs or evaluation folders, or a table
+of several, each against the first. A checkpoint is scored by
+`python -m mome_jax.main --mode=evaluate`.
 """
 
 import argparse
@@ -192,12 +193,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   scoring.add_argument('--output', metavar='DIR', help='default: evaluation/ in --predictions')
   comparing = commands.add_parser(
     'compare',
-    help='paired differences between two evaluations',
+    help='paired differences between evaluations',
     description=compare.compare.__doc__.split('\n\n  Args:')[0],
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   comparing.add_argument('a', metavar='A', help='workdir, evaluation folder or cases.csv')
-  comparing.add_argument('b', metavar='B')
+  comparing.add_argument('others', metavar='B', nargs='+', help='several: one line each')
   comparing.add_argument('--output', metavar='DIR', help='also write comparison.md and .csv there')
   return parser.parse_args(dashed(argv))
 
@@ -216,12 +217,14 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-  found = compare.compare(results.read(args.a), results.read(args.b), names=(args.a, args.b))
-  print(compare.to_markdown(found))
+  runs = {name: results.read(name) for name in (args.a, *args.others)}
+  found = [compare.compare(runs[args.a], runs[name], names=(args.a, name)) for name in args.others]
+  text = compare.to_markdown(found[0]) if len(found) == 1 else compare.overview(runs)
+  print(text)
   if args.output:
     folder = epath.Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'comparison.md').write_text(compare.to_markdown(found))
+    (folder / 'comparison.md').write_text(text)
     (folder / 'comparison.csv').write_text(compare.to_csv(found))
     print(f'Written: {folder}')
 

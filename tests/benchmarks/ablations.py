@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from mome_jax import compare, results, tables
+from mome_jax import compare, results
 from mome_jax.configs import openkbp_cpu
 from mome_jax.text.prompts import default_prompts
 from mome_jax.text.vectors import TextVectors
@@ -92,31 +92,15 @@ def write_one_hot(path: pathlib.Path) -> None:
 
 def table(args) -> str:
   """Markdown of all that are done: scores, and paired differences to the reference."""
-  rows = []
-  reference = results.read(args.output / REFERENCE)
+  runs = {}
   for name, (text, _) in VARIANTS.items():
-    folder = args.output / name
-    if not (folder / 'evaluation' / results.SUMMARY).is_file():
-      continue
-    summary = json.loads((folder / 'evaluation' / results.SUMMARY).read_text())
-    if summary['step'] != args.steps:
-      raise SystemExit(f'{folder} has {summary["step"]} steps, not {args.steps}; remove it')
-    low, high = summary['mean_dice_interval']
-    difference, p = '', ''
-    if name != REFERENCE:
-      apart = next(
-        row
-        for row in compare.compare(reference, results.read(folder)).differences
-        if row.metric == 'dice' and row.name == compare.MEAN
-      )
-      difference = (
-        f'{100 * apart.difference:+.1f} [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]'
-      )
-      p = '< 0.001' if apart.p < 1e-3 else f'{apart.p:.3f}'
-    dice = f'{100 * summary["mean_dice"]:.1f} [{100 * low:.1f}, {100 * high:.1f}]'
-    rows.append((text, dice, f'{100 * summary["mean_nsd"]:.1f}', difference, p))
-  header = ('variant', 'mean Dice %', 'NSD 2 mm %', 'Dice - MoME', 'p')
-  return tables.markdown(f'{args.steps} steps each', header, rows)
+    folder = args.output / name / 'evaluation'
+    if (folder / results.SUMMARY).is_file():
+      steps = json.loads((folder / results.SUMMARY).read_text())['step']
+      if steps != args.steps:
+        raise SystemExit(f'{folder.parent} has {steps} steps, not {args.steps}; remove it')
+      runs[text] = results.read(folder)
+  return f'{args.steps} steps each. {compare.overview(runs)}'
 
 
 def main() -> None:
