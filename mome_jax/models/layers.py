@@ -315,14 +315,35 @@ def upsample(x: jax.Array, factor: int) -> jax.Array:
   Returns:
     (..., factor D, factor H, factor W).
   """
-  for axis in range(x.ndim - 3, x.ndim):
+  if factor == 1:
+    return x
+  *across, along = range(x.ndim - 3, x.ndim)
+  for axis in across:
     x = _upsample_axis(x, factor, axis)
-  return x
+  return lax.platform_dependent(
+    x,
+    cpu=functools.partial(_upsample_rows, factor=factor),
+    default=functools.partial(_upsample_axis, factor=factor, axis=along),
+  )
+
+
+def _upsample_rows(x: jax.Array, factor: int) -> jax.Array:
+  """Along the last axis, as a product: XLA:CPU would interpolate anew wherever the result is read.
+
+  Five scales fused at 64^3, one core: 80 ms in place of 417 (sixteen classes).
+  """
+  wide = convolution.at_least_float32(x.dtype)
+  return (x.astype(wide) @ _interpolation(x.shape[-1], factor).astype(wide)).astype(x.dtype)
+
+
+@functools.cache
+def _interpolation(n: int, factor: int) -> np.ndarray:
+  """(n, factor n): how much each value counts in each interpolated one."""
+  place = np.clip((np.arange(n * factor) + 0.5) / factor - 0.5, 0, n - 1)
+  return np.maximum(0, 1 - np.abs(place - np.arange(n)[:, None]))
 
 
 def _upsample_axis(x: jax.Array, factor: int, axis: int) -> jax.Array:
-  if factor == 1:
-    return x
   n = x.shape[axis]
   before = jnp.concatenate(
     [lax.slice_in_dim(x, 0, 1, axis=axis), lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis
