@@ -100,9 +100,9 @@ def main():
   parser.add_argument('--repeats', type=int, default=3)
   args = parser.parse_args()
   timing.use_cores(args.threads)
-  import torch
+  from tests.benchmarks.peers import machine
 
-  torch.set_num_threads(args.threads)
+  machine.prepare(args.threads)
   print('| network | what | ours, s | PyTorch, s | PyTorch channels last, s | ours / best |')
   print('|:--|:--|--:|--:|--:|--:|')
   for name in args.networks:

@@ -161,9 +161,9 @@ def main():
   parser.add_argument('--repeats', type=int, default=5)
   args = parser.parse_args()
   timing.use_cores(args.threads)
-  import torch
+  from tests.benchmarks.peers import machine
 
-  torch.set_num_threads(args.threads)
+  machine.prepare(args.threads)
   print('| operation | shape | what | ours | PyTorch | PyTorch channels last | ours / best |')
   print('|:--|:--|:--|--:|--:|--:|--:|')
   for case in CASES:
