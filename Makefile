@@ -24,7 +24,7 @@ demo: $(VENV)/run.stamp
 	$(BIN)/python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=runs/demo
 
 test: $(VENV)/dev.stamp lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
