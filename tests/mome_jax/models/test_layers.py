@@ -153,6 +153,8 @@ def test_upsample_is_trilinear_with_half_pixel_centres(factor):
     torch.from_numpy(x), scale_factor=factor, mode='trilinear', align_corners=False
   )
   np.testing.assert_allclose(layers.upsample(jnp.asarray(x), factor), expected, atol=1e-5)
+  along = [layers._upsample_rows(x, factor), layers._upsample_axis(jnp.asarray(x), factor, 4)]
+  np.testing.assert_allclose(*along, atol=1e-6)  # the CPU's and the others'
 
 
 @pytest.mark.parametrize(
