@@ -185,20 +185,23 @@ def to_markdown(comparison: Comparison) -> str:
     rows = []
     for row in comparison.differences:
       if row.metric == metric:
-        left, right, apart, low, high = (
-          scale * v for v in (row.a, row.b, row.difference, row.low, row.high)
-        )
-        means = ('–', '–', '–') if math.isnan(apart) else (
-          f'{left:.1f}', f'{right:.1f}', f'{apart:+.1f} [{low:+.1f}, {high:+.1f}]')  # fmt: skip
-        p = _p(row.p)
+        empty = math.isnan(row.difference)
+        means = ['–' if empty else f'{scale * mean:.1f}' for mean in (row.a, row.b)]
+        means.append(_apart(row, scale))
         name = f'**{row.name}**' if row.name == MEAN else row.name
-        rows.append((name, row.n, *means, p, f'{row.win}/{row.tie}/{row.loss}'))
+        rows.append((name, row.n, *means, _p(row.p), f'{row.win}/{row.tie}/{row.loss}'))
     parts.append(tables.markdown(title, header, rows))
   return '\n'.join(parts)
 
 
 def _p(value: float) -> str:
   return '–' if math.isnan(value) else '< 0.001' if value < 1e-3 else f'{value:.3f}'
+
+
+def _apart(row: Difference, scale: float) -> str:
+  if math.isnan(row.difference):
+    return '–'
+  return f'{scale * row.difference:+.1f} [{scale * row.low:+.1f}, {scale * row.high:+.1f}]'
 
 
 def overview(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -221,23 +224,22 @@ def overview(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     if name != first:
       pair = compare(reference, rows, names=(first, name))
       row = next(d for d in pair.differences if (d.metric, d.name) == ('dice', MEAN))
-      apart, low, high = (100 * v for v in (row.difference, row.low, row.high))
-      cells = (f'{apart:+.1f} [{low:+.1f}, {high:+.1f}]', _p(row.p))
+      cells = (_apart(row, 100), _p(row.p))
     summary = metrics.summarize(rows)
     dice = tables.percent(summary['mean_dice'], summary['mean_dice_interval'])
     nsd = tables.percent(summary['mean_nsd'], summary['mean_nsd_interval'])
     means.append((name, dice, nsd, *cells))
-    scores = summary['classes']
-    classes.append(
-      (name, *(tables.percent(scores[k]['dice']) if k in scores else '–' for k in names))
-    )
+    classes.append((name, *(tables.percent(summary['classes'][k]['dice']) for k in names)))
   header = ('run', 'Dice %', 'NSD 2 mm %', 'Dice - first', 'p')
   note = (
     '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test, '
     'not corrected for the number of runs.\n'
   )
-  first_table = tables.markdown('Means over classes', header, means)
-  return '\n'.join([note, first_table, tables.markdown('Dice %', ('run', *names), classes)])
+  both = [
+    tables.markdown('Means over classes', header, means),
+    tables.markdown('Dice %', ('run', *names), classes),
+  ]
+  return '\n'.join([note, *both])
 
 
 def to_csv(comparisons: Sequence[Comparison]) -> str:
