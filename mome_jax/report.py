@@ -168,24 +168,24 @@ def routing(
   columns, rows = ((0, 0), (1, 1), (2, 1), (2, 2), (2, 2))[len(maps)]
   side = float(np.clip((table_height + 0.3) / max(rows, 1) - _CAPTION, 2.6, 3.6))
   behind = {n: image_slice[n] if isinstance(image_slice, Mapping) else image_slice for n in maps}
-  tall = max((s.shape[1] / s.shape[0] for s in behind.values()), default=1.0)
-  tall *= spacing_2d[1] / spacing_2d[0]
+  tall = [s.shape[1] / s.shape[0] * spacing_2d[1] / spacing_2d[0] for s in behind.values()]
+  deep = [side * max(tall[row * columns : (row + 1) * columns]) + _CAPTION for row in range(rows)]
   maps_left = left + table_width + 0.35
   width = maps_left + (columns * (side + _GAP) + 1.5 if maps else 0.0)
-  height = max(table_height + 0.3, rows * (side * tall + _CAPTION + 0.1)) + 0.1
+  height = max(table_height + 0.3, sum(deep) + 0.1 * rows) + 0.1
   figure, top = figures.titled(title, max(width, 5.0), height)
   table = figures.inches(figure, left, top - _CAPTION - table_height, table_width, table_height)
   _share_table(table, share, names, columns_shown)
   for i, (name, scale_map) in enumerate(maps.items()):
     row, column = divmod(i, columns)
-    y = top - row * 0.1 - (row + 1) * (side * tall + _CAPTION)
-    axes = figures.inches(figure, maps_left + column * (side + _GAP), y, side, side * tall)
+    y = top - row * 0.1 - sum(deep[:row]) - _CAPTION - side * tall[i]
+    axes = figures.inches(figure, maps_left + column * (side + _GAP), y, side, side * tall[i])
     figures.caption(axes, name)
     outline = (outlines or {}).get(name)
     drawn = _scale_map(axes, behind[name], scale_map, outline, spacing_2d)
     drawn.set_clim(0, max(1, len(scale_labels) - 1))
   if maps:
-    x, bar = maps_left + columns * (side + _GAP), min(2.4, side * tall)
+    x, bar = maps_left + columns * (side + _GAP), min(2.4, side * tall[0])
     _scale_legend(figures.inches(figure, x, top - _CAPTION - bar, 0.16, bar), drawn, scale_labels)
   figures.save(figure, path)
 
