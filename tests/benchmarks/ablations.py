@@ -54,16 +54,15 @@ VARIANTS = {
 }
 
 
-def prepare(args) -> None:
-  """Both sources on the grid of the config, unless they are there."""
-  config = openkbp_cpu.get_config()
-  spacing = ','.join(f'{mm:g}' for mm in config.data.spacing)
-  for source in ('openkbp', 'openkbp_parts'):
-    if not (args.data_dir / source / 'prepare.json').is_file():
-      options = {'source': source, 'spacing': spacing, 'brick': 32, 'data_dir': args.data_dir}
-      options['manual_dir'] = args.manual_dir
-      command = [sys.executable, '-m', 'input_pipeline.prepare']
-      subprocess.run([*command, *(f'--{k}={v}' for k, v in options.items())], check=True)
+def prepare(args, source: str, **options) -> None:
+  """A source on the grid of the config, unless it is there; options of `input_pipeline.prepare`."""
+  if (args.data_dir / options.get('name', source) / 'prepare.json').is_file():
+    return
+  spacing = ','.join(f'{mm:g}' for mm in openkbp_cpu.get_config().data.spacing)
+  options |= {'source': source, 'spacing': spacing, 'brick': 32, 'data_dir': args.data_dir}
+  options['manual_dir'] = args.manual_dir
+  command = [sys.executable, '-m', 'input_pipeline.prepare']
+  subprocess.run([*command, *(f'--{k}={v}' for k, v in options.items())], check=True)
 
 
 def train(name: str, args) -> None:
@@ -113,7 +112,8 @@ def main() -> None:
   parser.add_argument('--only', nargs='+', choices=VARIANTS, default=list(VARIANTS))
   args = parser.parse_args()
   args.output.mkdir(parents=True, exist_ok=True)
-  prepare(args)
+  for source in ('openkbp', 'openkbp_parts'):
+    prepare(args, source)
   for name in dict.fromkeys([REFERENCE, *args.only]):
     train(name, args)
   text = table(args)
