@@ -51,6 +51,7 @@ VARIANTS = {
     {'data.sources': "('openkbp_parts',)", 'model.experts': 'finest'},
   ),
   'seed': ('MoME with another seed', {'seed': 1}),
+  'finest_seed': ('baseline with another seed', {'seed': 1, 'model.experts': 'finest'}),
 }
 
 
@@ -74,7 +75,7 @@ def train(name: str, args) -> None:
   if 'text.vectors' in settings:
     settings['text.vectors'] = args.output / settings['text.vectors']
     write_one_hot(settings['text.vectors'])
-  settings |= {'train.steps': args.steps, 'data_dir': args.data_dir}
+  settings |= {'train.steps': args.steps, 'data_dir': args.data_dir, 'evaluation.pictures': 0}
   config = pathlib.Path(openkbp_cpu.__file__)
   command = [sys.executable, '-m', 'mome_jax.main', f'--config={config}', f'--workdir={workdir}']
   command += [f'--config.{key}={value}' for key, value in settings.items()]
