@@ -10,6 +10,7 @@ of several, each against the first. A checkpoint is scored by
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -219,7 +220,11 @@ def _score(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
   runs = {name: results.read(name) for name in (args.a, *args.others)}
   found = [compare.compare(runs[args.a], runs[name], names=(args.a, name)) for name in args.others]
-  text = compare.to_markdown(found[0]) if len(found) == 1 else compare.overview(runs)
+  if len(found) == 1:
+    text = compare.to_markdown(found[0])
+  else:
+    parent = os.path.commonprefix(list(runs)).rpartition('/')[0]  # of URLs too
+    text = compare.overview({name.removeprefix(f'{parent}/'): runs[name] for name in runs})
   print(text)
   if args.output:
     folder = epath.Path(args.output)
