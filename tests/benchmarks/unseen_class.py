@@ -26,6 +26,7 @@ def run(config, workdir: pathlib.Path, args) -> list[dict]:
     train.train(config, epath.Path(workdir))
     config.classes = openkbp_cpu.get_config().classes
     config.data.sources = ('openkbp',)
+    config.evaluation.pictures = 0
     evaluate.evaluate(config, epath.Path(workdir))
   return results.read(workdir)
 
