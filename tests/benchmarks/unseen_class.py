@@ -33,16 +33,17 @@ def run(config, workdir: pathlib.Path, args) -> list[dict]:
 
 def run_all(args) -> dict[str, list[dict]]:
   """Rows of every run by its name in the table."""
+  sources = {scans: f'openkbp_first_{scans}' for scans in args.scans}
   ablations.prepare(args, 'openkbp')
+  for scans, source in sources.items():
+    ablations.prepare(args, 'openkbp', name=source, cases=scans)
   config = openkbp_cpu.get_config()
   classes = config.classes
   config.classes = tuple(name for name in classes if name not in args.unseen)
   config.train.steps = args.steps
   base = args.output / 'base'
   rows = {'by prompt alone': run(config, base, args)}
-  for scans in args.scans:
-    source = f'openkbp_first_{scans}'
-    ablations.prepare(args, 'openkbp', name=source, cases=scans)
+  for scans, source in sources.items():
     config = finetune.get_config(str(base))
     config.classes, config.data.sources = classes, (source,)
     config.train.steps = args.tuning_steps
