@@ -1,9 +1,9 @@
 """What the mixture of a trained MoME is worth: scores with its gates forced.
 
-  PYTHONPATH=. python tests/benchmarks/experts_alone.py runs/openkbp_cpu --cases=12
+  PYTHONPATH=. python tests/benchmarks/experts_alone.py runs/openkbp_cpu --cases=8
 
 The same parameters segment the first held-out scans with the gates as trained, with all weight on
-one scale, and with equal weights. Prints two Markdown tables of Dice.
+one scale, and with equal weights. Prints two Markdown tables.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from mome_jax.text.prompts import default_prompts
 _CERTAIN = 1e4  # added to a router logit: the other scales' weights are then 0
 
 
-def forced(params: dict, scale: int | None) -> dict:
-  """Parameters whose router gives all weight to one scale, or the same to all (None)."""
+def forced(params: dict, level: int | None) -> dict:
+  """Parameters whose router gives all weight to one expert, or the same to all (None)."""
   router = params['model']['router']
-  if scale is None:
+  if level is None:
     router = jax.tree.map(lambda x: 0 * x, router)
   else:
-    router = router | {f'bias_{scale}': router[f'bias_{scale}'] + _CERTAIN}
+    router = router | {f'bias_{level}': router[f'bias_{level}'] + _CERTAIN}
   return params | {'model': params['model'] | {'router': router}}
 
 
@@ -39,6 +39,8 @@ def main() -> None:
   parser.add_argument('--cases', type=int, help='how many scans; default all')
   args = parser.parse_args()
   predictor = Predictor(args.run)
+  if len(predictor.model.active_scales) < 2:
+    parser.error(f'{args.run}: this model mixes no scales; name a run with model.experts=pyramid')
   config, trained = predictor.config, predictor.params
   template = bricks.read_template(args.data_dir, config.data.sources, config.new_classes)
   scans = [
