@@ -23,6 +23,7 @@ from etils import epath
 
 from input_pipeline import resample, sources, volume
 from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.errors import UserError
 
 VERSION = '1.0.0'  # of the files' layout
 SETTINGS = 'prepare.json'  # what `prepare` was asked for and what came of it
@@ -30,7 +31,7 @@ INDEX = 'index.npz'
 _EMPTY_HU = -900  # bricks that nowhere exceed this are air
 
 
-class NotPreparedError(FileNotFoundError):
+class NotPreparedError(UserError):
   """No complete prepared source where it was looked for; the message tells how to make it."""
 
 

@@ -16,13 +16,14 @@ from scipy import ndimage
 
 from input_pipeline import augment, bricks, mirror, volume
 from input_pipeline.anatomy import Template
+from input_pipeline.errors import UserError
 
 # The chosen voxel lies at most this part of the patch's edge from its centre, along each axis: a
 # network that only ever sees a structure in the middle would learn to look there.
 _JITTER = 0.25
 
 
-class PipelineError(ValueError):
+class PipelineError(UserError):
   """Configuration and prepared data do not fit; the message names both and the fix."""
 
 

@@ -32,11 +32,12 @@ import tqdm
 from etils import epath
 
 from input_pipeline import brick_writer, bricks, check, dedupe, options, sources
+from input_pipeline.errors import UserError
 
 _CASES = 'cases'
 
 
-class PrepareError(ValueError):
+class PrepareError(UserError):
   """What was asked for cannot be done; the message names the fix."""
 
 

@@ -18,6 +18,8 @@ import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
+from input_pipeline.errors import UserError
+
 _FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
 ENDINGS = ('.nii.gz', '.nii')  # of scans
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
@@ -42,7 +44,7 @@ def stem(path: pathlib.Path) -> str:
   return path.name
 
 
-class VolumeError(ValueError):
+class VolumeError(UserError):
   """A scan that cannot be used; one line with the file, the offending value and the fix."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from mome_jax import sharding, state, steps
+from mome_jax.errors import UserError
 from mome_jax.flops import count_flops
 from mome_jax.models import build_model
 from mome_jax.text import inputs
@@ -21,7 +22,7 @@ _COLLECTIVES = r'(all-to-all|all-gather|all-reduce|reduce-scatter|collective-per
 _BITS = {'pred': 8, 's4': 4, 'u4': 4}
 
 
-class TopologyError(ValueError):
+class TopologyError(UserError):
   """The topology is unknown or its compiler is absent; the message says which are known."""
 
 

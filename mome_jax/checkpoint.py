@@ -19,6 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from mome_jax.configs import base
+from mome_jax.errors import UserError
 from mome_jax.state import TrainState
 from mome_jax.text.tokenizer import DEFAULT_MODEL
 from mome_jax.text.vectors import TextVectors
@@ -28,7 +29,7 @@ _CHECKPOINTS, _PARAMS = 'checkpoints', 'params'
 _ITEMS = ('train', 'ema', 'data')
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
   """A checkpoint is missing or does not fit; the message names it and says what to do."""
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from input_pipeline import dicom, volume
 from mome_jax import manifest
+from mome_jax.errors import UserError
 from mome_jax.segment import Segmentation
 
 # SNOMED CT codes of the classes without their side; those of DICOM's context groups where it has
@@ -45,7 +46,7 @@ _STRUCTURE = ('123037004', 'Body structure')
 _LESION = ('49755003', 'Morphologically Abnormal Structure')
 
 
-class DicomSegError(ValueError):
+class DicomSegError(UserError):
   """A series that no DICOM SEG can be made for; the message says what it lacks."""
 
 

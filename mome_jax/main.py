@@ -18,27 +18,10 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from input_pipeline.bricks import NotPreparedError
-from input_pipeline.pipeline import PipelineError
-from mome_jax import aot, checkpoint, evaluate, metrics_log, multihost, sharding, train
-from mome_jax.postprocess import PostprocessError
-from mome_jax.text.prompts import PromptError
-from mome_jax.text.vectors import TextVectorError
+from mome_jax import aot, checkpoint, evaluate, multihost, train
+from mome_jax.errors import UserError
 
 FLAGS = flags.FLAGS
-# Their messages name the cause and the fix.
-_EXPLAINED = (
-  NotPreparedError,
-  PipelineError,
-  PostprocessError,
-  PromptError,
-  TextVectorError,
-  aot.TopologyError,
-  checkpoint.CheckpointError,
-  metrics_log.LogError,
-  sharding.MeshError,
-  train.NonFiniteLossError,
-)
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the experiment.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
 _MODE = flags.DEFINE_enum(
@@ -79,7 +62,7 @@ def main(argv: list[str]) -> None:
   except multihost.Preempted as notice:
     print(f'preempted: {notice}', file=sys.stderr)
     sys.exit(multihost.PREEMPTED)
-  except _EXPLAINED as error:
+  except UserError as error:
     sys.exit(f'error: {error}')
   except jax.errors.JaxRuntimeError as error:
     if jax.process_count() == 1:
@@ -92,7 +75,7 @@ def _compile() -> None:
     raise app.UsageError('--mode=compile needs --config and --topology, such as v5e:4x4')
   try:
     print(json.dumps(aot.compile_config(_CONFIG.value, _TOPOLOGY.value), indent=2))
-  except _EXPLAINED as error:
+  except UserError as error:
     sys.exit(f'error: {error}')
 
 

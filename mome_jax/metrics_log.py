@@ -6,8 +6,10 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 
+from mome_jax.errors import UserError
 
-class LogError(OSError):
+
+class LogError(UserError):
   """The log cannot be written; the message says where and what to do."""
 
 

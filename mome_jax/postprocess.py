@@ -22,6 +22,7 @@ import numpy as np
 import scipy.ndimage
 
 from input_pipeline.anatomy import TEMPLATE, Template
+from mome_jax.errors import UserError
 
 MINIMUM_ML = {
   'kidney tumor': 0.27,
@@ -37,7 +38,7 @@ REACH_MM = 3.0
 _MIXED = 0.1  # of a component: less of it across the midline or under the other name is stray
 
 
-class PostprocessError(ValueError):
+class PostprocessError(UserError):
   """A rule that does not exist; the message lists those that do."""
 
 

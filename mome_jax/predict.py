@@ -40,6 +40,7 @@ from absl import logging
 
 from input_pipeline.options import dashed, spacing
 from mome_jax import explain, manifest, outputs, postprocess, scans
+from mome_jax.errors import UserError
 from mome_jax.jobs import Job, Result
 from mome_jax.predictor import SHIPPED, Predictor, use_compilation_cache
 from mome_jax.text.prompts import parse_prompts
@@ -49,7 +50,7 @@ _BAR = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
 _COLUMNS = ('case', 'input', 'status', 'seconds', 'message')
 
 
-class PredictError(ValueError):
+class PredictError(UserError):
   """What was asked for cannot be done; the message names the fix."""
 
 

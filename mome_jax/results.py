@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from mome_jax import detection, froc, metrics, tables
+from mome_jax.errors import UserError
 
 CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
 CURVE = 'detection.csv'
@@ -18,7 +19,7 @@ _KEYS = ('source', 'case', 'class')
 _FIELDS = (*_KEYS, *metrics.METRICS, *detection.FIELDS)
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError):
   """Scores that are missing, broken or do not fit others; the message names the file."""
 
 

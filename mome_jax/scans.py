@@ -7,12 +7,13 @@ import pathlib
 from collections.abc import Sequence
 
 from input_pipeline import dicom, volume
+from mome_jax.errors import UserError
 
 # What people expect to be segmented when it lies in the folder; anything else is passed over.
 _OTHER_IMAGES = ('.nrrd', '.nhdr', '.mha', '.mhd', '.mgz', '.hdr', '.img', '.gz')
 
 
-class ScanError(ValueError):
+class ScanError(UserError):
   """There is nothing to segment where the user pointed; the message names the fix."""
 
 

@@ -14,12 +14,13 @@ from input_pipeline import volume
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.sources import files, nifti_folder
 from mome_jax import results
+from mome_jax.errors import UserError
 
 _SUFFIXES = ('_seg', '_masks')  # of what `predict` writes
 _UNSCORED = ('background', 'ignore')
 
 
-class ScoreError(ValueError):
+class ScoreError(UserError):
   """Folders that cannot be scored; the message names the folder or file and the fix."""
 
 

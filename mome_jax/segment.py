@@ -11,6 +11,7 @@ from input_pipeline import resample
 from input_pipeline.anatomy import TEMPLATE, Template
 from mome_jax import inference, postprocess
 from mome_jax.clock import Clock
+from mome_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _index_type(names: Sequence[str]) -> np.dtype:
   return np.min_scalar_type(len(names))
 
 
-class NonFiniteLogitsError(FloatingPointError):
+class NonFiniteLogitsError(UserError):
   """The network returned infinity or NaN; a mask made from it would be wrong without a sign."""
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mome_jax.errors import UserError
+
 REPLICATED = P()
 # Path of a leaf of the train state -> its spec; the first match wins. The optimizer's moments have
 # the paths of their parameters in them, so one rule covers both.
@@ -21,7 +23,7 @@ FSDP_PATHS = r'(params|ema|opt_state)/.*'
 FSDP_SIZE = 2**14
 
 
-class MeshError(ValueError):
+class MeshError(UserError):
   """Mesh, devices and config do not fit; the message names the numbers and the fix."""
 
 

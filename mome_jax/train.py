@@ -22,12 +22,13 @@ from mome_jax import (
   steps,
   tracing,
 )
+from mome_jax.errors import UserError
 from mome_jax.metrics_log import MetricsLog
 from mome_jax.models import build_model
 from mome_jax.text import inputs
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError):
   """Training diverged; the message names the step."""
 
 

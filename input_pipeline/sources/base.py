@@ -12,9 +12,10 @@ import numpy as np
 
 from input_pipeline import volume
 from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.errors import UserError
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
   """A source's files are missing or contradict each other; the message names file and fix."""
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE
+from mome_jax.errors import UserError
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
   """Prompts that cannot be made or read; the message names them and the fix."""
 
 

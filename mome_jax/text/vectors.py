@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from mome_jax.errors import UserError
+
 COMMAND = 'python -m mome_jax.text.embed --t5=FOLDER --output=FILE.npz'
 _VERSION = 1  # of the file's layout
 
 
-class TextVectorError(ValueError):
+class TextVectorError(UserError):
   """Text vectors are missing, damaged or lack a prompt; the message says how to make them."""
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 import flax
 import numpy as np
 
+from mome_jax.errors import UserError
 
-class WeightsError(ValueError):
+
+class WeightsError(UserError):
   """A checkpoint does not fit its source's structure; the message lists every problem."""
 
 
