@@ -1,0 +1,41 @@
+"""Text files as Windows programs write them."""
+
+import json
+
+import pytest
+
+from input_pipeline import text_files
+
+
+@pytest.mark.parametrize(
+  'encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-32'], ids=lambda name: name
+)
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'], ids=['lf', 'crlf', 'cr'])
+def test_the_same_text_whatever_the_encoding_and_line_ends(encoding, end, tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_bytes(end.join(['Kopf-Übersicht', '{"ä": 1}', '']).encode(encoding))
+  assert text_files.read_text(path) == 'Kopf-Übersicht\n{"ä": 1}\n'
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_json_and_csv(encoding, tmp_path):
+  path = tmp_path / 'a'
+  path.write_bytes(json.dumps({'labels': {'liver': 1}}, indent=1).encode(encoding))
+  assert text_files.read_json(path) == {'labels': {'liver': 1}}
+  for separator in ',;\t':
+    path.write_bytes(separator.join('ab').encode(encoding) + f'\r\n1{separator}"x\r\ny"'.encode(
+      encoding.replace('utf-8-sig', 'utf-8').replace('utf-16', 'utf-16-le')
+    ))  # fmt: skip
+    assert text_files.read_csv(path) == (['a', 'b'], [{'a': '1', 'b': 'x\ny'}])
+  path.write_text('')
+  assert text_files.read_csv(path) == ([], [])
+
+
+def test_what_is_no_text_is_named(tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_bytes('{"Lungenflügel": 1}'.encode('cp1252'))
+  with pytest.raises(text_files.TextFileError, match=r'a\.json: byte 10 is not utf-8; save it as'):
+    text_files.read_json(path)
+  path.write_text('{"a": 1,}')
+  with pytest.raises(text_files.TextFileError, match=r'a\.json: not JSON .*line 1.*; correct it'):
+    text_files.read_json(path)
