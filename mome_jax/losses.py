@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 
 def masked_bce_dice(
@@ -25,30 +24,32 @@ def masked_bce_dice(
 
   Args:
     logits: (B, K, D, H, W) float32.
-    targets: (B, K, D, H, W), 0 to 1; fractions where masks were averaged over blocks.
-    valid: (B, K, D, H, W), 0 to 1; 0 where the label says nothing about the class.
+    targets: (B, K, D, H, W), 0 to 1; the class's part of what is valid in a voxel or block.
+    valid: (B, K, D, H, W), 0 to 1; the weight of a voxel or block, 0 where the label says nothing
+      about the class.
     log: -log(Dice) in place of 1 - Dice.
 
   Returns:
-    Two float32 scalars: the mean over pairs of the voxel mean of BCE, and the mean over pairs with
-    a target of 1 - Dice or -log(Dice), where Dice = (2 sum p t + e) / (sum p + sum t + e), with
-    e = 1, or 1e-7 under the logarithm.
+    Two float32 scalars: the mean over pairs of the mean of BCE weighted by v, and the mean over
+    pairs with a target of 1 - Dice or -log(Dice), where
+    Dice = (2 sum v p t + e) / (sum v p + sum v t + e), with e = 1, or 1e-7 under the logarithm.
   """
   spatial = (2, 3, 4)
   logits = jnp.where(valid > 0, logits, 0.0)
-  targets = targets.astype(jnp.float32) * valid
-  voxels = valid.astype(jnp.float32).sum(spatial)
+  targets, valid = (x.astype(jnp.float32) for x in (targets, valid))
+  voxels = valid.sum(spatial)
   supervised = voxels > 0
   pairs = jnp.maximum(supervised.sum(), 1)
 
-  bce = (optax.sigmoid_binary_cross_entropy(logits, targets) * valid).sum(spatial)
-  bce = bce / jnp.maximum(voxels, 1.0)
+  bce = -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
+  bce = (bce * valid).sum(spatial) / jnp.where(supervised, voxels, 1.0)
   probability = jax.nn.sigmoid(logits) * valid
   overlap = (probability * targets).sum(spatial)
+  size = (targets * valid).sum(spatial)
   e = 1e-7 if log else 1.0
-  dice = (2 * overlap + e) / (probability.sum(spatial) + targets.sum(spatial) + e)
+  dice = (2 * overlap + e) / (probability.sum(spatial) + size + e)
   dice = -jnp.log(dice) if log else 1 - dice
-  present = targets.sum(spatial) > 0
+  present = size > 0
   dice = (dice * present).sum() / jnp.maximum(present.sum(), 1)
   return (bce * supervised).sum() / pairs, dice
 
@@ -106,3 +107,24 @@ def block_mean(x: jax.Array, factor: int) -> jax.Array:
     b, k, d // factor, factor, h // factor, factor, w // factor, factor
   )
   return blocks.mean((3, 5, 7))
+
+
+def block_supervision(
+  targets: jax.Array, valid: jax.Array, factor: int
+) -> tuple[jax.Array, jax.Array]:
+  """What blocks of factor^3 voxels are taught, for `masked_bce_dice`.
+
+  With the class's part of a block's valid voxels as its target, and their part of the block as its
+  weight, the loss is that of one logit for all its voxels (Dice's e counts blocks then).
+
+  Args:
+    targets: (B, K, D, H, W) bool.
+    valid: (B, K, D, H, W) bool.
+    factor: voxels along a side of a block.
+
+  Returns:
+    Targets and weights, both (B, K, D / factor, H / factor, W / factor) float32.
+  """
+  weights = block_mean(valid, factor)
+  part = block_mean(targets & valid, factor)
+  return part / jnp.where(weights > 0, weights, 1.0), weights

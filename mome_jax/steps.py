@@ -61,9 +61,7 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
       for scores in coarse:
         factor = logits.shape[-1] // scores.shape[-1]
         total += sum(
-          losses.masked_bce_dice(
-            scores, losses.block_mean(targets, factor), losses.block_mean(valid, factor)
-          )
+          losses.masked_bce_dice(scores, *losses.block_supervision(targets, valid, factor))
         )
       metrics['loss_experts'] = total / len(coarse)
       loss = loss + config.expert_loss * metrics['loss_experts']

@@ -150,3 +150,55 @@ def test_block_mean(factor):
   x = np.random.default_rng(0).uniform(size=(2, 3, 4, 8, 4)).astype(np.float32)
   expected = torch.nn.functional.avg_pool3d(torch.from_numpy(x), factor)
   np.testing.assert_allclose(losses.block_mean(jnp.asarray(x), factor), expected, atol=1e-6)
+
+
+def test_block_supervision_at_the_border_of_a_contoured_range():
+  """Blocks of 2^3, of which two voxels in height: above the range, across its end, inside it."""
+  valid = jnp.zeros((1, 1, 2, 2, 6), bool).at[..., 3:].set(True)
+  targets = jnp.zeros((1, 1, 2, 2, 6), bool).at[..., 1:4].set(True).at[0, 0, 0, 0, 4:].set(True)
+  part, weights = losses.block_supervision(targets, valid, 2)
+  # Across: half is valid, and all of that half is organ. Inside: 2 of 8 voxels are organ.
+  np.testing.assert_array_equal(weights.ravel(), [0, 0.5, 1])
+  np.testing.assert_array_equal(part.ravel(), [0, 1, 0.25])
+
+
+def test_a_block_that_is_all_organ_where_valid_is_taught_one():
+  targets = jnp.ones((1, 1, 2, 2, 4), bool)
+  valid = targets.at[..., :3].set(False)
+  part, weights = losses.block_supervision(targets, valid, 2)
+  bce = lambda x: losses.masked_bce_dice(jnp.full((1, 1, 1, 1, 2), x), part, weights)[0]
+  # Its weight is 1/2 and that of the other block 0, and still the mean is that of one block.
+  np.testing.assert_allclose(bce(2.0), np.log1p(np.exp(-2.0)), rtol=1e-6)
+  np.testing.assert_allclose(jax.grad(bce)(2.0), -1 / (1 + np.exp(2.0)), rtol=1e-5)
+
+
+@pytest.mark.parametrize('factor', [2, 4])
+def test_a_loss_over_blocks_is_that_of_their_voxels(factor):
+  """One logit a block, repeated over its voxels and supervised voxel by voxel."""
+  rng = np.random.default_rng(factor)
+  shape = (2, 3, 8, 4, 8)
+  valid = rng.uniform(size=shape) < rng.uniform(size=shape[:2])[..., None, None, None]
+  valid[..., 3:5] = False
+  valid[0, 2], valid[1, 1, :] = False, False
+  valid[1, 1, 0, 0, 0] = True  # a fraction of a block is all that is valid
+  targets = rng.uniform(size=shape) < 0.4
+  logits = rng.normal(size=(*shape[:2], *(n // factor for n in shape[2:])))
+
+  def of_voxels(x):
+    # In float64 with NumPy: BCE and Dice sums over the valid voxels, e counting blocks.
+    x = x.repeat(factor, 2).repeat(factor, 3).repeat(factor, 4)
+    bce, dice = [], []
+    for pair in np.ndindex(shape[:2]):
+      v, t = valid[pair], targets[pair][valid[pair]]
+      if not v.any():
+        continue
+      p = 1 / (1 + np.exp(-x[pair][v]))
+      bce.append(-np.log(np.where(t, p, 1 - p)).mean())
+      if t.any():
+        e = factor**3
+        dice.append(1 - (2 * p[t].sum() + e) / (p.sum() + t.sum() + e))
+    return np.mean(bce), np.mean(dice)
+
+  blocks = losses.block_supervision(jnp.asarray(targets), jnp.asarray(valid), factor)
+  got = losses.masked_bce_dice(jnp.asarray(logits, jnp.float32), *blocks)
+  np.testing.assert_allclose(got, of_voxels(logits), rtol=1e-5)
