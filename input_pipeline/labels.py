@@ -3,10 +3,10 @@
 import warnings
 from collections.abc import Mapping, Sequence
 
-import cc3d
 import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.components import components
 
 # What a label value stands for: a class, a paired organ without its side ('kidney'), several
 # classes that all hold the voxel, or None, declared and not used.
@@ -154,7 +154,7 @@ def split_sides(
   Warns:
     UserWarning: where an organ was cut, or pieces and middle disagree.
   """
-  parts, number = cc3d.connected_components(mask, connectivity=26, return_N=True)
+  parts, number = components(mask)
   if not number:
     return np.zeros(mask.shape, bool)
   # (components, D): voxels of each component in each sagittal plane.

@@ -19,9 +19,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import cc3d
 import numpy as np
 
+from input_pipeline.components import components
 from mome_jax.intervals import bootstrap_interval, bootstrap_ratio
 from mome_jax.postprocess import MINIMUM_ML
 
@@ -51,13 +51,14 @@ def count(
     `predicted`: components of the prediction.
   """
   voxel_ml = float(np.prod(spacing)) / 1000
-  labels, lesions = _components(prediction), _components(truth)
+  labels, _ = components(prediction)
+  lesions, number = components(truth)
   sizes = np.bincount(labels.ravel(), minlength=1)
   large = sizes * voxel_ml >= MINIMUM_ML.get(name, 0.0)
   large[0] = False
   hit = np.unique(lesions[large[labels]])
   return {
-    'lesions': int(lesions.max(initial=0)),
+    'lesions': number,
     'found': int(np.count_nonzero(hit)),
     'predicted': int(large.sum()),
   }
@@ -96,11 +97,6 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     'false_positives_per_healthy': _mean(alarms),
     'false_positives_per_healthy_interval': bootstrap_interval(alarms),
   }
-
-
-def _components(mask: np.ndarray) -> np.ndarray:
-  labels = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
-  return labels.astype(np.uint32, copy=False)  # an array without voxels comes back as bool
 
 
 def _mean(values: Sequence[float], counts: Sequence[int] | None = None) -> float:

@@ -10,11 +10,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-import cc3d
 import numpy as np
 
 from input_pipeline import volume
 from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.components import components
 from mome_jax import dicom_seg, inference, report, viewer
 from mome_jax.explain import RoutingMaps
 from mome_jax.scans import Scan
@@ -264,7 +264,7 @@ def statistics(
       row['volume_ml'] = round(float(np.count_nonzero(mask)) * millilitres, 3)
       row['present'] = True
       row['mean_hu'] = round(float(scan.array[box][mask].mean(dtype=np.float64)), 1)
-      _, row['components'] = cc3d.connected_components(mask, connectivity=26, return_N=True)
+      _, row['components'] = components(mask)
     rows.append(row)
   return rows
 

@@ -17,11 +17,11 @@ states its minimum volumes in voxels of 1.5 mm; here they are millilitres.
 import dataclasses
 from collections.abc import Collection, Sequence
 
-import cc3d
 import numpy as np
 import scipy.ndimage
 
 from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.components import components
 from mome_jax.errors import UserError
 
 MINIMUM_ML = {
@@ -177,7 +177,7 @@ class _Masks:
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Labels (D, H, W), and the number of voxels of every label, that of the background 0."""
-  labels = cc3d.connected_components(mask, connectivity=26)
+  labels, _ = components(mask)
   sizes = np.bincount(labels.ravel())
   sizes[0] = 0
   return labels, sizes

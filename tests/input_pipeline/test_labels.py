@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from input_pipeline import labels, sources
+from input_pipeline.components import components
 
 
 def test_map_codes():
@@ -134,6 +135,12 @@ class TestDoubtfulSides:
     assert sides(kidneys((40, 46, 1), (50, 56, 1))) == {2: (40, 56)}
 
 
+def test_two_lone_voxels_in_a_line_are_a_right_and_a_left_one():
+  array = np.array([1, 0, 1], np.uint8).reshape(3, 1, 1)
+  codes = labels.convert(array, {1: 'kidney'}, spacing=SPACING, name='case')
+  assert codes.ravel().tolist() == [3, 0, 2]
+
+
 @given(st.integers(0, 2**31))
 def test_mirroring_swaps_sides(seed):
   rng = np.random.default_rng(seed)
@@ -146,7 +153,7 @@ def test_mirroring_swaps_sides(seed):
   assert ((one > 0) == (array > 0)).all()
   swapped = np.choose(np.searchsorted([0, 16, 17], other), [0, 17, 16])
   # What lies exactly on the middle plane has no side of its own.
-  parts = labels.cc3d.connected_components(array, connectivity=26)
+  parts, _ = components(array)
   centres = [np.argwhere(parts == i)[:, 0].mean() for i in range(1, parts.max() + 1)]
   decided = np.isin(parts, [i + 1 for i, c in enumerate(centres) if abs(c - 5.5) > 1e-9])
   np.testing.assert_array_equal(one[decided], swapped[decided])

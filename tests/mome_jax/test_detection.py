@@ -99,3 +99,9 @@ def test_the_summary_of_scores_has_them_for_classes_that_were_counted():
   assert 'detection' not in classes['liver']
   assert classes[NAME]['detection']['sensitivity'] == 1.0
   assert classes[NAME]['detection']['specificity'] is None
+
+
+def test_two_lone_voxels_in_a_line_are_two_lesions():
+  line = np.array([[[True, False, True]]])
+  found = detection.count(line, line, SPACING, 'metastasis')
+  assert found == {'lesions': 2, 'found': 2, 'predicted': 2}

@@ -187,3 +187,10 @@ def test_rules_of_a_command_line():
 def test_an_unknown_rule_is_named():
   with pytest.raises(postprocess.PostprocessError, match="'biggest'.*known: sides, largest"):
     run(segmentation(), 'biggest')
+
+
+def test_two_lone_voxels_in_a_line():
+  """A box of 3 x 1 x 1 voxels, of which the middle one is background."""
+  ends = block((4, 5), (3, 4), (3, 4)) | block((6, 7), (3, 4), (3, 4))
+  found = run(segmentation(spleen=ends), *ALL)
+  assert found.mask('spleen').sum() == 1
