@@ -1,0 +1,365 @@
+"""What an input folder holds: every file in it is used, left out with a reason, or failed.
+
+`predict`, `prepare` and `score` ask here which files of a folder are input, so that none vanishes:
+
+  holding = inventory.look(folder, ('nifti',), deep=False)
+  holding.used      files to read
+  holding.failed    what looks like input and cannot be read; `problem` is a line for the user
+  holding.left_out  the rest, each with its `reason`; `holding.notes()` tells of it in a few phrases
+
+A file's kind follows from the ending of its name, in any case of letters, and from its first bytes
+where the name does not say. Links are followed, and every folder is read once.
+"""
+
+import codecs
+import collections
+import dataclasses
+import errno
+import os
+import pathlib
+import re
+import stat
+import zlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+NIFTI_ENDINGS = ('.nii.gz', '.nii')
+_ENDINGS = {
+  'nifti': NIFTI_ENDINGS,
+  'dicom': ('.dcm', '.dicom', '.ima'),
+  'zip': ('.zip',),
+  'image': ('.nrrd', '.nhdr', '.mha', '.mhd', '.mgz', '.mgh', '.mnc', '.hdr', '.img', '.nii.bz2',
+            '.nii.xz', '.nii.zst'),
+  'picture': ('.png', '.jpg', '.jpeg', '.gif', '.bmp', '.tif', '.tiff', '.svg', '.pdf'),
+}  # fmt: skip
+_INPUT = ('nifti', 'dicom', 'zip', 'image')
+_HEAD = 1024  # bytes that tell the kind of a file
+_GZIP = b'\x1f\x8b'
+_CHANNEL = re.compile(r'(.+)_(\d{4})')
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+  """A file that lies in a folder or zip archive.
+
+  Attributes:
+    path: as found; links are not resolved.
+    name: below the folder or in the archive, with '/' between its parts.
+    kind: 'nifti'; 'dicom'; 'zip'; 'image', a scan in another format; 'unknown', what cannot be
+      opened and has no ending; or 'other'.
+    reason: why it is left out, as a noun; '' if it is not.
+    problem: why it cannot be read, a line with file and fix; '' if nothing is known to be wrong.
+  """
+
+  path: pathlib.Path
+  name: str
+  kind: str
+  reason: str = ''
+  problem: str = ''
+
+  @property
+  def parent(self) -> str:
+    """Name of its folder, '' for the one that was looked into."""
+    return self.name.rpartition('/')[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+  """Every file of a folder, by name.
+
+  Attributes:
+    used: files to read.
+    failed: with their `problem`.
+    left_out: with their `reason`.
+    folders: that were not looked into, as only the files directly in the folder were asked for.
+  """
+
+  used: tuple[File, ...]
+  failed: tuple[File, ...]
+  left_out: tuple[File, ...]
+  folders: tuple[pathlib.Path, ...] = ()
+
+  def notes(self) -> list[str]:
+    """What was left out, one phrase a reason: 'hidden (2 files)'."""
+    return phrases(file.reason for file in self.left_out)
+
+
+def look(
+  folder: str | os.PathLike,
+  kinds: Collection[str],
+  *,
+  deep: bool = True,
+  skip: Callable[[pathlib.Path], str] = lambda path: '',
+) -> Inventory:
+  """Accounts for every file of a folder.
+
+  Args:
+    folder: to look into.
+    kinds: of `File.kind` that are input here; what else there is is left out.
+    deep: look at any depth, else only at the files directly in it.
+    skip: path of a file or folder -> why it is left out, or ''; what is in such a folder is not
+      looked at.
+
+  Returns:
+    Its files. Scans in formats that nothing reads are failed where NIfTI is input.
+
+  Raises:
+    OSError: if the folder itself cannot be listed.
+  """
+  folder = pathlib.Path(folder)
+  files, folders = _walk(folder, deep, skip)
+  files = _slices_among(sorted(files, key=lambda file: file.name))
+  failing = {*kinds, 'unknown', *(('image',) if 'nifti' in kinds else ())}
+  used, failed, left_out = [], [], []
+  for file in files:
+    if file.reason:
+      left_out.append(file)
+    elif file.kind == 'image' and 'nifti' in kinds and not file.problem:
+      problem = f'{file.path}: cannot be read as NIfTI; convert it to .nii.gz'
+      failed.append(dataclasses.replace(file, problem=problem))
+    elif file.problem and file.kind in failing:
+      failed.append(file)
+    elif file.kind in kinds:
+      used.append(file)
+    else:
+      left_out.append(dataclasses.replace(file, reason=_NOUNS.get(file.kind, 'other file')))
+  return Inventory(tuple(used), tuple(failed), tuple(left_out), tuple(sorted(folders)))
+
+
+_NOUNS = {'nifti': 'NIfTI', 'dicom': 'DICOM', 'zip': 'zip archive', 'image': 'other image format'}
+
+
+def phrases(reasons: Iterable[str]) -> list[str]:
+  """'MR (2 files)' for each reason, by name."""
+  counts = collections.Counter(reasons)
+  return [f'{kind} ({n} file{"s" * (n > 1)})' for kind, n in sorted(counts.items())]
+
+
+def stem(name: str) -> str:
+  """Name of a NIfTI file without its ending, whatever the case of its letters."""
+  for ending in NIFTI_ENDINGS:
+    if name.lower().endswith(ending):
+      return name[: -len(ending)]
+  return name
+
+
+def case_names(stems: Iterable[str]) -> dict[str, str]:
+  """Names of scans without nnU-Net's channel, where they have one.
+
+  `NAME_0000` is the only channel of NAME if nothing beside it is called `NAME`, or `NAME_` with
+  another number of four digits. Any other number, as in `case_0201`, belongs to the name.
+
+  Args:
+    stems: of all files of one folder.
+
+  Returns:
+    Stem -> name of its case.
+  """
+  stems = list(stems)
+  numbers = _channels(stems)
+  names = {}
+  for text in stems:
+    case = text.removesuffix('_0000')
+    names[text] = case if numbers.get(case) == {0} and case not in stems else text
+  return names
+
+
+def further_channels(stems: Iterable[str]) -> list[str]:
+  """Those of one folder's stems that are second channels, as `NAME_0001` beside `NAME_0000`.
+
+  Where one of the numbers exceeds 9, they count patients and not channels.
+  """
+  stems = list(stems)
+  numbers = {case: found for case, found in _channels(stems).items() if 0 in found}
+  single = {case for case, found in numbers.items() if max(found) < 10}
+  matches = filter(None, map(_CHANNEL.fullmatch, stems))
+  return [match[0] for match in matches if match[1] in single and int(match[2])]
+
+
+def _channels(stems: Iterable[str]) -> dict[str, set[int]]:
+  """NAME -> the numbers of its `NAME_dddd`."""
+  numbers = collections.defaultdict(set)
+  for match in filter(None, map(_CHANNEL.fullmatch, stems)):
+    numbers[match[1]].add(int(match[2]))
+  return dict(numbers)
+
+
+def is_gzip(head: bytes) -> bool:
+  """Whether a file that begins like this is compressed, whatever its name says."""
+  return head.startswith(_GZIP)
+
+
+def classify(name: str, head: bytes) -> tuple[str, str]:
+  """Kind of a file, and why it is left out.
+
+  Args:
+    name: of the file.
+    head: its first 1,024 bytes, all of a shorter one; looked at where the name does not say.
+
+  Returns:
+    `File.kind` and `File.reason`.
+  """
+  base = name.rpartition('/')[2]
+  if base.upper() == 'DICOMDIR':
+    return 'other', 'DICOM directory'
+  kind = _by_ending(base)
+  if kind is None:
+    kind = _by_content(head)
+  return (kind, '') if kind in _INPUT else ('other', kind)
+
+
+def is_hidden(name: str) -> bool:
+  """Whether a path below a folder is hidden, as what macOS adds to folders and archives is."""
+  return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
+
+
+def _by_ending(base: str) -> str | None:
+  lower = base.lower()
+  kinds = (kind for kind, endings in _ENDINGS.items() if lower.endswith(endings))
+  return next(kinds, None)
+
+
+def _by_content(head: bytes) -> str:
+  """Kind by the first bytes; a noun for what is no input."""
+  if not head:
+    return 'empty'
+  if is_gzip(head):
+    with_header = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+      head = with_header.decompress(head, _HEAD)
+    except zlib.error:
+      return 'unknown format'
+    return 'nifti' if _is_nifti(head) else 'gzip without a scan'
+  if _is_nifti(head):
+    return 'nifti'
+  if head.startswith(b'PK\x03\x04'):
+    return 'zip'
+  if head[128:132] == b'DICM' or _is_bare_dicom(head):
+    return 'dicom'
+  try:
+    # A character may be cut at the end.
+    text = codecs.getincrementaldecoder('utf-8')().decode(head, len(head) < _HEAD)
+  except UnicodeDecodeError:
+    return 'unknown format'
+  return 'unknown format' if re.search(r'[\0-\x08\x0e-\x1a\x1c-\x1f]', text) else 'text'
+
+
+def _is_nifti(head: bytes) -> bool:
+  sizes = {size.to_bytes(4, order) for size in (348, 540) for order in ('little', 'big')}
+  magic = head[344:348], head[4:8]
+  return head[:4] in sizes and any(m in (b'n+1\0', b'n+2\0') for m in magic)
+
+
+def _is_bare_dicom(head: bytes) -> bool:
+  """Whether it begins with an element of DICOM group 2 or 8, as files without preamble do."""
+  if len(head) < 16:
+    return False
+  for order in ('little', 'big'):
+    group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
+    length = int.from_bytes(head[4:8], order)
+    explicit = re.match(rb'(AE|AS|CS|DA|DT|IS|LO|LT|OB|PN|SH|SQ|ST|TM|UI|UL|UN|US|UT)', head[4:6])
+    if group in (2, 8) and element <= 0x70 and (explicit or length < 1 << 10):
+      return True
+  return False
+
+
+def _walk(folder, deep, skip) -> tuple[list[File], list[pathlib.Path]]:
+  """Every file of a folder, those it really holds before those it links to."""
+  files, shallow = [], []
+  seen = {os.path.realpath(folder)}
+  around = set(map(str, pathlib.Path(os.path.realpath(folder)).parents))
+  folders, links = [folder], []
+  while folders or links:
+    current = (folders or links).pop(0)
+    name = current.relative_to(folder).as_posix()
+    if current != folder:
+      real = os.path.realpath(current)
+      if real in seen | around:
+        files.append(File(current, name, 'other', 'link to a folder that is looked at'))
+        continue
+      seen.add(real)
+    try:
+      entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+    except OSError as error:
+      if current == folder:
+        raise
+      files.append(File(current, name, 'unknown', problem=_unreadable(current, error)))
+      continue
+    for entry in entries:
+      path = current / entry.name
+      name = path.relative_to(folder).as_posix()
+      reason = 'hidden' if is_hidden(entry.name) else skip(path)
+      if reason:
+        files.append(File(path, name, 'other', reason))
+      elif not _is_folder(entry):
+        files.append(_file(path, name))
+      elif deep:
+        (links if entry.is_symlink() else folders).append(path)
+      else:
+        shallow.append(path)
+  return files, shallow
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+  try:
+    return entry.is_dir()
+  except OSError:  # a link to itself
+    return False
+
+
+def _file(path: pathlib.Path, name: str) -> File:
+  """A file by its name and first bytes, and what is wrong with it."""
+  try:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+      return _failed(path, name, f'{path}: is no regular file; remove it', 'no regular file')
+    if not status.st_size:
+      return _failed(path, name, f'{path}: cannot be read, it is empty; copy it again', 'empty')
+    with path.open('rb') as stream:
+      head = stream.read(_HEAD)
+  except OSError as error:
+    ending = path.suffix and not path.suffix[1:].isdigit()
+    reason = 'cannot be opened' if ending else ''
+    return _failed(path, name, _unreadable(path, error), reason)
+  kind, reason = classify(name, head)
+  if name.lower().endswith(('.hdr', '.img')):
+    kind, reason, problem = _pair(path)
+    return File(path, name, kind, reason, problem)
+  return File(path, name, kind, reason)
+
+
+def _failed(path: pathlib.Path, name: str, problem: str, reason: str) -> File:
+  """A file with a problem where its name is that of input, else one that is left out."""
+  kind = _by_ending(path.name)
+  if kind in _INPUT:
+    return File(path, name, kind, problem=problem)
+  if reason:
+    return File(path, name, 'other', reason)
+  return File(path, name, 'unknown', problem=problem)
+
+
+def _unreadable(path: pathlib.Path, error: OSError) -> str:
+  if path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP):
+    return f'{path}: a link to {os.readlink(path)}, which is not there; get that file'
+  return f'{path}: cannot be opened ({error.strerror}); change its permissions or copy it again'
+
+
+def _pair(path: pathlib.Path) -> tuple[str, str, str]:
+  """Kind, reason and problem of one half of a scan in two files."""
+  endings = ('.img', '.IMG') if path.suffix.lower() == '.hdr' else ('.hdr', '.HDR')
+  if not any(path.with_suffix(ending).exists() for ending in endings):
+    return 'image', '', f'{path}: its {endings[0]} file is missing; copy both'
+  return ('nifti', '', '') if endings[0] == '.img' else ('other', 'voxels of a .hdr file', '')
+
+
+def _slices_among(files: Sequence[File]) -> list[File]:
+  """The files, with those as DICOM that are named like the slices beside them but are damaged."""
+  places = {file.parent for file in files if file.kind == 'dicom'}
+  made = []
+  for file in files:
+    damaged = file.reason in ('empty', 'unknown format') or file.kind == 'unknown'
+    suffix = pathlib.PurePosixPath(file.name).suffix
+    if damaged and file.parent in places and (not suffix or suffix[1:].isdigit()):
+      problem = file.problem or f'{file.path}: cannot be read as DICOM; copy it again'
+      file = dataclasses.replace(file, kind='dicom', reason='', problem=problem)
+    made.append(file)
+  return made
