@@ -18,10 +18,11 @@ import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
+from input_pipeline import inventory
 from input_pipeline.errors import UserError
 
 _FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
-ENDINGS = ('.nii.gz', '.nii')  # of scans
+ENDINGS = inventory.NIFTI_ENDINGS
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
@@ -38,10 +39,7 @@ _QFORM = (
 
 def stem(path: pathlib.Path) -> str:
   """Name of a NIfTI file without its ending."""
-  for ending in ENDINGS:
-    if path.name.lower().endswith(ending):
-      return path.name[: -len(ending)]
-  return path.name
+  return inventory.stem(path.name)
 
 
 class VolumeError(UserError):
@@ -300,10 +298,16 @@ def _read(path, assume_spacing=None, number=None):
 
 
 def _load(path):
-  if not os.fspath(path).lower().endswith('.gz'):
+  """The image of a file; its first bytes say whether it is compressed, names are often wrong."""
+  path = pathlib.Path(path)
+  with path.open('rb') as stream:
+    compressed = inventory.is_gzip(stream.read(2))
+  if not compressed and path.name.lower().endswith(('.nii', '.hdr', '.img')):
     return nib.load(path)
-  # Decompressed to the end, where the checksum is: nibabel would stop at the last voxel.
-  content = gzip.decompress(pathlib.Path(path).read_bytes())
+  content = path.read_bytes()
+  if compressed:
+    # To the end, where the checksum is: nibabel would stop at the last voxel.
+    content = gzip.decompress(content)
   size = {content[:4], content[3::-1]}
   kind = nib.Nifti2Image if (540).to_bytes(4) in size else nib.Nifti1Image
   return kind.from_bytes(content)

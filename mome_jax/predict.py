@@ -39,6 +39,7 @@ import tqdm
 from absl import logging
 
 from input_pipeline.options import dashed, spacing
+from input_pipeline.text_files import read_text
 from mome_jax import explain, manifest, outputs, postprocess, scans
 from mome_jax.errors import UserError
 from mome_jax.jobs import Job, Result
@@ -388,8 +389,8 @@ def _read_prompts(args: argparse.Namespace) -> list[str] | None:
   if args.prompts_file is None:
     return None
   try:
-    lines = pathlib.Path(args.prompts_file).read_text('utf-8-sig').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
+    lines = read_text(args.prompts_file).splitlines()
+  except OSError as error:
     raise PredictError(f'{args.prompts_file}: cannot be read as text ({error})') from error
   prompts = [' '.join(line.split()) for line in lines if line.strip() and line.strip()[0] != '#']
   if not prompts:

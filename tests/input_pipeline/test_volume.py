@@ -336,6 +336,17 @@ def test_unreadable_files(damage, ending, tmp_path):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('name', ['in.nii', 'in.nii.gz', 'in.NII', 'in.NII.GZ', 'in.gz', 'in'])
+@pytest.mark.parametrize('kind', [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize('pack', [bytes, gzip.compress])
+def test_the_first_bytes_say_what_a_file_is(pack, kind, name, tmp_path):
+  image = kind(random_image(), affine_of('LPS'))
+  (tmp_path / name).write_bytes(pack(image.to_bytes()))
+  scan = volume.read_image(tmp_path / name)
+  np.testing.assert_array_equal(scan.array, random_image()[::-1, ::-1])
+  np.testing.assert_array_equal(scan.geometry.affine, image.affine)
+
+
 def test_other_formats(tmp_path):
   nib.save(nib.MGHImage(random_image(dtype=np.float32), affine_of('RAS')), tmp_path / 'in.mgz')
   (tmp_path / 'in.txt').write_text('not a scan')

@@ -50,7 +50,6 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
     'truncated': 'truncated.nii.gz: cannot be read as NIfTI',
     'empty': 'empty.nii.gz: cannot be read as NIfTI',
     'text': 'text.nii: cannot be read as NIfTI',
-    'plain_named_gz': 'plain_named_gz.nii.gz: cannot be read as NIfTI',
     'scan.nrrd': 'scan.nrrd: cannot be read as NIfTI',
     'twin': 'twin.nii and twin.nii.gz would both be written as twin_seg; rename one',
     'flat': 'is not 3D',
@@ -68,14 +67,15 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
   }
   results = run(folder)
   failed = [result for result in results if result.status == 'failed']
-  assert [result.case for result in results if result.status == 'ok'] == ['good']
+  sound = ['good', 'plain_named_gz']
+  assert [result.case for result in results if result.status == 'ok'] == sound
   assert {result.case for result in failed} == set(expected)
   for result in failed:
     assert expected[result.case] in result.message
     assert '\n' not in result.message
-  assert listing(tmp_path / 'out') == [
-    'good_seg.json', 'good_seg.nii.gz', 'manifest.json', 'report.csv',
-  ]  # fmt: skip
+  assert listing(tmp_path / 'out') == sorted([
+    'manifest.json', 'report.csv', *(f'{n}_seg.{end}' for n in sound for end in ('json', 'nii.gz'))
+  ])  # fmt: skip
   with (tmp_path / 'out' / 'report.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert [(row['case'], row['status'], row['message']) for row in rows] == [
@@ -156,6 +156,18 @@ def test_mistakes_are_one_line_and_exit_code_1(changes, message, tmp_path, monke
   assert len(printed) == 1
   assert printed[0].startswith('error: ')
   assert message in printed[0]
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_a_prompts_file_of_a_windows_program(encoding, tmp_path, monkeypatch):
+  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold())
+  save_scan(tmp_path / 'a.nii')
+  (tmp_path / 'p.txt').write_bytes('liver\r\n\r\n# note\r\nMöller duct\r\n'.encode(encoding))
+  options = {'--checkpoint': 'x', '--input': 'a.nii', '--output': 'out', '--prompts-file': 'p.txt'}
+  monkeypatch.chdir(tmp_path)
+  assert predict.main([word for option in options.items() for word in option]) == 0
+  legend = json.loads((tmp_path / 'out' / 'a_seg.json').read_text())
+  assert [row['name'] for row in legend['labels']] == ['liver', 'möller duct']
 
 
 def test_random_damage_never_escapes(tmp_path, run):
