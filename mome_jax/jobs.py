@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from input_pipeline import volume
-from mome_jax import dicom_seg, explain, outputs, scans
+from mome_jax import dicom_seg, explain, outputs, scans, staging
 from mome_jax.clock import Clock
 from mome_jax.segment import NonFiniteLogitsError, Segmentation, Segmenter
 
@@ -84,9 +85,13 @@ class Job:
         work = following.result()
         if number + 1 < len(cases):
           following = reader.submit(self._read, cases[number + 1])
-        self._segment(work, lambda share, case=case: on_progress(case, share))
-        if writing is not None:
-          yield writing.result()
+        try:
+          self._segment(work, lambda share, case=case: on_progress(case, share))
+          if writing is not None:
+            yield writing.result()
+        except BaseException:  # stopped: nothing of this scan is written
+          work.staging.__exit__(*sys.exc_info())
+          raise
         writing = writer.submit(self._write, work)
         del work
       if writing is not None:
@@ -107,7 +112,7 @@ class Job:
       return
     with work.stage('segment'), contextlib.ExitStack() as stack:
       replaced = outputs.names_of(work.case.name) if self.overwrite else ()
-      work.folder = stack.enter_context(outputs.staged(self.output, replaced))
+      work.folder = stack.enter_context(staging.staged(self.output, replaced))
       scan = work.scan.volume
       if self.options.probabilities:
         work.maps = outputs.ProbabilityMaps(work.folder, scan, len(self.targets))

@@ -1,14 +1,10 @@
 """What prediction writes for a scan: labels, legend and volumes, preview, masks, probabilities."""
 
-import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -92,37 +88,6 @@ def make_targets(prompts: Sequence[str], template: Template = TEMPLATE) -> list[
       'fewer at a time'
     )
   return targets
-
-
-@contextlib.contextmanager
-def staged(output: pathlib.Path, replaced: Sequence[str] = ()) -> Iterator[pathlib.Path]:
-  """A folder whose content moves into `output` when the block is left without an error.
-
-  What has the same name, file or folder, is replaced as a whole; `.json` files come last, so that
-  one stands for a complete result. After an error nothing of the block is there.
-
-  Args:
-    output: existing folder.
-    replaced: names in `output` that go even if the block made nothing of that name.
-  """
-  with tempfile.TemporaryDirectory(dir=output, prefix='.incomplete-') as name:
-    folder = pathlib.Path(name)
-    yield folder
-    made = sorted(folder.iterdir(), key=lambda path: (path.suffix == '.json', path.name))
-    done = []
-    try:
-      with tempfile.TemporaryDirectory(dir=output, prefix='.replaced-') as old:
-        for old_name in replaced:
-          if (output / old_name).exists():
-            os.replace(output / old_name, pathlib.Path(old, old_name))
-        for path in made:
-          place = output / path.name
-          os.replace(path, place)
-          done.append(place)
-    except OSError:
-      for place in done:
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
-      raise
 
 
 def wanted(name: str, options: Options, *, present: bool = True) -> list[str]:

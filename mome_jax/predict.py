@@ -29,6 +29,7 @@ import io
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ from absl import logging
 
 from input_pipeline.options import dashed, spacing
 from input_pipeline.text_files import read_text
-from mome_jax import explain, manifest, outputs, postprocess, scans
+from mome_jax import explain, manifest, outputs, postprocess, scans, staging
 from mome_jax.errors import UserError
 from mome_jax.jobs import Job, Result
 from mome_jax.predictor import SHIPPED, Predictor, use_compilation_cache
@@ -230,7 +231,8 @@ def _make_output(output: pathlib.Path, inputs: Sequence[str | os.PathLike]) -> N
     raise PredictError(f'{output}: is the input too; masks there would be read as scans next time')
   try:
     output.mkdir(parents=True, exist_ok=True)
-    with outputs.staged(output):
+    staging.sweep(output)
+    with staging.scratch(output):
       pass
   except OSError as error:
     raise PredictError(
@@ -299,13 +301,12 @@ def _write_record(
     'manifest.json': json.dumps(record, indent=2, default=str) + '\n',
   }
   try:
-    for name, text in texts.items():
-      temporary = output / f'.{os.getpid()}-{name}'
-      temporary.write_text(text, newline='')
-      os.replace(temporary, output / name)
+    with staging.scratch(output) as folder:
+      for name, text in texts.items():
+        (folder / name).write_text(text, newline='')
+        os.replace(folder / name, output / name)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
-    raise PredictError(f'{output / name}: cannot be written ({error.strerror})') from error
+    raise PredictError(f'{output}: cannot be written ({error.strerror})') from error
 
 
 # ---------------------------------------------------------------------------- command line
@@ -422,34 +423,47 @@ def _print_json(output: str, result: Result) -> None:
   print(json.dumps(row), flush=True)
 
 
+def _predict_as_told(args: argparse.Namespace) -> list[Result]:
+  return predict(
+    args.checkpoint,
+    args.input,
+    args.output,
+    _read_prompts(args),
+    options=outputs.Options(
+      args.masks, args.probabilities, not args.no_preview, args.report, args.dicom_seg
+    ),
+    existing='overwrite' if args.overwrite else 'skip' if args.skip_done else 'error',
+    fast=args.fast,
+    assume_spacing=args.assume_spacing,
+    volume_number=args.volume,
+    check_sides=args.check_sides,
+    text_model=args.text_model,
+    rules=None if args.postprocess is None else postprocess.parse(args.postprocess),
+    device=args.device,
+    progress=not args.quiet,
+    on_result=functools.partial(_print_json, args.output) if args.json else lambda result: None,
+  )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = _parse(argv)
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   use_compilation_cache()
   try:
-    results = predict(
-      args.checkpoint,
-      args.input,
-      args.output,
-      _read_prompts(args),
-      options=outputs.Options(
-        args.masks, args.probabilities, not args.no_preview, args.report, args.dicom_seg
-      ),
-      existing='overwrite' if args.overwrite else 'skip' if args.skip_done else 'error',
-      fast=args.fast,
-      assume_spacing=args.assume_spacing,
-      volume_number=args.volume,
-      check_sides=args.check_sides,
-      text_model=args.text_model,
-      rules=None if args.postprocess is None else postprocess.parse(args.postprocess),
-      device=args.device,
-      progress=not args.quiet,
-      on_result=functools.partial(_print_json, args.output) if args.json else lambda result: None,
-    )
+    with staging.stoppable():
+      results = _predict_as_told(args)
   except ValueError as error:  # all of ours are
     print(f'error: {error}', file=sys.stderr)
     return 1
+  except KeyboardInterrupt as error:
+    number = getattr(error, 'signal', signal.SIGINT)
+    print(
+      f'stopped by {signal.Signals(number).name}: what {args.output} holds is whole; the same '
+      'command with --skip-done goes on',
+      file=sys.stderr,
+    )
+    return 128 + number
   failed = [result for result in results if result.status == 'failed']
   if not args.quiet:
     skipped = sum(result.status == 'skipped' for result in results)

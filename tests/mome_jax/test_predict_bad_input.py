@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import os
+import signal
 
 import nibabel as nib
 import numpy as np
@@ -122,6 +124,29 @@ def test_a_kill_between_scans_leaves_the_record_of_those_before(tmp_path, run):
   assert manifest['finished']
   assert [case['case'] for case in manifest['cases']] == ['a', 'b', 'c']
   assert [case['status'] for case in manifest['cases']][:2] == ['skipped', 'skipped']
+
+
+@pytest.mark.parametrize('stage', ['segmenting', 'between scans'])
+def test_the_signal_to_end_leaves_nothing_half_written(stage, tmp_path, monkeypatch, capsys):
+  def end(x):
+    if stage == 'segmenting':
+      os.kill(os.getpid(), signal.SIGTERM)
+    return x
+
+  def look(_, result):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  for name in 'abc':
+    save_scan(tmp_path / f'{name}.nii')
+  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold(end))
+  monkeypatch.setattr(predict, '_print_json', look)
+  inputs = [str(tmp_path / f'{name}.nii') for name in 'abc']
+  options = ['--output', str(tmp_path / 'out'), '--no-preview', '--quiet', '--json']
+  assert predict.main(['--input', *inputs, *options]) == 128 + signal.SIGTERM
+  printed = capsys.readouterr().err.strip().splitlines()
+  assert len(printed) == 1 and printed[0].startswith('stopped by SIGTERM')
+  done = ['a_seg.json', 'a_seg.nii.gz', 'manifest.json', 'report.csv']
+  assert listing(tmp_path / 'out') == (done[2:] if stage == 'segmenting' else done)
 
 
 @pytest.mark.parametrize(

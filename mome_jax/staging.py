@@ -1,0 +1,141 @@
+"""Results that appear as a whole or not at all, whatever ends the program in between."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+_PREFIX = '.incomplete-'
+_NEW, _OLD, _LOCK, _PLAN = 'new', 'old', 'lock', 'plan.json'
+_DAY = 24 * 3600  # seconds; what has no lock yet and is younger may belong to a live process
+
+
+@contextlib.contextmanager
+def staged(output: pathlib.Path, replaced: Sequence[str] = ()) -> Iterator[pathlib.Path]:
+  """A folder whose content moves into `output` when the block is left without an error.
+
+  What has the same name, file or folder, is replaced as a whole; `.json` files come last, so that
+  one stands for a complete result. After an error, in the block or while moving, `output` holds
+  what it held before.
+
+  Args:
+    output: existing folder.
+    replaced: names in `output` that go even if the block made nothing of that name.
+  """
+  with scratch(output) as folder:
+    new = folder / _NEW
+    new.mkdir()
+    yield new
+    made = sorted(new.iterdir(), key=lambda path: (path.suffix == '.json', path.name))
+    names = [path.name for path in made]
+    going = [name for name in dict.fromkeys([*replaced, *names]) if os.path.lexists(output / name)]
+    (folder / _PLAN).write_text(json.dumps(names))
+    (folder / _OLD).mkdir()
+    try:
+      for name in sorted(going, key=lambda name: not name.endswith('.json')):  # a legend goes first
+        os.replace(output / name, folder / _OLD / name)
+      for path in made:
+        os.replace(path, output / path.name)
+    except BaseException:
+      _roll_back(output, folder)
+      raise
+
+
+@contextlib.contextmanager
+def scratch(output: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A hidden folder in `output` for the length of a block; a later `sweep` removes one left over.
+
+  Args:
+    output: existing folder.
+  """
+  folder = pathlib.Path(tempfile.mkdtemp(dir=output, prefix=_PREFIX))
+  try:
+    with (folder / f'un{_LOCK}').open('w') as lock:
+      with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(lock, fcntl.LOCK_EX)
+      os.replace(lock.name, folder / _LOCK)  # no lock is ever seen open by `sweep` of another run
+      yield folder
+  finally:
+    if not _is_torn(folder):
+      shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(output: pathlib.Path) -> None:
+  """Removes what processes that are gone have left half-written in `output`.
+
+  Results that such a process was about to replace are put back. What a live process holds, on this
+  machine or on another one that shares the file system's locks, stays.
+
+  Args:
+    output: existing folder.
+  """
+  for folder in output.glob(f'{_PREFIX}*'):
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+      if (folder / _LOCK).exists():
+        lock = stack.enter_context((folder / _LOCK).open('r+'))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: somebody has it
+      elif time.time() - folder.stat().st_mtime < _DAY:
+        continue
+      if _is_torn(folder):
+        _roll_back(output, folder)
+      shutil.rmtree(folder)
+
+
+def _is_torn(folder: pathlib.Path) -> bool:
+  """Whether some moves of `staged` were made and others not."""
+  waiting, old = (set(os.listdir(path)) if path.is_dir() else set()
+                  for path in (folder / _NEW, folder / _OLD))  # fmt: skip
+  if not (folder / _OLD).is_dir() or not waiting:
+    return False
+  return bool(old) or waiting != set(json.loads((folder / _PLAN).read_text()))
+
+
+def _roll_back(output: pathlib.Path, folder: pathlib.Path) -> None:
+  """Undoes the moves of `staged` that were made."""
+  old = list((folder / _OLD).iterdir())
+  waiting = {path.name for path in (folder / _NEW).iterdir()}
+  for name in json.loads((folder / _PLAN).read_text()):
+    if name not in waiting:
+      os.replace(output / name, folder / _NEW / name)
+  for path in sorted(old, key=lambda path: path.suffix == '.json'):
+    os.replace(path, output / path.name)
+
+
+class Stopped(KeyboardInterrupt):
+  """The system asked the process to end; `signal` is the number."""
+
+  def __init__(self, number: int):
+    super().__init__(signal.Signals(number).name)
+    self.signal = number
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+  """Lets SIGTERM and SIGHUP raise `Stopped` in the block, so that what cleans up is run.
+
+  A handler that somebody else has set stays, and so does all outside the main thread.
+  """
+  numbers = []
+  if threading.current_thread() is threading.main_thread():
+    kinds = signal.SIGTERM, signal.SIGHUP
+    numbers = [number for number in kinds if signal.getsignal(number) is signal.SIG_DFL]
+
+  def stop(number, _):
+    for each in numbers:
+      signal.signal(each, signal.SIG_IGN)  # a second one would end the cleaning up
+    raise Stopped(number)
+
+  for number in numbers:
+    signal.signal(number, stop)
+  try:
+    yield
+  finally:
+    for number in numbers:
+      signal.signal(number, signal.SIG_DFL)
