@@ -27,7 +27,7 @@ import numpy as np
 import tqdm
 from scipy import ndimage
 
-from input_pipeline import options
+from input_pipeline import options, text_files
 from input_pipeline.sources import SourceError
 from input_pipeline.sources.openkbp import ORGANS
 
@@ -117,8 +117,7 @@ def read_sparse(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     SourceError: if it is malformed or an index is outside the volume.
   """
   try:
-    with path.open(newline='') as file:
-      rows = list(csv.reader(file))[1:]
+    rows = list(csv.reader(text_files.read_text(path).splitlines()))[1:]
     indices = np.array([int(row[0]) for row in rows], np.int64)
     values = np.array([float(row[1]) if row[1:] and row[1] else 1.0 for row in rows])
   except (OSError, ValueError, IndexError) as error:
@@ -151,7 +150,7 @@ def blanked_slices(hu: np.ndarray, structures: np.ndarray) -> np.ndarray:
 
 def _read_spacing(path: pathlib.Path) -> list[float]:
   try:
-    spacing = [float(mm) for mm in path.read_text().replace(',', ' ').split()]
+    spacing = [float(mm) for mm in text_files.read_text(path).replace(',', ' ').split()]
   except (OSError, ValueError):
     spacing = []
   if len(spacing) != 3 or not min(spacing) > 0:

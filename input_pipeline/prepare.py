@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tqdm
 from etils import epath
 
-from input_pipeline import brick_writer, bricks, check, dedupe, options, sources
+from input_pipeline import brick_writer, bricks, check, dedupe, options, sources, text_files
 from input_pipeline.errors import UserError
 
 _CASES = 'cases'
@@ -213,7 +213,7 @@ def _digest(path: str | None) -> str | None:
 
 def _read_groups(path: str) -> list[dict]:
   try:
-    groups = json.loads(pathlib.Path(path).read_text())['groups']
+    groups = text_files.read_json(path)['groups']
     return [{'split': group['split'], 'members': group['members']} for group in groups]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise PrepareError(f'{path}: not a file of input_pipeline.dedupe ({error!r})') from error

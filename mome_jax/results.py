@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax import detection, froc, metrics, tables
 from mome_jax.errors import UserError
 
@@ -103,7 +104,7 @@ def read(path) -> list[dict[str, Any]]:
     raise ResultsError(
       f'{path}: no {CASES} there; name a workdir that was evaluated, or an evaluation folder'
     )
-  reader = csv.DictReader(io.StringIO(file.read_text()))
+  reader = csv.DictReader(io.StringIO(text_files.read_text(file)))
   missing = [
     name for name in ('case', 'class', *metrics.METRICS) if name not in (reader.fieldnames or ())
   ]

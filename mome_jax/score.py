@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import tqdm
 
-from input_pipeline import volume
+from input_pipeline import text_files, volume
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.sources import files, nifti_folder
 from mome_jax import results
@@ -185,7 +184,7 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
   """Class -> values, from the legends of `predict`; an organ includes its tumours."""
   meaning: dict[str, list[int]] = {}
   for path in sorted(folder.glob('*_seg.json')):
-    values = {entry['name']: entry['label'] for entry in json.loads(path.read_text())['labels']}
+    values = {entry['name']: entry['label'] for entry in text_files.read_json(path)['labels']}
     for name in values:
       inner = [n for n in values if TEMPLATE.contains(name, n)]
       own = sorted(values[n] for n in (name, *inner))
@@ -197,7 +196,7 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
 
 
 def _declared(path: pathlib.Path) -> dict[str, list[int]]:
-  declared = json.loads(path.read_text()).get('labels')
+  declared = text_files.read_json(path).get('labels')
   if not isinstance(declared, Mapping):
     raise ScoreError(f'{path}: no "labels"; it must hold an object of name -> value')
   named = nifti_folder.by_name(declared, path)

@@ -1,12 +1,11 @@
 """TotalSegmentator: a mask file for each structure; those that the template has are used."""
 
-import csv
 import functools
 import pathlib
 
 import numpy as np
 
-from input_pipeline import volume
+from input_pipeline import text_files, volume
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order
@@ -72,9 +71,8 @@ def totalsegmentator_cases(manual_dir: str | None) -> list[Case]:
 def _read_splits(path: pathlib.Path) -> dict[str, str]:
   if not path.is_file():
     raise SourceError(f'{path}: no such file; it comes with the download and tells the splits')
-  with path.open(newline='', encoding='utf-8-sig') as file:
-    rows = list(csv.DictReader(file, delimiter=';'))
-  if not rows or not {'image_id', 'split'} <= set(rows[0]):
+  columns, rows = text_files.read_csv(path)
+  if not rows or not {'image_id', 'split'} <= set(columns):
     raise SourceError(f'{path}: no columns image_id and split, separated by semicolons')
   return {row['image_id']: row['split'] for row in rows}
 

@@ -12,7 +12,6 @@ instead, one a class.
 import argparse
 import functools
 import hashlib
-import json
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 import tqdm
 
+from input_pipeline import text_files
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.options import dashed
 from mome_jax.text import prompts as prompts_lib
@@ -138,7 +138,7 @@ def _read_template(path: str | None) -> Template:
   if path is None:
     return TEMPLATE
   try:
-    return TEMPLATE.extend(json.loads(pathlib.Path(path).read_text())['new_classes'])
+    return TEMPLATE.extend(text_files.read_json(path)['new_classes'])
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise TextVectorError(f'{path}: no list of new_classes ({error})') from error
 
