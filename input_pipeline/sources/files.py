@@ -113,7 +113,7 @@ def join(
 def check_grid(
   label: pathlib.Path, own: volume.Geometry, image: pathlib.Path, wanted: volume.Geometry
 ) -> None:
-  """A label map must lie on its scan's grid.
+  """A label map must lie on its scan's grid, in whatever axis order either is stored.
 
   Args:
     label: file, for messages.
@@ -122,27 +122,33 @@ def check_grid(
     wanted: geometry of the scan.
 
   Raises:
-    SourceError: if shape, directions or voxel sizes differ.
+    SourceError: if, both in canonical order, shape, directions or voxel sizes differ; or the place,
+      where the axes are stored in another order or direction.
 
   Warns:
     UserWarning: if only the origin differs; voxels are then taken to correspond by their index.
   """
-  if own.shape != wanted.shape:
-    raise SourceError(f'{label}: shape {own.shape}, but {image.name} {wanted.shape}; get both anew')
-  apart = np.abs(own.affine - wanted.affine)
+  axes, theirs = (''.join(nib.aff2axcodes(g.affine)) for g in (own, wanted))
+  if own.canonical_shape != wanted.canonical_shape:
+    raise SourceError(
+      f'{label}: shape {own.shape} along {axes}, but {image.name} {wanted.shape} along {theirs}; '
+      'get both anew'
+    )
+  apart = np.abs(own.canonical_affine - wanted.canonical_affine)
   # Over the whole scan, directions and voxel sizes may move a voxel by half its size.
-  turned = (apart[:3, :3] @ np.array(wanted.shape)).max()
-  if turned > 0.5 * wanted.spacing.min():
-    axes = [''.join(nib.aff2axcodes(g.affine)) for g in (own, wanted)]
+  turned = (apart[:3, :3] @ np.array(wanted.canonical_shape)).max()
+  moved = apart[:3, 3].max()
+  limit = 0.5 * wanted.spacing.min()
+  # Other axes and another place: the header alone was rewritten, and the voxels were not.
+  if turned > limit or (moved > limit and axes != theirs):
     sizes = [nib.affines.voxel_sizes(g.affine).round(4).tolist() for g in (own, wanted)]
     raise SourceError(
-      f'{label}: axes {axes[0]}, voxels of {sizes[0]} mm, but {image.name} {axes[1]}, {sizes[1]}; '
-      'its header or that of the scan is wrong: get both anew'
+      f'{label}: axes {axes}, voxels of {sizes[0]} mm, but {image.name} {theirs}, {sizes[1]}, and '
+      f'up to {turned + moved:.1f} mm apart; the header of one of them is wrong: get both anew'
     )
-  if apart[:3, 3].max() > 0.5 * wanted.spacing.min():
+  if moved > limit:
     warnings.warn(
-      f'{label}: its origin is {apart[:3, 3].max():.1f} mm from that of {image.name}; '
-      'taken to be the same grid',
+      f'{label}: its origin is {moved:.1f} mm from that of {image.name}; taken to be the same grid',
       stacklevel=2,
     )
 

@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline import labels, volume
+from input_pipeline import labels, text_files, volume
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order
@@ -67,9 +66,9 @@ def _read_openkbp(folder: pathlib.Path, split: str) -> list[Case]:
   if not index.is_file():
     raise SourceError(f'{index}: no such file; --manual_dir must hold train/ and val/ of OpenKBP')
   try:
-    entries = json.loads(index.read_text())['cases']
+    entries = text_files.read_json(index)['cases']
     cases = [_openkbp_case(folder, entry, split) for entry in entries]
-  except (json.JSONDecodeError, KeyError) as error:
+  except (text_files.TextFileError, KeyError, TypeError) as error:
     raise SourceError(f'{index}: not an OpenKBP index ({error!r}); copy it again') from error
   return sorted(cases, key=lambda case: case.name)
 
@@ -108,8 +107,7 @@ def _heights(entry: dict, slices: Sequence[int]) -> tuple[float, float]:
 
 def _load_openkbp(ct: pathlib.Path, oar: pathlib.Path, labelled: tuple[str, ...]) -> Scan:
   scan, organs = volume.read_image(ct), volume.read_labels(oar)
-  if organs.array.shape != scan.array.shape:
-    raise SourceError(f'{oar}: shape {organs.array.shape}, but {ct.name} {scan.array.shape}')
+  files.check_grid(oar, organs.geometry, ct, scan.geometry)
   mapping = {}
   for organ in labelled:
     value, name = ORGANS[organ]
