@@ -215,13 +215,21 @@ def read_labels(path) -> Volume:
     # Rescaled integers come back with round-off; NaN fails the comparison as it should.
     wrong = ~(np.abs(array - rounded) < 1e-3)
     if wrong.any():
-      value = array[wrong][0]
-      raise VolumeError(f'{path}: label value {value:g} is no integer; resample by nearest voxel')
+      values = _some(array[wrong])
+      raise VolumeError(f'{path}: label values {values} are no integers; resample by nearest voxel')
     array = rounded
-  for value in (array.min(), array.max()):
-    if not 0 <= value <= 255:
-      raise VolumeError(f'{path}: label value {value:g} is outside 0..255; renumber the labels')
+  outside = (array < 0) | (array > 255)
+  if outside.any():
+    values = _some(array[outside])
+    raise VolumeError(f'{path}: label values {values} are outside 0..255; renumber the labels')
   return to_canonical(array.astype(np.uint8), image.affine, name=path, header=image.header)
+
+
+def _some(values: np.ndarray, most: int = 8) -> str:
+  """The different values, as a list for messages."""
+  different = np.unique(values)  # NaN once
+  told = ', '.join(f'{value:g}' for value in different[:most])
+  return f'{told} and {len(different) - most} more' if len(different) > most else told
 
 
 def write_nifti(path, array: np.ndarray, geometry: Geometry, dtype, *, slope: float = 1) -> None:

@@ -376,19 +376,19 @@ def test_labels_stored_with_a_slope(tmp_path):
   patch(path, 112, np.float32(1 / 3).tobytes())  # scl_slope; three thirds are not quite one
   np.testing.assert_array_equal(volume.read_labels(path).array, array // 3)
   patch(path, 112, np.float32(0.5).tobytes())
-  with pytest.raises(volume.VolumeError, match='label value 1.5 is no integer'):
+  with pytest.raises(volume.VolumeError, match='label values 1.5, 4.5, '):
     volume.read_labels(path)
 
 
 @pytest.mark.parametrize(
   ('value', 'dtype', 'message'),
   [
-    (0.5, np.float32, 'label value 0.5 is no integer'),
-    (np.nan, np.float32, 'label value nan is no integer'),
-    (np.inf, np.float32, 'label value inf is no integer'),
-    (-1, np.int16, 'label value -1 is outside 0..255'),
-    (256, np.int16, 'label value 256 is outside 0..255'),
-    (-3, np.float32, 'label value -3 is outside'),
+    (0.5, np.float32, 'label values 0.5 are no integers'),
+    (np.nan, np.float32, 'label values nan are no integers'),
+    (np.inf, np.float32, 'label values inf are no integers'),
+    (-1, np.int16, 'label values -1 are outside 0..255'),
+    (256, np.int16, 'label values 256 are outside 0..255'),
+    (-3, np.float32, 'label values -3 are outside'),
   ],
 )
 @pytest.mark.filterwarnings('ignore:invalid value')
@@ -396,6 +396,16 @@ def test_bad_labels(value, dtype, message, tmp_path):
   array = np.zeros(SHAPE, dtype)
   array[1, 2, 3] = value
   with pytest.raises(volume.VolumeError, match=f'in.nii: {message}'):
+    volume.read_labels(save(tmp_path / 'in.nii', array))
+
+
+def test_all_bad_labels_are_named(tmp_path):
+  array = np.zeros(SHAPE, np.int16)
+  array.flat[:4] = 300, -1, 300, 7
+  with pytest.raises(volume.VolumeError, match='label values -1, 300 are outside'):
+    volume.read_labels(save(tmp_path / 'in.nii', array))
+  array = np.arange(array.size, dtype=np.float32).reshape(SHAPE) / 2
+  with pytest.raises(volume.VolumeError, match=r'values 0\.5, 1\.5, .*7\.5 and 97 more are no int'):
     volume.read_labels(save(tmp_path / 'in.nii', array))
 
 
