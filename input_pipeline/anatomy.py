@@ -5,7 +5,8 @@ The only place that knows class indices. Right and left are the patient's.
 A stored label map holds uint8 *codes*: the most specific structure of each voxel. The code of a
 structure is its index, and it also counts as the structures that contain it (a liver tumor voxel is
 liver). Where the containing organ depends on the side, each side has a code of its own
-(`SIDED_CODES`), and the plain index means that the side is unknown.
+(`SIDED_CODES`), and the plain index means that the side is unknown. `IGNORE_CODE` is no structure:
+of such a voxel nothing is known.
 
 `TEMPLATE` is the built-in one and never changes. `TEMPLATE.extend(...)` makes a longer one; whoever
 works with other classes is given it.
@@ -21,6 +22,8 @@ import numpy as np
 
 # Indices of structures end below this, so that a longer template never meets a sided code.
 FIRST_SIDED_CODE = 200
+# Of voxels that nobody labelled: they are neither sampled, trained nor scored, for any class.
+IGNORE_CODE = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,8 +226,10 @@ class Template:
       if missing:
         raise ValueError(f'{s.name!r}: parents {missing} are not in the template; add them')
     for code, (name, parent) in self.sided_codes.items():
-      if code < FIRST_SIDED_CODE or parent not in self.get(name).parents:
-        raise ValueError(f'code {code} must be >= {FIRST_SIDED_CODE}, {parent!r} contain {name!r}')
+      inside = FIRST_SIDED_CODE <= code < IGNORE_CODE
+      if not inside or parent not in self.get(name).parents:
+        bounds = f'{FIRST_SIDED_CODE}..{IGNORE_CODE - 1}'
+        raise ValueError(f'code {code} must be in {bounds}, {parent!r} contain {name!r}')
 
 
 def _fold(text: str) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
 from input_pipeline.components import components
 
 # What a label value stands for: a class, a paired organ without its side ('kidney'), several
-# classes that all hold the voxel, or None, declared and not used.
+# classes that all hold the voxel, IGNORE, or None, declared and not used: background.
 Meaning = str | Sequence[str] | None
+IGNORE = 'ignore'  # nobody looked there: no class is supervised
 
 _BODY_HU = -300
 _STRADDLES = 0.2  # a component with more than this on its smaller side is two touching organs
@@ -77,6 +78,9 @@ def restrict(
   holders |= {side: noun for noun, sides in pairs.items() if noun in names for side in sides}
   kept = {}
   for value, meaning in meanings.items():
+    if _ignored(meaning):
+      kept[value] = meaning
+      continue
     found = {}
     for name in _names(meaning):
       around = [name] if name in holders else sorted(template.ancestors(pairs.get(name, [name])[0]))
@@ -108,7 +112,7 @@ def convert(
     template: of the names.
 
   Returns:
-    (D, H, W) uint8 codes.
+    (D, H, W) uint8 codes; IGNORE_CODE where the meaning is IGNORE.
 
   Raises:
     ValueError: as `map_codes`, and if a value stands for classes that do not contain each other.
@@ -128,8 +132,13 @@ def convert(
 
 
 def check_meaning(meaning: Meaning, template: Template = TEMPLATE) -> None:
-  """Raises ValueError if a value stands for classes of which none contains the other."""
+  """Raises ValueError if a value stands for classes of which none contains the other.
+
+  It also does if a value is to be ignored and stands for a class.
+  """
   _innermost(meaning, template)
+  if _ignored(meaning) and _names(meaning):
+    raise ValueError(f'it is to be ignored, and stands for {sorted(_names(meaning))}; choose one')
 
 
 def split_sides(
@@ -196,8 +205,16 @@ def body_middle(image: np.ndarray, slices: np.ndarray | None = None) -> float:
   return at - 0.5 + (weight[-1] / 2 - before) / (weight[at] - before)
 
 
+def _parts(meaning: Meaning) -> tuple[str, ...]:
+  return (meaning,) if isinstance(meaning, str) else tuple(meaning or ())
+
+
 def _names(meaning: Meaning) -> tuple[str, ...]:
-  return () if meaning is None else (meaning,) if isinstance(meaning, str) else tuple(meaning)
+  return tuple(name for name in _parts(meaning) if name != IGNORE)
+
+
+def _ignored(meaning: Meaning) -> bool:
+  return IGNORE in _parts(meaning)
 
 
 def _innermost(meaning: Meaning, template: Template) -> str | None:
@@ -214,6 +231,8 @@ def _innermost(meaning: Meaning, template: Template) -> str | None:
 
 def _code(meaning: Meaning, template: Template) -> int:
   """The code of what contains no other of the names; a pair is its right organ for now."""
+  if _ignored(meaning):
+    return IGNORE_CODE
   inner = _innermost(meaning, template)
   return template.get(inner).index if inner else 0
 

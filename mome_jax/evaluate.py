@@ -20,6 +20,7 @@ import tqdm
 from etils import epath
 
 from input_pipeline import bricks
+from input_pipeline.anatomy import IGNORE_CODE
 from input_pipeline.options import dashed
 from mome_jax import compare, explain, froc, metrics, multihost, report, results, score
 from mome_jax.predictor import Predictor
@@ -113,7 +114,7 @@ def evaluate(config, workdir: epath.Path) -> dict:
 
 
 def score_case(case, segmentation) -> list[dict]:
-  """Scores of every class that the case labels, inside the heights where it was contoured.
+  """Scores of every class that the case labels, where it was contoured and nothing is ignored.
 
   Args:
     case: a `bricks.VolumeRecord`.
@@ -154,6 +155,7 @@ def _truths(case, names: Sequence[str], template) -> Iterator[tuple[str, np.ndar
 
 def _contoured(case, name: str, array: np.ndarray) -> np.ndarray:
   heights = case.slice_ranges.get(name, (-np.inf, np.inf))
+  array = array * (case.codes != IGNORE_CODE)
   return metrics.restrict(array, case.geometry.spacing, heights)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from input_pipeline.anatomy import IGNORE_CODE
 from mome_jax import losses, sharding
 from mome_jax.models import router
 from mome_jax.moe import stats
@@ -49,6 +50,7 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
     valid = losses.valid_voxels(
       batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
     )
+    valid &= (batch['label'] != IGNORE_CODE)[:, None]
     bce, dice = losses.masked_bce_dice(logits, targets, valid, log=config.log_dice)
     metrics = {'loss_bce': bce, 'loss_dice': dice}
     loss = bce + dice

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from input_pipeline import volume
-from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
 from input_pipeline.errors import UserError
 
 
@@ -89,7 +89,8 @@ def restrict_table(names: Sequence[str]) -> np.ndarray:
     names: canonical names of the labelled classes.
 
   Returns:
-    (256,) uint8: code -> the code that says least besides the same labelled classes.
+    (256,) uint8: code -> the code that says least besides the same labelled classes; what is
+    ignored stays so.
   """
   members = TEMPLATE.code_table(TEMPLATE.names())
   labelled = members[:, np.isin(TEMPLATE.names(), names)]
@@ -97,6 +98,7 @@ def restrict_table(names: Sequence[str]) -> np.ndarray:
   same = (labelled[:, None] == labelled[least]).all(-1)
   table = least[same.argmax(1)].astype(np.uint8)
   table[~labelled.any(1)] = 0
+  table[IGNORE_CODE] = IGNORE_CODE
   return table
 
 

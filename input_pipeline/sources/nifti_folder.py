@@ -7,21 +7,21 @@
 
 `dataset.json` needs `labels`, name -> value (or the older value -> name); a list of values makes a
 region that holds several structures. Names are those of the template, their synonyms, paired organs
-without a side ('kidney'), or names declared in `new_classes`. Optional fields:
+without a side ('kidney'), or names declared in `new_classes`. Voxels of the label `ignore` are
+neither trained nor scored. Optional fields:
 
   new_classes  list of objects: name, prompt, synonyms, parent, ... as `anatomy.Template.extend`
-  ignored      names of labels that are not used
+  ignored      names of labels that are not used: background
   supervised   case -> names of what was labelled in it; by default everything in every case
   splits       {"validation": [cases], "test": [cases]}; by default a fifth is held out
   licence, citation (or reference)
 """
 
 import functools
-import json
 import pathlib
 from collections.abc import Mapping
 
-from input_pipeline import labels, volume
+from input_pipeline import labels, text_files, volume
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Source, SourceError
@@ -36,6 +36,7 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
   Raises:
     SourceError: if a file is missing, or `dataset.json` contradicts itself, the template or the
       files.
+    TextFileError: if `dataset.json` cannot be read.
   """
   folder, index = _open(manual_dir)
   template = nifti_folder_template(manual_dir)
@@ -67,53 +68,62 @@ def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
   path = folder / 'dataset.json'
   if not path.is_file():
     raise SourceError(f'{path}: no such file; write one with "labels": {{"background": 0, ...}}')
-  try:
-    index = json.loads(path.read_text())
-  except ValueError as error:
-    raise SourceError(f'{path}: not JSON ({error}); correct it') from error
+  index = text_files.read_json(path)
   if not isinstance(index, dict) or not isinstance(index.get('labels'), dict):
     raise SourceError(f'{path}: no "labels"; add "labels": {{"background": 0, "liver": 1}}')
   return folder, index
 
 
 def _meanings(index: dict, template: Template, path: pathlib.Path) -> dict[int, labels.Meaning]:
-  """Label value -> class names, or None where it is ignored."""
-  ignored = {_plain(name) for name in index.get('ignored', ())}
-  found: dict[int, list[str]] = {}
+  """Label value -> class names, or None where it is not used; one error names all bad labels."""
+  unused = {_plain(name) for name in index.get('ignored', ())}
+  names_of: dict[int, list[str]] = {}
+  faults = []
   for name, values in by_name(index['labels'], path).items():
     if _plain(name) == 'background':
       continue
-    if _plain(name) == 'ignore':
-      raise SourceError(f'{path}: label {name!r}: regions without supervision are not supported')
-    resolved = None if _plain(name) in ignored else _resolve(name, template, path)
+    resolved = labels.IGNORE if _plain(name) == labels.IGNORE else None
+    if not resolved and _plain(name) not in unused:
+      try:
+        resolved = _resolve(name, template)
+      except ValueError as error:
+        faults.append(f'label {name!r} {error}')
     for value in values:
       if not 0 < value <= 255:
-        raise SourceError(f'{path}: label {name!r} has value {value}; expected 1..255')
-      found.setdefault(value, []).extend([resolved] if resolved else [])
-  for value, names in found.items():
+        faults.append(f'label {name!r} has value {value}; expected 1..255')
+      names_of.setdefault(value, []).extend([resolved] if resolved else [])
+  for value, names in names_of.items():
     try:
       labels.check_meaning(names, template)
     except ValueError as error:
-      raise SourceError(f'{path}: value {value}: {error}') from error
-  return {value: tuple(names) or None for value, names in found.items()}
+      faults.append(f'value {value}: {error}')
+  if faults:
+    raise SourceError(f'{path}: {"; ".join(faults)}')
+  return {value: tuple(names) or None for value, names in names_of.items()}
 
 
 def by_name(declared: Mapping, path: pathlib.Path) -> dict[str, list[int]]:
-  """Both styles of nnU-Net: {"liver": 1}, {"liver": [1, 2]}, and the older {"1": "liver"}."""
-  found = {}
+  """Both styles of nnU-Net: {"liver": 1}, {"liver": [1, 2]}, and the older {"1": "liver"}.
+
+  Raises:
+    SourceError: if values are no integers; it names all of them.
+  """
+  named, faults = {}, []
   for key, value in declared.items():
     if isinstance(value, str):
       key, value = value, key
     values = value if isinstance(value, list) else [value]
     try:
-      found[key] = [int(v) for v in values]
-    except (TypeError, ValueError) as error:
-      raise SourceError(f'{path}: label {key!r} has value {value!r}; expected a number') from error
-  return found
+      named[key] = [int(v) for v in values]
+    except (TypeError, ValueError):
+      faults.append(f'label {key!r} has value {value!r}; expected a number')
+  if faults:
+    raise SourceError(f'{path}: {"; ".join(faults)}')
+  return named
 
 
-def _resolve(name: str, template: Template, path: pathlib.Path) -> str:
-  """Canonical name or pair that a label's name means."""
+def _resolve(name: str, template: Template) -> str:
+  """Canonical name or pair that a label's name means; ValueError with the fix if there is none."""
   text = _plain(name)
   words = text.split(' ')
   turned = ' '.join([words[-1], *words[:-1]]) if words[-1] in ('left', 'right') else text
@@ -124,10 +134,12 @@ def _resolve(name: str, template: Template, path: pathlib.Path) -> str:
   try:
     template.get(text)
   except KeyError as error:
-    hint = error.args[0].split('; ', 1)[1]
-  raise SourceError(
-    f'{path}: label {name!r} is no class of the template; {hint.split("known:")[0]}declare it: '
-    f'"new_classes": [{{"name": "{text}"}}], or list it in "ignored"'
+    # Of a name like no other the template lists all it knows: too long for here.
+    guess = error.args[0].split('; ', 1)[1]
+  guess = '' if guess.startswith('known:') else f'{guess} Otherwise '
+  raise ValueError(
+    f'is no class of the template; {guess}declare it: "new_classes": [{{"name": "{text}"}}], or '
+    'list it in "ignored"'
   )
 
 
@@ -187,11 +199,17 @@ def _supervised(
   if names is None:
     return dict(meanings)
   path = folder / 'dataset.json'
-  known = [_resolve(n, template, path) for n in names]
+  known, faults = [], []
+  for text in names:
+    try:
+      known.append(_resolve(text, template))
+    except ValueError as error:
+      faults.append(f'{text!r} {error}')
   kept = labels.restrict(meanings, known, template)
   missing = sorted(set(known) - {n for names in kept.values() for n in names or ()})
-  if missing:
-    raise SourceError(f'{path}: supervised of {name}: {missing[0]!r} has no value in "labels"')
+  faults += [f'{noun!r} has no value in "labels"' for noun in missing]
+  if faults:
+    raise SourceError(f'{path}: supervised of {name}: {"; ".join(faults)}')
   return kept
 
 

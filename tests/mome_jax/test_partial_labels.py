@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import brick_writer, bricks, pipeline, sources, volume
+from input_pipeline.anatomy import IGNORE_CODE
 from mome_jax import steps
 from mome_jax.configs import demo
 from mome_jax.models import build_model
@@ -76,6 +77,44 @@ class Probe:
     logits, aux = self.model.apply(*args, **kwargs)
     experts = [x + y for x, y in zip(aux['expert_logits'], self.added['experts'], strict=True)]
     return logits + self.added['logits'], aux | {'expert_logits': experts}
+
+
+class Given:
+  """A model whose logits are its parameters, at full and at half resolution."""
+
+  def apply(self, variables, *args, **kwargs):
+    logits = variables['params']
+    return logits['fine'], {'expert_logits': [logits['fine'], logits['half']], 'banks': {}}
+
+
+def test_ignored_voxels_train_no_class(config):
+  table = np.zeros((256, 2), bool)
+  table[6, 0] = table[1, 1] = True
+  label = np.array([0, 6, 1, IGNORE_CODE], np.uint8)[
+    np.random.default_rng(0).integers(0, 4, (1, 4, 4, 4))
+  ]
+  label[0, :2, :2, :2] = IGNORE_CODE  # a whole block
+  batch = {
+    'image': np.zeros((1, 4, 4, 4, 1)),
+    'label': label,
+    'supervised': np.array([[True, True]]),
+    'frame': np.array([[0, 0, 1.0, 0]]),
+    'slice_range': np.full((1, 2, 2), (-np.inf, np.inf)),
+  }
+  rng = np.random.default_rng(1)
+  logits = {k: rng.normal(size=(1, n, n, n, 2)) for k, n in (('fine', 4), ('half', 2))}
+  loss_fn = steps.make_loss_fn(Given(), None, jnp.asarray(table), config.train)
+  prompts = {'vectors': np.zeros((4, 3), np.float32)}
+  loss = lambda logits: loss_fn({'model': logits}, batch, prompts)
+  of, metrics = jax.jit(jax.grad(loss, has_aux=True))(logits)
+  np.testing.assert_array_equal((of['fine'] != 0).all(-1), label != IGNORE_CODE)
+  assert not of['fine'][label == IGNORE_CODE].any()
+  assert not of['half'][0, :, 0, 0, 0].any() and of['half'][0, :, 1].all()  # classes first
+  # The loss is that of the known voxels alone.
+  known = label[0] != IGNORE_CODE
+  x = logits['fine'][0][known]
+  bce = np.logaddexp(0, x) - x * table[label[0][known]]
+  np.testing.assert_allclose(metrics['loss_bce'], bce.mean(), rtol=1e-5)
 
 
 def test_logits_of_unlabelled_classes_get_no_gradient(config, batch):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from input_pipeline import bricks, pipeline, prepare, sources
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
+from input_pipeline.errors import UserError
 
 AFFINE = np.diag([-3.0, 3, 4, 1])  # LAS: array axis 0 runs to the left
 INDEX = {
@@ -109,7 +110,7 @@ def test_a_case_may_label_less(tmp_path):
     ({'labels': {'unicorn': 1}}, r'"new_classes": \[\{"name": "unicorn"\}\], or list it in'),
     ({'labels': {'liver': 300}}, r'value 300; expected 1\.\.255'),
     ({'labels': {'liver': 'x1'}}, r'expected a number'),
-    ({'labels': {'liver': 1, 'ignore': 2}}, r'without supervision'),
+    ({'labels': {'liver': [1, 2], 'ignore': 2}}, r"value 2: it is to be ignored, .*\['liver'\]"),
     ({'labels': {'liver': 1, 'spleen': 1}}, r'value 1: .*none contains the other'),
     ({'labels': ['liver']}, r'no "labels"'),
     ({'new_classes': [{'nam': 'x'}]}, r'no name'),
@@ -129,6 +130,57 @@ def test_a_malformed_index_is_named(change, message, tmp_path):
     cases_of(tmp_path)
 
 
+def test_all_bad_labels_are_named_at_once(tmp_path):
+  bad = {'livr': 1, 'unicorn': 2, 'spleen': 300, 'pancreas': 4, 'colon': 4}
+  write(tmp_path, {'labels': bad, 'supervised': {}})
+  with pytest.raises(sources.SourceError) as caught:
+    cases_of(tmp_path)
+  message = str(caught.value)
+  assert "'livr' is no class of the template; did you mean liver? Otherwise declare" in message
+  assert "; label 'unicorn' is no class of the template; declare it" in message
+  assert "; label 'spleen' has value 300; expected 1..255" in message
+  assert '; value 4: it stands for' in message and '\n' not in message
+  write(tmp_path, {'labels': {'liver': 'x', 'spleen': 'y'}})
+  with pytest.raises(sources.SourceError, match="'liver'; expected a number; .*'spleen'; expect"):
+    cases_of(tmp_path)
+  write(tmp_path, {'labels': {'liver': 1}, 'supervised': {'a': ['spleen', 'livr', 'colon']}})
+  with pytest.raises(
+    sources.SourceError, match="of a: 'livr' is no .*; 'colon' has no .*; 'spleen' "
+  ):
+    cases_of(tmp_path)
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_an_index_as_windows_programs_write_it(encoding, tmp_path):
+  write(tmp_path)
+  text = json.dumps(INDEX, indent=1).replace('\n', '\r\n')
+  (tmp_path / 'dataset.json').write_bytes(text.encode(encoding))
+  assert len(cases_of(tmp_path)) == 3
+
+
+def test_an_ignore_label_is_prepared_as_voxels_without_supervision(tmp_path, capsys):
+  index = {'labels': {'liver': [1, 2], 'ignore': 5, 'x': [3, 4]}, 'ignored': ['x']}
+  index['supervised'] = {'b': ['liver']}
+  folder = write(tmp_path / 'mine', index)
+  label = body()[1][::-1]
+  for case in cases_of(folder):
+    assert case.supervised == ('liver',)
+    codes = case.load().codes
+    np.testing.assert_array_equal(codes == IGNORE_CODE, label == 5)
+    np.testing.assert_array_equal(codes == 6, (label == 1) | (label == 2))
+  data = tmp_path / 'data'
+  command = ['--source=nifti_folder', f'--manual_dir={folder}', f'--data_dir={data}']
+  assert prepare.main([*command, '--spacing=3,3,4', '--brick=16']) == 0
+  store = bricks.open_bricks(data, 'nifti_folder')
+  # Two training cases of 80 voxels; what is ignored is no voxel of any class.
+  assert store.class_voxels(store.template.names()).sum() == 160
+  sampler = pipeline.PatchSampler(pipeline_config(patch=(24, 24, 24)), [store], ('liver',))
+  shown = sampler.sample(0, 0)['label']
+  assert (shown == IGNORE_CODE).sum() == (label == 5).sum() == 8
+  (held_out,) = bricks.open_volumes(data, 'nifti_folder')
+  assert (held_out.codes == IGNORE_CODE).sum() == 8
+
+
 def test_missing_files_are_named(tmp_path):
   with pytest.raises(sources.SourceError, match='--manual_dir'):
     sources.get_source('nifti_folder').cases(None)
@@ -146,7 +198,7 @@ def test_missing_files_are_named(tmp_path):
   with pytest.raises(sources.SourceError, match=r'labelsTr/a\.nii\.gz: no scan'):
     cases_of(tmp_path)
   (tmp_path / 'dataset.json').write_text('{')
-  with pytest.raises(sources.SourceError, match='not JSON'):
+  with pytest.raises(UserError, match=r'dataset\.json: not JSON'):
     cases_of(tmp_path)
 
 
@@ -218,11 +270,10 @@ def test_two_folders_with_different_new_classes_make_one_batch(tmp_path, capsys)
   assert '--overwrite' in capsys.readouterr().err
 
 
-def pipeline_config():
-
+def pipeline_config(patch=(8, 8, 8)):
   return ml_collections.ConfigDict(
     {
-      'patch': (8, 8, 8),
+      'patch': patch,
       'windows': ((-175.0, 250.0),),
       'foreground': 1.0,
       'balance': 'sources',

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import brick_writer, bricks, phantom, sources
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
 from input_pipeline.sources import openkbp
 
 
@@ -47,8 +47,9 @@ def test_restricting_loses_nothing_that_is_labelled():
     labelled = rng.random(len(names)) < 0.3
     table = sources.restrict_table([n for n, yes in zip(names, labelled, strict=True) if yes])
     np.testing.assert_array_equal(members[table][:, labelled], members[:, labelled])
-    # A voxel of no labelled class is background.
-    assert not table[~members[:, labelled].any(1)].any()
+    # A voxel of no labelled class is background; what nobody looked at stays so.
+    assert not table[:IGNORE_CODE][~members[:IGNORE_CODE, labelled].any(1)].any()
+    assert table[IGNORE_CODE] == IGNORE_CODE
 
 
 class TestPhantom:

@@ -1,0 +1,46 @@
+"""Scores of a segmentation against a stored label map."""
+
+import types
+
+import numpy as np
+import pytest
+
+from input_pipeline import bricks, volume
+from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
+from mome_jax import evaluate, froc
+
+LIVER, TUMOR = (TEMPLATE.get(name).index for name in ('liver', 'liver tumor'))
+
+
+@pytest.fixture
+def case():
+  codes = np.zeros((8, 8, 8), np.uint8)
+  codes[2:6, 2:6, 2:6] = LIVER
+  codes[2:5, 2:5, 2:5] = TUMOR
+  codes[6] = IGNORE_CODE
+  geometry = volume.to_canonical(codes, np.diag([2.0, 2, 2, 1])).geometry
+  return bricks.VolumeRecord(
+    'a', 's', 'validation', ('liver', 'liver tumor'), {}, codes, codes, geometry
+  )
+
+
+def test_ignored_voxels_are_not_scored(case):
+  """A prediction that goes on where nobody looked is perfect, one that goes on elsewhere is not."""
+  masks = {'liver': np.zeros(case.codes.shape, bool), 'liver tumor': case.codes == TUMOR}
+  masks['liver'][2:7, 2:6, 2:6] = True
+  masks['liver tumor'][6, 2:6, 2:6] = True
+  segmentation = types.SimpleNamespace(names=tuple(masks), template=TEMPLATE, mask=masks.get)
+  liver, tumor = evaluate.score_case(case, segmentation)
+  assert (liver['dice'], liver['hd95_mm'], tumor['dice']) == (1.0, 0.0, 1.0)
+  assert (tumor['lesions'], tumor['found'], tumor['predicted']) == (1, 1, 1)
+  masks['liver'][7, 2:6, 2:6] = True  # 16 voxels beside 64
+  assert evaluate.score_case(case, segmentation)[0]['dice'] == pytest.approx(128 / 144)
+
+
+def test_ignored_voxels_hold_no_lesion_at_any_threshold(case):
+  levels = froc.Levels(('liver tumor',), case.codes.shape)
+  levels.of('liver tumor')[(case.codes == TUMOR) | (case.codes == IGNORE_CODE)] = len(
+    froc.THRESHOLDS
+  )
+  rows = evaluate.count_lesions(case, levels, TEMPLATE)
+  assert {(row['lesions'], row['found'], row['predicted']) for row in rows} == {(1, 1, 1)}
