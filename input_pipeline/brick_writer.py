@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import bricks, shards, sources
+from input_pipeline.errors import UserError
 
 OUTCOMES = 'cases.json'  # beside the shards: the Outcome of each case, in the records' order
 
@@ -254,13 +255,12 @@ def gather(
     request: that the cases were staged with.
 
   Raises:
-    ValueError: if no case of the training split, or none that is held out, could be converted.
+    UserError: if no case could be converted.
   """
-  for split_is_train in (True, False):
-    part = [o for o in outcomes if (o.split == 'train') == split_is_train]
-    if part and all(outcome.error for outcome in part):
-      raise ValueError(f'{source.name}: every case failed, first {part[0].name}: {part[0].error}')
   good = [outcome for outcome in outcomes if not outcome.error]
+  if outcomes and not good:
+    first = outcomes[0]
+    raise UserError(f'{source.name}: every case failed, first {first.name}: {first.error}')
   splits = {}
   for outcome in good:
     file = (_case_file(staged, outcome.key), outcome.records, outcome.bytes)

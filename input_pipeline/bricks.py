@@ -221,7 +221,9 @@ def open_bricks(
   """
   folder = _prepared(data_dir, source) / 'bricks' / VERSION
   if not folder.is_dir():
-    raise NotPreparedError(f'{folder}: no bricks; {source} was prepared without training cases')
+    skipped = read_settings(data_dir, source).get('skipped')
+    reason = f'every one was skipped, see {SETTINGS}' if skipped else 'it was prepared without any'
+    raise NotPreparedError(f'{folder}: no training cases of {source}; {reason}')
   stored = TEMPLATE.extend(_stored_classes(data_dir, source))
   return BrickStore(folder, source, stored=stored, template=template)
 

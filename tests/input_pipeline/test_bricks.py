@@ -117,7 +117,9 @@ def test_oblique_flipped_geometry_survives(tmp_path):
   np.testing.assert_array_equal(record.geometry.affine, affine)
   np.testing.assert_array_equal(record.geometry.spacing, canonical.geometry.spacing)
   np.testing.assert_array_equal(volume.from_canonical(record.image, record.geometry), own)
-  with pytest.raises(bricks.NotPreparedError, match='without training cases'):
+  with pytest.raises(
+    bricks.NotPreparedError, match='no training cases of phantom; it was prepared without'
+  ):
     bricks.open_bricks(tmp_path, 'phantom')
 
 
@@ -194,6 +196,23 @@ class TestPrepare:
     assert 'every case failed' in capsys.readouterr().err
     # A failed overwrite leaves what was there.
     assert len(bricks.open_bricks(tmp_path, 'phantom').cases) == 1
+
+  @pytest.mark.parametrize('split', ['validation', 'train'])
+  def test_all_of_one_split_failing_does_not_cost_the_other(
+    self, split, small, tmp_path, monkeypatch
+  ):
+    def fail():
+      raise volume.VolumeError('scan.nii.gz: pixdim 0')
+
+    cases = [dataclasses.replace(c, load=fail) if c.split == split else c for c in small]
+    self.replace(monkeypatch, cases)
+    assert self.run(tmp_path) == 1
+    if split == 'train':
+      with pytest.raises(bricks.NotPreparedError, match='every one was skipped, see prepare.json'):
+        bricks.open_bricks(tmp_path, 'phantom')
+    else:
+      assert len(bricks.open_bricks(tmp_path, 'phantom').cases) == 2
+    assert len(bricks.open_volumes(tmp_path, 'phantom')) == (split == 'train')
 
   def test_nothing_prepared_names_the_command(self, tmp_path):
     for open_ in (bricks.open_bricks, bricks.open_volumes):
