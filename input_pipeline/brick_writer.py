@@ -6,7 +6,6 @@ the files of all cases to TFDS shards.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from input_pipeline import bricks, shards, sources
+from input_pipeline import bricks, identity, shards, sources
 from input_pipeline.errors import UserError
 
 OUTCOMES = 'cases.json'  # beside the shards: the Outcome of each case, in the records' order
@@ -33,25 +32,11 @@ class Request:
   origin: str = ''
 
   def key(self, case: sources.Case) -> str:
-    """Names the case's file: other settings, labels, or files of the case give another name."""
+    """Names the case's file: other settings, labels, meanings or files give another name."""
     ranges = sorted(case.slice_ranges.items())
-    parts = (case.source, case.name, case.split, case.supervised, ranges, _stamps(case.load))
-    described = repr((bricks.VERSION, self, *parts))
+    parts = (case.source, case.name, case.split, case.supervised, ranges)
+    described = repr((bricks.VERSION, self, *parts, identity.describe(case.load)))
     return hashlib.sha256(described.encode()).hexdigest()[:24]
-
-
-def _stamps(value) -> list[tuple[str, int, int]]:
-  """Path, time and size of every file among the arguments of a partial function."""
-  if isinstance(value, functools.partial):
-    return _stamps([value.args, value.keywords])
-  if isinstance(value, Mapping):
-    return _stamps([*value.keys(), *value.values()])
-  if isinstance(value, (list, tuple)):
-    return [stamp for item in value for stamp in _stamps(item)]
-  if isinstance(value, os.PathLike) and os.path.exists(value):
-    found = os.stat(value)
-    return [(os.fspath(value), found.st_mtime_ns, found.st_size)]
-  return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +50,8 @@ class Outcome:
     warnings: of the readers.
     records, bytes: of its file.
     info: fields of `bricks.CaseInfo`, of a training case.
+    source: of the case.
+    digest: of the scan, see `identity.scan_digest`.
   """
 
   key: str
@@ -75,6 +62,8 @@ class Outcome:
   records: int = 0
   bytes: int = 0
   info: Mapping | None = None
+  source: str = ''
+  digest: str = ''
 
 
 @dataclasses.dataclass
@@ -107,22 +96,25 @@ def stage(case: sources.Case, *, folder: str, request: Request) -> None:
     warnings.simplefilter('always')
     try:
       scan = case.load()
+      digest = identity.scan_digest(bricks.to_int16(scan.image))
       # The whole case is converted before any of it is written.
       if case.split == 'train':
-        examples, info = _brick_examples(case, scan, request)
+        examples, info = _brick_examples(case, scan, digest, request)
         features = brick_features(request.brick)
       else:
-        examples, info, features = [_volume_example(case, scan)], None, volume_features()
+        examples, info, features = [_volume_example(case, scan, digest)], None, volume_features()
       records = [features.serialize_example(example) for example in examples]
       if not records:
         raise ValueError('nothing but air')
     except Exception as error:  # whatever is wrong with one case must not cost the others
-      outcome = Outcome(key, case.name, case.split, f'{type(error).__name__}: {error}')
+      reason = f'{type(error).__name__}: {error}'
+      outcome = Outcome(key, case.name, case.split, reason, source=case.source)
     else:
       shards.write_records(path, records)
       messages = tuple(dict.fromkeys(str(warning.message) for warning in caught))
       size = path.stat().length
-      outcome = Outcome(key, case.name, case.split, '', messages, len(records), size, info)
+      about = (case.name, case.split, '', messages, len(records), size, info, case.source, digest)
+      outcome = Outcome(key, *about)
   write_outcome(folder, outcome)
 
 
@@ -142,7 +134,7 @@ def write_outcome(folder: str | os.PathLike, outcome: Outcome) -> None:
   shards.write_bytes(epath.Path(folder) / f'{outcome.key}.json', text.encode())
 
 
-def _brick_examples(case, scan, request: Request) -> tuple[list[dict], dict]:
+def _brick_examples(case, scan, digest: str, request: Request) -> tuple[list[dict], dict]:
   image, codes, offset = bricks.to_spacing(scan, request.spacing)
   found = [
     _brick_example(case, *part, request.spacing) for part in bricks.cut(image, codes, request.brick)
@@ -155,6 +147,7 @@ def _brick_examples(case, scan, request: Request) -> tuple[list[dict], dict]:
     image.shape,
     tuple(offset.tolist()),
     tuple(map(float, scan.geometry.spacing)),
+    digest,
   )
   return found, {field: _plain(value) for field, value in vars(info).items()}
 
@@ -200,19 +193,20 @@ def volume_features():
       # NOTE: encoded, because a plain float tensor is stored in single precision.
       'affine': features.Tensor(shape=(4, 4), dtype=np.float64, encoding='bytes'),
       'own_shape': features.Tensor(shape=(3,), dtype=np.int32),
-      'case': features.Text(doc='JSON: name, source, supervised, slice_ranges in mm'),
+      'case': features.Text(doc='JSON: name, source, split, supervised, slice_ranges, digest'),
     }
   )
 
 
-def _volume_example(case, scan) -> dict:
-  fields = ('name', 'source', 'supervised', 'slice_ranges')
+def _volume_example(case, scan, digest: str) -> dict:
+  fields = ('name', 'source', 'split', 'supervised', 'slice_ranges')
+  described = {field: _plain(getattr(case, field)) for field in fields} | {'digest': digest}
   return {
     'image': bricks.to_int16(scan.image),
     'label': scan.codes,
     'affine': scan.geometry.affine,
     'own_shape': np.array(scan.geometry.shape, np.int32),
-    'case': json.dumps({field: _plain(getattr(case, field)) for field in fields}),
+    'case': json.dumps(described),
   }
 
 
@@ -307,6 +301,12 @@ def _write_index(folder: epath.Path, infos: Sequence[Mapping], request: Request)
     (folder / bricks.INDEX).write_bytes(path.read_bytes())
 
 
+def read_outcomes(folder: epath.Path) -> list[Outcome]:
+  """Of the cases of a prepared source, in the order of its records; none where there are none."""
+  path = folder / OUTCOMES
+  return [Outcome(**values) for values in json.loads(path.read_text())] if path.exists() else []
+
+
 def restore(folder: epath.Path, staged: str | os.PathLike, wanted: Iterable[str]) -> None:
   """Takes cases of a prepared source back into case files, undoing `gather`.
 
@@ -315,12 +315,9 @@ def restore(folder: epath.Path, staged: str | os.PathLike, wanted: Iterable[str]
     staged: folder of the case files.
     wanted: keys of the cases to take.
   """
-  if not (folder / OUTCOMES).exists():
-    return
   wanted = set(wanted)
   streams = {}
-  for values in json.loads((folder / OUTCOMES).read_text()):
-    outcome = Outcome(**values)
+  for outcome in read_outcomes(folder):
     if outcome.split not in streams:
       streams[outcome.split] = _stream(folder, outcome.split)
     records = [next(streams[outcome.split]) for _ in range(outcome.records)]

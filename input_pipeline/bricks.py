@@ -25,7 +25,7 @@ from input_pipeline import resample, sources, volume
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.errors import UserError
 
-VERSION = '1.0.0'  # of the files' layout
+VERSION = '1.1.0'  # of the files' layout, and of how scans are converted to it
 SETTINGS = 'prepare.json'  # what `prepare` was asked for and what came of it
 INDEX = 'index.npz'
 _EMPTY_HU = -900  # bricks that nowhere exceed this are air
@@ -45,6 +45,7 @@ class CaseInfo:
     offset: (3,) mm from the centre of the scan's own first voxel to the centre of the first
       resampled one, along the canonical axes.
     own_spacing: (3,) mm of the scan before it was resampled; () where that was not noted.
+    digest: of the scan, see `identity.scan_digest`.
   """
 
   name: str
@@ -54,6 +55,7 @@ class CaseInfo:
   shape: tuple[int, int, int]
   offset: tuple[float, float, float]
   own_spacing: tuple[float, ...] = ()
+  digest: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,7 @@ class VolumeRecord:
     image: (D, H, W) int16 HU.
     codes: (D, H, W) uint8.
     geometry: of the scan's own grid.
+    digest: of the scan, see `identity.scan_digest`.
   """
 
   name: str
@@ -75,6 +78,7 @@ class VolumeRecord:
   image: np.ndarray
   codes: np.ndarray
   geometry: volume.Geometry
+  digest: str = ''
 
 
 def import_tfds():
@@ -315,6 +319,7 @@ def _decode_volume(example: dict, split: str) -> VolumeRecord:
     image=example['image'],
     codes=example['label'],
     geometry=volume.Geometry(shape, affine, orientation, spacing, example['image'].shape),
+    digest=case['digest'],
   )
 
 

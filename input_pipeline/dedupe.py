@@ -275,7 +275,9 @@ def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> l
   """
   split = {tuple(key): group['split'] for group in groups for key in group['members']}
   return [
-    dataclasses.replace(case, split=split.get((case.source, case.name), case.split))
+    dataclasses.replace(case, split=split[case.source, case.name], drawn=False)
+    if (case.source, case.name) in split
+    else case
     for case in cases
   ]
 

@@ -7,7 +7,9 @@ r"""Prepares a source for training and evaluation.
   python -m input_pipeline.prepare --source=openkbp --manual_dir=DOWNLOADED --check
 
 `DIR/SOURCE` appears when everything is written, or not at all. A run that is killed leaves its
-finished cases in `DIR/.SOURCE.incomplete`, and the same command goes on from there. Exit code 0 if
+finished cases in `DIR/.SOURCE.incomplete`, and the same command goes on from there. Given again, it
+compares every case (files, label meanings, classes, split) with what is prepared: what changed is
+converted again, what is gone is removed. Exit code 0 if
 all cases were written, 1 if some were skipped (the others are there) or nothing could be done; the
 same command tries the skipped ones again. `--beam` converts the cases on a Beam runner. `--check`
 reads every case and writes nothing.
@@ -54,10 +56,11 @@ def prepare(
   overwrite: bool = False,
   beam: str | None = None,
 ) -> dict:
-  """Writes `data_dir/name`; what is there already with equal settings is left alone.
+  """Brings `data_dir/name` to what the source holds now.
 
-  Cases that an earlier run finished, killed or not, are taken over if their files and settings are
-  the same.
+  A case that is prepared already, or that a killed run finished, is taken over if its files, label
+  meanings, classes, split and settings are the same. A drawn split (`sources.Case.drawn`) stays as
+  it was prepared first, whatever cases come or go.
 
   Args:
     source: a name of `sources.SOURCES`.
@@ -68,12 +71,13 @@ def prepare(
     spacing: (3,) mm of the bricks.
     brick: edge of the bricks, voxels.
     limit: at most so many cases of each split; None is all.
-    overwrite: replace what is there.
+    overwrite: replace what is there, though settings differ; every case is converted.
     beam: options of Apache Beam, which then converts the cases; None converts them here.
 
   Returns:
     settings, new_classes (beyond the built-in template), cases per split, skipped (case, reason),
-    warnings (case, message), records, bytes, seconds.
+    warnings (case, message), records, bytes, seconds; and changes, which is not stored: how many
+    cases were added, replaced, removed and kept.
 
   Raises:
     PrepareError: if it is there with other settings, another process is writing it, or Beam is
@@ -86,39 +90,33 @@ def prepare(
   if name is not None:
     declared = dataclasses.replace(declared, name=name)
   settings = {
+    'source': source,
     'version': bricks.VERSION,
     'spacing': [float(mm) for mm in spacing],
     'brick': brick,
     'limit': limit,
   }
   final = epath.Path(data_dir) / declared.name
-  found = bricks.read_settings(data_dir, declared.name)
+  current = bricks.read_settings(data_dir, declared.name)
+  before = _prepared_cases(final) if current else []
   digest = _digest(groups)
-  if found is not None and not overwrite:
-    if found.get('groups') != digest:
-      raise PrepareError(f'{final}: prepared with other --groups; pass --overwrite to replace it')
-    if found['settings'] != settings:
-      raise PrepareError(
-        f'{final}: prepared with {found["settings"]}, asked for {settings}; pass --overwrite to '
-        'replace it, or another --data_dir'
-      )
-    if found.get('new_classes', []) != list(template.additions()):
-      raise PrepareError(
-        f'{final}: prepared with other new classes than {source} has now; pass --overwrite'
-      )
-    if not found['skipped']:
-      return found
+  if current is not None and not overwrite:
+    _check_settings(final, current, settings | {'groups': digest})
   cases = declared.cases(manual_dir)
   if groups is not None:
     cases = dedupe.keep_together(cases, _read_groups(groups))
-  cases = _first_of_each_split(_named(cases, source, name), limit)
+  cases = _as_before(_named(cases, source, name), before)
+  cases = _first_of_each_split(cases, limit)
   start = time.monotonic()
   origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
   request = brick_writer.Request(tuple(map(float, spacing)), brick, origin)
+  keys = [request.key(case) for case in cases]
+  if current and not overwrite and not current['skipped'] and keys == [o.key for o in before]:
+    return current | {'changes': _changes(before, before)}
   run = _run_here if beam is None else functools.partial(_run_beam, options=beam)
   with _staging(epath.Path(data_dir), declared.name) as staging:
     staged, folder = staging / _CASES, staging / declared.name
-    outcomes = _stage(cases, staged, request, None if overwrite else final, run)
+    outcomes = _stage(cases, keys, staged, request, None if overwrite else final, run)
     written = brick_writer.gather(declared, outcomes, staged, folder, request)
     report = _report(folder, written) | {'settings': settings}
     report['new_classes'] = list(template.additions())
@@ -126,18 +124,67 @@ def prepare(
     report['seconds'] = round(time.monotonic() - start, 1)
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
     _publish(folder, final, staging / 'replaced')
-  return report
+  return report | {'changes': _changes(before, brick_writer.read_outcomes(final))}
+
+
+def _check_settings(final: epath.Path, current: dict, wanted: dict) -> None:
+  """PrepareError if what is prepared was asked for otherwise; it names what differs."""
+  known = current['settings'] | {'groups': current.get('groups')}
+  differ = [field for field in wanted if known.get(field) != wanted[field]]
+  if 'groups' in differ:
+    raise PrepareError(f'{final}: prepared with other --groups; pass --overwrite to replace it')
+  if differ:
+    shown = ', '.join(f'{field} {known.get(field)}, not {wanted[field]}' for field in differ)
+    raise PrepareError(
+      f'{final}: prepared with {shown}; pass --overwrite to replace it, or another --data_dir'
+      ' or --name'
+    )
+
+
+def _prepared_cases(final: epath.Path) -> list[brick_writer.Outcome]:
+  """What is prepared; earlier versions did not note the source of a case."""
+  return [
+    dataclasses.replace(outcome, source=outcome.source or final.name)
+    for outcome in brick_writer.read_outcomes(final)
+  ]
+
+
+def _as_before(
+  cases: Sequence[sources.Case], before: Sequence[brick_writer.Outcome]
+) -> list[sources.Case]:
+  """The cases, those with a drawn split in the one that they were prepared with."""
+  split = {(outcome.source, outcome.name): outcome.split for outcome in before}
+  return [
+    dataclasses.replace(case, split=split.get((case.source, case.name), case.split))
+    if case.drawn
+    else case
+    for case in cases
+  ]
+
+
+def _changes(
+  before: Sequence[brick_writer.Outcome], after: Sequence[brick_writer.Outcome]
+) -> dict[str, int]:
+  """How many cases were added, replaced, removed and kept."""
+  old, new = ({(o.source, o.name): o.key for o in part} for part in (before, after))
+  kept = sum(old.get(case) == key for case, key in new.items())
+  return {
+    'added': len(new.keys() - old.keys()),
+    'replaced': len(new.keys() & old.keys()) - kept,
+    'removed': len(old.keys() - new.keys()),
+    'kept': kept,
+  }
 
 
 def _stage(
   cases: Sequence[sources.Case],
+  keys: Sequence[str],
   staged: epath.Path,
   request: brick_writer.Request,
   finished: epath.Path | None,
   run: Callable,
 ) -> list[brick_writer.Outcome]:
   """The outcome of each case, after converting those that no earlier run has finished."""
-  keys = [request.key(case) for case in cases]
   if len(set(keys)) < len(keys):
     raise PrepareError('two cases have the same name and labels; rename one')
   staged.mkdir(parents=True, exist_ok=True)
@@ -370,11 +417,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   for case, reason in report['skipped']:
     print(f'skipped {case}: {reason}', file=sys.stderr)
+  changes = [f'{number} {what}' for what, number in report['changes'].items() if number]
   cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
   folder = pathlib.Path(args.data_dir) / (args.name or args.source)
   print(
     f'{folder}: {cases} cases, {report["records"]} bricks, {report["bytes"] / 1e6:.1f} MB, '
-    f'{len(report["skipped"])} cases skipped'
+    f'{len(report["skipped"])} cases skipped; {", ".join(changes)}'
   )
   if report['skipped']:
     print('Correct the skipped cases and give the same command again.', file=sys.stderr)

@@ -46,6 +46,7 @@ class Case:
     load: reads the scan.
     slice_ranges: class -> (low, high), the heights in mm above the centre of the lowest slice
       between which the class was contoured; a class that is not there: over the whole scan.
+    drawn: whether the split is a draw, which `prepare` keeps once it is made, not a declaration.
   """
 
   source: str
@@ -54,6 +55,7 @@ class Case:
   supervised: tuple[str, ...]
   load: Callable[[], Scan]
   slice_ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+  drawn: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,209 @@
+"""`prepare` given again: what is prepared follows the folder, case by case."""
+
+import json
+import os
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from input_pipeline import brick_writer, bricks, prepare
+from input_pipeline.anatomy import TEMPLATE
+
+AFFINE = np.diag([4.0, 4, 4, 1])
+LABELS = {'background': 0, 'liver': 1, 'spleen': 2}
+SPLITS = {'validation': ['v']}
+
+
+def write_case(folder, name, seed, part='Tr'):
+  rng = np.random.default_rng(seed)
+  image = rng.integers(-100, 200, (8, 8, 8)).astype(np.int16)
+  label = np.zeros((8, 8, 8), np.uint8)
+  label[1:4, 2:6, 2:6], label[5:7, 2:6, 2:6] = 1, 2
+  for kind, array in (('images', image), ('labels', label)):
+    (folder / f'{kind}{part}').mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, AFFINE), folder / f'{kind}{part}' / f'{name}.nii.gz')
+  return image
+
+
+def write_index(folder, **fields):
+  (folder / 'dataset.json').write_text(json.dumps({'labels': LABELS, 'splits': SPLITS} | fields))
+
+
+@pytest.fixture
+def folder(tmp_path):
+  folder = tmp_path / 'mine'
+  for seed, name in enumerate('abv'):
+    write_case(folder, name, seed)
+  write_index(folder)
+  return folder
+
+
+@pytest.fixture
+def run(tmp_path, folder):
+  """run(*options) -> the changes it reports."""
+
+  def call(*options, manual_dir=folder):
+    report = prepare.prepare(
+      'nifti_folder', tmp_path / 'data', manual_dir=str(manual_dir), spacing=(4, 4, 4), brick=8
+    )
+    assert not report['skipped']
+    return {what: number for what, number in report['changes'].items() if number}
+
+  return call
+
+
+def stored(tmp_path):
+  """Name -> sum of HU, codes, and split of what is prepared; one brick a case."""
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  cases = {}
+  for record, number in enumerate(store.case):
+    image, codes = store.read(record)
+    cases[store.cases[number].name] = (int(image.sum()), set(np.unique(codes).tolist()), 'train')
+  for volume in bricks.open_volumes(tmp_path / 'data', 'nifti_folder'):
+    codes = set(np.unique(volume.codes).tolist())
+    cases[volume.name] = (int(volume.image.sum()), codes, volume.split)
+  return cases
+
+
+def code(name):
+  return TEMPLATE.get(name).index
+
+
+def test_added_replaced_removed_and_kept(tmp_path, folder, run):
+  assert run() == {'added': 3}
+  before = stored(tmp_path)
+  shards = tmp_path / 'data' / 'nifti_folder' / 'bricks' / bricks.VERSION / 'index.npz'
+  written = shards.stat().st_mtime_ns
+  assert run() == {'kept': 3}
+  assert shards.stat().st_mtime_ns == written
+
+  added = write_case(folder, 'c', 7)
+  assert run() == {'added': 1, 'kept': 3}
+  assert stored(tmp_path) == before | {
+    'c': (int(added.sum()), {0, code('liver'), code('spleen')}, 'train')
+  }
+
+  replaced = write_case(folder, 'a', 8)
+  assert run() == {'replaced': 1, 'kept': 3}
+  assert stored(tmp_path)['a'][0] == replaced.sum() != before['a'][0]
+
+  for kind in ('images', 'labels'):
+    (folder / f'{kind}Tr' / 'b.nii.gz').unlink()
+  assert run() == {'removed': 1, 'kept': 3}
+  assert sorted(stored(tmp_path)) == ['a', 'c', 'v']
+
+
+def test_label_meanings_are_compared(tmp_path, folder, run):
+  run()
+  write_index(folder, labels={'background': 0, 'spleen': 1, 'liver': 2})
+  # The classes, files and names are the same: only what the values mean differs.
+  assert run() == {'replaced': 3}
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  liver, spleen = store.class_voxels(['liver', 'spleen']).sum(0) / len(store.cases)
+  assert (liver, spleen) == (2 * 4 * 4, 3 * 4 * 4)
+
+
+def test_supervision_splits_and_new_classes_are_compared(tmp_path, folder, run):
+  run()
+  write_index(folder, supervised={'a': ['liver']})
+  assert run() == {'replaced': 1, 'kept': 2}
+  assert stored(tmp_path)['a'][1] == {0, code('liver')}
+  write_index(folder, splits={'validation': ['a']})
+  assert run() == {'replaced': 2, 'kept': 1}
+  assert {name: split for name, (_, _, split) in stored(tmp_path).items()} == {
+    'a': 'validation', 'b': 'train', 'v': 'train',
+  }  # fmt: skip
+  labels = {**LABELS, 'metastasis': 2}
+  del labels['spleen']
+  write_index(folder, labels=labels, new_classes=[{'name': 'metastasis'}])
+  assert run() == {'replaced': 3}
+  template = bricks.read_template(tmp_path / 'data', ['nifti_folder'])
+  assert template.get('metastasis').index in stored(tmp_path)['b'][1]
+
+
+def test_another_folder_is_another_cohort(tmp_path, folder, run):
+  """The same names and meanings, other scans."""
+  run()
+  other = tmp_path / 'other'
+  image = write_case(other, 'a', 20)
+  write_case(other, 'v', 21)
+  write_index(other)
+  assert run(manual_dir=other) == {'replaced': 2, 'removed': 1}
+  assert stored(tmp_path)['a'][0] == image.sum()
+
+
+def test_a_folder_called_in_another_way_is_the_same(tmp_path, folder, run, monkeypatch):
+  run()
+  monkeypatch.chdir(tmp_path)
+  assert run(manual_dir='mine') == {'kept': 3}
+
+
+def test_cases_of_a_killed_run_are_taken_over_only_if_they_are_current(
+  tmp_path, folder, run, monkeypatch
+):
+  gather = brick_writer.gather
+
+  def killed(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(brick_writer, 'gather', killed)
+  with pytest.raises(KeyboardInterrupt):
+    run()
+  assert len(list((tmp_path / 'data' / '.nifti_folder.incomplete' / 'cases').glob('*.json'))) == 3
+  monkeypatch.setattr(brick_writer, 'gather', gather)
+  image = write_case(folder, 'a', 30)
+  run()
+  assert stored(tmp_path)['a'][0] == image.sum()
+
+
+def test_the_command_says_what_it_did(tmp_path, folder, capsys):
+  command = ['--source=nifti_folder', f'--manual_dir={folder}', f'--data_dir={tmp_path / "data"}']
+  command += ['--spacing=4', '--brick=8']
+  assert prepare.main(command) == 0
+  assert 'skipped; 3 added\n' in capsys.readouterr().out
+  write_case(folder, 'c', 7)
+  write_case(folder, 'a', 8)
+  for kind in ('images', 'labels'):
+    (folder / f'{kind}Tr' / 'b.nii.gz').unlink()
+  assert prepare.main(command) == 0
+  assert 'skipped; 1 added, 1 replaced, 1 removed, 1 kept\n' in capsys.readouterr().out
+  assert prepare.main(command) == 0
+  assert 'skipped; 3 kept\n' in capsys.readouterr().out
+  # Another source under this name is a mistake.
+  assert prepare.main(['--source=phantom', '--name=nifti_folder', *command[2:]]) == 1
+  message = capsys.readouterr().err
+  assert 'source nifti_folder, not phantom' in message and '--name' in message
+
+
+def test_a_scan_that_was_there_before_and_fails_now_is_not_kept(tmp_path, folder, capsys):
+  command = ['--source=nifti_folder', f'--manual_dir={folder}', f'--data_dir={tmp_path / "data"}']
+  command += ['--spacing=4', '--brick=8']
+  assert prepare.main(command) == 0
+  whole = (folder / 'imagesTr' / 'a.nii.gz').read_bytes()
+  (folder / 'imagesTr' / 'a.nii.gz').write_bytes(whole[:100])
+  assert prepare.main(command) == 1
+  out, err = capsys.readouterr()
+  assert 'skipped a: ' in err and '1 cases skipped; 1 removed, 2 kept' in out
+  assert sorted(stored(tmp_path)) == ['b', 'v']
+  (folder / 'imagesTr' / 'a.nii.gz').write_bytes(whole)
+  assert prepare.main(command) == 0
+  assert sorted(stored(tmp_path)) == ['a', 'b', 'v']
+
+
+def test_every_case_carries_the_digest_of_its_scan(tmp_path, folder, run):
+  """Under another name and in another axis order a scan is the same, with other labels too."""
+  image = nib.load(folder / 'imagesTr' / 'a.nii.gz')
+  label = nib.load(folder / 'labelsTr' / 'a.nii.gz')
+  turned = nib.orientations.axcodes2ornt('PIL')
+  nib.save(image.as_reoriented(turned), folder / 'imagesTr' / 'v.nii.gz')
+  nib.save(label.as_reoriented(turned), folder / 'labelsTr' / 'v.nii.gz')
+  os.remove(folder / 'labelsTr' / 'b.nii.gz')
+  shutil.copy(folder / 'labelsTr' / 'a.nii.gz', folder / 'labelsTr' / 'b.nii.gz')
+  run()
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  digests = {case.name: case.digest for case in store.cases}
+  (record,) = bricks.open_volumes(tmp_path / 'data', 'nifti_folder')
+  assert len(digests['a']) == 32
+  assert record.digest == digests['a'] != digests['b']
