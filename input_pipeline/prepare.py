@@ -33,7 +33,16 @@ from collections.abc import Callable, Iterator, Sequence
 import tqdm
 from etils import epath
 
-from input_pipeline import brick_writer, bricks, check, dedupe, options, sources, text_files
+from input_pipeline import (
+  brick_writer,
+  bricks,
+  check,
+  dedupe,
+  options,
+  sources,
+  splits,
+  text_files,
+)
 from input_pipeline.errors import UserError
 
 _CASES = 'cases'
@@ -76,8 +85,9 @@ def prepare(
 
   Returns:
     settings, new_classes (beyond the built-in template), cases per split, skipped (case, reason),
-    warnings (case, message), records, bytes, seconds; and changes, which is not stored: how many
-    cases were added, replaced, removed and kept.
+    warnings (case, message), drawn (case -> split of every case whose split was ever drawn),
+    records, bytes, seconds; and changes, which is not stored: how many cases were added, replaced,
+    removed and kept.
 
   Raises:
     PrepareError: if it is there with other settings, another process is writing it, or Beam is
@@ -105,7 +115,8 @@ def prepare(
   cases = declared.cases(manual_dir)
   if groups is not None:
     cases = dedupe.keep_together(cases, _read_groups(groups))
-  cases = _as_before(_named(cases, source, name), before)
+  drawn = {outcome.name: outcome.split for outcome in before} | (current or {}).get('drawn', {})
+  cases = splits.keep(_named(cases, source, name), drawn)
   cases = _first_of_each_split(cases, limit)
   start = time.monotonic()
   origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
@@ -121,6 +132,7 @@ def prepare(
     report = _report(folder, written) | {'settings': settings}
     report['new_classes'] = list(template.additions())
     report['groups'] = digest
+    report['drawn'] = drawn | {case.name: case.split for case in cases if case.drawn}
     report['seconds'] = round(time.monotonic() - start, 1)
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
     _publish(folder, final, staging / 'replaced')
@@ -146,19 +158,6 @@ def _prepared_cases(final: epath.Path) -> list[brick_writer.Outcome]:
   return [
     dataclasses.replace(outcome, source=outcome.source or final.name)
     for outcome in brick_writer.read_outcomes(final)
-  ]
-
-
-def _as_before(
-  cases: Sequence[sources.Case], before: Sequence[brick_writer.Outcome]
-) -> list[sources.Case]:
-  """The cases, those with a drawn split in the one that they were prepared with."""
-  split = {(outcome.source, outcome.name): outcome.split for outcome in before}
-  return [
-    dataclasses.replace(case, split=split.get((case.source, case.name), case.split))
-    if case.drawn
-    else case
-    for case in cases
   ]
 
 
@@ -276,8 +275,8 @@ def _named(cases: list[sources.Case], source: str, name: str | None) -> list[sou
 
 
 def _first_of_each_split(cases: Sequence[sources.Case], limit: int | None) -> list[sources.Case]:
-  splits = sorted({case.split for case in cases})
-  return [case for split in splits for case in [c for c in cases if c.split == split][:limit]]
+  names = sorted({case.split for case in cases})
+  return [case for split in names for case in [c for c in cases if c.split == split][:limit]]
 
 
 @contextlib.contextmanager

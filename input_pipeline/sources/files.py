@@ -60,11 +60,15 @@ def split_of(source: str, name: str, shares: Mapping[str, float]) -> str:
 
 
 def hold_out(names: Iterable[str], share: float) -> set[str]:
-  """Some of the names, drawn by their hash: at least one of two, never all."""
+  """Some of the names: at least one of two, never all.
+
+  Each is drawn by its own hash with a probability of `share`, so that a name which comes or goes
+  moves no other; but where that would hold out none or all of them, the one nearest to it changes
+  sides.
+  """
   names = sorted(names, key=fraction)
-  if len(names) < 2:
-    return set()
-  return set(names[: min(max(1, round(share * len(names))), len(names) - 1)])
+  drawn = sum(fraction(name) < share for name in names)
+  return set(names[: min(max(1, drawn), len(names) - 1)]) if len(names) > 1 else set()
 
 
 def load_nifti(

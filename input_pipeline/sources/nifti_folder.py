@@ -13,7 +13,8 @@ neither trained nor scored. Optional fields:
   new_classes  list of objects: name, prompt, synonyms, parent, ... as `anatomy.Template.extend`
   ignored      names of labels that are not used: background
   supervised   case -> names of what was labelled in it; by default everything in every case
-  splits       {"validation": [cases], "test": [cases]}; by default a fifth is held out
+  splits       {"validation": [cases], "test": [cases]}; by default, without imagesTs, about a fifth
+               is held out, each case drawn by its name, and `prepare` keeps what was drawn
   licence, citation (or reference)
 """
 
@@ -45,12 +46,13 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
   if not pairs['Tr']:
     raise SourceError(f'{folder / "imagesTr"}: no NIfTI files; it must hold NAME_0000.nii.gz')
   splits = _splits(folder, index, pairs)
+  drawn = _draws(index, pairs)
   cases = []
   for name, (image, label) in {**pairs['Tr'], **pairs['Ts']}.items():
     known = _supervised(folder, index, name, meanings, template)
     load = functools.partial(files.load_nifti, image, label, known, template)
     supervised = labels.classes_of(known, template)
-    cases.append(Case('nifti_folder', name, splits[name], supervised, load))
+    cases.append(Case('nifti_folder', name, splits[name], supervised, load, drawn=drawn))
   return cases
 
 
@@ -186,9 +188,13 @@ def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> 
       if seen.setdefault(name, split) != split:
         raise SourceError(f'{path}: {name!r} is in two splits; keep one')
       splits[name] = split
-  if not given and not pairs['Ts']:
+  if _draws(index, pairs):
     splits |= dict.fromkeys(files.hold_out(pairs['Tr'], _VALIDATION_SHARE), 'validation')
   return splits
+
+
+def _draws(index: dict, pairs: Mapping[str, Mapping]) -> bool:
+  return not index.get('splits') and not pairs['Ts']
 
 
 def _supervised(

@@ -263,11 +263,12 @@ def test_two_folders_with_different_new_classes_make_one_batch(tmp_path, capsys)
     pipeline.PatchSampler(
       config, [bricks.open_bricks(data, name) for name in ('mine', 'yours')], classes
     )
-  # Other new classes than it was prepared with are noticed.
+  # Other new classes than it was prepared with are noticed: what is stored follows.
   write(tmp_path / 'yours', {**other, 'new_classes': [{'name': 'sarcoma', 'synonyms': ['STS']}]})
   command = ['--source=nifti_folder', f'--manual_dir={tmp_path / "yours"}', f'--data_dir={data}']
-  assert prepare.main([*command, '--name=yours', '--spacing=3,3,4', '--brick=16']) == 1
-  assert '--overwrite' in capsys.readouterr().err
+  assert prepare.main([*command, '--name=yours', '--spacing=3,3,4', '--brick=16']) == 0
+  assert '3 replaced' in capsys.readouterr().out
+  assert bricks.read_template(data, ['yours']).find('STS').name == 'sarcoma'
 
 
 def pipeline_config(patch=(8, 8, 8)):
