@@ -206,20 +206,30 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   return parser.parse_args(dashed(argv))
 
 
-def _score(args: argparse.Namespace) -> None:
+def _score(args: argparse.Namespace) -> int:
   classes = [name.strip() for name in args.classes.split(',') if name.strip()]
-  rows = score.score_folders(
+  scores = score.score_folders(
     args.predictions, args.references, classes=classes, dataset=args.dataset
   )
+  rows, failed = scores.rows, scores.failed
+  for note in scores.notes:
+    print(f'note: {note}', file=sys.stderr)
+  for case, reason in failed:
+    print(f'not scored: {case}: {reason}', file=sys.stderr)
+  if not rows:
+    print(f'error: {args.predictions}: nothing could be scored', file=sys.stderr)
+    return 1
   folder = epath.Path(args.output or epath.Path(args.predictions) / 'evaluation')
-  cases = len({row['case'] for row in rows})
-  title = f'{cases} scans, {args.predictions} against {args.references}'
+  cases = {row['case'] for row in rows}
+  number = f'{len(cases)} of {len({*cases, *dict(failed)})}' if failed else str(len(cases))
+  title = f'{number} scans, {args.predictions} against {args.references}'
   origin = {'predictions': args.predictions, 'references': args.references}
-  _, table = results.write(folder, rows, title=title, origin=origin)
+  _, table = results.write(folder, rows, title=title, origin=origin, failed=failed)
   print(f'{table}\nTable and scores: {folder}')
+  return 1 if failed else 0
 
 
-def _compare(args: argparse.Namespace) -> None:
+def _compare(args: argparse.Namespace) -> int:
   runs = {name: results.read(name) for name in (args.a, *args.others)}
   found = [compare.compare(runs[args.a], runs[name], names=(args.a, name)) for name in args.others]
   if len(found) == 1:
@@ -234,17 +244,17 @@ def _compare(args: argparse.Namespace) -> None:
     (folder / 'comparison.md').write_text(text)
     (folder / 'comparison.csv').write_text(compare.to_csv(found))
     print(f'Written: {folder}')
+  return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = _parse(argv)
   try:
-    {'score': _score, 'compare': _compare}[args.command](args)
+    return {'score': _score, 'compare': _compare}[args.command](args)
   except (ValueError, OSError) as error:  # all of ours are
     print(f'error: {error}', file=sys.stderr)
     return 1
-  return 0
 
 
 if __name__ == '__main__':

@@ -59,6 +59,7 @@ def write(
   title: str,
   origin: Mapping[str, Any],
   points: Sequence[Mapping[str, Any]] = (),
+  failed: Sequence[tuple[str, str]] = (),
 ):
   """Writes `cases.csv`, `summary.json`, `table.md`, `table.csv`, and `detection.csv` of `points`.
 
@@ -68,6 +69,7 @@ def write(
     title: of the table.
     origin: fields that the summary begins with.
     points: of `froc.summarize`; where there are none, `detection.csv` is not written.
+    failed: (case, reason) of what could not be scored; in the summary and the table.
 
   Returns:
     The summary, and the text of `table.md`.
@@ -77,6 +79,9 @@ def write(
   summary = metrics.summarize(rows)
   table = tables.report(summary, title=title)
   (folder / CASES).write_text(tables.csv_text(_FIELDS, rows))
+  if failed:
+    table += f'\n{tables.failures(failed)}'
+    summary['failed'] = [{'case': case, 'reason': reason} for case, reason in failed]
   (folder / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
   (folder / TABLE).write_text(table)
   (folder / TABLE_CSV).write_text(tables.to_csv(summary))

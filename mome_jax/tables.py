@@ -59,6 +59,12 @@ def detection(summary: Mapping[str, Any]) -> str:
   return markdown('Detection', header, rows) if rows else ''
 
 
+def failures(failed: Sequence[tuple[str, str]]) -> str:
+  """What could not be scored, as (case, reason)."""
+  lines = [f'- {case}: {reason}' for case, reason in failed]
+  return '\n'.join(['### Not scored, and in no mean', '', *lines, ''])
+
+
 def by_dataset(summary: Mapping[str, Any]) -> str:
   """Mean Dice of each class in each dataset; empty where there are fewer than two datasets."""
   datasets = summary['datasets']

@@ -132,10 +132,11 @@ def check_grid(
   Warns:
     UserWarning: if only the origin differs; voxels are then taken to correspond by their index.
   """
+  other = image if image.name == label.name else image.name
   axes, theirs = (''.join(nib.aff2axcodes(g.affine)) for g in (own, wanted))
   if own.canonical_shape != wanted.canonical_shape:
     raise SourceError(
-      f'{label}: shape {own.shape} along {axes}, but {image.name} {wanted.shape} along {theirs}; '
+      f'{label}: shape {own.shape} along {axes}, but {other} {wanted.shape} along {theirs}; '
       'get both anew'
     )
   apart = np.abs(own.canonical_affine - wanted.canonical_affine)
@@ -147,12 +148,12 @@ def check_grid(
   if turned > limit or (moved > limit and axes != theirs):
     sizes = [nib.affines.voxel_sizes(g.affine).round(4).tolist() for g in (own, wanted)]
     raise SourceError(
-      f'{label}: axes {axes}, voxels of {sizes[0]} mm, but {image.name} {theirs}, {sizes[1]}, and '
+      f'{label}: axes {axes}, voxels of {sizes[0]} mm, but {other} {theirs}, {sizes[1]}, and '
       f'up to {turned + moved:.1f} mm apart; the header of one of them is wrong: get both anew'
     )
   if moved > limit:
     warnings.warn(
-      f'{label}: its origin is {moved:.1f} mm from that of {image.name}; taken to be the same grid',
+      f'{label}: its origin is {moved:.1f} mm from that of {other}; taken to be the same grid',
       stacklevel=2,
     )
 

@@ -6,7 +6,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline.sources.base import SourceError
 from mome_jax import evaluate, metrics, results, score
 
 AFFINE = np.diag([-2.0, -1.5, 3.0, 1.0])  # LPS on disk
@@ -47,7 +46,7 @@ def by_class(rows, case):
 
 
 def test_label_maps_of_nnunet(nnunet):
-  rows = score.score_folders(*nnunet)
+  rows = score.score_folders(*nnunet).rows
   assert {(row['source'], row['case']) for row in rows} == {('labelsTr', 'a'), ('labelsTr', 'b')}
   assert {row['dice'] for row in rows if row['case'] == 'b'} == {1.0}
   found = by_class(rows, 'a')
@@ -66,7 +65,7 @@ def test_ignored_voxels_are_left_out(nnunet):
   codes[8] = np.where(codes[8] == 0, 9, codes[8])
   codes[2] = np.where(codes[2] == LIVER, 9, codes[2])
   save(references / 'a.nii.gz', codes)
-  assert by_class(score.score_folders(*nnunet), 'a')['liver']['dice'] == 1.0
+  assert by_class(score.score_folders(*nnunet).rows, 'a')['liver']['dice'] == 1.0
 
 
 def test_folders_of_masks_as_totalsegmentator_writes_them(nnunet, tmp_path):
@@ -77,12 +76,14 @@ def test_folders_of_masks_as_totalsegmentator_writes_them(nnunet, tmp_path):
       save(tmp_path / f'masks/{case}/segmentations/{name}.nii.gz', mask.astype(np.uint8))
       save(tmp_path / f'other/{case}/{name}.nii.gz', mask.astype(np.float32))
   (tmp_path / 'masks/b/segmentations/spleen.nii.gz').unlink()
-  rows = score.score_folders(tmp_path / 'other', tmp_path / 'masks', dataset='totalsegmentator')
+  rows = score.score_folders(
+    tmp_path / 'other', tmp_path / 'masks', dataset='totalsegmentator'
+  ).rows
   assert {row['source'] for row in rows} == {'totalsegmentator'}
   assert by_class(rows, 'a').keys() == {'spleen', 'left kidney', 'lung vessels'}
   assert by_class(rows, 'b').keys() == {'left kidney', 'lung vessels'}
   # Masks against label maps: the names meet.
-  rows = score.score_folders(nnunet[0], tmp_path / 'masks', classes=['Spleen'])
+  rows = score.score_folders(nnunet[0], tmp_path / 'masks', classes=['Spleen']).rows
   assert [(row['case'], row['class'], row['dice']) for row in rows] == [('a', 'spleen', 1.0)]
 
 
@@ -92,7 +93,7 @@ def test_what_predict_writes(nnunet, tmp_path):
   legend = [{'label': k, 'name': n} for k, n in ((6, 'liver'), (27, 'liver tumor'), (1, 'spleen'))]
   (tmp_path / 'seg/a_seg.json').write_text(json.dumps({'labels': legend}))
   (nnunet[1] / 'b.nii.gz').unlink()
-  found = by_class(score.score_folders(tmp_path / 'seg', nnunet[1]), 'a')
+  found = by_class(score.score_folders(tmp_path / 'seg', nnunet[1]).rows, 'a')
   assert found['liver']['dice'] == pytest.approx(5 / 6)
   assert found['liver tumor']['dice'] == pytest.approx(2 / 3)
 
@@ -100,7 +101,7 @@ def test_what_predict_writes(nnunet, tmp_path):
 def test_without_any_declaration_values_are_those_of_the_class_table(tmp_path):
   for folder in ('p', 'r'):
     save(tmp_path / f'{folder}/a.nii', np.array([0, 6, 27, 1], np.uint8)[labels()])
-  found = by_class(score.score_folders(tmp_path / 'p', tmp_path / 'r'), 'a')
+  found = by_class(score.score_folders(tmp_path / 'p', tmp_path / 'r').rows, 'a')
   assert found['liver']['dice'] == found['spleen']['dice'] == 1.0
   assert np.isnan(found['pancreas']['dice'])
 
@@ -122,22 +123,141 @@ def test_the_command_writes_an_evaluation(nnunet, capsys):
   assert evaluate.main(arguments) == 0  # its own folder in the predictions is no case
 
 
-def test_mistakes_are_named(nnunet, tmp_path, capsys):
+def test_mistakes_are_named(nnunet, tmp_path):
   predictions, references = nnunet
-  with pytest.raises(score.ScoreError, match="no class 'pancreas'; there are liver, liver tumor"):
-    score.score_folders(*nnunet, classes=['pancreas'])
+  with pytest.raises(
+    score.ScoreError, match="no class 'pancreas', 'colon'; there are liver, liver t"
+  ):
+    score.score_folders(*nnunet, classes=['pancreas', 'liver', 'colon'])
   with pytest.raises(score.ScoreError, match='nowhere: no such folder'):
     score.score_folders(tmp_path / 'nowhere', references)
   with pytest.raises(score.ScoreError, match='no NAME.nii.gz with labels'):
     (tmp_path / 'empty').mkdir()
     score.score_folders(tmp_path / 'empty', references)
-  save(predictions / 'b.nii.gz', labels(), np.diag([-2.0, -1.5, 2.0, 1.0]))
-  with pytest.raises(SourceError, match=r'b.nii.gz: axes LPS, voxels of \[2.0, 1.5, 2.0\] mm'):
-    score.score_folders(*nnunet)
-  (predictions / 'b.nii.gz').unlink()
-  assert evaluate.main(['score', f'--predictions={predictions}', f'--references={references}']) == 1
-  assert '1 of 2 references have no prediction, such as b' in capsys.readouterr().err
   declare(predictions, liver=1)
-  (references / 'b.nii.gz').unlink()
-  with pytest.raises(score.ScoreError, match="no class 'liver tumor'; there are liver. Leave"):
+  with pytest.raises(
+    score.ScoreError, match="no class 'liver tumor', 'spleen'; there are liver. Le"
+  ):
     score.score_folders(*nnunet)
+
+
+def run(predictions, references, *options):
+  return evaluate.main(
+    ['score', f'--predictions={predictions}', f'--references={references}', *options]
+  )
+
+
+def written(predictions):
+  folder = predictions / 'evaluation'
+  cases = [row['case'] for row in results.read(folder)]
+  failed = json.loads((folder / 'summary.json').read_text()).get('failed', [])
+  return sorted(set(cases)), {entry['case']: entry['reason'] for entry in failed}
+
+
+DAMAGE = {
+  'cut off': lambda path: path.write_bytes(path.read_bytes()[:60]),
+  'empty': lambda path: path.write_bytes(b''),
+  'a dangling link': lambda path: (path.unlink(), path.symlink_to('../annex/gone')),
+  'text': lambda path: path.write_text('version https://git-lfs.github.com/spec/v1'),
+  'another grid': lambda path: save(path, labels(), np.diag([-2.0, -1.5, 2.0, 1.0])),
+  'another shape': lambda path: save(path, labels()[:-1]),
+  'missing': lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+@pytest.mark.parametrize('side', ['prediction', 'reference'])
+def test_what_cannot_be_scored_costs_only_itself(damage, side, nnunet, capsys):
+  predictions, references = nnunet
+  path = (predictions if side == 'prediction' else references) / 'a.nii.gz'
+  DAMAGE[damage](path)
+  unscored = (damage, side) != ('missing', 'reference')
+  assert run(*nnunet) == unscored
+  out, err = capsys.readouterr()
+  assert '| liver | 1 | 100.0' in out
+  scored, failed = written(predictions)
+  assert scored == ['b'] and list(failed) == ['a'] * unscored
+  if unscored:
+    assert err.count('not scored: a: ') == 1 and '1 of 2 scans' in out
+    assert 'Not scored, and in no mean' in out and str(path.parent) in failed['a']
+  else:
+    assert f'note: {predictions}: predictions without a reference: a' in err
+
+
+def test_nothing_that_can_be_scored_is_an_error(nnunet, capsys):
+  for case in 'ab':
+    DAMAGE['cut off'](nnunet[0] / f'{case}.nii.gz')
+  assert run(*nnunet) == 1
+  err = capsys.readouterr().err
+  assert 'not scored: a: ' in err and 'not scored: b: ' in err and 'nothing could be scored' in err
+  assert not (nnunet[0] / 'evaluation').exists()
+
+
+def test_a_mask_that_is_damaged_or_missing_costs_its_class(tmp_path, capsys):
+  codes = labels()
+  for case in 'ab':
+    for name, value in (('liver', LIVER), ('spleen', SPLEEN)):
+      for folder in ('p', 'r'):
+        save(tmp_path / folder / case / f'{name}.nii.gz', (codes == value).astype(np.uint8))
+  DAMAGE['cut off'](tmp_path / 'p/a/liver.nii.gz')
+  (tmp_path / 'p/b/spleen.nii.gz').unlink()
+  assert run(tmp_path / 'p', tmp_path / 'r') == 1
+  rows = results.read(tmp_path / 'p/evaluation')
+  assert [(row['case'], row['class']) for row in rows] == [('a', 'spleen'), ('b', 'liver')]
+  err = capsys.readouterr().err
+  assert 'not scored: a: ' in err and 'not scored: b: ' in err and "no class 'spleen'" in err
+
+
+def test_a_case_that_is_there_twice_is_named(nnunet):
+  save(nnunet[0] / 'a_seg.nii', labels())
+  scores = score.score_folders(*nnunet)
+  assert {row['case'] for row in scores.rows} == {'b'}
+  ((case, reason),) = scores.failed
+  assert case == 'a' and 'a.nii.gz and a_seg.nii are both' in reason.replace(
+    'a_seg.nii and a.nii.gz', 'a.nii.gz and a_seg.nii'
+  )
+
+
+@pytest.mark.parametrize('axes', ['SLA', 'PIR', 'RAS'])
+def test_a_prediction_in_another_axis_order_is_the_same(axes, nnunet):
+  predictions, _ = nnunet
+  turn = nib.orientations.ornt_transform(
+    nib.orientations.io_orientation(AFFINE), nib.orientations.axcodes2ornt(axes)
+  )
+  for path in predictions.iterdir():
+    nib.save(nib.Nifti1Image(labels(), AFFINE).as_reoriented(turn), path)
+  scores = score.score_folders(*nnunet)
+  assert not scores.failed and {row['dice'] for row in scores.rows} == {1.0}
+
+
+def test_channels_in_names_are_passed_over_where_that_makes_a_pair(nnunet):
+  predictions, references = nnunet
+  for case in 'ab':
+    (predictions / f'{case}.nii.gz').rename(predictions / f'{case}_0000_seg.NII.GZ')
+  assert {row['case'] for row in score.score_folders(*nnunet).rows} == {'a', 'b'}
+  # Patients who are numbered keep their numbers.
+  for folder in nnunet:
+    for path in sorted(folder.iterdir()):
+      path.unlink()
+    for number in ('0000', '0012'):
+      save(folder / f'case_{number}.nii.gz', labels())
+  (predictions / 'case_0012.nii.gz').unlink()
+  scores = score.score_folders(*nnunet)
+  assert {row['case'] for row in scores.rows} == {'case_0000'}
+  assert [case for case, _ in scores.failed] == ['case_0012']
+
+
+def test_one_damaged_legend_does_not_cost_the_others(nnunet, capsys):
+  predictions, references = nnunet
+  legend = {'labels': [{'label': k, 'name': n} for k, n in ((1, 'liver'), (3, 'spleen'))]}
+  for case in 'ab':
+    (predictions / f'{case}.nii.gz').rename(predictions / f'{case}_seg.nii.gz')
+    text = json.dumps(legend).replace(' ', '\r\n')
+    (predictions / f'{case}_seg.json').write_bytes(text.encode('utf-8-sig'))
+  (predictions / 'a_seg.json').write_text('{')
+  assert run(*nnunet, '--classes=spleen') == 0
+  assert 'note: ' in (err := capsys.readouterr().err) and 'a_seg.json: no legend of labels' in err
+  assert written(predictions)[0] == ['a', 'b']
+  (predictions / 'b_seg.json').write_text('[]')
+  assert run(*nnunet, '--classes=spleen') == 1
+  assert 'b_seg.json: no legend of labels' in capsys.readouterr().err
