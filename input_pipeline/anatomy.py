@@ -13,17 +13,22 @@ works with other classes is given it.
 """
 
 import dataclasses
-import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from input_pipeline.errors import UserError, suggest
+
 # Indices of structures end below this, so that a longer template never meets a sided code.
 FIRST_SIDED_CODE = 200
 # Of voxels that nobody labelled: they are neither sampled, trained nor scored, for any class.
 IGNORE_CODE = 255
+
+
+class ClassError(UserError):
+  """A class that is unknown or declared wrongly; the message names it and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Template:
     sided_codes: code -> (name of a structure, name of the one of its parents it lies in).
 
   Raises:
-    ValueError: if an index, a name or a synonym is used twice, an index is outside 1..199 or a
+    ClassError: if an index, a name or a synonym is used twice, an index is outside 1..199 or a
       parent is missing.
   """
 
@@ -96,14 +101,13 @@ class Template:
     """The structure of a canonical name.
 
     Raises:
-      KeyError: if there is none; the message lists close names.
+      ClassError: if there is none; the message lists close names.
     """
     if name in self._by_name:
       return self._by_name[name]
-    hit = self.find(name)
-    close = [hit.name] if hit else difflib.get_close_matches(_fold(name), self._by_name)
-    hint = f'did you mean {" or ".join(close)}?' if close else f'known: {", ".join(self._by_name)}'
-    raise KeyError(f'no class is called {name!r}; {hint}')
+    hit = self.find(str(name))
+    hint = f'did you mean {hit.name}?' if hit else suggest(_fold(str(name)), self._by_name)
+    raise ClassError(f'no class is called {name!r}; {hint}')
 
   def find(self, text: str) -> Structure | None:
     """The structure whose name or synonym (held-out ones too) is `text`, whatever its case."""
@@ -119,7 +123,7 @@ class Template:
     return found
 
   def ancestors(self, name: str) -> frozenset[str]:
-    """Names of all structures that may contain this one; KeyError as in `get`."""
+    """Names of all structures that may contain this one; ClassError as in `get`."""
     parents = self.get(name).parents
     return frozenset(parents).union(*map(self.ancestors, parents))
 
@@ -141,7 +145,7 @@ class Template:
       The template with these classes; equal calls give equal indices.
 
     Raises:
-      ValueError: if a field is unknown or no text, a name is empty, parents differ from those that
+      ClassError: if a field is unknown or no text, a name is empty, parents differ from those that
         are there, an index or synonym is taken, or no index is free.
     """
     structures = {s.name: s for s in self.structures}
@@ -153,7 +157,7 @@ class Template:
         taken = [s.name for s in structures.values() if s.index == index]
         if taken or not 0 < index < FIRST_SIDED_CODE:
           reason = f'taken by {taken[0]!r}' if taken else f'outside 1..{FIRST_SIDED_CODE - 1}'
-          raise ValueError(f'new class {fields["name"]!r}: index {index} is {reason}')
+          raise ClassError(f'new class {fields["name"]!r}: index {index} is {reason}')
         structures[fields['name']] = Structure(index, **fields)
       else:
         structures[known.name] = _join(known, fields)
@@ -178,7 +182,7 @@ class Template:
       (256,) uint8.
 
     Raises:
-      KeyError: if the other template lacks a name.
+      ClassError: if the other template lacks a name.
     """
     table = np.arange(256, dtype=np.uint8)
     for s in self.structures:
@@ -196,7 +200,7 @@ class Template:
       is `code_table(names)[codes]`, (D, H, W, K).
 
     Raises:
-      KeyError: if the template has no such name.
+      ClassError: if the template has no such name.
     """
     column = {self.get(name).name: k for k, name in enumerate(names)}
     table = np.zeros((256, len(names)), bool)
@@ -221,10 +225,10 @@ class Template:
       for phrase in (s.name, *s.synonyms, *s.held_out):
         other = self._by_phrase.setdefault(_fold(phrase), s)
         if other is not s:
-          raise ValueError(f'{phrase!r} belongs to both {other.name!r} and {s.name!r}; keep one')
+          raise ClassError(f'{phrase!r} belongs to both {other.name!r} and {s.name!r}; keep one')
       missing = [parent for parent in s.parents if parent not in self._by_name]
       if missing:
-        raise ValueError(f'{s.name!r}: parents {missing} are not in the template; add them')
+        raise ClassError(f'{s.name!r}: parents {missing} are not in the template; add them')
     for code, (name, parent) in self.sided_codes.items():
       inside = FIRST_SIDED_CODE <= code < IGNORE_CODE
       if not inside or parent not in self.get(name).parents:
@@ -240,24 +244,27 @@ _TEXTS, _LISTS = ('name', 'prompt', 'noun', 'side', 'parent'), ('parents', 'syno
 
 
 def _read_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of a new Structure, `index` only where given; ValueError as `Template.extend`."""
+  """The fields of a new Structure, `index` only where given; ClassError as `Template.extend`."""
+  if not isinstance(entry, Mapping):
+    raise ClassError(f'new class {entry!r}: expected an object such as {{"name": "metastasis"}}')
   entry = dict(entry)
   name = _fold(str(entry.get('name', '')))
   if not name:
-    raise ValueError(f'new class {entry}: it has no name; add "name"')
+    raise ClassError(f'new class {entry}: it has no name; add "name"')
   known = (*_TEXTS, *_LISTS, 'index')
   unknown = sorted(set(entry) - set(known))
   if unknown:
-    raise ValueError(f'new class {name!r}: unknown fields {unknown}; known: {list(known)}')
+    hint = suggest(unknown[0], known)
+    raise ClassError(f'new class {name!r}: unknown fields {unknown}; {hint}')
   for field in _TEXTS:
     if not isinstance(entry.get(field, ''), str):
-      raise ValueError(f'new class {name!r}: {field} is {entry[field]!r}; expected a text')
+      raise ClassError(f'new class {name!r}: {field} is {entry[field]!r}; expected a text')
   for field in _LISTS:
     value = entry.get(field, ())
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-      raise ValueError(f'new class {name!r}: {field} is {value!r}; expected a list of texts')
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+      raise ClassError(f'new class {name!r}: {field} is {value!r}; expected a list of texts')
   if entry.get('side', '') not in ('', 'left', 'right'):
-    raise ValueError(f'new class {name!r}: side {entry["side"]!r}; expected left or right')
+    raise ClassError(f'new class {name!r}: side {entry["side"]!r}; expected left or right')
   article = 'the' if entry.get('side') else 'an' if name[0] in 'aeiou' else 'a'
   fields = {
     'name': name,
@@ -269,14 +276,16 @@ def _read_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     'held_out': tuple(entry.get('held_out', ())),
   }
   if 'index' in entry:
-    fields['index'] = int(entry['index'])
+    if not isinstance(entry['index'], int):
+      raise ClassError(f'new class {name!r}: index is {entry["index"]!r}; expected a whole number')
+    fields['index'] = entry['index']
   return fields
 
 
 def _join(known: Structure, fields: Mapping[str, Any]) -> Structure:
   for field in ('index', 'parents'):
     if fields.get(field) and fields[field] != getattr(known, field):
-      raise ValueError(
+      raise ClassError(
         f'class {known.name!r} is there with {field} {getattr(known, field)}, not {fields[field]}; '
         'choose another name'
       )

@@ -11,6 +11,12 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from input_pipeline import resample
+from input_pipeline.errors import UserError, suggest
+
+
+class AugmentError(UserError):
+  """A field that does not exist or a value that cannot be; the message names it."""
+
 
 # `p_*` is the probability of each; HU changes stay small because CT numbers are calibrated.
 DEFAULTS: Mapping = types.MappingProxyType(
@@ -43,17 +49,19 @@ def complete(config: Mapping | None) -> dict:
     config: some of the fields of DEFAULTS; {'enabled': False} or None turns everything off.
 
   Raises:
-    ValueError: if a field is unknown or a probability is outside 0..1.
+    AugmentError: if a field is unknown or a probability is outside 0..1.
   """
   config = {'enabled': False} if config is None else dict(config)
   unknown = sorted(set(config) - set(DEFAULTS))
   if unknown:
-    raise ValueError(f'augment: unknown fields {unknown}; known: {sorted(DEFAULTS)}')
+    raise AugmentError(
+      f'data.augment has no field {unknown[0]!r}; {suggest(unknown[0], sorted(DEFAULTS))}'
+    )
   config = {**DEFAULTS, **config}
   for name, value in config.items():
     if name.startswith('p_'):
       if not 0 <= value <= 1:
-        raise ValueError(f'augment.{name}={value}: expected a probability in 0..1')
+        raise AugmentError(f'data.augment.{name} is {value}; expected a probability, 0 to 1')
       config[name] = value if config['enabled'] else 0.0
   return config
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from input_pipeline import bricks, identity, shards, sources
+from input_pipeline import bricks, errors, identity, shards, sources
 from input_pipeline.errors import UserError
 
 OUTCOMES = 'cases.json'  # beside the shards: the Outcome of each case, in the records' order
@@ -105,10 +105,9 @@ def stage(case: sources.Case, *, folder: str, request: Request) -> None:
         examples, info, features = [_volume_example(case, scan, digest)], None, volume_features()
       records = [features.serialize_example(example) for example in examples]
       if not records:
-        raise ValueError('nothing but air')
+        raise sources.SourceError('nothing but air')
     except Exception as error:  # whatever is wrong with one case must not cost the others
-      reason = f'{type(error).__name__}: {error}'
-      outcome = Outcome(key, case.name, case.split, reason, source=case.source)
+      outcome = Outcome(key, case.name, case.split, errors.reason(error), source=case.source)
     else:
       shards.write_records(path, records)
       messages = tuple(dict.fromkeys(str(warning.message) for warning in caught))

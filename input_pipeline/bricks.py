@@ -198,7 +198,7 @@ def read_template(
 
   Raises:
     NotPreparedError: if a source is not prepared.
-    ValueError: if two of them contradict each other.
+    ClassError: if two of them contradict each other.
   """
   template = TEMPLATE.extend(new_classes)
   for source in source_names:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from input_pipeline import sources
+from input_pipeline import errors, sources
 from input_pipeline.anatomy import TEMPLATE, Template
 
 # (class, class, canonical axis, words): the first has the larger coordinate in any patient
@@ -68,7 +68,7 @@ def check_case(case: sources.Case, template: Template = TEMPLATE) -> list[Findin
     try:
       scan = case.load()
     except Exception as error:  # whatever is wrong with one case must not stop the check
-      return [Finding(case.name, 'error', f'{type(error).__name__}: {error}')]
+      return [Finding(case.name, 'error', errors.reason(error))]
   messages = [str(w.message) for w in caught]
   messages += check_scan(scan, case.supervised, template)
   return [Finding(case.name, 'warning', message) for message in messages]

@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 from scipy import fft, ndimage
 
-from input_pipeline import options, resample, sources
+from input_pipeline import errors, options, resample, sources
 
 _GRID_MM = 6.0
 _TISSUE = (-150.0, 250.0)  # HU relative to the median of the body
@@ -56,11 +56,11 @@ def fingerprint(image: np.ndarray, spacing: Sequence[float]) -> Fingerprint:
     spacing: (3,) mm.
 
   Raises:
-    ValueError: if the scan is of one value.
+    UserError: if the scan is of one value.
   """
   image = np.asarray(image, np.float32)
   if image.min() == image.max():
-    raise ValueError(f'every voxel is {image.min():g}: no scan')
+    raise errors.UserError(f'every voxel is {image.min():g}: no scan')
   coarse = resample.resample(image, spacing, (_GRID_MM,) * 3, order=1)
   body = coarse > _otsu(coarse)
   # The largest piece without the couch's thin parts.
@@ -284,14 +284,18 @@ def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> l
 
 def _parse_download(text: str) -> tuple[str, str]:
   source, equals, folder = text.partition('=')
-  if not equals or source not in sources.SOURCES:
-    raise argparse.ArgumentTypeError(f'{text!r}: expected SOURCE=FOLDER of a known source')
+  if not equals:
+    raise argparse.ArgumentTypeError(f'{text!r}: expected SOURCE=FOLDER')
+  if source not in sources.SOURCES:
+    hint = errors.suggest(source, sorted(sources.SOURCES))
+    raise argparse.ArgumentTypeError(f'no source is called {source!r}; {hint}')
   return source, folder
 
 
+@errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  parser = argparse.ArgumentParser(
+  parser = options.Parser(
     prog='python -m input_pipeline.dedupe',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -301,13 +305,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument('--output', required=True, type=pathlib.Path, help='JSON of the groups')
   args = parser.parse_args(options.dashed(argv))
-  try:
-    cases = [
-      c for source, folder in args.download for c in sources.get_source(source).cases(folder)
-    ]
-  except sources.SourceError as error:
-    print(f'dedupe: {error}', file=sys.stderr)
-    return 1
+  cases = [c for source, folder in args.download for c in sources.get_source(source).cases(folder)]
+  with errors.writing(args.output):  # before the work, not after it
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.touch()
   prints, splits, failed = {}, {}, 0
   for case in tqdm.tqdm(cases, desc='fingerprints', unit='case'):
     try:
@@ -315,13 +316,14 @@ def main(argv: Sequence[str] | None = None) -> int:
       prints[case.source, case.name] = fingerprint(scan.image, scan.geometry.spacing)
       splits[case.source, case.name] = case.split
     except Exception as error:  # whatever is wrong with one case must not cost the others
-      print(f'skipped {case.source} {case.name}: {error}', file=sys.stderr)
+      print(f'skipped {case.source} {case.name}: {errors.reason(error)}', file=sys.stderr)
       failed += 1
   groups = [
     {'split': max((splits[key] for key in keys), key=_HELD_OUT.index), 'members': keys}
     for keys in find_groups(prints)
   ]
-  args.output.write_text(json.dumps({'groups': groups}, indent=1) + '\n')
+  with errors.writing(args.output):
+    args.output.write_text(json.dumps({'groups': groups}, indent=1) + '\n')
   number = sum(len(group['members']) for group in groups)
   print(f'{args.output}: {len(groups)} groups with {number} of {len(prints)} scans')
   return 1 if failed else 0

@@ -1,4 +1,13 @@
-"""The one base of every mistake that a user can mend."""
+"""The one base of every mistake that a user can mend, and how the commands explain it."""
+
+import contextlib
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_FEW = 12  # known names that a message lists in full
 
 
 class UserError(ValueError):
@@ -7,3 +16,77 @@ class UserError(ValueError):
   Commands print it without a traceback and end with exit code 1. Any other exception is a fault of
   this program and keeps its traceback.
   """
+
+
+def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+  """Makes main(argv=None) -> exit code explain a UserError: one line of the standard error, code 1.
+
+  Every other exception passes, traceback and all; control-C ends with 130, as shells have it.
+  """
+
+  @functools.wraps(main)
+  def explaining(argv: Sequence[str] | None = None) -> int:
+    try:
+      return main(argv)
+    except UserError as error:
+      print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
+      return 1
+    except KeyboardInterrupt:
+      print('error: interrupted', file=sys.stderr, flush=True)
+      return 130
+
+  return explaining
+
+
+def one_line(error: BaseException) -> str:
+  """The message of an error without line breaks."""
+  return ' '.join(str(error).split())
+
+
+def reason(error: BaseException) -> str:
+  """Why one of many things failed: the message, after the type of what no user can mend."""
+  text = one_line(error)
+  return text if isinstance(error, UserError) else f'{type(error).__name__}: {text}'
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+  """What to write instead of an unknown name: 'did you mean spleen?', else 'known: liver, ...'."""
+  known = [str(one) for one in known]
+  close = difflib.get_close_matches(str(name).casefold(), known, n=2)
+  hint = f'did you mean {" or ".join(close)}?' if close else ''
+  if hint and len(known) > _FEW:
+    return hint
+  return f'{hint} known: {", ".join(known) or "none"}'.strip()
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike, error: type[UserError] = UserError) -> Iterator[None]:
+  """Turns what the disk refuses while `path` is written into an `error` that names it."""
+  try:
+    yield
+  except OSError as refusal:
+    raise error(
+      f'{path}: cannot be written ({_refusal(refusal, path)}); free space, or choose another place'
+    ) from refusal
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, error: type[UserError] = UserError) -> Iterator[None]:
+  """Turns what the disk refuses while the file `path` is read, or text that is none, into `error`.
+
+  JSON that is none is meant too.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except OSError as refusal:
+    raise error(f'{path}: cannot be read ({_refusal(refusal, path)})') from refusal
+  except ValueError as fault:  # UnicodeDecodeError and JSONDecodeError among them
+    raise error(f'{path}: cannot be read ({one_line(fault)}); correct the file') from fault
+
+
+def _refusal(error: OSError, path: str | os.PathLike) -> str:
+  text = error.strerror or one_line(error)
+  other = error.filename is not None and os.fspath(error.filename) != os.fspath(path)
+  return f'{error.filename}: {text}' if other else text

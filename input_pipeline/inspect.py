@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from input_pipeline import bricks, options, pipeline
+from input_pipeline import bricks, errors, options, pipeline
 
 _PATCHES = 6
 _WINDOW = (-175.0, 250.0)
@@ -80,8 +80,9 @@ def contact_sheet(
   known = [case.own_spacing for case in store.cases if case.own_spacing]
   if known:
     _draw_axes(figure.add_subplot(below[5]), np.array(known), 'their own spacing, mm')
-  path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=80)
+  with errors.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
   pyplot.close(figure)
   return {name: (c, int(n)) for name, c, n in zip(names, cases, counts, strict=True)}
 
@@ -124,9 +125,10 @@ def _draw_axes(subplot, values, title):
   subplot.tick_params(axis='x', labelsize=7)
 
 
+@errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  parser = argparse.ArgumentParser(
+  parser = options.Parser(
     prog='python -m input_pipeline.inspect',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -142,16 +144,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = (args.output or args.data_dir / 'inspect') / f'{name}.png'
     try:
       classes = contact_sheet(bricks.open_bricks(args.data_dir, name), path, seed=args.seed)
-    except (bricks.NotPreparedError, pipeline.PipelineError) as error:
-      print(f'inspect: {error}', file=sys.stderr)
+    except errors.UserError as error:  # costs only this source
+      print(f'error: {errors.one_line(error)}', file=sys.stderr)
       code = 1
       continue
     empty = [label for label, (_, voxels) in classes.items() if not voxels]
     print(f'{path}: {len(classes)} classes' + (f'; without a voxel: {empty}' if empty else ''))
   if not (args.source or found):
-    print(f'inspect: {args.data_dir} holds no prepared source; run input_pipeline.prepare first',
-          file=sys.stderr)  # fmt: skip
-    code = 1
+    raise bricks.NotPreparedError(
+      f'{args.data_dir}: holds no prepared source; run python -m input_pipeline.prepare first'
+    )
   return code
 
 

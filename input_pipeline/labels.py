@@ -7,6 +7,7 @@ import numpy as np
 
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
 from input_pipeline.components import components
+from input_pipeline.errors import UserError
 
 # What a label value stands for: a class, a paired organ without its side ('kidney'), several
 # classes that all hold the voxel, IGNORE, or None, declared and not used: background.
@@ -17,6 +18,10 @@ _BODY_HU = -300
 _STRADDLES = 0.2  # a component with more than this on its smaller side is two touching organs
 _PIECE = 0.2  # a component with at least this share of the organ is not a splinter
 _APART_MM = 40.0  # of two pieces: closer ones are one broken organ, not a pair
+
+
+class LabelError(UserError):
+  """Label values that nobody declared, or that contradict each other; the message names them."""
 
 
 def map_codes(array: np.ndarray, mapping: Mapping[int, int], *, name: str) -> np.ndarray:
@@ -32,18 +37,18 @@ def map_codes(array: np.ndarray, mapping: Mapping[int, int], *, name: str) -> np
 
   Raises:
     TypeError: if the array holds no integers.
-    ValueError: if a value is neither 0 nor in the mapping, or a code is outside 0..255.
+    LabelError: if a value is neither 0 nor in the mapping, or a code is outside 0..255.
   """
   if array.dtype.kind not in 'iu':
     raise TypeError(f'{name}: labels are {array.dtype}; read them with volume.read_labels')
   wrong = {value: code for value, code in mapping.items() if not 0 <= code <= 255}
   if wrong:
-    raise ValueError(f'{name}: codes of {wrong} are outside 0..255; correct the mapping')
+    raise LabelError(f'{name}: codes of {wrong} are outside 0..255; correct the mapping')
   known = {0: 0, **mapping}
   values = np.unique(array).tolist()
   unknown = [value for value in values if value not in known]
   if unknown:
-    raise ValueError(
+    raise LabelError(
       f'{name}: label values {unknown} are not in the mapping (known: {sorted(known)}); '
       'add them, with code 0 to ignore one'
     )
@@ -115,8 +120,8 @@ def convert(
     (D, H, W) uint8 codes; IGNORE_CODE where the meaning is IGNORE.
 
   Raises:
-    ValueError: as `map_codes`, and if a value stands for classes that do not contain each other.
-    KeyError: if the template has no such class.
+    LabelError: as `map_codes`, and if a value stands for classes that do not contain each other.
+    ClassError: if the template has no such class.
   """
   pairs = template.pairs()
   mapping = {value: _code(names, template) for value, names in meanings.items()}
@@ -132,13 +137,13 @@ def convert(
 
 
 def check_meaning(meaning: Meaning, template: Template = TEMPLATE) -> None:
-  """Raises ValueError if a value stands for classes of which none contains the other.
+  """Raises LabelError if a value stands for classes of which none contains the other.
 
   It also does if a value is to be ignored and stands for a class.
   """
   _innermost(meaning, template)
   if _ignored(meaning) and _names(meaning):
-    raise ValueError(f'it is to be ignored, and stands for {sorted(_names(meaning))}; choose one')
+    raise LabelError(f'it is to be ignored, and stands for {sorted(_names(meaning))}; choose one')
 
 
 def split_sides(
@@ -222,7 +227,7 @@ def _innermost(meaning: Meaning, template: Template) -> str | None:
   names = {pairs[n][0] if n in pairs else n for n in _names(meaning)}
   inner = [n for n in names if not any(n in template.ancestors(other) for other in names)]
   if len(inner) > 1:
-    raise ValueError(
+    raise LabelError(
       f'it stands for {sorted(inner)}, of which none contains the other; declare their parents, '
       'or choose one'
     )

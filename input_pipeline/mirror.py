@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from input_pipeline.anatomy import Template
+from input_pipeline.anatomy import ClassError, Template
 
 _OPPOSITE = {'left': 'right', 'right': 'left'}
 
@@ -13,19 +13,19 @@ def mirrored_names(template: Template) -> dict[str, str]:
   """Every class of a template -> what it is called in a mirror image of the patient.
 
   Raises:
-    ValueError: if a class lies on one side and its partner is missing, or lies in other structures
+    ClassError: if a class lies on one side and its partner is missing, or lies in other structures
       than its mirror image does.
   """
   names = {s.name: re.sub(r'\b(left|right)\b', _turn, s.name) for s in template}
   for s in template:
     other = names[s.name]
     if other not in names or (s.side and other == s.name):
-      raise ValueError(
+      raise ClassError(
         f'class {s.name!r} lies on one side and no class is its mirror image; declare one of that '
         'name with left and right exchanged'
       )
     if {names[parent] for parent in s.parents} != set(template.get(other).parents):
-      raise ValueError(
+      raise ClassError(
         f'class {s.name!r} lies in {sorted(s.parents)}, its mirror image {other!r} in '
         f'{sorted(template.get(other).parents)}; declare both alike'
       )
@@ -37,7 +37,7 @@ def _turn(word: re.Match) -> str:
 
 
 def mirrored_codes(template: Template) -> np.ndarray:
-  """Label codes -> those of a mirror image: (256,) uint8; ValueError as `mirrored_names`."""
+  """Label codes -> those of a mirror image: (256,) uint8; ClassError as `mirrored_names`."""
   names = mirrored_names(template)
   table = np.arange(256, dtype=np.uint8)
   for s in template:

@@ -27,7 +27,7 @@ import numpy as np
 import tqdm
 from scipy import ndimage
 
-from input_pipeline import options, text_files
+from input_pipeline import errors, options, text_files
 from input_pipeline.sources import SourceError
 from input_pipeline.sources.openkbp import ORGANS
 
@@ -196,9 +196,10 @@ def _convert_patient(path: pathlib.Path, folder: pathlib.Path) -> dict:
   }
 
 
+@errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  parser = argparse.ArgumentParser(
+  parser = options.Parser(
     prog='python -m input_pipeline.openkbp_download',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -209,13 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(options.dashed(argv))
   patients = [name.strip() for name in args.patients.split(',') if name.strip()]
   original = args.original or args.output / 'original'
-  try:
+  with errors.writing(args.output):
     if args.original is None:
       fetch(original, patients=patients)
     convert(original, args.output, patients)
-  except SourceError as error:
-    print(f'openkbp_download: {error}', file=sys.stderr)
-    return 1
   print(f'{args.output}: prepare it with --source=openkbp --manual_dir={args.output}')
   return 0
 

@@ -2,7 +2,31 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+from input_pipeline import errors
+
+
+class Parser(argparse.ArgumentParser):
+  """An ArgumentParser whose errors take one line and name the nearest option; exit code 2."""
+
+  def parse_args(self, args=None, namespace=None):
+    parsed, unknown = self.parse_known_args(args, namespace)
+    if unknown:
+      word = unknown[0].partition('=')[0]
+      hint = f'; {errors.suggest(word, self._known())}' if word.startswith('-') else ''
+      self.error(f'unknown argument {unknown[0]}{hint}')
+    return parsed
+
+  def error(self, message: str):
+    self.exit(2, f'error: {message}; {self.prog} --help lists the options\n')
+
+  def _known(self) -> Iterator[str]:
+    for action in self._actions:
+      yield from action.option_strings
+      if isinstance(action, argparse._SubParsersAction):
+        for parser in action.choices.values():
+          yield from parser._known()
 
 
 def dashed(argv: Sequence[str] | None) -> list[str]:
@@ -23,3 +47,25 @@ def spacing(text: str) -> tuple[float, float, float]:
   if len(numbers) not in (1, 3) or not all(0 < mm < 100 for mm in numbers):
     raise argparse.ArgumentTypeError(f'{text!r}: expected X,Y,Z or one number, in mm')
   return tuple(numbers * 3 if len(numbers) == 1 else numbers)
+
+
+def at_least(low: int) -> Callable[[str], int]:
+  """Reads a whole number from `low` on; ArgumentTypeError for anything else."""
+
+  def read(text: str) -> int:
+    if not text.isdecimal() or int(text) < low:
+      raise argparse.ArgumentTypeError(f'{text!r}: expected a whole number from {low} on')
+    return int(text)
+
+  return read
+
+
+def seconds(text: str) -> float:
+  """A finite number above 0; ArgumentTypeError for anything else."""
+  try:
+    number = float(text)
+  except ValueError:
+    number = 0.0
+  if not 0 < number < float('inf'):
+    raise argparse.ArgumentTypeError(f'{text!r}: expected a number above 0')
+  return number

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from input_pipeline import augment, bricks, mirror, volume
 from input_pipeline.anatomy import Template
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, suggest
 
 # The chosen voxel lies at most this part of the patch's edge from its centre, along each axis: a
 # network that only ever sees a structure in the middle would learn to look there.
@@ -158,7 +158,7 @@ class PatchSampler:
         # A class of the mirror image is what its partner is in the scan.
         partners = tuple(names[template.get(name).name] for name in self.classes)
         self._mirrored = self._look(config.balance, template, partners)
-      except ValueError as error:
+      except UserError as error:
         raise PipelineError(f'data.augment.p_mirror: {error}; or set it to 0') from error
 
   def _look(self, balance: str, template: Template, names: Sequence[str]) -> _View:
@@ -172,7 +172,8 @@ class PatchSampler:
       datasets.append((members, [(k, some) for k, some in having if some]))
     weights = [max(len(having), 1) for _, having in datasets]
     if balance not in ('sources', 'classes'):
-      raise PipelineError(f'data.balance is {balance!r}; known: sources, classes')
+      hint = suggest(balance, ('sources', 'classes'))
+      raise PipelineError(f'data.balance is {balance!r}; {hint}')
     if balance == 'sources':
       weights = [1] * len(weights)
     if not datasets:

@@ -38,6 +38,7 @@ from input_pipeline import (
   bricks,
   check,
   dedupe,
+  errors,
   options,
   sources,
   splits,
@@ -92,8 +93,7 @@ def prepare(
   Raises:
     PrepareError: if it is there with other settings, another process is writing it, or Beam is
       asked for and not installed.
-    SourceError: if the source or its files are missing.
-    ValueError: if every case failed.
+    SourceError: if the source or its files are missing, or every case failed.
   """
   declared = sources.get_source(source)
   template = declared.template(manual_dir)
@@ -313,7 +313,7 @@ def _locked(folder: epath.Path, source: str) -> Iterator[None]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = options.Parser(
     prog='python -m input_pipeline.prepare',
     description='Prepares CT scans for training and evaluation.',
     allow_abbrev=False,
@@ -327,8 +327,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--spacing', type=options.spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)'
   )
-  parser.add_argument('--brick', type=_positive, default=64, help='voxels along an edge (64)')
-  parser.add_argument('--cases', type=_positive, help='at most so many cases of each split')
+  parser.add_argument(
+    '--brick', type=options.at_least(1), default=64, help='voxels along an edge (64)'
+  )
+  parser.add_argument(
+    '--cases', type=options.at_least(1), help='at most so many cases of each split'
+  )
   parser.add_argument('--groups', help='JSON of input_pipeline.dedupe: a patient in one split')
   parser.add_argument('--overwrite', action='store_true', help='replace what is prepared already')
   parser.add_argument(
@@ -352,12 +356,6 @@ def _identifier(text: str) -> str:
   if not re.fullmatch('[a-z][a-z0-9_]*', text):
     raise argparse.ArgumentTypeError(f'{text!r}: expected small letters, digits and _')
   return text
-
-
-def _positive(text: str) -> int:
-  if int(text) < 1:
-    raise argparse.ArgumentTypeError(f'{text}: expected 1 or more')
-  return int(text)
 
 
 def _print_sources() -> None:
@@ -384,30 +382,27 @@ def _check(source: str, manual_dir: str | None) -> int:
   return 1 if errors else 0
 
 
+@errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = _parse(argv)
   if args.list:
     _print_sources()
     return 0
-  try:
-    if args.check:
-      return _check(args.source, args.manual_dir)
-    report = prepare(
-      args.source,
-      args.data_dir,
-      manual_dir=args.manual_dir,
-      name=args.name,
-      groups=args.groups,
-      spacing=args.spacing,
-      brick=args.brick,
-      limit=args.cases,
-      overwrite=args.overwrite,
-      beam=args.beam,
-    )
-  except ValueError as error:
-    print(f'prepare: {error}', file=sys.stderr)
-    return 1
+  if args.check:
+    return _check(args.source, args.manual_dir)
+  report = prepare(
+    args.source,
+    args.data_dir,
+    manual_dir=args.manual_dir,
+    name=args.name,
+    groups=args.groups,
+    spacing=args.spacing,
+    brick=args.brick,
+    limit=args.cases,
+    overwrite=args.overwrite,
+    beam=args.beam,
+  )
   if report.get('warnings'):
     case, message = report['warnings'][0]
     print(

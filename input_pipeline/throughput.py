@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from input_pipeline import bricks, options, pipeline
+from input_pipeline import bricks, errors, options, pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,21 +65,25 @@ def measure(
   )
 
 
+@errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  parser = argparse.ArgumentParser(
+  parser = options.Parser(
     prog='python -m input_pipeline.throughput',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--data-dir', required=True, type=pathlib.Path)
   parser.add_argument('--source', action='append', help='default: every prepared one')
-  parser.add_argument('--patch', type=int, default=96, help='voxels along an edge (96)')
-  parser.add_argument('--batch-size', type=int, default=8, help='(8)')
-  parser.add_argument('--parallel', type=int, default=2, help='patches made at the same time (2)')
-  parser.add_argument('--cache-mb', type=int, default=1024, help='decoded bricks kept (1024)')
+  count = {'type': options.at_least(1), 'metavar': 'N'}
+  parser.add_argument('--patch', **count, default=96, help='voxels along an edge (96)')
+  parser.add_argument('--batch-size', **count, default=8, help='patches in a batch (8)')
+  parser.add_argument('--parallel', **count, default=2, help='patches made at the same time (2)')
+  parser.add_argument(
+    '--cache-mb', type=options.at_least(0), default=1024, help='decoded bricks kept (1024)'
+  )
   parser.add_argument('--plain', action='store_true', help='without augmentation')
-  parser.add_argument('--seconds', type=float, default=20, help='of the measurement (20)')
+  parser.add_argument('--seconds', type=options.seconds, default=20, help='of the measurement (20)')
   args = parser.parse_args(options.dashed(argv))
   config = ml_collections.ConfigDict(
     {
@@ -93,17 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
   )
   names = args.source or bricks.prepared_sources(args.data_dir)
-  try:
-    template = bricks.read_template(args.data_dir, names)
-    stores = [bricks.open_bricks(args.data_dir, name, template) for name in names]
-    if not stores:
-      raise bricks.NotPreparedError(f'{args.data_dir} holds no prepared source')
-    found = measure(
-      config, stores, batch_size=args.batch_size, seconds=args.seconds, warm_up=args.seconds / 2
+  template = bricks.read_template(args.data_dir, names)
+  stores = [bricks.open_bricks(args.data_dir, name, template) for name in names]
+  if not stores:
+    raise bricks.NotPreparedError(
+      f'{args.data_dir}: holds no prepared source; run python -m input_pipeline.prepare first'
     )
-  except (bricks.NotPreparedError, pipeline.PipelineError) as error:
-    print(f'throughput: {error}', file=sys.stderr)
-    return 1
+  found = measure(
+    config, stores, batch_size=args.batch_size, seconds=args.seconds, warm_up=args.seconds / 2
+  )
   print(
     f'{", ".join(names)}: {found.patches_per_second:.1f} {"plain" if args.plain else "augmented"} '
     f'patches of {args.patch}^3 a second, {found.read_amplification:.1f} voxels read for each one '

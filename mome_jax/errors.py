@@ -1,5 +1,9 @@
 """The one base of every mistake that a user can mend."""
 
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, command, one_line, reading, suggest, writing
 
-__all__ = ['UserError']
+__all__ = ['ConfigError', 'UserError', 'command', 'one_line', 'reading', 'suggest', 'writing']
+
+
+class ConfigError(UserError):
+  """A value of the config that cannot be; the message names it and what was expected."""

@@ -19,9 +19,9 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from input_pipeline import bricks
+from input_pipeline import bricks, errors
 from input_pipeline.anatomy import IGNORE_CODE
-from input_pipeline.options import dashed
+from input_pipeline.options import Parser, dashed
 from mome_jax import compare, explain, froc, metrics, multihost, report, results, score
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
@@ -174,7 +174,7 @@ def _draw(path: epath.Path, case, segmentation) -> None:
 
 # ---------------------------------------------------------------------------- command line
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog='python -m mome_jax.evaluate',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -240,21 +240,19 @@ def _compare(args: argparse.Namespace) -> int:
   print(text)
   if args.output:
     folder = epath.Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'comparison.md').write_text(text)
-    (folder / 'comparison.csv').write_text(compare.to_csv(found))
+    with errors.writing(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+      (folder / 'comparison.md').write_text(text)
+      (folder / 'comparison.csv').write_text(compare.to_csv(found))
     print(f'Written: {folder}')
   return 0
 
 
+@errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = _parse(argv)
-  try:
-    return {'score': _score, 'compare': _compare}[args.command](args)
-  except (ValueError, OSError) as error:  # all of ours are
-    print(f'error: {error}', file=sys.stderr)
-    return 1
+  return {'score': _score, 'compare': _compare}[args.command](args)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import jax
 from absl import logging
 
-from input_pipeline.options import dashed
+from input_pipeline.errors import command
+from input_pipeline.options import Parser, dashed
 from mome_jax import checkpoint
 from mome_jax.configs import base
 from mome_jax.text.vectors import TextVectors
@@ -41,9 +42,10 @@ def export(path, output, dtype: str = 'float32') -> None:
   checkpoint.save_model(output, config, params, **text)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog='python -m mome_jax.export',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,11 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
   args = parser.parse_args(dashed(argv))
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
-  try:
-    export(args.checkpoint, args.output, args.dtype)
-  except checkpoint.CheckpointError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
+  export(args.checkpoint, args.output, args.dtype)
   print(f'{args.output}: model of {args.checkpoint} in {args.dtype}')
   return 0
 

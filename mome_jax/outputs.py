@@ -12,6 +12,7 @@ from input_pipeline import volume
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.components import components
 from mome_jax import dicom_seg, inference, report, viewer
+from mome_jax.errors import UserError
 from mome_jax.explain import RoutingMaps
 from mome_jax.scans import Scan
 from mome_jax.segment import Segmentation
@@ -67,7 +68,7 @@ def make_targets(prompts: Sequence[str], template: Template = TEMPLATE) -> list[
     template: of the class names.
 
   Raises:
-    ValueError: if two ask for the same, or there are more texts than labels.
+    UserError: if two ask for the same, or there are more texts than labels.
   """
   targets, free = [], FIRST_FREE_LABEL
   for text in prompts:
@@ -81,9 +82,9 @@ def make_targets(prompts: Sequence[str], template: Template = TEMPLATE) -> list[
   names = [target.name for target in targets]
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
-    raise ValueError(f'prompts {", ".join(twice)}: asked for twice; name each once')
+    raise UserError(f'prompts {", ".join(twice)}: asked for twice; name each once')
   if free > 1 << 16:
-    raise ValueError(
+    raise UserError(
       f'{free - FIRST_FREE_LABEL} prompts outside the template have no label below 65536; ask for '
       'fewer at a time'
     )

@@ -39,7 +39,8 @@ import jax
 import tqdm
 from absl import logging
 
-from input_pipeline.options import dashed, spacing
+from input_pipeline import errors
+from input_pipeline.options import Parser, dashed, spacing
 from input_pipeline.text_files import read_text
 from mome_jax import explain, manifest, outputs, postprocess, scans, staging
 from mome_jax.errors import UserError
@@ -311,7 +312,7 @@ def _write_record(
 
 # ---------------------------------------------------------------------------- command line
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog='python -m mome_jax.predict',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -445,6 +446,7 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
   )
 
 
+@errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = _parse(argv)
@@ -453,9 +455,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     with staging.stoppable():
       results = _predict_as_told(args)
-  except ValueError as error:  # all of ours are
-    print(f'error: {error}', file=sys.stderr)
-    return 1
   except KeyboardInterrupt as error:
     number = getattr(error, 'signal', signal.SIGINT)
     print(

@@ -8,6 +8,7 @@ absent, and is never trained or scored.
 import types
 from collections.abc import Mapping
 
+from input_pipeline.errors import suggest
 from input_pipeline.sources import abdomen, tumors
 from input_pipeline.sources.base import (
   Case,
@@ -57,5 +58,5 @@ def get_source(name: str) -> Source:
     SourceError: if there is none; the message lists the known ones.
   """
   if name not in SOURCES:
-    raise SourceError(f'no source is called {name!r}; known: {", ".join(sorted(SOURCES))}')
+    raise SourceError(f'no source is called {name!r}; {suggest(name, sorted(SOURCES))}')
   return SOURCES[name]

@@ -105,5 +105,5 @@ def restrict_table(names: Sequence[str]) -> np.ndarray:
 
 
 def in_template_order(names: Sequence[str], template: Template = TEMPLATE) -> tuple[str, ...]:
-  """The names by their indices; KeyError if one is unknown."""
+  """The names by their indices; ClassError if one is unknown."""
   return tuple(sorted(names, key=lambda name: template.get(name).index))

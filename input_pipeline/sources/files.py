@@ -88,7 +88,7 @@ def load_nifti(
   Raises:
     SourceError: if the grids differ.
     VolumeError: as `volume.read_image` and `volume.read_labels`.
-    ValueError: as `labels.convert`.
+    LabelError: as `labels.convert`.
   """
   return join(image, volume.read_image(image), label, volume.read_labels(label), meanings, template)
 

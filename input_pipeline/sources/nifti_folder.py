@@ -24,6 +24,7 @@ from collections.abc import Mapping
 
 from input_pipeline import labels, text_files, volume
 from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.errors import suggest
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Source, SourceError
 
@@ -133,13 +134,9 @@ def _resolve(name: str, template: Template) -> str:
     hit = template.find(candidate)
     if hit or candidate in template.pairs():
       return hit.name if hit else candidate
-  try:
-    template.get(text)
-  except KeyError as error:
-    # Of a name like no other the template lists all it knows: too long for here.
-    guess = error.args[0].split('; ', 1)[1]
-  guess = '' if guess.startswith('known:') else f'{guess} Otherwise '
-  raise ValueError(
+  guess = suggest(text, template.names()).partition('known:')[0].strip()
+  guess = f'{guess} Otherwise ' if guess else ''
+  raise SourceError(
     f'is no class of the template; {guess}declare it: "new_classes": [{{"name": "{text}"}}], or '
     'list it in "ignored"'
   )

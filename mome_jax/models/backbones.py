@@ -6,6 +6,7 @@ Each has `num_scales` (L) and `stride` (of the coarsest scale); scale l has stri
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mome_jax.errors import ConfigError, suggest
 from mome_jax.models import resenc_unet, swin_unetr, unet
 
 BACKBONES = {
@@ -25,19 +26,19 @@ def build_backbone(config, *, remat: bool, dtype: jnp.dtype) -> nn.Module:
     dtype: of the features.
 
   Raises:
-    ValueError: for a value that names nothing.
+    ConfigError: for a value that names nothing.
   """
   options = dict(config)
   name, size = options.pop('name'), options.pop('size')
   if name not in BACKBONES:
-    raise ValueError(f'model.backbone.name is {name!r}; known: {", ".join(BACKBONES)}')
+    raise ConfigError(f'model.backbone.name is {name!r}; {suggest(name, BACKBONES)}')
   module, sizes = BACKBONES[name]
   if size not in sizes:
-    raise ValueError(f'model.backbone.size is {size!r}; known: {", ".join(sizes)}')
+    raise ConfigError(f'model.backbone.size is {size!r}; {suggest(size, sizes)}')
   known = {'space_to_depth', 'merging'} & module.__dataclass_fields__.keys()
   unknown = options.keys() - known
   if unknown:
-    raise ValueError(
+    raise ConfigError(
       f'model.backbone.{", ".join(sorted(unknown))}: {name} has the options '
       f'{", ".join(sorted(known))}'
     )

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mome_jax.errors import ConfigError, suggest
 from mome_jax.models import layers
 from mome_jax.moe import capacity, dense, losses, routing, stats
 
@@ -48,20 +49,22 @@ def make_options(config, scales: tuple[int, ...], router_width: int) -> BankOpti
     router_width: see `BankOptions`.
 
   Raises:
-    ValueError: for a value that cannot be.
+    ConfigError: for a value that cannot be.
   """
   if not config or not config.scales:
     return None
   if not set(config.scales) <= set(scales):
-    raise ValueError(f'model.bank.scales is {tuple(config.scales)}; the experts are at {scales}')
+    raise ConfigError(f'model.bank.scales is {tuple(config.scales)}; the experts are at {scales}')
   if not 1 <= config.top_k <= config.num_experts:
-    raise ValueError(
+    raise ConfigError(
       f'model.bank.top_k is {config.top_k}; expected 1 to num_experts={config.num_experts}'
     )
   if config.executor not in EXECUTORS:
-    raise ValueError(f'model.bank.executor is {config.executor!r}; known: {", ".join(EXECUTORS)}')
+    raise ConfigError(
+      f'model.bank.executor is {config.executor!r}; {suggest(config.executor, EXECUTORS)}'
+    )
   if config.executor == 'capacity' and config.capacity_factor <= 0:
-    raise ValueError(f'model.bank.capacity_factor is {config.capacity_factor}; expected above 0')
+    raise ConfigError(f'model.bank.capacity_factor is {config.capacity_factor}; expected above 0')
   return BankOptions(
     tuple(config.scales),
     config.num_experts,

@@ -4,8 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mome_jax.errors import ConfigError, suggest
 from mome_jax.models import backbones, experts, heads, router
 from mome_jax.models.bank import BankOptions, make_options
+
+DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 class MoME(nn.Module):
@@ -155,32 +158,25 @@ def build_model(config) -> MoME:
       `head_activation`, `class_chunk`, `dtype`, and optionally `bank` (see `bank.BankOptions`).
 
   Raises:
-    ValueError: for a value that names nothing.
+    ConfigError: for a value that names nothing.
   """
+  _check_known(config, 'dtype', DTYPES)
   dtype = jnp.dtype(config.dtype)
   backbone = backbones.build_backbone(config.backbone, remat=config.remat, dtype=dtype)
-  if config.experts not in ('pyramid', 'finest'):
-    raise ValueError(f'model.experts is {config.experts!r}; known: pyramid, finest')
-  if config.head_activation not in heads.ACTIVATIONS:
-    raise ValueError(
-      f'model.head_activation is {config.head_activation!r}; known: {", ".join(heads.ACTIVATIONS)}'
-    )
-  if config.fusion not in ('logits', 'features'):
-    raise ValueError(f'model.fusion is {config.fusion!r}; known: logits, features')
-  if config.router_inputs not in router.INPUTS:
-    raise ValueError(
-      f'model.router_inputs is {config.router_inputs!r}; known: {", ".join(router.INPUTS)}'
-    )
+  _check_known(config, 'experts', ('pyramid', 'finest'))
+  _check_known(config, 'head_activation', heads.ACTIVATIONS)
+  _check_known(config, 'fusion', ('logits', 'features'))
+  _check_known(config, 'router_inputs', router.INPUTS)
   scales = tuple(config.scales)
   if scales and (
     scales[0] != 0 or list(scales) != sorted(set(scales)) or scales[-1] >= backbone.num_scales
   ):
-    raise ValueError(
+    raise ConfigError(
       f'model.scales is {scales}; expected increasing indices below {backbone.num_scales} that '
       'start at 0'
     )
   if not 0 <= config.top_k <= (len(scales) or backbone.num_scales):
-    raise ValueError(f'model.top_k is {config.top_k}; expected 0 (all) to the number of scales')
+    raise ConfigError(f'model.top_k is {config.top_k}; expected 0 (all) to the number of scales')
   active = (0,) if config.experts == 'finest' else scales or tuple(range(backbone.num_scales))
   return MoME(
     backbone=backbone,
@@ -197,3 +193,8 @@ def build_model(config) -> MoME:
     bank=make_options(config.get('bank'), active, config.router_width),
     dtype=dtype,
   )
+
+
+def _check_known(config, field: str, known) -> None:
+  if config[field] not in known:
+    raise ConfigError(f'model.{field} is {config[field]!r}; {suggest(config[field], known)}')

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mome_jax.errors import ConfigError, suggest
 from mome_jax.models import layers, swin
 
 SIZES = {
@@ -64,8 +65,8 @@ class SwinUNETR(nn.Module):
   def __post_init__(self):
     super().__post_init__()
     if self.merging not in swin.MERGING_ORDERS:
-      known = ', '.join(swin.MERGING_ORDERS)
-      raise ValueError(f'model.backbone.merging is {self.merging!r}; known: {known}')
+      hint = suggest(self.merging, swin.MERGING_ORDERS)
+      raise ConfigError(f'model.backbone.merging is {self.merging!r}; {hint}')
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:

@@ -20,9 +20,9 @@ import jax
 import numpy as np
 import tqdm
 
-from input_pipeline import text_files
+from input_pipeline import errors, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
-from input_pipeline.options import dashed
+from input_pipeline.options import Parser, dashed
 from mome_jax.text import prompts as prompts_lib
 from mome_jax.text.t5 import TextEncoder
 from mome_jax.text.tokenizer import Tokenizer
@@ -160,9 +160,10 @@ def _is_current(output: pathlib.Path, key: str) -> bool:
     return False
 
 
+@errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog='python -m mome_jax.text.embed',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -176,24 +177,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--new-classes', metavar='JSON', help='with new_classes: a dataset.json or a config.json'
   )
   args = parser.parse_args(dashed(argv))
-  try:
-    if args.cum:
-      vectors = read_cum(args.cum)
-    else:
-      model = T5Model(args.t5)
-      template = _read_template(args.new_classes)
-      default = prompts_lib.default_prompts(template.names(), template)
-      training = prompts_lib.training_prompts(template)
-      wanted = tuple(dict.fromkeys([*training, *default, *args.prompts]))
-      if _is_current(args.output, TextVectors.key_of(wanted, model.source)):
-        print(f'{args.output}: made from the same before')
-        return 0
-      vectors = model(wanted)
+  if args.cum:
+    vectors = read_cum(args.cum)
+  else:
+    model = T5Model(args.t5)
+    template = _read_template(args.new_classes)
+    default = prompts_lib.default_prompts(template.names(), template)
+    training = prompts_lib.training_prompts(template)
+    wanted = tuple(dict.fromkeys([*training, *default, *args.prompts]))
+    if _is_current(args.output, TextVectors.key_of(wanted, model.source)):
+      print(f'{args.output}: made from the same before')
+      return 0
+    vectors = model(wanted)
+  with errors.writing(args.output):
     args.output.parent.mkdir(parents=True, exist_ok=True)
     vectors.save(args.output)
-  except (TextVectorError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
   print(f'{args.output}: {vectors.embeddings.shape[0]} prompts, width {vectors.width}')
   return 0
 

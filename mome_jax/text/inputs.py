@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE, Template
+from mome_jax.errors import ConfigError, suggest
 from mome_jax.text import embed, prompts
 from mome_jax.text.t5 import TextEncoder, build_text_encoder
 from mome_jax.text.tokenizer import DEFAULT_MODEL, Tokenizer
@@ -16,9 +17,9 @@ PromptInputs = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 
 def is_frozen(config) -> bool:
-  """Whether `config.text` describes vectors made once; ValueError if its mode names nothing."""
+  """Whether `config.text` describes vectors made once; ConfigError if its mode names nothing."""
   if config.mode not in MODES:
-    raise ValueError(f'text.mode is {config.mode!r}; known: {", ".join(MODES)}')
+    raise ConfigError(f'text.mode is {config.mode!r}; {suggest(config.mode, MODES)}')
   return config.mode == 'frozen'
 
 

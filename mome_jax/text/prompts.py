@@ -38,7 +38,7 @@ def default_prompts(names, template=TEMPLATE) -> list[str]:
     K prompts, such as 'A computerized tomography of a liver'.
 
   Raises:
-    KeyError: if the template has no such name; the message lists close ones.
+    ClassError: if the template has no such name; the message lists close ones.
   """
   return [template.get(name).prompt for name in names]
 
@@ -54,7 +54,7 @@ def held_out_prompts(names, template=TEMPLATE) -> list[str]:
     K prompts, such as 'hepatic tissue'.
 
   Raises:
-    KeyError: if the template has no such name.
+    ClassError: if the template has no such name.
     PromptError: if a class has no held-out name.
   """
   structures = [template.get(name) for name in names]
@@ -96,7 +96,7 @@ def sample_prompts(names, *, seed, step, template=TEMPLATE) -> list[str]:
     K prompts.
 
   Raises:
-    KeyError: if the template has no such name; the message lists close ones.
+    ClassError: if the template has no such name; the message lists close ones.
   """
   prompts = []
   for structure in map(template.get, names):
@@ -134,13 +134,13 @@ def parse_prompts(text) -> list[str]:
     The prompts, in order, at least one.
 
   Raises:
-    ValueError: if there is none, one is empty, or one comes twice (upper and lower case alike).
+    PromptError: if there is none, one is empty, or one comes twice (upper and lower case alike).
   """
   prompts = [' '.join(part.split()) for part in text.split(',')]
   if not all(prompts):
-    raise ValueError(f'prompts {text!r}: an empty one; separate names with single commas')
+    raise PromptError(f'prompts {text!r}: an empty one; separate names with single commas')
   folded = [prompt.casefold() for prompt in prompts]
   twice = sorted({prompt for prompt in folded if folded.count(prompt) > 1})
   if twice:
-    raise ValueError(f'prompts {text!r}: {", ".join(twice)} comes twice; name each class once')
+    raise PromptError(f'prompts {text!r}: {", ".join(twice)} comes twice; name each class once')
   return prompts

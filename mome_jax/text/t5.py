@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mome_jax.errors import ConfigError, suggest
+
 FEED_FORWARDS = ('relu', 'gated-gelu')
 MASKED = -1e9  # finite, so that a row without any real token stays free of NaN
 
@@ -38,9 +40,11 @@ class T5Config:
 
   def __post_init__(self):
     if self.feed_forward not in FEED_FORWARDS:
-      raise ValueError(f'feed_forward {self.feed_forward!r}: use one of {", ".join(FEED_FORWARDS)}')
+      raise ConfigError(
+        f'text.feed_forward is {self.feed_forward!r}; {suggest(self.feed_forward, FEED_FORWARDS)}'
+      )
     if self.dtype not in ('float32', 'bfloat16'):
-      raise ValueError(f'dtype {self.dtype!r}: T5 runs in float32 or bfloat16')
+      raise ConfigError(f'dtype {self.dtype!r}: T5 runs in float32 or bfloat16')
 
 
 def relative_buckets(length, num_buckets=32, max_distance=128):
@@ -218,13 +222,13 @@ def build_text_encoder(config):
     TextEncoder, a Flax module: (K, T) int32 ids and (K, T) bool mask to (K, d_model) float32.
 
   Raises:
-    ValueError: if a size is missing or a value is not supported.
+    ConfigError: if a size is missing or a value is not supported.
   """
   fields = dataclasses.fields(T5Config)
   missing = [
     f.name for f in fields if f.default is dataclasses.MISSING and config.get(f.name) is None
   ]
   if missing:
-    raise ValueError(f'config.text lacks {", ".join(missing)}: the sizes of the T5 encoder')
+    raise ConfigError(f'config.text lacks {", ".join(missing)}: the sizes of the T5 encoder')
   values = {f.name: config.get(f.name) for f in fields}
   return TextEncoder(T5Config(**{k: v for k, v in values.items() if v is not None}))

@@ -7,8 +7,14 @@ import numpy as np
 import sentencepiece
 from etils import epath
 
+from mome_jax.errors import UserError
+
 PAD, EOS, UNK = 0, 1, 2
 DEFAULT_MODEL = pathlib.Path(__file__).resolve().parents[1] / 'assets' / 'tokenizer.model'
+
+
+class TokenizerError(UserError):
+  """A vocabulary or text that cannot be used; the message names the fix."""
 
 
 class Tokenizer:
@@ -26,12 +32,12 @@ class Tokenizer:
       model_path: a SentencePiece model file.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is not a SentencePiece model, or its special ids are not T5's.
+      TokenizerError: if there is no such file, it is not a SentencePiece model, or its special ids
+        are not T5's.
     """
     path = epath.Path(model_path)
     if not path.is_file():
-      raise FileNotFoundError(
+      raise TokenizerError(
         f'{path}: no tokenizer there; give the path of a SentencePiece model, or leave it out to '
         f'use the built-in vocabulary'
       )
@@ -40,12 +46,12 @@ class Tokenizer:
       # The constructor takes an empty file for no file at all.
       self._pieces.LoadFromSerializedProto(path.read_bytes())
     except RuntimeError as error:
-      raise ValueError(
+      raise TokenizerError(
         f'{path}: not a SentencePiece model, or a truncated one ({error}); fetch it again'
       ) from error
     found = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
     if found != (PAD, EOS, UNK):
-      raise ValueError(
+      raise TokenizerError(
         f'{path}: pad, eos and unk are {found}, T5 has {(PAD, EOS, UNK)}; use a T5 vocabulary or '
         f'train one with python -m mome_jax.text.train_tokenizer'
       )
@@ -70,21 +76,23 @@ class Tokenizer:
 
     Raises:
       TypeError: if texts is one string rather than a list.
-      ValueError: if there is no prompt, a prompt is empty, or max_length is less than 2.
+      TokenizerError: if there is no prompt, a prompt is empty, or max_length is less than 2.
     """
     if isinstance(texts, str):
       raise TypeError(f'{texts!r}: give a list of prompts, not one string')
     texts = list(texts)
     if not texts:
-      raise ValueError('no prompts: give at least one, such as "liver"')
+      raise TokenizerError('no prompts: give at least one, such as "liver"')
     if max_length < 2:
-      raise ValueError(f'max_length {max_length}: needs room for one token and the end of sentence')
+      raise TokenizerError(
+        f'max_length {max_length}: needs room for one token and the end of sentence'
+      )
     ids = np.full((len(texts), max_length), PAD, np.int32)
     mask = np.zeros((len(texts), max_length), bool)
     for row, text in enumerate(texts):
       pieces = self._pieces.encode(text)
       if not pieces:
-        raise ValueError(f'prompt {row} is empty ({text!r}): name a structure, such as "liver"')
+        raise TokenizerError(f'prompt {row} is empty ({text!r}): name a structure, such as "liver"')
       if len(pieces) > max_length - 1:
         warnings.warn(
           f'prompt {text!r} has {len(pieces)} tokens and is cut to {max_length - 1}; shorten it or '

@@ -11,9 +11,13 @@ import argparse
 import io
 import pathlib
 import string
+import sys
+from collections.abc import Sequence
 
 import sentencepiece
 
+from input_pipeline import errors
+from input_pipeline.options import Parser, dashed
 from mome_jax.text import prompts, tokenizer
 
 VOCAB_SIZE = 512
@@ -53,19 +57,24 @@ def train(sentences, vocab_size=VOCAB_SIZE) -> bytes:
   return model.getvalue()
 
 
-def main(argv=None):
-  """Command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@errors.command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  parser = Parser(
+    prog='python -m mome_jax.text.train_tokenizer',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--output', type=pathlib.Path, default=tokenizer.DEFAULT_MODEL)
-  output = parser.parse_args(argv).output
+  output = parser.parse_args(dashed(argv)).output
   sentences = prompts.training_prompts()
   model = train(sentences)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  output.write_bytes(model)
+  with errors.writing(output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(model)
   print(f'{output}: {len(model)} bytes from {len(sentences)} prompts')
+  return 0
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mome_jax.errors import suggest
 from mome_jax.weights import files, segmentation, t5
 from mome_jax.weights.mapping import WeightsError
 
@@ -23,12 +24,11 @@ def convert(source: str, state_dict: Mapping[str, np.ndarray], **options) -> dic
     {'params': ...} of float32 numpy arrays.
 
   Raises:
-    ValueError: if the source is unknown.
-    WeightsError: if the checkpoint has an unused key, lacks a variable or has another shape; the
-      message lists every one.
+    WeightsError: if the source is unknown, or the checkpoint has an unused key, lacks a variable or
+      has another shape; the message lists every one.
   """
   if source not in SOURCES:
-    raise ValueError(f'source {source!r}; known: {", ".join(SOURCES)}')
+    raise WeightsError(f'source {source!r}; {suggest(source, SOURCES)}')
   state = files.strip_module({key: np.asarray(value) for key, value in state_dict.items()})
   if source == 't5':
     return t5.convert(state)

@@ -10,10 +10,13 @@ import argparse
 import hashlib
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
+from input_pipeline.errors import command
+from input_pipeline.options import Parser, dashed
 from mome_jax import checkpoint, weights
 from mome_jax.configs import base
 from mome_jax.models import swin
@@ -22,10 +25,13 @@ from mome_jax.text.vectors import TextVectors
 from mome_jax.weights import files, segmentation, t5
 
 
-def main(argv=None) -> None:
-  """Command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  parser = Parser(
+    prog='python -m mome_jax.weights',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--source', required=True, choices=weights.SOURCES)
   parser.add_argument(
@@ -41,18 +47,16 @@ def main(argv=None) -> None:
     '--text-vectors', type=pathlib.Path,
     help='PyTorch file of the (K, d) text vectors, for a universal checkpoint without them',
   )  # fmt: skip
-  options = parser.parse_args(argv)
+  options = parser.parse_args(dashed(argv))
   if options.merging and not options.source.startswith('monai'):
     parser.error(f'--merging is for the monai sources; {options.source} has one order')
   if options.text_vectors and not options.source.startswith('universal'):
     parser.error(f'--text-vectors is for the universal sources, not for {options.source}')
-  try:
-    if options.source == 't5':
-      _write_t5(options.checkpoint, options.output)
-    else:
-      _write_segmentation(options)
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'error: {error}')
+  if options.source == 't5':
+    _write_t5(options.checkpoint, options.output)
+  else:
+    _write_segmentation(options)
+  return 0
 
 
 def _write_t5(path: pathlib.Path, output: pathlib.Path) -> None:
@@ -91,7 +95,9 @@ def _vectors(options, converted) -> TextVectors:
   else:
     file = options.checkpoint
     if converted.text is None:
-      raise ValueError(f'{file}: has no text vectors (organ_embedding); give --text-vectors=FILE')
+      raise weights.WeightsError(
+        f'{file}: has no text vectors (organ_embedding); give --text-vectors=FILE'
+      )
     source = {
       'model': 'CLIP-Driven Universal Model',
       'vectors_sha256': hashlib.sha256(np.ascontiguousarray(converted.text)).hexdigest(),
@@ -99,7 +105,7 @@ def _vectors(options, converted) -> TextVectors:
     names = prompts.default_prompts(classes)
     vectors = TextVectors(tuple(names), converted.text, source)
   if vectors.embeddings.shape != (len(classes), width):
-    raise ValueError(
+    raise weights.WeightsError(
       f'{file}: text vectors are {vectors.embeddings.shape}, '
       f'the network has {(len(classes), width)}'
     )
@@ -117,4 +123,4 @@ def _parts(paths) -> list[str]:
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mome_jax.errors import reading
 from mome_jax.weights import torch_file
+from mome_jax.weights.mapping import WeightsError
 
 _NAMES = (
   'model.safetensors',
@@ -20,7 +22,7 @@ def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
   """The checkpoint file that `path` means: itself, or the one in a folder of a published model.
 
   Raises:
-    FileNotFoundError: if there is none.
+    WeightsError: if there is none.
   """
   path = pathlib.Path(path)
   if path.is_file():
@@ -29,15 +31,18 @@ def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
     if (path / name).is_file():
       return path / name
   expected = f'a folder with {", ".join(_NAMES)}' if path.is_dir() else 'a file or folder'
-  raise FileNotFoundError(f'{path}: no checkpoint there; expected {expected}')
+  raise WeightsError(f'{path}: no checkpoint there; expected {expected}')
 
 
 def shards(path: pathlib.Path) -> list[pathlib.Path]:
   """The files of a checkpoint: those that an `.index.json` lists, else the one given."""
   if not path.name.endswith('.index.json'):
     return [path]
-  names = set(json.loads(path.read_text())['weight_map'].values())
-  return [path.parent / name for name in sorted(names)]
+  with reading(path, WeightsError):
+    index = json.loads(path.read_text())
+  if not isinstance(index, dict) or not isinstance(index.get('weight_map'), dict):
+    raise WeightsError(f'{path}: has no "weight_map"; fetch the index of the shards again')
+  return [path.parent / name for name in sorted(set(index['weight_map'].values()))]
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -53,19 +58,21 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     Arrays with the types of the file; bfloat16 as `ml_dtypes.bfloat16`.
 
   Raises:
-    FileNotFoundError: if the file, or a shard of it, is missing.
-    ValueError: if it is damaged, of another format or holds no state dict.
+    WeightsError: if the file, or a shard of it, is missing, damaged, of another format or holds no
+      state dict.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'{path}: no such checkpoint file')
+    raise WeightsError(f'{path}: no such checkpoint file')
   if path.name.endswith('.index.json'):
     return {k: v for shard in shards(path) for k, v in read_tensors(shard).items()}
   if path.suffix == '.safetensors':
     return _read_safetensors(path)
   state = _state_dict(torch_file.load(path))
   if state is None:
-    raise ValueError(f'{path}: holds no state dict (tensors by name); give a checkpoint of weights')
+    raise WeightsError(
+      f'{path}: holds no state dict (tensors by name); give a checkpoint of weights'
+    )
   return strip_module(state)
 
 
@@ -81,9 +88,10 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   import safetensors.numpy
 
   try:
-    return safetensors.numpy.load_file(path)
+    with reading(path, WeightsError):
+      return safetensors.numpy.load_file(path)
   except safetensors.SafetensorError as error:
-    raise ValueError(f'{path}: not a safetensors file, or a damaged one ({error})') from error
+    raise WeightsError(f'{path}: not a safetensors file, or a damaged one ({error})') from error
 
 
 def _state_dict(loaded) -> dict[str, np.ndarray] | None:

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from mome_jax.configs import baseline_swin_unetr, baseline_unet, paper_swin_unetr
+from mome_jax.errors import suggest
 from mome_jax.models import build_model, swin, swin_unetr, unet
 from mome_jax.weights import mapping
 from mome_jax.weights import swin_unetr as swin_names
@@ -107,7 +108,7 @@ def _universal(source, state, config, key_of: Callable, ignore) -> Converted:
 
 def _backbone(source, state, merging: str, ignore, covers: str = '') -> Converted:
   if merging not in swin.MERGING_ORDERS:
-    raise ValueError(f'merging {merging!r}; known: {", ".join(swin.MERGING_ORDERS)}')
+    raise mapping.WeightsError(f'merging {merging!r}; {suggest(merging, swin.MERGING_ORDERS)}')
   config = paper_swin_unetr.get_config()
   config.model.backbone.merging = merging
   _set_sizes(config, state)

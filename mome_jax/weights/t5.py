@@ -55,12 +55,13 @@ def read_config(path: pathlib.Path) -> T5Config:
   """The T5Config of a published `config.json`.
 
   Raises:
-    FileNotFoundError: if there is none.
-    ValueError: if it describes no T5 encoder that this package has.
+    WeightsError: if there is none, or it describes no T5 encoder that this package has.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'{path}: missing; put the config.json of the model beside its weights')
+    raise mapping.WeightsError(
+      f'{path}: missing; put the config.json of the model beside its weights'
+    )
   try:
     values = json.loads(path.read_text())
     activation = values.get('feed_forward_proj', 'relu')
@@ -68,10 +69,10 @@ def read_config(path: pathlib.Path) -> T5Config:
       name: values[name]
       for name in ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_heads')
     }
-  except (json.JSONDecodeError, KeyError, AttributeError) as error:
-    raise ValueError(f'{path}: no config.json of a T5 model ({error!r})') from error
+  except (OSError, ValueError, KeyError, AttributeError) as error:
+    raise mapping.WeightsError(f'{path}: no config.json of a T5 model ({error!r})') from error
   if activation not in _FEED_FORWARDS:
-    raise ValueError(
+    raise mapping.WeightsError(
       f'{path}: feed_forward_proj is {activation!r}; known: {", ".join(_FEED_FORWARDS)}'
     )
   return T5Config(

@@ -16,6 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mome_jax.weights.mapping import WeightsError
+
 _DTYPES = {
   'DoubleStorage': np.dtype('<f8'),
   'FloatStorage': np.dtype('<f4'),
@@ -39,7 +41,7 @@ def load(path: pathlib.Path) -> Any:
   placeholders.
 
   Raises:
-    ValueError: if the file is damaged or of another format.
+    WeightsError: if the file is missing, damaged or of another format.
   """
   path = pathlib.Path(path)
   try:
@@ -48,9 +50,9 @@ def load(path: pathlib.Path) -> Any:
     return _load_legacy(path)
   except (
     pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, IndexError, TypeError,
-    AttributeError, ValueError, struct.error,
+    AttributeError, ValueError, OSError, struct.error,
   ) as error:  # fmt: skip
-    raise ValueError(
+    raise WeightsError(
       f'{path}: not a PyTorch checkpoint, or a damaged one ({error}); fetch it again'
     ) from error
 

@@ -20,9 +20,9 @@ def test_off_changes_nothing():
 
 
 def test_wrong_fields_are_named():
-  with pytest.raises(ValueError, match='p_colour'):
+  with pytest.raises(augment.AugmentError, match='p_colour'):
     augment.complete({'p_colour': 0.5})
-  with pytest.raises(ValueError, match=r'p_noise=1\.5'):
+  with pytest.raises(augment.AugmentError, match=r'p_noise is 1\.5'):
     augment.complete({'p_noise': 1.5})
 
 

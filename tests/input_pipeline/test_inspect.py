@@ -22,6 +22,6 @@ def test_contact_sheet(tiny_data, tmp_path, capsys):
 
 def test_nothing_prepared(tmp_path, capsys):
   assert inspect.main([f'--data-dir={tmp_path}']) == 1
-  assert 'run input_pipeline.prepare first' in capsys.readouterr().err
+  assert 'run python -m input_pipeline.prepare first' in capsys.readouterr().err
   assert inspect.main([f'--data-dir={tmp_path}', '--source=lits']) == 1
   assert 'not prepared' in capsys.readouterr().err

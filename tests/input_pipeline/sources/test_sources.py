@@ -10,8 +10,10 @@ from input_pipeline.sources import openkbp
 
 
 def test_unknown_source_lists_the_known():
-  with pytest.raises(sources.SourceError, match='nifti_folder, openkbp, '):
+  with pytest.raises(sources.SourceError, match='did you mean openkbp'):
     sources.get_source('opnkbp')
+  with pytest.raises(sources.SourceError, match='nifti_folder, openkbp, '):
+    sources.get_source('mine')
 
 
 @pytest.mark.parametrize('name', sources.SOURCES)

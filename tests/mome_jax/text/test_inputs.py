@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mome_jax.configs import demo
+from mome_jax.errors import ConfigError
 from mome_jax.text import inputs, prompts
 from mome_jax.text.vectors import TextVectorError, TextVectors
 
@@ -58,7 +59,7 @@ def test_what_is_missing_comes_with_the_command(tmp_path):
   vectors(['A computerized tomography of a liver']).save(tmp_path / 'liver.npz')
   with pytest.raises(TextVectorError, match="no vector for '.* of a spleen'"):
     inputs.for_training(config(mode='frozen', vectors=str(tmp_path / 'liver.npz')))
-  with pytest.raises(ValueError, match="text.mode is 'thawed'; known: joint, frozen"):
+  with pytest.raises(ConfigError, match="text.mode is 'thawed'; known: joint, frozen"):
     inputs.for_training(config(mode='thawed'))
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import TEMPLATE, ClassError
 from mome_jax.text import prompts
 
 NAMES = TEMPLATE.names()
@@ -9,7 +9,7 @@ NAMES = TEMPLATE.names()
 def test_default_prompts():
   assert prompts.default_prompts(['liver'])[0] == 'A computerized tomography of a liver'
   assert prompts.default_prompts(NAMES) == [s.prompt for s in TEMPLATE]
-  with pytest.raises(KeyError, match='liver'):
+  with pytest.raises(ClassError, match='liver'):
     prompts.default_prompts(['livr'])
 
 
@@ -111,5 +111,5 @@ def test_parse_prompts(text, expected):
   ],
 )
 def test_parse_prompts_names_what_is_wrong(text, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(prompts.PromptError, match=message):
     prompts.parse_prompts(text)

@@ -209,7 +209,7 @@ def test_build_reads_a_config():
   'change, message',
   [
     ({'d_kv': None, 'd_ff': None}, 'lacks d_kv, d_ff'),
-    ({'feed_forward': 'swiglu'}, "feed_forward 'swiglu': use one of relu, gated-gelu"),
+    ({'feed_forward': 'swiglu'}, "feed_forward is 'swiglu'; known: relu, gated-gelu"),
     ({'dtype': 'float16'}, "dtype 'float16'"),
   ],
 )

@@ -109,9 +109,9 @@ def test_training_is_reproducible_and_takes_the_given_output(tmp_path, capsys):
 
 
 def test_missing_file(tmp_path):
-  with pytest.raises(FileNotFoundError, match='none.model: no tokenizer there'):
+  with pytest.raises(tokenizer.TokenizerError, match='none.model: no tokenizer there'):
     tokenizer.Tokenizer(tmp_path / 'none.model')
-  with pytest.raises(FileNotFoundError, match='no tokenizer there'):
+  with pytest.raises(tokenizer.TokenizerError, match='no tokenizer there'):
     tokenizer.Tokenizer(tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_missing_file(tmp_path):
 def test_corrupt_file(tmp_path, content):
   path = tmp_path / 'bad.model'
   path.write_bytes(tokenizer.DEFAULT_MODEL.read_bytes()[:3000] if content is None else content)
-  with pytest.raises(ValueError, match='bad.model: not a SentencePiece model'):
+  with pytest.raises(tokenizer.TokenizerError, match='bad.model: not a SentencePiece model'):
     tokenizer.Tokenizer(path)
 
 
@@ -134,7 +134,8 @@ def test_foreign_special_ids(tmp_path):
   )
   path = tmp_path / 'foreign.model'
   path.write_bytes(model.getvalue())
-  with pytest.raises(ValueError, match=r'foreign.model: pad, eos and unk are \(-1, 2, 0\)'):
+  message = r'foreign.model: pad, eos and unk are \(-1, 2, 0\)'
+  with pytest.raises(tokenizer.TokenizerError, match=message):
     tokenizer.Tokenizer(path)
 
 

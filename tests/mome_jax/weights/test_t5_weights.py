@@ -116,11 +116,11 @@ def test_two_different_embeddings_are_refused():
 
 
 def test_wrong_input_says_what_is_expected(tmp_path):
-  with pytest.raises(ValueError, match="source 't6'; known: .*, t5"):
+  with pytest.raises(weights.WeightsError, match="source 't6'; known: .*, t5"):
     weights.convert('t6', {})
   with pytest.raises(weights.WeightsError, match='lacks shared.weight'):
     weights.convert('t5', {})
-  with pytest.raises(FileNotFoundError, match='no checkpoint there'):
+  with pytest.raises(weights.WeightsError, match='no checkpoint there'):
     t5.load(tmp_path)
   make().save_pretrained(tmp_path)
   values = json.loads((tmp_path / 'config.json').read_text())
@@ -129,8 +129,8 @@ def test_wrong_input_says_what_is_expected(tmp_path):
     ({'d_model': 64}, 'shape: shared.weight'),
   ]:
     (tmp_path / 'config.json').write_text(json.dumps({**values, **change}))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(weights.WeightsError, match=message):
       t5.load(tmp_path)
   (tmp_path / 'config.json').unlink()
-  with pytest.raises(FileNotFoundError, match='put the config.json'):
+  with pytest.raises(weights.WeightsError, match='put the config.json'):
     t5.load(tmp_path)
