@@ -25,7 +25,7 @@ from mome_jax.text.tokenizer import DEFAULT_MODEL
 from mome_jax.text.vectors import TextVectors
 
 CONFIG, TOKENIZER, TEXT_VECTORS = 'config.json', 'tokenizer.model', 'text.npz'
-_CHECKPOINTS, _PARAMS = 'checkpoints', 'params'
+_CHECKPOINTS, _PARAMS, _START = 'checkpoints', 'params', 'start'
 _ITEMS = ('train', 'ema', 'data')
 
 
@@ -96,6 +96,29 @@ class Checkpointer:
         'Run again to start from the beginning'
       )
     return None
+
+  def save_start(self, params: Any) -> None:
+    """Keeps the parameters that a run starts from in `WORKDIR/start`, in place of earlier ones.
+
+    Raises:
+      CheckpointError: if they could not be written.
+    """
+    with self._explained(), ocp.StandardCheckpointer() as writer:
+      writer.save(self._workdir / _START, params, force=True)
+
+  def load_start(self, abstract: TrainState) -> Any:
+    """What `save_start` kept, placed as `abstract.params`; None where that is not known."""
+    try:
+      with ocp.StandardCheckpointer() as reader:
+        return reader.restore(self._workdir / _START, abstract.params)
+    except Exception as error:  # nothing but a column of the log depends on it
+      if jax.process_index() == 0:
+        print(
+          f'note: {self._workdir / _START} cannot be read ({_first_line(error)}); how far the '
+          'parameters moved will not be logged',
+          file=sys.stderr,
+        )
+      return None
 
   def _check_fits(self, step: int, abstract: TrainState, config) -> None:
     folder = self._folder / str(step)

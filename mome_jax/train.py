@@ -69,10 +69,14 @@ def train(config, workdir: epath.Path) -> None:
   if restored is not None:
     train_state, position = restored
     start = position['step']
-  elif config.init.checkpoint:
-    params, random = checkpoint.initialise(train_state.params, config.init.checkpoint)
-    train_state = train_state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
-    print(f'starting from {config.init.checkpoint}; random: {", ".join(random) or "nothing"}')
+    origin = checkpointer.load_start(abstract)
+  else:
+    if config.init.checkpoint:
+      params, random = checkpoint.initialise(train_state.params, config.init.checkpoint)
+      train_state = train_state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
+      print(f'starting from {config.init.checkpoint}; random: {", ".join(random) or "nothing"}')
+    checkpointer.save_start(train_state.params)
+    origin = jax.tree.map(jnp.copy, train_state.params)
   lead = multihost.is_lead()  # the one process that writes
   if lead:
     log = MetricsLog(workdir, start)
@@ -93,6 +97,7 @@ def train(config, workdir: epath.Path) -> None:
   feed = prefetch.prefetch(_on_devices(config, mesh, batches, text, start), ahead=2)
   table = template.code_table(config.classes)
   train_step = steps.jit_train_step(config, model, text.encoder, optimizer, abstract, table)
+  distances = jax.jit(state.distances, out_shardings=abstract.step.sharding)
 
   # ---- loop --------------------------------------------------------------------------------------
   bar = tqdm.tqdm(
@@ -110,13 +115,13 @@ def train(config, workdir: epath.Path) -> None:
       asked = time.perf_counter()
       batch, prompts = next(feed)
       waited += time.perf_counter() - asked
-      train_state, metrics = train_step(train_state, batch, prompts)
-      window.append(metrics)
       if step == start:  # compilation is in no step's time
-        jax.block_until_ready(metrics)
+        train_step = train_step.lower(train_state, batch, prompts).compile()
         bar.set_description('train')
         waited, since = 0.0, time.perf_counter()
-      elif len(window) > 1:  # one step ahead of the device, no more: times and the bar stay true
+      train_state, metrics = train_step(train_state, batch, prompts)
+      window.append(metrics)
+      if len(window) > 1:  # one step ahead of the device, no more: times and the bar stay true
         jax.block_until_ready(window[-2])
 
       done = step + 1
@@ -138,6 +143,8 @@ def train(config, workdir: epath.Path) -> None:
         seconds = time.perf_counter() - since
         row |= {'data_wait': waited / seconds, 'seconds_per_step': seconds / len(window)}
         row['patches_per_second'] = config.train.batch_size * len(window) / seconds
+        if origin is not None:
+          row |= jax.device_get(distances(origin, train_state.params))
         if lead:
           log.write(done, row, vectors=save)
         bar.set_postfix(loss=f'{row["loss"]:.3f}')

@@ -72,9 +72,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.steps = 100_000
   config.train.batch_size = 8  # over all devices
   config.train.learning_rate = 1e-4
-  # Of the head generator and the router, relative to learning_rate: a generated weight is a sum
-  # over 512 inputs, so that one Adam step moves it by hundreds of learning rates.
+  # Relative to learning_rate. Of the matrices of the head generator and the router: a generated
+  # weight is a sum over 512 inputs, so that one Adam step moves it by hundreds of learning rates.
   config.train.generator_rate = 0.1
+  # Of the router's biases and priors and the share of a warm-started mixture, which are no weights.
+  config.train.mixture_rate = 1.0
   config.train.warmup_steps = 1000
   config.train.weight_decay = 1e-5
   config.train.clip_norm = 1.0

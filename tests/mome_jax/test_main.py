@@ -81,6 +81,13 @@ def test_a_run_leaves_what_users_look_for(trained):
   log = rows(workdir / 'metrics.jsonl')
   assert [row['step'] for row in log] == list(range(1, STEPS + 1))
   assert {'loss', 'loss_bce', 'loss_dice', 'learning_rate', 'grad_norm', 'data_wait'} <= set(log[0])
+  times = [row['seconds_per_step'] for row in log]
+  assert times[0] > np.median(times) / 10  # a step was timed, though it was the one compiled for
+  assert 0 <= log[0]['data_wait'] < 1
+  moved = [name for name in log[0] if name.startswith('moved/')]
+  assert len(moved) == 7, moved  # backbone, text encoder, generator, experts, three of the router
+  assert [log[0][name] for name in moved] == [0] * len(moved)  # warm-up starts at a rate of 0
+  assert all(log[-1][name] > log[2][name] > 0 for name in moved)
 
   summary = json.loads((workdir / 'evaluation/summary.json').read_text())
   assert summary['step'] == STEPS
@@ -142,6 +149,8 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
   np.testing.assert_allclose(
     [row['loss'] for row in resumed], [row['loss'] for row in whole], rtol=1e-5
   )
+  distances = [[row['moved/backbone'] for row in log] for log in (resumed, whole)]
+  np.testing.assert_allclose(*distances, rtol=1e-3)
   table = 'evaluation/table.md'
   assert (workdir / table).read_text() == (trained[0] / table).read_text()
 
