@@ -1,5 +1,6 @@
 # make demo: everything from a fresh machine to a trained model and its Dice table.
 # make test: every test, on the CPU.
+# make docs: the documentation site, into build/site.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -8,14 +9,14 @@ export GRPC_VERBOSITY ?= ERROR
 # Large pages for large arrays: steps on the CPU otherwise pay for many page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-slow test-py312 lint vendor clean
+.PHONY: demo test test-slow test-py312 lint docs vendor clean
 
 $(VENV)/run.stamp: requirements.txt requirements-predict.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+$(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt $(VENV)/run.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -37,6 +38,16 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Its own environment, without jax: the site is made from the sources as text.
+$(VENV)-docs/stamp: requirements-docs.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+docs: $(VENV)-docs/stamp
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet
+	@echo 'build/site/index.html'
+
 # How mome_jax/assets/niivue-*.js.gz was made; needs npm, and changes nothing if all is as recorded.
 NIIVUE = 0.69.0
 vendor:
@@ -48,4 +59,4 @@ vendor:
 	gzip -9nc build/niivue/package/dist/niivue.umd.js > mome_jax/assets/niivue-$(NIIVUE).umd.js.gz
 
 clean:
-	rm -rf runs .venv .venv312
+	rm -rf runs build .venv .venv-docs .venv312

@@ -1,13 +1,11 @@
-"""Of the site: equations become MathML and figures part of the page, so that no page needs a script."""
+"""Of the site: equations become MathML and figures part of the page: no page needs a script."""
 
 import pathlib
 import re
 
 import latex2mathml.converter
 
-_MATH = re.compile(
-  r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL
-)
+_MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL)
 _FIGURE = re.compile(r'<img alt="([^"]*)" src="([^"]*figures/[^"]*\.svg)"[^>]*>')
 
 
@@ -18,9 +16,11 @@ def on_page_content(html: str, page, config, files) -> str:
 
   def draw(match: re.Match) -> str:
     name = pathlib.PurePosixPath(match[2]).name
-    return f'<div class="figure" role="img" aria-label="{match[1]}">' + (
-      folder / 'figures' / name
-    ).read_text() + '</div>'
+    return (
+      f'<div class="figure" role="img" aria-label="{match[1]}">'
+      + (folder / 'figures' / name).read_text()
+      + '</div>'
+    )
 
   return _FIGURE.sub(draw, _MATH.sub(_typeset, html))
 
