@@ -305,7 +305,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument('--output', required=True, type=pathlib.Path, help='JSON of the groups')
   args = parser.parse_args(options.dashed(argv))
-  cases = [c for source, folder in args.download for c in sources.get_source(source).cases(folder)]
+  cases = []
+  for source, folder in args.download:
+    of_source, notes = sources.get_source(source).listed(folder)
+    cases += of_source
+    for note in notes:
+      print(f'note: {note}', file=sys.stderr)
   with errors.writing(args.output):  # before the work, not after it
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.touch()

@@ -112,7 +112,9 @@ def prepare(
   digest = _digest(groups)
   if current is not None and not overwrite:
     _check_settings(final, current, settings | {'groups': digest})
-  cases = declared.cases(manual_dir)
+  cases, notes = declared.listed(manual_dir)
+  for note in notes:
+    print(f'note: {note}', file=sys.stderr)
   if groups is not None:
     cases = dedupe.keep_together(cases, _read_groups(groups))
   drawn = {outcome.name: outcome.split for outcome in before} | (current or {}).get('drawn', {})

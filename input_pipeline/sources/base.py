@@ -6,6 +6,7 @@ absent, and is never trained or scored.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -65,7 +66,9 @@ class Source:
   Attributes:
     name: as given to `--source`.
     description, licence, citation: for people, and for the prepared dataset's metadata.
-    cases: manual_dir (the folder the user downloaded, or None) -> all cases. Raises SourceError.
+    cases: manual_dir (the folder the user downloaded, or None) -> all cases. A scan that lacks a
+      file is a case that fails when it is loaded; what is left out is warned of. Raises SourceError
+      if the folder as a whole cannot be used.
     expected: number of cases of the complete download; None where the user decides.
     classes: that its cases may label; () where the user decides.
     template: manual_dir -> the template of its codes. Raises SourceError.
@@ -79,6 +82,17 @@ class Source:
   expected: int | None = None
   classes: tuple[str, ...] = ()
   template: Callable[[str | None], Template] = lambda manual_dir: TEMPLATE
+
+  def listed(self, manual_dir: str | None) -> tuple[list[Case], list[str]]:
+    """All cases, and what of the folder is none of them, as lines for people.
+
+    Raises:
+      SourceError: as `cases`.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter('always', UserWarning)
+      cases = self.cases(manual_dir)
+    return cases, list(dict.fromkeys(str(warning.message) for warning in caught))
 
 
 def restrict_table(names: Sequence[str]) -> np.ndarray:

@@ -20,23 +20,32 @@ def chaos_cases(manual_dir: str | None) -> list[Case]:
 
   Raises:
     SourceError: if there is none.
+
+  Warns:
+    UserWarning: of CT scans without labels, which are left out.
   """
   folder = files.folder_of('chaos', manual_dir, 'Train_Sets/CT/N/DICOM_anon and Ground')
-  cases = []
-  for scan in sorted(folder.rglob('DICOM_anon')):
+  cases, unlabelled = [], []
+  for scan in (path for path in files.walk(folder) if path.name == 'DICOM_anon'):
     ground = scan.parent / 'Ground'
-    if scan.parent.parent.name == 'CT' and ground.is_dir():  # the rest is MRI, or unlabelled
+    if scan.parent.parent.name != 'CT':  # MRI
+      continue
+    if not ground.is_dir():
+      unlabelled.append(scan)
+    else:
       name = scan.parent.name
       load = functools.partial(_load, scan, ground)
       cases.append(Case('chaos', name, files.split_of('chaos', name, SHARES), ('liver',), load))
   if not cases:
     raise SourceError(f'{folder}: no CT/N/DICOM_anon with a folder Ground beside it')
+  if unlabelled:
+    files.note(f'chaos: {files.counted(unlabelled, "scans without a folder Ground")}')
   return cases
 
 
 def _load(scan: pathlib.Path, ground: pathlib.Path) -> Scan:
   series = dicom.read_series(scan)
-  pictures = sorted(ground.glob('*.png'))
+  pictures = sorted(path for path in ground.iterdir() if path.suffix.casefold() == '.png')
   names = sorted(series.names)
   if len(pictures) != len(names):
     raise SourceError(f'{ground}: {len(pictures)} pictures for {len(names)} slices of {scan}')

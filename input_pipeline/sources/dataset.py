@@ -5,10 +5,9 @@ import functools
 import pathlib
 import re
 import types
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from input_pipeline import labels
+from input_pipeline import inventory, labels, volume
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Source, SourceError
 
@@ -60,32 +59,50 @@ class Dataset:
     """All labelled scans below a folder.
 
     Raises:
-      SourceError: if there is none, or a case is there twice.
+      SourceError: if there is none.
 
     Warns:
-      UserWarning: if scans have no label map; they are left out.
+      UserWarning: of NIfTI files that are left out: scans without a label map, label maps without a
+        scan, and what is called neither way.
     """
     folder = files.folder_of(self.name, manual_dir, f'{self.name} as downloaded')
-    images = _match(folder, self.image)
-    found = [_match(folder, label) for label in self.label]
+    paths = files.walk(folder)
+    images = _match(folder, paths, self.image)
+    found = [_match(folder, paths, label) for label in self.label]
     cases, without = [], []
-    for name, image in images.items():
-      label = next((paths[name] for paths in found if name in paths), None)
+    for name, (image, *more) in images.items():
+      label, *others = next((maps[name] for maps in found if name in maps), [None])
       if label is None:
         without.append(image)
-      else:
-        cases.append(self._case(folder, name, image, label))
+        continue
+      case = self._case(folder, name, image, label)
+      for twice, first in ((more, image), (others, label)):
+        if twice:
+          problem = f'{twice[0]}: case {name} is also {first}; keep one of them'
+          case = dataclasses.replace(case, load=functools.partial(files.fail, problem))
+      cases.append(case)
     if not cases:
       raise SourceError(
         f'{folder}: no scan of {self.name} with its labels; expected files like {self.image} and '
         f'{self.label[0]} in it or below'
       )
-    if without:
-      warnings.warn(
-        f'{self.name}: {len(without)} scans have no label map and are left out, first {without[0]}',
-        stacklevel=2,
-      )
+    self._tell(paths, images, found, without)
     return cases
+
+  def _tell(self, paths, images, found, without) -> None:
+    """Warns of the NIfTI files that belong to no case."""
+    known = {path for matches in (images, *found) for same in matches.values() for path in same}
+    nifti = [path for path in paths if path.name.lower().endswith(volume.ENDINGS)]
+    lonely = [
+      p for maps in found for name, same in maps.items() if name not in images for p in same
+    ]
+    for left_out, what in (
+      (without, 'scans without a label map'),
+      (lonely, 'label maps without a scan'),
+      ([p for p in nifti if p not in known], 'other NIfTI files'),
+    ):
+      if left_out:
+        files.note(f'{self.name}: {files.counted(left_out, what)}')
 
   def _case(
     self, folder: pathlib.Path, name: str, image: pathlib.Path, label: pathlib.Path
@@ -100,17 +117,22 @@ class Dataset:
 
 
 def _ends(pattern: str, path: str) -> re.Match | None:
-  return re.search(rf'(?:^|/)(?:{pattern})$', path)
+  """Whether a path ends as the pattern says.
+
+  NIfTI may be compressed or not, whichever the pattern says, and letters may be large or small.
+  """
+  stem = inventory.stem(path)
+  endings = volume.ENDINGS if stem != path else ('',)
+  hits = (re.search(rf'(?:^|/)(?:{pattern})$', stem + end, re.IGNORECASE) for end in endings)
+  return next(filter(None, hits), None)
 
 
-def _match(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-  """Case -> the file or folder whose path ends as the pattern says, by name of the case."""
-  found: dict[str, pathlib.Path] = {}
-  for path in files.walk(folder):
-    hit = _ends(pattern, path.relative_to(folder).as_posix())
-    if hit:
-      name = hit['case']
-      if name in found:
-        raise SourceError(f'{path}: case {name} is also {found[name]}; keep one of them')
-      found[name] = path
+def _match(
+  folder: pathlib.Path, paths: Sequence[pathlib.Path], pattern: str
+) -> dict[str, list[pathlib.Path]]:
+  """Case -> the files or folders whose path ends as the pattern says, by name of the case."""
+  found: dict[str, list[pathlib.Path]] = {}
+  for path in paths:
+    if hit := _ends(pattern, path.relative_to(folder).as_posix()):
+      found.setdefault(hit['case'], []).append(path)
   return dict(sorted(found.items()))

@@ -1,14 +1,15 @@
 """What the sources share: finding files, splitting cases, reading a scan with its labels."""
 
 import hashlib
+import os
 import pathlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import nibabel as nib
 import numpy as np
 
-from input_pipeline import dicom, labels, volume
+from input_pipeline import dicom, inventory, labels, volume
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.sources.base import Scan, SourceError
 
@@ -32,10 +33,23 @@ def folder_of(source: str, manual_dir: str | None, holds: str) -> pathlib.Path:
   return folder
 
 
-def nifti_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The NIfTI files of a folder by name; hidden ones (of macOS) are no scans."""
-  found = folder.iterdir() if folder.is_dir() else ()
-  return sorted(p for p in found if p.name.endswith(volume.ENDINGS) and not p.name.startswith('.'))
+def fail(problem: str) -> Scan:
+  """Loads a case that cannot be read: a case that fails is told of, one that is not there is not.
+
+  Raises:
+    SourceError: with the problem.
+  """
+  raise SourceError(problem)
+
+
+def note(message: str) -> None:
+  """Tells what of a folder is left out; `Source.listed` collects it."""
+  warnings.warn(message, stacklevel=2)
+
+
+def counted(paths: Sequence[pathlib.Path], what: str) -> str:
+  """'scans without a label map, left out: 12, first /a/b.nii': a line about several files."""
+  return f'{what}, left out: {len(paths)}, first {paths[0]}'
 
 
 def fraction(key: str) -> float:
@@ -159,18 +173,33 @@ def check_grid(
 
 
 def walk(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Files and folders at any depth, by name; hidden ones (of macOS) are passed over."""
-  return sorted(
-    path
-    for path in folder.rglob('*')
-    if not any(
-      part.startswith('.') or part == '__MACOSX' for part in path.parts[len(folder.parts) :]
-    )
+  """Files and folders at any depth, by name; links are followed, and every folder is read once.
+
+  Links to nothing are in it: reading them fails, and is told. Hidden files (of macOS) are not.
+
+  Raises:
+    SourceError: if a folder cannot be listed.
+  """
+  paths, seen = [], set()
+  for place, folders, names in os.walk(folder, followlinks=True, onerror=_unlisted):
+    real = os.path.realpath(place)
+    visible = [name for name in folders if not inventory.is_hidden(name)]
+    folders[:] = [] if real in seen else sorted(visible)
+    if real not in seen:
+      shown = (name for name in names if not inventory.is_hidden(name))
+      paths += [pathlib.Path(place, name) for name in (*folders, *shown)]
+    seen.add(real)
+  return sorted(paths)
+
+
+def _unlisted(error: OSError):
+  raise SourceError(
+    f'{error.filename}: cannot be listed ({error.strerror}); change its permissions'
   )
 
 
 def load(image: pathlib.Path, label: pathlib.Path, meanings: Mapping[int, labels.Meaning]) -> Scan:
   """As `load_nifti`; the scan may also be a DICOM series, a folder or zip archive."""
-  nifti = image.name.endswith(volume.ENDINGS) and image.is_file()
+  nifti = image.name.lower().endswith(volume.ENDINGS) and not image.is_dir()
   scan = volume.read_image(image) if nifti else dicom.read_dicom(image)
   return join(image, scan, label, volume.read_labels(label), meanings)

@@ -35,6 +35,9 @@ _FOLDERS = (
 )
 
 
+_PARTS = ('PATIENT_DICOM', 'MASKS_DICOM')
+
+
 def ircadb_cases(manual_dir: str | None) -> list[Case]:
   """All patients, as test cases.
 
@@ -44,24 +47,38 @@ def ircadb_cases(manual_dir: str | None) -> list[Case]:
 
   Raises:
     SourceError: if there is none, or a mask has an unknown name.
+
+  Warns:
+    UserWarning: of archives of whole patients, which are left out.
   """
   folder = files.folder_of('ircadb', manual_dir, '3Dircadb1.N/{PATIENT_DICOM,MASKS_DICOM}')
   cases = []
-  for patient in sorted(p for p in folder.rglob('3Dircadb1.*') if p.is_dir()):
-    scan, masks = (_inside(patient, name) for name in ('PATIENT_DICOM', 'MASKS_DICOM'))
-    if scan is not None and masks is not None:
+  paths = [path for path in files.walk(folder) if path.name.casefold().startswith('3dircadb1.')]
+  if packed := [path for path in paths if path.suffix.casefold() == '.zip']:
+    files.note(f'ircadb: {files.counted(packed, "archives of patients, to be unpacked")}')
+  for patient in (path for path in paths if path.is_dir()):
+    scan, masks = (_inside(patient, name) for name in _PARTS)
+    if scan is None or masks is None:
+      missing = _PARTS[0] if scan is None else _PARTS[1]
+      load = functools.partial(
+        files.fail, f'{patient}: no {missing} or {missing}.zip; copy it again'
+      )
+      cases.append(Case('ircadb', patient.name, 'test', (), load))
+    else:
       names = _mask_names(masks)
       meanings = {name: _meaning(name, masks) for name in names}
       supervised = labels.classes_of(dict(enumerate(meanings.values())))
       load = functools.partial(_load, scan, masks, meanings)
       cases.append(Case('ircadb', patient.name, 'test', supervised, load))
-  if not cases:
+  if not any(case.supervised for case in cases):
     raise SourceError(f'{folder}: no 3Dircadb1.N with PATIENT_DICOM and MASKS_DICOM (or .zip)')
   return cases
 
 
 def _inside(patient: pathlib.Path, name: str) -> pathlib.Path | None:
-  return next((p for p in (patient / name, patient / f'{name}.zip') if p.exists()), None)
+  entries = {path.name.casefold(): path for path in sorted(patient.iterdir())}
+  found = [entries.get(text.casefold()) for text in (name, f'{name}.zip')]
+  return next((path for path in found if path is not None and path.exists()), None)
 
 
 def _mask_names(masks: pathlib.Path) -> list[str]:

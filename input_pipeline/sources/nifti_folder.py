@@ -18,11 +18,12 @@ neither trained nor scored. Optional fields:
   licence, citation (or reference)
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
 
-from input_pipeline import labels, text_files, volume
+from input_pipeline import inventory, labels, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.errors import suggest
 from input_pipeline.sources import files
@@ -44,14 +45,16 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
   template = nifti_folder_template(manual_dir)
   meanings = _meanings(index, template, folder / 'dataset.json')
   pairs = {'Tr': _pairs(folder, 'Tr'), 'Ts': _pairs(folder, 'Ts')}
-  if not pairs['Tr']:
+  if not any(pair.image for pair in pairs['Tr'].values()):
     raise SourceError(f'{folder / "imagesTr"}: no NIfTI files; it must hold NAME_0000.nii.gz')
   splits = _splits(folder, index, pairs)
   drawn = _draws(index, pairs)
   cases = []
-  for name, (image, label) in {**pairs['Tr'], **pairs['Ts']}.items():
+  for name, pair in {**pairs['Tr'], **pairs['Ts']}.items():
     known = _supervised(folder, index, name, meanings, template)
-    load = functools.partial(files.load_nifti, image, label, known, template)
+    load = functools.partial(files.load_nifti, pair.image, pair.label, known, template)
+    if pair.problem:
+      load = functools.partial(files.fail, pair.problem)
     supervised = labels.classes_of(known, template)
     cases.append(Case('nifti_folder', name, splits[name], supervised, load, drawn=drawn))
   return cases
@@ -146,25 +149,69 @@ def _plain(name: str) -> str:
   return ' '.join(str(name).replace('_', ' ').casefold().split())
 
 
-def _pairs(folder: pathlib.Path, part: str) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-  """Case -> image and label file."""
-  found = {}
-  wanted = {volume.stem(path): path for path in files.nifti_files(folder / f'labels{part}')}
-  for image in files.nifti_files(folder / f'images{part}'):
-    name = volume.stem(image)
-    if name not in wanted and name[-5:-4] == '_' and name[-4:].isdigit():
-      if name[-4:] != '0000':
-        raise SourceError(f'{image}: a second channel; one CT channel (_0000) is supported')
-      name = name[:-5]
-    if name in wanted:
-      found[name] = (image, wanted.pop(name))
-    elif part == 'Tr':
-      raise SourceError(
-        f'{image}: no labels{part}/{name}.nii.gz; label the scan, or move it out of images{part}'
-      )
-  if wanted:
-    raise SourceError(f'{next(iter(wanted.values()))}: no scan of this name in images{part}')
-  return found
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+  """The files of a case; `problem` is why they cannot be used, or ''."""
+
+  image: pathlib.Path | None
+  label: pathlib.Path | None
+  problem: str = ''
+
+
+def _pairs(folder: pathlib.Path, part: str) -> dict[str, _Pair]:
+  """Case -> its files.
+
+  Warns:
+    UserWarning: of what is left out: test scans without labels, and files that are no NIfTI.
+  """
+  images, maps = (_held(folder / f'{kind}{part}') for kind in ('images', 'labels'))
+  further = [stem for stem in inventory.further_channels(images) if stem not in maps]
+  names = inventory.case_names([stem for stem in images if stem not in further])
+  scans: dict[str, list[inventory.File]] = {}
+  for stem, name in names.items():
+    # A label map of exactly this name decides what a number of four digits is.
+    scans.setdefault(stem if stem in maps else name, []).extend(images[stem])
+  channels = {stem[:-5]: images[stem][0].path for stem in further}
+  pairs, unlabelled = {}, []
+  for name in sorted(scans.keys() | maps.keys()):
+    image, label = scans.get(name, []), maps.get(name, [])
+    paths = [file.path for file in (*image, *label)]
+    problem = next((file.problem for file in (*image, *label) if file.problem), '')
+    if not label and part == 'Ts':
+      unlabelled += paths
+      continue
+    if not label:
+      remedy = f'label the scan, or move it out of images{part}'
+      problem = f'{paths[0]}: no labels{part}/{name}.nii.gz; {remedy}'
+    elif not image:
+      problem = f'{paths[0]}: no scan of this name in images{part}'
+    elif len(paths) > 2:
+      same = image if len(image) > 1 else label
+      problem = f'{same[0].path} and {same[1].path.name} are both of case {name}; keep one'
+    elif name in channels:
+      problem = f'{channels[name]}: a second channel; one CT channel (_0000) is supported'
+    pairs[name] = _Pair(*(held[0].path if held else None for held in (image, label)), problem)
+  if unlabelled:
+    files.note(files.counted(unlabelled, 'scans of imagesTs without a label map in labelsTs'))
+  return pairs
+
+
+def _held(folder: pathlib.Path) -> dict[str, list[inventory.File]]:
+  """Name without its ending -> the NIfTI files of that name, damaged ones too."""
+  if not folder.is_dir():
+    return {}
+  held = inventory.look(folder, ('nifti',), deep=False)
+  left_out = [f'{folder}: left out: {phrase}' for phrase in held.notes()]
+  left_out += [f'{path}: a folder, not looked into' for path in held.folders]
+  for message in left_out:
+    files.note(message)
+  stems: dict[str, list[inventory.File]] = {}
+  for file in sorted((*held.used, *held.failed), key=lambda file: file.name):
+    name = file.name
+    if file.kind == 'image' or name.lower().endswith('.hdr'):  # another format, or two files
+      name = pathlib.PurePath(name).stem
+    stems.setdefault(inventory.stem(name), []).append(file)
+  return stems
 
 
 def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> dict[str, str]:

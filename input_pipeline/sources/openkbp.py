@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -44,7 +45,7 @@ def openkbp_cases(manual_dir: str | None, *, tune: bool = False) -> list[Case]:
     tune: leave `val/` alone, and hold out 16 fixed training patients as validation cases instead.
 
   Raises:
-    SourceError: if a folder, an index or an image is missing or malformed.
+    SourceError: if a folder or an index is missing or malformed.
   """
   if manual_dir is None:
     raise SourceError(
@@ -75,10 +76,11 @@ def _read_openkbp(folder: pathlib.Path, split: str) -> list[Case]:
 
 def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
   paths = [folder / entry[kind] for kind in ('ct', 'oar')]
-  for path in paths:
-    if not path.is_file():
-      raise SourceError(f'{path}: listed in {folder / "dataset.json"} but missing; copy it again')
   labelled = tuple(entry['labelled_organs'])
+  load = functools.partial(_load_openkbp, *paths, labelled)
+  if missing := [path for path in paths if not path.is_file()]:
+    problem = f'{missing[0]}: listed in {folder / "dataset.json"} but missing; copy it again'
+    load = functools.partial(files.fail, problem)
   ranges = {
     ORGANS[organ][1]: _heights(entry, entry['label_slices'][organ])
     for organ in _OPENKBP_PARTIAL
@@ -89,7 +91,7 @@ def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
     name=entry['id'],
     split=split,
     supervised=in_template_order([ORGANS[organ][1] for organ in labelled]),
-    load=functools.partial(_load_openkbp, *paths, labelled),
+    load=load,
     slice_ranges=ranges,
   )
 
@@ -187,7 +189,7 @@ def openkbp_ptv_cases(manual_dir: str | None) -> list[Case]:
   for case in openkbp_cases(manual_dir):
     folder = pathlib.Path(manual_dir, 'train' if case.split == 'train' else 'val')
     ct, ptv = (folder / f'{case.name}_{kind}.nii.gz' for kind in ('ct', 'ptv'))
-    if ptv.is_file():  # one patient has none
+    if os.path.lexists(ptv):  # one patient has none
       load = functools.partial(
         files.load_nifti, ct, ptv, {70: 'ptv70', 63: None, 56: None}, _PTV_TEMPLATE
       )

@@ -2,10 +2,11 @@
 
 import functools
 import pathlib
+import re
 
 import numpy as np
 
-from input_pipeline import text_files, volume
+from input_pipeline import inventory, text_files, volume
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order
@@ -44,28 +45,51 @@ def totalsegmentator_cases(manual_dir: str | None) -> list[Case]:
     manual_dir: folder that holds `sNNNN/{ct.nii.gz,segmentations/}` and `meta.csv`.
 
   Raises:
-    SourceError: if there are no scans, or `meta.csv` does not tell their split.
+    SourceError: if there are no scans, or no `meta.csv`.
+
+  Warns:
+    UserWarning: of scans that `meta.csv` lists and that are not there.
   """
   folder = files.folder_of('totalsegmentator', manual_dir, 'meta.csv and sNNNN/ct.nii.gz')
-  scans = sorted(folder.glob('**/s[0-9][0-9][0-9][0-9]/ct.nii.gz'))
-  if not scans:
+  places = [p for p in files.walk(folder) if re.fullmatch(r's\d{4}', p.name) and p.is_dir()]
+  if not any('ct' in _nifti(place) for place in places):
     raise SourceError(f'{folder}: no sNNNN/ct.nii.gz in it; unpack Totalsegmentator_dataset.zip')
-  splits = _read_splits(scans[0].parent.parent / 'meta.csv')
+  table = places[0].parent / 'meta.csv'
+  splits = _read_splits(table)
   cases = []
-  for scan in scans:
-    name = scan.parent.name
-    if splits.get(name) not in _SPLITS:
-      raise SourceError(f'{scan}: meta.csv gives {name} no split (train, val or test)')
-    masks = {p.name: p for p in files.nifti_files(scan.parent / 'segmentations')}
+  for place in places:
+    scan, masks = _nifti(place).get('ct'), _nifti(place / 'segmentations')
     wanted = {
-      label: [masks[f'{file}.nii.gz'] for file in parts]
+      label: [masks[file] for file in parts]
       for label, parts in _FILES.items()
-      if all(f'{file}.nii.gz' in masks for file in parts)
+      if all(file in masks for file in parts)
     }
     load = functools.partial(_load, scan, wanted)
-    supervised = in_template_order(wanted)
-    cases.append(Case('totalsegmentator', name, _SPLITS[splits[name]], supervised, load))
+    if scan is None:
+      load = functools.partial(files.fail, f'{place}: no ct.nii.gz; unpack it again')
+    elif not wanted:
+      problem = f'{place}: no segmentations/ with masks of the template; unpack it again'
+      load = functools.partial(files.fail, problem)
+    elif splits.get(place.name) not in _SPLITS:
+      problem = f'{scan}: meta.csv gives {place.name} no split (train, val or test)'
+      load = functools.partial(files.fail, problem)
+    split = _SPLITS.get(splits.get(place.name), 'train')
+    cases.append(Case('totalsegmentator', place.name, split, in_template_order(wanted), load))
+  if missing := sorted(splits.keys() - {place.name for place in places}):
+    files.note(
+      f'totalsegmentator: scans of {table} that are not there: {len(missing)}, first {missing[0]}'
+    )
   return cases
+
+
+def _nifti(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Name without its ending -> NIfTI file; links to nothing too: reading them fails, and is told.
+
+  NOTE: by their names alone; to look into each of 140,000 masks takes long on a network disk.
+  """
+  entries = sorted(folder.iterdir()) if folder.is_dir() else []
+  names = {path: inventory.stem(path.name) for path in entries}
+  return {stem.casefold(): path for path, stem in names.items() if stem != path.name}
 
 
 def _read_splits(path: pathlib.Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ on the right and in one on the left, and the supervised classes.
 import json
 import pathlib
 import pickle
+import shutil
 import warnings
 
 import ml_collections
@@ -16,6 +17,7 @@ import pytest
 
 from input_pipeline import bricks, check, pipeline, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.errors import UserError
 from tests.input_pipeline.sources import layouts
 
 GOLDEN = pathlib.Path(__file__).with_name('golden')
@@ -166,8 +168,72 @@ class TestDownloadProblems:
     fabricate('lits', tmp_path)
     image = layouts.body([1])[0]
     layouts.nifti(tmp_path / 'Training Batch 2/volume-1.nii', image)
+    first, *others = source.cases(str(tmp_path))
     with pytest.raises(sources.SourceError, match=r'volume-1\.nii: case 1 is also .*Batch 1'):
-      source.cases(str(tmp_path))
+      first.load()
+    assert len(others) == 2 and others[0].load()
+
+  def test_every_nifti_file_is_a_case_or_told_of(self, tmp_path):
+    folder = tmp_path / 'download'
+    fabricate('lits', tmp_path / 'elsewhere')
+    folder.mkdir()
+    (folder / 'linked').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'elsewhere/up').symlink_to(folder)
+    image, label, _ = layouts.body([1, 2])
+    layouts.nifti(folder / 'volume-7.nii.gz', image)
+    layouts.nifti(folder / 'segmentation-8.nii', label)
+    layouts.nifti(folder / 'VOLUME-9.NII', image)
+    layouts.nifti(folder / 'Segmentation-9.nii.gz', label)
+    layouts.nifti(folder / 'mask.nii', label)
+    (folder / 'volume-10.nii').symlink_to('../annex/gone')
+    layouts.nifti(folder / 'segmentation-10.nii', label)
+    cases, notes = sources.get_source('lits').listed(str(folder))
+    assert [case.name for case in cases] == ['1', '10', '2', '3', '9']
+    assert [note.split(', first ')[0] for note in notes] == [
+      'lits: scans without a label map, left out: 1',
+      'lits: label maps without a scan, left out: 1',
+      'lits: other NIfTI files, left out: 1',
+    ]
+    with pytest.raises(UserError, match='volume-10.nii: cannot be read as NIfTI'):
+      cases[1].load()
+    assert cases[4].load().codes.any()
+
+  @pytest.mark.parametrize(
+    ('remove', 'message'),
+    [
+      ('ct.nii.gz', 's0001: no ct.nii.gz; unpack it again'),
+      ('segmentations', 's0001: no segmentations/ with masks'),
+      ('meta', r'ct\.nii\.gz: meta.csv gives s0001 no split'),
+    ],
+  )
+  def test_a_damaged_scan_of_totalsegmentator_costs_only_itself(self, remove, message, tmp_path):
+    fabricate('totalsegmentator', tmp_path)
+    table = next(tmp_path.rglob('meta.csv'))
+    scans = sorted(path for path in table.parent.iterdir() if path.is_dir())
+    names = [path.name for path in scans]
+    if remove == 'meta':
+      lines = [line for line in table.read_text().splitlines() if 's0001' not in line]
+      table.write_bytes('\r\n'.join([*lines, 's1400;x;train', '']).encode('utf-8-sig'))
+    elif remove == 'segmentations':
+      shutil.rmtree(scans[1] / remove)
+    else:
+      (scans[1] / remove).unlink()
+    cases, notes = sources.get_source('totalsegmentator').listed(str(tmp_path))
+    assert [case.name for case in cases] == names
+    with pytest.raises(sources.SourceError, match=message):
+      cases[1].load()
+    assert cases[0].load().codes.any()
+    assert len(notes) == (remove == 'meta')
+
+  def test_a_patient_of_ircadb_without_masks_costs_only_itself(self, tmp_path):
+    cases, _ = fabricate('ircadb', tmp_path)
+    patient = next(path for path in tmp_path.rglob(cases[0].name) if path.is_dir())
+    for path in patient.glob('MASKS_DICOM*'):
+      path.rename(tmp_path / 'gone')
+    again = {case.name: case for case in sources.get_source('ircadb').cases(str(tmp_path))}
+    assert again.keys() == {case.name for case in cases}
+    with pytest.raises(sources.SourceError, match='no MASKS_DICOM or MASKS_DICOM.zip'):
+      again[cases[0].name].load()
 
   def test_check_reports_and_goes_on(self, tmp_path, capsys):
     fabricate('lits', tmp_path)

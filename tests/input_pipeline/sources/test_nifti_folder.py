@@ -1,6 +1,7 @@
 """The user's own scans, from a folder to batches."""
 
 import json
+import shutil
 
 import ml_collections
 import nibabel as nib
@@ -187,19 +188,81 @@ def test_missing_files_are_named(tmp_path):
   with pytest.raises(sources.SourceError, match='dataset.json: no such file'):
     cases_of(tmp_path)
   write(tmp_path)
-  (tmp_path / 'labelsTr' / 'b.nii.gz').unlink()
-  with pytest.raises(sources.SourceError, match=r'b_0000\.nii\.gz: no labelsTr/b\.nii\.gz'):
-    cases_of(tmp_path)
-  (tmp_path / 'imagesTr' / 'b_0000.nii.gz').rename(tmp_path / 'imagesTr' / 'a_0001.nii.gz')
-  with pytest.raises(sources.SourceError, match='second channel'):
-    cases_of(tmp_path)
-  (tmp_path / 'imagesTr' / 'a_0001.nii.gz').unlink()
-  (tmp_path / 'imagesTr' / 'a_0000.nii.gz').unlink()
-  with pytest.raises(sources.SourceError, match=r'labelsTr/a\.nii\.gz: no scan'):
-    cases_of(tmp_path)
   (tmp_path / 'dataset.json').write_text('{')
   with pytest.raises(UserError, match=r'dataset\.json: not JSON'):
     cases_of(tmp_path)
+
+
+def fails(folder):
+  """Case -> why it cannot be loaded; the sound ones are loaded."""
+  problems = {}
+  for case in cases_of(folder):
+    try:
+      case.load()
+    except sources.SourceError as error:
+      problems[case.name] = str(error).removeprefix(f'{folder}/')
+  return problems
+
+
+def test_a_scan_that_lacks_a_file_costs_only_itself(tmp_path):
+  write(tmp_path, cases='abcdefgh')
+  images, maps = tmp_path / 'imagesTr', tmp_path / 'labelsTr'
+  (maps / 'a.nii.gz').unlink()
+  (images / 'b_0000.nii.gz').unlink()
+  (images / 'c_0000.nii.gz').rename(images / 'c_0000.NII.GZ')
+  (images / 'd_0000.nii.gz').unlink()
+  (images / 'd_0000.nii.gz').symlink_to('../annex/gone')
+  (maps / 'e.nii.gz').write_bytes(b'')
+  shutil.copy(images / 'f_0000.nii.gz', images / 'f_0001.nii.gz')
+  shutil.copy(maps / 'g.nii.gz', maps / 'g.NII.GZ')
+  (images / 'h_0000.nii.gz').rename(images / 'h_0000.nrrd')
+  assert fails(tmp_path) == {
+    'a': 'imagesTr/a_0000.nii.gz: no labelsTr/a.nii.gz; label the scan, or move it out of imagesTr',
+    'b': 'labelsTr/b.nii.gz: no scan of this name in imagesTr',
+    'd': 'imagesTr/d_0000.nii.gz: a link to ../annex/gone, which is not there; get that file',
+    'e': 'labelsTr/e.nii.gz: cannot be read, it is empty; copy it again',
+    'f': 'imagesTr/f_0001.nii.gz: a second channel; one CT channel (_0000) is supported',
+    'g': 'labelsTr/g.NII.GZ and g.nii.gz are both of case g; keep one',
+    'h': 'imagesTr/h_0000.nrrd: cannot be read as NIfTI; convert it to .nii.gz',
+  }
+
+
+def test_numbers_of_four_digits_are_channels_only_where_they_must_be(tmp_path):
+  write(tmp_path, cases=('case_0000', 'case_0001', 'case_0201'), ending='.nii.gz')
+  write(tmp_path, cases=('x_0000',))
+  assert [case.name for case in cases_of(tmp_path)] == [
+    'case_0000', 'case_0001', 'case_0201', 'x_0000'
+  ]  # fmt: skip
+  assert not fails(tmp_path)
+  # A test scan without labels is none, and told of.
+  image = tmp_path / 'imagesTr/case_0201.nii.gz'
+  (tmp_path / 'imagesTs').mkdir()
+  shutil.copy(image, tmp_path / 'imagesTs/case_0202.nii.gz')
+  cases, notes = sources.get_source('nifti_folder').listed(str(tmp_path))
+  assert len(cases) == 4
+  assert notes == [
+    'scans of imagesTs without a label map in labelsTs, left out: 1, first '
+    f'{tmp_path}/imagesTs/case_0202.nii.gz'
+  ]
+
+
+def test_what_is_left_out_is_told(tmp_path, capsys):
+  folder = write(tmp_path / 'mine')
+  images = tmp_path / 'mine/imagesTr'
+  (images / 'notes.txt').write_text('x')
+  (images / '._a_0000.nii.gz').write_bytes(b'x')
+  (images / 'older').mkdir()
+  command = ['--source=nifti_folder', f'--manual_dir={folder}', f'--data_dir={tmp_path / "data"}']
+  assert prepare.main([*command, '--spacing=3,3,4', '--brick=16']) == 0
+  notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith('note: ')]
+  assert notes == [
+    f'note: {images}: left out: hidden (1 file)',
+    f'note: {images}: left out: text (1 file)',
+    f'note: {images}/older: a folder, not looked into',
+  ]
+  (images / 'a_0000.nii.gz').unlink()
+  assert prepare.main([*command, '--spacing=3,3,4', '--brick=16']) == 1
+  assert 'skipped a: ' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

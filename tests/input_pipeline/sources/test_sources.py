@@ -111,8 +111,13 @@ class TestOpenKbp:
     (tmp_path / 'train').mkdir()
     entry = {'id': 'pt_1', 'ct': 'pt_1_ct.nii.gz', 'oar': 'pt_1_oar.nii.gz'}
     (tmp_path / 'train' / 'dataset.json').write_text(json.dumps({'cases': [entry]}))
+    entry |= {'labelled_organs': ['Larynx'], 'label_slices': {}}
+    for split in ('train', 'val'):
+      (tmp_path / split).mkdir(exist_ok=True)
+      (tmp_path / split / 'dataset.json').write_text(json.dumps({'cases': [entry]}))
+    case, *_ = sources.get_source('openkbp').cases(str(tmp_path))
     with pytest.raises(sources.SourceError, match=r'pt_1_ct\.nii\.gz: listed in'):
-      sources.get_source('openkbp').cases(str(tmp_path))
+      case.load()
 
   def test_slice_range_spans_whole_slices(self):
     # Ten slices of 2.5 mm. Slices 2..5 from below reach from 1.5 to 5.5 slices above the lowest
