@@ -29,7 +29,7 @@ FENCE = re.compile(
   r'(<!-- not run: [^\n]+ -->\n)?^( *)```(\w*)\n(.*?)^ *```$', flags=re.DOTALL | re.MULTILINE
 )
 INLINE = re.compile(
-  r'`((?:PYTHONPATH=\S* )?(?:python -m |python \S+\.py|make |pip install )[^`]*)`'
+  r'`((?:PYTHONPATH=\S* )?(?:python -m \S+ |python \S+\.py |make |pip install )[^`]+)`'
 )
 CHEAP = {'--help', '--list', '--version'}  # these are run
 
