@@ -12,6 +12,7 @@ from mome_jax import metrics, results, tables
 from mome_jax.intervals import bootstrap_macro
 
 MEAN = 'mean over classes'
+_EQUAL = 1e-9  # sums of the same scores in another order differ in the last bit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +22,16 @@ class Difference:
   Attributes:
     metric: of `metrics.METRICS`.
     name: class, or `MEAN`.
-    n: cases that both evaluations score with a finite number.
-    a, b: means over these cases; shares in [0, 1], or mm.
+    n: cases that both evaluations score with a finite number; all numbers down to `loss` are of
+      these alone.
+    a, b: means; shares in [0, 1], or mm.
     difference: b - a.
-    low, high: 95 % paired bootstrap interval of the difference, resampling cases.
+    low, high: 95 % paired bootstrap interval of the difference, resampling cases; NaN where n < 2.
     p: two-sided Wilcoxon signed-rank; 1 where no case differs, NaN without cases.
-    win, tie, loss: cases in which B is better, equal and worse; an infinite distance counts here.
-    unpaired: cases left out everywhere since one side scores nothing: no reference, and nothing
-      predicted.
+    win, tie, loss: cases in which B is better, equal and worse; n in all.
+    unpaired: cases left out since one side scores nothing: no reference, and nothing predicted.
+    a_infinite, b_infinite: distances that are infinite in A and in B, one mask being empty, where
+      both sides score; those pairs are left out too.
   """
 
   metric: str
@@ -44,6 +47,8 @@ class Difference:
   tie: int
   loss: int
   unpaired: int
+  a_infinite: int
+  b_infinite: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +67,8 @@ def compare(
   Cases are matched by dataset and name, and both sides must have scored the same classes in them.
   Intervals resample whole cases; the test is Wilcoxon's signed-rank over cases (of the mean over
   classes: over the cases' means). p is not corrected for the number of classes. A higher Dice and
-  NSD and a lower HD95 win. HD95 is averaged where both sides have a finite distance.
+  NSD and a lower HD95 win. HD95 is compared where both sides have a finite distance, wins and
+  losses included; infinite ones, where a mask is empty, are counted beside them.
 
   Args:
     a: rows of `results.read`.
@@ -125,7 +131,7 @@ def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: in
   counts = finite.sum(1)[finite.any(1)]
   differences = np.nansum(per_case, 1) / counts if len(counts) else np.zeros(0)
   low, high = bootstrap_macro(apart)
-  ranks = _order(a, b, scored) * better
+  ranks = np.sign(np.where(np.abs(differences) < _EQUAL, 0, differences)) * better
   mean_a, mean_b = (_macro(np.where(finite, side, np.nan)) for side in (a, b))
   return Difference(
     metric=metric,
@@ -141,18 +147,9 @@ def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: in
     tie=int((ranks == 0).sum()),
     loss=int((ranks < 0).sum()),
     unpaired=int(unpaired),
+    a_infinite=int((scored & np.isinf(a)).sum()),
+    b_infinite=int((scored & np.isinf(b)).sum()),
   )
-
-
-def _order(a: np.ndarray, b: np.ndarray, scored: np.ndarray) -> np.ndarray:
-  """Sign of B - A of every case with a score: of the case's mean over its classes."""
-  some = scored.any(1)
-  n = scored[some].sum(1)
-  left, right = (np.where(scored, side, 0)[some].sum(1) / n for side in (a, b))
-  # Sums of the same scores in another order differ in the last bit.
-  with np.errstate(invalid='ignore'):  # two infinities are equal
-    equal = (left == right) | (np.abs(left - right) < 1e-9)
-  return np.where(equal, 0, np.where(right > left, 1, -1))
 
 
 def _macro(table: np.ndarray) -> float:
@@ -161,7 +158,7 @@ def _macro(table: np.ndarray) -> float:
 
 def wilcoxon(differences: np.ndarray) -> float:
   """Two-sided p of Wilcoxon's signed-rank test (Pratt's zeros), exact for few untied cases."""
-  differences = np.where(np.abs(differences) < 1e-9, 0.0, differences)
+  differences = np.where(np.abs(differences) < _EQUAL, 0.0, differences)
   if not len(differences):
     return math.nan
   if not differences.any():
@@ -178,10 +175,12 @@ def to_markdown(comparison: Comparison) -> str:
   a, b = comparison.names
   parts = [
     f'A: {a}  \nB: {b}  \nB - A with its 95 % paired bootstrap interval; p: Wilcoxon signed-rank '
-    'test, not corrected for the number of classes.\n'
+    'test, not corrected for the number of classes. HD95: of cases where both are finite; the last '
+    'column counts the others.\n'
   ]
   for metric, title in _SHOWN.items():
-    scale = 1 if metric == 'hd95_mm' else 100
+    distance = metric == 'hd95_mm'
+    scale = 1 if distance else 100
     rows = []
     for row in comparison.differences:
       if row.metric == metric:
@@ -189,8 +188,11 @@ def to_markdown(comparison: Comparison) -> str:
         means = ['–' if empty else f'{scale * mean:.1f}' for mean in (row.a, row.b)]
         means.append(_apart(row, scale))
         name = f'**{row.name}**' if row.name == MEAN else row.name
-        rows.append((name, row.n, *means, _p(row.p), f'{row.win}/{row.tie}/{row.loss}'))
-    parts.append(tables.markdown(title, header, rows))
+        cells = (name, row.n, *means, _p(row.p), f'{row.win}/{row.tie}/{row.loss}')
+        infinite = (f'{row.a_infinite}/{row.b_infinite}',) if distance else ()
+        rows.append((*cells, *infinite))
+    columns = (*header, 'infinite A/B') if distance else header
+    parts.append(tables.markdown(title, columns, rows))
   return '\n'.join(parts)
 
 
@@ -201,7 +203,8 @@ def _p(value: float) -> str:
 def _apart(row: Difference, scale: float) -> str:
   if math.isnan(row.difference):
     return '–'
-  return f'{scale * row.difference:+.1f} [{scale * row.low:+.1f}, {scale * row.high:+.1f}]'
+  interval = f' [{scale * row.low:+.1f}, {scale * row.high:+.1f}]'
+  return f'{scale * row.difference:+.1f}' + ('' if math.isnan(row.low) else interval)
 
 
 def overview(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

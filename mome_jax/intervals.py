@@ -1,4 +1,4 @@
-"""Bootstrap intervals over cases: percentile method, seeded."""
+"""Bootstrap intervals over cases: percentile method, seeded. One case alone has none."""
 
 import math
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ def bootstrap_interval(
     level: coverage of the interval, in (0, 1).
 
   Returns:
-    (low, high); (NaN, NaN) without any case.
+    (low, high); (NaN, NaN) with fewer than two cases.
 
   Raises:
     ValueError: if a value is infinite.
@@ -40,7 +40,7 @@ def bootstrap_macro(
     level: coverage of the interval.
 
   Returns:
-    (low, high); (NaN, NaN) without any score.
+    (low, high); (NaN, NaN) with fewer than two cases that have a score.
 
   Raises:
     ValueError: if a value is infinite.
@@ -58,7 +58,10 @@ def bootstrap_ratio(
   samples: int = 2000,
   level: float = 0.95,
 ) -> tuple[float, float]:
-  """Interval of sum(part) / sum(whole) over cases, from one (part, whole) a case."""
+  """Interval of sum(part) / sum(whole) over cases, from one (part, whole) a case.
+
+  (NaN, NaN) with fewer than two cases that have a whole.
+  """
   columns = np.asarray(list(pairs), np.float64).reshape(-1, 2)
   return _percentiles(columns[:, :1], columns[:, 1:], seed, samples, level)
 
@@ -67,7 +70,7 @@ def _percentiles(
   values: np.ndarray, weights: np.ndarray, seed: int, samples: int, level: float
 ) -> tuple[float, float]:
   """Of the mean over columns of sum(values) / sum(weights), rows being resampled."""
-  if not weights.any():
+  if weights.any(axis=1).sum() < 2:  # every resample would be the same
     return math.nan, math.nan
   n_cases = len(values)
   draws = np.random.default_rng(seed).multinomial(n_cases, np.full(n_cases, 1 / n_cases), samples)

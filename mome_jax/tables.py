@@ -156,9 +156,9 @@ def _line(cells: Iterable[Any]) -> str:
 
 
 def percent(value: float | None, interval: Sequence[float | None] | None = None) -> str:
-  """A share in percent, with its interval where there is one."""
+  """A share in percent, with its interval where there is one: of two cases and more."""
   if value is None:
     return '–'
-  if interval is None:
+  if interval is None or None in interval:
     return f'{100 * value:.1f}'
   return f'{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'

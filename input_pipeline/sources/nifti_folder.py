@@ -181,8 +181,9 @@ def _pairs(folder: pathlib.Path, part: str) -> dict[str, _Pair]:
       unlabelled += paths
       continue
     if not label:
-      remedy = f'label the scan, or move it out of images{part}'
-      problem = f'{paths[0]}: no labels{part}/{name}.nii.gz; {remedy}'
+      problem = (
+        f'{paths[0]}: no labels{part}/{name}.nii.gz; label the scan, or move it out of images{part}'
+      )
     elif not image:
       problem = f'{paths[0]}: no scan of this name in images{part}'
     elif len(paths) > 2:

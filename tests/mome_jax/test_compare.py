@@ -51,12 +51,36 @@ def test_differences_by_hand():
   assert (mean.n, mean.win, mean.tie, mean.loss) == (4, 3, 1, 0)  # of the cases' means
 
 
-def test_a_shorter_distance_wins_and_infinite_ones_count_only_there():
+def test_a_shorter_distance_wins_and_infinite_ones_are_counted_beside(capsys):
+  # 4 -> 3, 6 -> 8, 9 -> 9; inf -> 12 is no pair.
   liver = found(A, B, 'hd95_mm', 'liver')
-  assert (liver.n, liver.win, liver.tie, liver.loss) == (3, 2, 1, 1)
+  assert (liver.n, liver.win, liver.tie, liver.loss) == (3, 1, 1, 1)
+  assert (liver.a_infinite, liver.b_infinite) == (1, 0)
   assert liver.difference == pytest.approx((-1 + 2 + 0) / 3)
   same = found(A, A, 'hd95_mm', 'liver')
-  assert (same.win, same.tie, same.loss, same.difference, same.p) == (0, 4, 0, 0.0, 1.0)
+  assert (same.win, same.tie, same.loss, same.difference, same.p) == (0, 3, 0, 0.0, 1.0)
+  assert (same.a_infinite, same.b_infinite) == (1, 1)
+  text = compare.to_markdown(compare.compare(A, B))
+  lines = text[text.index('### HD95') :].splitlines()
+  assert lines[2].endswith('| win/tie/loss | infinite A/B |')
+  assert next(line for line in lines if line.startswith('| liver')).endswith('| 1/1/1 | 1/0 |')
+  assert 'infinite' not in text[text.index('### Dice') : text.index('### HD95')]
+
+
+def test_wins_agree_with_the_mean_where_a_class_is_missed():
+  """B is nearer in the two cases that it finds, and misses the other two."""
+  a = rows(liver=[(0.8, 4.0), (0.8, 4.0), (0.8, 4.0), (0.8, 4.0)])
+  b = rows(liver=[(0.9, 3.0), (0.9, 3.0), (0.0, math.inf), (0.0, math.inf)])
+  for name in ('liver', compare.MEAN):
+    row = found(a, b, 'hd95_mm', name)
+    assert (row.difference, row.win, row.tie, row.loss) == (-1.0, 2, 0, 0)
+    assert (row.a_infinite, row.b_infinite) == (0, 2)
+
+
+def test_one_case_has_no_interval(tmp_path, capsys):
+  a, b = rows(liver=[(0.75, 4.0)]), rows(liver=[(0.5, 3.0)])
+  assert evaluate.main(['compare', write(tmp_path / 'a', a), write(tmp_path / 'b', b)]) == 0
+  assert '| liver | 1 | 75.0 | 50.0 | -25.0 | 1.000 | 0/0/1 |' in capsys.readouterr().out
 
 
 def test_interval_and_test_are_those_of_the_paired_differences():

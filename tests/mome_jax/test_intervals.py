@@ -23,7 +23,9 @@ def test_bootstrap_interval():
 
 
 def test_bootstrap_interval_of_few_values():
-  assert bootstrap_interval([0.25]) == (0.25, 0.25)
+  # Of one value every resample is the same: that says nothing about others.
+  assert all(math.isnan(v) for v in bootstrap_interval([0.25]))
+  assert all(math.isnan(v) for v in bootstrap_interval([0.25, math.nan]))
   assert all(math.isnan(v) for v in bootstrap_interval([]))
   assert all(math.isnan(v) for v in bootstrap_interval([math.nan]))
   # Two values: a resample's mean is 0, 1/2 or 1 with chance 1/4, 1/2, 1/4.
@@ -38,5 +40,6 @@ def test_interval_of_a_ratio_resamples_parts_and_wholes_together():
   assert bootstrap_ratio([(1, 1), (0, 3)]) == (0.0, 1.0)
   assert bootstrap_ratio([(1, 1), (0, 3)], level=0.4) == (0.25, 0.25)
   assert all(math.isnan(v) for v in bootstrap_ratio([]))
+  assert all(math.isnan(v) for v in bootstrap_ratio([(1, 2), (0, 0)]))
   with pytest.raises(ValueError, match='infinite'):
     bootstrap_macro(np.array([[math.inf]]))
