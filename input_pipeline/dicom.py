@@ -1,32 +1,28 @@
 """CT series in DICOM: a folder or a zip archive of slices to a canonical volume."""
 
-import collections
-import contextlib
 import dataclasses
 import io
 import pathlib
 import warnings
-import zipfile
-import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from input_pipeline import volume
+from input_pipeline import dicom_series, inventory, volume
+from input_pipeline.dicom_series import SeriesFiles, SliceError, Study, find_series, opened
 from input_pipeline.volume import VolumeError
 
+__all__ = ['Series', 'SeriesFiles', 'find_series', 'like', 'opened', 'read_dicom', 'read_pixels',
+           'read_series', 'Study']  # fmt: skip
+
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-_GAP = 0.1  # slices may lie this part of their distance off an even spacing
+_OFF = 0.15  # slices may lie this part of their distance off a line of even steps
+_ROUNDED = 0.06  # mm; what positions of one decimal may lie off it, at most a quarter of the step
 _TILT = 1e-3
 _TILT_DEGREES = 0.5  # of the gantry; less is round-off
-_NO_PIXELS = 'CT without pixels'
-_FEW = 4  # slices; what has fewer beside other series is a test bolus or a snapshot
-_HEADER = ('Modality', 'SOPClassUID', 'SeriesInstanceUID', 'SeriesNumber', 'ImageType', 'Rows',
-           'ImagePositionPatient')  # fmt: skip
-_GEOMETRY = ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing')
-_ENHANCED_CT = '1.2.840.10008.5.1.4.1.1.2.1'
-_SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
+# Field -> how many numbers it has.
+_GEOMETRY = {'ImagePositionPatient': 3, 'ImageOrientationPatient': 6, 'PixelSpacing': 2}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,262 +40,205 @@ class Series:
   headers: tuple
 
 
-@dataclasses.dataclass(frozen=True)
-class SeriesFiles:
-  """Where the slices of one CT series lie.
-
-  Attributes:
-    uid: SeriesInstanceUID.
-    number: SeriesNumber, 0 where it has none.
-    names: of its files inside the folder or archive.
-  """
-
-  uid: str
-  number: int
-  names: tuple[str, ...]
-
-
-def find_series(path) -> tuple[list[SeriesFiles], list[str]]:
-  """The CT series of a folder or zip archive, by their headers.
-
-  Localizers, screen captures and other modalities are left out; so are series of less than four
-  slices, as test boluses are, where there is a longer one.
-
-  Args:
-    path: folder, searched to any depth, or `.zip` file.
-
-  Returns:
-    The series, in the order of their numbers; and what was left out, one phrase each.
-
-  Raises:
-    VolumeError: if a zip archive or the header of a DICOM file in it is damaged.
-  """
-  path = pathlib.Path(path)
-  found, numbers, positions = {}, {}, {}
-  others = collections.Counter()
-  with _explained(path):
-    for name, dataset in _slices(path, others, header=True):
-      uid = str(dataset.get('SeriesInstanceUID', ''))
-      found.setdefault(uid, []).append(name)
-      numbers.setdefault(uid, int(dataset.get('SeriesNumber') or 0))
-      positions.setdefault(uid, set()).add(tuple(dataset.get('ImagePositionPatient') or ()))
-  series = [SeriesFiles(uid, numbers[uid], tuple(names)) for uid, names in found.items()]
-  series.sort(key=lambda one: (one.number, one.uid))
-  left_out = _listed(others)
-  if any(len(places) >= _FEW for places in positions.values()):
-    short = [one for one in series if len(positions[one.uid]) < _FEW]
-    series = [one for one in series if one not in short]
-    left_out += [f'series {one.number} ({len(positions[one.uid])} positions)' for one in short]
-  return series, left_out
-
-
-def _slices(
-  path: pathlib.Path,
-  others: collections.Counter,
-  names: Collection[str] = (),
-  *,
-  header: bool = False,
-) -> Iterator[tuple[str, Any]]:
-  """Yields name and dataset of every CT slice, of `header` without pixels; counts what else is."""
-  options = {'stop_before_pixels': True, 'specific_tags': list(_HEADER)} if header else {}
-  for name, data in _files(path, names, header=header):
-    dataset = _parse(name, data, path, **options)
-    if dataset is None:
-      continue
-    kind = _other_kind(dataset, ('Rows' if header else 'PixelData') in dataset)
-    if kind is None:
-      yield name, dataset
-    else:
-      others[kind] += 1
-
-
-def _listed(others: collections.Counter) -> list[str]:
-  return [f'{kind} ({count} file{"s" * (count > 1)})' for kind, count in sorted(others.items())]
-
-
-def _other_kind(dataset, has_pixels: bool) -> str | None:
-  """What a DICOM file is that is no CT slice; None for a slice."""
-  modality = str(dataset.get('Modality') or 'CT')
-  if modality != 'CT':
-    return modality
-  if not has_pixels:
-    return _NO_PIXELS
-  if 'LOCALIZER' in (dataset.get('ImageType') or ()):
-    return 'localizer'
-  if dataset.get('SOPClassUID') == _ENHANCED_CT:
-    return 'enhanced multi-frame CT, which dcm2niix converts'
-  if dataset.get('SOPClassUID') == _SECONDARY_CAPTURE and 'ImagePositionPatient' not in dataset:
-    return 'screen capture'
-  return None
-
-
-def read_dicom(path, *, series: str | None = None) -> volume.Volume:
+def read_dicom(path, *, series: str | SeriesFiles | None = None) -> volume.Volume:
   """Reads the CT series of a folder or zip archive.
 
   Args:
-    path: folder, searched to any depth, or `.zip` file; files that are no DICOM images are passed
-      over.
-    series: SeriesInstanceUID to read where there are several.
+    path: folder, searched to any depth, or `.zip` file; files that are no CT slices are passed
+      over, one that is and cannot be read fails the series.
+    series: SeriesInstanceUID to read where there are several, or one of `find_series`.
 
   Returns:
     Volume of float32 HU >= -1024, as `volume.read_image`.
 
   Raises:
-    VolumeError: if there is no series or more than one, slices are missing, doubled or of different
-      sizes or directions, or a needed field is absent; the message names file and fix.
+    VolumeError: if there is no series or more than one, slices are missing, unevenly spaced, of
+      different sizes or directions, or a needed field is absent; the message names file and fix.
   """
   return read_series(path, series=series).volume
 
 
-def read_series(path, *, series: str | None = None, names: Collection[str] = ()) -> Series:
-  """As `read_dicom`, with names and headers of the slices.
-
-  Args:
-    path: folder or zip archive.
-    series: SeriesInstanceUID to read where there are several.
-    names: files to look at, as `find_series` lists them; default all.
-  """
+def read_series(path, *, series: str | SeriesFiles | None = None) -> Series:
+  """As `read_dicom`, with names and headers of the slices."""
   path = pathlib.Path(path)
-  with _explained(path):
-    return _read_series(path, series, names)
+  if not isinstance(series, SeriesFiles):
+    series = _only_series(path, series)
+  if series.problem:
+    raise VolumeError(series.problem)
+  place = str(path / series.folder)
+  return _stack(place, _without_copies(place, _read_slices(path, series)))
 
 
-def _read_series(path: pathlib.Path, series: str | None, names: Collection[str]) -> Series:
-  found: dict[str, list] = {}
-  others = collections.Counter()
-  for name, dataset in _slices(path, others, names):
-    missing = [field for field in (*_GEOMETRY, 'SeriesInstanceUID') if field not in dataset]
-    if missing:
-      raise VolumeError(f'{path}/{name}: no {", ".join(missing)}; export the series again')
-    found.setdefault(str(dataset.SeriesInstanceUID), []).append((name, dataset))
-  if series is not None:
-    found = {series: found[series]} if series in found else {}
-  if not found:
-    wanted = f'series {series}' if series else 'DICOM CT slices'
-    instead = f' but {", ".join(_listed(others))}' if others else ''
-    raise VolumeError(f'{path}: no {wanted} in it{instead}; pass the folder or zip of one series')
-  if len(found) > 1:
-    lines = ', '.join(f'{uid} ({len(slices)} slices)' for uid, slices in sorted(found.items()))
+def _only_series(path: pathlib.Path, uid: str | None) -> SeriesFiles:
+  study = find_series(path)
+  scans = [scan for scan in study.series if uid in (None, scan.uid)]
+  if study.failed and (uid is None or not scans):
+    raise VolumeError(next(iter(study.failed.values())))
+  if not scans:
+    kind = f'series {uid}' if uid else 'DICOM CT slices'
+    instead = f' but {", ".join(study.left_out)}' if study.left_out else ''
+    raise VolumeError(f'{path}: no {kind} in it{instead}; pass the folder or zip of one series')
+  if len(scans) > 1:
+    parts = (f'{scan.uid} {scan.part}'.strip() + f' ({len(scan.names)} slices)' for scan in scans)
+    lines = ', '.join(sorted(parts))
     raise VolumeError(f'{path}: several series: {lines}; keep one in the folder, or name one')
-  if _NO_PIXELS in others:
-    warnings.warn(
-      f'{path}: {_NO_PIXELS} left out ({others[_NO_PIXELS]} files); copy slices among them again',
-      stacklevel=4,
+  return scans[0]
+
+
+def _read_slices(path: pathlib.Path, series: SeriesFiles) -> list[tuple[str, Any]]:
+  """Name and dataset of each slice of a scan."""
+  slices = []
+  with opened(path) as open_file:
+    for name in series.names:
+      try:
+        dataset = dicom_series.parse(name, open_file)
+        kind = dicom_series.other_kind(dataset, 'PixelData')
+        if kind:
+          raise SliceError(f'is no CT slice but {kind}; take it away')
+        _check_fields(dataset)
+      except SliceError as error:
+        raise VolumeError(f'{path}/{name}: {error}') from error
+      except Exception as error:  # pydicom reads values when they are asked for, and raises many
+        text = f'{path}/{name}: damaged DICOM ({dicom_series.reason(error)}); copy it again'
+        raise VolumeError(text) from error
+      slices.append((name.removeprefix(f'{series.folder}/'), dataset))
+  return slices
+
+
+def _check_fields(dataset) -> None:
+  """Refuses a slice that does not say where it lies."""
+  missing = [field for field in _GEOMETRY if dicom_series.value(dataset, field) is None]
+  if missing:
+    raise SliceError(f'no {", ".join(missing)}; export the series again')
+  for field, count in _GEOMETRY.items():
+    numbers = [float(number) for number in dataset[field].value]
+    if len(numbers) != count or not np.isfinite(numbers).all():
+      raise SliceError(f'{field} is {numbers}, not {count} numbers; export the series again')
+  rows, columns = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
+  lengths = np.linalg.norm([rows, columns], axis=1)
+  if np.abs(lengths - 1).max() > 0.01 or abs(rows @ columns) > 0.01:
+    text = [round(float(number), 4) for number in (*rows, *columns)]
+    raise SliceError(
+      f'ImageOrientationPatient {text} is not two directions at right angles; export the series '
+      'again'
     )
-  (slices,) = found.values()
-  return _stack(path, slices)
 
 
-def _files(
-  path: pathlib.Path, names: Collection[str] = (), *, header: bool = False
-) -> Iterator[tuple[str, bytes | pathlib.Path]]:
-  """Yields name and content of every file, or of those named; of `header`, paths in a folder."""
-  if path.is_dir():
-    files = [path / name for name in names] if names else sorted(path.rglob('*'))
-    for file in files:
-      name = file.relative_to(path)
-      if file.is_file() and not any(part.startswith('.') for part in name.parts):
-        yield str(name), file if header else file.read_bytes()
-    return
-  try:
-    with zipfile.ZipFile(path) as archive:
-      for name in names or sorted(archive.namelist()):
-        if not name.endswith('/') and not name.startswith('__MACOSX'):
-          yield name, archive.read(name)
-  except (OSError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
-    raise VolumeError(f'{path}: neither a folder nor a zip archive ({error})') from error
+def _without_copies(place: str, slices: list) -> list:
+  """The slices, each once: files with the same pixels at the same place are copies."""
+  at = {}
+  for name, dataset in slices:
+    position = tuple(map(float, dataset.ImagePositionPatient))
+    first_name, first = at.setdefault(position, (name, dataset))
+    if dataset.PixelData != first.PixelData:
+      raise VolumeError(
+        f'{place}: {first_name} and {name} lie at the same place and differ; keep one of them, or '
+        'export the series again'
+      )
+  if len(at) < len(slices):
+    files = inventory.phrases(['copies of slices'] * (len(slices) - len(at)))[0]
+    warnings.warn(f'{place}: left out {files}', stacklevel=4)
+  return list(at.values())
 
 
-@contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
-  """Turns what pydicom raises into a VolumeError: it reads values when they are asked for."""
-  try:
-    yield
-  except VolumeError:
-    raise
-  except Exception as error:  # many kinds, on damaged files
-    raise VolumeError(f'{path}: damaged DICOM ({_reason(error)}); copy it again') from error
-
-
-def _reason(error: Exception) -> str:
-  return ' '.join(str(error).split()) or type(error).__name__
-
-
-def _parse(name: str, data: bytes | pathlib.Path, path: pathlib.Path, **options):
-  """The dataset of a file; None if it is not DICOM."""
-  import pydicom
-
-  try:
-    return pydicom.dcmread(data if isinstance(data, pathlib.Path) else io.BytesIO(data), **options)
-  except pydicom.errors.InvalidDicomError:
-    return None
-  except Exception as error:  # pydicom raises many kinds on damaged files
-    raise VolumeError(f'{path}/{name}: damaged DICOM ({_reason(error)}); copy it again') from error
-
-
-def _stack(path: pathlib.Path, slices: list) -> Series:
-  first_name, first = slices[0]
+def _stack(place: str, slices: list) -> Series:
+  _check_alike(place, slices)
+  first = slices[0][1]
   direction = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
   normal = np.cross(*direction)
-  for name, dataset in slices:
-    if (dataset.Rows, dataset.Columns) != (first.Rows, first.Columns):
-      raise VolumeError(
-        f'{path}/{name}: {dataset.Rows}x{dataset.Columns} pixels, but {first_name} '
-        f'{first.Rows}x{first.Columns}; keep one series in the folder'
-      )
-    turned = np.abs(np.array(dataset.ImageOrientationPatient, float).reshape(2, 3) - direction)
-    if turned.max() > _TILT or not np.allclose(dataset.PixelSpacing, first.PixelSpacing, rtol=1e-3):
-      raise VolumeError(
-        f'{path}/{name}: other direction or pixel spacing than {first_name}; remove localisers'
-      )
   slices = sorted(slices, key=lambda item: float(normal @ np.array(item[1].ImagePositionPatient)))
   if len(slices) < 2:
-    raise VolumeError(f'{path}: one slice only; pass the whole series')
+    raise VolumeError(f'{place}: one slice only; pass the whole series')
   positions = np.array([dataset.ImagePositionPatient for _, dataset in slices], float)
-  steps = np.diff(positions @ normal)
   names = tuple(pathlib.PurePosixPath(name).name for name, _ in slices)
-  usual = float(np.median(steps))
-  for i in np.flatnonzero(np.abs(steps - usual) > _GAP * max(usual, 1e-6)):
-    what = 'at the same place' if steps[i] < 1e-3 else f'{steps[i]:.2f} mm apart'
-    raise VolumeError(
-      f'{path}: {names[i]} and {names[i + 1]} lie {what}, others {usual:.2f} mm; a slice is '
-      'missing or doubled: export the series again'
-    )
-  _check_line(path, positions, normal, names)
-  array = np.stack([_pixels(path, name, dataset) for name, dataset in slices], -1)
-  for _, dataset in slices:
+  datasets = tuple(dataset for _, dataset in slices)
+  _check_steps(place, positions @ normal, names, datasets)
+  _check_line(place, positions, normal, names)
+  array = np.stack([_pixels(place, *item) for item in slices], -1)
+  for dataset in datasets:
     del dataset.PixelData
   rows, columns = map(float, first.PixelSpacing)
+  step, start = np.polyfit(np.arange(len(slices)), positions, 1)
   affine = np.eye(4)
-  affine[:3, 0] = direction[0] * columns
-  affine[:3, 1] = direction[1] * rows
-  affine[:3, 2] = (positions[-1] - positions[0]) / (len(slices) - 1)
-  affine[:3, 3] = positions[0]
+  affine[:3] = np.stack([direction[0] * columns, direction[1] * rows, step, start], -1)
   affine[:3] = _LPS_TO_RAS @ affine[:3]
-  scan = volume.to_canonical(volume.to_hu(array, path), affine, name=path)
-  return Series(scan, names, tuple(dataset for _, dataset in slices))
+  scan = volume.to_canonical(volume.to_hu(array, place), affine, name=place)
+  return Series(scan, names, datasets)
 
 
-def _check_line(path, positions: np.ndarray, normal: np.ndarray, names: tuple[str, ...]) -> None:
+def _check_alike(place: str, slices: list) -> None:
+  """Refuses slices of different sizes, directions or voxel sizes."""
+  first_name, first = slices[0]
+  for name, dataset in slices:
+    sizes = [f'{one.Rows}x{one.Columns} pixels' for one in (dataset, first)]
+    spacings = [list(map(float, one.PixelSpacing)) for one in (dataset, first)]
+    directions = [np.array(one.ImageOrientationPatient, float) for one in (dataset, first)]
+    kinds = {
+      'size': (sizes, sizes[0] == sizes[1]),
+      'pixel spacing': (spacings, np.allclose(*spacings, rtol=1e-3)),
+      'direction': ([d.round(4).tolist() for d in directions],
+                    np.abs(directions[0] - directions[1]).max() <= _TILT),
+    }  # fmt: skip
+    for kind, ((own, usual), same) in kinds.items():
+      if not same:
+        raise VolumeError(
+          f'{place}/{name}: other {kind} than {first_name} ({own}, not {usual}); keep one series '
+          'in the folder, without localizers'
+        )
+
+
+def _check_steps(place: str, along: np.ndarray, names: Sequence[str], datasets: Sequence) -> None:
+  """Refuses slices that lie off a line of even steps, and says how."""
+  steps = np.diff(along)
+  count = np.arange(len(along))
+  step, start = np.polyfit(count, along, 1)
+  off = np.abs(along - step * count - start).max()
+  if steps.min() >= 1e-3 and off <= max(_OFF * step, min(_ROUNDED, step / 4)):
+    return
+  usual = float(np.median(steps))
+  i = int(np.argmax(np.abs(steps - usual) > 0.1 * usual)) if usual >= 1e-3 else 0
+  if steps.min() < 1e-3:
+    i = int(steps.argmin())
+  pair, ratio = f'{names[i]} and {names[i + 1]}', steps[i] / max(usual, 1e-3)
+  numbers = [dicom_series.value(dataset, 'InstanceNumber') for dataset in datasets[i : i + 2]]
+  following = None not in numbers and abs(int(numbers[1]) - int(numbers[0])) == 1
+  if steps[i] < 1e-3:
+    text = f'{pair} lie at the same place: slices of two scans, or doubled; export one scan'
+  elif ratio > 1.5 and abs(ratio - round(ratio)) < 0.2 and not following:
+    text = (
+      f'{pair} lie {steps[i]:.2f} mm apart, others {usual:.2f} mm; slices between '
+      'them are missing: export the series again'
+    )
+  else:
+    text = (
+      f'slices are {steps.min():.2f} to {steps.max():.2f} mm apart, {pair} {steps[i]:.2f} mm: '
+      'unevenly spaced; convert the series with dcm2niix, which makes them even, and pass its NIfTI'
+    )
+  raise VolumeError(f'{place}: {text}')
+
+
+def _check_line(
+  place: str, positions: np.ndarray, normal: np.ndarray, names: Sequence[str]
+) -> None:
   """Refuses slices that are shifted against each other, warns of a tilted gantry."""
   along = positions @ normal
   step = (positions[-1] - positions[0]) / (along[-1] - along[0])
   off = np.linalg.norm(positions - positions[0] - np.outer(along - along[0], step), axis=1)
   if off.max() > 1:
     raise VolumeError(
-      f'{path}: {names[int(off.argmax())]} is shifted by {off.max():.1f} mm within its plane; the '
+      f'{place}: {names[int(off.argmax())]} is shifted by {off.max():.1f} mm within its plane; the '
       'series mixes several reconstructions: export one'
     )
   tilt = float(np.degrees(np.arccos(min(1.0, 1 / np.linalg.norm(step)))))
   if tilt > _TILT_DEGREES:
     warnings.warn(
-      f'{path}: the gantry is tilted by {tilt:.1f} degrees; the network sees the anatomy sheared, '
+      f'{place}: the gantry is tilted by {tilt:.1f} degrees; the network sees the anatomy sheared, '
       'expect less or straighten it with dcm2niix',
       stacklevel=2,
     )
 
 
-def _pixels(path: pathlib.Path, name: str, dataset) -> np.ndarray:
+def _pixels(place: str, name: str, dataset) -> np.ndarray:
   """(columns, rows) float32 HU; padding is air."""
   try:
     stored = dataset.pixel_array
@@ -311,14 +250,17 @@ def _pixels(path: pathlib.Path, name: str, dataset) -> np.ndarray:
         f'{syntax.name}: {reason}'.rstrip('.') + '; pip install pylibjpeg pylibjpeg-libjpeg '
         'pylibjpeg-openjpeg, or decompress it with gdcmconv --raw'
       )
-    raise VolumeError(f'{path}/{name}: pixels cannot be decoded ({reason})') from error
+    raise VolumeError(f'{place}/{name}: pixels cannot be decoded ({reason})') from error
   if stored.ndim != 2:
     raise VolumeError(
-      f'{path}/{name}: {stored.ndim} axes; colour and multi-frame are not supported'
+      f'{place}/{name}: {stored.ndim} axes; colour and multi-frame are not supported'
     )
-  slope = float(getattr(dataset, 'RescaleSlope', 1))
-  image = stored.astype(np.float32) * slope + float(getattr(dataset, 'RescaleIntercept', 0))
-  padding = getattr(dataset, 'PixelPaddingValue', None)
+  number = lambda field, default: (
+    default if (v := dicom_series.value(dataset, field)) is None else v
+  )
+  image = stored.astype(np.float32) * float(number('RescaleSlope', 1))
+  image += float(number('RescaleIntercept', 0))
+  padding = dicom_series.value(dataset, 'PixelPaddingValue')
   if padding is not None:
     image[stored == padding] = volume.AIR
   return image.T
@@ -348,11 +290,7 @@ def read_pixels(
   """
   import pydicom
 
-  content = {}
-  for name, data in _files(pathlib.Path(path)):
-    parts = pathlib.PurePosixPath(name).parts
-    if len(parts) > 1 and parts[-2] == folder:
-      content[parts[-1]] = data
+  content = _content(pathlib.Path(path), folder)
   array = np.zeros(shape, np.uint16)
   for k, name in enumerate(names):
     if name not in content:
@@ -365,3 +303,15 @@ def read_pixels(
       raise VolumeError(f'{path}: {folder}/{name} is {pixels.shape}, the scan {shape[1::-1]}')
     array[..., k] = pixels.T
   return array
+
+
+def _content(path: pathlib.Path, folder: str) -> dict[str, bytes]:
+  """File name -> content, of the files in a folder of this name."""
+  with opened(path) as open_file:
+    held = inventory.look(path, ('dicom',))
+    content = {}
+    for file in (*held.used, *held.left_out):
+      if file.parent.rpartition('/')[2] == folder:
+        with open_file(file.name) as stream:
+          content[file.name.rpartition('/')[2]] = stream.read()
+  return content

@@ -19,6 +19,7 @@ import os
 import pathlib
 import re
 import stat
+import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -42,7 +43,7 @@ class File:
   """A file that lies in a folder or zip archive.
 
   Attributes:
-    path: as found; links are not resolved.
+    path: as found, links are not resolved; in an archive, its own path and the name in it.
     name: below the folder or in the archive, with '/' between its parts.
     kind: 'nifti'; 'dicom'; 'zip'; 'image', a scan in another format; 'unknown', what cannot be
       opened and has no ending; or 'other'.
@@ -90,10 +91,10 @@ def look(
   deep: bool = True,
   skip: Callable[[pathlib.Path], str] = lambda path: '',
 ) -> Inventory:
-  """Accounts for every file of a folder.
+  """Accounts for every file of a folder, or of a zip archive.
 
   Args:
-    folder: to look into.
+    folder: to look into, or a `.zip` file.
     kinds: of `File.kind` that are input here; what else there is is left out.
     deep: look at any depth, else only at the files directly in it.
     skip: path of a file or folder -> why it is left out, or ''; what is in such a folder is not
@@ -103,10 +104,10 @@ def look(
     Its files. Scans in formats that nothing reads are failed where NIfTI is input.
 
   Raises:
-    OSError: if the folder itself cannot be listed.
+    OSError, zipfile.BadZipFile: if it cannot be listed.
   """
   folder = pathlib.Path(folder)
-  files, folders = _walk(folder, deep, skip)
+  files, folders = _walk(folder, deep, skip) if folder.is_dir() else (_packed(folder), [])
   files = _slices_among(sorted(files, key=lambda file: file.name))
   failing = {*kinds, 'unknown', *(('image',) if 'nifti' in kinds else ())}
   used, failed, left_out = [], [], []
@@ -126,6 +127,17 @@ def look(
 
 
 _NOUNS = {'nifti': 'NIfTI', 'dicom': 'DICOM', 'zip': 'zip archive', 'image': 'other image format'}
+
+
+def look_at(path: str | os.PathLike) -> File:
+  """One file that was named: its kind, and its problem if there is one."""
+  path = pathlib.Path(path)
+  return _file(path, path.name)
+
+
+def is_nifti_name(name: str) -> bool:
+  """Whether a file's name ends like that of a NIfTI file."""
+  return name.lower().endswith(NIFTI_ENDINGS)
 
 
 def phrases(reasons: Iterable[str]) -> list[str]:
@@ -297,6 +309,33 @@ def _walk(folder, deep, skip) -> tuple[list[File], list[pathlib.Path]]:
       else:
         shallow.append(path)
   return files, shallow
+
+
+def _packed(path: pathlib.Path) -> list[File]:
+  """Every file of a zip archive."""
+  files = []
+  with zipfile.ZipFile(path) as archive:
+    for entry in archive.infolist():
+      name = entry.filename
+      if is_hidden(name):
+        files.append(File(path / name, name, 'other', 'hidden'))
+      elif not entry.is_dir():
+        files.append(_entry(archive, entry, path / name))
+  return files
+
+
+def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: pathlib.Path) -> File:
+  name = entry.filename
+  if not entry.file_size:
+    return _failed(path, name, f'{path}: cannot be read, it is empty; pack it again', 'empty')
+  if _by_ending(path.name):
+    return File(path, name, *classify(name, b''))
+  try:
+    with archive.open(entry) as stream:
+      head = stream.read(_HEAD)
+  except (OSError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+    return _failed(path, name, f'{path}: cannot be unpacked ({error}); pack it again', '')
+  return File(path, name, *classify(name, head))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

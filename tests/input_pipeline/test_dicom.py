@@ -4,6 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 from nibabel.nicom import dicomwrappers
+from scipy import stats
 from scipy.spatial.transform import Rotation
 
 from input_pipeline import dicom, volume
@@ -73,6 +74,87 @@ def test_padding_becomes_air(tmp_path):
   np.testing.assert_array_equal(found.array == -1024, scan() == 40)
 
 
+def move(folder, heights):
+  """Gives the slices, from the lowest on, other heights in mm."""
+  paths = sorted(folder.iterdir(), reverse=True)
+  for path, height in zip(paths, heights, strict=True):
+    ds = pydicom.dcmread(path)
+    ds.ImagePositionPatient = [-100, -50, height]
+    ds.save_as(path)
+
+
+@pytest.mark.parametrize('step', [0.75, 0.625, 2.25, 6.0])
+def test_positions_of_one_decimal(step, tmp_path):
+  series(tmp_path / 's')
+  move(tmp_path / 's', [round(step * k, 1) for k in range(SLICES)])
+  found = dicom.read_dicom(tmp_path / 's')
+  np.testing.assert_array_equal(found.array, scan())
+  # An independent line: the median of the slopes between all pairs (Theil and Sen).
+  heights = np.round(step * np.arange(SLICES), 1)
+  assert found.spacing[2] == pytest.approx(stats.theilslopes(heights)[0], abs=0.02)
+  assert found.spacing[2] == pytest.approx(step, abs=0.02)
+
+
+@pytest.mark.parametrize(
+  ('heights', 'message'),
+  [
+    ([0, 6, 12, 24, 30, 36], r'i003\.dcm and i002\.dcm lie 12\.00 mm apart, others 6\.00 mm'),
+    ([0, 1, 3, 4, 6, 7], 'slices are 1.00 to 2.00 mm apart'),
+    ([0, 5, 10, 15, 16.25, 17.5], r'slices are 1\.25 to 5\.00 mm apart.*dcm2niix'),
+    ([0, 6, 12, 12, 18, 24], 'at the same place'),
+    ([0, 6, 12, 19.5, 24, 30], 'unevenly spaced'),
+  ],
+)
+def test_uneven_steps_are_told_as_what_they_are(heights, message, tmp_path):
+  series(tmp_path / 's')
+  move(tmp_path / 's', heights)
+  if '12' in message:  # numbers that do not follow each other: something is missing
+    for path in list((tmp_path / 's').iterdir()):
+      ds = pydicom.dcmread(path)
+      ds.InstanceNumber = int(ds.ImagePositionPatient[2] // 6)
+      ds.save_as(path)
+  with pytest.raises(volume.VolumeError, match=message):
+    dicom.read_dicom(tmp_path / 's')
+
+
+def test_copies_of_files_are_left_out(tmp_path):
+  series(tmp_path / 's')
+  for path in list((tmp_path / 's').iterdir()):
+    (tmp_path / 's' / f'{path.stem} (1).dcm').write_bytes(path.read_bytes())
+  with pytest.warns(UserWarning, match=r'left out copies of slices \(6 files\)'):
+    found = dicom.read_series(tmp_path / 's')
+  np.testing.assert_array_equal(found.volume.array, scan())
+  assert len(found.headers) == SLICES
+
+
+def test_files_without_preamble(tmp_path):
+  series(tmp_path / 's')
+  for number, path in enumerate(sorted((tmp_path / 's').iterdir())[:4]):
+    ds = pydicom.dcmread(path)
+    del ds.file_meta
+    (tmp_path / 's' / f'IM{number}').write_bytes(b'')
+    ds.save_as(tmp_path / 's' / f'IM{number}', implicit_vr=number % 2 == 0, little_endian=True)
+    path.unlink()
+  np.testing.assert_array_equal(dicom.read_dicom(tmp_path / 's').array, scan())
+
+
+def test_fields_that_are_there_and_empty(tmp_path):
+  folder = tmp_path / 's'
+  empty = dict.fromkeys(('Modality', 'ImageType', 'SeriesNumber', 'AcquisitionNumber',
+                         'SeriesInstanceUID', 'RescaleSlope', 'RescaleIntercept'))  # fmt: skip
+  series(folder, **empty, PixelPaddingValue=None)
+  np.testing.assert_array_equal(dicom.read_dicom(folder).array, (scan() + 1024) // 2)
+  series(folder, PixelSpacing=None)
+  with pytest.raises(volume.VolumeError, match=r'i\d+\.dcm: no PixelSpacing; export'):
+    dicom.read_dicom(folder)
+
+
+def test_directions_that_are_none(tmp_path):
+  series(tmp_path / 's', ImageOrientationPatient=[1, 0, 0, 1, 0, 0])
+  with pytest.raises(volume.VolumeError, match='is not two directions at right angles'):
+    dicom.read_dicom(tmp_path / 's')
+
+
 class TestRefused:
   def message(self, folder, match):
     with pytest.raises(volume.VolumeError, match=match):
@@ -85,8 +167,10 @@ class TestRefused:
     (folder / 'i002.dcm').unlink()
     self.message(folder, r'i003\.dcm and i001\.dcm lie 12\.00 mm apart')
     (folder / 'i002.dcm').write_bytes(content)
-    (folder / 'copy.dcm').write_bytes(content)
-    self.message(folder, 'at the same place')
+    other = pydicom.dcmread(io.BytesIO(content))
+    other.PixelData = bytes(len(other.PixelData))
+    other.save_as(folder / 'copy.dcm')
+    self.message(folder, r'copy\.dcm and i002\.dcm lie at the same place and differ')
     for path in list(folder.glob('*')):
       path.unlink()
     self.message(folder, 'no DICOM CT slices')
