@@ -140,7 +140,7 @@ class Job:
     timings = work.clock.seconds()
     seconds = round(sum(timings.values()), 2)
     return Result(
-      work.case.name, str(work.case.path), status, seconds, '; '.join(work.notes), timings, rows
+      work.case.name, work.case.input, status, seconds, '; '.join(work.notes), timings, rows
     )
 
   def _write_files(self, work: '_Work') -> list[dict]:
@@ -150,9 +150,9 @@ class Job:
     if self.check_sides and outputs.is_mirrored(work.found):
       work.mirrored = True
       work.notes.append(
-        f'{work.case.path}: liver lies left of spleen; the scan or its header is mirrored'
+        f'{work.case.input}: liver lies left of spleen; the scan or its header is mirrored'
       )
-    origin = {'input': str(work.case.path), **self.origin, 'warnings': work.notes}
+    origin = {'input': work.case.input, **self.origin, 'warnings': work.notes}
     return outputs.write_scan(
       work.folder,
       name,
@@ -188,10 +188,10 @@ class _Work:
       try:
         yield
       except Exception as error:  # whatever is wrong with one scan must not cost the others
-        self.error = _reason(error, self.case.path)
+        self.error = _reason(error, self.case.input)
 
 
-def _reason(error: Exception, path: pathlib.Path) -> str:
+def _reason(error: Exception, path: str) -> str:
   text = ' '.join(str(error).split())
   if isinstance(error, volume.VolumeError):
     return text

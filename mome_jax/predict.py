@@ -7,8 +7,10 @@ r"""CT in, segmentation out.
   python -m mome_jax.predict --checkpoint MODEL --input STUDY.zip --output out --dicom-seg
   python -m mome_jax.predict --checkpoint MODEL --input FOLDER --output out --skip-done --json
 
-The input is NIfTI (.nii.gz, .nii) or DICOM (a folder, searched to any depth, or a .zip; every CT
-series is a scan of its own, localizers and other modalities are left out).
+The input is NIfTI or DICOM: files, .zip archives, or folders, searched to any depth. Every CT
+series is a scan of its own, and so is every phase of one; localizers, other modalities, label maps
+and earlier results are left out with a note. What looks like a scan and cannot be read is a failed
+row of the report.
 
 Writes NAME_seg.nii.gz (labels on the scan's own grid), NAME_seg.json (legend, volumes, mean HU,
 components) and NAME_preview.png for every scan; report.csv and manifest.json of the run. Names of
@@ -20,7 +22,6 @@ be done; 3 if --check-sides found a scan that looks mirrored.
 """
 
 import argparse
-import collections
 import csv
 import dataclasses
 import datetime
@@ -109,8 +110,8 @@ def predict(
   started, start = datetime.datetime.now(datetime.UTC), time.perf_counter()
   if existing not in ('error', 'overwrite', 'skip'):
     raise PredictError(f"existing={existing!r}: expected 'error', 'overwrite' or 'skip'")
-  cases, notes = scans.find_cases(inputs)
-  cases, output = _distinct(cases), pathlib.Path(output)
+  output = pathlib.Path(output)
+  cases, notes = scans.find_cases(inputs, output=output)
   if options.dicom_seg:
     _need_dicom(cases)
   _make_output(output, inputs)
@@ -189,7 +190,7 @@ def _run(job, cases, done, notes, *, progress, on_result) -> list[Result]:
     def finish(number, result):
       results[number] = result
       if result.message and progress:
-        kind = 'failed' if result.status == 'failed' else 'note'
+        kind = f'failed {result.case}' if result.status == 'failed' else 'note'
         bar.write(f'{kind}: {result.message}', file=sys.stderr)
       on_result(result)
 
@@ -206,23 +207,8 @@ def _run(job, cases, done, notes, *, progress, on_result) -> list[Result]:
   return [results[number] for number in sorted(results)]
 
 
-def _distinct(cases: Sequence[scans.Case]) -> list[scans.Case]:
-  """The cases, those that share a name as failing ones."""
-  paths = collections.defaultdict(list)
-  for case in cases:
-    paths[case.name].append(case.path.name)
-  found = []
-  for case in cases:
-    if len(paths[case.name]) > 1:
-      both = ' and '.join(dict.fromkeys(paths[case.name]))
-      problem = f'{both} would both be written as {case.name}_seg; rename one'
-      case = dataclasses.replace(case, problem=problem)
-    found.append(case)
-  return found
-
-
 def _need_dicom(cases: Sequence[scans.Case]) -> None:
-  others = [case.path for case in cases if case.series is None and not case.problem]
+  others = [case.input for case in cases if case.series is None and not case.problem]
   if others:
     raise PredictError(f'{others[0]}: is not DICOM; --dicom-seg needs the headers of a series')
 
@@ -274,13 +260,13 @@ def _done(output: pathlib.Path, cases: Sequence[scans.Case], job: Job) -> dict[s
     present = any(row.get('present') for row in rows)
     files = outputs.wanted(case.name, job.options, present=present)
     if same and all((output / file).exists() for file in files):
-      done[case.name] = Result(case.name, str(case.path), 'skipped', labels=rows)
+      done[case.name] = Result(case.name, case.input, 'skipped', labels=rows)
     elif not same:
       message = (
         f'{legend}: made by another model or with other prompts; pass --overwrite, or change '
         '--output'
       )
-      done[case.name] = Result(case.name, str(case.path), 'failed', message=message)
+      done[case.name] = Result(case.name, case.input, 'failed', message=message)
   return done
 
 
@@ -469,7 +455,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = f'{len(results) - len(failed) - skipped} of {len(results)} scans segmented'
     text += f', {skipped} were done' if skipped else ''
     print(f'{text}; results in {args.output}', file=sys.stderr if args.json else sys.stdout)
-  for result in failed:
+  for result in failed if args.quiet else ():  # else told as they came
     print(f'failed {result.case}: {result.message}', file=sys.stderr)
   if failed:
     return 1

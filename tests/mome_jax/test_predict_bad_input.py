@@ -50,7 +50,7 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
   nib.save(nib.Nifti1Image(np.zeros((512, 3, 3), np.int16), np.eye(4)), folder / 'identity.nii')
   expected = {
     'truncated': 'truncated.nii.gz: cannot be read as NIfTI',
-    'empty': 'empty.nii.gz: cannot be read as NIfTI',
+    'empty': 'empty.nii.gz: cannot be read, it is empty; copy it again',
     'text': 'text.nii: cannot be read as NIfTI',
     'scan.nrrd': 'scan.nrrd: cannot be read as NIfTI',
     'twin': 'twin.nii and twin.nii.gz would both be written as twin_seg; rename one',
@@ -154,7 +154,7 @@ def test_the_signal_to_end_leaves_nothing_half_written(stage, tmp_path, monkeypa
   [
     ({'--checkpoint': 'nowhere'}, 'nowhere: no model there; expected a model folder'),
     ({'--input': 'nowhere'}, 'nowhere: no such file or folder; correct --input'),
-    ({'--input': 'empty'}, 'empty: no .nii.gz or .nii file directly in this folder'),
+    ({'--input': 'empty'}, 'empty: no .nii.gz or .nii file and no DICOM CT series'),
     ({'--output': 'scans/a.nii.gz'}, 'scans/a.nii.gz: cannot be written'),
     ({'--input': 'scans', '--output': 'scans'}, 'scans: is the input too'),
     ({'--prompts': 'liver,,spleen'}, 'an empty one'),

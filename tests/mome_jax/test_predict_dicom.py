@@ -144,7 +144,9 @@ def test_bad_series_are_rows_with_one_line(tmp_path):
   for name in ('missing', 'doubled', 'compressed', 'shifted', 'mixed', 'cut'):
     complete(folder / name)
   (folder / 'missing' / 'i004.dcm').unlink()
-  (folder / 'doubled' / 'copy.dcm').write_bytes((folder / 'doubled' / 'i004.dcm').read_bytes())
+  other = pydicom.dcmread(folder / 'doubled' / 'i004.dcm')
+  other.PixelData = bytes(len(other.PixelData))
+  other.save_as(folder / 'doubled' / 'copy.dcm')
   content = (folder / 'cut' / 'i004.dcm').read_bytes()
   (folder / 'cut' / 'i004.dcm').write_bytes(content[: len(content) - 300])
   for name in ('compressed', 'shifted', 'mixed'):
@@ -165,11 +167,11 @@ def test_bad_series_are_rows_with_one_line(tmp_path):
   rt.Modality = 'RTSTRUCT'
   rt.save_as(folder / 'rt' / 'rt.dcm')
   expected = {
-    'missing': 'a slice is missing or doubled: export the series again',
-    'doubled': 'lie at the same place',
+    'missing': 'slices between them are missing: export the series again',
+    'doubled': 'lie at the same place and differ',
     'compressed': 'JPEG Lossless',
     'shifted': 'is shifted by 20.0 mm within its plane',
-    'mixed': 'other direction or pixel spacing',
+    'mixed': 'i004.dcm: other pixel spacing than i000.dcm ([1.0, 1.0], not [8.0, 8.0])',
     'cut': 'pixels cannot be decoded',
   }
   results = predict.predict(Threshold(), [folder / name for name in expected], tmp_path / 'out',
