@@ -392,7 +392,7 @@ def _pair(path: pathlib.Path) -> tuple[str, str, str]:
 
 def _slices_among(files: Sequence[File]) -> list[File]:
   """The files, with those as DICOM that are named like the slices beside them but are damaged."""
-  places = {file.parent for file in files if file.kind == 'dicom'}
+  places = {file.parent for file in files if file.kind == 'dicom' and not file.problem}
   made = []
   for file in files:
     damaged = file.reason in ('empty', 'unknown format') or file.kind == 'unknown'

@@ -214,12 +214,12 @@ def _skip(path: pathlib.Path, output: str | None) -> str:
 
 
 def _once(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
-  """The cases without those that are another again: one file, or a series and its archive."""
+  """The cases without those that are another again: one path, or a series and its archive."""
   kept, notes, alike = [], [], collections.defaultdict(list)
   digest = functools.cache(_digest)
   for case in cases:
     series, place = case.series, os.path.realpath(case.path)
-    key = (series.uid, series.slices) if series and series.slices else (place, series)
+    key = (series.uid, series.slices) if series and series.slices else (place, series or case.name)
     for other in alike[key]:
       here = (os.path.realpath(other.path), other.series) == (place, series)
       if here or (series and digest(case) == digest(other)):  # identifiers alone may be made up
