@@ -59,7 +59,7 @@ def contact_sheet(
   figure = pyplot.figure(figsize=(3 * patches, 9.5), layout='constrained')
   figure.suptitle(
     f'{store.name}: {len(store.cases)} training scans, {len(store)} bricks of {store.brick} voxels '
-    f'at {" x ".join(f"{mm:g}" for mm in store.spacing)} mm; augmented patches, right is right'
+    f'at {" x ".join(f"{mm:g}" for mm in store.spacing)} mm; augmented patches, as radiologists read them'
   )
   grid = figure.add_gridspec(3, patches, height_ratios=(1, 1, 1.1))
   hu = []
@@ -88,13 +88,13 @@ def contact_sheet(
 
 
 def _draw_patch(axes, example, table, names, colours, spacing):
-  """The axial and coronal slice with the most labelled voxels; the patient's right on the right."""
+  """The axial and coronal slice with the most labelled voxels, as radiologists read them."""
   image, label = example['image'][..., 0], example['label']
   labelled = table[label].any(-1)
   for axis, subplot in zip((2, 1), axes, strict=True):
     others = tuple(a for a in range(3) if a != axis)
     at = int(labelled.sum(others).argmax())
-    # (vertical, horizontal): x runs to the right, the other axis up.
+    # (vertical, horizontal): x runs to the patient's right and is drawn to the left; the other up.
     aspect = spacing[others[1]] / spacing[0]
     view = {'origin': 'lower', 'aspect': aspect}
     subplot.imshow(np.take(image, at, axis).T, cmap='gray', vmin=0, vmax=1, **view)
@@ -106,6 +106,10 @@ def _draw_patch(axes, example, table, names, colours, spacing):
         subplot.contour(mask, levels=[0.5], colors=[colours[k]], linewidths=1)
       if mask.any():
         shown.append(name)
+    subplot.invert_xaxis()
+    for edge, side in ((0.03, 'R'), (0.97, 'L')):
+      place = {'transform': subplot.transAxes, 'ha': 'center', 'va': 'center'}
+      subplot.text(edge, 0.5, side, color='white', fontsize=7, **place)
     subplot.set(xticks=[], yticks=[])
     subplot.set_title('\n'.join(shown[:3]) or 'nothing labelled', fontsize=7)
 
