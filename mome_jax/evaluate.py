@@ -23,6 +23,7 @@ from input_pipeline import bricks, errors
 from input_pipeline.anatomy import IGNORE_CODE
 from input_pipeline.options import Parser, dashed
 from mome_jax import compare, explain, froc, metrics, multihost, report, results, score
+from mome_jax.colours import palette
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
 
@@ -169,6 +170,7 @@ def _draw(path: epath.Path, case, segmentation) -> None:
     case.geometry.spacing,
     truths={name: table[case.codes, i] for i, name in enumerate(shown)},
     title=f'{case.name}: prediction filled, reference dashed',
+    colours=palette(segmentation.names),
   )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mome_jax import detection, figures, inference, report
+from mome_jax import detection, figures, inference
+from mome_jax.colours import palette
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 FIELDS = ('class', 'threshold', 'n_diseased', 'n_healthy', 'sensitivity', 'specificity',
@@ -104,10 +105,11 @@ def draw(path: str | os.PathLike, points: Sequence[Mapping[str, Any]]) -> bool:
   title = 'Lesions found against false positives, by threshold'
   figure, top = figures.titled(title, 6.6, 3.9)
   axes = figures.inches(figure, 0.65, top - 3.35, 3.9, 3.2)
+  colours = palette(list(names))
   for name in names:
     own = [p for p in points if p['class'] == name]
     x, y = ([p[key] for p in own] for key in ('false_positives_per_healthy', 'lesion_sensitivity'))
-    colour = report.colour(name)
+    colour = colours[name]
     axes.plot(x, y, color=colour, marker='.', label=name, clip_on=False)
     middle = [p['threshold'] for p in own].index(0.5)
     axes.plot(x[middle], y[middle], 'o', color=colour, markersize=8, clip_on=False)

@@ -4,54 +4,24 @@ Arrays are canonical (x grows to the patient's right, y to anterior, z to superi
 radiologists read them: the patient's right on the left, anterior or superior up.
 """
 
-import colorsys
 import math
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 
 import matplotlib.patheffects
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from mome_jax import figures, postprocess
-
-# The hues of Okabe and Ito for what is seen together most; a pair shares a hue and differs in
-# lightness, which colour-blind readers keep; tumours are the saturated reds and magentas.
-# fmt: off
-COLOURS = {
-  'spleen': '#0072B2', 'right kidney': '#009E73', 'left kidney': '#8FD694',
-  'gallbladder': '#F0E442', 'esophagus': '#AA4499', 'liver': '#E69F00', 'stomach': '#56B4E9',
-  'aorta': '#E3342F', 'postcava': '#4C6EF5', 'portal and splenic vein': '#A78BFA',
-  'pancreas': '#CC79A7', 'right adrenal gland': '#FFB07C', 'left adrenal gland': '#FFD8B1',
-  'duodenum': '#44AA99', 'hepatic vessel': '#7048E8', 'right lung': '#5FA8E8',
-  'left lung': '#C5E4FF', 'colon': '#B5651D', 'intestine': '#DDCC77', 'rectum': '#882255',
-  'bladder': '#FFE066', 'prostate': '#B07AA1', 'left femoral head': '#9ADBC5',
-  'right femoral head': '#2FB5A0', 'celiac trunk': '#FF7F7F', 'kidney tumor': '#FF00A8',
-  'liver tumor': '#D5005E', 'pancreas tumor': '#FF4D00', 'hepatic vessel tumor': '#C2185B',
-  'lung tumor': '#FF3B6B', 'colon tumor': '#FF6EC7', 'kidney cyst': '#00E5FF',
-  'brainstem': '#3FA9F5', 'spinal cord': '#FFF04A', 'right parotid': '#00B386',
-  'left parotid': '#A5E887', 'larynx': '#E88CC0', 'mandible': '#FFA51F',
-}
-# fmt: on
+from mome_jax.colours import palette
 
 SOFT_TISSUE = (-160.0, 240.0)  # HU
 _PLANES = (('Axial', 2, 'RLAP'), ('Coronal', 1, 'RLSI'), ('Sagittal', 0, 'APSI'))
 _GAP, _CAPTION, _LEGEND_ROW = 0.15, 0.25, 0.205  # inches
 _OUTLINE = [matplotlib.patheffects.withStroke(linewidth=1.6, foreground='black')]
 _DASHES = (0, (3.5, 2))
-
-
-def colour(name: str) -> tuple[float, float, float]:
-  """The colour of a class: RGB in [0, 1], the same in every picture and every run."""
-  if name in COLOURS:
-    return to_rgb(COLOURS[name])
-  code = zlib.crc32(name.encode())
-  saturation, value = 0.5 + 0.2 * (code // 997 % 3), 0.8 + 0.2 * (code // 2991 % 2)
-  return colorsys.hsv_to_rgb(code % 997 / 997, saturation, value)
 
 
 def overlay(
@@ -63,6 +33,7 @@ def overlay(
   truths: Mapping[str, np.ndarray] | None = None,
   labelled: np.ndarray | None = None,
   title: str,
+  colours: Mapping[str, Sequence[float]] | None = None,
   window: tuple[float, float] = SOFT_TISSUE,
 ) -> None:
   """Draws masks over a scan in three planes, each through its slice with most labelled voxels.
@@ -77,12 +48,14 @@ def overlay(
     labelled: (D, H, W) bool, union of all masks; made from them where it is None.
     truths: class name -> (D, H, W) bool, or None where there is no truth.
     title: one line above the panels; wrapped where long.
+    colours: class name -> RGB in [0, 1]; by default the `palette` of these classes.
     window: (low, high) HU shown as black and white.
 
   Raises:
     ValueError: if a mask's shape is not the image's.
   """
   groups = masks, truths or {}
+  colours = colours or palette([name for group in groups for name in group])
   for name, mask in [item for group in groups for item in group.items()]:
     if mask.shape != image.shape:
       raise ValueError(f'{name}: mask {mask.shape} is not on the grid of the image {image.shape}')
@@ -100,7 +73,7 @@ def overlay(
     for (_, axis, _), index in zip(_PLANES, indices, strict=True)
   ]
   names = [n for n in dict.fromkeys(x for g in groups for x in g) if _visible(n, slices)]
-  handles = _legend_handles(names, bool(truths))
+  handles = _legend_handles(names, colours, bool(truths))
   columns, rows = _legend_grid(handles, width)
   legend_height = _LEGEND_ROW * rows + 0.2
   figure, top = figures.titled(title, width, height + _CAPTION + legend_height)
@@ -109,7 +82,7 @@ def overlay(
     axes = figures.inches(figure, x, top - _CAPTION - y - panel_height, panel_width, panel_height)
     step = [mm for a, mm in enumerate(spacing) if a != axis]
     _anatomy(axes, _view(shown, axis, indices[i]), step, window)
-    _draw_masks(axes, *slices[i], step)
+    _draw_masks(axes, *slices[i], colours, step)
     _letters(axes, letters)
     if axis == 2:
       _scale_bar(axes)
@@ -325,15 +298,17 @@ def _contour(
   axes.contour(x, y, padded, levels=[0.5], colors=[line], **style)
 
 
-def _draw_masks(axes: Axes, predictions: Mapping, truths: Mapping, step: Sequence[float]) -> None:
+def _draw_masks(
+  axes: Axes, predictions: Mapping, truths: Mapping, colours: Mapping, step: Sequence[float]
+) -> None:
   """Draws predictions, then truths; large structures first, so that small ones stay visible."""
   for name, mask in sorted(predictions.items(), key=lambda item: -item[1].sum()):
     if mask.any():
-      _contour(axes, mask, step, colour(name), fill=0.35, linewidths=1.2)
+      _contour(axes, mask, step, colours[name], fill=0.35, linewidths=1.2)
   for name, mask in sorted(truths.items(), key=lambda item: -item[1].sum()):
     if mask.any():
       _contour(axes, mask, step, 'black', linewidths=1.5, alpha=0.45)
-      _contour(axes, mask, step, _lighter(colour(name)), linewidths=1.2, linestyles=[_DASHES])
+      _contour(axes, mask, step, _lighter(colours[name]), linewidths=1.2, linestyles=[_DASHES])
 
 
 def _visible(name: str, slices: Sequence[Sequence[Mapping[str, np.ndarray]]]) -> bool:
@@ -363,9 +338,9 @@ def _scale_bar(axes: Axes) -> None:
   label.set(color='white', path_effects=_OUTLINE)
 
 
-def _legend_handles(names: Sequence[str], with_truth: bool) -> list:
+def _legend_handles(names: Sequence[str], colours: Mapping, with_truth: bool) -> list:
   handles: list = [
-    Patch(facecolor=(*colour(name), 0.6), edgecolor=colour(name), label=name) for name in names
+    Patch(facecolor=(*colours[name], 0.6), edgecolor=colours[name], label=name) for name in names
   ]
   if not handles:
     return [Patch(facecolor='none', label='nothing labelled')]

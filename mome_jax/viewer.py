@@ -15,7 +15,8 @@ import nibabel as nib
 import numpy as np
 
 from input_pipeline import resample, volume
-from mome_jax import postprocess, report
+from mome_jax import postprocess
+from mome_jax.colours import palette
 from mome_jax.explain import RoutingMaps
 from mome_jax.segment import Segmentation
 
@@ -57,6 +58,7 @@ def write(
     if len(image) <= _IMAGE_BYTES:
       break
   labels, codes = _labels(scan, segmentation, shown)
+  colours = palette([row['name'] for row in legend])
   data = {
     'title': title,
     'step': origin.get('step'),
@@ -65,7 +67,7 @@ def write(
     'classes': [
       {
         'name': row['name'],
-        'colour': [round(255 * v) for v in report.colour(row['name'])],
+        'colour': [round(255 * v) for v in colours[row['name']]],
         'volume_ml': row['volume_ml'],
         'present': row['present'],
         'centre': _centre(scan, segmentation, row['name']) if row['present'] else None,

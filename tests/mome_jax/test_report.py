@@ -122,15 +122,6 @@ def test_any_shape(tmp_path, shape):
   assert imread(tmp_path / 'o.png').std() > 0.05
 
 
-def test_colours_are_stable_and_distinct():
-  assert len(set(report.COLOURS.values())) == len(report.COLOURS) == 38
-  assert report.colour('liver') == report.colour('liver')
-  # A prompt outside the template: its colour follows from its name alone, in every process.
-  np.testing.assert_allclose(report.colour('thymus'), report.colour('thymus'))
-  assert all(0 <= v <= 1 for v in report.colour('thymus'))
-  assert report.colour('thymus') != report.colour('thyroid')
-
-
 def curve_rows(n):
   for step in range(1, n + 1):
     yield {

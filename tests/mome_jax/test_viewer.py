@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from input_pipeline import volume
-from mome_jax import report, viewer
+from mome_jax import viewer
+from mome_jax.colours import colour_of
 from mome_jax.explain import RoutingMaps
 from mome_jax.segment import Segmentation
 
@@ -136,7 +137,7 @@ def opened(page):
 def count(pixels, name):
   """Pixels of the stage that have the hue of a class; the legend's swatches are outside."""
   stage = pixels[:540, 390:].astype(float)
-  ours = 0.5 * np.array(report.colour(name)) * 255 + 0.5 * 127.5  # half over mid grey
+  ours = 0.5 * np.array(colour_of(name)) * 255 + 0.5 * 127.5  # half over mid grey
   return int((np.abs(stage - ours).max(-1) < 14).sum())
 
 
@@ -161,7 +162,7 @@ def test_sides_are_radiological_and_toggles_work(opened):
   liver, spleen = count(before, 'liver'), count(before, 'spleen')
   assert liver > 1000 and spleen > 500 and count(before, 'liver tumor') > 500
   columns = lambda name: np.nonzero(np.abs(
-    before[:540, 390:].astype(float) - (127.5 * np.array(report.colour(name)) + 63.75)
+    before[:540, 390:].astype(float) - (127.5 * np.array(colour_of(name)) + 63.75)
   ).max(-1) < 14)[1].mean()  # fmt: skip
   assert columns('liver') < columns('spleen')  # the patient's right is on the left
   click(opened, 'spleen')
