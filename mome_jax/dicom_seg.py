@@ -1,13 +1,14 @@
 """Masks as a DICOM SEG object, which archives and viewers show over the scan it belongs to."""
 
+import contextlib
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from input_pipeline import dicom, volume
-from mome_jax import manifest
+from mome_jax import manifest, scans
 from mome_jax.errors import UserError
 from mome_jax.segment import Segmentation
 
@@ -46,12 +47,49 @@ _STRUCTURE = ('123037004', 'Body structure')
 _LESION = ('49755003', 'Morphologically Abnormal Structure')
 
 
+_COMMON = ('StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')  # to all slices
+_IDENTITY = (*_COMMON, 'SOPClassUID', 'SOPInstanceUID')
+_EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber',
+          'StudyID', 'StudyDate', 'StudyTime', 'ReferringPhysicianName')  # fmt: skip
+
+
 class DicomSegError(UserError):
   """A series that no DICOM SEG can be made for; the message says what it lacks."""
 
 
+def lacking(headers: Sequence) -> str:
+  """Why no DICOM SEG can be made of slices with these pydicom headers; empty if one can.
+
+  What must be repeated but may be empty (PatientID, AccessionNumber, ...) is no reason.
+  """
+  for field in _IDENTITY:
+    if not all(header.get(field) for header in headers):
+      return f'the series has no {field}, which the object must repeat; export it with its UIDs'
+    if field in _COMMON and len({header.get(field) for header in headers}) > 1:
+      return f'the slices differ in their {field}, of which the object has one'
+  return ''
+
+
+def impossible(cases: Sequence[scans.Case]) -> dict[str, str]:
+  """The DICOM SEG files that the first header of a case forbids, with the reason."""
+  import pydicom
+
+  reasons = {}
+  for case in cases:
+    # A header that cannot be read is told of where the scan is.
+    with contextlib.suppress(Exception), contextlib.closing(scans.open_files(case)) as files:
+      header = pydicom.dcmread(next(files), stop_before_pixels=True, force=True)
+      problem = lacking([header]) if case.series is not None else ''
+      if problem:
+        reasons[f'{case.name}_seg.dcm'] = problem
+  return reasons
+
+
 def write(
-  path: str | os.PathLike, series: dicom.Series, segmentation: Segmentation, names: Sequence[str]
+  path: str | os.PathLike,
+  series: dicom.Series,
+  segmentation: Segmentation,
+  colours: Mapping[str, Sequence[float]],
 ) -> None:
   """Writes one binary segment a class; they may overlap, as an organ and its tumour do.
 
@@ -61,7 +99,7 @@ def write(
     path: `.dcm` file.
     series: what was segmented.
     segmentation: of it.
-    names: of the classes to write, each with at least one voxel.
+    colours: of the classes to write, RGB in [0, 1]; each has at least one voxel.
 
   Raises:
     DicomSegError: if the headers of the series lack what the object must repeat.
@@ -75,20 +113,26 @@ def write(
     [
       # (columns, rows, slices) -> (slices, rows, columns)
       volume.from_canonical(segmentation.mask(name), geometry)[..., used].T
-      for name in names
+      for name in colours
     ],
     axis=-1,
   )
+  problem = lacking(series.headers)
+  if problem:
+    raise DicomSegError(problem)
   version = manifest.versions().get('mome-jax', 'source')  # not installed: run from its folder
   algorithm = highdicom.AlgorithmIdentificationSequence(
     name='MoME-JAX', version=version, family=codes.DCM.ArtificialIntelligence
   )
   try:
     made = highdicom.seg.Segmentation(
-      source_images=[h for h, wanted in zip(_with_thickness(series), used, strict=True) if wanted],
+      source_images=_completed(series, used),
       pixel_array=frames,
       segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-      segment_descriptions=[_describe(i, n, algorithm) for i, n in enumerate(names, 1)],
+      segment_descriptions=[
+        _describe(number, name, rgb, algorithm)
+        for number, (name, rgb) in enumerate(colours.items(), 1)
+      ],
       series_instance_uid=highdicom.UID(),
       series_number=1000 + int(series.headers[0].get('SeriesNumber') or 0),
       sop_instance_uid=highdicom.UID(),
@@ -98,6 +142,7 @@ def write(
       software_versions=version,
       device_serial_number='0',
       content_label='SEGMENTATION',
+      specific_character_set=_character_set(series, colours),
       series_description='MoME-JAX segmentation, for research only',
     )
   except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -105,19 +150,29 @@ def write(
   made.save_as(path)
 
 
-def _with_thickness(series: dicom.Series) -> list:
-  """The headers; anonymised ones may lack the thickness that the object repeats."""
+def _completed(series: dicom.Series, used: np.ndarray) -> list:
+  """Headers of the used slices with what anonymised ones may lack: empty fields, the thickness."""
   axes = series.volume.geometry.affine[:3, :3]
   normal = np.cross(axes[:, 0], axes[:, 1])
   apart = float(abs(axes[:, 2] @ normal) / np.linalg.norm(normal))
-  headers = [copy.copy(header) for header in series.headers]
+  headers = [copy.deepcopy(series.headers[k]) for k in np.flatnonzero(used)]
   for header in headers:
+    for field in _EMPTY:
+      if header.get(field) is None:
+        setattr(header, field, '')
     if not header.get('SliceThickness'):
       header.SliceThickness = round(apart, 6)
   return headers
 
 
-def _describe(number: int, name: str, algorithm):
+def _character_set(series: dicom.Series, names: Iterable[str]):
+  """That of the series, or Unicode where a name needs it."""
+  if all(map(str.isascii, names)):
+    return series.headers[0].get('SpecificCharacterSet')
+  return 'ISO_IR 192'
+
+
+def _describe(number: int, name: str, rgb: Sequence[float], algorithm):
   """The coded description of a segment."""
   import highdicom
 
@@ -129,7 +184,8 @@ def _describe(number: int, name: str, algorithm):
   region = _ORGANS.get(' '.join(words[:-1])) if lesion else None
   description = highdicom.seg.SegmentDescription(
     segment_number=number,
-    segment_label=name[:64],
+    segment_label=name.replace('\\', '/')[:64],
+    display_color=highdicom.color.CIELabColor.from_rgb(*(round(255 * v) for v in rgb)),
     segmented_property_category=code(_LESION if lesion else _STRUCTURE),
     segmented_property_type=code(lesion or _ORGANS.get(organ, _STRUCTURE)),
     algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

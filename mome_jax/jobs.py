@@ -5,13 +5,14 @@ import dataclasses
 import pathlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from input_pipeline import volume
-from mome_jax import dicom_seg, explain, outputs, scans, staging
+from mome_jax import dicom_seg, explain, outputs, provenance, scans, staging
 from mome_jax.clock import Clock
-from mome_jax.segment import NonFiniteLogitsError, Segmentation, Segmenter
+from mome_jax.errors import UserError
+from mome_jax.segment import Segmentation, Segmenter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +22,15 @@ class Result:
   Attributes:
     case: NAME in the outputs' names.
     input: the scan.
-    status: 'ok', 'mirrored' (written, but liver and spleen have changed sides), 'skipped' (its
-      results were there) or 'failed'.
+    status: 'ok', 'mirrored' (written, but liver and spleen have changed sides), 'incomplete'
+      (something beside labels and legend could not be written), 'skipped' (its results were there)
+      or 'failed'.
     seconds: reading, segmenting and writing.
     message: why it failed, or what was odd about it.
     timings: seconds of each stage.
     labels: what was found; see `outputs.statistics`.
+    missing: outputs that were asked for and could not be written, with the reason.
+    kept: whether the results are those of an earlier run.
   """
 
   case: str
@@ -36,6 +40,8 @@ class Result:
   message: str = ''
   timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
   labels: Sequence[Mapping] = ()
+  missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  kept: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +55,12 @@ class Job:
     read: case -> scan; VolumeError where it cannot be used.
     options: what to write besides labels and legend.
     check_sides: call a scan mirrored where liver and spleen have changed sides.
-    overwrite: replace what is there of a scan.
     origin: fields of every legend.
+    request: what every legend's scan was segmented with; see `provenance.of_run`.
     explainer: makes the routing maps of the page, or None.
+    extended: names of cases whose earlier results are of this request too, and stay beside what is
+      written now.
+    impossible: outputs that are known not to be possible before, with the reason.
   """
 
   segmenter: Segmenter
@@ -60,9 +69,11 @@ class Job:
   read: Callable[[scans.Case], scans.Scan]
   options: outputs.Options
   check_sides: bool
-  overwrite: bool
   origin: Mapping
+  request: Mapping
   explainer: explain.Explainer | None = None
+  extended: Collection[str] = ()
+  impossible: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def run(
     self,
@@ -102,20 +113,27 @@ class Job:
     with work.stage('read'), warnings.catch_warnings(record=True) as caught:
       warnings.simplefilter('always')
       work.scan = self.read(case)
+      work.digest = provenance.of_scan(case)
     # Other threads warn meanwhile; ours begin with the file.
     notes = [str(warning.message) for warning in caught] if not work.error else []
     work.notes = [note for note in dict.fromkeys(notes) if note.startswith(str(case.path))]
+    if self.options.dicom_seg and work.scan is not None:
+      lacking = dicom_seg.lacking(work.scan.series.headers)
+      if lacking:
+        work.missing[f'{case.name}_seg.dcm'] = lacking
     return work
 
   def _segment(self, work: '_Work', on_progress: Callable[[float], object]) -> None:
     if work.error:
       return
     with work.stage('segment'), contextlib.ExitStack() as stack:
-      replaced = outputs.names_of(work.case.name) if self.overwrite else ()
+      name = work.case.name
+      replaced = () if name in self.extended else outputs.names_of(name)
       work.folder = stack.enter_context(staging.staged(self.output, replaced))
       scan = work.scan.volume
       if self.options.probabilities:
-        work.maps = outputs.ProbabilityMaps(work.folder, scan, len(self.targets))
+        with outputs.optional(work.folder / f'{name}_probabilities', work.missing):
+          work.maps = outputs.ProbabilityMaps(work.folder.parent, scan, len(self.targets))
 
       def on_slab(slab):
         if work.maps is not None:
@@ -129,30 +147,43 @@ class Job:
       work.staging = stack.pop_all()
 
   def _write(self, work: '_Work') -> Result:
-    status, rows = 'ok', []
+    status, rows, mirrored = 'ok', [], None
     if not work.error:
       with work.stage('write'), work.staging:
-        rows = self._write_files(work)
-      if work.mirrored:
-        status = 'mirrored'
+        mirrored = outputs.is_mirrored(work.found)
+        rows = self._write_files(work, mirrored)
+      notes = [*work.notes, *outputs.not_written(work.missing)]
+      status = 'incomplete' if work.missing else status
+      status = 'mirrored' if self.check_sides and mirrored else status
     if work.error:
-      status, rows, work.notes = 'failed', [], [work.error]
+      status, rows, notes = 'failed', [], [work.error]
     timings = work.clock.seconds()
-    seconds = round(sum(timings.values()), 2)
     return Result(
-      work.case.name, work.case.input, status, seconds, '; '.join(work.notes), timings, rows
+      work.case.name,
+      work.case.input,
+      status,
+      round(sum(timings.values()), 2),
+      '; '.join(notes),
+      timings,
+      rows,
+      missing=dict(work.missing),
     )
 
-  def _write_files(self, work: '_Work') -> list[dict]:
+  def _write_files(self, work: '_Work', mirrored: bool | None) -> list[dict]:
     name = work.case.name
     if work.maps is not None:
-      work.maps.write(work.folder / f'{name}_probabilities', self.targets)
-    if self.check_sides and outputs.is_mirrored(work.found):
-      work.mirrored = True
-      work.notes.append(
-        f'{work.case.input}: liver lies left of spleen; the scan or its header is mirrored'
-      )
-    origin = {'input': work.case.input, **self.origin, 'warnings': work.notes}
+      place = work.folder / f'{name}_probabilities'
+      with outputs.optional(place, work.missing):
+        work.maps.write(place, self.targets)
+    if self.check_sides and mirrored:
+      work.notes.append(mirrored_note(work.case))
+    origin = {
+      'input': work.case.input,
+      **self.origin,
+      'warnings': work.notes,
+      'mirrored': mirrored,
+      'request': {'scan': work.digest, **self.request},
+    }
     return outputs.write_scan(
       work.folder,
       name,
@@ -161,8 +192,14 @@ class Job:
       self.targets,
       options=self.options,
       origin=origin,
+      missing=work.missing,
       routing=work.routing,
     )
+
+
+def mirrored_note(case: scans.Case) -> str:
+  """What is told of a scan whose liver and spleen have changed sides."""
+  return f'{case.input}: liver lies left of spleen; the scan or its header is mirrored'
 
 
 class _Work:
@@ -172,8 +209,9 @@ class _Work:
     self.case = case
     self.clock = Clock()
     self.error = ''
-    self.mirrored = False
     self.notes: list[str] = []
+    self.missing: dict[str, str] = {}
+    self.digest = ''
     self.scan: scans.Scan | None = None
     self.found: Segmentation | None = None
     self.routing: explain.RoutingMaps | None = None
@@ -195,7 +233,7 @@ def _reason(error: Exception, path: str) -> str:
   text = ' '.join(str(error).split())
   if isinstance(error, volume.VolumeError):
     return text
-  if isinstance(error, NonFiniteLogitsError | dicom_seg.DicomSegError):
+  if isinstance(error, UserError):
     return f'{path}: {text}'
   if isinstance(error, OSError):
     return f'{error.filename or path}: {error.strerror or text}; check the output folder'

@@ -1,10 +1,15 @@
 """What prediction writes for a scan: labels, legend and volumes, preview, masks, probabilities."""
 
+import contextlib
 import dataclasses
 import json
+import math
+import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,12 +17,16 @@ from input_pipeline import volume
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.components import components
 from mome_jax import dicom_seg, inference, report, viewer
+from mome_jax.colours import palette
 from mome_jax.errors import UserError
 from mome_jax.explain import RoutingMaps
 from mome_jax.scans import Scan
 from mome_jax.segment import Segmentation
 
 FIRST_FREE_LABEL = 200  # of prompts outside the template
+_LONGEST = 60  # characters of a class in a file name; four bytes each fit into 255
+# Of probabilities: the float32 below 1 / 255, since 255 times the nearest one is above 1.
+_SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +132,18 @@ class ProbabilityMaps:
     folder: for the temporary file.
     scan: gives the grid.
     count: K.
+
+  Raises:
+    OSError: if there is no room for them.
   """
 
   def __init__(self, folder: pathlib.Path, scan: volume.Volume, count: int):
     self._geometry = scan.geometry
     self._path = folder / 'probabilities.raw'
     shape = (count, *scan.array.shape)
-    self._maps = np.memmap(self._path, np.uint8, mode='w+', shape=shape)
+    with self._path.open('wb') as file:  # a full disk shows now, not as a crash at some voxel
+      os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+    self._maps = np.memmap(self._path, np.uint8, mode='r+', shape=shape)
 
   def add(self, slab: inference.Slab) -> None:
     """Takes the logits of some planes."""
@@ -139,12 +153,34 @@ class ProbabilityMaps:
 
   def write(self, folder: pathlib.Path, targets: Sequence[Target]) -> None:
     """Writes one uint8 file a class, 255 for 1 (its header says so), and removes the raw one."""
-    folder.mkdir()
-    for target, values in zip(targets, self._maps, strict=True):
-      path = folder / f'{_slug(target)}.nii.gz'
-      volume.write_nifti(path, np.asarray(values), self._geometry, np.uint8, slope=1 / 255)
-    del self._maps
-    self._path.unlink()
+    try:
+      folder.mkdir()
+      for target, values in zip(targets, self._maps, strict=True):
+        path = folder / file_name(target)
+        volume.write_nifti(path, np.asarray(values), self._geometry, np.uint8, slope=_SLOPE)
+    finally:
+      del self._maps
+      self._path.unlink()
+
+
+@contextlib.contextmanager
+def optional(path: pathlib.Path, missing: dict[str, str]) -> Iterator[None]:
+  """A block that writes something beside labels and legend, and may fail without costing them.
+
+  Args:
+    path: file or folder that it writes; removed after an error.
+    missing: name -> reason; gets that of an error.
+  """
+  try:
+    yield
+  except Exception as error:  # of many libraries
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    reason = ' '.join(str(error).split())
+    if isinstance(error, OSError):
+      reason = error.strerror or reason
+    elif not isinstance(error, UserError):
+      reason = f'{type(error).__name__}: {reason}'
+    missing[path.name] = reason
 
 
 def write_scan(
@@ -156,6 +192,7 @@ def write_scan(
   *,
   options: Options,
   origin: Mapping,
+  missing: dict[str, str],
   routing: RoutingMaps | None = None,
 ) -> list[dict]:
   """Writes the results of one scan; one class at a time, so that many classes fit into memory.
@@ -168,45 +205,62 @@ def write_scan(
     targets: K.
     options: what to write besides labels and legend.
     origin: further fields of the legend: the scan, the model, warnings.
+    missing: name -> reason of what is not to be tried; gets what could not be written.
     routing: for the page.
 
   Returns:
     The legend's rows.
-
-  Raises:
-    DicomSegError: if a DICOM SEG is wanted and cannot be made.
   """
-  ct, geometry = scan.volume, scan.volume.geometry
+  geometry = scan.volume.geometry
   values = [0, *(target.label for target in targets)]
   dtype = np.min_scalar_type(max(values))  # uint16 with more than 56 prompts outside the template
   labels = np.array(values, dtype)[segmentation.winner]
   volume.write_nifti(folder / f'{name}_seg.nii.gz', labels, geometry, dtype)
   del labels
+  ct, rows = scan.volume, statistics(scan.volume, segmentation, targets)
+  present = [row['name'] for row in rows if row['present']]
+  colours = palette([target.name for target in targets])
+
+  def extra(end, write, *arguments, **keywords):
+    path = folder / f'{name}_{end}'
+    if path.name not in missing:
+      with optional(path, missing):
+        write(path, *arguments, **keywords)
+
   if options.masks:
-    (folder / f'{name}_masks').mkdir()
-    for target in targets:
-      path = folder / f'{name}_masks' / f'{_slug(target)}.nii.gz'
-      volume.write_nifti(path, segmentation.mask(target.name), geometry, np.uint8)
-  rows = statistics(ct, segmentation, targets)
-  present = [target for target, row in zip(targets, rows, strict=True) if row['present']]
+    extra('masks', _write_masks, geometry, segmentation, targets)
   if options.dicom_seg and present:
-    path = folder / f'{name}_seg.dcm'
-    dicom_seg.write(path, scan.series, segmentation, [target.name for target in present])
-  text = json.dumps({**origin, 'labels': rows}, indent=2) + '\n'
-  (folder / f'{name}_seg.json').write_text(text)
+    shown = {name: colours[name] for name in present}
+    extra('seg.dcm', dicom_seg.write, scan.series, segmentation, shown)
   if options.preview:
-    report.overlay(
-      folder / f'{name}_preview.png',
-      ct.array,
-      {target.name: segmentation.view(target.name) for target in present},
-      ct.spacing,
-      labelled=segmentation.winner > 0,
-      title=name,
-    )
+    picture = {'labelled': segmentation.winner > 0, 'title': name, 'colours': colours}
+    views = {name: segmentation.view(name) for name in present}
+    extra('preview.png', report.overlay, ct.array, views, ct.spacing, **picture)
+  told = {**origin, 'warnings': [*origin['warnings'], *not_written(missing)]}
   if options.report:
-    path = folder / f'{name}_report.html'
-    viewer.write(path, ct, segmentation, rows, title=name, origin=origin, routing=routing)
+    page = {'title': name, 'origin': told, 'routing': routing}
+    extra('report.html', viewer.write, ct, segmentation, rows, **page)
+  told['warnings'] = [*origin['warnings'], *not_written(missing)]
+  text = json.dumps({**told, 'labels': rows}, indent=2) + '\n'
+  (folder / f'{name}_seg.json').write_text(text)
   return rows
+
+
+def not_written(missing: Mapping[str, str]) -> list[str]:
+  """A sentence for each output that could not be written."""
+  return [f'{name} is not written: {reason}' for name, reason in missing.items()]
+
+
+def _write_masks(
+  folder: pathlib.Path,
+  geometry: volume.Geometry,
+  segmentation: Segmentation,
+  targets: Sequence[Target],
+) -> None:
+  folder.mkdir()
+  for target in targets:
+    mask = segmentation.mask(target.name)
+    volume.write_nifti(folder / file_name(target), mask, geometry, np.uint8)
 
 
 def statistics(
@@ -235,18 +289,25 @@ def statistics(
   return rows
 
 
-def is_mirrored(segmentation: Segmentation) -> bool:
-  """Whether liver lies left of spleen; False unless both are there."""
+def is_mirrored(segmentation: Segmentation) -> bool | None:
+  """Whether liver lies left of spleen; None unless both are there."""
   right = []
   for name in ('liver', 'spleen'):
-    columns = segmentation.mask(name).sum((1, 2))
-    if not columns.any():
-      return False
-    right.append(np.average(np.arange(len(columns)), weights=columns))
+    box = segmentation.boxes.get(name)
+    if box is None:
+      return None
+    columns = segmentation.mask(name, box).sum((1, 2))
+    right.append(np.average(np.arange(box[0].start, box[0].stop), weights=columns))
   return bool(right[0] < right[1])
 
 
-def _slug(target: Target) -> str:
-  """A file name for a class; free text keeps its label, two texts may look alike as names."""
-  word = re.sub(r'[^a-z0-9]+', '_', target.name).strip('_')[:60]
-  return word if target.label < FIRST_FREE_LABEL else f'{target.label}_{word}'.rstrip('_')
+def file_name(target: Target) -> str:
+  """The file of a class, which no other class has, on disks that ignore case either.
+
+  A name of plain Latin words stands for itself; any other one, and free text, after its label.
+  """
+  word = re.sub(r'\W+', '_', unicodedata.normalize('NFKC', target.name)).strip('_')
+  plain = re.fullmatch(r'[a-z][a-z0-9]*( [a-z0-9]+)*', target.name) and len(word) <= _LONGEST
+  if not plain or target.label >= FIRST_FREE_LABEL:
+    word = f'{target.label}_{word[:_LONGEST]}'.rstrip('_')
+  return f'{word}.nii.gz'

@@ -17,24 +17,22 @@ components) and NAME_preview.png for every scan; report.csv and manifest.json of
 the built-in classes keep their label; any other text is read by the text encoder and gets a label
 from 200 on, in the order given.
 
-Exit code 0 if every scan was segmented; 1 if one failed (the others are written) or nothing could
-be done; 3 if --check-sides found a scan that looks mirrored.
+Exit code 0 if everything asked for was done; 1 if a scan failed or lacks an output (all else is
+written) or nothing could be done; 3 if --check-sides found a scan that looks mirrored.
 """
 
 import argparse
-import csv
 import dataclasses
 import datetime
 import functools
-import io
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import tqdm
@@ -43,7 +41,18 @@ from absl import logging
 from input_pipeline import errors
 from input_pipeline.options import Parser, dashed, spacing
 from input_pipeline.text_files import read_text
-from mome_jax import explain, manifest, outputs, postprocess, scans, staging
+from mome_jax import (
+  dicom_seg,
+  earlier,
+  explain,
+  manifest,
+  outputs,
+  postprocess,
+  provenance,
+  records,
+  scans,
+  staging,
+)
 from mome_jax.errors import UserError
 from mome_jax.jobs import Job, Result
 from mome_jax.predictor import SHIPPED, Predictor, use_compilation_cache
@@ -51,7 +60,6 @@ from mome_jax.text.prompts import parse_prompts
 
 FAST_OVERLAP = 0.25  # of --fast: about a third of the windows of 0.5
 _BAR = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
-_COLUMNS = ('case', 'input', 'status', 'seconds', 'message')
 
 
 class PredictError(UserError):
@@ -110,10 +118,12 @@ def predict(
   started, start = datetime.datetime.now(datetime.UTC), time.perf_counter()
   if existing not in ('error', 'overwrite', 'skip'):
     raise PredictError(f"existing={existing!r}: expected 'error', 'overwrite' or 'skip'")
-  output = pathlib.Path(output)
+  output, impossible = pathlib.Path(output), {}
   cases, notes = scans.find_cases(inputs, output=output)
   if options.dicom_seg:
     _need_dicom(cases)
+    impossible = dicom_seg.impossible(cases)
+    notes += outputs.not_written(impossible)
   _make_output(output, inputs)
   if existing == 'error':
     _refuse_existing(output, cases)
@@ -135,6 +145,7 @@ def predict(
   explainer = None
   if options.report:
     explainer = explain.make_explainer(predictor, names, texts, segmenter)
+  model_record = manifest.describe(predictor)
   job = Job(
     segmenter=segmenter,
     targets=targets,
@@ -142,9 +153,17 @@ def predict(
     read=functools.partial(scans.read, assume_spacing=assume_spacing, number=volume_number),
     options=options,
     check_sides=check_sides,
-    overwrite=existing == 'overwrite',
     origin={'checkpoint': predictor.path, 'step': predictor.step},
+    request=provenance.of_run(
+      predictor,
+      segmenter,
+      texts,
+      weights=model_record['checkpoint']['sha256'],
+      assume_spacing=assume_spacing,
+      volume_number=volume_number,
+    ),
     explainer=explainer,
+    impossible=impossible,
   )
   settings = {**dataclasses.asdict(options), 'existing': existing, 'fast': fast,
               'assume_spacing': assume_spacing, 'volume_number': volume_number,
@@ -152,7 +171,7 @@ def predict(
   record = {
     'started': started.isoformat(timespec='seconds'),
     **manifest.environment(),
-    **manifest.describe(predictor),
+    **model_record,
     'prompts': [dataclasses.asdict(target) for target in targets],
     'options': settings,
     'notes': notes,
@@ -161,7 +180,11 @@ def predict(
 
   def write_record(results, *, finished):
     seconds = {'load': round(loaded, 2), 'total': round(time.perf_counter() - start, 2)}
-    _write_record(output, {**record, 'finished': finished, 'seconds': seconds}, results)
+    told = {**record, 'finished': finished, 'seconds': seconds}
+    try:
+      records.write(output, told, results, names)
+    except OSError as error:
+      raise PredictError(f'{output}: cannot be written ({error.strerror})') from error
 
   so_far = []
 
@@ -171,7 +194,9 @@ def predict(
     on_result(result)
 
   write_record([], finished=False)  # those of an earlier run do not stand for this one
-  done = _done(output, cases, job) if existing == 'skip' else {}
+  before = earlier.results(output, cases, job) if existing == 'skip' else {}
+  done = {name: result for name, result in before.items() if result.status != 'ok'}
+  job = dataclasses.replace(job, extended=before.keys() - done.keys())
   results = _run(job, cases, done, notes, progress=progress, on_result=keep)
   write_record(results, finished=True)
   return results
@@ -189,7 +214,8 @@ def _run(job, cases, done, notes, *, progress, on_result) -> list[Result]:
 
     def finish(number, result):
       results[number] = result
-      if result.message and progress:
+      # What is missing is told at the end, and of what is known not to be possible before too.
+      if result.message not in ('', '; '.join(outputs.not_written(result.missing))) and progress:
         kind = f'failed {result.case}' if result.status == 'failed' else 'note'
         bar.write(f'{kind}: {result.message}', file=sys.stderr)
       on_result(result)
@@ -239,63 +265,6 @@ def _refuse_existing(output: pathlib.Path, cases: Sequence[scans.Case]) -> None:
     )
 
 
-def _done(output: pathlib.Path, cases: Sequence[scans.Case], job: Job) -> dict[str, Result]:
-  """Results of an earlier run that are complete.
-
-  One that was made otherwise is a failure, not passed off as done.
-  """
-  wanted = [dataclasses.asdict(target) for target in job.targets]
-  done = {}
-  for case in cases:
-    legend = output / f'{case.name}_seg.json'
-    if case.problem or not legend.exists():
-      continue
-    try:
-      found = json.loads(legend.read_text())
-      rows = found['labels']
-      same = [{key: row[key] for key in wanted[0]} for row in rows] == wanted
-      same &= all(found[key] == value for key, value in job.origin.items())
-    except (ValueError, KeyError, TypeError):
-      rows, same = [], False
-    present = any(row.get('present') for row in rows)
-    files = outputs.wanted(case.name, job.options, present=present)
-    if same and all((output / file).exists() for file in files):
-      done[case.name] = Result(case.name, case.input, 'skipped', labels=rows)
-    elif not same:
-      message = (
-        f'{legend}: made by another model or with other prompts; pass --overwrite, or change '
-        '--output'
-      )
-      done[case.name] = Result(case.name, case.input, 'failed', message=message)
-  return done
-
-
-def _row(result: Result) -> dict:
-  return {column: getattr(result, column) for column in _COLUMNS}
-
-
-def _write_record(
-  output: pathlib.Path, record: Mapping[str, Any], results: Sequence[Result]
-) -> None:
-  """Writes what is known of the run so far; a kill at any time leaves two whole files."""
-  rows = io.StringIO()
-  writer = csv.DictWriter(rows, _COLUMNS)
-  writer.writeheader()
-  writer.writerows(map(_row, results))
-  record = {**record, 'cases': [{**_row(result), 'timings': result.timings} for result in results]}
-  texts = {
-    'report.csv': rows.getvalue(),
-    'manifest.json': json.dumps(record, indent=2, default=str) + '\n',
-  }
-  try:
-    with staging.scratch(output) as folder:
-      for name, text in texts.items():
-        (folder / name).write_text(text, newline='')
-        os.replace(folder / name, output / name)
-  except OSError as error:
-    raise PredictError(f'{output}: cannot be written ({error.strerror})') from error
-
-
 # ---------------------------------------------------------------------------- command line
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = Parser(
@@ -334,7 +303,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   there = parser.add_mutually_exclusive_group()
   there.add_argument('--overwrite', action='store_true', help='replace results of an earlier run')
   there.add_argument(
-    '--skip-done', action='store_true', help='keep results of an earlier run with the same model'
+    '--skip-done',
+    action='store_true',
+    help='keep results of an earlier run with the same scans, model and options',
   )
   parser.add_argument(
     '--fast', action='store_true', help=f'windows overlap by {FAST_OVERLAP}, on the same grid'
@@ -394,18 +365,19 @@ def find_devices(name: str | None) -> list | None:
   """
   if name is None:
     return None
-  platform, colon, number = name.partition(':')
+  words = re.fullmatch('([a-z]+)(?::([0-9]+))?', name)
   try:
-    devices = jax.local_devices(backend=platform)
-    return [devices[int(number)]] if colon and int(number) >= 0 else devices
-  except (RuntimeError, ValueError, IndexError) as error:
-    there = ', '.join(f'{device.platform}:{device.id}' for device in jax.local_devices())
-    raise PredictError(f'--device {name}: no such device; there is {there}, and cpu') from error
+    devices = jax.local_devices(backend=words[1])
+    return devices if words[2] is None else [devices[int(words[2])]]
+  except (RuntimeError, TypeError, IndexError) as error:
+    names = [f'{device.platform}:{n}' for n, device in enumerate(jax.local_devices())]
+    known = ', '.join(dict.fromkeys([*names, 'cpu']))
+    raise PredictError(f'--device {name}: no such device; there is {known}') from error
 
 
 def _print_json(output: str, result: Result) -> None:
   written = str(pathlib.Path(output, f'{result.case}_seg.nii.gz'))
-  row = {**_row(result), 'output': None if result.status == 'failed' else written,
+  row = {**records.row(result), 'output': None if result.status == 'failed' else written,
          'timings': result.timings, 'labels': result.labels}  # fmt: skip
   print(json.dumps(row), flush=True)
 
@@ -450,14 +422,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     return 128 + number
   failed = [result for result in results if result.status == 'failed']
+  incomplete = [result for result in results if result.missing]
   if not args.quiet:
-    skipped = sum(result.status == 'skipped' for result in results)
-    text = f'{len(results) - len(failed) - skipped} of {len(results)} scans segmented'
-    text += f', {skipped} were done' if skipped else ''
+    kept = sum(result.kept for result in results)
+    text = f'{len(results) - len(failed) - kept} of {len(results)} scans segmented'
+    text += f', {kept} were done' if kept else ''
     print(f'{text}; results in {args.output}', file=sys.stderr if args.json else sys.stdout)
   for result in failed if args.quiet else ():  # else told as they came
     print(f'failed {result.case}: {result.message}', file=sys.stderr)
-  if failed:
+  for result in incomplete:
+    told = '; '.join(outputs.not_written(result.missing))
+    print(f'incomplete {result.case}: {told}', file=sys.stderr)
+  if failed or incomplete:
     return 1
   return 3 if any(result.status == 'mirrored' for result in results) else 0
 

@@ -144,3 +144,11 @@ class Predictor:
       digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
       digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+  def text_fingerprint(self, prompts: Sequence[str]) -> str:
+    """SHA-256 of what the text encoder gets for some prompts, hexadecimal."""
+    digest = hashlib.sha256()
+    for name, array in sorted(self._inputs(prompts).items()):
+      digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+      digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -6,7 +6,8 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 from input_pipeline import dicom, inventory, volume
 from mome_jax.errors import UserError
@@ -42,13 +43,6 @@ class Case:
   def input(self) -> str:
     """Where the scan itself lies: of DICOM its folder, or first file, in the folder or archive."""
     return str(self.path) if self.series is None else self.series.place_in(self.path)
-
-  @property
-  def files(self) -> list[pathlib.Path]:
-    """What is read: the NIfTI file, the archive, or the slices."""
-    if self.series is None or not self.path.is_dir():
-      return [self.path]
-    return [self.path / name for name in self.series.names]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,6 +110,22 @@ def read(
     raise volume.VolumeError(f'{case.input}: --assume-spacing and --volume are for NIfTI files')
   series = dicom.read_series(case.path, series=case.series)
   return Scan(series.volume, series)
+
+
+def open_files(case: Case) -> Iterator[BinaryIO]:
+  """The files that a case is read from, each open until the next one is asked for.
+
+  Raises:
+    OSError, VolumeError: if one cannot be opened.
+  """
+  if case.series is None:
+    with case.path.open('rb') as stream:
+      yield stream
+    return
+  with dicom.opened(case.path) as open_file:
+    for name in case.series.names:
+      with open_file(name) as stream:
+        yield stream
 
 
 # ---------------------------------------------------------------------------- finding
@@ -233,12 +243,7 @@ def _once(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
 
 def _digest(case: Case) -> frozenset[bytes]:
   """Digests of the slices of a series."""
-  with dicom.opened(case.path) as open_file:
-    found = set()
-    for name in case.series.names:
-      with open_file(name) as stream:
-        found.add(hashlib.file_digest(stream, 'sha256').digest())
-    return frozenset(found)
+  return frozenset(hashlib.file_digest(file, 'sha256').digest() for file in open_files(case))
 
 
 # ---------------------------------------------------------------------------- names

@@ -23,7 +23,7 @@ def staged(output: pathlib.Path, replaced: Sequence[str] = ()) -> Iterator[pathl
 
   What has the same name, file or folder, is replaced as a whole; `.json` files come last, so that
   one stands for a complete result. After an error, in the block or while moving, `output` holds
-  what it held before.
+  what it held before. The folder's parent is hidden and removed too: a place for temporary files.
 
   Args:
     output: existing folder.

@@ -46,6 +46,9 @@ class Threshold:
   def fingerprint(self):
     return '0' * 64
 
+  def text_fingerprint(self, prompts):
+    return ' '.join(prompts)
+
   def segmenter(self, names, prompts, *, rules=None, overlap=None):
     def step(windows):
       liver = 40 * windows[..., 0] - 20

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from threshold import Threshold, patch, save_scan
 
-from mome_jax import predict, report
+from input_pipeline import volume
+from mome_jax import explain, outputs, predict, report, viewer
 from mome_jax.outputs import Options
 
 
@@ -87,14 +88,57 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
 
 def test_nothing_is_left_half_written(tmp_path, run, monkeypatch):
   save_scan(tmp_path / 'a.nii.gz')
+  write = volume.write_nifti
 
-  def full(*_, **__):
-    raise OSError(28, 'No space left on device', 'a_preview.png')
+  def full(path, *arguments, **keywords):
+    if path.name == 'a_seg.nii.gz':
+      raise OSError(28, 'No space left on device', path.name)
+    write(path, *arguments, **keywords)
 
-  monkeypatch.setattr(report, 'overlay', full)
+  monkeypatch.setattr(volume, 'write_nifti', full)
   [result] = run(tmp_path / 'a.nii.gz', options=Options(masks=True, probabilities=True))
-  assert 'a_preview.png: No space left on device' in result.message
+  assert 'a_seg.nii.gz: No space left on device' in result.message
   assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv']
+
+
+EXTRAS = {
+  'a_masks': (outputs, '_write_masks'),
+  'a_preview.png': (report, 'overlay'),
+  'a_probabilities': (outputs.ProbabilityMaps, 'write'),
+  'a_report.html': (viewer, 'write'),
+}
+
+
+@pytest.mark.parametrize('name', EXTRAS)
+def test_an_output_that_fails_costs_no_other(name, tmp_path, monkeypatch, capsys):
+  def fail(place, *_, **__):
+    raise RuntimeError('out of\ncolours')
+
+  save_scan(tmp_path / 'a.nii.gz')
+  monkeypatch.setattr(*EXTRAS[name], fail)
+  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(explain, 'make_explainer', lambda *_: None)
+  options = '--masks', '--probabilities', '--report', '--quiet'
+  paths = '--input', str(tmp_path / 'a.nii.gz'), '--output', str(tmp_path / 'out')
+  assert predict.main([*paths, *options]) == 1
+  reason = f'{name} is not written: RuntimeError: out of colours'
+  assert capsys.readouterr().err.splitlines() == [f'incomplete a: {reason}']
+  others = [extra for extra in EXTRAS if extra != name]
+  assert listing(tmp_path / 'out') == sorted(
+    [*others, 'a_seg.json', 'a_seg.nii.gz', 'manifest.json', 'report.csv']
+  )
+  legend = json.loads((tmp_path / 'out' / 'a_seg.json').read_text())
+  assert legend['warnings'] == [reason]
+  with (tmp_path / 'out' / 'report.csv').open() as file:
+    [row] = csv.DictReader(file)
+  assert (row['status'], row['message']) == ('incomplete', reason)
+  assert float(row['liver (ml)']) == legend['labels'][0]['volume_ml'] > 0
+  monkeypatch.undo()
+  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(explain, 'make_explainer', lambda *_: None)
+  assert predict.main([*paths, *options, '--skip-done']) == 0  # tried again
+  assert name in listing(tmp_path / 'out')
+  assert json.loads((tmp_path / 'out' / 'a_seg.json').read_text())['warnings'] == []
 
 
 def test_a_kill_between_scans_leaves_the_record_of_those_before(tmp_path, run):

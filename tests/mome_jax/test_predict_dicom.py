@@ -95,11 +95,11 @@ def test_segments_are_coded(tmp_path):
   algorithm = highdicom.AlgorithmIdentificationSequence(
     'x', highdicom.sr.CodedConcept('123109', 'DCM', 'Manual Processing'), '1'
   )
-  left = dicom_seg._describe(1, 'left kidney', algorithm)
+  left = dicom_seg._describe(1, 'left kidney', (1, 1, 1), algorithm)
   kind = left.SegmentedPropertyTypeCodeSequence[0]
   assert kind.CodeValue == '64033007'
   assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == 'Left'
-  tumor = dicom_seg._describe(1, 'liver tumor', algorithm)
+  tumor = dicom_seg._describe(1, 'liver tumor', (1, 0, 0), algorithm)
   assert tumor.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == 'Neoplasm'
   assert tumor.AnatomicRegionSequence[0].CodeValue == '10200004'
 
@@ -234,7 +234,7 @@ def test_skip_done_keeps_only_what_the_same_request_made(tmp_path, capsys):
   assert (tmp_path / 'out' / 'ct_masks' / 'liver.nii.gz').is_file()
   [other] = call(['spleen'], existing='skip')
   assert other.status == 'failed'
-  assert 'made by another model or with other prompts' in other.message
+  assert 'ct_seg.json: made with other prompts; pass --overwrite' in other.message
   with pytest.raises(predict.PredictError, match='results of an earlier run; pass --overwrite'):
     call(['liver'])
   [replaced] = call(['spleen'], existing='overwrite')

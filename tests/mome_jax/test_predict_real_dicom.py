@@ -32,7 +32,7 @@ def as_series(path, scan: volume.Volume, syntax=None):
   own = volume.from_canonical(scan.array, scan.geometry)
   affine = np.diag([-1.0, -1, 1, 1]) @ scan.geometry.affine  # LPS
   step = np.linalg.norm(affine[:3, :3], axis=0)
-  study = uid.generate_uid()
+  study = uid.generate_uid()[:56].rstrip('.')
   for k in range(own.shape[2]):
     ds = pydicom.dcmread(FILES / 'CT_small.dcm')
     ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f'{study}.1'
