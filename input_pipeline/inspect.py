@@ -59,7 +59,7 @@ def contact_sheet(
   figure = pyplot.figure(figsize=(3 * patches, 9.5), layout='constrained')
   figure.suptitle(
     f'{store.name}: {len(store.cases)} training scans, {len(store)} bricks of {store.brick} voxels '
-    f'at {" x ".join(f"{mm:g}" for mm in store.spacing)} mm; augmented patches, as radiologists read them'
+    f'at {" x ".join(f"{mm:g}" for mm in store.spacing)} mm; augmented patches, right on the left'
   )
   grid = figure.add_gridspec(3, patches, height_ratios=(1, 1, 1.1))
   hu = []
