@@ -1,0 +1,134 @@
+"""Whether the commands of documentation and workflows are understood by what they call."""
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib
+import importlib.util
+import pathlib
+import re
+import tomllib
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CHEAP = {'--help', '--list', '--version'}  # these are run
+
+
+class ParsedError(Exception):
+  """Raised in place of what a program does after it has understood its arguments."""
+
+
+def understand(words, monkeypatch):
+  """Fails where a command names a program, file, target or option that does not exist.
+
+  Programs of this project parse their arguments and stop; those that cost nothing are run.
+
+  Args:
+    words: of the command line, without variables before it.
+    monkeypatch: pytest's.
+  """
+  match words:
+    case ['python', '-m', 'mome_jax.main', *arguments]:
+      parse_experiment(arguments)
+    case ['python', '-m', module, *arguments] if module.startswith('tests.'):
+      name = module.replace('.', '/')
+      files = [ROOT / f'{name}.py', *(ROOT / name).glob('*.py')]
+      has_options([file for file in files if file.is_file()], arguments)
+    case ['python', '-m', 'pytest', *arguments]:
+      assert all((ROOT / word).exists() for word in arguments if '/' in word)
+    case ['python', '-m', 'build' | 'twine', *_] | ['pre-commit' | 'git', *_]:
+      pass
+    case ['python', '-m', module, *arguments]:
+      call_main(module, arguments, monkeypatch)
+    case ['python', 'launch/local_processes.py', *arguments]:
+      spec = importlib.util.spec_from_file_location('local_processes', words[1])
+      module = importlib.util.module_from_spec(spec)
+      spec.loader.exec_module(module)
+      parse(module.main, arguments, monkeypatch)
+      understand(arguments[arguments.index('--') + 1 :], monkeypatch)
+    case ['python', script, *arguments]:
+      has_options([ROOT / script], arguments)
+    case ['mome', *arguments]:
+      call_main('mome_jax.cli', arguments, monkeypatch)
+    case ['make', *targets]:
+      known = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), flags=re.MULTILINE)
+      assert {t for t in targets if '=' not in t} <= set(known)
+    case ['pip', 'install', '-r', file, *_]:
+      assert (ROOT / file).is_file()
+    case ['pip', 'install', *names] if set(names) <= {'build', 'pre-commit', 'twine'}:
+      pass
+    case ['pip', 'install', what]:
+      project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+      extras = re.fullmatch(r'(?:\.|mome-jax|jax)(?:\[([\w,]+)\])?(?:==[\d.]+)?', what)[1]
+      if extras and not what.startswith('jax'):
+        assert set(extras.split(',')) <= project['optional-dependencies'].keys()
+    case ['cp', '-r', source, _]:
+      assert (ROOT / source).is_dir()
+    case _:
+      pytest.fail(f'not known: {words}; explain it here, or mark its block <!-- not run: why -->')
+
+
+def call_main(module, arguments, monkeypatch):
+  """Parses the arguments of a module; runs it where that costs nothing."""
+  spec = importlib.util.find_spec(module)
+  assert spec, f'no module {module}'
+  name = f'{module}.__main__' if spec.submodule_search_locations else module
+  main = importlib.import_module(name).main
+  if CHEAP & set(arguments):
+    with contextlib.suppress(SystemExit):
+      assert not main(arguments)
+  else:
+    parse(main, arguments, monkeypatch)
+
+
+def parse(main, arguments, monkeypatch):
+  """Calls main until it has parsed its arguments; an error of the parser ends the test."""
+  for parser in [argparse.ArgumentParser, *subclasses(argparse.ArgumentParser)]:
+    if 'parse_args' in vars(parser):
+      monkeypatch.setattr(parser, 'parse_args', stop_after(parser.parse_args))
+  with pytest.raises(ParsedError):
+    main(arguments)
+
+
+def subclasses(parser):
+  for child in parser.__subclasses__():
+    yield child
+    yield from subclasses(child)
+
+
+def stop_after(parse_args):
+  def parse_then_stop(*arguments, **keywords):
+    parse_args(*arguments, **keywords)
+    raise ParsedError
+
+  return parse_then_stop
+
+
+def parse_experiment(arguments):
+  """Parses the flags of mome_jax.main as it does: config file, and overrides of its values."""
+  main = importlib.import_module('mome_jax.main')
+  values = flags.FlagValues()
+  for flag in flags.FLAGS.get_flags_for_module(main):
+    if flag.name != 'config':
+      values[flag.name] = copy.deepcopy(flag)
+  argv = ['main', *arguments]
+  config_flags.DEFINE_config_file('config', None, flag_values=values, sys_argv=argv)
+  assert values(argv) == ['main']
+  assert values.config is not None or values.mode == 'evaluate'
+  assert values.workdir or values.mode == 'compile'
+
+
+def has_options(files, arguments):
+  """Benchmarks import what a test should not; their options are read, not run."""
+  assert files
+  known = {'--help'}
+  for file in files:
+    for node in ast.walk(ast.parse(file.read_text())):
+      if isinstance(node, ast.Constant) and str(node.value).startswith('--'):
+        known.add(node.value.replace('_', '-'))
+  asked = {word.split('=')[0].replace('_', '-') for word in arguments if word.startswith('--')}
+  assert asked <= known, f'{files[0]}: no {sorted(asked - known)}; known: {sorted(known)}'
