@@ -20,8 +20,6 @@ from etils import epath
 from input_pipeline import bricks, errors, identity, shards, sources
 from input_pipeline.errors import UserError
 
-OUTCOMES = 'cases.json'  # beside the shards: the Outcome of each case, in the records' order
-
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -268,7 +266,7 @@ def gather(
     ordered = {split: splits[split] for split in sorted(splits)}
     shards.write_dataset(source, place, volume_features(), ordered)
   notes = [dataclasses.asdict(outcome) for outcome in good]
-  (folder / OUTCOMES).write_text(json.dumps(notes))
+  (folder / bricks.OUTCOMES).write_text(json.dumps(notes))
   done = dict.fromkeys(sorted({outcome.split for outcome in outcomes}), 0)
   for outcome in good:
     done[outcome.split] += 1
@@ -302,7 +300,7 @@ def _write_index(folder: epath.Path, infos: Sequence[Mapping], request: Request)
 
 def read_outcomes(folder: epath.Path) -> list[Outcome]:
   """Of the cases of a prepared source, in the order of its records; none where there are none."""
-  path = folder / OUTCOMES
+  path = folder / bricks.OUTCOMES
   return [Outcome(**values) for values in json.loads(path.read_text())] if path.exists() else []
 
 

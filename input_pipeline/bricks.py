@@ -27,6 +27,7 @@ from input_pipeline.errors import UserError
 
 VERSION = '1.1.0'  # of the files' layout, and of how scans are converted to it
 SETTINGS = 'prepare.json'  # what `prepare` was asked for and what came of it
+OUTCOMES = 'cases.json'  # beside it: what came of each case, in the records' order
 INDEX = 'index.npz'
 _EMPTY_HU = -900  # bricks that nowhere exceed this are air
 
@@ -56,6 +57,16 @@ class CaseInfo:
   offset: tuple[float, float, float]
   own_spacing: tuple[float, ...] = ()
   digest: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutCase:
+  """What is known of a validation or test scan before it is read; fields as in `VolumeRecord`."""
+
+  name: str
+  source: str
+  split: str
+  digest: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +259,18 @@ def open_volumes(
   stored = TEMPLATE.extend(_stored_classes(data_dir, source))
   translate = _translation(stored, template or stored)
   return _Volumes(_prepared(data_dir, source) / 'volumes' / VERSION, translate)
+
+
+def held_out_cases(data_dir: str | os.PathLike, source: str) -> list[HeldOutCase]:
+  """The scans of `open_volumes`, in its order, without reading them.
+
+  Raises:
+    NotPreparedError: if the source is not prepared.
+  """
+  cases = json.loads((_prepared(data_dir, source) / OUTCOMES).read_text())
+  fields = [field.name for field in dataclasses.fields(HeldOutCase)]
+  described = [HeldOutCase(*(case[f] for f in fields)) for case in cases]
+  return sorted((c for c in described if c.split != 'train'), key=lambda case: case.split)
 
 
 def _stored_classes(data_dir: str | os.PathLike, source: str) -> list[dict]:

@@ -307,6 +307,11 @@ def load_config(path) -> ml_collections.ConfigDict:
   return config
 
 
+def folder_of(path) -> epath.Path:
+  """The folder of a model that holds its `config.json`; errors as `load_config`."""
+  return _locate(path)[0]
+
+
 def text_file(path, config: ml_collections.ConfigDict) -> epath.Path:
   """The `text.npz` of a model with frozen text, else its `tokenizer.model`."""
   return _locate(path)[0] / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)

@@ -76,9 +76,10 @@ def compare(
     names: of both, for messages and headings.
 
   Raises:
-    ResultsError: if there are no scores, or cases or classes differ.
+    ResultsError: if there are no scores, or splits, cases or classes differ.
   """
   keys = [{(row.get('source', ''), row['case'], row['class']) for row in rows} for rows in (a, b)]
+  _check_splits(a, b, names)
   _check_same(*keys, names)
   ordered = [sorted(rows, key=_key) for rows in (a, b)]
   (_, classes, first), (_, _, second) = map(metrics.tabulate, ordered)
@@ -97,6 +98,20 @@ def compare(
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
   return row.get('source', ''), row['case'], row['class']
+
+
+def _check_splits(a: Sequence[Mapping], b: Sequence[Mapping], names: Sequence[str]) -> None:
+  """Scans of different splits are never put side by side; older files do not name theirs."""
+  splits = [sorted({row.get('split') for row in rows} - {'', None}) for rows in (a, b)]
+  for own, name in zip(splits, names, strict=True):
+    if len(own) > 1:
+      raise results.ResultsError(f'{name}: scores of {" and ".join(own)} scans; compare one split')
+  if all(splits) and splits[0] != splits[1]:
+    shown = [f'{name} scores {own[0]} scans' for own, name in zip(splits, names, strict=True)]
+    raise results.ResultsError(
+      f'{", ".join(shown)}; evaluate both with the same config.evaluation.split, or name the '
+      'evaluation folders'
+    )
 
 
 def _check_same(a: set, b: set, names: Sequence[str]) -> None:

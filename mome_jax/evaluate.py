@@ -22,7 +22,19 @@ from etils import epath
 from input_pipeline import bricks, errors
 from input_pipeline.anatomy import IGNORE_CODE
 from input_pipeline.options import Parser, dashed
-from mome_jax import compare, explain, froc, metrics, multihost, report, results, score
+from mome_jax import (
+  checkpoint,
+  compare,
+  explain,
+  froc,
+  held_out,
+  metrics,
+  multihost,
+  report,
+  results,
+  score,
+  training_cases,
+)
 from mome_jax.colours import palette
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
@@ -33,8 +45,9 @@ _PROMPTS = {'default': prompts.default_prompts, 'held_out': prompts.held_out_pro
 def evaluate(config, workdir: epath.Path) -> dict:
   """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
 
-  Writes `evaluation/` (see `results.write`) and `pictures/*.png` into `workdir` and prints the
-  table. Several hosts share the scans, and each segments its own on its own devices; the
+  Writes `evaluation/` (see `results.write`; of test scans `evaluation_test/`) and `pictures/*.png`
+  into `workdir` and prints the table. Scans that the model was trained on are left out, and said to
+  be. Several hosts share the scans, and each segments its own on its own devices; the
   lead process draws its first ones, and computes and writes the scores of all. With
   `evaluation.prompts='held_out'` there are no pictures and the folder is `evaluation_held_out`.
 
@@ -43,10 +56,11 @@ def evaluate(config, workdir: epath.Path) -> dict:
     workdir: of a training run, or a model folder.
 
   Returns:
-    The summary; see `metrics.summarize`.
+    The summary, of the first split where `evaluation.split` asks for all; see `metrics.summarize`.
 
   Raises:
     CheckpointError: if there is no checkpoint.
+    HeldOutError: if `evaluation.split` names nothing, or no scan is left to score.
     PromptError: if `evaluation.prompts` names nothing, or a class has no held-out name.
   """
   if config.evaluation.prompts not in _PROMPTS:
@@ -54,33 +68,47 @@ def evaluate(config, workdir: epath.Path) -> dict:
     raise prompts.PromptError(
       f'evaluation.prompts is {config.evaluation.prompts!r}; known: {known}'
     )
-  held_out = config.evaluation.prompts == 'held_out'
-  predictor = Predictor(workdir, config)
+  trained = training_cases.read(checkpoint.folder_of(workdir))
   names = tuple(config.classes)
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  parts = held_out.find(
+    config.data_dir,
+    config.data.sources,
+    template,
+    split=config.evaluation.split,
+    trained=trained,
+  )
+  predictor = Predictor(workdir, config)
   texts = _PROMPTS[config.evaluation.prompts](names, template)
   segmenter = predictor.segmenter(names, texts, template)
   explainer = explain.make_explainer(predictor, names, texts, segmenter)
-  routing = explain.Routing(explainer) if explainer and not held_out else None
+  summaries = [
+    _evaluate(workdir, part, predictor, segmenter, explainer, template, texts) for part in parts
+  ]
+  return summaries[0]
 
+
+def _evaluate(workdir, part, predictor, segmenter, explainer, template, texts) -> dict:
+  """The summary of one split."""
+  config, names = predictor.config, tuple(predictor.config.classes)
+  unseen = config.evaluation.prompts == 'held_out'
+  routing = explain.Routing(explainer) if explainer and not unseen else None
+  end = '' if part.split == 'validation' else f'_{part.split}'
   lead = multihost.is_lead()
   pictures = workdir / 'pictures'
   if lead:
     pictures.mkdir(exist_ok=True)
-  cases = [
-    case
-    for source in config.data.sources
-    for case in bricks.open_volumes(config.data_dir, source, template)
-  ]
   rows, counts = [], []
-  mine = cases[jax.process_index() :: jax.process_count()]
-  for number, case in enumerate(tqdm.tqdm(mine, desc='evaluate', disable=not lead)):
+  first, hosts = jax.process_index(), jax.process_count()
+  total = len(range(first, len(part), hosts))
+  bar = tqdm.tqdm(part.read(first, hosts), total=total, desc='evaluate', disable=not lead)
+  for number, case in enumerate(bar):
     spacing = case.geometry.spacing
     levels = froc.Levels(names, case.image.shape)
     segmentation = segmenter(case.image, spacing, levels.add)
     rows += score_case(case, segmentation)
     counts += count_lesions(case, levels, template)
-    if lead and number < config.evaluation.pictures and not held_out:
+    if lead and number < config.evaluation.pictures and not unseen:
       _draw(pictures / f'{case.name}.png', case, segmentation)
       if routing is not None:
         maps = routing.add(case.image, spacing, segmentation)
@@ -97,19 +125,23 @@ def evaluate(config, workdir: epath.Path) -> dict:
   rows.sort(key=lambda row: (row['source'], row['case']))  # the same with any number of hosts
   if not lead:
     return metrics.summarize(rows)
-  folder = workdir / ('evaluation_held_out' if held_out else 'evaluation')
+  folder = workdir / f'evaluation{end}{"_held_out" if unseen else ""}'
   rules = ', '.join(segmenter.rules) or 'none'
   step = '' if predictor.step is None else f', step {predictor.step}'
-  title = f'{len(cases)} held-out scans{step}, post-processing: {rules}'
-  if held_out:
+  title = f'{part.title()}{step}, post-processing: {rules}'
+  if unseen:
     title += ', prompts not seen in training'
-  origin = {'step': predictor.step, 'postprocess': segmenter.rules, 'prompts': texts}
+  origin = part.origin() | {
+    'step': predictor.step,
+    'postprocess': segmenter.rules,
+    'prompts': texts,
+  }
   points = froc.summarize(counts)
   summary, table = results.write(folder, rows, title=title, origin=origin, points=points)
-  if not held_out:
-    froc.draw(pictures / 'detection.png', points)
+  if not unseen:
+    froc.draw(pictures / f'detection{end}.png', points)
   if routing is not None and routing.cases:
-    routing.draw(pictures / 'routing.png')
+    routing.draw(pictures / f'routing{end}.png')
   print(f'\n{table}\n\nTable and scores: {folder}\nPictures: {pictures}')
   return summary
 
@@ -128,7 +160,8 @@ def score_case(case, segmentation) -> list[dict]:
   rows = []
   for name, truth in _truths(case, segmentation.names, segmentation.template):
     mask = _contoured(case, name, segmentation.mask(name))
-    rows.append(results.score(case.source, case.name, name, mask, truth, spacing))
+    row = results.score(case.source, case.name, name, mask, truth, spacing)
+    rows.append(row | {'split': case.split})
   return rows
 
 

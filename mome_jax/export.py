@@ -12,13 +12,13 @@ from absl import logging
 
 from input_pipeline.errors import command
 from input_pipeline.options import Parser, dashed
-from mome_jax import checkpoint
+from mome_jax import checkpoint, training_cases
 from mome_jax.configs import base
 from mome_jax.text.vectors import TextVectors
 
 
 def export(path, output, dtype: str = 'float32') -> None:
-  """Writes a model folder.
+  """Writes a model folder; the list of its training cases, names included, goes along.
 
   Args:
     path: a model folder, a training workdir (its newest checkpoint), or one of its
@@ -40,6 +40,9 @@ def export(path, output, dtype: str = 'float32') -> None:
     text = {'vectors': TextVectors.load(description)}
   params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
   checkpoint.save_model(output, config, params, **text)
+  cases = training_cases.read(checkpoint.folder_of(path))
+  if cases is not None:
+    training_cases.write(checkpoint.folder_of(output), cases)
 
 
 @command

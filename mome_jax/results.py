@@ -16,7 +16,7 @@ from mome_jax.errors import UserError
 
 CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
 CURVE = 'detection.csv'
-_KEYS = ('source', 'case', 'class')
+_KEYS = ('source', 'case', 'split', 'class')
 _FIELDS = (*_KEYS, *metrics.METRICS, *detection.FIELDS)
 
 
@@ -43,9 +43,10 @@ def score(
     spacing: (3,) mm.
 
   Returns:
-    `source`, `case`, `class`, the fields of `metrics.Scores` and those of `detection.FIELDS`.
+    `source`, `case`, `split` (not known here: ''), `class`, the fields of `metrics.Scores` and
+    those of `detection.FIELDS`.
   """
-  row = {'source': source, 'case': case, 'class': name}
+  row = {'source': source, 'case': case, 'split': '', 'class': name}
   row |= vars(metrics.score(prediction, truth, spacing))
   counted = detection.is_lesion(name)
   found = detection.count(prediction, truth, spacing, name) if counted else {}
@@ -68,12 +69,18 @@ def write(
     rows: of `score`.
     title: of the table.
     origin: fields that the summary begins with.
-    points: of `froc.summarize`; where there are none, `detection.csv` is not written.
+    points: of `froc.summarize`; where there are none, there is no `detection.csv`.
     failed: (case, reason) of what could not be scored; in the summary and the table.
 
   Returns:
     The summary, and the text of `table.md`.
+
+  Raises:
+    ValueError: if the rows are of several splits, which no mean may mix.
   """
+  splits = sorted({row.get('split', '') for row in rows})
+  if len(splits) > 1:
+    raise ValueError(f'rows of the splits {", ".join(splits)}; write each to a folder of its own')
   folder = epath.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   summary = metrics.summarize(rows)
@@ -85,6 +92,7 @@ def write(
   (folder / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
   (folder / TABLE).write_text(table)
   (folder / TABLE_CSV).write_text(tables.to_csv(summary))
+  (folder / CURVE).unlink(missing_ok=True)
   if points:
     (folder / CURVE).write_text(tables.csv_text(froc.FIELDS, points))
   return summary, table
@@ -94,16 +102,19 @@ def read(path) -> list[dict[str, Any]]:
   """Reads the scores of an evaluation back.
 
   Args:
-    path: a workdir, an evaluation folder in it, or its `cases.csv`.
+    path: a workdir (its validation scans, or else its test scans), an evaluation folder in it, or
+      its `cases.csv`.
 
   Returns:
-    Rows as `score` gives them; files from before detection was counted have None there.
+    Rows as `score` gives them; what older files did not note is None in the counts of detection and
+    '' in `split`.
 
   Raises:
     ResultsError: if there are no scores, or they cannot be read.
   """
   path = epath.Path(path)
-  tried = [path, path / CASES, path / 'evaluation' / CASES]
+  folders = [path, path / 'evaluation', path / 'evaluation_test']
+  tried = [path, *(folder / CASES for folder in folders)]
   file = next((file for file in tried if file.is_file()), None)
   if file is None:
     raise ResultsError(

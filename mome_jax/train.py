@@ -21,6 +21,7 @@ from mome_jax import (
   state,
   steps,
   tracing,
+  training_cases,
 )
 from mome_jax.errors import UserError
 from mome_jax.metrics_log import MetricsLog
@@ -84,9 +85,10 @@ def train(config, workdir: epath.Path) -> None:
     _print_start(workdir, train_state, start)
 
   # ---- data and step -----------------------------------------------------------------------------
+  stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
   batches = pipeline.make_dataset(
     config.data,
-    [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources],
+    stores,
     tuple(config.classes),
     seed=config.seed,
     start_step=start,
@@ -98,6 +100,9 @@ def train(config, workdir: epath.Path) -> None:
   table = template.code_table(config.classes)
   train_step = steps.jit_train_step(config, model, text.encoder, optimizer, abstract, table)
   distances = jax.jit(state.distances, out_shardings=abstract.step.sharding)
+
+  if lead and start < config.train.steps:
+    training_cases.note(workdir, stores, resumed=start > 0, init=config.init.checkpoint)
 
   # ---- loop --------------------------------------------------------------------------------------
   bar = tqdm.tqdm(

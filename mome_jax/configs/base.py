@@ -96,6 +96,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluation.batch_size = 1  # windows a call
   # 'default' asks with the sentences of training, 'held_out' with names that training never showed.
   config.evaluation.prompts = 'default'
+  # Held-out scans to score: 'validation', 'test', 'all' (a table each), or 'auto': validation, and
+  # test where there are no validation scans.
+  config.evaluation.split = 'auto'
   config.evaluation.pictures = 4  # cases to draw
   config.evaluation.postprocess = ()  # rules of postprocess.py, such as ('sides', 'largest')
 
