@@ -4,19 +4,22 @@ PYTHONPATH=. python tests/benchmarks/ablations.py --manual_dir=DIR --output=runs
 
 Every variant is `configs/openkbp_cpu.py` with the settings below, trained for the same number of
 steps with the same seed and scored on the validation patients. A run that was ended resumes, one
-that is done is not repeated; `--only` names some. Prepares OpenKBP where --data_dir lacks it. The
+that is done is not repeated; `--only` names some. Prepares OpenKBP with --manual_dir. The
 Markdown table is printed and written to table.md.
 """
 
 import argparse
+import ast
 import json
 import pathlib
 import subprocess
 import sys
 
+import flax
 import numpy as np
 
-from mome_jax import compare, results
+from input_pipeline import bricks
+from mome_jax import checkpoint, compare, results
 from mome_jax.configs import openkbp_cpu
 from mome_jax.text.prompts import default_prompts
 from mome_jax.text.vectors import TextVectors
@@ -56,31 +59,84 @@ VARIANTS = {
 
 
 def prepare(args, source: str, **options) -> None:
-  """A source on the grid of the config, unless it is there; options of `input_pipeline.prepare`."""
-  if (args.data_dir / options.get('name', source) / 'prepare.json').is_file():
+  """A source on the grid of the config; options of `input_pipeline.prepare`.
+
+  With --manual_dir it follows the download; without, it must be there and prepared so.
+  """
+  spacing = openkbp_cpu.get_config().data.spacing
+  name = options.get('name', source)
+  current = bricks.read_settings(args.data_dir, name)
+  if args.manual_dir is None and current is not None:
+    expected = {'source': source, 'version': bricks.VERSION, 'spacing': list(spacing), 'brick': 32}
+    if current['settings'] != expected | {'limit': options.get('cases')}:
+      raise SystemExit(
+        f'{args.data_dir / name}: prepared otherwise, {current["settings"]}; remove it and pass '
+        '--manual_dir'
+      )
     return
-  spacing = ','.join(f'{mm:g}' for mm in openkbp_cpu.get_config().data.spacing)
-  options |= {'source': source, 'spacing': spacing, 'brick': 32, 'data_dir': args.data_dir}
-  options['manual_dir'] = args.manual_dir
+  options |= {'source': source, 'brick': 32, 'data_dir': args.data_dir}
+  options |= {'spacing': ','.join(f'{mm:g}' for mm in spacing), 'manual_dir': args.manual_dir}
   command = [sys.executable, '-m', 'input_pipeline.prepare']
-  subprocess.run([*command, *(f'--{k}={v}' for k, v in options.items())], check=True)
+  command += [f'--{k}={v}' for k, v in options.items() if v is not None]
+  subprocess.run(command, check=True)
+
+
+def is_done(config, workdir: pathlib.Path) -> bool:
+  """Whether a run is trained with this config and scored on what is prepared now.
+
+  Raises:
+    SystemExit: if another config's scores are there, or those of other data.
+  """
+  summary = workdir / 'evaluation' / results.SUMMARY
+  if not summary.is_file():
+    return False
+  was, now = (_flat(c) for c in (checkpoint.load_config(workdir), config))
+  differ = sorted(k for k in was.keys() | now.keys() if was.get(k) != now.get(k))
+  newer = [
+    source
+    for source in config.data.sources
+    if (pathlib.Path(config.data_dir) / source / bricks.SETTINGS).stat().st_mtime
+    > summary.stat().st_mtime
+  ]
+  if differ or newer:
+    what = [*(f'other {key}' for key in differ), *(f'earlier data of {name}' for name in newer)]
+    raise SystemExit(f'{workdir} is a run with {", ".join(what)}; remove it')
+  return True
+
+
+def _flat(config) -> dict:
+  """Values of a config by their dotted names, without those that training fills in."""
+  values = json.loads(config.to_json_best_effort())
+  flat = flax.traverse_util.flatten_dict(values, sep='.')
+  return {key: value for key, value in flat.items() if key not in ('new_classes', 'text.d_model')}
 
 
 def train(name: str, args) -> None:
   """Trains and scores one variant in `OUTPUT/NAME`, unless that is done."""
   workdir = args.output / name
-  if (workdir / 'evaluation' / results.SUMMARY).is_file():
-    return
   settings = dict(VARIANTS[name][1])
   if 'text.vectors' in settings:
     settings['text.vectors'] = args.output / settings['text.vectors']
     write_one_hot(settings['text.vectors'])
   settings |= {'train.steps': args.steps, 'data_dir': args.data_dir, 'evaluation.pictures': 0}
+  if is_done(with_settings(settings), workdir):
+    return
   config = pathlib.Path(openkbp_cpu.__file__)
   command = [sys.executable, '-m', 'mome_jax.main', f'--config={config}', f'--workdir={workdir}']
   command += [f'--config.{key}={value}' for key, value in settings.items()]
   print(f'{name}: {" ".join(map(str, command[1:]))}', flush=True)
   subprocess.run(command, check=True)
+
+
+def with_settings(settings: dict):
+  """The config that these options of the command line make."""
+  config = openkbp_cpu.get_config()
+  for key, value in settings.items():
+    text = str(value)
+    value = ast.literal_eval(text) if text.startswith('(') else value
+    value = str(value) if isinstance(value, pathlib.Path) else value
+    config.update_from_flattened_dict({key: value})
+  return config
 
 
 def write_one_hot(path: pathlib.Path) -> None:
@@ -106,7 +162,7 @@ def table(args) -> str:
 def main() -> None:
   """Command line."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--manual_dir', help='OpenKBP, where it is not prepared yet')
+  parser.add_argument('--manual_dir', help='OpenKBP, to prepare it')
   parser.add_argument('--data_dir', type=pathlib.Path, default=pathlib.Path('runs/data'))
   parser.add_argument('--output', type=pathlib.Path, default=pathlib.Path('runs/ablations'))
   parser.add_argument('--steps', type=int, default=1000)

@@ -7,12 +7,13 @@ one scale, and with equal weights. Prints two Markdown tables.
 """
 
 import argparse
+import itertools
 import pathlib
 
 import jax
 
 from input_pipeline import bricks
-from mome_jax import compare, evaluate
+from mome_jax import checkpoint, compare, evaluate, held_out, training_cases
 from mome_jax.predictor import Predictor
 from mome_jax.text.prompts import default_prompts
 
@@ -43,11 +44,14 @@ def main() -> None:
     parser.error(f'{args.run}: this model mixes no scales; name a run with model.experts=pyramid')
   config, trained = predictor.config, predictor.params
   template = bricks.read_template(args.data_dir, config.data.sources, config.new_classes)
-  scans = [
-    scan
-    for source in config.data.sources
-    for scan in bricks.open_volumes(args.data_dir, source, template)
-  ][: args.cases]
+  part = held_out.find(
+    args.data_dir,
+    config.data.sources,
+    template,
+    split=config.evaluation.split,
+    trained=training_cases.read(checkpoint.folder_of(args.run)),
+  )[0]
+  scans = list(itertools.islice(part.read(), args.cases))
   variants = {'mixture': trained, 'equal weights': forced(trained, None)}
   for level, scale in enumerate(predictor.model.active_scales):
     name = f'{config.data.spacing[0] * 2**scale:g} mm alone'

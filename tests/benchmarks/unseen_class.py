@@ -21,8 +21,8 @@ from tests.benchmarks import ablations
 
 def run(config, workdir: pathlib.Path, args) -> list[dict]:
   """Rows of a run for all classes and validation patients; trains and scores it where needed."""
-  if not (workdir / 'evaluation' / results.SUMMARY).is_file():
-    config.data_dir = str(args.data_dir)
+  config.data_dir = str(args.data_dir)
+  if not ablations.is_done(config, workdir):
     train.train(config, epath.Path(workdir))
     config.classes = openkbp_cpu.get_config().classes
     config.data.sources = ('openkbp',)
@@ -65,7 +65,7 @@ def table(runs: dict[str, list[dict]], unseen: list[str]) -> str:
 def main() -> None:
   """Command line."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--manual_dir', help='OpenKBP, where it is not prepared yet')
+  parser.add_argument('--manual_dir', help='OpenKBP, to prepare it')
   parser.add_argument('--data_dir', type=pathlib.Path, default=pathlib.Path('runs/data'))
   parser.add_argument('--output', type=pathlib.Path, default=pathlib.Path('runs/unseen'))
   classes = openkbp_cpu.get_config().classes

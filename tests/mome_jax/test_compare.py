@@ -15,7 +15,7 @@ NAN = math.nan
 def rows(**scores):
   """Class -> one (Dice, HD95) a case; the NSDs are half the Dice."""
   return [
-    {'source': 's', 'case': f'c{i}', 'class': name, 'dice': dice, 'nsd_1mm': dice / 2,
+    {'source': 's', 'case': f'c{i}', 'split': '', 'class': name, 'dice': dice, 'nsd_1mm': dice / 2,
      'nsd': dice / 2, 'nsd_3mm': dice / 2, 'hd95_mm': hd95,
      'lesions': None, 'found': None, 'predicted': None}
     for name, values in scores.items()

@@ -1,11 +1,13 @@
 """Scores of a trained peer, with the code that scores MoME."""
 
+import dataclasses
 import pathlib
 
 import tqdm
+from etils import epath
 
 from input_pipeline import bricks
-from mome_jax import evaluate, results
+from mome_jax import evaluate, held_out, results, training_cases
 from tests.benchmarks.peers.inference import make_segmenter
 
 
@@ -20,15 +22,18 @@ def score(trainer, config, workdir: pathlib.Path, *, limit: int | None = None) -
   """
   segmenter = make_segmenter(trainer.averaged(), config, trainer.device)
   template = bricks.read_template(config.data_dir, config.data.sources, ())
-  cases = [
-    case
-    for source in config.data.sources
-    for case in bricks.open_volumes(config.data_dir, source, template)
-  ][:limit]
+  part = held_out.find(
+    config.data_dir,
+    config.data.sources,
+    template,
+    split=config.evaluation.split,
+    trained=training_cases.read(epath.Path(workdir)),
+  )[0]
+  part = dataclasses.replace(part, places=part.places[:limit])
   rows = []
-  for case in tqdm.tqdm(cases, desc='evaluate'):
+  for case in tqdm.tqdm(part.read(), total=len(part), desc='evaluate'):
     rows += evaluate.score_case(case, segmenter(case.image, case.geometry.spacing))
   rules = ', '.join(segmenter.rules) or 'none'
-  title = f'{len(cases)} held-out scans, step {trainer.step}, post-processing: {rules}'
-  origin = {'step': trainer.step, 'postprocess': segmenter.rules}
+  title = f'{part.title()}, step {trainer.step}, post-processing: {rules}'
+  origin = part.origin() | {'step': trainer.step, 'postprocess': segmenter.rules}
   return results.write(workdir / 'evaluation', rows, title=title, origin=origin)[1]

@@ -7,8 +7,10 @@ import time
 import numpy as np
 import torch
 import tqdm
+from etils import epath
 
 from input_pipeline import bricks, pipeline
+from mome_jax import training_cases
 from mome_jax.metrics_log import MetricsLog
 from tests.benchmarks.peers.measurements import CHECKPOINT
 from tests.benchmarks.peers.recipes import RECIPES
@@ -17,13 +19,17 @@ from tests.benchmarks.peers.trainer import Trainer
 _SAVE_EVERY = 180.0  # seconds
 
 
+def open_stores(config) -> list[bricks.BrickStore]:
+  """The training scans of `config`."""
+  template = bricks.read_template(config.data_dir, config.data.sources, ())
+  return [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
+
+
 def make_batches(config, start_step: int = 0):
   """Batches of `config`, from a step on; see `pipeline.make_dataset`."""
-  template = bricks.read_template(config.data_dir, config.data.sources, ())
-  stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
   return pipeline.make_dataset(
     config.data,
-    stores,
+    open_stores(config),
     config.classes,
     seed=config.seed,
     start_step=start_step,
@@ -42,7 +48,7 @@ def train(
 ) -> Trainer:
   """Trains for a number of steps or minutes, from the checkpoint in `workdir` if there is one.
 
-  Writes `metrics.jsonl` and `checkpoint.pt` there; that names the peer.
+  Writes `metrics.jsonl`, `training_cases.json` and `checkpoint.pt` there; that names the peer.
 
   Args:
     peer: one of `RECIPES`.
@@ -69,6 +75,7 @@ def train(
       )
     trainer.restore(saved)
     before = saved['seconds']
+  training_cases.note(epath.Path(workdir), open_stores(config), resumed=trainer.step > 0, init='')
   log = MetricsLog(workdir, trainer.step)
   batches = make_batches(config, trainer.step)
   began = time.perf_counter()
