@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import pathlib
@@ -52,6 +53,7 @@ class SeriesFiles:
     problem: why it cannot be read, where that is known before.
     shared: whether its folder holds other scans too.
     slices: SOPInstanceUIDs in order of their text, empty where one is missing.
+    places: how many places its slices lie at.
   """
 
   uid: str
@@ -61,11 +63,17 @@ class SeriesFiles:
   problem: str = ''
   shared: bool = False
   slices: tuple[str, ...] = ()
+  places: int = 0
+
+  @functools.cached_property
+  def folders(self) -> frozenset[str]:
+    """The folders inside that its files lie in, '' for the outermost."""
+    return frozenset(os.path.dirname(name) for name in self.names)
 
   @property
   def folder(self) -> str:
     """The folder inside that holds all its files, '' for the outermost."""
-    return os.path.commonpath([os.path.dirname(name) for name in self.names])
+    return os.path.commonpath(self.folders)
 
   def place_in(self, path: str | os.PathLike) -> str:
     """Where it lies: its folder, or its first file where that holds other scans."""
@@ -139,11 +147,10 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   scans = [part for group in _by_uid(slices) for part in _phases(group)]
   scans, failed = _blame(scans, bad | unread, owners)
   left_out = inventory.phrases(others)
-  places = {scan: _places(scan, slices) for scan in scans}
-  if any(count >= _FEW for count in places.values()):
-    short = [scan for scan in scans if places[scan] < _FEW and not scan.problem]
+  if any(scan.places >= _FEW for scan in scans):
+    short = [scan for scan in scans if scan.places < _FEW and not scan.problem]
     scans = [scan for scan in scans if scan not in short]
-    left_out += [f'series {scan.number} ({places[scan]} positions)' for scan in short]
+    left_out += [f'series {scan.number} ({scan.places} positions)' for scan in short]
   scans = _mark_shared(scans)
   scans.sort(key=lambda scan: (scan.number, scan.folder, scan.uid, scan.part, scan.names))
   return Study(tuple(scans), tuple(left_out), failed)
@@ -292,7 +299,9 @@ def _scan(slices: Sequence[_Slice], field: str = '', text: str = '') -> SeriesFi
   names = tuple(slice_.name for slice_ in slices)
   instances = {slice_.instance for slice_ in slices}
   known = () if '' in instances else tuple(sorted(instances))
-  return SeriesFiles(slices[0].uid, slices[0].number, names, part, slices=known)
+  places = len({slice_.position for slice_ in slices})
+  uid, number = slices[0].uid, slices[0].number
+  return SeriesFiles(uid, number, names, part, slices=known, places=places)
 
 
 def _blame(
@@ -302,9 +311,9 @@ def _blame(
   problems, failed = collections.defaultdict(list), {}
   for name, problem in bad.items():
     folder = name.rpartition('/')[0]
-    beside = [s for s in scans if any(n.rpartition('/')[0] == folder for n in s.names)]
-    same = [s for s in scans if s.uid in owners[name]]
-    hit = [s for s in same if s in beside] or same or (beside if len(beside) == 1 else [])
+    beside = [scan for scan in scans if folder in scan.folders]
+    same = [scan for scan in scans if scan.uid in owners[name]]
+    hit = [scan for scan in same if scan in beside] or same or (beside if len(beside) == 1 else [])
     for scan in hit:
       problems[scan].append(problem)
     if not hit:
@@ -318,15 +327,9 @@ def _blame(
 
 
 def _mark_shared(scans: Sequence[SeriesFiles]) -> list[SeriesFiles]:
-  folders = [{os.path.dirname(name) for name in scan.names} | {scan.folder} for scan in scans]
-  made = []
-  for number, scan in enumerate(scans):
-    others = set().union(*folders[:number], *folders[number + 1 :])
-    made.append(dataclasses.replace(scan, shared=not others.isdisjoint(folders[number])))
-  return made
-
-
-def _places(scan: SeriesFiles, slices: Sequence[_Slice]) -> int:
-  """How many places the slices of a scan lie at."""
-  names = set(scan.names)
-  return len({slice_.position for slice_ in slices if slice_.name in names})
+  folders = [scan.folders | {scan.folder} for scan in scans]
+  counts = collections.Counter(folder for several in folders for folder in several)
+  return [
+    dataclasses.replace(scan, shared=any(counts[folder] > 1 for folder in several))
+    for scan, several in zip(scans, folders, strict=True)
+  ]

@@ -1,0 +1,140 @@
+"""What users have had on disk, through the real commands: exit codes, rows, and what is written."""
+
+import csv
+import json
+import pathlib
+import runpy
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from threshold import Threshold
+
+from input_pipeline import volume
+from mome_jax import evaluate, predict, scans
+
+DAMAGED = (
+  "21_one_header/bad/004.dcm: damaged DICOM (Unknown Value Representation '0x43 0x92' in tag "
+  '(0008,0060)); copy it again'
+)
+
+
+@pytest.fixture(scope='module')
+def odd(tmp_path_factory):
+  """The folder of odd inputs; its writer lies beside the checkout."""
+  cases = pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'cases'
+  if not (cases / 'make_odd_inputs.py').is_file():
+    pytest.skip('the writer of odd inputs is not beside this checkout')
+  folder = tmp_path_factory.mktemp('odd')
+  runpy.run_path(str(cases / 'make_odd_inputs.py'))['main'](folder)
+  return folder
+
+
+@pytest.fixture
+def run_predict(odd, tmp_path, monkeypatch, capsys):
+  """run_predict(*inputs) -> exit code, rows of report.csv, standard error."""
+  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.chdir(odd)
+
+  def call(*inputs, options=('--no-preview', '--quiet')):
+    out = tmp_path / 'out'
+    code = predict.main(
+      ['--checkpoint', 'x', '--input', *inputs, '--output', str(out), '--overwrite', *options]
+    )
+    with (out / 'report.csv').open() as file:
+      rows = list(csv.DictReader(file))
+    for row in rows:
+      written = out / f'{row["case"]}_seg.nii.gz'
+      assert written.exists() == (row['status'] == 'ok')
+      if written.exists():
+        legend = json.loads((out / f'{row["case"]}_seg.json').read_text())
+        assert legend['input'] == row['input']
+    return code, [(row['case'], row['status'], row['input']) for row in rows], capsys.readouterr()
+
+  return call
+
+
+@pytest.mark.parametrize(
+  ('inputs', 'code', 'rows'),
+  [
+    (['01_gz_name'], 0, {'packed': 'packed.nii', 'plain': 'plain.nii.gz'}),
+    (['02_dangling'], 1, {'a': 'a.nii.gz', 'b': 'b.nii.gz'}),
+    (['03_one_folder_a_patient'], 0, {'s1_ct': 's1/ct.nii.gz', 's2_ct': 's2/ct.nii.gz'}),
+    (
+      [f'03_one_folder_a_patient/{p}/ct.nii.gz' for p in ('s1', 's2')],
+      0,
+      {'s1_ct': '', 's2_ct': ''},
+    ),
+    (['03_dicom_folders_of_one_name'], 0, {'s1_DICOM': 's1/DICOM', 's2_DICOM': 's2/DICOM'}),
+    (
+      [f'03_dicom_folders_of_one_name/{p}/DICOM' for p in ('s1', 's2')],
+      0,
+      {'s1_DICOM': '', 's2_DICOM': ''},
+    ),
+    (['05_rounded'], 0, {'05_rounded': ''}),
+    (['06_twice'], 0, {'06_twice': ''}),
+    (['07_phases'], 0, {'07_phases_a1': '000.dcm', '07_phases_a2': 'b000.dcm'}),
+    (['08_no_preamble'], 0, {'08_no_preamble': ''}),
+    (['21_one_header'], 1, {'good': 'good', 'bad': 'bad'}),
+  ],
+)
+def test_predict(inputs, code, rows, run_predict, tmp_path):
+  found_code, found, _ = run_predict(*inputs)
+  assert found_code == code
+  failed = {'b', 'bad'} & set(rows)
+  places = (
+    inputs if len(inputs) > 1 else [f'{inputs[0]}/{end}'.rstrip('/') for end in rows.values()]
+  )
+  expected = [
+    (case, 'failed' if case in failed else 'ok', place)
+    for case, place in zip(rows, places, strict=True)
+  ]
+  assert sorted(found) == sorted(expected)
+  if failed:
+    text = (tmp_path / 'out' / 'report.csv').read_text()
+    assert ('link to ../annex/gone, which is not there' in text) != (DAMAGED in text)
+
+
+@pytest.mark.parametrize('name', ['05_rounded', '06_twice', '08_no_preamble'])
+def test_every_slice_is_segmented(name, run_predict, odd, tmp_path):
+  run_predict(name)
+  mask = nib.load(tmp_path / 'out' / f'{name}_seg.nii.gz')
+  assert mask.shape == (8, 8, 8)
+  step = {'05_rounded': 0.75}.get(name, 2.5)
+  np.testing.assert_allclose(mask.header.get_zooms(), (3, 3, step), rtol=0.01)
+  [case], _ = scans.find_cases([odd / name])
+  scan = scans.read(case).volume
+  np.testing.assert_allclose(scan.geometry.affine, mask.affine, atol=1e-4)
+  voxels = volume.from_canonical(scan.array, scan.geometry)
+  for path in (odd / name).glob('???.dcm'):
+    ds = pydicom.dcmread(path, force=True)
+    k = round(float(ds.ImagePositionPatient[2]) / step)
+    stored = np.frombuffer(ds.PixelData, np.int16).reshape(8, 8)  # slope 1, intercept 0
+    np.testing.assert_array_equal(voxels[..., k].T, stored)
+
+
+def test_predictions_of_channel_names_are_found_by_score(run_predict, odd, tmp_path, capsys):
+  code, rows, _ = run_predict('04_channel_names/imagesTs')
+  assert (code, [row[0] for row in rows]) == (0, ['a', 'b'])
+  scored = evaluate.main([
+    'score', '--predictions', str(tmp_path / 'out'), '--references',
+    str(odd / '04_channel_names' / 'labelsTs'), '--classes', 'liver', '--output',
+    str(tmp_path / 'scores'),
+  ])  # fmt: skip
+  assert scored == 0, capsys.readouterr()
+
+
+def test_a_folder_and_its_archive_are_one_scan_and_failures_are_told_once(
+  run_predict, odd, tmp_path
+):
+  shutil.make_archive(str(tmp_path / '05_rounded'), 'zip', odd / '05_rounded')
+  archive = str(tmp_path / '05_rounded.zip')
+  code, rows, told = run_predict('05_rounded', archive, options=())
+  assert (code, rows) == (0, [('05_rounded', 'ok', '05_rounded')])
+  assert told.err.count(f'{archive}: left out, it is the same scan as 05_rounded') == 1
+  for options in ((), ('--quiet',)):
+    code, _, told = run_predict('21_one_header', options=options)
+    assert code == 1
+    assert told.err.count(DAMAGED) == 1
