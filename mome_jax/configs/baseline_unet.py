@@ -2,6 +2,8 @@
 
 Its published weights become a model folder with this config by
 python -m mome_jax.weights --source=universal_unet --checkpoint=FILE --output=DIR
+
+Never trained here, and its published weights were not at hand: neither time nor Dice is known.
 """
 
 from mome_jax.configs import paper_unet

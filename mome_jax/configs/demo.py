@@ -2,6 +2,9 @@
 
 python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=6 --brick=32
 python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=runs/demo
+
+Two CPU cores: about 10 minutes with setting up the environment (`make demo`). Mean Dice 79.8 % over
+12 classes on six held-out phantoms.
 """
 
 from mome_jax.configs import base

@@ -5,6 +5,10 @@ python -m mome_jax.main --config=mome_jax/configs/finetune.py:runs/demo --workdi
 
 What stands after the colon is a model folder or workdir: its config is taken over, so that spacing,
 HU windows and network fit its parameters.
+
+Two CPU cores, 1000 steps from openkbp_cpu with the target volume ptv70 as an eighth class and the
+scans of the old ones: 15 min 44 s with scoring; the old classes stayed at a mean Dice of 73.0 %,
+ptv70 reached 33.8 %.
 """
 
 from mome_jax import checkpoint

@@ -2,6 +2,9 @@
 
 python -m mome_jax.main --config=mome_jax/configs/paper_swin_unetr.py --workdir=DIR \
     --config.data_dir=DIR
+
+Never trained yet: neither time nor Dice is known. Compiled for 16 chips of TPU v5e with 16 patches
+a step, it needs 6.5 of the 16 GiB of a chip and 41.3 TFLOP a step.
 """
 
 from mome_jax.configs import paper_unet

@@ -2,6 +2,8 @@ r"""Banks of 8 sparse experts at the two middle scales of the full-size U-Net, 1
 
 python -m input_pipeline.prepare --source=phantom --data_dir=data
 python -m mome_jax.main --config=mome_jax/configs/sparse_8.py --workdir=DIR
+
+Never trained yet: neither time nor Dice is known.
 """
 
 from mome_jax.configs import base, demo
