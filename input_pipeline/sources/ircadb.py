@@ -35,9 +35,6 @@ _FOLDERS = (
 )
 
 
-_PARTS = ('PATIENT_DICOM', 'MASKS_DICOM')
-
-
 def ircadb_cases(manual_dir: str | None) -> list[Case]:
   """All patients, as test cases.
 
@@ -46,39 +43,42 @@ def ircadb_cases(manual_dir: str | None) -> list[Case]:
       depth.
 
   Raises:
-    SourceError: if there is none, or a mask has an unknown name.
+    SourceError: if there is none.
 
   Warns:
     UserWarning: of archives of whole patients, which are left out.
   """
   folder = files.folder_of('ircadb', manual_dir, '3Dircadb1.N/{PATIENT_DICOM,MASKS_DICOM}')
-  cases = []
   paths = [path for path in files.walk(folder) if path.name.casefold().startswith('3dircadb1.')]
+  patients = [path for path in paths if path.is_dir()]
+  # An archive that was unpacked into a folder of its name.
+  around = {outer for path in patients for outer in path.parents}
+  cases = [_case(patient) for patient in patients if patient not in around]
   if packed := [path for path in paths if path.suffix.casefold() == '.zip']:
     files.note(f'ircadb: {files.counted(packed, "archives of patients, to be unpacked")}')
-  for patient in (path for path in paths if path.is_dir()):
-    scan, masks = (_inside(patient, name) for name in _PARTS)
-    if scan is None or masks is None:
-      missing = _PARTS[0] if scan is None else _PARTS[1]
-      load = functools.partial(
-        files.fail, f'{patient}: no {missing} or {missing}.zip; copy it again'
-      )
-      cases.append(Case('ircadb', patient.name, 'test', (), load))
-    else:
-      names = _mask_names(masks)
-      meanings = {name: _meaning(name, masks) for name in names}
-      supervised = labels.classes_of(dict(enumerate(meanings.values())))
-      load = functools.partial(_load, scan, masks, meanings)
-      cases.append(Case('ircadb', patient.name, 'test', supervised, load))
-  if not any(case.supervised for case in cases):
+  if not cases:
     raise SourceError(f'{folder}: no 3Dircadb1.N with PATIENT_DICOM and MASKS_DICOM (or .zip)')
   return cases
 
 
-def _inside(patient: pathlib.Path, name: str) -> pathlib.Path | None:
+def _case(patient: pathlib.Path) -> Case:
+  try:
+    scan, masks = (_inside(patient, name) for name in ('PATIENT_DICOM', 'MASKS_DICOM'))
+    meanings = {name: _meaning(name, masks) for name in _mask_names(masks)}
+  except SourceError as error:
+    return Case('ircadb', patient.name, 'test', (), functools.partial(files.fail, str(error)))
+  supervised = labels.classes_of(dict(enumerate(meanings.values())))
+  load = functools.partial(_load, scan, masks, meanings)
+  return Case('ircadb', patient.name, 'test', supervised, load)
+
+
+def _inside(patient: pathlib.Path, name: str) -> pathlib.Path:
+  """A folder of a patient, or its archive; SourceError if there is neither."""
   entries = {path.name.casefold(): path for path in sorted(patient.iterdir())}
-  found = [entries.get(text.casefold()) for text in (name, f'{name}.zip')]
-  return next((path for path in found if path is not None and path.exists()), None)
+  for text in (name, f'{name}.zip'):
+    if (path := entries.get(text.casefold())) is not None and path.exists():
+      return path
+  raise SourceError(f'{patient}: no {name} or {name}.zip; copy it again')
 
 
 def _mask_names(masks: pathlib.Path) -> list[str]:
@@ -86,8 +86,11 @@ def _mask_names(masks: pathlib.Path) -> list[str]:
   if masks.is_dir():
     paths = [p.relative_to(masks).as_posix() for p in files.walk(masks) if p.is_file()]
   else:
-    with zipfile.ZipFile(masks) as archive:
-      paths = [name for name in archive.namelist() if not name.endswith('/')]
+    try:
+      with zipfile.ZipFile(masks) as archive:
+        paths = [name for name in archive.namelist() if not name.endswith('/')]
+    except (OSError, zipfile.BadZipFile) as error:
+      raise SourceError(f'{masks}: cannot be read ({error}); copy it again') from error
   names = {path.split('/')[-2] for path in paths if '/' in path and not path.startswith('__MACOSX')}
   return sorted(names, key=lambda name: (_rank(name, masks), name))
 

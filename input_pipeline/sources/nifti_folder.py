@@ -121,8 +121,10 @@ def by_name(declared: Mapping, path: pathlib.Path) -> dict[str, list[int]]:
     values = value if isinstance(value, list) else [value]
     try:
       named[key] = [int(v) for v in values]
+      if any(number != float(v) for number, v in zip(named[key], values, strict=True)):
+        raise ValueError
     except (TypeError, ValueError):
-      faults.append(f'label {key!r} has value {value!r}; expected a number')
+      faults.append(f'label {key!r} has value {value!r}; expected a whole number')
   if faults:
     raise SourceError(f'{path}: {"; ".join(faults)}')
   return named

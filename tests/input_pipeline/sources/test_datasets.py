@@ -229,11 +229,23 @@ class TestDownloadProblems:
     cases, _ = fabricate('ircadb', tmp_path)
     patient = next(path for path in tmp_path.rglob(cases[0].name) if path.is_dir())
     for path in patient.glob('MASKS_DICOM*'):
-      path.rename(tmp_path / 'gone')
+      path.rename(patient / path.name.replace('MASKS', 'GONE'))
     again = {case.name: case for case in sources.get_source('ircadb').cases(str(tmp_path))}
     assert again.keys() == {case.name for case in cases}
     with pytest.raises(sources.SourceError, match='no MASKS_DICOM or MASKS_DICOM.zip'):
       again[cases[0].name].load()
+    (patient / 'masks_dicom.ZIP').write_bytes(b'x')
+    again = {case.name: case for case in sources.get_source('ircadb').cases(str(tmp_path))}
+    with pytest.raises(sources.SourceError, match='masks_dicom.ZIP: cannot be read .*zip'):
+      again[cases[0].name].load()
+    # Unpacked into a folder of its own name.
+    inner = patient / patient.name
+    inner.mkdir()
+    (patient / 'masks_dicom.ZIP').unlink()
+    for path in [path for path in patient.iterdir() if path != inner]:
+      path.rename(inner / path.name.replace('GONE', 'MASKS'))
+    again = {case.name: case for case in sources.get_source('ircadb').cases(str(tmp_path))}
+    assert again[cases[0].name].load().codes.any()
 
   def test_check_reports_and_goes_on(self, tmp_path, capsys):
     fabricate('lits', tmp_path)
@@ -258,8 +270,10 @@ class TestDownloadProblems:
     fabricate('ircadb', tmp_path)
     masks = tmp_path / '3Dircadb1/3Dircadb1.2/MASKS_DICOM'
     (masks / 'liver').rename(masks / 'lever')
+    cases = {case.name: case for case in sources.get_source('ircadb').cases(str(tmp_path))}
     with pytest.raises(sources.SourceError, match="unknown mask 'lever'"):
-      sources.get_source('ircadb').cases(str(tmp_path))
+      cases['3Dircadb1.2'].load()
+    assert cases['3Dircadb1.1'].load().codes.any()
 
   def test_chaos_with_a_picture_missing(self, tmp_path):
     cases, _ = fabricate('chaos', tmp_path)

@@ -110,7 +110,8 @@ def test_a_case_may_label_less(tmp_path):
     ({'labels': {'livr': 1}}, r"'livr' is no class.*did you mean liver\?.*new_classes"),
     ({'labels': {'unicorn': 1}}, r'"new_classes": \[\{"name": "unicorn"\}\], or list it in'),
     ({'labels': {'liver': 300}}, r'value 300; expected 1\.\.255'),
-    ({'labels': {'liver': 'x1'}}, r'expected a number'),
+    ({'labels': {'liver': 'x1'}}, r'expected a whole number'),
+    ({'labels': {'liver': [1, 2.5]}}, r'value \[1, 2.5\]; expected a whole number'),
     ({'labels': {'liver': [1, 2], 'ignore': 2}}, r"value 2: it is to be ignored, .*\['liver'\]"),
     ({'labels': {'liver': 1, 'spleen': 1}}, r'value 1: .*none contains the other'),
     ({'labels': ['liver']}, r'no "labels"'),
@@ -142,7 +143,9 @@ def test_all_bad_labels_are_named_at_once(tmp_path):
   assert "; label 'spleen' has value 300; expected 1..255" in message
   assert '; value 4: it stands for' in message and '\n' not in message
   write(tmp_path, {'labels': {'liver': 'x', 'spleen': 'y'}})
-  with pytest.raises(sources.SourceError, match="'liver'; expected a number; .*'spleen'; expect"):
+  with pytest.raises(
+    sources.SourceError, match="'liver'; expected a whole number; .*'spleen'; exp"
+  ):
     cases_of(tmp_path)
   write(tmp_path, {'labels': {'liver': 1}, 'supervised': {'a': ['spleen', 'livr', 'colon']}})
   with pytest.raises(
