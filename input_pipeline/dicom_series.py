@@ -129,7 +129,7 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   path = pathlib.Path(path)
   with opened(path) as open_file:
     files = inventory.look(path, ('dicom',)) if files is None else files
-    slices, others, bad = [], [file.reason for file in files.left_out], {}
+    slices, others, bad = [], list(files.left_out), {}
     for file in files.used:
       if file.kind != 'dicom':
         continue

@@ -49,6 +49,7 @@ class File:
       opened and has no ending; or 'other'.
     reason: why it is left out, as a noun; '' if it is not.
     problem: why it cannot be read, a line with file and fix; '' if nothing is known to be wrong.
+    is_folder: a folder that is left out as a whole, or cannot be listed.
   """
 
   path: pathlib.Path
@@ -56,6 +57,12 @@ class File:
   kind: str
   reason: str = ''
   problem: str = ''
+  is_folder: bool = False
+
+  @property
+  def unit(self) -> str:
+    """'file' or 'folder'."""
+    return 'folder' if self.is_folder else 'file'
 
   @property
   def parent(self) -> str:
@@ -80,8 +87,8 @@ class Inventory:
   folders: tuple[pathlib.Path, ...] = ()
 
   def notes(self) -> list[str]:
-    """What was left out, one phrase a reason: 'hidden (2 files)'."""
-    return phrases(file.reason for file in self.left_out)
+    """What was left out, one phrase a reason: 'hidden (1 folder, 2 files)'."""
+    return phrases(self.left_out)
 
 
 def look(
@@ -140,10 +147,17 @@ def is_nifti_name(name: str) -> bool:
   return name.lower().endswith(NIFTI_ENDINGS)
 
 
-def phrases(reasons: Iterable[str]) -> list[str]:
-  """'MR (2 files)' for each reason, by name."""
-  counts = collections.Counter(reasons)
-  return [f'{kind} ({n} file{"s" * (n > 1)})' for kind, n in sorted(counts.items())]
+def phrases(left_out: Iterable[File | str]) -> list[str]:
+  """'MR (2 files)' for each reason, of files or a text for each, by name."""
+  counts = collections.defaultdict(collections.Counter)
+  for file in left_out:
+    reason, unit = (file, 'file') if isinstance(file, str) else (file.reason, file.unit)
+    counts[reason][unit] += 1
+  told = []
+  for reason, units in sorted(counts.items()):
+    numbers = [f'{n} {unit}{"s" * (n > 1)}' for unit, n in sorted(units.items(), reverse=True)]
+    told.append(f'{reason} ({", ".join(numbers)})')
+  return told
 
 
 def stem(name: str) -> str:
@@ -285,8 +299,9 @@ def _walk(folder, deep, skip) -> tuple[list[File], list[pathlib.Path]]:
     name = current.relative_to(folder).as_posix()
     if current != folder:
       real = os.path.realpath(current)
-      if real in seen | around:
-        files.append(File(current, name, 'other', 'link to a folder that is looked at'))
+      if real in seen or real in around:
+        reason = 'link to a folder that is looked at'
+        files.append(File(current, name, 'other', reason, is_folder=True))
         continue
       seen.add(real)
     try:
@@ -294,14 +309,16 @@ def _walk(folder, deep, skip) -> tuple[list[File], list[pathlib.Path]]:
     except OSError as error:
       if current == folder:
         raise
-      files.append(File(current, name, 'unknown', problem=_unreadable(current, error)))
+      files.append(
+        File(current, name, 'unknown', problem=_unreadable(current, error), is_folder=True)
+      )
       continue
     for entry in entries:
       path = current / entry.name
       name = path.relative_to(folder).as_posix()
       reason = 'hidden' if is_hidden(entry.name) else skip(path)
       if reason:
-        files.append(File(path, name, 'other', reason))
+        files.append(File(path, name, 'other', reason, is_folder=_is_folder(entry)))
       elif not _is_folder(entry):
         files.append(_file(path, name))
       elif deep:
@@ -382,12 +399,19 @@ def _unreadable(path: pathlib.Path, error: OSError) -> str:
   return f'{path}: cannot be opened ({error.strerror}); change its permissions or copy it again'
 
 
+def halves(path: pathlib.Path) -> list[pathlib.Path]:
+  """The files of a NIfTI scan: itself, and of a `.hdr` or `.img` the other one if it is there."""
+  others = {'.hdr': ('.img', '.IMG'), '.img': ('.hdr', '.HDR')}.get(path.suffix.lower(), ())
+  beside = (path.with_suffix(ending) for ending in others)
+  return [path, *(other for other in beside if other.exists())][:2]
+
+
 def _pair(path: pathlib.Path) -> tuple[str, str, str]:
   """Kind, reason and problem of one half of a scan in two files."""
-  endings = ('.img', '.IMG') if path.suffix.lower() == '.hdr' else ('.hdr', '.HDR')
-  if not any(path.with_suffix(ending).exists() for ending in endings):
-    return 'image', '', f'{path}: its {endings[0]} file is missing; copy both'
-  return ('nifti', '', '') if endings[0] == '.img' else ('other', 'voxels of a .hdr file', '')
+  other = '.img' if path.suffix.lower() == '.hdr' else '.hdr'
+  if len(halves(path)) == 1:
+    return 'image', '', f'{path}: its {other} file is missing; copy both'
+  return ('nifti', '', '') if other == '.img' else ('other', 'voxels of a .hdr file', '')
 
 
 def _slices_among(files: Sequence[File]) -> list[File]:

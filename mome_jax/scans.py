@@ -119,8 +119,9 @@ def open_files(case: Case) -> Iterator[BinaryIO]:
     OSError, VolumeError: if one cannot be opened.
   """
   if case.series is None:
-    with case.path.open('rb') as stream:
-      yield stream
+    for path in inventory.halves(case.path):
+      with path.open('rb') as stream:
+        yield stream
     return
   with dicom.opened(case.path) as open_file:
     for name in case.series.names:

@@ -199,7 +199,7 @@ def find_masks(
       twice[case] = f'{masks.path} and {found[case].path.name} are both of this case; keep one'
   for case in twice:
     del found[case]
-  left_out = [file.reason for file in held.left_out if file.reason not in _NO_MASKS]
+  left_out = [file for file in held.left_out if file.reason not in _NO_MASKS]
   notes = [f'{folder}: left out: {phrase}' for phrase in inventory.phrases(left_out)]
   return found, list(twice.items()), notes
 

@@ -84,7 +84,7 @@ def test_every_file_is_used_left_out_or_failed(tmp_path):
     '._a.nii.gz': 'hidden', '__MACOSX': 'hidden', '.git': 'hidden', 'study/README': 'text',
     'study/DICOMDIR': 'DICOM directory', 'pair.img': 'voxels of a .hdr file',
   }  # fmt: skip
-  assert 'hidden (4 files)' in held.notes()
+  assert 'hidden (2 folders, 2 files)' in held.notes()
   assert 'picture (1 file)' in held.notes()
 
 

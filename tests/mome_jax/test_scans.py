@@ -3,6 +3,8 @@
 import os
 import shutil
 
+import nibabel as nib
+import numpy as np
 import pydicom
 import pytest
 from threshold import save_scan
@@ -93,7 +95,8 @@ class TestFolders:
     layouts.write_files(tmp_path, {'done/x_seg.json': b'{}', 'done/x_preview.png': b'\x89PNG'})
     cases, [note] = scans.find_cases([tmp_path], output=tmp_path / 'out')
     assert [case.name for case in cases] == ['my_seg', 's1_ct', 's2_ct']
-    for phrase in ('label map (3 files)', 'result of predict (2 files)', 'output folder (1 file)',
+    for phrase in ('label map (2 folders, 1 file)', 'result of predict (1 folder, 1 file)',
+                   'output folder (1 folder)',
                    'picture (1 file)', 'text (1 file)'):  # fmt: skip
       assert phrase in note
     # What is named is read.
@@ -149,3 +152,12 @@ class TestOnce:
     path = scan(tmp_path / 'a.nii')
     os.symlink('a.nii', tmp_path / 'b.nii')
     assert names(path, tmp_path, path) == ['a', 'b']
+
+
+def test_a_scan_in_two_files_is_one(tmp_path):
+  image = nib.Nifti1Pair(np.zeros(SHAPE, np.int16), np.diag([3, 3, 3, 1]))
+  nib.save(image, tmp_path / 'a.hdr')
+  [case], _ = scans.find_cases([tmp_path])
+  assert scans.read(case).volume.array.shape == SHAPE
+  sizes = [len(stream.read()) for stream in scans.open_files(case)]
+  assert sizes == [(tmp_path / name).stat().st_size for name in ('a.hdr', 'a.img')]
