@@ -12,8 +12,8 @@ import pydicom
 import pytest
 from threshold import Threshold
 
-from input_pipeline import volume
-from mome_jax import evaluate, predict, scans
+from input_pipeline import bricks, prepare, volume
+from mome_jax import evaluate, predict, results, scans
 
 DAMAGED = (
   "21_one_header/bad/004.dcm: damaged DICOM (Unknown Value Representation '0x43 0x92' in tag "
@@ -138,3 +138,79 @@ def test_a_folder_and_its_archive_are_one_scan_and_failures_are_told_once(
     code, _, told = run_predict('21_one_header', options=options)
     assert code == 1
     assert told.err.count(DAMAGED) == 1
+
+
+LIVER = (slice(2, 5), slice(2, 5), slice(2, 5))  # of every label map in the odd inputs
+
+
+def run_prepare(folder, data):
+  command = ['--source=nifti_folder', f'--manual-dir={folder}', f'--data-dir={data}']
+  return prepare.main([*command, '--name=odd', '--spacing=3', '--brick=16'])
+
+
+@pytest.mark.parametrize('name', ['14_axes', '15_digits', '16_ignore'])
+def test_prepare(name, odd, tmp_path, capsys):
+  assert run_prepare(odd / name, tmp_path) == 0
+  told = capsys.readouterr()
+  assert '1 train, 1 validation cases' in told.out
+  told = [line for line in told.err.splitlines() if line.startswith(('note: ', 'skipped '))]
+  images = odd / name / 'imagesTs'
+  assert told == [
+    'note: scans of imagesTs without a label map in labelsTs, left out: 1, first '
+    f'{images}/case_0201.nii.gz'
+  ] * (name == '15_digits')
+  (held_out,) = bricks.open_volumes(tmp_path, 'odd')
+  assert held_out.supervised == ('liver',)
+  expected = np.zeros((8, 9, 10), np.uint8)
+  expected[LIVER] = 6
+  np.testing.assert_array_equal(held_out.codes, expected)
+  assert bricks.open_bricks(tmp_path, 'odd').class_voxels(['liver']).tolist() == [[27]]
+
+
+@pytest.mark.parametrize('damage', ['dangling', 'cut off'])
+def test_prepare_keeps_training_cases_where_the_one_held_out_fails(damage, odd, tmp_path, capsys):
+  folder = shutil.copytree(odd / '14_axes', tmp_path / 'mine')
+  path = folder / 'imagesTr' / 'b_0000.nii.gz'
+  content = path.read_bytes()
+  path.unlink()
+  if damage == 'dangling':
+    path.symlink_to('../annex/gone')
+  else:
+    path.write_bytes(content[:60])
+  assert run_prepare(folder, tmp_path / 'data') == 1
+  err = capsys.readouterr().err
+  assert err.count(f'skipped b: {path}: ') == 1
+  assert ('a link to ../annex/gone, which is not there' in err) == (damage == 'dangling')
+  assert [case.name for case in bricks.open_bricks(tmp_path / 'data', 'odd').cases] == ['a']
+  path.unlink()
+  path.write_bytes(content)
+  assert run_prepare(folder, tmp_path / 'data') == 0
+  assert [case.name for case in bricks.open_volumes(tmp_path / 'data', 'odd')] == ['b']
+
+
+@pytest.mark.parametrize(
+  ('predictions', 'references', 'code', 'scored', 'failed'),
+  [
+    ('17_one_damaged/predictions', '17_one_damaged/labelsTr', 1, 'a', {'b': 'b.nii.gz: cannot be'}),
+    ('14_axes/labelsTr', '17_one_damaged/labelsTr', 0, 'ab', {}),
+    ('16_ignore/labelsTr', '16_ignore/labelsTr', 0, 'ab', {}),
+    ('02_dangling', '17_one_damaged/labelsTr', 1, '', {'a': 'outside 0..255', 'b': 'annex/gone'}),
+    ('15_digits/imagesTs', '15_digits/labelsTr', 1, '', {'a': 'no pred', 'b': 'no prediction of'}),
+  ],
+)
+def test_score(predictions, references, code, scored, failed, odd, tmp_path, capsys):
+  out = tmp_path / 'scores'
+  command = ['score', f'--predictions={odd / predictions}', f'--references={odd / references}']
+  assert evaluate.main([*command, f'--output={out}']) == code
+  lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith('not scored: ')]
+  assert len(lines) == len(failed)
+  for line, (case, reason) in zip(sorted(lines), failed.items(), strict=True):
+    assert line.startswith(f'not scored: {case}: ') and reason in line
+  assert out.exists() == bool(scored)
+  if scored:
+    rows = results.read(out)
+    assert [(row['case'], row['class'], row['dice']) for row in rows] == [
+      (case, 'liver', 1.0) for case in scored
+    ]
+    summary = json.loads((out / 'summary.json').read_text())
+    assert [entry['case'] for entry in summary.get('failed', [])] == list(failed)
