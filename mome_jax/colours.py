@@ -26,7 +26,7 @@ COLOURS = {
 }
 # fmt: on
 
-_APART = 30.0  # in CIELAB: nobody takes one for the other, side by side or not
+_APART = 40.0  # in CIELAB: nobody takes one for the other, side by side or not
 _XYZ = np.array(
   [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
    [0.0193339, 0.1191920, 0.9503041]]

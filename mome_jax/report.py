@@ -4,6 +4,7 @@ Arrays are canonical (x grows to the patient's right, y to anterior, z to superi
 radiologists read them: the patient's right on the left, anterior or superior up.
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from mome_jax.colours import palette
 
 SOFT_TISSUE = (-160.0, 240.0)  # HU
 _PLANES = (('Axial', 2, 'RLAP'), ('Coronal', 1, 'RLSI'), ('Sagittal', 0, 'APSI'))
+THIN = 6  # times thinner than long and wide: from the side, a scan is a strip
 _GAP, _CAPTION, _LEGEND_ROW = 0.15, 0.25, 0.205  # inches
 _OUTLINE = [matplotlib.patheffects.withStroke(linewidth=1.6, foreground='black')]
 _DASHES = (0, (3.5, 2))
@@ -38,7 +40,8 @@ def overlay(
 ) -> None:
   """Draws masks over a scan in three planes, each through its slice with most labelled voxels.
 
-  Predictions are filled with a solid outline, truths are dashed. The three panels share one scale.
+  Of few slices, which from the side are strips, up to three are drawn instead. Predictions
+  are filled with a solid outline, truths are dashed. The panels share one scale.
 
   Args:
     path: PNG file to write.
@@ -65,29 +68,32 @@ def overlay(
       labelled |= mask[...].astype(bool)
   box = _body_box(image, labelled, spacing)
   labelled, shown = labelled[box], image[box]
-  panels, width, height = _arrange(shown.shape, spacing)
+  planes = _planes(labelled, spacing)
+  panels, width, height = _arrange(shown.shape, spacing, planes)
   # Slices first: only classes that some panel shows enter the legend.
-  indices = [_fullest(labelled, axis) for _, axis, _ in _PLANES]
   slices = [
-    [{n: _view(mask, axis, index, box) for n, mask in group.items()} for group in groups]
-    for (_, axis, _), index in zip(_PLANES, indices, strict=True)
+    [
+      {n: _view(mask, plane.axis, plane.index, box) for n, mask in group.items()}
+      for group in groups
+    ]
+    for plane in planes
   ]
   names = [n for n in dict.fromkeys(x for g in groups for x in g) if _visible(n, slices)]
   handles = _legend_handles(names, colours, bool(truths))
   columns, rows = _legend_grid(handles, width)
   legend_height = _LEGEND_ROW * rows + 0.2
   figure, top = figures.titled(title, width, height + _CAPTION + legend_height)
-  for i, (label, axis, letters) in enumerate(_PLANES):
-    x, y, panel_width, panel_height = panels[i]
+  for i, (plane, panel) in enumerate(zip(planes, panels, strict=True)):
+    x, y, panel_width, panel_height = panel
     axes = figures.inches(figure, x, top - _CAPTION - y - panel_height, panel_width, panel_height)
-    step = [mm for a, mm in enumerate(spacing) if a != axis]
-    _anatomy(axes, _view(shown, axis, indices[i]), step, window)
+    step = [mm for a, mm in enumerate(spacing) if a != plane.axis]
+    _anatomy(axes, _view(shown, plane.axis, plane.index), step, window)
     _draw_masks(axes, *slices[i], colours, step)
-    _letters(axes, letters)
-    if axis == 2:
+    _letters(axes, plane.letters)
+    if i == 0:
       _scale_bar(axes)
-    number = indices[i] + box[axis].start + 1
-    figures.caption(axes, f'{label}, slice {number} of {image.shape[axis]}')
+    number = plane.index + box[plane.axis].start + 1
+    figures.caption(axes, f'{plane.label}, slice {number} of {image.shape[plane.axis]}')
   anchor = (0.5, legend_height / figure.get_figheight())
   figure.legend(
     handles=handles, ncols=columns, loc='upper center', bbox_to_anchor=anchor, **figures.PLAIN
@@ -206,27 +212,55 @@ def expert_maps(
   figures.save(figure, path)
 
 
-def _arrange(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple, float, float]:
-  """Places axial, coronal and sagittal panels at one common scale.
+@dataclasses.dataclass(frozen=True)
+class _Plane:
+  """A slice to draw: where it lies, and the directions at its left, right, top and bottom."""
+
+  label: str
+  axis: int
+  letters: str
+  index: int
+
+
+def _planes(labelled: np.ndarray, spacing: Sequence[float]) -> list[_Plane]:
+  """The fullest slice of each direction; of a few slices, which are strips from the side, three."""
+  extents = np.multiply(labelled.shape, spacing)
+  for label, axis, letters in _PLANES:
+    if THIN * extents[axis] < np.delete(extents, axis).min():
+      parts = np.array_split(np.arange(labelled.shape[axis]), min(3, labelled.shape[axis]))
+      indices = [part[0] + _fullest(labelled.take(part, axis), axis) for part in parts]
+      return [_Plane(label, axis, letters, int(index)) for index in indices]
+  return [
+    _Plane(label, axis, letters, _fullest(labelled, axis)) for label, axis, letters in _PLANES
+  ]
+
+
+def _arrange(
+  shape: Sequence[int], spacing: Sequence[float], planes: Sequence[_Plane]
+) -> tuple[list, float, float]:
+  """Places the panels at one common scale.
 
   Returns:
     Their boxes (x, y from the top, width, height), and the width and height of all; inches.
   """
-  x, y, z = (n * mm for n, mm in zip(shape, spacing, strict=True))
-  stacked = 2 * z < 1.3 * y  # A thin slab: coronal above sagittal, else the row is all width.
-  total = x + (max(x, y) if stacked else x + y)
-  tallest = max(y, 2 * z if stacked else z)
-  gaps = 2 * figures.MARGIN + (1 if stacked else 2) * _GAP
-  scale = min((12.0 - gaps) / total, (7.0 if stacked else 9.0) / tallest)
-  x, y, z = x * scale, y * scale, z * scale
-  second = figures.MARGIN + x + _GAP
-  if stacked:
-    below = z + _CAPTION + 0.1
-    panels = ((figures.MARGIN, 0.0, x, y), (second, 0.0, x, z), (second, below, y, z))
-    height = max(y, below + z)
-  else:
-    panels = ((figures.MARGIN, 0.0, x, y), (second, 0.0, x, z), (second + x + _GAP, 0.0, y, z))
-    height = max(y, z)
+  extents = np.multiply(shape, spacing)
+  sizes = [tuple(np.delete(extents, plane.axis)) for plane in planes]  # (width, height)
+  alike = len({plane.axis for plane in planes}) == 1
+  # Coronal and sagittal panels of a thin slab lie above each other.
+  stacked = not alike and 2 * extents[2] < 1.3 * extents[1]
+  columns = [sizes[:1], sizes[1:]] if stacked else [[size] for size in sizes]
+  total = sum(max(width for width, _ in column) for column in columns)
+  tallest = max(sum(height for _, height in column) for column in columns)
+  gaps = 2 * figures.MARGIN + (len(columns) - 1) * _GAP
+  scale = min((12.0 - gaps) / total, (7.0 if stacked or alike else 9.0) / tallest)
+  panels, x, height = [], figures.MARGIN, 0.0
+  for column in columns:
+    y = 0.0
+    for size in column:
+      panels.append((x, y, size[0] * scale, size[1] * scale))
+      y += size[1] * scale + _CAPTION + 0.1
+    x += max(width for width, _ in column) * scale + _GAP
+    height = max(height, y - _CAPTION - 0.1)
   return panels, total * scale + gaps, height
 
 

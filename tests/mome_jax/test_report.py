@@ -56,6 +56,27 @@ def test_radiological_convention(tmp_path, right, anterior, superior):
   assert (sagittal[1] < 0.45) == anterior and (sagittal[0] < 0.45) == superior
 
 
+@pytest.mark.parametrize('axis', [0, 1, 2])
+def test_of_few_slices_three_are_drawn_instead_of_strips(tmp_path, axis):
+  # The mask grows from slice to slice; seen along the thin axis it lies right, anterior, superior.
+  shape = [40, 40, 40]
+  shape[axis] = 4
+  mask = np.zeros(shape, bool)
+  for k in range(4):
+    part = [slice(34 - 4 * k, 38)] * 3
+    part[axis] = k
+    mask[tuple(part)] = True
+  image = np.full(shape, 40.0, np.float32)
+  report.overlay(tmp_path / 'o.png', image, {'liver': mask}, SPACING, title='few')
+  drawn = panels(tmp_path / 'o.png')
+  sizes = [(np.ptp(panel, axis=2) > 0.15).mean() for panel in drawn]
+  # Of the slices 1 and 2 together, then 3 and 4, the fullest: 8, 12 and 16 voxels wide.
+  np.testing.assert_allclose(np.sqrt(sizes), np.array([8, 12, 16]) / 40, rtol=0.15)
+  for panel in drawn:
+    assert panel.shape[0] == pytest.approx(panel.shape[1], rel=0.02)
+    assert (centre(panel) < 0.45).all()
+
+
 def test_panels_pass_through_the_fullest_slice(tmp_path):
   # A large cube and a far voxel-thin rod: only the cube's slices may be shown, and only the cube
   # may be named in the legend.
