@@ -29,11 +29,12 @@ def results(output: pathlib.Path, cases: Sequence[scans.Case], job: Job) -> dict
     try:
       now = {'scan': provenance.of_scan(case), **job.request}
     except Exception:  # of many kinds; reading it will say why
-      continue  # reading it will say why
+      continue
     try:
       written = json.loads(legend.read_text())
       problem = _differences(written, now, job.targets)
-      found[case.name] = _kept(output, case, written, job)
+      if not problem:
+        found[case.name] = _kept(output, case, written, job)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       problem = f'cannot be read as a legend ({error!r})'
     if problem:

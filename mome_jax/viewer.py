@@ -9,13 +9,14 @@ import gzip
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 import nibabel as nib
 import numpy as np
 
 from input_pipeline import resample, volume
-from mome_jax import postprocess
+from mome_jax import postprocess, report
 from mome_jax.colours import palette
 from mome_jax.explain import RoutingMaps
 from mome_jax.segment import Segmentation
@@ -49,7 +50,8 @@ def write(
     segmentation: of it.
     legend: of each class, in the order of the segmentation: 'name', 'volume_ml', 'present'.
     title: heading of the page.
-    origin: 'step' of the model and 'warnings', both optional.
+    origin: 'step' of the model, 'warnings' and the 'input' whose folder they do not show; all
+      optional.
     routing: of the scan, or None.
   """
   for side in _SIDES:
@@ -58,11 +60,13 @@ def write(
     if len(image) <= _IMAGE_BYTES:
       break
   labels, codes = _labels(scan, segmentation, shown)
+  extents = np.multiply(scan.array.shape, scan.spacing)
   colours = palette([row['name'] for row in legend])
   data = {
     'title': title,
     'step': origin.get('step'),
-    'warnings': list(origin.get('warnings', ())),
+    'warnings': _without_folders(origin.get('warnings', ()), origin.get('input', '')),
+    'thin': bool(report.THIN * extents[2] < extents[:2].min()),
     'coarser': None if np.allclose(shown, scan.spacing) else _coarser(scan, shown),
     'classes': [
       {
@@ -91,6 +95,16 @@ def write(
     before, after = page.split(mark)
     page = before + content + after
   pathlib.Path(path).write_text(page)
+
+
+def _without_folders(texts: Sequence[str], path: str) -> list[str]:
+  """Warnings with the names of files alone: a page is handed on, and its side bar is narrow."""
+  paths = pathlib.Path(path), pathlib.Path(os.path.abspath(path))
+  folders = {str(folder) for path in paths for folder in path.parents if folder.name}
+  for folder in sorted(folders, key=len, reverse=True):
+    start = re.compile(rf'(?<![^\s\'"(]){re.escape(folder + os.sep)}')
+    texts = [start.sub('', text) for text in texts]
+  return list(texts)
 
 
 def _coarser(scan: volume.Volume, step: np.ndarray) -> str:

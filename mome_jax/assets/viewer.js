@@ -182,7 +182,7 @@ async function start() {
   showClasses();
   if (data.routing) showRouting();
   paint();
-  setView('Planes');
+  setView(data.thin ? 'Axial' : 'Planes'); // a few slices are strips from the side
   showWindow();
   const largest = data.classes.filter((row) => row.centre).sort((a, b) => b.volume_ml - a.volume_ml)[0];
   if (largest) goTo(largest.centre);

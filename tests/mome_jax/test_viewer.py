@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import pathlib
 import re
 
@@ -19,6 +20,7 @@ from mome_jax.explain import RoutingMaps
 from mome_jax.segment import Segmentation
 
 NAMES = ('liver', 'liver tumor', 'spleen', 'aorta', 'x</script><b>y')
+NAME = 'a_name_without_any_space_in_it' * 4
 SHAPE = (40, 32, 24)
 SPACING = (5.0, 6.0, 8.0)
 ASSETS = pathlib.Path(viewer.__file__).parent / 'assets'
@@ -61,7 +63,9 @@ def page(tmp_path_factory):
     for k, n in enumerate(NAMES)
   ]
   path = tmp_path_factory.mktemp('viewer') / 'case_report.html'
-  origin = {'step': 7, 'warnings': ['odd <i>header</i>']}
+  folder = f'/home/anna/scans of {"2026" * 20}'
+  warnings = [f'{folder}/case.nii.gz: odd <i>header</i>', f'{NAME}_seg.dcm is not written']
+  origin = {'step': 7, 'warnings': warnings, 'input': f'{folder}/case.nii.gz'}
   viewer.write(path, scan, found, legend, title='case', origin=origin, routing=make_routing())
   return path
 
@@ -79,6 +83,21 @@ def load(text):
 def test_the_library_is_the_recorded_one():
   code = gzip.decompress((ASSETS / 'niivue-0.69.0.umd.js.gz').read_bytes())
   assert hashlib.sha256(code).hexdigest() in (ASSETS / 'niivue-LICENSE.txt').read_text()
+
+
+def test_no_local_path_is_in_the_page(page, data):
+  assert data['warnings'] == ['case.nii.gz: odd <i>header</i>', f'{NAME}_seg.dcm is not written']
+  assert '/home/anna' not in page.read_text()
+  strip = viewer._without_folders
+  for path, text, expected in (
+    ('/a/b/ct', '/a/b/ct/I1: odd', 'ct/I1: odd'),
+    ('/a/b/z.zip/DICOM', '/a/b/z.zip: odd', 'z.zip: odd'),
+    ('b/x.nii', 'b/x.nii: 2 mm/voxel, "b/x.nii"', 'x.nii: 2 mm/voxel, "x.nii"'),
+    ('b/x.nii', f'{os.getcwd()}/b/x.nii', 'x.nii'),
+    ('../x.nii', '../x.nii: odd', 'x.nii: odd'),
+    ('x.nii', 'x.nii: web/x.nii', 'x.nii: web/x.nii'),
+  ):
+    assert strip([text], path) == [expected]
 
 
 def test_volumes_lie_where_the_scan_lies(data):
@@ -154,6 +173,16 @@ def test_the_page_works_offline(opened):
   blocked = opened.run('fetch("http://127.0.0.1:9/").then(() => "sent", () => "blocked")')
   assert blocked == 'blocked'
   assert any('Content Security Policy' in json.dumps(p) for p in opened.problems())
+
+
+def test_nothing_is_wider_than_the_side_bar(opened):
+  assert opened.run('[...document.querySelectorAll("#warnings p")].length') == 2
+  width = opened.run('document.querySelector("aside").clientWidth')
+  assert opened.run('document.querySelector("aside").scrollWidth') == width
+  edges = opened.run(
+    '[...document.querySelectorAll("aside *")].map((e) => e.getBoundingClientRect().right)'
+  )
+  assert max(edges) <= width
 
 
 def test_sides_are_radiological_and_toggles_work(opened):
