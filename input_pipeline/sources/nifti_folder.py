@@ -227,14 +227,20 @@ def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> 
   given = index.get('splits', {})
   if not isinstance(given, dict) or set(given) - {'train', 'validation', 'test'}:
     raise SourceError(f'{path}: "splits" must map train, validation or test to lists of cases')
-  seen = {}
+  faults, seen = [], {}
   for split, names in given.items():
     for name in names:
       if name not in splits:
-        raise SourceError(f'{path}: splits names the case {name!r}, which has no scan and label')
-      if seen.setdefault(name, split) != split:
-        raise SourceError(f'{path}: {name!r} is in two splits; keep one')
-      splits[name] = split
+        faults.append(f'splits names the case {name!r}, which has no scan and label')
+      elif seen.setdefault(name, split) != split:
+        faults.append(f'{name!r} is in two splits; keep one')
+      else:
+        splits[name] = split
+  for name in index.get('supervised', {}):
+    if name not in splits:
+      faults.append(f'supervised names the case {name!r}, which has no scan and label')
+  if faults:
+    raise SourceError(f'{path}: {"; ".join(faults)}')
   if _draws(index, pairs):
     splits |= dict.fromkeys(files.hold_out(pairs['Tr'], _VALIDATION_SHARE), 'validation')
   return splits

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from input_pipeline.anatomy import IGNORE_CODE
 from tests.benchmarks.peers import losses
 from tests.benchmarks.peers.recipes import Recipe
 
@@ -42,6 +43,7 @@ class Trainer:
     valid = losses.valid_voxels(
       targets.shape[2:], batch['supervised'], batch['frame'], batch['slice_range']
     )
+    valid &= (batch['label'] != IGNORE_CODE)[:, None]
     weights = [0.5**level for level in range(len(outputs))]
     terms = (
       weight * losses.masked_bce_dice(output, targets, valid, log=self.recipe.log_dice)
