@@ -22,7 +22,9 @@ _ROUNDED = 0.06  # mm; what positions of one decimal may lie off it, at most a q
 _TILT = 1e-3
 _TILT_DEGREES = 0.5  # of the gantry; less is round-off
 # Field -> how many numbers it has.
-_GEOMETRY = {'ImagePositionPatient': 3, 'ImageOrientationPatient': 6, 'PixelSpacing': 2}
+_GEOMETRY = {'ImagePositionPatient': 3, 'ImageOrientationPatient': 6, 'PixelSpacing': 2, 'Rows': 1,
+             'Columns': 1}  # fmt: skip
+_OPTIONAL = ('InstanceNumber', 'RescaleSlope', 'RescaleIntercept', 'PixelPaddingValue')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,9 +113,11 @@ def _check_fields(dataset) -> None:
   if missing:
     raise SliceError(f'no {", ".join(missing)}; export the series again')
   for field, count in _GEOMETRY.items():
-    numbers = [float(number) for number in dataset[field].value]
+    numbers = np.atleast_1d(dataset[field].value).astype(float).tolist()
     if len(numbers) != count or not np.isfinite(numbers).all():
       raise SliceError(f'{field} is {numbers}, not {count} numbers; export the series again')
+  for field in _OPTIONAL:
+    float(dicom_series.value(dataset, field) or 0)  # raises what pydicom says of odd values
   rows, columns = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
   lengths = np.linalg.norm([rows, columns], axis=1)
   if np.abs(lengths - 1).max() > 0.01 or abs(rows @ columns) > 0.01:

@@ -127,7 +127,8 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
     VolumeError: if it is neither a folder nor a zip archive.
   """
   path = pathlib.Path(path)
-  with opened(path) as open_file:
+  with opened(path) as open_file, warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of odd values in fields that are not used
     files = inventory.look(path, ('dicom',)) if files is None else files
     slices, others, bad = [], list(files.left_out), {}
     for file in files.used:
@@ -184,7 +185,7 @@ def parse(name: str, open_file: Callable[[str], BinaryIO], **options) -> Any:
 
   try:
     with open_file(name) as stream, warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # of odd values in fields that are not used
+      warnings.simplefilter('ignore')
       dataset = pydicom.dcmread(stream, force=True, **options)
       sound = any(dataset.get(field) for field in ('SOPClassUID', 'Modality', 'SeriesInstanceUID'))
   except Exception as error:  # many kinds, on damaged files

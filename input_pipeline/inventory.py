@@ -416,13 +416,19 @@ def _pair(path: pathlib.Path) -> tuple[str, str, str]:
 
 def _slices_among(files: Sequence[File]) -> list[File]:
   """The files, with those as DICOM that are named like the slices beside them but are damaged."""
-  places = {file.parent for file in files if file.kind == 'dicom' and not file.problem}
+  slices = {
+    (file.parent, _shape(file.name)) for file in files if file.kind == 'dicom' and not file.problem
+  }
   made = []
   for file in files:
     damaged = file.reason in ('empty', 'unknown format') or file.kind == 'unknown'
-    suffix = pathlib.PurePosixPath(file.name).suffix
-    if damaged and file.parent in places and (not suffix or suffix[1:].isdigit()):
+    if damaged and (file.parent, _shape(file.name)) in slices:
       problem = file.problem or f'{file.path}: cannot be read as DICOM; copy it again'
       file = dataclasses.replace(file, kind='dicom', reason='', problem=problem)
     made.append(file)
   return made
+
+
+def _shape(name: str) -> str:
+  """A file's name with its numbers, decimal or hexadecimal, left open: 'IM#' of 'IM0012'."""
+  return re.sub(r'[0-9A-Fa-f]*\d[0-9A-Fa-f]*', '#', name.rpartition('/')[2])

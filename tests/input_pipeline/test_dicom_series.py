@@ -1,3 +1,4 @@
+import numpy as np
 import pydicom
 import pytest
 
@@ -119,6 +120,25 @@ class TestDamage:
     assert scan.place_in('a.zip') == 'a.zip/CT'
     layouts.write_zip(tmp_path / 'b.zip', {'i1.dcm': b''})
     assert list(dicom_series.find_series(tmp_path / 'b.zip').failed) == ['i1.dcm']
+
+
+def test_whatever_is_damaged_is_accounted_for_and_costs_only_its_series(tmp_path):
+  rng = np.random.default_rng(0)
+  sound = [series(tmp_path, f's{n}_{{:03d}}', uid=f'1.2.840.{n}') for n in (1, 2)]
+  path = tmp_path / 's2_004'
+  whole = path.read_bytes()
+  header = whole.find(b'\xe0\x7f\x10\x00')  # up to the pixels
+  for number in range(80):
+    data = bytearray(whole)
+    for place in rng.integers(0, header, rng.integers(1, 8)):
+      data[place] = rng.integers(256)
+    path.write_bytes(data[: rng.integers(len(data))] if number % 4 == 0 else data)
+    study = dicom_series.find_series(tmp_path)
+    [first] = (scan for scan in study.series if scan.uid == '1.2.840.1')
+    assert sorted(set(first.names) - {path.name}) == sound[0]
+    held = {name for scan in study.series for name in scan.names}
+    told = study.left_out or study.failed or any(scan.problem for scan in study.series)
+    assert held == {*sound[0], *sound[1]} or (held >= {*sound[0], *sound[1]} - {path.name} and told)
 
 
 def test_what_is_left_out_is_told(tmp_path):

@@ -56,6 +56,9 @@ def test_every_file_is_used_left_out_or_failed(tmp_path):
     'study/IM4': bytes(range(256)) * 5,
     'study/1.2.3.44': b'',
     'study/README': b'of the study',
+    'study/LOCKFILE': b'',
+    'study/1.2.840.77': DICOM,
+    'study/1.2.841.5': bytes(range(256)),
     'study/DICOMDIR': DICOM,
     'study/s.DCM': DICOM,
     'pair.hdr': NIFTI[:348],
@@ -71,9 +74,11 @@ def test_every_file_is_used_left_out_or_failed(tmp_path):
     'a.nii.gz': 'nifti', 'b.NII': 'nifti', 'c.Nii.Gz': 'nifti', 'no_ending': 'nifti',
     'compressed.gz': 'nifti', 'deep/er/d.nii.gz': 'nifti', 'pair.hdr': 'nifti',
     'study/IM1': 'dicom', 'study/IM2': 'dicom', 'study/s.DCM': 'dicom', 'slices.zip': 'zip',
+    'study/1.2.840.77': 'dicom',
   }  # fmt: skip
   assert set(problems(held.failed)) == {
     'scan.nrrd', 'empty.nii.gz', 'empty.dcm', 'study/IM3', 'study/IM4', 'study/1.2.3.44',
+    'study/1.2.841.5',
     'lone.img',
   }  # fmt: skip
   for name, problem in problems(held.failed).items():
@@ -82,6 +87,7 @@ def test_every_file_is_used_left_out_or_failed(tmp_path):
     'notes.gz': 'gzip without a scan', 'empty.log': 'empty', 'notes.txt': 'text',
     'noise.bin': 'unknown format', 'preview.png': 'picture', '.DS_Store': 'hidden',
     '._a.nii.gz': 'hidden', '__MACOSX': 'hidden', '.git': 'hidden', 'study/README': 'text',
+    'study/LOCKFILE': 'empty',
     'study/DICOMDIR': 'DICOM directory', 'pair.img': 'voxels of a .hdr file',
   }  # fmt: skip
   assert 'hidden (2 folders, 2 files)' in held.notes()
