@@ -88,6 +88,19 @@ def test_one_slice_of_a_scanner(tmp_path):
   assert 'one slice only; pass the whole series' in alone.message
 
 
+def without_preamble(folder, bare):
+  """Copies a series; two in three slices begin with their first element, as old archives send."""
+  bare.mkdir()
+  for number, path in enumerate(sorted(folder.iterdir())):
+    ds = pydicom.dcmread(path)
+    if number % 3:
+      del ds.file_meta
+      ds.save_as(bare / path.name, implicit_vr=number % 3 == 1, little_endian=True)
+    else:
+      ds.save_as(bare / path.name)
+  return bare
+
+
 @pytest.mark.parametrize('syntax', [None, uid.RLELossless])
 def test_folder_and_zip_are_segmented_as_the_same_nifti(syntax, tmp_path, real_data):
   scan = volume.read_image(real_data / 'totalsegmentator' / 'example_ct_sm.nii.gz')
@@ -97,8 +110,11 @@ def test_folder_and_zip_are_segmented_as_the_same_nifti(syntax, tmp_path, real_d
   as_series(tmp_path / 'folder', part, syntax)
   files = {p.name: p.read_bytes() for p in (tmp_path / 'folder').iterdir()}
   layouts.write_zip(tmp_path / 'packed.zip', {f'DICOM/{name}': files[name] for name in files})
+  paths = [nifti, tmp_path / 'folder', tmp_path / 'packed.zip']
+  if syntax is None:
+    paths.append(without_preamble(tmp_path / 'folder', tmp_path / 'bare'))
   found = []
-  for path in (nifti, tmp_path / 'folder', tmp_path / 'packed.zip'):
+  for path in paths:
     options = Options(preview=False) if path == nifti else SEG
     [result] = run(path, tmp_path / 'out', options=options)
     assert result.status == 'ok', result.message
