@@ -63,8 +63,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
       weight_decay=config.weight_decay,
       mask=_decays,
     ),
-    optax.masked(optax.scale(config.generator_rate), _generates_weights),
-    optax.masked(optax.scale(config.mixture_rate), _places_trust),
+    optax.masked(_scale_by_rates(config), _has_a_rate),
   )
 
 
@@ -75,18 +74,26 @@ def _decays(params):
   )
 
 
-def _generates_weights(params):
-  """True for the matrices that turn text and context into the weights of heads and gates."""
-  generating = ('generator', 'router_kernels')
-  return jax.tree_util.tree_map_with_path(
-    lambda path, p: p.ndim > 1 and group(path) in generating, params
+_GENERATING = ('generator', 'router_kernels')
+_MIXTURE = ('router_biases', 'router_priors', 'mixture_share')
+
+
+def _has_a_rate(params):
+  """True for the matrices that generate weights and for what places trust in the scales."""
+
+  def has_rate(path, p):
+    return group(path) in _MIXTURE or (group(path) in _GENERATING and p.ndim > 1)
+
+  return jax.tree_util.tree_map_with_path(has_rate, params)
+
+
+def _scale_by_rates(config) -> optax.GradientTransformation:
+  def rate(path) -> float:
+    return config.mixture_rate if group(path) in _MIXTURE else config.generator_rate
+
+  return optax.stateless(
+    lambda updates, _: jax.tree_util.tree_map_with_path(lambda path, u: rate(path) * u, updates)
   )
-
-
-def _places_trust(params):
-  """True for what sets how much of each scale, or of the mixture, there is."""
-  trust = ('router_biases', 'router_priors', 'mixture_share')
-  return jax.tree_util.tree_map_with_path(lambda path, _: group(path) in trust, params)
 
 
 def group(path) -> str:
