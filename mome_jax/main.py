@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from mome_jax import aot, checkpoint, evaluate, held_out, multihost, train
+from mome_jax import aot, checkpoint, compilation, evaluate, held_out, multihost, train
 from mome_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> None:
     sys.exit('error: training needs --config, such as --config=mome_jax/configs/demo.py')
   if _DISTRIBUTED.value:
     multihost.initialize()
+  compilation.use_cache()
   try:
     if _MODE.value == 'train':
       train.train(config, workdir)

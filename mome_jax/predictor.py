@@ -25,13 +25,6 @@ SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'openkbp'
 _BUCKET = 4  # the number of prompts is padded to a multiple, so that few programs are compiled
 
 
-def use_compilation_cache() -> None:
-  """Keeps compiled programs in `~/.cache/mome_jax`, unless JAX_COMPILATION_CACHE_DIR says where."""
-  if jax.config.jax_compilation_cache_dir is None:
-    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-    jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(home, 'mome_jax')))
-
-
 class Predictor:
   """A model on the devices.
 

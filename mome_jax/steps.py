@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from input_pipeline.anatomy import IGNORE_CODE
-from mome_jax import losses, sharding
+from mome_jax import compilation, losses, sharding
 from mome_jax.models import router
 from mome_jax.moe import stats
 from mome_jax.state import TrainState, learning_rate
@@ -138,13 +138,8 @@ def jit_train_step(
 
 
 def jit(function, platform: str, **keywords):
-  """`jax.jit` of a program of the network, for 'cpu', 'gpu' or 'tpu'.
-
-  XLA:CPU would give 2D convolutions to YNNPACK; its own code, Eigen's, makes better use of several
-  cores.
-  """
-  options = {'xla_cpu_experimental_ynn_fusion_type': ''} if platform == 'cpu' else {}
-  return jax.jit(function, compiler_options=options, **keywords)
+  """`jax.jit` of a program of the network, for 'cpu', 'gpu' or 'tpu'."""
+  return jax.jit(function, compiler_options=compilation.options(platform), **keywords)
 
 
 def make_predict_step(model):
