@@ -18,10 +18,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import tqdm
 from scipy import fft, ndimage
 
-from input_pipeline import errors, options, resample, sources
+from input_pipeline import errors, options, progress, resample, sources
 
 _GRID_MM = 6.0
 _TISSUE = (-150.0, 250.0)  # HU relative to the median of the body
@@ -315,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.touch()
   prints, splits, failed = {}, {}, 0
-  for case in tqdm.tqdm(cases, desc='fingerprints', unit='case'):
+  for case in progress.bar(cases, desc='fingerprints', unit='case'):
     try:
       scan = case.load()
       prints[case.source, case.name] = fingerprint(scan.image, scan.geometry.spacing)

@@ -24,10 +24,9 @@ from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
-import tqdm
 from scipy import ndimage
 
-from input_pipeline import errors, options, text_files
+from input_pipeline import errors, options, progress, text_files
 from input_pipeline.sources import SourceError
 from input_pipeline.sources.openkbp import ORGANS
 
@@ -106,7 +105,7 @@ def convert(original: pathlib.Path, output: pathlib.Path, patients: Sequence[str
     folder = output / _FOLDERS[name]
     folder.mkdir(parents=True, exist_ok=True)
     patients.sort(key=lambda path: int(path.name.split('_')[1]))
-    cases = [_convert_patient(path, folder) for path in tqdm.tqdm(patients, desc=name)]
+    cases = [_convert_patient(path, folder) for path in progress.bar(patients, desc=name)]
     (folder / 'dataset.json').write_text(json.dumps({'cases': cases}, indent=1) + '\n')
 
 

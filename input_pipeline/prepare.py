@@ -30,7 +30,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import tqdm
 from etils import epath
 
 from input_pipeline import (
@@ -40,6 +39,7 @@ from input_pipeline import (
   dedupe,
   errors,
   options,
+  progress,
   sources,
   splits,
   text_files,
@@ -203,7 +203,7 @@ def _stage(
 
 
 def _run_here(cases: Sequence[sources.Case], stage: Callable[[sources.Case], None]) -> None:
-  for case in tqdm.tqdm(cases, desc='cases', unit='case'):
+  for case in progress.bar(cases, desc='cases', unit='case'):
     stage(case)
 
 

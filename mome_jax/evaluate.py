@@ -16,10 +16,9 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
-import tqdm
 from etils import epath
 
-from input_pipeline import bricks, errors
+from input_pipeline import bricks, errors, progress
 from input_pipeline.anatomy import IGNORE_CODE
 from input_pipeline.options import Parser, dashed
 from mome_jax import (
@@ -101,7 +100,7 @@ def _evaluate(workdir, part, predictor, segmenter, explainer, template, texts) -
   rows, counts = [], []
   first, hosts = jax.process_index(), jax.process_count()
   total = len(range(first, len(part), hosts))
-  bar = tqdm.tqdm(part.read(first, hosts), total=total, desc='evaluate', disable=not lead)
+  bar = progress.bar(part.read(first, hosts), total=total, desc='evaluate', disable=not lead)
   for number, case in enumerate(bar):
     spacing = case.geometry.spacing
     levels = froc.Levels(names, case.image.shape)

@@ -35,13 +35,14 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
-import tqdm
 from absl import logging
 
 from input_pipeline import errors
 from input_pipeline.options import Parser, dashed, spacing
+from input_pipeline.progress import bar as progress_bar
 from input_pipeline.text_files import read_text
 from mome_jax import (
+  compilation,
   dicom_seg,
   earlier,
   explain,
@@ -55,7 +56,7 @@ from mome_jax import (
 )
 from mome_jax.errors import UserError
 from mome_jax.jobs import Job, Result
-from mome_jax.predictor import SHIPPED, Predictor, use_compilation_cache
+from mome_jax.predictor import SHIPPED, Predictor
 from mome_jax.text.prompts import parse_prompts
 
 FAST_OVERLAP = 0.25  # of --fast: about a third of the windows of 0.5
@@ -206,7 +207,7 @@ def _run(job, cases, done, notes, *, progress, on_result) -> list[Result]:
   """The results of all cases in order; those of `done`, by name, are not made again."""
   results = {}
   open_cases = [case for case in cases if case.name not in done]
-  with tqdm.tqdm(total=len(cases), bar_format=_BAR, disable=not progress) as bar:
+  with progress_bar(total=len(cases), bar_format=_BAR, disable=not progress) as bar:
 
     def on_progress(case, share):
       bar.set_description(case.name, refresh=False)
@@ -409,7 +410,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = _parse(argv)
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
-  use_compilation_cache()
+  compilation.use_cache()
   try:
     with staging.stoppable():
       results = _predict_as_told(args)

@@ -7,9 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import tqdm
 
-from input_pipeline import inventory, text_files, volume
+from input_pipeline import inventory, progress, text_files, volume
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.sources import files, nifti_folder
 from mome_jax import results
@@ -105,7 +104,7 @@ def _score_folders(
     notes.append(f'{predictions}: predictions without a reference: {", ".join(extra)}')
   _check_predicted(predictions, [found[name] for name in pairs.values()], known)
   rows = []
-  for case, name in tqdm.tqdm(pairs.items(), desc='score'):
+  for case, name in progress.bar(pairs.items(), desc='score'):
     names = [name for name in truths[case].names if name in known]
     scored, faults = _score_case(dataset, case, names, found[name], truths[case])
     rows += scored

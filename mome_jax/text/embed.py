@@ -18,9 +18,8 @@ from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
-import tqdm
 
-from input_pipeline import errors, text_files
+from input_pipeline import errors, progress, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.options import Parser, dashed
 from mome_jax.text import prompts as prompts_lib
@@ -79,7 +78,8 @@ class T5Model:
   def __call__(self, prompts: Sequence[str]) -> TextVectors:
     """Embeds some prompts."""
     rows = []
-    for start in tqdm.trange(0, len(prompts), _BATCH, desc='embed', disable=len(prompts) <= _BATCH):
+    starts = range(0, len(prompts), _BATCH)
+    for start in progress.bar(starts, desc='embed', disable=len(starts) <= 1):
       batch = prompts[start : start + _BATCH]
       ids, mask = self._tokenizer.encode(batch, _MAX_LENGTH)
       pad = [(0, _BATCH - len(batch)), (0, 0)]  # one shape: nothing compiles twice

@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 import torch
-import tqdm
 from etils import epath
 
 from input_pipeline import bricks, pipeline
+from input_pipeline.progress import bar as bar_of
 from mome_jax import training_cases
 from mome_jax.metrics_log import MetricsLog
 from tests.benchmarks.peers.measurements import CHECKPOINT
@@ -83,7 +83,7 @@ def train(
   progress = lambda: trainer.step / steps if steps else elapsed() / (60 * minutes)
   window, since, saved_at = [], elapsed(), elapsed()
   done = progress()
-  with tqdm.tqdm(desc='train', initial=trainer.step, total=steps or None) as bar:
+  with bar_of(desc='train', initial=trainer.step, total=steps or None) as bar:
     while done < 1:
       window.append(trainer.update(next(batches), done))
       bar.update()
