@@ -10,6 +10,7 @@ choosing a patch is arithmetic on arrays.
 
 import collections.abc
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
@@ -140,6 +141,18 @@ class BrickStore:
 
   def __len__(self) -> int:
     return len(self.case)
+
+  def digest(self) -> str:
+    """Sha-256 of the index: which scans there are, their grids, and what is labelled where.
+
+    The same wherever the files lie.
+    """
+    digest = hashlib.sha256()
+    with self._load_index() as arrays:
+      for name in sorted(arrays.files):
+        array = arrays[name]
+        digest.update(repr((name, array.shape, array.dtype.str)).encode() + array.tobytes())
+    return digest.hexdigest()
 
   def _load_index(self):
     return np.load(io.BytesIO(self._index.read_bytes()))

@@ -1,16 +1,16 @@
 """The training loop, to be read from top to bottom."""
 
 import contextlib
+import functools
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from clu import parameter_overview
 from etils import epath
 
-from input_pipeline import bricks, pipeline
+from input_pipeline import bricks, pipeline, progress
 from mome_jax import (
   checkpoint,
   curves,
@@ -36,9 +36,10 @@ class NonFiniteLossError(UserError):
 def train(config, workdir: epath.Path) -> None:
   """Trains until `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
-  Leaves a workdir that `checkpoint.load_model` reads, with `metrics.jsonl`, TensorBoard events and
-  `pictures/training.png`; with banks of sparse experts also `experts.jsonl`
-  and `pictures/experts_SCALE.png`.
+  A run goes on with the config it was started with, but for `checkpoint.MAY_CHANGE`. Leaves a
+  workdir that `checkpoint.load_model` reads, with `metrics.jsonl`, TensorBoard events and
+  `pictures/training.png`; with banks of sparse experts also `experts.jsonl` and
+  `pictures/experts_SCALE.png`.
 
   Args:
     config: see `configs/base.py`.
@@ -46,6 +47,7 @@ def train(config, workdir: epath.Path) -> None:
 
   Raises:
     TextVectorError: if the text is frozen and its vectors are missing.
+    CheckpointError: if `workdir` holds a run that learns something else, or cannot be read.
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
     Preempted: if the system asked the run to end; it has saved.
   """
@@ -54,6 +56,9 @@ def train(config, workdir: epath.Path) -> None:
   tokenizer = checkpoint.find_tokenizer(workdir, config)
   text = inputs.for_training(config, template, tokenizer)
   config.text.d_model = text.width
+  changes = checkpoint.check_same_run(workdir, config, text.vectors)
+  stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
+  digests = {store.name: store.digest() for store in stores}
 
   # ---- mesh, model, state ------------------------------------------------------------------------
   mesh = sharding.make_mesh(config.mesh)
@@ -70,6 +75,7 @@ def train(config, workdir: epath.Path) -> None:
   if restored is not None:
     train_state, position = restored
     start = position['step']
+    checkpoint.check_same_data(workdir, position, digests)
     origin = checkpointer.load_start(abstract)
   else:
     if config.init.checkpoint:
@@ -79,13 +85,15 @@ def train(config, workdir: epath.Path) -> None:
     checkpointer.save_start(train_state.params)
     origin = jax.tree.map(jnp.copy, train_state.params)
   lead = multihost.is_lead()  # the one process that writes
+  if start >= config.train.steps:
+    checkpointer.close()
+    print(f'{workdir} is trained: {start} of {config.train.steps} steps are done', flush=True)
+    return
   if lead:
     log = MetricsLog(workdir, start)
-    checkpoint.save_description(workdir, config, tokenizer=tokenizer, vectors=text.vectors)
-    _print_start(workdir, train_state, start)
+    _print_start(workdir, train_state, start, changes)
 
   # ---- data and step -----------------------------------------------------------------------------
-  stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
   batches = pipeline.make_dataset(
     config.data,
     stores,
@@ -101,11 +109,14 @@ def train(config, workdir: epath.Path) -> None:
   train_step = steps.jit_train_step(config, model, text.encoder, optimizer, abstract, table)
   distances = jax.jit(state.distances, out_shardings=abstract.step.sharding)
 
-  if lead and start < config.train.steps:
+  if lead:
     training_cases.note(workdir, stores, resumed=start > 0, init=config.init.checkpoint)
+  # With the first checkpoint and not before: until then, the steps of another start are described.
+  description = {'tokenizer': tokenizer, 'vectors': text.vectors}
+  describe = functools.cache(lambda: checkpoint.save_description(workdir, config, **description))
 
   # ---- loop --------------------------------------------------------------------------------------
-  bar = tqdm.tqdm(
+  bar = progress.bar(
     range(start, config.train.steps),
     initial=start,
     total=config.train.steps,
@@ -155,7 +166,10 @@ def train(config, workdir: epath.Path) -> None:
         bar.set_postfix(loss=f'{row["loss"]:.3f}')
         window, waited, since = [], 0.0, time.perf_counter()
       if save:
-        checkpointer.save(done, train_state, {'step': done, 'seed': config.seed})
+        if lead:
+          describe()
+        position = {'step': done, 'seed': config.seed, 'data': digests}
+        checkpointer.save(done, train_state, position)
       if preempted and not last:
         checkpointer.close()
         raise multihost.Preempted(f'asked to end, saved at step {done}; the same command resumes')
@@ -182,10 +196,14 @@ def _is_finite(metrics: dict[str, np.ndarray]) -> bool:
   return bool(np.isfinite(metrics['loss']) and np.isfinite(metrics['grad_norm']))
 
 
-def _print_start(workdir: epath.Path, train_state: state.TrainState, start: int) -> None:
+def _print_start(
+  workdir: epath.Path, train_state: state.TrainState, start: int, changes: list[str]
+) -> None:
   if start == 0:
     overview = parameter_overview.get_parameter_overview(train_state.params, include_stats=False)
     (workdir / 'parameters.txt').write_text(overview + '\n')
   count = sum(p.size for p in jax.tree.leaves(train_state.params))
   print(f'{count:,} parameters on {jax.device_count()} {jax.default_backend()} device(s)', end='; ')
   print(f'resuming {workdir} at step {start}' if start else f'training in {workdir}', flush=True)
+  if start and changes:
+    print(f'changed since: {", ".join(changes)}', flush=True)

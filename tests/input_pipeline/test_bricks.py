@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -347,3 +348,17 @@ def test_real_scans(real_data, tmp_path):
     # Nearest-neighbour resampling keeps the volume; a single organ of three voxels across may not.
     ratio = counts.sum() * 4 * 4 * 3 / (own.sum() * scan.geometry.spacing.prod())
     np.testing.assert_allclose(ratio, 1, atol=0.1)
+
+
+def test_the_digest_tells_other_scans_not_other_places(tiny_data, tmp_path):
+  store = bricks.open_bricks(tiny_data, 'phantom')
+  shutil.copytree(tiny_data / 'phantom', tmp_path / 'phantom')
+  assert bricks.open_bricks(tmp_path, 'phantom').digest() == store.digest()
+  (index,) = (tmp_path / 'phantom').glob(f'**/{bricks.INDEX}')
+  with np.load(index) as arrays:
+    content = dict(arrays)
+  first = json.loads(content['cases'][0])
+  first['name'] += '_of_another_patient'
+  content['cases'] = np.array([json.dumps(first), *content['cases'][1:]])
+  np.savez_compressed(index, **content)
+  assert bricks.open_bricks(tmp_path, 'phantom').digest() != store.digest()

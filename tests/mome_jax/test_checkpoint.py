@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint
@@ -134,7 +135,7 @@ def test_parameters_of_another_network_are_told():
 def test_the_vocabulary_stays_with_the_weights(tmp_path):
   config = demo.get_config()
   run, start = tmp_path / 'run', tmp_path / 'start'
-  assert checkpoint.find_tokenizer(run, config) == checkpoint.epath.Path(tokenizer.DEFAULT_MODEL)
+  assert checkpoint.find_tokenizer(run, config) == epath.Path(tokenizer.DEFAULT_MODEL)
   checkpoint.save_model(start, config, JOINT)
   config.init.checkpoint = str(start)
   assert checkpoint.find_tokenizer(run, config) == start / 'tokenizer.model'

@@ -8,10 +8,13 @@ import subprocess
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
+from orbax.checkpoint._src.path import atomicity, atomicity_defaults
 
 from mome_jax import checkpoint
+from mome_jax.checkpoint import resume
 from mome_jax.state import TrainState
 
 CONFIG = ConfigDict({'model': {'width': 4}, 'seed': 0})
@@ -138,3 +141,124 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
       assert_state(checkpointer.restore(abstract(), CONFIG), 3)
   finally:
     subprocess.run(['umount', '-l', str(tmp_path)], check=True)
+
+
+# ---------------------------------------------------------------------------- what is no damage
+NO_DAMAGE = {
+  'memory': MemoryError(),
+  'device memory': RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes'),
+  'permission': PermissionError(13, 'Permission denied', 'manifest.ocdbt'),
+  'permission of TensorStore': ValueError('PERMISSION_DENIED: Error opening "zarr" driver'),
+  'network': ValueError('UNAVAILABLE: Error opening "zarr" driver: connection reset'),
+  'time': TimeoutError('timed out'),
+  'unknown': RuntimeError('something new'),
+}
+
+
+@pytest.mark.parametrize('error', NO_DAMAGE.values(), ids=NO_DAMAGE)
+def test_what_proves_no_damage_moves_nothing(saved, tmp_path, monkeypatch, error):
+  workdir = tmp_path / 'run'
+  shutil.copytree(saved, workdir)
+  waits = []
+  monkeypatch.setattr(resume.time, 'sleep', waits.append)
+  with opened(workdir) as checkpointer:
+
+    def read(step, abstract):
+      raise error
+
+    monkeypatch.setattr(checkpointer, '_read', read)
+    with pytest.raises(checkpoint.CheckpointError, match='no sign of damage'):
+      checkpointer.restore(abstract(), CONFIG)
+  assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['3', '5']
+  assert not (workdir / 'damaged').exists()
+  passing = error in (NO_DAMAGE['network'], NO_DAMAGE['time'], NO_DAMAGE['unknown'])
+  assert bool(waits) == passing  # no memory and no permission do not pass
+
+
+def test_a_passing_error_is_tried_again(saved, monkeypatch, capsys):
+  waits = []
+  monkeypatch.setattr(resume.time, 'sleep', waits.append)
+  with opened(saved) as checkpointer:
+    read, fails = checkpointer._read, [ConnectionError('reset'), ValueError('UNAVAILABLE: later')]
+
+    def unsteady(step, abstract):
+      if fails:
+        raise fails.pop()
+      return read(step, abstract)
+
+    monkeypatch.setattr(checkpointer, '_read', unsteady)
+    assert_state(checkpointer.restore(abstract(), CONFIG), 5)
+  assert len(waits) == 2
+  assert 'checkpoints/5 cannot be read (UNAVAILABLE: later); next try in' in capsys.readouterr().err
+
+
+def test_another_optimizer_is_told_and_moves_nothing(saved):
+  """As after an update of this program: the parameters fit, the moments do not."""
+  other = abstract()
+  moments = {'mu': other.opt_state, 'count': other.step}
+  with (
+    opened(saved) as checkpointer,
+    pytest.raises(checkpoint.CheckpointError) as caught,
+  ):
+    checkpointer.restore(other.replace(opt_state=moments), CONFIG)
+  message = str(caught.value)
+  assert 'does not fit this config' in message
+  assert 'Optimizer: opt_state/count: absent -> (), ' in message
+  assert {path.name for path in (saved / 'checkpoints').iterdir()} == {'3', '5'}
+
+
+def test_a_part_of_the_optimizer_without_arrays_is_told_too(tmp_path):
+  params = {'model': {'kernel': jnp.ones((64, 4))}}
+  chains = [optax.chain(optax.adam(1e-3), *[optax.scale(0.1)] * count) for count in (1, 2)]
+  old, new = (TrainState(jnp.int32(3), params, params, chain.init(params)) for chain in chains)
+  checkpointer = checkpoint.Checkpointer(tmp_path)
+  checkpointer.save(3, old, {'step': 3, 'seed': 0})
+  checkpointer.close()
+  where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+  with opened(tmp_path) as checkpointer:
+    with pytest.raises(checkpoint.CheckpointError, match='Optimizer: opt_state/2: absent -> empty'):
+      checkpointer.restore(jax.tree.map(placed, new), CONFIG)
+    got, _ = checkpointer.restore(jax.tree.map(placed, old), CONFIG)
+  jax.tree.map(np.testing.assert_array_equal, got, old)
+
+
+# ---------------------------------------------------------------------------- never from 0 unasked
+def test_damaged_checkpoints_are_not_forgotten(saved, tmp_path):
+  """No start at 0, which would empty the log, where only damaged ones are left."""
+  workdir = tmp_path / 'run'
+  (workdir / 'damaged').mkdir(parents=True)
+  with opened(workdir) as checkpointer:
+    assert checkpointer.restore(abstract(), CONFIG) is None  # an empty folder is no checkpoint
+  shutil.copytree(saved / 'checkpoints/5', workdir / 'damaged/5')
+  with (
+    opened(workdir) as checkpointer,
+    pytest.raises(checkpoint.CheckpointError, match='no checkpoint but damaged ones in .*/damaged'),
+  ):
+    checkpointer.restore(abstract(), CONFIG)
+
+
+def test_steps_of_an_object_store_count_when_finished(saved, tmp_path, monkeypatch):
+  """There, an unfinished checkpoint has its final name and lacks the mark of success."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(saved, workdir)
+  shutil.copytree(saved / 'checkpoints/5', workdir / 'checkpoints/9')
+  (workdir / 'checkpoints/9/commit_success.txt').unlink(missing_ok=True)
+  store = lambda path, **_: atomicity.CommitFileTemporaryPath
+  monkeypatch.setattr(atomicity_defaults, 'get_default_temporary_path_class', store)
+  where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  model = checkpoint.load_model(workdir, where)
+  assert model.step == 5
+  jax.tree.map(np.testing.assert_array_equal, model.params, state(5).ema)
+
+
+# ---------------------------------------------------------------------------- where a run began
+def test_where_a_run_began_comes_back(tmp_path, capsys):
+  with opened(tmp_path) as checkpointer:
+    assert checkpointer.load_start(abstract()) is None
+    assert 'will not be logged' in capsys.readouterr().err
+    for step in (1, 2):  # a start again in the same folder
+      checkpointer.save_start(state(step).params)
+  with opened(tmp_path) as checkpointer:
+    start = checkpointer.load_start(abstract())
+  jax.tree.map(np.testing.assert_array_equal, start, state(2).params)

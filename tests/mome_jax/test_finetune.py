@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from etils import epath
 
 from input_pipeline.prepare import prepare
 from mome_jax import checkpoint, predict, state, train
@@ -66,7 +67,7 @@ def test_fine_tuning_with_frozen_text(place, start, capsys):
   config.train.steps = 2
   config.train.log_every = 1
   config.train.learning_rate = 0.0  # every parameter can be told
-  workdir = checkpoint.epath.Path(place / 'mine')
+  workdir = epath.Path(place / 'mine')
   train.train(config, workdir)
   random = 'model/expert_1, model/expert_2, model/expert_3, model/router'
   assert f'starting from {start}; random: {random}\n' in capsys.readouterr().out

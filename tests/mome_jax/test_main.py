@@ -155,6 +155,37 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
   assert (workdir / table).read_text() == (trained[0] / table).read_text()
 
 
+def test_the_same_command_again_trains_nothing_and_overwrites_nothing(trained, workplace):
+  folder, environment = workplace
+  names = ('config.json', 'metrics.jsonl', 'tokenizer.model', 'evaluation/cases.csv')
+  before = {name: (trained[0] / name).read_bytes() for name in names}
+  printed = run(folder, environment, 'mome_jax.main', *training('whole', '--config.train.steps=5'))
+  assert f'whole is trained: {STEPS} of 5 steps are done' in printed
+  assert {name: (trained[0] / name).read_bytes() for name in names} == before
+
+
+def test_going_on_with_another_task_is_refused(trained, workplace):
+  """Nothing of the run that is there changes, its tables included."""
+  folder, environment = workplace
+  files = lambda: {
+    path.relative_to(trained[0]): path.read_bytes()
+    for path in trained[0].rglob('*')
+    if path.is_file()
+  }
+  before = files()
+  changes = "--config.classes=('liver', 'spleen')", '--config.train.steps=20'
+  done = subprocess.run(
+    command('mome_jax.main', *training('whole', *changes)),
+    cwd=folder, env=environment, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 1
+  message = done.stderr.strip().splitlines()[-1]
+  assert message.startswith('error: ')
+  assert "classes: ['spleen', 'right kidney'," in message
+  assert "-> ['liver', 'spleen']" in message
+  assert files() == before
+
+
 def test_evaluation_alone_repeats_the_table(trained, workplace):
   folder, environment = workplace
   before = (trained[0] / 'evaluation/cases.csv').read_text()

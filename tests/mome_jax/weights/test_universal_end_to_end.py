@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from etils import epath
 
 from input_pipeline.prepare import prepare
 from mome_jax import checkpoint, predict, train
@@ -57,7 +58,7 @@ def test_training_starts_from_it(model, tmp_path, capsys):
   config.model.dtype = 'float32'
   config.train.steps = config.train.batch_size = 1
   config.train.learning_rate = 0.0  # every parameter can be told
-  workdir = checkpoint.epath.Path(tmp_path / 'mine')
+  workdir = epath.Path(tmp_path / 'mine')
   train.train(config, workdir)
   fresh = 'expert_1, model/expert_2, model/expert_3, model/mixture_share, model/router'
   assert f'starting from {model}; random: model/{fresh}\n' in capsys.readouterr().out

@@ -1,0 +1,38 @@
+"""Saving, resuming and loading: Orbax lives here and nowhere else."""
+
+from mome_jax.checkpoint.files import CONFIG, TEXT_VECTORS, TOKENIZER, CheckpointError
+from mome_jax.checkpoint.model_folder import (
+  TrainedModel,
+  check_fit,
+  find_tokenizer,
+  folder_of,
+  initialise,
+  load_config,
+  load_model,
+  save_description,
+  save_model,
+  text_file,
+)
+from mome_jax.checkpoint.resume import Checkpointer
+from mome_jax.checkpoint.same_run import MAY_CHANGE, check_same_data, check_same_run
+
+__all__ = [
+  'CONFIG',
+  'MAY_CHANGE',
+  'TEXT_VECTORS',
+  'TOKENIZER',
+  'CheckpointError',
+  'Checkpointer',
+  'TrainedModel',
+  'check_fit',
+  'check_same_data',
+  'check_same_run',
+  'find_tokenizer',
+  'folder_of',
+  'initialise',
+  'load_config',
+  'load_model',
+  'save_description',
+  'save_model',
+  'text_file',
+]

@@ -1,0 +1,66 @@
+"""What a model folder and a training workdir hold, and where."""
+
+import os
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mome_jax.errors import UserError
+
+CONFIG, TOKENIZER, TEXT_VECTORS = 'config.json', 'tokenizer.model', 'text.npz'
+CHECKPOINTS, PARAMS = 'checkpoints', 'params'
+
+
+class CheckpointError(UserError):
+  """A checkpoint is missing or does not fit; the message names it and says what to do."""
+
+
+def locate(path) -> tuple[epath.Path, epath.Path | None, int | None]:
+  """Where the description lies, where the parameters (None: not there yet), and their step.
+
+  Args:
+    path: a model folder, a training workdir, or one of its `checkpoints/STEP`.
+
+  Raises:
+    CheckpointError: if it is none of these.
+  """
+  folder = absolute(path)
+  if folder.name.isdigit() and folder.parent.name == CHECKPOINTS:
+    place = folder.parent.parent, folder / 'ema', int(folder.name)
+  elif (folder / PARAMS).is_dir():
+    place = folder, folder / PARAMS, None
+  else:
+    newest = max(finished_steps(folder / CHECKPOINTS), default=None)
+    place = folder, newest and folder / CHECKPOINTS / str(newest) / 'ema' or None, newest
+  if not (place[0] / CONFIG).is_file():
+    raise CheckpointError(
+      f'{folder}: no model there; expected a model folder, the --workdir of a training run or one '
+      'of its checkpoints/STEP'
+    )
+  return place
+
+
+def finished_steps(folder: epath.Path) -> list[int]:
+  """Steps of the checkpoints in a folder that were written to their end.
+
+  On object stores, which cannot rename a folder, an unfinished one bears a step's name too.
+  """
+  return ocp.utils.checkpoint_steps(folder)
+
+
+def absolute(path) -> epath.Path:
+  """The same place from every working directory."""
+  path = epath.Path(path).expanduser()
+  # NOTE: epath's resolve takes gs://bucket for a relative local path.
+  return path if '://' in os.fspath(path) else path.resolve()
+
+
+def first_line(error: Exception) -> str:
+  """What an error says, short enough to stand in a sentence."""
+  return str(error).strip().split('\n')[0][:300] or type(error).__name__
+
+
+def shortened(items: list[str], limit: int = 3) -> str:
+  """The first items of a list, and how many more there are."""
+  more = f' and {len(items) - limit} more' if len(items) > limit else ''
+  return ', '.join(items[:limit]) + more

@@ -1,0 +1,235 @@
+"""Model folders: what prediction and evaluation need of a model, and what a run starts from."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mome_jax.checkpoint.files import (
+  CONFIG,
+  PARAMS,
+  TEXT_VECTORS,
+  TOKENIZER,
+  CheckpointError,
+  absolute,
+  locate,
+)
+from mome_jax.configs import base
+from mome_jax.text.tokenizer import DEFAULT_MODEL
+from mome_jax.text.vectors import TextVectors
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+  """What prediction and evaluation need of a model.
+
+  Attributes:
+    config: it was made with; see `configs/base.py`.
+    params: {'model': ..., 'text': ...}, averaged over training; 'text' is absent when frozen.
+    step: of training, or None where nobody knows.
+    folder: that holds `tokenizer.model` or `text.npz`.
+  """
+
+  config: ml_collections.ConfigDict
+  params: Any
+  step: int | None
+  folder: epath.Path
+
+
+def save_model(
+  folder,
+  config: ml_collections.ConfigDict,
+  params: Any,
+  *,
+  tokenizer=DEFAULT_MODEL,
+  vectors: TextVectors | None = None,
+) -> None:
+  """Writes a model folder: `config.json`, `params/`, and `tokenizer.model` or `text.npz`.
+
+  Args:
+    folder: created where missing.
+    config: the whole config, as of `configs/base.py`.
+    params: {'model': ..., 'text': ...}; without 'text' the model's text is frozen.
+    tokenizer: SentencePiece file of the text encoder.
+    vectors: of a frozen model, the embeddings of its classes' default prompts at least.
+
+  Raises:
+    CheckpointError: if the folder holds a model already, or a frozen model comes without vectors.
+  """
+  folder = absolute(folder)
+  if (folder / PARAMS).exists():
+    raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
+  save_description(folder, config, tokenizer=tokenizer, vectors=vectors)
+  with ocp.StandardCheckpointer() as writer:
+    writer.save(folder / PARAMS, params)
+
+
+def save_description(
+  folder,
+  config: ml_collections.ConfigDict,
+  *,
+  tokenizer=DEFAULT_MODEL,
+  vectors: TextVectors | None = None,
+) -> None:
+  """Writes what a model folder or workdir holds besides parameters; see `save_model`."""
+  folder = absolute(folder)
+  frozen = config.text.mode == 'frozen'
+  if frozen and vectors is None:
+    raise CheckpointError(f'{folder}: a model with frozen text needs its text vectors')
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    if frozen:
+      vectors.save(folder / TEXT_VECTORS)
+    else:
+      (folder / TOKENIZER).write_bytes(epath.Path(tokenizer).read_bytes())
+    (folder / CONFIG).write_text(config.to_json_best_effort(indent=2) + '\n')
+  except OSError as error:
+    raise CheckpointError(
+      f'{folder}: cannot write what describes the model ({error.strerror}); free space or change '
+      'its permissions, and run the same command again'
+    ) from error
+
+
+def load_config(path) -> ml_collections.ConfigDict:
+  """The config of a model folder, a training workdir or one of its `checkpoints/STEP`.
+
+  Fields that its `config.json` lacks have the values of `configs/base.py`.
+
+  Raises:
+    CheckpointError: if there is none.
+  """
+  file = locate(path)[0] / CONFIG
+  config = base.get_config()
+  try:
+    with config.unlocked():
+      config.update(_tuples(json.loads(file.read_text())))
+  except (ValueError, TypeError) as error:
+    raise CheckpointError(f'{file}: not a config of this program ({error})') from error
+  return config
+
+
+def folder_of(path) -> epath.Path:
+  """The folder of a model that holds its `config.json`; errors as `load_config`."""
+  return locate(path)[0]
+
+
+def text_file(path, config: ml_collections.ConfigDict) -> epath.Path:
+  """The `text.npz` of a model with frozen text, else its `tokenizer.model`."""
+  return locate(path)[0] / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)
+
+
+def find_tokenizer(workdir, config: ml_collections.ConfigDict) -> epath.Path:
+  """The vocabulary to train with; a text encoder's weights are useless with any other.
+
+  That of the run's own earlier steps, of the model it starts from, or the built-in one.
+  """
+  places = [absolute(workdir)]
+  if config.init.checkpoint:
+    places.append(locate(config.init.checkpoint)[0])
+  files = [place / TOKENIZER for place in places]
+  return next((file for file in files if file.is_file()), epath.Path(DEFAULT_MODEL))
+
+
+def initialise(params: Any, path) -> tuple[Any, list[str]]:
+  """Parameters of another model, where the two have the same name and shape.
+
+  Args:
+    params: fresh {'model': ..., 'text': ...}, on their devices.
+    path: as of `load_model`; its averaged parameters are taken.
+
+  Returns:
+    Parameters placed as `params`, and what stayed as it was: names of subtrees and leaves.
+
+  Raises:
+    CheckpointError: if there is no model, or not one parameter fits.
+  """
+  found = _flat(load_model(path, jax.sharding.SingleDeviceSharding(jax.local_devices()[0])).params)
+  own = _flat(params)
+  fits = {name for name, leaf in own.items() if name in found and found[name].shape == leaf.shape}
+  if not fits:
+    raise CheckpointError(f'{path}: not one of its parameters fits config.model; choose another')
+  taken = {
+    name: jax.device_put(np.asarray(found[name]), leaf.sharding) if name in fits else leaf
+    for name, leaf in own.items()
+  }
+  return flax.traverse_util.unflatten_dict(taken, sep='/'), _subtrees(own.keys() - fits, fits)
+
+
+def check_fit(params: Any, expected: Any, path) -> None:
+  """Compares parameters with the shapes that a config asks for.
+
+  Raises:
+    CheckpointError: if they differ; the message says where.
+  """
+  found, wanted = _flat(params), _flat(expected)
+  missing = _subtrees(wanted.keys() - found.keys(), found)
+  further = _subtrees(found.keys() - wanted.keys(), wanted)
+  other = [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
+  parts = {'lacks': missing, 'has unknown': further, 'has other shapes of': sorted(other)}
+  if any(parts.values()):
+    problems = '; '.join(f'it {what} {", ".join(names)}' for what, names in parts.items() if names)
+    raise CheckpointError(
+      f'{path}: its parameters are not those of its config: {problems}; use the version of this '
+      'program that wrote it, or correct config.json'
+    )
+
+
+def _subtrees(names: Iterable[str], others: Iterable[str]) -> list[str]:
+  """Shortest paths that cover `names` and none of `others`."""
+  taken = {other[:end] for other in others for end in _ends(other)}
+  shortest = lambda name: next((name[:end] for end in _ends(name) if name[:end] not in taken), name)
+  return sorted(set(map(shortest, names)))
+
+
+def _ends(path: str) -> list[int]:
+  return [*(i for i, letter in enumerate(path) if letter == '/'), len(path)]
+
+
+def _flat(params) -> dict[str, jax.Array]:
+  return flax.traverse_util.flatten_dict(params, sep='/')
+
+
+def _tuples(value):
+  """JSON has no tuples, configs have no lists."""
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def load_model(path, sharding: jax.sharding.Sharding) -> TrainedModel:
+  """Reads a model; parameters stored in bfloat16 become float32.
+
+  Args:
+    path: a model folder, a training workdir (its newest checkpoint), or one of its
+      `checkpoints/STEP`.
+    sharding: of every parameter.
+
+  Raises:
+    CheckpointError: if it is none of these, or cannot be read.
+  """
+  folder, params, step = locate(path)
+  if params is None:
+    raise CheckpointError(f'{folder} holds no checkpoint; train first (--mode=train)')
+  try:
+    with ocp.StandardCheckpointer() as reader:
+      shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+          leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32), sharding=sharding
+        ),
+        reader.metadata(params).item_metadata.tree,
+      )
+      loaded = reader.restore(params, shapes)
+  except Exception as error:  # Orbax and its storage layers each raise their own
+    reason = str(error).split('\n')[0] or type(error).__name__
+    raise CheckpointError(
+      f'{params}: cannot be read ({reason}); copy it again or choose another checkpoint'
+    ) from error
+  return TrainedModel(load_config(path), loaded, step, folder)

@@ -1,0 +1,144 @@
+"""Whether a config goes on with the run in a workdir, or would make another model of it."""
+
+import fnmatch
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from mome_jax.checkpoint.files import (
+  CHECKPOINTS,
+  CONFIG,
+  PARAMS,
+  TEXT_VECTORS,
+  CheckpointError,
+  absolute,
+  finished_steps,
+  shortened,
+)
+from mome_jax.configs import base
+from mome_jax.text.vectors import TextVectors
+
+# What may change between two starts of one run: where it computes, how fast, what it logs, how it
+# is evaluated, and the learning-rate schedule, which every row of the log tells. Whatever is not
+# listed, new fields too, decides what is learned.
+MAY_CHANGE = (
+  'data.cache_mb',
+  'data.num_parallel',
+  'data_dir',  # what is prepared there is compared instead
+  'evaluation.*',
+  'mesh.*',
+  'model.class_chunk',
+  'model.remat',
+  'profile',
+  'text.vectors',  # as with data_dir
+  'train.checkpoint_every',
+  'train.keep_checkpoints',
+  'train.learning_rate',
+  'train.log_every',
+  'train.steps',
+  'train.warmup_steps',
+)
+_PATHS = ('init.checkpoint',)  # a place, however it is written
+
+
+def check_same_run(
+  workdir, config: ml_collections.ConfigDict, vectors: TextVectors | None = None
+) -> list[str]:
+  """Refuses to go on in `workdir` with a config that would learn something else.
+
+  Args:
+    workdir: of the run; nothing is compared where it has no checkpoint yet.
+    config: the whole config, complete with what the data and text say.
+    vectors: of a frozen model.
+
+  Returns:
+    What differs and may: 'train.steps: 100 -> 200'.
+
+  Raises:
+    CheckpointError: if anything else differs, or `workdir` is a model folder.
+  """
+  folder = absolute(workdir)
+  if (folder / PARAMS).is_dir():
+    raise CheckpointError(
+      f'{folder} is a model folder, not the workdir of a run; start from it in another --workdir '
+      f'with --config.init.checkpoint={workdir}'
+    )
+  file = folder / CONFIG
+  if not finished_steps(folder / CHECKPOINTS) or not file.is_file():
+    return []
+  changes = config_changes(file, config)
+  refused = [text for name, text in changes.items() if not _may_change(name)]
+  if vectors is not None and (folder / TEXT_VECTORS).is_file():
+    before = TextVectors.load(folder / TEXT_VECTORS)
+    if before.prompts != vectors.prompts or not np.array_equal(
+      before.embeddings, vectors.embeddings
+    ):
+      refused.append(f'text.vectors: {config.text.vectors or "these"} are not those of the run')
+  if refused:
+    raise CheckpointError(
+      f'{folder} holds a run that learns something else: {shortened(refused, 8)}. Go on with the '
+      'values of its config.json, or choose another --workdir (with --config.init.checkpoint='
+      f'{workdir} it starts from these weights)'
+    )
+  return list(changes.values())
+
+
+def check_same_data(workdir, position: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+  """Refuses to go on with other scans or labels than a run has seen.
+
+  Args:
+    workdir: of the run.
+    position: of its checkpoint; nothing is compared where its 'data' says nothing.
+    digests: `bricks.BrickStore.digest` of each source.
+
+  Raises:
+    CheckpointError: if the data are others.
+  """
+  before = position.get('data', digests)
+  changed = [name for name, digest in digests.items() if before.get(name) != digest]
+  if changed:
+    raise CheckpointError(
+      f'{absolute(workdir)} was trained on other scans, labels or splits of '
+      f'{", ".join(changed)} than are prepared in config.data_dir now; prepare those again, or '
+      f'choose another --workdir (with --config.init.checkpoint={workdir} it starts from these '
+      'weights)'
+    )
+
+
+def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[str, str]:
+  """'name: old -> new' of each field whose value is not that in a `config.json`.
+
+  Fields that the file lacks had the values of `configs/base.py`.
+  """
+  try:
+    old = _flat(json.loads(file.read_text()))
+  except ValueError as error:
+    raise CheckpointError(f'{file}: not a config of this program ({error})') from error
+  new = _flat(json.loads(config.to_json_best_effort()))
+  defaults = _flat(json.loads(base.get_config().to_json_best_effort()))
+  old = {name: value for name, value in defaults.items() if name in new} | old
+  for name in _PATHS:
+    for values in (old, new):
+      if values.get(name):
+        values[name] = str(absolute(values[name]))
+  return differences(old, new)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+  """'name: old -> new' by name, wherever two dicts differ."""
+  names = sorted(old.keys() | new.keys())
+  pairs = ((name, old.get(name, 'absent'), new.get(name, 'absent')) for name in names)
+  return {name: f'{name}: {a} -> {b}' for name, a, b in pairs if a != b}
+
+
+def _may_change(name: str) -> bool:
+  return any(fnmatch.fnmatchcase(name, pattern) for pattern in MAY_CHANGE)
+
+
+def _flat(tree: Mapping) -> dict[str, Any]:
+  return flax.traverse_util.flatten_dict(tree, sep='.')
