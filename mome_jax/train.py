@@ -87,7 +87,8 @@ def train(config, workdir: epath.Path) -> None:
   lead = multihost.is_lead()  # the one process that writes
   if start >= config.train.steps:
     checkpointer.close()
-    print(f'{workdir} is trained: {start} of {config.train.steps} steps are done', flush=True)
+    if lead:
+      print(f'{workdir} is trained: {start} of {config.train.steps} steps are done', flush=True)
     return
   if lead:
     log = MetricsLog(workdir, start)

@@ -55,7 +55,13 @@ class Checkpointer:
     self._workdir = absolute(workdir)
     self._folder = self._workdir / CHECKPOINTS
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    self._manager = ocp.CheckpointManager(self._folder, item_names=_ITEMS, options=options)
+    try:
+      self._manager = ocp.CheckpointManager(self._folder, item_names=_ITEMS, options=options)
+    except OSError as error:
+      raise CheckpointError(
+        f'{self._folder}: no folder to write checkpoints into ({error.strerror or error}); choose '
+        'another --workdir'
+      ) from error
 
   def save(self, step: int, state: TrainState, position: dict[str, int]) -> None:
     """Starts writing `state`, whose arrays may be donated as soon as this returns.
@@ -148,15 +154,17 @@ class Checkpointer:
 
   def load_start(self, abstract: TrainState) -> Any:
     """What `save_start` kept, placed as `abstract.params`; None where that is not known."""
+    params, outcome = None, _Outcome.READ
     try:
       with ocp.StandardCheckpointer() as reader:
-        return reader.restore(self._workdir / _START, abstract.params)
+        params = reader.restore(self._workdir / _START, abstract.params)
     except Exception as error:  # nothing but columns of the log depend on it
+      outcome = _classify(error)
       _say(
-        f'{self._workdir / _START} cannot be read ({first_line(error)}); how far the parameters '
-        'moved will not be logged'
+        f'note: {self._workdir / _START} cannot be read ({first_line(error)}); how far the '
+        'parameters moved will not be logged'
       )
-      return None
+    return params if _worst_of_all_hosts(outcome) == _Outcome.READ else None
 
   def _check_fits(self, step: int, abstract: TrainState, config) -> None:
     """Compares parameters and optimizer with those of a checkpoint, as far as it lists them."""

@@ -116,6 +116,12 @@ def test_a_changed_config_says_what_differs(saved):
   assert (saved / 'checkpoints/5').is_dir()
 
 
+def test_a_workdir_that_is_no_folder(tmp_path):
+  (tmp_path / 'run').write_text('')
+  with pytest.raises(checkpoint.CheckpointError, match='checkpoints: no folder to write'):
+    checkpoint.Checkpointer(tmp_path / 'run')
+
+
 def test_no_checkpoint_is_no_error(tmp_path):
   with opened(tmp_path) as checkpointer:
     assert checkpointer.restore(abstract(), CONFIG) is None
