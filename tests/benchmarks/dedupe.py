@@ -10,9 +10,8 @@ import argparse
 import pathlib
 
 import numpy as np
-import tqdm
 
-from input_pipeline import dedupe, resample, volume
+from input_pipeline import dedupe, progress, resample, volume
 
 
 def cut(image, spacing, rng):
@@ -68,7 +67,7 @@ def similarity(a: dedupe.Fingerprint, b: dedupe.Fingerprint) -> float:
   return dedupe.correlation(a, b)
 
 
-def compare(paths, progress=tqdm.tqdm):
+def compare(paths, progress=progress.bar):
   """Similarities of same and of different scans.
 
   Returns:

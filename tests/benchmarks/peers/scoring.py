@@ -3,10 +3,9 @@
 import dataclasses
 import pathlib
 
-import tqdm
 from etils import epath
 
-from input_pipeline import bricks
+from input_pipeline import bricks, progress
 from mome_jax import evaluate, held_out, results, training_cases
 from tests.benchmarks.peers.inference import make_segmenter
 
@@ -31,7 +30,7 @@ def score(trainer, config, workdir: pathlib.Path, *, limit: int | None = None) -
   )[0]
   part = dataclasses.replace(part, places=part.places[:limit])
   rows = []
-  for case in tqdm.tqdm(part.read(), total=len(part), desc='evaluate'):
+  for case in progress.bar(part.read(), total=len(part), desc='evaluate'):
     rows += evaluate.score_case(case, segmenter(case.image, case.geometry.spacing))
   rules = ', '.join(segmenter.rules) or 'none'
   title = f'{part.title()}, step {trainer.step}, post-processing: {rules}'
