@@ -4,8 +4,11 @@ import contextlib
 import difflib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from input_pipeline import stopping
 
 _FEW = 12  # known names that a message lists in full
 
@@ -21,19 +24,23 @@ class UserError(ValueError):
 def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
   """Makes main(argv=None) -> exit code explain a UserError: one line of the standard error, code 1.
 
-  Every other exception passes, traceback and all; control-C ends with 130, as shells have it.
+  Every other exception passes, traceback and all. Control-C and SIGTERM unwind the command, so that
+  it cleans up, and end it with 130 and 143, as shells have it.
   """
 
   @functools.wraps(main)
   def explaining(argv: Sequence[str] | None = None) -> int:
     try:
-      return main(argv)
+      with stopping.stoppable():
+        return main(argv)
     except UserError as error:
       print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
       return 1
-    except KeyboardInterrupt:
-      print('error: interrupted', file=sys.stderr, flush=True)
-      return 130
+    except KeyboardInterrupt as stopped:
+      number = stopping.number_of(stopped)
+      how = 'interrupted' if number == signal.SIGINT else f'stopped by {number.name}'
+      print(f'error: {how}', file=sys.stderr, flush=True)
+      return 128 + number
 
   return explaining
 

@@ -29,7 +29,6 @@ import json
 import os
 import pathlib
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import logging
 
-from input_pipeline import errors
+from input_pipeline import errors, stopping
 from input_pipeline.options import Parser, dashed, spacing
 from input_pipeline.progress import bar as progress_bar
 from input_pipeline.text_files import read_text
@@ -412,13 +411,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   compilation.use_cache()
   try:
-    with staging.stoppable():
-      results = _predict_as_told(args)
-  except KeyboardInterrupt as error:
-    number = getattr(error, 'signal', signal.SIGINT)
+    results = _predict_as_told(args)
+  except KeyboardInterrupt as stopped:
+    number = stopping.number_of(stopped)
     print(
-      f'stopped by {signal.Signals(number).name}: what {args.output} holds is whole; the same '
-      'command with --skip-done goes on',
+      f'stopped by {number.name}: what {args.output} holds is whole; the same command with '
+      '--skip-done goes on',
       file=sys.stderr,
     )
     return 128 + number

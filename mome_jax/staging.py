@@ -6,9 +6,7 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -106,36 +104,3 @@ def _roll_back(output: pathlib.Path, folder: pathlib.Path) -> None:
       os.replace(output / name, folder / _NEW / name)
   for path in sorted(old, key=lambda path: path.suffix == '.json'):
     os.replace(path, output / path.name)
-
-
-class Stopped(KeyboardInterrupt):
-  """The system asked the process to end; `signal` is the number."""
-
-  def __init__(self, number: int):
-    super().__init__(signal.Signals(number).name)
-    self.signal = number
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-  """Lets SIGTERM and SIGHUP raise `Stopped` in the block, so that what cleans up is run.
-
-  A handler that somebody else has set stays, and so does all outside the main thread.
-  """
-  numbers = []
-  if threading.current_thread() is threading.main_thread():
-    kinds = signal.SIGTERM, signal.SIGHUP
-    numbers = [number for number in kinds if signal.getsignal(number) is signal.SIG_DFL]
-
-  def stop(number, _):
-    for each in numbers:
-      signal.signal(each, signal.SIG_IGN)  # a second one would end the cleaning up
-    raise Stopped(number)
-
-  for number in numbers:
-    signal.signal(number, stop)
-  try:
-    yield
-  finally:
-    for number in numbers:
-      signal.signal(number, signal.SIG_DFL)

@@ -96,27 +96,3 @@ def test_folders_without_a_lock_go_after_a_day(tmp_path):
     os.utime(tmp_path / f'.incomplete-{name}', (then, then))
   staging.sweep(tmp_path)
   assert os.listdir(tmp_path) == ['.incomplete-new']
-
-
-def test_a_signal_cleans_up(tmp_path):
-  with (
-    pytest.raises(staging.Stopped) as stopped,
-    staging.stoppable(),
-    staging.staged(tmp_path) as folder,
-  ):
-    write_new(folder)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(5)
-  assert stopped.value.signal == signal.SIGTERM
-  assert os.listdir(tmp_path) == []
-  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_ignored_signals_stay_ignored():
-  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-  try:
-    with staging.stoppable():
-      os.kill(os.getpid(), signal.SIGHUP)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-  finally:
-    signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,54 @@
+"""Commands clean up when the system asks them to end, and say how they ended."""
+
+import os
+import signal
+import tempfile
+import time
+
+import pytest
+
+from input_pipeline import errors, stopping
+
+
+def test_the_signal_unwinds_the_block():
+  left = []
+  with pytest.raises(stopping.Stopped) as stopped, stopping.stoppable():
+    try:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(5)
+    finally:
+      os.kill(os.getpid(), signal.SIGTERM)  # a second one does not end the cleaning up
+      left.append(True)
+  assert left and stopped.value.signal == signal.SIGTERM
+  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+  ('number', 'told'),
+  [
+    (signal.SIGTERM, 'stopped by SIGTERM'),
+    (signal.SIGHUP, 'stopped by SIGHUP'),
+    (signal.SIGINT, 'interrupted'),
+  ],
+)
+def test_commands_remove_their_temporary_files(number, told, tmp_path, capsys):
+  @errors.command
+  def main(argv):
+    with tempfile.TemporaryDirectory(dir=tmp_path):
+      os.kill(os.getpid(), number)
+      time.sleep(5)
+    return 0
+
+  assert main([]) == 128 + number
+  assert capsys.readouterr().err == f'error: {told}\n'
+  assert not os.listdir(tmp_path)
+
+
+def test_ignored_signals_stay_ignored():
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+  try:
+    with stopping.stoppable():
+      os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGHUP, before)
