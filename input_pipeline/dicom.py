@@ -136,8 +136,8 @@ def _without_copies(place: str, slices: list) -> list:
     first_name, first = at.setdefault(position, (name, dataset))
     if dataset.PixelData != first.PixelData:
       raise VolumeError(
-        f'{place}: {first_name} and {name} lie at the same place and differ; keep one of them, or '
-        'export the series again'
+        f'{place}: {first_name} and {name} lie at the same place and differ: no tag tells which '
+        'phase they are of; export one phase'
       )
   if len(at) < len(slices):
     files = inventory.phrases(['copies of slices'] * (len(slices) - len(at)))[0]

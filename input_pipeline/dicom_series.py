@@ -295,7 +295,7 @@ def _doubled(slices: Sequence[_Slice]) -> bool:
 
 
 def _scan(slices: Sequence[_Slice], field: str = '', text: str = '') -> SeriesFiles:
-  word = re.sub(r'[^0-9A-Za-z.]+', '-', text).strip('-.') or 'none'
+  word = re.sub(r'[^0-9A-Za-z.]+', '-', text).strip('-.')[:40] or 'none'
   part = f'{_PHASES[field]}{word}' if field else ''
   names = tuple(slice_.name for slice_ in slices)
   instances = {slice_.instance for slice_ in slices}

@@ -77,7 +77,7 @@ def find_cases(
   cases, notes = [], []
   skip = functools.partial(_skip, output=output and os.path.realpath(output))
   for path in map(pathlib.Path, paths):
-    if path.is_dir():
+    if os.path.isdir(path):
       more, left_out = _of_folder(path, skip)
     elif os.path.lexists(path):
       more, left_out = _of_file(path)
@@ -257,6 +257,7 @@ def _series_names(base: str, series: Sequence[dicom.SeriesFiles]) -> list[str]:
     [f'_s{one.number}' for one in series],
     [one.part and f'_{one.part}' for one in series],
     [f'_{one.uid}' for one in series],
+    [f'_{number}' for number in range(1, len(series) + 1)],
   ):
     groups = collections.defaultdict(set)
     for name, ending in zip(names, endings, strict=True):

@@ -17,7 +17,7 @@ SHAPE = (6, 7, 8)
 
 def scan(path):
   path.parent.mkdir(parents=True, exist_ok=True)
-  return save_scan(path, SHAPE, (3, 3, 3), seed=hash(str(path)) % 1000)
+  return save_scan(path, SHAPE, (3, 3, 3))
 
 
 def series(folder, uid='1.2.3', changes=lambda ds: None, name='i{:03d}.dcm'):
@@ -84,6 +84,15 @@ class TestNames:
     assert [case.name for case in cases] == ['ct_s3_a1', 'ct_s3_a2', 'ct_s4']
     assert [case.input for case in cases] == [f'{folder}/{name}000' for name in 'abc']
     assert not notes
+
+  def test_series_that_nothing_but_their_order_tells_apart(self, tmp_path):
+    for name, kernel in (('a', 'B 30'), ('b', 'B-30')):
+
+      def change(ds, name=name, kernel=kernel):
+        ds.ConvolutionKernel, ds.SOPInstanceUID = kernel, f'{ds.SOPInstanceUID}.{ord(name)}'
+
+      series(tmp_path / 'ct', '1.2', change, f'{name}{{:03d}}')
+    assert names(tmp_path / 'ct') == ['ct_1', 'ct_2']
 
 
 class TestFolders:
