@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import fft, ndimage
 
-from input_pipeline import errors, options, progress, resample, sources
+from input_pipeline import errors, identity, options, progress, resample, sources
 
 _GRID_MM = 6.0
 _TISSUE = (-150.0, 250.0)  # HU relative to the median of the body
@@ -281,6 +282,11 @@ def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> l
   ]
 
 
+def size_of(case: sources.Case) -> int:
+  """Bytes of a case's files: another scan under its name has others; a copied download does not."""
+  return sum(os.path.getsize(path) for path in identity.files_of(case.load) if os.path.exists(path))
+
+
 def _parse_download(text: str) -> tuple[str, str]:
   source, equals, folder = text.partition('=')
   if not equals:
@@ -327,7 +333,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for keys in find_groups(prints)
   ]
   with errors.writing(args.output):
-    args.output.write_text(json.dumps({'groups': groups}, indent=1) + '\n')
+    scans = [(case.source, case.name, size_of(case)) for case in cases]
+    args.output.write_text(json.dumps({'groups': groups, 'scans': scans}, indent=1) + '\n')
   number = sum(len(group['members']) for group in groups)
   print(f'{args.output}: {len(groups)} groups with {number} of {len(prints)} scans')
   return 1 if failed else 0

@@ -182,6 +182,8 @@ def _convert_patient(path: pathlib.Path, folder: pathlib.Path) -> dict:
     affine[world, own], affine[world, 3] = step, -step * (_SIZE - 1) / 2
   affine[3, 3] = 1
   kinds = {'ct': hu, 'oar': oar} | ({'ptv': ptv} if ptv.any() else {})
+  if 'ptv' not in kinds:  # of an earlier conversion
+    (folder / f'{path.name}_ptv.nii.gz').unlink(missing_ok=True)
   for kind, array in kinds.items():
     nib.save(nib.Nifti1Image(array, affine), folder / f'{path.name}_{kind}.nii.gz')
   return {

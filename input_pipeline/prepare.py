@@ -109,14 +109,16 @@ def prepare(
   final = epath.Path(data_dir) / declared.name
   current = bricks.read_settings(data_dir, declared.name)
   before = _prepared_cases(final) if current else []
-  digest = _digest(groups)
   if current is not None and not overwrite:
-    _check_settings(final, current, settings | {'groups': digest})
+    _check_settings(final, current, settings, groups)
   cases, notes = declared.listed(manual_dir)
   for note in notes:
     print(f'note: {note}', file=sys.stderr)
+  digest = None
   if groups is not None:
-    cases = dedupe.keep_together(cases, _read_groups(groups))
+    found, scans, digest = _read_groups(groups)
+    _check_scans(groups, scans, cases, f'--download={source}={manual_dir}')
+    cases = dedupe.keep_together(cases, found)
   drawn = {outcome.name: outcome.split for outcome in before} | (current or {}).get('drawn', {})
   cases = splits.keep(_named(cases, source, name), drawn)
   cases = _first_of_each_split(cases, limit)
@@ -141,17 +143,37 @@ def prepare(
   return report | {'changes': _changes(before, brick_writer.read_outcomes(final))}
 
 
-def _check_settings(final: epath.Path, current: dict, wanted: dict) -> None:
+def _check_settings(final: epath.Path, current: dict, wanted: dict, groups: str | None) -> None:
   """PrepareError if what is prepared was asked for otherwise; it names what differs."""
-  known = current['settings'] | {'groups': current.get('groups')}
-  differ = [field for field in wanted if known.get(field) != wanted[field]]
-  if 'groups' in differ:
-    raise PrepareError(f'{final}: prepared with other --groups; pass --overwrite to replace it')
+  known = current['settings']
+  # Before 1.1.0 the source was not noted.
+  differ = [field for field in wanted if known.get(field, wanted[field]) != wanted[field]]
   if differ:
-    shown = ', '.join(f'{field} {known.get(field)}, not {wanted[field]}' for field in differ)
+    shown = ', '.join(f'{field} {known[field]}, not {wanted[field]}' for field in differ)
     raise PrepareError(
-      f'{final}: prepared with {shown}; pass --overwrite to replace it, or another --data_dir'
-      ' or --name'
+      f'{final}: prepared with {shown}; pass --overwrite to replace it, or another --data_dir or '
+      '--name'
+    )
+  if current.get('groups') and groups is None:
+    raise PrepareError(
+      f'{final}: prepared with --groups; pass the file again, or --overwrite to do without'
+    )
+
+
+def _check_scans(path: str, scans: dict | None, cases: Sequence[sources.Case], fix: str) -> None:
+  """PrepareError if scans came or were replaced since the groups were found."""
+  if scans is None:
+    print(
+      f'note: {path} does not say which scans were compared; run input_pipeline.dedupe again where '
+      'any came since',
+      file=sys.stderr,
+    )
+    return
+  other = [case for case in cases if scans.get((case.source, case.name)) != dedupe.size_of(case)]
+  if other:
+    raise PrepareError(
+      f'{path}: {len(other)} of {len(cases)} scans were not there or not the same when it was '
+      f'made, such as {other[0].name}; run input_pipeline.dedupe again with {fix}'
     )
 
 
@@ -252,19 +274,17 @@ def _report(folder: epath.Path, written: brick_writer.Written) -> dict:
   }
 
 
-def _digest(path: str | None) -> str | None:
-  """What tells two group files apart; None without one."""
-  if path is None:
-    return None
-  return hashlib.sha256(json.dumps(_read_groups(path)).encode()).hexdigest()
-
-
-def _read_groups(path: str) -> list[dict]:
+def _read_groups(path: str) -> tuple[list[dict], dict | None, str]:
+  """The groups, the bytes of each (source, case) that was compared if noted, and a digest."""
   try:
-    groups = text_files.read_json(path)['groups']
-    return [{'split': group['split'], 'members': group['members']} for group in groups]
+    content = text_files.read_json(path)
+    groups = [{'split': g['split'], 'members': g['members']} for g in content['groups']]
+    scans = content.get('scans')
+    if scans is not None:
+      scans = {(source, name): size for source, name, size in scans}
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise PrepareError(f'{path}: not a file of input_pipeline.dedupe ({error!r})') from error
+  return groups, scans, hashlib.sha256(json.dumps(groups).encode()).hexdigest()
 
 
 def _named(cases: list[sources.Case], source: str, name: str | None) -> list[sources.Case]:

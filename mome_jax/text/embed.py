@@ -29,6 +29,12 @@ from mome_jax.text.vectors import TextVectorError, TextVectors
 from mome_jax.weights import files, t5, torch_file
 
 _BATCH = 32
+# What config.json changes in a checkpoint whose weights stay the same.
+_NOT_IN_WEIGHTS = (
+  'feed_forward',
+  'relative_attention_num_buckets',
+  'relative_attention_max_distance',
+)
 _MAX_LENGTH = 64  # tokens; longer prompts are cut, with a warning
 
 
@@ -61,6 +67,7 @@ class T5Model:
       'model': folder.resolve().name,
       'weights_sha256': _digest(files.shards(weights)),
       'tokenizer_sha256': _digest([vocabulary]),
+      **{name: getattr(self._config, name) for name in _NOT_IN_WEIGHTS},
       'pooling': 'mean',
       'max_length': _MAX_LENGTH,
     }
@@ -97,7 +104,8 @@ def extend(vectors: TextVectors, prompts: Sequence[str], folder) -> TextVectors:
   if not missing:
     return vectors
   model = T5Model(folder)
-  for part in ('weights_sha256', 'tokenizer_sha256'):
+  noted = [part for part in _NOT_IN_WEIGHTS if part in vectors.source]
+  for part in ('weights_sha256', 'tokenizer_sha256', *noted):
     if model.source[part] != vectors.source.get(part):
       raise TextVectorError(
         f"{folder}: not the checkpoint that made this model's text vectors "

@@ -92,9 +92,46 @@ def test_a_group_never_crosses_splits(real_data, tmp_path, capsys):
   command = ['--source=amos22', f'--manual-dir={amos}', f'--data-dir={tmp_path / "data"}']
   assert prepare.main([*command, '--spacing=6', '--brick=16', f'--groups={output}']) == 0
   assert '1 test cases' in capsys.readouterr().out
+  # Without the file, the scan would go back to training.
+  assert prepare.main([*command, '--spacing=6', '--brick=16']) == 1
+  assert 'prepared with --groups; pass the file again' in capsys.readouterr().err
   output.write_text('{}')
   assert prepare.main([*command, '--spacing=6', '--brick=16', f'--groups={output}']) == 1
   assert 'groups.json: not a file of input_pipeline.dedupe' in capsys.readouterr().err
+
+
+def test_groups_that_were_found_before_scans_came_or_changed_are_not_current(tmp_path, capsys):
+  def write(name, seed):
+    image = np.full((12, 12, 12), -1000, np.int16)
+    image[3:9, 3:9, 3:9] = np.random.default_rng(seed).integers(0, 100, (6, 6, 6))
+    for part, array in (('images', image), ('labels', (image > -500).astype(np.uint8))):
+      (tmp_path / 'word' / f'{part}Tr').mkdir(parents=True, exist_ok=True)
+      scan = nib.Nifti1Image(array, np.diag([6.0, 6, 6, 1]))
+      nib.save(scan, tmp_path / 'word' / f'{part}Tr' / f'{name}.nii.gz')
+
+  write('word_0001', 0)
+  write('word_0002', 1)
+  find = [f'--download=word={tmp_path / "word"}', f'--output={tmp_path / "groups.json"}']
+  command = ['--source=word', f'--manual_dir={tmp_path / "word"}', '--spacing=6', '--brick=8']
+  command += [f'--data_dir={tmp_path / "data"}', f'--groups={tmp_path / "groups.json"}']
+  assert dedupe.main(find) == 0 and prepare.main(command) == 0
+  write('word_0003', 2)
+  assert prepare.main(command) == 1
+  message = capsys.readouterr().err.splitlines()[-1]
+  assert '1 of 3 scans were not there' in message and 'such as word_0003' in message
+  assert f'--download=word={tmp_path / "word"}' in message
+  assert dedupe.main(find) == 0 and prepare.main(command) == 0
+  assert '1 added, 2 kept' in capsys.readouterr().out
+  write('word_0001', 3)  # random voxels: compressed to another size
+  assert prepare.main(command) == 1
+  assert 'such as word_0001' in capsys.readouterr().err
+  assert dedupe.main(find) == 0 and prepare.main(command) == 0
+  assert '1 replaced, 2 kept' in capsys.readouterr().out
+  # A file of before this was noted is used, with a note.
+  content = json.loads((tmp_path / 'groups.json').read_text())
+  (tmp_path / 'groups.json').write_text(json.dumps({'groups': content['groups']}))
+  assert prepare.main(command) == 0
+  assert 'does not say which scans were compared' in capsys.readouterr().err
 
 
 def test_wrong_downloads_are_named(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Text vectors from a T5 checkpoint and from CUM's file, with transformers and torch as oracles."""
 
+import json
 import shutil
 
 import numpy as np
@@ -65,6 +66,17 @@ def test_the_command_writes_every_training_prompt_once(t5, tmp_path, capsys, mon
   assert any('metastasis' in text for text in TextVectors.load(output).prompts)
   assert embed.main([*arguments, '--new-classes', str(output)]) == 1
   assert 'text.npz: no list of new_classes' in capsys.readouterr().err
+
+  # Of the same weights, a corrected config.json makes other vectors.
+  changed = tmp_path / 'changed'
+  shutil.copytree(t5[0], changed)
+  config = json.loads((changed / 'config.json').read_text())
+  (changed / 'config.json').write_text(json.dumps(config | {'relative_attention_max_distance': 8}))
+  assert embed.main(['--t5', str(changed), *arguments[2:]]) == 0
+  again = TextVectors.load(output)
+  assert again.key != vectors.key
+  with pytest.raises(TextVectorError, match='relative_attention_max_distance differs'):
+    embed.extend(again, ['something new'], t5[0])
 
   other = tmp_path / 'other'
   make_t5(other, seed=1)
