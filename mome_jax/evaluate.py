@@ -104,13 +104,16 @@ def _evaluate(workdir, part, predictor, segmenter, explainer, template, texts) -
   for number, case in enumerate(bar):
     spacing = case.geometry.spacing
     levels = froc.Levels(names, case.image.shape)
-    segmentation = segmenter(case.image, spacing, levels.add)
+    drawn = lead and number < config.evaluation.pictures and not unseen
+    watch = explainer.watch() if explainer and drawn else None
+    segmentation = segmenter(case.image, spacing, levels.add, watch=watch)
     rows += score_case(case, segmentation)
     counts += count_lesions(case, levels, template)
-    if lead and number < config.evaluation.pictures and not unseen:
+    if drawn:
       _draw(pictures / f'{case.name}.png', case, segmentation)
-      if routing is not None:
-        maps = routing.add(case.image, spacing, segmentation)
+      if watch is not None:
+        maps = watch.maps()
+        routing.add(maps, case.image, spacing, segmentation)
         explain.draw_case(
           pictures / f'{case.name}_routing.png',
           maps,

@@ -1,12 +1,12 @@
 """Which scale each class trusts where, and which experts of a bank it chooses."""
 
 import dataclasses
-import itertools
+import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from mome_jax import inference, report, steps
@@ -84,16 +84,13 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 class Explainer:
-  """Asks the router of a model about scans.
-
-  Windows overlap and are blended as those of the segmentation. Maps of one window are held at full
-  resolution, those of the whole scan in cells only.
+  """Asks the router of a model what it does while a scan is segmented.
 
   Args:
     predictor: the model.
     names: K class names.
     prompts: K texts for the text encoder.
-    segmenter: for its grid, window and overlap.
+    segmenter: of the same names and prompts.
 
   Raises:
     ValueError: if the model has a single scale, and so no router.
@@ -106,57 +103,125 @@ class Explainer:
     if len(scales) < 2:
       raise ValueError(f'{predictor.path}: this model mixes no scales; there is no routing to show')
     self.names = tuple(names)
-    spacing = segmenter.spacing
-    self.scale_labels = tuple(f'{spacing[0] * 2**scale:g} mm' for scale in scales)
-    self._segmenter = segmenter
-    self._block = cell_voxels(spacing, segmenter.window)
-    step = steps.make_routing_step(predictor.model, self._block)
+    self.spacing = segmenter.spacing
+    self.scale_labels = tuple(f'{self.spacing[0] * 2**scale:g} mm' for scale in scales)
+    step = steps.make_routing_step(predictor.model)
     step = steps.jit(step, predictor.devices[0].platform)
     text = predictor.embed(prompts)  # with the empty prompts that fill the bucket
-    self._step = lambda window, share: step(
-      predictor.params, text, jnp.asarray(window[None]), share[None], predictor.context
+    self.step = functools.partial(predictor.run, step, text)
+
+  def watch(self) -> 'RoutingWatch':
+    """For one scan: `segmenter(image, spacing, watch=watch)`, then `watch.maps()`."""
+    return RoutingWatch(self)
+
+
+class RoutingWatch:
+  """Makes the routing maps of a scan from the windows of its segmentation, in the same pass.
+
+  Windows overlap and are blended as their logits are, so that a voxel's shares are those which made
+  its logit; inside a class is where a window's own logit is above 0. Maps of one window are held at
+  full resolution, those of the whole scan in cells only.
+
+  Args:
+    explainer: of the segmenter's model.
+  """
+
+  def __init__(self, explainer: Explainer):
+    self._explainer = explainer
+    self._block = cell_voxels(explainer.spacing)
+    self._sums = 0.0
+    self._row = 0  # the first of those that are held
+    self._pending = None
+
+  def begin(self, windows: inference.Windows) -> None:
+    """See `inference.Watch`."""
+    self._windows = windows
+    self._weights = inference.gaussian_weights(windows.size)
+    self._mass = np.zeros(windows.padded, np.float32)
+    for corners in windows.planes.values():
+      for corner in corners:
+        self._mass[windows.region(corner)] += self._weights
+    self._inside = np.zeros(windows.padded, bool)
+    self._inside[windows.scan] = True
+    block, kinds = self._block, (len(self._explainer.names), len(self._explainer.scale_labels) + 1)
+    self._reach = [-(-w // block) + 1 for w in windows.size]  # cells that a window may touch
+    cells = [-(-n // block) for n in windows.shape]
+    self._maps = np.zeros((*kinds, *cells), np.uint8)
+    self._fill = _fill(windows.shape, block)
+    beyond = [n + m for n, m in zip(cells, self._reach, strict=True)]
+    self._held = np.zeros((*kinds, self._reach[0], *beyond[1:]), np.float32)
+
+  def predict(self, batch: np.ndarray, corners: Sequence[tuple[int, int, int]]) -> jax.Array:
+    """See `inference.Watch`."""
+    counted = np.zeros(batch.shape[:-1], np.float32)
+    placement = [
+      np.zeros((len(batch), m, w), np.float32)
+      for m, w in zip(self._reach, self._windows.size, strict=True)
+    ]
+    for row, corner in enumerate(corners):
+      region = self._windows.region(corner)
+      counted[row] = self._weights * self._inside[region] / self._mass[region]
+      cell = self._cell(corner)
+      for axis, place in enumerate(placement):
+        voxels = np.arange(place.shape[-1]) + corner[axis] - self._windows.before[axis]
+        place[row] = voxels // self._block == cell[axis] + np.arange(place.shape[1])[:, None]
+    logits, did = self._explainer.step(batch, counted, placement)
+    self._collect()  # of the batch before, while the device works at this one
+    self._pending = corners, did
+    return logits
+
+  def maps(self) -> RoutingMaps:
+    """What the router did, once the scan is segmented."""
+    self._collect()
+    self._finish(self._row + len(self._held[0, 0]))
+    spacing, shape = np.array(self._explainer.spacing, float), np.array(self._windows.shape)
+    scales, count = len(self._explainer.scale_labels), len(self._explainer.names)
+    sums = np.broadcast_to(self._sums, (count, scales + 2))
+    return RoutingMaps(
+      self._explainer.names,
+      self._explainer.scale_labels,
+      self._maps[:, :-1],
+      self._maps[:, -1],
+      cell=spacing * self._block,
+      origin=((self._block - 1) / 2 - (shape - 1) / 2) * spacing,
+      weight_sum=sums[:, :-2],
+      entropy_sum=sums[:, -2],
+      voxels=sums[:, -1],
     )
 
-  def __call__(self, image: np.ndarray, spacing: Sequence[float]) -> RoutingMaps:
-    """Explains one scan: (D, H, W) HU, canonical axis order, and mm along its axes."""
-    channels = self._segmenter.network_input(image, spacing)
-    shape, count, scales = channels.shape[:3], len(self.names), len(self.scale_labels)
-    block, window = self._block, self._segmenter.window
-    cells = tuple(-(-n // block) for n in shape)
-    padded = [max(w, c * block) for w, c in zip(window, cells, strict=True)]
-    channels = np.pad(channels, [*((0, p - n) for p, n in zip(padded, shape, strict=True)), (0, 0)])
-    maps = np.zeros((count, scales + 1, *(p // block for p in padded)), np.uint8)
-    sums = {
-      'weight_sum': np.zeros((count, scales)), 'entropy_sum': np.zeros(count),
-      'voxels': np.zeros(count),
-    }  # fmt: skip
-    # Means over the voxels of a cell that lie inside the scan.
-    fill = _fill(shape, padded, block)
-    held = np.zeros((count, scales + 1, window[0] // block, *maps.shape[3:]), np.float32)
-    planes = _shares(channels, window, self._segmenter.overlap, block, shape)
-    for first, following, views in planes:
-      for region, share in views:
-        did = {key: np.asarray(v) for key, v in self._step(channels[region], share).items()}
-        place = (slice(None), *(slice(r.start // block, r.stop // block) for r in region[1:]))
-        held[:, :-1, *place] += did['weights'][0, :count]
-        held[:, -1, *place] += did['entropy'][0, :count]
-        for key, total in sums.items():
-          total += did[key][:count]
-      done = (following - first) // block
-      rows = slice(first // block, following // block)
-      maps[:, :, rows] = np.rint(255 * np.clip(held[:, :, :done] / fill[rows], 0, 1))
-      held[:, :, :-done], held[:, :, -done:] = held[:, :, done:].copy(), 0
-    crop = (..., *(slice(n) for n in cells))
-    step = np.array(self._segmenter.spacing, float)
-    return RoutingMaps(
-      self.names,
-      self.scale_labels,
-      maps[:, :-1][crop],
-      maps[:, -1][crop],
-      cell=step * block,
-      origin=((block - 1) / 2 - (np.array(shape) - 1) / 2) * step,
-      **sums,
-    )
+  def _cell(self, corner: Sequence[int]) -> list[int]:
+    """The first cell of the scan that a window touches."""
+    before = self._windows.before
+    return [max(0, c - b) // self._block for c, b in zip(corner, before, strict=True)]
+
+  def _collect(self) -> None:
+    """Adds what the router did in the last batch."""
+    if self._pending is None:
+      return
+    corners, did = self._pending
+    self._pending = None
+    count = len(self._explainer.names)
+    maps, sums = np.asarray(did['maps'])[:count], np.asarray(did['sums'], np.float64)[:count]
+    self._sums = self._sums + sums
+    for row, corner in enumerate(corners):
+      first, *rest = self._cell(corner)
+      self._finish(first)
+      place = tuple(slice(c, c + m) for c, m in zip(rest, self._reach[1:], strict=True))
+      self._held[:, :, :, *place] += maps[:, row]
+
+  def _finish(self, first: int) -> None:
+    """Writes the rows of cells before `first`, which no later window touches."""
+    done = first - self._row
+    if not done:
+      return
+    rows = slice(self._row, min(first, self._row + self._held.shape[2], len(self._fill)))
+    height, width = self._fill.shape[1:]
+    mean = self._held[:, :, : rows.stop - rows.start, :height, :width] / self._fill[rows]
+    self._maps[:, :, rows] = np.rint(255 * np.clip(mean, 0, 1))
+    ahead = self._held[:, :, done:].copy()
+    self._held[:] = 0
+    self._held[:, :, : ahead.shape[2]] = ahead
+    self._row = first
 
 
 def make_explainer(
@@ -168,61 +233,17 @@ def make_explainer(
   return Explainer(predictor, names, prompts, segmenter)
 
 
-def cell_voxels(spacing: Sequence[float], window: Sequence[int]) -> int:
-  """Voxels along a side of a cell: a power of two that divides the window, about 6 mm."""
+def cell_voxels(spacing: Sequence[float]) -> int:
+  """Voxels along a side of a cell: a power of two, about 6 mm."""
   mm = float(np.prod(spacing)) ** (1 / 3)
-  block = 2 ** max(0, round(float(np.log2(_CELL_MM / mm))))
-  while any(w % block for w in window):
-    block //= 2
-  return block
+  return 2 ** max(0, round(float(np.log2(_CELL_MM / mm))))
 
 
-def _shares(
-  channels: np.ndarray,
-  window: Sequence[int],
-  overlap: float,
-  block: int,
-  inside: Sequence[int],
-) -> Iterator[tuple[int, int, Iterator[tuple[tuple[slice, ...], np.ndarray]]]]:
-  """Windows that are not air, and how much of each voxel is theirs.
-
-  Args:
-    channels: (D, H, W, C) float32, at least as large as a window; 0 is air.
-    window: voxels of a window, three numbers; multiples of `block`.
-    overlap: between neighbouring windows; rounded so that they start at multiples of `block`.
-    block: divides the shape.
-    inside: shape of the part, from the first voxel on, that counts.
-
-  Yields:
-    For each plane of windows its first voxel along the first axis, that of the next plane or the
-    end, and an iterator over its windows: the region, and (D, H, W) float32 shares. The shares of a
-    voxel that counts add up to 1 over the windows that hold it.
-  """
-  shape = channels.shape[:3]
-  starts = [
-    [block * start for start in inference.window_starts(n // block, w // block, overlap)]
-    for n, w in zip(shape, window, strict=True)
-  ]
-  weights = inference.gaussian_weights(window)
-  region_of = lambda corner: tuple(slice(c, c + w) for c, w in zip(corner, window, strict=True))
-  regions = [region_of(corner) for corner in itertools.product(*starts)]
-  regions = [region for region in regions if channels[region].any()]
-  mass = np.zeros(shape, np.float32)
-  for region in regions:
-    mass[region] += weights
-  counts = np.zeros(shape, bool)
-  counts[tuple(slice(n) for n in inside)] = True
-  for first, following in itertools.pairwise([*starts[0], shape[0]]):
-    own = [region for region in regions if region[0].start == first]
-    yield first, following, ((r, weights * counts[r] / mass[r]) for r in own)
-
-
-def _fill(shape: Sequence[int], padded: Sequence[int], block: int) -> np.ndarray:
-  """(d, h, w) float32: the part of each cell that lies inside a scan; 1 where none does."""
+def _fill(shape: Sequence[int], block: int) -> np.ndarray:
+  """(d, h, w) float32: voxels of each cell that lie inside a scan."""
   fill = np.ones((), np.float32)
-  for n, total in zip(shape, padded, strict=True):
-    part = np.clip((n - np.arange(0, total, block)) / block, 0, 1).astype(np.float32)
-    fill = fill[..., None] * np.where(part > 0, part, 1)
+  for n in shape:
+    fill = fill[..., None] * np.clip(n - np.arange(0, n, block), 0, block).astype(np.float32)
   return fill
 
 
@@ -236,17 +257,19 @@ class Routing:
     self._planes = None
 
   def add(
-    self, image: np.ndarray, spacing: Sequence[float], segmentation: Segmentation
-  ) -> RoutingMaps:
-    """Adds a scan: (D, H, W) HU, mm, and what was segmented in it."""
-    maps = self._explainer(image, spacing)
+    self,
+    maps: RoutingMaps,
+    image: np.ndarray,
+    spacing: Sequence[float],
+    segmentation: Segmentation,
+  ) -> None:
+    """Adds a scan: its maps, (D, H, W) HU, mm, and what was segmented in the same pass."""
     self._voxels += maps.voxels
     self._weight += maps.weight_sum
     self._entropy += maps.entropy_sum
     if self.cases == 0:
       self._planes = largest_planes(maps, image, spacing, segmentation)
     self.cases += 1
-    return maps
 
   def draw(self, path: str | os.PathLike) -> None:
     """Writes the picture: a table of mean weights, and maps of the four largest classes."""

@@ -7,7 +7,8 @@ held, however long the scan is; on the scan's own grid there is one class at a t
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -42,6 +43,62 @@ def gaussian_weights(window: Sequence[int], sigma: float = 0.125) -> np.ndarray:
   return np.maximum(weights, max(weights[weights > 0].min(), 1e-3)).astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Windows:
+  """Where the windows of a scan lie.
+
+  Attributes:
+    size: voxels of a window, three numbers.
+    shape: (D, H, W) of the scan.
+    padded: of the scan with the air around it that makes it as large as a window.
+    before: three numbers of voxels of air in front of the scan.
+    planes: for each first voxel along the first axis, the corners of its windows in the padded
+      scan, those of air left out.
+  """
+
+  size: tuple[int, int, int]
+  shape: tuple[int, int, int]
+  padded: tuple[int, int, int]
+  before: tuple[int, int, int]
+  planes: Mapping[int, Sequence[tuple[int, int, int]]]
+
+  def region(self, corner: Sequence[int]) -> tuple[slice, slice, slice]:
+    """The voxels of a window of the padded scan."""
+    return tuple(slice(c, c + w) for c, w in zip(corner, self.size, strict=True))
+
+  @property
+  def scan(self) -> tuple[slice, slice, slice]:
+    """Where the scan lies in the padded one."""
+    return tuple(slice(b, b + n) for b, n in zip(self.before, self.shape, strict=True))
+
+
+class Watch(Protocol):
+  """Takes the place of `predict` and sees which windows it is asked about."""
+
+  def begin(self, windows: Windows) -> None:
+    """Called once, before the first batch."""
+
+  def predict(self, batch: np.ndarray, corners: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """As `predict` of `sliding_window`; the corners of its rows, fewer where rows are padding."""
+
+
+def _tile(image, window, overlap, skip_air) -> tuple[np.ndarray, Windows]:
+  """The image, padded where it is smaller than a window, and its windows."""
+  shape = image.shape[:3]
+  missing = [max(w - n, 0) for w, n in zip(window, shape, strict=True)]
+  padding = [(m // 2, m - m // 2) for m in missing]
+  image = np.pad(image, [*padding, (0, 0)]) if any(missing) else image
+  starts = [window_starts(n, w, overlap) for n, w in zip(image.shape[:3], window, strict=True)]
+  before = tuple(m // 2 for m in missing)
+  windows = Windows(tuple(window), shape, image.shape[:3], before, {})
+  for first in starts[0]:
+    corners = [(first, j, k) for j in starts[1] for k in starts[2]]
+    windows.planes[first] = [
+      corner for corner in corners if not skip_air or image[windows.region(corner)].any()
+    ]
+  return image, windows
+
+
 def sliding_window(
   predict: Callable[[np.ndarray], np.ndarray],
   image: np.ndarray,
@@ -52,6 +109,7 @@ def sliding_window(
   skip_air: bool = True,
   classes: int | None = None,
   clock: Clock | None = None,
+  watch: Watch | None = None,
 ) -> Iterator[np.ndarray]:
   """Blended logits of a scan, in slabs along the first axis.
 
@@ -65,28 +123,24 @@ def sliding_window(
     skip_air: leave out windows without a voxel above 0.
     classes: K, where `predict` returns more of them; the first ones are kept.
     clock: counts the time spent in `predict` and waiting for it as 'network'.
+    watch: predicts in place of `predict`.
 
   Yields:
     Slabs (d_i, H, W, K) float32, in order, sum of d_i = D; with one channel, all `BACKGROUND`,
     before the first window that is not air. Each is overwritten when the next one is made.
   """
-  shape = image.shape[:3]
-  missing = [max(w - n, 0) for w, n in zip(window, shape, strict=True)]
-  padding = [(m // 2, m - m // 2) for m in missing]
-  image = np.pad(image, [*padding, (0, 0)]) if any(missing) else image
-  crop = tuple(slice(before, before + n) for (before, _), n in zip(padding, shape, strict=True))
+  image, windows = _tile(image, window, overlap, skip_air)
   weights = gaussian_weights(window)
-  starts = [window_starts(n, w, overlap) for n, w in zip(image.shape[:3], window, strict=True)]
+  ask = lambda batch, _: predict(batch)
+  if watch is not None:
+    watch.begin(windows)
+    ask = watch.predict
 
   total = mass = None  # (K, window[0], H, W) and (window[0], H, W)
-  for i, first in enumerate(starts[0]):
-    corners = [(first, j, k) for j in starts[1] for k in starts[2]]
-    views = [
-      image[tuple(slice(c, c + w) for c, w in zip(corner, window, strict=True))]
-      for corner in corners
-    ]
-    chosen = [n for n, view in enumerate(views) if not skip_air or view.any()]
-    for n, logits in _predict_batches(predict, views, chosen, batch_size, clock or Clock()):
+  ends = [*list(windows.planes)[1:], image.shape[0]]
+  for (first, corners), end in zip(windows.planes.items(), ends, strict=True):
+    views = [image[windows.region(corner)] for corner in corners]
+    for n, logits in _predict_batches(ask, views, corners, batch_size, clock or Clock()):
       if total is None:
         count = classes or logits.shape[-1]
         total = np.zeros((count, window[0], *image.shape[1:3]), np.float32)
@@ -96,17 +150,16 @@ def sliding_window(
       for one, summed in enumerate(total):  # class by class: no second array of K maps
         summed[region] += logits[..., one] * weights
       mass[region] += weights
-    last = i + 1 == len(starts[0])
-    done = window[0] if last else starts[0][i + 1] - first
-    yield from _finish(total, mass, first, done, crop, shape)
-    if not last and total is not None:
+    done = end - first
+    yield from _finish(total, mass, first, done, windows.scan, windows.shape)
+    if end < image.shape[0] and total is not None:
       for buffer in (*total, mass):
         buffer[:-done] = buffer[done:].copy()
         buffer[-done:] = 0
 
 
-def _predict_batches(predict, views, chosen, batch_size, clock):
-  """Yields (index of the view, its logits) for each chosen view.
+def _predict_batches(predict, views, corners, batch_size, clock):
+  """Yields (index of the view, its logits) for each view.
 
   The next batch is on its way to the device before the last one is waited for, so that device and
   host work at the same time.
@@ -117,13 +170,13 @@ def _predict_batches(predict, views, chosen, batch_size, clock):
       return zip(batch, np.asarray(result), strict=False)
 
   pending = None
-  for at in range(0, len(chosen), batch_size):
-    batch = chosen[at : at + batch_size]
+  for at in range(0, len(views), batch_size):
+    batch = range(at, min(at + batch_size, len(views)))
     stack = np.zeros((batch_size, *views[0].shape), np.float32)
     for row, n in enumerate(batch):
       stack[row] = views[n]
     with clock('network'):
-      result = predict(stack)
+      result = predict(stack, corners[batch.start : batch.stop])
     if pending is not None:
       yield from logits_of(*pending)
     pending = (batch, result)

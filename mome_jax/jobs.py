@@ -140,10 +140,9 @@ class Job:
           work.maps.add(slab)
         on_progress(slab.shape[0] / len(scan.array))
 
-      work.found = self.segmenter(scan.array, scan.spacing, on_slab, clock=work.clock)
-      if self.explainer is not None:
-        with work.clock('explain'):
-          work.routing = self.explainer(scan.array, scan.spacing)
+      watch = self.explainer.watch() if self.explainer is not None else None
+      work.found = self.segmenter(scan.array, scan.spacing, on_slab, clock=work.clock, watch=watch)
+      work.routing = watch.maps() if watch is not None else None
       work.staging = stack.pop_all()
 
   def _write(self, work: '_Work') -> Result:

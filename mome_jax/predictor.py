@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -37,7 +37,8 @@ class Predictor:
     config: in place of the model's own.
     text_model: folder of the T5 checkpoint that made a frozen model's text vectors, for prompts
       that it has no vector for.
-    devices: that hold the model and share the windows of a batch; default all of this host.
+    devices: that hold the model and share the windows of a batch; default all of this host. Models
+      on different devices can be used side by side.
 
   Attributes:
     path: where it came from.
@@ -56,11 +57,11 @@ class Predictor:
   def __init__(self, path=SHIPPED, config=None, *, text_model=None, devices=None):
     self.path = os.fspath(path)
     config = config or checkpoint.load_config(path)
-    mesh = sharding.local_mesh(devices)
-    jax.set_mesh(mesh)
-    self.devices = list(mesh.devices.flat)
-    self._everywhere = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)
-    self._split = jax.sharding.NamedSharding(mesh, sharding.batch_spec('image', spatial=False))
+    self._mesh = sharding.local_mesh(devices)
+    self.devices = list(self._mesh.devices.flat)
+    self._everywhere = jax.sharding.NamedSharding(self._mesh, sharding.REPLICATED)
+    split = sharding.batch_spec('image', spatial=False)
+    self._split = jax.sharding.NamedSharding(self._mesh, split)
     loaded = checkpoint.load_model(path, self._everywhere)
     self.config, self.step, self.params = config, loaded.step, loaded.params
     self.template = TEMPLATE.extend(config.new_classes)
@@ -75,7 +76,8 @@ class Predictor:
       tokenizer = Tokenizer(loaded.folder / checkpoint.TOKENIZER)
       self._inputs = inputs.joint(tokenizer, config.text.max_length)
     create = functools.partial(state.init_params, config, self.model, encoder)
-    checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
+    with jax.set_mesh(self._mesh):
+      checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
     self._embed = jax.jit(functools.partial(steps.embed, encoder))
     self._predict = steps.jit(steps.make_predict_step(self.model), self.devices[0].platform)
     self.context = None
@@ -87,7 +89,19 @@ class Predictor:
     """Embeddings of K prompts and of the empty ones that fill the bucket: (K', d_t) float32."""
     rows = -(-len(prompts) // _BUCKET) * _BUCKET
     padded = inputs.pad(self._inputs(prompts), rows)
-    return self._embed(self.params, jax.device_put(padded, self._everywhere))
+    with jax.set_mesh(self._mesh):
+      return self._embed(self.params, jax.device_put(padded, self._everywhere))
+
+  def run(self, step: Callable, text: jax.Array, *batch):
+    """What a compiled step of `mome_jax.steps` makes of a batch.
+
+    Args:
+      step: called with the parameters, `text`, the batch and the context.
+      text: (K', d_t) float32, from `embed`.
+      *batch: arrays, or tuples of them, whose first axis the devices share.
+    """
+    with jax.set_mesh(self._mesh):
+      return step(self.params, text, *jax.device_put(batch, self._split), self.context)
 
   def segmenter(
     self,
@@ -113,12 +127,9 @@ class Predictor:
     """
     text = self.embed(prompts)
 
-    def predict(windows):
-      # With the classes that fill the bucket: to cut them on the device, each K would be a program.
-      return self._predict(self.params, text, jax.device_put(windows, self._split), self.context)
-
     return Segmenter(
-      predict,
+      # With the classes that fill the bucket: to cut them on the device, each K would be a program.
+      functools.partial(self.run, self._predict, text),
       names=names,
       spacing=self.config.data.spacing,
       windows=self.config.data.windows,

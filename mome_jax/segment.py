@@ -227,6 +227,7 @@ class Segmenter:
     on_slab: Callable[[inference.Slab], object] = lambda slab: None,
     *,
     clock: Clock | None = None,
+    watch: inference.Watch | None = None,
   ) -> Segmentation:
     """Segments one scan.
 
@@ -236,6 +237,7 @@ class Segmenter:
       on_slab: called with each finished part of the scan, in order; it gives the logits of any
         class in its planes until the call returns.
       clock: counts the stages 'resample', 'network', 'blend' and 'postprocess'.
+      watch: of `explain.Explainer.watch`, for the routing maps of the same pass.
 
     Returns:
       Masks on the grid of `image`.
@@ -247,13 +249,13 @@ class Segmenter:
     with clock('resample'):
       channels = self.network_input(image, spacing)
     with clock('blend'):
-      found = self._segment(channels, image.shape, spacing, on_slab, clock)
+      found = self._segment(channels, image.shape, spacing, on_slab, clock, watch)
     if not self.rules:
       return found
     with clock('postprocess'):
       return postprocess.apply(found, self.rules, spacing, postprocess.body_midline(image))
 
-  def _segment(self, channels, shape, spacing, on_slab, clock) -> Segmentation:
+  def _segment(self, channels, shape, spacing, on_slab, clock, watch) -> Segmentation:
     """Network input -> masks on the scan's grid, slab by slab."""
     slabs = inference.sliding_window(
       self._predict,
@@ -263,6 +265,7 @@ class Segmenter:
       batch_size=self._batch_size,
       classes=len(self.names),
       clock=clock,
+      watch=watch,
     )
     slabs = inference.resample_slabs(
       _checked(slabs), channels.shape[:3], self.spacing, shape, spacing

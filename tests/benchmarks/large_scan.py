@@ -19,7 +19,7 @@ from input_pipeline import resample, volume
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint
 
-STAGES = ('read', 'resample', 'network', 'blend', 'postprocess', 'explain', 'write')
+STAGES = ('read', 'resample', 'network', 'blend', 'postprocess', 'write')
 PROGRAM = """
 import sys
 from mome_jax import predict
