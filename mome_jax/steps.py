@@ -1,7 +1,5 @@
 """Pure functions of (parameters, batch, prompts): loss, train step, predict step."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import optax
 
 from input_pipeline.anatomy import IGNORE_CODE
 from mome_jax import compilation, losses, sharding
-from mome_jax.models import router
+from mome_jax.models import layers, router
 from mome_jax.moe import stats
 from mome_jax.state import TrainState, learning_rate
 
@@ -183,10 +181,9 @@ def make_routing_step(model):
       part = jnp.clip(weights, 1e-6, 1)
       entropy = -(part * jnp.log(part)).sum(1, keepdims=True) / np.log(weights.shape[1])
       told = jnp.concatenate([weights, entropy], 1)
-      sum_over = functools.partial(jnp.einsum, precision='highest')
-      cells = sum_over('bldhw,bzw->bldhz', told * counted[:, None], placement[2])
-      cells = sum_over('bldhz,byh->bldyz', cells, placement[1])
-      cells = sum_over('bldyz,bxd->blxyz', cells, placement[0])
+      cells = layers.exact('bldhw,bzw->bldhz', told * counted[:, None], placement[2])
+      cells = layers.exact('bldhz,byh->bldyz', cells, placement[1])
+      cells = layers.exact('bldyz,bxd->blxyz', cells, placement[0])
       inside = jnp.where(logits > 0, counted, 0)
       sums = [(told * inside[:, None]).sum((0, 2, 3, 4)), inside.sum()[None]]
       return {'maps': cells, 'sums': jnp.concatenate(sums)}

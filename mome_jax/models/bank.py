@@ -97,8 +97,10 @@ class Gate(nn.Module):
     # Not zero: all tokens would choose experts 0 to k - 1, and the balance loss would not see it.
     small = nn.initializers.normal(2e-2)
     kernel = self.param('kernel', small, (width + o.router_width, o.num_experts))
-    attention = nn.softmax(tokens @ (query @ context.T) / math.sqrt(d))
-    return tokens @ kernel[:width] + attention @ (context @ text @ kernel[width:])
+    product = functools.partial(jnp.matmul, precision=layers.EXACT)
+    attention = nn.softmax(product(tokens, product(query, context.T)) / math.sqrt(d))
+    classes = product(product(context, text), kernel[width:])
+    return product(tokens, kernel[:width]) + product(attention, classes)
 
 
 class SparseBank(nn.Module):

@@ -23,7 +23,8 @@ class ScanContext(nn.Module):
   @nn.compact
   def __call__(self, bottleneck: jax.Array) -> jax.Array:
     x = nn.relu(layers.GroupNorm(dtype=self.dtype, name='norm')(bottleneck))
-    return nn.Dense(self.features, name='project')(x.astype(jnp.float32).mean((1, 2, 3)))
+    project = nn.Dense(self.features, precision=layers.EXACT, name='project')
+    return project(x.astype(jnp.float32).mean((1, 2, 3)))
 
 
 class HeadGenerator(nn.Module):

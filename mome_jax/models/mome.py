@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mome_jax.errors import ConfigError, suggest
-from mome_jax.models import backbones, experts, heads, router
+from mome_jax.models import backbones, experts, heads, layers, router
 from mome_jax.models.bank import BankOptions, make_options
 
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -88,7 +88,7 @@ class MoME(nn.Module):
         f'image of {image.shape[1:4]} voxels: every side must be a multiple of {stride}'
       )
     pyramid = self.backbone(image)
-    project = nn.Dense(self.width, name='text')
+    project = nn.Dense(self.width, precision=layers.EXACT, name='text')
     classes = nn.relu(project(text.astype(jnp.float32)))
     trained = None
     if self.bank is not None:

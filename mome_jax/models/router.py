@@ -29,9 +29,7 @@ class Gate:
 
   def __call__(self, features: jax.Array) -> jax.Array:
     """Router logits of one class: weight (B, C_l), features (B, D, H, W, C_l) -> (B, D, H, W)."""
-    product = jnp.einsum(
-      'bc,bdhwc->bdhw', self.weight, features.astype(jnp.float32), precision=lax.Precision.HIGHEST
-    )
+    product = layers.exact('bc,bdhwc->bdhw', self.weight, features.astype(jnp.float32))
     return product + self.bias[:, None, None, None]
 
 
@@ -82,7 +80,7 @@ class Router(nn.Module):
       bias = self.param(f'bias_{level}', nn.initializers.constant(start), ())
       if text:
         prior = self.param(f'prior_{level}', nn.initializers.zeros, (classes.shape[-1],))
-        bias = bias + classes @ prior
+        bias = bias + layers.exact('kd,d->k', classes, prior)
       gates.append(gate.replace(bias=gate.bias + bias))
     return gates
 
@@ -92,13 +90,15 @@ class Router(nn.Module):
     pairs = jnp.concatenate(
       [jnp.broadcast_to(classes[None], shape), jnp.broadcast_to(context[:, None], shape)], -1
     )
-    query = nn.Dense(self.features, name='query')(pairs) / math.sqrt(self.features)
+    query = nn.Dense(self.features, precision=layers.EXACT, name='query')(pairs)
+    query = query / math.sqrt(self.features)
     gates = []
     for level, x in enumerate(pyramid):
       multiplier, offset = layers.GroupNorm(name=f'norm_{level}').affine(x)
       key = self.param(f'key_{level}', nn.initializers.lecun_normal(), (x.shape[-1], self.features))
-      weight = jnp.einsum('bkr,cr->bkc', query, key)
-      gates.append(Gate(weight * multiplier[:, None], jnp.einsum('bkc,bc->bk', weight, offset)))
+      weight = layers.exact('bkr,cr->bkc', query, key)
+      bias = layers.exact('bkc,bc->bk', weight, offset)
+      gates.append(Gate(weight * multiplier[:, None], bias))
     return gates
 
 
