@@ -228,7 +228,10 @@ class Template:
           raise ClassError(f'{phrase!r} belongs to both {other.name!r} and {s.name!r}; keep one')
       missing = [parent for parent in s.parents if parent not in self._by_name]
       if missing:
-        raise ClassError(f'{s.name!r}: parents {missing} are not in the template; add them')
+        hint = suggest(missing[0], self._by_name).partition('known:')[0]
+        raise ClassError(
+          f'{s.name!r}: parents {missing} are not in the template; {hint or "add them"}'
+        )
     for code, (name, parent) in self.sided_codes.items():
       inside = FIRST_SIDED_CODE <= code < IGNORE_CODE
       if not inside or parent not in self.get(name).parents:

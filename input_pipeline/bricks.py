@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from etils import epath
 
 from input_pipeline import resample, sources, volume
 from input_pipeline.anatomy import TEMPLATE, Template
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, reading, suggest
 
 VERSION = '1.1.0'  # of the files' layout, and of how scans are converted to it
 SETTINGS = 'prepare.json'  # what `prepare` was asked for and what came of it
@@ -155,7 +156,12 @@ class BrickStore:
     return digest.hexdigest()
 
   def _load_index(self):
-    return np.load(io.BytesIO(self._index.read_bytes()))
+    try:
+      return np.load(io.BytesIO(self._index.read_bytes()))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+      raise NotPreparedError(
+        f'{self._index}: damaged ({error}); prepare {self.name} again with --overwrite'
+      ) from error
 
   def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
     """One brick; safe to call from several threads.
@@ -302,7 +308,8 @@ def _translation(stored: Template, wanted: Template) -> Callable[[np.ndarray], n
 def read_settings(data_dir: str | os.PathLike, source: str) -> dict | None:
   """What `prepare` left in SETTINGS, or None if the source is not prepared completely."""
   path = epath.Path(data_dir) / source / SETTINGS
-  return json.loads(path.read_text()) if path.is_file() else None
+  with reading(path, NotPreparedError):
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def prepared_sources(data_dir: str | os.PathLike) -> list[str]:
@@ -315,7 +322,9 @@ def _prepared(data_dir: str | os.PathLike, source: str) -> epath.Path:
   folder = epath.Path(data_dir) / source
   command = f'python -m input_pipeline.prepare --source={source} --data_dir={data_dir}'
   if settings is None:
-    raise NotPreparedError(f'{folder}: not prepared; run {command}')
+    known = {*prepared_sources(data_dir), *sources.SOURCES}
+    hint = '' if source in known else suggest(source, sorted(known)).partition('known:')[0]
+    raise NotPreparedError(f'{folder}: not prepared; {hint or f"run {command}"}')
   if settings['settings']['version'] != VERSION:
     found = settings['settings']['version']
     raise NotPreparedError(f'{folder}: version {found}, need {VERSION}; run {command} --overwrite')

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from input_pipeline import stopping
 
-_FEW = 12  # known names that a message lists in full
+_FEW = 6  # known names that a message lists beside the nearest
 
 
 class UserError(ValueError):
@@ -45,8 +45,8 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
   return explaining
 
 
-def one_line(error: BaseException) -> str:
-  """The message of an error without line breaks."""
+def one_line(error: BaseException | str) -> str:
+  """A message without line breaks."""
   return ' '.join(str(error).split())
 
 
@@ -57,9 +57,12 @@ def reason(error: BaseException) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-  """What to write instead of an unknown name: 'did you mean spleen?', else 'known: liver, ...'."""
+  """What to write instead of an unknown name: 'did you mean spleen?', or 'known: liver, ...'.
+
+  Few known names are listed in any case, many only where none is like the unknown one.
+  """
   known = [str(one) for one in known]
-  close = difflib.get_close_matches(str(name).casefold(), known, n=2)
+  close = difflib.get_close_matches(str(name).casefold(), known, n=2, cutoff=0.7)
   hint = f'did you mean {" or ".join(close)}?' if close else ''
   if hint and len(known) > _FEW:
     return hint

@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     return parsed
 
   def error(self, message: str):
-    self.exit(2, f'error: {message}; {self.prog} --help lists the options\n')
+    self.exit(2, f'error: {errors.one_line(message)} ({self.prog} --help lists the options)\n')
 
   def _known(self) -> Iterator[str]:
     for action in self._actions:

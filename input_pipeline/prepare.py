@@ -282,7 +282,11 @@ def _read_groups(path: str) -> tuple[list[dict], dict | None, str]:
     scans = content.get('scans')
     if scans is not None:
       scans = {(source, name): size for source, name, size in scans}
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except UserError:
+    raise
+  except OSError as error:
+    raise PrepareError(f'{path}: cannot be read ({error.strerror}); correct --groups') from error
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise PrepareError(f'{path}: not a file of input_pipeline.dedupe ({error!r})') from error
   return groups, scans, hashlib.sha256(json.dumps(groups).encode()).hexdigest()
 
@@ -309,7 +313,8 @@ def _staging(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
   afterwards; if something fails, its cases stay for the next run.
   """
   folder = data_dir / f'.{source}.incomplete'
-  folder.mkdir(parents=True, exist_ok=True)
+  with errors.writing(data_dir, PrepareError):
+    folder.mkdir(parents=True, exist_ok=True)
   with _locked(folder, source):
     for leftover in folder.iterdir():  # of a run that was killed
       if leftover.name != _CASES:

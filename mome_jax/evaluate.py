@@ -38,8 +38,6 @@ from mome_jax.colours import palette
 from mome_jax.predictor import Predictor
 from mome_jax.text import prompts
 
-_PROMPTS = {'default': prompts.default_prompts, 'held_out': prompts.held_out_prompts}
-
 
 def evaluate(config, workdir: epath.Path) -> dict:
   """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
@@ -62,11 +60,9 @@ def evaluate(config, workdir: epath.Path) -> dict:
     HeldOutError: if `evaluation.split` names nothing, or no scan is left to score.
     PromptError: if `evaluation.prompts` names nothing, or a class has no held-out name.
   """
-  if config.evaluation.prompts not in _PROMPTS:
-    known = ', '.join(_PROMPTS)
-    raise prompts.PromptError(
-      f'evaluation.prompts is {config.evaluation.prompts!r}; known: {known}'
-    )
+  if config.evaluation.prompts not in prompts.BY_KIND:
+    hint = errors.suggest(config.evaluation.prompts, prompts.BY_KIND)
+    raise prompts.PromptError(f'evaluation.prompts is {config.evaluation.prompts!r}; {hint}')
   trained = training_cases.read(checkpoint.folder_of(workdir))
   names = tuple(config.classes)
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
@@ -78,7 +74,13 @@ def evaluate(config, workdir: epath.Path) -> dict:
     trained=trained,
   )
   predictor = Predictor(workdir, config)
-  texts = _PROMPTS[config.evaluation.prompts](names, template)
+  texts = prompts.BY_KIND[config.evaluation.prompts](names, template)
+  if predictor.vectors is not None:
+    predictor.vectors(
+      texts,
+      f'add them with python -m mome_jax.text.embed --output={workdir}/text.npz --prompts TEXT ... '
+      f'--new-classes={workdir}/config.json --t5=FOLDER, the T5 checkpoint',
+    )
   segmenter = predictor.segmenter(names, texts, template)
   explainer = explain.make_explainer(predictor, names, texts, segmenter)
   summaries = [

@@ -11,7 +11,7 @@ from mome_jax.errors import UserError
 from mome_jax.training_cases import TrainingCases
 
 SPLITS = ('validation', 'test')
-_CHOICES = ('auto', *SPLITS, 'all')
+CHOICES = ('auto', *SPLITS, 'all')
 _SHOWN = 5  # scans that are left out, one line each
 
 
@@ -88,8 +88,8 @@ def find(
     HeldOutError: if `split` is no choice.
     NothingHeldOutError: if no scan is left to score.
   """
-  if split not in _CHOICES:
-    raise HeldOutError(f'evaluation.split is {split!r}; known: {", ".join(_CHOICES)}')
+  if split not in CHOICES:
+    raise HeldOutError(f'evaluation.split is {split!r}; known: {", ".join(CHOICES)}')
   listed = {source: bricks.held_out_cases(data_dir, source) for source in sources}
   number = collections.Counter(case.split for cases in listed.values() for case in cases)
   shown = ', '.join(f'{number[name]} {name}' for name in sorted(number)) or 'none'

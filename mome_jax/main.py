@@ -1,94 +1,162 @@
-"""Trains and evaluates: `python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=DIR`.
+"""Trains and evaluates: `python -m mome_jax.main --config=demo --workdir=DIR`.
 
 Any value of the config can be changed on the command line: `--config.train.steps=100`. The same
 command again resumes where the run stopped. `--mode=evaluate` needs no --config: the workdir, or a
 model folder, has its own.
+
+Exit code 0 if all was done; 75 after a preemption, when the same command goes on; 2 where the
+command line cannot be read, 1 after any other error.
 """
 
 import json
 import os
 import sys
+import textwrap
+from collections.abc import Sequence
 
 # TensorFlow reads these when it is first imported; it announces itself otherwise.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from etils import epath
-from ml_collections import config_flags
 
-from mome_jax import aot, checkpoint, compilation, evaluate, held_out, multihost, train
-from mome_jax.errors import UserError
-
-FLAGS = flags.FLAGS
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the experiment.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
-_MODE = flags.DEFINE_enum(
-  'mode',
-  'train',
-  ['train', 'evaluate', 'compile'],
-  'train ends with an evaluation; evaluate only that; compile prints what --topology would need.',
+from mome_jax import (
+  aot,
+  checkpoint,
+  compilation,
+  config_check,
+  config_flag,
+  evaluate,
+  held_out,
+  multihost,
+  sharding,
+  train,
 )
-_TOPOLOGY = flags.DEFINE_string(
-  'topology', None, 'To compile for: v5e:4x4, v5p:2x2x2, v6e:4x4, ... or cpu:8.'
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed',
-  os.environ.get('MOME_DISTRIBUTED') == '1',
-  'This is one of several processes; see multihost.initialize. Also: MOME_DISTRIBUTED=1.',
-)
+from mome_jax.errors import UserError, command, one_line, writing
+
+MODES = ('train', 'evaluate', 'compile')
+_OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'  # as XLA begins its message
 
 
-def main(argv: list[str]) -> None:
-  """Dispatches on --mode."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown arguments {argv[1:]}; options start with --')
+def _define(argv: Sequence[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  config_flag.define('config', values, argv)
+  flags.DEFINE_string(
+    'workdir', None, 'Folder of the run: checkpoints, logs, results.', flag_values=values
+  )
+  flags.DEFINE_enum(
+    'mode', 'train', MODES,
+    'train ends with an evaluation; evaluate only that; compile prints what --topology would need.',
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    'topology', None, 'To compile for: v5e:4x4, v5p:2x2x2, v6e:4x4, ... or cpu:8.',
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    'distributed',
+    os.environ.get('MOME_DISTRIBUTED') == '1',
+    'This is one of several processes; see multihost.initialize. Also: MOME_DISTRIBUTED=1.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool('help', False, 'Print this.', short_name='h', flag_values=values)
+  return values
+
+
+def parse(argv: Sequence[str]) -> flags.FlagValues:
+  """Reads a command line, program first: config, workdir, mode, topology, distributed, help.
+
+  Raises:
+    FlagError, ConfigError: if it cannot be understood.
+  """
+  values = _define(argv)
+  words = config_flag.parse(values, argv)
+  if not values.help:
+    _check(values, words)
+  return values
+
+
+def _help(values: flags.FlagValues) -> str:
+  lines = [__doc__, 'Flags:']
+  for name in ('config', 'workdir', 'mode', 'topology', 'distributed', 'help'):
+    choices = f'={"|".join(MODES)}' if name == 'mode' else ''
+    text = textwrap.wrap(values[name].help.rpartition('>: ')[2], 92, break_on_hyphens=False)
+    lines += [f'  --{name}{choices}', *(f'      {line}' for line in text)]
+  return '\n'.join(lines)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
+  try:
+    values = parse(argv)
+  except config_flag.FlagError as error:
+    print(f'error: {one_line(error)} (--help lists the flags)', file=sys.stderr)
+    return 2
+  if values.help:
+    print(_help(values))
+    return 0
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
-  if _MODE.value == 'compile':
-    _compile()
-    return
-  if _WORKDIR.value is None:
-    raise app.UsageError(f'--mode={_MODE.value} needs --workdir')
-  workdir, config = epath.Path(_WORKDIR.value), _CONFIG.value
-  if config is None and _MODE.value == 'train':
-    sys.exit('error: training needs --config, such as --config=mome_jax/configs/demo.py')
-  if _DISTRIBUTED.value:
+  if values.config is not None:
+    config_check.check(values.config, data=values.mode != 'compile')
+  if values.mode == 'compile':
+    print(json.dumps(aot.compile_config(values.config, values.topology), indent=2))
+    return 0
+  return _run(values)
+
+
+def _check(values: flags.FlagValues, words: Sequence[str]) -> None:
+  """Raises FlagError where flags are missing or a word is none."""
+  if words:
+    raise config_flag.FlagError(f'unknown argument {words[0]}; flags start with --')
+  needed = {'compile': ('config', 'topology'), 'train': ('config', 'workdir')}
+  examples = {'config': 'demo', 'topology': 'v5e:4x4', 'workdir': 'runs/demo'}
+  for name in needed.get(values.mode, ('workdir',)):
+    if values[name].value is None:
+      raise config_flag.FlagError(
+        f'--mode={values.mode} needs --{name}, such as --{name}={examples[name]}'
+      )
+
+
+def _run(values: flags.FlagValues) -> int:
+  if values.distributed:
     multihost.initialize()
   compilation.use_cache()
+  workdir, config = epath.Path(values.workdir), values.config
   try:
-    if _MODE.value == 'train':
+    if values.mode == 'train':
+      with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+      sharding.check_batch(sharding.make_mesh(config.mesh), config)  # before data are read
       train.train(config, workdir)
-    _evaluate(config or checkpoint.load_config(workdir), workdir)
+    _evaluate(config or checkpoint.load_config(workdir), workdir, values.mode)
   except multihost.Preempted as notice:
     print(f'preempted: {notice}', file=sys.stderr)
-    sys.exit(multihost.PREEMPTED)
-  except UserError as error:
-    sys.exit(f'error: {error}')
+    return multihost.PREEMPTED
   except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
+    if jax.process_count() > 1:
+      multihost.abandon(error)
+    if not str(error).startswith(_OUT_OF_MEMORY):
       raise
-    multihost.abandon(error)
+    raise UserError(
+      f'the devices are out of memory ({str(error).splitlines()[0]}); lower train.batch_size, '
+      'data.patch or model.class_chunk, or set model.remat'
+    ) from error
+  return 0
 
 
-def _evaluate(config, workdir: epath.Path) -> None:
+def _evaluate(config, workdir: epath.Path, mode: str) -> None:
   try:
     evaluate.evaluate(config, workdir)
   except held_out.NothingHeldOutError as error:
-    if _MODE.value == 'evaluate':
+    if mode == 'evaluate':
       raise
     if multihost.is_lead():  # the training itself is whole
       print(f'not scored: {error}')
 
 
-def _compile() -> None:
-  if _CONFIG.value is None or _TOPOLOGY.value is None:
-    raise app.UsageError('--mode=compile needs --config and --topology, such as v5e:4x4')
-  try:
-    print(json.dumps(aot.compile_config(_CONFIG.value, _TOPOLOGY.value), indent=2))
-  except UserError as error:
-    sys.exit(f'error: {error}')
-
-
 if __name__ == '__main__':
-  sys.exit(app.run(main))
+  sys.exit(main())

@@ -10,9 +10,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mome_jax.errors import UserError
+
 PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
+
+
+class DistributedError(UserError):
+  """The environment does not say how the processes find each other; the message names it."""
 
 
 class Preempted(Exception):
@@ -24,13 +30,29 @@ def initialize() -> None:
 
   On Cloud TPU and under Slurm JAX finds them by itself. Elsewhere the environment says who they
   are: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+
+  Raises:
+    DistributedError: if the environment does not say it, or a number in it is none.
   """
-  number = lambda name: int(os.environ[name]) if name in os.environ else None
-  jax.distributed.initialize(
-    num_processes=number('JAX_NUM_PROCESSES'),
-    process_id=number('JAX_PROCESS_ID'),
-    heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-  )
+  processes, process = _number('JAX_NUM_PROCESSES'), _number('JAX_PROCESS_ID')
+  try:
+    jax.distributed.initialize(
+      num_processes=processes,
+      process_id=process,
+      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
+  except ValueError as error:
+    raise DistributedError(
+      f'--distributed: {error} Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, '
+      'or leave --distributed and MOME_DISTRIBUTED out'
+    ) from error
+
+
+def _number(name: str) -> int | None:
+  text = os.environ.get(name)
+  if text is not None and not text.isdecimal():
+    raise DistributedError(f'{name}={text!r}: expected a whole number')
+  return None if text is None else int(text)
 
 
 def is_lead() -> bool:

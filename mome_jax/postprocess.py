@@ -22,7 +22,7 @@ import scipy.ndimage
 
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.components import components
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, suggest
 
 MINIMUM_ML = {
   'kidney tumor': 0.27,
@@ -46,7 +46,7 @@ def check(rules: Collection[str]) -> None:
   """Raises PostprocessError where a name is not in `RULES`."""
   unknown = [rule for rule in rules if rule not in RULES]
   if unknown:
-    raise PostprocessError(f'post-processing names {unknown}; known: {", ".join(RULES)}')
+    raise PostprocessError(f'post-processing names {unknown}; {suggest(unknown[0], RULES)}')
 
 
 def parse(text: str) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class Predictor:
     template: the built-in classes and those that came with the model.
     model: from `build_model`.
     params: {'model': ..., 'text': ...}.
+    vectors: of a model with frozen text, or None.
     context: (J, d_t) float32, embeddings of the training classes, where banks of experts need them.
     devices: that hold the model.
 
@@ -66,8 +67,10 @@ class Predictor:
     self.config, self.step, self.params = config, loaded.step, loaded.params
     self.template = TEMPLATE.extend(config.new_classes)
     self.model = build_model(config.model)
+    self.vectors = None
     if inputs.is_frozen(config.text):
       encoder, vectors = None, TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
+      self.vectors = vectors
       self._inputs = inputs.frozen(vectors)
       if text_model:
         self._inputs = lambda texts: inputs.frozen(embed.extend(vectors, texts, text_model))(texts)

@@ -41,10 +41,11 @@ def make_mesh(config, devices=None) -> Mesh:
   """
   given = devices is not None
   devices = devices if given else jax.devices()
-  data = len(devices) // config.expert if config.data == -1 else config.data
-  if data * config.expert != len(devices):
+  data = len(devices) // max(config.expert, 1) if config.data == -1 else config.data
+  if config.expert < 1 or data * config.expert != len(devices):
     raise MeshError(
-      f'mesh.data={config.data} x mesh.expert={config.expert} does not fit {len(devices)} devices'
+      f'mesh.data={config.data} x mesh.expert={config.expert} does not fit {len(devices)} devices; '
+      f'their product must be {len(devices)}, where mesh.data=-1 stands for what mesh.expert leaves'
     )
   local = jax.local_device_count()
   if config.spatial and not given and local % config.expert:

@@ -29,7 +29,7 @@ def folder_of(source: str, manual_dir: str | None, holds: str) -> pathlib.Path:
     raise SourceError(f'{source}: pass --manual_dir, the folder that holds {holds}')
   folder = pathlib.Path(manual_dir)
   if not folder.is_dir():
-    raise SourceError(f'{folder}: no such folder; --manual_dir must hold {holds}')
+    raise SourceError(f'{folder}: no such folder; give the one that holds {holds}')
   return folder
 
 

@@ -65,7 +65,7 @@ def openkbp_cases(manual_dir: str | None, *, tune: bool = False) -> list[Case]:
 def _read_openkbp(folder: pathlib.Path, split: str) -> list[Case]:
   index = folder / 'dataset.json'
   if not index.is_file():
-    raise SourceError(f'{index}: no such file; --manual_dir must hold train/ and val/ of OpenKBP')
+    raise SourceError(f'{index}: no such file; give the folder of train/ and val/ of OpenKBP')
   try:
     entries = text_files.read_json(index)['cases']
     cases = [_openkbp_case(folder, entry, split) for entry in entries]

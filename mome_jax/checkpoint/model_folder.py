@@ -23,6 +23,7 @@ from mome_jax.checkpoint.files import (
   locate,
 )
 from mome_jax.configs import base
+from mome_jax.errors import writing
 from mome_jax.text.tokenizer import DEFAULT_MODEL
 from mome_jax.text.vectors import TextVectors
 
@@ -68,7 +69,7 @@ def save_model(
   if (folder / PARAMS).exists():
     raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
   save_description(folder, config, tokenizer=tokenizer, vectors=vectors)
-  with ocp.StandardCheckpointer() as writer:
+  with writing(folder, CheckpointError), ocp.StandardCheckpointer() as writer:
     writer.save(folder / PARAMS, params)
 
 

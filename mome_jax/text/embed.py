@@ -125,13 +125,11 @@ def read_cum(path, template=TEMPLATE) -> TextVectors:
     template: anatomy.Template.
 
   Raises:
-    TextVectorError: if the file holds something else.
+    WeightsError: if the file cannot be read.
+    TextVectorError: if it holds something else.
   """
   path = pathlib.Path(path)
-  try:
-    rows = torch_file.load(path)
-  except (OSError, ValueError) as error:
-    raise TextVectorError(f'{path}: {error}') from error
+  rows = torch_file.load(path)
   if not (isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[0] in (31, 32)):
     raise TextVectorError(f"{path}: no tensor of 32 text vectors; give CUM's txt_encoding.pth")
   names = template.names()[: len(rows)]
@@ -147,7 +145,9 @@ def _read_template(path: str | None) -> Template:
     return TEMPLATE
   try:
     return TEMPLATE.extend(text_files.read_json(path)['new_classes'])
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except OSError as error:
+    raise TextVectorError(f'{path}: cannot be read ({error.strerror})') from error
+  except (ValueError, KeyError, TypeError) as error:
     raise TextVectorError(f'{path}: no list of new_classes ({error})') from error
 
 

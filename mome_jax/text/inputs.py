@@ -85,14 +85,23 @@ def for_training(config, template: Template = TEMPLATE, tokenizer=DEFAULT_MODEL)
 
   Raises:
     TextVectorError: if the text is frozen and there are no vectors, or none for a class.
+    ClassError: if the template has no such class.
+    ConfigError: if the vocabulary has more pieces than the encoder.
   """
   classes = tuple(config.classes)
+  default = prompts.default_prompts(classes, template)  # of unknown classes there are none
   if not is_frozen(config.text):
     encoder = build_text_encoder(config.text)
-    inputs = joint(Tokenizer(tokenizer), config.text.max_length)
+    pieces = Tokenizer(tokenizer)
+    if pieces.vocab_size > config.text.vocab_size:
+      raise ConfigError(
+        f'text.vocab_size is {config.text.vocab_size}; {tokenizer} has {pieces.vocab_size} pieces'
+      )
+    inputs = joint(pieces, config.text.max_length)
     return TrainingText(encoder, None, config.text.d_model, inputs, classes, template)
   vectors = _read_vectors(config.text.vectors)
-  vectors(prompts.default_prompts(classes, template))
+  vectors(default, f'pass --config.text.vectors=FILE.npz, made for all classes with {COMMAND} '
+          '[--new-classes=DATASET.JSON] by the T5 checkpoint')  # fmt: skip
   synonyms = all(text in vectors for text in prompts.training_prompts(template, classes))
   return TrainingText(None, vectors, vectors.width, frozen(vectors), classes, template, synonyms)
 

@@ -64,6 +64,9 @@ def held_out_prompts(names, template=TEMPLATE) -> list[str]:
   return [structure.held_out[0] for structure in structures]
 
 
+BY_KIND = {'default': default_prompts, 'held_out': held_out_prompts}  # of config.evaluation.prompts
+
+
 def phrase(sentence, structure, name) -> str:
   """Puts one of a structure's names into a sentence.
 

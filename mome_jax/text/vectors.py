@@ -1,6 +1,7 @@
 """Text vectors made once: prompts, their embeddings, and what they were made from."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import zipfile
@@ -59,8 +60,14 @@ class TextVectors:
   def __contains__(self, prompt: str) -> bool:
     return prompt in self._rows
 
-  def __call__(self, prompts: Sequence[str]) -> np.ndarray:
+  def __call__(
+    self, prompts: Sequence[str], fix: str = 'pass --text-model, the folder of the T5 checkpoint'
+  ) -> np.ndarray:
     """(K, d_t) float32, the embeddings of K prompts.
+
+    Args:
+      prompts: K texts.
+      fix: what whoever asks can do about a missing one; by default what a user of `predict` can.
 
     Raises:
       TextVectorError: if one is not among those embedded.
@@ -68,15 +75,17 @@ class TextVectors:
     missing = [prompt for prompt in prompts if prompt not in self._rows]
     if missing:
       made_by = self.source.get('model', 'unknown')
-      fix = f'pass --text-model, the folder of the T5 checkpoint that made them ({made_by})'
+      fix = f'{fix} that made them ({made_by})'
       if 'weights_sha256' not in self.source:
-        fix = f'they are of {made_by}, no --text-model can add to them; ask for its classes by name'
+        fix = f'they are of {made_by}, and nothing can add to them; ask for its classes by name'
+      more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
       raise TextVectorError(
-        f'no vector for {", ".join(map(repr, missing[:3]))}: the text vectors are frozen; {fix}'
+        f'no vector for {", ".join(map(repr, missing[:3]))}{more}: the text vectors are frozen; '
+        f'{fix}'
       )
     return self.embeddings[[self._rows[prompt] for prompt in prompts]]
 
-  @property
+  @functools.cached_property
   def _rows(self) -> dict[str, int]:
     return {prompt: row for row, prompt in enumerate(self.prompts)}
 

@@ -50,11 +50,13 @@ def load(path: pathlib.Path) -> Any:
     return _load_legacy(path)
   except (
     pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, IndexError, TypeError,
-    AttributeError, ValueError, OSError, struct.error,
+    AttributeError, ValueError, struct.error,
   ) as error:  # fmt: skip
     raise WeightsError(
       f'{path}: not a PyTorch checkpoint, or a damaged one ({error}); fetch it again'
     ) from error
+  except OSError as error:
+    raise WeightsError(f'{path}: cannot be read ({error.strerror or error})') from error
 
 
 class _Inert:

@@ -3,7 +3,6 @@
 import argparse
 import ast
 import contextlib
-import copy
 import importlib
 import importlib.util
 import pathlib
@@ -11,8 +10,6 @@ import re
 import tomllib
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHEAP = {'--help', '--list', '--version'}  # these are run
@@ -110,16 +107,7 @@ def stop_after(parse_args):
 
 def parse_experiment(arguments):
   """Parses the flags of mome_jax.main as it does: config file, and overrides of its values."""
-  main = importlib.import_module('mome_jax.main')
-  values = flags.FlagValues()
-  for flag in flags.FLAGS.get_flags_for_module(main):
-    if flag.name != 'config':
-      values[flag.name] = copy.deepcopy(flag)
-  argv = ['main', *arguments]
-  config_flags.DEFINE_config_file('config', None, flag_values=values, sys_argv=argv)
-  assert values(argv) == ['main']
-  assert values.config is not None or values.mode == 'evaluate'
-  assert values.workdir or values.mode == 'compile'
+  importlib.import_module('mome_jax.main').parse(['main', *arguments])
 
 
 def has_options(files, arguments):

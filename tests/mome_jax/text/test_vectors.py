@@ -21,7 +21,7 @@ def test_rows_are_found_by_prompt(tmp_path):
 
 
 def test_an_unknown_prompt_names_the_way_out():
-  with pytest.raises(vectors.TextVectorError, match="'hepar'.*tiny, no --text-model can add"):
+  with pytest.raises(vectors.TextVectorError, match="'hepar'.*tiny, and nothing can add"):
     VECTORS(['a liver', 'hepar'])
 
 

@@ -1,0 +1,172 @@
+"""What `--config` means: `demo`, `finetune:runs/demo`, a Python file, and values in it."""
+
+import importlib.util
+import inspect
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mome_jax import configs
+from mome_jax.errors import ConfigError, UserError, suggest
+
+_FOLDER = pathlib.Path(configs.__file__).parent
+_IN_PACKAGE = re.compile(r'(?:.*[/\\])?mome_jax[/\\]configs[/\\](\w+)\.py')
+_PARTS = ('__init__', 'base')  # no experiments
+
+
+class FlagError(UserError):
+  """A flag that does not exist or has no such value; the message names it."""
+
+
+def names() -> list[str]:
+  """The experiments of this package."""
+  return sorted({path.stem for path in _FOLDER.glob('*.py')} - set(_PARTS))
+
+
+def resolve(text: str) -> tuple[pathlib.Path, list[str]]:
+  """The file that `--config` names, and what stands after the colon.
+
+  Args:
+    text: the name of an experiment of this package ('demo'), its path from a checkout
+      ('mome_jax/configs/demo.py', in whatever folder one is), or the path of another file; then,
+      after a colon, what its `get_config` takes ('finetune:runs/demo').
+
+  Raises:
+    ConfigError: if there is no such experiment or file.
+  """
+  name, *argument = text.split(':', 1)
+  if os.path.isfile(name):
+    return pathlib.Path(name), argument
+  packaged = _IN_PACKAGE.fullmatch(name)
+  stem = packaged[1] if packaged else name
+  if stem in names():
+    return _FOLDER / f'{stem}.py', argument
+  kind = 'file' if name.endswith('.py') and not packaged else 'experiment'
+  hint = suggest(pathlib.Path(stem).stem, names())
+  raise ConfigError(f'--config={name}: no such {kind}; {hint}')
+
+
+def define(name: str, values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Defines `--NAME`, which reads a config, and `--NAME.VALUE`, which changes a value of it.
+
+  Args:
+    name: of the flag.
+    values: to define it in.
+    argv: the command line, program first.
+  """
+  config_flags.DEFINE_config_file(
+    name,
+    None,
+    f'Experiment: {", ".join(names())}; or a Python file. --{name}.train.steps=100 and the like '
+    'change any of its values, which mome_jax/configs/base.py explains.',
+    flag_values=values,
+    sys_argv=list(argv),
+  )
+  values[name].parser = _Parser(name, argv)
+
+
+class ConfigFileFault(Exception):
+  """What a config's own code raised; carries it past absl, which would reword it."""
+
+
+class _Parser(flags.ArgumentParser):
+  def __init__(self, name: str, argv: Sequence[str]):
+    self._name, self._argv = name, argv
+
+  def parse(self, path: str) -> ConfigDict:
+    """The locked config that a command line names."""
+    try:
+      config = load(path)
+      _check_names(self._name, config, self._argv)
+    except Exception as error:
+      raise ConfigFileFault from error
+    return config
+
+
+def load(path: str) -> ConfigDict:
+  """The locked config that `--config` names; see `resolve`.
+
+  Raises:
+    ConfigError: if there is none.
+    Exception: what the config's own code raises.
+  """
+  file, argument = resolve(path)
+  spec = importlib.util.spec_from_file_location(file.stem, file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, 'get_config'):
+    raise ConfigError(f'--config={path}: has no get_config(); see mome_jax/configs/demo.py')
+  if argument and not inspect.signature(module.get_config).parameters:
+    raise ConfigError(f'--config={path}: {file.stem} takes nothing after a colon')
+  try:
+    config = module.get_config(*argument)
+  except UserError as error:
+    raise ConfigError(f'--config={path}: {error}') from error
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f'--config={path}: get_config() returned {config!r}, not a ConfigDict')
+  config.lock()
+  return config
+
+
+def _check_names(flag: str, config: ConfigDict, argv: Sequence[str]) -> None:
+  """Refuses values on the command line that the config does not have."""
+  known = list(keys(config))
+  for word in argv:
+    match = re.match(rf'--?(?:no)?{flag}\.([^=\[]+)', word)
+    if match and match[1] not in known:
+      raise FlagError(f'--{flag}.{match[1]}: no such value; {nearest(match[1], known)}')
+
+
+def keys(config: ConfigDict, prefix: str = '') -> Iterable[str]:
+  """Dotted names of all values and groups of values: 'train', 'train.steps', ..."""
+  for key in config:
+    yield prefix + key
+    if isinstance(config[key], ConfigDict):
+      yield from keys(config[key], f'{prefix}{key}.')
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+  """Which value was meant: one whose whole name is like it, or else whose last part is."""
+  last = name.rpartition('.')[2]
+  same = [one for one in known if one.rpartition('.')[2] == last]
+  if same:
+    return f'did you mean {" or ".join(same)}?'
+  hint = suggest(name, known)
+  return hint if hint.startswith('did') else 'mome_jax/configs/base.py lists all of them'
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+  """Reads the command line into `values`; returns the words that are no flags.
+
+  Raises:
+    FlagError, ConfigError: if a flag or a value cannot be read.
+    Exception: what a config's own code raises.
+  """
+  try:
+    return values(argv)[1:]
+  except ConfigFileFault as fault:
+    raise fault.__cause__ from None
+  except flags.UnrecognizedFlagError as error:
+    hint = suggest(error.flagname, [name for name in values if len(name) > 1])
+    if '.' in error.flagname:  # a value of a config that is not given
+      hint = f'it needs --{error.flagname.partition(".")[0]}=NAME before it'
+    raise FlagError(f'unknown flag --{error.flagname}; {hint}') from error
+  except flags.IllegalFlagValueError as error:
+    raise FlagError(_illegal(values, str(error))) from error
+  except flags.Error as error:
+    raise FlagError(str(error)) from error
+
+
+_TYPES = {'int': 'a whole number', 'float': 'a number', 'bool': 'true or false'}
+
+
+def _illegal(values: flags.FlagValues, message: str) -> str:
+  """Absl's 'flag --NAME=VALUE: REASON', with what the flag takes in place of Python's reason."""
+  flag, colon, reason = message.removeprefix('flag ').partition(': ')
+  name = flag.removeprefix('--').partition('=')[0]
+  kind = values[name].flag_type() if name in values else ''
+  return f'{flag}{colon}expected {_TYPES[kind]}' if kind in _TYPES else f'{flag}{colon}{reason}'

@@ -1,0 +1,83 @@
+"""One base of mistakes: explained in one line, while faults of the program keep their traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from input_pipeline import errors
+
+
+def test_a_mistake_is_one_line_and_code_1(capsys):
+  @errors.command
+  def main(argv=None):
+    raise errors.UserError('scan.nii:\n  no such file;\n  correct --input')
+
+  assert main([]) == 1
+  assert capsys.readouterr() == ('', 'error: scan.nii: no such file; correct --input\n')
+
+
+@pytest.mark.parametrize('fault', [ValueError, KeyError, OSError, TypeError, RuntimeError])
+def test_a_fault_of_the_program_passes(fault, capsys):
+  @errors.command
+  def main(argv=None):
+    raise fault('planted')
+
+  with pytest.raises(fault, match='planted'):
+    main([])
+  assert capsys.readouterr().err == ''
+
+
+def test_exit_codes_pass_and_control_c_is_130(capsys):
+  assert errors.command(lambda argv: 75)([]) == 75
+
+  @errors.command
+  def main(argv=None):
+    raise KeyboardInterrupt
+
+  assert main([]) == 130
+  assert capsys.readouterr().err == 'error: interrupted\n'
+
+
+def test_a_planted_bug_keeps_its_traceback_in_a_real_command(tmp_path):
+  script = (
+    'import sys\n'
+    'from input_pipeline import prepare\n'
+    'def planted(*args, **keywords): raise ValueError("planted")\n'
+    'prepare.prepare = planted\n'
+    'sys.exit(prepare.main(["--source=phantom", "--data_dir=x"]))\n'
+  )
+  done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+  assert done.returncode == 1
+  assert 'Traceback' in done.stderr
+  assert done.stderr.rstrip().endswith('ValueError: planted')
+
+
+def test_suggestions():
+  known = ['liver', 'spleen', 'left lung', 'right lung', 'aorta', 'colon', 'stomach']
+  assert errors.suggest('Livr', known) == 'did you mean liver?'
+  assert errors.suggest('xyz', known) == 'known: ' + ', '.join(known)
+  assert errors.suggest('capacty', ('dense', 'capacity')) == (
+    'did you mean capacity? known: dense, capacity'
+  )
+
+
+def test_what_the_disk_refuses_names_the_file(tmp_path):
+  (tmp_path / 'file').write_text('x')
+  refused = pytest.raises(errors.UserError, match=r'report: cannot be written \(.*file.*; free')
+  with refused, errors.writing(tmp_path / 'report'):
+    (tmp_path / 'file' / 'report').write_text('x')
+  full = pytest.raises(errors.UserError, match='/dev/full: cannot be written .No space left')
+  with full, errors.writing('/dev/full'), open('/dev/full', 'w') as file:
+    file.write('x')
+
+
+def test_what_cannot_be_read_names_the_file(tmp_path):
+  path = tmp_path / 'settings.json'
+  for content, reason in ((None, 'No such file'), (b'{', 'Expecting property'), (b'\xff', 'utf-8')):
+    if content is not None:
+      path.write_bytes(content)
+    refused = pytest.raises(errors.UserError, match=rf'settings\.json: cannot be read \(.*{reason}')
+    with refused, errors.reading(path):
+      json.loads(path.read_text('utf-8'))

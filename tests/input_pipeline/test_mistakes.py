@@ -1,0 +1,73 @@
+"""Mistakes on the command lines of `input_pipeline`: one line each, with what to do."""
+
+import json
+
+import pytest
+from mistakes import told
+
+from input_pipeline import (
+  bricks,
+  dedupe,
+  inspect,
+  openkbp_download,
+  prepare,
+  throughput,
+)
+
+MISTAKES = [
+  (prepare, '', 2, 'needs --source and --data-dir'),
+  (prepare, '--source=fantom --data_dir=d', 1, 'did you mean phantom?'),
+  (prepare, '--sorce=phantom --data_dir=d', 2, 'did you mean --source?'),
+  (prepare, '--source=lits --data_dir=d', 1, 'lits: pass --manual_dir'),
+  (prepare, '--source=lits --data_dir=d --manual_dir=nowhere', 1, 'nowhere: no such folder'),
+  (prepare, '--source=phantom --data_dir=file --cases=1', 1, 'file: cannot be written'),
+  (prepare, '--source=phantom --data_dir=d --spacing=x', 2, "'x': expected X,Y,Z"),
+  (prepare, '--source=phantom --data_dir=d --brick=0', 2, "'0': expected a whole number from 1"),
+  (prepare, '--source=phantom --data_dir=d --cases=few', 2, "'few': expected a whole number"),
+  (prepare, '--source=phantom --data_dir=d --groups=nowhere', 1, 'nowhere: cannot be read'),
+  (prepare, '--source=phantom --data_dir=d --groups=broken.json', 1, 'broken.json: not JSON'),
+  (prepare, '--source=phantom --data_dir=d --groups=list.json', 1, 'not a file of input_pipeline'),
+  (prepare, '--source=nifti_folder --data_dir=d --manual_dir=empty', 1, 'dataset.json: no such'),
+  (dedupe, '--download=lits=nowhere --output=o.json', 1, 'nowhere: no such folder'),
+  (dedupe, '--download=litz=empty --output=o.json', 2, 'did you mean lits?'),
+  (dedupe, '--download=lits --output=o.json', 2, 'expected SOURCE=FOLDER'),
+  (inspect, '--data-dir=nowhere', 1, 'holds no prepared source'),
+  (inspect, '--data-dir=data --source=fantom', 1, 'did you mean phantom?'),
+  (inspect, '--data-dir=data --source=cut', 1, 'prepare.json: cannot be read'),
+  (throughput, '--data-dir=nowhere', 1, 'holds no prepared source'),
+  (throughput, '--data-dir=data --source=phantom', 1, 'without'),
+  (throughput, '--data-dir=data --patch=0', 2, "'0': expected a whole number from 1"),
+  (throughput, '--data-dir=data --seconds=-1', 2, "'-1': expected a number above 0"),
+  (openkbp_download, '--output=o --original=empty', 1, 'no train-pats/pt_N in it'),
+  (openkbp_download, '--original=empty', 2, 'required: --output'),
+]
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('mistakes')
+  (folder / 'file').write_text('x')
+  (folder / 'broken.json').write_text('{')
+  (folder / 'list.json').write_text('{}')
+  (folder / 'empty').mkdir()
+  settings = json.dumps({'settings': {'version': bricks.VERSION}})
+  for source, text in (('phantom', settings), ('cut', settings[:10])):
+    (folder / 'data' / source).mkdir(parents=True)
+    (folder / 'data' / source / bricks.SETTINGS).write_text(text)
+  return folder
+
+
+@pytest.mark.parametrize(('command', 'line', 'code', 'message'), MISTAKES)
+def test_explained_in_one_line(place, monkeypatch, capsys, command, line, code, message):
+  monkeypatch.chdir(place)
+  answer = told(command.main, line.split(), capsys)
+  assert answer[0] == code
+  assert message in answer[1]
+
+
+def test_help_is_no_mistake(capsys):
+  for command in (prepare, dedupe, inspect, throughput, openkbp_download):
+    with pytest.raises(SystemExit) as end:
+      command.main(['--help'])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f'usage: python -m {command.__name__} ')
