@@ -144,7 +144,8 @@ def _of_file(path: pathlib.Path) -> tuple[list[Case], list[str]]:
   return [Case(name, path, problem=problem)], []
 
 
-def _of_zip(path: pathlib.Path) -> tuple[list[Case], list[str]]:
+def _of_zip(path: pathlib.Path, *, named: bool = True) -> tuple[list[Case], list[str]]:
+  """The scans of an archive; one without any fails if it was named, or holds NIfTI."""
   try:
     study = dicom.find_series(path)
   except volume.VolumeError as error:
@@ -153,7 +154,9 @@ def _of_zip(path: pathlib.Path) -> tuple[list[Case], list[str]]:
   if cases:
     return cases, list(study.left_out)
   instead = f' but {", ".join(study.left_out)}' if study.left_out else ''
-  problem = f'{path}: no DICOM CT series in it{instead}; pass the zip of one'
+  if not named and 'NIfTI' not in instead:
+    return [], ['archive without CT']
+  problem = f'{path}: no DICOM CT series in it{instead}; pass the zip of one, or unpack it'
   return [Case(path.stem, path, problem=problem)], []
 
 
@@ -176,9 +179,11 @@ def _of_folder(
       name = names[file.parent][inventory.stem(file.path.name)]
       cases.append(Case(name, file.path, problem=file.problem))
     elif file.kind == 'zip' and not file.problem:
-      more, inside = _of_zip(file.path)
+      more, inside = _of_zip(file.path, named=False)
       cases += more
-      left_out += [f'{phrase} of {file.name}' for phrase in inside]
+      left_out += [
+        f'{phrase} in {file.name}' if more else f'{file.name} ({phrase})' for phrase in inside
+      ]
     elif file.kind != 'dicom':
       cases.append(Case(file.path.name, file.path, problem=file.problem))
   cases.sort(key=lambda case: case.path)

@@ -134,6 +134,17 @@ class TestFolders:
     [case], _ = scans.find_cases([tmp_path / 'e'])
     assert 'a link to gone' in case.problem
 
+  def test_an_archive_without_scans_is_left_out_unless_it_is_named(self, tmp_path):
+    scan(tmp_path / 'a.nii')
+    layouts.write_zip(tmp_path / 'code.zip', {'main.c': b'int main;'})
+    layouts.write_zip(tmp_path / 'packed.zip', {'scan.nii': b'x'})
+    cases, notes = scans.find_cases([tmp_path])
+    assert [(case.name, bool(case.problem)) for case in cases] == [('a', False), ('packed', True)]
+    assert 'no DICOM CT series in it but NIfTI (1 file)' in cases[1].problem
+    assert notes == [f'{tmp_path}: left out code.zip (archive without CT)']
+    [case], _ = scans.find_cases([tmp_path / 'code.zip'])
+    assert 'no DICOM CT series in it but text (1 file)' in case.problem
+
   def test_nothing_to_segment_says_what_is_there(self, tmp_path):
     layouts.write_files(tmp_path, {'notes.txt': b'x', 'preview.png': b'x'})
     with pytest.raises(scans.ScanError, match=r'but picture \(1 file\), text \(1 file\)'):
