@@ -1,6 +1,7 @@
 # make demo: everything from a fresh machine to a trained model and its Dice table.
 # make test: every test, on the CPU.
 # make docs: the documentation site, into build/site.
+# make clean: without caches and environments again; make clean-runs: without trained models too.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -9,7 +10,7 @@ export GRPC_VERBOSITY ?= ERROR
 # Large pages for large arrays: steps on the CPU otherwise pay for many page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-slow test-py312 lint docs vendor clean
+.PHONY: demo test test-slow test-py312 lint docs vendor clean clean-runs
 
 $(VENV)/run.stamp: requirements.txt requirements-predict.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +23,7 @@ $(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt $(VENV)/run.stamp
 
 demo: $(VENV)/run.stamp
 	$(BIN)/python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=6 --brick=32
-	$(BIN)/python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=runs/demo
+	$(BIN)/python -m mome_jax.main --config=demo --workdir=runs/demo
 
 test: $(VENV)/dev.stamp lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -58,5 +59,11 @@ vendor:
 	awk '/of dist/ {print $$4 "  build/niivue/package/dist/niivue.umd.js"}' mome_jax/assets/niivue-LICENSE.txt | sha256sum --check
 	gzip -9nc build/niivue/package/dist/niivue.umd.js > mome_jax/assets/niivue-$(NIIVUE).umd.js.gz
 
+# Caches, environments and what can be built again; trained models in runs/ stay.
 clean:
-	rm -rf runs build .venv .venv-docs .venv312
+	rm -rf build dist .venv .venv-docs .venv312 .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -path ./runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Everything in runs/: prepared data, trained models, their evaluations.
+clean-runs:
+	rm -rf runs

@@ -33,8 +33,15 @@ def main(argv: list[str] | None = None) -> int:
   return code
 
 
+class _Parser(argparse.ArgumentParser):
+  """Errors take one line, as those of the other commands."""
+
+  def error(self, message: str):
+    self.exit(2, f'error: {message} ({self.prog} --help lists the options)\n')
+
+
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     description=__doc__.split('\n')[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
   )
   add = parser.add_argument
@@ -47,6 +54,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   arguments = parser.parse_args(argv)
   if arguments.processes < 1:
     parser.error(f'-n {arguments.processes}: expected at least 1')
+  if arguments.devices is not None and arguments.devices < 1:
+    parser.error(f'--devices {arguments.devices}: expected at least 1')
   return arguments
 
 
@@ -102,7 +111,12 @@ def _start(arguments: argparse.Namespace, port: int, number: int) -> subprocess.
   }
   if arguments.devices:
     environment |= {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(arguments.devices)}
-  return subprocess.Popen(arguments.command, env=environment)
+  try:
+    return subprocess.Popen(arguments.command, env=environment)
+  except OSError as error:
+    sys.exit(
+      f'error: {arguments.command[0]}: cannot be run ({error.strerror}); correct the command'
+    )
 
 
 def _free_port() -> int:

@@ -4,7 +4,7 @@
 #   NAME=mome ZONE=us-east5-b TYPE=v5litepod-16 launch/tpu_pod.sh create
 #   NAME=mome ZONE=us-east5-b launch/tpu_pod.sh setup
 #   NAME=mome ZONE=us-east5-b launch/tpu_pod.sh run \
-#       --config=mome_jax/configs/sparse_32.py --workdir=gs://BUCKET/run
+#       --config=sparse_32 --workdir=gs://BUCKET/run
 #   NAME=mome ZONE=us-east5-b launch/tpu_pod.sh logs | status | stop | delete
 #
 # DRY_RUN=1 prints the commands instead.

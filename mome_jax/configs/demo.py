@@ -1,7 +1,7 @@
 """The demo: phantom CT with partial labels, minutes on two CPU cores.
 
 python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=6 --brick=32
-python -m mome_jax.main --config=mome_jax/configs/demo.py --workdir=runs/demo
+python -m mome_jax.main --config=demo --workdir=runs/demo
 
 Two CPU cores: about 10 minutes with setting up the environment (`make demo`). Mean Dice 79.8 % over
 12 classes on six held-out phantoms.

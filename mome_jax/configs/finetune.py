@@ -1,6 +1,6 @@
 r"""Goes on from a trained model, on other data or with further classes.
 
-python -m mome_jax.main --config=mome_jax/configs/finetune.py:runs/demo --workdir=runs/mine \
+python -m mome_jax.main --config=finetune:runs/demo --workdir=runs/mine \
     --config.data.sources="('nifti_folder',)" --config.classes="('liver', 'spleen')"
 
 What stands after the colon is a model folder or workdir: its config is taken over, so that spacing,

@@ -2,7 +2,7 @@ r"""Head and neck organs on real, partially labelled CT: the full-size U-Net for
 
 python -m input_pipeline.prepare --source=openkbp --manual_dir=DIR --data_dir=data \
     --spacing=3,3,2.5
-python -m mome_jax.main --config=mome_jax/configs/openkbp.py --workdir=DIR
+python -m mome_jax.main --config=openkbp --workdir=DIR
 
 Never trained yet: neither time nor Dice is known.
 """

@@ -2,7 +2,7 @@ r"""Head and neck organs on real, partially labelled CT, sized for two CPU cores
 
 python -m input_pipeline.prepare --source=openkbp --manual_dir=DIR --data_dir=runs/data \
     --spacing=4,4,3 --brick=32
-python -m mome_jax.main --config=mome_jax/configs/openkbp_cpu.py --workdir=runs/openkbp_cpu
+python -m mome_jax.main --config=openkbp_cpu --workdir=runs/openkbp_cpu
 
 Two CPU cores: 28 minutes of steps, 32 with scoring. Mean Dice 73.2 % over 7 organs of the 29
 validation patients, 73.5 % with another seed; with --config.model.experts=finest, the baseline,

@@ -1,6 +1,6 @@
 """MoME on Swin UNETR: six scales, otherwise as `paper_unet.py`.
 
-python -m mome_jax.main --config=mome_jax/configs/paper_swin_unetr.py --workdir=DIR \
+python -m mome_jax.main --config=paper_swin_unetr --workdir=DIR \
     --config.data_dir=DIR
 
 Never trained yet: neither time nor Dice is known. Compiled for 16 chips of TPU v5e with 16 patches

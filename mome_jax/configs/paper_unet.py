@@ -1,6 +1,6 @@
 """MoME on the U-Net of the CLIP-Driven Universal Model: four scales, 32 classes, 1.5 mm, 96^3.
 
-python -m mome_jax.main --config=mome_jax/configs/paper_unet.py --workdir=DIR --config.data_dir=DIR
+python -m mome_jax.main --config=paper_unet --workdir=DIR --config.data_dir=DIR
 
 Never trained yet: neither time nor Dice is known. Compiled for 16 chips of TPU v5e with 16 patches
 a step, it needs 5.6 of the 16 GiB of a chip and 105.6 TFLOP a step.

@@ -1,6 +1,6 @@
 r"""Banks of 32 sparse experts at the two middle scales, spread over an expert axis of 4 devices.
 
-python -m mome_jax.main --config=mome_jax/configs/sparse_32.py --workdir=DIR
+python -m mome_jax.main --config=sparse_32 --workdir=DIR
 
 Never trained yet: neither time nor Dice is known. Compiled for 16 chips of TPU v5e, it needs 8.0 of
 the 16 GiB of a chip and 83.7 TFLOP a step of 16 patches.

@@ -1,7 +1,7 @@
 r"""Banks of 8 sparse experts at the two middle scales of the full-size U-Net, 12 organs.
 
 python -m input_pipeline.prepare --source=phantom --data_dir=data
-python -m mome_jax.main --config=mome_jax/configs/sparse_8.py --workdir=DIR
+python -m mome_jax.main --config=sparse_8 --workdir=DIR
 
 Never trained yet: neither time nor Dice is known.
 """

@@ -108,3 +108,18 @@ def test_a_worker_that_ignores_the_end_is_killed():
   process = launch(sys.executable, '-c', script, grace=0.5)
   process.communicate(timeout=30)
   assert process.returncode == 3
+
+
+def test_mistakes_take_one_line():
+  process = launch('no-such-program')
+  assert process.communicate(timeout=60)[1].splitlines() == [
+    'error: no-such-program: cannot be run (No such file or directory); correct the command'
+  ]
+  assert process.returncode == 1
+  for line in (['-n', '0', '--', 'true'], ['-n', 'two', '--', 'true'], ['--', 'true']):
+    done = subprocess.run(
+      [sys.executable, 'launch/local_processes.py', *line], cwd=ROOT, capture_output=True, text=True
+    )
+    (message,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert message.startswith('error: ') and '--help' in message
