@@ -155,7 +155,10 @@ def _completed(series: dicom.Series, used: np.ndarray) -> list:
   axes = series.volume.geometry.affine[:3, :3]
   normal = np.cross(axes[:, 0], axes[:, 1])
   apart = float(abs(axes[:, 2] @ normal) / np.linalg.norm(normal))
-  headers = [copy.deepcopy(series.headers[k]) for k in np.flatnonzero(used)]
+  headers = []
+  for k in np.flatnonzero(used):
+    stream = getattr(series.headers[k], 'buffer', None)  # closed, and so not to be copied
+    headers.append(copy.deepcopy(series.headers[k], {id(stream): None}))
   for header in headers:
     for field in _EMPTY:
       if header.get(field) is None:

@@ -1,6 +1,7 @@
 """DICOM SEG of anonymised series: what must be repeated, what may be empty, how it is shown."""
 
 import json
+import shutil
 
 import highdicom
 import numpy as np
@@ -123,6 +124,20 @@ def test_segments_have_the_colours_of_the_pictures(tmp_path):
     value = written.get_segment_description(number).RecommendedDisplayCIELabValue
     shown = highdicom.color.CIELabColor.from_dicom_value(value).to_rgb(clip=True)
     np.testing.assert_allclose(shown, 255 * np.array(rgb), atol=1.5)
+
+
+def test_a_zip_archive_gives_the_same_without_a_warning(tmp_path, recwarn):
+  complete(tmp_path / 'ct')
+  change(tmp_path / 'ct', remove)
+  shutil.make_archive(tmp_path / 'packed', 'zip', tmp_path / 'ct')
+  run(tmp_path)
+  [result] = predict.predict(
+    Threshold(), [tmp_path / 'packed.zip'], tmp_path / 'out', ['liver'], options=SEG, progress=False
+  )
+  assert result.status == 'ok'
+  assert not [w for w in recwarn if 'pydicom' in w.filename]
+  folder, packed = (pydicom.dcmread(tmp_path / 'out' / f'{n}_seg.dcm') for n in ('ct', 'packed'))
+  assert folder.PixelData == packed.PixelData
 
 
 def test_names_of_any_script_are_written(tmp_path):
