@@ -5,6 +5,7 @@ import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -36,24 +37,23 @@ def make_mesh(config, devices=None) -> Mesh:
     devices: other ones than those of this run, to compile for.
 
   Raises:
-    MeshError: if the sizes do not multiply to the number of devices, or a host would hold a part of
-      a sample.
+    MeshError: if the sizes do not multiply to the number of devices, a host would hold a part of a
+      sample, or the devices are of several TPU slices.
   """
-  given = devices is not None
-  devices = devices if given else jax.devices()
+  devices = devices or jax.devices()
   data = len(devices) // max(config.expert, 1) if config.data == -1 else config.data
   if config.expert < 1 or data * config.expert != len(devices):
     raise MeshError(
       f'mesh.data={config.data} x mesh.expert={config.expert} does not fit {len(devices)} devices; '
       f'their product must be {len(devices)}, where mesh.data=-1 stands for what mesh.expert leaves'
     )
-  local = jax.local_device_count()
-  if config.spatial and not given and local % config.expert:
-    raise MeshError(
-      f'mesh.spatial needs whole samples on each host: mesh.expert={config.expert} does not divide '
-      f'its {local} devices'
-    )
-  return _mesh(data, config.expert, devices)
+  slices = {getattr(device, 'slice_index', 0) for device in devices}
+  if len(slices) > 1:
+    raise MeshError(f'{len(slices)} TPU slices; one run takes one slice: start it on one of them')
+  mesh = _mesh(data, config.expert, devices)
+  if config.spatial and any(len({d.process_index for d in row}) > 1 for row in mesh.devices):
+    return _mesh_of_hosts(config.expert, devices)
+  return mesh
 
 
 def local_mesh(devices=None) -> Mesh:
@@ -63,9 +63,28 @@ def local_mesh(devices=None) -> Mesh:
 
 
 def _mesh(data: int, expert: int, devices) -> Mesh:
-  # Auto: under jax.make_mesh's default, Explicit, convolutions over sharded axes fail.
-  axes = ('data', 'expert')
-  return jax.make_mesh((data, expert), axes, devices=devices, axis_types=(AxisType.Auto,) * 2)
+  # An axis of the mesh may be part of one of the chips' torus: a row of 2 of v6e:4x4.
+  array = mesh_utils.create_device_mesh((data, expert), devices, allow_split_physical_axes=True)
+  return _over(array)
+
+
+def _mesh_of_hosts(expert: int, devices) -> Mesh:
+  """A mesh of which no row has devices of two hosts, each of which would feed half a sample."""
+  hosts = {}
+  for device in devices:
+    hosts.setdefault(device.process_index, []).append(device)
+  for local in hosts.values():
+    if len(local) % expert:
+      raise MeshError(
+        f'mesh.spatial needs whole samples on each host: mesh.expert={expert} does not divide its '
+        f'{len(local)} devices'
+      )
+  return _over(np.concatenate([_mesh(len(d) // expert, expert, d).devices for d in hosts.values()]))
+
+
+def _over(array: np.ndarray) -> Mesh:
+  # Auto: under Explicit, convolutions over sharded axes fail.
+  return Mesh(array, ('data', 'expert'), axis_types=(AxisType.Auto,) * 2)
 
 
 def tree_shardings(mesh: Mesh, tree, *, fsdp: bool = False):
@@ -147,16 +166,21 @@ def check_batch(mesh: Mesh, config) -> None:
 def shard_batch(
   mesh: Mesh, batch: dict[str, np.ndarray], *, spatial: bool = False
 ) -> dict[str, jax.Array]:
-  """This host's rows of a batch -> global arrays, split as `batch_spec` says."""
+  """This host's samples of a batch -> global arrays, split as `batch_spec` says."""
+  # JAX would infer another shape from a mesh that a host does not fill with whole samples.
+  hosts = len({device.process_index for device in mesh.devices.flat})
   return {
     name: jax.make_array_from_process_local_data(
-      NamedSharding(mesh, batch_spec(name, spatial=spatial)), rows
+      NamedSharding(mesh, batch_spec(name, spatial=spatial)),
+      samples,
+      (hosts * len(samples), *samples.shape[1:]),
     )
-    for name, rows in batch.items()
+    for name, samples in batch.items()
   }
 
 
 def replicate(mesh: Mesh, tree):
   """Arrays that every host holds in full -> global arrays on every device."""
   where = NamedSharding(mesh, REPLICATED)
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(where, np.asarray(x)), tree)
+  place = lambda x: jax.make_array_from_process_local_data(where, x, x.shape)
+  return jax.tree.map(lambda x: place(np.asarray(x)), tree)
