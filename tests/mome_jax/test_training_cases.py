@@ -207,7 +207,7 @@ class TestRecord:
 class FakePredictor(Threshold):
   """In place of a network: the bright box is liver."""
 
-  step = 7
+  step, vectors = 7, None
 
   def __init__(self, workdir, config):
     super().__init__()
