@@ -129,7 +129,9 @@ def prepare(
   if current and not overwrite and not current['skipped'] and keys == [o.key for o in before]:
     return current | {'changes': _changes(before, before)}
   run = _run_here if beam is None else functools.partial(_run_beam, options=beam)
-  with _staging(epath.Path(data_dir), declared.name) as staging:
+  # Whatever is wrong with a case is its outcome: what the disk refuses in here is a write.
+  writing = errors.writing(data_dir, PrepareError)
+  with writing, _staging(epath.Path(data_dir), declared.name) as staging:
     staged, folder = staging / _CASES, staging / declared.name
     outcomes = _stage(cases, keys, staged, request, None if overwrite else final, run)
     written = brick_writer.gather(declared, outcomes, staged, folder, request)
@@ -313,8 +315,7 @@ def _staging(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
   afterwards; if something fails, its cases stay for the next run.
   """
   folder = data_dir / f'.{source}.incomplete'
-  with errors.writing(data_dir, PrepareError):
-    folder.mkdir(parents=True, exist_ok=True)
+  folder.mkdir(parents=True, exist_ok=True)
   with _locked(folder, source):
     for leftover in folder.iterdir():  # of a run that was killed
       if leftover.name != _CASES:

@@ -247,6 +247,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _score(args: argparse.Namespace) -> int:
   classes = [name.strip() for name in args.classes.split(',') if name.strip()]
+  folder = epath.Path(args.output or epath.Path(args.predictions) / 'evaluation')
+  if args.output:
+    with errors.writing(folder):  # before the work, not after it
+      folder.mkdir(parents=True, exist_ok=True)
   scores = score.score_folders(
     args.predictions, args.references, classes=classes, dataset=args.dataset
   )
@@ -258,7 +262,6 @@ def _score(args: argparse.Namespace) -> int:
   if not rows:
     print(f'error: {args.predictions}: nothing could be scored', file=sys.stderr)
     return 1
-  folder = epath.Path(args.output or epath.Path(args.predictions) / 'evaluation')
   cases = {row['case'] for row in rows}
   number = f'{len(cases)} of {len({*cases, *dict(failed)})}' if failed else str(len(cases))
   title = f'{number} scans, {args.predictions} against {args.references}'

@@ -1,5 +1,6 @@
 """An evaluation folder: scores of every case and class, their summary and tables."""
 
+import collections
 import csv
 import io
 import json
@@ -12,7 +13,7 @@ from etils import epath
 
 from input_pipeline import text_files
 from mome_jax import detection, froc, metrics, tables
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, writing
 
 CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
 CURVE = 'detection.csv'
@@ -82,19 +83,20 @@ def write(
   if len(splits) > 1:
     raise ValueError(f'rows of the splits {", ".join(splits)}; write each to a folder of its own')
   folder = epath.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
   summary = metrics.summarize(rows)
   table = tables.report(summary, title=title)
-  (folder / CASES).write_text(tables.csv_text(_FIELDS, rows))
   if failed:
     table += f'\n{tables.failures(failed)}'
     summary['failed'] = [{'case': case, 'reason': reason} for case, reason in failed]
-  (folder / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
-  (folder / TABLE).write_text(table)
-  (folder / TABLE_CSV).write_text(tables.to_csv(summary))
-  (folder / CURVE).unlink(missing_ok=True)
-  if points:
-    (folder / CURVE).write_text(tables.csv_text(froc.FIELDS, points))
+  with writing(folder, ResultsError):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CASES).write_text(tables.csv_text(_FIELDS, rows))
+    (folder / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
+    (folder / TABLE).write_text(table)
+    (folder / TABLE_CSV).write_text(tables.to_csv(summary))
+    (folder / CURVE).unlink(missing_ok=True)
+    if points:
+      (folder / CURVE).write_text(tables.csv_text(froc.FIELDS, points))
   return summary, table
 
 
@@ -127,9 +129,15 @@ def read(path) -> list[dict[str, Any]]:
   if missing:
     raise ResultsError(f'{file}: no column {missing[0]!r}; expected what mome_jax.evaluate writes')
   try:
-    return [_parse(row) for row in reader]
+    rows = [_parse(row) for row in reader]
   except ValueError as error:
     raise ResultsError(f'{file}: line {reader.line_num}: {error}; evaluate again') from error
+  keys = collections.Counter((row['source'], row['case'], row['class']) for row in rows)
+  twice = [key for key, count in keys.items() if count > 1]
+  if twice:
+    _, case, name = twice[0]
+    raise ResultsError(f'{file}: {name} of {case} has several rows; evaluate again')
+  return rows
 
 
 def _parse(row: Mapping[str, str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from mistakes import told
 
 from input_pipeline import bricks
-from mome_jax import evaluate, export, main, multihost, predict, train
+from mome_jax import evaluate, export, main, metrics, multihost, predict, train
 from mome_jax.text import embed, train_tokenizer
 from mome_jax.weights import __main__ as weights
 
@@ -91,6 +91,8 @@ LINES = [
   (evaluate, 'compare nowhere empty', 1, 'nowhere: no cases.csv there'),
   (evaluate, 'compare file file', 1, "file: no column 'case'"),
   (evaluate, 'score --predictions=empty --references=empty', 1, 'empty: no NAME.nii.gz'),
+  (evaluate, 'compare twice twice', 1, 'liver of a has several rows'),
+  (evaluate, 'score --predictions=empty --references=empty --output=file', 1, 'file: cannot be'),
   (evaluate, 'scor', 2, "invalid choice: 'scor'"),
   (export, '--checkpoint=nowhere --output=o', 1, 'nowhere: no model there'),
   (export, '--checkpoint=nowhere --output=o --dtype=float', 2, "invalid choice: 'float'"),
@@ -122,6 +124,9 @@ def place(tmp_path_factory):
   for name in ('file', 'empty_file.py', 'scan.nii'):
     (folder / name).write_text('x = 1')
   (folder / 'empty').mkdir()
+  columns = ('case', 'class', *metrics.METRICS)
+  rows = [columns, *[('a', 'liver', *['1'] * len(metrics.METRICS))] * 2]
+  (folder / 'twice').write_text('\n'.join(map(','.join, rows)))
   (folder / 'data' / 'phantom').mkdir(parents=True)
   settings = {'settings': {'version': bricks.VERSION}}
   (folder / 'data' / 'phantom' / bricks.SETTINGS).write_text(json.dumps(settings))
