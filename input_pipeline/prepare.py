@@ -107,6 +107,7 @@ def prepare(
     'limit': limit,
   }
   final = epath.Path(data_dir) / declared.name
+  _check_folder(final)
   current = bricks.read_settings(data_dir, declared.name)
   before = _prepared_cases(final) if current else []
   if current is not None and not overwrite:
@@ -143,6 +144,18 @@ def prepare(
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
     _publish(folder, final, staging / 'replaced')
   return report | {'changes': _changes(before, brick_writer.read_outcomes(final))}
+
+
+def _check_folder(final: epath.Path) -> None:
+  """PrepareError if other files lie where the prepared source goes: they would be replaced."""
+  known = ('bricks', 'volumes', bricks.OUTCOMES, bricks.SETTINGS)
+  other = sorted(path.name for path in final.iterdir()) if final.is_dir() else []
+  other = [name for name in other if name not in known and not name.startswith('.')]
+  if other:
+    raise PrepareError(
+      f'{final}: holds {other[0]}, which is of no prepared source; choose another --data_dir or '
+      '--name, or move it away'
+    )
 
 
 def _check_settings(final: epath.Path, current: dict, wanted: dict, groups: str | None) -> None:

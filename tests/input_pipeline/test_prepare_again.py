@@ -177,6 +177,17 @@ def test_the_command_says_what_it_did(tmp_path, folder, capsys):
   assert 'source nifti_folder, not phantom' in message and '--name' in message
 
 
+def test_files_of_others_are_never_replaced(tmp_path, folder, capsys):
+  """Such as the download itself, where --data_dir and --name lead to it."""
+  files = sorted(folder.rglob('*'))
+  command = ['--source=nifti_folder', f'--manual_dir={folder}', f'--data_dir={tmp_path}']
+  command += ['--name=mine', '--spacing=4', '--brick=8']
+  for options in ([], ['--overwrite']):
+    assert prepare.main([*command, *options]) == 1
+    assert 'mine: holds dataset.json, which is of no prepared source' in capsys.readouterr().err
+  assert sorted(folder.rglob('*')) == files
+
+
 def test_a_scan_that_was_there_before_and_fails_now_is_not_kept(tmp_path, folder, capsys):
   command = ['--source=nifti_folder', f'--manual_dir={folder}', f'--data_dir={tmp_path / "data"}']
   command += ['--spacing=4', '--brick=8']
