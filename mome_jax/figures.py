@@ -1,15 +1,19 @@
 """What the pictures share: figures laid out in inches, with one ink and one title style."""
 
+import functools
 import io
 import os
 import textwrap
 
 from etils import epath
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 MARGIN = 0.15  # inches
 INK = '#222222'
+_FONT, _BOX = 'DejaVu Sans', '\u25a1'
 PLAIN = {'frameon': False, 'fontsize': 9, 'labelcolor': INK}  # of legends
 
 
@@ -40,6 +44,33 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
   """Writes a PNG file; folders are made where missing."""
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
+  for text in figure.findobj(Text):
+    _make_readable(text)
   png = io.BytesIO()
   figure.savefig(png, dpi=150, format='png')
   path.write_bytes(png.getvalue())
+
+
+def _make_readable(text: Text) -> None:
+  """Gives a text in another script a font of this machine that has it, or boxes where none has."""
+  families = [_FONT]
+  for letter in sorted(set(text.get_text())):
+    family = _family_with(letter) if letter.isprintable() else _FONT
+    if family is None:
+      text.set_text(text.get_text().replace(letter, _BOX))
+    elif family not in families:
+      families.append(family)
+  if len(families) > 1:
+    text.set(fontfamily=families, weight='normal')  # few have a bold face
+
+
+@functools.cache
+def _family_with(letter: str) -> str | None:
+  """The first family of upright fonts that has a letter; ours is the first of all."""
+  fonts = [font for font in font_manager.fontManager.ttflist if font.style == 'normal']
+  fonts.sort(key=lambda font: (font.name != _FONT, font.weight != 400, font.name))
+  for font in fonts:
+    drawn = not font.name.startswith('Last Resort')  # which has boxes for everything
+    if drawn and font_manager.get_font(font.fname).get_char_index(ord(letter)):
+      return font.name
+  return None
