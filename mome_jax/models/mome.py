@@ -70,8 +70,8 @@ class MoME(nn.Module):
       text: (K, d_t) float, embeddings of the prompts.
       context: (J, d_t) float, embeddings of the training classes, which the banks of sparse experts
         attend to; never the prompts of a request, or a class's mask would depend on the others.
-        None is what `init` saved in the variables (collection 'context'), or, where the variables
-        are parameters alone, `text`: so in training.
+        None is what `init` saved in the variables (collection 'context'), or in training, where
+        the variables are parameters alone, `text`.
       train: banks drop tokens for which they have no room.
 
     Returns:
@@ -80,7 +80,8 @@ class MoME(nn.Module):
       'banks', scale -> what its bank did, see `bank.SparseBank`.
 
     Raises:
-      ValueError: if a side of the image is no multiple of the backbone's stride.
+      ValueError: if a side of the image is no multiple of the backbone's stride, or a model with
+        banks that is not in training has no context.
     """
     stride = self.backbone.stride
     if any(n % stride for n in image.shape[1:4]):
@@ -92,7 +93,8 @@ class MoME(nn.Module):
     classes = nn.relu(project(text.astype(jnp.float32)))
     trained = None
     if self.bank is not None:
-      trained = nn.relu(project(self._training_text(text, context).astype(jnp.float32)))
+      trained = self._training_text(text, context, train)
+      trained = nn.relu(project(trained.astype(jnp.float32)))
     context = heads.ScanContext(self.width, self.dtype, name='context')(pyramid[-1])
     theta = heads.HeadGenerator(name='heads')(context, classes)
 
@@ -140,12 +142,17 @@ class MoME(nn.Module):
       aux['router_logits'] = gates
     return jnp.moveaxis(logits, 1, -1), aux
 
-  def _training_text(self, text: jax.Array, context: jax.Array | None) -> jax.Array:
+  def _training_text(self, text: jax.Array, context: jax.Array | None, train: bool) -> jax.Array:
     """Embeddings of the training classes, (J, d_t); see `__call__`."""
     if context is not None:
       text = context
     if self.is_initializing() or (context is None and self.has_variable('context', 'embeddings')):
       return self.variable('context', 'embeddings', lambda: text).value
+    if context is None and not train:
+      raise ValueError(
+        'the banks of sparse experts need the embeddings of the training classes: pass context=, '
+        "or the variables' collection 'context' that init made"
+      )
     return text
 
 

@@ -107,6 +107,16 @@ def test_a_class_does_not_depend_on_the_other_prompts(variables, together):
   assert_close(given[..., :5], together[0])
 
 
+def test_without_the_training_classes_a_prediction_is_refused(variables):
+  """Else the banks would attend to the prompts of the request, and a mask depend on the others."""
+  image, text = example()
+  alone = {'params': variables['params']}
+  with pytest.raises(ValueError, match='need the embeddings of the training classes'):
+    jax.eval_shape(model().apply, alone, image, text)
+  jax.eval_shape(functools.partial(model().apply, train=True), alone, image, text)
+  jax.eval_shape(model().apply, alone, image, text, text)
+
+
 def test_a_sample_does_not_depend_on_the_batch(variables, together):
   image, text = example()
   alone, _ = jax.jit(model().apply)(variables, image[1:], text)
