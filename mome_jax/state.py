@@ -1,13 +1,15 @@
 """Train state, optimizer and learning-rate schedule."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
 import jax.numpy as jnp
-import optax
 
 from mome_jax import sharding
+
+if TYPE_CHECKING:  # imported where it is used: prediction does without it
+  import optax
 
 
 @flax.struct.dataclass
@@ -27,14 +29,16 @@ class TrainState:
   opt_state: Any
 
 
-def learning_rate(config) -> optax.Schedule:
+def learning_rate(config) -> 'optax.Schedule':
   """Linear warm-up over `warmup_steps`, then cosine to zero at `steps`."""
+  import optax
+
   return optax.warmup_cosine_decay_schedule(
     0.0, config.learning_rate, config.warmup_steps, max(config.steps, config.warmup_steps + 1)
   )
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
+def make_optimizer(config) -> 'optax.GradientTransformation':
   """AdamW with clipping by global norm; biases, norms and scalars do not decay.
 
   Adam moves every number by about one learning rate a step. How far that moves what the network
@@ -56,6 +60,8 @@ def make_optimizer(config) -> optax.GradientTransformation:
   Args:
     config: `config.train`.
   """
+  import optax
+
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
@@ -87,7 +93,9 @@ def _has_a_rate(params):
   return jax.tree_util.tree_map_with_path(has_rate, params)
 
 
-def _scale_by_rates(config) -> optax.GradientTransformation:
+def _scale_by_rates(config) -> 'optax.GradientTransformation':
+  import optax
+
   def rate(path) -> float:
     return config.mixture_rate if group(path) in _MIXTURE else config.generator_rate
 

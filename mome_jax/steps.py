@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from input_pipeline.anatomy import IGNORE_CODE
 from mome_jax import compilation, losses, sharding
@@ -93,6 +92,8 @@ def make_train_step(loss_fn, optimizer, config):
     optimizer: from `make_optimizer`.
     config: `config.train`; uses `ema_decay`.
   """
+  import optax
+
   schedule = learning_rate(config)
 
   def train_step(state: TrainState, batch, prompts):

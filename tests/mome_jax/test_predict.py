@@ -53,7 +53,17 @@ def network(model):
   return Predictor(model)
 
 
-def test_the_command_line_without_tensorflow(model, tmp_path):
+def test_prediction_imports_nothing_of_training():
+  program = (
+    'import sys, mome_jax.predict, mome_jax.predictor, mome_jax.export, mome_jax.evaluate\n'
+    'print(*sorted({name.split(".")[0] for name in sys.modules}))'
+  )
+  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+  training = {'optax', 'clu', 'tensorflow', 'tensorflow_datasets', 'tensorboard', 'array_record'}
+  assert not training & set(done.stdout.split())
+
+
+def test_the_command_line_without_what_trains(model, tmp_path):
   (tmp_path / 'scans').mkdir()
   affine = np.array([[0, 0, -8, 90], [-7, 0, 0, 80], [0, 9, 0, -500], [0, 0, 0, 1.0]])
   save_scan(tmp_path / 'scans' / 'a.nii.gz', affine=affine)
@@ -61,7 +71,7 @@ def test_the_command_line_without_tensorflow(model, tmp_path):
   (tmp_path / 'scans' / 'notes.txt').write_text('not a scan')
   program = (
     'import sys\n'
-    'for name in ("tensorflow", "tensorflow_datasets", "array_record", "clu"):\n'
+    'for name in ("tensorflow", "tensorflow_datasets", "array_record", "clu", "optax"):\n'
     '  sys.modules[name] = None\n'
     'from mome_jax.predict import main\n'
     'sys.exit(main())'
