@@ -1,5 +1,7 @@
 """Where arrays live on eight devices; run by test_on_mesh.py in a process of its own."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,13 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from mome_jax import aot, checkpoint, sharding
-from mome_jax.models import MoME, bank, layers
+from mome_jax import aot, checkpoint, sharding, state, steps
+from mome_jax.configs import demo
+from mome_jax.models import MoME, bank, build_model, layers
+from mome_jax.moe import capacity
+from mome_jax.predictor import Predictor
 from mome_jax.state import TrainState
+from mome_jax.text.t5 import build_text_encoder
 
 
 def mesh_config(data, expert, **changes):
@@ -154,3 +160,51 @@ def test_depth_over_devices_changes_no_number_and_needs_less_memory():
   assert exchanged['collective-permute']['count'] >= 4  # halos of two convolutions and gradients
   assert exchanged['all-to-all']['count'] >= 4  # two of the bank, and their gradients
   assert exchanged.get('all-gather', {'bytes': 0})['bytes'] < image.nbytes
+
+
+def test_two_predictors_on_two_devices_work_side_by_side(tmp_path, monkeypatch):
+  """Each in its own mesh, whatever mesh is in effect, and none is left behind.
+
+  In place of the network, what a bank does with the mesh in effect.
+  """
+  rows = P(('data', 'expert'))
+
+  def make_step(model):
+    def step(params, text, windows, context):
+      add = lambda x: x + jax.lax.psum(1, ('data', 'expert'))
+      return jax.shard_map(add, in_specs=rows, out_specs=rows)(windows) + capacity.num_devices()
+
+    return step
+
+  monkeypatch.setattr(steps, 'make_predict_step', make_step)
+  config = demo.get_config()
+  config.classes = ('liver', 'spleen')
+  config.model.backbone.size = 'tiny'
+  config.model.scales = (0, 1)
+  config.model.bank.scales = (1,)
+  config.model.bank.executor = 'capacity'
+  config.text.num_layers = 1
+  create = functools.partial(
+    state.init_params, config, build_model(config.model), build_text_encoder(config.text)
+  )
+  shapes = jax.eval_shape(create, jax.random.key(0))
+  checkpoint.save_model(
+    tmp_path / 'm', config, jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes)
+  )
+  windows = np.random.default_rng(0).uniform(size=(2, 16, 16, 16, 1)).astype(np.float32)
+  where = [[0], [5, 6]]
+  predictors = [
+    Predictor(tmp_path / 'm', devices=[jax.devices()[n] for n in numbers]) for numbers in where
+  ]
+  assert jax.sharding.get_abstract_mesh().empty
+  segmenters = [p.segmenter(['liver'], ['liver']) for p in predictors]
+
+  def check():
+    for numbers, segmenter in zip(where, segmenters, strict=True):
+      got = segmenter._predict(windows)
+      assert {device.id for device in got.devices()} == set(numbers)
+      np.testing.assert_allclose(got, windows + 2 * len(numbers), rtol=1e-6)
+
+  check()
+  with jax.set_mesh(sharding.make_mesh(mesh_config(2, 4))):
+    check()
