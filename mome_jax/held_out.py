@@ -49,7 +49,7 @@ class HeldOut:
 
   def title(self) -> str:
     """How many scans of which split; what was left out, and what nobody knows."""
-    text = f'{len(self)} held-out scans ({self.split})'
+    text = f'{len(self)} held-out scan{"s" * (len(self) != 1)} ({self.split})'
     if self.left_out:
       text += f', {len(self.left_out)} more left out since the model was trained on them'
     if self.trained is None or not self.trained.complete:

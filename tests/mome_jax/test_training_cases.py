@@ -115,7 +115,7 @@ class TestTrainedOn:
     (left,) = part.origin()['left_out']
     assert (left['source'], left['case']) == ('mine', 'v')
     assert part.title() == (
-      '1 held-out scans (validation), 1 more left out since the model was trained on them'
+      '1 held-out scan (validation), 1 more left out since the model was trained on them'
     )
     assert 'left out: mine/v: the same voxels as mine/v' in capsys.readouterr().out
 
