@@ -63,7 +63,8 @@ def evaluate(config, workdir: epath.Path) -> dict:
   if config.evaluation.prompts not in prompts.BY_KIND:
     hint = errors.suggest(config.evaluation.prompts, prompts.BY_KIND)
     raise prompts.PromptError(f'evaluation.prompts is {config.evaluation.prompts!r}; {hint}')
-  trained = training_cases.read(checkpoint.folder_of(workdir))
+  folder = checkpoint.folder_of(workdir)
+  trained = training_cases.read(folder)
   names = tuple(config.classes)
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
   parts = held_out.find(
@@ -78,8 +79,8 @@ def evaluate(config, workdir: epath.Path) -> dict:
   if predictor.vectors is not None:
     predictor.vectors(
       texts,
-      f'add them with python -m mome_jax.text.embed --output={workdir}/text.npz --prompts TEXT ... '
-      f'--new-classes={workdir}/config.json --t5=FOLDER, the T5 checkpoint',
+      f'add them with python -m mome_jax.text.embed --output={folder}/text.npz --prompts TEXT ... '
+      f'--new-classes={folder}/config.json --t5=FOLDER, the T5 checkpoint',
     )
   segmenter = predictor.segmenter(names, texts, template)
   explainer = explain.make_explainer(predictor, names, texts, segmenter)

@@ -4,10 +4,13 @@ import types
 
 import numpy as np
 import pytest
+from etils import epath
 
 from input_pipeline import bricks, volume
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
-from mome_jax import evaluate, froc
+from mome_jax import checkpoint, evaluate, froc, held_out, training_cases
+from mome_jax.configs import demo
+from mome_jax.text.vectors import TextVectorError, TextVectors
 
 LIVER, TUMOR = (TEMPLATE.get(name).index for name in ('liver', 'liver tumor'))
 
@@ -44,3 +47,18 @@ def test_ignored_voxels_hold_no_lesion_at_any_threshold(case):
   )
   rows = evaluate.count_lesions(case, levels, TEMPLATE)
   assert {(row['lesions'], row['found'], row['predicted']) for row in rows} == {(1, 1, 1)}
+
+
+def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
+  """It has no --text-model: the vectors of the run get those of the held-out names."""
+  known = TextVectors(('a liver',), np.zeros((1, 4), np.float32), {'weights_sha256': 'x'})
+  config = demo.get_config()
+  config.evaluation.prompts = 'held_out'
+  for module, name in ((checkpoint, 'folder_of'), (training_cases, 'read'), (held_out, 'find')):
+    monkeypatch.setattr(module, name, lambda *_, **__: tmp_path)
+  monkeypatch.setattr(bricks, 'read_template', lambda *_: TEMPLATE)
+  monkeypatch.setattr(evaluate, 'Predictor', lambda *_: types.SimpleNamespace(vectors=known))
+  with pytest.raises(TextVectorError) as error:
+    evaluate.evaluate(config, epath.Path(tmp_path))
+  assert f'mome_jax.text.embed --output={tmp_path}/text.npz' in str(error.value)
+  assert '--text-model' not in str(error.value)

@@ -59,6 +59,12 @@ def test_what_is_missing_comes_with_the_command(tmp_path):
   vectors(['A computerized tomography of a liver']).save(tmp_path / 'liver.npz')
   with pytest.raises(TextVectorError, match="no vector for '.* of a spleen'"):
     inputs.for_training(config(mode='frozen', vectors=str(tmp_path / 'liver.npz')))
+  known = TextVectors(('a liver',), np.zeros((1, 6), np.float32), {'weights_sha256': 'x'})
+  known.save(tmp_path / 't5.npz')
+  with pytest.raises(TextVectorError) as error:  # training has no --text-model
+    inputs.for_training(config(mode='frozen', vectors=str(tmp_path / 't5.npz')))
+  assert '--config.text.vectors=FILE.npz' in str(error.value)
+  assert '--text-model' not in str(error.value)
   with pytest.raises(ConfigError, match="text.mode is 'thawed'; known: joint, frozen"):
     inputs.for_training(config(mode='thawed'))
 

@@ -25,6 +25,29 @@ def test_an_unknown_prompt_names_the_way_out():
     VECTORS(['a liver', 'hepar'])
 
 
+def test_the_table_of_rows_is_made_once():
+  class Counted(tuple):
+    walks = 0
+
+    def __iter__(self):
+      Counted.walks += 1
+      return super().__iter__()
+
+  known = vectors.TextVectors(Counted(VECTORS.prompts), ROWS, {})
+  for _ in range(3):
+    np.testing.assert_array_equal(known(['a spleen']), ROWS[[1]])
+    assert 'a liver' in known
+  assert Counted.walks == 1
+
+
+def test_whoever_asks_says_what_can_be_done():
+  known = vectors.TextVectors(('a liver',), ROWS[:1], {'model': 'T', 'weights_sha256': 'x'})
+  with pytest.raises(vectors.TextVectorError, match=r'pass --text-model, .* made them \(T\)'):
+    known(['hepar'])
+  with pytest.raises(vectors.TextVectorError, match=r"'hepar'.*; ask again, the model that made"):
+    known(['hepar'], 'ask again, the model')
+
+
 def test_the_key_covers_prompts_and_source():
   other_source = vectors.TextVectors(VECTORS.prompts, ROWS, {'model': 'tiny', 'max_length': 9})
   other_prompts = vectors.TextVectors(('a liver', 'the spleen'), ROWS, VECTORS.source)
