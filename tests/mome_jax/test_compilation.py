@@ -1,16 +1,11 @@
 """Options of the compiler, and where compiled programs are kept."""
 
-import pathlib
-
 import jax
 import pytest
-from absl import flags
 from jax.sharding import AxisType
 
 from mome_jax import compilation, main, steps
 from mome_jax.errors import UserError
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -42,9 +37,10 @@ def test_asking_leaves_the_mesh_of_the_run():
     assert jax.sharding.get_mesh() == mesh
 
 
-def test_training_keeps_what_it_compiled(monkeypatch, tmp_path, no_cache):
+def test_training_keeps_what_it_compiled(monkeypatch, tmp_path, no_cache, capsys):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   monkeypatch.setattr(main.logging, 'set_verbosity', lambda level: None)
+  monkeypatch.setattr(main.config_check, 'check', lambda config, data: None)
   places = []
 
   def train(config, workdir):
@@ -52,10 +48,8 @@ def test_training_keeps_what_it_compiled(monkeypatch, tmp_path, no_cache):
     raise UserError('enough')
 
   monkeypatch.setattr(main.train, 'train', train)
-  config = f'--config={ROOT / "mome_jax/configs/demo.py"}'
-  flags.FLAGS(['main', config, f'--workdir={tmp_path}'])
-  with pytest.raises(SystemExit, match='enough'):
-    main.main(['main'])
+  assert main.main(['--config=demo', f'--workdir={tmp_path / "run"}']) == 1
+  assert 'enough' in capsys.readouterr().err
   assert places == [str(tmp_path / 'mome_jax')]
 
 
