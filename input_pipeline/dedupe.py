@@ -297,9 +297,8 @@ def _parse_download(text: str) -> tuple[str, str]:
   return source, folder
 
 
-@errors.command
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = options.Parser(
     prog='python -m input_pipeline.dedupe',
     description=__doc__,
@@ -309,7 +308,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--download', action='append', required=True, type=_parse_download, help='SOURCE=FOLDER'
   )
   parser.add_argument('--output', required=True, type=pathlib.Path, help='JSON of the groups')
-  args = parser.parse_args(options.dashed(argv))
+  return parser
+
+
+@errors.command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = make_parser().parse_args(options.dashed(argv))
   cases = []
   for source, folder in args.download:
     of_source, notes = sources.get_source(source).listed(folder)

@@ -129,9 +129,8 @@ def _draw_axes(subplot, values, title):
   subplot.tick_params(axis='x', labelsize=7)
 
 
-@errors.command
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = options.Parser(
     prog='python -m input_pipeline.inspect',
     description=__doc__,
@@ -141,7 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--source', action='append', help='default: every prepared one')
   parser.add_argument('--output', type=pathlib.Path, help='default: DATA_DIR/inspect')
   parser.add_argument('--seed', type=int, default=0, help='of the patches (0)')
-  args = parser.parse_args(options.dashed(argv))
+  return parser
+
+
+@errors.command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = make_parser().parse_args(options.dashed(argv))
   found = bricks.prepared_sources(args.data_dir)
   code = 0
   for name in args.source or found:

@@ -197,9 +197,8 @@ def _convert_patient(path: pathlib.Path, folder: pathlib.Path) -> dict:
   }
 
 
-@errors.command
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = options.Parser(
     prog='python -m input_pipeline.openkbp_download',
     description=__doc__,
@@ -208,7 +207,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--output', required=True, type=pathlib.Path, help='for train/ and val/')
   parser.add_argument('--original', type=pathlib.Path, help='a copy of the repository')
   parser.add_argument('--patients', default='', metavar='pt_N,...', help='only these')
-  args = parser.parse_args(options.dashed(argv))
+  return parser
+
+
+@errors.command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = make_parser().parse_args(options.dashed(argv))
   patients = [name.strip() for name in args.patients.split(',') if name.strip()]
   original = args.original or args.output / 'original'
   with errors.writing(args.output):

@@ -1,14 +1,53 @@
 """What the command lines share."""
 
 import argparse
+import contextlib
+import contextvars
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from input_pipeline import errors
 
+# The command that runs, as 'mome predict', and how all commands are called in place of modules.
+_called: contextvars.ContextVar[tuple[str, Mapping[str, str]]] = contextvars.ContextVar(
+  'called', default=('', {})
+)
+
+
+@contextlib.contextmanager
+def called_as(command: str, names: Mapping[str, str]) -> Iterator[None]:
+  """Help speaks of commands as a console command spells them.
+
+  Args:
+    command: the one that runs, as 'mome predict'.
+    names: what stands for what: {'python -m mome_jax.predict': 'mome predict', ...}.
+  """
+  token = _called.set((command, names))
+  try:
+    yield
+  finally:
+    _called.reset(token)
+
+
+def spoken(text: str) -> str:
+  """A text of help with its commands as the user calls them; longer ones are replaced first."""
+  _, names = _called.get()
+  for name in sorted(names, key=len, reverse=True):
+    text = re.sub(rf'{re.escape(name)}(?![\w.])', names[name], text)
+  return text
+
 
 class Parser(argparse.ArgumentParser):
-  """An ArgumentParser whose errors take one line and name the nearest option; exit code 2."""
+  """An ArgumentParser whose errors take one line and name the nearest option; exit code 2.
+
+  Usage and description speak of commands as the user called this one; see `called_as`.
+  """
+
+  def __init__(self, *, prog: str | None = None, description: str | None = None, **options):
+    command, _ = _called.get()
+    description = description and spoken(description)
+    super().__init__(prog=command or prog, description=description, **options)
 
   def parse_args(self, args=None, namespace=None):
     parsed, unknown = self.parse_known_args(args, namespace)

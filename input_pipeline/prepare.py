@@ -353,7 +353,8 @@ def _locked(folder: epath.Path, source: str) -> Iterator[None]:
     os.close(handle)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = options.Parser(
     prog='python -m input_pipeline.prepare',
     description='Prepares CT scans for training and evaluation.',
@@ -387,6 +388,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--check', action='store_true', help='read every case of the source and write nothing'
   )
+  return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = make_parser()
   args = parser.parse_args(options.dashed(argv))
   if not args.list and (args.source is None or not (args.check or args.data_dir)):
     parser.error('needs --source and --data-dir, or --source and --check, or --list')

@@ -65,9 +65,8 @@ def measure(
   )
 
 
-@errors.command
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = options.Parser(
     prog='python -m input_pipeline.throughput',
     description=__doc__,
@@ -84,7 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument('--plain', action='store_true', help='without augmentation')
   parser.add_argument('--seconds', type=options.seconds, default=20, help='of the measurement (20)')
-  args = parser.parse_args(options.dashed(argv))
+  return parser
+
+
+@errors.command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = make_parser().parse_args(options.dashed(argv))
   config = ml_collections.ConfigDict(
     {
       'patch': (args.patch,) * 3,

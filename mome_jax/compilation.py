@@ -11,14 +11,18 @@ import jax
 _CPU = {'xla_cpu_experimental_ynn_fusion_type': ''}
 
 
+def cache_folder() -> str:
+  """Where compiled programs are kept: JAX_COMPILATION_CACHE_DIR, or else `~/.cache/mome_jax`."""
+  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return jax.config.jax_compilation_cache_dir or str(pathlib.Path(home, 'mome_jax'))
+
+
 def use_cache() -> None:
-  """Keeps compiled programs in `~/.cache/mome_jax`, unless JAX_COMPILATION_CACHE_DIR says where.
+  """Keeps compiled programs in `cache_folder()`.
 
   Where there are several processes, after `multihost.initialize`.
   """
-  if jax.config.jax_compilation_cache_dir is None:
-    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-    jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(home, 'mome_jax')))
+  jax.config.update('jax_compilation_cache_dir', cache_folder())
 
 
 def options(platform: str) -> dict[str, str]:

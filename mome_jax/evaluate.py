@@ -213,7 +213,8 @@ def _draw(path: epath.Path, case, segmentation) -> None:
 
 
 # ---------------------------------------------------------------------------- command line
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = Parser(
     prog='python -m mome_jax.evaluate',
     description=__doc__,
@@ -243,7 +244,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   comparing.add_argument('a', metavar='A', help='workdir, evaluation folder or cases.csv')
   comparing.add_argument('others', metavar='B', nargs='+', help='several: one line each')
   comparing.add_argument('--output', metavar='DIR', help='also write comparison.md and .csv there')
-  return parser.parse_args(dashed(argv))
+  return parser
 
 
 def _score(args: argparse.Namespace) -> int:
@@ -294,7 +295,7 @@ def _compare(args: argparse.Namespace) -> int:
 @errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  args = _parse(argv)
+  args = make_parser().parse_args(dashed(argv))
   return {'score': _score, 'compare': _compare}[args.command](args)
 
 

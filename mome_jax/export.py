@@ -45,9 +45,8 @@ def export(path, output, dtype: str = 'float32') -> None:
     training_cases.write(checkpoint.folder_of(output), cases)
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = Parser(
     prog='python -m mome_jax.export',
     description=__doc__,
@@ -57,7 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--checkpoint', required=True, help='workdir of a training, or model folder')
   parser.add_argument('--output', required=True, help='the new model folder')
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-  args = parser.parse_args(dashed(argv))
+  return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = make_parser().parse_args(dashed(argv))
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   export(args.checkpoint, args.output, args.dtype)
   print(f'{args.output}: model of {args.checkpoint} in {args.dtype}')

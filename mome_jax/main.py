@@ -1,4 +1,8 @@
-"""Trains and evaluates: `python -m mome_jax.main --config=demo --workdir=DIR`.
+"""Trains, evaluates, or compiles for chips that are not here.
+
+  python -m mome_jax.main --config=demo --workdir=runs/demo
+  python -m mome_jax.main --mode=evaluate --workdir=runs/demo
+  python -m mome_jax.main --mode=compile --config=paper_unet --topology=v5e:4x4
 
 Any value of the config can be changed on the command line: `--config.train.steps=100`. The same
 command again resumes where the run stopped. `--mode=evaluate` needs no --config: the workdir, or a
@@ -8,6 +12,7 @@ Exit code 0 if all was done; 75 after a preemption, when the same command goes o
 command line cannot be read, 1 after any other error.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -18,22 +23,10 @@ from collections.abc import Sequence
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
-import jax
 from absl import flags, logging
-from etils import epath
 
-from mome_jax import (
-  aot,
-  checkpoint,
-  compilation,
-  config_check,
-  config_flag,
-  evaluate,
-  held_out,
-  multihost,
-  sharding,
-  train,
-)
+from input_pipeline.options import Parser, spoken
+from mome_jax import config_flag
 from mome_jax.errors import UserError, command, one_line, writing
 
 MODES = ('train', 'evaluate', 'compile')
@@ -78,13 +71,31 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
   return values
 
 
+_FLAGS = ('config', 'workdir', 'mode', 'topology', 'distributed', 'help')
+
+
+def _text(values: flags.FlagValues, name: str) -> str:
+  return values[name].help.rpartition('>: ')[2]
+
+
 def _help(values: flags.FlagValues) -> str:
-  lines = [__doc__, 'Flags:']
-  for name in ('config', 'workdir', 'mode', 'topology', 'distributed', 'help'):
+  lines = [spoken(__doc__), 'Flags:']
+  for name in _FLAGS:
     choices = f'={"|".join(MODES)}' if name == 'mode' else ''
-    text = textwrap.wrap(values[name].help.rpartition('>: ')[2], 92, break_on_hyphens=False)
+    text = textwrap.wrap(_text(values, name), 92, break_on_hyphens=False)
     lines += [f'  --{name}{choices}', *(f'      {line}' for line in text)]
   return '\n'.join(lines)
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The flags as options, for the completion of shells; `parse` reads them, and overrides too."""
+  values = _define([''])
+  parser = Parser(prog='python -m mome_jax.main', description=__doc__)
+  for name in _FLAGS[:-1]:
+    switch = {'action': 'store_true'} if values[name].boolean else {}
+    choices = {'choices': MODES} if name == 'mode' else {}
+    parser.add_argument(f'--{name}', help=_text(values, name), **switch, **choices)
+  return parser
 
 
 @command
@@ -99,6 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   if values.help:
     print(_help(values))
     return 0
+  # What computes is imported from here on, so that help and mistakes come at once.
+  from mome_jax import aot, config_check
+
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   if values.config is not None:
     config_check.check(values.config, data=values.mode != 'compile')
@@ -122,6 +136,11 @@ def _check(values: flags.FlagValues, words: Sequence[str]) -> None:
 
 
 def _run(values: flags.FlagValues) -> int:
+  import jax
+  from etils import epath
+
+  from mome_jax import checkpoint, compilation, multihost, sharding, train
+
   if values.distributed:
     multihost.initialize()
   compilation.use_cache()
@@ -148,7 +167,9 @@ def _run(values: flags.FlagValues) -> int:
   return 0
 
 
-def _evaluate(config, workdir: epath.Path, mode: str) -> None:
+def _evaluate(config, workdir, mode: str) -> None:
+  from mome_jax import evaluate, held_out, multihost
+
   try:
     evaluate.evaluate(config, workdir)
   except held_out.NothingHeldOutError as error:

@@ -266,7 +266,8 @@ def _refuse_existing(output: pathlib.Path, cases: Sequence[scans.Case]) -> None:
 
 
 # ---------------------------------------------------------------------------- command line
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = Parser(
     prog='python -m mome_jax.predict',
     description=__doc__,
@@ -339,7 +340,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     '--quiet', action='store_true', help='no progress bar, no notes; failures are still told'
   )
-  return parser.parse_args(dashed(argv))
+  return parser
 
 
 def _read_prompts(args: argparse.Namespace) -> list[str] | None:
@@ -407,7 +408,7 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
 @errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  args = _parse(argv)
+  args = make_parser().parse_args(dashed(argv))
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   compilation.use_cache()
   try:

@@ -168,9 +168,8 @@ def _is_current(output: pathlib.Path, key: str) -> bool:
     return False
 
 
-@errors.command
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = Parser(
     prog='python -m mome_jax.text.embed',
     description=__doc__,
@@ -184,7 +183,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     '--new-classes', metavar='JSON', help='with new_classes: a dataset.json or a config.json'
   )
-  args = parser.parse_args(dashed(argv))
+  return parser
+
+
+@errors.command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = make_parser().parse_args(dashed(argv))
   if args.cum:
     vectors = read_cum(args.cum)
   else:

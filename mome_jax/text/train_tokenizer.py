@@ -57,16 +57,21 @@ def train(sentences, vocab_size=VOCAB_SIZE) -> bytes:
   return model.getvalue()
 
 
-@errors.command
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = Parser(
     prog='python -m mome_jax.text.train_tokenizer',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--output', type=pathlib.Path, default=tokenizer.DEFAULT_MODEL)
-  output = parser.parse_args(dashed(argv)).output
+  return parser
+
+
+@errors.command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  output = make_parser().parse_args(dashed(argv)).output
   sentences = prompts.training_prompts()
   model = train(sentences)
   with errors.writing(output):

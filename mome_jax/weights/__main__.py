@@ -25,9 +25,8 @@ from mome_jax.text.vectors import TextVectors
 from mome_jax.weights import files, segmentation, t5
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
   parser = Parser(
     prog='python -m mome_jax.weights',
     description=__doc__,
@@ -47,6 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--text-vectors', type=pathlib.Path,
     help='PyTorch file of the (K, d) text vectors, for a universal checkpoint without them',
   )  # fmt: skip
+  return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  parser = make_parser()
   options = parser.parse_args(dashed(argv))
   if options.merging and not options.source.startswith('monai'):
     parser.error(f'--merging is for the monai sources; {options.source} has one order')

@@ -40,14 +40,14 @@ def test_asking_leaves_the_mesh_of_the_run():
 def test_training_keeps_what_it_compiled(monkeypatch, tmp_path, no_cache, capsys):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   monkeypatch.setattr(main.logging, 'set_verbosity', lambda level: None)
-  monkeypatch.setattr(main.config_check, 'check', lambda config, data: None)
+  monkeypatch.setattr('mome_jax.config_check.check', lambda config, data: None)
   places = []
 
   def train(config, workdir):
     places.append(jax.config.jax_compilation_cache_dir)
     raise UserError('enough')
 
-  monkeypatch.setattr(main.train, 'train', train)
+  monkeypatch.setattr('mome_jax.train.train', train)
   assert main.main(['--config=demo', f'--workdir={tmp_path / "run"}']) == 1
   assert 'enough' in capsys.readouterr().err
   assert places == [str(tmp_path / 'mome_jax')]

@@ -1,0 +1,94 @@
+"""What is installed here: versions, devices, the model that comes with the package.
+
+python -m mome_jax.info
+python -m mome_jax.info --json
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.errors import command
+from input_pipeline.options import Parser, dashed
+from mome_jax import __version__, checkpoint, compilation, manifest
+from mome_jax.predictor import SHIPPED
+
+
+def info() -> dict:
+  """Version, platform, packages, devices, the place of compiled programs, shipped models.
+
+  Returns:
+    What JSON can hold; `models` is a list of objects with name, path, spacing in mm, HU windows
+    and classes, each with the synonyms that it was trained with.
+  """
+  return {
+    'version': __version__,
+    'python': platform.python_version(),
+    'platform': platform.platform(),
+    'packages': manifest.versions(),
+    'devices': [f'{device.platform}:{device.id} {device.device_kind}' for device in jax.devices()],
+    'compilation_cache': compilation.cache_folder(),
+    'models': [_describe(SHIPPED)],
+  }
+
+
+def _describe(folder) -> dict:
+  config = checkpoint.load_config(folder)
+  template = TEMPLATE.extend(config.new_classes)
+  classes = [template.get(name) for name in config.classes]
+  return {
+    'name': folder.name,
+    'path': str(folder),
+    'spacing_mm': list(config.data.spacing),
+    'hu_windows': [list(window) for window in config.data.windows],
+    'classes': [{'name': one.name, 'synonyms': list(one.synonyms)} for one in classes],
+  }
+
+
+def text(facts: dict) -> str:
+  """What `info` returns, for the eye."""
+  packages = ', '.join(f'{name} {version}' for name, version in facts['packages'].items())
+  lines = [
+    f'MoME-JAX {facts["version"]}',
+    f'Python     {facts["python"]}, {facts["platform"]}',
+    f'Packages   {packages}',
+    f'Devices    {", ".join(facts["devices"])}',
+    f'Compiled   {facts["compilation_cache"]}',
+  ]
+  for model in facts['models']:
+    spacing = ' x '.join(f'{mm:g}' for mm in model['spacing_mm'])
+    lines += ['', f'Model {model["name"]}, {spacing} mm, {model["path"]}']
+    width = max(len(one['name']) for one in model['classes']) + 2
+    for one in model['classes']:
+      lines.append(f'  {one["name"]:{width}}{", ".join(one["synonyms"])}'.rstrip())
+  return '\n'.join(lines)
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
+  parser = Parser(
+    prog='python -m mome_jax.info',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--json', action='store_true', help='one JSON object')
+  return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = make_parser().parse_args(dashed(argv))
+  facts = info()
+  print(json.dumps(facts, indent=2) if args.json else text(facts))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

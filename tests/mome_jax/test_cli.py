@@ -1,0 +1,92 @@
+"""The console command: its page, what it starts, how help spells commands."""
+
+import subprocess
+import sys
+
+import pytest
+
+import mome_jax
+from mome_jax import cli
+
+HEAVY = ('jax', 'flax', 'tensorflow', 'optax', 'orbax', 'scipy', 'nibabel', 'matplotlib')
+
+
+def loaded(code):
+  """Which of HEAVY a program imports."""
+  program = f'{code}\nimport sys\nprint("|", *(set({HEAVY}) & set(sys.modules)))'
+  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+  return done.stdout.rpartition('|')[2].split()
+
+
+@pytest.mark.parametrize(
+  'call',
+  ['cli.main(["--help"])', 'cli.main(["--version"])', 'cli.main(["nonsense"])',
+   'cli.main(["train", "--help"])'],
+)  # fmt: skip
+def test_help_imports_nothing_that_computes(call):
+  assert loaded(f'from mome_jax import cli; {call}') == []
+
+
+def test_the_page_lists_every_command(capsys):
+  assert cli.main(['--help']) == 0
+  page = capsys.readouterr().out
+  for name, command in cli.COMMANDS.items():
+    assert f'  {name} ' in page and command.help in page
+  assert max(map(len, page.splitlines())) <= 100
+  assert cli.main([]) == 2
+  assert capsys.readouterr().out == page
+
+
+def test_version(capsys):
+  assert cli.main(['--version']) == 0
+  assert capsys.readouterr().out == f'mome-jax {mome_jax.__version__}\n'
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+  assert cli.main(['predikt', '--input', 'x']) == 2
+  assert capsys.readouterr().err.startswith(
+    'error: mome predikt: no such command; did you mean predict?'
+  )
+
+
+@pytest.mark.parametrize('name', cli.COMMANDS)
+def test_help_of_a_command_spells_it_as_it_was_called(name, capsys):
+  command = cli.COMMANDS[name]
+  try:
+    code = cli.main([name, '--help'])
+  except SystemExit as end:
+    code = end.code
+  text = capsys.readouterr().out
+  assert code == 0
+  assert f'mome {name} ' in text and f'python -m {command.module}' not in text
+  try:
+    command.load().main([*command.first, '--help'])
+  except SystemExit as end:
+    code = end.code
+  text = capsys.readouterr().out
+  assert code == 0
+  assert f'python -m {command.module}' in text and f'mome {name} ' not in text
+
+
+def test_arguments_reach_the_command(capsys):
+  with pytest.raises(SystemExit) as end:
+    cli.main(['score', '--predictions', 'a', '--refrences', 'b'])
+  assert end.value.code == 2
+  assert 'mome score --help' in capsys.readouterr().err
+  assert cli.main(['evaluate', '--config=demo']) == 2
+  assert '--mode=evaluate needs --workdir' in capsys.readouterr().err
+
+
+def test_help_and_a_name_is_the_help_of_it(capsys):
+  with pytest.raises(SystemExit) as end:
+    cli.main(['help', 'score'])
+  assert end.value.code == 0
+  assert capsys.readouterr().out.startswith('usage: mome score ')
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+  command = f'{sys.executable} -m mome_jax.cli train --help'
+  done = subprocess.run(
+    ['bash', '-c', f'{command} | true; exit "${{PIPESTATUS[0]}}"'], capture_output=True, text=True
+  )
+  assert done.returncode in (0, 141) and done.stderr == ''

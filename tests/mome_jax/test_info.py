@@ -1,0 +1,37 @@
+"""What `mome info` tells."""
+
+import json
+import pathlib
+
+import jax
+
+import mome_jax
+from mome_jax import info
+from mome_jax.predictor import SHIPPED
+
+
+def test_json_holds_what_is_installed_here(capsys, monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update('jax_compilation_cache_dir', None)
+  try:
+    assert info.main(['--json']) == 0
+  finally:
+    jax.config.update('jax_compilation_cache_dir', before)
+  facts = json.loads(capsys.readouterr().out)
+  assert facts['version'] == mome_jax.__version__
+  assert facts['packages']['jax'] == jax.__version__
+  assert len(facts['devices']) == len(jax.devices())
+  assert facts['compilation_cache'] == str(tmp_path / 'mome_jax')
+  [model] = facts['models']
+  assert pathlib.Path(model['path']) == SHIPPED
+  config = json.loads((SHIPPED / 'config.json').read_text())
+  assert [one['name'] for one in model['classes']] == config['classes']
+  assert model['spacing_mm'] == config['data']['spacing'] == [4, 4, 3]
+  assert 'jaw bone' in dict(map(dict.values, model['classes']))['mandible']
+
+
+def test_the_page_names_model_and_classes(capsys):
+  assert info.main([]) == 0
+  text = capsys.readouterr().out
+  assert 'Model openkbp, 4 x 4 x 3 mm' in text and 'jaw bone' in text
