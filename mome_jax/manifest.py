@@ -4,13 +4,15 @@ import importlib.metadata
 import platform
 import sys
 
-_PACKAGES = ('mome-jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'nibabel', 'pydicom',
+from mome_jax import __version__
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'nibabel', 'pydicom',
              'highdicom', 'orbax-checkpoint')  # fmt: skip
 
 
 def versions() -> dict[str, str]:
   """Of the packages that results depend on, those that are installed."""
-  found = {}
+  found = {'mome-jax': __version__}
   for name in _PACKAGES:
     try:
       found[name] = importlib.metadata.version(name)

@@ -31,6 +31,7 @@ import pathlib
 import re
 import sys
 import time
+import types
 from collections.abc import Callable, Sequence
 
 import jax
@@ -437,6 +438,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
   return 3 if any(result.status == 'mirrored' for result in results) else 0
 
+
+class _Callable(types.ModuleType):
+  """`mome_jax.predict(...)` is `predict(...)`, while `mome_jax.predict` stays the module.
+
+  Package attribute and module share a name; whichever is imported first would hide the other.
+  """
+
+  def __call__(self, *args, **keywords) -> list[Result]:
+    return predict(*args, **keywords)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == '__main__':
   sys.exit(main())

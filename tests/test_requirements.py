@@ -1,0 +1,80 @@
+"""Requirements: declared in pyproject.toml, pinned to tested versions in requirements*.txt."""
+
+import importlib.metadata
+import pathlib
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+EXTRAS = PROJECT['optional-dependencies']
+# Which file pins what; each includes the ones before it by -r.
+FILES = {
+  'requirements-predict.txt': PROJECT['dependencies'],
+  'requirements.txt': EXTRAS['train'],
+  'requirements-beam.txt': EXTRAS['beam'],
+}
+SYSTEMS = [
+  {'python_version': version, 'python_full_version': f'{version}.1', 'sys_platform': system}
+  for version in ('3.11', '3.12', '3.13')
+  for system in ('linux', 'darwin')
+]
+
+
+def pins(file, environment):
+  """{name: pinned version} of one file, without those it includes."""
+  lines = (line.partition(' #')[0].strip() for line in (ROOT / file).read_text().splitlines())
+  result = {}
+  for line in lines:
+    if line and not line.startswith(('#', '-r')):
+      pin = Requirement(line)
+      if pin.marker is None or pin.marker.evaluate(environment):
+        [exact] = pin.specifier
+        assert exact.operator == '==', line
+        name = canonicalize_name(pin.name)
+        assert name not in result, f'{file} pins {name} twice'
+        result[name] = exact.version
+  return result
+
+
+def declared(lines, environment):
+  """{name: Requirement} of pyproject.toml for one system, without the project's own extras."""
+  needs = map(Requirement, lines)
+  needs = [one for one in needs if one.marker is None or one.marker.evaluate(environment)]
+  return {canonicalize_name(one.name): one for one in needs if one.name != PROJECT['name']}
+
+
+@pytest.mark.parametrize('environment', SYSTEMS, ids=lambda e: ' '.join(list(e.values())[::2]))
+@pytest.mark.parametrize('file', FILES)
+def test_every_requirement_has_a_pin_that_satisfies_it(file, environment):
+  needs, exact = declared(FILES[file], environment), pins(file, environment)
+  assert exact.keys() == needs.keys()
+  for name, need in needs.items():
+    assert need.specifier.contains(Version(exact[name]), prereleases=True), f'{need}: {exact[name]}'
+
+
+def test_each_file_includes_the_one_it_extends():
+  for file, base in (('requirements.txt', 'requirements-predict.txt'),
+                     ('requirements-beam.txt', 'requirements.txt'),
+                     ('requirements-aot.txt', 'requirements.txt'),
+                     ('requirements-dev.txt', 'requirements.txt')):  # fmt: skip
+    assert f'-r {base}' in (ROOT / file).read_text().splitlines()
+
+
+def test_the_extra_for_tpus_has_the_jax_of_prediction():
+  [tpu] = map(Requirement, EXTRAS['tpu'])
+  [jax] = [one for one in map(Requirement, PROJECT['dependencies']) if one.name == 'jax']
+  assert tpu.name == 'jax' and tpu.extras == {'tpu'} and tpu.specifier == jax.specifier
+
+
+def test_the_compiler_for_tpus_is_the_one_of_this_jax():
+  [libtpu] = [
+    one
+    for one in map(Requirement, importlib.metadata.requires('jax'))
+    if one.name == 'libtpu' and one.marker.evaluate({'extra': 'tpu'})
+  ]
+  assert libtpu.specifier.contains(pins('requirements-aot.txt', {})['libtpu'])
