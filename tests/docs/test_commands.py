@@ -23,7 +23,7 @@ FENCE = re.compile(
   r'(<!-- not run: [^\n]+ -->\n)?^( *)```(\w*)\n(.*?)^ *```$', flags=re.DOTALL | re.MULTILINE
 )
 INLINE = re.compile(
-  r'`((?:PYTHONPATH=\S* )?(?:python -m [^\s`]+ |python [^\s`]+\.py |make |pip install )[^`]+)`'
+  r'`((?:PYTHONPATH=\S* )?(?:python -m [^\s`]+|python [^\s`]+\.py|mome|make|pip install) [^`]+)`'
 )
 
 

@@ -55,7 +55,10 @@ def test_commands_of_a_workflow_exist(path, monkeypatch):
     for step in job.get('steps', ()):
       for line in step.get('run', '').splitlines():
         words = shlex.split(line)
-        ours = words[:1] in (['make'], ['pip'], ['pre-commit']) or words[:2] == ['python', '-m']
+        ours = words[:1] in (['make'], ['mome'], ['pip'], ['pre-commit']) or words[:2] == [
+          'python',
+          '-m',
+        ]
         if ours and not set('*') & set(line):
           documented.understand(words, monkeypatch)
 

@@ -29,6 +29,8 @@ def understand(words, monkeypatch):
     monkeypatch: pytest's.
   """
   match words:
+    case ['mome', *arguments] | ['python', '-m', 'mome_jax.cli', *arguments]:
+      call_mome(arguments, monkeypatch)
     case ['python', '-m', 'mome_jax.main', *arguments]:
       parse_experiment(arguments)
     case ['python', '-m', module, *arguments] if module.startswith('tests.'):
@@ -49,8 +51,6 @@ def understand(words, monkeypatch):
       understand(arguments[arguments.index('--') + 1 :], monkeypatch)
     case ['python', script, *arguments]:
       has_options([ROOT / script], arguments)
-    case ['mome', *arguments]:
-      call_main('mome_jax.cli', arguments, monkeypatch)
     case ['make', *targets]:
       known = re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), flags=re.MULTILINE)
       assert {t for t in targets if '=' not in t} <= set(known)
@@ -67,6 +67,20 @@ def understand(words, monkeypatch):
       assert (ROOT / source).is_dir()
     case _:
       pytest.fail(f'not known: {words}; explain it here, or mark its block <!-- not run: why -->')
+
+
+def call_mome(arguments, monkeypatch):
+  """Parses the arguments of a command of `mome`; runs it where that costs nothing."""
+  cli = importlib.import_module('mome_jax.cli')
+  name, *rest = arguments
+  if CHEAP & {name} or name in ('info', 'completion'):
+    assert not cli.main(arguments)
+    return
+  command = cli.COMMANDS[name]
+  if command.module == 'mome_jax.main':
+    parse_experiment([*command.first, *rest])
+  else:
+    call_main(command.module, [*command.first, *rest], monkeypatch)
 
 
 def call_main(module, arguments, monkeypatch):
