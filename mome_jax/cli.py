@@ -91,6 +91,7 @@ def page() -> str:
     [
       *lines,
       'First steps',
+      '  mome predict --demo --output out',
       '  mome predict --input scan.nii.gz --output out --prompts "mandible, left parotid"',
       '  mome info',
     ]

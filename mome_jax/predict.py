@@ -1,5 +1,6 @@
 r"""CT in, segmentation out.
 
+  python -m mome_jax.predict --demo --output out
   python -m mome_jax.predict --input scan.nii.gz --output out
   python -m mome_jax.predict --input scan.nii.gz --output out --prompts "left parotid, jaw bone"
   python -m mome_jax.predict --checkpoint MODEL --input FOLDER --output out \
@@ -37,6 +38,7 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import logging
 
+import mome_jax
 from input_pipeline import errors, stopping
 from input_pipeline.options import Parser, dashed, spacing
 from input_pipeline.progress import bar as progress_bar
@@ -60,6 +62,7 @@ from mome_jax.predictor import SHIPPED, Predictor
 from mome_jax.text.prompts import parse_prompts
 
 FAST_OVERLAP = 0.25  # of --fast: about a third of the windows of 0.5
+DEMO = pathlib.Path(mome_jax.__file__).parent / 'assets' / 'demo' / 'head_neck.nii.gz'
 _BAR = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
 
 
@@ -281,8 +284,10 @@ def make_parser() -> argparse.ArgumentParser:
     help='model folder, or --workdir of a training; default: the model that comes with the '
     'package, for head and neck organs',
   )
-  parser.add_argument(
-    '--input', required=True, nargs='+', help='NIfTI files, DICOM .zip files, folders of either'
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument('--input', nargs='+', help='NIfTI files, DICOM .zip files, folders of either')
+  source.add_argument(
+    '--demo', action='store_true', help='the head and neck CT that comes with the package'
   )
   parser.add_argument('--output', required=True, help='folder for the results')
   asked = parser.add_mutually_exclusive_group()
@@ -387,7 +392,7 @@ def _print_json(output: str, result: Result) -> None:
 def _predict_as_told(args: argparse.Namespace) -> list[Result]:
   return predict(
     args.checkpoint,
-    args.input,
+    [DEMO] if args.demo else args.input,
     args.output,
     _read_prompts(args),
     options=outputs.Options(
