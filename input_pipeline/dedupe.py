@@ -21,7 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import fft, ndimage
 
-from input_pipeline import errors, identity, options, progress, resample, sources
+from input_pipeline import cli, errors, progress, sources
+from input_pipeline.bricks import identity
+from input_pipeline.ct import resample
 
 _GRID_MM = 6.0
 _TISSUE = (-150.0, 250.0)  # HU relative to the median of the body
@@ -299,7 +301,7 @@ def _parse_download(text: str) -> tuple[str, str]:
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = options.Parser(
+  parser = cli.Parser(
     prog='python -m input_pipeline.dedupe',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -314,7 +316,7 @@ def make_parser() -> argparse.ArgumentParser:
 @errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  args = make_parser().parse_args(options.dashed(argv))
+  args = make_parser().parse_args(cli.dashed(argv))
   cases = []
   for source, folder in args.download:
     of_source, notes = sources.get_source(source).listed(folder)

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from input_pipeline import bricks, errors, options, pipeline
+from input_pipeline import bricks, cli, errors
+from input_pipeline.batches import dataset
 
 _PATCHES = 6
 _WINDOW = (-175.0, 250.0)
@@ -55,7 +56,7 @@ def contact_sheet(
       'augment': {},
     }
   )
-  sampler = pipeline.PatchSampler(config, [store], names)
+  sampler = dataset.PatchSampler(config, [store], names)
   figure = pyplot.figure(figsize=(3 * patches, 9.5), layout='constrained')
   figure.suptitle(
     f'{store.name}: {len(store.cases)} training scans, {len(store)} bricks of {store.brick} voxels '
@@ -131,7 +132,7 @@ def _draw_axes(subplot, values, title):
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = options.Parser(
+  parser = cli.Parser(
     prog='python -m input_pipeline.inspect',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -146,7 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
 @errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  args = make_parser().parse_args(options.dashed(argv))
+  args = make_parser().parse_args(cli.dashed(argv))
   found = bricks.prepared_sources(args.data_dir)
   code = 0
   for name in args.source or found:

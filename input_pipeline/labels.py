@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
-from input_pipeline.components import components
+from input_pipeline.ct.components import components
 from input_pipeline.errors import UserError
 
 # What a label value stands for: a class, a paired organ without its side ('kidney'), several

@@ -26,7 +26,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from input_pipeline import errors, options, progress, text_files
+from input_pipeline import cli, errors, progress, text_files
 from input_pipeline.sources import SourceError
 from input_pipeline.sources.openkbp import ORGANS
 
@@ -199,7 +199,7 @@ def _convert_patient(path: pathlib.Path, folder: pathlib.Path) -> dict:
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = options.Parser(
+  parser = cli.Parser(
     prog='python -m input_pipeline.openkbp_download',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -213,7 +213,7 @@ def make_parser() -> argparse.ArgumentParser:
 @errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  args = make_parser().parse_args(options.dashed(argv))
+  args = make_parser().parse_args(cli.dashed(argv))
   patients = [name.strip() for name in args.patients.split(',') if name.strip()]
   original = args.original or args.output / 'original'
   with errors.writing(args.output):

@@ -32,19 +32,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
-from input_pipeline import (
-  brick_writer,
-  bricks,
-  check,
-  dedupe,
-  errors,
-  options,
-  progress,
-  sources,
-  splits,
-  text_files,
-)
+from input_pipeline import bricks, check, cli, dedupe, errors, progress, sources, text_files
+from input_pipeline.bricks import writer
 from input_pipeline.errors import UserError
+from input_pipeline.sources import splits
 
 _CASES = 'cases'
 
@@ -125,17 +116,17 @@ def prepare(
   cases = _first_of_each_split(cases, limit)
   start = time.monotonic()
   origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
-  request = brick_writer.Request(tuple(map(float, spacing)), brick, origin)
+  request = writer.Request(tuple(map(float, spacing)), brick, origin)
   keys = [request.key(case) for case in cases]
   if current and not overwrite and not current['skipped'] and keys == [o.key for o in before]:
     return current | {'changes': _changes(before, before)}
-  run = _run_here if beam is None else functools.partial(_run_beam, options=beam)
+  run = _run_here if beam is None else functools.partial(_run_beam, flags=beam)
   # Whatever is wrong with a case is its outcome: what the disk refuses in here is a write.
   writing = errors.writing(data_dir, PrepareError)
   with writing, _staging(epath.Path(data_dir), declared.name) as staging:
     staged, folder = staging / _CASES, staging / declared.name
     outcomes = _stage(cases, keys, staged, request, None if overwrite else final, run)
-    written = brick_writer.gather(declared, outcomes, staged, folder, request)
+    written = writer.gather(declared, outcomes, staged, folder, request)
     report = _report(folder, written) | {'settings': settings}
     report['new_classes'] = list(template.additions())
     report['groups'] = digest
@@ -143,7 +134,7 @@ def prepare(
     report['seconds'] = round(time.monotonic() - start, 1)
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
     _publish(folder, final, staging / 'replaced')
-  return report | {'changes': _changes(before, brick_writer.read_outcomes(final))}
+  return report | {'changes': _changes(before, writer.read_outcomes(final))}
 
 
 def _check_folder(final: epath.Path) -> None:
@@ -192,17 +183,15 @@ def _check_scans(path: str, scans: dict | None, cases: Sequence[sources.Case], f
     )
 
 
-def _prepared_cases(final: epath.Path) -> list[brick_writer.Outcome]:
+def _prepared_cases(final: epath.Path) -> list[writer.Outcome]:
   """What is prepared; earlier versions did not note the source of a case."""
   return [
     dataclasses.replace(outcome, source=outcome.source or final.name)
-    for outcome in brick_writer.read_outcomes(final)
+    for outcome in writer.read_outcomes(final)
   ]
 
 
-def _changes(
-  before: Sequence[brick_writer.Outcome], after: Sequence[brick_writer.Outcome]
-) -> dict[str, int]:
+def _changes(before: Sequence[writer.Outcome], after: Sequence[writer.Outcome]) -> dict[str, int]:
   """How many cases were added, replaced, removed and kept."""
   old, new = ({(o.source, o.name): o.key for o in part} for part in (before, after))
   kept = sum(old.get(case) == key for case, key in new.items())
@@ -218,25 +207,25 @@ def _stage(
   cases: Sequence[sources.Case],
   keys: Sequence[str],
   staged: epath.Path,
-  request: brick_writer.Request,
+  request: writer.Request,
   finished: epath.Path | None,
   run: Callable,
-) -> list[brick_writer.Outcome]:
+) -> list[writer.Outcome]:
   """The outcome of each case, after converting those that no earlier run has finished."""
   if len(set(keys)) < len(keys):
     raise PrepareError('two cases have the same name and labels; rename one')
   staged.mkdir(parents=True, exist_ok=True)
   if finished is not None:
-    brick_writer.restore(finished, staged, keys)
+    writer.restore(finished, staged, keys)
   missing = []
   for case, key in zip(cases, keys, strict=True):
-    outcome = brick_writer.read_outcome(staged, key)
+    outcome = writer.read_outcome(staged, key)
     if outcome is None or outcome.error:
       missing.append(case)
   if len(missing) < len(cases):
     print(f'{len(cases) - len(missing)} of {len(cases)} cases are converted already')
-  run(missing, functools.partial(brick_writer.stage, folder=os.fspath(staged), request=request))
-  return [brick_writer.read_outcome(staged, key) for key in keys]
+  run(missing, functools.partial(writer.stage, folder=os.fspath(staged), request=request))
+  return [writer.read_outcome(staged, key) for key in keys]
 
 
 def _run_here(cases: Sequence[sources.Case], stage: Callable[[sources.Case], None]) -> None:
@@ -245,14 +234,14 @@ def _run_here(cases: Sequence[sources.Case], stage: Callable[[sources.Case], Non
 
 
 def _run_beam(
-  cases: Sequence[sources.Case], stage: Callable[[sources.Case], None], *, options: str
+  cases: Sequence[sources.Case], stage: Callable[[sources.Case], None], *, flags: str
 ) -> None:
   try:
     import apache_beam as beam
     from apache_beam.options import pipeline_options
   except ImportError as error:
     raise PrepareError(f'--beam: {error}; pip install -r requirements-beam.txt') from error
-  with beam.Pipeline(options=pipeline_options.PipelineOptions(shlex.split(options))) as pipeline:
+  with beam.Pipeline(options=pipeline_options.PipelineOptions(shlex.split(flags))) as pipeline:
     # Reshuffled, so that a runner does not fuse all cases into one worker.
     _ = pipeline | beam.Create(list(cases)) | beam.Reshuffle() | beam.Map(stage)
 
@@ -279,7 +268,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
     yield from _files(path) if path.is_dir() else [path]
 
 
-def _report(folder: epath.Path, written: brick_writer.Written) -> dict:
+def _report(folder: epath.Path, written: writer.Written) -> dict:
   return {
     'cases': written.done,
     'skipped': written.skipped,
@@ -355,7 +344,7 @@ def _locked(folder: epath.Path, source: str) -> Iterator[None]:
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = options.Parser(
+  parser = cli.Parser(
     prog='python -m input_pipeline.prepare',
     description='Prepares CT scans for training and evaluation.',
     allow_abbrev=False,
@@ -367,14 +356,10 @@ def make_parser() -> argparse.ArgumentParser:
     '--name', type=_identifier, help='of the prepared source, where one source is prepared twice'
   )
   parser.add_argument(
-    '--spacing', type=options.spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)'
+    '--spacing', type=cli.spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)'
   )
-  parser.add_argument(
-    '--brick', type=options.at_least(1), default=64, help='voxels along an edge (64)'
-  )
-  parser.add_argument(
-    '--cases', type=options.at_least(1), help='at most so many cases of each split'
-  )
+  parser.add_argument('--brick', type=cli.at_least(1), default=64, help='voxels along an edge (64)')
+  parser.add_argument('--cases', type=cli.at_least(1), help='at most so many cases of each split')
   parser.add_argument('--groups', help='JSON of input_pipeline.dedupe: a patient in one split')
   parser.add_argument('--overwrite', action='store_true', help='replace what is prepared already')
   parser.add_argument(
@@ -393,7 +378,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = make_parser()
-  args = parser.parse_args(options.dashed(argv))
+  args = parser.parse_args(cli.dashed(argv))
   if not args.list and (args.source is None or not (args.check or args.data_dir)):
     parser.error('needs --source and --data-dir, or --source and --check, or --list')
   return args

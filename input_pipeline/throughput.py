@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from input_pipeline import bricks, errors, options, pipeline
+from input_pipeline import bricks, cli, errors
+from input_pipeline.batches import dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ def measure(
   """Takes batches as fast as they come.
 
   Args:
-    config: as of `pipeline.make_dataset`.
+    config: as of `dataset.make_dataset`.
     stores: the prepared sources; patches are drawn around all of their classes.
     batch_size: patches in a batch.
     seconds: of the measurement.
@@ -49,7 +50,7 @@ def measure(
   """
   supervised = {name for store in stores for case in store.cases for name in case.supervised}
   classes = [name for name in stores[0].template.names() if name in supervised]
-  batches = pipeline.make_dataset(config, stores, classes, seed=0, batch_size=batch_size)
+  batches = dataset.make_dataset(config, stores, classes, seed=0, batch_size=batch_size)
   for duration in (warm_up, seconds):
     taken, before, start = 0, batches.voxels_read, time.perf_counter()
     while taken == 0 or time.perf_counter() - start < duration:
@@ -67,29 +68,29 @@ def measure(
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = options.Parser(
+  parser = cli.Parser(
     prog='python -m input_pipeline.throughput',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--data-dir', required=True, type=pathlib.Path)
   parser.add_argument('--source', action='append', help='default: every prepared one')
-  count = {'type': options.at_least(1), 'metavar': 'N'}
+  count = {'type': cli.at_least(1), 'metavar': 'N'}
   parser.add_argument('--patch', **count, default=96, help='voxels along an edge (96)')
   parser.add_argument('--batch-size', **count, default=8, help='patches in a batch (8)')
   parser.add_argument('--parallel', **count, default=2, help='patches made at the same time (2)')
   parser.add_argument(
-    '--cache-mb', type=options.at_least(0), default=1024, help='decoded bricks kept (1024)'
+    '--cache-mb', type=cli.at_least(0), default=1024, help='decoded bricks kept (1024)'
   )
   parser.add_argument('--plain', action='store_true', help='without augmentation')
-  parser.add_argument('--seconds', type=options.seconds, default=20, help='of the measurement (20)')
+  parser.add_argument('--seconds', type=cli.seconds, default=20, help='of the measurement (20)')
   return parser
 
 
 @errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  args = make_parser().parse_args(options.dashed(argv))
+  args = make_parser().parse_args(cli.dashed(argv))
   config = ml_collections.ConfigDict(
     {
       'patch': (args.patch,) * 3,

@@ -2,9 +2,9 @@
 
 python launch/local_processes.py -n 2 -- python -m mome_jax.main --config=... --workdir=DIR
 
-The processes find each other through the environment (see `mome_jax/multihost.py`). If one fails,
-the others are ended and its exit code is returned; if all exit with 75, because they were preempted
-and have saved, they are started again.
+The processes find each other through the environment (see `mome_jax/training/multihost.py`).
+If one fails, the others are ended and its exit code is returned; if all exit with 75, because they
+were preempted and have saved, they are started again.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 
-PREEMPTED = 75  # as mome_jax/multihost.py; nothing is imported, so that any Python runs this file
+# As in mome_jax/training/multihost.py; nothing is imported, so that any Python runs this file.
+PREEMPTED = 75
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ set -euo pipefail
 TYPE=${TYPE:-v5litepod-16}
 VERSION=${VERSION:-v2-alpha-tpuv5-lite}
 RESTARTS=${RESTARTS:-3}
-PREEMPTED=75 # as mome_jax/multihost.py
+PREEMPTED=75 # as mome_jax/training/multihost.py
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 
 call() {

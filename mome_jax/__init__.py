@@ -9,8 +9,8 @@ import typing
 
 if typing.TYPE_CHECKING:
   from mome_jax import predict
+  from mome_jax.inference.loaded_model import Predictor
   from mome_jax.models import build_model
-  from mome_jax.predictor import Predictor
 
 __version__ = '0.2.0'
 __all__ = ['Predictor', '__version__', 'build_model', 'predict']
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> typing.Any:
   if name == 'predict':  # the module, which can be called: function and module have one name
     return importlib.import_module('mome_jax.predict')
   if name == 'Predictor':
-    from mome_jax.predictor import Predictor
+    from mome_jax.inference.loaded_model import Predictor
 
     return Predictor
   if name == 'build_model':

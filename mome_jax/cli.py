@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Sequence
 
-from input_pipeline.options import called_as
+from input_pipeline.cli import called_as
 from mome_jax import __version__
 from mome_jax.errors import suggest
 

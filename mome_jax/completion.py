@@ -15,9 +15,10 @@ from collections.abc import Sequence
 import shtab
 
 from input_pipeline import sources
+from input_pipeline.cli import Parser, called_as, dashed
 from input_pipeline.errors import command
-from input_pipeline.options import Parser, called_as, dashed
-from mome_jax import cli, config_flag
+from mome_jax import cli
+from mome_jax.training import config_flag
 
 SHELLS = ('bash', 'zsh', 'fish')
 # Of those that are not declared as paths.

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import jax
 from absl import logging
 
+from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import command
-from input_pipeline.options import Parser, dashed
-from mome_jax import checkpoint, training_cases
+from mome_jax import checkpoint
+from mome_jax.checkpoint import training_cases
 from mome_jax.configs import base
 from mome_jax.text.vectors import TextVectors
 

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 import jax
 
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import command
-from input_pipeline.options import Parser, dashed
-from mome_jax import __version__, checkpoint, compilation, manifest
-from mome_jax.predictor import SHIPPED
+from mome_jax import __version__, checkpoint
+from mome_jax.inference.loaded_model import SHIPPED
+from mome_jax.predict import manifest
+from mome_jax.training import compilation
 
 
 def info() -> dict:

@@ -25,9 +25,9 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 from absl import flags, logging
 
-from input_pipeline.options import Parser, spoken
-from mome_jax import config_flag
+from input_pipeline.cli import Parser, spoken
 from mome_jax.errors import UserError, command, one_line, writing
+from mome_jax.training import config_flag
 
 MODES = ('train', 'evaluate', 'compile')
 _OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'  # as XLA begins its message
@@ -111,13 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(_help(values))
     return 0
   # What computes is imported from here on, so that help and mistakes come at once.
-  from mome_jax import aot, config_check
+  from mome_jax.training import compile_ahead, config_check
 
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   if values.config is not None:
     config_check.check(values.config, data=values.mode != 'compile')
   if values.mode == 'compile':
-    print(json.dumps(aot.compile_config(values.config, values.topology), indent=2))
+    print(json.dumps(compile_ahead.compile_config(values.config, values.topology), indent=2))
     return 0
   return _run(values)
 
@@ -139,7 +139,8 @@ def _run(values: flags.FlagValues) -> int:
   import jax
   from etils import epath
 
-  from mome_jax import checkpoint, compilation, multihost, sharding, train
+  from mome_jax import checkpoint
+  from mome_jax.training import compilation, loop, multihost, sharding
 
   if values.distributed:
     multihost.initialize()
@@ -150,7 +151,7 @@ def _run(values: flags.FlagValues) -> int:
       with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
       sharding.check_batch(sharding.make_mesh(config.mesh), config)  # before data are read
-      train.train(config, workdir)
+      loop.train(config, workdir)
     _evaluate(config or checkpoint.load_config(workdir), workdir, values.mode)
   except multihost.Preempted as notice:
     print(f'preempted: {notice}', file=sys.stderr)
@@ -168,7 +169,9 @@ def _run(values: flags.FlagValues) -> int:
 
 
 def _evaluate(config, workdir, mode: str) -> None:
-  from mome_jax import evaluate, held_out, multihost
+  from mome_jax import evaluate
+  from mome_jax.evaluate import held_out
+  from mome_jax.training import multihost
 
   try:
     evaluate.evaluate(config, workdir)

@@ -22,7 +22,7 @@ from input_pipeline.sources.chaos import CHAOS
 from input_pipeline.sources.ircadb import IRCADB
 from input_pipeline.sources.nifti_folder import NIFTI_FOLDER
 from input_pipeline.sources.openkbp import OPENKBP, OPENKBP_PARTS, OPENKBP_PTV, OPENKBP_TUNE
-from input_pipeline.sources.phantoms import PHANTOM, PHANTOM_TUNE, phantom_cases
+from input_pipeline.sources.phantom import PHANTOM, PHANTOM_TUNE, phantom_cases
 from input_pipeline.sources.totalsegmentator import TOTALSEGMENTATOR
 
 __all__ = [

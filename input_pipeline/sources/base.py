@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import volume
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
+from input_pipeline.ct import volume
 from input_pipeline.errors import UserError
 
 

@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from input_pipeline import dicom, labels
+from input_pipeline import labels
+from input_pipeline.ct import dicom
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError
 from input_pipeline.sources.dataset import SHARES

@@ -7,7 +7,8 @@ import re
 import types
 from collections.abc import Mapping, Sequence
 
-from input_pipeline import inventory, labels, volume
+from input_pipeline import inventory, labels
+from input_pipeline.ct import volume
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Source, SourceError
 

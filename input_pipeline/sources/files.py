@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import nibabel as nib
 import numpy as np
 
-from input_pipeline import dicom, inventory, labels, volume
+from input_pipeline import inventory, labels
 from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.ct import dicom, volume
 from input_pipeline.sources.base import Scan, SourceError
 
 

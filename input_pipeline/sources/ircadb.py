@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline import dicom, labels
+from input_pipeline import labels
+from input_pipeline.ct import dicom
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError
 

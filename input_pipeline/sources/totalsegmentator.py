@@ -6,8 +6,9 @@ import re
 
 import numpy as np
 
-from input_pipeline import inventory, text_files, volume
+from input_pipeline import inventory, text_files
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.ct import volume
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order
 

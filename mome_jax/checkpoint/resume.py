@@ -24,7 +24,7 @@ from mome_jax.checkpoint.files import (
   first_line,
   shortened,
 )
-from mome_jax.state import TrainState
+from mome_jax.training.state import TrainState
 
 _ITEMS = ('train', 'ema', 'data')
 _START, _DAMAGED = 'start', 'damaged'

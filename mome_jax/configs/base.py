@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from input_pipeline import augment
+from input_pipeline.batches import augment
 
 
 def get_config() -> ml_collections.ConfigDict:

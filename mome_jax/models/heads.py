@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mome_jax.models import layers
+from mome_jax.ops import layers
 
 WIDTH = 8  # channels of the expert outputs and of the heads' hidden layers
 _SIZES = (WIDTH * WIDTH, WIDTH * WIDTH, WIDTH, WIDTH, WIDTH, 1)  # w1 w2 w3 b1 b2 b3

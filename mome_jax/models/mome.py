@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from mome_jax.errors import ConfigError, suggest
-from mome_jax.models import backbones, experts, heads, layers, router
-from mome_jax.models.bank import BankOptions, make_options
+from mome_jax.models import backbones, heads, router, scale_expert
+from mome_jax.models.sparse_bank import BankOptions, make_options
+from mome_jax.ops import layers
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -77,7 +78,7 @@ class MoME(nn.Module):
     Returns:
       logits (B, D, H, W, K) float32, and a dict: 'expert_logits' and 'router_logits', lists of L
       arrays (B, K, D_l, H_l, W_l) float32, finest first (no 'router_logits' for one scale); and
-      'banks', scale -> what its bank did, see `bank.SparseBank`.
+      'banks', scale -> what its bank did, see `sparse_bank.SparseBank`.
 
     Raises:
       ValueError: if a side of the image is no multiple of the backbone's stride, or a model with
@@ -103,7 +104,7 @@ class MoME(nn.Module):
     outputs, banks = [], {}
     for scale, x in zip(scales, features, strict=True):
       options = self.bank if self.bank and scale in self.bank.scales else None
-      expert = experts.ScaleExpert(options, self.dtype, name=f'expert_{scale}')
+      expert = scale_expert.ScaleExpert(options, self.dtype, name=f'expert_{scale}')
       z, did = expert(x, trained, train=train)
       outputs.append(jnp.moveaxis(z, -1, 1))
       if did is not None:
@@ -162,7 +163,8 @@ def build_model(config) -> MoME:
   Args:
     config: with `backbone` (see `build_backbone`), `remat`, `experts` ('pyramid', 'finest'),
       `scales`, `top_k`, `fusion`, `router_inputs`, `warm_start`, `width`, `router_width`,
-      `head_activation`, `class_chunk`, `dtype`, and optionally `bank` (see `bank.BankOptions`).
+      `head_activation`, `class_chunk`, `dtype`, and optionally `bank` (see
+      `sparse_bank.BankOptions`).
 
   Raises:
     ConfigError: for a value that names nothing.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mome_jax.models import layers
+from mome_jax.ops import layers
 
 FINEST_WEIGHT = 0.9  # the network starts near the baseline, which uses the finest scale alone
 

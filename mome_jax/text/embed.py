@@ -21,7 +21,7 @@ import numpy as np
 
 from input_pipeline import errors, progress, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
-from input_pipeline.options import Parser, dashed
+from input_pipeline.cli import Parser, dashed
 from mome_jax.text import prompts as prompts_lib
 from mome_jax.text.t5 import TextEncoder
 from mome_jax.text.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import sentencepiece
 
 from input_pipeline import errors
-from input_pipeline.options import Parser, dashed
+from input_pipeline.cli import Parser, dashed
 from mome_jax.text import prompts, tokenizer
 
 VOCAB_SIZE = 512

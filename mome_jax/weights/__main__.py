@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import command
-from input_pipeline.options import Parser, dashed
 from mome_jax import checkpoint, weights
 from mome_jax.configs import base
-from mome_jax.models import swin
+from mome_jax.models.backbones import swin
 from mome_jax.text import embed, prompts, tokenizer
 from mome_jax.text.vectors import TextVectors
 from mome_jax.weights import files, segmentation, t5

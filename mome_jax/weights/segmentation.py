@@ -11,7 +11,8 @@ import numpy as np
 
 from mome_jax.configs import baseline_swin_unetr, baseline_unet, paper_swin_unetr
 from mome_jax.errors import suggest
-from mome_jax.models import build_model, swin, swin_unetr, unet
+from mome_jax.models import build_model
+from mome_jax.models.backbones import swin, swin_unetr, unet
 from mome_jax.weights import mapping
 from mome_jax.weights import swin_unetr as swin_names
 

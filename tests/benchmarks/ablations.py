@@ -19,8 +19,9 @@ import flax
 import numpy as np
 
 from input_pipeline import bricks
-from mome_jax import checkpoint, compare, results
+from mome_jax import checkpoint
 from mome_jax.configs import openkbp_cpu
+from mome_jax.evaluate import compare, score_files
 from mome_jax.text.prompts import default_prompts
 from mome_jax.text.vectors import TextVectors
 
@@ -87,7 +88,7 @@ def is_done(config, workdir: pathlib.Path) -> bool:
   Raises:
     SystemExit: if another config's scores are there, or those of other data.
   """
-  summary = workdir / 'evaluation' / results.SUMMARY
+  summary = workdir / 'evaluation' / score_files.SUMMARY
   if not summary.is_file():
     return False
   was, now = (_flat(c) for c in (checkpoint.load_config(workdir), config))
@@ -151,11 +152,11 @@ def table(args) -> str:
   runs = {}
   for name, (text, _) in VARIANTS.items():
     folder = args.output / name / 'evaluation'
-    if (folder / results.SUMMARY).is_file():
-      steps = json.loads((folder / results.SUMMARY).read_text())['step']
+    if (folder / score_files.SUMMARY).is_file():
+      steps = json.loads((folder / score_files.SUMMARY).read_text())['step']
       if steps != args.steps:
         raise SystemExit(f'{folder.parent} has {steps} steps, not {args.steps}; remove it')
-      runs[text] = results.read(folder)
+      runs[text] = score_files.read(folder)
   return f'{args.steps} steps each. {compare.overview(runs)}'
 
 

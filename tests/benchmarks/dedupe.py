@@ -11,7 +11,8 @@ import pathlib
 
 import numpy as np
 
-from input_pipeline import dedupe, progress, resample, volume
+from input_pipeline import dedupe, progress
+from input_pipeline.ct import resample, volume
 
 
 def cut(image, spacing, rng):

@@ -10,9 +10,9 @@ import time
 import jax
 import jax.numpy as jnp
 
-from mome_jax.flops import count_flops
-from mome_jax.models import bank
+from mome_jax.models import sparse_bank
 from mome_jax.moe import capacity, dense, routing
+from mome_jax.training.flops import count_flops
 
 TOP_K, FACTOR = 2, 1.25
 
@@ -25,9 +25,9 @@ def make_step(executor: str, num_experts: int, tokens: int):
     valid = jnp.ones(x.shape[0], bool)
     gates = routing.route(logits, valid, TOP_K)
     if executor == 'dense':
-      y = dense.execute(bank.apply_experts, params, x, gates, valid)
+      y = dense.execute(sparse_bank.apply_experts, params, x, gates, valid)
     else:
-      y, _ = capacity.execute(bank.apply_experts, params, x, gates, valid, capacity=room)
+      y, _ = capacity.execute(sparse_bank.apply_experts, params, x, gates, valid, capacity=room)
     return jnp.square(y).mean()
 
   return jax.jit(jax.grad(loss, (0, 1, 2)))

@@ -13,8 +13,10 @@ import pathlib
 import jax
 
 from input_pipeline import bricks
-from mome_jax import checkpoint, compare, evaluate, held_out, training_cases
-from mome_jax.predictor import Predictor
+from mome_jax import checkpoint, evaluate
+from mome_jax.checkpoint import training_cases
+from mome_jax.evaluate import compare, held_out
+from mome_jax.inference.loaded_model import Predictor
 from mome_jax.text.prompts import default_prompts
 
 _CERTAIN = 1e4  # added to a router logit: the other scales' weights are then 0

@@ -15,8 +15,8 @@ import tempfile
 
 import numpy as np
 
-from input_pipeline import resample, volume
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.ct import resample, volume
 from mome_jax import checkpoint
 
 STAGES = ('read', 'resample', 'network', 'blend', 'postprocess', 'write')

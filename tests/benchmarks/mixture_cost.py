@@ -16,10 +16,10 @@ import numpy as np
 import timing
 
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import state, steps
 from mome_jax.configs import paper_unet
 from mome_jax.models import build_model
 from mome_jax.text.t5 import build_text_encoder
+from mome_jax.training import state, steps
 
 
 def measure(experts: str, args) -> tuple[float, float]:

@@ -7,7 +7,8 @@ import types
 import pytest
 
 from input_pipeline import bricks
-from mome_jax import checkpoint, results
+from mome_jax import checkpoint
+from mome_jax.evaluate import score_files
 from mome_jax.text.vectors import TextVectors
 from tests.benchmarks import ablations
 
@@ -33,7 +34,7 @@ def test_a_scored_run_of_this_config_on_these_data_is_done(place):
   config = ablations.with_settings(settings)
   assert config.model.bank.scales == (1, 2)
   assert not ablations.is_done(config, workdir)  # trained, not scored
-  summary = workdir / 'evaluation' / results.SUMMARY
+  summary = workdir / 'evaluation' / score_files.SUMMARY
   summary.write_text('{}')
   assert ablations.is_done(config, workdir)
   with pytest.raises(SystemExit, match='other train.steps; remove it'):

@@ -15,7 +15,7 @@ def jit(function: Callable) -> Callable:
   """`function` compiled as the product compiles the network's programs."""
   import jax
 
-  from mome_jax import steps
+  from mome_jax.training import steps
 
   return steps.jit(function, jax.default_backend())
 

@@ -20,7 +20,7 @@ def networks(name: str):
   from monai.networks.nets.swin_unetr import SwinUNETR
 
   from mome_jax import weights
-  from mome_jax.models import swin_unetr, unet
+  from mome_jax.models.backbones import swin_unetr, unet
   from tests.helpers.published_unet import pyramid
   from tests.mome_jax.weights import layouts
 

@@ -39,7 +39,7 @@ def ours(name: str, kernel_shape):
   """Our function of (x, kernel)."""
   import jax
 
-  from mome_jax.models import convolution, layers
+  from mome_jax.ops import conv3d, layers
 
   norms = {
     'instance norm': layers.GroupNorm(per_channel=True),
@@ -51,9 +51,9 @@ def ours(name: str, kernel_shape):
   if name in norms:
     return lambda x, k: norms[name].apply({'params': {'scale': k[0], 'bias': k[1]}}, x)
   if 'stride' not in name and 'conv' in name:
-    return convolution.conv3d
+    return conv3d.conv3d
   if name == 'conv 3x3x3, stride 2':
-    return convolution.conv3d_halving
+    return conv3d.conv3d_halving
   module = layers.DownConv3D if name.startswith('conv') else layers.UpConv3D
   module = module(kernel_shape[-1])
   bias = jax.numpy.zeros(kernel_shape[-1])
@@ -89,9 +89,9 @@ def measure(name: str, side: int, width: int, features: int, repeats: int) -> No
 
   rng = np.random.default_rng(0)
   x = rng.normal(size=(1, side, side, side, width)).astype(np.float32)
-  convolution = 'norm' not in name and 'pool' not in name
+  convolves = 'norm' not in name and 'pool' not in name
   size = next((int(part[0]) for part in name.split() if part[0].isdigit()), 0)
-  shape = (size, size, size, width, features) if convolution else (2, features)
+  shape = (size, size, size, width, features) if convolves else (2, features)
   kernel = rng.normal(size=shape).astype(np.float32)
 
   function = ours(name, shape)
@@ -104,7 +104,7 @@ def measure(name: str, side: int, width: int, features: int, repeats: int) -> No
   by_x, by_k = (timing.jit(lambda *inputs, i=i: pull(*inputs)[i]) for i in (0, 1))
   both = timing.jit(lambda x, k, dy: (function(x, k), pull(x, k, dy)))
   runs = {('forward', 'jax'): lambda: jax.block_until_ready(forward(jx, jk))}
-  if convolution:
+  if convolves:
     runs['x', 'jax'] = lambda: jax.block_until_ready(by_x(jx, jk, dy))
     runs['kernel', 'jax'] = lambda: jax.block_until_ready(by_k(jx, jk, dy))
   else:
@@ -115,7 +115,7 @@ def measure(name: str, side: int, width: int, features: int, repeats: int) -> No
       tensor = torch.from_numpy(np.array(a))
       if name == 'layer norm':
         return tensor
-      if a.ndim == 5 and a.shape[0] > 1 or convolution and a is kernel:
+      if a.ndim == 5 and a.shape[0] > 1 or convolves and a is kernel:
         order = (3, 4, 0, 1, 2) if name.startswith('transposed') else (4, 3, 0, 1, 2)
         return tensor.permute(order).contiguous(memory_format=layout)
       return tensor.movedim(-1, 1).contiguous(memory_format=layout) if a.ndim == 5 else tensor
@@ -136,7 +136,7 @@ def measure(name: str, side: int, width: int, features: int, repeats: int) -> No
         operation(tx, tk)
 
     runs['forward', layout] = infer
-    if convolution:
+    if convolves:
       for what, leaf in (('x', tx), ('kernel', tk)):
         runs[what, layout] = lambda ty=ty, leaf=leaf, tdy=tdy: torch.autograd.grad(
           ty, leaf, tdy, retain_graph=True
@@ -146,7 +146,7 @@ def measure(name: str, side: int, width: int, features: int, repeats: int) -> No
       runs['step', layout] = lambda operation=operation, tx=tx, tk=tk, tdy=tdy, leaves=leaves: (
         torch.autograd.grad(operation(tx, tk), leaves, tdy)
       )
-  for what in ('forward', 'x', 'kernel') if convolution else ('forward', 'step'):
+  for what in ('forward', 'x', 'kernel') if convolves else ('forward', 'step'):
     ms = timing.median_seconds({k: f for k, f in runs.items() if k[0] == what}, repeats)
     mine, *others = (1e3 * seconds for seconds in ms.values())
     row = (name, f'{side}^3 {width} to {features}', what, mine, *others, mine / min(others))

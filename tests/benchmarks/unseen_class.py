@@ -14,8 +14,10 @@ import statistics
 
 from etils import epath
 
-from mome_jax import evaluate, metrics, results, tables, train
+from mome_jax import evaluate
 from mome_jax.configs import finetune, openkbp_cpu
+from mome_jax.evaluate import metrics, score_files, tables
+from mome_jax.training import loop
 from tests.benchmarks import ablations
 
 
@@ -23,12 +25,12 @@ def run(config, workdir: pathlib.Path, args) -> list[dict]:
   """Rows of a run for all classes and validation patients; trains and scores it where needed."""
   config.data_dir = str(args.data_dir)
   if not ablations.is_done(config, workdir):
-    train.train(config, epath.Path(workdir))
+    loop.train(config, epath.Path(workdir))
     config.classes = openkbp_cpu.get_config().classes
     config.data.sources = ('openkbp',)
     config.evaluation.pictures = 0
     evaluate.evaluate(config, epath.Path(workdir))
-  return results.read(workdir)
+  return score_files.read(workdir)
 
 
 def run_all(args) -> dict[str, list[dict]]:

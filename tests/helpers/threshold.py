@@ -5,7 +5,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import segment
+from mome_jax.inference import segmenter
 
 
 def save_scan(path, shape=(20, 24, 15), spacing=(8, 7, 9), affine=None, seed=0):
@@ -26,9 +26,9 @@ def patch(path, offset, content):
 
 
 def decide(logits, names, template=TEMPLATE):
-  """`segment.decide` of (D, H, W, K) logits."""
+  """`segmenter.decide` of (D, H, W, K) logits."""
   everything = (slice(None),) * 3
-  return segment.decide(lambda k: (everything, logits[..., k]), logits.shape[:3], names, template)
+  return segmenter.decide(lambda k: (everything, logits[..., k]), logits.shape[:3], names, template)
 
 
 class Threshold:
@@ -54,7 +54,7 @@ class Threshold:
       liver = 40 * windows[..., 0] - 20
       return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(names) - 1)], -1))
 
-    return segment.Segmenter(
+    return segmenter.Segmenter(
       step, names=names, spacing=(1.5, 1.5, 1.5), windows=((-500, 500),),
       evaluation=ConfigDict({'window': (32, 32, 32), 'overlap': 0.25, 'batch_size': 1}),
       rules=rules,

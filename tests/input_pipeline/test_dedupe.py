@@ -6,7 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline import dedupe, prepare, resample, sources, volume
+from input_pipeline import dedupe, prepare, sources
+from input_pipeline.ct import resample, volume
 
 
 def changes(image, spacing, rng):

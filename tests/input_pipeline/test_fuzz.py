@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from input_pipeline import dicom, volume
+from input_pipeline.ct import dicom, volume
 from tests.input_pipeline.sources import layouts
 
 SHAPE = (4, 6, 5)

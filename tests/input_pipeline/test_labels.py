@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from input_pipeline import labels, sources
-from input_pipeline.components import components
+from input_pipeline.ct.components import components
 
 
 def test_map_codes():

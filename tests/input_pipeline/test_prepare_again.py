@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline import brick_writer, bricks, prepare
+from input_pipeline import bricks, prepare
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.bricks import writer
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 LABELS = {'background': 0, 'liver': 1, 'spleen': 2}
@@ -143,16 +144,16 @@ def test_a_folder_called_in_another_way_is_the_same(tmp_path, folder, run, monke
 def test_cases_of_a_killed_run_are_taken_over_only_if_they_are_current(
   tmp_path, folder, run, monkeypatch
 ):
-  gather = brick_writer.gather
+  gather = writer.gather
 
   def killed(*args):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(brick_writer, 'gather', killed)
+  monkeypatch.setattr(writer, 'gather', killed)
   with pytest.raises(KeyboardInterrupt):
     run()
   assert len(list((tmp_path / 'data' / '.nifti_folder.incomplete' / 'cases').glob('*.json'))) == 3
-  monkeypatch.setattr(brick_writer, 'gather', gather)
+  monkeypatch.setattr(writer, 'gather', gather)
   image = write_case(folder, 'a', 30)
   run()
   assert stored(tmp_path)['a'][0] == image.sum()

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Every process adds up over all others, each step, until the run is asked to end.
 WORKER = """
 import os, signal, sys, time
-from mome_jax import multihost
+from mome_jax.training import multihost
 multihost.initialize()
 import jax, jax.numpy as jnp
 from jax.experimental import multihost_utils

@@ -11,8 +11,9 @@ from etils.epath import backend, gpath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from input_pipeline import bricks
-from mome_jax import checkpoint, curves
+from mome_jax import checkpoint
 from mome_jax.configs import demo
+from mome_jax.pictures import training_curves
 from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectors
 
@@ -41,7 +42,7 @@ def test_a_workdir_in_a_bucket(bucket):
   assert 'config.json' in {path.name for path in bucket.iterdir()}
   assert checkpoint.load_config('gs://bucket/run').to_dict() == config.to_dict()
   assert Tokenizer(checkpoint.text_file(bucket, config)).vocab_size == Tokenizer().vocab_size
-  curves.training_curves(bucket / 'pictures' / 'training.png', [{'step': 1, 'loss': 3.0}])
+  training_curves.training_curves(bucket / 'pictures' / 'training.png', [{'step': 1, 'loss': 3.0}])
   assert (bucket / 'pictures' / 'training.png').read_bytes()[1:4] == b'PNG'
 
 

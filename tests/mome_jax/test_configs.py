@@ -9,10 +9,11 @@ import pytest
 
 from input_pipeline import sources
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import configs, state
+from mome_jax import configs
 from mome_jax.configs import base
 from mome_jax.models import build_model
 from mome_jax.text.t5 import build_text_encoder
+from mome_jax.training import state
 
 FOLDER = pathlib.Path(configs.__file__).parent
 EXPERIMENTS = sorted({path.stem for path in FOLDER.glob('*.py')} - {'__init__', 'base', 'finetune'})

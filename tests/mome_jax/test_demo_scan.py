@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mome_jax import predict
-from mome_jax.predictor import SHIPPED
+from mome_jax.inference.loaded_model import SHIPPED
 
 
 def test_it_is_made_as_its_page_says(real_data, tmp_path, monkeypatch):

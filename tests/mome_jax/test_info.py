@@ -7,7 +7,7 @@ import jax
 
 import mome_jax
 from mome_jax import info
-from mome_jax.predictor import SHIPPED
+from mome_jax.inference.loaded_model import SHIPPED
 
 
 def test_json_holds_what_is_installed_here(capsys, monkeypatch, tmp_path):

@@ -10,8 +10,10 @@ import pytest
 from mistakes import told
 
 from input_pipeline import bricks
-from mome_jax import evaluate, export, main, metrics, multihost, predict, train
+from mome_jax import evaluate, export, main, predict
+from mome_jax.evaluate import metrics
 from mome_jax.text import embed, train_tokenizer
+from mome_jax.training import loop, multihost
 from mome_jax.weights import __main__ as weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -181,7 +183,7 @@ def test_a_planted_bug_passes(place, monkeypatch, fault):
     raise fault
 
   monkeypatch.chdir(place)
-  monkeypatch.setattr(train, 'train', planted)
+  monkeypatch.setattr(loop, 'train', planted)
   with pytest.raises(type(fault), match='planted'):
     main.main(DEMO)
   (place / 'bug.py').write_text(f'def get_config():\n  raise {fault!r}\n')

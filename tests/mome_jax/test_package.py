@@ -16,9 +16,10 @@ def test_importing_is_light():
 
 
 def test_exports_are_those_of_their_modules():
-  from mome_jax import models, predictor
+  from mome_jax import models
+  from mome_jax.inference import loaded_model
 
-  assert mome_jax.Predictor is predictor.Predictor
+  assert mome_jax.Predictor is loaded_model.Predictor
   assert mome_jax.build_model is models.build_model
   assert {'Predictor', 'predict', 'build_model'} <= set(dir(mome_jax))
   with pytest.raises(AttributeError, match='no attribute .nonsense'):

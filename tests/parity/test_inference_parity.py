@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from mome_jax import inference
+from mome_jax.inference import sliding_window
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_blending_agrees_with_monai(shape, overlap):
     torch.from_numpy(np.moveaxis(image, -1, 0)[None].copy()),
     window, 2, predict_torch, overlap=overlap, mode='gaussian', sigma_scale=0.125,
   )  # fmt: skip
-  slabs = inference.sliding_window(
+  slabs = sliding_window.sliding_window(
     predict, image, window=window, overlap=overlap, batch_size=3, skip_air=False
   )
   got = np.moveaxis(np.concatenate([slab.copy() for slab in slabs]), -1, 0)

@@ -7,8 +7,8 @@ import scipy.ndimage
 import surface_distance
 import torch
 
-from input_pipeline import resample, volume
-from mome_jax import metrics
+from input_pipeline.ct import resample, volume
+from mome_jax.evaluate import metrics
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.8, 0.8, 2.5), (3.0, 1.2, 0.7)]
 

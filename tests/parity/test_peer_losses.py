@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mome_jax import losses
+from mome_jax.training import losses
 from tests.benchmarks.peers import losses as peer_losses
 
 

@@ -10,7 +10,7 @@ import torch
 from monai.networks.nets import swin_unetr as monai
 
 from mome_jax import weights
-from mome_jax.models import swin, swin_unetr
+from mome_jax.models.backbones import swin, swin_unetr
 
 
 @pytest.fixture(scope='module')

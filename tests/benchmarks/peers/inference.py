@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mome_jax.segment import Segmenter
+from mome_jax.inference.segmenter import Segmenter
 
 
 def make_segmenter(network: torch.nn.Module, config, device: str) -> Segmenter:

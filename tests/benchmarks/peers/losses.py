@@ -1,4 +1,4 @@
-"""The training loss of `mome_jax.losses`, in PyTorch."""
+"""The training loss of `mome_jax.training.losses`, in PyTorch."""
 
 import torch
 from torch.nn import functional
@@ -7,7 +7,7 @@ from torch.nn import functional
 def masked_bce_dice(
   logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, *, log: bool
 ) -> torch.Tensor:
-  """BCE + Dice over the supervised (case, class) pairs; see `mome_jax.losses.masked_bce_dice`.
+  """BCE + Dice over the supervised (case, class) pairs, as `training.losses.masked_bce_dice`.
 
   Args:
     logits: (B, K, D, H, W) float32.
@@ -43,7 +43,7 @@ def valid_voxels(
 ) -> torch.Tensor:
   """Where the labels of a batch say something about each class: (B, K, D, H, W) bool.
 
-  Arguments as those of `mome_jax.losses.valid_voxels`.
+  Arguments as those of `mome_jax.training.losses.valid_voxels`.
   """
   positions = [torch.arange(n, dtype=torch.float32, device=frame.device) for n in shape]
   grid = torch.stack([*torch.meshgrid(*positions, indexing='ij'), torch.ones(shape).to(frame)], -1)

@@ -17,9 +17,9 @@ def segment_ours(run: str, image: np.ndarray, spacing, repeats: int) -> dict:
   """Measurements of MoME's inference."""
   import jax
 
-  from mome_jax import flops, steps
-  from mome_jax.predictor import Predictor
+  from mome_jax.inference.loaded_model import Predictor
   from mome_jax.text.prompts import default_prompts
+  from mome_jax.training import flops, steps
 
   predictor = Predictor(run)
   names = predictor.config.classes
@@ -58,12 +58,13 @@ def step_ours(run: str, batch: dict[str, np.ndarray], repeats: int) -> dict:
   """Measurements of MoME's train step."""
   import jax
 
-  from mome_jax import checkpoint, flops, sharding, state, steps
+  from mome_jax import checkpoint
   from mome_jax.models import build_model
-  from mome_jax.text import inputs
+  from mome_jax.text import prompt_inputs
+  from mome_jax.training import flops, sharding, state, steps
 
   config = checkpoint.load_config(run)
-  text = inputs.for_training(config)
+  text = prompt_inputs.for_training(config)
   mesh = sharding.make_mesh(config.mesh)
   jax.set_mesh(mesh)
   model, optimizer = build_model(config.model), state.make_optimizer(config.train)
@@ -120,8 +121,8 @@ def _code_table(classes) -> np.ndarray:
 
 
 def _time_scans(segmenter, config, image: np.ndarray, spacing, repeats: int) -> dict:
-  from mome_jax import inference
-  from mome_jax.clock import Clock
+  from mome_jax.inference import sliding_window
+  from mome_jax.inference.stage_clock import Clock
 
   clocks = []
 
@@ -139,7 +140,7 @@ def _time_scans(segmenter, config, image: np.ndarray, spacing, repeats: int) -> 
     return np.zeros((*batch.shape[:4], 1), np.float32)
 
   channels, overlap = segmenter.network_input(image, spacing), config.evaluation.overlap
-  for _ in inference.sliding_window(count, channels, window=segmenter.window, overlap=overlap):
+  for _ in sliding_window.sliding_window(count, channels, window=segmenter.window, overlap=overlap):
     pass
   parts = {
     stage: statistics.median(seconds.get(stage, 0.0) for seconds in stages) for stage in STAGES

@@ -6,7 +6,9 @@ import pathlib
 from etils import epath
 
 from input_pipeline import bricks, progress
-from mome_jax import evaluate, held_out, results, training_cases
+from mome_jax import evaluate
+from mome_jax.checkpoint import training_cases
+from mome_jax.evaluate import held_out, score_files
 from tests.benchmarks.peers.inference import make_segmenter
 
 
@@ -35,4 +37,4 @@ def score(trainer, config, workdir: pathlib.Path, *, limit: int | None = None) -
   rules = ', '.join(segmenter.rules) or 'none'
   title = f'{part.title()}, step {trainer.step}, post-processing: {rules}'
   origin = part.origin() | {'step': trainer.step, 'postprocess': segmenter.rules}
-  return results.write(workdir / 'evaluation', rows, title=title, origin=origin)[1]
+  return score_files.write(workdir / 'evaluation', rows, title=title, origin=origin)[1]

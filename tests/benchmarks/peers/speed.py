@@ -30,7 +30,8 @@ def isolated(function: Callable[..., dict], *args) -> dict:
 
 def read_data(args) -> tuple[np.ndarray, tuple[float, ...], Callable[[tuple, int], dict]]:
   """HU and spacing of a scan, and (patch, batch size) -> a training batch."""
-  from input_pipeline import bricks, pipeline
+  from input_pipeline import bricks
+  from input_pipeline.batches import dataset
   from mome_jax.configs import openkbp_cpu
 
   config = openkbp_cpu.get_config()
@@ -41,7 +42,7 @@ def read_data(args) -> tuple[np.ndarray, tuple[float, ...], Callable[[tuple, int
   @functools.cache
   def batch(patch, size):
     config.data.patch = patch
-    return next(pipeline.make_dataset(config.data, stores, config.classes, seed=0, batch_size=size))
+    return next(dataset.make_dataset(config.data, stores, config.classes, seed=0, batch_size=size))
 
   return case.image, case.geometry.spacing, batch
 

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from etils import epath
 
-from input_pipeline import bricks, pipeline
+from input_pipeline import bricks
+from input_pipeline.batches import dataset
 from input_pipeline.progress import bar as bar_of
-from mome_jax import training_cases
-from mome_jax.metrics_log import MetricsLog
+from mome_jax.checkpoint import training_cases
+from mome_jax.training.log import MetricsLog
 from tests.benchmarks.peers.measurements import CHECKPOINT
 from tests.benchmarks.peers.recipes import RECIPES
 from tests.benchmarks.peers.trainer import Trainer
@@ -26,8 +27,8 @@ def open_stores(config) -> list[bricks.BrickStore]:
 
 
 def make_batches(config, start_step: int = 0):
-  """Batches of `config`, from a step on; see `pipeline.make_dataset`."""
-  return pipeline.make_dataset(
+  """Batches of `config`, from a step on; see `dataset.make_dataset`."""
+  return dataset.make_dataset(
     config.data,
     open_stores(config),
     config.classes,

@@ -4,9 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from input_pipeline import brick_writer, bricks, phantom, sources
+from input_pipeline import bricks, sources
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
+from input_pipeline.bricks import writer
 from input_pipeline.sources import openkbp
+from input_pipeline.sources.phantom import trunk
 
 
 def test_unknown_source_lists_the_known():
@@ -59,15 +61,15 @@ class TestPhantom:
     cases = [c for c in sources.phantom_cases() if c.split == 'train']
     assert len(cases) == 24
     count = collections.Counter(name for case in cases for name in case.supervised)
-    assert set(count) == set(phantom.CLASSES)
+    assert set(count) == set(trunk.CLASSES)
     assert min(count.values()) >= len(cases) / 3
-    assert max(len(case.supervised) for case in cases) < len(phantom.CLASSES)
+    assert max(len(case.supervised) for case in cases) < len(trunk.CLASSES)
 
   def test_validation_labels_everything_on_other_patients(self):
     cases = sources.phantom_cases()
     held_out = [c for c in cases if c.split == 'validation']
     assert len(held_out) == 6
-    assert all(set(c.supervised) == set(phantom.CLASSES) for c in held_out)
+    assert all(set(c.supervised) == set(trunk.CLASSES) for c in held_out)
     assert len({c.name for c in cases}) == len(cases)
 
   def test_choices_are_made_on_other_phantoms(self):
@@ -82,7 +84,7 @@ class TestPhantom:
   def test_scan_holds_only_what_its_dataset_labels(self):
     cases = sources.phantom_cases(train=3, validation=0, spacing=(8, 8, 8))
     assert len({case.source for case in cases}) == 3
-    full = phantom.make_phantom(0, spacing=(8, 8, 8))[1]
+    full = trunk.make_phantom(0, spacing=(8, 8, 8))[1]
     for case in cases:
       scan = case.load()
       assert scan.codes.dtype == np.uint8
@@ -163,7 +165,7 @@ class TestOpenKbp:
     folder = real_data / 'openkbp'
     source = sources.get_source('openkbp')
     cases = source.cases(str(folder))
-    written = brick_writer.write(source, cases, tmp_path, spacing=(8, 8, 6), brick=32)
+    written = writer.write(source, cases, tmp_path, spacing=(8, 8, 6), brick=32)
     assert written.done == {'train': 158, 'validation': 29}
     assert not written.skipped
     settings = {'settings': {'version': bricks.VERSION}}

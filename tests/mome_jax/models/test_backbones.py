@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from ml_collections import ConfigDict
 
 from mome_jax.configs import baseline_swin_unetr, baseline_unet, paper_swin_unetr, paper_unet
-from mome_jax.models import build_model, resenc_unet, unet
-from mome_jax.models.backbones import BACKBONES, build_backbone
+from mome_jax.models import build_model
+from mome_jax.models.backbones import BACKBONES, build_backbone, resenc_unet, unet
 
 
 def build(name, size='tiny', *, remat=False, **options):

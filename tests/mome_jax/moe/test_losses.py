@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mome_jax.moe import losses, routing, stats
+from mome_jax.moe import losses, router_stats, routing
 
 N, E, K = 16, 8, 2
 ALL = jnp.ones(N, bool)
@@ -56,15 +56,18 @@ def test_only_valid_tokens_count():
   for f in (losses.balance_loss, losses.z_loss, losses.load):
     np.testing.assert_allclose(f(some, valid), f(few, valid[:10]), rtol=1e-5)
   served = jnp.ones((N, K), bool)
-  one, other = stats.summarize(some, valid, served), stats.summarize(few, valid[:10], served[:10])
+  one, other = (
+    router_stats.summarize(some, valid, served),
+    router_stats.summarize(few, valid[:10], served[:10]),
+  )
   for name in one:
     np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_statistics_tell_collapse_from_specialisation():
   served = jnp.ones((N, K), bool)
-  collapse = stats.summarize(routing.route(collapsed(), ALL, K), ALL, served)
-  special = stats.summarize(routing.route(balanced(), ALL, K), ALL, served)
+  collapse = router_stats.summarize(routing.route(collapsed(), ALL, K), ALL, served)
+  special = router_stats.summarize(routing.route(balanced(), ALL, K), ALL, served)
   one_of_two = np.log(2) / np.log(E)
   np.testing.assert_allclose(collapse['entropy'], one_of_two, rtol=1e-5)
   np.testing.assert_allclose(collapse['entropy_of_mean'], one_of_two, rtol=1e-5)
@@ -78,7 +81,7 @@ def test_statistics_tell_collapse_from_specialisation():
 
 def test_statistics_of_drops():
   served = jnp.ones((N, K), bool).at[:4, 1].set(False).at[0].set(False)
-  got = stats.summarize(routing.route(balanced(), ALL, K), ALL, served, slots=64)
+  got = router_stats.summarize(routing.route(balanced(), ALL, K), ALL, served, slots=64)
   assert got['dropped'] == pytest.approx(5 / 32)
   assert got['dropped_first'] == pytest.approx(1 / 16)
   assert got['no_expert'] == pytest.approx(1 / 16)
@@ -88,10 +91,10 @@ def test_statistics_of_drops():
 def test_the_expert_by_organ_matrix():
   experts = jnp.array([[0, 1], [2, 1]])
   targets = jnp.array([[1.0, 0.0], [0.5, 1.0]])  # the second token is half class 0, all class 1
-  matrix = stats.by_class(experts, 3, targets)
+  matrix = router_stats.by_class(experts, 3, targets)
   np.testing.assert_allclose(matrix, [[1, 0], [1.5, 1], [0.5, 1]])
 
 
 def test_gradient_norm_of_each_expert():
   tree = {'a': jnp.array([[3.0, 0], [0, 0]]), 'b': jnp.array([[4.0], [2.0]])}
-  np.testing.assert_allclose(stats.gradient_norms(tree), [5, 2])
+  np.testing.assert_allclose(router_stats.gradient_norms(tree), [5, 2])

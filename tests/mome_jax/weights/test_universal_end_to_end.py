@@ -10,8 +10,9 @@ import torch
 from etils import epath
 
 from input_pipeline.prepare import prepare
-from mome_jax import checkpoint, predict, train
+from mome_jax import checkpoint, predict
 from mome_jax.configs import finetune
+from mome_jax.training import loop
 from mome_jax.weights import __main__ as convert
 from tests.mome_jax.weights import layouts
 
@@ -59,7 +60,7 @@ def test_training_starts_from_it(model, tmp_path, capsys):
   config.train.steps = config.train.batch_size = 1
   config.train.learning_rate = 0.0  # every parameter can be told
   workdir = epath.Path(tmp_path / 'mine')
-  train.train(config, workdir)
+  loop.train(config, workdir)
   fresh = 'expert_1, model/expert_2, model/expert_3, model/mixture_share, model/router'
   assert f'starting from {model}; random: model/{fresh}\n' in capsys.readouterr().out
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -1,0 +1,1 @@
+"""Bricks to training batches."""

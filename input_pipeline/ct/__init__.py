@@ -1,0 +1,1 @@
+"""CT volumes: NIfTI and DICOM to canonical arrays, and other grids."""

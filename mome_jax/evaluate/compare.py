@@ -1,0 +1,274 @@
+"""Paired comparison of two and more evaluations of the same cases."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from mome_jax.evaluate import metrics, score_files, tables
+from mome_jax.evaluate.bootstrap import bootstrap_macro
+
+MEAN = 'mean over classes'
+_EQUAL = 1e-9  # sums of the same scores in another order differ in the last bit
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """Of one metric in one class, or in the mean over classes.
+
+  Attributes:
+    metric: of `metrics.METRICS`.
+    name: class, or `MEAN`.
+    n: cases that both evaluations score with a finite number; all numbers down to `loss` are of
+      these alone.
+    a, b: means; shares in [0, 1], or mm.
+    difference: b - a.
+    low, high: 95 % paired bootstrap interval of the difference, resampling cases; NaN where n < 2.
+    p: two-sided Wilcoxon signed-rank; 1 where no case differs, NaN without cases.
+    win, tie, loss: cases in which B is better, equal and worse; n in all.
+    unpaired: cases left out since one side scores nothing: no reference, and nothing predicted.
+    a_infinite, b_infinite: distances that are infinite in A and in B, one mask being empty, where
+      both sides score; those pairs are left out too.
+  """
+
+  metric: str
+  name: str
+  n: int
+  a: float
+  b: float
+  difference: float
+  low: float
+  high: float
+  p: float
+  win: int
+  tie: int
+  loss: int
+  unpaired: int
+  a_infinite: int
+  b_infinite: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """Names of A and B, and their differences, metric by metric."""
+
+  names: tuple[str, str]
+  differences: tuple[Difference, ...]
+
+
+def compare(
+  a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], *, names=('A', 'B')
+) -> Comparison:
+  """Paired differences B - A by class, and in the mean over classes.
+
+  Cases are matched by dataset and name, and both sides must have scored the same classes in them.
+  Intervals resample whole cases; the test is Wilcoxon's signed-rank over cases (of the mean over
+  classes: over the cases' means). p is not corrected for the number of classes. A higher Dice and
+  NSD and a lower HD95 win. HD95 is compared where both sides have a finite distance, wins and
+  losses included; infinite ones, where a mask is empty, are counted beside them.
+
+  Args:
+    a: rows of `score_files.read`.
+    b: those of the other side.
+    names: of both, for messages and headings.
+
+  Raises:
+    ResultsError: if there are no scores, or splits, cases or classes differ.
+  """
+  keys = [{(row.get('source', ''), row['case'], row['class']) for row in rows} for rows in (a, b)]
+  _check_splits(a, b, names)
+  _check_same(*keys, names)
+  ordered = [sorted(rows, key=_key) for rows in (a, b)]
+  (_, classes, first), (_, _, second) = map(metrics.tabulate, ordered)
+  # tabulate orders by appearance, and sorted rows appear alike; the report keeps A's own order.
+  order = list(dict.fromkeys(row['class'] for row in a))
+  columns = [classes.index(name) for name in order]
+  found = []
+  for metric in metrics.METRICS:
+    pair = first[metric][:, columns], second[metric][:, columns]
+    better = -1 if metric == 'hd95_mm' else 1
+    for k, name in enumerate(order):
+      found.append(_difference(metric, name, pair[0][:, [k]], pair[1][:, [k]], better))
+    found.append(_difference(metric, MEAN, *pair, better))
+  return Comparison(tuple(map(str, names)), tuple(found))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
+  return row.get('source', ''), row['case'], row['class']
+
+
+def _check_splits(a: Sequence[Mapping], b: Sequence[Mapping], names: Sequence[str]) -> None:
+  """Scans of different splits are never put side by side; older files do not name theirs."""
+  splits = [sorted({row.get('split') for row in rows} - {'', None}) for rows in (a, b)]
+  for own, name in zip(splits, names, strict=True):
+    if len(own) > 1:
+      raise score_files.ResultsError(
+        f'{name}: scores of {" and ".join(own)} scans; compare one split'
+      )
+  if all(splits) and splits[0] != splits[1]:
+    shown = [f'{name} scores {own[0]} scans' for own, name in zip(splits, names, strict=True)]
+    raise score_files.ResultsError(
+      f'{", ".join(shown)}; evaluate both with the same config.evaluation.split, or name the '
+      'evaluation folders'
+    )
+
+
+def _check_same(a: set, b: set, names: Sequence[str]) -> None:
+  for own, name in ((a, names[0]), (b, names[1])):
+    if not own:
+      raise score_files.ResultsError(f'{name}: no scores')
+  for own, other, (name, without) in ((a, b, names), (b, a, names[::-1])):
+    lacking = sorted({key[:2] for key in own} - {key[:2] for key in other})
+    if lacking:
+      shown = ', '.join('/'.join(filter(None, key)) for key in lacking[:3])
+      raise score_files.ResultsError(
+        f'{without}: lacks {len(lacking)} cases of {name}, such as {shown}; evaluate both on the '
+        'same cases'
+      )
+  for own, other, (name, without) in ((a, b, names), (b, a, names[::-1])):
+    lacking = sorted(own - other)
+    if lacking:
+      _, case, missing = lacking[0]
+      raise score_files.ResultsError(
+        f'{without}: has no score of {missing!r} in {case}, {name} has; evaluate both with '
+        'the same classes'
+      )
+
+
+def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: int) -> Difference:
+  """Of scores (cases, classes); NaN where there is none."""
+  scored = ~(np.isnan(a) | np.isnan(b))
+  unpaired = np.count_nonzero(np.isnan(a) != np.isnan(b))
+  finite = scored & np.isfinite(a) & np.isfinite(b)
+  apart = np.where(finite, np.subtract(b, a, where=finite, out=np.zeros_like(a)), np.nan)
+  per_case = apart[finite.any(1)]
+  counts = finite.sum(1)[finite.any(1)]
+  differences = np.nansum(per_case, 1) / counts if len(counts) else np.zeros(0)
+  low, high = bootstrap_macro(apart)
+  ranks = np.sign(np.where(np.abs(differences) < _EQUAL, 0, differences)) * better
+  mean_a, mean_b = (_macro(np.where(finite, side, np.nan)) for side in (a, b))
+  return Difference(
+    metric=metric,
+    name=name,
+    n=len(differences),
+    a=mean_a,
+    b=mean_b,
+    difference=mean_b - mean_a,
+    low=low,
+    high=high,
+    p=wilcoxon(differences),
+    win=int((ranks > 0).sum()),
+    tie=int((ranks == 0).sum()),
+    loss=int((ranks < 0).sum()),
+    unpaired=int(unpaired),
+    a_infinite=int((scored & np.isinf(a)).sum()),
+    b_infinite=int((scored & np.isinf(b)).sum()),
+  )
+
+
+def _macro(table: np.ndarray) -> float:
+  return metrics.mean(np.array([metrics.mean(column) for column in table.T]))
+
+
+def wilcoxon(differences: np.ndarray) -> float:
+  """Two-sided p of Wilcoxon's signed-rank test (Pratt's zeros), exact for few untied cases."""
+  differences = np.where(np.abs(differences) < _EQUAL, 0.0, differences)
+  if not len(differences):
+    return math.nan
+  if not differences.any():
+    return 1.0
+  return float(scipy.stats.wilcoxon(differences, zero_method='pratt').pvalue)
+
+
+_SHOWN = {'dice': 'Dice %', 'nsd': 'NSD 2 mm %', 'hd95_mm': 'HD95 mm'}
+
+
+def to_markdown(comparison: Comparison) -> str:
+  """One table each for Dice, NSD at 2 mm and HD95."""
+  header = ('class', 'n', 'A', 'B', 'B - A', 'p', 'win/tie/loss')
+  a, b = comparison.names
+  parts = [
+    f'A: {a}  \nB: {b}  \nB - A with its 95 % paired bootstrap interval; p: Wilcoxon signed-rank '
+    'test, not corrected for the number of classes. HD95: of cases where both are finite; the last '
+    'column counts the others.\n'
+  ]
+  for metric, title in _SHOWN.items():
+    distance = metric == 'hd95_mm'
+    scale = 1 if distance else 100
+    rows = []
+    for row in comparison.differences:
+      if row.metric == metric:
+        empty = math.isnan(row.difference)
+        means = ['–' if empty else f'{scale * mean:.1f}' for mean in (row.a, row.b)]
+        means.append(_apart(row, scale))
+        name = f'**{row.name}**' if row.name == MEAN else row.name
+        cells = (name, row.n, *means, _p(row.p), f'{row.win}/{row.tie}/{row.loss}')
+        infinite = (f'{row.a_infinite}/{row.b_infinite}',) if distance else ()
+        rows.append((*cells, *infinite))
+    columns = (*header, 'infinite A/B') if distance else header
+    parts.append(tables.markdown(title, columns, rows))
+  return '\n'.join(parts)
+
+
+def _p(value: float) -> str:
+  return '–' if math.isnan(value) else '< 0.001' if value < 1e-3 else f'{value:.3f}'
+
+
+def _apart(row: Difference, scale: float) -> str:
+  if math.isnan(row.difference):
+    return '–'
+  interval = f' [{scale * row.low:+.1f}, {scale * row.high:+.1f}]'
+  return f'{scale * row.difference:+.1f}' + ('' if math.isnan(row.low) else interval)
+
+
+def overview(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """Two tables of several evaluations of the same cases, one line each, in Markdown.
+
+  The first holds the means over classes and, but for the first run, the paired difference to it;
+  the second the Dice of every class.
+
+  Args:
+    runs: name -> rows of `score_files.read`; the first is the reference.
+
+  Raises:
+    ResultsError: as `compare`.
+  """
+  (first, reference), *_ = runs.items()
+  names = list(dict.fromkeys(row['class'] for row in reference))
+  means, classes = [], []
+  for name, rows in runs.items():
+    cells = ('', '')
+    if name != first:
+      pair = compare(reference, rows, names=(first, name))
+      row = next(d for d in pair.differences if (d.metric, d.name) == ('dice', MEAN))
+      cells = (_apart(row, 100), _p(row.p))
+    summary = metrics.summarize(rows)
+    dice = tables.percent(summary['mean_dice'], summary['mean_dice_interval'])
+    nsd = tables.percent(summary['mean_nsd'], summary['mean_nsd_interval'])
+    means.append((name, dice, nsd, *cells))
+    classes.append((name, *(tables.percent(summary['classes'][k]['dice']) for k in names)))
+  header = ('run', 'Dice %', 'NSD 2 mm %', 'Dice - first', 'p')
+  note = (
+    '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test, '
+    'not corrected for the number of runs.\n'
+  )
+  both = [
+    tables.markdown('Means over classes', header, means),
+    tables.markdown('Dice %', ('run', *names), classes),
+  ]
+  return '\n'.join([note, *both])
+
+
+def to_csv(comparisons: Sequence[Comparison]) -> str:
+  """One line for every B, metric and class; empty where a number is not defined."""
+  fields = ['run', *(field.name for field in dataclasses.fields(Difference))]
+  rows = [
+    {k: '' if isinstance(v, float) and math.isnan(v) else v for k, v in vars(row).items()}
+    | {'run': comparison.names[1], 'class': row.name}
+    for comparison in comparisons
+    for row in comparison.differences
+  ]
+  return tables.csv_text(['class' if f == 'name' else f for f in fields], rows)

@@ -1,0 +1,110 @@
+"""Detection of tumours and cysts: is the lesion found, and are others invented.
+
+| number | is |
+|:--|:--|
+| sensitivity | of the scans with a lesion, the share where a predicted component overlaps one |
+| specificity | of the scans without, the share where there is no predicted component |
+| harmonic mean | 2 / (1 / sensitivity + 1 / specificity) |
+| false positives per healthy scan | predicted components in scans without a lesion, their mean |
+
+Sensitivity, specificity and their harmonic mean over patients are what Liu et al., "CLIP-Driven
+Universal Model" (ICCV 2023, its table of tumour detection) report; there any predicted voxel makes
+a patient positive. Here a lesion also has to be hit, and a component counts from a minimum volume
+on (`postprocess.MINIMUM_ML`), so that one stray voxel is neither a finding nor an alarm. False
+positives per scan are the horizontal axis of free-response analysis (Bunch et al., SPIE 1977); at
+the probability 0.5 of the masks they are one point of it. Components are 26-connected.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.ct.components import components
+from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_ratio
+from mome_jax.inference.postprocess import MINIMUM_ML
+
+FIELDS = ('lesions', 'found', 'predicted')
+_WORDS = {'cancer', 'cyst', 'cysts', 'lesion', 'lesions', 'metastasis', 'metastases',
+          'tumor', 'tumors', 'tumour', 'tumours'}  # fmt: skip
+
+
+def is_lesion(name: str) -> bool:
+  """Whether a class is something to be detected: a word of its name says so."""
+  return not _WORDS.isdisjoint(name.casefold().split())
+
+
+def count(
+  prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float], name: str
+) -> dict[str, int]:
+  """Counts the components of one lesion class in one scan.
+
+  Args:
+    prediction: (D, H, W) bool.
+    truth: (D, H, W) bool, on the same grid.
+    spacing: (3,) mm.
+    name: of the class; its `MINIMUM_ML` applies to the prediction, not to the truth.
+
+  Returns:
+    `lesions`: components of the truth; `found`: those of them that a predicted component overlaps;
+    `predicted`: components of the prediction.
+  """
+  voxel_ml = float(np.prod(spacing)) / 1000
+  labels, _ = components(prediction)
+  lesions, number = components(truth)
+  sizes = np.bincount(labels.ravel(), minlength=1)
+  large = sizes * voxel_ml >= MINIMUM_ML.get(name, 0.0)
+  large[0] = False
+  hit = np.unique(lesions[large[labels]])
+  return {
+    'lesions': number,
+    'found': int(np.count_nonzero(hit)),
+    'predicted': int(large.sum()),
+  }
+
+
+def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """Detection numbers of one class over its scans.
+
+  Args:
+    rows: one mapping per scan with the keys of `FIELDS`.
+
+  Returns:
+    `n_diseased` and `n_healthy` scans; `sensitivity` and `specificity` with 95 % bootstrap
+    `_interval`s over scans, and their `harmonic_mean`; `lesion_sensitivity`, the share of all
+    lesions that were found; `false_positives_per_healthy` with its interval. NaN where there is no
+    scan to tell.
+  """
+  rows = list(rows)
+  diseased = [row for row in rows if row['lesions']]
+  healthy = [row for row in rows if not row['lesions']]
+  hits = [float(row['found'] > 0) for row in diseased]
+  silent = [float(row['predicted'] == 0) for row in healthy]
+  alarms = [float(row['predicted']) for row in healthy]
+  lesions = [(row['found'], row['lesions']) for row in diseased]
+  sensitivity, specificity = _mean(hits), _mean(silent)
+  return {
+    'n_diseased': len(diseased),
+    'n_healthy': len(healthy),
+    'sensitivity': sensitivity,
+    'sensitivity_interval': bootstrap_interval(hits),
+    'specificity': specificity,
+    'specificity_interval': bootstrap_interval(silent),
+    'harmonic_mean': _harmonic(sensitivity, specificity),
+    'lesion_sensitivity': _mean([found for found, _ in lesions], [n for _, n in lesions]),
+    'lesion_sensitivity_interval': bootstrap_ratio(lesions),
+    'false_positives_per_healthy': _mean(alarms),
+    'false_positives_per_healthy_interval': bootstrap_interval(alarms),
+  }
+
+
+def _mean(values: Sequence[float], counts: Sequence[int] | None = None) -> float:
+  n = len(values) if counts is None else sum(counts)
+  return sum(values) / n if n else math.nan
+
+
+def _harmonic(a: float, b: float) -> float:
+  if math.isnan(a) or math.isnan(b):
+    return math.nan
+  return 2 * a * b / (a + b) if a + b else 0.0

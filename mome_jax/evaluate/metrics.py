@@ -1,0 +1,228 @@
+"""Dice, surface Dice (NSD) and HD95 on the scan's own grid, and their summary over cases.
+
+Surfaces and their areas are those of DeepMind's `surface-distance` (Nikolov et al., "Clinically
+applicable segmentation of head and neck anatomy", JMIR 2021); a mask that reaches the border of the
+image is closed there.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import surface_distance
+
+from mome_jax.evaluate import lesions
+from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_macro
+
+METRICS = ('dice', 'nsd_1mm', 'nsd', 'nsd_3mm', 'hd95_mm')
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """Agreement of one predicted mask with its truth.
+
+  Both masks empty: every field NaN (such a pair is left out of means). One empty: Dice and NSD 0,
+  HD95 infinite.
+
+  Attributes:
+    dice: volume overlap in [0, 1].
+    nsd_1mm: share of both surfaces' area within 1 mm of the other surface, in [0, 1].
+    nsd: the same within 2 mm.
+    nsd_3mm: the same within 3 mm.
+    hd95_mm: 95th percentile, by area, of the distance from one surface to the other, mm; the larger
+      of the two directions.
+  """
+
+  dice: float
+  nsd_1mm: float
+  nsd: float
+  nsd_3mm: float
+  hd95_mm: float
+
+
+def score(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> Scores:
+  """Scores one mask against its truth.
+
+  Args:
+    prediction: (D, H, W) bool.
+    truth: (D, H, W) bool, on the same grid.
+    spacing: (3,) voxel size along the array axes, mm.
+
+  Returns:
+    The scores; see `Scores` for empty masks.
+
+  Raises:
+    ValueError: if a mask is not boolean, the shapes differ or a spacing is not positive.
+  """
+  spacing = _check(prediction, truth, spacing)
+  box = _joint_box(prediction, truth)
+  # Cropped first, so that nothing below touches the whole scan. The package pads with background
+  # whatever it is given: the crop changes no number.
+  prediction, truth = prediction[box], truth[box]
+  n_prediction, n_truth = np.count_nonzero(prediction), np.count_nonzero(truth)
+  if n_prediction == 0 and n_truth == 0:
+    return Scores(math.nan, math.nan, math.nan, math.nan, math.nan)
+  # NOTE: answered here because surface-distance 0.1 fails on an empty mask under NumPy 2.
+  if n_prediction == 0 or n_truth == 0:
+    return Scores(0.0, 0.0, 0.0, 0.0, math.inf)
+  distances = surface_distance.compute_surface_distances(truth, prediction, spacing)
+  nsd = [surface_distance.compute_surface_dice_at_tolerance(distances, mm) for mm in (1, 2, 3)]
+  return Scores(
+    dice=float(2 * np.count_nonzero(prediction & truth) / (n_prediction + n_truth)),
+    nsd_1mm=float(nsd[0]),
+    nsd=float(nsd[1]),
+    nsd_3mm=float(nsd[2]),
+    hd95_mm=float(surface_distance.compute_robust_hausdorff(distances, 95)),
+  )
+
+
+def restrict(
+  mask: np.ndarray, spacing: Sequence[float], slice_range: Sequence[float]
+) -> np.ndarray:
+  """Keeps the axial slices in which a class is annotated.
+
+  Args:
+    mask: (D, H, W) array in canonical order, the last axis growing to Superior.
+    spacing: (3,) mm.
+    slice_range: (low, high) in mm above the centre of the first slice, inclusive; may be infinite.
+
+  Returns:
+    A view (D, H, W') of the slices whose centre lies in the range, W' >= 0.
+  """
+  step, n_slices = float(spacing[2]), mask.shape[2]
+  low, high = (float(np.clip(mm / step, -1.0, n_slices)) for mm in slice_range)
+  # Ranges are stored in float32 mm; a thousandth of a slice keeps the end slices in.
+  return mask[:, :, max(0, math.ceil(low - 1e-3)) : max(0, math.floor(high + 1e-3) + 1)]
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Aggregates scores over cases and classes, in all and for every dataset.
+
+  Args:
+    rows: one mapping per supervised (case, class) pair with the keys `case`, `class` and those of
+      `METRICS`; both masks empty is told by NaN Dice. Optional: `source`, the dataset of the case,
+      and the keys of `lesions.FIELDS`.
+
+  Returns:
+    A JSON-safe dict (None where nothing is defined): `mean_dice` and `mean_nsd` are the mean over
+    classes of the mean over cases, their intervals resample whole cases; `classes` maps a name, in
+    order of appearance, to the means of its metrics with intervals, `n` cases in the mean,
+    `n_both_empty` cases left out, `hd95_infinite` cases that `hd95_mm` leaves out, and, for tumours
+    and cysts, `detection` as `lesions.summarize` gives it. `datasets` maps every source to the
+    same numbers of its cases alone.
+
+  Raises:
+    ValueError: if a (case, class) pair of a dataset appears twice.
+  """
+  sources = dict.fromkeys(row['source'] for row in rows if row.get('source'))
+  datasets = {
+    source: _summary([row for row in rows if row.get('source') == source]) for source in sources
+  }
+  return _json_safe({**_summary(rows), 'datasets': datasets})
+
+
+def tabulate(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = METRICS):
+  """Arranges rows by case and class.
+
+  Args:
+    rows: as in `summarize`.
+    metrics: keys to arrange.
+
+  Returns:
+    The C (source, case) pairs and the K class names, in order of appearance, and for every metric
+    an array (C, K) float64, NaN where there is no score.
+
+  Raises:
+    ValueError: as `summarize`.
+  """
+  keys = [((row.get('source', ''), row['case']), row['class']) for row in rows]
+  twice = [key for key, count in collections.Counter(keys).items() if count > 1]
+  if twice:
+    (_, case), name = twice[0]
+    raise ValueError(f'(case, class) {(case, name)} has several rows; keep one per pair')
+  cases, names = (
+    list(dict.fromkeys(part)) for part in (zip(*keys, strict=True) if keys else ((), ()))
+  )
+  table = {metric: np.full((len(cases), len(names)), np.nan) for metric in metrics}
+  case_index, class_index = ({key: i for i, key in enumerate(part)} for part in (cases, names))
+  for (case, name), row in zip(keys, rows, strict=True):
+    for metric in metrics:
+      table[metric][case_index[case], class_index[name]] = row[metric]
+  return cases, names, table
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  _, names, table = tabulate(rows)
+  classes = {}
+  for k, name in enumerate(names):
+    own = [row for row in rows if row['class'] == name]
+    column = {metric: table[metric][:, k] for metric in METRICS}
+    n = int((~np.isnan(column['dice'])).sum())
+    infinite = np.isinf(column['hd95_mm'])
+    classes[name] = {
+      'dice': mean(column['dice']),
+      'dice_interval': bootstrap_interval(column['dice']),
+      'nsd': mean(column['nsd']),
+      'nsd_interval': bootstrap_interval(column['nsd']),
+      'nsd_1mm': mean(column['nsd_1mm']),
+      'nsd_3mm': mean(column['nsd_3mm']),
+      'hd95_mm': mean(column['hd95_mm'][~infinite]),
+      'hd95_infinite': int(infinite.sum()),
+      'n': n,
+      'n_both_empty': len(own) - n,
+    }
+    counted = [row for row in own if row.get('lesions') not in (None, '')]
+    if counted:
+      classes[name]['detection'] = lesions.summarize(counted)
+  return {
+    'mean_dice': mean(np.array([c['dice'] for c in classes.values()])),
+    'mean_dice_interval': bootstrap_macro(table['dice']),
+    'mean_nsd': mean(np.array([c['nsd'] for c in classes.values()])),
+    'mean_nsd_interval': bootstrap_macro(table['nsd']),
+    'classes': classes,
+  }
+
+
+def _check(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> list[float]:
+  for name, mask in (('prediction', prediction), ('truth', truth)):
+    if mask.dtype != bool or mask.ndim != 3:
+      raise ValueError(f'{name}: {mask.ndim}-D {mask.dtype}; pass a 3-D bool mask')
+  if prediction.shape != truth.shape:
+    raise ValueError(
+      f'prediction {prediction.shape} and truth {truth.shape} differ in shape; '
+      "bring the prediction back to the scan's own grid first"
+    )
+  spacing = [float(mm) for mm in spacing]
+  if len(spacing) != 3 or not all(math.isfinite(mm) and mm > 0 for mm in spacing):
+    raise ValueError(f'spacing {spacing}: pass three positive numbers in mm')
+  return spacing
+
+
+def _joint_box(prediction: np.ndarray, truth: np.ndarray) -> tuple[slice, ...]:
+  """The box of both masks, one voxel wider; empty slices where both masks are empty."""
+  joint = prediction | truth
+  box = []
+  for axis in range(joint.ndim):
+    used = np.flatnonzero(joint.any(axis=tuple(a for a in range(joint.ndim) if a != axis)))
+    span = slice(max(0, used[0] - 1), used[-1] + 2) if used.size else slice(0, 0)
+    box.append(span)
+    joint = joint[(slice(None),) * axis + (span,)]
+  return tuple(box)
+
+
+def mean(values: np.ndarray) -> float:
+  """Mean of what is not NaN; NaN where nothing is left."""
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else math.nan
+
+
+def _json_safe(value: Any) -> Any:
+  """Replaces NaN by None and tuples by lists, recursively."""
+  if isinstance(value, Mapping):
+    return {key: _json_safe(item) for key, item in value.items()}
+  if isinstance(value, (tuple, list)):
+    return [_json_safe(item) for item in value]
+  return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,147 @@
+"""An evaluation folder: scores of every case and class, their summary and tables."""
+
+import collections
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from input_pipeline import text_files
+from mome_jax.errors import UserError, writing
+from mome_jax.evaluate import froc, lesions, metrics, tables
+
+CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
+CURVE = 'detection.csv'
+_KEYS = ('source', 'case', 'split', 'class')
+_FIELDS = (*_KEYS, *metrics.METRICS, *lesions.FIELDS)
+
+
+class ResultsError(UserError):
+  """Scores that are missing, broken or do not fit others; the message names the file."""
+
+
+def score(
+  source: str,
+  case: str,
+  name: str,
+  prediction: np.ndarray,
+  truth: np.ndarray,
+  spacing: Sequence[float],
+) -> dict[str, Any]:
+  """The row of one class in one scan.
+
+  Args:
+    source: the dataset.
+    case: the scan.
+    name: of the class; tumours and cysts also get the counts of `lesions.count`.
+    prediction: (D, H, W) bool.
+    truth: (D, H, W) bool, on the same grid.
+    spacing: (3,) mm.
+
+  Returns:
+    `source`, `case`, `split` (not known here: ''), `class`, the fields of `metrics.Scores` and
+    those of `lesions.FIELDS`.
+  """
+  row = {'source': source, 'case': case, 'split': '', 'class': name}
+  row |= vars(metrics.score(prediction, truth, spacing))
+  counted = lesions.is_lesion(name)
+  found = lesions.count(prediction, truth, spacing, name) if counted else {}
+  return row | {field: found.get(field) for field in lesions.FIELDS}
+
+
+def write(
+  folder,
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  title: str,
+  origin: Mapping[str, Any],
+  points: Sequence[Mapping[str, Any]] = (),
+  failed: Sequence[tuple[str, str]] = (),
+):
+  """Writes `cases.csv`, `summary.json`, `table.md`, `table.csv`, and `detection.csv` of `points`.
+
+  Args:
+    folder: created where missing.
+    rows: of `score`.
+    title: of the table.
+    origin: fields that the summary begins with.
+    points: of `froc.summarize`; where there are none, there is no `detection.csv`.
+    failed: (case, reason) of what could not be scored; in the summary and the table.
+
+  Returns:
+    The summary, and the text of `table.md`.
+
+  Raises:
+    ValueError: if the rows are of several splits, which no mean may mix.
+  """
+  splits = sorted({row.get('split', '') for row in rows})
+  if len(splits) > 1:
+    raise ValueError(f'rows of the splits {", ".join(splits)}; write each to a folder of its own')
+  folder = epath.Path(folder)
+  summary = metrics.summarize(rows)
+  table = tables.report(summary, title=title)
+  if failed:
+    table += f'\n{tables.failures(failed)}'
+    summary['failed'] = [{'case': case, 'reason': reason} for case, reason in failed]
+  with writing(folder, ResultsError):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CASES).write_text(tables.csv_text(_FIELDS, rows))
+    (folder / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
+    (folder / TABLE).write_text(table)
+    (folder / TABLE_CSV).write_text(tables.to_csv(summary))
+    (folder / CURVE).unlink(missing_ok=True)
+    if points:
+      (folder / CURVE).write_text(tables.csv_text(froc.FIELDS, points))
+  return summary, table
+
+
+def read(path) -> list[dict[str, Any]]:
+  """Reads the scores of an evaluation back.
+
+  Args:
+    path: a workdir (its validation scans, or else its test scans), an evaluation folder in it, or
+      its `cases.csv`.
+
+  Returns:
+    Rows as `score` gives them; what older files did not note is None in the counts of detection and
+    '' in `split`.
+
+  Raises:
+    ResultsError: if there are no scores, or they cannot be read.
+  """
+  path = epath.Path(path)
+  folders = [path, path / 'evaluation', path / 'evaluation_test']
+  tried = [path, *(folder / CASES for folder in folders)]
+  file = next((file for file in tried if file.is_file()), None)
+  if file is None:
+    raise ResultsError(
+      f'{path}: no {CASES} there; name a workdir that was evaluated, or an evaluation folder'
+    )
+  reader = csv.DictReader(io.StringIO(text_files.read_text(file)))
+  missing = [
+    name for name in ('case', 'class', *metrics.METRICS) if name not in (reader.fieldnames or ())
+  ]
+  if missing:
+    raise ResultsError(f'{file}: no column {missing[0]!r}; expected what mome_jax.evaluate writes')
+  try:
+    rows = [_parse(row) for row in reader]
+  except ValueError as error:
+    raise ResultsError(f'{file}: line {reader.line_num}: {error}; evaluate again') from error
+  keys = collections.Counter((row['source'], row['case'], row['class']) for row in rows)
+  twice = [key for key, count in keys.items() if count > 1]
+  if twice:
+    _, case, name = twice[0]
+    raise ResultsError(f'{file}: {name} of {case} has several rows; evaluate again')
+  return rows
+
+
+def _parse(row: Mapping[str, str]) -> dict[str, Any]:
+  parsed: dict[str, Any] = {key: row.get(key, '') for key in _KEYS}
+  parsed |= {name: float(row[name] or math.nan) for name in metrics.METRICS}
+  counts = {name: row.get(name) for name in lesions.FIELDS}
+  return parsed | {name: int(text) if text else None for name, text in counts.items()}

@@ -1,0 +1,164 @@
+"""Tables of scores as papers print them, in Markdown and CSV; published numbers beside ours."""
+
+import csv
+import importlib.resources
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_DETECTION = ('sensitivity', 'specificity', 'harmonic_mean', 'lesion_sensitivity',
+              'false_positives_per_healthy')  # fmt: skip
+
+
+def report(summary: Mapping[str, Any], *, title: str) -> str:
+  """All tables of an evaluation in Markdown.
+
+  Args:
+    summary: of `metrics.summarize`.
+    title: of the first table.
+
+  Returns:
+    Scores by class; detection where there are tumours or cysts; Dice by dataset and class where
+    there are several datasets; published numbers where they are of one of these datasets.
+  """
+  parts = [scores(summary, title=title), detection(summary), by_dataset(summary)]
+  return '\n'.join(part for part in (*parts, published(summary)) if part)
+
+
+def scores(summary: Mapping[str, Any], *, title: str) -> str:
+  """Dice, NSD and HD95 by class, last row the mean over classes."""
+  rows = []
+  for name, row in summary['classes'].items():
+    distance = '–' if row['hd95_mm'] is None else f'{row["hd95_mm"]:.1f}'
+    if row['hd95_infinite']:
+      distance += f' ({row["hd95_infinite"]} infinite)'
+    dice = percent(row['dice'], row['dice_interval'])
+    nsd = percent(row['nsd'], row['nsd_interval'])
+    rows.append((name, row['n'], dice, nsd, distance))
+  dice = percent(summary['mean_dice'], summary['mean_dice_interval'])
+  nsd = percent(summary['mean_nsd'], summary['mean_nsd_interval'])
+  rows.append(('**mean over classes**', '', f'**{dice}**', f'**{nsd}**', ''))
+  return markdown(title, ('class', 'n', 'Dice %', 'NSD 2 mm %', 'HD95 mm'), rows)
+
+
+def detection(summary: Mapping[str, Any]) -> str:
+  """Detection of tumours and cysts; see `lesions.summarize`. Empty where there are none."""
+  rows = []
+  for name, row in summary['classes'].items():
+    if found := row.get('detection'):
+      shown = [percent(found[key], found[f'{key}_interval']) for key in _DETECTION[:2]]
+      alarms = found['false_positives_per_healthy']
+      rows.append(
+        (name, found['n_diseased'], found['n_healthy'], *shown, percent(found['harmonic_mean']),
+         percent(found['lesion_sensitivity'], found['lesion_sensitivity_interval']),
+         '–' if alarms is None else f'{alarms:.2f}')
+      )  # fmt: skip
+  header = ('class', 'with', 'without', 'sensitivity %', 'specificity %', 'harmonic mean %',
+            'lesions found %', 'false positives per healthy scan')  # fmt: skip
+  return markdown('Detection', header, rows) if rows else ''
+
+
+def failures(failed: Sequence[tuple[str, str]]) -> str:
+  """What could not be scored, as (case, reason)."""
+  lines = [f'- {case}: {reason}' for case, reason in failed]
+  return '\n'.join(['### Not scored, and in no mean', '', *lines, ''])
+
+
+def by_dataset(summary: Mapping[str, Any]) -> str:
+  """Mean Dice of each class in each dataset; empty where there are fewer than two datasets."""
+  datasets = summary['datasets']
+  if len(datasets) < 2:
+    return ''
+  rows = []
+  for name in summary['classes']:
+    cells = [own['classes'].get(name, {}).get('dice') for own in datasets.values()]
+    rows.append((name, *map(percent, cells)))
+  rows.append(('**mean over classes**', *(percent(own['mean_dice']) for own in datasets.values())))
+  return markdown('Dice % by dataset', ('class', *datasets), rows)
+
+
+def published(summary: Mapping[str, Any]) -> str:
+  """Published Dice beside ours, for every dataset of which some are known; else empty."""
+  rows = []
+  for entry in read_published():
+    ours = _comparable(summary['datasets'].get(entry['dataset']), entry['classes'])
+    if ours is not None:
+      what = (
+        entry['classes'][0] if len(entry['classes']) == 1 else f'mean of {len(entry["classes"])}'
+      )
+      test = f'{entry["test"]} ([source]({entry["source"]}))'
+      rows.append((entry['dataset'], what, percent(ours), entry['model'], entry['dice'], test))
+  if not rows:
+    return ''
+  header = ('dataset', 'class', 'ours, Dice %', 'model', 'published, Dice %', 'published for')
+  note = 'Scans, splits and training data differ unless the last column says what was scored here.'
+  return markdown('Published numbers', header, rows) + f'\n{note}\n'
+
+
+def read_published() -> list[dict[str, Any]]:
+  """The numbers of `assets/published.json`: a list of objects, each with its source.
+
+  Fields: `dataset` (a source of `input_pipeline`), `classes` (the number is the mean over these),
+  `model`, `dice` in percent, `test` (which scans), `source` (address).
+  """
+  file = importlib.resources.files('mome_jax') / 'assets' / 'published.json'
+  return json.loads(file.read_text())
+
+
+def _comparable(own: Mapping[str, Any] | None, classes: Sequence[str]) -> float | None:
+  """Our mean Dice over `classes`, or None where one of them was not scored."""
+  values = [(own or {'classes': {}})['classes'].get(name, {}).get('dice') for name in classes]
+  return None if None in values else sum(values) / len(values)
+
+
+def to_csv(summary: Mapping[str, Any]) -> str:
+  """One line for every dataset and class, and for the mean over classes; dataset 'all' is all."""
+  header = ['dataset', 'class', 'n', 'n_both_empty']
+  header += [f'{name}{end}' for name in ('dice', 'nsd') for end in ('', '_low', '_high')]
+  header += ['nsd_1mm', 'nsd_3mm', 'hd95_mm', 'hd95_infinite', 'n_diseased', 'n_healthy']
+  header += _DETECTION
+  lines = []
+  for dataset, own in {'all': summary, **summary['datasets']}.items():
+    for name, row in own['classes'].items():
+      lines.append({'dataset': dataset, 'class': name, **_flat(row), **row.get('detection', {})})
+    mean = {key.removeprefix('mean_'): own[key] for key in own if key.startswith('mean_')}
+    lines.append({'dataset': dataset, 'class': 'mean over classes', **_flat(mean)})
+  return csv_text(header, lines)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+  """Intervals as two columns."""
+  flat = dict(row)
+  for key in [key for key in row if key.endswith('_interval')]:
+    name = key.removesuffix('_interval')
+    flat[f'{name}_low'], flat[f'{name}_high'] = row[key]
+  return flat
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+  """CSV; fields of rows that are not in the header are left out."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, header, extrasaction='ignore', lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  return text.getvalue()
+
+
+def markdown(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+  """A Markdown table under a heading; all columns but the first are set to the right."""
+  lines = [f'### {title}', '', _line(header), '|:--' + '|--:' * (len(header) - 1) + '|']
+  return '\n'.join([*lines, *map(_line, rows)]) + '\n'
+
+
+def _line(cells: Iterable[Any]) -> str:
+  return '|' + '|'.join(f' {cell} ' if cell != '' else ' ' for cell in cells) + '|'
+
+
+def percent(value: float | None, interval: Sequence[float | None] | None = None) -> str:
+  """A share in percent, with its interval where there is one: of two cases and more."""
+  if value is None:
+    return '–'
+  if interval is None or None in interval:
+    return f'{100 * value:.1f}'
+  return f'{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'

@@ -1,0 +1,1 @@
+"""From a scan to masks and router maps: arrays in, arrays out."""

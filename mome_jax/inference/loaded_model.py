@@ -1,0 +1,164 @@
+"""A trained model, loaded once and ready for prompts: what evaluation and prediction share."""
+
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from input_pipeline.anatomy import TEMPLATE, Template
+from mome_jax import checkpoint
+from mome_jax.inference.segmenter import Segmenter
+from mome_jax.models import build_model
+from mome_jax.text import embed, prompt_inputs
+from mome_jax.text.prompts import default_prompts
+from mome_jax.text.t5 import build_text_encoder
+from mome_jax.text.tokenizer import Tokenizer
+from mome_jax.text.vectors import TextVectors
+from mome_jax.training import sharding, state, steps
+
+# The model that comes with the package: head and neck organs; its README.md says what it can do.
+SHIPPED = pathlib.Path(__file__).parents[1] / 'assets' / 'openkbp'
+
+_BUCKET = 4  # the number of prompts is padded to a multiple, so that few programs are compiled
+
+
+class Predictor:
+  """A model on the devices.
+
+  Prompt lists of any length and scans of any size run through a few compiled programs: one for each
+  number of prompts, rounded up to a multiple of 4.
+
+  Args:
+    path: a model folder, a training workdir or one of its `checkpoints/STEP`; default the model
+      that comes with the package.
+    config: in place of the model's own.
+    text_model: folder of the T5 checkpoint that made a frozen model's text vectors, for prompts
+      that it has no vector for.
+    devices: that hold the model and share the windows of a batch; default all of this host. Models
+      on different devices can be used side by side.
+
+  Attributes:
+    path: where it came from.
+    config: see `configs/base.py`.
+    step: of training, or None.
+    template: the built-in classes and those that came with the model.
+    model: from `build_model`.
+    params: {'model': ..., 'text': ...}.
+    vectors: of a model with frozen text, or None.
+    context: (J, d_t) float32, embeddings of the training classes, where banks of experts need them.
+    devices: that hold the model.
+
+  Raises:
+    CheckpointError: if there is no model, or it cannot be read.
+  """
+
+  def __init__(self, path=SHIPPED, config=None, *, text_model=None, devices=None):
+    self.path = os.fspath(path)
+    config = config or checkpoint.load_config(path)
+    self._mesh = sharding.local_mesh(devices)
+    self.devices = list(self._mesh.devices.flat)
+    self._everywhere = jax.sharding.NamedSharding(self._mesh, sharding.REPLICATED)
+    split = sharding.batch_spec('image', spatial=False)
+    self._split = jax.sharding.NamedSharding(self._mesh, split)
+    loaded = checkpoint.load_model(path, self._everywhere)
+    self.config, self.step, self.params = config, loaded.step, loaded.params
+    self.template = TEMPLATE.extend(config.new_classes)
+    self.model = build_model(config.model)
+    self.vectors = None
+    if prompt_inputs.is_frozen(config.text):
+      encoder, vectors = None, TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
+      self.vectors = vectors
+      self._inputs = prompt_inputs.frozen(vectors)
+      if text_model:
+        self._inputs = lambda texts: prompt_inputs.frozen(embed.extend(vectors, texts, text_model))(
+          texts
+        )
+    else:
+      encoder = build_text_encoder(config.text)
+      tokenizer = Tokenizer(loaded.folder / checkpoint.TOKENIZER)
+      self._inputs = prompt_inputs.joint(tokenizer, config.text.max_length)
+    create = functools.partial(state.init_params, config, self.model, encoder)
+    with jax.set_mesh(self._mesh):
+      checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
+    self._embed = jax.jit(functools.partial(steps.embed, encoder))
+    self._predict = steps.jit(steps.make_predict_step(self.model), self.devices[0].platform)
+    self.context = None
+    if self.model.bank is not None:
+      trained = default_prompts(config.classes, self.template)
+      self.context = self.embed(trained)[: len(trained)]
+
+  def embed(self, prompts: Sequence[str]) -> jax.Array:
+    """Embeddings of K prompts and of the empty ones that fill the bucket: (K', d_t) float32."""
+    rows = -(-len(prompts) // _BUCKET) * _BUCKET
+    padded = prompt_inputs.pad(self._inputs(prompts), rows)
+    with jax.set_mesh(self._mesh):
+      return self._embed(self.params, jax.device_put(padded, self._everywhere))
+
+  def run(self, step: Callable, text: jax.Array, *batch):
+    """What a compiled step of `mome_jax.training.steps` makes of a batch.
+
+    Args:
+      step: called with the parameters, `text`, the batch and the context.
+      text: (K', d_t) float32, from `embed`.
+      *batch: arrays, or tuples of them, whose first axis the devices share.
+    """
+    with jax.set_mesh(self._mesh):
+      return step(self.params, text, *jax.device_put(batch, self._split), self.context)
+
+  def segmenter(
+    self,
+    names: Sequence[str],
+    prompts: Sequence[str],
+    template: Template | None = None,
+    *,
+    rules: Sequence[str] | None = None,
+    overlap: float | None = None,
+  ) -> Segmenter:
+    """Segments scans into K classes.
+
+    Args:
+      names: K class names.
+      prompts: K texts for the text encoder.
+      template: tells which classes contain which; None is the model's own.
+      rules: of post-processing; None is those of the model's config.
+      overlap: of neighbouring windows; None is that of `config.evaluation`.
+
+    Raises:
+      PostprocessError: if a rule is unknown.
+      TextVectorError: if the model's text is frozen and it has no vector for a prompt.
+    """
+    text = self.embed(prompts)
+
+    return Segmenter(
+      # With the classes that fill the bucket: to cut them on the device, each K would be a program.
+      functools.partial(self.run, self._predict, text),
+      names=names,
+      spacing=self.config.data.spacing,
+      windows=self.config.data.windows,
+      evaluation=self.config.evaluation,
+      template=template or self.template,
+      rules=rules,
+      overlap=overlap,
+      devices=len(self.devices),
+    )
+
+  def fingerprint(self) -> str:
+    """SHA-256 of all parameters, hexadecimal; the same however they were stored."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+      array = np.asarray(leaf)
+      digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
+      digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+  def text_fingerprint(self, prompts: Sequence[str]) -> str:
+    """SHA-256 of what the text encoder gets for some prompts, hexadecimal."""
+    digest = hashlib.sha256()
+    for name, array in sorted(self._inputs(prompts).items()):
+      digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+      digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

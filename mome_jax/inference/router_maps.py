@@ -1,0 +1,402 @@
+"""Which scale each class trusts where, and which experts of a bank it chooses."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from mome_jax.inference import sliding_window
+from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.segmenter import Segmentation, Segmenter
+from mome_jax.pictures import overlay
+from mome_jax.training import steps
+
+_CELL_MM = 6.0  # maps of all classes and scales are kept in cells of about this size
+_DRAWN = 4  # classes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RoutingMaps:
+  """What the router did in one scan, in coarse cells, and exact means inside the predicted masks.
+
+  Attributes:
+    names: K class names.
+    scale_labels: L labels, finest first, such as '4 mm'.
+    weights: (K, L, d, h, w) uint8, mean share of each scale in each cell times 255; 0 for all
+      scales in cells of air, where no window looked.
+    entropy: (K, d, h, w) uint8, mean entropy of the shares as a fraction of log L, times 255.
+    cell: (3,) mm.
+    origin: (3,) mm, centre of the first cell from the centre of the scan.
+    weight_sum: (K, L) float64, sums over the voxels of each class's mask.
+    entropy_sum: (K,) float64, likewise.
+    voxels: (K,) float64, on the network's grid.
+  """
+
+  names: tuple[str, ...]
+  scale_labels: tuple[str, ...]
+  weights: np.ndarray
+  entropy: np.ndarray
+  cell: np.ndarray
+  origin: np.ndarray
+  weight_sum: np.ndarray
+  entropy_sum: np.ndarray
+  voxels: np.ndarray
+
+  @property
+  def share(self) -> np.ndarray:
+    """(K, L) mean share of each scale inside each class; NaN for a class without voxels."""
+    return _mean(self.weight_sum, self.voxels[:, None])
+
+  @property
+  def mean_entropy(self) -> np.ndarray:
+    """(K,) mean entropy inside each class, as a fraction of log L; NaN without voxels."""
+    return _mean(self.entropy_sum, self.voxels)
+
+  def plane(
+    self, maps: np.ndarray, z: int, shape: Sequence[int], spacing: Sequence[float]
+  ) -> np.ndarray:
+    """An axial plane of some maps on the grid of the scan, nearest cells.
+
+    Args:
+      maps: (..., d, h, w), of the cells.
+      z: slice of the scan.
+      shape: (D, H, W) of the scan.
+      spacing: (3,) mm of the scan.
+
+    Returns:
+      (..., D, H), the dtype of `maps`.
+    """
+    index = []
+    for axis, n in enumerate(shape):
+      voxels = np.arange(n) if axis < 2 else np.array([z])
+      mm = (voxels - (n - 1) / 2) * spacing[axis]
+      nearest = np.rint((mm - self.origin[axis]) / self.cell[axis]).astype(int)
+      index.append(np.clip(nearest, 0, maps.shape[maps.ndim - 3 + axis] - 1))
+    x, y, (z_cell,) = index
+    return maps[..., z_cell][..., x[:, None], y[None, :]]
+
+
+def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+  with np.errstate(invalid='ignore', divide='ignore'):
+    return total / count
+
+
+class Explainer:
+  """Asks the router of a model what it does while a scan is segmented.
+
+  Args:
+    predictor: the model.
+    names: K class names.
+    prompts: K texts for the text encoder.
+    segmenter: of the same names and prompts.
+
+  Raises:
+    ValueError: if the model has a single scale, and so no router.
+  """
+
+  def __init__(
+    self, predictor: Predictor, names: Sequence[str], prompts: Sequence[str], segmenter: Segmenter
+  ):
+    scales = predictor.model.active_scales
+    if len(scales) < 2:
+      raise ValueError(f'{predictor.path}: this model mixes no scales; there is no routing to show')
+    self.names = tuple(names)
+    self.spacing = segmenter.spacing
+    self.scale_labels = tuple(f'{self.spacing[0] * 2**scale:g} mm' for scale in scales)
+    step = steps.make_routing_step(predictor.model)
+    step = steps.jit(step, predictor.devices[0].platform)
+    text = predictor.embed(prompts)  # with the empty prompts that fill the bucket
+    self.step = functools.partial(predictor.run, step, text)
+
+  def watch(self) -> 'RoutingWatch':
+    """For one scan: `segmenter(image, spacing, watch=watch)`, then `watch.maps()`."""
+    return RoutingWatch(self)
+
+
+class RoutingWatch:
+  """Makes the routing maps of a scan from the windows of its segmentation, in the same pass.
+
+  Windows overlap and are blended as their logits are, so that a voxel's shares are those which made
+  its logit; inside a class is where a window's own logit is above 0. Maps of one window are held at
+  full resolution, those of the whole scan in cells only.
+
+  Args:
+    explainer: of the segmenter's model.
+  """
+
+  def __init__(self, explainer: Explainer):
+    self._explainer = explainer
+    self._block = cell_voxels(explainer.spacing)
+    self._sums = 0.0
+    self._row = 0  # the first of those that are held
+    self._pending = None
+
+  def begin(self, windows: sliding_window.Windows) -> None:
+    """See `sliding_window.Watch`."""
+    self._windows = windows
+    self._weights = sliding_window.gaussian_weights(windows.size)
+    self._mass = np.zeros(windows.padded, np.float32)
+    for corners in windows.planes.values():
+      for corner in corners:
+        self._mass[windows.region(corner)] += self._weights
+    self._inside = np.zeros(windows.padded, bool)
+    self._inside[windows.scan] = True
+    block, kinds = self._block, (len(self._explainer.names), len(self._explainer.scale_labels) + 1)
+    self._reach = [-(-w // block) + 1 for w in windows.size]  # cells that a window may touch
+    cells = [-(-n // block) for n in windows.shape]
+    self._maps = np.zeros((*kinds, *cells), np.uint8)
+    self._fill = _fill(windows.shape, block)
+    beyond = [n + m for n, m in zip(cells, self._reach, strict=True)]
+    self._held = np.zeros((*kinds, self._reach[0], *beyond[1:]), np.float32)
+
+  def predict(self, batch: np.ndarray, corners: Sequence[tuple[int, int, int]]) -> jax.Array:
+    """See `sliding_window.Watch`."""
+    counted = np.zeros(batch.shape[:-1], np.float32)
+    placement = [
+      np.zeros((len(batch), m, w), np.float32)
+      for m, w in zip(self._reach, self._windows.size, strict=True)
+    ]
+    for row, corner in enumerate(corners):
+      region = self._windows.region(corner)
+      counted[row] = self._weights * self._inside[region] / self._mass[region]
+      cell = self._cell(corner)
+      for axis, place in enumerate(placement):
+        voxels = np.arange(place.shape[-1]) + corner[axis] - self._windows.before[axis]
+        place[row] = voxels // self._block == cell[axis] + np.arange(place.shape[1])[:, None]
+    logits, did = self._explainer.step(batch, counted, placement)
+    self._collect()  # of the batch before, while the device works at this one
+    self._pending = corners, did
+    return logits
+
+  def maps(self) -> RoutingMaps:
+    """What the router did, once the scan is segmented."""
+    self._collect()
+    self._finish(self._row + len(self._held[0, 0]))
+    spacing, shape = np.array(self._explainer.spacing, float), np.array(self._windows.shape)
+    scales, count = len(self._explainer.scale_labels), len(self._explainer.names)
+    sums = np.broadcast_to(self._sums, (count, scales + 2))
+    return RoutingMaps(
+      self._explainer.names,
+      self._explainer.scale_labels,
+      self._maps[:, :-1],
+      self._maps[:, -1],
+      cell=spacing * self._block,
+      origin=((self._block - 1) / 2 - (shape - 1) / 2) * spacing,
+      weight_sum=sums[:, :-2],
+      entropy_sum=sums[:, -2],
+      voxels=sums[:, -1],
+    )
+
+  def _cell(self, corner: Sequence[int]) -> list[int]:
+    """The first cell of the scan that a window touches."""
+    before = self._windows.before
+    return [max(0, c - b) // self._block for c, b in zip(corner, before, strict=True)]
+
+  def _collect(self) -> None:
+    """Adds what the router did in the last batch."""
+    if self._pending is None:
+      return
+    corners, did = self._pending
+    self._pending = None
+    count = len(self._explainer.names)
+    maps, sums = np.asarray(did['maps'])[:count], np.asarray(did['sums'], np.float64)[:count]
+    self._sums = self._sums + sums
+    for row, corner in enumerate(corners):
+      first, *rest = self._cell(corner)
+      self._finish(first)
+      place = tuple(slice(c, c + m) for c, m in zip(rest, self._reach[1:], strict=True))
+      self._held[:, :, :, *place] += maps[:, row]
+
+  def _finish(self, first: int) -> None:
+    """Writes the rows of cells before `first`, which no later window touches."""
+    done = first - self._row
+    if not done:
+      return
+    rows = slice(self._row, min(first, self._row + self._held.shape[2], len(self._fill)))
+    height, width = self._fill.shape[1:]
+    mean = self._held[:, :, : rows.stop - rows.start, :height, :width] / self._fill[rows]
+    self._maps[:, :, rows] = np.rint(255 * np.clip(mean, 0, 1))
+    ahead = self._held[:, :, done:].copy()
+    self._held[:] = 0
+    self._held[:, :, : ahead.shape[2]] = ahead
+    self._row = first
+
+
+def make_explainer(
+  predictor: Predictor, names: Sequence[str], prompts: Sequence[str], segmenter: Segmenter
+) -> Explainer | None:
+  """An `Explainer`, or None for a model that mixes no scales."""
+  if len(predictor.model.active_scales) < 2:
+    return None
+  return Explainer(predictor, names, prompts, segmenter)
+
+
+def cell_voxels(spacing: Sequence[float]) -> int:
+  """Voxels along a side of a cell: a power of two, about 6 mm."""
+  mm = float(np.prod(spacing)) ** (1 / 3)
+  return 2 ** max(0, round(float(np.log2(_CELL_MM / mm))))
+
+
+def _fill(shape: Sequence[int], block: int) -> np.ndarray:
+  """(d, h, w) float32: voxels of each cell that lie inside a scan."""
+  fill = np.ones((), np.float32)
+  for n in shape:
+    fill = fill[..., None] * np.clip(n - np.arange(0, n, block), 0, block).astype(np.float32)
+  return fill
+
+
+class Routing:
+  """Collects what the router did in some scans, for one table and a picture of the first scan."""
+
+  def __init__(self, explainer: Explainer):
+    self.cases = 0
+    self._explainer = explainer
+    self._weight = self._voxels = self._entropy = 0.0
+    self._planes = None
+
+  def add(
+    self,
+    maps: RoutingMaps,
+    image: np.ndarray,
+    spacing: Sequence[float],
+    segmentation: Segmentation,
+  ) -> None:
+    """Adds a scan: its maps, (D, H, W) HU, mm, and what was segmented in the same pass."""
+    self._voxels += maps.voxels
+    self._weight += maps.weight_sum
+    self._entropy += maps.entropy_sum
+    if self.cases == 0:
+      self._planes = largest_planes(maps, image, spacing, segmentation)
+    self.cases += 1
+
+  def draw(self, path: str | os.PathLike) -> None:
+    """Writes the picture: a table of mean weights, and maps of the four largest classes."""
+    explainer, planes = self._explainer, self._planes
+    overlay.routing(
+      path,
+      share=_mean(self._weight, self._voxels[:, None]),
+      entropy=_mean(self._entropy, self._voxels),
+      names=explainer.names,
+      scale_labels=explainer.scale_labels,
+      image_slice=planes.images,
+      maps={
+        name: np.tensordot(np.arange(len(weights)), weights, 1)
+        for name, weights in planes.weights.items()
+      },
+      outlines=planes.outlines,
+      spacing_2d=planes.spacing,
+      title=f'Weight of each scale inside the predicted masks of {self.cases} scans',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Planes:
+  """Axial slices to draw, each through the largest section of its class; keys are class names.
+
+  Attributes:
+    images: (D, H) HU.
+    weights: (L, D, H) float32, share of each scale.
+    entropy: (D, H) float32, as a fraction of log L.
+    outlines: (D, H) bool, the class.
+    spacing: (2,) mm.
+  """
+
+  images: Mapping[str, np.ndarray]
+  weights: Mapping[str, np.ndarray]
+  entropy: Mapping[str, np.ndarray]
+  outlines: Mapping[str, np.ndarray]
+  spacing: tuple[float, float]
+
+
+def largest_planes(
+  maps: RoutingMaps, image: np.ndarray, spacing: Sequence[float], segmentation: Segmentation
+) -> Planes:
+  """Slices of the four largest classes of a scan, largest first.
+
+  Args:
+    maps: of the scan.
+    image: (D, H, W) HU.
+    spacing: (3,) mm.
+    segmentation: of the scan.
+  """
+  planes = Planes({}, {}, {}, {}, tuple(spacing[:2]))
+  counts = np.array(
+    [
+      0 if box is None else np.count_nonzero(segmentation.winner[box] == k)
+      for k, box in enumerate(segmentation.boxes.values(), 1)
+    ]
+  )
+  for k in np.argsort(-counts, kind='stable')[:_DRAWN]:
+    name = segmentation.names[k]
+    mask = segmentation.mask(name)
+    if not counts[k] or name not in maps.names:
+      continue
+    z, row = int(mask.sum((0, 1)).argmax()), maps.names.index(name)
+    box = _body(image[..., z] > -500)
+    where = (z, image.shape, spacing)
+    planes.images[name] = image[..., z][box]
+    planes.weights[name] = maps.plane(maps.weights[row], *where)[(..., *box)] / np.float32(255)
+    planes.entropy[name] = maps.plane(maps.entropy[row], *where)[box] / np.float32(255)
+    planes.outlines[name] = mask[..., z][box]
+  return planes
+
+
+def _body(dense: np.ndarray) -> tuple[slice, slice]:
+  """The box of what is dense in a slice; all of it where nothing is."""
+  if not dense.any():
+    return slice(None), slice(None)
+  return tuple(
+    slice(int(hit.argmax()), len(hit) - int(hit[::-1].argmax()))
+    for hit in (dense.any(1), dense.any(0))
+  )
+
+
+def draw_case(
+  path: str | os.PathLike,
+  maps: RoutingMaps,
+  image: np.ndarray,
+  spacing: Sequence[float],
+  segmentation: Segmentation,
+  *,
+  title: str,
+) -> None:
+  """Draws one scan: for its largest classes, the share of each scale and the entropy."""
+  planes = largest_planes(maps, image, spacing, segmentation)
+  overlay.expert_maps(
+    path,
+    images=planes.images,
+    weights=planes.weights,
+    entropy=planes.entropy,
+    outlines=planes.outlines,
+    scale_labels=maps.scale_labels,
+    spacing_2d=planes.spacing,
+    title=title,
+  )
+
+
+def draw_experts(folder: pathlib.Path, row: Mapping[str, list], names: Sequence[str]) -> None:
+  """Draws which expert of each bank the voxels of each class chose: `experts_SCALE.png`.
+
+  Args:
+    folder: of the pictures.
+    row: a line of `experts.jsonl`; `moe_SCALE/classes` is (E, K), choices by voxels of each class.
+    names: K class names.
+  """
+  for key, value in row.items():
+    if not key.endswith('/classes'):
+      continue
+    scale = key.removesuffix('/classes').removeprefix('moe_')
+    choices = np.asarray(value).T
+    with np.errstate(invalid='ignore'):
+      share = choices / choices.sum(1, keepdims=True)
+    overlay.routing(
+      folder / f'experts_{scale}.png',
+      share=share,
+      names=names,
+      scale_labels=[str(expert) for expert in range(share.shape[1])],
+      title=f'Experts of scale {scale} chosen by the voxels of each class in training',
+    )

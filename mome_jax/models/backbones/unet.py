@@ -1,0 +1,73 @@
+"""The U-Net of the CLIP-Driven Universal Model: three poolings, a pyramid of four scales."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mome_jax.ops import layers
+
+SIZES = {
+  'tiny': {'channels': (8, 16, 32, 64)},
+  'small': {'channels': (16, 32, 64, 128)},
+  'base': {'channels': (64, 128, 256, 512)},  # the published size, 19,073,600 parameters
+}
+
+
+class ConvBlock(nn.Module):
+  """Two times 3x3x3 convolution, instance normalisation, relu."""
+
+  channels: tuple[int, int]
+  space_to_depth: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    for i, features in enumerate(self.channels):
+      blocked = self.space_to_depth and i == 0
+      x = layers.Conv3D(features, space_to_depth=blocked, dtype=self.dtype, name=f'conv_{i}')(x)
+      x = layers.GroupNorm(per_channel=True, dtype=self.dtype, name=f'norm_{i}')(x)
+      x = nn.relu(x)
+    return x
+
+
+class UNet(nn.Module):
+  """(B, D, H, W, C_in) -> the decoder's features, finest first, the bottleneck last.
+
+  D, H, W must be multiples of `stride`. Each sample is normalised by its own statistics: at B = 1
+  this is the original, whose BatchNorm always used the batch's.
+  """
+
+  channels: tuple[int, int, int, int]
+  space_to_depth: bool = False
+  remat: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @property
+  def num_scales(self) -> int:
+    """L, entries of the pyramid."""
+    return len(self.channels)
+
+  @property
+  def stride(self) -> int:
+    """Of the coarsest scale; every side of an image must be a multiple of it."""
+    return 2 ** (self.num_scales - 1)
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    conv_block = layers.rematerialised(ConvBlock, self.remat)
+    x = x.astype(self.dtype)
+    skips = []
+    for level, features in enumerate(self.channels):
+      x = layers.max_pool(x) if level else x
+      blocked = self.space_to_depth and level == 0
+      block = conv_block((features // 2, features), blocked, self.dtype, name=f'encoder_{level}')
+      x = block(x)
+      skips.append(x)
+    pyramid = [x]
+    for level in reversed(range(len(self.channels) - 1)):
+      up = layers.UpConv3D(x.shape[-1], dtype=self.dtype, name=f'upsample_{level}')(x)
+      features = self.channels[level]
+      block = conv_block((features, features), dtype=self.dtype, name=f'decoder_{level}')
+      x = block(jnp.concatenate([up, skips[level]], -1))
+      pyramid.append(x)
+    return tuple(reversed(pyramid))

@@ -1,0 +1,1 @@
+"""Drawings: each takes numbers, none makes them."""

@@ -1,0 +1,237 @@
+"""A page to look at one segmented scan: a single HTML file that needs no network and no server.
+
+The page holds NiiVue (`assets/niivue-*.js.gz`, its licence beside it), the scan, the labels and the
+routing maps. Its content security policy forbids every request, so that no voxel can leave it.
+"""
+
+import base64
+import gzip
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import nibabel as nib
+import numpy as np
+
+from input_pipeline.ct import resample, volume
+from mome_jax.inference import postprocess
+from mome_jax.inference.router_maps import RoutingMaps
+from mome_jax.inference.segmenter import Segmentation
+from mome_jax.pictures import overlay
+from mome_jax.pictures.colours import palette
+
+_ASSETS = pathlib.Path(__file__).parents[1] / 'assets'
+_NIIVUE = 'niivue-0.69.0.umd.js.gz'
+_SIDES = (256, 208, 168, 136)  # longest side in voxels; the next one where the page is too large
+_IMAGE_BYTES = 12 << 20
+_ROUTING_BYTES = 5 << 20
+_HU_STEP = 4  # finer than noise; a soft tissue window keeps 100 grey levels
+
+
+def write(
+  path: str | os.PathLike,
+  scan: volume.Volume,
+  segmentation: Segmentation,
+  legend: Sequence[Mapping],
+  *,
+  title: str,
+  origin: Mapping,
+  routing: RoutingMaps | None = None,
+) -> None:
+  """Writes the page of a scan, at most about 20 MB.
+
+  Shown are at most 256 voxels along each axis, HU in steps of 4, and labels of the nearest voxels;
+  volumes are those of the legend, measured on the scan's own grid.
+
+  Args:
+    path: HTML file to write.
+    scan: the CT.
+    segmentation: of it.
+    legend: of each class, in the order of the segmentation: 'name', 'volume_ml', 'present'.
+    title: heading of the page.
+    origin: 'step' of the model, 'warnings' and the 'input' whose folder they do not show; all
+      optional.
+    routing: of the scan, or None.
+  """
+  for side in _SIDES:
+    shown = np.maximum(scan.spacing, scan.spacing * scan.array.shape / side)
+    image = _image(scan, shown)
+    if len(image) <= _IMAGE_BYTES:
+      break
+  labels, codes = _labels(scan, segmentation, shown)
+  extents = np.multiply(scan.array.shape, scan.spacing)
+  colours = palette([row['name'] for row in legend])
+  data = {
+    'title': title,
+    'step': origin.get('step'),
+    'warnings': _without_folders(origin.get('warnings', ()), origin.get('input', '')),
+    'thin': bool(overlay.THIN * extents[2] < extents[:2].min()),
+    'coarser': None if np.allclose(shown, scan.spacing) else _coarser(scan, shown),
+    'classes': [
+      {
+        'name': row['name'],
+        'colour': [round(255 * v) for v in colours[row['name']]],
+        'volume_ml': row['volume_ml'],
+        'present': row['present'],
+        'centre': _centre(scan, segmentation, row['name']) if row['present'] else None,
+      }
+      for row in legend
+    ],
+    'image': image,
+    'labels': labels,
+    'codes': codes,
+    'routing': None if routing is None else _routing(scan, routing, segmentation),
+  }
+  # Names may be any text: what could end the script element is escaped.
+  text = json.dumps(data, separators=(',', ':')).replace('<', '\\u003c')
+  page = (_ASSETS / 'viewer.html').read_text()
+  niivue = gzip.decompress((_ASSETS / _NIIVUE).read_bytes()).decode()
+  for mark, content in (
+    ('/* NIIVUE */', niivue),
+    ('/* VIEWER */', (_ASSETS / 'viewer.js').read_text()),
+    ('/* DATA */', text),
+  ):
+    before, after = page.split(mark)
+    page = before + content + after
+  pathlib.Path(path).write_text(page)
+
+
+def _without_folders(texts: Sequence[str], path: str) -> list[str]:
+  """Warnings with the names of files alone: a page is handed on, and its side bar is narrow."""
+  paths = pathlib.Path(path), pathlib.Path(os.path.abspath(path))
+  folders = {str(folder) for path in paths for folder in path.parents if folder.name}
+  for folder in sorted(folders, key=len, reverse=True):
+    start = re.compile(rf'(?<![^\s\'"(]){re.escape(folder + os.sep)}')
+    texts = [start.sub('', text) for text in texts]
+  return list(texts)
+
+
+def _coarser(scan: volume.Volume, step: np.ndarray) -> str:
+  """Tells that the page shows less than the scan holds."""
+  sizes = [' x '.join(f'{mm:.2g}' for mm in spacing) for spacing in (step, scan.spacing)]
+  return f'Shown in voxels of {sizes[0]} mm; those of the scan are {sizes[1]} mm.'
+
+
+def _affine(scan: volume.Volume, step: np.ndarray, first: np.ndarray) -> np.ndarray:
+  """(4, 4) voxel -> mm (RAS+) of a grid along the canonical axes.
+
+  The scan's centre lies where it lies in the world; oblique scans are shown along their own axes.
+
+  Args:
+    scan: the CT.
+    step: (3,) mm.
+    first: (3,) mm, centre of the first voxel from the scan's centre.
+  """
+  middle = (np.array(scan.array.shape) - 1) / 2
+  affine = np.diag([*step, 1.0])
+  affine[:3, 3] = (scan.geometry.canonical_affine @ [*middle, 1])[:3] + first
+  return affine
+
+
+def _nifti(array: np.ndarray, affine: np.ndarray) -> str:
+  image = nib.Nifti1Image(array, affine)
+  image.header.set_xyzt_units('mm')
+  return base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode()
+
+
+def _shown_affine(scan: volume.Volume, shape: Sequence[int], step: np.ndarray) -> np.ndarray:
+  return _affine(scan, step, -(np.array(shape[:3]) - 1) / 2 * step)
+
+
+def _image(scan: volume.Volume, step: np.ndarray) -> str:
+  hu = scan.array
+  if not np.allclose(step, scan.spacing):
+    hu = resample.resample(hu, scan.spacing, step, order=1)
+  hu = np.clip(np.rint(hu / _HU_STEP) * _HU_STEP, -1024, 3072).astype(np.int16)
+  return _nifti(hu, _shown_affine(scan, hu.shape, step))
+
+
+def _labels(scan, segmentation: Segmentation, step) -> tuple[str, list[list[int]]]:
+  """A label map that keeps which classes overlap.
+
+  Returns:
+    The map, and for every code from 0 on the indices of the classes it belongs to, innermost first.
+  """
+  names, contains = segmentation.names, segmentation.template.contains
+  winner = resample.resample(segmentation.winner, scan.spacing, step, order=0)
+  over = resample.resample(segmentation.over, scan.spacing, step, order=0)
+  shown = Segmentation(names, winner, over, segmentation.template)
+  codes, meanings = np.zeros(winner.shape, np.uint16), [[]]
+  for k, name in enumerate(names):
+    own = winner == k + 1
+    if not own.any():
+      continue
+    outer = [n for n in names if contains(n, name)]
+    outer.sort(key=lambda n: sum(contains(other, n) for other in names), reverse=True)
+    members = np.zeros(own.sum(), np.int64)
+    for bit, other in enumerate(outer):
+      members |= shown.mask(other)[own].astype(np.int64) << bit
+    found, inverse = np.unique(members, return_inverse=True)
+    codes[own] = len(meanings) + inverse
+    for bits in found:
+      inside = [names.index(n) for bit, n in enumerate(outer) if bits >> bit & 1]
+      meanings.append([k, *inside])
+  kind = np.uint8 if len(meanings) <= 256 else np.uint16
+  return _nifti(codes.astype(kind), _shown_affine(scan, codes.shape, step)), meanings
+
+
+def _centre(scan: volume.Volume, segmentation: Segmentation, name: str) -> list[float]:
+  """World mm of a voxel of the class, in its largest axial section."""
+  box = segmentation.boxes[name]
+  mask = segmentation.mask(name, box)
+  z = int(mask.sum((0, 1)).argmax())
+  columns = np.argwhere(mask[..., z])
+  x, y = columns[np.square(columns - columns.mean(0)).sum(1).argmin()]
+  voxel = np.array([x, y, z]) + [span.start for span in box]
+  steps = (voxel - (np.array(scan.array.shape) - 1) / 2) * scan.spacing
+  return [round(float(mm), 2) for mm in _affine(scan, scan.spacing, steps)[:3, 3]]
+
+
+def _routing(scan: volume.Volume, routing: RoutingMaps, segmentation: Segmentation) -> dict:
+  """Table and maps: of each present class a file of L + 2 frames: shares, mean scale, entropy.
+
+  0 is air, 1 to 255 stand for 0 to 1.
+  """
+  present = [k for k, name in enumerate(routing.names) if segmentation.boxes[name] is not None]
+  dense = _dense_cells(scan, routing)
+  for factor in (1, 2, 4):
+    maps = {k: _frames(scan, routing, k, dense, factor) for k in present}
+    if sum(map(len, maps.values())) <= _ROUTING_BYTES:
+      break
+  return {
+    'scales': routing.scale_labels,
+    'share': _rounded(routing.share),
+    'entropy': _rounded(routing.mean_entropy),
+    'maps': maps,
+  }
+
+
+def _dense_cells(scan: volume.Volume, routing: RoutingMaps) -> np.ndarray:
+  """(d, h, w) bool: cells of the body, by their nearest voxels."""
+  shape = routing.entropy.shape[1:]
+  index = []
+  for axis, n in enumerate(shape):
+    mm = routing.origin[axis] + np.arange(n) * routing.cell[axis]
+    voxel = np.rint(mm / scan.spacing[axis] + (scan.array.shape[axis] - 1) / 2).astype(int)
+    index.append(np.clip(voxel, 0, scan.array.shape[axis] - 1))
+  return postprocess.body(scan.array[np.ix_(*index)])
+
+
+def _frames(scan, routing: RoutingMaps, k: int, dense: np.ndarray, factor: int) -> str:
+  weights = routing.weights[k].astype(np.float32) / 255  # (L, d, h, w)
+  count = len(weights)
+  scale = np.tensordot(np.arange(count) / (count - 1), weights, 1)
+  frames = np.stack([*weights, scale, routing.entropy[k] / np.float32(255)], -1)
+  known = dense & (weights.sum(0) > 0.5)
+  frames, known = (x[::factor, ::factor, ::factor] for x in (frames, known))
+  values = np.where(known[..., None], 1 + np.rint(254 * np.clip(frames, 0, 1)), 0)
+  return _nifti(values.astype(np.uint8), _affine(scan, routing.cell * factor, routing.origin))
+
+
+def _rounded(values: np.ndarray) -> list:
+  """Nested lists; None for NaN, which JSON has not."""
+  if values.ndim > 1:
+    return [_rounded(row) for row in values]
+  return [None if np.isnan(v) else round(float(v), 4) for v in values]

@@ -1,0 +1,80 @@
+"""What a result was made from: whether a later run would make the same."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.segmenter import Segmenter
+from mome_jax.predict import find_scans
+
+_NETWORK = ('model', 'text', 'classes', 'new_classes')  # of a config
+_NAMES = {
+  'scan': 'another scan',
+  'weights': 'other weights',
+  'network': 'another network',
+  'text': 'another text model',
+}  # of what is too long to be told
+
+
+def of_run(
+  predictor: Predictor,
+  segmenter: Segmenter,
+  prompts: Sequence[str],
+  *,
+  weights: str,
+  assume_spacing: Sequence[float] | None,
+  volume_number: int | None,
+) -> dict[str, Any]:
+  """All that decides which voxel belongs to which class, but the scan: values fit for JSON.
+
+  Args:
+    predictor: the model.
+    segmenter: of the run.
+    prompts: K texts for the text encoder.
+    weights: `predictor.fingerprint()`.
+    assume_spacing: as in `find_scans.read`.
+    volume_number: as `number` in `find_scans.read`.
+  """
+  config = predictor.config.to_dict()
+  network = {key: config.get(key) for key in _NETWORK}
+  return {
+    'weights': weights,
+    'network': hashlib.sha256(_plain(network).encode()).hexdigest(),
+    'text': predictor.text_fingerprint(prompts),
+    'dtype': (config.get('model') or {}).get('dtype'),
+    'spacing': segmenter.spacing,
+    'hu_windows': segmenter.windows,
+    'window': segmenter.window,
+    'overlap': segmenter.overlap,
+    'postprocess': segmenter.rules,
+    'assume_spacing': assume_spacing,
+    'volume': volume_number,
+  }
+
+
+def of_scan(case: find_scans.Case) -> str:
+  """SHA-256 of the content of a scan's files, hexadecimal, whatever they are called.
+
+  Raises:
+    OSError, VolumeError: if one cannot be read.
+  """
+  digests = [
+    hashlib.file_digest(stream, 'sha256').digest() for stream in find_scans.open_files(case)
+  ]
+  return hashlib.sha256(b''.join(sorted(digests))).hexdigest()
+
+
+def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+  """One phrase for each value of `now` that the earlier description lacks or has otherwise."""
+  phrases = []
+  for key, value in now.items():
+    before, after = _plain(earlier.get(key)), _plain(value)
+    if key not in earlier or before != after:
+      phrases.append(_NAMES.get(key) or f'{key} {before}, now {after}')
+  return phrases
+
+
+def _plain(value: Any) -> str:
+  return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,1 @@
+"""Training: the loop, its steps, state and losses, and where arrays live on the devices."""

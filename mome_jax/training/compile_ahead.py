@@ -1,0 +1,202 @@
+"""Ahead-of-time compilation for devices that are not there: --mode=compile --topology=v5e:4x4."""
+
+import importlib.metadata
+import os
+import re
+import time
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from mome_jax.errors import UserError
+from mome_jax.models import build_model
+from mome_jax.text import prompt_inputs
+from mome_jax.text.t5 import build_text_encoder
+from mome_jax.training import sharding, state, steps
+from mome_jax.training.flops import count_flops
+
+# GiB of one chip: cloud.google.com/tpu/docs/system-architecture-tpu-vm
+_HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32}
+_COLLECTIVES = r'(all-to-all|all-gather|all-reduce|reduce-scatter|collective-permute)'
+_BITS = {'pred': 8, 's4': 4, 'u4': 4}
+
+
+class TopologyError(UserError):
+  """The topology is unknown or its compiler is absent; the message says which are known."""
+
+
+def compile_config(config, topology: str) -> dict:
+  """Compiles the train step and the predict step of a config for all chips of a topology.
+
+  Args:
+    config: see `configs/base.py`.
+    topology: 'v5e:4x4', 'v5p:2x2x2', 'v6e:4x4' and the like, compiled by libtpu without a TPU; or
+      'cpu:8' for so many virtual devices of this machine. Before anything else uses JAX.
+
+  Returns:
+    What can be written as JSON: `compiler`, `effort`, `topology`, `chip`, `chips`, `mesh`,
+    `parameters`, `hbm_limit`, and for `train` and `predict`: `hbm` with `arguments`, `outputs`,
+    `reused`, `temporaries` and `peak` (bytes of one chip), `fits`, `flops` (of one step on all
+    chips; products and convolutions), `bytes_accessed` (of one chip, as XLA counts it: loop bodies
+    once), `collectives` (kind -> `count` and output `bytes` of one chip, loop bodies once) and
+    `compile_seconds`. `effort` is jax_exec_time_optimization_effort, from -1 to 1; at -1 the TPU
+    compiler is far quicker, and the temporaries are an upper bound.
+
+  Raises:
+    TopologyError: see there.
+  """
+  devices, platform = _devices(topology)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  limit = _HBM.get(topology.split(':')[0])
+  train, params = trace_train_step(config, mesh)
+  report = {
+    'compiler': _compiler(platform),
+    'effort': jax.config.jax_exec_time_optimization_effort,
+    'topology': topology,
+    'chip': devices[0].device_kind,
+    'chips': len(devices),
+    'mesh': dict(mesh.shape),
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+    'hbm_limit': limit and limit * 2**30,
+    'train': _measure(train, platform, limit),
+  }
+  # Every host predicts by itself, window by window: one chip is the unit.
+  alone = sharding.local_mesh(devices[:1])
+  with jax.set_mesh(alone):
+    predict_step = steps.jit(steps.make_predict_step(build_model(config.model)), platform)
+    predict = predict_step.trace(*_request(config, alone, params))
+  report['predict'] = _measure(predict, platform, limit)
+  return report
+
+
+def trace_train_step(config, mesh):
+  """The whole train step of a config, traced for a mesh whose devices need not exist.
+
+  Returns:
+    A `jax.stages.Traced`, and the parameters' shapes and shardings.
+  """
+  model = build_model(config.model)
+  text_encoder = None if prompt_inputs.is_frozen(config.text) else build_text_encoder(config.text)
+  optimizer = state.make_optimizer(config.train)
+  abstract = state.abstract_state(config, mesh, model, text_encoder, optimizer)
+  table = np.zeros((256, len(config.classes)), bool)  # its values need the data, its shape does not
+  train_step = steps.jit_train_step(config, model, text_encoder, optimizer, abstract, table)
+  with jax.set_mesh(mesh):  # nothing can run in here: the devices do not exist
+    traced = train_step.trace(abstract, _batch(config, mesh), _prompts(config, mesh))
+  return traced, abstract.params
+
+
+def _devices(topology: str):
+  family, _, size = topology.partition(':')
+  if family == 'cpu' and size.isdigit():
+    jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', int(size))
+    return jax.devices(), 'cpu'
+  if family not in _HBM or not re.fullmatch(r'\d+x\d+(x\d+)?', size):
+    raise TopologyError(
+      f'--topology={topology}: expected cpu:N or one of {", ".join(_HBM)} with a shape, as v5e:4x4'
+    )
+  # No TPU is here: ask nobody for its metadata, run nothing on it, and lock nobody out.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  jax.config.update('jax_platforms', 'cpu')
+  from jax.experimental import topologies
+
+  try:
+    return topologies.get_topology_desc(topology, platform='tpu').devices, 'tpu'
+  except (RuntimeError, ValueError, NotImplementedError) as error:
+    reason = str(error).split('\n')[0]
+    raise TopologyError(
+      f'--topology={topology}: {reason}; the TPU compiler comes with '
+      'pip install -r requirements-aot.txt'
+    ) from error
+
+
+def _compiler(platform: str) -> str:
+  """Versions of what compiles."""
+  packages = ['jax', 'libtpu'] if platform == 'tpu' else ['jax', 'jaxlib']
+  return ', '.join(f'{name} {importlib.metadata.version(name)}' for name in packages)
+
+
+def _batch(config, mesh):
+  """Shapes of a training batch; see `input_pipeline.batches.dataset`."""
+  b, k, patch = config.train.batch_size, len(config.classes), tuple(config.data.patch)
+  spatial = config.mesh.spatial
+  sharding.check_batch(mesh, config)
+  fields = {
+    'image': ((b, *patch, len(config.data.windows)), np.float32),
+    'label': ((b, *patch), np.uint8),
+    'supervised': ((b, k), np.bool_),
+    'frame': ((b, 4), np.float32),
+    'slice_range': ((b, k, 2), np.float32),
+  }
+  return {
+    name: jax.ShapeDtypeStruct(
+      shape, dtype, sharding=NamedSharding(mesh, sharding.batch_spec(name, spatial=spatial))
+    )
+    for name, (shape, dtype) in fields.items()
+  }
+
+
+def _prompts(config, mesh):
+  where = NamedSharding(mesh, sharding.REPLICATED)
+  rows = 2 * len(config.classes)
+  if prompt_inputs.is_frozen(config.text):
+    vectors = jax.ShapeDtypeStruct((rows, config.text.d_model), np.float32, sharding=where)
+    return {'vectors': vectors}
+  shape = (rows, config.text.max_length)
+  return {
+    'ids': jax.ShapeDtypeStruct(shape, np.int32, sharding=where),
+    'mask': jax.ShapeDtypeStruct(shape, np.bool_, sharding=where),
+  }
+
+
+def _request(config, mesh, params):
+  """Shapes of parameters, text and windows of one predict step."""
+  where = NamedSharding(mesh, sharding.REPLICATED)
+  place = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+  params = jax.tree.map(lambda leaf: place(leaf.shape, leaf.dtype), params)
+  evaluation = config.evaluation
+  text = place((len(config.classes), config.text.d_model), np.float32)
+  windows = (evaluation.batch_size, *evaluation.window, len(config.data.windows))
+  return params, text, place(windows, np.float32), text
+
+
+def _measure(traced, platform: str, limit: int | None) -> dict:
+  start = time.perf_counter()
+  compiled = traced.lower(lowering_platforms=(platform,)).compile()
+  seconds = time.perf_counter() - start
+  memory = compiled.memory_analysis()
+  hbm = {
+    'arguments': memory.argument_size_in_bytes,
+    'outputs': memory.output_size_in_bytes,
+    'reused': memory.alias_size_in_bytes,  # outputs that live where donated arguments were
+    'temporaries': memory.temp_size_in_bytes,
+  }
+  hbm['peak'] = hbm['arguments'] + hbm['outputs'] - hbm['reused'] + hbm['temporaries']
+  return {
+    'hbm': hbm,
+    'fits': None if limit is None else hbm['peak'] <= limit * 2**30,
+    'flops': count_flops(traced.jaxpr, platform),
+    'bytes_accessed': (compiled.cost_analysis() or {}).get('bytes accessed'),
+    'collectives': collectives(compiled.as_text()),
+    'compile_seconds': round(seconds, 1),
+  }
+
+
+def collectives(hlo: str) -> dict[str, dict[str, int]]:
+  """Exchanges in an HLO program: kind -> how many, and the bytes of their results."""
+  found = {}
+  for shape, kind, start in re.findall(rf'= (.*?) {_COLLECTIVES}(-start)?\(', hlo):
+    sizes = [_bytes(*part) for part in re.findall(r'([a-z]+\d*)\w*\[([\d,]*)\]', shape)]
+    entry = found.setdefault(kind, {'count': 0, 'bytes': 0})
+    entry['count'] += 1
+    # The asynchronous form returns its operand too.
+    entry['bytes'] += max(sizes, default=0) if start else sum(sizes)
+  return found
+
+
+def _bytes(dtype: str, shape: str) -> int:
+  bits = _BITS.get(dtype) or int(re.sub(r'\D', '', dtype) or 8)
+  return int(np.prod([int(n) for n in shape.split(',') if n], dtype=np.int64)) * bits // 8

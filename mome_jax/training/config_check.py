@@ -1,0 +1,200 @@
+"""Values of a config that cannot be: found before anything is computed, all of them at once."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.batches import augment
+from mome_jax import checkpoint
+from mome_jax.configs import base
+from mome_jax.errors import ConfigError, UserError, suggest
+from mome_jax.evaluate import held_out
+from mome_jax.inference import postprocess
+from mome_jax.models import build_model
+from mome_jax.text import prompts
+from mome_jax.text.prompt_inputs import MODES
+from mome_jax.training import config_flag
+
+_MAX_SEED = 2**32 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+  holds: Callable[[Any], bool]
+  expected: str
+
+
+def _whole(low: int) -> _Rule:
+  return _Rule(
+    lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low,
+    f'a whole number from {low} on',
+  )
+
+
+def _number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False):
+  """A number from low to high; `above` leaves low out, `below` high."""
+
+  def holds(v):
+    if isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v):
+      return False
+    return (low < v if above else low <= v) and (v < high if below else v <= high)
+
+  lower = f'above {low:g}' if above else f'from {low:g}'
+  upper = '' if high == math.inf else f' to below {high:g}' if below else f' to {high:g}'
+  return _Rule(holds, f'a number {lower}{upper or ("" if above else " on")}')
+
+
+def _three(each: _Rule) -> _Rule:
+  return _Rule(
+    lambda v: isinstance(v, tuple | list) and len(v) == 3 and all(map(each.holds, v)),
+    f'three of them, each {each.expected}',
+  )
+
+
+def _names(v) -> bool:
+  return (
+    isinstance(v, tuple | list)
+    and len(v) > 0
+    and all(isinstance(name, str) and name for name in v)
+    and len(set(v)) == len(v)
+  )
+
+
+def _windows(v) -> bool:
+  pairs = isinstance(v, tuple | list) and len(v) > 0
+  return pairs and all(len(pair) == 2 and pair[0] < pair[1] for pair in v)
+
+
+_COUNT, _SHARE = _whole(1), _number(0, 1)
+_POSITIVE, _WEIGHT = _number(0, above=True), _number(0)
+_RULES = {
+  'seed': _Rule(lambda v: isinstance(v, int) and 0 <= v <= _MAX_SEED, f'0 to {_MAX_SEED}'),
+  'profile': _whole(0),
+  'data_dir': _Rule(bool, 'the folder that input_pipeline.prepare wrote'),
+  'classes': _Rule(_names, "names of classes, each once, as ('liver', 'spleen')"),
+  'data.sources': _Rule(_names, "names of prepared sources, each once, as ('phantom',)"),
+  'data.spacing': _three(_POSITIVE),
+  'data.windows': _Rule(_windows, 'pairs (low, high) of HU, low below high'),
+  'data.patch': _three(_COUNT),
+  'data.foreground': _SHARE,
+  'data.cache_mb': _WEIGHT,
+  'data.num_parallel': _COUNT,
+  'text.vocab_size': _COUNT,
+  'text.max_length': _whole(2),
+  'text.d_model': _COUNT,
+  'text.d_kv': _COUNT,
+  'text.d_ff': _COUNT,
+  'text.num_layers': _COUNT,
+  'text.num_heads': _COUNT,
+  'model.width': _COUNT,
+  'model.router_width': _COUNT,
+  'model.class_chunk': _COUNT,
+  'model.bank.num_experts': _COUNT,
+  'model.bank.expansion': _COUNT,
+  'train.steps': _COUNT,
+  'train.batch_size': _COUNT,
+  'train.learning_rate': _WEIGHT,
+  'train.generator_rate': _WEIGHT,
+  'train.mixture_rate': _WEIGHT,
+  'train.warmup_steps': _whole(0),
+  'train.weight_decay': _WEIGHT,
+  'train.clip_norm': _POSITIVE,
+  'train.ema_decay': _SHARE,
+  'train.expert_loss': _WEIGHT,
+  'train.text_loss': _WEIGHT,
+  'train.balance_loss': _WEIGHT,
+  'train.z_loss': _WEIGHT,
+  'train.log_every': _COUNT,
+  'train.checkpoint_every': _COUNT,
+  'train.keep_checkpoints': _COUNT,
+  'evaluation.window': _three(_COUNT),
+  'evaluation.overlap': _number(0, 1, below=True),
+  'evaluation.batch_size': _COUNT,
+  'evaluation.pictures': _whole(0),
+}
+_CHOICES = {
+  'text.mode': MODES,
+  'data.balance': ('sources', 'classes'),
+  'evaluation.split': held_out.CHOICES,
+  'evaluation.prompts': tuple(prompts.BY_KIND),
+}
+
+
+def check(config: ConfigDict, *, data: bool = True) -> None:
+  """Refuses a config that no run can use.
+
+  Args:
+    config: the whole config; see `configs/base.py`. One that starts from a model may have values
+      that only the model's version of this program knew.
+    data: whether prepared sources must be named; compilation reads none.
+
+  Raises:
+    ConfigError: that names every wrong value, what it is and what was expected.
+  """
+  faults = [] if config.init.checkpoint else [*_unknown(config)]
+  faults += _wrong(config, () if data or config.data.sources else ('data.sources',))
+  if not faults:
+    faults = [*_contradictions(config)]
+  if faults:
+    raise ConfigError('; '.join(f'config.{fault}' for fault in faults))
+
+
+def _unknown(config: ConfigDict) -> Iterator[str]:
+  known = list(config_flag.keys(base.get_config()))
+  for name in config_flag.keys(config):
+    # Each network has options of its own; models.backbones knows them.
+    if name not in known and not name.startswith('model.backbone.'):
+      yield f'{name}: no such value; {config_flag.nearest(name, known)}'
+
+
+def _wrong(config: ConfigDict, leave_out: Collection[str]) -> Iterator[str]:
+  values = {name: _get(config, name) for name in (*_RULES, *_CHOICES)}
+  for name, rule in _RULES.items():
+    if name not in leave_out and not _holds(rule, values[name]):
+      yield f'{name} is {values[name]!r}; expected {rule.expected}'
+  for name, choices in _CHOICES.items():
+    if values[name] not in choices:
+      yield f'{name} is {values[name]!r}; {suggest(values[name], choices)}'
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+  for part in name.split('.'):
+    config = config[part]
+  return config
+
+
+def _holds(rule: _Rule, value: Any) -> bool:
+  try:
+    return rule.holds(value)
+  except TypeError:  # such as a comparison of a text with a number
+    return False
+
+
+def _contradictions(config: ConfigDict) -> Iterator[str]:
+  """What cannot be of values that can."""
+  parts = {
+    'data.augment': lambda: augment.complete(config.data.augment),
+    'evaluation.postprocess': lambda: postprocess.check(config.evaluation.postprocess),
+    'new_classes': lambda: TEMPLATE.extend(config.new_classes),
+    'init.checkpoint': lambda: (
+      config.init.checkpoint and checkpoint.load_config(config.init.checkpoint)
+    ),
+  }
+  for name, check_part in parts.items():
+    try:
+      check_part()
+    except UserError as error:
+      yield str(error) if str(error).startswith(name) else f'{name}: {error}'
+  try:
+    stride = build_model(config.model).backbone.stride
+  except UserError as error:
+    yield str(error)
+    return
+  for name in ('data.patch', 'evaluation.window'):
+    sides = tuple(_get(config, name))
+    if any(side % stride for side in sides):
+      yield f'{name} is {sides}; expected multiples of {stride}, the coarsest scale of the network'

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from input_pipeline.batches import augment
+
+ALWAYS = {name: 1.0 for name in augment.DEFAULTS if name.startswith('p_')}
+ISOTROPIC = (1.5, 1.5, 1.5)
+
+
+def test_off_changes_nothing():
+  config = augment.complete({'enabled': False, **ALWAYS})
+  rng = np.random.default_rng(0)
+  image = rng.random((4, 5, 6), np.float32)
+  assert augment.draw_matrix(rng, config, ISOTROPIC) is None
+  np.testing.assert_array_equal(augment.change_hu(rng, image, config), image)
+  np.testing.assert_array_equal(
+    augment.change_contrast(rng, image[..., None], config)[..., 0], image
+  )
+  assert augment.complete(None) == augment.complete({'enabled': False})
+
+
+def test_wrong_fields_are_named():
+  with pytest.raises(augment.AugmentError, match='p_colour'):
+    augment.complete({'p_colour': 0.5})
+  with pytest.raises(augment.AugmentError, match=r'p_noise is 1\.5'):
+    augment.complete({'p_noise': 1.5})
+
+
+@pytest.mark.parametrize('spacing', [ISOTROPIC, (0.7, 0.7, 5.0)])
+def test_matrix_is_a_rotation_and_a_zoom_in_mm(spacing):
+  config = augment.complete(ALWAYS)
+  mm = np.diag(spacing)
+  for seed in range(50):
+    matrix = augment.draw_matrix(np.random.default_rng(seed), config, spacing)
+    world = mm @ matrix @ np.linalg.inv(mm)
+    zoom = 1 / np.cbrt(np.linalg.det(world))
+    rotation = world * zoom
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+    # A mirror image would have determinant -1 and a negative zoom.
+    assert 0.85 <= zoom <= 1.25
+    # Three turns of at most 15 degrees make at most 45 degrees: the trace is 1 + 2 cos(angle).
+    assert np.trace(rotation) >= 1 + 2 * np.cos(np.deg2rad(45)) - 1e-9
+    assert not np.allclose(rotation, np.eye(3))
+
+
+def test_zoom_above_one_enlarges():
+  config = augment.complete({**ALWAYS, 'p_rotate': 0.0, 'zoom': (1.25, 1.25)})
+  matrix = augment.draw_matrix(np.random.default_rng(0), config, ISOTROPIC)
+  # A step of one patch voxel is a step of 0.8 voxels in the scan.
+  np.testing.assert_allclose(matrix, 0.8 * np.eye(3))
+
+
+def test_same_generator_state_same_patch():
+  config = augment.complete(ALWAYS)
+  image = np.random.default_rng(0).normal(0, 100, (12, 12, 12)).astype(np.float32)
+  before = image.copy()
+  one, two, other = (augment.change_hu(np.random.default_rng(s), image, config) for s in (1, 1, 2))
+  np.testing.assert_array_equal(one, two)
+  assert not np.array_equal(one, other)
+  np.testing.assert_array_equal(image, before)
+  assert one.dtype == np.float32
+  assert one.shape == image.shape
+
+
+def test_intensity_alone_is_one_line_for_all_voxels():
+  off = dict.fromkeys(ALWAYS, 0.0)
+  config = augment.complete({**off, 'p_intensity': 1.0})
+  image = np.linspace(-1000, 1000, 27, dtype=np.float32).reshape(3, 3, 3)
+  for seed in range(20):
+    changed = augment.change_hu(np.random.default_rng(seed), image, config).ravel()
+    scale, shift = np.polyfit(image.ravel(), changed, 1)
+    assert 0.9 - 1e-4 <= scale <= 1.1 + 1e-4
+    assert abs(shift) <= 20 + 1e-2
+    np.testing.assert_allclose(changed, scale * image.ravel() + shift, atol=0.1)
+
+
+def test_blur_and_low_resolution_smooth_but_keep_the_mean():
+  off = dict.fromkeys(ALWAYS, 0.0)
+  image = np.random.default_rng(0).normal(40, 100, (24, 24, 24)).astype(np.float32)
+  for name in ('p_blur', 'p_low_resolution'):
+    changes = {**off, name: 1.0, 'low_resolution': (2.0, 2.0)}
+    smooth = augment.change_hu(np.random.default_rng(3), image, augment.complete(changes))
+    assert smooth.std() < 0.8 * image.std()
+    assert abs(smooth.mean() - image.mean()) < 5
+
+
+def test_noise_is_bounded_by_its_largest_deviation():
+  config = augment.complete({**dict.fromkeys(ALWAYS, 0.0), 'p_noise': 1.0, 'noise': 10.0})
+  flat = np.zeros((30, 30, 30), np.float32)
+  spreads = [augment.change_hu(np.random.default_rng(s), flat, config).std() for s in range(30)]
+  assert max(spreads) < 10.2
+  # Uniform in 0..10: the mean of 30 lies within four standard errors of 5.
+  assert abs(np.mean(spreads) - 5) < 4 * 10 / np.sqrt(12 * 30)
+
+
+def test_contrast_keeps_order_black_and_white():
+  config = augment.complete(ALWAYS)
+  image = np.linspace(0, 1, 64, dtype=np.float32).reshape(4, 4, 2, 2)
+  for seed in range(10):
+    changed = augment.change_contrast(np.random.default_rng(seed), image, config).ravel()
+    assert changed[0] == 0
+    assert changed[-1] == 1
+    assert (np.diff(changed) > 0).all()

@@ -1,0 +1,98 @@
+"""What tells cases apart: files, meanings and voxels."""
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.bricks import identity
+
+
+@dataclasses.dataclass
+class Settings:
+  window: tuple[float, float]
+
+
+@pytest.mark.parametrize(
+  ('one', 'other'),
+  [
+    (({1: 'liver'},), ({1: 'spleen'},)),
+    (({1: 'liver'},), ({2: 'liver'},)),
+    (({1: ('liver', 'spleen')},), ({1: ('liver',)},)),
+    (({1: None},), ({},)),
+    ((Settings((0.0, 1.0)),), (Settings((0.0, 2.0)),)),
+    ((np.arange(3),), (np.arange(3) + 1,)),
+    ((np.zeros(4),), (np.zeros((2, 2)),)),
+    ((TEMPLATE,), (TEMPLATE.extend([{'name': 'metastasis', 'parent': 'liver'}]),)),
+    (('1',), (1,)),
+    ((frozenset({'a', 'b'}),), (frozenset({'a'}),)),
+  ],
+)
+def test_every_argument_of_a_loader_counts(one, other):
+  described = [identity.describe(functools.partial(print, *args)) for args in (one, other)]
+  assert described[0] != described[1]
+  assert described[0] == identity.describe(functools.partial(print, *one))
+  assert described[0] != identity.describe(functools.partial(len, *one))
+
+
+def test_a_description_is_the_same_in_another_process():
+  code = (
+    'import functools; from input_pipeline import labels; '
+    'from input_pipeline.bricks import identity; '
+    "print(identity.describe(functools.partial(labels.convert, {1: {'b', 'a'}}, x=None)), end='')"
+  )
+  texts = {
+    subprocess.run(
+      [sys.executable, '-c', code],
+      env={**os.environ, 'PYTHONHASHSEED': seed},
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+    for seed in '123'
+  }
+  assert len(texts) == 1 and 'convert' in texts.pop()
+
+
+def test_a_folder_stands_for_every_file_below_it(tmp_path):
+  series = tmp_path / 'series'
+  (series / 'more').mkdir(parents=True)
+  (series / '1.dcm').write_text('a')
+  (series / 'more' / '2.dcm').write_text('b')
+  os.symlink(series, series / 'loop')
+  load = functools.partial(print, series)
+  assert identity.files_of(load) == [f'{series}/1.dcm', f'{series}/more/2.dcm']
+  before = identity.describe(load)
+  stamp = (series / 'more' / '2.dcm').stat()
+  (series / 'more' / '2.dcm').write_text('bb')  # in place: the folder's own time stays
+  os.utime(series / 'more' / '2.dcm', ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+  longer = identity.describe(load)
+  assert longer != before
+  (series / '3.dcm').write_text('c')
+  assert identity.describe(load) not in (before, longer)
+
+
+def test_a_link_stands_for_its_target(tmp_path):
+  (tmp_path / 'target').write_text('a')
+  os.symlink(tmp_path / 'target', tmp_path / 'link')
+  load = functools.partial(print, tmp_path / 'link')
+  before = identity.describe(load)
+  (tmp_path / 'target').write_text('other')
+  assert identity.describe(load) != before
+  (tmp_path / 'target').unlink()
+  assert identity.describe(load) != before
+
+
+def test_a_scan_is_its_voxels():
+  image = np.random.default_rng(0).integers(-1000, 1000, (4, 5, 6)).astype(np.int16)
+  digest = identity.scan_digest(image)
+  assert identity.scan_digest(np.asfortranarray(image)) == digest
+  assert identity.scan_digest(image.astype('>i2')) == digest
+  assert identity.scan_digest(image.reshape(5, 4, 6)) != digest
+  image[0, 0, 0] += 1
+  assert identity.scan_digest(image) != digest

@@ -1,0 +1,154 @@
+import numpy as np
+import pydicom
+import pytest
+
+from input_pipeline import inventory
+from input_pipeline.ct import dicom_series, volume
+from tests.input_pipeline.sources import layouts
+
+
+def series(folder, name='i{:03d}', uid='1.2.3', image=None, **changes):
+  """A series of 12 slices; fields by name, a function of the slice's number where it varies."""
+  image = layouts.body([1])[0] if image is None else image
+  layouts.write_files(folder, layouts.dicom_files(image, name, series=uid))
+  for k in range(image.shape[2]):
+    path = folder / name.format(k)
+    ds = pydicom.dcmread(path)
+    for field, value in changes.items():
+      setattr(ds, field, value(k) if callable(value) else value)
+    ds.save_as(path)
+  return [name.format(k) for k in range(image.shape[2])]
+
+
+def cut(path, size):
+  path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize(
+  ('field', 'values', 'parts'),
+  [
+    ('AcquisitionNumber', (1, 2), ('a1', 'a2')),
+    ('TemporalPositionIdentifier', (10, 30), ('t10', 't30')),
+    ('ConvolutionKernel', ('B30f', 'B70f'), ('B30f', 'B70f')),
+    ('AcquisitionTime', ('101500', '101530.5'), ('t101500', 't101530.5')),
+  ],
+)
+def test_phases_are_scans_of_their_own(field, values, parts, tmp_path):
+  first = series(tmp_path, 'a{:03d}', **{field: values[0]})
+  second = series(tmp_path, 'b{:03d}', **{field: values[1]}, SOPInstanceUID=lambda k: f'1.9.{k}')
+  found = dicom_series.find_series(tmp_path).series
+  assert [scan.part for scan in found] == list(parts)
+  assert [sorted(scan.names) for scan in found] == [first, second]
+  assert [scan.place_in('root') for scan in found] == ['root/a000', 'root/b000']
+
+
+def test_an_acquisition_for_each_rotation_is_no_phase(tmp_path):
+  names = series(tmp_path, AcquisitionNumber=lambda k: k)
+  [scan] = dicom_series.find_series(tmp_path).series
+  assert (sorted(scan.names), scan.part) == (names, '')
+  assert scan.place_in(tmp_path) == str(tmp_path)
+
+
+def test_one_uid_in_two_folders(tmp_path):
+  series(tmp_path / 'p1')
+  series(tmp_path / 'p2', SOPInstanceUID=lambda k: f'1.9.{k}')
+  found = dicom_series.find_series(tmp_path).series
+  assert [scan.folder for scan in found] == ['p1', 'p2']
+  assert [scan.place_in('x') for scan in found] == ['x/p1', 'x/p2']
+
+
+class TestDamage:
+  def test_a_damaged_header_fails_its_series_alone(self, tmp_path):
+    for patient in ('good', 'bad'):
+      series(tmp_path / patient, uid=f'1.2.{len(patient)}')
+    path = tmp_path / 'bad' / 'i004'
+    data = path.read_bytes()
+    at = data.find(b'\x08\x00\x60\x00CS')
+    path.write_bytes(data[: at + 4] + b'C\x92' + data[at + 6 :])
+    study = dicom_series.find_series(tmp_path)
+    problems = {scan.folder: scan.problem for scan in study.series}
+    assert problems['good'] == ''
+    assert problems['bad'].startswith(f'{path}: damaged DICOM (Unknown Value Representation')
+    assert not study.failed
+    with pytest.raises(volume.VolumeError, match='i004: damaged DICOM'):
+      [bad] = (scan for scan in study.series if scan.problem)
+      from input_pipeline.ct import dicom
+
+      dicom.read_series(tmp_path, series=bad)
+
+  @pytest.mark.parametrize('size', [0, 100, 300])
+  def test_in_a_folder_of_several_series_its_uid_says_whose_it_is(self, size, tmp_path):
+    for number in (1, 2):
+      series(tmp_path, f's{number}_{{:03d}}', uid=f'1.2.840.{number}')
+    path = tmp_path / 's2_004'
+    data = path.read_bytes()
+    at = data.find(b'\x08\x00\x60\x00CS')
+    damaged = data[: at + 4] + b'C\x92' + data[at + 6 :]
+    path.write_bytes(damaged if size == 300 else data[:size])
+    study = dicom_series.find_series(tmp_path)
+    if size == 300:
+      assert [bool(scan.problem) for scan in study.series] == [False, True]
+      assert not study.failed
+    else:  # nothing tells whose it is
+      assert [scan.problem for scan in study.series] == ['', '']
+      assert list(study.failed) == ['s2_004']
+
+  def test_slices_without_their_end(self, tmp_path):
+    series(tmp_path)
+    cut(tmp_path / 'i011', 330)  # an end slice, before its Rows
+    [scan] = dicom_series.find_series(tmp_path).series
+    assert scan.problem.startswith(f'{tmp_path}/i011: ')
+
+  def test_a_slice_without_pixels_is_not_left_out(self, tmp_path):
+    series(tmp_path)
+    ds = pydicom.dcmread(tmp_path / 'i000')
+    del ds.PixelData, ds.Rows
+    ds.save_as(tmp_path / 'i000')
+    [scan] = dicom_series.find_series(tmp_path).series
+    assert 'i000: a CT slice without pixels; copy it again' in scan.problem
+
+  def test_an_entry_of_a_zip(self, tmp_path):
+    files = layouts.dicom_files(layouts.body([1])[0], 'CT/i{:03d}')
+    layouts.write_zip(tmp_path / 'a.zip', files | {'CT/i012': b'', 'x/scan.nii': b'x'})
+    data = (tmp_path / 'a.zip').read_bytes()
+    at = data.find(files['CT/i003']) + 700
+    (tmp_path / 'a.zip').write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    study = dicom_series.find_series(tmp_path / 'a.zip')
+    [scan] = study.series
+    assert 'CT/i003: cannot be unpacked (Bad CRC-32' in scan.problem
+    assert 'and 1 more' in scan.problem
+    assert study.left_out == ('NIfTI (1 file)',)
+    assert scan.place_in('a.zip') == 'a.zip/CT'
+    layouts.write_zip(tmp_path / 'b.zip', {'i1.dcm': b''})
+    assert list(dicom_series.find_series(tmp_path / 'b.zip').failed) == ['i1.dcm']
+
+
+def test_whatever_is_damaged_is_accounted_for_and_costs_only_its_series(tmp_path):
+  rng = np.random.default_rng(0)
+  sound = [series(tmp_path, f's{n}_{{:03d}}', uid=f'1.2.840.{n}') for n in (1, 2)]
+  path = tmp_path / 's2_004'
+  whole = path.read_bytes()
+  header = whole.find(b'\xe0\x7f\x10\x00')  # up to the pixels
+  for number in range(80):
+    data = bytearray(whole)
+    for place in rng.integers(0, header, rng.integers(1, 8)):
+      data[place] = rng.integers(256)
+    path.write_bytes(data[: rng.integers(len(data))] if number % 4 == 0 else data)
+    study = dicom_series.find_series(tmp_path)
+    [first] = (scan for scan in study.series if scan.uid == '1.2.840.1')
+    assert sorted(set(first.names) - {path.name}) == sound[0]
+    held = {name for scan in study.series for name in scan.names}
+    told = study.left_out or study.failed or any(scan.problem for scan in study.series)
+    assert held == {*sound[0], *sound[1]} or (held >= {*sound[0], *sound[1]} - {path.name} and told)
+
+
+def test_what_is_left_out_is_told(tmp_path):
+  series(tmp_path / 'ct')
+  series(tmp_path / 'mr', uid='1.4', Modality='MR')
+  series(tmp_path / 'bolus', uid='1.5', ImagePositionPatient=[0, 0, 5], SeriesNumber=7)
+  layouts.write_files(tmp_path, {'notes.txt': b'x', '.DS_Store': b'x'})
+  study = dicom_series.find_series(tmp_path, inventory.look(tmp_path, ('dicom',)))
+  assert [scan.folder for scan in study.series] == ['ct']
+  assert set(study.left_out) == {
+    'MR (12 files)', 'hidden (1 file)', 'text (1 file)', 'series 7 (1 positions)',
+  }  # fmt: skip

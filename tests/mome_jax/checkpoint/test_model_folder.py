@@ -1,0 +1,143 @@
+"""The model folder: what is saved comes back, from whichever of its places."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from input_pipeline.anatomy import TEMPLATE
+from mome_jax import checkpoint
+from mome_jax.configs import demo
+from mome_jax.text import tokenizer, vectors
+from mome_jax.training.state import TrainState
+
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+PARAMS = {'model': {'a': {'kernel': np.arange(6.0, dtype=np.float32).reshape(2, 3)}}}
+JOINT = PARAMS | {'text': {'embed': np.ones((4, 2), np.float32)}}
+ROWS = np.eye(2, 3, dtype=np.float32)
+VECTORS = vectors.TextVectors(('a liver', 'a spleen'), ROWS, {'model': 'x'})
+
+
+def same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+
+
+def test_a_joint_model_comes_back(tmp_path):
+  config = demo.get_config()
+  config.new_classes = ({'index': 39, 'name': 'metastasis', 'parents': ['liver']},)
+  checkpoint.save_model(tmp_path / 'model', config, JOINT)
+  loaded = checkpoint.load_model(tmp_path / 'model', DEVICE)
+  same(loaded.params, JOINT)
+  assert TEMPLATE.extend(loaded.config.new_classes).get('metastasis').index == 39
+  loaded.config.new_classes = config.new_classes  # lists inside are tuples now
+  assert loaded.config.to_dict() == config.to_dict()
+  assert loaded.config.data.patch == (32, 32, 32)
+  assert loaded.step is None
+  vocabulary = tokenizer.Tokenizer(loaded.folder / checkpoint.TOKENIZER)
+  assert vocabulary.vocab_size == tokenizer.Tokenizer().vocab_size
+
+
+def test_a_frozen_model_carries_its_vectors(tmp_path):
+  config = demo.get_config()
+  config.text.mode = 'frozen'
+  with pytest.raises(checkpoint.CheckpointError, match='frozen text needs its text vectors'):
+    checkpoint.save_model(tmp_path, config, PARAMS)
+  checkpoint.save_model(tmp_path, config, PARAMS, vectors=VECTORS)
+  loaded = checkpoint.load_model(tmp_path, DEVICE)
+  same(loaded.params, PARAMS)
+  found = vectors.TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
+  np.testing.assert_array_equal(found(['a spleen']), [[0, 1, 0]])
+
+
+def test_workdir_and_each_step_are_accepted(tmp_path):
+  checkpoint.save_description(tmp_path, demo.get_config())
+  with pytest.raises(checkpoint.CheckpointError, match='holds no checkpoint; train first'):
+    checkpoint.load_model(tmp_path, DEVICE)
+  writer = checkpoint.Checkpointer(tmp_path)
+  for step in (8, 10):
+    ema = jax.tree.map(lambda x, step=step: jnp.asarray(x + step), JOINT)
+    params = jax.tree.map(jnp.asarray, JOINT)
+    writer.save(step, TrainState(jnp.int32(step), params, ema, {}), {'step': step, 'seed': 0})
+  writer.close()
+  for path, step in ((tmp_path, 10), (tmp_path / 'checkpoints' / '8', 8)):
+    loaded = checkpoint.load_model(path, DEVICE)
+    assert loaded.step == step
+    same(loaded.params, jax.tree.map(lambda x, step=step: x + step, JOINT))
+    assert loaded.folder.name == tmp_path.name
+
+
+def test_fields_of_a_later_version_get_their_defaults(tmp_path):
+  config = demo.get_config()
+  config.evaluation.overlap = 0.25
+  checkpoint.save_model(tmp_path, config, JOINT)
+  path = tmp_path / checkpoint.CONFIG
+  path.write_text(path.read_text().replace('"overlap"', '"overlap_of_old"'))
+  config = checkpoint.load_config(tmp_path)
+  assert config.evaluation.overlap == 0.5
+  assert config.evaluation.overlap_of_old == 0.25
+
+
+def test_nothing_is_overwritten(tmp_path):
+  checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
+  with pytest.raises(checkpoint.CheckpointError, match='holds a model already'):
+    checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
+
+
+def test_mistakes_name_the_folder(tmp_path):
+  with pytest.raises(checkpoint.CheckpointError, match=f'{tmp_path.name}: no model there'):
+    checkpoint.load_model(tmp_path, DEVICE)
+  checkpoint.save_model(tmp_path / 'm', demo.get_config(), JOINT)
+  for file in (tmp_path / 'm' / 'params').rglob('*'):
+    if file.is_file() and file.name != '_METADATA':
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+  with pytest.raises(checkpoint.CheckpointError, match='params: cannot be read') as error:
+    checkpoint.load_model(tmp_path / 'm', DEVICE)
+  assert '\n' not in str(error.value)
+  (tmp_path / 'm' / 'config.json').write_text('{')
+  with pytest.raises(checkpoint.CheckpointError, match='config.json: not a config'):
+    checkpoint.load_config(tmp_path / 'm')
+
+
+def test_initialising_takes_what_fits_and_lists_the_rest(tmp_path):
+  checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
+  fresh = {
+    'model': {
+      'a': {'kernel': jnp.zeros((2, 3)), 'bias': jnp.full(3, 7.0)},
+      'router': {'query': {'kernel': jnp.zeros((2, 2)), 'bias': jnp.zeros(2)}, 'key': jnp.ones(1)},
+    },
+    'text': {'embed': jnp.zeros((5, 2))},
+  }
+  params, random = checkpoint.initialise(fresh, tmp_path)
+  assert random == ['model/a/bias', 'model/router', 'text']
+  same(
+    params,
+    fresh | {'model': fresh['model'] | {'a': PARAMS['model']['a'] | {'bias': np.full(3, 7.0)}}},
+  )
+  with pytest.raises(checkpoint.CheckpointError, match='not one of its parameters fits'):
+    checkpoint.initialise({'model': {'b': jnp.zeros(3)}}, tmp_path)
+
+
+def test_parameters_of_another_network_are_told():
+  checkpoint.check_fit(JOINT, JOINT, 'm')
+  wanted = {
+    'model': {'a': {'kernel': np.zeros((2, 4))}, 'router': {'b': np.zeros(1), 'c': np.zeros(1)}},
+  }
+  message = (
+    'm: its parameters are not those of its config: it lacks model/router; it has unknown text; '
+    'it has other shapes of model/a/kernel; use'
+  )
+  with pytest.raises(checkpoint.CheckpointError, match=message):
+    checkpoint.check_fit(JOINT, wanted, 'm')
+
+
+def test_the_vocabulary_stays_with_the_weights(tmp_path):
+  config = demo.get_config()
+  run, start = tmp_path / 'run', tmp_path / 'start'
+  assert checkpoint.find_tokenizer(run, config) == epath.Path(tokenizer.DEFAULT_MODEL)
+  checkpoint.save_model(start, config, JOINT)
+  config.init.checkpoint = str(start)
+  assert checkpoint.find_tokenizer(run, config) == start / 'tokenizer.model'
+  checkpoint.save_description(run, config)
+  assert checkpoint.find_tokenizer(run, config) == run / 'tokenizer.model'

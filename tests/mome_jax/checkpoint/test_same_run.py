@@ -1,0 +1,174 @@
+"""Going on in a workdir: what a config may change, and what another run must not overwrite."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mome_jax import checkpoint
+from mome_jax.configs import demo
+from mome_jax.text.vectors import TextVectors
+from mome_jax.training.state import TrainState
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A workdir with a checkpoint, started with the demo's config."""
+  checkpoint.save_description(tmp_path, demo.get_config())
+  writer = checkpoint.Checkpointer(tmp_path)
+  params = {'model': {'kernel': jnp.ones(3)}}
+  writer.save(4, TrainState(jnp.int32(4), params, params, {}), {'step': 4, 'seed': 0})
+  writer.close()
+  return tmp_path
+
+
+def changed(**changes):
+  config = demo.get_config()
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def test_the_same_config_goes_on(workdir):
+  assert checkpoint.check_same_run(workdir, demo.get_config()) == []
+  spelled = changed(**{'data.spacing': (6, 6, 6)})  # as a command line may write 6.0
+  assert checkpoint.check_same_run(workdir, spelled) == []
+
+
+def test_what_cannot_matter_may_change_and_is_told(workdir):
+  free = {
+    'train.steps': 9,
+    'train.learning_rate': 1e-3,
+    'train.log_every': 1,
+    'evaluation.overlap': 0.25,
+    'mesh.data': 2,
+    'data_dir': 'elsewhere',
+    'model.remat': True,
+    'profile': 3,
+  }
+  texts = checkpoint.check_same_run(workdir, changed(**free))
+  assert 'train.steps: 2300 -> 9' in texts
+  assert len(texts) == len(free)
+
+
+OTHER = {
+  'classes': ('liver', 'spleen'),
+  'data.sources': ('openkbp',),
+  'data.spacing': (5.0, 6.0, 6.0),
+  'data.augment.p_mirror': 0.5,
+  'new_classes': ({'name': 'metastasis', 'parents': ('liver',)},),
+  'seed': 1,
+  'model.fusion': 'features',
+  'train.batch_size': 2,
+  'train.mixture_rate': 0.5,
+  'train.expert_loss': 0.0,
+  'init.checkpoint': 'runs/other',
+  'text.max_length': 30,
+}
+
+
+@pytest.mark.parametrize('name', OTHER)
+def test_what_decides_what_is_learned_is_refused(workdir, name):
+  before = (workdir / 'config.json').read_text()
+  with pytest.raises(checkpoint.CheckpointError, match='learns something else') as caught:
+    checkpoint.check_same_run(workdir, changed(**{name: OTHER[name], 'train.steps': 9}))
+  message = str(caught.value)
+  assert f' {name}: ' in message
+  assert 'train.steps' not in message
+  assert '--workdir' in message
+  assert (workdir / 'config.json').read_text() == before
+
+
+def test_every_field_is_refused_unless_it_is_listed(workdir):
+  """Also those that a later version adds: nobody has to think of them."""
+  free = [
+    'data_dir',
+    'data.cache_mb',
+    'data.num_parallel',
+    'model.class_chunk',
+    'model.remat',
+    'profile',
+    'text.vectors',
+    'train.checkpoint_every',
+    'train.keep_checkpoints',
+    'train.learning_rate',
+    'train.log_every',
+    'train.steps',
+    'train.warmup_steps',
+  ]
+  config = demo.get_config()
+  with config.unlocked():
+    config.train.of_a_later_version = 1
+  with pytest.raises(checkpoint.CheckpointError, match='train.of_a_later_version: absent -> 1'):
+    checkpoint.check_same_run(workdir, config)
+  written = json.loads((workdir / 'config.json').read_text())
+  names = [*flat(written)]
+  assert len(names) > 60
+  for name in names:
+    other = json.loads(json.dumps(written))
+    *parents, last = name.split('.')
+    place = other
+    for parent in parents:
+      place = place[parent]
+    place[last] = 'another value'
+    (workdir / 'config.json').write_text(json.dumps(other))
+    if name in free or name.startswith(('evaluation.', 'mesh.')):
+      assert len(checkpoint.check_same_run(workdir, demo.get_config())) == 1, name
+    else:
+      with pytest.raises(checkpoint.CheckpointError, match=f' {name}: .*another value -> '):
+        checkpoint.check_same_run(workdir, demo.get_config())
+
+
+def flat(tree, prefix=''):
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      yield from flat(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}'
+
+
+def test_a_field_that_the_run_did_not_know_had_its_default(workdir):
+  written = json.loads((workdir / 'config.json').read_text())
+  del written['train']['text_loss']
+  (workdir / 'config.json').write_text(json.dumps(written))
+  assert checkpoint.check_same_run(workdir, demo.get_config()) == []
+  with pytest.raises(checkpoint.CheckpointError, match='train.text_loss: 1.0 -> 0.5'):
+    checkpoint.check_same_run(workdir, changed(**{'train.text_loss': 0.5}))
+
+
+def test_where_a_start_lies_may_be_written_otherwise(workdir, monkeypatch):
+  monkeypatch.chdir(workdir)
+  checkpoint.save_description(workdir, changed(**{'init.checkpoint': 'start'}))
+  same = changed(**{'init.checkpoint': str(workdir / 'start') + '/'})
+  assert checkpoint.check_same_run(workdir, same) == []
+
+
+def test_without_a_checkpoint_anything_may_start(tmp_path):
+  checkpoint.save_description(tmp_path, demo.get_config())
+  assert checkpoint.check_same_run(tmp_path, changed(classes=('liver',))) == []
+  assert checkpoint.check_same_run(tmp_path / 'new', changed(classes=('liver',))) == []
+
+
+def test_a_model_folder_is_no_workdir(tmp_path):
+  checkpoint.save_model(tmp_path, demo.get_config(), {'model': {'kernel': np.ones(3)}})
+  with pytest.raises(checkpoint.CheckpointError, match='is a model folder.*init.checkpoint='):
+    checkpoint.check_same_run(tmp_path, demo.get_config())
+
+
+def test_frozen_vectors_are_compared_not_their_path(workdir):
+  vectors = TextVectors(('a', 'b'), np.eye(2, 3, dtype=np.float32), {'model': 'x'})
+  config = changed(**{'text.mode': 'frozen', 'text.vectors': 'a.npz'})
+  checkpoint.save_description(workdir, config, vectors=vectors)
+  config.text.vectors = 'moved.npz'
+  assert checkpoint.check_same_run(workdir, config, vectors) == ['text.vectors: a.npz -> moved.npz']
+  other = TextVectors(('a', 'b'), 2 * vectors.embeddings, {'model': 'x'})
+  with pytest.raises(checkpoint.CheckpointError, match='text.vectors: moved.npz are not those'):
+    checkpoint.check_same_run(workdir, config, other)
+
+
+def test_the_data_are_compared_not_their_path(workdir):
+  position = {'step': 4, 'seed': 0, 'data': {'phantom': 'abc', 'openkbp': 'def'}}
+  checkpoint.check_same_data(workdir, position, {'phantom': 'abc', 'openkbp': 'def'})
+  checkpoint.check_same_data(workdir, {'step': 4, 'seed': 0}, {'phantom': 'abc'})  # not noted
+  with pytest.raises(checkpoint.CheckpointError, match='other scans, labels or splits of openkbp'):
+    checkpoint.check_same_data(workdir, position, {'phantom': 'abc', 'openkbp': 'xyz'})

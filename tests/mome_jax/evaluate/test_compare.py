@@ -1,0 +1,176 @@
+"""Paired differences by hand, against scipy, and through the command line."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from mome_jax import evaluate
+from mome_jax.evaluate import bootstrap, compare, score_files
+
+NAN = math.nan
+
+
+def rows(**scores):
+  """Class -> one (Dice, HD95) a case; the NSDs are half the Dice."""
+  return [
+    {'source': 's', 'case': f'c{i}', 'split': '', 'class': name, 'dice': dice, 'nsd_1mm': dice / 2,
+     'nsd': dice / 2, 'nsd_3mm': dice / 2, 'hd95_mm': hd95,
+     'lesions': None, 'found': None, 'predicted': None}
+    for name, values in scores.items()
+    for i, (dice, hd95) in enumerate(values)
+  ]  # fmt: skip
+
+
+A = rows(
+  liver=[(0.8, 4.0), (0.6, 6.0), (0.5, 9.0), (0.0, math.inf)],
+  spleen=[(0.5, 2.0), (NAN, NAN), (0.7, 2.0), (0.9, 1.0)],
+)
+B = rows(
+  liver=[(0.9, 3.0), (0.6, 8.0), (0.4, 9.0), (0.2, 12.0)],
+  spleen=[(0.7, 2.0), (0.0, math.inf), (0.9, 1.0), (0.9, 1.0)],
+)
+
+
+def found(a, b, metric, name):
+  differences = compare.compare(a, b).differences
+  return next(d for d in differences if (d.metric, d.name) == (metric, name))
+
+
+def test_differences_by_hand():
+  liver = found(A, B, 'dice', 'liver')
+  assert (liver.n, liver.win, liver.tie, liver.loss, liver.unpaired) == (4, 2, 1, 1, 0)
+  assert liver.a == pytest.approx(0.475) and liver.b == pytest.approx(0.525)
+  assert liver.difference == pytest.approx(0.05)
+  spleen = found(A, B, 'dice', 'spleen')  # of the second case A has no score
+  assert (spleen.n, spleen.win, spleen.tie, spleen.loss, spleen.unpaired) == (3, 2, 1, 0, 1)
+  assert spleen.difference == pytest.approx(0.4 / 3)
+  mean = found(A, B, 'dice', compare.MEAN)  # of the classes' differences
+  assert mean.difference == pytest.approx((0.05 + 0.4 / 3) / 2)
+  assert (mean.n, mean.win, mean.tie, mean.loss) == (4, 3, 1, 0)  # of the cases' means
+
+
+def test_a_shorter_distance_wins_and_infinite_ones_are_counted_beside(capsys):
+  # 4 -> 3, 6 -> 8, 9 -> 9; inf -> 12 is no pair.
+  liver = found(A, B, 'hd95_mm', 'liver')
+  assert (liver.n, liver.win, liver.tie, liver.loss) == (3, 1, 1, 1)
+  assert (liver.a_infinite, liver.b_infinite) == (1, 0)
+  assert liver.difference == pytest.approx((-1 + 2 + 0) / 3)
+  same = found(A, A, 'hd95_mm', 'liver')
+  assert (same.win, same.tie, same.loss, same.difference, same.p) == (0, 3, 0, 0.0, 1.0)
+  assert (same.a_infinite, same.b_infinite) == (1, 1)
+  text = compare.to_markdown(compare.compare(A, B))
+  lines = text[text.index('### HD95') :].splitlines()
+  assert lines[2].endswith('| win/tie/loss | infinite A/B |')
+  assert next(line for line in lines if line.startswith('| liver')).endswith('| 1/1/1 | 1/0 |')
+  assert 'infinite' not in text[text.index('### Dice') : text.index('### HD95')]
+
+
+def test_wins_agree_with_the_mean_where_a_class_is_missed():
+  """B is nearer in the two cases that it finds, and misses the other two."""
+  a = rows(liver=[(0.8, 4.0), (0.8, 4.0), (0.8, 4.0), (0.8, 4.0)])
+  b = rows(liver=[(0.9, 3.0), (0.9, 3.0), (0.0, math.inf), (0.0, math.inf)])
+  for name in ('liver', compare.MEAN):
+    row = found(a, b, 'hd95_mm', name)
+    assert (row.difference, row.win, row.tie, row.loss) == (-1.0, 2, 0, 0)
+    assert (row.a_infinite, row.b_infinite) == (0, 2)
+
+
+def test_one_case_has_no_interval(tmp_path, capsys):
+  a, b = rows(liver=[(0.75, 4.0)]), rows(liver=[(0.5, 3.0)])
+  assert evaluate.main(['compare', write(tmp_path / 'a', a), write(tmp_path / 'b', b)]) == 0
+  assert '| liver | 1 | 75.0 | 50.0 | -25.0 | 1.000 | 0/0/1 |' in capsys.readouterr().out
+
+
+def test_interval_and_test_are_those_of_the_paired_differences():
+  rng = np.random.default_rng(0)
+  a, b = rng.uniform(0.5, 0.9, (2, 9))
+  sides = [rows(liver=[(dice, 1.0) for dice in side]) for side in (a, b)]
+  liver = found(*sides, 'dice', 'liver')
+  assert (liver.low, liver.high) == bootstrap.bootstrap_interval(b - a)
+  assert liver.p == scipy.stats.wilcoxon(b, a).pvalue
+  back = found(*sides[::-1], 'dice', 'liver')
+  assert back.difference == pytest.approx(-liver.difference)
+  assert (back.win, back.loss, back.p) == (liver.loss, liver.win, liver.p)
+
+
+def test_the_test_by_hand():
+  # Five differences of one sign: of 2^5 signs two are as extreme.
+  assert compare.wilcoxon(np.arange(1.0, 6)) == pytest.approx(2 / 2**5)
+  assert compare.wilcoxon(np.zeros(4)) == 1.0
+  assert compare.wilcoxon(np.full(4, 1e-17)) == 1.0
+  assert math.isnan(compare.wilcoxon(np.zeros(0)))
+
+
+def test_cases_are_matched_by_name_not_by_order():
+  shuffled = [B[i] for i in np.random.default_rng(1).permutation(len(B))]
+  assert compare.compare(A, shuffled).differences == compare.compare(A, B).differences
+
+
+def write(folder, scores):
+  score_files.write(folder / 'evaluation', scores, title='', origin={})
+  return str(folder)
+
+
+def test_command(tmp_path, capsys):
+  a, b = write(tmp_path / 'a', A), write(tmp_path / 'b', B)
+  assert evaluate.main(['compare', a, f'{b}/evaluation', '--output', str(tmp_path / 'out')]) == 0
+  printed = capsys.readouterr().out
+  assert '| liver | 4 | 47.5 | 52.5 | +5.0 [' in printed and '| 2/1/1 |' in printed
+  assert '| **mean over classes** |' in printed
+  assert (tmp_path / 'out/comparison.md').read_text() in printed
+  with (tmp_path / 'out/comparison.csv').open() as file:
+    lines = list(csv.DictReader(file))
+  assert len(lines) == 5 * 3
+  assert float(lines[0]['difference']) == pytest.approx(0.05)
+  assert (lines[0]['metric'], lines[0]['class'], lines[0]['win']) == ('dice', 'liver', '2')
+
+
+def test_several_runs_are_lines_of_one_table(tmp_path, capsys):
+  a, b, c = (write(tmp_path / name, scores) for name, scores in zip('abc', (A, B, A), strict=True))
+  assert evaluate.main(['compare', a, b, c, '--output', str(tmp_path / 'out')]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  means = {run: next(line for line in lines if line.startswith(f'| {run} |')) for run in 'abc'}
+  mean = found(A, B, 'dice', compare.MEAN)
+  apart = [f'{100 * v:+.1f}' for v in (mean.difference, mean.low, mean.high)]
+  assert '{} [{}, {}]'.format(*apart) in means['b'] and '+0.0 [+0.0, +0.0] | 1.000' in means['c']
+  assert means['a'].endswith('| | |')  # the reference
+  assert '| b | 52.5 | 62.5 |' in lines  # of spleen B scores a case that A does not
+  with (tmp_path / 'out/comparison.csv').open() as file:
+    assert [line['run'] for line in csv.DictReader(file)] == [b] * 15 + [c] * 15
+
+
+def test_scores_survive_the_file(tmp_path):
+  write(tmp_path, A)
+  for row, again in zip(A, score_files.read(tmp_path / 'evaluation/cases.csv'), strict=True):
+    np.testing.assert_equal(again, row)
+
+
+@pytest.mark.parametrize(
+  ('other', 'message'),
+  [
+    (B[1:], r"b: has no score of 'liver' in c0, a has; evaluate both with the same classes"),
+    ([r for r in B if r['case'] != 'c3'], r'b: lacks 1 cases of a, such as s/c3; evaluate both'),
+    ([*B, {**B[0], 'case': 'new'}], r'a: lacks 1 cases of b, such as s/new'),
+    ([], r'b: no scores'),
+  ],
+)
+def test_sets_that_differ_are_named(other, message):
+  with pytest.raises(score_files.ResultsError, match=message):
+    compare.compare(A, other, names=('a', 'b'))
+
+
+def test_files_that_are_no_scores_are_named(tmp_path, capsys):
+  assert evaluate.main(['compare', str(tmp_path), str(tmp_path)]) == 1
+  assert 'no cases.csv there; name a workdir' in capsys.readouterr().err
+  path = tmp_path / 'cases.csv'
+  path.write_text('case,class\na,liver\n')
+  with pytest.raises(score_files.ResultsError, match="cases.csv: no column 'dice'"):
+    score_files.read(path)
+  write(tmp_path, A)
+  text = (tmp_path / 'evaluation/cases.csv').read_text()
+  path.write_text(text.replace('0.6', 'six', 1))
+  with pytest.raises(score_files.ResultsError, match="cases.csv: line 3: .*'six'; evaluate again"):
+    score_files.read(path)

@@ -1,0 +1,67 @@
+"""Scores of a segmentation against a stored label map."""
+
+import types
+
+import numpy as np
+import pytest
+from etils import epath
+
+from input_pipeline import bricks
+from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
+from input_pipeline.ct import volume
+from mome_jax import checkpoint, evaluate
+from mome_jax.checkpoint import training_cases
+from mome_jax.configs import demo
+from mome_jax.evaluate import froc, held_out
+from mome_jax.text.vectors import TextVectorError, TextVectors
+
+LIVER, TUMOR = (TEMPLATE.get(name).index for name in ('liver', 'liver tumor'))
+
+
+@pytest.fixture
+def case():
+  codes = np.zeros((8, 8, 8), np.uint8)
+  codes[2:6, 2:6, 2:6] = LIVER
+  codes[2:5, 2:5, 2:5] = TUMOR
+  codes[6] = IGNORE_CODE
+  geometry = volume.to_canonical(codes, np.diag([2.0, 2, 2, 1])).geometry
+  return bricks.VolumeRecord(
+    'a', 's', 'validation', ('liver', 'liver tumor'), {}, codes, codes, geometry
+  )
+
+
+def test_ignored_voxels_are_not_scored(case):
+  """A prediction that goes on where nobody looked is perfect, one that goes on elsewhere is not."""
+  masks = {'liver': np.zeros(case.codes.shape, bool), 'liver tumor': case.codes == TUMOR}
+  masks['liver'][2:7, 2:6, 2:6] = True
+  masks['liver tumor'][6, 2:6, 2:6] = True
+  segmentation = types.SimpleNamespace(names=tuple(masks), template=TEMPLATE, mask=masks.get)
+  liver, tumor = evaluate.score_case(case, segmentation)
+  assert (liver['dice'], liver['hd95_mm'], tumor['dice']) == (1.0, 0.0, 1.0)
+  assert (tumor['lesions'], tumor['found'], tumor['predicted']) == (1, 1, 1)
+  masks['liver'][7, 2:6, 2:6] = True  # 16 voxels beside 64
+  assert evaluate.score_case(case, segmentation)[0]['dice'] == pytest.approx(128 / 144)
+
+
+def test_ignored_voxels_hold_no_lesion_at_any_threshold(case):
+  levels = froc.Levels(('liver tumor',), case.codes.shape)
+  levels.of('liver tumor')[(case.codes == TUMOR) | (case.codes == IGNORE_CODE)] = len(
+    froc.THRESHOLDS
+  )
+  rows = evaluate.count_lesions(case, levels, TEMPLATE)
+  assert {(row['lesions'], row['found'], row['predicted']) for row in rows} == {(1, 1, 1)}
+
+
+def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
+  """It has no --text-model: the vectors of the run get those of the held-out names."""
+  known = TextVectors(('a liver',), np.zeros((1, 4), np.float32), {'weights_sha256': 'x'})
+  config = demo.get_config()
+  config.evaluation.prompts = 'held_out'
+  for module, name in ((checkpoint, 'folder_of'), (training_cases, 'read'), (held_out, 'find')):
+    monkeypatch.setattr(module, name, lambda *_, **__: tmp_path)
+  monkeypatch.setattr(bricks, 'read_template', lambda *_: TEMPLATE)
+  monkeypatch.setattr(evaluate, 'Predictor', lambda *_: types.SimpleNamespace(vectors=known))
+  with pytest.raises(TextVectorError) as error:
+    evaluate.evaluate(config, epath.Path(tmp_path))
+  assert f'mome_jax.text.embed --output={tmp_path}/text.npz' in str(error.value)
+  assert '--text-model' not in str(error.value)

@@ -1,0 +1,107 @@
+"""Detection numbers of five scans worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mome_jax.evaluate import lesions, metrics
+
+SPACING = (2.0, 2.0, 2.0)  # a voxel is 0.008 ml; the least liver tumor, 0.07 ml, takes 9 of them
+NAME = 'liver tumor'
+
+
+def cubes(*corners, edge=3):
+  mask = np.zeros((24, 12, 12), bool)
+  for x, y, z in corners:
+    mask[x : x + edge, y : y + edge, z : z + edge] = True
+  return mask
+
+
+def speck(x):
+  return cubes((x, 1, 1), edge=2)  # 8 voxels
+
+
+A, B, C = (1, 5, 5), (8, 5, 5), (16, 5, 5)
+# Prediction and truth:
+SCANS = [
+  (cubes(A), cubes(A, B)),  # one of two lesions found
+  (cubes(C), cubes(A)),  # something predicted, but elsewhere: missed
+  (speck(8), cubes()),  # healthy; the speck is below the least volume: silent
+  (cubes(A, C), cubes()),  # healthy, two false alarms
+  (cubes(), cubes()),  # healthy, silent
+]
+
+
+def test_counts():
+  counted = [tuple(lesions.count(*scan, SPACING, NAME).values()) for scan in SCANS]
+  #  lesions, found, predicted
+  assert counted == [(2, 1, 1), (1, 0, 1), (0, 0, 0), (0, 0, 2), (0, 0, 0)]
+
+
+def test_a_small_lesion_counts_in_the_truth_and_in_a_class_without_a_least_volume():
+  small = speck(8)
+  assert lesions.count(small, small, SPACING, NAME) == {'lesions': 1, 'found': 0, 'predicted': 0}
+  found = lesions.count(small, small, SPACING, 'metastasis')
+  assert found == {'lesions': 1, 'found': 1, 'predicted': 1}
+
+
+def test_one_component_over_two_lesions_finds_both():
+  whole = np.ones((24, 12, 12), bool)
+  found = lesions.count(whole, cubes(A, B), SPACING, NAME)
+  assert found == {'lesions': 2, 'found': 2, 'predicted': 1}
+
+
+def test_summary():
+  rows = [lesions.count(*scan, SPACING, NAME) for scan in SCANS]
+  found = lesions.summarize(rows)
+  assert (found['n_diseased'], found['n_healthy']) == (2, 3)
+  assert found['sensitivity'] == 1 / 2  # the first of the two
+  assert found['specificity'] == pytest.approx(2 / 3)
+  assert found['harmonic_mean'] == pytest.approx(2 / (2 + 3 / 2))
+  assert found['lesion_sensitivity'] == pytest.approx(1 / 3)  # one of 2 + 1 lesions
+  assert found['false_positives_per_healthy'] == pytest.approx(2 / 3)
+  for name in ('sensitivity', 'specificity', 'lesion_sensitivity', 'false_positives_per_healthy'):
+    low, high = found[f'{name}_interval']
+    assert low <= found[name] <= high
+
+
+def test_without_healthy_or_diseased_scans():
+  healthy = [{'lesions': 0, 'found': 0, 'predicted': 1}]
+  found = lesions.summarize(healthy)
+  assert math.isnan(found['sensitivity']) and math.isnan(found['harmonic_mean'])
+  assert found['specificity'] == 0.0
+  missed = lesions.summarize([*healthy, {'lesions': 1, 'found': 0, 'predicted': 0}])
+  assert missed['harmonic_mean'] == 0.0
+
+
+def test_only_lesions_are_detected():
+  names = ('kidney tumor', 'kidney cyst', 'metastasis', 'Liver Tumour')
+  organs = ('liver', 'hepatic vessel', 'portal and splenic vein', 'brainstem')
+  assert all(map(lesions.is_lesion, names)) and not any(map(lesions.is_lesion, organs))
+
+
+def test_an_empty_scan_and_one_without_slices():
+  nothing = {'lesions': 0, 'found': 0, 'predicted': 0}
+  for shape in ((4, 4, 4), (4, 4, 0)):
+    empty = np.zeros(shape, bool)
+    assert lesions.count(empty, empty, SPACING, NAME) == nothing
+
+
+def test_the_summary_of_scores_has_them_for_classes_that_were_counted():
+  scores = dict.fromkeys(metrics.METRICS, 0.5)
+  counts = {'lesions': 1, 'found': 1, 'predicted': 2}
+  rows = [
+    {'case': 'a', 'class': 'liver', **scores, **dict.fromkeys(counts)},
+    {'case': 'a', 'class': NAME, **scores, **counts},
+  ]
+  classes = metrics.summarize(rows)['classes']
+  assert 'detection' not in classes['liver']
+  assert classes[NAME]['detection']['sensitivity'] == 1.0
+  assert classes[NAME]['detection']['specificity'] is None
+
+
+def test_two_lone_voxels_in_a_line_are_two_lesions():
+  line = np.array([[[True, False, True]]])
+  found = lesions.count(line, line, SPACING, 'metastasis')
+  assert found == {'lesions': 2, 'found': 2, 'predicted': 2}

@@ -1,0 +1,264 @@
+"""Folders of masks against references, as nnU-Net, TotalSegmentator and predict write them."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mome_jax import evaluate
+from mome_jax.evaluate import metrics, score_files, score_folders
+
+AFFINE = np.diag([-2.0, -1.5, 3.0, 1.0])  # LPS on disk
+LIVER, TUMOR, SPLEEN = 1, 2, 3
+
+
+def labels(*, shift=0):
+  codes = np.zeros((16, 14, 12), np.uint8)
+  codes[2 + shift : 8 + shift, 3:9, 3:9] = LIVER
+  codes[4 + shift : 7 + shift, 4:7, 4:7] = TUMOR
+  codes[10:14, 3:8, 2:6] = SPLEEN
+  return codes
+
+
+def save(path, array, affine=AFFINE):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def declare(folder, **meaning):
+  folder.mkdir(parents=True, exist_ok=True)
+  content = {'labels': {'background': 0, **meaning}}
+  (folder / 'dataset.json').write_text(json.dumps(content))
+
+
+@pytest.fixture
+def nnunet(tmp_path):
+  """References with dataset.json beside them, predictions without one."""
+  declare(tmp_path, liver=[LIVER, TUMOR], liver_tumor=TUMOR, spleen=SPLEEN)
+  for case, shift in (('a', 1), ('b', 0)):
+    save(tmp_path / f'labelsTr/{case}.nii.gz', labels())
+    save(tmp_path / f'out/predicted/{case}.nii.gz', labels(shift=shift))
+  return tmp_path / 'out/predicted', tmp_path / 'labelsTr'
+
+
+def by_class(rows, case):
+  return {row['class']: row for row in rows if row['case'] == case}
+
+
+def test_label_maps_of_nnunet(nnunet):
+  rows = score_folders.score_folders(*nnunet).rows
+  assert {(row['source'], row['case']) for row in rows} == {('labelsTr', 'a'), ('labelsTr', 'b')}
+  assert {row['dice'] for row in rows if row['case'] == 'b'} == {1.0}
+  found = by_class(rows, 'a')
+  expected = metrics.score(labels(shift=1) == TUMOR, labels() == TUMOR, (2.0, 1.5, 3.0))
+  assert {name: found['liver tumor'][name] for name in metrics.METRICS} == vars(expected)
+  assert found['liver']['dice'] == pytest.approx(5 / 6)  # the region holds its tumor
+  assert found['spleen']['dice'] == 1.0
+  assert found['liver tumor']['lesions'] == 1 and found['liver']['lesions'] is None
+
+
+def test_ignored_voxels_are_left_out(nnunet):
+  predictions, references = nnunet
+  for folder in nnunet:  # where the prediction lies outside the liver, nobody looked
+    declare(folder, liver=[LIVER, TUMOR], spleen=SPLEEN, ignore=9)
+  codes = labels()
+  codes[8] = np.where(codes[8] == 0, 9, codes[8])
+  codes[2] = np.where(codes[2] == LIVER, 9, codes[2])
+  save(references / 'a.nii.gz', codes)
+  assert by_class(score_folders.score_folders(*nnunet).rows, 'a')['liver']['dice'] == 1.0
+
+
+def test_folders_of_masks_as_totalsegmentator_writes_them(nnunet, tmp_path):
+  codes = labels()
+  for case in 'ab':
+    masks = {'spleen': codes == SPLEEN, 'kidney_left': codes == 7, 'lung_vessels': codes == 8}
+    for name, mask in masks.items():
+      save(tmp_path / f'masks/{case}/segmentations/{name}.nii.gz', mask.astype(np.uint8))
+      save(tmp_path / f'other/{case}/{name}.nii.gz', mask.astype(np.float32))
+  (tmp_path / 'masks/b/segmentations/spleen.nii.gz').unlink()
+  rows = score_folders.score_folders(
+    tmp_path / 'other', tmp_path / 'masks', dataset='totalsegmentator'
+  ).rows
+  assert {row['source'] for row in rows} == {'totalsegmentator'}
+  assert by_class(rows, 'a').keys() == {'spleen', 'left kidney', 'lung vessels'}
+  assert by_class(rows, 'b').keys() == {'left kidney', 'lung vessels'}
+  # Masks against label maps: the names meet.
+  rows = score_folders.score_folders(nnunet[0], tmp_path / 'masks', classes=['Spleen']).rows
+  assert [(row['case'], row['class'], row['dice']) for row in rows] == [('a', 'spleen', 1.0)]
+
+
+def test_what_predict_writes(nnunet, tmp_path):
+  save(tmp_path / 'seg/a_seg.nii.gz', np.array([0, 6, 27, 1], np.uint8)[labels(shift=1)])
+  save(tmp_path / 'seg/a_masks/liver.nii.gz', (labels(shift=1) > 0).astype(np.uint8))
+  legend = [{'label': k, 'name': n} for k, n in ((6, 'liver'), (27, 'liver tumor'), (1, 'spleen'))]
+  (tmp_path / 'seg/a_seg.json').write_text(json.dumps({'labels': legend}))
+  (nnunet[1] / 'b.nii.gz').unlink()
+  found = by_class(score_folders.score_folders(tmp_path / 'seg', nnunet[1]).rows, 'a')
+  assert found['liver']['dice'] == pytest.approx(5 / 6)
+  assert found['liver tumor']['dice'] == pytest.approx(2 / 3)
+
+
+def test_without_any_declaration_values_are_those_of_the_class_table(tmp_path):
+  for folder in ('p', 'r'):
+    save(tmp_path / f'{folder}/a.nii', np.array([0, 6, 27, 1], np.uint8)[labels()])
+  found = by_class(score_folders.score_folders(tmp_path / 'p', tmp_path / 'r').rows, 'a')
+  assert found['liver']['dice'] == found['spleen']['dice'] == 1.0
+  assert np.isnan(found['pancreas']['dice'])
+
+
+def test_the_command_writes_an_evaluation(nnunet, capsys):
+  arguments = ['score', f'--predictions={nnunet[0]}', '--references', str(nnunet[1])]
+  assert evaluate.main([*arguments, '--classes', 'liver, spleen']) == 0
+  assert '| spleen | 2 | 100.0 [100.0, 100.0] |' in capsys.readouterr().out
+  folder = nnunet[0] / 'evaluation'
+  summary = json.loads((folder / 'summary.json').read_text())
+  assert (
+    summary['classes'].keys()
+    == {'liver', 'spleen'}
+    == summary['datasets']['labelsTr']['classes'].keys()
+  )
+  assert summary['predictions'] == str(nnunet[0])
+  assert (folder / 'table.md').is_file() and (folder / 'table.csv').is_file()
+  assert [row['case'] for row in score_files.read(folder)] == ['a', 'a', 'b', 'b']
+  assert evaluate.main(arguments) == 0  # its own folder in the predictions is no case
+
+
+def test_mistakes_are_named(nnunet, tmp_path):
+  predictions, references = nnunet
+  with pytest.raises(
+    score_folders.ScoreError, match="no class 'pancreas', 'colon'; there are liver, liver t"
+  ):
+    score_folders.score_folders(*nnunet, classes=['pancreas', 'liver', 'colon'])
+  with pytest.raises(score_folders.ScoreError, match='nowhere: no such folder'):
+    score_folders.score_folders(tmp_path / 'nowhere', references)
+  with pytest.raises(score_folders.ScoreError, match='no NAME.nii.gz with labels'):
+    (tmp_path / 'empty').mkdir()
+    score_folders.score_folders(tmp_path / 'empty', references)
+  declare(predictions, liver=1)
+  with pytest.raises(
+    score_folders.ScoreError, match="no class 'liver tumor', 'spleen'; there are liver. Le"
+  ):
+    score_folders.score_folders(*nnunet)
+
+
+def run(predictions, references, *options):
+  return evaluate.main(
+    ['score', f'--predictions={predictions}', f'--references={references}', *options]
+  )
+
+
+def written(predictions):
+  folder = predictions / 'evaluation'
+  cases = [row['case'] for row in score_files.read(folder)]
+  failed = json.loads((folder / 'summary.json').read_text()).get('failed', [])
+  return sorted(set(cases)), {entry['case']: entry['reason'] for entry in failed}
+
+
+DAMAGE = {
+  'cut off': lambda path: path.write_bytes(path.read_bytes()[:60]),
+  'empty': lambda path: path.write_bytes(b''),
+  'a dangling link': lambda path: (path.unlink(), path.symlink_to('../annex/gone')),
+  'text': lambda path: path.write_text('version https://git-lfs.github.com/spec/v1'),
+  'another grid': lambda path: save(path, labels(), np.diag([-2.0, -1.5, 2.0, 1.0])),
+  'another shape': lambda path: save(path, labels()[:-1]),
+  'missing': lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+@pytest.mark.parametrize('side', ['prediction', 'reference'])
+def test_what_cannot_be_scored_costs_only_itself(damage, side, nnunet, capsys):
+  predictions, references = nnunet
+  path = (predictions if side == 'prediction' else references) / 'a.nii.gz'
+  DAMAGE[damage](path)
+  unscored = (damage, side) != ('missing', 'reference')
+  assert run(*nnunet) == unscored
+  out, err = capsys.readouterr()
+  assert '| liver | 1 | 100.0' in out
+  scored, failed = written(predictions)
+  assert scored == ['b'] and list(failed) == ['a'] * unscored
+  if unscored:
+    assert err.count('not scored: a: ') == 1 and '1 of 2 scans' in out
+    assert 'Not scored, and in no mean' in out and str(path.parent) in failed['a']
+  else:
+    assert f'note: {predictions}: predictions without a reference: a' in err
+
+
+def test_nothing_that_can_be_scored_is_an_error(nnunet, capsys):
+  for case in 'ab':
+    DAMAGE['cut off'](nnunet[0] / f'{case}.nii.gz')
+  assert run(*nnunet) == 1
+  err = capsys.readouterr().err
+  assert 'not scored: a: ' in err and 'not scored: b: ' in err and 'nothing could be scored' in err
+  assert not (nnunet[0] / 'evaluation').exists()
+
+
+def test_a_mask_that_is_damaged_or_missing_costs_its_class(tmp_path, capsys):
+  codes = labels()
+  for case in 'ab':
+    for name, value in (('liver', LIVER), ('spleen', SPLEEN)):
+      for folder in ('p', 'r'):
+        save(tmp_path / folder / case / f'{name}.nii.gz', (codes == value).astype(np.uint8))
+  DAMAGE['cut off'](tmp_path / 'p/a/liver.nii.gz')
+  (tmp_path / 'p/b/spleen.nii.gz').unlink()
+  assert run(tmp_path / 'p', tmp_path / 'r') == 1
+  rows = score_files.read(tmp_path / 'p/evaluation')
+  assert [(row['case'], row['class']) for row in rows] == [('a', 'spleen'), ('b', 'liver')]
+  err = capsys.readouterr().err
+  assert 'not scored: a: ' in err and 'not scored: b: ' in err and "no class 'spleen'" in err
+
+
+def test_a_case_that_is_there_twice_is_named(nnunet):
+  save(nnunet[0] / 'a_seg.nii', labels())
+  scores = score_folders.score_folders(*nnunet)
+  assert {row['case'] for row in scores.rows} == {'b'}
+  ((case, reason),) = scores.failed
+  assert case == 'a' and 'a.nii.gz and a_seg.nii are both' in reason.replace(
+    'a_seg.nii and a.nii.gz', 'a.nii.gz and a_seg.nii'
+  )
+
+
+@pytest.mark.parametrize('axes', ['SLA', 'PIR', 'RAS'])
+def test_a_prediction_in_another_axis_order_is_the_same(axes, nnunet):
+  predictions, _ = nnunet
+  turn = nib.orientations.ornt_transform(
+    nib.orientations.io_orientation(AFFINE), nib.orientations.axcodes2ornt(axes)
+  )
+  for path in predictions.iterdir():
+    nib.save(nib.Nifti1Image(labels(), AFFINE).as_reoriented(turn), path)
+  scores = score_folders.score_folders(*nnunet)
+  assert not scores.failed and {row['dice'] for row in scores.rows} == {1.0}
+
+
+def test_channels_in_names_are_passed_over_where_that_makes_a_pair(nnunet):
+  predictions, references = nnunet
+  for case in 'ab':
+    (predictions / f'{case}.nii.gz').rename(predictions / f'{case}_0000_seg.NII.GZ')
+  assert {row['case'] for row in score_folders.score_folders(*nnunet).rows} == {'a', 'b'}
+  # Patients who are numbered keep their numbers.
+  for folder in nnunet:
+    for path in sorted(folder.iterdir()):
+      path.unlink()
+    for number in ('0000', '0012'):
+      save(folder / f'case_{number}.nii.gz', labels())
+  (predictions / 'case_0012.nii.gz').unlink()
+  scores = score_folders.score_folders(*nnunet)
+  assert {row['case'] for row in scores.rows} == {'case_0000'}
+  assert [case for case, _ in scores.failed] == ['case_0012']
+
+
+def test_one_damaged_legend_does_not_cost_the_others(nnunet, capsys):
+  predictions, references = nnunet
+  legend = {'labels': [{'label': k, 'name': n} for k, n in ((1, 'liver'), (3, 'spleen'))]}
+  for case in 'ab':
+    (predictions / f'{case}.nii.gz').rename(predictions / f'{case}_seg.nii.gz')
+    text = json.dumps(legend).replace(' ', '\r\n')
+    (predictions / f'{case}_seg.json').write_bytes(text.encode('utf-8-sig'))
+  (predictions / 'a_seg.json').write_text('{')
+  assert run(*nnunet, '--classes=spleen') == 0
+  assert 'note: ' in (err := capsys.readouterr().err) and 'a_seg.json: no legend of labels' in err
+  assert written(predictions)[0] == ['a', 'b']
+  (predictions / 'b_seg.json').write_text('[]')
+  assert run(*nnunet, '--classes=spleen') == 1
+  assert 'b_seg.json: no legend of labels' in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""Tables in Markdown and CSV, and published numbers beside ours."""
+
+import csv
+import io
+import math
+
+import pytest
+
+from input_pipeline import sources
+from input_pipeline.anatomy import TEMPLATE
+from mome_jax.evaluate import metrics, tables
+
+NAN = math.nan
+
+
+def row(case, name, dice, nsd, hd95, **more):
+  values = {'dice': dice, 'nsd_1mm': nsd / 2, 'nsd': nsd, 'nsd_3mm': nsd, 'hd95_mm': hd95}
+  return {'case': case, 'class': name, **values, **more}
+
+
+def test_scores():
+  rows = [row('a', 'liver', 0.9, 0.8, 4.0), row('a', 'colon', NAN, NAN, NAN)]
+  rows.append(row('a', 'rectum', 0.0, 0.0, math.inf))
+  text = tables.report(metrics.summarize(rows), title='Phantoms')
+  lines = text.splitlines()
+  assert lines[0] == '### Phantoms'
+  assert lines[2] == '| class | n | Dice % | NSD 2 mm % | HD95 mm |'
+  assert lines[4] == '| liver | 1 | 90.0 | 80.0 | 4.0 |'  # one case has no interval
+  assert lines[5] == '| colon | 0 | – | – | – |'
+  assert lines[6] == '| rectum | 1 | 0.0 | 0.0 | – (1 infinite) |'
+  mean = '| **45.0** | **40.0** | |'
+  assert lines[7:] == [f'| **mean over classes** | {mean}']
+  assert len({line.count('|') for line in lines[2:]}) == 1
+  assert '**–**' in tables.report(metrics.summarize([]), title='Nothing')
+
+
+LESION = {'lesions': 2, 'found': 1, 'predicted': 3}
+TWO = [
+  row('a', 'spleen', 0.9, 0.8, 4.0, source='msd_spleen'),
+  row('a', 'spleen', 0.5, 0.4, 4.0, source='mine'),  # the same name in another dataset
+  row('b', 'liver tumor', 0.3, 0.2, 4.0, source='mine', **LESION),
+]
+
+
+def test_detection_and_datasets():
+  text = tables.report(metrics.summarize(TWO), title='Two')
+  assert '### Detection' in text and '| liver tumor | 1 | 0 | 100.0 | – |' in text
+  assert '| class | msd_spleen | mine |' in text
+  assert '| spleen | 90.0 | 50.0 |' in text
+  assert '| liver tumor | – | 30.0 |' in text
+  assert '| **mean over classes** | 90.0 | 40.0 |' in text
+
+
+def test_published_numbers_only_where_dataset_and_classes_match():
+  text = tables.report(metrics.summarize(TWO), title='Two')
+  shown = text[text.index('### Published') :].splitlines()
+  rows = [line for line in shown if line.startswith('| msd_spleen')]
+  assert len(rows) == 3 and '| spleen | 90.0 | nnU-Net | 96.7 |' in rows[0]
+  assert all('https://' in line for line in rows)
+  assert not [line for line in shown if line.startswith(('| mine', '| lits', '| btcv'))]
+  # The published mean of LiTS is over liver and tumor: the liver alone is no match.
+  alone = [row('a', 'liver', 0.9, 0.8, 4.0, source='lits')]
+  assert 'Published' not in tables.report(metrics.summarize(alone), title='')
+  both = [*alone, row('a', 'liver tumor', 0.5, 0.8, 4.0, source='lits')]
+  assert '| lits | mean of 2 | 70.0 | nnU-Net | 80.09 |' in tables.report(
+    metrics.summarize(both), title=''
+  )
+
+
+def test_published_numbers_are_complete():
+  for entry in tables.read_published():
+    assert set(entry) == {'dataset', 'classes', 'model', 'dice', 'test', 'source'}
+    assert entry['dataset'] in sources.SOURCES
+    assert entry['classes'] and set(entry['classes']) <= set(TEMPLATE.names())
+    assert 0 < entry['dice'] < 100 and entry['source'].startswith('https://')
+
+
+def test_csv():
+  lines = list(csv.DictReader(io.StringIO(tables.to_csv(metrics.summarize(TWO)))))
+  found = {(line['dataset'], line['class']): line for line in lines}
+  assert set(found) == {
+    *((d, c) for d in ('all', 'mine') for c in ('spleen', 'liver tumor', 'mean over classes')),
+    *(('msd_spleen', c) for c in ('spleen', 'mean over classes')),
+  }
+  assert float(found['all', 'spleen']['dice']) == pytest.approx(0.7)
+  assert float(found['all', 'spleen']['dice_low']) == 0.5
+  assert float(found['mine', 'mean over classes']['dice']) == pytest.approx(0.4)
+  tumor = found['mine', 'liver tumor']
+  assert (tumor['n_diseased'], tumor['sensitivity'], tumor['specificity']) == ('1', '1.0', '')

@@ -1,0 +1,58 @@
+"""The model that comes with the package, as a user meets it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import nibabel as nib
+import numpy as np
+
+from input_pipeline.sources.openkbp import ORGANS
+from input_pipeline.sources.phantom.trunk import make_phantom
+from mome_jax import predict
+from mome_jax.inference.loaded_model import SHIPPED, Predictor
+from mome_jax.models import build_model
+from mome_jax.text.prompts import default_prompts
+
+
+def test_it_is_small_and_has_a_card():
+  assert sum(path.stat().st_size for path in SHIPPED.rglob('*') if path.is_file()) < 12e6
+  card = (SHIPPED / 'README.md').read_text()
+  assert all(word in card for word in ('licence', 'cite', 'Not a medical device', 'fails'))
+  assert all(name in card for _, name in ORGANS.values())
+
+
+def test_predict_finds_the_organs_of_a_patient_without_a_checkpoint(real_data, tmp_path):
+  folder = real_data / 'openkbp' / 'val'
+  out = tmp_path / 'out'
+  scan = folder / 'pt_202_ct.nii.gz'
+  assert predict.main(['--input', str(scan), '--output', str(out), '--quiet']) == 0
+  found = np.asarray(nib.load(out / 'pt_202_ct_seg.nii.gz').dataobj)
+  truth = np.asarray(nib.load(folder / 'pt_202_oar.nii.gz').dataobj)
+  labels = {
+    row['name']: row for row in json.loads((out / 'pt_202_ct_seg.json').read_text())['labels']
+  }
+  dices = []
+  for value, name in ORGANS.values():
+    a, b = found == labels[name]['label'], truth == value
+    if b.any():
+      dices.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+  assert len(dices) >= 5
+  assert np.mean(dices) > 0.65
+
+
+def test_bfloat16_computes_nearly_what_float32_does():
+  predictor = Predictor()
+  config = predictor.config
+  text = predictor.embed(default_prompts(config.classes, predictor.template))
+  hu = make_phantom(0, spacing=config.data.spacing)[0][20:60, 10:50, 20:60]
+  window = jnp.stack([jnp.clip((hu - a) / (b - a), 0, 1) for a, b in config.data.windows], -1)[None]
+  logits = {}
+  for dtype in ('float32', 'bfloat16'):
+    with config.unlocked():
+      config.model.dtype = dtype
+    apply = jax.jit(build_model(config.model).apply)
+    logits[dtype], _ = apply({'params': predictor.params['model']}, window, text)
+  exact, rough = logits['float32'], logits['bfloat16']
+  assert 0 < jnp.abs(rough - exact).max() < 2e-2 * jnp.abs(exact).max()
+  assert jnp.linalg.norm(rough - exact) < 2e-2 * jnp.linalg.norm(exact)

@@ -1,0 +1,159 @@
+"""Banks of sparse experts, alone and inside the network."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from mome_jax.models import MoME, sparse_bank
+from mome_jax.ops import layers
+
+
+class Pyramid(nn.Module):
+  """Two scales at the least cost to compile."""
+
+  num_scales = 2
+  stride = 2
+
+  @nn.compact
+  def __call__(self, x):
+    fine = layers.Conv3D(8, size=1, name='fine')(x)
+    return fine, layers.Conv3D(16, size=1, name='coarse')(layers.max_pool(fine))
+
+
+def bank_config(**changes):
+  values = {
+    'scales': (0, 1), 'num_experts': 4, 'top_k': 2, 'expansion': 2, 'executor': 'capacity',
+    'capacity_factor': 1.0, 'by_confidence': False,
+  }  # fmt: skip
+  return ConfigDict({**values, **changes})
+
+
+def model(**changes):
+  options = sparse_bank.make_options(bank_config(**changes), (0, 1), router_width=8)
+  return MoME(Pyramid(), width=16, router_width=8, bank=options)
+
+
+def example():
+  rng = np.random.default_rng(0)
+  image = rng.uniform(size=(2, 4, 4, 6, 1))
+  return jnp.asarray(image, jnp.float32), jnp.asarray(rng.normal(size=(5, 12)), jnp.float32)
+
+
+@pytest.fixture(scope='module')
+def variables():
+  """Random variables of the model, what `init` saves of the text included."""
+  image, text = example()
+  rng = np.random.default_rng(1)
+
+  def fill(path, leaf):
+    if path[0].key == 'context':
+      return text
+    noise = rng.normal(size=leaf.shape)
+    if path[-1].key == 'scale':
+      return jnp.asarray(1 + 0.1 * noise, jnp.float32)
+    in_bank = 'bank' in str(path) and leaf.ndim > 1
+    fan_in = leaf.shape[-2] if in_bank else max(np.prod(leaf.shape[:-1]), 100)
+    return jnp.asarray(noise / np.sqrt(fan_in), jnp.float32)
+
+  shapes = jax.eval_shape(model().init, jax.random.key(0), image, text)
+  return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+@pytest.fixture(scope='module')
+def together(variables):
+  return jax.jit(model().apply)(variables, *example())
+
+
+def assert_close(got, expected):
+  np.testing.assert_allclose(got, expected, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
+def test_a_fresh_bank_is_the_identity():
+  options = sparse_bank.make_options(bank_config(), (0, 1), router_width=8)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 3, 16)), jnp.float32)
+  context = jnp.ones((5, 16))
+  start = jax.jit(functools.partial(sparse_bank.SparseBank(options).init_with_output, train=True))
+  (y, did), _ = start(jax.random.key(0, impl='rbg'), x, context)
+  np.testing.assert_array_equal(y, x)
+  assert did['experts'].shape == (1, 2, 2, 3, 2)
+  assert len(np.unique(did['experts'][..., 0])) > 1  # a zero gate would send all to expert 0
+
+
+def test_the_gate_follows_the_formula():
+  rng = np.random.default_rng(0)
+  x, c = rng.normal(size=(6, 16)), rng.normal(size=(5, 12))
+  options = sparse_bank.make_options(bank_config(), (0, 1), router_width=8)
+  shapes = {'query': (16, 12), 'text': (12, 8), 'kernel': (24, 4)}
+  p = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+  got = sparse_bank.Gate(options).apply({'params': p}, jnp.asarray(x), jnp.asarray(c))
+  scores = x @ p['query'] @ c.T / np.sqrt(12)
+  attention = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+  expected = np.concatenate([x, attention @ c @ p['text']], 1) @ p['kernel']
+  np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_a_class_does_not_depend_on_the_other_prompts(variables, together):
+  """The banks attend to the training classes that `init` saved, or to those given."""
+  apply = jax.jit(model().apply)
+  image, text = example()
+  alone, _ = apply(variables, image, text[3:4])
+  assert_close(alone[..., 0], together[0][..., 3])
+  padded = jnp.concatenate([text, jnp.zeros((3, 12))])
+  given, _ = apply({'params': variables['params']}, image, padded, text)
+  assert_close(given[..., :5], together[0])
+
+
+def test_without_the_training_classes_a_prediction_is_refused(variables):
+  """Else the banks would attend to the prompts of the request, and a mask depend on the others."""
+  image, text = example()
+  alone = {'params': variables['params']}
+  with pytest.raises(ValueError, match='need the embeddings of the training classes'):
+    jax.eval_shape(model().apply, alone, image, text)
+  jax.eval_shape(functools.partial(model().apply, train=True), alone, image, text)
+  jax.eval_shape(model().apply, alone, image, text, text)
+
+
+def test_a_sample_does_not_depend_on_the_batch(variables, together):
+  image, text = example()
+  alone, _ = jax.jit(model().apply)(variables, image[1:], text)
+  assert_close(alone[0], together[0][1])
+  assert {k: float(v['dropped']) for k, v in together[1]['banks'].items()} == {0: 0, 1: 0}
+
+
+def test_both_executors_agree(variables, together):
+  dense, _ = jax.jit(model(executor='dense').apply)(variables, *example())
+  assert_close(dense, together[0])
+
+
+def test_training_drops_and_every_part_of_a_bank_learns(variables):
+  tight = model(capacity_factor=0.5)
+  image, text = example()
+
+  def loss(params):
+    logits, aux = tight.apply({'params': params}, image, text, train=True)
+    return jnp.square(logits - 1).mean(), aux['banks']
+
+  grads, banks = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+  assert 0.2 < banks[1]['dropped'] < 0.9
+  assert banks[1]['load'].sum() == pytest.approx(1)
+  for path, g in jax.tree_util.tree_leaves_with_path(grads['expert_1']['bank']):
+    assert np.abs(g).max() > 0, path
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'scales': (1, 2)}, 'model.bank.scales is'),
+    ({'top_k': 5}, 'model.bank.top_k is 5; expected 1 to num_experts=4'),
+    ({'executor': 'ragged'}, "model.bank.executor is 'ragged'; known: dense, capacity"),
+    ({'capacity_factor': 0.0}, 'model.bank.capacity_factor is 0.0'),
+  ],
+)
+def test_a_wrong_config_says_what_is_known(changes, message):
+  with pytest.raises(ValueError, match=message):
+    model(**changes)

@@ -1,0 +1,148 @@
+"""DICOM SEG of anonymised series: what must be repeated, what may be empty, how it is shown."""
+
+import json
+import shutil
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from threshold import Threshold
+
+from mome_jax import predict
+from mome_jax.pictures.colours import palette
+from mome_jax.predict.write_results import Options
+from tests.mome_jax.predict.test_dicom import Nested, complete
+
+SEG = Options(preview=False, dicom_seg=True)
+EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber', 'StudyID',
+         'StudyDate', 'StudyTime', 'ReferringPhysicianName')  # fmt: skip
+
+
+def change(folder, edit):
+  for number, path in enumerate(sorted(folder.iterdir())):
+    ds = pydicom.dcmread(path)
+    edit(number, ds)
+    ds.save_as(path)
+
+
+def run(tmp_path, model=None, prompts=('liver',), **keywords):
+  keywords = {'options': SEG, 'progress': False} | keywords
+  [result] = predict.predict(
+    model or Threshold(), [tmp_path / 'ct'], tmp_path / 'out', prompts, **keywords
+  )
+  return result
+
+
+def remove(_, ds):
+  for field in (*EMPTY, 'SliceThickness', 'SeriesNumber'):
+    if field in ds:
+      delattr(ds, field)
+
+
+def empty(_, ds):
+  for field in EMPTY:
+    setattr(ds, field, None)
+  ds.SeriesNumber = None
+
+
+@pytest.mark.parametrize('edit', [remove, empty])
+def test_fields_that_may_be_empty_are(edit, tmp_path):
+  source = complete(tmp_path / 'ct')[0]
+  change(tmp_path / 'ct', edit)
+  assert run(tmp_path).status == 'ok'
+  written = highdicom.seg.segread(tmp_path / 'out' / 'ct_seg.dcm')
+  assert all(field in written and not written[field].value for field in EMPTY)
+  # The object lies in the space of its series, slice by slice.
+  assert written.FrameOfReferenceUID == source.FrameOfReferenceUID
+  assert written.StudyInstanceUID == source.StudyInstanceUID
+  referenced = {uid for _, _, uid in written.get_source_image_uids()}
+  images = [pydicom.dcmread(path) for path in (tmp_path / 'ct').iterdir()]
+  places = {ds.SOPInstanceUID: list(ds.ImagePositionPatient) for ds in images}
+  assert referenced <= set(places)
+  for frame in written.PerFrameFunctionalGroupsSequence:
+    [image] = frame.DerivationImageSequence[0].SourceImageSequence
+    place = frame.PlanePositionSequence[0].ImagePositionPatient
+    np.testing.assert_allclose(place, places[image.ReferencedSOPInstanceUID], atol=1e-4)
+
+
+def no_frame(_, ds):
+  del ds.FrameOfReferenceUID
+
+
+def two_frames(number, ds):
+  ds.FrameOfReferenceUID = f'1.2.{number // 4}'
+
+
+@pytest.mark.parametrize(
+  ('edit', 'reason'),
+  [
+    (no_frame, 'the series has no FrameOfReferenceUID, which the object must repeat'),
+    (two_frames, 'the slices differ in their FrameOfReferenceUID, of which the object has one'),
+  ],
+)
+def test_what_cannot_be_made_costs_nothing_else(edit, reason, tmp_path):
+  complete(tmp_path / 'ct')
+  change(tmp_path / 'ct', edit)
+  result = run(tmp_path, options=Options(dicom_seg=True))
+  assert result.status == 'incomplete'
+  assert f'ct_seg.dcm is not written: {reason}' in result.message
+  assert result.labels[0]['volume_ml'] > 0
+  assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+    'ct_preview.png', 'ct_seg.json', 'ct_seg.nii.gz', 'manifest.json', 'report.csv',
+  ]  # fmt: skip
+
+
+def test_it_is_said_before_and_not_tried_again(tmp_path, monkeypatch, capsys):
+  complete(tmp_path / 'ct')
+  change(tmp_path / 'ct', no_frame)
+  told = []
+
+  def look(logits):
+    manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
+    told.append(manifest['notes'])
+    return logits
+
+  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold(look))
+  paths = '--input', str(tmp_path / 'ct'), '--output', str(tmp_path / 'out')
+  assert predict.main([*paths, '--dicom-seg', '--quiet']) == 1
+  assert 'ct_seg.dcm is not written: the series has no FrameOfReferenceUID' in told[0][0]
+  windows = len(told)
+  assert predict.main([*paths, '--dicom-seg', '--skip-done', '--quiet']) == 1
+  assert len(told) == windows
+  printed = capsys.readouterr().err.strip().splitlines()
+  assert len(printed) == 2
+  assert all(line.startswith('incomplete ct: ct_seg.dcm is not written') for line in printed)
+
+
+def test_segments_have_the_colours_of_the_pictures(tmp_path):
+  complete(tmp_path / 'ct')
+  names = ('liver', 'liver tumor')
+  run(tmp_path, Nested(), names)
+  written = highdicom.seg.segread(tmp_path / 'out' / 'ct_seg.dcm')
+  for number, rgb in enumerate(palette(names).values(), 1):
+    value = written.get_segment_description(number).RecommendedDisplayCIELabValue
+    shown = highdicom.color.CIELabColor.from_dicom_value(value).to_rgb(clip=True)
+    np.testing.assert_allclose(shown, 255 * np.array(rgb), atol=1.5)
+
+
+def test_a_zip_archive_gives_the_same_without_a_warning(tmp_path, recwarn):
+  complete(tmp_path / 'ct')
+  change(tmp_path / 'ct', remove)
+  shutil.make_archive(tmp_path / 'packed', 'zip', tmp_path / 'ct')
+  run(tmp_path)
+  [result] = predict.predict(
+    Threshold(), [tmp_path / 'packed.zip'], tmp_path / 'out', ['liver'], options=SEG, progress=False
+  )
+  assert result.status == 'ok'
+  assert not [w for w in recwarn if 'pydicom' in w.filename]
+  folder, packed = (pydicom.dcmread(tmp_path / 'out' / f'{n}_seg.dcm') for n in ('ct', 'packed'))
+  assert folder.PixelData == packed.PixelData
+
+
+def test_names_of_any_script_are_written(tmp_path):
+  complete(tmp_path / 'ct', SpecificCharacterSet='ISO_IR 100', PatientName='Müller^Jörg')
+  run(tmp_path, prompts=['肝臓\\右'])
+  written = pydicom.dcmread(tmp_path / 'out' / 'ct_seg.dcm')
+  assert written.SegmentSequence[0].SegmentLabel == '肝臓/右'
+  assert str(written.PatientName) == 'Müller^Jörg'

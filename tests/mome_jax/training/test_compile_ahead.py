@@ -1,0 +1,73 @@
+"""Compiling for devices that are not there."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from mome_jax.training import compile_ahead
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+TINY = [
+  f'--config={ROOT / "mome_jax/configs/sparse_8.py"}',
+  '--config.model.backbone.size=tiny',
+  '--config.model.scales=(0,1)',
+  '--config.model.bank.scales=(1,)',
+  '--config.data.patch=(16,16,16)',
+  '--config.evaluation.window=(16,16,16)',
+  '--config.text.num_layers=1',
+]
+
+
+def compile_for(topology, *changes):
+  return subprocess.run(
+    [sys.executable, '-m', 'mome_jax.main', '--mode=compile', f'--topology={topology}', *TINY,
+     *changes],
+    cwd=ROOT, env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'}, capture_output=True, text=True,
+  )  # fmt: skip
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs libtpu')
+def test_a_tpu_without_a_tpu():
+  done = compile_for('v5e:2x4', '--config.mesh.expert=4')
+  assert done.returncode == 0, done.stderr[-2000:]
+  report = json.loads(done.stdout)
+  assert report['chips'] == 8
+  assert report['mesh'] == {'data': 2, 'expert': 4}
+  train = report['train']
+  assert train['fits']
+  assert train['hbm']['peak'] > 2 * 4 * report['parameters']
+  assert train['collectives']['all-to-all']['count'] == 4  # two, forward and backward
+  assert train['flops'] > 3 * report['predict']['flops']
+
+
+def test_what_the_chips_cannot_share_is_explained_in_one_line():
+  done = compile_for('cpu:8', '--config.train.batch_size=4')
+  assert done.returncode == 1
+  assert 'train.batch_size=4 cannot be shared evenly' in done.stderr.strip().splitlines()[-1]
+
+
+def test_an_unknown_topology_says_what_is_known():
+  with pytest.raises(
+    compile_ahead.TopologyError, match='expected cpu:N or one of v5e, v5p, v6e with a shape'
+  ):
+    compile_ahead.compile_config(None, 'v9:4x4')
+
+
+def test_collectives_are_read_from_the_program():
+  hlo = """
+    %a = (f32[2,4]{1,0}, f32[2,4]{1,0}) all-to-all(%x, %y), dimensions={0}
+    ROOT %b = bf16[8,4]{1,0} all-gather(%z), dimensions={0}
+    %c = (bf16[4]{0}, bf16[16]{0}) all-gather-start(%w), dimensions={0}
+    %d = bf16[16]{0} all-gather-done(%c)
+    %e = f32[] all-reduce(%v), to_apply=%add
+  """
+  assert compile_ahead.collectives(hlo) == {
+    'all-to-all': {'count': 1, 'bytes': 64},
+    'all-gather': {'count': 2, 'bytes': 64 + 32},
+    'all-reduce': {'count': 1, 'bytes': 4},
+  }

@@ -1,0 +1,62 @@
+"""What `--config` names, wherever one is."""
+
+import json
+
+import pytest
+
+from mome_jax.configs import base, demo
+from mome_jax.errors import ConfigError
+from mome_jax.training import config_check, config_flag
+
+
+@pytest.mark.parametrize('folder', ['mome_jax/configs', './mome_jax/configs', '/mome_jax/configs'])
+def test_package_configs_are_found_from_any_folder(folder, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for text in ('demo', f'{folder}/demo.py'):
+    file, argument = config_flag.resolve(text)
+    assert file.read_text().startswith('"""The demo')
+    assert argument == []
+
+
+def test_what_stands_after_the_colon(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for text in ('finetune:gs://bucket/run', 'mome_jax/configs/finetune.py:gs://bucket/run'):
+    file, argument = config_flag.resolve(text)
+    assert file.name == 'finetune.py'
+    assert argument == ['gs://bucket/run']
+
+
+def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'demo').mkdir()  # a folder is no config
+  assert config_flag.resolve('demo')[0].parent.name == 'configs'
+  (tmp_path / 'mine.py').write_text('')
+  assert config_flag.resolve('mine.py')[0].resolve() == tmp_path / 'mine.py'
+  with pytest.raises(ConfigError, match='no such experiment; known: .*demo'):
+    config_flag.resolve('base')
+
+
+def test_every_experiment_passes_the_check():
+  for name in set(config_flag.names()) - {'finetune'}:
+    file, _ = config_flag.resolve(name)
+    config = config_flag.load(name)
+    assert file.stem == name
+    config_check.check(config, data=config.data.sources is not None)
+
+
+def test_a_value_that_nothing_reads_is_refused():
+  config = demo.get_config()
+  config.train.stepz = 3
+  with pytest.raises(ConfigError, match=r'config\.train\.stepz: no such value; did you mean train'):
+    config_check.check(config)
+  config.init.checkpoint = 'nowhere'  # a model may be of a version that had it
+  with pytest.raises(ConfigError) as error:
+    config_check.check(config)
+  assert 'stepz' not in str(error.value)
+
+
+def test_every_value_of_the_base_config_has_a_name():
+  flat = json.loads(base.get_config().to_json_best_effort())
+  names = list(config_flag.keys(base.get_config()))
+  assert {'train', 'train.steps', 'data.augment.p_mirror', 'classes'} <= set(names)
+  assert [name for name in names if '.' not in name] == sorted(flat, key=names.index)

@@ -1,0 +1,117 @@
+"""Meshes of real TPU topologies: which host holds what of a batch."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from mome_jax.training import sharding
+
+PROGRAM = """
+import json, sys
+from mome_jax.training import compile_ahead as ahead
+from tests.mome_jax.training import test_sharding
+describe = lambda topology, *mesh: test_sharding.describe(ahead._devices(topology)[0], *mesh)
+print(json.dumps([describe(*asked) for asked in json.loads(sys.argv[1])]))
+"""
+
+
+def describe(devices, expert, spatial):
+  """The hosts in each row of the mesh, and the parts of an image batch that each host holds."""
+  options = {'data': -1, 'expert': expert, 'spatial': spatial}
+  try:
+    mesh = sharding.make_mesh(ConfigDict(options), devices)
+  except sharding.MeshError as error:
+    return {'error': str(error)}
+  shape = (2 * len(devices), 96, 96, 96, 1)
+  where = NamedSharding(mesh, sharding.batch_spec('image', spatial=spatial))
+  parts = {}
+  for device, index in where.devices_indices_map(shape).items():
+    spans = [range(n)[s] for n, s in zip(shape, index, strict=True)]
+    parts.setdefault(device.process_index, []).append([(s.start, s.stop) for s in spans[:2]])
+  return {
+    'shape': list(mesh.devices.shape),
+    'devices': len(set(mesh.devices.flat)),
+    'hosts': [sorted({d.process_index for d in row}) for row in mesh.devices],
+    'parts': parts,
+  }
+
+
+MESHES = [('v5e:4x4', 4), ('v5e:4x4', 2), ('v5e:2x4', 4), ('v5p:2x2x4', 4), ('v5p:2x2x4', 2),
+          ('v6e:4x4', 4), ('v6e:4x4', 2)]  # fmt: skip
+LONG_ROWS = ('v5e:4x4', 8)
+
+
+@pytest.fixture(scope='module')
+def described():
+  """Topology, expert and spatial -> `describe`; made in one other process: libtpu stays loaded."""
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip('needs libtpu')
+  asked = [*((*mesh, True) for mesh in [*MESHES, LONG_ROWS]), (*LONG_ROWS, False)]
+  done = subprocess.run(
+    [sys.executable, '-c', PROGRAM, json.dumps(asked)],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-3000:]
+  return dict(zip(asked, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+@pytest.mark.parametrize(('topology', 'expert'), MESHES)
+def test_every_host_of_a_tpu_holds_whole_samples(described, topology, expert):
+  told = described[topology, expert, True]
+  chips = int(np.prod([int(n) for n in topology.split(':')[1].split('x')]))
+  assert told['shape'] == [chips // expert, expert] and told['devices'] == chips
+  assert all(len(hosts) == 1 for hosts in told['hosts'])
+  taken = []
+  for parts in told['parts'].values():
+    depths = {}
+    for samples, depth in parts:
+      depths.setdefault(tuple(samples), []).append(depth)
+    # Four chips a host: `expert` of them share the depth of a few samples.
+    assert len(depths) == 4 // expert
+    for shares in depths.values():
+      assert sorted(shares) == [[i * 96 // expert, (i + 1) * 96 // expert] for i in range(expert)]
+    taken += depths
+  assert sorted(taken) == [(i, i + 2 * expert) for i in range(0, 2 * chips, 2 * expert)]
+
+
+def test_rows_longer_than_a_host_are_refused_for_parts_of_samples_only(described):
+  assert 'mesh.expert=8 does not divide its 4 devices' in described[*LONG_ROWS, True]['error']
+  assert described[*LONG_ROWS, False]['shape'] == [2, 8]
+
+
+class Device:
+  """What `make_mesh` asks of a device, of a host of two."""
+
+  platform, device_kind = 'cpu', 'cpu'
+
+  def __init__(self, number):
+    self.id, self.process_index = number, number // 2
+
+
+def test_a_row_of_two_hosts_is_refused_without_tpus_too():
+  told = describe([Device(i) for i in range(8)], 4, True)
+  assert 'mesh.expert=4 does not divide its 2 devices' in told['error']
+
+
+def test_several_slices_are_refused():
+  devices = [Device(i) for i in range(8)]
+  for device in devices:
+    device.slice_index = device.process_index // 2
+  assert '2 TPU slices' in describe(devices, 2, False)['error']
+
+
+def test_batches_have_their_global_shape():
+  mesh = sharding.local_mesh(jax.devices()[:1])
+  batch = {'image': np.zeros((2, 4, 4, 4, 1), np.float32), 'frame': np.zeros((2, 4), np.float32)}
+  for spatial in (False, True):
+    placed = sharding.shard_batch(mesh, batch, spatial=spatial)
+    assert {name: x.shape for name, x in placed.items()} == {k: v.shape for k, v in batch.items()}
+  assert sharding.replicate(mesh, {'x': 1.5})['x'].shape == ()
