@@ -244,6 +244,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _score(args: argparse.Namespace) -> int:
   classes = [name.strip() for name in args.classes.split(',') if name.strip()]
   folder = epath.Path(args.output or epath.Path(args.predictions) / 'evaluation')
+  made = args.output and not folder.exists()
   if args.output:
     with errors.writing(folder):  # before the work, not after it
       folder.mkdir(parents=True, exist_ok=True)
@@ -256,6 +257,8 @@ def _score(args: argparse.Namespace) -> int:
   for case, reason in failed:
     print(f'not scored: {case}: {reason}', file=sys.stderr)
   if not rows:
+    if made:
+      folder.rmdir()
     print(f'error: {args.predictions}: nothing could be scored', file=sys.stderr)
     return 1
   cases = {row['case'] for row in rows}
