@@ -1,5 +1,6 @@
 # make demo: everything from a fresh machine to a trained model and its Dice table.
 # make test: every test, on the CPU.
+# make package: wheel and sdist, and the wheel tried in an empty environment.
 # make docs: the documentation site, into build/site.
 # make clean: without caches and environments again; make clean-runs: without trained models too.
 PYTHON ?= python3
@@ -10,7 +11,7 @@ export GRPC_VERBOSITY ?= ERROR
 # Large pages for large arrays: steps on the CPU otherwise pay for many page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-slow test-py312 lint docs vendor clean clean-runs
+.PHONY: demo test test-slow test-py312 lint package docs vendor clean clean-runs
 
 $(VENV)/run.stamp: requirements.txt requirements-predict.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +40,23 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+$(VENV)-package/stamp: requirements-package.txt
+	$(PYTHON) -m venv $(VENV)-package
+	$(VENV)-package/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-package.txt
+	touch $@
+
+# What users get: the wheel, with the newest dependencies that it allows, far from the checkout.
+package: $(VENV)-package/stamp
+	rm -rf dist
+	$(VENV)-package/bin/python -m build
+	$(VENV)-package/bin/python -m twine check --strict dist/*
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	  $(PYTHON) -m venv $$folder && \
+	  $$folder/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl && \
+	  cd $$folder && bin/mome info && bin/mome predict --demo --output out --report && \
+	  test -s out/head_neck_seg.nii.gz && test -s out/head_neck_report.html
+	@ls -l dist
+
 # Its own environment, without jax: the site is made from the sources as text.
 $(VENV)-docs/stamp: requirements-docs.txt
 	$(PYTHON) -m venv $(VENV)-docs
@@ -61,7 +79,7 @@ vendor:
 
 # Caches, environments and what can be built again; trained models in runs/ stay.
 clean:
-	rm -rf build dist .venv .venv-docs .venv312 .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist .venv .venv-docs .venv-package .venv312 .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -path ./runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Everything in runs/: prepared data, trained models, their evaluations.

@@ -15,7 +15,8 @@ def make(folder, target):
 
 def test_clean_keeps_trained_models(tmp_path):
   kept = {'runs/demo/config.json', 'runs/data/phantom/prepare.json', 'mome_jax/main.py'}
-  gone = {'.venv/bin/python', '.venv-docs/stamp', '.venv312/run.stamp', 'build/site/index.html',
+  gone = {'.venv/bin/python', '.venv-docs/stamp', '.venv-package/stamp',
+          '.venv312/run.stamp', 'build/site/index.html',
           'mome_jax/__pycache__/main.pyc', '.pytest_cache/x',
           'mome_jax.egg-info/PKG-INFO'}  # fmt: skip
   for name in kept | gone:
