@@ -2,7 +2,9 @@
 
 import sys
 
-from mome_jax.evaluate import main
+from mome_jax.evaluate import main, make_parser
+
+__all__ = ['main', 'make_parser']
 
 if __name__ == '__main__':
   sys.exit(main())

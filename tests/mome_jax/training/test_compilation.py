@@ -48,7 +48,7 @@ def test_training_keeps_what_it_compiled(monkeypatch, tmp_path, no_cache, capsys
     places.append(jax.config.jax_compilation_cache_dir)
     raise UserError('enough')
 
-  monkeypatch.setattr('mome_jax.train.train', train)
+  monkeypatch.setattr('mome_jax.training.loop.train', train)
   assert main.main(['--config=demo', f'--workdir={tmp_path / "run"}']) == 1
   assert 'enough' in capsys.readouterr().err
   assert places == [str(tmp_path / 'mome_jax')]
