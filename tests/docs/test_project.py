@@ -92,3 +92,9 @@ def test_tested_pythons_are_the_declared_ones():
   declared = {c.split(' :: ')[-1] for c in PROJECT['classifiers'] if 'Python :: 3.' in c}
   workflow = yaml.safe_load((GITHUB / 'workflows/ci.yml').read_text())
   assert set(workflow['jobs']['test']['strategy']['matrix']['python']) == declared
+
+
+def test_readme_stays_short():
+  lines = (ROOT / 'README.md').read_text().splitlines()
+  assert len(lines) <= 150
+  assert max(map(len, lines)) <= 120
