@@ -8,6 +8,7 @@ import numpy as np
 
 from input_pipeline import errors, sources
 from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.ct import body
 
 # (class, class, canonical axis, words): the first has the larger coordinate in any patient
 # without situs inversus. A scan that breaks a rule is mirrored or turned, or its labels are.
@@ -96,7 +97,7 @@ def check_scan(
         for axis in range(3)
       ]
       median = float(np.median(scan.image[mask]))
-      if median < -500 and 'lung' not in name and name != 'larynx':
+      if median < body.BODY_HU and 'lung' not in name and name != 'larynx':
         messages.append(f'half of {name} is below {median:g} HU: labels and scan do not match')
   if not centres:
     messages.append('nothing is labelled')

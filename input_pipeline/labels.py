@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
+from input_pipeline.ct import body
 from input_pipeline.ct.components import components
 from input_pipeline.errors import UserError
 
@@ -14,7 +15,6 @@ from input_pipeline.errors import UserError
 Meaning = str | Sequence[str] | None
 IGNORE = 'ignore'  # nobody looked there: no class is supervised
 
-_BODY_HU = -300
 _STRADDLES = 0.2  # a component with more than this on its smaller side is two touching organs
 _PIECE = 0.2  # a component with at least this share of the organ is not a splinter
 _APART_MM = 40.0  # of two pieces: closer ones are one broken organ, not a pair
@@ -192,24 +192,6 @@ def split_sides(
   return result
 
 
-def body_middle(image: np.ndarray, slices: np.ndarray | None = None) -> float:
-  """The middle of the body along axis 0, voxels: half of its tissue lies on either side.
-
-  Args:
-    image: (D, H, W) HU.
-    slices: (W,) bool, where to look along axis 2; everywhere by default.
-  """
-  if slices is not None and slices.any():
-    image = image[:, :, slices]
-  weight = (image > _BODY_HU).sum((1, 2)).cumsum()
-  if not weight[-1]:
-    return (image.shape[0] - 1) / 2
-  # Where half of the tissue is reached, between voxel edges.
-  at = int(np.searchsorted(weight, weight[-1] / 2))
-  before = weight[at - 1] if at else 0
-  return at - 0.5 + (weight[-1] / 2 - before) / (weight[at] - before)
-
-
 def _parts(meaning: Meaning) -> tuple[str, ...]:
   return (meaning,) if isinstance(meaning, str) else tuple(meaning or ())
 
@@ -284,7 +266,7 @@ def _assign(codes, lesions, to_right):
 def _middle(codes, mask, image):
   if image is None:
     return (codes.shape[0] - 1) / 2
-  return body_middle(image, mask.any((0, 1)))
+  return body.midline(image, mask.any((0, 1)))
 
 
 def _warn(message):

@@ -18,6 +18,7 @@ from input_pipeline import bricks
 from input_pipeline.anatomy import Template
 from input_pipeline.batches import augment, mirror
 from input_pipeline.ct import volume
+from input_pipeline.ct.hu_windows import hu_windows
 from input_pipeline.errors import UserError, suggest
 
 # The chosen voxel lies at most this part of the patch's edge from its centre, along each axis: a
@@ -230,8 +231,7 @@ class PatchSampler:
     matrix = augment.draw_matrix(rng, self._augment, spacing)
     image, label, matrix, origin = self.crop(case, start, matrix)
     image = augment.change_hu(rng, image.astype(np.float32), self._augment)
-    low, high = self.windows.T
-    image = np.clip((image[..., None] - low) / (high - low), 0, 1)
+    image = hu_windows(image, self.windows)
     image = augment.change_contrast(rng, image, self._augment)
     frame = np.append(matrix[2], origin[2]) * spacing[2]
     frame[3] += case.info.offset[2]

@@ -71,7 +71,7 @@ def apply(segmentation, rules: Collection[str], spacing: Sequence[float], midlin
     segmentation: a `segmenter.Segmentation`.
     rules: names of `RULES`; none returns the segmentation as it is.
     spacing: (3,) mm.
-    midline: index along axis 0 of the plane between left and right; see `body_midline`.
+    midline: index along axis 0 of the plane between left and right; see `ct.body.midline`.
 
   Returns:
     A new segmentation.
@@ -87,27 +87,6 @@ def apply(segmentation, rules: Collection[str], spacing: Sequence[float], midlin
     if name in rules:
       rule(masks)
   return dataclasses.replace(segmentation, winner=masks.winner, over=masks.over)
-
-
-def body_midline(image: np.ndarray) -> float:
-  """Centre of the body along axis 0, in voxels; (D, H, W) HU, what is over -500 is the body."""
-  weight = (image > -500).sum((1, 2))
-  total = weight.sum()
-  return float(weight @ np.arange(len(weight)) / total) if total else (len(image) - 1) / 2
-
-
-def body(image: np.ndarray) -> np.ndarray:
-  """The patient without the couch: the largest part above -500 HU, with lungs and bowel filled.
-
-  Args:
-    image: (D, H) or (D, H, W) HU; in a volume, holes are filled in each axial slice.
-  """
-  parts, _ = scipy.ndimage.label(image > -500)
-  largest = np.bincount(parts.ravel())[1:].argmax() + 1 if parts.any() else 0
-  part = (parts == largest) & (parts > 0)
-  if image.ndim == 2:
-    return scipy.ndimage.binary_fill_holes(part)
-  return np.stack([scipy.ndimage.binary_fill_holes(plane) for plane in part.transpose(2, 0, 1)], -1)
 
 
 Box = tuple[slice, ...]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from input_pipeline.ct import body
 from mome_jax.inference import sliding_window
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.inference.segmenter import Segmentation, Segmenter
@@ -336,23 +337,13 @@ def largest_planes(
     if not counts[k] or name not in maps.names:
       continue
     z, row = int(mask.sum((0, 1)).argmax()), maps.names.index(name)
-    box = _body(image[..., z] > -500)
+    inside = body.box(body.is_dense(image[..., z]))
     where = (z, image.shape, spacing)
-    planes.images[name] = image[..., z][box]
-    planes.weights[name] = maps.plane(maps.weights[row], *where)[(..., *box)] / np.float32(255)
-    planes.entropy[name] = maps.plane(maps.entropy[row], *where)[box] / np.float32(255)
-    planes.outlines[name] = mask[..., z][box]
+    planes.images[name] = image[..., z][inside]
+    planes.weights[name] = maps.plane(maps.weights[row], *where)[(..., *inside)] / np.float32(255)
+    planes.entropy[name] = maps.plane(maps.entropy[row], *where)[inside] / np.float32(255)
+    planes.outlines[name] = mask[..., z][inside]
   return planes
-
-
-def _body(dense: np.ndarray) -> tuple[slice, slice]:
-  """The box of what is dense in a slice; all of it where nothing is."""
-  if not dense.any():
-    return slice(None), slice(None)
-  return tuple(
-    slice(int(hit.argmax()), len(hit) - int(hit[::-1].argmax()))
-    for hit in (dense.any(1), dense.any(0))
-  )
 
 
 def draw_case(

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from input_pipeline.anatomy import TEMPLATE, Template
-from input_pipeline.ct import resample
+from input_pipeline.ct import body, resample
+from input_pipeline.ct.hu_windows import hu_windows
 from mome_jax.errors import UserError
 from mome_jax.inference import postprocess, sliding_window
 from mome_jax.inference.stage_clock import Clock
@@ -217,8 +218,7 @@ class Segmenter:
   def network_input(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """(D, H, W) HU at `spacing` mm -> (D', H', W', C) float32 in [0, 1] on the network's grid."""
     coarse = resample.resample(image.astype(np.float32), spacing, self.spacing, order=1)
-    low, high = np.array(self.windows, np.float32).T
-    return np.clip((coarse[..., None] - low) / (high - low), 0, 1)
+    return hu_windows(coarse, self.windows)
 
   def __call__(
     self,
@@ -253,7 +253,7 @@ class Segmenter:
     if not self.rules:
       return found
     with clock('postprocess'):
-      return postprocess.apply(found, self.rules, spacing, postprocess.body_midline(image))
+      return postprocess.apply(found, self.rules, spacing, body.midline(image))
 
   def _segment(self, channels, shape, spacing, on_slab, clock, watch) -> Segmentation:
     """Network input -> masks on the scan's grid, slab by slab."""

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from mome_jax.inference import postprocess
+from input_pipeline.ct import body
 from mome_jax.pictures import layout
 from mome_jax.pictures.colours import palette
 
@@ -23,6 +23,7 @@ SOFT_TISSUE = (-160.0, 240.0)  # HU
 _PLANES = (('Axial', 2, 'RLAP'), ('Coronal', 1, 'RLSI'), ('Sagittal', 0, 'APSI'))
 THIN = 6  # times thinner than long and wide: from the side, a scan is a strip
 _GAP, _CAPTION, _LEGEND_ROW = 0.15, 0.25, 0.205  # inches
+_MARGIN_MM = 8  # around the body
 _OUTLINE = [matplotlib.patheffects.withStroke(linewidth=1.6, foreground='black')]
 _DASHES = (0, (3.5, 2))
 
@@ -67,7 +68,8 @@ def overlay(
     labelled = np.zeros(image.shape, bool)
     for mask in [mask for group in groups for mask in group.values()]:
       labelled |= mask[...].astype(bool)
-  box = _body_box(image, labelled, spacing)
+  margin = [round(_MARGIN_MM / mm) for mm in spacing]
+  box = body.box(body.is_dense(image) | labelled, margin)
   labelled, shown = labelled[box], image[box]
   planes = _planes(labelled, spacing)
   panels, width, height = _arrange(shown.shape, spacing, planes)
@@ -265,18 +267,6 @@ def _arrange(
   return panels, total * scale + gaps, height
 
 
-def _body_box(image: np.ndarray, labelled: np.ndarray, spacing: Sequence[float]) -> tuple:
-  """Slices around everything denser than -500 HU or labelled, with a margin of 8 mm."""
-  used = (image > -500) | labelled
-  box = []
-  for axis, mm in enumerate(spacing):
-    where = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
-    margin = round(8 / mm)
-    low, high = (where[0], where[-1]) if where.size else (0, used.shape[axis] - 1)
-    box.append(slice(max(0, int(low) - margin), int(high) + margin + 1))
-  return tuple(box)
-
-
 def _fullest(labelled: np.ndarray, axis: int) -> int:
   """Index of the slice with most labelled voxels; the middle one where nothing is labelled."""
   area = labelled.sum(axis=tuple(a for a in range(3) if a != axis))
@@ -307,7 +297,7 @@ def _anatomy(axes: Axes, pixels: np.ndarray, step: Sequence[float], window) -> N
 def _scale_map(axes: Axes, behind, scale_map, outline, step: Sequence[float]):
   """One (x, y) map of expected scales over its anatomy, inside the body only."""
   _anatomy(axes, behind[::-1].T, step, SOFT_TISSUE)
-  inside = np.where(postprocess.body(behind), scale_map, np.nan)[::-1].T
+  inside = np.where(body.patient(behind), scale_map, np.nan)[::-1].T
   drawn = _show(axes, inside, step, cmap='viridis', alpha=0.55, interpolation='nearest')
   if outline is not None:
     _contour(axes, outline[::-1].T, step, 'white', linewidths=1.3)

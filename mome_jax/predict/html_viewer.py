@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 import nibabel as nib
 import numpy as np
 
-from input_pipeline.ct import resample, volume
-from mome_jax.inference import postprocess
+from input_pipeline.ct import body, resample, volume
 from mome_jax.inference.router_maps import RoutingMaps
 from mome_jax.inference.segmenter import Segmentation
 from mome_jax.pictures import overlay
@@ -216,7 +215,7 @@ def _dense_cells(scan: volume.Volume, routing: RoutingMaps) -> np.ndarray:
     mm = routing.origin[axis] + np.arange(n) * routing.cell[axis]
     voxel = np.rint(mm / scan.spacing[axis] + (scan.array.shape[axis] - 1) / 2).astype(int)
     index.append(np.clip(voxel, 0, scan.array.shape[axis] - 1))
-  return postprocess.body(scan.array[np.ix_(*index)])
+  return body.patient(scan.array[np.ix_(*index)])
 
 
 def _frames(scan, routing: RoutingMaps, k: int, dense: np.ndarray, factor: int) -> str:

@@ -170,13 +170,6 @@ def test_a_rule_takes_voxels_from_its_own_classes_and_gives_none(rule, seed):
   assert changed  # else the masks put nothing to the test
 
 
-def test_the_midline_is_the_centre_of_the_body():
-  image = np.full(SHAPE, -1000.0)
-  image[4:11] = 0
-  assert postprocess.body_midline(image) == 7.0
-  assert postprocess.body_midline(np.full(SHAPE, -1000.0)) == 9.5
-
-
 def test_rules_of_a_command_line():
   assert postprocess.parse('sides, largest') == ('sides', 'largest')
   assert postprocess.parse('none') == postprocess.parse('') == ()
