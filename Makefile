@@ -39,6 +39,7 @@ test-py312:
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 $(VENV)-package/stamp: requirements-package.txt
 	$(PYTHON) -m venv $(VENV)-package
@@ -79,7 +80,7 @@ vendor:
 
 # Caches, environments and what can be built again; trained models in runs/ stay.
 clean:
-	rm -rf build dist .venv .venv-docs .venv-package .venv312 .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist .venv .venv-docs .venv-package .venv312 .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find . -path ./runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Everything in runs/: prepared data, trained models, their evaluations.
