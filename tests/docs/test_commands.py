@@ -99,3 +99,11 @@ def test_marks_give_a_reason():
   for page in PAGES:
     for _, mark in commands(page):
       assert mark is None or len(mark) > len('<!-- not run: -->\n') + 5, page
+
+
+@pytest.mark.parametrize('page', [*PAGES, ROOT / 'CONTRIBUTING.md'], ids=lambda page: page.stem)
+def test_named_files_exist(page):
+  for name in re.findall(r'`([\w-]+/[\w./-]*\.(?:py|md|sh|yaml|sbatch|toml))`', page.read_text()):
+    if not name.startswith(('runs/', 'FOLDER/', 'evaluation/')):
+      folders = (ROOT, ROOT / 'mome_jax', ROOT / 'input_pipeline', ROOT / 'docs')
+      assert any((folder / name).exists() for folder in folders), name
