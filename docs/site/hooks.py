@@ -7,6 +7,8 @@ import latex2mathml.converter
 
 _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL)
 _FIGURE = re.compile(r'<img alt="([^"]*)" src="([^"]*figures/[^"]*\.svg)"[^>]*>')
+# Short code in running text: an option broken after its first hyphen cannot be read.
+_SHORT = re.compile(r'(?<!</span>)<code>([^<]{1,36})</code>')
 
 
 def on_page_content(html: str, page, config, files) -> str:
@@ -22,6 +24,7 @@ def on_page_content(html: str, page, config, files) -> str:
       + '</div>'
     )
 
+  html = _SHORT.sub(r'<code class="whole">\1</code>', html)
   return _FIGURE.sub(draw, _MATH.sub(_typeset, html))
 
 
