@@ -18,6 +18,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 # TensorFlow reads these when it is first imported; it announces itself otherwise.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -92,9 +93,10 @@ def make_parser() -> argparse.ArgumentParser:
   values = _define([''])
   parser = Parser(prog='python -m mome_jax.main', description=__doc__)
   for name in _FLAGS[:-1]:
-    switch = {'action': 'store_true'} if values[name].boolean else {}
-    choices = {'choices': MODES} if name == 'mode' else {}
-    parser.add_argument(f'--{name}', help=_text(values, name), **switch, **choices)
+    options: dict[str, Any] = {'action': 'store_true'} if values[name].boolean else {}
+    if name == 'mode':
+      options['choices'] = MODES
+    parser.add_argument(f'--{name}', help=_text(values, name), **options)
   return parser
 
 

@@ -49,6 +49,8 @@ ROOMS = {
   # What a run does at its edges, and the check of a whole config before it.
   'mome_jax.training.loop': 'input_pipeline mome_jax.ops mome_jax.models mome_jax.text '
   'mome_jax.checkpoint mome_jax.training mome_jax.inference mome_jax.pictures',
+  'mome_jax.training.compile_ahead': 'mome_jax.models mome_jax.text mome_jax.training '
+  'mome_jax.inference',
   'mome_jax.training.config_check': 'input_pipeline mome_jax.configs mome_jax.models mome_jax.text '
   'mome_jax.checkpoint mome_jax.training mome_jax.inference mome_jax.evaluate',
 }
@@ -56,7 +58,6 @@ OPEN = 'input_pipeline.errors', 'mome_jax.errors'
 
 # Module -> what it imports against the rules; each goes with the cut of its room.
 EXCEPTIONS = {
-  ('mome_jax.checkpoint.resume', 'mome_jax.training'),  # room training: TrainState
   ('mome_jax.configs.finetune', 'mome_jax.checkpoint'),  # room training: loading a model
   ('mome_jax.inference.router_maps', 'mome_jax.pictures'),  # room inference: drawing
   ('mome_jax.text.embed', 'mome_jax.weights'),  # room text: reading a checkpoint of T5

@@ -1,5 +1,6 @@
 """What a model folder and a training workdir hold, and where."""
 
+import dataclasses
 import os
 
 import orbax.checkpoint as ocp
@@ -15,8 +16,23 @@ class CheckpointError(UserError):
   """A checkpoint is missing or does not fit; the message names it and says what to do."""
 
 
-def locate(path) -> tuple[epath.Path, epath.Path | None, int | None]:
-  """Where the description lies, where the parameters (None: not there yet), and their step.
+@dataclasses.dataclass(frozen=True)
+class Location:
+  """Where a model lies.
+
+  Attributes:
+    folder: of what describes it: `config.json` and its text.
+    params: folder of its parameters; None before the first checkpoint.
+    step: of training, or None where nobody knows.
+  """
+
+  folder: epath.Path
+  params: epath.Path | None
+  step: int | None
+
+
+def locate(path: epath.PathLike) -> Location:
+  """Where the parts of a model lie.
 
   Args:
     path: a model folder, a training workdir, or one of its `checkpoints/STEP`.
@@ -26,13 +42,14 @@ def locate(path) -> tuple[epath.Path, epath.Path | None, int | None]:
   """
   folder = absolute(path)
   if folder.name.isdigit() and folder.parent.name == CHECKPOINTS:
-    place = folder.parent.parent, folder / 'ema', int(folder.name)
+    place = Location(folder.parent.parent, folder / 'ema', int(folder.name))
   elif (folder / PARAMS).is_dir():
-    place = folder, folder / PARAMS, None
+    place = Location(folder, folder / PARAMS, None)
+  elif steps := finished_steps(folder / CHECKPOINTS):
+    place = Location(folder, folder / CHECKPOINTS / str(max(steps)) / 'ema', max(steps))
   else:
-    newest = max(finished_steps(folder / CHECKPOINTS), default=None)
-    place = folder, newest and folder / CHECKPOINTS / str(newest) / 'ema' or None, newest
-  if not (place[0] / CONFIG).is_file():
+    place = Location(folder, None, None)
+  if not (place.folder / CONFIG).is_file():
     raise CheckpointError(
       f'{folder}: no model there; expected a model folder, the --workdir of a training run or one '
       'of its checkpoints/STEP'
@@ -48,7 +65,7 @@ def finished_steps(folder: epath.Path) -> list[int]:
   return ocp.utils.checkpoint_steps(folder)
 
 
-def absolute(path) -> epath.Path:
+def absolute(path: epath.PathLike) -> epath.Path:
   """The same place from every working directory."""
   path = epath.Path(path).expanduser()
   # NOTE: epath's resolve takes gs://bucket for a relative local path.

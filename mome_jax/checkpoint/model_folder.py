@@ -20,6 +20,7 @@ from mome_jax.checkpoint.files import (
   TOKENIZER,
   CheckpointError,
   absolute,
+  first_line,
   locate,
 )
 from mome_jax.configs import base
@@ -82,12 +83,13 @@ def save_description(
 ) -> None:
   """Writes what a model folder or workdir holds besides parameters; see `save_model`."""
   folder = absolute(folder)
-  frozen = config.text.mode == 'frozen'
-  if frozen and vectors is None:
+  if config.text.mode != 'frozen':
+    vectors = None
+  elif vectors is None:
     raise CheckpointError(f'{folder}: a model with frozen text needs its text vectors')
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    if frozen:
+    if vectors is not None:
       vectors.save(folder / TEXT_VECTORS)
     else:
       (folder / TOKENIZER).write_bytes(epath.Path(tokenizer).read_bytes())
@@ -107,7 +109,7 @@ def load_config(path) -> ml_collections.ConfigDict:
   Raises:
     CheckpointError: if there is none.
   """
-  file = locate(path)[0] / CONFIG
+  file = locate(path).folder / CONFIG
   config = base.get_config()
   try:
     with config.unlocked():
@@ -119,12 +121,12 @@ def load_config(path) -> ml_collections.ConfigDict:
 
 def folder_of(path) -> epath.Path:
   """The folder of a model that holds its `config.json`; errors as `load_config`."""
-  return locate(path)[0]
+  return locate(path).folder
 
 
 def text_file(path, config: ml_collections.ConfigDict) -> epath.Path:
   """The `text.npz` of a model with frozen text, else its `tokenizer.model`."""
-  return locate(path)[0] / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)
+  return locate(path).folder / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)
 
 
 def find_tokenizer(workdir, config: ml_collections.ConfigDict) -> epath.Path:
@@ -134,7 +136,7 @@ def find_tokenizer(workdir, config: ml_collections.ConfigDict) -> epath.Path:
   """
   places = [absolute(workdir)]
   if config.init.checkpoint:
-    places.append(locate(config.init.checkpoint)[0])
+    places.append(locate(config.init.checkpoint).folder)
   files = [place / TOKENIZER for place in places]
   return next((file for file in files if file.is_file()), epath.Path(DEFAULT_MODEL))
 
@@ -152,16 +154,16 @@ def initialise(params: Any, path) -> tuple[Any, list[str]]:
   Raises:
     CheckpointError: if there is no model, or not one parameter fits.
   """
-  found = _flat(load_model(path, jax.sharding.SingleDeviceSharding(jax.local_devices()[0])).params)
-  own = _flat(params)
-  fits = {name for name, leaf in own.items() if name in found and found[name].shape == leaf.shape}
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  start, fresh = _flat(load_model(path, device).params), _flat(params)
+  fits = {name for name, leaf in fresh.items() if name in start and start[name].shape == leaf.shape}
   if not fits:
     raise CheckpointError(f'{path}: not one of its parameters fits config.model; choose another')
   taken = {
-    name: jax.device_put(np.asarray(found[name]), leaf.sharding) if name in fits else leaf
-    for name, leaf in own.items()
+    name: jax.device_put(np.asarray(start[name]), leaf.sharding) if name in fits else leaf
+    for name, leaf in fresh.items()
   }
-  return flax.traverse_util.unflatten_dict(taken, sep='/'), _subtrees(own.keys() - fits, fits)
+  return flax.traverse_util.unflatten_dict(taken, sep='/'), _subtrees(fresh.keys() - fits, fits)
 
 
 def check_fit(params: Any, expected: Any, path) -> None:
@@ -170,10 +172,10 @@ def check_fit(params: Any, expected: Any, path) -> None:
   Raises:
     CheckpointError: if they differ; the message says where.
   """
-  found, wanted = _flat(params), _flat(expected)
-  missing = _subtrees(wanted.keys() - found.keys(), found)
-  further = _subtrees(found.keys() - wanted.keys(), wanted)
-  other = [name for name in wanted if name in found and wanted[name].shape != found[name].shape]
+  saved, shapes = _flat(params), _flat(expected)
+  missing = _subtrees(shapes.keys() - saved.keys(), saved)
+  further = _subtrees(saved.keys() - shapes.keys(), shapes)
+  other = [name for name in shapes if name in saved and shapes[name].shape != saved[name].shape]
   parts = {'lacks': missing, 'has unknown': further, 'has other shapes of': sorted(other)}
   if any(parts.values()):
     problems = '; '.join(f'it {what} {", ".join(names)}' for what, names in parts.items() if names)
@@ -216,21 +218,21 @@ def load_model(path, sharding: jax.sharding.Sharding) -> TrainedModel:
   Raises:
     CheckpointError: if it is none of these, or cannot be read.
   """
-  folder, params, step = locate(path)
-  if params is None:
-    raise CheckpointError(f'{folder} holds no checkpoint; train first (--mode=train)')
+  place = locate(path)
+  if place.params is None:
+    raise CheckpointError(f'{place.folder} holds no checkpoint; train first (--mode=train)')
   try:
     with ocp.StandardCheckpointer() as reader:
       shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
           leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32), sharding=sharding
         ),
-        reader.metadata(params).item_metadata.tree,
+        reader.metadata(place.params).item_metadata.tree,
       )
-      loaded = reader.restore(params, shapes)
+      loaded = reader.restore(place.params, shapes)
   except Exception as error:  # Orbax and its storage layers each raise their own
-    reason = str(error).split('\n')[0] or type(error).__name__
     raise CheckpointError(
-      f'{params}: cannot be read ({reason}); copy it again or choose another checkpoint'
+      f'{place.params}: cannot be read ({first_line(error)}); copy it again or choose another '
+      'checkpoint'
     ) from error
-  return TrainedModel(load_config(path), loaded, step, folder)
+  return TrainedModel(load_config(path), loaded, place.step, place.folder)

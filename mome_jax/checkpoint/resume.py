@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import jax
 import ml_collections
@@ -24,8 +24,22 @@ from mome_jax.checkpoint.files import (
   first_line,
   shortened,
 )
-from mome_jax.training.state import TrainState
 
+
+class State(Protocol):
+  """What is saved of a run: see `training.state.TrainState`."""
+
+  step: jax.Array
+  params: Any
+  ema: Any
+  opt_state: Any
+
+  def replace(self, **changes: Any) -> Self:
+    """The same with other values."""
+
+
+S = TypeVar('S', bound=State)
+Position = dict[str, Any]  # in the stream of samples: step, seed, digests of the data
 _ITEMS = ('train', 'ema', 'data')
 _START, _DAMAGED = 'start', 'damaged'
 _WAITS = (2.0, 10.0, 30.0)  # seconds before a checkpoint is read again, after a passing error
@@ -63,7 +77,7 @@ class Checkpointer:
         'another --workdir'
       ) from error
 
-  def save(self, step: int, state: TrainState, position: dict[str, int]) -> None:
+  def save(self, step: int, state: State, position: Position) -> None:
     """Starts writing `state`, whose arrays may be donated as soon as this returns.
 
     Raises:
@@ -79,9 +93,7 @@ class Checkpointer:
         ),
       )
 
-  def restore(
-    self, abstract: TrainState, config: ml_collections.ConfigDict
-  ) -> tuple[TrainState, dict[str, int]] | None:
+  def restore(self, abstract: S, config: ml_collections.ConfigDict) -> tuple[S, Position] | None:
     """The newest readable state and its data position, or None if there is no checkpoint.
 
     Where files of the newest are missing or corrupt, the one before it is taken: training will
@@ -96,13 +108,13 @@ class Checkpointer:
       CheckpointError: if parameters or optimizer differ from `abstract`, no checkpoint can be read,
         or there is none but a damaged one.
     """
-    damaged = {}
+    damaged: dict[int, str] = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
       restored, reason = self._try(step, abstract, config)
       if restored is not None:
         for other, why in damaged.items():
           self._set_aside(other, why)
-        return TrainState(ema=restored.ema, **restored.train), restored.data
+        return abstract.replace(ema=restored.ema, **restored.train), restored.data
       damaged[step] = reason
     if damaged:
       newest, reason = next(iter(damaged.items()))
@@ -118,7 +130,7 @@ class Checkpointer:
       )
     return None
 
-  def _try(self, step: int, abstract: TrainState, config) -> tuple[Any, str]:
+  def _try(self, step: int, abstract: State, config) -> tuple[Any, str]:
     """What a checkpoint holds, or None and what is damaged."""
     for wait in (*_WAITS, None):
       restored, reason = None, 'another host cannot read it'
@@ -152,7 +164,7 @@ class Checkpointer:
     with self._explained(), ocp.StandardCheckpointer() as writer:
       writer.save(self._workdir / _START, params, force=True)
 
-  def load_start(self, abstract: TrainState) -> Any:
+  def load_start(self, abstract: State) -> Any:
     """What `save_start` kept, placed as `abstract.params`; None where that is not known."""
     params, outcome = None, _Outcome.READ
     try:
@@ -166,7 +178,7 @@ class Checkpointer:
       )
     return params if _worst_of_all_hosts(outcome) == _Outcome.READ else None
 
-  def _check_fits(self, step: int, abstract: TrainState, config) -> None:
+  def _check_fits(self, step: int, abstract: State, config) -> None:
     """Compares parameters and optimizer with those of a checkpoint, as far as it lists them."""
     folder = self._folder / str(step)
     for kind, item, tree in (
@@ -188,7 +200,7 @@ class Checkpointer:
           'program that it was made with, or choose another --workdir'
         )
 
-  def _read(self, step: int, abstract: TrainState):
+  def _read(self, step: int, abstract: State):
     return self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -238,7 +250,7 @@ class Checkpointer:
       ) from error
 
 
-def _train_item(state: TrainState) -> dict[str, Any]:
+def _train_item(state: State) -> dict[str, Any]:
   return {'step': state.step, 'params': state.params, 'opt_state': state.opt_state}
 
 

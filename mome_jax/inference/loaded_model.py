@@ -11,6 +11,7 @@ import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE, Template
 from mome_jax import checkpoint
+from mome_jax.inference import steps
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.models import build_model
 from mome_jax.text import embed, prompt_inputs
@@ -18,7 +19,7 @@ from mome_jax.text.prompts import default_prompts
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectors
-from mome_jax.training import sharding, state, steps
+from mome_jax.training import compilation, sharding, state
 
 # The model that comes with the package: head and neck organs; its README.md says what it can do.
 SHIPPED = pathlib.Path(__file__).parents[1] / 'assets' / 'openkbp'
@@ -84,8 +85,8 @@ class Predictor:
     create = functools.partial(state.init_params, config, self.model, encoder)
     with jax.set_mesh(self._mesh):
       checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
-    self._embed = jax.jit(functools.partial(steps.embed, encoder))
-    self._predict = steps.jit(steps.make_predict_step(self.model), self.devices[0].platform)
+    self._embed = jax.jit(functools.partial(prompt_inputs.embeddings, encoder))
+    self._predict = compilation.jit(steps.make_predict_step(self.model), self.devices[0].platform)
     self.context = None
     if self.model.bank is not None:
       trained = default_prompts(config.classes, self.template)
@@ -99,7 +100,7 @@ class Predictor:
       return self._embed(self.params, jax.device_put(padded, self._everywhere))
 
   def run(self, step: Callable, text: jax.Array, *batch):
-    """What a compiled step of `mome_jax.training.steps` makes of a batch.
+    """What a compiled step of `mome_jax.inference.steps` makes of a batch.
 
     Args:
       step: called with the parameters, `text`, the batch and the context.

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from input_pipeline.ct import body
-from mome_jax.inference import sliding_window
+from mome_jax.inference import sliding_window, steps
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.inference.segmenter import Segmentation, Segmenter
 from mome_jax.pictures import overlay
-from mome_jax.training import steps
+from mome_jax.training import compilation
 
 _CELL_MM = 6.0  # maps of all classes and scales are kept in cells of about this size
 _DRAWN = 4  # classes
@@ -109,7 +109,7 @@ class Explainer:
     self.spacing = segmenter.spacing
     self.scale_labels = tuple(f'{self.spacing[0] * 2**scale:g} mm' for scale in scales)
     step = steps.make_routing_step(predictor.model)
-    step = steps.jit(step, predictor.devices[0].platform)
+    step = compilation.jit(step, predictor.devices[0].platform)
     text = predictor.embed(prompts)  # with the empty prompts that fill the bucket
     self.step = functools.partial(predictor.run, step, text)
 

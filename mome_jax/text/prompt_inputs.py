@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE, Template
@@ -44,6 +45,16 @@ def pad(inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
     name: np.pad(array, [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)])
     for name, array in inputs.items()
   }
+
+
+def embeddings(text_encoder, params, prompts: dict[str, jax.Array]) -> jax.Array:
+  """Embeddings of prompts: 'ids' (K, T) int32 and 'mask' (K, T) bool -> (K, d_t) float32.
+
+  Frozen text comes as 'vectors' (K, d_t), which are the result.
+  """
+  if 'vectors' in prompts:
+    return prompts['vectors']
+  return text_encoder.apply({'params': params['text']}, prompts['ids'], prompts['mask'])
 
 
 @dataclasses.dataclass(frozen=True)

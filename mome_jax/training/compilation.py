@@ -3,6 +3,8 @@
 import functools
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -14,7 +16,8 @@ _CPU = {'xla_cpu_experimental_ynn_fusion_type': ''}
 def cache_folder() -> str:
   """Where compiled programs are kept: JAX_COMPILATION_CACHE_DIR, or else `~/.cache/mome_jax`."""
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return jax.config.jax_compilation_cache_dir or str(pathlib.Path(home, 'mome_jax'))
+  folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # set at run time
+  return folder or str(pathlib.Path(home, 'mome_jax'))
 
 
 def use_cache() -> None:
@@ -25,10 +28,15 @@ def use_cache() -> None:
   jax.config.update('jax_compilation_cache_dir', cache_folder())
 
 
+def jit(function: Callable, platform: str, **keywords: Any) -> Any:
+  """`jax.jit` of a program of the network, for 'cpu', 'gpu' or 'tpu'."""
+  return jax.jit(function, compiler_options=options(platform), **keywords)
+
+
 def options(platform: str) -> dict[str, str]:
   """Those of our options of XLA for 'cpu', 'gpu' or 'tpu' that this JAX knows."""
-  wanted = _CPU if platform == 'cpu' else {}
-  return {name: value for name, value in wanted.items() if _is_known(name, value)}
+  settings = _CPU if platform == 'cpu' else {}
+  return {name: value for name, value in settings.items() if _is_known(name, value)}
 
 
 @functools.cache

@@ -10,10 +10,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from mome_jax.errors import UserError
+from mome_jax.inference import steps as inference_steps
 from mome_jax.models import build_model
 from mome_jax.text import prompt_inputs
 from mome_jax.text.t5 import build_text_encoder
-from mome_jax.training import sharding, state, steps
+from mome_jax.training import compilation, optimizer, sharding, state, steps
 from mome_jax.training.flops import count_flops
 
 # GiB of one chip: cloud.google.com/tpu/docs/system-architecture-tpu-vm
@@ -52,7 +53,7 @@ def compile_config(config, topology: str) -> dict:
   train, params = trace_train_step(config, mesh)
   report = {
     'compiler': _compiler(platform),
-    'effort': jax.config.jax_exec_time_optimization_effort,
+    'effort': jax.config.jax_exec_time_optimization_effort,  # type: ignore[attr-defined]  # set at run time
     'topology': topology,
     'chip': devices[0].device_kind,
     'chips': len(devices),
@@ -64,7 +65,8 @@ def compile_config(config, topology: str) -> dict:
   # Every host predicts by itself, window by window: one chip is the unit.
   alone = sharding.local_mesh(devices[:1])
   with jax.set_mesh(alone):
-    predict_step = steps.jit(steps.make_predict_step(build_model(config.model)), platform)
+    predict_step = inference_steps.make_predict_step(build_model(config.model))
+    predict_step = compilation.jit(predict_step, platform)
     predict = predict_step.trace(*_request(config, alone, params))
   report['predict'] = _measure(predict, platform, limit)
   return report
@@ -78,10 +80,10 @@ def trace_train_step(config, mesh):
   """
   model = build_model(config.model)
   text_encoder = None if prompt_inputs.is_frozen(config.text) else build_text_encoder(config.text)
-  optimizer = state.make_optimizer(config.train)
-  abstract = state.abstract_state(config, mesh, model, text_encoder, optimizer)
+  transformation = optimizer.make_optimizer(config.train)
+  abstract = state.abstract_state(config, mesh, model, text_encoder, transformation)
   table = np.zeros((256, len(config.classes)), bool)  # its values need the data, its shape does not
-  train_step = steps.jit_train_step(config, model, text_encoder, optimizer, abstract, table)
+  train_step = steps.jit_train_step(config, model, text_encoder, transformation, abstract, table)
   with jax.set_mesh(mesh):  # nothing can run in here: the devices do not exist
     traced = train_step.trace(abstract, _batch(config, mesh), _prompts(config, mesh))
   return traced, abstract.params
@@ -187,14 +189,14 @@ def _measure(traced, platform: str, limit: int | None) -> dict:
 
 def collectives(hlo: str) -> dict[str, dict[str, int]]:
   """Exchanges in an HLO program: kind -> how many, and the bytes of their results."""
-  found = {}
+  exchanges: dict[str, dict[str, int]] = {}
   for shape, kind, start in re.findall(rf'= (.*?) {_COLLECTIVES}(-start)?\(', hlo):
     sizes = [_bytes(*part) for part in re.findall(r'([a-z]+\d*)\w*\[([\d,]*)\]', shape)]
-    entry = found.setdefault(kind, {'count': 0, 'bytes': 0})
+    entry = exchanges.setdefault(kind, {'count': 0, 'bytes': 0})
     entry['count'] += 1
     # The asynchronous form returns its operand too.
     entry['bytes'] += max(sizes, default=0) if start else sum(sizes)
-  return found
+  return exchanges
 
 
 def _bytes(dtype: str, shape: str) -> int:

@@ -70,7 +70,11 @@ def define(name: str, values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 class ConfigFileFault(Exception):
-  """What a config's own code raised; carries it past absl, which would reword it."""
+  """Carries what a config's own code raised past absl, which would reword it."""
+
+  def __init__(self, error: Exception):
+    super().__init__(str(error))
+    self.error = error
 
 
 class _Parser(flags.ArgumentParser):
@@ -83,7 +87,7 @@ class _Parser(flags.ArgumentParser):
       config = load(path)
       _check_names(self._name, config, self._argv)
     except Exception as error:
-      raise ConfigFileFault from error
+      raise ConfigFileFault(error) from error
     return config
 
 
@@ -96,6 +100,8 @@ def load(path: str) -> ConfigDict:
   """
   file, argument = resolve(path)
   spec = importlib.util.spec_from_file_location(file.stem, file)
+  if spec is None or spec.loader is None:
+    raise ConfigError(f'--config={path}: not a Python file; see mome_jax/configs/demo.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
@@ -149,7 +155,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
   try:
     return values(argv)[1:]
   except ConfigFileFault as fault:
-    raise fault.__cause__ from None
+    raise fault.error from None
   except flags.UnrecognizedFlagError as error:
     hint = suggest(error.flagname, [name for name in values if len(name) > 1])
     if '.' in error.flagname:  # a value of a config that is not given

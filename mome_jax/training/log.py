@@ -75,7 +75,7 @@ def _line(row: dict) -> str:
 
 def _complete_rows(path: epath.Path) -> list[dict]:
   """All complete lines of a JSONL file, none where there is no file."""
-  rows = []
+  rows: list[dict] = []
   if not path.exists():
     return rows
   for line in path.read_text().splitlines():

@@ -19,8 +19,17 @@ from mome_jax.inference import router_maps
 from mome_jax.models import build_model
 from mome_jax.pictures import training_curves
 from mome_jax.text import prompt_inputs
-from mome_jax.training import multihost, prefetch, profile, sharding, state, steps
+from mome_jax.training import (
+  multihost,
+  parameter_groups,
+  prefetch,
+  profile,
+  sharding,
+  state,
+  steps,
+)
 from mome_jax.training.log import MetricsLog
+from mome_jax.training.optimizer import make_optimizer
 
 
 class NonFiniteLossError(UserError):
@@ -59,7 +68,7 @@ def train(config, workdir: epath.Path) -> None:
   jax.set_mesh(mesh)
   sharding.check_batch(mesh, config)
   model = build_model(config.model)
-  optimizer = state.make_optimizer(config.train)
+  optimizer = make_optimizer(config.train)
   train_state, abstract = state.init_state(config, mesh, model, text.encoder, optimizer)
 
   # ---- resume ------------------------------------------------------------------------------------
@@ -102,7 +111,7 @@ def train(config, workdir: epath.Path) -> None:
   feed = prefetch.prefetch(_on_devices(config, mesh, batches, text, start), ahead=2)
   table = template.code_table(config.classes)
   train_step = steps.jit_train_step(config, model, text.encoder, optimizer, abstract, table)
-  distances = jax.jit(state.distances, out_shardings=abstract.step.sharding)
+  distances = jax.jit(parameter_groups.distances, out_shardings=abstract.step.sharding)
 
   if lead:
     training_cases.note(workdir, stores, resumed=start > 0, init=config.init.checkpoint)

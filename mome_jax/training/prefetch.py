@@ -1,15 +1,15 @@
 """Making what a loop needs next while the devices are busy with what it has."""
 
 import collections
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 T = TypeVar('T')
 _END = object()
 
 
-def prefetch(items: Iterable[T], ahead: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], ahead: int) -> Generator[T, None, None]:
   """The same items in the same order, made by a thread of their own.
 
   Nothing is made before the first item is asked for. Close the generator (`contextlib.closing`)
@@ -25,6 +25,7 @@ def prefetch(items: Iterable[T], ahead: int) -> Iterator[T]:
   source = iter(items)
   with ThreadPoolExecutor(1, 'prefetch') as thread:
     try:
+      pending: collections.deque[Future[Any]]  # of items, or _END
       pending = collections.deque(thread.submit(next, source, _END) for _ in range(ahead))
       while True:
         # The next one is asked for before this one is waited for: the thread never runs dry.

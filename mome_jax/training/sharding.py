@@ -70,7 +70,7 @@ def _mesh(data: int, expert: int, devices) -> Mesh:
 
 def _mesh_of_hosts(expert: int, devices) -> Mesh:
   """A mesh of which no row has devices of two hosts, each of which would feed half a sample."""
-  hosts = {}
+  hosts: dict[int, list] = {}
   for device in devices:
     hosts.setdefault(device.process_index, []).append(device)
   for local in hosts.values():

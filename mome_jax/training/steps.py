@@ -1,28 +1,25 @@
-"""Pure functions of (parameters, batch, prompts): loss, train step, predict step."""
+"""The loss and the train step: pure functions of parameters, batch and prompts."""
+
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from input_pipeline.anatomy import IGNORE_CODE
-from mome_jax.models import router
 from mome_jax.moe import router_stats
-from mome_jax.ops import layers
+from mome_jax.text import prompt_inputs
 from mome_jax.training import compilation, losses, sharding
-from mome_jax.training.state import TrainState, learning_rate
+from mome_jax.training.optimizer import learning_rate
+from mome_jax.training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+LossFn = Callable[[Any, dict[str, jax.Array], dict[str, jax.Array]], tuple[jax.Array, Metrics]]
 
 
-def embed(text_encoder, params, prompts: dict[str, jax.Array]) -> jax.Array:
-  """Embeddings of prompts: 'ids' (K, T) int32 and 'mask' (K, T) bool -> (K, d_t) float32.
-
-  Frozen text comes as 'vectors' (K, d_t), which are the result.
-  """
-  if 'vectors' in prompts:
-    return prompts['vectors']
-  return text_encoder.apply({'params': params['text']}, prompts['ids'], prompts['mask'])
-
-
-def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
+def make_loss_fn(model, text_encoder, code_table: jax.Array, config) -> LossFn:
   """The loss of a batch as a function of the parameters.
 
   Args:
@@ -41,7 +38,7 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
   """
 
   def loss_fn(params, batch, prompts):
-    sampled, default = jnp.split(embed(text_encoder, params, prompts), 2)
+    sampled, default = jnp.split(prompt_inputs.embeddings(text_encoder, params, prompts), 2)
     logits, aux = model.apply({'params': params['model']}, batch['image'], sampled, train=True)
     # Class-first: sums over voxels then run over long contiguous axes. The model's last step puts
     # the classes last; the compiler cancels the two.
@@ -67,23 +64,25 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config):
         )
       metrics['loss_experts'] = total / len(coarse)
       loss = loss + config.expert_loss * metrics['loss_experts']
-    for scale, did in aux['banks'].items():
-      loss = loss + config.balance_loss * did['balance'] + config.z_loss * did['z']
-      metrics |= _bank_metrics(scale, did, losses.block_mean(targets & valid, 2**scale))
+    for scale, routing in aux['banks'].items():
+      loss = loss + config.balance_loss * routing['balance'] + config.z_loss * routing['z']
+      metrics |= _bank_metrics(scale, routing, losses.block_mean(targets & valid, 2**scale))
     return loss, {'loss': loss, **metrics}
 
   return loss_fn
 
 
-def _bank_metrics(scale: int, did: dict, targets: jax.Array) -> dict[str, jax.Array]:
-  """What the bank of a scale did, and which of its experts the voxels of each class chose."""
-  metrics = {k: v for k, v in did.items() if k != 'experts'}
+def _bank_metrics(scale: int, routing: dict, targets: jax.Array) -> Metrics:
+  """How the bank of a scale routed, and which of its experts the voxels of each class chose."""
+  metrics = {k: v for k, v in routing.items() if k != 'experts'}
   targets = jnp.moveaxis(targets, 1, -1)
-  metrics['classes'] = router_stats.by_class(did['experts'], did['load'].shape[0], targets)
+  metrics['classes'] = router_stats.by_class(routing['experts'], routing['load'].shape[0], targets)
   return {f'moe_{scale}/{k}': v for k, v in metrics.items()}
 
 
-def make_train_step(loss_fn, optimizer, config):
+def make_train_step(
+  loss_fn: LossFn, optimizer: optax.GradientTransformation, config
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """One optimizer step: train_step(state, batch, prompts) -> (state, metrics).
 
   The metrics are scalars; those of a bank of E experts also (E,) and (E, K) arrays.
@@ -93,8 +92,6 @@ def make_train_step(loss_fn, optimizer, config):
     optimizer: from `make_optimizer`.
     config: `config.train`; uses `ema_decay`.
   """
-  import optax
-
   schedule = learning_rate(config)
 
   def train_step(state: TrainState, batch, prompts):
@@ -133,82 +130,7 @@ def jit_train_step(
   loss_fn = make_loss_fn(model, text_encoder, jnp.asarray(code_table), config.train)
   step = make_train_step(loss_fn, optimizer, config.train)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  mesh = abstract.step.sharding.mesh
+  mesh = cast(jax.sharding.NamedSharding, abstract.step.sharding).mesh
   metrics = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)
   platform = mesh.devices.flat[0].platform
-  return jit(step, platform, donate_argnums=0, out_shardings=(shardings, metrics))
-
-
-def jit(function, platform: str, **keywords):
-  """`jax.jit` of a program of the network, for 'cpu', 'gpu' or 'tpu'."""
-  return jax.jit(function, compiler_options=compilation.options(platform), **keywords)
-
-
-def make_predict_step(model):
-  """predict_step(params, text (K, d_t), windows (B, D, H, W, C)) -> logits (B, D, H, W, K).
-
-  A model with banks of sparse experts also needs `context` (J, d_t), the embeddings of the default
-  prompts of its training classes, where `text` holds other prompts.
-  """
-
-  def predict_step(params, text, windows, context=None):
-    return model.apply({'params': params['model']}, windows, text, context)[0]
-
-  return predict_step
-
-
-def make_routing_step(model):
-  """A predict step that also tells what the router did, summed over cells of voxels.
-
-  routing_step(params, text (K, d_t), windows (B, D, H, W, C), counted (B, D, H, W) float32 in
-  [0, 1], placement, context) -> logits (B, D, H, W, K) and a dict, all float32:
-    'maps' (K, B, L + 1, d, h, w): the shares of the scales, and their entropy as a fraction of
-      log L; sums over the voxels of each cell of the share or entropy times `counted`;
-    'sums' (K, L + 2): over the voxels where the class's logit is above 0, sums of the shares, the
-      entropy and 1, times `counted`.
-  `placement` is (B, d, D), (B, h, H) and (B, w, W) float32, 1 where a voxel lies in a cell. With
-  overlapping windows, `counted` is the part of a voxel that each of them has.
-
-  Args:
-    model: from `build_model`, with at least two scales.
-  """
-
-  def routing_step(params, text, windows, counted, placement, context=None):
-    logits, aux = model.apply({'params': params['model']}, windows, text, context)
-    share = jnp.tanh(params['model']['mixture_share']) if model.warm_start else None
-
-    def one_class(maps):
-      logits, gates = maps
-      weights = _shares(gates, model.top_k, share)
-      part = jnp.clip(weights, 1e-6, 1)
-      entropy = -(part * jnp.log(part)).sum(1, keepdims=True) / np.log(weights.shape[1])
-      told = jnp.concatenate([weights, entropy], 1)
-      cells = layers.exact('bldhw,bzw->bldhz', told * counted[:, None], placement[2])
-      cells = layers.exact('bldhz,byh->bldyz', cells, placement[1])
-      cells = layers.exact('bldyz,bxd->blxyz', cells, placement[0])
-      inside = jnp.where(logits > 0, counted, 0)
-      sums = [(told * inside[:, None]).sum((0, 2, 3, 4)), inside.sum()[None]]
-      return {'maps': cells, 'sums': jnp.concatenate(sums)}
-
-    # One class at a time: the weights of all scales are the largest arrays here.
-    by_class = jnp.moveaxis(logits, -1, 0), [jnp.moveaxis(a, 1, 0) for a in aux['router_logits']]
-    return logits, jax.lax.map(one_class, by_class)
-
-  return routing_step
-
-
-def _shares(gates, top_k: int, share: jax.Array | None) -> jax.Array:
-  """What each scale contributes to a class's logits: (B, L, D, H, W), adds up to 1.
-
-  Args:
-    gates: L arrays (B, D_l, H_l, W_l), router logits of one class.
-    top_k: of the model.
-    share: of the mixture in a model that started as its finest scale alone; None is all.
-  """
-  weights = jnp.stack(router.scale_weights(gates, top_k), 1)
-  # With top_k = 1 the one weight is below 1; what a class trusts is a share all the same.
-  weights = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
-  if share is None:
-    return weights
-  finest = (jnp.arange(len(gates)) == 0).astype(weights.dtype)[:, None, None, None]
-  return finest + share * (weights - finest)
+  return compilation.jit(step, platform, donate_argnums=0, out_shardings=(shardings, metrics))

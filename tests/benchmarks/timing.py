@@ -15,9 +15,9 @@ def jit(function: Callable) -> Callable:
   """`function` compiled as the product compiles the network's programs."""
   import jax
 
-  from mome_jax.training import steps
+  from mome_jax.training import compilation
 
-  return steps.jit(function, jax.default_backend())
+  return compilation.jit(function, jax.default_backend())
 
 
 def median_seconds(functions: dict[str, Callable], repeats: int) -> dict[str, float]:

@@ -17,9 +17,10 @@ def segment_ours(run: str, image: np.ndarray, spacing, repeats: int) -> dict:
   """Measurements of MoME's inference."""
   import jax
 
+  from mome_jax.inference import steps
   from mome_jax.inference.loaded_model import Predictor
   from mome_jax.text.prompts import default_prompts
-  from mome_jax.training import flops, steps
+  from mome_jax.training import flops
 
   predictor = Predictor(run)
   names = predictor.config.classes
@@ -62,12 +63,13 @@ def step_ours(run: str, batch: dict[str, np.ndarray], repeats: int) -> dict:
   from mome_jax.models import build_model
   from mome_jax.text import prompt_inputs
   from mome_jax.training import flops, sharding, state, steps
+  from mome_jax.training.optimizer import make_optimizer
 
   config = checkpoint.load_config(run)
   text = prompt_inputs.for_training(config)
   mesh = sharding.make_mesh(config.mesh)
   jax.set_mesh(mesh)
-  model, optimizer = build_model(config.model), state.make_optimizer(config.train)
+  model, optimizer = build_model(config.model), make_optimizer(config.train)
   train_state, abstract = state.init_state(config, mesh, model, text.encoder, optimizer)
   step = steps.jit_train_step(
     config, model, text.encoder, optimizer, abstract, _code_table(config.classes)

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from mome_jax.inference import router_maps
+from mome_jax.inference import router_maps, steps
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.models import router
-from mome_jax.training import steps
 
 SPACING = (3.0, 3.0, 3.0)
 NAMES = ('a', 'b')

@@ -20,7 +20,7 @@ from mome_jax.inference.loaded_model import Predictor
 from mome_jax.models import build_model
 from mome_jax.predict.write_results import make_targets
 from mome_jax.text.t5 import build_text_encoder
-from mome_jax.training import sharding, state
+from mome_jax.training import optimizer, sharding, state
 
 NAMES = ('liver', 'spleen', 'left kidney')
 
@@ -40,7 +40,7 @@ def model(tmp_path_factory):
     mesh,
     build_model(config.model),
     build_text_encoder(config.text),
-    state.make_optimizer(config.train),
+    optimizer.make_optimizer(config.train),
   )
   params = jax.tree.map(np.array, fresh.params)
   params['model']['heads']['controller']['bias'][-1] = 0  # half of the voxels, not one in a hundred

@@ -6,7 +6,7 @@ from jax.sharding import AxisType
 
 from mome_jax import main
 from mome_jax.errors import UserError
-from mome_jax.training import compilation, steps
+from mome_jax.training import compilation
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_an_option_that_this_jax_does_not_know_is_left_out(monkeypatch):
   monkeypatch.setattr(compilation, '_CPU', {'xla_of_another_version': '1', **known})
   assert compilation.options('cpu') == known
   assert compilation.options('tpu') == {}
-  assert steps.jit(lambda x: x + 1, 'cpu')(1) == 2
+  assert compilation.jit(lambda x: x + 1, 'cpu')(1) == 2
 
 
 def test_a_wrong_value_of_an_option_is_left_out_too(monkeypatch):

@@ -1,0 +1,78 @@
+"""Predict steps: pure functions of parameters, text and windows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mome_jax.models import router
+from mome_jax.ops import layers
+
+
+def make_predict_step(model):
+  """predict_step(params, text (K, d_t), windows (B, D, H, W, C)) -> logits (B, D, H, W, K).
+
+  A model with banks of sparse experts also needs `context` (J, d_t), the embeddings of the default
+  prompts of its training classes, where `text` holds other prompts.
+  """
+
+  def predict_step(params, text, windows, context=None):
+    return model.apply({'params': params['model']}, windows, text, context)[0]
+
+  return predict_step
+
+
+def make_routing_step(model):
+  """A predict step that also tells what the router did, summed over cells of voxels.
+
+  routing_step(params, text (K, d_t), windows (B, D, H, W, C), counted (B, D, H, W) float32 in
+  [0, 1], placement, context) -> logits (B, D, H, W, K) and a dict, all float32:
+    'maps' (K, B, L + 1, d, h, w): the shares of the scales, and their entropy as a fraction of
+      log L; sums over the voxels of each cell of the share or entropy times `counted`;
+    'sums' (K, L + 2): over the voxels where the class's logit is above 0, sums of the shares, the
+      entropy and 1, times `counted`.
+  `placement` is (B, d, D), (B, h, H) and (B, w, W) float32, 1 where a voxel lies in a cell. With
+  overlapping windows, `counted` is the part of a voxel that each of them has.
+
+  Args:
+    model: from `build_model`, with at least two scales.
+  """
+
+  def routing_step(params, text, windows, counted, placement, context=None):
+    logits, aux = model.apply({'params': params['model']}, windows, text, context)
+    share = jnp.tanh(params['model']['mixture_share']) if model.warm_start else None
+
+    def one_class(maps):
+      logits, gates = maps
+      weights = _shares(gates, model.top_k, share)
+      part = jnp.clip(weights, 1e-6, 1)
+      entropy = -(part * jnp.log(part)).sum(1, keepdims=True) / np.log(weights.shape[1])
+      told = jnp.concatenate([weights, entropy], 1)
+      cells = layers.exact('bldhw,bzw->bldhz', told * counted[:, None], placement[2])
+      cells = layers.exact('bldhz,byh->bldyz', cells, placement[1])
+      cells = layers.exact('bldyz,bxd->blxyz', cells, placement[0])
+      inside = jnp.where(logits > 0, counted, 0)
+      sums = [(told * inside[:, None]).sum((0, 2, 3, 4)), inside.sum()[None]]
+      return {'maps': cells, 'sums': jnp.concatenate(sums)}
+
+    # One class at a time: the weights of all scales are the largest arrays here.
+    by_class = jnp.moveaxis(logits, -1, 0), [jnp.moveaxis(a, 1, 0) for a in aux['router_logits']]
+    return logits, jax.lax.map(one_class, by_class)
+
+  return routing_step
+
+
+def _shares(gates, top_k: int, share: jax.Array | None) -> jax.Array:
+  """What each scale contributes to a class's logits: (B, L, D, H, W), adds up to 1.
+
+  Args:
+    gates: L arrays (B, D_l, H_l, W_l), router logits of one class.
+    top_k: of the model.
+    share: of the mixture in a model that started as its finest scale alone; None is all.
+  """
+  weights = jnp.stack(router.scale_weights(gates, top_k), 1)
+  # With top_k = 1 the one weight is below 1; what a class trusts is a share all the same.
+  weights = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
+  if share is None:
+    return weights
+  finest = (jnp.arange(len(gates)) == 0).astype(weights.dtype)[:, None, None, None]
+  return finest + share * (weights - finest)
