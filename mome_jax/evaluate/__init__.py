@@ -125,14 +125,14 @@ def _evaluate(workdir, part, predictor, segmenter, explainer, template, texts) -
   if not lead:
     return metrics.summarize(rows)
   folder = workdir / f'evaluation{end}{"_held_out" if unseen else ""}'
-  rules = ', '.join(segmenter.rules) or 'none'
+  rules = ', '.join(segmenter.settings.rules) or 'none'
   step = '' if predictor.step is None else f', step {predictor.step}'
   title = f'{part.title()}{step}, post-processing: {rules}'
   if unseen:
     title += ', prompts not seen in training'
   origin = part.origin() | {
     'step': predictor.step,
-    'postprocess': segmenter.rules,
+    'postprocess': segmenter.settings.rules,
     'prompts': texts,
   }
   points = froc.summarize(counts)

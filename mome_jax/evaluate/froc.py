@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mome_jax.evaluate import lesions
-from mome_jax.inference import sliding_window
+from mome_jax.inference.slabs import Slab
 from mome_jax.pictures import layout
 from mome_jax.pictures.colours import palette
 
@@ -41,7 +41,7 @@ class Levels:
     """The lesions."""
     return tuple(self._classes)
 
-  def add(self, slab: sliding_window.Slab) -> None:
+  def add(self, slab: Slab) -> None:
     """Takes the logits of some planes."""
     for name, levels in self._levels.items():
       levels[slab.planes] = np.searchsorted(_LOGITS, slab.logits(self._classes[name]))

@@ -12,7 +12,7 @@ import numpy as np
 from input_pipeline.anatomy import TEMPLATE, Template
 from mome_jax import checkpoint
 from mome_jax.inference import steps
-from mome_jax.inference.segmenter import Segmenter
+from mome_jax.inference.segmenter import Segmenter, Settings
 from mome_jax.models import build_model
 from mome_jax.text import embed, prompt_inputs
 from mome_jax.text.prompts import default_prompts
@@ -133,19 +133,12 @@ class Predictor:
       TextVectorError: if the model's text is frozen and it has no vector for a prompt.
     """
     text = self.embed(prompts)
-
-    return Segmenter(
-      # With the classes that fill the bucket: to cut them on the device, each K would be a program.
-      functools.partial(self.run, self._predict, text),
-      names=names,
-      spacing=self.config.data.spacing,
-      windows=self.config.data.windows,
-      evaluation=self.config.evaluation,
-      template=template or self.template,
-      rules=rules,
-      overlap=overlap,
-      devices=len(self.devices),
+    settings = Settings.of_config(
+      self.config, rules=rules, overlap=overlap, devices=len(self.devices)
     )
+    # With the classes that fill the bucket: to cut them on the device, each K would be a program.
+    predict = functools.partial(self.run, self._predict, text)
+    return Segmenter(predict, names, settings, template or self.template)
 
   def fingerprint(self) -> str:
     """SHA-256 of all parameters, hexadecimal; the same however they were stored."""

@@ -23,6 +23,7 @@ import scipy.ndimage
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct.components import components
 from mome_jax.errors import UserError, suggest
+from mome_jax.inference.segmentation import Box, Segmentation
 
 MINIMUM_ML = {
   'kidney tumor': 0.27,
@@ -61,14 +62,16 @@ def parse(text: str) -> tuple[str, ...]:
   return rules
 
 
-def apply(segmentation, rules: Collection[str], spacing: Sequence[float], midline: float):
+def apply(
+  segmentation: Segmentation, rules: Collection[str], spacing: Sequence[float], midline: float
+) -> Segmentation:
   """Applies rules, in the order of `RULES`.
 
   A voxel taken from a class goes to the organ around it where that one's own probability says so,
   else to the background: no other class's mask changes.
 
   Args:
-    segmentation: a `segmenter.Segmentation`.
+    segmentation: masks of a scan; they stay as they are.
     rules: names of `RULES`; none returns the segmentation as it is.
     spacing: (3,) mm.
     midline: index along axis 0 of the plane between left and right; see `ct.body.midline`.
@@ -89,13 +92,10 @@ def apply(segmentation, rules: Collection[str], spacing: Sequence[float], midlin
   return dataclasses.replace(segmentation, winner=masks.winner, over=masks.over)
 
 
-Box = tuple[slice, ...]
-
-
 class _Masks:
   """Copies of the packed masks that rules change class by class, inside boxes."""
 
-  def __init__(self, segmentation, spacing: Sequence[float], midline: float):
+  def __init__(self, segmentation: Segmentation, spacing: Sequence[float], midline: float):
     self._view = dataclasses.replace(
       segmentation, winner=segmentation.winner.copy(), over=segmentation.over.copy()
     )
@@ -141,8 +141,8 @@ class _Masks:
     self._set(source, box, where, False)
     self._set(target, box, where, True)
     winner = self.winner[box]
-    own = where & (winner == self.names.index(source) + 1)
-    winner[own] = self.names.index(target) + 1
+    owned = where & (winner == self.names.index(source) + 1)
+    winner[owned] = self.names.index(target) + 1
     self._boxes[target] = self.box(source, target)
 
   def _set(self, name: str, box: Box, where: np.ndarray, value: bool) -> None:
@@ -150,7 +150,7 @@ class _Masks:
       return
     n = self._view.containers.index(name)
     bit = np.uint8(1 << (7 - n % 8))
-    column = self.over[(*box, n // 8)]
+    column = self.over[box][..., n // 8]
     column[where] = column[where] | bit if value else column[where] & ~bit
 
 
@@ -230,7 +230,7 @@ def _inside(masks: _Masks) -> None:
     box = masks.box(structure.name)
     if len(parents) < len(structure.parents) or not parents or box is None:
       continue  # it may lie in an organ that was not asked for
-    around = masks.box(structure.name, *parents, margin=margin)
+    around = masks.box(structure.name, *parents, margin=margin) or box
     organ = np.logical_or.reduce([masks.mask(parent, around) for parent in parents])
     near = _surroundings(organ, masks.spacing, margin)
     masks.remove(structure.name, around, masks.mask(structure.name, around) & ~near)

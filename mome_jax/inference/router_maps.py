@@ -106,7 +106,7 @@ class Explainer:
     if len(scales) < 2:
       raise ValueError(f'{predictor.path}: this model mixes no scales; there is no routing to show')
     self.names = tuple(names)
-    self.spacing = segmenter.spacing
+    self.spacing = segmenter.settings.spacing
     self.scale_labels = tuple(f'{self.spacing[0] * 2**scale:g} mm' for scale in scales)
     step = steps.make_routing_step(predictor.model)
     step = compilation.jit(step, predictor.devices[0].platform)

@@ -2,20 +2,22 @@
 
 Windows are visited plane by plane along the first axis; what lies behind the next plane of windows
 is complete, leaves as a slab and is forgotten. So no more than one window depth of K maps is ever
-held, however long the scan is; on the scan's own grid there is one class at a time.
+held, however long the scan is; `slabs` brings them to the scan's own grid, one class at a time.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from input_pipeline.ct import resample
 from mome_jax.inference.stage_clock import Clock
 
 BACKGROUND = -30.0  # logit where no window looked, that is in air
+Corner = tuple[int, int, int]  # the first voxel of a window
+# (batch, *window, C) float32 and the corners of its first rows -> (batch, *window, K).
+Ask = Callable[[np.ndarray, Sequence[Corner]], Any]
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -56,20 +58,37 @@ class Windows:
       scan, those of air left out.
   """
 
-  size: tuple[int, int, int]
-  shape: tuple[int, int, int]
-  padded: tuple[int, int, int]
-  before: tuple[int, int, int]
-  planes: Mapping[int, Sequence[tuple[int, int, int]]]
+  size: tuple[int, ...]
+  shape: tuple[int, ...]
+  padded: tuple[int, ...]
+  before: tuple[int, ...]
+  planes: dict[int, Sequence[Corner]]
 
-  def region(self, corner: Sequence[int]) -> tuple[slice, slice, slice]:
+  def region(self, corner: Sequence[int]) -> tuple[slice, ...]:
     """The voxels of a window of the padded scan."""
     return tuple(slice(c, c + w) for c, w in zip(corner, self.size, strict=True))
 
   @property
-  def scan(self) -> tuple[slice, slice, slice]:
+  def scan(self) -> tuple[slice, ...]:
     """Where the scan lies in the padded one."""
     return tuple(slice(b, b + n) for b, n in zip(self.before, self.shape, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+  """How a scan is cut into windows.
+
+  Attributes:
+    window: voxels of a window, three numbers.
+    overlap: between neighbouring windows, in [0, 1).
+    batch_size: windows a call; the last batch of a plane is padded with air.
+    skip_air: leave out windows without a voxel above 0.
+  """
+
+  window: tuple[int, ...]
+  overlap: float = 0.5
+  batch_size: int = 1
+  skip_air: bool = True
 
 
 class Watch(Protocol):
@@ -78,35 +97,88 @@ class Watch(Protocol):
   def begin(self, windows: Windows) -> None:
     """Called once, before the first batch."""
 
-  def predict(self, batch: np.ndarray, corners: Sequence[tuple[int, int, int]]) -> np.ndarray:
+  def predict(self, batch: np.ndarray, corners: Sequence[Corner]) -> np.ndarray:
     """As `predict` of `sliding_window`; the corners of its rows, fewer where rows are padding."""
 
 
-def _tile(image, window, overlap, skip_air) -> tuple[np.ndarray, Windows]:
+def _tile(image: np.ndarray, tiling: Tiling) -> tuple[np.ndarray, Windows]:
   """The image, padded where it is smaller than a window, and its windows."""
-  shape = image.shape[:3]
+  shape, window = image.shape[:3], tiling.window
   missing = [max(w - n, 0) for w, n in zip(window, shape, strict=True)]
   padding = [(m // 2, m - m // 2) for m in missing]
   image = np.pad(image, [*padding, (0, 0)]) if any(missing) else image
-  starts = [window_starts(n, w, overlap) for n, w in zip(image.shape[:3], window, strict=True)]
+  starts = [
+    window_starts(n, w, tiling.overlap) for n, w in zip(image.shape[:3], window, strict=True)
+  ]
   before = tuple(m // 2 for m in missing)
   windows = Windows(tuple(window), shape, image.shape[:3], before, {})
   for first in starts[0]:
     corners = [(first, j, k) for j in starts[1] for k in starts[2]]
     windows.planes[first] = [
-      corner for corner in corners if not skip_air or image[windows.region(corner)].any()
+      corner for corner in corners if not tiling.skip_air or image[windows.region(corner)].any()
     ]
   return image, windows
+
+
+class _Blend:
+  """Sums of weighted logits over one window depth of planes, which moves along the scan.
+
+  Args:
+    windows: of the scan.
+    classes: K, or None for all that the network returns.
+  """
+
+  def __init__(self, windows: Windows, classes: int | None):
+    self._windows = windows
+    self._classes = classes
+    self._weights = gaussian_weights(windows.size)
+    # (K, window[0], H, W) and (window[0], H, W); None until a window has told what K is.
+    self._total: np.ndarray | None = None
+    self._mass: np.ndarray | None = None
+
+  def add(self, corner: Corner, logits: np.ndarray) -> None:
+    """Adds (*window, K) logits of the window at a corner, which lies in the planes held."""
+    if self._total is None or self._mass is None:
+      count = self._classes or logits.shape[-1]
+      planes = self._windows.size[0], *self._windows.padded[1:]
+      self._total, self._mass = np.zeros((count, *planes), np.float32), np.zeros(planes, np.float32)
+    region = (slice(None), *self._windows.region(corner)[1:])
+    for k, summed in enumerate(self._total):  # class by class: no second array of K maps
+      summed[region] += logits[..., k] * self._weights
+    self._mass[region] += self._weights
+
+  def finish(self, first: int, end: int) -> Iterator[np.ndarray]:
+    """Yields what of the planes [first, end) lies in the scan; `first` is the first one held."""
+    scan = self._windows.scan
+    low, high = max(first, scan[0].start), min(end, scan[0].stop)
+    if low >= high:
+      return
+    if self._total is None or self._mass is None:
+      yield np.full((high - low, *self._windows.shape[1:], 1), BACKGROUND, np.float32)
+      return
+    where = (slice(low - first, high - first), *scan[1:])
+    seen = self._mass[where]
+    unseen = seen == 0
+    seen[unseen] = 1
+    for summed in self._total:
+      summed[where] /= seen
+      summed[where][unseen] = BACKGROUND
+    yield np.moveaxis(self._total[:, *where], 0, -1)
+
+  def forget(self, planes: int) -> None:
+    """Moves on by some planes."""
+    if self._total is None or self._mass is None:
+      return
+    for buffer in (*self._total, self._mass):
+      buffer[:-planes] = buffer[planes:].copy()
+      buffer[-planes:] = 0
 
 
 def sliding_window(
   predict: Callable[[np.ndarray], np.ndarray],
   image: np.ndarray,
+  tiling: Tiling,
   *,
-  window: Sequence[int],
-  overlap: float = 0.5,
-  batch_size: int = 1,
-  skip_air: bool = True,
   classes: int | None = None,
   clock: Clock | None = None,
   watch: Watch | None = None,
@@ -117,10 +189,7 @@ def sliding_window(
     predict: (batch_size, *window, C) float32 -> (batch_size, *window, K) float32, always called
       with this one shape, so that nothing is compiled twice.
     image: (D, H, W, C) float32 in [0, 1]; 0 is air.
-    window: voxels of a window, three numbers.
-    overlap: between neighbouring windows, in [0, 1).
-    batch_size: windows a call; the last batch of a plane is padded with air.
-    skip_air: leave out windows without a voxel above 0.
+    tiling: windows, and how many of them a call.
     classes: K, where `predict` returns more of them; the first ones are kept.
     clock: counts the time spent in `predict` and waiting for it as 'network'.
     watch: predicts in place of `predict`.
@@ -129,43 +198,36 @@ def sliding_window(
     Slabs (d_i, H, W, K) float32, in order, sum of d_i = D; with one channel, all `BACKGROUND`,
     before the first window that is not air. Each is overwritten when the next one is made.
   """
-  image, windows = _tile(image, window, overlap, skip_air)
-  weights = gaussian_weights(window)
-  ask = lambda batch, _: predict(batch)
+  image, windows = _tile(image, tiling)
+  ask: Ask = lambda batch, _: predict(batch)
   if watch is not None:
     watch.begin(windows)
     ask = watch.predict
-
-  total = mass = None  # (K, window[0], H, W) and (window[0], H, W)
+  blend = _Blend(windows, classes)
   ends = [*list(windows.planes)[1:], image.shape[0]]
   for (first, corners), end in zip(windows.planes.items(), ends, strict=True):
     views = [image[windows.region(corner)] for corner in corners]
-    for n, logits in _predict_batches(ask, views, corners, batch_size, clock or Clock()):
-      if total is None:
-        count = classes or logits.shape[-1]
-        total = np.zeros((count, window[0], *image.shape[1:3]), np.float32)
-        mass = np.zeros(total.shape[1:], np.float32)
-      _, j, k = corners[n]
-      region = (slice(None), slice(j, j + window[1]), slice(k, k + window[2]))
-      for one, summed in enumerate(total):  # class by class: no second array of K maps
-        summed[region] += logits[..., one] * weights
-      mass[region] += weights
-    done = end - first
-    yield from _finish(total, mass, first, done, windows.scan, windows.shape)
-    if end < image.shape[0] and total is not None:
-      for buffer in (*total, mass):
-        buffer[:-done] = buffer[done:].copy()
-        buffer[-done:] = 0
+    for n, logits in _predict_batches(ask, views, corners, tiling.batch_size, clock or Clock()):
+      blend.add(corners[n], logits)
+    yield from blend.finish(first, end)
+    if end < image.shape[0]:
+      blend.forget(end - first)
 
 
-def _predict_batches(predict, views, corners, batch_size, clock):
+def _predict_batches(
+  ask: Ask,
+  views: Sequence[np.ndarray],
+  corners: Sequence[Corner],
+  batch_size: int,
+  clock: Clock,
+) -> Iterator[tuple[int, np.ndarray]]:
   """Yields (index of the view, its logits) for each view.
 
   The next batch is on its way to the device before the last one is waited for, so that device and
   host work at the same time.
   """
 
-  def logits_of(batch, result):
+  def logits_of(batch: range, result: Any) -> Iterator[tuple[int, np.ndarray]]:
     with clock('network'):
       return zip(batch, np.asarray(result), strict=False)
 
@@ -176,127 +238,9 @@ def _predict_batches(predict, views, corners, batch_size, clock):
     for row, n in enumerate(batch):
       stack[row] = views[n]
     with clock('network'):
-      result = predict(stack, corners[batch.start : batch.stop])
+      result = ask(stack, corners[batch.start : batch.stop])
     if pending is not None:
       yield from logits_of(*pending)
     pending = (batch, result)
   if pending is not None:
     yield from logits_of(*pending)
-
-
-def _finish(total, mass, first, done, crop, shape):
-  """Yields the completed planes [first, first + done) that lie inside the unpadded scan."""
-  low, high = max(first, crop[0].start), min(first + done, crop[0].stop)
-  if low >= high:
-    return
-  if total is None:  # only air so far: K is known once a window has been predicted
-    yield np.full((high - low, *shape[1:], 1), BACKGROUND, np.float32)
-    return
-  where = (slice(low - first, high - first), *crop[1:])
-  seen = mass[where]
-  unseen = seen == 0
-  seen[unseen] = 1
-  for summed in total:
-    summed[where] /= seen
-    summed[where][unseen] = BACKGROUND
-  yield np.moveaxis(total[:, *where], 0, -1)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Slab:
-  """Logits of K classes in some planes of a scan, interpolated one class at a time.
-
-  Attributes:
-    planes: of the scan, along its first axis.
-    shape: (d, H, W) of these planes.
-    parts: coarse logits (d_i, H_c, W_c, K) or, of air, (d_i, H_c, W_c, 1), one after the other.
-    axes: of each axis, what `resample.axis_weights` gives: where the planes lie in the parts.
-  """
-
-  planes: slice
-  shape: tuple[int, int, int]
-  parts: Sequence[np.ndarray]
-  axes: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-  def logits(self, k: int) -> np.ndarray:
-    """(d, H, W) float32 of class k."""
-    return self._interpolate(self._coarse(k), self.axes)
-
-  def positive(self, k: int) -> tuple[tuple[slice, ...], np.ndarray] | None:
-    """A box that holds every voxel of class k with a logit above 0, and the logits inside it.
-
-    Interpolation never exceeds what it lies between, so that most classes and most of the scan
-    need none.
-
-    Returns:
-      Three slices into `shape` and float32 logits of theirs; None where there is no such voxel.
-    """
-    coarse = self._coarse(k)
-    over = coarse > 0
-    box, axes = [], []
-    for axis, (lower, upper, weight) in enumerate(self.axes):
-      used = np.flatnonzero(over.any(tuple(a for a in range(3) if a != axis)))
-      if not used.size:
-        return None
-      span = slice(
-        int(np.searchsorted(upper, used[0])), int(np.searchsorted(lower, used[-1], 'right'))
-      )
-      box.append(span)
-      axes.append((lower[span], upper[span], weight[span]))
-    if any(span.start >= span.stop for span in box):  # between the planes of a coarser scan
-      return None
-    return tuple(box), self._interpolate(coarse, axes)
-
-  def _coarse(self, k: int) -> np.ndarray:
-    return np.concatenate([part[..., min(k, part.shape[-1] - 1)] for part in self.parts])
-
-  def _interpolate(self, maps: np.ndarray, axes) -> np.ndarray:
-    # The axis that grows most last: the others then have less to do.
-    for axis in sorted(range(3), key=lambda a: len(axes[a][0]) / maps.shape[a]):
-      maps = resample.interpolate(maps, axis, *axes[axis])
-    return maps
-
-
-def resample_slabs(
-  slabs: Iterable[np.ndarray],
-  shape: Sequence[int],
-  spacing: Sequence[float],
-  target_shape: Sequence[int],
-  target_spacing: Sequence[float],
-  *,
-  max_bytes: int = 64 << 20,
-) -> Iterator[Slab]:
-  """Trilinear interpolation of a stream of slabs onto another grid with the same centre.
-
-  Args:
-    slabs: (d_i, H, W, K) float32 along the first axis, in order, that make up `shape`; each may be
-      overwritten when the next one is asked for.
-    shape: (D, H, W) of the stream.
-    spacing: mm, three numbers.
-    target_shape: (D', H', W') of the result.
-    target_spacing: mm, three numbers.
-    max_bytes: of one map of a yielded slab.
-
-  Yields:
-    Slabs in order whose planes make up D'; each can be used until the next one is asked for.
-  """
-  axes = [
-    resample.axis_weights(n, s, m, t)
-    for n, s, m, t in zip(shape, spacing, target_shape, target_spacing, strict=True)
-  ]
-  lower, upper, weight = axes[0]
-  planes = max(1, max_bytes // (4 * target_shape[1] * target_shape[2]))
-  parts, first, emitted = [], 0, 0  # `first` is the plane that the parts begin with
-  for slab in slabs:
-    parts.append(slab)
-    end = first + sum(map(len, parts))
-    ready = int(np.searchsorted(upper, end))
-    for start in range(emitted, ready, planes):
-      rows = slice(start, min(start + planes, ready))
-      along = lower[rows] - first, upper[rows] - first, weight[rows]
-      size = (rows.stop - rows.start, *target_shape[1:])
-      yield Slab(rows, size, parts, [along, *axes[1:]])
-    emitted = max(emitted, ready)
-    # The next plane may lie between the last one of this slab and the first one of the next.
-    needed = emitted < len(lower) and lower[emitted] < end
-    parts, first = ([slab[-1:].copy()], end - 1) if needed else ([], end)

@@ -170,7 +170,7 @@ def predict(
   )
   settings = {**dataclasses.asdict(options), 'existing': existing, 'fast': fast,
               'assume_spacing': assume_spacing, 'volume_number': volume_number,
-              'check_sides': check_sides, 'postprocess': segmenter.rules}  # fmt: skip
+              'check_sides': check_sides, 'postprocess': segmenter.settings.rules}  # fmt: skip
   record = {
     'started': started.isoformat(timespec='seconds'),
     **manifest.environment(),

@@ -9,7 +9,7 @@ import numpy as np
 
 from input_pipeline.ct import dicom, volume
 from mome_jax.errors import UserError
-from mome_jax.inference.segmenter import Segmentation
+from mome_jax.inference.segmentation import Segmentation
 from mome_jax.predict import find_scans, manifest
 
 # SNOMED CT codes of the classes without their side; those of DICOM's context groups where it has

@@ -17,7 +17,7 @@ import numpy as np
 
 from input_pipeline.ct import body, resample, volume
 from mome_jax.inference.router_maps import RoutingMaps
-from mome_jax.inference.segmenter import Segmentation
+from mome_jax.inference.segmentation import Segmentation
 from mome_jax.pictures import overlay
 from mome_jax.pictures.colours import palette
 

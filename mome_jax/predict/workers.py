@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from input_pipeline.ct import volume
 from mome_jax.errors import UserError
 from mome_jax.inference import router_maps
-from mome_jax.inference.segmenter import Segmentation, Segmenter
+from mome_jax.inference.segmentation import Segmentation
+from mome_jax.inference.segmenter import Segmenter
 from mome_jax.inference.stage_clock import Clock
 from mome_jax.predict import dicom_seg, find_scans, provenance, staging, write_results
 

@@ -17,9 +17,9 @@ from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import volume
 from input_pipeline.ct.components import components
 from mome_jax.errors import UserError
-from mome_jax.inference import sliding_window
 from mome_jax.inference.router_maps import RoutingMaps
-from mome_jax.inference.segmenter import Segmentation
+from mome_jax.inference.segmentation import Segmentation
+from mome_jax.inference.slabs import Slab
 from mome_jax.pictures import overlay
 from mome_jax.pictures.colours import palette
 from mome_jax.predict import dicom_seg, html_viewer
@@ -147,7 +147,7 @@ class ProbabilityMaps:
       os.posix_fallocate(file.fileno(), 0, math.prod(shape))
     self._maps = np.memmap(self._path, np.uint8, mode='r+', shape=shape)
 
-  def add(self, slab: sliding_window.Slab) -> None:
+  def add(self, slab: Slab) -> None:
     """Takes the logits of some planes."""
     for k, values in enumerate(self._maps):
       chance = 1 / (1 + np.exp(-np.clip(slab.logits(k), -30, 30)))

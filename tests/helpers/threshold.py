@@ -5,7 +5,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax.inference import segmenter
+from mome_jax.inference import segmentation
+from mome_jax.inference.segmenter import Segmenter, Settings
+from mome_jax.inference.sliding_window import Tiling
 
 
 def save_scan(path, shape=(20, 24, 15), spacing=(8, 7, 9), affine=None, seed=0):
@@ -26,9 +28,10 @@ def patch(path, offset, content):
 
 
 def decide(logits, names, template=TEMPLATE):
-  """`segmenter.decide` of (D, H, W, K) logits."""
+  """`segmentation.decide` of (D, H, W, K) logits."""
   everything = (slice(None),) * 3
-  return segmenter.decide(lambda k: (everything, logits[..., k]), logits.shape[:3], names, template)
+  positive = lambda k: (everything, logits[..., k])
+  return segmentation.decide(positive, logits.shape[:3], names, template)
 
 
 class Threshold:
@@ -54,8 +57,6 @@ class Threshold:
       liver = 40 * windows[..., 0] - 20
       return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(names) - 1)], -1))
 
-    return segmenter.Segmenter(
-      step, names=names, spacing=(1.5, 1.5, 1.5), windows=((-500, 500),),
-      evaluation=ConfigDict({'window': (32, 32, 32), 'overlap': 0.25, 'batch_size': 1}),
-      rules=rules,
-    )  # fmt: skip
+    tiling = Tiling((32, 32, 32), 0.25)
+    settings = Settings((1.5, 1.5, 1.5), ((-500, 500),), tiling, tuple(rules or ()))
+    return Segmenter(step, names, settings)

@@ -30,8 +30,7 @@ def test_blending_agrees_with_monai(shape, overlap):
     torch.from_numpy(np.moveaxis(image, -1, 0)[None].copy()),
     window, 2, predict_torch, overlap=overlap, mode='gaussian', sigma_scale=0.125,
   )  # fmt: skip
-  slabs = sliding_window.sliding_window(
-    predict, image, window=window, overlap=overlap, batch_size=3, skip_air=False
-  )
+  tiling = sliding_window.Tiling(window, overlap, batch_size=3, skip_air=False)
+  slabs = sliding_window.sliding_window(predict, image, tiling)
   got = np.moveaxis(np.concatenate([slab.copy() for slab in slabs]), -1, 0)
   np.testing.assert_allclose(got, expected[0].numpy(), atol=1e-5)

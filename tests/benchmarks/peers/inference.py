@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mome_jax.inference.segmenter import Segmenter
+from mome_jax.inference.segmenter import Segmenter, Settings
 
 
 def make_segmenter(network: torch.nn.Module, config, device: str) -> Segmenter:
@@ -20,10 +20,4 @@ def make_segmenter(network: torch.nn.Module, config, device: str) -> Segmenter:
     logits = network(torch.from_numpy(windows).to(device).movedim(-1, 1).contiguous())
     return logits.movedim(1, -1).float().cpu().numpy()
 
-  return Segmenter(
-    predict,
-    names=config.classes,
-    spacing=config.data.spacing,
-    windows=config.data.windows,
-    evaluation=config.evaluation,
-  )
+  return Segmenter(predict, config.classes, Settings.of_config(config))

@@ -1,5 +1,6 @@
 """What `speed` measures, each in a process of its own: imports stay inside the functions."""
 
+import dataclasses
 import os
 import pathlib
 import resource
@@ -26,7 +27,8 @@ def segment_ours(run: str, image: np.ndarray, spacing, repeats: int) -> dict:
   names = predictor.config.classes
   segmenter = predictor.segmenter(names, default_prompts(names, predictor.template))
   text = predictor.embed(default_prompts(names, predictor.template))
-  window = np.zeros((1, *segmenter.window, len(segmenter.windows)), np.float32)
+  settings = segmenter.settings
+  window = np.zeros((1, *settings.tiling.window, len(settings.hu_windows)), np.float32)
   traced = jax.jit(steps.make_predict_step(predictor.model)).trace(
     predictor.params, text, window, predictor.context
   )
@@ -49,7 +51,9 @@ def segment_peer(run: str, image: np.ndarray, spacing, repeats: int) -> dict:
   count = sum(p.numel() for p in network.parameters())
   found = _time_scans(segmenter, config, image, spacing, repeats)
   memory = _torch_memory()
-  channels = torch.zeros((1, len(segmenter.windows), *segmenter.window), device=trainer.device)
+  settings = segmenter.settings
+  shape = 1, len(settings.hu_windows), *settings.tiling.window
+  channels = torch.zeros(shape, device=trainer.device)
   with FlopCounterMode(display=False) as counter, torch.inference_mode():
     network(channels)
   return {**found, 'parameters': count, 'flop': counter.get_total_flops(), 'memory': memory}
@@ -141,8 +145,8 @@ def _time_scans(segmenter, config, image: np.ndarray, spacing, repeats: int) -> 
     windows += 1
     return np.zeros((*batch.shape[:4], 1), np.float32)
 
-  channels, overlap = segmenter.network_input(image, spacing), config.evaluation.overlap
-  for _ in sliding_window.sliding_window(count, channels, window=segmenter.window, overlap=overlap):
+  tiling = dataclasses.replace(segmenter.settings.tiling, batch_size=1)
+  for _ in sliding_window.sliding_window(count, segmenter.network_input(image, spacing), tiling):
     pass
   parts = {
     stage: statistics.median(seconds.get(stage, 0.0) for seconds in stages) for stage in STAGES
@@ -151,7 +155,7 @@ def _time_scans(segmenter, config, image: np.ndarray, spacing, repeats: int) -> 
     'first': first,
     'seconds': seconds,
     'windows': windows,
-    'patch': segmenter.window,
+    'patch': tiling.window,
     **parts,
   }
 

@@ -34,7 +34,7 @@ def score(trainer, config, workdir: pathlib.Path, *, limit: int | None = None) -
   rows = []
   for case in progress.bar(part.read(), total=len(part), desc='evaluate'):
     rows += evaluate.score_case(case, segmenter(case.image, case.geometry.spacing))
-  rules = ', '.join(segmenter.rules) or 'none'
+  rules = ', '.join(segmenter.settings.rules) or 'none'
   title = f'{part.title()}, step {trainer.step}, post-processing: {rules}'
-  origin = part.origin() | {'step': trainer.step, 'postprocess': segmenter.rules}
+  origin = part.origin() | {'step': trainer.step, 'postprocess': segmenter.settings.rules}
   return score_files.write(workdir / 'evaluation', rows, title=title, origin=origin)[1]

@@ -6,7 +6,8 @@ import scipy.ndimage
 from threshold import decide
 
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax.inference import postprocess, segmenter
+from mome_jax.inference import postprocess
+from mome_jax.inference.segmentation import Segmentation
 
 NAMES = ('liver', 'right lung', 'left lung', 'liver tumor', 'pancreas', 'portal and splenic vein',
          'spleen', 'right kidney', 'left kidney')  # fmt: skip
@@ -27,7 +28,7 @@ def segmentation(**blocks):
   for rank, (name, mask) in enumerate(blocks.items()):
     logits[mask, NAMES.index(name.replace('_', ' '))] = 1 + rank
   over, winner = decide(logits, NAMES)
-  return segmenter.Segmentation(NAMES, winner, over)
+  return Segmentation(NAMES, winner, over)
 
 
 def run(found, *rules, midline=9.5):
@@ -114,7 +115,7 @@ def test_a_class_that_came_with_a_dataset_may_be_several_pieces():
   nodes, liver = block((2, 4)) | block((12, 15)), block((6, 9)) | block((16, 18))
   logits[nodes, 0], logits[liver, 1] = 1, 1
   over, winner = decide(logits, names, template)
-  found = run(segmenter.Segmentation(names, winner, over, template), 'largest')
+  found = run(Segmentation(names, winner, over, template), 'largest')
   np.testing.assert_array_equal(found.mask('lymph node'), nodes)
   np.testing.assert_array_equal(found.mask('liver'), block((6, 9)))
 

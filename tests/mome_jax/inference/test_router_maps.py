@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from mome_jax.inference import router_maps, steps
-from mome_jax.inference.segmenter import Segmenter
+from mome_jax.inference.segmenter import Segmenter, Settings
+from mome_jax.inference.sliding_window import Tiling
 from mome_jax.models import router
 
 SPACING = (3.0, 3.0, 3.0)
@@ -50,12 +50,9 @@ def make_explainer(model, params=None, window=(8, 8, 8), overlap=0.5, batch_size
   predictor = types.SimpleNamespace(
     model=model, path='m', devices=jax.devices(), embed=lambda texts: text, run=run
   )
-  evaluation = ConfigDict({'window': window, 'overlap': overlap, 'batch_size': batch_size})
+  settings = Settings(SPACING, ((0, 100),), Tiling(window, overlap, batch_size))
   predict = jax.jit(steps.make_predict_step(model))
-  segmenter = Segmenter(
-    lambda windows: run(predict, text, windows),
-    names=NAMES, spacing=SPACING, windows=((0, 100),), evaluation=evaluation,
-  )  # fmt: skip
+  segmenter = Segmenter(lambda windows: run(predict, text, windows), NAMES, settings)
   return router_maps.Explainer(predictor, NAMES, NAMES, segmenter), segmenter, batches
 
 

@@ -1,59 +1,9 @@
-"""Which class owns a voxel, and masks on the scan's own grid."""
+"""From a scan to masks on its own grid."""
 
 import numpy as np
-from ml_collections import ConfigDict
-from threshold import decide
 
-from mome_jax.inference import segmenter
-
-NAMES = ('liver', 'right kidney', 'liver tumor', 'spleen')
-
-
-def voxels(*rows):
-  """Each row is the logits of one voxel."""
-  return np.array(rows, np.float32)[:, None, None]
-
-
-def segmentation(logits, names=NAMES):
-  over, winner = decide(logits, names)
-  return segmenter.Segmentation(names, winner, over)
-
-
-def test_the_organ_gives_way_to_its_tumor_and_the_most_probable_wins():
-  found = segmentation(
-    voxels(
-      [3, -1, 1, -1],  # liver and its tumor: the tumor
-      [3, 2, -1, -1],  # liver more probable than kidney
-      [-1, -1, 2, -1],  # a tumor where no liver was seen
-      [3, 2, 1, -1],  # liver is dropped for its tumor, then the kidney beats the tumor
-      [-1, -2, -1, -3],
-      [1, -1, -1, 1],  # a tie goes to the lower index
-    )
-  )
-  np.testing.assert_array_equal(found.winner.ravel(), [3, 1, 3, 2, 0, 1])
-  np.testing.assert_array_equal(found.mask('liver').ravel(), [1, 1, 0, 0, 0, 1])
-  np.testing.assert_array_equal(found.mask('liver tumor').ravel(), [1, 0, 1, 0, 0, 0])
-  np.testing.assert_array_equal(found.mask('right kidney').ravel(), [0, 0, 0, 1, 0, 0])
-  assert not found.mask('spleen').any()
-
-
-def test_more_than_eight_classes_and_free_text():
-  names = tuple(f'structure {i}' for i in range(11))
-  logits = np.full((11, 1, 1, 11), -1, np.float32)
-  logits[np.arange(11), 0, 0, np.arange(11)] = 1
-  found = segmentation(logits, names)
-  for i, name in enumerate(names):
-    np.testing.assert_array_equal(found.mask(name).ravel(), np.arange(11) == i)
-
-
-def test_more_classes_than_a_byte_can_count():
-  names = tuple(f'structure {i}' for i in range(300))
-  logits = np.full((300, 1, 1, 300), -1, np.float32)
-  logits[np.arange(300), 0, 0, np.arange(300)] = 1
-  found = segmentation(logits, names)
-  assert found.winner.dtype == np.uint16
-  assert found.mask('structure 299').ravel().nonzero()[0].tolist() == [299]
-  assert found.boxes['structure 299'] == (slice(299, 300), slice(0, 1), slice(0, 1))
+from mome_jax.inference.segmenter import Segmenter, Settings
+from mome_jax.inference.sliding_window import Tiling
 
 
 def test_a_segmenter_returns_masks_on_the_grid_of_the_scan():
@@ -62,15 +12,13 @@ def test_a_segmenter_returns_masks_on_the_grid_of_the_scan():
   x, y, z = np.meshgrid(*world, indexing='ij')
   ball = x**2 + y**2 + z**2 < 15**2
   image = np.where(ball, 100.0, -50.0)
-  run = segmenter.Segmenter(
+  run = Segmenter(
     lambda windows: np.stack([windows[..., 0] - 0.5, -np.ones_like(windows[..., 0])], -1),
-    names=('liver', 'spleen'),
-    spacing=(2.0, 2.0, 2.0),
-    windows=((-50, 100),),
-    evaluation=ConfigDict({'window': (16, 16, 16), 'overlap': 0.5, 'batch_size': 2}),
+    ('liver', 'spleen'),
+    Settings((2.0, 2.0, 2.0), ((-50, 100),), Tiling((16, 16, 16), 0.5, 2)),
   )
-  found = run(image, spacing)
-  mask = found.mask('liver')
+  segmentation = run(image, spacing)
+  mask = segmentation.mask('liver')
   assert mask.shape == shape
   assert 2 * (mask & ball).sum() / (mask.sum() + ball.sum()) > 0.97
-  assert not found.mask('spleen').any()
+  assert not segmentation.mask('spleen').any()

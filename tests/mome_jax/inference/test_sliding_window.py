@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from input_pipeline.ct import resample
-from mome_jax.inference import sliding_window
+from mome_jax.inference import slabs, sliding_window
+from mome_jax.inference.sliding_window import Tiling
 
 sizes = st.integers(1, 40)
 
@@ -36,10 +37,9 @@ def test_a_voxelwise_function_is_reproduced(shape, overlap, batch_size):
     calls.append(windows.shape)
     return np.concatenate([windows * 3 - 1, windows[..., :1]], -1)
 
-  slabs = sliding_window.sliding_window(
-    predict, image, window=(8, 12, 16), overlap=overlap, batch_size=batch_size
-  )
-  result = np.concatenate([slab.copy() for slab in slabs])
+  tiling = Tiling((8, 12, 16), overlap, batch_size)
+  parts = sliding_window.sliding_window(predict, image, tiling)
+  result = np.concatenate([slab.copy() for slab in parts])
   np.testing.assert_allclose(result, predict(image), atol=1e-5)
   assert set(calls[:-1]) == {(batch_size, 8, 12, 16, 2)}  # one shape: nothing compiles twice
 
@@ -54,7 +54,7 @@ def test_air_is_skipped_and_becomes_background():
     return windows * 10 - 5
 
   result = np.concatenate(
-    [s.copy() for s in sliding_window.sliding_window(predict, image, window=(8, 8, 8), overlap=0.0)]
+    [s.copy() for s in sliding_window.sliding_window(predict, image, Tiling((8, 8, 8), 0.0))]
   )
   assert all(seen)
   assert len(seen) == 1
@@ -65,8 +65,7 @@ def test_air_is_skipped_and_becomes_background():
 def test_memory_is_bounded_by_the_window_depth():
   image = np.ones((200, 8, 8, 1), np.float32)
   longest = max(
-    len(slab)
-    for slab in sliding_window.sliding_window(lambda w: w, image, window=(16, 8, 8), overlap=0.5)
+    len(slab) for slab in sliding_window.sliding_window(lambda w: w, image, Tiling((16, 8, 8)))
   )
   assert longest <= 16
 
@@ -101,7 +100,7 @@ def test_slabwise_resampling_equals_the_whole(shape, target, pieces, max_bytes, 
       buffer[:] = np.nan  # as the sliding window does
 
   got, done = np.empty_like(expected), 0
-  for slab in sliding_window.resample_slabs(
+  for slab in slabs.resample_slabs(
     overwritten(), shape, spacing, target, target_spacing, max_bytes=max_bytes
   ):
     assert slab.planes.start == done
@@ -129,8 +128,8 @@ def test_few_maps_are_held_at_a_time():
   target = (96, 48, 48)
 
   def consume():
-    slabs = sliding_window.sliding_window(lambda w: w * weights, image, window=window, overlap=0.5)
-    for slab in sliding_window.resample_slabs(slabs, shape, (2, 2, 2), target, (1, 1, 1)):
+    coarse = sliding_window.sliding_window(lambda w: w * weights, image, Tiling(window))
+    for slab in slabs.resample_slabs(coarse, shape, (2, 2, 2), target, (1, 1, 1)):
       for k in range(classes):
         slab.positive(k)
 

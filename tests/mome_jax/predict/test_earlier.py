@@ -1,5 +1,6 @@
 """What --skip-done keeps: results that the same request would make again, and nothing else."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -86,7 +87,9 @@ def test_fast_is_told_apart(call, monkeypatch):
 
 
 def with_overlap(segmenter, overlap):
-  segmenter.overlap = 0.5 if overlap is None else overlap
+  settings = segmenter.settings
+  tiling = dataclasses.replace(settings.tiling, overlap=0.5 if overlap is None else overlap)
+  segmenter.settings = dataclasses.replace(settings, tiling=tiling)
   return segmenter
 
 

@@ -15,7 +15,7 @@ from threshold import Threshold, save_scan
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
 from mome_jax import predict
-from mome_jax.inference import segmenter
+from mome_jax.inference.segmentation import Segmentation
 from mome_jax.predict import write_results
 from mome_jax.predict.write_results import Options, file_name, make_targets
 
@@ -38,7 +38,7 @@ def test_two_lone_voxels_in_a_line_are_two_components():
   array = np.zeros((6, 5, 7), np.float32)
   winner = np.zeros(array.shape, np.uint8)
   winner[2, 3, [2, 4]] = 1
-  found = segmenter.Segmentation(('spleen',), winner, np.zeros((*array.shape, 1), np.uint8))
+  found = Segmentation(('spleen',), winner, np.zeros((*array.shape, 1), np.uint8))
   scan = volume.to_canonical(array, np.eye(4))
   (row,) = write_results.statistics(scan, found, [write_results.Target(3, 'spleen', 'spleen')])
   assert (row['components'], row['volume_ml']) == (2, 0.002)
