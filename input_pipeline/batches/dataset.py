@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import Template
-from input_pipeline.batches import augment, mirror
+from input_pipeline.batches import augment, mirror, spec
 from input_pipeline.ct import volume
 from input_pipeline.ct.hu_windows import hu_windows
 from input_pipeline.errors import UserError, suggest
@@ -218,10 +218,7 @@ class PatchSampler:
       seed: of the run.
 
     Returns:
-      image (D, H, W, C) float32 in [0, 1], one channel per HU window; label (D, H, W) uint8 codes;
-      supervised (K,) bool; frame (4,) float32, patch voxel (i, j, k) lies
-      frame[:3] . (i, j, k) + frame[3] mm above the centre of the scan's lowest slice;
-      slice_range (K, 2) float32 mm, the heights between which each class was contoured.
+      The arrays of `spec.BATCH`.
     """
     rng = np.random.default_rng([seed, index])
     # No number is drawn where mirroring is off, so that such runs keep their batches.
@@ -378,25 +375,19 @@ def _in_background(config, sampler: PatchSampler, draw: Callable, first: int, ro
   bricks.import_tfds()
   import tensorflow as tf
 
-  k, channels = len(sampler.classes), len(sampler.windows)
-  spec = {
-    'image': ((*sampler.patch, channels), tf.float32),
-    'label': (sampler.patch, tf.uint8),
-    'supervised': ((k,), tf.bool),
-    'frame': ((4,), tf.float32),
-    'slice_range': ((k, 2), tf.float32),
-  }
+  windows, classes = len(sampler.windows), len(sampler.classes)
+  shapes = spec.shapes(sampler.patch, windows=windows, classes=classes)
 
   def in_order(number):
     example = draw(int(number))
-    return [example[name] for name in spec]
+    return [example[name] for name in shapes]
 
   def to_example(number):
-    tensors = tf.numpy_function(in_order, [number], [dtype for _, dtype in spec.values()])
-    shapes = [shape for shape, _ in spec.values()]
+    types = [tf.as_dtype(spec.BATCH[name].dtype) for name in shapes]
+    tensors = tf.numpy_function(in_order, [number], types)
     return {
       name: tf.ensure_shape(tensor, shape)
-      for name, tensor, shape in zip(spec, tensors, shapes, strict=True)
+      for (name, shape), tensor in zip(shapes.items(), tensors, strict=True)
     }
 
   dataset = tf.data.Dataset.range(first, np.iinfo(np.int64).max)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from input_pipeline.batches import spec
 from mome_jax.errors import UserError
 from mome_jax.inference import steps as inference_steps
 from mome_jax.models import build_model
@@ -122,22 +123,18 @@ def _compiler(platform: str) -> str:
 
 
 def _batch(config, mesh):
-  """Shapes of a training batch; see `input_pipeline.batches.dataset`."""
-  b, k, patch = config.train.batch_size, len(config.classes), tuple(config.data.patch)
-  spatial = config.mesh.spatial
+  """Shapes of a training batch, and where it lies."""
   sharding.check_batch(mesh, config)
-  fields = {
-    'image': ((b, *patch, len(config.data.windows)), np.float32),
-    'label': ((b, *patch), np.uint8),
-    'supervised': ((b, k), np.bool_),
-    'frame': ((b, 4), np.float32),
-    'slice_range': ((b, k, 2), np.float32),
-  }
+  windows, classes = len(config.data.windows), len(config.classes)
+  shapes = spec.shapes(config.data.patch, windows=windows, classes=classes)
+  split = lambda name: sharding.batch_spec(name, spatial=config.mesh.spatial)
   return {
     name: jax.ShapeDtypeStruct(
-      shape, dtype, sharding=NamedSharding(mesh, sharding.batch_spec(name, spatial=spatial))
+      (config.train.batch_size, *shape),
+      spec.BATCH[name].dtype,
+      sharding=NamedSharding(mesh, split(name)),
     )
-    for name, (shape, dtype) in fields.items()
+    for name, shape in shapes.items()
   }
 
 

@@ -9,6 +9,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from input_pipeline.batches import spec
 from mome_jax.errors import UserError
 
 REPLICATED = P()
@@ -124,13 +125,13 @@ def _spread(spec: P, shape: tuple[int, ...], devices: int) -> P:
 
 
 def batch_spec(name: str, *, spatial: bool) -> P:
-  """How the array `name` of a batch is split: samples over all devices.
+  """How the array `name` of `spec.BATCH` is split: samples over all devices.
 
   With `spatial`, samples over `data` and the depth of volumes over `expert`.
   """
   if not spatial:
     return P(('data', 'expert'))
-  return P('data', 'expert') if name in ('image', 'label') else P('data')
+  return P('data', 'expert') if spec.BATCH[name].is_volume else P('data')
 
 
 def check_batch(mesh: Mesh, config) -> None:

@@ -31,10 +31,9 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config) -> LossFn:
       `balance_loss` and `z_loss`, of the banks of sparse experts.
 
   Returns:
-    loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds image (B, D, H, W, C_in),
-    label (B, D, H, W) uint8 codes, supervised (B, K), frame (B, 4), slice_range (B, K, 2);
-    `prompts` ids and mask (2 K, T), or vectors (2 K, d_t): a random prompt of each class, then the
-    default ones.
+    loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds the arrays of
+    `input_pipeline.batches.spec.BATCH` for B samples; `prompts` ids and mask (2 K, T), or
+    vectors (2 K, d_t): a random prompt of each class, then the default ones.
   """
 
   def loss_fn(params, batch, prompts):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).parent
-FILES = [HERE / 'on_mesh.py', HERE / 'moe' / 'on_mesh.py']
+FILES = [HERE / 'on_mesh.py', HERE.parent / 'moe' / 'on_mesh.py']
 
 
 def test_on_eight_devices():
