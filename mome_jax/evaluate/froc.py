@@ -7,7 +7,6 @@ false positives counted where there is no lesion at all.
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,6 @@ import numpy as np
 
 from mome_jax.evaluate import lesions
 from mome_jax.inference.slabs import Slab
-from mome_jax.pictures import layout
-from mome_jax.pictures.colours import palette
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 FIELDS = ('class', 'threshold', 'n_diseased', 'n_healthy', 'sensitivity', 'specificity',
@@ -52,7 +49,7 @@ class Levels:
 
 
 def count(
-  levels: np.ndarray, truth: np.ndarray, spacing: Sequence[float], name: str
+  levels: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | np.ndarray, name: str
 ) -> list[dict[str, Any]]:
   """Counts the components of one lesion class in one scan at every threshold.
 
@@ -84,45 +81,8 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
   for row in rows:
     groups.setdefault((row['class'], row['threshold']), []).append(row)
   points = []
-  for (name, threshold), own in groups.items():
-    found = {'class': name, 'threshold': threshold, **lesions.summarize(own)}
-    nothing = lambda value: isinstance(value, float) and math.isnan(value)
-    points.append({field: None if nothing(found[field]) else found[field] for field in FIELDS})
+  for (name, threshold), group in groups.items():
+    point = {'class': name, 'threshold': threshold, **lesions.summarize(group)}
+    unknown = lambda value: isinstance(value, float) and math.isnan(value)
+    points.append({field: None if unknown(point[field]) else point[field] for field in FIELDS})
   return points
-
-
-def draw(path: str | os.PathLike, points: Sequence[Mapping[str, Any]]) -> bool:
-  """Draws lesions found against false positives per healthy scan, one line a class.
-
-  Args:
-    path: PNG file to write.
-    points: of `summarize`.
-
-  Returns:
-    Whether there was a class with lesions in some scans and none in others, and so a picture.
-  """
-  names = dict.fromkeys(p['class'] for p in points if p['n_diseased'] and p['n_healthy'])
-  if not names:
-    return False
-  title = 'Lesions found against false positives, by threshold'
-  figure, top = layout.titled(title, 6.6, 3.9)
-  axes = layout.inches(figure, 0.65, top - 3.35, 3.9, 3.2)
-  colours = palette(list(names))
-  for name in names:
-    own = [p for p in points if p['class'] == name]
-    x, y = ([p[key] for p in own] for key in ('false_positives_per_healthy', 'lesion_sensitivity'))
-    colour = colours[name]
-    axes.plot(x, y, color=colour, marker='.', label=name, clip_on=False)
-    middle = [p['threshold'] for p in own].index(0.5)
-    axes.plot(x[middle], y[middle], 'o', color=colour, markersize=8, clip_on=False)
-  axes.plot([], [], 'o', color='#888888', markersize=8, label='threshold 0.5')
-  axes.set(ylim=(0, 1), xlim=(0, None))
-  axes.spines[['top', 'right']].set_visible(False)
-  axes.grid(color='#E6E6E6', linewidth=0.8)
-  axes.set_axisbelow(True)
-  axes.tick_params(labelsize=8, colors='#555555')
-  axes.set_xlabel('false positives per healthy scan', fontsize=9, color=layout.INK)
-  axes.set_ylabel('share of lesions found', fontsize=9, color=layout.INK)
-  axes.legend(loc='upper left', bbox_to_anchor=(1.03, 1.02), **layout.PLAIN)
-  layout.save(figure, path)
-  return True

@@ -36,7 +36,7 @@ def is_lesion(name: str) -> bool:
 
 
 def count(
-  prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float], name: str
+  prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | np.ndarray, name: str
 ) -> dict[str, int]:
   """Counts the components of one lesion class in one scan.
 

@@ -43,7 +43,9 @@ class Scores:
   hd95_mm: float
 
 
-def score(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> Scores:
+def score(
+  prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | np.ndarray
+) -> Scores:
   """Scores one mask against its truth.
 
   Args:
@@ -80,7 +82,7 @@ def score(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -
 
 
 def restrict(
-  mask: np.ndarray, spacing: Sequence[float], slice_range: Sequence[float]
+  mask: np.ndarray, spacing: Sequence[float] | np.ndarray, slice_range: Sequence[float]
 ) -> np.ndarray:
   """Keeps the axial slices in which a class is annotated.
 
@@ -186,7 +188,9 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   }
 
 
-def _check(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> list[float]:
+def _check(
+  prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | np.ndarray
+) -> list[float]:
   for name, mask in (('prediction', prediction), ('truth', truth)):
     if mask.dtype != bool or mask.ndim != 3:
       raise ValueError(f'{name}: {mask.ndim}-D {mask.dtype}; pass a 3-D bool mask')

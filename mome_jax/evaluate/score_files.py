@@ -31,7 +31,7 @@ def score(
   name: str,
   prediction: np.ndarray,
   truth: np.ndarray,
-  spacing: Sequence[float],
+  spacing: Sequence[float] | np.ndarray,
 ) -> dict[str, Any]:
   """The row of one class in one scan.
 

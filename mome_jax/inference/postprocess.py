@@ -63,7 +63,10 @@ def parse(text: str) -> tuple[str, ...]:
 
 
 def apply(
-  segmentation: Segmentation, rules: Collection[str], spacing: Sequence[float], midline: float
+  segmentation: Segmentation,
+  rules: Collection[str],
+  spacing: Sequence[float] | np.ndarray,
+  midline: float,
 ) -> Segmentation:
   """Applies rules, in the order of `RULES`.
 
@@ -95,7 +98,9 @@ def apply(
 class _Masks:
   """Copies of the packed masks that rules change class by class, inside boxes."""
 
-  def __init__(self, segmentation: Segmentation, spacing: Sequence[float], midline: float):
+  def __init__(
+    self, segmentation: Segmentation, spacing: Sequence[float] | np.ndarray, midline: float
+  ):
     self._view = dataclasses.replace(
       segmentation, winner=segmentation.winner.copy(), over=segmentation.over.copy()
     )
@@ -236,7 +241,9 @@ def _inside(masks: _Masks) -> None:
     masks.remove(structure.name, around, masks.mask(structure.name, around) & ~near)
 
 
-def _surroundings(organ: np.ndarray, spacing: Sequence[float], margin: Sequence[int]) -> np.ndarray:
+def _surroundings(
+  organ: np.ndarray, spacing: Sequence[float] | np.ndarray, margin: Sequence[int]
+) -> np.ndarray:
   """The mask closed with a ball of `REACH_MM` and then dilated with it."""
   if not organ.any():
     return np.zeros_like(organ)

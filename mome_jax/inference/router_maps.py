@@ -2,22 +2,17 @@
 
 import dataclasses
 import functools
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
-from input_pipeline.ct import body
 from mome_jax.inference import sliding_window, steps
 from mome_jax.inference.loaded_model import Predictor
-from mome_jax.inference.segmenter import Segmentation, Segmenter
-from mome_jax.pictures import overlay
+from mome_jax.inference.segmenter import Segmenter
 from mome_jax.training import compilation
 
 _CELL_MM = 6.0  # maps of all classes and scales are kept in cells of about this size
-_DRAWN = 4  # classes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +53,7 @@ class RoutingMaps:
     return _mean(self.entropy_sum, self.voxels)
 
   def plane(
-    self, maps: np.ndarray, z: int, shape: Sequence[int], spacing: Sequence[float]
+    self, maps: np.ndarray, z: int, shape: Sequence[int], spacing: Sequence[float] | np.ndarray
   ) -> np.ndarray:
     """An axial plane of some maps on the grid of the scan, nearest cells.
 
@@ -132,9 +127,10 @@ class RoutingWatch:
   def __init__(self, explainer: Explainer):
     self._explainer = explainer
     self._block = cell_voxels(explainer.spacing)
-    self._sums = 0.0
+    # (K, L + 2), of `make_routing_step`.
+    self._sums = np.zeros((len(explainer.names), len(explainer.scale_labels) + 2))
     self._row = 0  # the first of those that are held
-    self._pending = None
+    self._pending: tuple[Sequence[sliding_window.Corner], Mapping[str, jax.Array]] | None = None
 
   def begin(self, windows: sliding_window.Windows) -> None:
     """See `sliding_window.Watch`."""
@@ -154,7 +150,7 @@ class RoutingWatch:
     beyond = [n + m for n, m in zip(cells, self._reach, strict=True)]
     self._held = np.zeros((*kinds, self._reach[0], *beyond[1:]), np.float32)
 
-  def predict(self, batch: np.ndarray, corners: Sequence[tuple[int, int, int]]) -> jax.Array:
+  def predict(self, batch: np.ndarray, corners: Sequence[sliding_window.Corner]) -> jax.Array:
     """See `sliding_window.Watch`."""
     counted = np.zeros(batch.shape[:-1], np.float32)
     placement = [
@@ -168,9 +164,9 @@ class RoutingWatch:
       for axis, place in enumerate(placement):
         voxels = np.arange(place.shape[-1]) + corner[axis] - self._windows.before[axis]
         place[row] = voxels // self._block == cell[axis] + np.arange(place.shape[1])[:, None]
-    logits, did = self._explainer.step(batch, counted, placement)
+    logits, routed = self._explainer.step(batch, counted, placement)
     self._collect()  # of the batch before, while the device works at this one
-    self._pending = corners, did
+    self._pending = corners, routed
     return logits
 
   def maps(self) -> RoutingMaps:
@@ -178,8 +174,6 @@ class RoutingWatch:
     self._collect()
     self._finish(self._row + len(self._held[0, 0]))
     spacing, shape = np.array(self._explainer.spacing, float), np.array(self._windows.shape)
-    scales, count = len(self._explainer.scale_labels), len(self._explainer.names)
-    sums = np.broadcast_to(self._sums, (count, scales + 2))
     return RoutingMaps(
       self._explainer.names,
       self._explainer.scale_labels,
@@ -187,9 +181,9 @@ class RoutingWatch:
       self._maps[:, -1],
       cell=spacing * self._block,
       origin=((self._block - 1) / 2 - (shape - 1) / 2) * spacing,
-      weight_sum=sums[:, :-2],
-      entropy_sum=sums[:, -2],
-      voxels=sums[:, -1],
+      weight_sum=self._sums[:, :-2],
+      entropy_sum=self._sums[:, -2],
+      voxels=self._sums[:, -1],
     )
 
   def _cell(self, corner: Sequence[int]) -> list[int]:
@@ -201,10 +195,10 @@ class RoutingWatch:
     """Adds what the router did in the last batch."""
     if self._pending is None:
       return
-    corners, did = self._pending
+    corners, routed = self._pending
     self._pending = None
     count = len(self._explainer.names)
-    maps, sums = np.asarray(did['maps'])[:count], np.asarray(did['sums'], np.float64)[:count]
+    maps, sums = np.asarray(routed['maps'])[:count], np.asarray(routed['sums'], np.float64)[:count]
     self._sums = self._sums + sums
     for row, corner in enumerate(corners):
       first, *rest = self._cell(corner)
@@ -236,7 +230,7 @@ def make_explainer(
   return Explainer(predictor, names, prompts, segmenter)
 
 
-def cell_voxels(spacing: Sequence[float]) -> int:
+def cell_voxels(spacing: Sequence[float] | np.ndarray) -> int:
   """Voxels along a side of a cell: a power of two, about 6 mm."""
   mm = float(np.prod(spacing)) ** (1 / 3)
   return 2 ** max(0, round(float(np.log2(_CELL_MM / mm))))
@@ -250,144 +244,36 @@ def _fill(shape: Sequence[int], block: int) -> np.ndarray:
   return fill
 
 
-class Routing:
-  """Collects what the router did in some scans, for one table and a picture of the first scan."""
+class RoutingTotals:
+  """Means of the router's shares inside the predicted masks of several scans.
+
+  Args:
+    explainer: of their maps.
+
+  Attributes:
+    cases: scans so far.
+  """
 
   def __init__(self, explainer: Explainer):
     self.cases = 0
-    self._explainer = explainer
-    self._weight = self._voxels = self._entropy = 0.0
-    self._planes = None
+    self.names, self.scale_labels = explainer.names, explainer.scale_labels
+    count, scales = len(self.names), len(self.scale_labels)
+    self._weight = np.zeros((count, scales))
+    self._entropy, self._voxels = np.zeros(count), np.zeros(count)
 
-  def add(
-    self,
-    maps: RoutingMaps,
-    image: np.ndarray,
-    spacing: Sequence[float],
-    segmentation: Segmentation,
-  ) -> None:
-    """Adds a scan: its maps, (D, H, W) HU, mm, and what was segmented in the same pass."""
-    self._voxels += maps.voxels
+  def add(self, maps: RoutingMaps) -> None:
+    """Adds a scan."""
     self._weight += maps.weight_sum
     self._entropy += maps.entropy_sum
-    if self.cases == 0:
-      self._planes = largest_planes(maps, image, spacing, segmentation)
+    self._voxels += maps.voxels
     self.cases += 1
 
-  def draw(self, path: str | os.PathLike) -> None:
-    """Writes the picture: a table of mean weights, and maps of the four largest classes."""
-    explainer, planes = self._explainer, self._planes
-    overlay.routing(
-      path,
-      share=_mean(self._weight, self._voxels[:, None]),
-      entropy=_mean(self._entropy, self._voxels),
-      names=explainer.names,
-      scale_labels=explainer.scale_labels,
-      image_slice=planes.images,
-      maps={
-        name: np.tensordot(np.arange(len(weights)), weights, 1)
-        for name, weights in planes.weights.items()
-      },
-      outlines=planes.outlines,
-      spacing_2d=planes.spacing,
-      title=f'Weight of each scale inside the predicted masks of {self.cases} scans',
-    )
+  @property
+  def share(self) -> np.ndarray:
+    """(K, L) mean share of each scale inside each class; NaN for a class without voxels."""
+    return _mean(self._weight, self._voxels[:, None])
 
-
-@dataclasses.dataclass(frozen=True)
-class Planes:
-  """Axial slices to draw, each through the largest section of its class; keys are class names.
-
-  Attributes:
-    images: (D, H) HU.
-    weights: (L, D, H) float32, share of each scale.
-    entropy: (D, H) float32, as a fraction of log L.
-    outlines: (D, H) bool, the class.
-    spacing: (2,) mm.
-  """
-
-  images: Mapping[str, np.ndarray]
-  weights: Mapping[str, np.ndarray]
-  entropy: Mapping[str, np.ndarray]
-  outlines: Mapping[str, np.ndarray]
-  spacing: tuple[float, float]
-
-
-def largest_planes(
-  maps: RoutingMaps, image: np.ndarray, spacing: Sequence[float], segmentation: Segmentation
-) -> Planes:
-  """Slices of the four largest classes of a scan, largest first.
-
-  Args:
-    maps: of the scan.
-    image: (D, H, W) HU.
-    spacing: (3,) mm.
-    segmentation: of the scan.
-  """
-  planes = Planes({}, {}, {}, {}, tuple(spacing[:2]))
-  counts = np.array(
-    [
-      0 if box is None else np.count_nonzero(segmentation.winner[box] == k)
-      for k, box in enumerate(segmentation.boxes.values(), 1)
-    ]
-  )
-  for k in np.argsort(-counts, kind='stable')[:_DRAWN]:
-    name = segmentation.names[k]
-    mask = segmentation.mask(name)
-    if not counts[k] or name not in maps.names:
-      continue
-    z, row = int(mask.sum((0, 1)).argmax()), maps.names.index(name)
-    inside = body.box(body.is_dense(image[..., z]))
-    where = (z, image.shape, spacing)
-    planes.images[name] = image[..., z][inside]
-    planes.weights[name] = maps.plane(maps.weights[row], *where)[(..., *inside)] / np.float32(255)
-    planes.entropy[name] = maps.plane(maps.entropy[row], *where)[inside] / np.float32(255)
-    planes.outlines[name] = mask[..., z][inside]
-  return planes
-
-
-def draw_case(
-  path: str | os.PathLike,
-  maps: RoutingMaps,
-  image: np.ndarray,
-  spacing: Sequence[float],
-  segmentation: Segmentation,
-  *,
-  title: str,
-) -> None:
-  """Draws one scan: for its largest classes, the share of each scale and the entropy."""
-  planes = largest_planes(maps, image, spacing, segmentation)
-  overlay.expert_maps(
-    path,
-    images=planes.images,
-    weights=planes.weights,
-    entropy=planes.entropy,
-    outlines=planes.outlines,
-    scale_labels=maps.scale_labels,
-    spacing_2d=planes.spacing,
-    title=title,
-  )
-
-
-def draw_experts(folder: pathlib.Path, row: Mapping[str, list], names: Sequence[str]) -> None:
-  """Draws which expert of each bank the voxels of each class chose: `experts_SCALE.png`.
-
-  Args:
-    folder: of the pictures.
-    row: a line of `experts.jsonl`; `moe_SCALE/classes` is (E, K), choices by voxels of each class.
-    names: K class names.
-  """
-  for key, value in row.items():
-    if not key.endswith('/classes'):
-      continue
-    scale = key.removesuffix('/classes').removeprefix('moe_')
-    choices = np.asarray(value).T
-    with np.errstate(invalid='ignore'):
-      share = choices / choices.sum(1, keepdims=True)
-    overlay.routing(
-      folder / f'experts_{scale}.png',
-      share=share,
-      names=names,
-      scale_labels=[str(expert) for expert in range(share.shape[1])],
-      title=f'Experts of scale {scale} chosen by the voxels of each class in training',
-    )
+  @property
+  def mean_entropy(self) -> np.ndarray:
+    """(K,) mean entropy inside each class, as a fraction of log L; NaN without voxels."""
+    return _mean(self._entropy, self._voxels)

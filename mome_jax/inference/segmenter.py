@@ -103,7 +103,7 @@ class Segmenter:
     self._predict = predict
     self._template = template
 
-  def network_input(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+  def network_input(self, image: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
     """(D, H, W) HU at `spacing` mm -> (D', H', W', C) float32 in [0, 1] on the network's grid."""
     coarse = resample.resample(image.astype(np.float32), spacing, self.settings.spacing, order=1)
     return hu_windows(coarse, self.settings.hu_windows)
@@ -111,7 +111,7 @@ class Segmenter:
   def __call__(
     self,
     image: np.ndarray,
-    spacing: Sequence[float],
+    spacing: Sequence[float] | np.ndarray,
     on_slab: Callable[[slabs.Slab], object] = lambda slab: None,
     *,
     clock: Clock | None = None,

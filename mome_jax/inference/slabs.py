@@ -69,9 +69,9 @@ class Slab:
 def resample_slabs(
   slabs: Iterable[np.ndarray],
   shape: Sequence[int],
-  spacing: Sequence[float],
+  spacing: Sequence[float] | np.ndarray,
   target_shape: Sequence[int],
-  target_spacing: Sequence[float],
+  target_spacing: Sequence[float] | np.ndarray,
   *,
   max_bytes: int = 64 << 20,
 ) -> Iterator[Slab]:

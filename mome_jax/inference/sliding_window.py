@@ -97,8 +97,12 @@ class Watch(Protocol):
   def begin(self, windows: Windows) -> None:
     """Called once, before the first batch."""
 
-  def predict(self, batch: np.ndarray, corners: Sequence[Corner]) -> np.ndarray:
-    """As `predict` of `sliding_window`; the corners of its rows, fewer where rows are padding."""
+  def predict(self, batch: np.ndarray, corners: Sequence[Corner]) -> Any:
+    """As `predict` of `sliding_window`; the corners of its rows, fewer where rows are padding.
+
+    Returns:
+      (batch, *window, K) float32, of the device or the host.
+    """
 
 
 def _tile(image: np.ndarray, tiling: Tiling) -> tuple[np.ndarray, Windows]:

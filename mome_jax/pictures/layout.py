@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import textwrap
+from typing import Any
 
 from etils import epath
 from matplotlib import font_manager
@@ -11,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-MARGIN = 0.15  # inches
+MARGIN, GAP, CAPTION = 0.15, 0.15, 0.25  # inches: around all, between panels, over a panel
 INK = '#222222'
 _FONT, _BOX = 'DejaVu Sans', '\u25a1'
-PLAIN = {'frameon': False, 'fontsize': 9, 'labelcolor': INK}  # of legends
+PLAIN: dict[str, Any] = {'frameon': False, 'fontsize': 9, 'labelcolor': INK}  # of legends
 
 
 def titled(title: str, width: float, height: float) -> tuple[Figure, float]:
@@ -42,13 +43,13 @@ def caption(axes: Axes, text: str) -> None:
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
   """Writes a PNG file; folders are made where missing."""
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  file = epath.Path(path)
+  file.parent.mkdir(parents=True, exist_ok=True)
   for text in figure.findobj(Text):
     _make_readable(text)
   png = io.BytesIO()
   figure.savefig(png, dpi=150, format='png')
-  path.write_bytes(png.getvalue())
+  file.write_bytes(png.getvalue())
 
 
 def _make_readable(text: Text) -> None:

@@ -47,8 +47,8 @@ def training_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, float]]
 
 def _series(rows: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
   points = [(row['step'], row[key]) for row in rows if row.get(key) is not None and 'step' in row]
-  points = np.array([point for point in points if math.isfinite(point[1])], float).reshape(-1, 2)
-  return points[:, 0], points[:, 1]
+  finite = np.array([point for point in points if math.isfinite(point[1])], float).reshape(-1, 2)
+  return finite[:, 0], finite[:, 1]
 
 
 def _curve(axes: Axes, steps, values, name: str, line: str, *, smooth: bool) -> None:

@@ -235,9 +235,9 @@ def write_scan(
     shown = {name: colours[name] for name in present}
     extra('seg.dcm', dicom_seg.write, scan.series, segmentation, shown)
   if options.preview:
-    picture = {'labelled': segmentation.winner > 0, 'title': name, 'colours': colours}
     views = {name: segmentation.view(name) for name in present}
-    extra('preview.png', overlay.overlay, ct.array, views, ct.spacing, **picture)
+    layers = overlay.Layers(views, colours=colours, labelled=segmentation.winner > 0)
+    extra('preview.png', overlay.overlay, ct.array, ct.spacing, layers, name)
   told = {**origin, 'warnings': [*origin['warnings'], *not_written(missing)]}
   if options.report:
     page = {'title': name, 'origin': told, 'routing': routing}

@@ -15,9 +15,8 @@ from input_pipeline.batches import dataset
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.errors import UserError
-from mome_jax.inference import router_maps
 from mome_jax.models import build_model
-from mome_jax.pictures import training_curves
+from mome_jax.pictures import router_pictures, training_curves
 from mome_jax.text import prompt_inputs
 from mome_jax.training import (
   multihost,
@@ -184,7 +183,7 @@ def train(config, workdir: epath.Path) -> None:
   if lead:
     training_curves.training_curves(workdir / 'pictures' / 'training.png', log.rows())
     for row in log.expert_rows()[-1:]:
-      router_maps.draw_experts(workdir / 'pictures', row, config.classes)
+      router_pictures.experts(workdir / 'pictures', row, config.classes)
     log.close()
 
 

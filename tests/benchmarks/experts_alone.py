@@ -13,9 +13,9 @@ import pathlib
 import jax
 
 from input_pipeline import bricks
-from mome_jax import checkpoint, evaluate
+from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
-from mome_jax.evaluate import compare, held_out
+from mome_jax.evaluate import compare, held_out, score_checkpoint
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.text.prompts import default_prompts
 
@@ -65,7 +65,7 @@ def main() -> None:
     runs[name] = [
       row
       for scan in scans
-      for row in evaluate.score_case(scan, segmenter(scan.image, scan.geometry.spacing))
+      for row in score_checkpoint.score_case(scan, segmenter(scan.image, scan.geometry.spacing))
     ]
     print(f'{name}: {len(scans)} scans', flush=True)
   print('\n' + compare.overview(runs))

@@ -6,9 +6,8 @@ import pathlib
 from etils import epath
 
 from input_pipeline import bricks, progress
-from mome_jax import evaluate
 from mome_jax.checkpoint import training_cases
-from mome_jax.evaluate import held_out, score_files
+from mome_jax.evaluate import held_out, score_checkpoint, score_files
 from tests.benchmarks.peers.inference import make_segmenter
 
 
@@ -33,7 +32,7 @@ def score(trainer, config, workdir: pathlib.Path, *, limit: int | None = None) -
   part = dataclasses.replace(part, places=part.places[:limit])
   rows = []
   for case in progress.bar(part.read(), total=len(part), desc='evaluate'):
-    rows += evaluate.score_case(case, segmenter(case.image, case.geometry.spacing))
+    rows += score_checkpoint.score_case(case, segmenter(case.image, case.geometry.spacing))
   rules = ', '.join(segmenter.settings.rules) or 'none'
   title = f'{part.title()}, step {trainer.step}, post-processing: {rules}'
   origin = part.origin() | {'step': trainer.step, 'postprocess': segmenter.settings.rules}

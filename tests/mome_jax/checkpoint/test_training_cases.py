@@ -14,7 +14,7 @@ from mome_jax import checkpoint, evaluate, export
 from mome_jax.checkpoint import training_cases
 from mome_jax.checkpoint.training_cases import TrainingCases
 from mome_jax.configs import base
-from mome_jax.evaluate import held_out, score_files
+from mome_jax.evaluate import held_out, score_checkpoint, score_files
 
 NAMES = {'train': 'ab', 'validation': 'vw', 'test': 'xyz'}
 
@@ -222,8 +222,8 @@ class FakePredictor(Threshold):
 @pytest.fixture
 def run(data, tmp_path, monkeypatch):
   """run(split, trained) -> the workdir after its evaluation."""
-  monkeypatch.setattr(evaluate, 'Predictor', FakePredictor)
-  monkeypatch.setattr(evaluate.router_maps, 'make_explainer', lambda *_: None)
+  monkeypatch.setattr(score_checkpoint, 'Predictor', FakePredictor)
+  monkeypatch.setattr(score_checkpoint.router_maps, 'make_explainer', lambda *_: None)
 
   def call(split, trained=NOTHING, name='run'):
     workdir = epath.Path(tmp_path / name)

@@ -12,7 +12,7 @@ from input_pipeline.ct import volume
 from mome_jax import checkpoint, evaluate
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
-from mome_jax.evaluate import froc, held_out
+from mome_jax.evaluate import froc, held_out, score_checkpoint
 from mome_jax.text.vectors import TextVectorError, TextVectors
 
 LIVER, TUMOR = (TEMPLATE.get(name).index for name in ('liver', 'liver tumor'))
@@ -36,11 +36,11 @@ def test_ignored_voxels_are_not_scored(case):
   masks['liver'][2:7, 2:6, 2:6] = True
   masks['liver tumor'][6, 2:6, 2:6] = True
   segmentation = types.SimpleNamespace(names=tuple(masks), template=TEMPLATE, mask=masks.get)
-  liver, tumor = evaluate.score_case(case, segmentation)
+  liver, tumor = score_checkpoint.score_case(case, segmentation)
   assert (liver['dice'], liver['hd95_mm'], tumor['dice']) == (1.0, 0.0, 1.0)
   assert (tumor['lesions'], tumor['found'], tumor['predicted']) == (1, 1, 1)
   masks['liver'][7, 2:6, 2:6] = True  # 16 voxels beside 64
-  assert evaluate.score_case(case, segmentation)[0]['dice'] == pytest.approx(128 / 144)
+  assert score_checkpoint.score_case(case, segmentation)[0]['dice'] == pytest.approx(128 / 144)
 
 
 def test_ignored_voxels_hold_no_lesion_at_any_threshold(case):
@@ -48,7 +48,7 @@ def test_ignored_voxels_hold_no_lesion_at_any_threshold(case):
   levels.of('liver tumor')[(case.codes == TUMOR) | (case.codes == IGNORE_CODE)] = len(
     froc.THRESHOLDS
   )
-  rows = evaluate.count_lesions(case, levels, TEMPLATE)
+  rows = score_checkpoint.count_lesions(case, levels, TEMPLATE)
   assert {(row['lesions'], row['found'], row['predicted']) for row in rows} == {(1, 1, 1)}
 
 
@@ -60,7 +60,9 @@ def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
   for module, name in ((checkpoint, 'folder_of'), (training_cases, 'read'), (held_out, 'find')):
     monkeypatch.setattr(module, name, lambda *_, **__: tmp_path)
   monkeypatch.setattr(bricks, 'read_template', lambda *_: TEMPLATE)
-  monkeypatch.setattr(evaluate, 'Predictor', lambda *_: types.SimpleNamespace(vectors=known))
+  monkeypatch.setattr(
+    score_checkpoint, 'Predictor', lambda *_: types.SimpleNamespace(vectors=known)
+  )
   with pytest.raises(TextVectorError) as error:
     evaluate.evaluate(config, epath.Path(tmp_path))
   assert f'mome_jax.text.embed --output={tmp_path}/text.npz' in str(error.value)

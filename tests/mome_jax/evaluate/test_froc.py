@@ -3,6 +3,7 @@
 import numpy as np
 
 from mome_jax.evaluate import froc, lesions
+from mome_jax.pictures import froc_curve
 from tests.mome_jax.evaluate.test_lesions import NAME, SPACING, A, B, C, cubes
 
 
@@ -67,8 +68,8 @@ def test_the_middle_of_the_curve_is_what_masks_have():
 
 
 def test_the_picture(tmp_path):
-  assert froc.draw(tmp_path / 'a.png', froc.summarize(count()))
+  assert froc_curve.froc_curve(tmp_path / 'a.png', froc.summarize(count()))
   assert (tmp_path / 'a.png').stat().st_size > 5000
   diseased = [row for row in count() if row['lesions']]
-  assert not froc.draw(tmp_path / 'b.png', froc.summarize(diseased))
+  assert not froc_curve.froc_curve(tmp_path / 'b.png', froc.summarize(diseased))
   assert all(p['specificity'] is None for p in froc.summarize(diseased))

@@ -1,0 +1,112 @@
+"""Scores of folders of masks, and differences between evaluations.
+
+  python -m mome_jax.evaluate score --predictions DIR --references DIR
+  python -m mome_jax.evaluate compare A B [C ...]
+
+score: the masks of two folders, as nnU-Net, TotalSegmentator and `mome_jax.predict` write them;
+compare: paired differences B - A, case by case, of two workdirs or evaluation folders, or a table
+of several, each against the first. A checkpoint is scored by
+`python -m mome_jax.main --mode=evaluate`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from input_pipeline import errors
+from input_pipeline.cli import Parser, dashed
+from mome_jax.evaluate import compare, score_files, score_folders
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
+  parser = Parser(
+    prog='python -m mome_jax.evaluate',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  commands = parser.add_subparsers(dest='command', required=True)
+  scoring = commands.add_parser(
+    'score',
+    help='predicted masks against references',
+    description=score_folders.score_folders.__doc__.split('\n\n  Args:')[0],
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  scoring.add_argument('--predictions', required=True, metavar='DIR')
+  scoring.add_argument('--references', required=True, metavar='DIR')
+  scoring.add_argument('--classes', default='', help='names separated by commas; default: all')
+  scoring.add_argument(
+    '--dataset', default='', help='as in `input_pipeline.prepare --list`, for published numbers'
+  )
+  scoring.add_argument('--output', metavar='DIR', help='default: evaluation/ in --predictions')
+  comparing = commands.add_parser(
+    'compare',
+    help='paired differences between evaluations',
+    description=compare.compare.__doc__.split('\n\n  Args:')[0],
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  comparing.add_argument('a', metavar='A', help='workdir, evaluation folder or cases.csv')
+  comparing.add_argument('others', metavar='B', nargs='+', help='several: one line each')
+  comparing.add_argument('--output', metavar='DIR', help='also write comparison.md and .csv there')
+  return parser
+
+
+def _score(args: argparse.Namespace) -> int:
+  classes = [name.strip() for name in args.classes.split(',') if name.strip()]
+  folder = epath.Path(args.output or epath.Path(args.predictions) / 'evaluation')
+  made = args.output and not folder.exists()
+  if args.output:
+    with errors.writing(folder):  # before the work, not after it
+      folder.mkdir(parents=True, exist_ok=True)
+  scores = score_folders.score_folders(
+    args.predictions, args.references, classes=classes, dataset=args.dataset
+  )
+  rows, failed = scores.rows, scores.failed
+  for note in scores.notes:
+    print(f'note: {note}', file=sys.stderr)
+  for case, reason in failed:
+    print(f'not scored: {case}: {reason}', file=sys.stderr)
+  if not rows:
+    if made:
+      folder.rmdir()
+    print(f'error: {args.predictions}: nothing could be scored', file=sys.stderr)
+    return 1
+  cases = {row['case'] for row in rows}
+  number = f'{len(cases)} of {len({*cases, *dict(failed)})}' if failed else str(len(cases))
+  title = f'{number} scans, {args.predictions} against {args.references}'
+  origin = {'predictions': args.predictions, 'references': args.references}
+  _, table = score_files.write(folder, rows, title=title, origin=origin, failed=failed)
+  print(f'{table}\nTable and scores: {folder}')
+  return 1 if failed else 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+  runs = {name: score_files.read(name) for name in (args.a, *args.others)}
+  comparisons = [
+    compare.compare(runs[args.a], runs[name], names=(args.a, name)) for name in args.others
+  ]
+  if len(comparisons) == 1:
+    text = compare.to_markdown(comparisons[0])
+  else:
+    parent = os.path.commonprefix(list(runs)).rpartition('/')[0]  # of URLs too
+    text = compare.overview({name.removeprefix(f'{parent}/'): runs[name] for name in runs})
+  print(text)
+  if args.output:
+    folder = epath.Path(args.output)
+    with errors.writing(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+      (folder / 'comparison.md').write_text(text)
+      (folder / 'comparison.csv').write_text(compare.to_csv(comparisons))
+    print(f'Written: {folder}')
+  return 0
+
+
+@errors.command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = make_parser().parse_args(dashed(argv))
+  return {'score': _score, 'compare': _compare}[args.command](args)

@@ -1,0 +1,206 @@
+"""Scores of a checkpoint on the held-out scans of its sources."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from input_pipeline import bricks, errors, progress
+from input_pipeline.anatomy import IGNORE_CODE, Template
+from mome_jax import checkpoint
+from mome_jax.checkpoint import training_cases
+from mome_jax.evaluate import froc, held_out, metrics, score_files
+from mome_jax.evaluate.case_pictures import CasePictures
+from mome_jax.inference import router_maps
+from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.segmentation import Segmentation
+from mome_jax.inference.segmenter import Segmenter
+from mome_jax.text import prompts
+from mome_jax.training import multihost
+
+
+def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
+  """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
+
+  Writes `evaluation/` (see `score_files.write`; of test scans `evaluation_test/`) and
+  `pictures/*.png` into `workdir` and prints the table. Scans that the model was trained on
+  are left out, and said to be. Several hosts share the scans, and each segments its own on its
+  own devices; the lead process draws its first ones, and computes and writes the scores of all.
+  With `evaluation.prompts='held_out'` there are no pictures and the folder
+  is `evaluation_held_out`.
+
+  Args:
+    config: see `configs/base.py`; usually the model's own (`checkpoint.load_config`).
+    workdir: of a training run, or a model folder.
+
+  Returns:
+    The summary, of the first split where `evaluation.split` asks for all; see `metrics.summarize`.
+
+  Raises:
+    CheckpointError: if there is no checkpoint.
+    HeldOutError: if `evaluation.split` names nothing, or no scan is left to score.
+    PromptError: if `evaluation.prompts` names nothing, or a class has no held-out name.
+  """
+  kind = config.evaluation.prompts
+  if kind not in prompts.BY_KIND:
+    hint = errors.suggest(kind, prompts.BY_KIND)
+    raise prompts.PromptError(f'evaluation.prompts is {kind!r}; {hint}')
+  folder = checkpoint.folder_of(workdir)
+  trained = training_cases.read(folder)
+  names = tuple(config.classes)
+  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  parts = held_out.find(
+    config.data_dir,
+    config.data.sources,
+    template,
+    split=config.evaluation.split,
+    trained=trained,
+  )
+  predictor = Predictor(workdir, config)
+  texts = prompts.BY_KIND[kind](names, template)
+  if predictor.vectors is not None:
+    predictor.vectors(
+      texts,
+      f'add them with python -m mome_jax.text.embed --output={folder}/text.npz --prompts TEXT ... '
+      f'--new-classes={folder}/config.json --t5=FOLDER, the T5 checkpoint',
+    )
+  segmenter = predictor.segmenter(names, texts, template)
+  explainer = router_maps.make_explainer(predictor, names, texts, segmenter)
+  run = _Evaluation(workdir, config, predictor.step, template, tuple(texts), segmenter, explainer)
+  return [run.score(part) for part in parts][0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+  """What the splits of an evaluation share.
+
+  Attributes:
+    workdir: that the results go to.
+    config: of the model, with the evaluation that was asked for.
+    step: of training that the model was saved at, or None.
+    template: of the class names.
+    texts: prompts, one for each class.
+    segmenter: of these prompts.
+    explainer: of these prompts, or None where the model mixes no scales.
+  """
+
+  workdir: epath.Path
+  config: ConfigDict
+  step: int | None
+  template: Template
+  texts: tuple[str, ...]
+  segmenter: Segmenter
+  explainer: router_maps.Explainer | None
+
+  @property
+  def unseen(self) -> bool:
+    """Whether the prompts are such as training has not seen."""
+    return self.config.evaluation.prompts == 'held_out'
+
+  def score(self, part: held_out.HeldOut) -> dict[str, Any]:
+    """The summary of one split, which the lead process writes."""
+    lead = multihost.is_lead()
+    number = self.config.evaluation.pictures if lead and not self.unseen else 0
+    pictures = CasePictures(self.workdir / 'pictures', number, self.explainer)
+    if lead:
+      pictures.folder.mkdir(exist_ok=True)
+    rows, counts = self._segment(part, pictures)
+    rows, counts = multihost.gather_rows(rows), multihost.gather_rows(counts)
+    rows.sort(key=lambda row: (row['source'], row['case']))  # the same with any number of hosts
+    if not lead:
+      return metrics.summarize(rows)
+    return self._write(part, rows, froc.summarize(counts), pictures)
+
+  def _segment(
+    self, part: held_out.HeldOut, pictures: CasePictures
+  ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of scores and counts of lesions, of the scans of this host."""
+    rows, counts = [], []
+    first, hosts = jax.process_index(), jax.process_count()
+    total = len(range(first, len(part), hosts))
+    quiet = not multihost.is_lead()
+    for case in progress.bar(part.read(first, hosts), total=total, desc='evaluate', disable=quiet):
+      levels = froc.Levels(self.segmenter.names, case.image.shape)
+      watch = pictures.watch()
+      spacing = case.geometry.spacing
+      segmentation = self.segmenter(case.image, spacing, levels.add, watch=watch)
+      rows += score_case(case, segmentation)
+      counts += count_lesions(case, levels, self.template)
+      pictures.draw(case, segmentation, watch)
+    return rows, counts
+
+  def _write(
+    self,
+    part: held_out.HeldOut,
+    rows: list[dict[str, Any]],
+    points: list[dict[str, Any]],
+    pictures: CasePictures,
+  ) -> dict[str, Any]:
+    end = '' if part.split == 'validation' else f'_{part.split}'
+    folder = self.workdir / f'evaluation{end}{"_held_out" if self.unseen else ""}'
+    rules = self.segmenter.settings.rules
+    step = '' if self.step is None else f', step {self.step}'
+    title = f'{part.title()}{step}, post-processing: {", ".join(rules) or "none"}'
+    if self.unseen:
+      title += ', prompts not seen in training'
+    origin = part.origin() | {'step': self.step, 'postprocess': rules, 'prompts': self.texts}
+    summary, table = score_files.write(folder, rows, title=title, origin=origin, points=points)
+    if not self.unseen:
+      pictures.finish(end, points)
+    print(f'\n{table}\n\nTable and scores: {folder}\nPictures: {pictures.folder}')
+    return summary
+
+
+def score_case(case: bricks.VolumeRecord, segmentation: Segmentation) -> list[dict[str, Any]]:
+  """Scores of every class that the case labels, where it was contoured and nothing is ignored.
+
+  Args:
+    case: with its labels.
+    segmentation: of its image.
+
+  Returns:
+    One row per (case, class), as `score_files.score` gives it.
+  """
+  spacing = case.geometry.spacing
+  rows = []
+  for name, truth in _truths(case, segmentation.names, segmentation.template):
+    mask = _contoured(case, name, segmentation.mask(name))
+    row = score_files.score(case.source, case.name, name, mask, truth, spacing)
+    rows.append(row | {'split': case.split})
+  return rows
+
+
+def count_lesions(
+  case: bricks.VolumeRecord, levels: froc.Levels, template: Template
+) -> list[dict[str, Any]]:
+  """Counts of every lesion class that the case labels, at every threshold; see `froc.count`.
+
+  Args:
+    case: with its labels.
+    levels: of its image.
+    template: of the class names.
+  """
+  rows = []
+  for name, truth in _truths(case, levels.names, template):
+    passed = _contoured(case, name, levels.of(name))
+    rows += froc.count(passed, truth, case.geometry.spacing, name)
+  return rows
+
+
+def _truths(
+  case: bricks.VolumeRecord, names: Sequence[str], template: Template
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Name and mask, inside the heights where it was contoured, of each class the case labels."""
+  for name in names:
+    if name in case.supervised:
+      yield name, _contoured(case, name, template.code_table([name])[case.codes, 0])
+
+
+def _contoured(case: bricks.VolumeRecord, name: str, array: np.ndarray) -> np.ndarray:
+  heights = case.slice_ranges.get(name, (-np.inf, np.inf))
+  array = array * (case.codes != IGNORE_CODE)
+  return metrics.restrict(array, case.geometry.spacing, heights)
