@@ -12,7 +12,7 @@ of several, each against the first. A checkpoint is scored by
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from etils import epath
 
@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
   scoring = commands.add_parser(
     'score',
     help='predicted masks against references',
-    description=score_folders.score_folders.__doc__.split('\n\n  Args:')[0],
+    description=_purpose(score_folders.score_folders),
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   scoring.add_argument('--predictions', required=True, metavar='DIR')
@@ -46,13 +46,18 @@ def make_parser() -> argparse.ArgumentParser:
   comparing = commands.add_parser(
     'compare',
     help='paired differences between evaluations',
-    description=compare.compare.__doc__.split('\n\n  Args:')[0],
+    description=_purpose(compare.compare),
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   comparing.add_argument('a', metavar='A', help='workdir, evaluation folder or cases.csv')
   comparing.add_argument('others', metavar='B', nargs='+', help='several: one line each')
   comparing.add_argument('--output', metavar='DIR', help='also write comparison.md and .csv there')
   return parser
+
+
+def _purpose(function: Callable) -> str:
+  """The docstring of a function, up to its arguments."""
+  return (function.__doc__ or '').split('\n\n  Args:')[0]
 
 
 def _score(args: argparse.Namespace) -> int:

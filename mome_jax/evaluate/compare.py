@@ -12,6 +12,8 @@ from mome_jax.evaluate import metrics, score_files, tables
 from mome_jax.evaluate.bootstrap import bootstrap_macro
 
 MEAN = 'mean over classes'
+Row = Mapping[str, Any]  # of `score_files.read`
+Key = tuple[str, str, str]  # dataset, case, class
 _EQUAL = 1e-9  # sums of the same scores in another order differ in the last bit
 
 
@@ -60,7 +62,7 @@ class Comparison:
 
 
 def compare(
-  a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]], *, names=('A', 'B')
+  a: Sequence[Row], b: Sequence[Row], *, names: tuple[str, str] = ('A', 'B')
 ) -> Comparison:
   """Paired differences B - A by class, and in the mean over classes.
 
@@ -78,62 +80,62 @@ def compare(
   Raises:
     ResultsError: if there are no scores, or splits, cases or classes differ.
   """
-  keys = [{(row.get('source', ''), row['case'], row['class']) for row in rows} for rows in (a, b)]
   _check_splits(a, b, names)
-  _check_same(*keys, names)
+  _check_same({_key(row) for row in a}, {_key(row) for row in b}, names)
   ordered = [sorted(rows, key=_key) for rows in (a, b)]
   (_, classes, first), (_, _, second) = map(metrics.tabulate, ordered)
   # tabulate orders by appearance, and sorted rows appear alike; the report keeps A's own order.
   order = list(dict.fromkeys(row['class'] for row in a))
   columns = [classes.index(name) for name in order]
-  found = []
+  differences = []
   for metric in metrics.METRICS:
     pair = first[metric][:, columns], second[metric][:, columns]
     better = -1 if metric == 'hd95_mm' else 1
     for k, name in enumerate(order):
-      found.append(_difference(metric, name, pair[0][:, [k]], pair[1][:, [k]], better))
-    found.append(_difference(metric, MEAN, *pair, better))
-  return Comparison(tuple(map(str, names)), tuple(found))
+      differences.append(_difference(metric, name, pair[0][:, [k]], pair[1][:, [k]], better))
+    differences.append(_difference(metric, MEAN, *pair, better))
+  return Comparison(names, tuple(differences))
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
+def _key(row: Row) -> Key:
   return row.get('source', ''), row['case'], row['class']
 
 
-def _check_splits(a: Sequence[Mapping], b: Sequence[Mapping], names: Sequence[str]) -> None:
+def _check_splits(a: Sequence[Row], b: Sequence[Row], names: tuple[str, str]) -> None:
   """Scans of different splits are never put side by side; older files do not name theirs."""
-  splits = [sorted({row.get('split') for row in rows} - {'', None}) for rows in (a, b)]
-  for own, name in zip(splits, names, strict=True):
-    if len(own) > 1:
+  splits = [sorted({split for row in rows if (split := row.get('split'))}) for rows in (a, b)]
+  for several, name in zip(splits, names, strict=True):
+    if len(several) > 1:
       raise score_files.ResultsError(
-        f'{name}: scores of {" and ".join(own)} scans; compare one split'
+        f'{name}: scores of {" and ".join(several)} scans; compare one split'
       )
   if all(splits) and splits[0] != splits[1]:
-    shown = [f'{name} scores {own[0]} scans' for own, name in zip(splits, names, strict=True)]
+    shown = [f'{name} scores {split} scans' for (split,), name in zip(splits, names, strict=True)]
     raise score_files.ResultsError(
       f'{", ".join(shown)}; evaluate both with the same config.evaluation.split, or name the '
       'evaluation folders'
     )
 
 
-def _check_same(a: set, b: set, names: Sequence[str]) -> None:
-  for own, name in ((a, names[0]), (b, names[1])):
-    if not own:
+def _check_same(a: set[Key], b: set[Key], names: tuple[str, str]) -> None:
+  for keys, name in ((a, names[0]), (b, names[1])):
+    if not keys:
       raise score_files.ResultsError(f'{name}: no scores')
-  for own, other, (name, without) in ((a, b, names), (b, a, names[::-1])):
-    lacking = sorted({key[:2] for key in own} - {key[:2] for key in other})
+  sides = (a, b, *names), (b, a, *names[::-1])
+  for keys, others, name, without in sides:
+    lacking = sorted({key[:2] for key in keys} - {key[:2] for key in others})
     if lacking:
       shown = ', '.join('/'.join(filter(None, key)) for key in lacking[:3])
       raise score_files.ResultsError(
         f'{without}: lacks {len(lacking)} cases of {name}, such as {shown}; evaluate both on the '
         'same cases'
       )
-  for own, other, (name, without) in ((a, b, names), (b, a, names[::-1])):
-    lacking = sorted(own - other)
-    if lacking:
-      _, case, missing = lacking[0]
+  for keys, others, name, without in sides:
+    missing = sorted(keys - others)
+    if missing:
+      _, case, class_name = missing[0]
       raise score_files.ResultsError(
-        f'{without}: has no score of {missing!r} in {case}, {name} has; evaluate both with '
+        f'{without}: has no score of {class_name!r} in {case}, {name} has; evaluate both with '
         'the same classes'
       )
 
@@ -224,7 +226,7 @@ def _apart(row: Difference, scale: float) -> str:
   return f'{scale * row.difference:+.1f}' + ('' if math.isnan(row.low) else interval)
 
 
-def overview(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def overview(runs: Mapping[str, Sequence[Row]]) -> str:
   """Two tables of several evaluations of the same cases, one line each, in Markdown.
 
   The first holds the means over classes and, but for the first run, the paired difference to it;

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import Template
@@ -125,7 +125,13 @@ def find(
   return kept
 
 
-def _select(data_dir, listed, template, split, trained) -> HeldOut:
+def _select(
+  data_dir: str,
+  listed: Mapping[str, Sequence[bricks.HeldOutCase]],
+  template: Template,
+  split: str,
+  trained: TrainingCases | None,
+) -> HeldOut:
   places, left_out = [], []
   for source, cases in listed.items():
     volumes = bricks.open_volumes(data_dir, source, template)

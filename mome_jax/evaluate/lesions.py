@@ -92,7 +92,7 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     'specificity': specificity,
     'specificity_interval': bootstrap_interval(silent),
     'harmonic_mean': _harmonic(sensitivity, specificity),
-    'lesion_sensitivity': _mean([found for found, _ in lesions], [n for _, n in lesions]),
+    'lesion_sensitivity': _mean([hit for hit, _ in lesions], [n for _, n in lesions]),
     'lesion_sensitivity_interval': bootstrap_ratio(lesions),
     'false_positives_per_healthy': _mean(alarms),
     'false_positives_per_healthy_interval': bootstrap_interval(alarms),

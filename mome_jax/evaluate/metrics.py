@@ -126,7 +126,9 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   return _json_safe({**_summary(rows), 'datasets': datasets})
 
 
-def tabulate(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = METRICS):
+def tabulate(
+  rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = METRICS
+) -> tuple[list[tuple[str, str]], list[str], dict[str, np.ndarray]]:
   """Arranges rows by case and class.
 
   Args:
@@ -160,7 +162,7 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   _, names, table = tabulate(rows)
   classes = {}
   for k, name in enumerate(names):
-    own = [row for row in rows if row['class'] == name]
+    of_class = [row for row in rows if row['class'] == name]
     column = {metric: table[metric][:, k] for metric in METRICS}
     n = int((~np.isnan(column['dice'])).sum())
     infinite = np.isinf(column['hd95_mm'])
@@ -174,9 +176,9 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       'hd95_mm': mean(column['hd95_mm'][~infinite]),
       'hd95_infinite': int(infinite.sum()),
       'n': n,
-      'n_both_empty': len(own) - n,
+      'n_both_empty': len(of_class) - n,
     }
-    counted = [row for row in own if row.get('lesions') not in (None, '')]
+    counted = [row for row in of_class if row.get('lesions') not in (None, '')]
     if counted:
       classes[name]['detection'] = lesions.summarize(counted)
   return {

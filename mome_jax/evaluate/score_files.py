@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,19 +51,19 @@ def score(
   row = {'source': source, 'case': case, 'split': '', 'class': name}
   row |= vars(metrics.score(prediction, truth, spacing))
   counted = lesions.is_lesion(name)
-  found = lesions.count(prediction, truth, spacing, name) if counted else {}
-  return row | {field: found.get(field) for field in lesions.FIELDS}
+  counts = lesions.count(prediction, truth, spacing, name) if counted else {}
+  return row | {field: counts.get(field) for field in lesions.FIELDS}
 
 
 def write(
-  folder,
+  folder: str | os.PathLike,
   rows: Sequence[Mapping[str, Any]],
   *,
   title: str,
   origin: Mapping[str, Any],
   points: Sequence[Mapping[str, Any]] = (),
   failed: Sequence[tuple[str, str]] = (),
-):
+) -> tuple[dict[str, Any], str]:
   """Writes `cases.csv`, `summary.json`, `table.md`, `table.csv`, and `detection.csv` of `points`.
 
   Args:
@@ -82,25 +83,25 @@ def write(
   splits = sorted({row.get('split', '') for row in rows})
   if len(splits) > 1:
     raise ValueError(f'rows of the splits {", ".join(splits)}; write each to a folder of its own')
-  folder = epath.Path(folder)
+  place = epath.Path(folder)
   summary = metrics.summarize(rows)
   table = tables.report(summary, title=title)
   if failed:
     table += f'\n{tables.failures(failed)}'
     summary['failed'] = [{'case': case, 'reason': reason} for case, reason in failed]
-  with writing(folder, ResultsError):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CASES).write_text(tables.csv_text(_FIELDS, rows))
-    (folder / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
-    (folder / TABLE).write_text(table)
-    (folder / TABLE_CSV).write_text(tables.to_csv(summary))
-    (folder / CURVE).unlink(missing_ok=True)
+  with writing(place, ResultsError):
+    place.mkdir(parents=True, exist_ok=True)
+    (place / CASES).write_text(tables.csv_text(_FIELDS, rows))
+    (place / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
+    (place / TABLE).write_text(table)
+    (place / TABLE_CSV).write_text(tables.to_csv(summary))
+    (place / CURVE).unlink(missing_ok=True)
     if points:
-      (folder / CURVE).write_text(tables.csv_text(froc.FIELDS, points))
+      (place / CURVE).write_text(tables.csv_text(froc.FIELDS, points))
   return summary, table
 
 
-def read(path) -> list[dict[str, Any]]:
+def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads the scores of an evaluation back.
 
   Args:
@@ -114,9 +115,9 @@ def read(path) -> list[dict[str, Any]]:
   Raises:
     ResultsError: if there are no scores, or they cannot be read.
   """
-  path = epath.Path(path)
-  folders = [path, path / 'evaluation', path / 'evaluation_test']
-  tried = [path, *(folder / CASES for folder in folders)]
+  place = epath.Path(path)
+  folders = [place, place / 'evaluation', place / 'evaluation_test']
+  tried = [place, *(folder / CASES for folder in folders)]
   file = next((file for file in tried if file.is_file()), None)
   if file is None:
     raise ResultsError(

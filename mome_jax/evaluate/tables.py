@@ -46,12 +46,13 @@ def detection(summary: Mapping[str, Any]) -> str:
   """Detection of tumours and cysts; see `lesions.summarize`. Empty where there are none."""
   rows = []
   for name, row in summary['classes'].items():
-    if found := row.get('detection'):
-      shown = [percent(found[key], found[f'{key}_interval']) for key in _DETECTION[:2]]
-      alarms = found['false_positives_per_healthy']
+    if numbers := row.get('detection'):
+      shown = [percent(numbers[key], numbers[f'{key}_interval']) for key in _DETECTION[:2]]
+      alarms = numbers['false_positives_per_healthy']
       rows.append(
-        (name, found['n_diseased'], found['n_healthy'], *shown, percent(found['harmonic_mean']),
-         percent(found['lesion_sensitivity'], found['lesion_sensitivity_interval']),
+        (name, numbers['n_diseased'], numbers['n_healthy'], *shown,
+         percent(numbers['harmonic_mean']),
+         percent(numbers['lesion_sensitivity'], numbers['lesion_sensitivity_interval']),
          '–' if alarms is None else f'{alarms:.2f}')
       )  # fmt: skip
   header = ('class', 'with', 'without', 'sensitivity %', 'specificity %', 'harmonic mean %',
@@ -72,9 +73,11 @@ def by_dataset(summary: Mapping[str, Any]) -> str:
     return ''
   rows = []
   for name in summary['classes']:
-    cells = [own['classes'].get(name, {}).get('dice') for own in datasets.values()]
+    cells = [part['classes'].get(name, {}).get('dice') for part in datasets.values()]
     rows.append((name, *map(percent, cells)))
-  rows.append(('**mean over classes**', *(percent(own['mean_dice']) for own in datasets.values())))
+  rows.append(
+    ('**mean over classes**', *(percent(part['mean_dice']) for part in datasets.values()))
+  )
   return markdown('Dice % by dataset', ('class', *datasets), rows)
 
 
@@ -106,9 +109,9 @@ def read_published() -> list[dict[str, Any]]:
   return json.loads(file.read_text())
 
 
-def _comparable(own: Mapping[str, Any] | None, classes: Sequence[str]) -> float | None:
+def _comparable(part: Mapping[str, Any] | None, classes: Sequence[str]) -> float | None:
   """Our mean Dice over `classes`, or None where one of them was not scored."""
-  values = [(own or {'classes': {}})['classes'].get(name, {}).get('dice') for name in classes]
+  values = [(part or {'classes': {}})['classes'].get(name, {}).get('dice') for name in classes]
   return None if None in values else sum(values) / len(values)
 
 
@@ -119,10 +122,10 @@ def to_csv(summary: Mapping[str, Any]) -> str:
   header += ['nsd_1mm', 'nsd_3mm', 'hd95_mm', 'hd95_infinite', 'n_diseased', 'n_healthy']
   header += _DETECTION
   lines = []
-  for dataset, own in {'all': summary, **summary['datasets']}.items():
-    for name, row in own['classes'].items():
+  for dataset, part in {'all': summary, **summary['datasets']}.items():
+    for name, row in part['classes'].items():
       lines.append({'dataset': dataset, 'class': name, **_flat(row), **row.get('detection', {})})
-    mean = {key.removeprefix('mean_'): own[key] for key in own if key.startswith('mean_')}
+    mean = {key.removeprefix('mean_'): part[key] for key in part if key.startswith('mean_')}
     lines.append({'dataset': dataset, 'class': 'mean over classes', **_flat(mean)})
   return csv_text(header, lines)
 
@@ -159,6 +162,7 @@ def percent(value: float | None, interval: Sequence[float | None] | None = None)
   """A share in percent, with its interval where there is one: of two cases and more."""
   if value is None:
     return '–'
-  if interval is None or None in interval:
+  bounds = [100 * bound for bound in interval or () if bound is not None]
+  if len(bounds) < 2:
     return f'{100 * value:.1f}'
-  return f'{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]'
+  return f'{100 * value:.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]'

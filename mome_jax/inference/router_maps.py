@@ -15,8 +15,26 @@ from mome_jax.training import compilation
 _CELL_MM = 6.0  # maps of all classes and scales are kept in cells of about this size
 
 
+class _Means:
+  """Means inside masks, from sums over their voxels."""
+
+  weight_sum: np.ndarray
+  entropy_sum: np.ndarray
+  voxels: np.ndarray
+
+  @property
+  def share(self) -> np.ndarray:
+    """(K, L) mean share of each scale inside each class; NaN for a class without voxels."""
+    return _mean(self.weight_sum, self.voxels[:, None])
+
+  @property
+  def mean_entropy(self) -> np.ndarray:
+    """(K,) mean entropy inside each class, as a fraction of log L; NaN without voxels."""
+    return _mean(self.entropy_sum, self.voxels)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class RoutingMaps:
+class RoutingMaps(_Means):
   """What the router did in one scan, in coarse cells, and exact means inside the predicted masks.
 
   Attributes:
@@ -41,16 +59,6 @@ class RoutingMaps:
   weight_sum: np.ndarray
   entropy_sum: np.ndarray
   voxels: np.ndarray
-
-  @property
-  def share(self) -> np.ndarray:
-    """(K, L) mean share of each scale inside each class; NaN for a class without voxels."""
-    return _mean(self.weight_sum, self.voxels[:, None])
-
-  @property
-  def mean_entropy(self) -> np.ndarray:
-    """(K,) mean entropy inside each class, as a fraction of log L; NaN without voxels."""
-    return _mean(self.entropy_sum, self.voxels)
 
   def plane(
     self, maps: np.ndarray, z: int, shape: Sequence[int], spacing: Sequence[float] | np.ndarray
@@ -135,11 +143,11 @@ class RoutingWatch:
   def begin(self, windows: sliding_window.Windows) -> None:
     """See `sliding_window.Watch`."""
     self._windows = windows
-    self._weights = sliding_window.gaussian_weights(windows.size)
+    self.weight_sums = sliding_window.gaussian_weights(windows.size)
     self._mass = np.zeros(windows.padded, np.float32)
     for corners in windows.planes.values():
       for corner in corners:
-        self._mass[windows.region(corner)] += self._weights
+        self._mass[windows.region(corner)] += self.weight_sums
     self._inside = np.zeros(windows.padded, bool)
     self._inside[windows.scan] = True
     block, kinds = self._block, (len(self._explainer.names), len(self._explainer.scale_labels) + 1)
@@ -159,7 +167,7 @@ class RoutingWatch:
     ]
     for row, corner in enumerate(corners):
       region = self._windows.region(corner)
-      counted[row] = self._weights * self._inside[region] / self._mass[region]
+      counted[row] = self.weight_sums * self._inside[region] / self._mass[region]
       cell = self._cell(corner)
       for axis, place in enumerate(placement):
         voxels = np.arange(place.shape[-1]) + corner[axis] - self._windows.before[axis]
@@ -244,7 +252,7 @@ def _fill(shape: Sequence[int], block: int) -> np.ndarray:
   return fill
 
 
-class RoutingTotals:
+class RoutingTotals(_Means):
   """Means of the router's shares inside the predicted masks of several scans.
 
   Args:
@@ -258,22 +266,12 @@ class RoutingTotals:
     self.cases = 0
     self.names, self.scale_labels = explainer.names, explainer.scale_labels
     count, scales = len(self.names), len(self.scale_labels)
-    self._weight = np.zeros((count, scales))
-    self._entropy, self._voxels = np.zeros(count), np.zeros(count)
+    self.weight_sum = np.zeros((count, scales))
+    self.entropy_sum, self.voxels = np.zeros(count), np.zeros(count)
 
   def add(self, maps: RoutingMaps) -> None:
     """Adds a scan."""
-    self._weight += maps.weight_sum
-    self._entropy += maps.entropy_sum
-    self._voxels += maps.voxels
+    self.weight_sum += maps.weight_sum
+    self.entropy_sum += maps.entropy_sum
+    self.voxels += maps.voxels
     self.cases += 1
-
-  @property
-  def share(self) -> np.ndarray:
-    """(K, L) mean share of each scale inside each class; NaN for a class without voxels."""
-    return _mean(self._weight, self._voxels[:, None])
-
-  @property
-  def mean_entropy(self) -> np.ndarray:
-    """(K,) mean entropy inside each class, as a fraction of log L; NaN without voxels."""
-    return _mean(self._entropy, self._voxels)

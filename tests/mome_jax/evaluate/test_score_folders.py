@@ -8,6 +8,7 @@ import pytest
 
 from mome_jax import evaluate
 from mome_jax.evaluate import metrics, score_files, score_folders
+from mome_jax.evaluate.mask_folders import ScoreError
 
 AFFINE = np.diag([-2.0, -1.5, 3.0, 1.0])  # LPS on disk
 LIVER, TUMOR, SPLEEN = 1, 2, 3
@@ -126,19 +127,15 @@ def test_the_command_writes_an_evaluation(nnunet, capsys):
 
 def test_mistakes_are_named(nnunet, tmp_path):
   predictions, references = nnunet
-  with pytest.raises(
-    score_folders.ScoreError, match="no class 'pancreas', 'colon'; there are liver, liver t"
-  ):
+  with pytest.raises(ScoreError, match="no class 'pancreas', 'colon'; there are liver, liver t"):
     score_folders.score_folders(*nnunet, classes=['pancreas', 'liver', 'colon'])
-  with pytest.raises(score_folders.ScoreError, match='nowhere: no such folder'):
+  with pytest.raises(ScoreError, match='nowhere: no such folder'):
     score_folders.score_folders(tmp_path / 'nowhere', references)
-  with pytest.raises(score_folders.ScoreError, match='no NAME.nii.gz with labels'):
+  with pytest.raises(ScoreError, match='no NAME.nii.gz with labels'):
     (tmp_path / 'empty').mkdir()
     score_folders.score_folders(tmp_path / 'empty', references)
   declare(predictions, liver=1)
-  with pytest.raises(
-    score_folders.ScoreError, match="no class 'liver tumor', 'spleen'; there are liver. Le"
-  ):
+  with pytest.raises(ScoreError, match="no class 'liver tumor', 'spleen'; there are liver. Le"):
     score_folders.score_folders(*nnunet)
 
 

@@ -1,0 +1,209 @@
+"""Folders of masks, as nnU-Net, TotalSegmentator and `mome_jax.predict` write them."""
+
+import dataclasses
+import functools
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from input_pipeline import inventory, text_files
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.ct import volume
+from input_pipeline.sources import nifti_folder
+from mome_jax.errors import UserError
+
+_SUFFIXES = ('_seg', '_masks')  # of what `predict` writes
+_PROBABILITIES = '_probabilities'
+_UNSCORED = ('background', 'ignore')
+_NO_MASKS = ('text', 'picture')  # legends, tables and previews beside masks are nothing to tell of
+
+
+class ScoreError(UserError):
+  """Folders that cannot be scored; the message names the folder or file and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks:
+  """The masks of one case.
+
+  Attributes:
+    path: of the label map, or of the folder of masks.
+    names: its classes.
+    read: class name -> mask, a Volume of bool.
+    ignored: () -> mask of the voxels that are not scored; or None.
+  """
+
+  path: pathlib.Path
+  names: tuple[str, ...]
+  read: Callable[[str], volume.Volume]
+  ignored: Callable[[], volume.Volume] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskFolder:
+  """What a folder holds.
+
+  Attributes:
+    path: the folder.
+    masks: case -> its masks.
+    twice: (case, reason) of cases that are there twice, and in no `masks`.
+    notes: what was left out, for people.
+  """
+
+  path: pathlib.Path
+  masks: dict[str, Masks]
+  twice: list[tuple[str, str]]
+  notes: list[str]
+
+
+def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | None) -> MaskFolder:
+  """The masks of a folder: of label maps, or of folders of masks. Nothing but names is read yet.
+
+  Args:
+    folder: to look into.
+    meaning: class -> values in label maps; None is the class template.
+
+  Raises:
+    ScoreError: if the folder is missing or holds neither.
+  """
+  _labels.cache_clear()  # files may have changed since the last call
+  if not folder.is_dir():
+    raise ScoreError(f'{folder}: no such folder')
+  held = inventory.look(folder, ('nifti',), deep=False)
+  maps = list(_label_maps(held, meaning))
+  # What `predict --masks` wrote beside a label map is the same once more.
+  names = {case for case, _ in maps}
+  maps += [(case, masks) for case, masks in _mask_folders(held) if case not in names]
+  if not maps:
+    raise ScoreError(
+      f'{folder}: no NAME.nii.gz with labels and no NAME/CLASS.nii.gz with masks directly in it'
+    )
+  by_case: dict[str, Masks] = {}
+  twice: dict[str, str] = {}
+  for case, masks in maps:
+    if by_case.setdefault(case, masks) is not masks:
+      twice[case] = f'{masks.path} and {by_case[case].path.name} are both of this case; keep one'
+  for case in twice:
+    del by_case[case]
+  left_out = [file for file in held.left_out if file.reason not in _NO_MASKS]
+  notes = [f'{folder}: left out: {phrase}' for phrase in inventory.phrases(left_out)]
+  return MaskFolder(folder, by_case, list(twice.items()), notes)
+
+
+def label_values(folder: pathlib.Path) -> dict[str, list[int]] | None:
+  """Class -> values, from what lies in a folder or beside it; None where nothing says."""
+  inside, beside = folder / 'dataset.json', folder.parent / 'dataset.json'
+  if inside.is_file():
+    return _declared(inside)
+  return _legends(folder) or (_declared(beside) if beside.is_file() else None)
+
+
+def canonical(name: str) -> str:
+  """The template's name where one is meant, as in kidney_left; else lower case with spaces."""
+  words = name.replace('_', ' ').casefold().split()
+  turned = [words[-1], *words[:-1]] if words[-1:] in (['left'], ['right']) else words
+  for candidate in (' '.join(words), ' '.join(turned)):
+    if structure := TEMPLATE.find(candidate):
+      return structure.name
+  return ' '.join(words)
+
+
+def _label_maps(
+  held: inventory.Inventory, meaning: Mapping[str, Sequence[int]] | None
+) -> Iterator[tuple[str, Masks]]:
+  if meaning is None:
+    table = TEMPLATE.code_table(TEMPLATE.names())
+    meaning = {
+      name: np.flatnonzero(table[:, k]).tolist() for k, name in enumerate(TEMPLATE.names())
+    }
+  names = tuple(name for name in meaning if name not in _UNSCORED)
+  for file in (*held.used, *held.failed):
+    read = functools.partial(_read_label, file, meaning)
+    ignored = functools.partial(read, 'ignore') if 'ignore' in meaning else None
+    yield _case(inventory.stem(file.name)), Masks(file.path, names, read, ignored)
+
+
+@functools.lru_cache(2)
+def _labels(path: pathlib.Path) -> volume.Volume | UserError:
+  """A label map, or why there is none.
+
+  A prediction and its reference stay in memory while their classes are scored; a damaged one is
+  tried once and not for each class.
+  """
+  try:
+    return volume.read_labels(path)
+  except UserError as error:
+    return error
+
+
+def _read_label(
+  file: inventory.File, meaning: Mapping[str, Sequence[int]], name: str
+) -> volume.Volume:
+  if file.problem:
+    raise ScoreError(file.problem)
+  labels = _labels(file.path)
+  if isinstance(labels, UserError):
+    raise labels
+  return volume.Volume(np.isin(labels.array, meaning[name]), labels.geometry)
+
+
+def _mask_folders(held: inventory.Inventory) -> Iterator[tuple[str, Masks]]:
+  for folder in held.folders:
+    if folder.name.endswith(_PROBABILITIES):
+      continue
+    inner = folder / 'segmentations'
+    masks = inventory.look(inner if inner.is_dir() else folder, ('nifti',), deep=False)
+    by_class = {canonical(inventory.stem(f.path.name)): f for f in (*masks.used, *masks.failed)}
+    if by_class:
+      yield (
+        _case(folder.name),
+        Masks(folder, tuple(by_class), functools.partial(_read_mask, by_class)),
+      )
+
+
+def _read_mask(by_class: Mapping[str, inventory.File], name: str) -> volume.Volume:
+  file = by_class[name]
+  if file.problem:
+    raise ScoreError(file.problem)
+  labels = volume.read_labels(file.path)
+  return volume.Volume(labels.array > 0, labels.geometry)
+
+
+def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
+  """Class -> values, from the legends of `predict`; an organ includes its tumours."""
+  meaning: dict[str, list[int]] = {}
+  damaged = None
+  for path in sorted(folder.glob('*_seg.json')):
+    try:
+      values = {entry['name']: entry['label'] for entry in text_files.read_json(path)['labels']}
+    except (OSError, UserError, KeyError, TypeError) as error:
+      damaged = ScoreError(f'{path}: no legend of labels ({error}); predict anew')
+      warnings.warn(str(damaged), stacklevel=2)  # those of other cases say the same
+      continue
+    for name in values:
+      inner = [n for n in values if TEMPLATE.contains(name, n)]
+      union = sorted(values[n] for n in (name, *inner))
+      if meaning.setdefault(name, union) != union:
+        raise ScoreError(
+          f'{path}: {name!r} means another label than in other legends; predict anew'
+        )
+  if damaged and not meaning:
+    raise damaged
+  return meaning or None
+
+
+def _declared(path: pathlib.Path) -> dict[str, list[int]]:
+  content = text_files.read_json(path)
+  declared = content.get('labels') if isinstance(content, Mapping) else None
+  if not isinstance(declared, Mapping):
+    raise ScoreError(f'{path}: no "labels"; it must hold an object of name -> value')
+  named = nifti_folder.by_name(declared, path)
+  return {canonical(name): values for name, values in named.items()}
+
+
+def _case(stem: str) -> str:
+  for suffix in _SUFFIXES:
+    stem = stem.removesuffix(suffix)
+  return stem
