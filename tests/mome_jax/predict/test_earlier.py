@@ -12,6 +12,7 @@ from threshold import Threshold, save_scan
 
 from input_pipeline.ct import volume
 from mome_jax import predict
+from mome_jax.predict import command
 from mome_jax.predict.write_results import Options
 
 
@@ -146,7 +147,7 @@ def test_a_kept_scan_that_is_mirrored_is_told(tmp_path, monkeypatch, capsys):
   array[24:36, 4:16, 4:16] = 100  # liver, on the patient's left
   array[5:10, 4:16, 4:16] = -200  # spleen
   nib.save(nib.Nifti1Image(array, np.diag([-3.0, 3, 3, 1])), tmp_path / 'a.nii')
-  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold(spleen))
+  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold(spleen))
   arguments = '--input', str(tmp_path / 'a.nii'), '--output', str(tmp_path / 'out'), '--no-preview'
   assert predict.main(arguments) == 0  # nobody asked
   assert predict.main([*arguments, '--skip-done']) == 0

@@ -16,7 +16,7 @@ from input_pipeline import bricks, prepare
 from input_pipeline.ct import volume
 from mome_jax import evaluate, predict
 from mome_jax.evaluate import score_files
-from mome_jax.predict import find_scans
+from mome_jax.predict import command, find_scans
 
 DAMAGED = (
   "21_one_header/bad/004.dcm: damaged DICOM (Unknown Value Representation '0x43 0x92' in tag "
@@ -38,7 +38,7 @@ def odd(tmp_path_factory):
 @pytest.fixture
 def run_predict(odd, tmp_path, monkeypatch, capsys):
   """run_predict(*inputs) -> exit code, rows of report.csv, standard error."""
-  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold())
   monkeypatch.chdir(odd)
 
   def call(*inputs, options=('--no-preview', '--quiet')):

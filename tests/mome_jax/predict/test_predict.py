@@ -18,6 +18,7 @@ from mome_jax import checkpoint, predict
 from mome_jax.configs import demo
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.models import build_model
+from mome_jax.predict import command
 from mome_jax.predict.write_results import make_targets
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import optimizer, sharding, state
@@ -145,7 +146,7 @@ def test_the_second_case_of_a_folder_loads_and_compiles_nothing(network, tmp_pat
   jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: events.append(event) if 'backend_compile' in event else None
   )
-  monkeypatch.setattr(predict, 'Predictor', lambda *_, **__: loads.append(1) or network)
+  monkeypatch.setattr(command, 'Predictor', lambda *_, **__: loads.append(1) or network)
   monkeypatch.setattr(checkpoint, 'load_model', lambda *_: loads.append('again'))
   (tmp_path / 'scans').mkdir()
   save_scan(tmp_path / 'scans' / 'a.nii.gz')
@@ -350,7 +351,7 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
     window = logits[..., 0] / 40 + 0.5  # back to the channel
     return np.stack([logits[..., 0], 5 - np.abs(window - 0.3) * 100], -1)
 
-  monkeypatch.setattr(predict, 'Predictor', lambda path, **_: Threshold(spleen))
+  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold(spleen))
   arguments = ['--checkpoint', 'x', '--output', str(tmp_path / 'out'), '--input']
   right, wrong = str(tmp_path / 'right.nii'), str(tmp_path / 'wrong.nii')
   arguments.insert(0, '--overwrite')
