@@ -17,7 +17,7 @@ from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import command
 from mome_jax import __version__, checkpoint
 from mome_jax.inference.loaded_model import SHIPPED
-from mome_jax.predict import manifest
+from mome_jax.predict import run_record
 from mome_jax.training import compilation
 
 
@@ -32,7 +32,7 @@ def info() -> dict:
     'version': __version__,
     'python': platform.python_version(),
     'platform': platform.platform(),
-    'packages': manifest.versions(),
+    'packages': run_record.versions(),
     'devices': [f'{device.platform}:{device.id} {device.device_kind}' for device in jax.devices()],
     'compilation_cache': compilation.cache_folder(),
     'models': [_describe(SHIPPED)],

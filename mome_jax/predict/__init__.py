@@ -1,19 +1,35 @@
-"""CT in, segmentation out: `python -m mome_jax.predict`, or `predict(...)` from Python."""
+"""CT in, segmentation out: `python -m mome_jax.predict`, or `predict(...)` from Python.
+
+A `Request` says what is asked for. `segment_scans` finds the scans (`find_scans`), has the model
+read the prompts (`prompted_model`) and sends the scans through a line of `workers`, whose results
+go to disk whole or not at all (`write_results`, `staging`). `run_record` keeps what became of them,
+and `earlier` knows which of them need not be made again.
+"""
 
 import sys
 import types
+from typing import Any
 
-from mome_jax.predict.command import (
-  DEMO,
-  PredictError,
-  find_devices,
-  main,
-  make_parser,
-  predict,
-)
-from mome_jax.predict.workers import Result
+from mome_jax.predict.command import DEMO, main, make_parser
+from mome_jax.predict.find_scans import ScanError
+from mome_jax.predict.prompted_model import find_devices
+from mome_jax.predict.request import Options, PredictError, Request
+from mome_jax.predict.result import Result
+from mome_jax.predict.segment_scans import predict, segment
 
-__all__ = ['DEMO', 'PredictError', 'find_devices', 'main', 'make_parser', 'predict']
+__all__ = [
+  'DEMO',
+  'Options',
+  'PredictError',
+  'Request',
+  'Result',
+  'ScanError',
+  'find_devices',
+  'main',
+  'make_parser',
+  'predict',
+  'segment',
+]
 
 
 class _Callable(types.ModuleType):
@@ -22,7 +38,7 @@ class _Callable(types.ModuleType):
   Package attribute and module share a name; whichever is imported first would hide the other.
   """
 
-  def __call__(self, *args, **keywords) -> list[Result]:
+  def __call__(self, *args: Any, **keywords: Any) -> list[Result]:
     return predict(*args, **keywords)
 
 

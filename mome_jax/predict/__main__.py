@@ -2,7 +2,7 @@
 
 import sys
 
-from mome_jax.predict import main, make_parser
+from mome_jax.predict.command import main, make_parser
 
 __all__ = ['main', 'make_parser']
 

@@ -23,254 +23,30 @@ written) or nothing could be done; 3 if --check-sides found a scan that looks mi
 """
 
 import argparse
-import dataclasses
-import datetime
 import functools
 import json
-import os
 import pathlib
-import re
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
 from absl import logging
 
 import mome_jax
 from input_pipeline import errors, stopping
 from input_pipeline.cli import Parser, dashed, spacing
-from input_pipeline.progress import bar as progress_bar
 from input_pipeline.text_files import read_text
-from mome_jax.errors import UserError
-from mome_jax.inference import postprocess, router_maps
-from mome_jax.inference.loaded_model import SHIPPED, Predictor
-from mome_jax.predict import (
-  dicom_seg,
-  earlier,
-  find_scans,
-  manifest,
-  provenance,
-  run_record,
-  staging,
-  write_results,
-)
-from mome_jax.predict.workers import Job, Result
+from mome_jax.inference import postprocess
+from mome_jax.inference.loaded_model import SHIPPED
+from mome_jax.predict import run_record, write_results
+from mome_jax.predict.request import FAST_OVERLAP, Options, PredictError
+from mome_jax.predict.result import Result
+from mome_jax.predict.segment_scans import predict
 from mome_jax.text.prompts import parse_prompts
 from mome_jax.training import compilation
 
-FAST_OVERLAP = 0.25  # of --fast: about a third of the windows of 0.5
 DEMO = pathlib.Path(mome_jax.__file__).parent / 'assets' / 'demo' / 'head_neck.nii.gz'
-_BAR = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
 
 
-class PredictError(UserError):
-  """What was asked for cannot be done; the message names the fix."""
-
-
-# ---------------------------------------------------------------------------- prediction
-def predict(
-  model: str | os.PathLike | Predictor,
-  inputs: Sequence[str | os.PathLike],
-  output: str | os.PathLike,
-  prompts: Sequence[str] | None = None,
-  *,
-  options: write_results.Options = write_results.DEFAULTS,
-  existing: str = 'error',
-  fast: bool = False,
-  assume_spacing: Sequence[float] | None = None,
-  volume_number: int | None = None,
-  check_sides: bool = False,
-  text_model: str | os.PathLike | None = None,
-  rules: Sequence[str] | None = None,
-  device: str | None = None,
-  progress: bool = True,
-  on_result: Callable[[Result], object] = lambda result: None,
-) -> list[Result]:
-  """Segments scans and writes the results; a scan that fails does not stop the others.
-
-  Args:
-    model: model folder, training workdir or one of its `checkpoints/STEP`; or a `Predictor`, which
-      several calls can share.
-    inputs: NIfTI files, zip archives and folders; see `find_scans.find_cases`.
-    output: folder; created where missing.
-    prompts: class names or any text; None is the classes that the model was trained on.
-    options: what to write besides labels and legend.
-    existing: what to do with scans whose results are there: 'error', 'overwrite' or 'skip'.
-    fast: let windows overlap by 0.25; the grid stays the same.
-    assume_spacing: (3,) mm, in place of what NIfTI headers say.
-    volume_number: which one of NIfTI files with several volumes, from 0 on.
-    check_sides: call a scan mirrored where liver and spleen have changed sides.
-    rules: of post-processing, names of `postprocess.RULES`; None is those of the model's config.
-    text_model: see `Predictor`.
-    device: where a model that is not loaded yet goes; see `find_devices`.
-    progress: show a bar, and notes as they come, on the standard error.
-    on_result: called with each result when it is written.
-
-  Returns:
-    One result a scan, in order; `report.csv` and `manifest.json` in the output folder hold them,
-    and are written anew after each scan.
-
-  Raises:
-    PredictError: if the output folder cannot be used, is full, or holds results of these scans.
-    ScanError: if there is no scan.
-    CheckpointError, TextVectorError: if the model cannot be used.
-    ValueError: if a prompt comes twice or there are too many, or a rule is unknown.
-  """
-  started, start = datetime.datetime.now(datetime.UTC), time.perf_counter()
-  if existing not in ('error', 'overwrite', 'skip'):
-    raise PredictError(f"existing={existing!r}: expected 'error', 'overwrite' or 'skip'")
-  output, impossible = pathlib.Path(output), {}
-  cases, notes = find_scans.find_cases(inputs, output=output)
-  if options.dicom_seg:
-    _need_dicom(cases)
-    impossible = dicom_seg.impossible(cases)
-    notes += write_results.not_written(impossible)
-  _make_output(output, inputs)
-  if existing == 'error':
-    _refuse_existing(output, cases)
-  predictor = model
-  if isinstance(model, str | os.PathLike):
-    predictor = Predictor(model, text_model=text_model, devices=find_devices(device))
-  targets = write_results.make_targets(prompts or predictor.config.classes, predictor.template)
-  names = [target.name for target in targets]
-  if check_sides and not {'liver', 'spleen'} <= set(names):
-    raise PredictError('--check-sides compares liver and spleen: name both in --prompts')
-  untrained = set(names) & set(predictor.template.names()) - set(predictor.config.classes)
-  if untrained:
-    notes.append(
-      f'the model was not trained on {", ".join(sorted(untrained))}: do not trust it there'
-    )
-  texts = [target.prompt for target in targets]
-  overlap = FAST_OVERLAP if fast else None
-  segmenter = predictor.segmenter(names, texts, rules=rules, overlap=overlap)
-  explainer = None
-  if options.report:
-    explainer = router_maps.make_explainer(predictor, names, texts, segmenter)
-  model_record = manifest.describe(predictor)
-  job = Job(
-    segmenter=segmenter,
-    targets=targets,
-    output=output,
-    read=functools.partial(find_scans.read, assume_spacing=assume_spacing, number=volume_number),
-    options=options,
-    check_sides=check_sides,
-    origin={'checkpoint': predictor.path, 'step': predictor.step},
-    request=provenance.of_run(
-      predictor,
-      segmenter,
-      texts,
-      weights=model_record['checkpoint']['sha256'],
-      assume_spacing=assume_spacing,
-      volume_number=volume_number,
-    ),
-    explainer=explainer,
-    impossible=impossible,
-  )
-  settings = {**dataclasses.asdict(options), 'existing': existing, 'fast': fast,
-              'assume_spacing': assume_spacing, 'volume_number': volume_number,
-              'check_sides': check_sides, 'postprocess': segmenter.settings.rules}  # fmt: skip
-  record = {
-    'started': started.isoformat(timespec='seconds'),
-    **manifest.environment(),
-    **model_record,
-    'prompts': [dataclasses.asdict(target) for target in targets],
-    'options': settings,
-    'notes': notes,
-  }
-  loaded = time.perf_counter() - start
-
-  def write_record(results, *, finished):
-    seconds = {'load': round(loaded, 2), 'total': round(time.perf_counter() - start, 2)}
-    told = {**record, 'finished': finished, 'seconds': seconds}
-    try:
-      run_record.write(output, told, results, names)
-    except OSError as error:
-      raise PredictError(f'{output}: cannot be written ({error.strerror})') from error
-
-  so_far = []
-
-  def keep(result):
-    so_far.append(result)
-    write_record(so_far, finished=False)
-    on_result(result)
-
-  write_record([], finished=False)  # those of an earlier run do not stand for this one
-  before = earlier.results(output, cases, job) if existing == 'skip' else {}
-  done = {name: result for name, result in before.items() if result.status != 'ok'}
-  job = dataclasses.replace(job, extended=before.keys() - done.keys())
-  results = _run(job, cases, done, notes, progress=progress, on_result=keep)
-  write_record(results, finished=True)
-  return results
-
-
-def _run(job, cases, done, notes, *, progress, on_result) -> list[Result]:
-  """The results of all cases in order; those of `done`, by name, are not made again."""
-  results = {}
-  open_cases = [case for case in cases if case.name not in done]
-  with progress_bar(total=len(cases), bar_format=_BAR, disable=not progress) as bar:
-
-    def on_progress(case, share):
-      bar.set_description(case.name, refresh=False)
-      bar.update(share)
-
-    def finish(number, result):
-      results[number] = result
-      # What is missing is told at the end, and of what is known not to be possible before too.
-      if (
-        result.message not in ('', '; '.join(write_results.not_written(result.missing)))
-        and progress
-      ):
-        kind = f'failed {result.case}' if result.status == 'failed' else 'note'
-        bar.write(f'{kind}: {result.message}', file=sys.stderr)
-      on_result(result)
-
-    if progress:
-      for note in notes:
-        bar.write(f'note: {note}', file=sys.stderr)
-    for number, case in enumerate(cases):
-      if case.name in done:
-        finish(number, done[case.name])
-    numbers = [number for number, case in enumerate(cases) if case.name not in done]
-    for number, result in zip(numbers, job.run(open_cases, on_progress), strict=True):
-      finish(number, result)
-    bar.update(len(cases) - bar.n)
-  return [results[number] for number in sorted(results)]
-
-
-def _need_dicom(cases: Sequence[find_scans.Case]) -> None:
-  others = [case.input for case in cases if case.series is None and not case.problem]
-  if others:
-    raise PredictError(f'{others[0]}: is not DICOM; --dicom-seg needs the headers of a series')
-
-
-def _make_output(output: pathlib.Path, inputs: Sequence[str | os.PathLike]) -> None:
-  if any(pathlib.Path(path).resolve() == output.resolve() for path in inputs):
-    raise PredictError(f'{output}: is the input too; masks there would be read as scans next time')
-  try:
-    output.mkdir(parents=True, exist_ok=True)
-    staging.sweep(output)
-    with staging.scratch(output):
-      pass
-  except OSError as error:
-    raise PredictError(
-      f'{output}: cannot be written ({error.strerror}); change --output'
-    ) from error
-
-
-def _refuse_existing(output: pathlib.Path, cases: Sequence[find_scans.Case]) -> None:
-  there = [
-    name for case in cases for name in write_results.names_of(case.name) if (output / name).exists()
-  ]
-  if there:
-    more = f' and {len(there) - 1} more' if len(there) > 1 else ''
-    raise PredictError(
-      f'{output}/{there[0]}{more}: results of an earlier run; pass --overwrite or --skip-done, or '
-      'change --output'
-    )
-
-
-# ---------------------------------------------------------------------------- command line
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = Parser(
@@ -279,6 +55,18 @@ def make_parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+  _add_scans_and_prompts(parser)
+  _add_results(parser)
+  parser.add_argument(
+    '--json', action='store_true', help='one JSON object a scan on the standard output'
+  )
+  parser.add_argument(
+    '--quiet', action='store_true', help='no progress bar, no notes; failures are still told'
+  )
+  return parser
+
+
+def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--checkpoint',
     default=SHIPPED,
@@ -299,6 +87,9 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--text-model', help='folder of the T5 checkpoint of a model with frozen text, for new prompts'
   )
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--masks', action='store_true', help='also one binary file a class, in NAME_masks/'
   )
@@ -308,9 +99,11 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--dicom-seg', action='store_true', help='also NAME_seg.dcm, a DICOM SEG; for DICOM input'
   )
-  there = parser.add_mutually_exclusive_group()
-  there.add_argument('--overwrite', action='store_true', help='replace results of an earlier run')
-  there.add_argument(
+  existing = parser.add_mutually_exclusive_group()
+  existing.add_argument(
+    '--overwrite', action='store_true', help='replace results of an earlier run'
+  )
+  existing.add_argument(
     '--skip-done',
     action='store_true',
     help='keep results of an earlier run with the same scans, model and options',
@@ -341,13 +134,6 @@ def make_parser() -> argparse.ArgumentParser:
     metavar='RULES',
     help=f"separated by commas: {', '.join(postprocess.RULES)}; or none; default: the model's own",
   )
-  parser.add_argument(
-    '--json', action='store_true', help='one JSON object a scan on the standard output'
-  )
-  parser.add_argument(
-    '--quiet', action='store_true', help='no progress bar, no notes; failures are still told'
-  )
-  return parser
 
 
 def _read_prompts(args: argparse.Namespace) -> list[str] | None:
@@ -365,24 +151,6 @@ def _read_prompts(args: argparse.Namespace) -> list[str] | None:
   return prompts
 
 
-def find_devices(name: str | None) -> list | None:
-  """JAX devices by name: a platform, or one of its devices as 'gpu:1'; None is all there are.
-
-  Raises:
-    PredictError: if there is none; the message lists what there is.
-  """
-  if name is None:
-    return None
-  words = re.fullmatch('([a-z]+)(?::([0-9]+))?', name)
-  try:
-    devices = jax.local_devices(backend=words[1])
-    return devices if words[2] is None else [devices[int(words[2])]]
-  except (RuntimeError, TypeError, IndexError) as error:
-    names = [f'{device.platform}:{n}' for n, device in enumerate(jax.local_devices())]
-    known = ', '.join(dict.fromkeys([*names, 'cpu']))
-    raise PredictError(f'--device {name}: no such device; there is {known}') from error
-
-
 def _print_json(output: str, result: Result) -> None:
   written = str(pathlib.Path(output, f'{result.case}_seg.nii.gz'))
   row = {**run_record.row(result), 'output': None if result.status == 'failed' else written,
@@ -396,7 +164,7 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
     [DEMO] if args.demo else args.input,
     args.output,
     _read_prompts(args),
-    options=write_results.Options(
+    options=Options(
       args.masks, args.probabilities, not args.no_preview, args.report, args.dicom_seg
     ),
     existing='overwrite' if args.overwrite else 'skip' if args.skip_done else 'error',

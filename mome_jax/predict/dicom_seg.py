@@ -4,13 +4,15 @@ import contextlib
 import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from input_pipeline.ct import dicom, volume
+from mome_jax import __version__
 from mome_jax.errors import UserError
 from mome_jax.inference.segmentation import Segmentation
-from mome_jax.predict import find_scans, manifest
+from mome_jax.predict import find_scans
 
 # SNOMED CT codes of the classes without their side; those of DICOM's context groups where it has
 # one (PS3.16). What is not listed is coded as a body structure and named by its label.
@@ -46,7 +48,6 @@ _SIDES = {'right': ('24028007', 'Right'), 'left': ('7771000', 'Left')}
 _STRUCTURE = ('123037004', 'Body structure')
 _LESION = ('49755003', 'Morphologically Abnormal Structure')
 
-
 _COMMON = ('StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')  # to all slices
 _IDENTITY = (*_COMMON, 'SOPClassUID', 'SOPInstanceUID')
 _EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber',
@@ -57,7 +58,7 @@ class DicomSegError(UserError):
   """A series that no DICOM SEG can be made for; the message says what it lacks."""
 
 
-def lacking(headers: Sequence) -> str:
+def lacking(headers: Sequence[Any]) -> str:
   """Why no DICOM SEG can be made of slices with these pydicom headers; empty if one can.
 
   What must be repeated but may be empty (PatientID, AccessionNumber, ...) is no reason.
@@ -70,18 +71,18 @@ def lacking(headers: Sequence) -> str:
   return ''
 
 
-def impossible(cases: Sequence[find_scans.Case]) -> dict[str, str]:
-  """The DICOM SEG files that the first header of a case forbids, with the reason."""
+def impossible(scans: Sequence[find_scans.ScanFiles]) -> dict[str, str]:
+  """The DICOM SEG files that the first header of a scan forbids, with the reason."""
   import pydicom
 
   reasons = {}
-  for case in cases:
+  for scan in scans:
     # A header that cannot be read is told of where the scan is.
-    with contextlib.suppress(Exception), contextlib.closing(find_scans.open_files(case)) as files:
+    with contextlib.suppress(Exception), contextlib.closing(find_scans.open_files(scan)) as files:
       header = pydicom.dcmread(next(files), stop_before_pixels=True, force=True)
-      problem = lacking([header]) if case.series is not None else ''
+      problem = lacking([header]) if scan.series is not None else ''
       if problem:
-        reasons[f'{case.name}_seg.dcm'] = problem
+        reasons[f'{scan.name}_seg.dcm'] = problem
   return reasons
 
 
@@ -93,7 +94,7 @@ def write(
 ) -> None:
   """Writes one binary segment a class; they may overlap, as an organ and its tumour do.
 
-  Holds a byte for every voxel of every class on the slices where something was found.
+  Holds a byte for every voxel of every class on the slices where any class has one.
 
   Args:
     path: `.dcm` file.
@@ -107,27 +108,18 @@ def write(
   import highdicom
   from pydicom.sr.codedict import codes
 
-  geometry = series.volume.geometry
-  used = volume.from_canonical(segmentation.winner, geometry).any((0, 1))
-  frames = np.stack(
-    [
-      # (columns, rows, slices) -> (slices, rows, columns)
-      volume.from_canonical(segmentation.mask(name), geometry)[..., used].T
-      for name in colours
-    ],
-    axis=-1,
-  )
   problem = lacking(series.headers)
   if problem:
     raise DicomSegError(problem)
-  version = manifest.versions().get('mome-jax', 'source')  # not installed: run from its folder
+  winner = volume.from_canonical(segmentation.winner, series.volume.geometry)
+  used = np.asarray(winner.any((0, 1)))
   algorithm = highdicom.AlgorithmIdentificationSequence(
-    name='MoME-JAX', version=version, family=codes.DCM.ArtificialIntelligence
+    name='MoME-JAX', version=__version__, family=codes.DCM.ArtificialIntelligence
   )
   try:
     made = highdicom.seg.Segmentation(
       source_images=_completed(series, used),
-      pixel_array=frames,
+      pixel_array=_frames(series, segmentation, list(colours), used),
       segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
       segment_descriptions=[
         _describe(number, name, rgb, algorithm)
@@ -139,7 +131,7 @@ def write(
       instance_number=1,
       manufacturer='MoME-JAX',
       manufacturer_model_name='MoME-JAX',
-      software_versions=version,
+      software_versions=__version__,
       device_serial_number='0',
       content_label='SEGMENTATION',
       specific_character_set=_character_set(series, colours),
@@ -150,7 +142,18 @@ def write(
   made.save_as(path)
 
 
-def _completed(series: dicom.Series, used: np.ndarray) -> list:
+def _frames(
+  series: dicom.Series, segmentation: Segmentation, names: Sequence[str], used: np.ndarray
+) -> np.ndarray:
+  """(slices, rows, columns, K) bool: masks of K classes on the used slices of a series."""
+  masks = []
+  for name in names:
+    mask = volume.from_canonical(segmentation.mask(name), series.volume.geometry)
+    masks.append(mask[..., used].T)  # (columns, rows, slices) -> (slices, rows, columns)
+  return np.stack(masks, axis=-1)
+
+
+def _completed(series: dicom.Series, used: np.ndarray) -> list[Any]:
   """Headers of the used slices with what anonymised ones may lack: empty fields, the thickness."""
   axes = series.volume.geometry.affine[:3, :3]
   normal = np.cross(axes[:, 0], axes[:, 1])
@@ -168,14 +171,14 @@ def _completed(series: dicom.Series, used: np.ndarray) -> list:
   return headers
 
 
-def _character_set(series: dicom.Series, names: Iterable[str]):
+def _character_set(series: dicom.Series, names: Iterable[str]) -> str | None:
   """That of the series, or Unicode where a name needs it."""
   if all(map(str.isascii, names)):
     return series.headers[0].get('SpecificCharacterSet')
   return 'ISO_IR 192'
 
 
-def _describe(number: int, name: str, rgb: Sequence[float], algorithm):
+def _describe(number: int, name: str, rgb: Sequence[float], algorithm: Any) -> Any:
   """The coded description of a segment."""
   import highdicom
 

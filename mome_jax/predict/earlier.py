@@ -6,44 +6,62 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mome_jax.predict import find_scans, provenance, workers, write_results
-from mome_jax.predict.workers import Job, Result
+from mome_jax.predict import output_names, provenance, workers, write_results
+from mome_jax.predict.find_scans import ScanFiles
+from mome_jax.predict.request import PredictError, Target
+from mome_jax.predict.result import Result
+from mome_jax.predict.workers import Job
 
 
-def results(output: pathlib.Path, cases: Sequence[find_scans.Case], job: Job) -> dict[str, Result]:
-  """What an earlier run has left of the cases, by name.
+def refuse(output: pathlib.Path, scans: Sequence[ScanFiles]) -> None:
+  """Raises PredictError if the folder holds anything that would be written for the scans."""
+  present = [
+    name for scan in scans for name in output_names.possible(scan.name) if (output / name).exists()
+  ]
+  if present:
+    more = f' and {len(present) - 1} more' if len(present) > 1 else ''
+    raise PredictError(
+      f'{output}/{present[0]}{more}: results of an earlier run; pass --overwrite or --skip-done, '
+      'or change --output'
+    )
+
+
+def results(output: pathlib.Path, scans: Sequence[ScanFiles], job: Job) -> dict[str, Result]:
+  """What an earlier run has left of the scans, by name.
 
   'ok' is a result of the same request that lacks files that are asked for now. One that was made
   otherwise is a failure, not passed off as done.
 
   Args:
     output: folder of the results.
-    cases: asked for now.
+    scans: asked for now.
     job: what would be done to them.
   """
-  found = {}
-  for case in cases:
-    legend = output / f'{case.name}_seg.json'
-    if case.problem or not legend.exists():
+  kept = {}
+  for scan in scans:
+    legend = output / f'{scan.name}_seg.json'
+    if scan.problem or not legend.exists():
       continue
     try:
-      now = {'scan': provenance.of_scan(case), **job.request}
+      now = {'scan': provenance.of_scan(scan), **job.model.provenance}
     except Exception:  # of many kinds; reading it will say why
       continue
     try:
       written = json.loads(legend.read_text())
-      problem = _differences(written, now, job.targets)
+      problem = _differences(written, now, job.model.targets)
       if not problem:
-        found[case.name] = _kept(output, case, written, job)
+        kept[scan.name] = _kept(output, scan, written, job)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       problem = f'cannot be read as a legend ({error!r})'
     if problem:
       message = f'{legend}: {problem}; pass --overwrite, or change --output'
-      found[case.name] = Result(case.name, case.input, 'failed', message=message)
-  return found
+      kept[scan.name] = Result(scan.name, scan.input, 'failed', message=message)
+  return kept
 
 
-def _differences(legend: Mapping[str, Any], now: Mapping, targets: Sequence) -> str:
+def _differences(
+  legend: Mapping[str, Any], now: Mapping[str, Any], targets: Sequence[Target]
+) -> str:
   """How the results that a legend describes were made otherwise; empty if they were not."""
   rows = legend['labels']
   if 'request' not in legend:
@@ -57,22 +75,21 @@ def _differences(legend: Mapping[str, Any], now: Mapping, targets: Sequence) -> 
   return f'made with {", ".join(others)}' if others else ''
 
 
-def _kept(
-  output: pathlib.Path, case: find_scans.Case, legend: Mapping[str, Any], job: Job
-) -> Result:
+def _kept(output: pathlib.Path, scan: ScanFiles, legend: Mapping[str, Any], job: Job) -> Result:
   """The result of an earlier run with the same request."""
   rows = legend['labels']
-  names = write_results.wanted(case.name, job.options, present=any(row['present'] for row in rows))
+  present = any(row['present'] for row in rows)
+  names = output_names.of_scan(scan.name, job.request.options, present=present)
   absent = [name for name in names if not (output / name).exists()]
   missing = {name: job.impossible[name] for name in absent if name in job.impossible}
   notes = [*legend['warnings'], *write_results.not_written(missing)]
   status = 'incomplete' if missing else 'skipped'
   if set(absent) - set(missing):
     status = 'ok'
-  elif job.check_sides and legend['mirrored']:
+  elif job.request.check_sides and legend['mirrored']:
     status = 'mirrored'
-    notes.append(workers.mirrored_note(case))
+    notes.append(workers.mirrored_note(scan))
   text = '; '.join(dict.fromkeys(notes))
   return Result(
-    case.name, case.input, status, message=text, labels=rows, missing=missing, kept=True
+    scan.name, scan.input, status, message=text, labels=rows, missing=missing, kept=True
   )

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import BinaryIO
 
 from input_pipeline import inventory
@@ -25,8 +25,8 @@ class ScanError(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-  """A scan to be segmented.
+class ScanFiles:
+  """Where a scan to be segmented lies, and what it is called.
 
   Attributes:
     name: NAME in the outputs' names.
@@ -47,21 +47,21 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scan:
+class LoadedScan:
   """A scan that was read: `volume`, and for DICOM the `series` it is part of."""
 
   volume: volume.Volume
   series: dicom.Series | None = None
 
 
-def find_cases(
+def find_scans(
   paths: Sequence[str | os.PathLike], *, output: str | os.PathLike | None = None
-) -> tuple[list[Case], list[str]]:
+) -> tuple[list[ScanFiles], list[str]]:
   """The scans of files and folders.
 
   Of a folder: NIfTI files, zip archives and DICOM CT series at any depth. What looks like a scan
-  and cannot be read is a case with a `problem`; results of earlier predictions and label maps, by
-  the names of public datasets, are left out. A scan that is reached twice is one case. Names are
+  and cannot be read is a scan with a `problem`; results of earlier predictions and label maps, by
+  the names of public datasets, are left out. A scan that is reached twice counts once. Names are
   those of files, without nnU-Net's channel, or of DICOM folders; where two are equal, their folders
   come in front.
 
@@ -70,13 +70,13 @@ def find_cases(
     output: folder that is left out where it lies in one of them.
 
   Returns:
-    The cases, by input and name; and notes on what was left out.
+    The scans, by input and name; and notes on what was left out.
 
   Raises:
     ScanError: if a path does not exist, or a folder holds no scan.
   """
-  cases, notes = [], []
-  skip = functools.partial(_skip, output=output and os.path.realpath(output))
+  scans, notes = [], []
+  skip = functools.partial(_skip, output=None if output is None else os.path.realpath(output))
   for path in map(pathlib.Path, paths):
     if os.path.isdir(path):
       more, left_out = _of_folder(path, skip)
@@ -84,54 +84,67 @@ def find_cases(
       more, left_out = _of_file(path)
     else:
       raise ScanError(f'{path}: no such file or folder; correct --input')
-    cases += more
+    scans += more
     notes += [f'{path}: left out {", ".join(left_out)}'] if left_out else []
-  cases, again = _once(cases)
-  return _distinct(cases), notes + again
+  scans, again = _once(scans)
+  return _distinct(scans), notes + again
 
 
 def read(
-  case: Case, *, assume_spacing: Sequence[float] | None = None, number: int | None = None
-) -> Scan:
+  scan: ScanFiles, *, assume_spacing: Sequence[float] | None = None, number: int | None = None
+) -> LoadedScan:
   """Reads a scan.
 
   Args:
-    case: from `find_cases`.
+    scan: from `find_scans`.
     assume_spacing: of NIfTI files, as in `volume.read_image`.
     number: of NIfTI files, as in `volume.read_image`.
 
   Raises:
     VolumeError: if it cannot be read; see `volume.read_image` and `dicom.read_dicom`.
   """
-  if case.problem:
-    raise volume.VolumeError(case.problem)
-  if case.series is None:
-    return Scan(volume.read_image(case.path, assume_spacing=assume_spacing, number=number))
+  if scan.problem:
+    raise volume.VolumeError(scan.problem)
+  if scan.series is None:
+    return LoadedScan(volume.read_image(scan.path, assume_spacing=assume_spacing, number=number))
   if assume_spacing is not None or number is not None:
-    raise volume.VolumeError(f'{case.input}: --assume-spacing and --volume are for NIfTI files')
-  series = dicom.read_series(case.path, series=case.series)
-  return Scan(series.volume, series)
+    raise volume.VolumeError(f'{scan.input}: --assume-spacing and --volume are for NIfTI files')
+  series = dicom.read_series(scan.path, series=scan.series)
+  return LoadedScan(series.volume, series)
 
 
-def open_files(case: Case) -> Iterator[BinaryIO]:
-  """The files that a case is read from, each open until the next one is asked for.
+def open_files(scan: ScanFiles) -> Generator[BinaryIO, None, None]:
+  """The files that a scan is read from, each open until the next one is asked for.
 
   Raises:
     OSError, VolumeError: if one cannot be opened.
   """
-  if case.series is None:
-    for path in inventory.halves(case.path):
+  if scan.series is None:
+    for path in inventory.halves(scan.path):
       with path.open('rb') as stream:
         yield stream
     return
-  with dicom.opened(case.path) as open_file:
-    for name in case.series.names:
+  with dicom.opened(scan.path) as open_file:
+    for name in scan.series.names:
       with open_file(name) as stream:
         yield stream
 
 
+def digests(scan: ScanFiles) -> list[bytes]:
+  """SHA-256 of each file that a scan is read from.
+
+  Raises:
+    OSError, VolumeError: if one cannot be read.
+  """
+  return [
+    # BinaryIO does not declare `readinto`, which every open file has.
+    hashlib.file_digest(stream, 'sha256').digest()  # type: ignore[arg-type]
+    for stream in open_files(scan)
+  ]
+
+
 # ---------------------------------------------------------------------------- finding
-def _of_file(path: pathlib.Path) -> tuple[list[Case], list[str]]:
+def _of_file(path: pathlib.Path) -> tuple[list[ScanFiles], list[str]]:
   file = inventory.look_at(path)
   if file.kind == 'zip' and not file.problem:
     return _of_zip(path)
@@ -142,34 +155,34 @@ def _of_file(path: pathlib.Path) -> tuple[list[Case], list[str]]:
   if file.kind == 'nifti':
     siblings += [name for name in os.listdir(path.parent) if inventory.is_nifti_name(name)]
   name = inventory.case_names(map(inventory.stem, siblings))[inventory.stem(path.name)]
-  return [Case(name, path, problem=problem)], []
+  return [ScanFiles(name, path, problem=problem)], []
 
 
-def _of_zip(path: pathlib.Path, *, named: bool = True) -> tuple[list[Case], list[str]]:
+def _of_zip(path: pathlib.Path, *, named: bool = True) -> tuple[list[ScanFiles], list[str]]:
   """The scans of an archive; one without any fails if it was named, or holds NIfTI."""
   try:
     study = dicom.find_series(path)
   except volume.VolumeError as error:
-    return [Case(path.stem, path, problem=str(error))], []
-  cases = _of_study(path, path.stem, study)
-  if cases:
-    return cases, list(study.left_out)
+    return [ScanFiles(path.stem, path, problem=str(error))], []
+  scans = _of_study(path, path.stem, study)
+  if scans:
+    return scans, list(study.left_out)
   instead = f' but {", ".join(study.left_out)}' if study.left_out else ''
   if not named and 'NIfTI' not in instead:
     return [], ['archive without CT']
   problem = f'{path}: no DICOM CT series in it{instead}; pass the zip of one, or unpack it'
-  return [Case(path.stem, path, problem=problem)], []
+  return [ScanFiles(path.stem, path, problem=problem)], []
 
 
 def _of_folder(
   path: pathlib.Path, skip: Callable[[pathlib.Path], str]
-) -> tuple[list[Case], list[str]]:
+) -> tuple[list[ScanFiles], list[str]]:
   try:
     held = inventory.look(path, _KINDS, skip=skip)
   except OSError as error:
     raise ScanError(f'{path}: cannot be opened ({error.strerror}); correct --input') from error
   study = dicom.find_series(path, held)
-  cases, left_out = [], list(study.left_out)
+  scans, left_out = [], list(study.left_out)
   stems = collections.defaultdict(list)
   nifti = [file for file in (*held.used, *held.failed) if file.kind == 'nifti']
   for file in nifti:
@@ -178,31 +191,31 @@ def _of_folder(
   for file in (*held.used, *held.failed):
     if file.kind == 'nifti':
       name = names[file.parent][inventory.stem(file.path.name)]
-      cases.append(Case(name, file.path, problem=file.problem))
+      scans.append(ScanFiles(name, file.path, problem=file.problem))
     elif file.kind == 'zip' and not file.problem:
       more, inside = _of_zip(file.path, named=False)
-      cases += more
+      scans += more
       left_out += [
         f'{phrase} in {file.name}' if more else f'{file.name} ({phrase})' for phrase in inside
       ]
     elif file.kind != 'dicom':
-      cases.append(Case(file.path.name, file.path, problem=file.problem))
-  cases.sort(key=lambda case: case.path)
-  cases += _of_study(path, path.resolve().name, study)
-  if not cases:
+      scans.append(ScanFiles(file.path.name, file.path, problem=file.problem))
+  scans.sort(key=lambda scan: scan.path)
+  scans += _of_study(path, path.resolve().name, study)
+  if not scans:
     instead = f' but {", ".join(left_out)}' if left_out else ''
     raise ScanError(
       f'{path}: no .nii.gz or .nii file and no DICOM CT series at any depth{instead}; correct '
       '--input'
     )
-  return cases, left_out
+  return scans, left_out
 
 
-def _of_study(path: pathlib.Path, base: str, study: dicom.Study) -> list[Case]:
-  """Its series, and for each folder with files that cannot be read and belong to none a case."""
+def _of_study(path: pathlib.Path, base: str, study: dicom.Study) -> list[ScanFiles]:
+  """Its series, and for each folder with files that cannot be read and belong to none a scan."""
   names = _series_names(base, study.series)
-  cases = [
-    Case(name, path, one, one.problem) for name, one in zip(names, study.series, strict=True)
+  scans = [
+    ScanFiles(name, path, one, one.problem) for name, one in zip(names, study.series, strict=True)
   ]
   failed = collections.defaultdict(list)
   for name, problem in study.failed.items():
@@ -210,8 +223,8 @@ def _of_study(path: pathlib.Path, base: str, study: dicom.Study) -> list[Case]:
   for folder, [(name, problem), *more] in failed.items():
     others = f' (and {len(more)} more)' if more else ''
     title = os.path.basename(name if not more else folder) or base
-    cases.append(Case(title, path / name, problem=problem + others))
-  return cases
+    scans.append(ScanFiles(title, path / name, problem=problem + others))
+  return scans
 
 
 def _skip(path: pathlib.Path, output: str | None) -> str:
@@ -230,27 +243,23 @@ def _skip(path: pathlib.Path, output: str | None) -> str:
   return ''
 
 
-def _once(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
-  """The cases without those that are another again: one path, or a series and its archive."""
-  kept, notes, alike = [], [], collections.defaultdict(list)
-  digest = functools.cache(_digest)
-  for case in cases:
-    series, place = case.series, os.path.realpath(case.path)
-    key = (series.uid, series.slices) if series and series.slices else (place, series or case.name)
+def _once(scans: Sequence[ScanFiles]) -> tuple[list[ScanFiles], list[str]]:
+  """The scans without those that are another again: one path, or a series and its archive."""
+  kept, notes = [], []
+  alike: dict[tuple, list[ScanFiles]] = collections.defaultdict(list)
+  content = functools.cache(lambda scan: frozenset(digests(scan)))
+  for scan in scans:
+    series, place = scan.series, os.path.realpath(scan.path)
+    key = (series.uid, series.slices) if series and series.slices else (place, series or scan.name)
     for other in alike[key]:
       here = (os.path.realpath(other.path), other.series) == (place, series)
-      if here or (series and digest(case) == digest(other)):  # identifiers alone may be made up
-        notes.append(f'{case.input}: left out, it is the same scan as {other.input}')
+      if here or (series and content(scan) == content(other)):  # identifiers alone may be made up
+        notes.append(f'{scan.input}: left out, it is the same scan as {other.input}')
         break
     else:
-      alike[key].append(case)
-      kept.append(case)
+      alike[key].append(scan)
+      kept.append(scan)
   return kept, notes
-
-
-def _digest(case: Case) -> frozenset[bytes]:
-  """Digests of the slices of a series."""
-  return frozenset(hashlib.file_digest(file, 'sha256').digest() for file in open_files(case))
 
 
 # ---------------------------------------------------------------------------- names
@@ -272,30 +281,30 @@ def _series_names(base: str, series: Sequence[dicom.SeriesFiles]) -> list[str]:
   return names
 
 
-def _distinct(cases: Sequence[Case]) -> list[Case]:
-  """The cases, their folders in front of equal names; what stays equal is a problem."""
-  parents = [pathlib.Path(os.path.abspath(case.path)).parent.parts[1:] for case in cases]
-  names = [case.name for case in cases]
+def _distinct(scans: Sequence[ScanFiles]) -> list[ScanFiles]:
+  """The scans, their folders in front of equal names; what stays equal is a problem."""
+  parents = [pathlib.Path(os.path.abspath(scan.path)).parent.parts[1:] for scan in scans]
+  names = [scan.name for scan in scans]
   twins = collections.defaultdict(list)
-  for case, above in zip(cases, parents, strict=True):
-    twins[case.name, above].append(case)
+  for scan, above in zip(scans, parents, strict=True):
+    twins[scan.name, above].append(scan)
   depth = 0
   while True:
     places = collections.defaultdict(set)
-    for case, name, above in zip(cases, names, parents, strict=True):
-      places[name].add((case.name, above))
+    for scan, name, above in zip(scans, names, parents, strict=True):
+      places[name].add((scan.name, above))
     if all(len(here) == 1 for here in places.values()) or depth > max(map(len, parents)):
       break
     depth += 1
     names = [
-      '_'.join([*above[-depth:], case.name]) if len(places[name]) > 1 else name
-      for case, name, above in zip(cases, names, parents, strict=True)
+      '_'.join([*above[-depth:], scan.name]) if len(places[name]) > 1 else name
+      for scan, name, above in zip(scans, names, parents, strict=True)
     ]
   made = []
-  for case, name, above in zip(cases, names, parents, strict=True):
-    same = dict.fromkeys(twin.path.name for twin in twins[case.name, above])
-    problem = case.problem
-    if len(twins[case.name, above]) > 1 and not problem:
+  for scan, name, above in zip(scans, names, parents, strict=True):
+    same = dict.fromkeys(twin.path.name for twin in twins[scan.name, above])
+    problem = scan.problem
+    if len(twins[scan.name, above]) > 1 and not problem:
       problem = f'{" and ".join(same)} would both be written as {name}_seg; rename one'
-    made.append(dataclasses.replace(case, name=name, problem=problem))
+    made.append(dataclasses.replace(scan, name=name, problem=problem))
   return made

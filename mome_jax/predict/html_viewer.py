@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -33,10 +34,10 @@ def write(
   path: str | os.PathLike,
   scan: volume.Volume,
   segmentation: Segmentation,
-  legend: Sequence[Mapping],
+  legend: Sequence[Mapping[str, Any]],
   *,
   title: str,
-  origin: Mapping,
+  origin: Mapping[str, Any],
   routing: RoutingMaps | None = None,
 ) -> None:
   """Writes the page of a scan, at most about 20 MB.
@@ -83,6 +84,11 @@ def write(
     'codes': codes,
     'routing': None if routing is None else _routing(scan, routing, segmentation),
   }
+  pathlib.Path(path).write_text(_page(data))
+
+
+def _page(data: Mapping[str, Any]) -> str:
+  """The text of a page: the viewer, its library and what it shows."""
   # Names may be any text: what could end the script element is escaped.
   text = json.dumps(data, separators=(',', ':')).replace('<', '\\u003c')
   page = (_ASSETS / 'viewer.html').read_text()
@@ -94,7 +100,7 @@ def write(
   ):
     before, after = page.split(mark)
     page = before + content + after
-  pathlib.Path(path).write_text(page)
+  return page
 
 
 def _without_folders(texts: Sequence[str], path: str) -> list[str]:
@@ -142,34 +148,38 @@ def _shown_affine(scan: volume.Volume, shape: Sequence[int], step: np.ndarray) -
 def _image(scan: volume.Volume, step: np.ndarray) -> str:
   hu = scan.array
   if not np.allclose(step, scan.spacing):
-    hu = resample.resample(hu, scan.spacing, step, order=1)
+    hu = resample.resample(hu, tuple(scan.spacing), tuple(step), order=1)
   hu = np.clip(np.rint(hu / _HU_STEP) * _HU_STEP, -1024, 3072).astype(np.int16)
   return _nifti(hu, _shown_affine(scan, hu.shape, step))
 
 
-def _labels(scan, segmentation: Segmentation, step) -> tuple[str, list[list[int]]]:
+def _labels(
+  scan: volume.Volume, segmentation: Segmentation, step: np.ndarray
+) -> tuple[str, list[list[int]]]:
   """A label map that keeps which classes overlap.
 
   Returns:
     The map, and for every code from 0 on the indices of the classes it belongs to, innermost first.
   """
   names, contains = segmentation.names, segmentation.template.contains
-  winner = resample.resample(segmentation.winner, scan.spacing, step, order=0)
-  over = resample.resample(segmentation.over, scan.spacing, step, order=0)
+  old, new = tuple(scan.spacing), tuple(step)
+  winner = resample.resample(segmentation.winner, old, new, order=0)
+  over = resample.resample(segmentation.over, old, new, order=0)
   shown = Segmentation(names, winner, over, segmentation.template)
-  codes, meanings = np.zeros(winner.shape, np.uint16), [[]]
+  codes = np.zeros(winner.shape, np.uint16)
+  meanings: list[list[int]] = [[]]
   for k, name in enumerate(names):
-    own = winner == k + 1
-    if not own.any():
+    owned = winner == k + 1
+    if not owned.any():
       continue
     outer = [n for n in names if contains(n, name)]
     outer.sort(key=lambda n: sum(contains(other, n) for other in names), reverse=True)
-    members = np.zeros(own.sum(), np.int64)
+    members = np.zeros(owned.sum(), np.int64)
     for bit, other in enumerate(outer):
-      members |= shown.mask(other)[own].astype(np.int64) << bit
-    found, inverse = np.unique(members, return_inverse=True)
-    codes[own] = len(meanings) + inverse
-    for bits in found:
+      members |= shown.mask(other)[owned].astype(np.int64) << bit
+    combinations, inverse = np.unique(members, return_inverse=True)
+    codes[owned] = len(meanings) + inverse
+    for bits in combinations:
       inside = [names.index(n) for bit, n in enumerate(outer) if bits >> bit & 1]
       meanings.append([k, *inside])
   kind = np.uint8 if len(meanings) <= 256 else np.uint16
@@ -177,8 +187,9 @@ def _labels(scan, segmentation: Segmentation, step) -> tuple[str, list[list[int]
 
 
 def _centre(scan: volume.Volume, segmentation: Segmentation, name: str) -> list[float]:
-  """World mm of a voxel of the class, in its largest axial section."""
+  """World mm of a voxel of the class, in its largest axial section; of a class that has voxels."""
   box = segmentation.boxes[name]
+  assert box is not None
   mask = segmentation.mask(name, box)
   z = int(mask.sum((0, 1)).argmax())
   columns = np.argwhere(mask[..., z])
@@ -188,7 +199,9 @@ def _centre(scan: volume.Volume, segmentation: Segmentation, name: str) -> list[
   return [round(float(mm), 2) for mm in _affine(scan, scan.spacing, steps)[:3, 3]]
 
 
-def _routing(scan: volume.Volume, routing: RoutingMaps, segmentation: Segmentation) -> dict:
+def _routing(
+  scan: volume.Volume, routing: RoutingMaps, segmentation: Segmentation
+) -> dict[str, Any]:
   """Table and maps: of each present class a file of L + 2 frames: shares, mean scale, entropy.
 
   0 is air, 1 to 255 stand for 0 to 1.
@@ -218,7 +231,9 @@ def _dense_cells(scan: volume.Volume, routing: RoutingMaps) -> np.ndarray:
   return body.patient(scan.array[np.ix_(*index)])
 
 
-def _frames(scan, routing: RoutingMaps, k: int, dense: np.ndarray, factor: int) -> str:
+def _frames(
+  scan: volume.Volume, routing: RoutingMaps, k: int, dense: np.ndarray, factor: int
+) -> str:
   weights = routing.weights[k].astype(np.float32) / 255  # (L, d, h, w)
   count = len(weights)
   scale = np.tensordot(np.arange(count) / (count - 1), weights, 1)

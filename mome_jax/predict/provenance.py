@@ -8,6 +8,7 @@ from typing import Any
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.predict import find_scans
+from mome_jax.predict.request import Request
 
 _NETWORK = ('model', 'text', 'classes', 'new_classes')  # of a config
 _NAMES = {
@@ -18,24 +19,22 @@ _NAMES = {
 }  # of what is too long to be told
 
 
-def of_run(
+def of_request(
+  request: Request,
   predictor: Predictor,
   segmenter: Segmenter,
   prompts: Sequence[str],
   *,
   weights: str,
-  assume_spacing: Sequence[float] | None,
-  volume_number: int | None,
 ) -> dict[str, Any]:
   """All that decides which voxel belongs to which class, but the scan: values fit for JSON.
 
   Args:
+    request: what is asked for.
     predictor: the model.
-    segmenter: of the run.
+    segmenter: that the request asked of it.
     prompts: K texts for the text encoder.
     weights: `predictor.fingerprint()`.
-    assume_spacing: as in `find_scans.read`.
-    volume_number: as `number` in `find_scans.read`.
   """
   config = predictor.config.to_dict()
   network = {key: config.get(key) for key in _NETWORK}
@@ -49,21 +48,18 @@ def of_run(
     'window': segmenter.settings.tiling.window,
     'overlap': segmenter.settings.tiling.overlap,
     'postprocess': segmenter.settings.rules,
-    'assume_spacing': assume_spacing,
-    'volume': volume_number,
+    'assume_spacing': request.assume_spacing,
+    'volume': request.volume_number,
   }
 
 
-def of_scan(case: find_scans.Case) -> str:
+def of_scan(scan: find_scans.ScanFiles) -> str:
   """SHA-256 of the content of a scan's files, hexadecimal, whatever they are called.
 
   Raises:
     OSError, VolumeError: if one cannot be read.
   """
-  digests = [
-    hashlib.file_digest(stream, 'sha256').digest() for stream in find_scans.open_files(case)
-  ]
-  return hashlib.sha256(b''.join(sorted(digests))).hexdigest()
+  return hashlib.sha256(b''.join(sorted(find_scans.digests(scan)))).hexdigest()
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

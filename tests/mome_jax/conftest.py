@@ -4,7 +4,7 @@ import pytest
 from threshold import Threshold
 
 from mome_jax import predict
-from mome_jax.predict.write_results import Options
+from mome_jax.predict.request import Options
 
 
 @pytest.fixture

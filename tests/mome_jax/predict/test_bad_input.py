@@ -15,8 +15,14 @@ from input_pipeline.ct import volume
 from mome_jax import predict
 from mome_jax.inference import router_maps
 from mome_jax.pictures import overlay
-from mome_jax.predict import command, html_viewer, write_results
-from mome_jax.predict.write_results import Options
+from mome_jax.predict import (
+  command,
+  html_viewer,
+  probability_maps,
+  prompted_model,
+  write_results,
+)
+from mome_jax.predict.request import Options
 
 
 def listing(folder):
@@ -107,7 +113,7 @@ def test_nothing_is_left_half_written(tmp_path, run, monkeypatch):
 EXTRAS = {
   'a_masks': (write_results, '_write_masks'),
   'a_preview.png': (overlay, 'overlay'),
-  'a_probabilities': (write_results.ProbabilityMaps, 'write'),
+  'a_probabilities': (probability_maps.ProbabilityMaps, 'write'),
   'a_report.html': (html_viewer, 'write'),
 }
 
@@ -119,7 +125,7 @@ def test_an_output_that_fails_costs_no_other(name, tmp_path, monkeypatch, capsys
 
   save_scan(tmp_path / 'a.nii.gz')
   monkeypatch.setattr(*EXTRAS[name], fail)
-  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
   monkeypatch.setattr(router_maps, 'make_explainer', lambda *_: None)
   options = '--masks', '--probabilities', '--report', '--quiet'
   paths = '--input', str(tmp_path / 'a.nii.gz'), '--output', str(tmp_path / 'out')
@@ -137,7 +143,7 @@ def test_an_output_that_fails_costs_no_other(name, tmp_path, monkeypatch, capsys
   assert (row['status'], row['message']) == ('incomplete', reason)
   assert float(row['liver (ml)']) == legend['labels'][0]['volume_ml'] > 0
   monkeypatch.undo()
-  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
   monkeypatch.setattr(router_maps, 'make_explainer', lambda *_: None)
   assert predict.main([*paths, *options, '--skip-done']) == 0  # tried again
   assert name in listing(tmp_path / 'out')
@@ -185,7 +191,7 @@ def test_the_signal_to_end_leaves_nothing_half_written(stage, tmp_path, monkeypa
 
   for name in 'abc':
     save_scan(tmp_path / f'{name}.nii')
-  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold(end))
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold(end))
   monkeypatch.setattr(command, '_print_json', look)
   inputs = [str(tmp_path / f'{name}.nii') for name in 'abc']
   options = ['--output', str(tmp_path / 'out'), '--no-preview', '--quiet', '--json']
@@ -215,7 +221,7 @@ def test_the_signal_to_end_leaves_nothing_half_written(stage, tmp_path, monkeypa
 def test_mistakes_are_one_line_and_exit_code_1(changes, message, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   if 'nowhere' not in changes.values() or '--checkpoint' not in changes:
-    monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold())
+    monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
   for folder in ('empty', 'scans', 'done'):
     (tmp_path / folder).mkdir()
   (tmp_path / 'done' / 'a_seg.json').touch()
@@ -232,7 +238,7 @@ def test_mistakes_are_one_line_and_exit_code_1(changes, message, tmp_path, monke
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
 def test_a_prompts_file_of_a_windows_program(encoding, tmp_path, monkeypatch):
-  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
   save_scan(tmp_path / 'a.nii')
   (tmp_path / 'p.txt').write_bytes('liver\r\n\r\n# note\r\nMöller duct\r\n'.encode(encoding))
   options = {'--checkpoint': 'x', '--input': 'a.nii', '--output': 'out', '--prompts-file': 'p.txt'}

@@ -15,7 +15,7 @@ from threshold import Threshold
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import predict
 from mome_jax.predict import find_scans
-from mome_jax.predict.write_results import Options
+from mome_jax.predict.request import Options
 from tests.input_pipeline.sources import layouts
 
 SEG = Options(preview=False, dicom_seg=True)
@@ -62,9 +62,9 @@ def test_a_dicom_seg_lies_on_its_series_voxel_for_voxel(seed, tmp_path):
     Nested(), [tmp_path / 'ct'], out, ['liver', 'liver tumor'], options=SEG, progress=False
   )
   assert result.status == 'ok', result.message
-  found = highdicom.seg.segread(out / 'ct_seg.dcm')
-  assert [found.get_segment_description(n).SegmentLabel for n in (1, 2)] == ['liver', 'liver tumor']
-  by_position = found.get_pixels_by_source_instance(
+  seg = highdicom.seg.segread(out / 'ct_seg.dcm')
+  assert [seg.get_segment_description(n).SegmentLabel for n in (1, 2)] == ['liver', 'liver tumor']
+  by_position = seg.get_pixels_by_source_instance(
     [ds.SOPInstanceUID for ds in datasets],
     ignore_spatial_locations=False,
     assert_missing_frames_are_empty=True,
@@ -130,7 +130,7 @@ def test_cases_of_a_study(tmp_path):
     ds = pydicom.dcmread(path)
     ds.ImagePositionPatient = bolus[0].ImagePositionPatient
     ds.save_as(path)
-  cases, [note] = find_scans.find_cases([study])
+  cases, [note] = find_scans.find_scans([study])
   assert [case.name for case in cases] == ['thin', 'thick']
   for word in ('MR (2 files)', 'localizer (2 files)', 'screen capture (2 files)', 'series 7'):
     assert word in note
@@ -185,7 +185,7 @@ def test_bad_series_are_rows_with_one_line(tmp_path):
     assert '\n' not in result.message
   assert 'pip install pylibjpeg' in results[2].message
   with pytest.raises(find_scans.ScanError, match=r'no DICOM CT series at any depth but RTSTRUCT'):
-    find_scans.find_cases([folder / 'rt'])
+    find_scans.find_scans([folder / 'rt'])
   layouts.write_zip(tmp_path / 'rt.zip', {'rt.dcm': (folder / 'rt' / 'rt.dcm').read_bytes()})
   (tmp_path / 'bad.zip').write_bytes(b'PK')
   for name, message in {'rt': 'but RTSTRUCT (1 file)', 'bad': 'nor a zip archive'}.items():

@@ -11,8 +11,8 @@ from threshold import Threshold
 
 from mome_jax import predict
 from mome_jax.pictures.colours import palette
-from mome_jax.predict import command
-from mome_jax.predict.write_results import Options
+from mome_jax.predict import prompted_model
+from mome_jax.predict.request import Options
 from tests.mome_jax.predict.test_dicom import Nested, complete
 
 SEG = Options(preview=False, dicom_seg=True)
@@ -104,7 +104,7 @@ def test_it_is_said_before_and_not_tried_again(tmp_path, monkeypatch, capsys):
     told.append(manifest['notes'])
     return logits
 
-  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold(look))
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold(look))
   paths = '--input', str(tmp_path / 'ct'), '--output', str(tmp_path / 'out')
   assert predict.main([*paths, '--dicom-seg', '--quiet']) == 1
   assert 'ct_seg.dcm is not written: the series has no FrameOfReferenceUID' in told[0][0]

@@ -12,8 +12,8 @@ from threshold import Threshold, save_scan
 
 from input_pipeline.ct import volume
 from mome_jax import predict
-from mome_jax.predict import command
-from mome_jax.predict.write_results import Options
+from mome_jax.predict import prompted_model
+from mome_jax.predict.request import Options
 
 
 class Other(Threshold):
@@ -147,7 +147,7 @@ def test_a_kept_scan_that_is_mirrored_is_told(tmp_path, monkeypatch, capsys):
   array[24:36, 4:16, 4:16] = 100  # liver, on the patient's left
   array[5:10, 4:16, 4:16] = -200  # spleen
   nib.save(nib.Nifti1Image(array, np.diag([-3.0, 3, 3, 1])), tmp_path / 'a.nii')
-  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold(spleen))
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold(spleen))
   arguments = '--input', str(tmp_path / 'a.nii'), '--output', str(tmp_path / 'out'), '--no-preview'
   assert predict.main(arguments) == 0  # nobody asked
   assert predict.main([*arguments, '--skip-done']) == 0
@@ -175,10 +175,10 @@ def test_series_are_known_by_their_slices(tmp_path):
   # The same files under other names, elsewhere or packed.
   for number, path in enumerate(sorted((tmp_path / 'ct').iterdir())):
     path.rename(path.with_name(f'z{9 - number}.dcm'))
-  (tmp_path / 'there').mkdir()
-  shutil.make_archive(tmp_path / 'there' / 'ct', 'zip', tmp_path / 'ct')
+  (tmp_path / 'elsewhere').mkdir()
+  shutil.make_archive(tmp_path / 'elsewhere' / 'ct', 'zip', tmp_path / 'ct')
   assert again(tmp_path / 'ct').status == 'skipped'
-  assert again(tmp_path / 'there' / 'ct.zip').status == 'skipped'
+  assert again(tmp_path / 'elsewhere' / 'ct.zip').status == 'skipped'
   shutil.rmtree(tmp_path / 'ct')
   as_series(tmp_path / 'ct', volume.to_canonical(scan.array + 1, np.diag([3, 3, 3, 1])))
   assert 'made with another scan' in again(tmp_path / 'ct').message

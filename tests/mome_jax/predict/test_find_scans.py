@@ -30,7 +30,7 @@ def series(folder, uid='1.2.3', changes=lambda ds: None, name='i{:03d}.dcm'):
 
 
 def names(*paths, **keywords):
-  return [case.name for case in find_scans.find_cases(paths, **keywords)[0]]
+  return [case.name for case in find_scans.find_scans(paths, **keywords)[0]]
 
 
 class TestNames:
@@ -44,14 +44,14 @@ class TestNames:
   def test_a_name_that_is_taken_by_a_name_with_its_folder(self, tmp_path):
     for name in ('s1/ct.nii', 's2/ct.nii', 's1_ct.nii'):
       scan(tmp_path / name)
-    found = names(tmp_path)
-    assert len(set(found)) == 3
-    assert all(name.endswith('ct') for name in found)
+    distinct = set(names(tmp_path))
+    assert len(distinct) == 3
+    assert all(name.endswith('ct') for name in distinct)
 
   def test_two_of_one_name_in_one_folder_cannot_be_told_apart(self, tmp_path):
     for name in ('s1/ct.nii', 's1/ct.nii.gz', 's2/ct.nii'):
       scan(tmp_path / name)
-    cases, _ = find_scans.find_cases([tmp_path])
+    cases, _ = find_scans.find_scans([tmp_path])
     assert [case.name for case in cases] == ['s1_ct', 's1_ct', 's2_ct']
     problem = 'ct.nii and ct.nii.gz would both be written as s1_ct_seg; rename one'
     assert [case.problem for case in cases] == [problem, problem, '']
@@ -80,7 +80,7 @@ class TestNames:
         ds.SOPInstanceUID = f'{ds.SOPInstanceUID}.{ord(name)}'
 
       series(folder, f'1.2.{number}', change, f'{name}{{:03d}}')
-    cases, notes = find_scans.find_cases([folder])
+    cases, notes = find_scans.find_scans([folder])
     assert [case.name for case in cases] == ['ct_s3_a1', 'ct_s3_a2', 'ct_s4']
     assert [case.input for case in cases] == [f'{folder}/{name}000' for name in 'abc']
     assert not notes
@@ -102,7 +102,7 @@ class TestFolders:
                  'done/x_masks/liver.nii.gz', 'out/y.nii.gz'):  # fmt: skip
       scan(tmp_path / name)
     layouts.write_files(tmp_path, {'done/x_seg.json': b'{}', 'done/x_preview.png': b'\x89PNG'})
-    cases, [note] = find_scans.find_cases([tmp_path], output=tmp_path / 'out')
+    cases, [note] = find_scans.find_scans([tmp_path], output=tmp_path / 'out')
     assert [case.name for case in cases] == ['my_seg', 's1_ct', 's2_ct']
     for phrase in ('label map (2 folders, 1 file)', 'result of predict (1 folder, 1 file)',
                    'output folder (1 folder)',
@@ -119,10 +119,10 @@ class TestFolders:
       'b.nrrd': b'NRRD0004', 'c.dcm': b'', 'raw/d1.dcm': b'noise', 'raw/d2.dcm': b'',
     })  # fmt: skip
     os.symlink('gone', tmp_path / 'e')
-    cases, notes = find_scans.find_cases([tmp_path])
-    found = {case.name: case.problem.removeprefix(str(tmp_path)) for case in cases}
-    assert found.pop('a') == ''
-    assert found == {
+    cases, notes = find_scans.find_scans([tmp_path])
+    problems = {case.name: case.problem.removeprefix(str(tmp_path)) for case in cases}
+    assert problems.pop('a') == ''
+    assert problems == {
       'b.nrrd': '/b.nrrd: cannot be read as NIfTI; convert it to .nii.gz',
       'c.dcm': '/c.dcm: cannot be read, it is empty; copy it again',
       'e': '/e: a link to gone, which is not there; get that file',
@@ -130,32 +130,32 @@ class TestFolders:
     }
     assert not notes
     with pytest.raises(find_scans.ScanError, match=r'nowhere: no such file'):
-      find_scans.find_cases([tmp_path / 'nowhere'])
-    [case], _ = find_scans.find_cases([tmp_path / 'e'])
+      find_scans.find_scans([tmp_path / 'nowhere'])
+    [case], _ = find_scans.find_scans([tmp_path / 'e'])
     assert 'a link to gone' in case.problem
 
   def test_an_archive_without_scans_is_left_out_unless_it_is_named(self, tmp_path):
     scan(tmp_path / 'a.nii')
     layouts.write_zip(tmp_path / 'code.zip', {'main.c': b'int main;'})
     layouts.write_zip(tmp_path / 'packed.zip', {'scan.nii': b'x'})
-    cases, notes = find_scans.find_cases([tmp_path])
+    cases, notes = find_scans.find_scans([tmp_path])
     assert [(case.name, bool(case.problem)) for case in cases] == [('a', False), ('packed', True)]
     assert 'no DICOM CT series in it but NIfTI (1 file)' in cases[1].problem
     assert notes == [f'{tmp_path}: left out code.zip (archive without CT)']
-    [case], _ = find_scans.find_cases([tmp_path / 'code.zip'])
+    [case], _ = find_scans.find_scans([tmp_path / 'code.zip'])
     assert 'no DICOM CT series in it but text (1 file)' in case.problem
 
   def test_nothing_to_segment_says_what_is_there(self, tmp_path):
     layouts.write_files(tmp_path, {'notes.txt': b'x', 'preview.png': b'x'})
     with pytest.raises(find_scans.ScanError, match=r'but picture \(1 file\), text \(1 file\)'):
-      find_scans.find_cases([tmp_path])
+      find_scans.find_scans([tmp_path])
 
 
 class TestOnce:
   def test_a_folder_and_its_archive_are_one_scan(self, tmp_path):
     folder = series(tmp_path / 'ct')
     shutil.make_archive(str(folder), 'zip', folder)
-    [case], [note] = find_scans.find_cases([folder, tmp_path / 'ct.zip'])
+    [case], [note] = find_scans.find_scans([folder, tmp_path / 'ct.zip'])
     assert (case.name, case.problem, case.path) == ('ct', '', folder)
     assert note == f'{tmp_path}/ct.zip: left out, it is the same scan as {folder}'
 
@@ -164,7 +164,7 @@ class TestOnce:
     second = series(tmp_path / 'p2' / 'ct', changes=lambda ds: setattr(ds, 'PatientID', 'other'))
     assert names(first, second) == ['p1_ct', 'p2_ct']
     shutil.make_archive(str(first), 'zip', second)
-    cases, _ = find_scans.find_cases([first, tmp_path / 'p1' / 'ct.zip'])
+    cases, _ = find_scans.find_scans([first, tmp_path / 'p1' / 'ct.zip'])
     problem = 'ct and ct.zip would both be written as ct_seg; rename one'
     assert [case.problem for case in cases] == [problem, problem]
 
@@ -177,7 +177,7 @@ class TestOnce:
 def test_a_scan_in_two_files_is_one(tmp_path):
   image = nib.Nifti1Pair(np.zeros(SHAPE, np.int16), np.diag([3, 3, 3, 1]))
   nib.save(image, tmp_path / 'a.hdr')
-  [case], _ = find_scans.find_cases([tmp_path])
+  [case], _ = find_scans.find_scans([tmp_path])
   assert find_scans.read(case).volume.array.shape == SHAPE
   sizes = [len(stream.read()) for stream in find_scans.open_files(case)]
   assert sizes == [(tmp_path / name).stat().st_size for name in ('a.hdr', 'a.img')]

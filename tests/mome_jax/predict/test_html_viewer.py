@@ -57,16 +57,18 @@ def make_routing():
 
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
-  scan, found = make_case()
+  scan, segmentation = make_case()
   legend = [
-    {'name': n, 'volume_ml': 10.0 * k, 'present': bool(found.mask(n).any())}
+    {'name': n, 'volume_ml': 10.0 * k, 'present': bool(segmentation.mask(n).any())}
     for k, n in enumerate(NAMES)
   ]
   path = tmp_path_factory.mktemp('viewer') / 'case_report.html'
   folder = f'/home/anna/scans of {"2026" * 20}'
   warnings = [f'{folder}/case.nii.gz: odd <i>header</i>', f'{NAME}_seg.dcm is not written']
   origin = {'step': 7, 'warnings': warnings, 'input': f'{folder}/case.nii.gz'}
-  html_viewer.write(path, scan, found, legend, title='case', origin=origin, routing=make_routing())
+  html_viewer.write(
+    path, scan, segmentation, legend, title='case', origin=origin, routing=make_routing()
+  )
   return path
 
 
@@ -101,7 +103,7 @@ def test_no_local_path_is_in_the_page(page, data):
 
 
 def test_volumes_lie_where_the_scan_lies(data):
-  scan, found = make_case()
+  scan, segmentation = make_case()
   image, labels = load(data['image']), load(data['labels'])
   np.testing.assert_allclose(image.affine, scan.geometry.canonical_affine)
   np.testing.assert_allclose(labels.affine, image.affine)
@@ -109,10 +111,10 @@ def test_volumes_lie_where_the_scan_lies(data):
   codes = np.asarray(labels.dataobj)
   for k, name in enumerate(NAMES):
     inside = np.isin(codes, [c for c, classes in enumerate(data['codes']) if k in classes])
-    np.testing.assert_array_equal(inside, found.mask(name))
+    np.testing.assert_array_equal(inside, segmentation.mask(name))
   assert data['codes'][1:3] in ([[0], [1]], [[0], [1, 0]])
   centre = np.rint(np.linalg.inv(image.affine) @ [*data['classes'][2]['centre'], 1]).astype(int)
-  assert found.mask('spleen')[tuple(centre[:3])]
+  assert segmentation.mask('spleen')[tuple(centre[:3])]
 
 
 def test_routing_frames(data):

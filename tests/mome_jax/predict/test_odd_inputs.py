@@ -16,7 +16,7 @@ from input_pipeline import bricks, prepare
 from input_pipeline.ct import volume
 from mome_jax import evaluate, predict
 from mome_jax.evaluate import score_files
-from mome_jax.predict import command, find_scans
+from mome_jax.predict import find_scans, prompted_model
 
 DAMAGED = (
   "21_one_header/bad/004.dcm: damaged DICOM (Unknown Value Representation '0x43 0x92' in tag "
@@ -38,7 +38,7 @@ def odd(tmp_path_factory):
 @pytest.fixture
 def run_predict(odd, tmp_path, monkeypatch, capsys):
   """run_predict(*inputs) -> exit code, rows of report.csv, standard error."""
-  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
   monkeypatch.chdir(odd)
 
   def call(*inputs, options=('--no-preview', '--quiet')):
@@ -84,8 +84,8 @@ def run_predict(odd, tmp_path, monkeypatch, capsys):
   ],
 )
 def test_predict(inputs, code, rows, run_predict, tmp_path):
-  found_code, found, _ = run_predict(*inputs)
-  assert found_code == code
+  status, listed, _ = run_predict(*inputs)
+  assert status == code
   failed = {'b', 'bad'} & set(rows)
   places = (
     inputs if len(inputs) > 1 else [f'{inputs[0]}/{end}'.rstrip('/') for end in rows.values()]
@@ -94,7 +94,7 @@ def test_predict(inputs, code, rows, run_predict, tmp_path):
     (case, 'failed' if case in failed else 'ok', place)
     for case, place in zip(rows, places, strict=True)
   ]
-  assert sorted(found) == sorted(expected)
+  assert sorted(listed) == sorted(expected)
   if failed:
     text = (tmp_path / 'out' / 'report.csv').read_text()
     assert ('link to ../annex/gone, which is not there' in text) != (DAMAGED in text)
@@ -107,7 +107,7 @@ def test_every_slice_is_segmented(name, run_predict, odd, tmp_path):
   assert mask.shape == (8, 8, 8)
   step = {'05_rounded': 0.75}.get(name, 2.5)
   np.testing.assert_allclose(mask.header.get_zooms(), (3, 3, step), rtol=0.01)
-  [case], _ = find_scans.find_cases([odd / name])
+  [case], _ = find_scans.find_scans([odd / name])
   scan = find_scans.read(case).volume
   np.testing.assert_allclose(scan.geometry.affine, mask.affine, atol=1e-4)
   voxels = volume.from_canonical(scan.array, scan.geometry)
@@ -191,7 +191,7 @@ def test_prepare(name, odd, tmp_path, capsys):
 
 @pytest.mark.parametrize('damage', ['dangling', 'cut off'])
 def test_prepare_keeps_training_cases_where_the_one_held_out_fails(damage, odd, tmp_path, capsys):
-  folder = shutil.copytree(odd / '14_axes', tmp_path / 'mine')
+  folder = shutil.copytree(odd / '14_axes', tmp_path / 'given')
   path = folder / 'imagesTr' / 'b_0000.nii.gz'
   content = path.read_bytes()
   path.unlink()

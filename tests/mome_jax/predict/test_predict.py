@@ -18,8 +18,8 @@ from mome_jax import checkpoint, predict
 from mome_jax.configs import demo
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.models import build_model
-from mome_jax.predict import command
-from mome_jax.predict.write_results import make_targets
+from mome_jax.predict import prompted_model
+from mome_jax.predict.request import make_targets
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import optimizer, sharding, state
 
@@ -146,7 +146,7 @@ def test_the_second_case_of_a_folder_loads_and_compiles_nothing(network, tmp_pat
   jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: events.append(event) if 'backend_compile' in event else None
   )
-  monkeypatch.setattr(command, 'Predictor', lambda *_, **__: loads.append(1) or network)
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda *_, **__: loads.append(1) or network)
   monkeypatch.setattr(checkpoint, 'load_model', lambda *_: loads.append('again'))
   (tmp_path / 'scans').mkdir()
   save_scan(tmp_path / 'scans' / 'a.nii.gz')
@@ -172,8 +172,8 @@ def test_other_prompts_change_nothing(network):
   np.testing.assert_allclose(
     alone._predict(windows)[..., 0], together._predict(windows)[..., 1], atol=1e-5
   )
-  found = alone(np.full((20, 20, 20), 40.0), (9, 9, 9))
-  assert found.names == ('hepar',)  # without the empty prompts that fill the bucket
+  segmentation = alone(np.full((20, 20, 20), 40.0), (9, 9, 9))
+  assert segmentation.names == ('hepar',)  # without the empty prompts that fill the bucket
 
 
 def test_synonyms_go_through_the_text_encoder(network):
@@ -220,8 +220,8 @@ def test_every_orientation_keeps_shape_affine_and_place(run, tmp_path):
     mask = nib.load(tmp_path / 'out' / f'{name}_seg.nii.gz')
     np.testing.assert_array_equal(mask.affine, nib.load(tmp_path / 'in' / f'{name}.nii').affine)
     assert mask.shape == truth.shape
-    found = np.asarray(mask.dataobj) == 6
-    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.99, name
+    liver = np.asarray(mask.dataobj) == 6
+    assert 2 * (liver & truth).sum() / (liver.sum() + truth.sum()) > 0.99, name
 
 
 def test_rules_clean_the_masks(run, tmp_path):
@@ -254,9 +254,9 @@ def test_many_prompts_get_labels_beyond_a_byte(run, tmp_path):
   last = lambda x: np.concatenate([x[..., 1:], x[..., :1]], -1)  # the box is the last text
   [result] = run(save_scan(tmp_path / 'a.nii.gz'), prompts=prompts, threshold=Threshold(last))
   assert result.labels[-1]['label'] == 259
-  found = np.asarray(nib.load(tmp_path / 'out' / 'a_seg.nii.gz').dataobj)
-  assert found.dtype == np.uint16
-  assert np.unique(found).tolist() == [0, 259]
+  labels = np.asarray(nib.load(tmp_path / 'out' / 'a_seg.nii.gz').dataobj)
+  assert labels.dtype == np.uint16
+  assert np.unique(labels).tolist() == [0, 259]
 
 
 def test_a_class_that_came_with_the_model_keeps_its_label():
@@ -351,7 +351,7 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
     window = logits[..., 0] / 40 + 0.5  # back to the channel
     return np.stack([logits[..., 0], 5 - np.abs(window - 0.3) * 100], -1)
 
-  monkeypatch.setattr(command, 'Predictor', lambda path, **_: Threshold(spleen))
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold(spleen))
   arguments = ['--checkpoint', 'x', '--output', str(tmp_path / 'out'), '--input']
   right, wrong = str(tmp_path / 'right.nii'), str(tmp_path / 'wrong.nii')
   arguments.insert(0, '--overwrite')

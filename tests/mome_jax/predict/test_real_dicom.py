@@ -15,7 +15,7 @@ from threshold import Threshold
 from input_pipeline.ct import volume
 from mome_jax import predict
 from mome_jax.predict import find_scans
-from mome_jax.predict.write_results import Options
+from mome_jax.predict.request import Options
 from tests.input_pipeline.sources import layouts
 
 FILES = pathlib.Path(pydicom.__file__).parent / 'data' / 'test_files'
@@ -30,21 +30,21 @@ def run(path, out, **keywords):
 def as_series(path, scan: volume.Volume, syntax=None):
   """Writes a scan as slices with the headers of a real one, every second one with padding."""
   path.mkdir()
-  own = volume.from_canonical(scan.array, scan.geometry)
+  array = volume.from_canonical(scan.array, scan.geometry)
   affine = np.diag([-1.0, -1, 1, 1]) @ scan.geometry.affine  # LPS
   step = np.linalg.norm(affine[:3, :3], axis=0)
   study = uid.generate_uid()[:56].rstrip('.')
-  for k in range(own.shape[2]):
+  for k in range(array.shape[2]):
     ds = pydicom.dcmread(FILES / 'CT_small.dcm')
     ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f'{study}.1'
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f'{study}.1.{k}'
     ds.ImageOrientationPatient = [*affine[:3, 0] / step[0], *affine[:3, 1] / step[1]]
     ds.ImagePositionPatient = [round(float(v), 6) for v in affine[:3] @ [0, 0, k, 1]]
     ds.PixelSpacing, ds.SliceThickness = [float(step[1]), float(step[0])], float(step[2])
-    ds.Columns, ds.Rows = own.shape[:2]
+    ds.Columns, ds.Rows = array.shape[:2]
     ds.RescaleSlope, ds.RescaleIntercept, ds.PixelRepresentation = 1, -1024, 1
     ds.pop('PixelPaddingValue', None)
-    stored = np.rint(own[..., k].T + 1024).astype('<i2')
+    stored = np.rint(array[..., k].T + 1024).astype('<i2')
     if k % 2:  # what lies outside the scanner's circle, as GE stores it
       ds.add_new('PixelPaddingValue', 'SS', -2000)
       stored[stored == 0] = -2000
@@ -78,7 +78,7 @@ def test_a_study_without_ct():
   with pytest.raises(
     find_scans.ScanError, match=r'no DICOM CT series at any depth but MR \(17 files\)'
   ):
-    find_scans.find_cases([STUDIES / '98892003'])
+    find_scans.find_scans([STUDIES / '98892003'])
 
 
 def test_one_slice_of_a_scanner(tmp_path):
@@ -116,14 +116,14 @@ def test_folder_and_zip_are_segmented_as_the_same_nifti(syntax, tmp_path, real_d
   paths = [nifti, tmp_path / 'folder', tmp_path / 'packed.zip']
   if syntax is None:
     paths.append(without_preamble(tmp_path / 'folder', tmp_path / 'bare'))
-  found = []
+  masks = []
   for path in paths:
     options = Options(preview=False) if path == nifti else SEG
     [result] = run(path, tmp_path / 'out', options=options)
     assert result.status == 'ok', result.message
     mask = nib.as_closest_canonical(nib.load(tmp_path / 'out' / f'{result.case}_seg.nii.gz'))
-    found.append((np.asarray(mask.dataobj), mask.affine, result.labels))
-  (labels, affine, rows), *others = found
+    masks.append((np.asarray(mask.dataobj), mask.affine, result.labels))
+  (labels, affine, rows), *others = masks
   assert 0.1 < (labels > 0).mean() < 0.9
   for other, other_affine, other_rows in others:
     np.testing.assert_array_equal(other, labels)

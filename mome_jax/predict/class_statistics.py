@@ -1,0 +1,55 @@
+"""Numbers of a segmented scan: volume, density and components of each class, and its sides."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.ct import volume
+from input_pipeline.ct.components import components
+from mome_jax.inference.segmentation import Segmentation
+from mome_jax.predict.request import Target
+
+
+def statistics(
+  scan: volume.Volume, segmentation: Segmentation, targets: Sequence[Target]
+) -> list[dict[str, Any]]:
+  """A row of the legend for each target.
+
+  Args:
+    scan: the CT.
+    segmentation: of the targets, in their order.
+    targets: K.
+
+  Returns:
+    K dicts: `label`, `name`, `prompt`; `volume_ml`, structures inside it included; `mean_hu` of its
+    voxels, None without any; `present`; `components`, the number of 26-connected ones.
+  """
+  millilitres = abs(float(np.linalg.det(scan.geometry.affine[:3, :3]))) / 1000
+  if scan.geometry.header is not None:  # its spacing may have been assumed
+    millilitres = float(np.prod(scan.spacing)) / 1000
+  rows = []
+  for target, box in zip(targets, segmentation.boxes.values(), strict=True):
+    row = {**dataclasses.asdict(target), 'volume_ml': 0.0, 'present': False, 'mean_hu': None}
+    row['components'] = 0
+    if box is not None:
+      mask = segmentation.mask(target.name, box)
+      row['volume_ml'] = round(float(np.count_nonzero(mask)) * millilitres, 3)
+      row['present'] = True
+      row['mean_hu'] = round(float(scan.array[box][mask].mean(dtype=np.float64)), 1)
+      _, row['components'] = components(mask)
+    rows.append(row)
+  return rows
+
+
+def is_mirrored(segmentation: Segmentation) -> bool | None:
+  """Whether liver lies left of spleen; None unless both have voxels."""
+  right = []
+  for name in ('liver', 'spleen'):
+    box = segmentation.boxes.get(name)
+    if box is None:
+      return None
+    columns = segmentation.mask(name, box).sum((1, 2))
+    right.append(np.average(np.arange(box[0].start, box[0].stop), weights=columns))
+  return bool(right[0] < right[1])

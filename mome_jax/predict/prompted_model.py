@@ -1,0 +1,126 @@
+"""A model made ready for the classes that a request asks for."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from mome_jax.inference import router_maps
+from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.segmenter import Segmenter
+from mome_jax.predict import provenance
+from mome_jax.predict.request import PredictError, Request, Target, make_targets
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptedModel:
+  """A model that has read the prompts of a request.
+
+  Attributes:
+    predictor: the model.
+    fingerprint: SHA-256 of its parameters.
+    targets: K, what the prompts ask for.
+    segmenter: of the targets, in their order.
+    provenance: all that decides which voxel belongs to which class, but the scan; see
+      `provenance.of_request`.
+    explainer: makes the routing maps of the page, or None.
+    notes: what the user should know of these prompts.
+  """
+
+  predictor: Predictor
+  fingerprint: str
+  targets: Sequence[Target]
+  segmenter: Segmenter
+  provenance: Mapping[str, Any]
+  explainer: router_maps.Explainer | None
+  notes: Sequence[str]
+
+  @property
+  def origin(self) -> dict[str, Any]:
+    """Which model it is: fields of every legend."""
+    return {'checkpoint': self.predictor.path, 'step': self.predictor.step}
+
+
+def load(
+  model: str | os.PathLike | Predictor,
+  *,
+  text_model: str | os.PathLike | None = None,
+  device: str | None = None,
+) -> Predictor:
+  """A model in memory.
+
+  Args:
+    model: model folder, training workdir or one of its `checkpoints/STEP`; or a `Predictor`, which
+      is returned as it is.
+    text_model: see `Predictor`.
+    device: see `find_devices`.
+
+  Raises:
+    CheckpointError: if there is no model, or it cannot be read.
+    PredictError: if there is no such device.
+  """
+  if isinstance(model, str | os.PathLike):
+    return Predictor(model, text_model=text_model, devices=find_devices(device))
+  return model
+
+
+def find_devices(name: str | None) -> list | None:
+  """JAX devices by name: a platform, or one of its devices as 'gpu:1'; None is all of the best.
+
+  Raises:
+    PredictError: if there is none; the message lists those of this machine.
+  """
+  if name is None:
+    return None
+  try:
+    words = re.fullmatch('([a-z]+)(?::([0-9]+))?', name)
+    platform, number = words.groups() if words else (None, None)
+    if platform is None:
+      raise TypeError('not the name of a device')
+    devices = jax.local_devices(backend=platform)
+    return devices if number is None else [devices[int(number)]]
+  except (RuntimeError, TypeError, IndexError) as error:
+    names = [f'{device.platform}:{n}' for n, device in enumerate(jax.local_devices())]
+    known = ', '.join(dict.fromkeys([*names, 'cpu']))
+    raise PredictError(f'--device {name}: no such device; there is {known}') from error
+
+
+def ask(predictor: Predictor, request: Request) -> PromptedModel:
+  """Has a model read the prompts of a request.
+
+  Raises:
+    PredictError: if sides are to be checked without liver and spleen.
+    PostprocessError: if a rule is unknown.
+    TextVectorError: if the model's text is frozen and it has no vector for a prompt.
+    UserError: if a prompt comes twice, or there are too many.
+  """
+  targets = make_targets(request.prompts or predictor.config.classes, predictor.template)
+  names = [target.name for target in targets]
+  if request.check_sides and not {'liver', 'spleen'} <= set(names):
+    raise PredictError('--check-sides compares liver and spleen: name both in --prompts')
+  texts = [target.prompt for target in targets]
+  segmenter = predictor.segmenter(names, texts, rules=request.rules, overlap=request.overlap)
+  explainer = None
+  if request.options.report:
+    explainer = router_maps.make_explainer(predictor, names, texts, segmenter)
+  fingerprint = predictor.fingerprint()
+  return PromptedModel(
+    predictor,
+    fingerprint,
+    targets,
+    segmenter,
+    provenance.of_request(request, predictor, segmenter, texts, weights=fingerprint),
+    explainer,
+    _untrained(predictor, names),
+  )
+
+
+def _untrained(predictor: Predictor, names: Sequence[str]) -> list[str]:
+  """A note on the classes that the model was not trained on."""
+  untrained = set(names) & set(predictor.template.names()) - set(predictor.config.classes)
+  if not untrained:
+    return []
+  return [f'the model was not trained on {", ".join(sorted(untrained))}: do not trust it there']

@@ -1,0 +1,203 @@
+"""Scans in, results on disk: a request from its first check to the record of the run."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from input_pipeline.progress import bar as progress_bar
+from mome_jax.inference.loaded_model import Predictor
+from mome_jax.predict import (
+  dicom_seg,
+  earlier,
+  find_scans,
+  prompted_model,
+  staging,
+  write_results,
+)
+from mome_jax.predict.find_scans import ScanFiles
+from mome_jax.predict.request import DEFAULTS, Options, PredictError, Request
+from mome_jax.predict.result import Result
+from mome_jax.predict.run_record import RunRecord
+from mome_jax.predict.workers import Job
+
+EXISTING = ('error', 'overwrite', 'skip')
+_BAR = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
+
+
+# Many keywords: a call names the few it needs, and they are the fields of one Request.
+def predict(
+  model: str | os.PathLike | Predictor,
+  inputs: Sequence[str | os.PathLike],
+  output: str | os.PathLike,
+  prompts: Sequence[str] | None = None,
+  *,
+  options: Options = DEFAULTS,
+  existing: str = 'error',
+  fast: bool = False,
+  assume_spacing: Sequence[float] | None = None,
+  volume_number: int | None = None,
+  check_sides: bool = False,
+  text_model: str | os.PathLike | None = None,
+  rules: Sequence[str] | None = None,
+  device: str | None = None,
+  progress: bool = True,
+  on_result: Callable[[Result], object] = lambda result: None,
+) -> list[Result]:
+  """Segments scans and writes the results; a scan that fails does not stop the others.
+
+  Args:
+    model: model folder, training workdir or one of its `checkpoints/STEP`; or a `Predictor`, which
+      several calls can share.
+    inputs: NIfTI files, zip archives and folders; see `find_scans.find_scans`.
+    output: folder; created where missing.
+    prompts: class names or any text; None is the classes that the model was trained on.
+    options: what to write besides labels and legend.
+    existing: what to do with scans that have results: 'error', 'overwrite' or 'skip'.
+    fast: let windows overlap by 0.25; the grid stays the same.
+    assume_spacing: (3,) mm, in place of what NIfTI headers say.
+    volume_number: which one of NIfTI files with several volumes, from 0 on.
+    check_sides: call a scan mirrored where liver and spleen have changed sides.
+    text_model: see `Predictor`.
+    rules: of post-processing, names of `postprocess.RULES`; None is those of the model's config.
+    device: where a model that is not loaded yet goes; see `find_devices`.
+    progress: show a bar, and notes as they come, on the standard error.
+    on_result: called with each result when it is written.
+
+  Returns:
+    One result a scan, in order; see `segment`.
+
+  Raises:
+    CheckpointError: if there is no model, or it cannot be read.
+    UserError: as `segment`.
+  """
+  request = Request(
+    inputs, prompts, options, fast, assume_spacing, volume_number, check_sides, rules
+  )
+  load = functools.partial(prompted_model.load, model, text_model=text_model, device=device)
+  return segment(load, request, output, existing=existing, progress=progress, on_result=on_result)
+
+
+def segment(
+  load: Callable[[], Predictor],
+  request: Request,
+  output: str | os.PathLike,
+  *,
+  existing: str = 'error',
+  progress: bool = True,
+  on_result: Callable[[Result], object] = lambda result: None,
+) -> list[Result]:
+  """Does what a request asks for; a scan that fails does not stop the others.
+
+  Args:
+    load: returns the model; called once the input and the output folder are known to be usable.
+    request: what is asked for.
+    output: folder; created where missing.
+    existing: what to do with scans that have results: 'error', 'overwrite' or 'skip'.
+    progress: show a bar, and notes as they come, on the standard error.
+    on_result: called with each result when it is written.
+
+  Returns:
+    One result a scan, in order; `report.csv` and `manifest.json` in the output folder hold them,
+    and are written anew after each scan.
+
+  Raises:
+    PredictError: if the output folder cannot be used, is full, or holds results of these scans.
+    ScanError: if there is no scan.
+    PostprocessError, TextVectorError, UserError: if the model cannot do it; see
+      `prompted_model.ask`.
+  """
+  output = pathlib.Path(output)
+  record = RunRecord(output)
+  if existing not in EXISTING:
+    raise PredictError(f"existing={existing!r}: expected 'error', 'overwrite' or 'skip'")
+  scans, notes = find_scans.find_scans(request.inputs, output=output)
+  impossible = _impossible(request, scans)
+  notes += write_results.not_written(impossible)
+  _make_output(output, request.inputs)
+  if existing == 'error':
+    earlier.refuse(output, scans)
+  model = prompted_model.ask(load(), request)
+  notes += model.notes
+  record.begin(request, model, notes, existing=existing)
+  job = Job(request, model, output, impossible=impossible)
+  kept = earlier.results(output, scans, job) if existing == 'skip' else {}
+  done = {name: result for name, result in kept.items() if result.status != 'ok'}
+  job = dataclasses.replace(job, extended=kept.keys() - done.keys())
+
+  def write(result: Result) -> None:
+    record.add(result)
+    on_result(result)
+
+  results = _segment_all(job, scans, done, notes, progress=progress, on_result=write)
+  record.finish(results)
+  return results
+
+
+def _segment_all(
+  job: Job,
+  scans: Sequence[ScanFiles],
+  done: Mapping[str, Result],
+  notes: Sequence[str],
+  *,
+  progress: bool,
+  on_result: Callable[[Result], object],
+) -> list[Result]:
+  """The results of all scans in order; those of `done`, by name, are not made again."""
+  results = {}
+  numbers = [number for number, scan in enumerate(scans) if scan.name not in done]
+  with progress_bar(total=len(scans), bar_format=_BAR, disable=not progress) as bar:
+
+    def on_progress(scan: ScanFiles, share: float) -> None:
+      bar.set_description(scan.name, refresh=False)
+      bar.update(share)
+
+    def finish(number: int, result: Result) -> None:
+      results[number] = result
+      # What is missing is told at the end, and of what is known not to be possible before too.
+      if progress and result.message not in ('', _not_written(result)):
+        kind = f'failed {result.case}' if result.status == 'failed' else 'note'
+        bar.write(f'{kind}: {result.message}', file=sys.stderr)
+      on_result(result)
+
+    if progress:
+      for note in notes:
+        bar.write(f'note: {note}', file=sys.stderr)
+    for number, scan in enumerate(scans):
+      if scan.name in done:
+        finish(number, done[scan.name])
+    made = job.run([scans[number] for number in numbers], on_progress)
+    for number, result in zip(numbers, made, strict=True):
+      finish(number, result)
+    bar.update(len(scans) - bar.n)
+  return [results[number] for number in sorted(results)]
+
+
+def _not_written(result: Result) -> str:
+  return '; '.join(write_results.not_written(result.missing))
+
+
+def _impossible(request: Request, scans: Sequence[ScanFiles]) -> dict[str, str]:
+  """Outputs that the headers of the scans forbid, with the reason."""
+  if not request.options.dicom_seg:
+    return {}
+  others = [scan.input for scan in scans if scan.series is None and not scan.problem]
+  if others:
+    raise PredictError(f'{others[0]}: is not DICOM; --dicom-seg needs the headers of a series')
+  return dicom_seg.impossible(scans)
+
+
+def _make_output(output: pathlib.Path, inputs: Sequence[str | os.PathLike]) -> None:
+  if any(pathlib.Path(path).resolve() == output.resolve() for path in inputs):
+    raise PredictError(f'{output}: is the input too; masks there would be read as scans next time')
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+    staging.sweep(output)
+    with staging.scratch(output):
+      pass
+  except OSError as error:
+    raise PredictError(
+      f'{output}: cannot be written ({error.strerror}); change --output'
+    ) from error
