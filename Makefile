@@ -1,25 +1,29 @@
 # make demo: everything from a fresh machine to a trained model and its Dice table.
 # make test: every test, on the CPU.
+# make test-fast: those that neither train nor compile a network; make coverage: what all reach.
 # make package: wheel and sdist, and the wheel tried in an empty environment.
 # make docs: the documentation site, into build/site.
 # make clean: without caches and environments again; make clean-runs: without trained models too.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Python compiles what it imports; all of TensorFlow's modules would take longer than the download.
+PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export GRPC_VERBOSITY ?= ERROR
 # Large pages for large arrays: steps on the CPU otherwise pay for many page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-slow test-py312 lint package docs vendor clean clean-runs
+.PHONY: demo test test-fast test-slow coverage test-py312 lint package docs vendor clean clean-runs
 
 $(VENV)/run.stamp: requirements.txt requirements-predict.txt
+	@echo 'Installing jax, TensorFlow and others into $(VENV), 2.4 GB: half a minute to two minutes.'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt $(VENV)/run.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt requirements-package.txt $(VENV)/run.stamp
+	$(PIP) -r requirements-dev.txt
 	touch $@
 
 demo: $(VENV)/run.stamp
@@ -29,8 +33,16 @@ demo: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# Without the files of tests/long.txt.
+test-fast: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not long'
+
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
+
+# What runs in processes that tests start does not count.
+coverage: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov
 
 # The suite on a newer Python, which gets a newer jax.
 test-py312:

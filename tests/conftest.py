@@ -9,6 +9,21 @@ import pytest
 hypothesis.settings.register_profile('steady', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('steady')
 
+LONG = pathlib.Path(__file__).with_name('long.txt')
+
+
+def long_files() -> list[pathlib.Path]:
+  """The files whose tests take long."""
+  lines = LONG.read_text().splitlines()
+  return [LONG.parent / line for line in lines if line and not line.startswith('#')]
+
+
+def pytest_collection_modifyitems(items):
+  files = set(long_files())
+  for item in items:
+    if item.path in files:
+      item.add_marker('long')
+
 
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:

@@ -2,6 +2,9 @@
 
 import pathlib
 import subprocess
+import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -25,3 +28,24 @@ def test_clean_keeps_trained_models(tmp_path):
   assert make(tmp_path, 'clean') == kept
   assert make(tmp_path, 'clean') == kept  # nothing to do is no error
   assert make(tmp_path, 'clean-runs') == {'mome_jax/main.py'}
+
+
+def test_files_that_take_long_exist(pytestconfig):
+  [tests] = [
+    plugin
+    for plugin in pytestconfig.pluginmanager.get_plugins()
+    if getattr(plugin, '__file__', None) == str(ROOT / 'tests' / 'conftest.py')
+  ]
+  files = tests.long_files()
+  assert len(files) == len(set(files)) > 0
+  for file in files:
+    assert file.is_file(), f'{tests.LONG}: {file} is gone'
+
+
+@pytest.mark.parametrize(
+  ('file', 'selected'), [('mome_jax/models/test_mome.py', 0), ('test_makefile.py', 1)]
+)
+def test_the_fast_ones_are_the_others(file, selected):
+  command = [sys.executable, '-m', 'pytest', '-q', '--collect-only', '-m', 'not slow and not long']
+  done = subprocess.run([*command, f'tests/{file}'], cwd=ROOT, capture_output=True, text=True)
+  assert ('::' in done.stdout) == bool(selected), done.stdout

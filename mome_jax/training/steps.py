@@ -100,13 +100,13 @@ def make_train_step(
     t = state.step.astype(jnp.float32)
     decay = jnp.minimum(config.ema_decay, (1 + t) / (10 + t))
     ema = optax.incremental_update(params, state.ema, 1 - decay)
-    metrics['grad_norm'] = optax.global_norm(grads)
+    metrics['grad_norm'] = optax.tree.norm(grads)
     for name, part in grads['model'].items():
       if isinstance(part, dict) and 'bank' in part:
         scale = name.removeprefix('expert_')
         experts = {k: g for k, g in part['bank'].items() if k not in ('gate', 'norm')}
         metrics[f'moe_{scale}/grad_norm'] = router_stats.gradient_norms(experts)
-        metrics[f'moe_{scale}/grad_norm_gate'] = optax.global_norm(part['bank']['gate'])
+        metrics[f'moe_{scale}/grad_norm_gate'] = optax.tree.norm(part['bank']['gate'])
     metrics['learning_rate'] = schedule(state.step)
     return TrainState(state.step + 1, params, ema, opt_state), metrics
 

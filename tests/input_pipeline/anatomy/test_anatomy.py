@@ -52,7 +52,7 @@ def test_indices_and_order():
   assert len(TEMPLATE) == 38
 
 
-@pytest.mark.parametrize('structure', TEMPLATE, ids=lambda s: s.name)
+@pytest.mark.parametrize('structure', list(TEMPLATE), ids=lambda s: s.name)
 def test_phrases(structure):
   phrases = [structure.name, *structure.synonyms, *structure.held_out]
   assert len(structure.synonyms) >= 4
