@@ -27,7 +27,9 @@ $(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt requirements-packa
 	touch $@
 
 demo: $(VENV)/run.stamp
+	@echo 'Making 30 synthetic CT scans, about 20 seconds:'
 	$(BIN)/python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=6 --brick=32
+	@echo 'Compiling, half a minute; training, 3 to 5 minutes on two idle cores; scores and pictures, half a minute:'
 	$(BIN)/python -m mome_jax.main --config=demo --workdir=runs/demo
 
 test: $(VENV)/dev.stamp lint

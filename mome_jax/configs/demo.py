@@ -3,8 +3,8 @@
 python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=6 --brick=32
 python -m mome_jax.main --config=demo --workdir=runs/demo
 
-Two CPU cores: about 10 minutes with setting up the environment (`make demo`). Mean Dice 79.8 % over
-12 classes on six held-out phantoms.
+396 s of CPU time with scoring: minutes on two cores (`make demo` sets up the environment too). Mean
+Dice on six held-out phantoms: 85.0 % over ten organs, liver tumor 19.2, kidney cyst 31.0.
 """
 
 from mome_jax.configs import base
@@ -29,7 +29,7 @@ def get_config():
   config.model.dtype = 'float32'
   config.model.class_chunk = 12  # all at once
 
-  config.train.steps = 2300
+  config.train.steps = 1200
   config.train.batch_size = 1
   config.train.learning_rate = 3e-3
   config.train.warmup_steps = 50
