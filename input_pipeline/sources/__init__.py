@@ -1,7 +1,7 @@
 """Where scans come from: each source declares its cases, labels, licence and citation.
 
 A source lists its cases without reading an image; `Case.load` reads one. Label maps hold the codes
-of `anatomy.py`. Supervision is per case: a class that a case does not label is unknown there, not
+of `anatomy`. Supervision is per case: a class that a case does not label is unknown there, not
 absent, and is never trained or scored.
 """
 

@@ -1,7 +1,7 @@
 """What a source is.
 
 A source lists its cases without reading an image; `Case.load` reads one. Label maps hold the codes
-of `anatomy.py`. Supervision is per case: a class that a case does not label is unknown there, not
+of `anatomy`. Supervision is per case: a class that a case does not label is unknown there, not
 absent, and is never trained or scored.
 """
 
@@ -26,7 +26,7 @@ class Scan:
 
   Attributes:
     image: (D, H, W) HU, int16 or float32, canonical axis order.
-    codes: (D, H, W) uint8, the label codes of `anatomy.py`.
+    codes: (D, H, W) uint8, the label codes of `anatomy`.
     geometry: of the scan's own grid.
   """
 
