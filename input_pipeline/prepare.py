@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from etils import epath
 
 from input_pipeline import bricks, check, cli, dedupe, errors, progress, sources, text_files
-from input_pipeline.bricks import writer
+from input_pipeline.bricks import cutting, writer
 from input_pipeline.errors import UserError
 from input_pipeline.sources import splits
 
@@ -116,8 +116,8 @@ def prepare(
   cases = _first_of_each_split(cases, limit)
   start = time.monotonic()
   origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
-  request = writer.Request(tuple(map(float, spacing)), brick, origin)
-  keys = [request.key(case) for case in cases]
+  conversion = writer.Conversion(cutting.triple(list(map(float, spacing))), brick, origin)
+  keys = [conversion.key(case) for case in cases]
   if current and not overwrite and not current['skipped'] and keys == [o.key for o in before]:
     return current | {'changes': _changes(before, before)}
   run = _run_here if beam is None else functools.partial(_run_beam, flags=beam)
@@ -125,8 +125,8 @@ def prepare(
   writing = errors.writing(data_dir, PrepareError)
   with writing, _staging(epath.Path(data_dir), declared.name) as staging:
     staged, folder = staging / _CASES, staging / declared.name
-    outcomes = _stage(cases, keys, staged, request, None if overwrite else final, run)
-    written = writer.gather(declared, outcomes, staged, folder, request)
+    outcomes = _stage(cases, keys, staged, conversion, None if overwrite else final, run)
+    written = writer.gather(declared, outcomes, staged, folder, conversion)
     report = _report(folder, written) | {'settings': settings}
     report['new_classes'] = list(template.additions())
     report['groups'] = digest
@@ -207,7 +207,7 @@ def _stage(
   cases: Sequence[sources.Case],
   keys: Sequence[str],
   staged: epath.Path,
-  request: writer.Request,
+  conversion: writer.Conversion,
   finished: epath.Path | None,
   run: Callable,
 ) -> list[writer.Outcome]:
@@ -224,8 +224,8 @@ def _stage(
       missing.append(case)
   if len(missing) < len(cases):
     print(f'{len(cases) - len(missing)} of {len(cases)} cases are converted already')
-  run(missing, functools.partial(writer.stage, folder=os.fspath(staged), request=request))
-  return [writer.read_outcome(staged, key) for key in keys]
+  run(missing, functools.partial(writer.stage, folder=os.fspath(staged), conversion=conversion))
+  return writer.read_staged(staged, keys)
 
 
 def _run_here(cases: Sequence[sources.Case], stage: Callable[[sources.Case], None]) -> None:

@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping, Set
 import numpy as np
 
 from input_pipeline.anatomy import Template
+from input_pipeline.sources import base
 
 
 def describe(value) -> str:
   """A text that differs wherever a case would be read differently.
 
   Args:
-    value: what a `sources.Case` holds: functions, partial functions with their arguments, and among
-      these paths, mappings, sequences, dataclasses, arrays, templates and plain values. A path
-      stands for every file in or below it, with its time and size.
+    value: what a `sources.Case` holds: functions, which stand for their `sources.base.loader` name,
+      partial functions with their arguments, and among these paths, mappings, sequences,
+      dataclasses, arrays, templates and plain values. A path stands for every file in or below it,
+      with its time and size.
 
   Returns:
     The same text in every process; an object of another kind is never the same.
@@ -26,7 +28,7 @@ def describe(value) -> str:
   if isinstance(value, functools.partial):
     return f'{describe(value.func)}({describe(value.args)}, {describe(value.keywords)})'
   if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type):
-    return value.__qualname__
+    return base.loader_name(value)
   if isinstance(value, os.PathLike):
     return repr([os.path.abspath(value), *map(_stamp, files_below(value))])
   if isinstance(value, Template):
@@ -58,8 +60,9 @@ def files_of(value) -> list[str]:
 
 def files_below(path: str | os.PathLike) -> Iterator[str]:
   """A file itself, or the files at any depth of a folder in order; links are followed once."""
+  path = os.fspath(path)
   if not os.path.isdir(path):
-    yield os.fspath(path)
+    yield path
     return
   seen = set()
   for folder, below, names in os.walk(path, followlinks=True):

@@ -8,15 +8,25 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from etils import epath
 
-from input_pipeline import bricks, sources
+from input_pipeline import sources
+from input_pipeline.bricks import records
 
 _SHARD_BYTES = 128 * 2**20
 
 
-def write_records(path: epath.Path, records: Iterable[bytes]) -> None:
+class CaseFile(NamedTuple):
+  """The file of one case: where it lies, how many `records` it holds, and its size in bytes."""
+
+  path: epath.Path
+  records: int
+  bytes: int
+
+
+def write_records(path: epath.Path, content: Iterable[bytes]) -> None:
   """Writes a file, in one step or not at all.
 
   ArrayRecord writes to local disks only: the file is made there and copied.
@@ -27,7 +37,7 @@ def write_records(path: epath.Path, records: Iterable[bytes]) -> None:
     local = os.path.join(folder, 'records')
     writer = array_record_module.ArrayRecordWriter(local, 'group_size:1')
     try:
-      for record in records:
+      for record in content:
         writer.write(record)
     finally:
       writer.close()
@@ -61,7 +71,7 @@ def write_dataset(
   source: sources.Source,
   folder: epath.Path,
   features,
-  splits: Mapping[str, Sequence[tuple[epath.Path, int, int]]],
+  splits: Mapping[str, Sequence[CaseFile]],
 ) -> None:
   """Makes a TFDS dataset of case files, its records in the order given.
 
@@ -69,22 +79,21 @@ def write_dataset(
     source: for the metadata.
     folder: of the dataset, which is its version.
     features: TFDS features of the records.
-    splits: name -> (file, number of records, bytes) of each case.
+    splits: name -> files of its cases.
   """
-  tfds = bricks.import_tfds()
+  tfds = records.import_tfds()
   folder.mkdir(parents=True, exist_ok=True)
   infos = []
   for split, files in splits.items():
     parts = list(_parts(files))
     for number, part in enumerate(parts):
       name = f'{source.name}-{split}.array_record-{number:05d}-of-{len(parts):05d}'
-      records = (record for path, _, _ in part for record in read_records(path))
-      write_records(folder / name, records)
+      write_records(folder / name, (record for file in part for record in read_records(file.path)))
     infos.append(
       tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[sum(records for _, records, _ in part) for part in parts],
-        num_bytes=sum(size for _, _, size in files),
+        shard_lengths=[sum(file.records for file in part) for part in parts],
+        num_bytes=sum(file.bytes for file in files),
       )
     )
   # Bricks of a case stay together: a patch touches several of them.
@@ -92,7 +101,7 @@ def write_dataset(
     data_dir=folder,
     features=features,
     split_infos=infos,
-    version=bricks.VERSION,
+    version=records.VERSION,
     check_data=False,  # it would read by tf.data, which has no ArrayRecord
     description=source.description,
     license=source.licence,
@@ -101,13 +110,14 @@ def write_dataset(
   )
 
 
-def _parts(files: Sequence[tuple[epath.Path, int, int]]) -> Iterator[list]:
+def _parts(files: Sequence[CaseFile]) -> Iterator[list[CaseFile]]:
   """Runs of files for one shard each."""
-  part, size = [], 0
+  part: list[CaseFile] = []
+  size = 0
   for file in files:
-    if part and size + file[2] > _SHARD_BYTES:
+    if part and size + file.bytes > _SHARD_BYTES:
       yield part
       part, size = [], 0
     part.append(file)
-    size += file[2]
+    size += file.bytes
   yield part

@@ -12,18 +12,18 @@ import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
-from input_pipeline import bricks, errors, sources
-from input_pipeline.bricks import identity, shards
+from input_pipeline import errors, sources
+from input_pipeline.bricks import cutting, identity, reader, records, shards
 from input_pipeline.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class Conversion:
   """How cases are converted: `spacing` (3,) mm, `brick` edge in voxels, `origin` of the files."""
 
   spacing: tuple[float, float, float]
@@ -34,7 +34,10 @@ class Request:
     """Names the case's file: other settings, labels, meanings or files give another name."""
     ranges = sorted(case.slice_ranges.items())
     parts = (case.source, case.name, case.split, case.supervised, ranges)
-    described = repr((bricks.VERSION, self, *parts, identity.describe(case.load)))
+    # NOTE: not a word of these may change, or every user's scans are converted again.
+    how = f'Request(spacing={self.spacing!r}, brick={self.brick!r}, origin={self.origin!r})'
+    texts = (repr(records.VERSION), how, *map(repr, (*parts, identity.describe(case.load))))
+    described = f'({", ".join(texts)})'
     return hashlib.sha256(described.encode()).hexdigest()[:24]
 
 
@@ -43,12 +46,12 @@ class Outcome:
   """What came of a case.
 
   Attributes:
-    key: of `Request`.
+    key: of `Conversion`.
     name, split: of the case.
     error: why it was skipped, or ''.
     warnings: of the readers.
     records, bytes: of its file.
-    info: fields of `bricks.CaseInfo`, of a training case.
+    info: fields of `records.CaseInfo`, of a training case.
     source: of the case.
     digest: of the scan, see `identity.scan_digest`.
   """
@@ -76,7 +79,7 @@ class Written:
 
 
 # ---------------------------------------------------------------------------- one case
-def stage(case: sources.Case, *, folder: str, request: Request) -> None:
+def stage(case: sources.Case, *, folder: str, conversion: Conversion) -> None:
   """Converts one case to `folder/KEY.array_record` and notes the outcome in `folder/KEY.json`.
 
   Never raises because of the case: an error is an outcome too, and is tried again by the next run.
@@ -84,36 +87,48 @@ def stage(case: sources.Case, *, folder: str, request: Request) -> None:
   Args:
     case: to read.
     folder: of the case files.
-    request: how.
+    conversion: how.
   """
-  key = request.key(case)
-  found = read_outcome(folder, key)
-  if found is not None and not found.error:
+  key = conversion.key(case)
+  finished = read_outcome(folder, key)
+  if finished is not None and not finished.error:
     return
   path = _case_file(folder, key)
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
     try:
       scan = case.load()
-      digest = identity.scan_digest(bricks.to_int16(scan.image))
+      digest = identity.scan_digest(cutting.to_int16(scan.image))
       # The whole case is converted before any of it is written.
-      if case.split == 'train':
-        examples, info = _brick_examples(case, scan, digest, request)
-        features = brick_features(request.brick)
-      else:
-        examples, info, features = [_volume_example(case, scan, digest)], None, volume_features()
-      records = [features.serialize_example(example) for example in examples]
-      if not records:
+      examples, info = _examples(case, scan, digest, conversion)
+      features = _features(case.split, conversion)
+      serialized = [features.serialize_example(example) for example in examples]
+      if not serialized:
         raise sources.SourceError('nothing but air')
     except Exception as error:  # whatever is wrong with one case must not cost the others
       outcome = Outcome(key, case.name, case.split, errors.reason(error), source=case.source)
     else:
-      shards.write_records(path, records)
+      shards.write_records(path, serialized)
       messages = tuple(dict.fromkeys(str(warning.message) for warning in caught))
       size = path.stat().length
-      about = (case.name, case.split, '', messages, len(records), size, info, case.source, digest)
+      about = (
+        case.name,
+        case.split,
+        '',
+        messages,
+        len(serialized),
+        size,
+        info,
+        case.source,
+        digest,
+      )
       outcome = Outcome(key, *about)
   write_outcome(folder, outcome)
+
+
+def _features(split: str, conversion: Conversion):
+  training = split == 'train'
+  return records.brick_features(conversion.brick) if training else records.volume_features()
 
 
 def _case_file(folder: str | os.PathLike, key: str) -> epath.Path:
@@ -126,90 +141,38 @@ def read_outcome(folder: str | os.PathLike, key: str) -> Outcome | None:
   return Outcome(**json.loads(path.read_text())) if path.exists() else None
 
 
+def read_staged(folder: str | os.PathLike, keys: Iterable[str]) -> list[Outcome]:
+  """What `stage` noted of cases that it was run on, in their order."""
+  outcomes = [read_outcome(folder, key) for key in keys]
+  return [outcome for outcome in outcomes if outcome is not None]
+
+
 def write_outcome(folder: str | os.PathLike, outcome: Outcome) -> None:
   """Notes an outcome; a case file counts from then on."""
   text = json.dumps(dataclasses.asdict(outcome))
   shards.write_bytes(epath.Path(folder) / f'{outcome.key}.json', text.encode())
 
 
-def _brick_examples(case, scan, digest: str, request: Request) -> tuple[list[dict], dict]:
-  image, codes, offset = bricks.to_spacing(scan, request.spacing)
-  found = [
-    _brick_example(case, *part, request.spacing) for part in bricks.cut(image, codes, request.brick)
-  ]
-  info = bricks.CaseInfo(
+def _examples(
+  case: sources.Case, scan: sources.Scan, digest: str, conversion: Conversion
+) -> tuple[list[dict], dict | None]:
+  """The records of a case, and of a training case the fields of its `records.CaseInfo`."""
+  if case.split != 'train':
+    return [records.volume_example(case, scan, cutting.to_int16(scan.image), digest)], None
+  image, codes, offset = cutting.to_spacing(scan, conversion.spacing)
+  bricks = cutting.cut(image, codes, conversion.brick)
+  examples = [records.brick_example(case, *brick, conversion.spacing) for brick in bricks]
+  info = records.CaseInfo(
     case.name,
     case.source,
     case.supervised,
     case.slice_ranges,
     image.shape,
-    tuple(offset.tolist()),
+    offset,
     tuple(map(float, scan.geometry.spacing)),
     digest,
   )
-  return found, {field: _plain(value) for field, value in vars(info).items()}
-
-
-def brick_features(brick: int):
-  """TFDS features of a training record."""
-  features = bricks.import_tfds().features
-  cube = (brick, brick, brick)
-  return features.FeaturesDict(
-    {
-      'image': features.Tensor(shape=cube, dtype=np.int16, encoding='zlib'),
-      'label': features.Tensor(shape=cube, dtype=np.uint8, encoding='zlib'),
-      'case': features.Text(),
-      'source': features.Text(),
-      'supervised': features.Sequence(features.Text()),
-      'position': features.Tensor(shape=(3,), dtype=np.int32),
-      'spacing': features.Tensor(shape=(3,), dtype=np.float32),
-      'code_voxels': features.Tensor(shape=(256,), dtype=np.int32, encoding='zlib'),
-    }
-  )
-
-
-def _brick_example(case, position, image, codes, spacing) -> dict:
-  return {
-    'image': image,
-    'label': codes,
-    'case': case.name,
-    'source': case.source,
-    'supervised': list(case.supervised),
-    'position': np.array(position, np.int32),
-    'spacing': np.array(spacing, np.float32),
-    'code_voxels': np.bincount(codes.ravel(), minlength=256).astype(np.int32),
-  }
-
-
-def volume_features():
-  """TFDS features of a held-out scan."""
-  features = bricks.import_tfds().features
-  return features.FeaturesDict(
-    {
-      'image': features.Tensor(shape=(None, None, None), dtype=np.int16, encoding='zlib'),
-      'label': features.Tensor(shape=(None, None, None), dtype=np.uint8, encoding='zlib'),
-      # NOTE: encoded, because a plain float tensor is stored in single precision.
-      'affine': features.Tensor(shape=(4, 4), dtype=np.float64, encoding='bytes'),
-      'own_shape': features.Tensor(shape=(3,), dtype=np.int32),
-      'case': features.Text(doc='JSON: name, source, split, supervised, slice_ranges, digest'),
-    }
-  )
-
-
-def _volume_example(case, scan, digest: str) -> dict:
-  fields = ('name', 'source', 'split', 'supervised', 'slice_ranges')
-  described = {field: _plain(getattr(case, field)) for field in fields} | {'digest': digest}
-  return {
-    'image': bricks.to_int16(scan.image),
-    'label': scan.codes,
-    'affine': scan.geometry.affine,
-    'own_shape': np.array(scan.geometry.shape, np.int32),
-    'case': json.dumps(described),
-  }
-
-
-def _plain(value):
-  return dict(value) if isinstance(value, Mapping) else value
+  return examples, {field: records.plain(value) for field, value in vars(info).items()}
 
 
 # ---------------------------------------------------------------------------- all cases
@@ -222,12 +185,12 @@ def write(
   brick: int,
 ) -> Written:
   """Stages and gathers the cases of a source under `data_dir/source.name`; see `gather`."""
-  request = Request(tuple(spacing), brick)
+  conversion = Conversion(cutting.triple(spacing), brick)
   with tempfile.TemporaryDirectory() as folder:
     for case in cases:
-      stage(case, folder=folder, request=request)
-    outcomes = [read_outcome(folder, request.key(case)) for case in cases]
-    return gather(source, outcomes, folder, epath.Path(data_dir) / source.name, request)
+      stage(case, folder=folder, conversion=conversion)
+    outcomes = read_staged(folder, [conversion.key(case) for case in cases])
+    return gather(source, outcomes, folder, epath.Path(data_dir) / source.name, conversion)
 
 
 def gather(
@@ -235,7 +198,7 @@ def gather(
   outcomes: Sequence[Outcome],
   staged: str | os.PathLike,
   folder: epath.Path,
-  request: Request,
+  conversion: Conversion,
 ) -> Written:
   """Joins case files to bricks with their index, and volumes.
 
@@ -244,7 +207,7 @@ def gather(
     outcomes: of the cases, in their order.
     staged: folder of the case files.
     folder: where to write.
-    request: that the cases were staged with.
+    conversion: that the cases were staged with.
 
   Raises:
     UserError: if no case could be converted.
@@ -253,21 +216,21 @@ def gather(
   if outcomes and not good:
     first = outcomes[0]
     raise UserError(f'{source.name}: every case failed, first {first.name}: {first.error}')
-  splits = {}
+  splits: dict[str, list[shards.CaseFile]] = {}
   for outcome in good:
-    file = (_case_file(staged, outcome.key), outcome.records, outcome.bytes)
+    file = shards.CaseFile(_case_file(staged, outcome.key), outcome.records, outcome.bytes)
     splits.setdefault(outcome.split, []).append(file)
   train = splits.pop('train', None)
   if train:
-    place = folder / 'bricks' / bricks.VERSION
-    shards.write_dataset(source, place, brick_features(request.brick), {'train': train})
-    _write_index(place, [o.info for o in good if o.split == 'train'], request)
+    place = folder / 'bricks' / records.VERSION
+    shards.write_dataset(source, place, _features('train', conversion), {'train': train})
+    _write_index(place, [o.info for o in good if o.info is not None], conversion)
   if splits:
-    place = folder / 'volumes' / bricks.VERSION
+    place = folder / 'volumes' / records.VERSION
     ordered = {split: splits[split] for split in sorted(splits)}
-    shards.write_dataset(source, place, volume_features(), ordered)
+    shards.write_dataset(source, place, records.volume_features(), ordered)
   notes = [dataclasses.asdict(outcome) for outcome in good]
-  (folder / bricks.OUTCOMES).write_text(json.dumps(notes))
+  (folder / records.OUTCOMES).write_text(json.dumps(notes))
   done = dict.fromkeys(sorted({outcome.split for outcome in outcomes}), 0)
   for outcome in good:
     done[outcome.split] += 1
@@ -275,56 +238,56 @@ def gather(
     done,
     [(outcome.name, outcome.error) for outcome in outcomes if outcome.error],
     [(outcome.name, message) for outcome in good for message in outcome.warnings],
-    sum(records for _, records, _ in train or ()),
+    sum(file.records for file in train or ()),
   )
 
 
-def _write_index(folder: epath.Path, infos: Sequence[Mapping], request: Request) -> None:
+def _write_index(folder: epath.Path, infos: Sequence[Mapping], conversion: Conversion) -> None:
   """Reads every record back and notes what it holds."""
-  records = bricks.data_source(folder, 'train', skip=('image', 'label'))
+  stored = reader.data_source(folder, 'train', skip=('image', 'label'))
   number = {info['name']: i for i, info in enumerate(infos)}
-  rows = [(number[r['case'].decode()], r['position'], r['code_voxels']) for r in records]
+  rows = [(number[r['case'].decode()], r['position'], r['code_voxels']) for r in stored]
   case, position, code_voxels = zip(*rows, strict=True)
   with tempfile.TemporaryDirectory() as local:
-    path = pathlib.Path(local, bricks.INDEX)
+    path = pathlib.Path(local, records.INDEX)
     np.savez_compressed(
       path,
-      brick=np.int32(request.brick),
-      spacing=np.array(request.spacing, np.float64),
+      brick=np.int32(conversion.brick),
+      spacing=np.array(conversion.spacing, np.float64),
       cases=np.array([json.dumps(info) for info in infos]),
       case=np.array(case, np.int32),
       position=np.array(position, np.int32),
       code_voxels=np.array(code_voxels, np.int32),
     )
-    (folder / bricks.INDEX).write_bytes(path.read_bytes())
+    (folder / records.INDEX).write_bytes(path.read_bytes())
 
 
 def read_outcomes(folder: epath.Path) -> list[Outcome]:
   """Of the cases of a prepared source, in the order of its records; none where there are none."""
-  path = folder / bricks.OUTCOMES
+  path = folder / records.OUTCOMES
   return [Outcome(**values) for values in json.loads(path.read_text())] if path.exists() else []
 
 
-def restore(folder: epath.Path, staged: str | os.PathLike, wanted: Iterable[str]) -> None:
+def restore(folder: epath.Path, staged: str | os.PathLike, keys: Iterable[str]) -> None:
   """Takes cases of a prepared source back into case files, undoing `gather`.
 
   Args:
     folder: the prepared source.
     staged: folder of the case files.
-    wanted: keys of the cases to take.
+    keys: of the cases to take.
   """
-  wanted = set(wanted)
-  streams = {}
+  keys = set(keys)
+  streams: dict[str, Iterator[bytes]] = {}
   for outcome in read_outcomes(folder):
     if outcome.split not in streams:
       streams[outcome.split] = _stream(folder, outcome.split)
-    records = [next(streams[outcome.split]) for _ in range(outcome.records)]
-    if outcome.key in wanted and read_outcome(staged, outcome.key) is None:
-      shards.write_records(_case_file(staged, outcome.key), records)
+    stored = [next(streams[outcome.split]) for _ in range(outcome.records)]
+    if outcome.key in keys and read_outcome(staged, outcome.key) is None:
+      shards.write_records(_case_file(staged, outcome.key), stored)
       write_outcome(staged, outcome)
 
 
-def _stream(folder: epath.Path, split: str):
-  place = folder / ('bricks' if split == 'train' else 'volumes') / bricks.VERSION
+def _stream(folder: epath.Path, split: str) -> Iterator[bytes]:
+  place = folder / ('bricks' if split == 'train' else 'volumes') / records.VERSION
   for path in sorted(place.glob(f'*-{split}.array_record-*')):
     yield from shards.read_records(path)

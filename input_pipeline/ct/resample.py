@@ -13,7 +13,9 @@ from scipy import ndimage
 
 
 def output_shape(
-  shape: Sequence[int], spacing: Sequence[float], target_spacing: Sequence[float]
+  shape: Sequence[int],
+  spacing: Sequence[float] | np.ndarray,
+  target_spacing: Sequence[float] | np.ndarray,
 ) -> tuple[int, ...]:
   """Size of a grid after resampling, voxels: max(1, round(n * s / t)) along each axis."""
   return tuple(
@@ -44,8 +46,8 @@ def axis_weights(
 
 def resample(
   array: np.ndarray,
-  spacing: Sequence[float],
-  target_spacing: Sequence[float],
+  spacing: Sequence[float] | np.ndarray,
+  target_spacing: Sequence[float] | np.ndarray,
   *,
   order: int,
   target_shape: Sequence[int] | None = None,

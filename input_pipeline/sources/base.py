@@ -7,13 +7,16 @@ absent, and is never trained or scored.
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
 from input_pipeline.ct import volume
 from input_pipeline.errors import UserError
+
+Loader = TypeVar('Loader', bound=Callable)
 
 
 class SourceError(UserError):
@@ -95,6 +98,28 @@ class Source:
     return cases, list(dict.fromkeys(str(warning.message) for warning in caught))
 
 
+def loader(name: str) -> Callable[[Loader], Loader]:
+  """Declares a function that `Case.load` calls, under a name that never changes.
+
+  `prepare` tells by it and the arguments whether a case would be read as it was: the function may
+  be called otherwise or move, and no user's prepared data is converted again.
+
+  Args:
+    name: unlike those of functions with the same arguments that read something else.
+  """
+
+  def declare(function: Loader) -> Loader:
+    function._loader_name = name  # type: ignore[attr-defined]  # functions take attributes
+    return function
+
+  return declare
+
+
+def loader_name(function: Callable) -> str:
+  """The name that `loader` gave, else that in the program text."""
+  return getattr(function, '_loader_name', None) or function.__qualname__
+
+
 def restrict_table(names: Sequence[str]) -> np.ndarray:
   """How codes look in a dataset that labels only some classes.
 
@@ -118,6 +143,6 @@ def restrict_table(names: Sequence[str]) -> np.ndarray:
   return table
 
 
-def in_template_order(names: Sequence[str], template: Template = TEMPLATE) -> tuple[str, ...]:
+def in_template_order(names: Iterable[str], template: Template = TEMPLATE) -> tuple[str, ...]:
   """The names by their indices; ClassError if one is unknown."""
   return tuple(sorted(names, key=lambda name: template.get(name).index))

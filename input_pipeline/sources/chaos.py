@@ -9,7 +9,7 @@ from PIL import Image
 from input_pipeline import labels
 from input_pipeline.ct import dicom
 from input_pipeline.sources import files
-from input_pipeline.sources.base import Case, Scan, Source, SourceError
+from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
 from input_pipeline.sources.dataset import SHARES
 
 
@@ -44,6 +44,7 @@ def chaos_cases(manual_dir: str | None) -> list[Case]:
   return cases
 
 
+@loader('_load')
 def _load(scan: pathlib.Path, ground: pathlib.Path) -> Scan:
   series = dicom.read_series(scan)
   pictures = sorted(path for path in ground.iterdir() if path.suffix.casefold() == '.png')

@@ -12,7 +12,7 @@ import numpy as np
 from input_pipeline import inventory, labels
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import dicom, volume
-from input_pipeline.sources.base import Scan, SourceError
+from input_pipeline.sources.base import Scan, SourceError, loader
 
 
 def folder_of(source: str, manual_dir: str | None, holds: str) -> pathlib.Path:
@@ -34,6 +34,7 @@ def folder_of(source: str, manual_dir: str | None, holds: str) -> pathlib.Path:
   return folder
 
 
+@loader('fail')
 def fail(problem: str) -> Scan:
   """Loads a case that cannot be read: a case that fails is told of, one that is not there is not.
 
@@ -86,6 +87,7 @@ def hold_out(names: Iterable[str], share: float) -> set[str]:
   return set(names[: min(max(1, drawn), len(names) - 1)]) if len(names) > 1 else set()
 
 
+@loader('load_nifti')
 def load_nifti(
   image: pathlib.Path,
   label: pathlib.Path,
@@ -199,6 +201,7 @@ def _unlisted(error: OSError):
   )
 
 
+@loader('load')
 def load(image: pathlib.Path, label: pathlib.Path, meanings: Mapping[int, labels.Meaning]) -> Scan:
   """As `load_nifti`; the scan may also be a DICOM series, a folder or zip archive."""
   nifti = image.name.lower().endswith(volume.ENDINGS) and not image.is_dir()

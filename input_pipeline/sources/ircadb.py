@@ -11,7 +11,7 @@ import numpy as np
 from input_pipeline import labels
 from input_pipeline.ct import dicom
 from input_pipeline.sources import files
-from input_pipeline.sources.base import Case, Scan, Source, SourceError
+from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
 
 # Name of a mask's folder -> what it is; None is declared and not used. Later ones win where masks
 # overlap, so that a tumor is on top of its organ. Cysts of the liver are part of the liver.
@@ -107,6 +107,7 @@ def _meaning(name: str, masks: pathlib.Path) -> str | None:
   return _FOLDERS[_rank(name, masks)][1]
 
 
+@loader('_load')
 def _load(scan: pathlib.Path, masks: pathlib.Path, meanings: dict[str, str | None]) -> Scan:
   series = dicom.read_series(scan)
   used = [name for name, meaning in meanings.items() if meaning is not None]

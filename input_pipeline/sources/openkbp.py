@@ -12,7 +12,7 @@ from input_pipeline import labels, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
 from input_pipeline.sources import files
-from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order
+from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order, loader
 
 ORGANS = {
   'Brainstem': (1, 'brainstem'),
@@ -78,7 +78,7 @@ def _read_openkbp(folder: pathlib.Path, split: str) -> list[Case]:
 def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
   paths = [folder / entry[kind] for kind in ('ct', 'oar')]
   labelled = tuple(entry['labelled_organs'])
-  load = functools.partial(_load_openkbp, *paths, labelled)
+  load = functools.partial(_load, *paths, labelled)
   if missing := [path for path in paths if not path.is_file()]:
     problem = f'{missing[0]}: listed in {folder / "dataset.json"} but missing; copy it again'
     load = functools.partial(files.fail, problem)
@@ -108,7 +108,8 @@ def _heights(entry: dict, slices: Sequence[int]) -> tuple[float, float]:
   return (first - 0.5) * step, (last + 0.5) * step
 
 
-def _load_openkbp(ct: pathlib.Path, oar: pathlib.Path, labelled: tuple[str, ...]) -> Scan:
+@loader('_load_openkbp')
+def _load(ct: pathlib.Path, oar: pathlib.Path, labelled: tuple[str, ...]) -> Scan:
   scan, organs = volume.read_image(ct), volume.read_labels(oar)
   files.check_grid(oar, organs.geometry, ct, scan.geometry)
   mapping = {}

@@ -10,7 +10,7 @@ from input_pipeline import inventory, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
 from input_pipeline.sources import files
-from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order
+from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order, loader
 
 # Class -> its mask files, of which it is the union. NOTE: its femurs are whole bones, no heads.
 _FILES = {
@@ -102,6 +102,7 @@ def _read_splits(path: pathlib.Path) -> dict[str, str]:
   return {row['image_id']: row['split'] for row in rows}
 
 
+@loader('_load')
 def _load(scan: pathlib.Path, wanted: dict[str, list[pathlib.Path]]) -> Scan:
   image = volume.read_image(scan)
   codes = np.zeros(image.array.shape, np.uint8)

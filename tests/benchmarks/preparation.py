@@ -24,17 +24,17 @@ def main() -> None:
   args = parser.parse_args()
   cases = sources.get_source('openkbp').cases(str(args.openkbp))
   cases = [case for case in cases if case.split == 'train'][: args.cases + 1]
-  request = writer.Request((args.spacing,) * 3, 64)
+  conversion = writer.Conversion((args.spacing,) * 3, 64)
   bricks.import_tfds()
   read = prepared = 0.0
   with tempfile.TemporaryDirectory() as folder:
-    writer.stage(cases[0], folder=folder, request=request)  # imports, caches
+    writer.stage(cases[0], folder=folder, conversion=conversion)  # imports, caches
     for case in cases[1:]:
       start = time.perf_counter()
       for kind in ('ct', 'oar'):
         np.asarray(nib.load(args.openkbp / 'train' / f'{case.name}_{kind}.nii.gz').dataobj)
       middle = time.perf_counter()
-      writer.stage(case, folder=folder, request=request)
+      writer.stage(case, folder=folder, conversion=conversion)
       read += middle - start
       prepared += time.perf_counter() - middle
   n = len(cases) - 1

@@ -3,14 +3,19 @@
 import dataclasses
 import functools
 import os
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from input_pipeline import sources
 from input_pipeline.anatomy import TEMPLATE
-from input_pipeline.bricks import identity
+from input_pipeline.bricks import identity, writer
+from input_pipeline.sources import chaos, files, ircadb, openkbp, totalsegmentator
+from input_pipeline.sources.base import loader
+from input_pipeline.sources.phantom import cohort
 
 
 @dataclasses.dataclass
@@ -57,6 +62,48 @@ def test_a_description_is_the_same_in_another_process():
     for seed in '123'
   }
   assert len(texts) == 1 and 'convert' in texts.pop()
+
+
+@pytest.mark.parametrize(
+  ('function', 'name'),
+  [
+    (files.load, 'load'),
+    (files.load_nifti, 'load_nifti'),
+    (files.fail, 'fail'),
+    (chaos._load, '_load'),
+    (ircadb._load, '_load'),
+    (totalsegmentator._load, '_load'),
+    (openkbp._load, '_load_openkbp'),
+    (cohort._load, '_load_phantom'),
+  ],
+)
+def test_a_loader_keeps_the_name_it_was_first_stored_under(function, name):
+  path = pathlib.Path('/nowhere/scan.nii.gz')
+  load = functools.partial(function, path, {1: 'liver'})
+  described = "['/nowhere/scan.nii.gz', ('/nowhere/scan.nii.gz',)], {1: 'liver'}"
+  assert identity.describe(load) == f'{name}([{described}], {{}})'
+
+
+def test_a_loader_may_be_renamed_and_moved():
+  @loader('read')
+  def before(path):
+    return path
+
+  @loader('read')
+  def after(path):
+    return path
+
+  assert identity.describe(functools.partial(before, 1)) == identity.describe(
+    functools.partial(after, 1)
+  )
+
+
+def test_keys_of_cases_are_those_of_data_that_users_have_prepared():
+  conversion = writer.Conversion((1.5, 1.5, 1.5), 64, "('phantom', None, [])")
+  cases = {case.name: case for case in sources.get_source('phantom').cases(None)}
+  # Of version 1.1.0, from the first release that wrote it.
+  assert conversion.key(cases['phantom_liver_0000000']) == '18f0b35a0c21d65d5c9cd4ce'
+  assert conversion.key(cases['phantom_1000001']) == '0b789cf07ffc8c3a2d6bf781'
 
 
 def test_a_folder_stands_for_every_file_below_it(tmp_path):

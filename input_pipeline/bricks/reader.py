@@ -1,0 +1,267 @@
+"""Opens prepared sources: bricks with their index, held-out scans, the settings they came from."""
+
+import collections.abc
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from input_pipeline import sources
+from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.bricks import records
+from input_pipeline.bricks.records import HeldOutCase, VolumeRecord
+from input_pipeline.errors import UserError, reading, suggest
+
+
+class NotPreparedError(UserError):
+  """No complete prepared source where it was looked for; the message tells how to make it."""
+
+
+class BrickStore:
+  """The training bricks of one prepared source.
+
+  Attributes:
+    name: of the source.
+    brick: voxels along an edge.
+    spacing: (3,) mm.
+    cases: C CaseInfo.
+    template: of the label codes that `read` gives.
+    case: (N,) int32; index into `cases` of each record.
+    position: (N, 3) int32; first voxel of each record on its case's grid, a multiple of `brick`.
+  """
+
+  def __init__(
+    self,
+    folder: epath.Path,
+    name: str,
+    *,
+    stored: Template = TEMPLATE,
+    template: Template | None = None,
+  ):
+    self.name = name
+    self.template = template or stored
+    self._translate = _translation(stored, self.template)
+    self._index = folder / records.INDEX
+    with self._load_index() as arrays:
+      self.brick = int(arrays['brick'])
+      self.spacing = tuple(arrays['spacing'].tolist())
+      self.cases = [records.read_case(text) for text in arrays['cases'].tolist()]
+      self.case, self.position = arrays['case'], arrays['position']
+    self._records = data_source(folder, 'train', skip=('code_voxels',))
+
+  def __len__(self) -> int:
+    return len(self.case)
+
+  def digest(self) -> str:
+    """Sha-256 of the index: which scans there are, their grids, and what is labelled where.
+
+    The same wherever the files lie.
+    """
+    digest = hashlib.sha256()
+    with self._load_index() as arrays:
+      for name in sorted(arrays.files):
+        array = arrays[name]
+        digest.update(repr((name, array.shape, array.dtype.str)).encode() + array.tobytes())
+    return digest.hexdigest()
+
+  def _load_index(self):
+    try:
+      return np.load(io.BytesIO(self._index.read_bytes()))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+      raise NotPreparedError(
+        f'{self._index}: damaged ({error}); prepare {self.name} again with --overwrite'
+      ) from error
+
+  def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
+    """One brick; safe to call from several threads.
+
+    Args:
+      record: 0..N-1.
+
+    Returns:
+      image (brick, brick, brick) int16 HU, label (brick, brick, brick) uint8 codes; read-only.
+    """
+    example = self._records[int(record)]
+    return example['image'], self._translate(example['label'])
+
+  def class_voxels(self, names: Sequence[str]) -> np.ndarray:
+    """How much of each class every brick holds.
+
+    Args:
+      names: K class names.
+
+    Returns:
+      (N, K) int64 voxels; 0 where the case does not supervise the class.
+    """
+    with self._load_index() as arrays:
+      table = self._translate(np.arange(256, dtype=np.uint8))
+      counts = arrays['code_voxels'].astype(np.int64) @ self.template.code_table(names)[table]
+    supervised = np.array([[name in case.supervised for name in names] for case in self.cases])
+    return counts * supervised[self.case]
+
+
+class _Volumes(collections.abc.Sequence):
+  """The held-out scans of one prepared source, read one at a time."""
+
+  def __init__(self, folder: epath.Path, translate: Callable[[np.ndarray], np.ndarray]):
+    self._translate = translate
+    self._parts: list[tuple[str, Sequence[Mapping[str, Any]]]] = []
+    if folder.is_dir():
+      splits = records.import_tfds().builder_from_directory(folder).info.splits
+      self._parts = [(split, data_source(folder, split)) for split in sorted(splits)]
+
+  def __len__(self) -> int:
+    return sum(len(part) for _, part in self._parts)
+
+  def __getitem__(self, index: int) -> VolumeRecord:  # type: ignore[override]  # no slices
+    index = range(len(self))[index]
+    for split, part in self._parts:
+      if index < len(part):
+        record = records.read_volume(part[index], split)
+        return dataclasses.replace(record, codes=self._translate(record.codes))
+      index -= len(part)
+    raise IndexError(index)
+
+
+def read_template(
+  data_dir: str | os.PathLike,
+  source_names: Sequence[str],
+  new_classes: Iterable[Mapping[str, Any]] = (),
+) -> Template:
+  """The template of a run: the built-in classes, those of its prepared sources, and further ones.
+
+  Args:
+    data_dir: of the prepared sources.
+    source_names: that the run reads.
+    new_classes: as `Template.extend` takes them; they come first, so that their prompts and indices
+      win where a source declares the same name.
+
+  Raises:
+    NotPreparedError: if a source is not prepared.
+    ClassError: if two of them contradict each other.
+  """
+  template = TEMPLATE.extend(new_classes)
+  for source in source_names:
+    declared = {entry['name'] for entry in template.additions()}
+    for entry in _stored_classes(data_dir, source):
+      # An index is the source's own affair: its codes are translated on reading.
+      drop = ('index', 'prompt') if entry['name'] in declared else ('index',)
+      template = template.extend([{k: v for k, v in entry.items() if k not in drop}])
+  return template
+
+
+def open_bricks(
+  data_dir: str | os.PathLike, source: str, template: Template | None = None
+) -> BrickStore:
+  """The training bricks of a prepared source.
+
+  Args:
+    data_dir: of the prepared sources.
+    source: name of one of them.
+    template: whose codes to give, from `read_template`; by default the source's own.
+
+  Raises:
+    NotPreparedError: if it is not prepared, or has no training cases.
+  """
+  prepared, settings = _prepared(data_dir, source)
+  folder = prepared / 'bricks' / records.VERSION
+  if not folder.is_dir():
+    skipped = settings.get('skipped')
+    reason = (
+      f'every one was skipped, see {records.SETTINGS}' if skipped else 'it was prepared without any'
+    )
+    raise NotPreparedError(f'{folder}: no training cases of {source}; {reason}')
+  stored = TEMPLATE.extend(_stored_classes(data_dir, source))
+  return BrickStore(folder, source, stored=stored, template=template)
+
+
+def open_volumes(
+  data_dir: str | os.PathLike, source: str, template: Template | None = None
+) -> Sequence[VolumeRecord]:
+  """The validation and test scans of a prepared source; empty where it has none.
+
+  Args:
+    data_dir: of the prepared sources.
+    source: name of one of them.
+    template: whose codes to give, from `read_template`; by default the source's own.
+
+  Raises:
+    NotPreparedError: if it is not prepared.
+  """
+  stored = TEMPLATE.extend(_stored_classes(data_dir, source))
+  translate = _translation(stored, template or stored)
+  folder, _ = _prepared(data_dir, source)
+  return _Volumes(folder / 'volumes' / records.VERSION, translate)
+
+
+def held_out_cases(data_dir: str | os.PathLike, source: str) -> list[HeldOutCase]:
+  """The scans of `open_volumes`, in its order, without reading them.
+
+  Raises:
+    NotPreparedError: if the source is not prepared.
+  """
+  folder, _ = _prepared(data_dir, source)
+  cases = json.loads((folder / records.OUTCOMES).read_text())
+  fields = [field.name for field in dataclasses.fields(HeldOutCase)]
+  described = [HeldOutCase(*(case[f] for f in fields)) for case in cases]
+  return sorted((c for c in described if c.split != 'train'), key=lambda case: case.split)
+
+
+def _stored_classes(data_dir: str | os.PathLike, source: str) -> list[dict]:
+  _, settings = _prepared(data_dir, source)
+  return settings.get('new_classes', [])
+
+
+def _translation(stored: Template, template: Template) -> Callable[[np.ndarray], np.ndarray]:
+  """Label codes of one template -> those of another."""
+  table = stored.translation(template)
+  if np.array_equal(table, np.arange(256)):
+    return lambda codes: codes
+  return lambda codes: table[codes]
+
+
+def read_settings(data_dir: str | os.PathLike, source: str) -> dict | None:
+  """What `prepare` left in SETTINGS, or None if the source is not prepared completely."""
+  path = epath.Path(data_dir) / source / records.SETTINGS
+  with reading(path, NotPreparedError):
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def prepared_sources(data_dir: str | os.PathLike) -> list[str]:
+  """Names of the sources that are prepared completely."""
+  return sorted(path.parent.name for path in epath.Path(data_dir).glob(f'*/{records.SETTINGS}'))
+
+
+def _prepared(data_dir: str | os.PathLike, source: str) -> tuple[epath.Path, dict]:
+  """The folder of a prepared source, and its settings.
+
+  Raises:
+    NotPreparedError: if it is not there, or of another version.
+  """
+  settings = read_settings(data_dir, source)
+  folder = epath.Path(data_dir) / source
+  command = f'python -m input_pipeline.prepare --source={source} --data_dir={data_dir}'
+  if settings is None:
+    known = {*prepared_sources(data_dir), *sources.SOURCES}
+    hint = '' if source in known else suggest(source, sorted(known)).partition('known:')[0]
+    raise NotPreparedError(f'{folder}: not prepared; {hint or f"run {command}"}')
+  version = settings['settings']['version']
+  if version != records.VERSION:
+    raise NotPreparedError(
+      f'{folder}: version {version}, need {records.VERSION}; run {command} --overwrite'
+    )
+  return folder, settings
+
+
+def data_source(folder: epath.Path, split: str, *, skip: Sequence[str] = ()):
+  """Random access to the records of a split; the fields in `skip` are not decoded."""
+  tfds = records.import_tfds()
+  decoders = {field: tfds.decode.SkipDecoding() for field in skip}
+  return tfds.builder_from_directory(folder).as_data_source(split=split, decoders=decoders)
