@@ -85,7 +85,8 @@ def spacing(text: str) -> tuple[float, float, float]:
     numbers = []
   if len(numbers) not in (1, 3) or not all(0 < mm < 100 for mm in numbers):
     raise argparse.ArgumentTypeError(f'{text!r}: expected X,Y,Z or one number, in mm')
-  return tuple(numbers * 3 if len(numbers) == 1 else numbers)
+  x, y, z = numbers * 3 if len(numbers) == 1 else numbers
+  return x, y, z
 
 
 def at_least(low: int) -> Callable[[str], int]:

@@ -149,7 +149,7 @@ def is_nifti_name(name: str) -> bool:
 
 def phrases(left_out: Iterable[File | str]) -> list[str]:
   """'MR (2 files)' for each reason, of files or a text for each, by name."""
-  counts = collections.defaultdict(collections.Counter)
+  counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
   for file in left_out:
     reason, unit = (file, 'file') if isinstance(file, str) else (file.reason, file.unit)
     counts[reason][unit] += 1
@@ -195,8 +195,8 @@ def further_channels(stems: Iterable[str]) -> list[str]:
   Where one of the numbers exceeds 9, they count patients and not channels.
   """
   stems = list(stems)
-  numbers = {case: found for case, found in _channels(stems).items() if 0 in found}
-  single = {case for case, found in numbers.items() if max(found) < 10}
+  channels = {case: numbers for case, numbers in _channels(stems).items() if 0 in numbers}
+  single = {case for case, numbers in channels.items() if max(numbers) < 10}
   matches = filter(None, map(_CHANNEL.fullmatch, stems))
   return [match[0] for match in matches if match[1] in single and int(match[2])]
 
@@ -288,12 +288,15 @@ def _is_bare_dicom(head: bytes) -> bool:
   return False
 
 
-def _walk(folder, deep, skip) -> tuple[list[File], list[pathlib.Path]]:
+def _walk(
+  folder: pathlib.Path, deep: bool, skip: Callable[[pathlib.Path], str]
+) -> tuple[list[File], list[pathlib.Path]]:
   """Every file of a folder, those it really holds before those it links to."""
   files, shallow = [], []
   seen = {os.path.realpath(folder)}
   around = set(map(str, pathlib.Path(os.path.realpath(folder)).parents))
-  folders, links = [folder], []
+  folders: list[pathlib.Path] = [folder]
+  links: list[pathlib.Path] = []
   while folders or links:
     current = (folders or links).pop(0)
     name = current.relative_to(folder).as_posix()

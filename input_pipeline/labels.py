@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
 from input_pipeline.ct import body
@@ -64,8 +65,8 @@ def classes_of(meanings: Mapping[int, Meaning], template: Template = TEMPLATE) -
   """The classes that a mapping labels, in the template's order; a pair counts as both sides."""
   pairs = template.pairs()
   names = {name for meaning in meanings.values() for name in _names(meaning)}
-  found = {side for name in names for side in pairs.get(name, (name,))}
-  return tuple(sorted(found, key=lambda name: template.get(name).index))
+  sides = {side for name in names for side in pairs.get(name, (name,))}
+  return tuple(sorted(sides, key=lambda name: template.get(name).index))
 
 
 def restrict(
@@ -81,16 +82,16 @@ def restrict(
   pairs = template.pairs()
   holders = {name: name for name in names}
   holders |= {side: noun for noun, sides in pairs.items() if noun in names for side in sides}
-  kept = {}
+  kept: dict[int, Meaning] = {}
   for value, meaning in meanings.items():
     if _ignored(meaning):
       kept[value] = meaning
       continue
-    found = {}
+    labelled: dict[str, None] = {}
     for name in _names(meaning):
       around = [name] if name in holders else sorted(template.ancestors(pairs.get(name, [name])[0]))
-      found |= dict.fromkeys(holders[n] for n in around if n in holders)
-    kept[value] = tuple(found) or None
+      labelled |= dict.fromkeys(holders[n] for n in around if n in holders)
+    kept[value] = tuple(labelled) or None
   return kept
 
 
@@ -98,7 +99,7 @@ def convert(
   array: np.ndarray,
   meanings: Mapping[int, Meaning],
   *,
-  spacing: Sequence[float],
+  spacing: ArrayLike,
   name: str,
   image: np.ndarray | None = None,
   template: Template = TEMPLATE,
@@ -146,9 +147,7 @@ def check_meaning(meaning: Meaning, template: Template = TEMPLATE) -> None:
     raise LabelError(f'it is to be ignored, and stands for {sorted(_names(meaning))}; choose one')
 
 
-def split_sides(
-  mask: np.ndarray, middle: float, spacing: Sequence[float], *, name: str
-) -> np.ndarray:
+def split_sides(mask: np.ndarray, middle: float, spacing: ArrayLike, *, name: str) -> np.ndarray:
   """Which voxels of a paired organ are the right one's.
 
   Every component lies on the side of its centroid. One that reaches far over the middle is two
@@ -179,7 +178,7 @@ def split_sides(
   if number > 1 and sizes[pieces[1]] >= _PIECE * sizes.sum():
     low, high = sorted(centres[pieces])
     same_side = (low > middle) == (high > middle)
-    if same_side and (high - low) * spacing[0] >= _APART_MM:
+    if same_side and (high - low) * np.asarray(spacing)[0] >= _APART_MM:
       _warn(f'{name}: both lie on one side of the body; the one further right is called right')
       middle = (low + high) / 2
   right = np.append(False, centres > middle)
@@ -226,7 +225,7 @@ def _code(meaning: Meaning, template: Template) -> int:
 
 def _lesion_codes(template: Template, right: str, left: str) -> dict[int, tuple[int, int]]:
   """Code of a lesion without a side -> its codes in the right and in the left organ."""
-  sided = {}
+  sided: dict[int, dict[str, int]] = {}
   for code, (lesion, parent) in template.sided_codes.items():
     if parent in (right, left):
       sided.setdefault(template.get(lesion).index, {})[parent] = code
@@ -258,9 +257,9 @@ def _side_lesions(codes, template, organs, lesions, image):
 
 def _assign(codes, lesions, to_right):
   for index, (in_right, in_left) in lesions.items():
-    found = codes == index
-    codes[found & to_right] = in_right
-    codes[found & ~to_right] = in_left
+    lesion = codes == index
+    codes[lesion & to_right] = in_right
+    codes[lesion & ~to_right] = in_left
 
 
 def _middle(codes, mask, image):

@@ -52,14 +52,14 @@ def fetch(
     folder: for the repository; created where missing, continued where half done.
     repository: address for git.
     commit: full hash; git checks everything it fetches against it.
-    patients: 'pt_N' of those wanted; () is all.
+    patients: 'pt_N' of those to take; () is all.
 
   Raises:
     SourceError: if git is missing or fails.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  wanted = [f'/provided-data/*/{patient}/*.csv' for patient in patients or '*']
-  patterns = [*wanted, '!dose.csv', '!possible_dose_mask.csv']
+  files = [f'/provided-data/*/{patient}/*.csv' for patient in patients or '*']
+  patterns = [*files, '!dose.csv', '!possible_dose_mask.csv']
   commands = [
     ['init', '--quiet'],
     ['config', 'remote.origin.url', repository],
@@ -86,26 +86,26 @@ def convert(original: pathlib.Path, output: pathlib.Path, patients: Sequence[str
   Args:
     original: the repository, or its folder `provided-data`.
     output: created where missing.
-    patients: 'pt_N' of those wanted; () is all.
+    patients: 'pt_N' of those to take; () is all.
 
   Raises:
     SourceError: if there are no patients, one is missing, or a file is malformed.
   """
-  found = {name: sorted(original.glob(f'**/{name}/pt_*')) for name in _FOLDERS}
-  if not any(found.values()):
+  folders = {name: sorted(original.glob(f'**/{name}/pt_*')) for name in _FOLDERS}
+  if not any(folders.values()):
     raise SourceError(f'{original}: no train-pats/pt_N in it; pass the repository of OpenKBP')
-  missing = set(patients) - {path.name for paths in found.values() for path in paths}
+  missing = set(patients) - {path.name for paths in folders.values() for path in paths}
   if missing:
     raise SourceError(
       f'{original}: no {", ".join(sorted(missing))} in it; patients are pt_1 and on'
     )
   if patients:
-    found = {name: [p for p in paths if p.name in patients] for name, paths in found.items()}
-  for name, patients in found.items():
+    folders = {name: [p for p in paths if p.name in patients] for name, paths in folders.items()}
+  for name, paths in folders.items():
     folder = output / _FOLDERS[name]
     folder.mkdir(parents=True, exist_ok=True)
-    patients.sort(key=lambda path: int(path.name.split('_')[1]))
-    cases = [_convert_patient(path, folder) for path in progress.bar(patients, desc=name)]
+    paths.sort(key=lambda path: int(path.name.split('_')[1]))
+    cases = [_convert_patient(path, folder) for path in progress.bar(paths, desc=name)]
     (folder / 'dataset.json').write_text(json.dumps({'cases': cases}, indent=1) + '\n')
 
 
@@ -178,8 +178,8 @@ def _convert_patient(path: pathlib.Path, folder: pathlib.Path) -> dict:
       slices[name] = [int(at[0]), int(at[-1])]
   affine = np.zeros((4, 4))
   # The world's origin is the middle of the volume: that of the scanner is not known.
-  for own, (world, step) in enumerate(((1, -spacing[1]), (0, -spacing[0]), (2, -spacing[2]))):
-    affine[world, own], affine[world, 3] = step, -step * (_SIZE - 1) / 2
+  for axis, (world, step) in enumerate(((1, -spacing[1]), (0, -spacing[0]), (2, -spacing[2]))):
+    affine[world, axis], affine[world, 3] = step, -step * (_SIZE - 1) / 2
   affine[3, 3] = 1
   kinds = {'ct': hu, 'oar': oar} | ({'ptv': ptv} if ptv.any() else {})
   if 'ptv' not in kinds:  # of an earlier conversion

@@ -75,10 +75,13 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--data-dir', required=True, type=pathlib.Path)
   parser.add_argument('--source', action='append', help='default: every prepared one')
-  count = {'type': cli.at_least(1), 'metavar': 'N'}
-  parser.add_argument('--patch', **count, default=96, help='voxels along an edge (96)')
-  parser.add_argument('--batch-size', **count, default=8, help='patches in a batch (8)')
-  parser.add_argument('--parallel', **count, default=2, help='patches made at the same time (2)')
+  for option, default, text in (
+    ('--patch', 96, 'voxels along an edge'),
+    ('--batch-size', 8, 'patches in a batch'),
+    ('--parallel', 2, 'patches made at the same time'),
+  ):
+    text = f'{text} ({default})'
+    parser.add_argument(option, type=cli.at_least(1), metavar='N', default=default, help=text)
   parser.add_argument(
     '--cache-mb', type=cli.at_least(0), default=1024, help='decoded bricks kept (1024)'
   )
@@ -109,13 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise bricks.NotPreparedError(
       f'{args.data_dir}: holds no prepared source; run python -m input_pipeline.prepare first'
     )
-  found = measure(
+  speed = measure(
     config, stores, batch_size=args.batch_size, seconds=args.seconds, warm_up=args.seconds / 2
   )
   print(
-    f'{", ".join(names)}: {found.patches_per_second:.1f} {"plain" if args.plain else "augmented"} '
-    f'patches of {args.patch}^3 a second, {found.read_amplification:.1f} voxels read for each one '
-    f'used, {found.peak_memory / 1e9:.2f} GB of memory'
+    f'{", ".join(names)}: {speed.patches_per_second:.1f} {"plain" if args.plain else "augmented"} '
+    f'patches of {args.patch}^3 a second, {speed.read_amplification:.1f} voxels read for each one '
+    f'used, {speed.peak_memory / 1e9:.2f} GB of memory'
   )
   return 0
 

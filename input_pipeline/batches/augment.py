@@ -88,8 +88,8 @@ def draw_matrix(
   matrix = Rotation.from_euler('xyz', degrees, degrees=True).as_matrix() if rotate else np.eye(3)
   if zoom:
     matrix = matrix / factor
-  spacing = np.asarray(spacing, float)
-  return matrix * spacing / spacing[:, None]
+  mm = np.asarray(spacing, float)
+  return matrix * mm / mm[:, None]
 
 
 def change_hu(rng: np.random.Generator, image: np.ndarray, config: Mapping) -> np.ndarray:

@@ -131,7 +131,7 @@ def _check_fields(dataset) -> None:
 
 def _without_copies(place: str, slices: list) -> list:
   """The slices, each once: files with the same pixels at the same place are copies."""
-  at = {}
+  at: dict[tuple[float, ...], tuple] = {}
   for name, dataset in slices:
     position = tuple(map(float, dataset.ImagePositionPatient))
     first_name, first = at.setdefault(position, (name, dataset))
@@ -178,17 +178,17 @@ def _check_alike(place: str, slices: list) -> None:
     sizes = [f'{one.Rows}x{one.Columns} pixels' for one in (dataset, first)]
     spacings = [list(map(float, one.PixelSpacing)) for one in (dataset, first)]
     directions = [np.array(one.ImageOrientationPatient, float) for one in (dataset, first)]
-    kinds = {
+    kinds: dict[str, tuple[list, bool]] = {
       'size': (sizes, sizes[0] == sizes[1]),
-      'pixel spacing': (spacings, np.allclose(*spacings, rtol=1e-3)),
+      'pixel spacing': (spacings, np.allclose(spacings[0], spacings[1], rtol=1e-3)),
       'direction': ([d.round(4).tolist() for d in directions],
                     np.abs(directions[0] - directions[1]).max() <= _TILT),
     }  # fmt: skip
-    for kind, ((own, usual), same) in kinds.items():
+    for kind, (values, same) in kinds.items():
       if not same:
         raise VolumeError(
-          f'{place}/{name}: other {kind} than {first_name} ({own}, not {usual}); keep one series '
-          'in the folder, without localizers'
+          f'{place}/{name}: other {kind} than {first_name} ({values[0]}, not {values[1]}); '
+          'keep one series in the folder, without localizers'
         )
 
 
@@ -234,7 +234,7 @@ def _check_line(
       f'{place}: {names[int(off.argmax())]} is shifted by {off.max():.1f} mm within its plane; the '
       'series mixes several reconstructions: export one'
     )
-  tilt = float(np.degrees(np.arccos(min(1.0, 1 / np.linalg.norm(step)))))
+  tilt = float(np.degrees(np.arccos(min(1.0, 1 / float(np.linalg.norm(step))))))
   if tilt > _TILT_DEGREES:
     warnings.warn(
       f'{place}: the gantry is tilted by {tilt:.1f} degrees; the network sees the anatomy sheared, '

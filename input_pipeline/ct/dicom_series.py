@@ -130,7 +130,9 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   with opened(path) as open_file, warnings.catch_warnings():
     warnings.simplefilter('ignore')  # of odd values in fields that are not used
     files = inventory.look(path, ('dicom',)) if files is None else files
-    slices, others, bad = [], list(files.left_out), {}
+    slices: list[_Slice] = []
+    others: list[inventory.File | str] = list(files.left_out)
+    bad: dict[str, str] = {}
     for file in files.used:
       if file.kind != 'dicom':
         continue
@@ -139,7 +141,7 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
       except SliceError as error:
         bad[file.name] = f'{file.path}: {error}'
         continue
-      if kind:
+      if slice_ is None:
         others.append(kind)
       else:
         slices.append(slice_)
@@ -207,9 +209,9 @@ def reason(error: Exception) -> str:
 
 def value(dataset, field: str) -> Any:
   """A field's value, None also where it is there and empty."""
-  found = dataset.get(field)
-  empty = found is None or (hasattr(found, '__len__') and not len(found))
-  return None if empty else found
+  stored = dataset.get(field)
+  empty = stored is None or (hasattr(stored, '__len__') and not len(stored))
+  return None if empty else stored
 
 
 def other_kind(dataset, pixels: str) -> str:
@@ -277,12 +279,10 @@ def _by_uid(slices: Sequence[_Slice]) -> list[list[_Slice]]:
 def _phases(group: Sequence[_Slice]) -> list[SeriesFiles]:
   """One scan for each phase of a series, where it has several slices at one place."""
   if _doubled(group):
-    tests = {'': lambda slice_: slice_.folder}
-    tests |= {field: lambda slice_, field=field: slice_.phase[field] for field in _PHASES}
-    for field, test in tests.items():
-      parts = collections.defaultdict(list)
+    for field in ('', *_PHASES):
+      parts: dict[str, list[_Slice]] = collections.defaultdict(list)
       for slice_ in group:
-        parts[test(slice_)].append(slice_)
+        parts[slice_.phase[field] if field else slice_.folder].append(slice_)
       if len(parts) > 1 and not any(_doubled(part) or len(part) < 2 for part in parts.values()):
         return [_scan(part, field, text) for text, part in sorted(parts.items())]
   return [_scan(group)]

@@ -99,14 +99,15 @@ def to_canonical(array: np.ndarray, affine: np.ndarray, *, name='volume', header
     VolumeError: if the array is not 3D, has a single slice, or the affine is not invertible.
   """
   _check_shape(array.shape, name)
-  array = array.reshape(array.shape[:3])
+  width, height, depth = array.shape[:3]  # of its own axes
+  array = array.reshape(width, height, depth)
   affine = np.array(affine, np.float64)
   _check_affine(affine, name)
   orientation = orientations.io_orientation(affine).astype(int)
   canonical = np.ascontiguousarray(orientations.apply_orientation(array, orientation))
   spacing = np.empty(3)
   spacing[orientation[:, 0]] = nib.affines.voxel_sizes(affine)
-  geometry = Geometry(array.shape, affine, orientation, spacing, canonical.shape, header)
+  geometry = Geometry((width, height, depth), affine, orientation, spacing, canonical.shape, header)
   return Volume(canonical, geometry)
 
 
@@ -249,9 +250,9 @@ def write_nifti(path, array: np.ndarray, geometry: Geometry, dtype, *, slope: fl
   path = pathlib.Path(path)
   if not path.name.endswith(ENDINGS):
     raise ValueError(f'{path}: unknown ending; name the file .nii or .nii.gz')
-  own = from_canonical(array, geometry)
-  stored = own.astype(dtype, copy=False)
-  if stored.dtype.kind in 'iu' and not np.array_equal(stored, own):
+  restored = from_canonical(array, geometry)
+  stored = restored.astype(dtype, copy=False)
+  if stored.dtype.kind in 'iu' and not np.array_equal(stored, restored):
     raise ValueError(f'{path}: {stored.dtype} cannot hold the values; choose a wider dtype')
   temporary = path.with_name(f'.{os.getpid()}-{path.name}')
   try:

@@ -52,12 +52,12 @@ def _load(scan: pathlib.Path, ground: pathlib.Path) -> Scan:
   if len(pictures) != len(names):
     raise SourceError(f'{ground}: {len(pictures)} pictures for {len(names)} slices of {scan}')
   by_name = dict(zip(names, pictures, strict=True))  # both are numbered by slice
-  own = series.volume.geometry.shape
+  columns, rows, _ = series.volume.geometry.shape
   masks = []
   for name in series.names:
     picture = np.asarray(Image.open(by_name[name]))
-    if picture.shape != (own[1], own[0]):
-      raise SourceError(f'{by_name[name]}: shape {picture.shape}, but slices are {own[1::-1]}')
+    if picture.shape != (rows, columns):
+      raise SourceError(f'{by_name[name]}: shape {picture.shape}, but slices are {(rows, columns)}')
     # 255 or 1, as 8 bits or 1.
     masks.append((picture > 0).T)
   mask = np.stack(masks, -1).astype(np.uint8)

@@ -69,10 +69,10 @@ class Dataset:
     folder = files.folder_of(self.name, manual_dir, f'{self.name} as downloaded')
     paths = files.walk(folder)
     images = _match(folder, paths, self.image)
-    found = [_match(folder, paths, label) for label in self.label]
+    maps = [_match(folder, paths, label) for label in self.label]
     cases, without = [], []
     for name, (image, *more) in images.items():
-      label, *others = next((maps[name] for maps in found if name in maps), [None])
+      label, *others = next((paths[name] for paths in maps if name in paths), [None])
       if label is None:
         without.append(image)
         continue
@@ -87,15 +87,21 @@ class Dataset:
         f'{folder}: no scan of {self.name} with its labels; expected files like {self.image} and '
         f'{self.label[0]} in it or below'
       )
-    self._tell(paths, images, found, without)
+    self._tell(paths, images, maps, without)
     return cases
 
-  def _tell(self, paths, images, found, without) -> None:
+  def _tell(
+    self,
+    paths: Sequence[pathlib.Path],
+    images: Mapping[str, list[pathlib.Path]],
+    maps: Sequence[Mapping[str, list[pathlib.Path]]],
+    without: Sequence[pathlib.Path],
+  ) -> None:
     """Warns of the NIfTI files that belong to no case."""
-    known = {path for matches in (images, *found) for same in matches.values() for path in same}
+    known = {path for matches in (images, *maps) for same in matches.values() for path in same}
     nifti = [path for path in paths if path.name.lower().endswith(volume.ENDINGS)]
     lonely = [
-      p for maps in found for name, same in maps.items() if name not in images for p in same
+      p for matches in maps for name, same in matches.items() if name not in images for p in same
     ]
     for left_out, what in (
       (without, 'scans without a label map'),
@@ -132,8 +138,8 @@ def _match(
   folder: pathlib.Path, paths: Sequence[pathlib.Path], pattern: str
 ) -> dict[str, list[pathlib.Path]]:
   """Case -> the files or folders whose path ends as the pattern says, by name of the case."""
-  found: dict[str, list[pathlib.Path]] = {}
+  matches: dict[str, list[pathlib.Path]] = {}
   for path in paths:
     if hit := _ends(pattern, path.relative_to(folder).as_posix()):
-      found.setdefault(hit['case'], []).append(path)
-  return dict(sorted(found.items()))
+      matches.setdefault(hit['case'], []).append(path)
+  return dict(sorted(matches.items()))

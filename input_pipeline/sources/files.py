@@ -132,15 +132,15 @@ def join(
 
 
 def check_grid(
-  label: pathlib.Path, own: volume.Geometry, image: pathlib.Path, wanted: volume.Geometry
+  label: pathlib.Path, grid: volume.Geometry, image: pathlib.Path, scan: volume.Geometry
 ) -> None:
   """A label map must lie on its scan's grid, in whatever axis order either is stored.
 
   Args:
     label: file, for messages.
-    own: geometry of the label map.
+    grid: geometry of the label map.
     image: file, for messages.
-    wanted: geometry of the scan.
+    scan: geometry of the scan.
 
   Raises:
     SourceError: if, both in canonical order, shape, directions or voxel sizes differ; or the place,
@@ -150,20 +150,20 @@ def check_grid(
     UserWarning: if only the origin differs; voxels are then taken to correspond by their index.
   """
   other = image if image.name == label.name else image.name
-  axes, theirs = (''.join(nib.aff2axcodes(g.affine)) for g in (own, wanted))
-  if own.canonical_shape != wanted.canonical_shape:
+  axes, theirs = (''.join(nib.aff2axcodes(g.affine)) for g in (grid, scan))
+  if grid.canonical_shape != scan.canonical_shape:
     raise SourceError(
-      f'{label}: shape {own.shape} along {axes}, but {other} {wanted.shape} along {theirs}; '
+      f'{label}: shape {grid.shape} along {axes}, but {other} {scan.shape} along {theirs}; '
       'get both anew'
     )
-  apart = np.abs(own.canonical_affine - wanted.canonical_affine)
+  apart = np.abs(grid.canonical_affine - scan.canonical_affine)
   # Over the whole scan, directions and voxel sizes may move a voxel by half its size.
-  turned = (apart[:3, :3] @ np.array(wanted.canonical_shape)).max()
+  turned = (apart[:3, :3] @ np.array(scan.canonical_shape)).max()
   moved = apart[:3, 3].max()
-  limit = 0.5 * wanted.spacing.min()
+  limit = 0.5 * scan.spacing.min()
   # Other axes and another place: the header alone was rewritten, and the voxels were not.
   if turned > limit or (moved > limit and axes != theirs):
-    sizes = [nib.affines.voxel_sizes(g.affine).round(4).tolist() for g in (own, wanted)]
+    sizes = [nib.affines.voxel_sizes(g.affine).round(4).tolist() for g in (grid, scan)]
     raise SourceError(
       f'{label}: axes {axes}, voxels of {sizes[0]} mm, but {other} {theirs}, {sizes[1]}, and '
       f'up to {turned + moved:.1f} mm apart; the header of one of them is wrong: get both anew'
@@ -183,7 +183,8 @@ def walk(folder: pathlib.Path) -> list[pathlib.Path]:
   Raises:
     SourceError: if a folder cannot be listed.
   """
-  paths, seen = [], set()
+  paths: list[pathlib.Path] = []
+  seen: set[str] = set()
   for place, folders, names in os.walk(folder, followlinks=True, onerror=_unlisted):
     real = os.path.realpath(place)
     visible = [name for name in folders if not inventory.is_hidden(name)]

@@ -111,10 +111,10 @@ def _meaning(name: str, masks: pathlib.Path) -> str | None:
 def _load(scan: pathlib.Path, masks: pathlib.Path, meanings: dict[str, str | None]) -> Scan:
   series = dicom.read_series(scan)
   used = [name for name, meaning in meanings.items() if meaning is not None]
-  own = np.zeros(series.volume.geometry.shape, np.uint8)
+  values = np.zeros(series.volume.geometry.shape, np.uint8)
   for value, name in enumerate(used, 1):
-    own[dicom.read_pixels(masks, name, series.names, own.shape) > 0] = value
-  organs = dicom.like(series, own)
+    values[dicom.read_pixels(masks, name, series.names, values.shape) > 0] = value
+  organs = dicom.like(series, values)
   codes = labels.convert(
     organs,
     dict(enumerate((meanings[name] for name in used), 1)),

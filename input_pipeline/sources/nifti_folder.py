@@ -52,9 +52,10 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
   cases = []
   for name, pair in {**pairs['Tr'], **pairs['Ts']}.items():
     known = _supervised(folder, index, name, meanings, template)
-    load = functools.partial(files.load_nifti, pair.image, pair.label, known, template)
-    if pair.problem:
+    if pair.problem or pair.image is None or pair.label is None:
       load = functools.partial(files.fail, pair.problem)
+    else:
+      load = functools.partial(files.load_nifti, pair.image, pair.label, known, template)
     supervised = labels.classes_of(known, template)
     cases.append(Case('nifti_folder', name, splits[name], supervised, load, drawn=drawn))
   return cases
@@ -153,7 +154,7 @@ def _plain(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-  """The files of a case; `problem` is why they cannot be used, or ''."""
+  """The files of a case; `problem` is why they cannot be used, '' if both are there and can."""
 
   image: pathlib.Path | None
   label: pathlib.Path | None
@@ -193,7 +194,8 @@ def _pairs(folder: pathlib.Path, part: str) -> dict[str, _Pair]:
       problem = f'{same[0].path} and {same[1].path.name} are both of case {name}; keep one'
     elif name in channels:
       problem = f'{channels[name]}: a second channel; one CT channel (_0000) is supported'
-    pairs[name] = _Pair(*(held[0].path if held else None for held in (image, label)), problem)
+    first_image, first_label = (held[0].path if held else None for held in (image, label))
+    pairs[name] = _Pair(first_image, first_label, problem)
   if unlabelled:
     files.note(files.counted(unlabelled, 'scans of imagesTs without a label map in labelsTs'))
   return pairs
@@ -227,7 +229,8 @@ def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> 
   given = index.get('splits', {})
   if not isinstance(given, dict) or set(given) - {'train', 'validation', 'test'}:
     raise SourceError(f'{path}: "splits" must map train, validation or test to lists of cases')
-  faults, seen = [], {}
+  faults: list[str] = []
+  seen: dict[str, str] = {}
   for split, names in given.items():
     for name in names:
       if name not in splits:

@@ -48,19 +48,24 @@ def openkbp_cases(manual_dir: str | None, *, tune: bool = False) -> list[Case]:
   Raises:
     SourceError: if a folder or an index is missing or malformed.
   """
-  if manual_dir is None:
-    raise SourceError(
-      'openkbp: pass --manual_dir, the folder that input_pipeline.openkbp_download made'
-    )
-  train = _read_openkbp(pathlib.Path(manual_dir) / 'train', 'train')
+  folder = _folder(manual_dir)
+  train = _read_openkbp(folder / 'train', 'train')
   if not tune:
-    return train + _read_openkbp(pathlib.Path(manual_dir) / 'val', 'validation')
+    return train + _read_openkbp(folder / 'val', 'validation')
   order = np.random.default_rng(_TUNE_SEED).permutation(len(train))
   held_out = set(order[:_TUNE_CASES].tolist())
   return [
     dataclasses.replace(case, split='validation') if i in held_out else case
     for i, case in enumerate(train)
   ]
+
+
+def _folder(manual_dir: str | None) -> pathlib.Path:
+  if manual_dir is None:
+    raise SourceError(
+      'openkbp: pass --manual_dir, the folder that input_pipeline.openkbp_download made'
+    )
+  return pathlib.Path(manual_dir)
 
 
 def _read_openkbp(folder: pathlib.Path, split: str) -> list[Case]:
@@ -76,10 +81,10 @@ def _read_openkbp(folder: pathlib.Path, split: str) -> list[Case]:
 
 
 def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
-  paths = [folder / entry[kind] for kind in ('ct', 'oar')]
+  ct, oar = (folder / entry[kind] for kind in ('ct', 'oar'))
   labelled = tuple(entry['labelled_organs'])
-  load = functools.partial(_load, *paths, labelled)
-  if missing := [path for path in paths if not path.is_file()]:
+  load = functools.partial(_load, ct, oar, labelled)
+  if missing := [path for path in (ct, oar) if not path.is_file()]:
     problem = f'{missing[0]}: listed in {folder / "dataset.json"} but missing; copy it again'
     load = functools.partial(files.fail, problem)
   ranges = {
@@ -189,7 +194,7 @@ def openkbp_ptv_cases(manual_dir: str | None) -> list[Case]:
   """
   cases = []
   for case in openkbp_cases(manual_dir):
-    folder = pathlib.Path(manual_dir, 'train' if case.split == 'train' else 'val')
+    folder = _folder(manual_dir) / ('train' if case.split == 'train' else 'val')
     ct, ptv = (folder / f'{case.name}_{kind}.nii.gz' for kind in ('ct', 'ptv'))
     if os.path.lexists(ptv):  # one patient has none
       load = functools.partial(

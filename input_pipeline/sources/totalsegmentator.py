@@ -60,22 +60,24 @@ def totalsegmentator_cases(manual_dir: str | None) -> list[Case]:
   cases = []
   for place in places:
     scan, masks = _nifti(place).get('ct'), _nifti(place / 'segmentations')
-    wanted = {
+    organs = {
       label: [masks[file] for file in parts]
       for label, parts in _FILES.items()
       if all(file in masks for file in parts)
     }
-    load = functools.partial(_load, scan, wanted)
+    named_split = splits.get(place.name, '')
     if scan is None:
       load = functools.partial(files.fail, f'{place}: no ct.nii.gz; unpack it again')
-    elif not wanted:
+    elif not organs:
       problem = f'{place}: no segmentations/ with masks of the template; unpack it again'
       load = functools.partial(files.fail, problem)
-    elif splits.get(place.name) not in _SPLITS:
+    elif named_split not in _SPLITS:
       problem = f'{scan}: meta.csv gives {place.name} no split (train, val or test)'
       load = functools.partial(files.fail, problem)
-    split = _SPLITS.get(splits.get(place.name), 'train')
-    cases.append(Case('totalsegmentator', place.name, split, in_template_order(wanted), load))
+    else:
+      load = functools.partial(_load, scan, organs)
+    split = _SPLITS.get(named_split, 'train')
+    cases.append(Case('totalsegmentator', place.name, split, in_template_order(organs), load))
   if missing := sorted(splits.keys() - {place.name for place in places}):
     files.note(
       f'totalsegmentator: scans of {table} that are not there: {len(missing)}, first {missing[0]}'
@@ -103,10 +105,10 @@ def _read_splits(path: pathlib.Path) -> dict[str, str]:
 
 
 @loader('_load')
-def _load(scan: pathlib.Path, wanted: dict[str, list[pathlib.Path]]) -> Scan:
+def _load(scan: pathlib.Path, organs: dict[str, list[pathlib.Path]]) -> Scan:
   image = volume.read_image(scan)
   codes = np.zeros(image.array.shape, np.uint8)
-  for name, paths in wanted.items():
+  for name, paths in organs.items():
     for path in paths:
       mask = volume.read_labels(path)
       files.check_grid(path, mask.geometry, scan, image.geometry)

@@ -67,8 +67,8 @@ def _case(
 
 @loader('_load_phantom')
 def _load(seed: int, names: tuple[str, ...], spacing: tuple[float, ...]) -> Scan:
-  image, codes, spacing = trunk.make_phantom(seed, spacing=spacing)
-  canonical = volume.to_canonical(image, np.diag([*spacing, 1.0]))
+  image, codes, voxel = trunk.make_phantom(seed, spacing=spacing)
+  canonical = volume.to_canonical(image, np.diag([*voxel, 1.0]))
   return Scan(canonical.array, restrict_table(names)[codes], canonical.geometry)
 
 

@@ -6,11 +6,12 @@ Points are arrays (3, ...) float32 of atlas coordinates in mm; distances are mm,
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import interpolate
 from scipy.spatial.transform import Rotation
 
 Box = tuple[slice, ...]
-Blob = tuple[Sequence[float], Sequence[float], Sequence[float]]  # centre, radii, degrees
+Blob = tuple[ArrayLike, ArrayLike, ArrayLike]  # centre, radii, degrees
 Field = Callable[[np.ndarray], np.ndarray]
 
 _WARP_REACH = 9.0  # mm; no point is moved further by a canvas's warp
@@ -34,15 +35,15 @@ def ellipsoid(p: np.ndarray, blob: Blob) -> np.ndarray:
   """First-order distance of points (3, ...) to an ellipsoid, turned about x, then y, then z."""
   center, radii, degrees = blob
   turn = Rotation.from_euler('xyz', degrees, degrees=True).as_matrix().astype(np.float32)
-  radii = column(radii, p)
+  half_axes = column(radii, p)
   q = p - column(center, p)
-  q = np.stack([_dot(axis, q) for axis in turn.T]) / radii
+  q = np.stack([_dot(axis, q) for axis in turn.T]) / half_axes
   k = np.sqrt((q * q).sum(0)) + 1e-3
-  q /= radii
+  q /= half_axes
   return k * (k - 1) / (np.sqrt((q * q).sum(0)) + 1e-6)
 
 
-def column(values: Sequence[float], p: np.ndarray) -> np.ndarray:
+def column(values: ArrayLike, p: np.ndarray) -> np.ndarray:
   """Three values as float32 that broadcast against points (3, ...)."""
   return np.asarray(values, np.float32).reshape((3,) + (1,) * (p.ndim - 1))
 
@@ -69,16 +70,16 @@ def waves(rng: np.random.Generator, amplitude: float, wavelength: float, n: int 
   return field
 
 
-def curve(points: Sequence[Sequence[float]], step: float = 9.0) -> np.ndarray:
+def curve(controls: ArrayLike, step: float = 9.0) -> np.ndarray:
   """Samples (n, 4), `step` mm apart, of the smooth curve through control points x, y, z, radius."""
-  points = np.asarray(points, float)
+  points = np.asarray(controls, float)
   at = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points[:, :3], axis=0), axis=1))]
   samples = np.linspace(0, at[-1], max(2, int(at[-1] / step) + 1))
   return interpolate.PchipInterpolator(at, points)(samples)
 
 
 def tree(
-  rng: np.random.Generator, root: Sequence[float], ahead: Sequence[float], shape: tuple
+  rng: np.random.Generator, root: ArrayLike, ahead: ArrayLike, shape: tuple[float, float, int]
 ) -> list[np.ndarray]:
   """Branching vessel that leaves `root` in the direction `ahead`.
 
@@ -92,14 +93,15 @@ def tree(
     Segments (2, 4): x, y, z and radius of both ends.
   """
   length, radius, generations = shape
-  ahead = np.asarray(ahead, float) / np.linalg.norm(ahead)
-  end = np.asarray(root, float) + ahead * length * rng.uniform(0.7, 1.2)
-  segments = [np.array([[*root, radius], [*end, radius * 0.85]])]
+  start, way = np.asarray(root, float), np.asarray(ahead, float)
+  way = way / np.linalg.norm(way)
+  end = start + way * length * rng.uniform(0.7, 1.2)
+  segments = [np.array([[*start, radius], [*end, radius * 0.85]])]
   if generations > 1:
-    side = np.cross(ahead, rng.normal(size=3))
+    side = np.cross(way, rng.normal(size=3))
     side /= np.linalg.norm(side)
     for sign in (-1, 1):
-      turned = ahead + sign * rng.uniform(0.4, 0.9) * side
+      turned = way + sign * rng.uniform(0.4, 0.9) * side
       child = (length * 0.84, radius * rng.uniform(0.72, 0.86), generations - 1)
       segments += tree(rng, end, turned, child)
   return segments
@@ -136,16 +138,16 @@ class Canvas:
     self.codes = np.zeros(shape, np.uint8)
     self.whole = (slice(None),) * 3
 
-  def box(self, low: Sequence[float], high: Sequence[float]) -> Box:
+  def box(self, low: ArrayLike, high: ArrayLike) -> Box:
     """Slices that hold the atlas box, however the patient is bent."""
     reach = _WARP_REACH + self.spacing
-    low, high = low * self._scale - reach, high * self._scale + reach
-    ends = zip(self._axes, low, high, strict=True)
+    first, last = np.multiply(low, self._scale) - reach, np.multiply(high, self._scale) + reach
+    ends = zip(self._axes, first, last, strict=True)
     return tuple(slice(*np.searchsorted(axis, (lo, hi))) for axis, lo, hi in ends)
 
   def blob_box(self, blob: Blob, margin: float = 8.0) -> Box:
     """Slices that hold the ellipsoid and `margin` mm around it."""
-    reach = max(blob[1]) + margin
+    reach = np.max(blob[1]) + margin
     return self.box(np.subtract(blob[0], reach), np.add(blob[0], reach))
 
   def at(self, box: Box) -> np.ndarray:
@@ -178,9 +180,9 @@ class Canvas:
       reach = max(a[3], b[3]) + margin
       near = self.box(np.minimum(a, b)[:3] - reach, np.maximum(a, b)[:3] + reach)
       near, local = _overlap(near, box)
-      found, y = capsule(self.at(near), a, b)
-      closer = found < distance[local]
-      distance[local][closer], axis_y[local][closer] = found[closer], y[closer]
+      surface, y = capsule(self.at(near), a, b)
+      closer = surface < distance[local]
+      distance[local][closer], axis_y[local][closer] = surface[closer], y[closer]
     return box, distance, axis_y
 
 

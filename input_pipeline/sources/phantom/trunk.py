@@ -48,14 +48,15 @@ class _Patient:
 def _draw_patient(rng: np.random.Generator) -> _Patient:
   phase = rng.uniform()
   hu = {k: a + phase * (b - a) + rng.normal(0, s) for k, (a, b, s) in atlas.HU.items()}
-  blobs, tubes = {}, {}
+  blobs: dict[str, shapes.Blob] = {}
+  tubes: dict[str, np.ndarray] = {}
   for name, (center, radii, degrees) in atlas.BLOBS.items():
     size = rng.uniform(*atlas.SIZES.get(name, (0.92, 1.08)))
     moved = np.add(center, rng.normal(0, 2.5, 3).clip(-6, 6))
     resized = np.multiply(radii, size * rng.uniform(0.95, 1.05, 3))
     blobs[name] = (moved, resized, np.add(degrees, rng.normal(0, 5, 3)))
-  for name, points in atlas.TUBES.items():
-    points = np.array(points, float)
+  for name, controls in atlas.TUBES.items():
+    points = np.array(controls, float)
     # The ends stay: there the vessels and the bowel join.
     points[1:-1, :3] += rng.normal(0, 2.5, points[1:-1, :3].shape).clip(-6, 6)
     points[:, 3] *= rng.uniform(0.88, 1.15)
@@ -296,7 +297,8 @@ def _paint_cyst(c: shapes.Canvas, patient: _Patient, rng: np.random.Generator) -
   center, radii, _ = patient.blobs[name]
   radius = rng.uniform(8, 18)
   way = rng.uniform((0.3, -1, -1), (1, 0.6, 1)) * (_SIDES[name], 1, 1)
-  center = center + way / np.linalg.norm(way / (radii - 0.3 * radius))
+  room = np.subtract(radii, 0.3 * radius)
+  center = np.add(center, way / np.linalg.norm(way / room))
   blob = (center, radius * rng.uniform(0.95, 1.05, 3), (0, 0, 0))
   box = c.blob_box(blob)
   distance = np.maximum(shapes.ellipsoid(c.at(box), blob), atlas.cavity(c.at(box)) + 1)
@@ -337,8 +339,8 @@ def _paint_bowel(c: shapes.Canvas, patient: _Patient, rng: np.random.Generator) 
     _paint_hollow(c, patient, rng, [tube], gas=rng.uniform(-6, 14), stool=rng.uniform(10, 60))
   _paint_hollow(c, patient, rng, [patient.tubes['duodenum']], gas=8, stool=5)
   gas, stool = rng.uniform(4, 16), rng.uniform(3, 14)
-  tube = [patient.tubes['stomach']]
-  _paint_hollow(c, patient, rng, tube, gas=gas, stool=stool, organ='stomach')
+  stomach = [patient.tubes['stomach']]
+  _paint_hollow(c, patient, rng, stomach, gas=gas, stool=stool, organ='stomach')
 
 
 def _paint_abdomen(c: shapes.Canvas, patient: _Patient, rng: np.random.Generator) -> None:
@@ -399,18 +401,18 @@ def make_phantom(
   Raises:
     ValueError: if spacing is not three positive numbers, or noise_hu is negative.
   """
-  spacing = np.asarray(spacing, float)
-  if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
-    raise ValueError(f'spacing {spacing.tolist()}: pass three positive numbers of mm')
+  voxel = np.asarray(spacing, float)
+  if voxel.shape != (3,) or not (np.isfinite(voxel) & (voxel > 0)).all():
+    raise ValueError(f'spacing {voxel.tolist()}: pass three positive numbers of mm')
   if noise_hu < 0:
     raise ValueError(f'noise_hu {noise_hu}: pass 0 or more HU')
   rng = np.random.default_rng(seed)
   patient = _draw_patient(rng)
-  canvas = _new_canvas(patient, spacing)
+  canvas = _new_canvas(patient, voxel)
   _paint_trunk(canvas, patient, rng)
   _paint_chest(canvas, patient, rng)
   _paint_spine(canvas, patient)
   _paint_ribs(canvas, patient)
   _paint_pelvis(canvas, patient)
   _paint_abdomen(canvas, patient, rng)
-  return _scan(canvas, noise_hu, rng), canvas.codes, spacing
+  return _scan(canvas, noise_hu, rng), canvas.codes, voxel

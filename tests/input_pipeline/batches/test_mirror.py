@@ -8,7 +8,8 @@ import pytest
 
 from input_pipeline import bricks, sources
 from input_pipeline.anatomy import TEMPLATE
-from input_pipeline.batches import augment, dataset, mirror
+from input_pipeline.batches import augment, mirror
+from input_pipeline.batches.sampler import PatchSampler, PipelineError
 from input_pipeline.bricks import writer
 from input_pipeline.ct import volume
 
@@ -76,7 +77,7 @@ def make_sampler(store, p_mirror, classes=CLASSES, foreground=0.5):
     'augment': {**NOTHING_ELSE, 'p_mirror': p_mirror},
     'spacing': SPACING,
   }
-  return dataset.PatchSampler(ml_collections.ConfigDict(fields), [store], classes)
+  return PatchSampler(ml_collections.ConfigDict(fields), [store], classes)
 
 
 @pytest.mark.parametrize('turn', [False, True])
@@ -183,11 +184,11 @@ def test_classes_without_a_mirror_image_are_named(classes, message, stores, monk
     mirror.mirrored_codes(longer)
   monkeypatch.setattr(stores[0], 'template', longer)
   make_sampler(stores[0], 0.0)
-  with pytest.raises(dataset.PipelineError, match=f'p_mirror: class {message}.*set it to 0'):
+  with pytest.raises(PipelineError, match=f'p_mirror: class {message}.*set it to 0'):
     make_sampler(stores[0], 0.5)
 
 
 def test_mirror_images_that_show_no_class_are_refused(stores):
   make_sampler(stores[0], 0.0, ('right parotid',))
-  with pytest.raises(dataset.PipelineError, match='p_mirror: no case .*left parotid.*set it to 0'):
+  with pytest.raises(PipelineError, match='p_mirror: no case .*left parotid.*set it to 0'):
     make_sampler(stores[0], 0.5, ('right parotid',))

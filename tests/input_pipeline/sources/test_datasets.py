@@ -17,7 +17,7 @@ import pytest
 
 from input_pipeline import bricks, check, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
-from input_pipeline.batches import dataset
+from input_pipeline.batches.sampler import PatchSampler
 from input_pipeline.errors import UserError
 from tests.input_pipeline.sources import layouts
 
@@ -85,7 +85,7 @@ def test_from_files_to_batches(name, tmp_path):
   assert len(bricks.open_volumes(data, name)) == len(held_out)
   if len(held_out) < len(cases):
     store = bricks.open_bricks(data, name)
-    sampler = dataset.PatchSampler(CONFIG, [store], cases[0].supervised)
+    sampler = PatchSampler(CONFIG, [store], cases[0].supervised)
     table = TEMPLATE.code_table(cases[0].supervised)
     for index in range(4):
       example = sampler.sample(index, 0)

@@ -10,7 +10,7 @@ import pytest
 
 from input_pipeline import bricks, prepare, sources
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
-from input_pipeline.batches import dataset
+from input_pipeline.batches.sampler import PatchSampler, PipelineError
 from input_pipeline.errors import UserError
 
 AFFINE = np.diag([-3.0, 3, 4, 1])  # LAS: array axis 0 runs to the left
@@ -180,7 +180,7 @@ def test_an_ignore_label_is_prepared_as_voxels_without_supervision(tmp_path, cap
   store = bricks.open_bricks(data, 'nifti_folder')
   # Two training cases of 80 voxels; what is ignored is no voxel of any class.
   assert store.class_voxels(store.template.names()).sum() == 160
-  sampler = dataset.PatchSampler(pipeline_config(patch=(24, 24, 24)), [store], ('liver',))
+  sampler = PatchSampler(pipeline_config(patch=(24, 24, 24)), [store], ('liver',))
   shown = sampler.sample(0, 0)['label']
   assert (shown == IGNORE_CODE).sum() == (label == 5).sum() == 8
   (held_out,) = bricks.open_volumes(data, 'nifti_folder')
@@ -315,7 +315,7 @@ def test_two_folders_with_different_new_classes_make_one_batch(tmp_path, capsys)
     [158, 0, 2],
   ]
   config = pipeline_config()
-  sampler = dataset.PatchSampler(config, stores, classes)
+  sampler = PatchSampler(config, stores, classes)
   table = template.code_table(classes)
   seen = set()
   for index in range(12):
@@ -327,10 +327,8 @@ def test_two_folders_with_different_new_classes_make_one_batch(tmp_path, capsys)
   (volume,) = bricks.open_volumes(data, 'yours', template)
   assert (volume.codes == 41).sum() == 1
   # Opened on their own they use their own codes, and do not mix.
-  with pytest.raises(dataset.PipelineError, match='read_template'):
-    dataset.PatchSampler(
-      config, [bricks.open_bricks(data, name) for name in ('mine', 'yours')], classes
-    )
+  with pytest.raises(PipelineError, match='read_template'):
+    PatchSampler(config, [bricks.open_bricks(data, name) for name in ('mine', 'yours')], classes)
   # Other new classes than it was prepared with are noticed: what is stored follows.
   write(tmp_path / 'yours', {**other, 'new_classes': [{'name': 'sarcoma', 'synonyms': ['STS']}]})
   command = ['--source=nifti_folder', f'--manual_dir={tmp_path / "yours"}', f'--data_dir={data}']

@@ -1,0 +1,297 @@
+"""Which patch a training example is, and what it holds: stateless index arithmetic, crops.
+
+Every patch is a function of (seed, global index) alone; the index is step * batch size + row. So a
+batch is the same on any number of hosts, and a run resumed at step n sees what it would have seen.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from input_pipeline import bricks
+from input_pipeline.anatomy import Template
+from input_pipeline.batches import augment, mirror
+from input_pipeline.batches.brick_cache import BrickCache
+from input_pipeline.ct import volume
+from input_pipeline.ct.hu_windows import hu_windows
+from input_pipeline.errors import UserError, suggest
+
+# The chosen voxel lies at most this part of the patch's edge from its centre, along each axis: a
+# network that only ever sees a structure in the middle would learn to look there.
+_JITTER = 0.25
+
+
+class PipelineError(UserError):
+  """Configuration and prepared data do not fit; the message names both and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreCase:
+  """One scan of a store, or its mirror image, ready for sampling.
+
+  Attributes:
+    store: index of its store.
+    info: of the scan.
+    records: (a, b, c) int32, the record of each brick of its grid; -1 where it is implied air.
+    table: (256, K) bool; the codes that count as each class.
+    voxels: class -> (record numbers, probability of each), for the classes present.
+    supervised: (K,) bool.
+    slice_range: (K, 2) float32 mm.
+  """
+
+  store: int
+  info: bricks.CaseInfo
+  records: np.ndarray
+  table: np.ndarray
+  voxels: Mapping[int, tuple[np.ndarray, np.ndarray]]
+  supervised: np.ndarray
+  slice_range: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+  """What is drawn from: the scans as they are, or their mirror images.
+
+  Attributes:
+    datasets: of each dataset its cases, and (class, the cases that have it) of each class.
+    odds: (len(datasets),) float64, how often each is drawn.
+  """
+
+  datasets: Sequence[tuple[list[StoreCase], list[tuple[int, list[StoreCase]]]]]
+  odds: np.ndarray
+
+
+def _check_stores(stores: Sequence[bricks.BrickStore], spacing: Sequence[float] | None) -> None:
+  """PipelineError if stores have other templates, or another spacing than the configuration's."""
+  for store in stores:
+    if store.template.additions() != stores[0].template.additions():
+      raise PipelineError(
+        f'{store.name} and {stores[0].name} extend the template differently; open both '
+        'with the template of bricks.read_template'
+      )
+    if spacing is not None and not np.allclose(store.spacing, spacing):
+      raise PipelineError(
+        f'{store.name} is prepared at {store.spacing} mm, the configuration wants '
+        f'{tuple(spacing)}; prepare it again with --spacing, or change the configuration'
+      )
+
+
+class PatchSampler:
+  """Draws training patches.
+
+  A patch is drawn in three steps: a dataset, as `balance` says; then with probability `foreground`
+  a class that the dataset supervises, uniformly, one of the cases that have it, uniformly, and one
+  of its voxels there, uniformly, near which the patch is placed; otherwise any place in any case.
+
+  Args:
+    config: mapping with attributes
+      patch: (3,) voxels;
+      windows: HU windows (low, high), one input channel each;
+      foreground: probability of the second step above;
+      balance: 'sources' draws every dataset equally often; 'classes' draws it as often as it has
+        classes, so that no class is rare because its dataset labels many;
+      cache_mb: bound on decoded bricks in memory;
+      augment: mapping of `augment.DEFAULTS` fields, or None;
+      spacing: (3,) mm, checked against the stores where it is given.
+    stores: the prepared sources, opened with one template.
+    classes: K class names of it.
+
+  Raises:
+    PipelineError: if a store has another spacing or another template, no case supervises one of
+      the classes, or mirror images are asked for and a class has none.
+  """
+
+  def __init__(self, config, stores: Sequence[bricks.BrickStore], classes: Sequence[str]):
+    self.patch = tuple(config.patch)
+    self.windows = np.array(config.windows, np.float32).reshape(-1, 2)
+    self.classes = tuple(classes)
+    self._foreground = config.foreground
+    self._augment = augment.complete(config.augment)
+    self._stores = list(stores)
+    self._cache = BrickCache(lambda key: self._stores[key[0]].read(key[1]), config.cache_mb)
+    _check_stores(self._stores, getattr(config, 'spacing', None))
+    template = self._stores[0].template
+    self._view = self._look(config.balance, template, self.classes)
+    self._mirrored: _View | None = None
+    if self._augment['p_mirror']:
+      try:
+        names = mirror.mirrored_names(template)
+        self._mirrored_codes = mirror.mirrored_codes(template)
+        # A class of the mirror image is what its partner is in the scan.
+        partners = tuple(names[template.get(name).name] for name in self.classes)
+        self._mirrored = self._look(config.balance, template, partners)
+      except UserError as error:
+        raise PipelineError(f'data.augment.p_mirror: {error}; or set it to 0') from error
+
+  def _look(self, balance: str, template: Template, names: Sequence[str]) -> _View:
+    """The stores with the structures `names` in the place of the K classes."""
+    table = template.code_table(names)
+    cases = [case for i in range(len(self._stores)) for case in self._open(i, names, table)]
+    datasets = []
+    for source in sorted({case.info.source for case in cases}):
+      members = [case for case in cases if case.info.source == source]
+      having = [(k, [c for c in members if k in c.voxels]) for k in range(len(names))]
+      datasets.append((members, [(k, some) for k, some in having if some]))
+    weights = [max(len(having), 1) for _, having in datasets]
+    if balance not in ('sources', 'classes'):
+      hint = suggest(balance, ('sources', 'classes'))
+      raise PipelineError(f'data.balance is {balance!r}; {hint}')
+    if balance == 'sources':
+      weights = [1] * len(weights)
+    if not datasets:
+      stores = [store.name for store in self._stores]
+      raise PipelineError(f'no case of {stores} labels one of {names}; choose other classes')
+    return _View(datasets, np.array(weights) / sum(weights))
+
+  def _open(self, number: int, names: Sequence[str], table: np.ndarray) -> Iterator[StoreCase]:
+    """The cases of a store that supervise at least one of the structures."""
+    store = self._stores[number]
+    counts = store.class_voxels(names)
+    order = np.argsort(store.case, kind='stable')
+    bounds = np.searchsorted(store.case[order], np.arange(len(store.cases) + 1))
+    for i, info in enumerate(store.cases):
+      supervised = np.array([name in info.supervised for name in names])
+      if not supervised.any():
+        continue
+      numbers = order[bounds[i] : bounds[i + 1]]
+      records = np.full([-(-n // store.brick) for n in info.shape], -1, np.int32)
+      records[tuple(store.position[numbers].T // store.brick)] = numbers
+      total = counts[numbers].sum(0)
+      voxels = {}
+      for k in np.flatnonzero(total):
+        some = numbers[counts[numbers, k] > 0]
+        voxels[int(k)] = (some, counts[some, k] / total[k])
+      ranges = [info.slice_ranges.get(name, (-np.inf, np.inf)) for name in names]
+      yield StoreCase(
+        number, info, records, table, voxels, supervised, np.array(ranges, np.float32)
+      )
+
+  @property
+  def voxels_read(self) -> int:
+    """Voxels of all bricks decoded so far."""
+    return self._cache.voxels_read
+
+  def sample(self, index: int, seed: int) -> dict[str, np.ndarray]:
+    """One training example.
+
+    Args:
+      index: global number of the example.
+      seed: of the run.
+
+    Returns:
+      The arrays of `spec.BATCH`.
+    """
+    rng = np.random.default_rng([seed, index])
+    # No number is drawn where mirroring is off, so that such runs keep their batches.
+    view, mirrored = self._view, False
+    if self._mirrored is not None and rng.random() < self._augment['p_mirror']:
+      view, mirrored = self._mirrored, True
+    case, start = self._place(rng, view)
+    spacing = self._stores[case.store].spacing
+    matrix = augment.draw_matrix(rng, self._augment, spacing)
+    image, label, matrix, origin = self.crop(case, start, matrix)
+    image = augment.change_hu(rng, image.astype(np.float32), self._augment)
+    image = hu_windows(image, self.windows.tolist())
+    image = augment.change_contrast(rng, image, self._augment)
+    frame = np.append(matrix[2], origin[2]) * spacing[2]
+    frame[3] += case.info.offset[2]
+    if mirrored:
+      image, label, frame = mirror.mirror(image, label, frame, self._mirrored_codes)
+    return {
+      'image': image,
+      'label': label,
+      'supervised': case.supervised,
+      'frame': frame.astype(np.float32),
+      'slice_range': case.slice_range,
+    }
+
+  def _place(self, rng: np.random.Generator, view: _View) -> tuple[StoreCase, np.ndarray]:
+    """A case and the first voxel of a patch in it."""
+    members, having = view.datasets[rng.choice(len(view.datasets), p=view.odds)]
+    patch = np.array(self.patch)
+    if having and rng.random() < self._foreground:
+      k, cases = having[rng.integers(len(having))]
+      case = cases[rng.integers(len(cases))]
+      reach = np.floor(patch * _JITTER).astype(int)
+      start = self._voxel(rng, case, k) - patch // 2 + rng.integers(-reach, reach + 1)
+      room = np.array(case.info.shape) - patch
+    else:
+      case = members[rng.integers(len(members))]
+      room = np.array(case.info.shape) - patch
+      start = rng.integers(np.minimum(room, 0), np.maximum(room, 0) + 1)
+    # A patch stays inside the scan, or the scan inside the patch.
+    return case, np.clip(start, np.minimum(room, 0), np.maximum(room, 0))
+
+  def _voxel(self, rng: np.random.Generator, case: StoreCase, k: int) -> np.ndarray:
+    """A voxel (3,) of class k, uniformly over those of the case."""
+    records, probabilities = case.voxels[k]
+    record = int(rng.choice(records, p=probabilities))
+    _, label = self._cache((case.store, record))
+    voxels = np.flatnonzero(case.table[:, k][label])
+    inside = np.unravel_index(voxels[rng.integers(len(voxels))], label.shape)
+    return self._stores[case.store].position[record] + np.array(inside)
+
+  def crop(
+    self, case: StoreCase, start: np.ndarray, matrix: np.ndarray | None
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A patch, turned and zoomed about its centre.
+
+    Args:
+      case: to read.
+      start: (3,) first voxel of the patch before it is turned.
+      matrix: (3, 3) from `augment.draw_matrix`, or None.
+
+    Returns:
+      image (D, H, W) int16 or float32 HU, label (D, H, W) uint8, and the map of a patch voxel v to
+      the scan: matrix (3, 3) @ v + origin (3,), in voxels.
+    """
+    if matrix is None:
+      return *self.read(case, start, start + self.patch), np.eye(3), start
+    middle = (np.array(self.patch) - 1) / 2
+    origin = start + middle - matrix @ middle
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in self.patch))))
+    reached = corners @ matrix.T + origin
+    low = np.floor(reached.min(0)).astype(int)
+    high = np.ceil(reached.max(0)).astype(int) + 1
+    image, label = self.read(case, low, high)
+    place = {'matrix': matrix, 'offset': origin - low, 'output_shape': self.patch}
+    return (
+      ndimage.affine_transform(image, order=1, output=np.float32, cval=volume.AIR, **place),
+      ndimage.affine_transform(label, order=0, cval=0, **place),
+      matrix,
+      origin,
+    )
+
+  def read(
+    self, case: StoreCase, low: np.ndarray, high: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """A box of a scan, from the bricks it touches; air where there is none.
+
+    Args:
+      case: to read.
+      low: (3,) first voxel; may lie outside the scan, as may the last.
+      high: (3,) one past the last voxel.
+
+    Returns:
+      image int16 HU and label uint8, of shape high - low.
+    """
+    low, high = np.asarray(low), np.asarray(high)
+    image = np.full(high - low, volume.AIR, np.int16)
+    label = np.zeros(high - low, np.uint8)
+    edge = self._stores[case.store].brick
+    first = np.maximum(low // edge, 0)
+    last = np.minimum(-(-high // edge), case.records.shape)
+    for cell in itertools.product(*map(range, first, last)):
+      record = int(case.records[cell])
+      if record < 0:
+        continue
+      begin = np.array(cell) * edge
+      a, b = np.maximum(begin, low), np.minimum(begin + edge, high)
+      to = tuple(map(slice, a - low, b - low))
+      of = tuple(map(slice, a - begin, b - begin))
+      part, codes = self._cache((case.store, record))
+      image[to], label[to] = part[of], codes[of]
+    return image, label

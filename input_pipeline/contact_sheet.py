@@ -1,0 +1,163 @@
+"""A picture of a prepared source: patches with contours, classes, HU, sizes and spacings."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import ml_collections
+import numpy as np
+
+from input_pipeline import bricks, errors
+from input_pipeline.batches.sampler import PatchSampler
+
+_PATCHES = 6
+_WINDOW = (-175.0, 250.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Classes:
+  """The K classes of a picture.
+
+  Attributes:
+    names: of each.
+    cases: training cases that supervise it.
+    voxels: (K,) int64, there.
+    colours: (K, 4) float64, red, green, blue, opacity in [0, 1].
+    table: (256, K) bool, the codes that count as each.
+  """
+
+  names: Sequence[str]
+  cases: Sequence[int]
+  voxels: np.ndarray
+  colours: np.ndarray
+  table: np.ndarray
+
+
+def contact_sheet(
+  store: bricks.BrickStore, path: pathlib.Path, *, seed: int = 0, patches: int = _PATCHES
+) -> dict[str, tuple[int, int]]:
+  """Draws one source.
+
+  Args:
+    store: its bricks.
+    path: PNG file to write.
+    seed: of the patches.
+    patches: how many to draw.
+
+  Returns:
+    class -> (training cases that supervise it, voxels there), for the supervised classes.
+
+  Raises:
+    UserError: if the file cannot be written.
+  """
+  import matplotlib
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  classes = _classes(store, pyplot.get_cmap('tab20'))
+  figure = pyplot.figure(figsize=(3 * patches, 9.5), layout='constrained')
+  figure.suptitle(
+    f'{store.name}: {len(store.cases)} training scans, {len(store)} bricks of {store.brick} voxels '
+    f'at {" x ".join(f"{mm:g}" for mm in store.spacing)} mm; augmented patches, right on the left'
+  )
+  grid = figure.add_gridspec(3, patches, height_ratios=(1, 1, 1.1))
+  sampler = _sampler(store, classes.names)
+  hu = []
+  for i in range(patches):
+    axes = [figure.add_subplot(grid[row, i]) for row in (0, 1)]
+    _draw_patch(axes, sampler.sample(i, seed), classes, store.spacing)
+    image, _ = store.read(int(np.random.default_rng([seed, i]).integers(len(store))))
+    hu.append(image[::4, ::4, ::4].ravel())
+  below = grid[2, :].subgridspec(1, 6)
+  _draw_classes(figure.add_subplot(below[:3]), classes)
+  _draw_hu(figure.add_subplot(below[3]), np.concatenate(hu))
+  extent = np.array([case.shape for case in store.cases]) * store.spacing
+  _draw_axes(figure.add_subplot(below[4]), extent, 'extent of the scans, mm')
+  known = [case.own_spacing for case in store.cases if case.own_spacing]
+  if known:
+    _draw_axes(figure.add_subplot(below[5]), np.array(known), 'their own spacing, mm')
+  with errors.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+  pyplot.close(figure)
+  counts = zip(classes.cases, map(int, classes.voxels), strict=True)
+  return dict(zip(classes.names, counts, strict=True))
+
+
+def _classes(store: bricks.BrickStore, colour_map) -> _Classes:
+  supervised = {name for case in store.cases for name in case.supervised}
+  names = [name for name in store.template.names() if name in supervised]
+  return _Classes(
+    names,
+    [sum(name in case.supervised for case in store.cases) for name in names],
+    store.class_voxels(names).sum(0),
+    colour_map(np.arange(len(names)) % 20),
+    store.template.code_table(names),
+  )
+
+
+def _sampler(store: bricks.BrickStore, names: Sequence[str]) -> PatchSampler:
+  edge = store.brick + store.brick // 2
+  config = ml_collections.ConfigDict(
+    {
+      'patch': (edge,) * 3,
+      'windows': (_WINDOW,),
+      'foreground': 1.0,
+      'balance': 'sources',
+      'cache_mb': 256,
+      'augment': {},
+    }
+  )
+  return PatchSampler(config, [store], names)
+
+
+def _draw_patch(
+  axes, example: Mapping[str, np.ndarray], classes: _Classes, spacing: Sequence[float]
+) -> None:
+  """The axial and coronal slice with the most labelled voxels, as radiologists read them."""
+  image, label = example['image'][..., 0], example['label']
+  labelled = classes.table[label].any(-1)
+  for axis, subplot in zip((2, 1), axes, strict=True):
+    others = tuple(a for a in range(3) if a != axis)
+    at = int(labelled.sum(others).argmax())
+    # (vertical, horizontal): x runs to the patient's right and is drawn to the left; the other up.
+    aspect = spacing[others[1]] / spacing[0]
+    view = {'origin': 'lower', 'aspect': aspect}
+    subplot.imshow(np.take(image, at, axis).T, cmap='gray', vmin=0, vmax=1, **view)
+    codes = np.take(label, at, axis).T
+    shown = []
+    for k, name in enumerate(classes.names):
+      mask = classes.table[:, k][codes]
+      if mask.any() and not mask.all():
+        subplot.contour(mask, levels=[0.5], colors=[classes.colours[k]], linewidths=1)
+      if mask.any():
+        shown.append(name)
+    subplot.invert_xaxis()
+    for edge, side in ((0.03, 'R'), (0.97, 'L')):
+      place = {'transform': subplot.transAxes, 'ha': 'center', 'va': 'center'}
+      subplot.text(edge, 0.5, side, color='white', fontsize=7, **place)
+    subplot.set(xticks=[], yticks=[])
+    subplot.set_title('\n'.join(shown[:3]) or 'nothing labelled', fontsize=7)
+
+
+def _draw_classes(subplot, classes: _Classes) -> None:
+  rows = np.arange(len(classes.names))
+  names = [f'{name} ({n})' for name, n in zip(classes.names, classes.cases, strict=True)]
+  subplot.barh(rows, np.maximum(classes.voxels, 1), color=classes.colours)
+  subplot.set_yticks(rows, names)
+  subplot.tick_params(axis='y', labelsize=7)
+  subplot.invert_yaxis()
+  subplot.set(xscale='log', title='voxels of each class (cases that label it)')
+
+
+def _draw_hu(subplot, hu: np.ndarray) -> None:
+  subplot.hist(hu, bins=np.arange(-1024, 1600, 32), log=True, color='0.4')
+  subplot.set(title='HU of some bricks', xlabel='HU', ylabel='voxels')
+
+
+def _draw_axes(subplot, values: np.ndarray, title: str) -> None:
+  """A box plot for each axis; `values` (scans, 3)."""
+  subplot.boxplot(values)
+  subplot.set(title=title, xticklabels=('right', 'anterior', 'superior'))
+  subplot.tick_params(axis='x', labelsize=7)

@@ -1,0 +1,218 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from input_pipeline import bricks
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.batches import augment
+from input_pipeline.batches.sampler import PatchSampler, PipelineError
+from input_pipeline.ct import volume
+from tests.input_pipeline.batches.settings import CLASSES, OFF, ON, PATCH, make_config
+
+
+@pytest.fixture(scope='module')
+def scans(store, tiny_cases):
+  """name -> image and codes on the bricks' grid, made without the bricks."""
+  found = {}
+  for case in tiny_cases[:6]:
+    image, codes, _ = bricks.to_spacing(case.load(), store.spacing)
+    found[case.name] = np.where(image <= -900, volume.AIR, image), codes
+  return found
+
+
+def padded(array, low, high, fill):
+  """array[low:high] where the box may reach outside."""
+  width = 64
+  inside = tuple(slice(a + width, b + width) for a, b in zip(low, high, strict=True))
+  return np.pad(array, width, constant_values=fill)[inside]
+
+
+def test_any_box_equals_a_slice_of_the_scan(store, scans):
+  sampler = PatchSampler(make_config(), [store], CLASSES)
+  rng = np.random.default_rng(0)
+  cases = [case for members, _ in sampler._view.datasets for case in members]
+  reached_outside = 0
+  for _ in range(200):
+    case = cases[rng.integers(len(cases))]
+    low = rng.integers(-20, np.array(case.info.shape) + 5)
+    high = low + rng.integers(1, 40, 3)
+    image, label = sampler.read(case, low, high)
+    full_image, full_codes = scans[case.info.name]
+    expected = padded(full_image, low, high, volume.AIR)
+    # Air within a stored brick keeps its noise.
+    np.testing.assert_array_equal(np.where(image <= -900, volume.AIR, image), expected)
+    np.testing.assert_array_equal(label, padded(full_codes, low, high, 0))
+    reached_outside += (low < 0).any() or (high > case.info.shape).any()
+  assert 50 < reached_outside < 200
+
+
+def test_identity_matrix_equals_the_crop(store):
+  sampler = PatchSampler(make_config(), [store], CLASSES)
+  case = sampler._view.datasets[0][0][0]
+  for start in ([0, 0, 0], [-7, 5, 20], [33, 30, 40]):
+    plain = sampler.crop(case, np.array(start), None)
+    turned = sampler.crop(case, np.array(start), np.eye(3))
+    for a, b in zip(plain, turned, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_turned_crop_equals_sampling_the_whole_scan(store):
+  sampler = PatchSampler(make_config(), [store], CLASSES)
+  config = augment.complete(ON)
+  patch = np.array(PATCH)
+  voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'))
+  cases = [case for members, _ in sampler._view.datasets for case in members]
+  for seed in range(12):
+    rng = np.random.default_rng(seed)
+    case = cases[seed % len(cases)]
+    shape = np.array(case.info.shape)
+    matrix = augment.draw_matrix(rng, config, store.spacing)
+    start = rng.integers(-5, shape - patch + 5)
+    image, label, linear, origin = sampler.crop(case, start, matrix)
+    # The patch turns about its centre.
+    middle = (patch - 1) / 2
+    np.testing.assert_allclose(linear @ middle + origin, start + middle)
+    at = np.einsum('ij,j...->i...', linear, voxels) + origin[:, None, None, None] + 40
+    full_image, full_codes = sampler.read(case, np.full(3, -40), shape + 40)
+    expected = ndimage.map_coordinates(full_image.astype(np.float32), at, order=1)
+    np.testing.assert_allclose(image, expected, atol=0.01)
+    np.testing.assert_array_equal(label, ndimage.map_coordinates(full_codes, at, order=0))
+
+
+@pytest.mark.parametrize('settings', [OFF, ON])
+def test_frame_gives_the_height_of_every_patch_voxel(store, settings):
+  """A scan whose HU are its heights tells where each patch voxel came from."""
+  sampler = PatchSampler(
+    make_config(augment=settings, windows=((-100.0, 900.0),), foreground=0.0), [store], CLASSES
+  )
+
+  def read(key):
+    record = key[1]
+    offset = store.cases[store.case[record]].offset[2]
+    height = offset + (store.position[record][2] + np.arange(16)) * store.spacing[2]
+    return np.broadcast_to(height, (16, 16, 16)).astype(np.float32), np.ones((16,) * 3, np.uint8)
+
+  sampler._cache = read
+  sampler._augment = {**augment.complete(settings), 'p_intensity': 0, 'p_noise': 0, 'p_blur': 0}
+  sampler._augment |= {'p_low_resolution': 0, 'p_gamma': 0}
+  voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'), -1)
+  compared = 0
+  for index in range(20):
+    example = sampler.sample(index, 3)
+    # Not next to implied air, which would be mixed in.
+    valid = ndimage.binary_erosion(example['label'] == 1, iterations=2)
+    height = voxels @ example['frame'][:3] + example['frame'][3]
+    # read() keeps HU as integers, so heights are cut to whole mm.
+    np.testing.assert_allclose(
+      example['image'][..., 0][valid] * 1000 - 100, height[valid], atol=1.1
+    )
+    compared += valid.sum()
+  assert compared > 1000
+
+
+def test_slice_range_and_supervision_are_those_of_the_case(store, monkeypatch):
+  ranges = {'liver': (12.0, 300.0)}
+  monkeypatch.setattr(
+    store, 'cases', [bricks.CaseInfo(**{**vars(c), 'slice_ranges': ranges}) for c in store.cases]
+  )
+  sampler = PatchSampler(make_config(), [store], CLASSES)
+  # Classes by dataset, in the order of CLASSES.
+  allowed = {(1, 1, 0, 0, 0, 0), (0, 0, 1, 1, 1, 0), (1, 0, 1, 1, 0, 1)}
+  seen = set()
+  for index in range(40):
+    example = sampler.sample(index, 0)
+    seen.add(tuple(example['supervised'].astype(int).tolist()))
+    np.testing.assert_array_equal(example['slice_range'][0], (12, 300))
+    np.testing.assert_array_equal(example['slice_range'][1:], [(-np.inf, np.inf)] * 5)
+  assert seen == allowed
+
+
+def test_labels_hold_no_class_beyond_the_supervised(store):
+  sampler = PatchSampler(make_config(), [store], CLASSES)
+  table = TEMPLATE.code_table(CLASSES)
+  for index in range(40):
+    example = sampler.sample(index, 0)
+    present = table[example['label']].any((0, 1, 2))
+    assert not (present & ~example['supervised']).any()
+
+
+def test_right_stays_right(store):
+  """Patches of both kidneys, however augmented: the right one has the larger x."""
+  sampler = PatchSampler(make_config(patch=(40, 16, 16)), [store], ('right kidney', 'left kidney'))
+  right, left = TEMPLATE.code_table(('right kidney', 'left kidney')).T
+  both = 0
+  for index in range(40):
+    label = sampler.sample(index, 0)['label']
+    if right[label].any() and left[label].any():
+      both += 1
+      assert np.argwhere(right[label])[:, 0].mean() > np.argwhere(left[label])[:, 0].mean()
+  assert both > 10
+
+
+def test_foreground_patches_hold_a_supervised_class(store):
+  sampler = PatchSampler(make_config(foreground=1.0, augment=OFF), [store], CLASSES)
+  table = TEMPLATE.code_table(CLASSES)
+  for index in range(60):
+    example = sampler.sample(index, 0)
+    assert (table[example['label']].any((0, 1, 2)) & example['supervised']).any()
+    assert example['image'].min() >= 0
+    assert example['image'].max() <= 1
+
+
+def draws(store, balance):
+  """(source, class) of 900 patches around a voxel of some class."""
+  config = make_config(foreground=1.0, balance=balance)
+  sampler = PatchSampler(config, [store], CLASSES)
+  drawn = []
+  voxel = sampler._voxel
+
+  def note(rng, case, k):
+    drawn.append((case.info.source, k))
+    return voxel(rng, case, k)
+
+  sampler._voxel = note
+  for index in range(900):
+    sampler._place(np.random.default_rng([0, index]), sampler._view)
+  assert len(drawn) == 900
+  return drawn
+
+
+def test_datasets_take_turns_and_small_classes_in_them(store):
+  drawn = draws(store, 'sources')
+  count = {name: sum(source == name for source, _ in drawn) for name, _ in drawn}
+  assert len(count) == 3
+  # Binomial with p = 1/3 of 900: standard deviation 14; four of them.
+  assert all(abs(n - 300) < 57 for n in count.values())
+  liver = [k for source, k in drawn if source == 'phantom_liver']
+  assert abs(liver.count(1) - len(liver) / 2) < 4 * np.sqrt(len(liver) / 4)
+
+
+def test_every_pair_of_dataset_and_class_takes_turns(store):
+  drawn = draws(store, 'classes')
+  pairs = sorted(set(drawn))
+  p = 1 / len(pairs)
+  assert len(pairs) > 3
+  for pair in pairs:
+    assert abs(drawn.count(pair) - 900 * p) < 4 * np.sqrt(900 * p * (1 - p)), pair
+
+
+def test_an_unknown_balance_is_refused(store):
+  with pytest.raises(PipelineError, match="data.balance is 'cases'"):
+    PatchSampler(make_config(balance='cases'), [store], CLASSES)
+
+
+def test_patch_larger_than_the_scan_holds_all_of_it(store, scans):
+  sampler = PatchSampler(make_config(patch=(64, 64, 80), augment=OFF), [store], CLASSES)
+  wholes = {tuple(np.bincount(codes.ravel(), minlength=256)[1:]) for _, codes in scans.values()}
+  assert len(wholes) == 6
+  for index in range(6):
+    label = sampler.sample(index, 0)['label']
+    assert label.shape == (64, 64, 80)
+    assert tuple(np.bincount(label.ravel(), minlength=256)[1:]) in wholes
+
+
+def test_wrong_spacing_and_missing_classes_are_named(store):
+  with pytest.raises(PipelineError, match='--spacing'):
+    PatchSampler(make_config(spacing=(1.5, 1.5, 1.5)), [store], CLASSES)
+  with pytest.raises(PipelineError, match='brainstem'):
+    PatchSampler(make_config(), [store], ('brainstem',))
