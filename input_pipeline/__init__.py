@@ -1,1 +1,8 @@
-"""From CT files to training batches: the class template, volumes, labels, resampling."""
+"""From CT files to training batches.
+
+The way of a scan: `sources` (where it lies, what is labelled) -> `ct` (reading it) -> `labels` (to
+the codes of `anatomy`) -> `bricks` (records on disk, made once by `prepare`) -> `batches`.
+
+Programs: `prepare`, `dedupe`, `inspect`, `throughput`, `openkbp_download`. What all programs share
+stands beside them: `cli`, `errors`, `inventory`, `progress`, `stopping`, `text_files`.
+"""

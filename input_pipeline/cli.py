@@ -6,6 +6,7 @@ import contextvars
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NoReturn
 
 from input_pipeline import errors
 
@@ -57,7 +58,7 @@ class Parser(argparse.ArgumentParser):
       self.error(f'unknown argument {unknown[0]}{hint}')
     return parsed
 
-  def error(self, message: str):
+  def error(self, message: str) -> NoReturn:
     self.exit(2, f'error: {errors.one_line(message)} ({self.prog} --help lists the options)\n')
 
   def _known(self) -> Iterator[str]:

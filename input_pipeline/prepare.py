@@ -16,11 +16,8 @@ reads every case and writes nothing.
 """
 
 import argparse
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -28,16 +25,15 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
-from input_pipeline import bricks, check, cli, dedupe, errors, progress, sources, text_files
-from input_pipeline.bricks import cutting, writer
+from input_pipeline import bricks, check, cli, errors, patient_groups, progress, sources
+from input_pipeline.bricks import cutting, staging, writer
 from input_pipeline.errors import UserError
 from input_pipeline.sources import splits
-
-_CASES = 'cases'
 
 
 class PrepareError(UserError):
@@ -68,7 +64,7 @@ def prepare(
     data_dir: of all prepared sources, may be gs://; created where missing.
     manual_dir: folder the user downloaded, for sources that need one.
     name: of the prepared source; by default that of the source.
-    groups: file of `dedupe`; the cases of a group go to one split.
+    groups: file of `patient_groups`; the cases of a group go to one split.
     spacing: (3,) mm of the bricks.
     brick: edge of the bricks, voxels.
     limit: at most so many cases of each split; None is all.
@@ -82,113 +78,128 @@ def prepare(
     removed and kept.
 
   Raises:
-    PrepareError: if it is there with other settings, another process is writing it, or Beam is
-      asked for and not installed.
+    PrepareError: if it is there with other settings, or Beam is asked for and not installed.
+    StagingError: if another process is writing it.
+    GroupsError: if the file of groups is none, or older than the scans.
     SourceError: if the source or its files are missing, or every case failed.
   """
   declared = sources.get_source(source)
   template = declared.template(manual_dir)
-  if name is not None:
-    declared = dataclasses.replace(declared, name=name)
+  declared = dataclasses.replace(declared, name=name or source)
+  mm = cutting.triple([float(number) for number in spacing])
   settings = {
     'source': source,
     'version': bricks.VERSION,
-    'spacing': [float(mm) for mm in spacing],
+    'spacing': list(mm),
     'brick': brick,
     'limit': limit,
   }
-  final = epath.Path(data_dir) / declared.name
-  _check_folder(final)
-  current = bricks.read_settings(data_dir, declared.name)
-  before = _prepared_cases(final) if current else []
-  if current is not None and not overwrite:
-    _check_settings(final, current, settings, groups)
+  earlier = _read_earlier(epath.Path(data_dir) / declared.name)
+  if not overwrite:
+    earlier.check(settings, groups)
+  cases, digest = _list_cases(declared, source, manual_dir, groups)
+  drawn = earlier.drawn()
+  cases = _first_of_each_split(splits.keep(cases, drawn), limit)
+  start = time.monotonic()
+  origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
+  conversion = writer.Conversion(mm, brick, origin)
+  keys = [conversion.key(case) for case in cases]
+  if not overwrite and earlier.settings and earlier.is_current(keys):
+    return earlier.settings | {'changes': _changes(earlier.outcomes, earlier.outcomes)}
+  run = _run_here if beam is None else functools.partial(_run_beam, flags=beam)
+  # Whatever is wrong with a case is its outcome: what the disk refuses in here is a write.
+  writing = errors.writing(data_dir, PrepareError)
+  with writing, staging.stage_folder(epath.Path(data_dir), declared.name) as place:
+    staged, folder = place / staging.CASES, place / declared.name
+    finished = None if overwrite else earlier.folder
+    outcomes = _stage(cases, keys, staged, conversion, finished, run)
+    written = writer.gather(declared, outcomes, staged, folder, conversion)
+    report = _report(folder, written) | {
+      'settings': settings,
+      'new_classes': list(template.additions()),
+      'groups': digest,
+      'drawn': drawn | {case.name: case.split for case in cases if case.drawn},
+      'seconds': round(time.monotonic() - start, 1),
+    }
+    (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
+    staging.publish(folder, earlier.folder, place / 'replaced')
+  return report | {'changes': _changes(earlier.outcomes, writer.read_outcomes(earlier.folder))}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Earlier:
+  """What is prepared already: its folder, its settings (None if nothing is), what came of cases."""
+
+  folder: epath.Path
+  settings: dict | None
+  outcomes: Sequence[writer.Outcome]
+
+  def check(self, settings: Mapping[str, Any], groups: str | None) -> None:
+    """PrepareError if what is prepared was asked for otherwise; it names what differs."""
+    if self.settings is None:
+      return
+    known = self.settings['settings']
+    # Before 1.1.0 the source was not noted.
+    differ = [field for field in settings if known.get(field, settings[field]) != settings[field]]
+    if differ:
+      shown = ', '.join(f'{field} {known[field]}, not {settings[field]}' for field in differ)
+      raise PrepareError(
+        f'{self.folder}: prepared with {shown}; pass --overwrite to replace it, or another '
+        '--data_dir or --name'
+      )
+    if self.settings.get('groups') and groups is None:
+      raise PrepareError(
+        f'{self.folder}: prepared with --groups; pass the file again, or --overwrite to do without'
+      )
+
+  def drawn(self) -> dict[str, str]:
+    """Case -> split, of every case that ever was in one."""
+    splits = {outcome.name: outcome.split for outcome in self.outcomes}
+    return splits | (self.settings or {}).get('drawn', {})
+
+  def is_current(self, keys: Sequence[str]) -> bool:
+    """Whether it holds just these cases, and none was skipped."""
+    skipped = self.settings is None or self.settings['skipped']
+    return not skipped and list(keys) == [outcome.key for outcome in self.outcomes]
+
+
+def _read_earlier(folder: epath.Path) -> _Earlier:
+  """What is prepared in a folder; PrepareError if other files lie there: they would be replaced."""
+  known = ('bricks', 'volumes', bricks.OUTCOMES, bricks.SETTINGS)
+  other = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+  other = [name for name in other if name not in known and not name.startswith('.')]
+  if other:
+    raise PrepareError(
+      f'{folder}: holds {other[0]}, which is of no prepared source; choose another --data_dir or '
+      '--name, or move it away'
+    )
+  settings = bricks.read_settings(folder.parent, folder.name)
+  # Earlier versions did not note the source of a case.
+  outcomes = [
+    dataclasses.replace(outcome, source=outcome.source or folder.name)
+    for outcome in (writer.read_outcomes(folder) if settings else ())
+  ]
+  return _Earlier(folder, settings, outcomes)
+
+
+def _list_cases(
+  declared: sources.Source, source: str, manual_dir: str | None, path: str | None
+) -> tuple[list[sources.Case], str | None]:
+  """The cases of a source under the name it is prepared by, and the digest of the groups."""
   cases, notes = declared.listed(manual_dir)
   for note in notes:
     print(f'note: {note}', file=sys.stderr)
   digest = None
-  if groups is not None:
-    found, scans, digest = _read_groups(groups)
-    _check_scans(groups, scans, cases, f'--download={source}={manual_dir}')
-    cases = dedupe.keep_together(cases, found)
-  drawn = {outcome.name: outcome.split for outcome in before} | (current or {}).get('drawn', {})
-  cases = splits.keep(_named(cases, source, name), drawn)
-  cases = _first_of_each_split(cases, limit)
-  start = time.monotonic()
-  origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
-  conversion = writer.Conversion(cutting.triple(list(map(float, spacing))), brick, origin)
-  keys = [conversion.key(case) for case in cases]
-  if current and not overwrite and not current['skipped'] and keys == [o.key for o in before]:
-    return current | {'changes': _changes(before, before)}
-  run = _run_here if beam is None else functools.partial(_run_beam, flags=beam)
-  # Whatever is wrong with a case is its outcome: what the disk refuses in here is a write.
-  writing = errors.writing(data_dir, PrepareError)
-  with writing, _staging(epath.Path(data_dir), declared.name) as staging:
-    staged, folder = staging / _CASES, staging / declared.name
-    outcomes = _stage(cases, keys, staged, conversion, None if overwrite else final, run)
-    written = writer.gather(declared, outcomes, staged, folder, conversion)
-    report = _report(folder, written) | {'settings': settings}
-    report['new_classes'] = list(template.additions())
-    report['groups'] = digest
-    report['drawn'] = drawn | {case.name: case.split for case in cases if case.drawn}
-    report['seconds'] = round(time.monotonic() - start, 1)
-    (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
-    _publish(folder, final, staging / 'replaced')
-  return report | {'changes': _changes(before, writer.read_outcomes(final))}
-
-
-def _check_folder(final: epath.Path) -> None:
-  """PrepareError if other files lie where the prepared source goes: they would be replaced."""
-  known = ('bricks', 'volumes', bricks.OUTCOMES, bricks.SETTINGS)
-  other = sorted(path.name for path in final.iterdir()) if final.is_dir() else []
-  other = [name for name in other if name not in known and not name.startswith('.')]
-  if other:
-    raise PrepareError(
-      f'{final}: holds {other[0]}, which is of no prepared source; choose another --data_dir or '
-      '--name, or move it away'
-    )
-
-
-def _check_settings(final: epath.Path, current: dict, wanted: dict, groups: str | None) -> None:
-  """PrepareError if what is prepared was asked for otherwise; it names what differs."""
-  known = current['settings']
-  # Before 1.1.0 the source was not noted.
-  differ = [field for field in wanted if known.get(field, wanted[field]) != wanted[field]]
-  if differ:
-    shown = ', '.join(f'{field} {known[field]}, not {wanted[field]}' for field in differ)
-    raise PrepareError(
-      f'{final}: prepared with {shown}; pass --overwrite to replace it, or another --data_dir or '
-      '--name'
-    )
-  if current.get('groups') and groups is None:
-    raise PrepareError(
-      f'{final}: prepared with --groups; pass the file again, or --overwrite to do without'
-    )
-
-
-def _check_scans(path: str, scans: dict | None, cases: Sequence[sources.Case], fix: str) -> None:
-  """PrepareError if scans came or were replaced since the groups were found."""
-  if scans is None:
-    print(
-      f'note: {path} does not say which scans were compared; run input_pipeline.dedupe again where '
-      'any came since',
-      file=sys.stderr,
-    )
-    return
-  other = [case for case in cases if scans.get((case.source, case.name)) != dedupe.size_of(case)]
-  if other:
-    raise PrepareError(
-      f'{path}: {len(other)} of {len(cases)} scans were not there or not the same when it was '
-      f'made, such as {other[0].name}; run input_pipeline.dedupe again with {fix}'
-    )
-
-
-def _prepared_cases(final: epath.Path) -> list[writer.Outcome]:
-  """What is prepared; earlier versions did not note the source of a case."""
-  return [
-    dataclasses.replace(outcome, source=outcome.source or final.name)
-    for outcome in writer.read_outcomes(final)
+  if path is not None:
+    same = patient_groups.read(path)
+    same.check_current(cases, f'--download={source}={manual_dir}')
+    cases, digest = patient_groups.keep_together(cases, same.groups), same.digest
+  # Sampling balances over the sources of cases.
+  named = [
+    dataclasses.replace(case, source=declared.name) if case.source == source else case
+    for case in cases
   ]
+  return named, digest
 
 
 def _changes(before: Sequence[writer.Outcome], after: Sequence[writer.Outcome]) -> dict[str, int]:
@@ -246,100 +257,19 @@ def _run_beam(
     _ = pipeline | beam.Create(list(cases)) | beam.Reshuffle() | beam.Map(stage)
 
 
-def _publish(folder: epath.Path, final: epath.Path, replaced: epath.Path) -> None:
-  """Puts a complete folder in its place; in a bucket, its SETTINGS last, which make it count."""
-  if '://' not in os.fspath(final):
-    if final.exists():
-      os.replace(final, replaced)
-    os.replace(folder, final)
-    return
-  if final.exists():
-    (final / bricks.SETTINGS).unlink(missing_ok=True)
-    final.rmtree()
-  files = sorted(_files(folder), key=lambda path: path.name == bricks.SETTINGS)
-  for path in files:
-    target = final / os.path.relpath(os.fspath(path), os.fspath(folder))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    path.copy(target)
-
-
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-  for path in folder.iterdir():
-    yield from _files(path) if path.is_dir() else [path]
-
-
 def _report(folder: epath.Path, written: writer.Written) -> dict:
   return {
     'cases': written.done,
     'skipped': written.skipped,
     'warnings': written.warnings,
     'records': written.records,
-    'bytes': sum(path.stat().length for path in _files(folder)),
+    'bytes': sum(path.stat().length for path in staging.files_in(folder)),
   }
-
-
-def _read_groups(path: str) -> tuple[list[dict], dict | None, str]:
-  """The groups, the bytes of each (source, case) that was compared if noted, and a digest."""
-  try:
-    content = text_files.read_json(path)
-    groups = [{'split': g['split'], 'members': g['members']} for g in content['groups']]
-    scans = content.get('scans')
-    if scans is not None:
-      scans = {(source, name): size for source, name, size in scans}
-  except UserError:
-    raise
-  except OSError as error:
-    raise PrepareError(f'{path}: cannot be read ({error.strerror}); correct --groups') from error
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise PrepareError(f'{path}: not a file of input_pipeline.dedupe ({error!r})') from error
-  return groups, scans, hashlib.sha256(json.dumps(groups).encode()).hexdigest()
-
-
-def _named(cases: list[sources.Case], source: str, name: str | None) -> list[sources.Case]:
-  """The cases under the name of the prepared source, which sampling balances over."""
-  if name is None:
-    return cases
-  return [
-    dataclasses.replace(case, source=name) if case.source == source else case for case in cases
-  ]
 
 
 def _first_of_each_split(cases: Sequence[sources.Case], limit: int | None) -> list[sources.Case]:
   names = sorted({case.split for case in cases})
   return [case for split in names for case in [c for c in cases if c.split == split][:limit]]
-
-
-@contextlib.contextmanager
-def _staging(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
-  """A folder beside the final one, with nothing in it but the cases of an earlier run.
-
-  Only one process has it (a bucket has no locks, there it is up to the user). It is removed
-  afterwards; if something fails, its cases stay for the next run.
-  """
-  folder = data_dir / f'.{source}.incomplete'
-  folder.mkdir(parents=True, exist_ok=True)
-  with _locked(folder, source):
-    for leftover in folder.iterdir():  # of a run that was killed
-      if leftover.name != _CASES:
-        leftover.rmtree()
-    yield folder
-    folder.rmtree()
-
-
-@contextlib.contextmanager
-def _locked(folder: epath.Path, source: str) -> Iterator[None]:
-  if '://' in os.fspath(folder):
-    yield
-    return
-  handle = os.open(folder, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise PrepareError(f'{folder}: another process is preparing {source}; wait for it') from error
-    yield
-  finally:
-    os.close(handle)
 
 
 def make_parser() -> argparse.ArgumentParser:

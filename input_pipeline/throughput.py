@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
@@ -37,7 +38,12 @@ class Throughput:
 
 
 def measure(
-  config, stores: Sequence[bricks.BrickStore], *, batch_size: int, seconds: float, warm_up: float
+  config: Any,
+  stores: Sequence[bricks.BrickStore],
+  *,
+  batch_size: int,
+  seconds: float,
+  warm_up: float,
 ) -> Throughput:
   """Takes batches as fast as they come.
 

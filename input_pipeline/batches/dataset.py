@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from input_pipeline.batches.sampler import PatchSampler, PipelineError
 
 
 def make_dataset(
-  config,
+  config: Any,
   stores: Sequence[bricks.BrickStore],
   classes: Sequence[str],
   *,
@@ -44,14 +45,20 @@ def make_dataset(
   sampler = PatchSampler(config, stores, classes)
   rows = batch_size // num_hosts
 
-  def draw(number):
+  def draw(number: int) -> dict[str, np.ndarray]:
     step, row = divmod(number, rows)
     return sampler.sample(step * batch_size + host * rows + row, seed)
 
   return Batches(_in_background(config, sampler, draw, start_step * rows, rows), sampler)
 
 
-def _in_background(config, sampler: PatchSampler, draw: Callable, first: int, rows: int):
+def _in_background(
+  config: Any,
+  sampler: PatchSampler,
+  draw: Callable[[int], dict[str, np.ndarray]],
+  first: int,
+  rows: int,
+) -> Iterator[dict[str, np.ndarray]]:
   """Iterator over batches of `rows` examples draw(first), draw(first + 1), ..."""
   bricks.import_tfds()
   import tensorflow as tf

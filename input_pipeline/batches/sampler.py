@@ -7,6 +7,7 @@ batch is the same on any number of hosts, and a run resumed at step n sees what 
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -104,7 +105,7 @@ class PatchSampler:
       the classes, or mirror images are asked for and a class has none.
   """
 
-  def __init__(self, config, stores: Sequence[bricks.BrickStore], classes: Sequence[str]):
+  def __init__(self, config: Any, stores: Sequence[bricks.BrickStore], classes: Sequence[str]):
     self.patch = tuple(config.patch)
     self.windows = np.array(config.windows, np.float32).reshape(-1, 2)
     self.classes = tuple(classes)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import types
 from collections.abc import Iterator, Mapping, Set
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from input_pipeline.anatomy import Template
 from input_pipeline.sources import base
 
 
-def describe(value) -> str:
+def describe(value: Any) -> str:
   """A text that differs wherever a case would be read differently.
 
   Args:
@@ -47,7 +48,7 @@ def describe(value) -> str:
   return repr(value)
 
 
-def files_of(value) -> list[str]:
+def files_of(value: Any) -> list[str]:
   """Every file among the arguments of a partial function, and in or below the folders there."""
   if isinstance(value, functools.partial):
     return files_of([value.args, value.keywords])

@@ -260,7 +260,9 @@ def _prepared(data_dir: str | os.PathLike, source: str) -> tuple[epath.Path, dic
   return folder, settings
 
 
-def data_source(folder: epath.Path, split: str, *, skip: Sequence[str] = ()):
+def data_source(
+  folder: epath.Path, split: str, *, skip: Sequence[str] = ()
+) -> Sequence[Mapping[str, Any]]:
   """Random access to the records of a split; the fields in `skip` are not decoded."""
   tfds = records.import_tfds()
   decoders = {field: tfds.decode.SkipDecoding() for field in skip}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ class VolumeRecord:
   digest: str = ''
 
 
-def import_tfds():
+def import_tfds() -> types.ModuleType:
   """TensorFlow Datasets, on first use only; TensorFlow stays quiet and off the accelerators."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # it announces itself past the log level
@@ -87,7 +88,7 @@ def import_tfds():
   return tfds
 
 
-def brick_features(brick: int):
+def brick_features(brick: int) -> Any:
   """TFDS features of a training record."""
   features = import_tfds().features
   cube = (brick, brick, brick)
@@ -125,7 +126,7 @@ def brick_example(
   }
 
 
-def volume_features():
+def volume_features() -> Any:
   """TFDS features of a held-out scan."""
   features = import_tfds().features
   return features.FeaturesDict(

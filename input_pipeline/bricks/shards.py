@@ -8,7 +8,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -70,7 +70,7 @@ def read_records(path: epath.Path) -> Iterator[bytes]:
 def write_dataset(
   source: sources.Source,
   folder: epath.Path,
-  features,
+  features: Any,
   splits: Mapping[str, Sequence[CaseFile]],
 ) -> None:
   """Makes a TFDS dataset of case files, its records in the order given.

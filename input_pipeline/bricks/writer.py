@@ -13,6 +13,7 @@ import pathlib
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -126,7 +127,7 @@ def stage(case: sources.Case, *, folder: str, conversion: Conversion) -> None:
   write_outcome(folder, outcome)
 
 
-def _features(split: str, conversion: Conversion):
+def _features(split: str, conversion: Conversion) -> Any:
   training = split == 'train'
   return records.brick_features(conversion.brick) if training else records.volume_features()
 

@@ -1,6 +1,6 @@
 """What is the patient in a scan: one threshold, and what follows from it.
 
-NOTE: `dedupe` has a threshold of its own, Otsu's: what it compares may hold HU with an offset.
+NOTE: `fingerprint` has a threshold of its own, Otsu's: what it compares may hold HU with an offset.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import pathlib
 import warnings
 from collections.abc import Sequence
@@ -43,7 +44,9 @@ class Series:
   headers: tuple
 
 
-def read_dicom(path, *, series: str | SeriesFiles | None = None) -> volume.Volume:
+def read_dicom(
+  path: str | os.PathLike, *, series: str | SeriesFiles | None = None
+) -> volume.Volume:
   """Reads the CT series of a folder or zip archive.
 
   Args:
@@ -61,7 +64,7 @@ def read_dicom(path, *, series: str | SeriesFiles | None = None) -> volume.Volum
   return read_series(path, series=series).volume
 
 
-def read_series(path, *, series: str | SeriesFiles | None = None) -> Series:
+def read_series(path: str | os.PathLike, *, series: str | SeriesFiles | None = None) -> Series:
   """As `read_dicom`, with names and headers of the slices."""
   path = pathlib.Path(path)
   if not isinstance(series, SeriesFiles):
@@ -277,7 +280,7 @@ def like(series: Series, array: np.ndarray) -> np.ndarray:
 
 
 def read_pixels(
-  path, folder: str, names: tuple[str, ...], shape: tuple[int, int, int]
+  path: str | os.PathLike, folder: str, names: tuple[str, ...], shape: tuple[int, int, int]
 ) -> np.ndarray:
   """Stored values of slices that need not say where they lie: a mask beside a series.
 

@@ -207,14 +207,14 @@ def reason(error: Exception) -> str:
   return ' '.join(str(error).split()) or type(error).__name__
 
 
-def value(dataset, field: str) -> Any:
+def value(dataset: Any, field: str) -> Any:
   """A field's value, None also where it is there and empty."""
   stored = dataset.get(field)
   empty = stored is None or (hasattr(stored, '__len__') and not len(stored))
   return None if empty else stored
 
 
-def other_kind(dataset, pixels: str) -> str:
+def other_kind(dataset: Any, pixels: str) -> str:
   """What a DICOM file is that is no CT slice; '' for a slice.
 
   Args:
@@ -229,7 +229,8 @@ def other_kind(dataset, pixels: str) -> str:
   if modality != 'CT':
     return modality
   if value(dataset, pixels) is None:
-    if kind == _CT:
+    # Of a file that is cut off, the part before the header may be all that says what it was.
+    if _CT in (kind, dataset.file_meta.get('MediaStorageSOPClassUID')):
       raise SliceError('a CT slice without pixels; copy it again')
     return 'CT without pixels'
   if 'LOCALIZER' in (value(dataset, 'ImageType') or ()):

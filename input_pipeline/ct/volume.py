@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
+from numpy.typing import DTypeLike
 
 from input_pipeline import inventory
 from input_pipeline.errors import UserError
@@ -83,7 +84,13 @@ class Volume:
     return self.geometry.spacing
 
 
-def to_canonical(array: np.ndarray, affine: np.ndarray, *, name='volume', header=None) -> Volume:
+def to_canonical(
+  array: np.ndarray,
+  affine: np.ndarray,
+  *,
+  name: str | os.PathLike = 'volume',
+  header: nib.Nifti1Header | None = None,
+) -> Volume:
   """Permutes and flips an array into canonical order.
 
   Args:
@@ -129,7 +136,10 @@ def from_canonical(array: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def read_image(
-  path, *, assume_spacing: Sequence[float] | None = None, number: int | None = None
+  path: str | os.PathLike,
+  *,
+  assume_spacing: Sequence[float] | None = None,
+  number: int | None = None,
 ) -> Volume:
   """Reads a CT scan.
 
@@ -169,7 +179,7 @@ def _assume(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
   return assumed
 
 
-def to_hu(array: np.ndarray, path) -> np.ndarray:
+def to_hu(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
   """What every reader does to the values of a CT.
 
   Args:
@@ -198,7 +208,7 @@ def to_hu(array: np.ndarray, path) -> np.ndarray:
   return array
 
 
-def read_labels(path) -> Volume:
+def read_labels(path: str | os.PathLike) -> Volume:
   """Reads a label map.
 
   Args:
@@ -233,7 +243,14 @@ def _some(values: np.ndarray, most: int = 8) -> str:
   return f'{told} and {len(different) - most} more' if len(different) > most else told
 
 
-def write_nifti(path, array: np.ndarray, geometry: Geometry, dtype, *, slope: float = 1) -> None:
+def write_nifti(
+  path: str | os.PathLike,
+  array: np.ndarray,
+  geometry: Geometry,
+  dtype: DTypeLike,
+  *,
+  slope: float = 1,
+) -> None:
   """Writes an array with the volume's own shape and affine, in one step or not at all.
 
   Args:

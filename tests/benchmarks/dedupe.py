@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from input_pipeline import dedupe, progress
+from input_pipeline import fingerprint, progress
 from input_pipeline.ct import resample, volume
 
 
@@ -52,6 +52,9 @@ def everything(image, spacing, rng):
 CHANGES = (cut, turned, resampled, offset, compressed, everything)
 
 
+SAME = fingerprint._SAME
+
+
 def find_scans(data: pathlib.Path) -> list[pathlib.Path]:
   """One file for each patient."""
   return [
@@ -61,11 +64,11 @@ def find_scans(data: pathlib.Path) -> list[pathlib.Path]:
   ]
 
 
-def similarity(a: dedupe.Fingerprint, b: dedupe.Fingerprint) -> float:
+def similarity(a: fingerprint.Fingerprint, b: fingerprint.Fingerprint) -> float:
   """What decides whether two scans are the same; -1 where their slices do not even compare."""
-  if dedupe.profile_distances(a.profile, [b.profile])[0] >= dedupe._PROFILE_DISTANCE:
+  if fingerprint.profile_distances(a.profile, [b.profile])[0] >= fingerprint._PROFILE_DISTANCE:
     return -1.0
-  return dedupe.correlation(a, b)
+  return fingerprint.correlation(a, b)
 
 
 def compare(paths, progress=progress.bar):
@@ -79,9 +82,9 @@ def compare(paths, progress=progress.bar):
   for number, path in enumerate(progress(paths, desc='scans')):
     rng = np.random.default_rng(number)
     scan = volume.read_image(path)
-    originals.append(dedupe.fingerprint(scan.array, scan.spacing))
+    originals.append(fingerprint.fingerprint(scan.array, scan.spacing))
     for i, change in enumerate(CHANGES):
-      copy = dedupe.fingerprint(*change(scan.array, scan.spacing, rng))
+      copy = fingerprint.fingerprint(*change(scan.array, scan.spacing, rng))
       same[change.__name__].append(similarity(originals[-1], copy))
       if i == number % len(CHANGES):
         copies.append(copy)
@@ -100,16 +103,16 @@ def main() -> None:
   args = parser.parse_args()
   paths = find_scans(args.data)[:: args.every]
   same, different = compare(paths)
-  print(f'{len(paths)} patients; the same from a correlation of {dedupe._SAME} on\n')
+  print(f'{len(paths)} patients; the same from a correlation of {SAME} on\n')
   print('| change | found | recall | lowest correlation |\n|:--|--:|--:|--:|')
   for name, values in same.items():
-    found = int((values >= dedupe._SAME).sum())
-    missed = [f'{paths[i].name} {values[i]:.3f}' for i in np.flatnonzero(values < dedupe._SAME)]
+    found = int((values >= SAME).sum())
+    missed = [f'{paths[i].name} {values[i]:.3f}' for i in np.flatnonzero(values < SAME)]
     print(f'| {name} | {found} of {len(values)} | {found / len(values):.1%} | {values.min():.3f} |')
     for line in missed:
       print(f'<!-- missed: {line} -->')
-  wrong = int((different >= dedupe._SAME).sum())
-  found = sum(int((values >= dedupe._SAME).sum()) for values in same.values())
+  wrong = int((different >= SAME).sum())
+  found = sum(int((values >= SAME).sum()) for values in same.values())
   print(
     f'\n{wrong} of {len(different)} pairs of different patients are called the same (highest '
     f'correlation {different.max():.3f}); precision {found / max(found + wrong, 1):.1%}'

@@ -1,4 +1,4 @@
-"""The same scan, changed as datasets change it, is found again; other patients are not."""
+"""Copies of one patient in several datasets go to one split."""
 
 import json
 
@@ -6,63 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline import dedupe, prepare, sources
-from input_pipeline.ct import resample, volume
-
-
-def changes(image, spacing, rng):
-  """What happens to a scan between two datasets: name -> image, spacing."""
-  n, spacing = image.shape[2], np.array(spacing)
-  noisy = image + rng.normal(0, 20, image.shape)
-  coarse = spacing * (1.4, 1.4, 1.3)
-  all_ = np.round((noisy[::-1, :, n // 4 :] + 200) / 8) * 8
-  return {
-    'slices cut off': (image[:, :, n // 6 : -n // 6], spacing),
-    'mirrored and upside down': (image[:, ::-1, ::-1], spacing),
-    'resampled': (resample.resample(image, spacing, coarse, order=1), coarse),
-    'without the offset of HU': (image + 1024, spacing),
-    'compressed': (np.round(noisy / 16) * 16, spacing),
-    'all of it': (resample.resample(all_, spacing, spacing * 1.3, order=1), spacing * 1.3),
-  }
-
-
-def test_changed_real_scans_are_found_and_no_others(real_data):
-  paths = sorted((real_data / 'openkbp' / 'train').glob('*_ct.nii.gz'))[::32]
-  paths += sorted((real_data / 'ibsi_sts').glob('*_CT_image.nii.gz'))[:2]
-  paths.append(real_data / 'totalsegmentator' / 'example_ct.nii.gz')
-  rng = np.random.default_rng(0)
-  prints = {}
-  for number, path in enumerate(paths):
-    name = path.name.split('.')[0]
-    scan = volume.read_image(path)
-    prints['a', name] = dedupe.fingerprint(scan.array, scan.spacing)
-    # Each patient is in the other dataset in two forms.
-    forms = list(changes(scan.array, scan.spacing, rng).items())
-    for kind, changed in (forms[number % len(forms)], forms[(number + 3) % len(forms)]):
-      prints['b', f'{name} {kind}'] = dedupe.fingerprint(*changed)
-  groups = dedupe.find_groups(prints)
-  patients = [{key[1].split(' ')[0] for key in group} for group in groups]
-  assert all(len(patient) == 1 for patient in patients)
-  found = sum(len(group) - 1 for group in groups)
-  # One may be missed: little is left of a fragment that was cut, resampled and compressed.
-  assert found >= 2 * len(paths) - 1
-
-
-def test_profiles_align_cut_and_turned_scans():
-  rng = np.random.default_rng(1)
-  profile = rng.uniform(50, 100, (40, 3)).astype(np.float32)
-  others = [profile, profile[10:], profile[:22], profile[::-1][5:30], profile * 1.2]
-  found = dedupe.profile_distances(profile, others)
-  np.testing.assert_allclose(found[:4], 0, atol=1e-6)
-  # 20 % more everywhere, by the definition; another alignment may only be nearer.
-  x = profile.astype(float)
-  square = (0.2 * x) ** 2 @ (1, 0.25, 1)
-  assert 0.05 < found[4] <= np.sqrt(square.sum() / (((1 + 1.44) * x[:, 0] ** 2).sum() / 2)) + 1e-6
-
-
-def test_a_scan_of_one_value_is_refused():
-  with pytest.raises(ValueError, match='no scan'):
-    dedupe.fingerprint(np.zeros((8, 8, 8)), (1, 1, 1))
+from input_pipeline import dedupe, patient_groups, prepare, sources
 
 
 def test_a_group_never_crosses_splits(real_data, tmp_path, capsys):
@@ -89,7 +33,7 @@ def test_a_group_never_crosses_splits(real_data, tmp_path, capsys):
   assert group['members'] == [['amos22', 'amos_0001'], ['word', 'word_0001']]
   cases = sources.get_source('amos22').cases(str(amos))
   assert [case.split for case in cases] == ['train']
-  assert [c.split for c in dedupe.keep_together(cases, [group])] == ['test']
+  assert [c.split for c in patient_groups.keep_together(cases, [group])] == ['test']
   command = ['--source=amos22', f'--manual-dir={amos}', f'--data-dir={tmp_path / "data"}']
   assert prepare.main([*command, '--spacing=6', '--brick=16', f'--groups={output}']) == 0
   assert '1 test cases' in capsys.readouterr().out

@@ -14,7 +14,7 @@ from etils import epath
 
 from input_pipeline import bricks, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
-from input_pipeline.bricks import shards, writer
+from input_pipeline.bricks import shards, staging, writer
 from input_pipeline.ct import volume
 
 SPACING = (8.0, 9.0, 7.0)
@@ -222,9 +222,10 @@ class TestPrepare:
       with pytest.raises(bricks.NotPreparedError, match='prepare --source=phantom'):
         open_(tmp_path, 'phantom')
 
-  def test_killed_leaves_nothing_that_opens_and_is_resumed(self, tmp_path):
-    command = [sys.executable, '-m', 'input_pipeline.prepare', '--source=phantom', '--cases=3']
-    command += [f'--data-dir={tmp_path}', '--spacing=12', '--brick=16']
+  def test_killed_leaves_nothing_that_opens_and_is_resumed(self, tmp_path, capsys):
+    options = ['--source=phantom', '--cases=3', f'--data-dir={tmp_path}']
+    options += ['--spacing=12', '--brick=16']
+    command = [sys.executable, '-m', 'input_pipeline.prepare', *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     staged = tmp_path / '.phantom.incomplete' / 'cases'
     deadline = time.monotonic() + 120
@@ -238,9 +239,8 @@ class TestPrepare:
       bricks.open_bricks(tmp_path, 'phantom')
     with pytest.raises(bricks.NotPreparedError):
       bricks.open_volumes(tmp_path, 'phantom')
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f'{len(finished)} of 6 cases are converted already' in done.stdout
+    assert prepare.main(options) == 0
+    assert f'{len(finished)} of 6 cases are converted already' in capsys.readouterr().out
     assert len(bricks.open_bricks(tmp_path, 'phantom').cases) == 3
     assert os.listdir(tmp_path) == ['phantom']
 
@@ -321,8 +321,8 @@ class TestPrepare:
   def test_leftovers_are_cleared_and_a_second_writer_waits(self, small, tmp_path, capsys):
     (tmp_path / '.phantom.incomplete' / 'phantom' / 'bricks').mkdir(parents=True)
     (tmp_path / '.phantom.incomplete' / 'cases').mkdir()
-    with prepare._staging(epath.Path(tmp_path), 'phantom') as staging:
-      assert [path.name for path in staging.iterdir()] == ['cases']
+    with staging.stage_folder(epath.Path(tmp_path), 'phantom') as folder:
+      assert [path.name for path in folder.iterdir()] == ['cases']
       assert self.run(tmp_path) == 1
       assert 'another process' in capsys.readouterr().err
     assert self.run(tmp_path) == 0

@@ -1,0 +1,80 @@
+"""The folder in which a source is prepared, and how it takes the place of the earlier one."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from etils import epath
+
+from input_pipeline.bricks import records
+from input_pipeline.errors import UserError
+
+CASES = 'cases'  # folder of finished cases, which a killed run leaves to the next one
+
+
+class StagingError(UserError):
+  """Another process is preparing the same source."""
+
+
+@contextlib.contextmanager
+def stage_folder(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
+  """A folder beside the final one, with nothing in it but the CASES of an earlier run.
+
+  Only one process has it (a bucket has no locks, there it is up to the user). It is removed
+  afterwards; if something fails, its cases stay for the next run.
+
+  Args:
+    data_dir: of all prepared sources; created where missing.
+    source: name of the prepared source.
+
+  Raises:
+    StagingError: if another process has it.
+  """
+  folder = data_dir / f'.{source}.incomplete'
+  folder.mkdir(parents=True, exist_ok=True)
+  with _locked(folder, source):
+    for leftover in folder.iterdir():  # of a run that was killed
+      if leftover.name != CASES:
+        leftover.rmtree()
+    yield folder
+    folder.rmtree()
+
+
+@contextlib.contextmanager
+def _locked(folder: epath.Path, source: str) -> Iterator[None]:
+  if '://' in os.fspath(folder):
+    yield
+    return
+  handle = os.open(folder, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise StagingError(f'{folder}: another process is preparing {source}; wait for it') from error
+    yield
+  finally:
+    os.close(handle)
+
+
+def publish(folder: epath.Path, final: epath.Path, replaced: epath.Path) -> None:
+  """Puts a complete folder in its place; in a bucket, its SETTINGS last, which make it count."""
+  if '://' not in os.fspath(final):
+    if final.exists():
+      os.replace(final, replaced)
+    os.replace(folder, final)
+    return
+  if final.exists():
+    (final / records.SETTINGS).unlink(missing_ok=True)
+    final.rmtree()
+  files = sorted(files_in(folder), key=lambda path: path.name == records.SETTINGS)
+  for path in files:
+    target = final / os.path.relpath(os.fspath(path), os.fspath(folder))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path.copy(target)
+
+
+def files_in(folder: epath.Path) -> Iterator[epath.Path]:
+  """All files at any depth."""
+  for path in folder.iterdir():
+    yield from files_in(path) if path.is_dir() else [path]

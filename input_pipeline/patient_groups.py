@@ -1,0 +1,119 @@
+"""The file of groups: which cases, of whatever sources, are scans of the same patient.
+
+`dedupe` writes it and `prepare` reads it, so that a group never crosses splits.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+from input_pipeline import errors, sources, text_files
+from input_pipeline.bricks import identity
+from input_pipeline.errors import UserError
+
+
+class GroupsError(UserError):
+  """A file of groups that is none, or is older than the scans; the message names it and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+  """What a file of groups says.
+
+  Attributes:
+    path: of the file.
+    groups: each with its `split` and its `members`, pairs of source and case.
+    scans: (source, case) -> bytes of what was compared; None where that was not noted.
+  """
+
+  path: str
+  groups: Sequence[Mapping]
+  scans: Mapping[tuple[str, str], int] | None
+
+  @property
+  def digest(self) -> str:
+    """Sha-256 of the groups, hexadecimal."""
+    return hashlib.sha256(json.dumps(self.groups).encode()).hexdigest()
+
+  def check_current(self, cases: Sequence[sources.Case], fix: str) -> None:
+    """Tells whether scans came or were replaced since the groups were found.
+
+    Args:
+      cases: that are there now.
+      fix: the option with which to run `dedupe` again.
+
+    Raises:
+      GroupsError: if any did.
+    """
+    if self.scans is None:
+      print(
+        f'note: {self.path} does not say which scans were compared; run input_pipeline.dedupe '
+        'again where any came since',
+        file=sys.stderr,
+      )
+      return
+    other = [case for case in cases if self.scans.get((case.source, case.name)) != size_of(case)]
+    if other:
+      raise GroupsError(
+        f'{self.path}: {len(other)} of {len(cases)} scans were not there or not the same when it '
+        f'was made, such as {other[0].name}; run input_pipeline.dedupe again with {fix}'
+      )
+
+
+def read(path: str) -> Groups:
+  """Reads what `write` wrote.
+
+  Raises:
+    GroupsError: if it cannot be read or is no such file.
+    TextFileError: if it is no JSON.
+  """
+  try:
+    content = text_files.read_json(path)
+    groups = [{'split': g['split'], 'members': g['members']} for g in content['groups']]
+    listed = content.get('scans')
+    scans = None
+    if listed is not None:
+      scans = {(source, name): size for source, name, size in listed}
+  except UserError:
+    raise
+  except OSError as error:
+    raise GroupsError(f'{path}: cannot be read ({error.strerror}); correct --groups') from error
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise GroupsError(f'{path}: not a file of input_pipeline.dedupe ({error!r})') from error
+  return Groups(path, groups, scans)
+
+
+def write(path: pathlib.Path, groups: Sequence[Mapping], cases: Iterable[sources.Case]) -> None:
+  """Writes groups as `Groups` describes them, and the cases that were compared.
+
+  Raises:
+    UserError: if the file cannot be written.
+  """
+  with errors.writing(path):
+    scans = [(case.source, case.name, size_of(case)) for case in cases]
+    path.write_text(json.dumps({'groups': groups, 'scans': scans}, indent=1) + '\n')
+
+
+def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> list[sources.Case]:
+  """Moves the cases of a group to the split that is held out most in the group.
+
+  Args:
+    cases: of any sources.
+    groups: as of `Groups`.
+  """
+  split = {tuple(key): group['split'] for group in groups for key in group['members']}
+  return [
+    dataclasses.replace(case, split=split[case.source, case.name], drawn=False)
+    if (case.source, case.name) in split
+    else case
+    for case in cases
+  ]
+
+
+def size_of(case: sources.Case) -> int:
+  """Bytes of a case's files: another scan under its name has others; a copied download does not."""
+  return sum(os.path.getsize(path) for path in identity.files_of(case.load) if os.path.exists(path))
