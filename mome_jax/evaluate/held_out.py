@@ -92,13 +92,9 @@ def find(
     raise HeldOutError(f'evaluation.split is {split!r}; known: {", ".join(CHOICES)}')
   listed = {source: bricks.held_out_cases(data_dir, source) for source in sources}
   number = collections.Counter(case.split for cases in listed.values() for case in cases)
-  shown = ', '.join(f'{number[name]} {name}' for name in sorted(number)) or 'none'
-  names = [name for name in SPLITS if number[name]]
-  if split == 'auto':
-    names = names[:1]
-  elif split != 'all':
-    names = [split] if number[split] else []
+  names = _splits(split, number)
   if not names:
+    shown = ', '.join(f'{number[name]} {name}' for name in sorted(number)) or 'none'
     raise NothingHeldOutError(
       f'{data_dir}: no scan to score in {", ".join(sources)} with evaluation.split={split}; held '
       f'out there: {shown}. Choose another split, or hold scans out ("splits" in dataset.json of '
@@ -123,6 +119,14 @@ def find(
   if multihost.is_lead():
     print(*lines, sep='\n', end='\n' * bool(lines))
   return kept
+
+
+def _splits(split: str, number: Mapping[str, int]) -> list[str]:
+  """Those that one of `CHOICES` asks for, and that some scans are of."""
+  names = [name for name in SPLITS if number[name]]
+  if split in SPLITS:
+    return [split] if split in names else []
+  return names[:1] if split == 'auto' else names
 
 
 def _select(

@@ -5,9 +5,11 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import TEMPLATE, Template
 from mome_jax import checkpoint
@@ -57,7 +59,14 @@ class Predictor:
     CheckpointError: if there is no model, or it cannot be read.
   """
 
-  def __init__(self, path=SHIPPED, config=None, *, text_model=None, devices=None):
+  def __init__(
+    self,
+    path: str | os.PathLike = SHIPPED,
+    config: ConfigDict | None = None,
+    *,
+    text_model: str | os.PathLike | None = None,
+    devices: Sequence[jax.Device] | None = None,
+  ):
     self.path = os.fspath(path)
     config = config or checkpoint.load_config(path)
     self._mesh = sharding.local_mesh(devices)
@@ -99,7 +108,7 @@ class Predictor:
     with jax.set_mesh(self._mesh):
       return self._embed(self.params, jax.device_put(padded, self._everywhere))
 
-  def run(self, step: Callable, text: jax.Array, *batch):
+  def run(self, step: Callable, text: jax.Array, *batch: Any) -> Any:
     """What a compiled step of `mome_jax.inference.steps` makes of a batch.
 
     Args:

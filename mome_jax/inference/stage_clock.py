@@ -9,8 +9,8 @@ from collections.abc import Iterator
 class Clock:
   """Adds up wall seconds by stage; a stage inside another counts for the inner one only."""
 
-  def __init__(self):
-    self._seconds = collections.defaultdict(float)
+  def __init__(self) -> None:
+    self._seconds: dict[str, float] = collections.defaultdict(float)
     self._running: list[str] = []
     self._since = 0.0
 

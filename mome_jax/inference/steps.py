@@ -1,27 +1,36 @@
 """Predict steps: pure functions of parameters, text and windows."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mome_jax.models import router
+from mome_jax.models import MoME, router
 from mome_jax.ops import layers
 
+Params = Mapping[str, Any]  # of the state: {'model': ..., 'text': ...}
 
-def make_predict_step(model):
+
+def make_predict_step(model: MoME) -> Callable[..., jax.Array]:
   """predict_step(params, text (K, d_t), windows (B, D, H, W, C)) -> logits (B, D, H, W, K).
 
   A model with banks of sparse experts also needs `context` (J, d_t), the embeddings of the default
   prompts of its training classes, where `text` holds other prompts.
   """
 
-  def predict_step(params, text, windows, context=None):
+  def predict_step(
+    params: Params, text: jax.Array, windows: jax.Array, context: jax.Array | None = None
+  ) -> jax.Array:
     return model.apply({'params': params['model']}, windows, text, context)[0]
 
   return predict_step
 
 
-def make_routing_step(model):
+def make_routing_step(
+  model: MoME,
+) -> Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]:
   """A predict step that also tells what the router did, summed over cells of voxels.
 
   routing_step(params, text (K, d_t), windows (B, D, H, W, C), counted (B, D, H, W) float32 in
@@ -37,11 +46,18 @@ def make_routing_step(model):
     model: from `build_model`, with at least two scales.
   """
 
-  def routing_step(params, text, windows, counted, placement, context=None):
+  def routing_step(
+    params: Params,
+    text: jax.Array,
+    windows: jax.Array,
+    counted: jax.Array,
+    placement: Sequence[jax.Array],
+    context: jax.Array | None = None,
+  ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     logits, aux = model.apply({'params': params['model']}, windows, text, context)
     share = jnp.tanh(params['model']['mixture_share']) if model.warm_start else None
 
-    def one_class(maps):
+    def one_class(maps: tuple[jax.Array, list[jax.Array]]) -> dict[str, jax.Array]:
       logits, gates = maps
       weights = _shares(gates, model.top_k, share)
       part = jnp.clip(weights, 1e-6, 1)
@@ -61,7 +77,7 @@ def make_routing_step(model):
   return routing_step
 
 
-def _shares(gates, top_k: int, share: jax.Array | None) -> jax.Array:
+def _shares(gates: Sequence[jax.Array], top_k: int, share: jax.Array | None) -> jax.Array:
   """What each scale contributes to a class's logits: (B, L, D, H, W), adds up to 1.
 
   Args:

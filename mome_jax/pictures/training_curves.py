@@ -51,7 +51,9 @@ def _series(rows: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, 
   return finite[:, 0], finite[:, 1]
 
 
-def _curve(axes: Axes, steps, values, name: str, line: str, *, smooth: bool) -> None:
+def _curve(
+  axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, line: str, *, smooth: bool
+) -> None:
   if not len(steps):
     return
   if smooth and len(steps) > 10:
