@@ -3,6 +3,7 @@
 The way of a scan: `sources` (where it lies, what is labelled) -> `ct` (reading it) -> `labels` (to
 the codes of `anatomy`) -> `bricks` (records on disk, made once by `prepare`) -> `batches`.
 
-Programs: `prepare`, `dedupe`, `inspect`, `throughput`, `openkbp_download`. What all programs share
-stands beside them: `cli`, `errors`, `inventory`, `progress`, `stopping`, `text_files`.
+Programs: `prepare`, `dedupe`, `inspect`, `throughput`, `openkbp_download`. What the programs of
+both packages share stands beside them: `cli`, `errors`, `file_kinds`, `inventory`, `progress`,
+`stopping`, `text_files`.
 """

@@ -11,7 +11,6 @@ A file's kind follows from the ending of its name, in any case of letters, and f
 where the name does not say. Links are followed, and every folder is read once.
 """
 
-import codecs
 import collections
 import dataclasses
 import errno
@@ -23,18 +22,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-NIFTI_ENDINGS = ('.nii.gz', '.nii')
-_ENDINGS = {
-  'nifti': NIFTI_ENDINGS,
-  'dicom': ('.dcm', '.dicom', '.ima'),
-  'zip': ('.zip',),
-  'image': ('.nrrd', '.nhdr', '.mha', '.mhd', '.mgz', '.mgh', '.mnc', '.hdr', '.img', '.nii.bz2',
-            '.nii.xz', '.nii.zst'),
-  'picture': ('.png', '.jpg', '.jpeg', '.gif', '.bmp', '.tif', '.tiff', '.svg', '.pdf'),
-}  # fmt: skip
-_INPUT = ('nifti', 'dicom', 'zip', 'image')
-_HEAD = 1024  # bytes that tell the kind of a file
-_GZIP = b'\x1f\x8b'
+from input_pipeline import file_kinds
+from input_pipeline.file_kinds import NIFTI_ENDINGS
+
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
 
 
@@ -209,83 +199,9 @@ def _channels(stems: Iterable[str]) -> dict[str, set[int]]:
   return dict(numbers)
 
 
-def is_gzip(head: bytes) -> bool:
-  """Whether a file that begins like this is compressed, whatever its name says."""
-  return head.startswith(_GZIP)
-
-
-def classify(name: str, head: bytes) -> tuple[str, str]:
-  """Kind of a file, and why it is left out.
-
-  Args:
-    name: of the file.
-    head: its first 1,024 bytes, all of a shorter one; looked at where the name does not say.
-
-  Returns:
-    `File.kind` and `File.reason`.
-  """
-  base = name.rpartition('/')[2]
-  if base.upper() == 'DICOMDIR':
-    return 'other', 'DICOM directory'
-  kind = _by_ending(base)
-  if kind is None:
-    kind = _by_content(head)
-  return (kind, '') if kind in _INPUT else ('other', kind)
-
-
 def is_hidden(name: str) -> bool:
   """Whether a path below a folder is hidden, as what macOS adds to folders and archives is."""
   return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
-
-
-def _by_ending(base: str) -> str | None:
-  lower = base.lower()
-  kinds = (kind for kind, endings in _ENDINGS.items() if lower.endswith(endings))
-  return next(kinds, None)
-
-
-def _by_content(head: bytes) -> str:
-  """Kind by the first bytes; a noun for what is no input."""
-  if not head:
-    return 'empty'
-  if is_gzip(head):
-    with_header = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-      head = with_header.decompress(head, _HEAD)
-    except zlib.error:
-      return 'unknown format'
-    return 'nifti' if _is_nifti(head) else 'gzip without a scan'
-  if _is_nifti(head):
-    return 'nifti'
-  if head.startswith(b'PK\x03\x04'):
-    return 'zip'
-  if head[128:132] == b'DICM' or _is_bare_dicom(head):
-    return 'dicom'
-  try:
-    # A character may be cut at the end.
-    text = codecs.getincrementaldecoder('utf-8')().decode(head, len(head) < _HEAD)
-  except UnicodeDecodeError:
-    return 'unknown format'
-  return 'unknown format' if re.search(r'[\0-\x08\x0e-\x1a\x1c-\x1f]', text) else 'text'
-
-
-def _is_nifti(head: bytes) -> bool:
-  sizes = {size.to_bytes(4, order) for size in (348, 540) for order in ('little', 'big')}
-  magic = head[344:348], head[4:8]
-  return head[:4] in sizes and any(m in (b'n+1\0', b'n+2\0') for m in magic)
-
-
-def _is_bare_dicom(head: bytes) -> bool:
-  """Whether it begins with an element of DICOM group 2 or 8, as files without preamble do."""
-  if len(head) < 16:
-    return False
-  for order in ('little', 'big'):
-    group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
-    length = int.from_bytes(head[4:8], order)
-    explicit = re.match(rb'(AE|AS|CS|DA|DT|IS|LO|LT|OB|PN|SH|SQ|ST|TM|UI|UL|UN|US|UT)', head[4:6])
-    if group in (2, 8) and element <= 0x70 and (explicit or length < 1 << 10):
-      return True
-  return False
 
 
 def _walk(
@@ -348,14 +264,14 @@ def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: pathlib.Path)
   name = entry.filename
   if not entry.file_size:
     return _failed(path, name, f'{path}: cannot be read, it is empty; pack it again', 'empty')
-  if _by_ending(path.name):
-    return File(path, name, *classify(name, b''))
+  if file_kinds.by_ending(path.name):
+    return File(path, name, *file_kinds.classify(name, b''))
   try:
     with archive.open(entry) as stream:
-      head = stream.read(_HEAD)
+      head = stream.read(file_kinds.HEAD)
   except (OSError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
     return _failed(path, name, f'{path}: cannot be unpacked ({error}); pack it again', '')
-  return File(path, name, *classify(name, head))
+  return File(path, name, *file_kinds.classify(name, head))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -374,12 +290,12 @@ def _file(path: pathlib.Path, name: str) -> File:
     if not status.st_size:
       return _failed(path, name, f'{path}: cannot be read, it is empty; copy it again', 'empty')
     with path.open('rb') as stream:
-      head = stream.read(_HEAD)
+      head = stream.read(file_kinds.HEAD)
   except OSError as error:
     ending = path.suffix and not path.suffix[1:].isdigit()
     reason = 'cannot be opened' if ending else ''
     return _failed(path, name, _unreadable(path, error), reason)
-  kind, reason = classify(name, head)
+  kind, reason = file_kinds.classify(name, head)
   if name.lower().endswith(('.hdr', '.img')):
     kind, reason, problem = _pair(path)
     return File(path, name, kind, reason, problem)
@@ -388,8 +304,8 @@ def _file(path: pathlib.Path, name: str) -> File:
 
 def _failed(path: pathlib.Path, name: str, problem: str, reason: str) -> File:
   """A file with a problem where its name is that of input, else one that is left out."""
-  kind = _by_ending(path.name)
-  if kind in _INPUT:
+  kind = file_kinds.by_ending(path.name)
+  if kind in file_kinds.INPUT:
     return File(path, name, kind, problem=problem)
   if reason:
     return File(path, name, 'other', reason)

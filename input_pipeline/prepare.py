@@ -57,7 +57,8 @@ def prepare(
 
   A case that is prepared already, or that a killed run finished, is taken over if its files, label
   meanings, classes, split and settings are the same. A drawn split (`sources.Case.drawn`) stays as
-  it was prepared first, whatever cases come or go.
+  it was prepared first, whatever cases come or go. The options are those of the command
+  line, one to one, which is why they are so many.
 
   Args:
     source: a name of `sources.SOURCES`.

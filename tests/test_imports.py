@@ -17,9 +17,10 @@ ROOMS = {
   'input_pipeline.cli': '',
   'input_pipeline.progress': '',
   'input_pipeline.text_files': '',
-  'input_pipeline.inventory': '',
+  'input_pipeline.file_kinds': '',
+  'input_pipeline.inventory': 'input_pipeline.file_kinds',
   'input_pipeline.anatomy': '',
-  'input_pipeline.ct': 'input_pipeline.inventory',
+  'input_pipeline.ct': 'input_pipeline.file_kinds input_pipeline.inventory',
   'input_pipeline.labels': 'input_pipeline.anatomy input_pipeline.ct',
   'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.labels '
   'input_pipeline.inventory input_pipeline.text_files',

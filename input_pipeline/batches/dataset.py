@@ -24,6 +24,8 @@ def make_dataset(
 ) -> 'Batches':
   """Endless batches of one host, made in the background by tf.data.
 
+  Its many options are all that one batch depends on: nothing is kept from an earlier one.
+
   Args:
     config: of `PatchSampler`, and num_parallel, the number of patches made at the same time.
     stores: the prepared sources.

@@ -19,11 +19,11 @@ import numpy as np
 from nibabel import orientations
 from numpy.typing import DTypeLike
 
-from input_pipeline import inventory
+from input_pipeline import file_kinds, inventory
 from input_pipeline.errors import UserError
 
 _FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
-ENDINGS = inventory.NIFTI_ENDINGS
+ENDINGS = file_kinds.NIFTI_ENDINGS
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
@@ -327,7 +327,7 @@ def _load(path):
   """The image of a file; its first bytes say whether it is compressed, names are often wrong."""
   path = pathlib.Path(path)
   with path.open('rb') as stream:
-    compressed = inventory.is_gzip(stream.read(2))
+    compressed = file_kinds.is_gzip(stream.read(2))
   if not compressed and path.name.lower().endswith(('.nii', '.hdr', '.img')):
     return nib.load(path)
   content = path.read_bytes()
