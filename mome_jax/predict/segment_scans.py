@@ -74,7 +74,14 @@ def predict(
     UserError: as `segment`.
   """
   request = Request(
-    inputs, prompts, options, fast, assume_spacing, volume_number, check_sides, rules
+    inputs=inputs,
+    prompts=prompts,
+    options=options,
+    fast=fast,
+    assume_spacing=assume_spacing,
+    volume_number=volume_number,
+    check_sides=check_sides,
+    rules=rules,
   )
   load = functools.partial(prompted_model.load, model, text_model=text_model, device=device)
   return segment(load, request, output, existing=existing, progress=progress, on_result=on_result)
