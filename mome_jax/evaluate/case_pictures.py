@@ -68,11 +68,12 @@ class CasePictures:
     totals = self._totals
     if totals is None or not totals.cases:
       return
+    scans = f'{totals.cases} scan{"s" * (totals.cases != 1)}'
     router_pictures.routing(
       self.folder / f'routing{end}.png',
       router_pictures.Shares(totals.names, totals.scale_labels, totals.share, totals.mean_entropy),
       self._slices,
-      title=f'Weight of each scale inside the predicted masks of {totals.cases} scans',
+      title=f'Weight of each scale inside the predicted masks of {scans}',
     )
 
 
