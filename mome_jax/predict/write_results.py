@@ -92,7 +92,7 @@ def write_scan(
   present = [row['name'] for row in rows if row['present']]
   colours = palette([target.name for target in segmented.targets])
 
-  def extra(end: str, write: Callable, *arguments, **keywords) -> None:
+  def extra(end: str, write: Callable, *arguments: Any, **keywords: Any) -> None:
     path = folder / f'{name}_{end}'
     if path.name not in missing:
       with optional(path, missing):
