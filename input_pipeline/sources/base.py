@@ -47,7 +47,7 @@ class Case:
     name: unique within the source.
     split: 'train', 'validation' or 'test'.
     supervised: classes that the case labels, in the template's order.
-    load: reads the scan.
+    load: reads the scan: a partial of a function that `loader` declares, whose arguments say which.
     slice_ranges: class -> (low, high), the heights in mm above the centre of the lowest slice
       between which the class was contoured; a class that is not there: over the whole scan.
     drawn: whether the split is a draw, which `prepare` keeps once it is made, not a declaration.
