@@ -79,11 +79,14 @@ class TrainingText:
   template: Template = TEMPLATE
   synonyms: bool = True
 
-  def batch(self, *, seed: int, step: int) -> dict[str, np.ndarray]:
-    """Of 2 K prompts: a random one of each class, then the default ones."""
+  def batch(self, *, seed: int, step: int) -> dict[str, dict[str, np.ndarray]]:
+    """Of each class a random prompt, as 'sampled', and the default one, as 'default'."""
     default = prompts.default_prompts(self.classes, self.template)
     sampled = prompts.sample_prompts(self.classes, seed=seed, step=step, template=self.template)
-    return self.inputs((sampled if self.synonyms else default) + default)
+    return {
+      'sampled': self.inputs(sampled if self.synonyms else default),
+      'default': self.inputs(default),
+    }
 
 
 def for_training(config, template: Template = TEMPLATE, tokenizer=DEFAULT_MODEL) -> TrainingText:

@@ -140,15 +140,15 @@ def _batch(config, mesh):
 
 def _prompts(config, mesh):
   where = NamedSharding(mesh, sharding.REPLICATED)
-  rows = 2 * len(config.classes)
+  place = lambda width, dtype: jax.ShapeDtypeStruct(
+    (len(config.classes), width), dtype, sharding=where
+  )
   if prompt_inputs.is_frozen(config.text):
-    vectors = jax.ShapeDtypeStruct((rows, config.text.d_model), np.float32, sharding=where)
-    return {'vectors': vectors}
-  shape = (rows, config.text.max_length)
-  return {
-    'ids': jax.ShapeDtypeStruct(shape, np.int32, sharding=where),
-    'mask': jax.ShapeDtypeStruct(shape, np.bool_, sharding=where),
-  }
+    inputs = {'vectors': place(config.text.d_model, np.float32)}
+  else:
+    length = config.text.max_length
+    inputs = {'ids': place(length, np.int32), 'mask': place(length, np.bool_)}
+  return {'sampled': inputs, 'default': inputs}
 
 
 def _request(config, mesh, params):

@@ -16,7 +16,7 @@ from mome_jax.training.optimizer import learning_rate
 from mome_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
-LossFn = Callable[[Any, dict[str, jax.Array], dict[str, jax.Array]], tuple[jax.Array, Metrics]]
+LossFn = Callable[[Any, dict[str, jax.Array], dict[str, Any]], tuple[jax.Array, Metrics]]
 
 
 def make_loss_fn(model, text_encoder, code_table: jax.Array, config) -> LossFn:
@@ -32,12 +32,14 @@ def make_loss_fn(model, text_encoder, code_table: jax.Array, config) -> LossFn:
 
   Returns:
     loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds the arrays of
-    `input_pipeline.batches.spec.BATCH` for B samples; `prompts` ids and mask (2 K, T), or
-    vectors (2 K, d_t): a random prompt of each class, then the default ones.
+    `input_pipeline.batches.spec.BATCH` for B samples; `prompts` a random prompt of each class as
+    'sampled' and the default ones as 'default', both as of `prompt_inputs.embeddings`.
   """
 
   def loss_fn(params, batch, prompts):
-    sampled, default = jnp.split(prompt_inputs.embeddings(text_encoder, params, prompts), 2)
+    # Both kinds in one pass of the encoder.
+    both = jax.tree.map(lambda *kind: jnp.concatenate(kind), prompts['sampled'], prompts['default'])
+    sampled, default = jnp.split(prompt_inputs.embeddings(text_encoder, params, both), 2)
     logits, aux = model.apply({'params': params['model']}, batch['image'], sampled, train=True)
     # Class-first: sums over voxels then run over long contiguous axes. The model's last step puts
     # the classes last; the compiler cancels the two.

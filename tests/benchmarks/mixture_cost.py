@@ -43,7 +43,8 @@ def measure(experts: str, args) -> tuple[float, float]:
     'frame': np.zeros((1, 4), np.float32),
     'slice_range': np.tile(np.array([-1e9, 1e9], np.float32), (1, k, 1)),
   }
-  prompts = {'ids': np.ones((2 * k, 8), np.int32), 'mask': np.ones((2 * k, 8), bool)}
+  inputs = {'ids': np.ones((k, 8), np.int32), 'mask': np.ones((k, 8), bool)}
+  prompts = {'sampled': inputs, 'default': inputs}
   gradient = timing.jit(lambda *inputs: jax.grad(loss_fn, has_aux=True)(*inputs)[0])
   compiled = gradient.lower(jax.eval_shape(create, key), batch, prompts).compile()
   seconds = []

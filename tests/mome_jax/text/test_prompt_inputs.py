@@ -25,7 +25,9 @@ def vectors(texts):
 def test_joint_text_gives_tokens():
   text = prompt_inputs.for_training(config())
   batch = text.batch(seed=3, step=7)
-  assert batch['ids'].shape == batch['mask'].shape == (4, 40)
+  assert set(batch) == {'sampled', 'default'}
+  for inputs in batch.values():
+    assert inputs['ids'].shape == inputs['mask'].shape == (2, 40)
   assert text.vectors is None
   assert text.encoder.config.d_model == text.width == 128
 
@@ -38,8 +40,10 @@ def test_frozen_text_gives_the_vectors_of_the_same_prompts(tmp_path):
   assert text.width == 6
   for step in range(3):
     drawn = prompts.sample_prompts(('liver', 'spleen'), seed=3, step=step)
-    expected = known(drawn + prompts.default_prompts(('liver', 'spleen')))
-    np.testing.assert_array_equal(text.batch(seed=3, step=step)['vectors'], expected)
+    default = prompts.default_prompts(('liver', 'spleen'))
+    batch = text.batch(seed=3, step=step)
+    np.testing.assert_array_equal(batch['sampled']['vectors'], known(drawn))
+    np.testing.assert_array_equal(batch['default']['vectors'], known(default))
 
 
 def test_vectors_of_default_prompts_alone_train_without_synonyms(tmp_path):
@@ -47,8 +51,8 @@ def test_vectors_of_default_prompts_alone_train_without_synonyms(tmp_path):
   torch.save(rows, tmp_path / 'cum.pth')
   text = prompt_inputs.for_training(config(mode='frozen', vectors=str(tmp_path / 'cum.pth')))
   for step in range(5):
-    found = text.batch(seed=0, step=step)['vectors']
-    np.testing.assert_array_equal(found, rows[[5, 0, 5, 0]].numpy())
+    for inputs in text.batch(seed=0, step=step).values():
+      np.testing.assert_array_equal(inputs['vectors'], rows[[5, 0]].numpy())
 
 
 def test_what_is_missing_comes_with_the_command(tmp_path):

@@ -107,7 +107,7 @@ def test_ignored_voxels_train_no_class(config):
   rng = np.random.default_rng(1)
   logits = {k: rng.normal(size=(1, n, n, n, 2)) for k, n in (('fine', 4), ('half', 2))}
   loss_fn = steps.make_loss_fn(Given(), None, jnp.asarray(table), config.train)
-  prompts = {'vectors': np.zeros((4, 3), np.float32)}
+  prompts = dict.fromkeys(('sampled', 'default'), {'vectors': np.zeros((2, 3), np.float32)})
   loss = lambda logits: loss_fn({'model': logits}, batch, prompts)
   of, metrics = jax.jit(jax.grad(loss, has_aux=True))(logits)
   np.testing.assert_array_equal((of['fine'] != 0).all(-1), label != IGNORE_CODE)
@@ -124,7 +124,8 @@ def test_logits_of_unlabelled_classes_get_no_gradient(config, batch):
   template = sources.get_source('phantom').template(None)
   model, table = build_model(config.model), jnp.asarray(template.code_table(CLASSES))
   vectors = np.random.default_rng(0).normal(size=(2 * len(CLASSES), config.text.d_model))
-  prompts = {'vectors': vectors.astype(np.float32)}
+  sampled, default = np.split(vectors.astype(np.float32), 2)
+  prompts = {'sampled': {'vectors': sampled}, 'default': {'vectors': default}}
   key = jax.random.key(0, impl='rbg')
   params = {'model': model.init(key, batch['image'], prompts['vectors'][: len(CLASSES)])['params']}
   apply = lambda: model.apply(

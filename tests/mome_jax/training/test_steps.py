@@ -24,8 +24,9 @@ def test_a_coarse_expert_is_not_taught_less_organ_at_the_border_of_a_range():
     'slice_range': jnp.array([[[2.0, np.inf]]]),
   }
   table = jnp.zeros((256, 1), bool).at[1].set(True)
+  prompts = dict.fromkeys(('sampled', 'default'), {'vectors': jnp.zeros((1, 3))})
   loss_fn = steps.make_loss_fn(model, None, table, CONFIG)
-  _, metrics = loss_fn({'model': {}}, batch, {'vectors': jnp.zeros((2, 3))})
+  _, metrics = loss_fn({'model': {}}, batch, prompts)
   weight, p = np.array([0.5, 1]), 1 / (1 + np.exp([1.0, -2.0]))
   bce = -(weight * np.log(p)).sum() / 1.5
   dice = 1 - (2 * (weight * p).sum() + 1) / ((weight * p).sum() + 1.5 + 1)
