@@ -153,7 +153,7 @@ def _run(values: flags.FlagValues) -> int:
       with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
       sharding.check_batch(sharding.make_mesh(config.mesh), config)  # before data are read
-      loop.train(config, workdir)
+      config = loop.train(config, workdir)
     _evaluate(config or checkpoint.load_config(workdir), workdir, values.mode)
   except multihost.Preempted as notice:
     print(f'preempted: {notice}', file=sys.stderr)

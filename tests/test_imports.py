@@ -59,7 +59,6 @@ OPEN = 'input_pipeline.errors', 'mome_jax.errors'
 
 # Module -> what it imports against the rules; each goes with the cut of its room.
 EXCEPTIONS = {
-  ('mome_jax.configs.finetune', 'mome_jax.checkpoint'),  # room training: loading a model
   ('mome_jax.text.embed', 'mome_jax.weights'),  # room text: reading a checkpoint of T5
 }
 

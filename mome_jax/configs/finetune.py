@@ -11,19 +11,16 @@ scans of the old ones: 15 min 44 s with scoring; the old classes stayed at a mea
 ptv70 reached 33.8 %.
 """
 
-from mome_jax import checkpoint
+import ml_collections
 
 
-def get_config(model: str = 'runs/demo'):
+def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns the experiment.
 
   Args:
-    model: to start from.
+    start: config of the model that stands after the colon, set to start from it.
   """
-  config = checkpoint.load_config(model)
-  config.init.checkpoint = model
-  if config.text.mode == 'frozen':
-    config.text.vectors = str(checkpoint.text_file(model, config))
+  config = start.copy_and_resolve_references()
   config.train.steps = 300
   config.train.learning_rate = config.train.learning_rate / 4
   config.train.warmup_steps = 20

@@ -91,8 +91,29 @@ class _Parser(flags.ArgumentParser):
     return config
 
 
+def start_from(model: str = 'runs/demo') -> ConfigDict:
+  """The config of a trained model, set to start from it.
+
+  Args:
+    model: a model folder, a training workdir or one of its `checkpoints/STEP`.
+
+  Raises:
+    CheckpointError: if there is none.
+  """
+  from mome_jax import checkpoint  # here, so that other configs come at once
+
+  config = checkpoint.load_config(model)
+  config.init.checkpoint = model
+  if config.text.mode == 'frozen':
+    config.text.vectors = str(checkpoint.text_file(model, config))
+  return config
+
+
 def load(path: str) -> ConfigDict:
   """The locked config that `--config` names; see `resolve`.
+
+  A `get_config` with a parameter `start` gets the config of the model after the colon, of
+  `start_from`; any other one gets those words themselves.
 
   Raises:
     ConfigError: if there is none.
@@ -106,10 +127,14 @@ def load(path: str) -> ConfigDict:
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
     raise ConfigError(f'--config={path}: has no get_config(); see mome_jax/configs/demo.py')
-  if argument and not inspect.signature(module.get_config).parameters:
+  parameters = inspect.signature(module.get_config).parameters
+  if argument and not parameters:
     raise ConfigError(f'--config={path}: {file.stem} takes nothing after a colon')
   try:
-    config = module.get_config(*argument)
+    if 'start' in parameters:
+      config = module.get_config(start_from(*argument))
+    else:
+      config = module.get_config(*argument)
   except UserError as error:
     raise ConfigError(f'--config={path}: {error}') from error
   if not isinstance(config, ConfigDict):

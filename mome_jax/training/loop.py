@@ -1,23 +1,21 @@
 """The training loop, to be read from top to bottom."""
 
 import contextlib
-import functools
-import time
+from collections.abc import Generator
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+import ml_collections
 from clu import parameter_overview
 from etils import epath
+from jax.sharding import Mesh
 
-from input_pipeline import bricks, progress
+from input_pipeline import progress
 from input_pipeline.batches import dataset
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
-from mome_jax.errors import UserError
 from mome_jax.models import build_model
 from mome_jax.pictures import router_pictures, training_curves
-from mome_jax.text import prompt_inputs
 from mome_jax.training import (
   multihost,
   parameter_groups,
@@ -28,14 +26,14 @@ from mome_jax.training import (
   steps,
 )
 from mome_jax.training.log import MetricsLog
+from mome_jax.training.log_window import LogWindow, NonFiniteLossError
 from mome_jax.training.optimizer import make_optimizer
+from mome_jax.training.start import Start, Task, find_start, read_task
+
+Feed = Generator[tuple[dict[str, jax.Array], Any], None, None]  # batch and prompts of a step
 
 
-class NonFiniteLossError(UserError):
-  """Training diverged; the message names the step."""
-
-
-def train(config, workdir: epath.Path) -> None:
+def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collections.ConfigDict:
   """Trains until `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
   A run goes on with the config it was started with, but for `checkpoint.MAY_CHANGE`. Leaves a
@@ -44,8 +42,11 @@ def train(config, workdir: epath.Path) -> None:
   `pictures/experts_SCALE.png`.
 
   Args:
-    config: see `configs/base.py`.
+    config: see `configs/base.py`; it stays as it is.
     workdir: created where missing.
+
+  Returns:
+    The config as it is saved: with the classes that the sources bring along.
 
   Raises:
     TextVectorError: if the text is frozen and its vectors are missing.
@@ -53,14 +54,8 @@ def train(config, workdir: epath.Path) -> None:
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
     Preempted: if the system asked the run to end; it has saved.
   """
-  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
-  config.new_classes = template.additions()  # a checkpoint knows its classes without the data
-  tokenizer = checkpoint.find_tokenizer(workdir, config)
-  text = prompt_inputs.for_training(config, template, tokenizer)
-  config.text.d_model = text.width
-  changes = checkpoint.check_same_run(workdir, config, text.vectors)
-  stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
-  digests = {store.name: store.digest() for store in stores}
+  task = read_task(config, workdir)
+  config = task.config
 
   # ---- mesh, model, state ------------------------------------------------------------------------
   mesh = sharding.make_mesh(config.mesh)
@@ -68,38 +63,77 @@ def train(config, workdir: epath.Path) -> None:
   sharding.check_batch(mesh, config)
   model = build_model(config.model)
   optimizer = make_optimizer(config.train)
-  train_state, abstract = state.init_state(config, mesh, model, text.encoder, optimizer)
+  fresh, abstract = state.init_state(config, mesh, model, task.text.encoder, optimizer)
 
-  # ---- resume ------------------------------------------------------------------------------------
+  # ---- begin or resume ---------------------------------------------------------------------------
   checkpointer = checkpoint.Checkpointer(workdir, keep=config.train.keep_checkpoints)
-  start = 0
-  restored = checkpointer.restore(abstract, config)
-  if restored is not None:
-    train_state, position = restored
-    start = position['step']
-    checkpoint.check_same_data(workdir, position, digests)
-    origin = checkpointer.load_start(abstract)
-  else:
-    if config.init.checkpoint:
-      params, random = checkpoint.initialise(train_state.params, config.init.checkpoint)
-      train_state = train_state.replace(params=params, ema=jax.tree.map(jnp.copy, params))
-      print(f'starting from {config.init.checkpoint}; random: {", ".join(random) or "nothing"}')
-    checkpointer.save_start(train_state.params)
-    origin = jax.tree.map(jnp.copy, train_state.params)
-  lead = multihost.is_lead()  # the one process that writes
-  if start >= config.train.steps:
+  start = find_start(task, workdir, checkpointer, fresh, abstract)
+  del fresh
+  if start.step >= config.train.steps:
     checkpointer.close()
-    if lead:
-      print(f'{workdir} is trained: {start} of {config.train.steps} steps are done', flush=True)
-    return
-  if lead:
-    log = MetricsLog(workdir, start)
-    _print_start(workdir, train_state, start, changes)
+    if multihost.is_lead():
+      print(
+        f'{workdir} is trained: {start.step} of {config.train.steps} steps are done', flush=True
+      )
+    return config
+  recorder = _Recorder(task, workdir, checkpointer, start)
+  feed = _feed(task, mesh, start.step)
+  table = task.template.code_table(config.classes)
+  train_step = steps.jit_train_step(config, model, task.text.encoder, optimizer, abstract, table)
+  if multihost.is_lead():
+    init = config.init.checkpoint
+    training_cases.note(workdir, task.stores, resumed=start.step > 0, init=init)
 
-  # ---- data and step -----------------------------------------------------------------------------
+  _loop(task, start, train_step, feed, recorder)
+  recorder.finish()
+  return config
+
+
+def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Recorder') -> None:
+  """Runs the steps that are left."""
+  config, train_state, first = task.config, start.state, start.step
+  window = LogWindow(config.train.batch_size)
+  bar = progress.bar(
+    range(first, config.train.steps),
+    initial=first,
+    total=config.train.steps,
+    desc='compile',
+    disable=not multihost.is_lead(),
+  )
+  trace = recorder.trace(first + 2)
+  with multihost.Preemption() as preemption, contextlib.closing(feed):
+    for step in bar:
+      trace.before(step)
+      batch, prompts = window.next(feed)
+      if step == first:  # compilation is in no step's time
+        train_step = train_step.lower(train_state, batch, prompts).compile()
+        bar.set_description('train')
+        window.restart()
+      train_state, metrics = train_step(train_state, batch, prompts)
+      window.add(metrics)
+
+      done = step + 1
+      last = done == config.train.steps
+      preempted = preemption.requested(done)
+      save = last or preempted or done % config.train.checkpoint_every == 0
+      if done % config.train.log_every == 0 or save:
+        loss = recorder.log_row(done, window, train_state.params, vectors=save)
+        bar.set_postfix(loss=f'{loss:.3f}')
+        window.restart()
+      if save:
+        recorder.save(done, train_state)
+      if preempted and not last:
+        recorder.close()
+        raise multihost.Preempted(f'asked to end, saved at step {done}; the same command resumes')
+  trace.close()
+
+
+def _feed(task: Task, mesh: Mesh, start: int) -> Feed:
+  """Batch and prompts of every step from `start` on, on the devices; two are made ahead."""
+  config = task.config
   batches = dataset.make_dataset(
     config.data,
-    stores,
+    task.stores,
     tuple(config.classes),
     seed=config.seed,
     start_step=start,
@@ -107,106 +141,87 @@ def train(config, workdir: epath.Path) -> None:
     host=jax.process_index(),
     num_hosts=jax.process_count(),
   )
-  feed = prefetch.prefetch(_on_devices(config, mesh, batches, text, start), ahead=2)
-  table = template.code_table(config.classes)
-  train_step = steps.jit_train_step(config, model, text.encoder, optimizer, abstract, table)
-  distances = jax.jit(parameter_groups.distances, out_shardings=abstract.step.sharding)
 
-  if lead:
-    training_cases.note(workdir, stores, resumed=start > 0, init=config.init.checkpoint)
-  # With the first checkpoint and not before: until then, the steps of another start are described.
-  description = {'tokenizer': tokenizer, 'vectors': text.vectors}
-  describe = functools.cache(lambda: checkpoint.save_description(workdir, config, **description))
+  def on_devices():
+    for step, batch in zip(range(start, config.train.steps), batches, strict=False):
+      prompts = task.text.batch(seed=config.seed, step=step)
+      placed = sharding.shard_batch(mesh, batch, spatial=config.mesh.spatial)
+      yield placed, sharding.replicate(mesh, prompts)
 
-  # ---- loop --------------------------------------------------------------------------------------
-  bar = progress.bar(
-    range(start, config.train.steps),
-    initial=start,
-    total=config.train.steps,
-    desc='compile',
-    disable=not lead,
-  )
-  window, waited, since = [], 0.0, time.perf_counter()
-  trace = profile.Trace(workdir / 'profile', first=start + 2, steps=config.profile if lead else 0)
-  with multihost.Preemption() as preemption, contextlib.closing(feed):
-    for step in bar:
-      trace.before(step)
-      asked = time.perf_counter()
-      batch, prompts = next(feed)
-      waited += time.perf_counter() - asked
-      if step == start:  # compilation is in no step's time
-        train_step = train_step.lower(train_state, batch, prompts).compile()
-        bar.set_description('train')
-        waited, since = 0.0, time.perf_counter()
-      train_state, metrics = train_step(train_state, batch, prompts)
-      window.append(metrics)
-      if len(window) > 1:  # one step ahead of the device, no more: times and the bar stay true
-        jax.block_until_ready(window[-2])
-
-      done = step + 1
-      last = done == config.train.steps
-      preempted = preemption.requested(done)
-      save = last or preempted or done % config.train.checkpoint_every == 0
-      if done % config.train.log_every == 0 or save:
-        first = done - len(window) + 1
-        window = jax.device_get(window)
-        row = {k: np.mean([m[k] for m in window], 0) for k in metrics}
-        bad = [(at, m) for at, m in enumerate(window, first) if not _is_finite(m)]
-        if bad:
-          checkpointer.close()
-          at, m = bad[0]
-          raise NonFiniteLossError(
-            f'the loss is {m["loss"]}, its gradient {m["grad_norm"]} at step {at}; the checkpoint '
-            'before it is kept. Lower config.train.learning_rate or inspect the data.'
-          )
-        seconds = time.perf_counter() - since
-        row |= {'data_wait': waited / seconds, 'seconds_per_step': seconds / len(window)}
-        row['patches_per_second'] = config.train.batch_size * len(window) / seconds
-        if origin is not None:
-          row |= jax.device_get(distances(origin, train_state.params))
-        if lead:
-          log.write(done, row, vectors=save)
-        bar.set_postfix(loss=f'{row["loss"]:.3f}')
-        window, waited, since = [], 0.0, time.perf_counter()
-      if save:
-        if lead:
-          describe()
-        position = {'step': done, 'seed': config.seed, 'data': digests}
-        checkpointer.save(done, train_state, position)
-      if preempted and not last:
-        checkpointer.close()
-        raise multihost.Preempted(f'asked to end, saved at step {done}; the same command resumes')
-
-  # ---- finish ------------------------------------------------------------------------------------
-  trace.close()
-  checkpointer.close()
-  if lead:
-    training_curves.training_curves(workdir / 'pictures' / 'training.png', log.rows())
-    for row in log.expert_rows()[-1:]:
-      router_pictures.experts(workdir / 'pictures', row, config.classes)
-    log.close()
+  return prefetch.prefetch(on_devices(), ahead=2)
 
 
-def _on_devices(config, mesh, batches, text, start: int):
-  """Batch and prompts of every step from `start` on."""
-  for step, batch in zip(range(start, config.train.steps), batches, strict=False):
-    placed = sharding.shard_batch(mesh, batch, spatial=config.mesh.spatial)
-    yield placed, sharding.replicate(mesh, text.batch(seed=config.seed, step=step))
+class _Recorder:
+  """Log, checkpoints and pictures of a run; one of its processes, the lead, writes the files."""
+
+  def __init__(
+    self, task: Task, workdir: epath.Path, checkpointer: checkpoint.Checkpointer, start: Start
+  ):
+    self._task, self._workdir, self._checkpointer = task, workdir, checkpointer
+    self._origin = start.params
+    where = start.state.step.sharding
+    self._distances = jax.jit(parameter_groups.distances, out_shardings=where)
+    self._described = False
+    self._log = None
+    if multihost.is_lead():
+      self._log = MetricsLog(workdir, start.step)
+      _print_start(task, workdir, start)
+
+  def trace(self, first: int) -> profile.Trace:
+    """The profile that the config asks for, from step `first` on."""
+    count = self._task.config.profile if self._log else 0
+    return profile.Trace(self._workdir / 'profile', first=first, steps=count)
+
+  def log_row(self, step: int, window: LogWindow, params: Any, *, vectors: bool) -> float:
+    """Writes the row of a step, with how far the parameters have moved; returns its loss."""
+    try:
+      row = window.row(step)
+    except NonFiniteLossError:
+      self.close()
+      raise
+    if self._origin is not None:
+      row |= jax.device_get(self._distances(self._origin, params))
+    if self._log:
+      self._log.write(step, row, vectors=vectors)
+    return row['loss']
+
+  def save(self, step: int, train_state: state.TrainState) -> None:
+    """Starts writing a checkpoint.
+
+    With the first one also what describes the model: until then, the steps of another start are
+    described.
+    """
+    task = self._task
+    if self._log and not self._described:
+      checkpoint.save_description(
+        self._workdir, task.config, tokenizer=task.tokenizer, vectors=task.text.vectors
+      )
+      self._described = True
+    position = {'step': step, 'seed': task.config.seed, 'data': task.digests}
+    self._checkpointer.save(step, train_state, position)
+
+  def close(self) -> None:
+    """Waits until the checkpoints are written."""
+    self._checkpointer.close()
+
+  def finish(self) -> None:
+    """Closes log and checkpoints, and draws the curves."""
+    self.close()
+    if self._log:
+      pictures = self._workdir / 'pictures'
+      training_curves.training_curves(pictures / 'training.png', self._log.rows())
+      for row in self._log.expert_rows()[-1:]:
+        router_pictures.experts(pictures, row, self._task.config.classes)
+      self._log.close()
 
 
-def _is_finite(metrics: dict[str, np.ndarray]) -> bool:
-  """Whether a step left finite parameters: a finite loss may have a gradient that is not."""
-  return bool(np.isfinite(metrics['loss']) and np.isfinite(metrics['grad_norm']))
-
-
-def _print_start(
-  workdir: epath.Path, train_state: state.TrainState, start: int, changes: list[str]
-) -> None:
-  if start == 0:
-    overview = parameter_overview.get_parameter_overview(train_state.params, include_stats=False)
+def _print_start(task: Task, workdir: epath.Path, start: Start) -> None:
+  params, step = start.state.params, start.step
+  if step == 0:
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     (workdir / 'parameters.txt').write_text(overview + '\n')
-  count = sum(p.size for p in jax.tree.leaves(train_state.params))
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
   print(f'{count:,} parameters on {jax.device_count()} {jax.default_backend()} device(s)', end='; ')
-  print(f'resuming {workdir} at step {start}' if start else f'training in {workdir}', flush=True)
-  if start and changes:
-    print(f'changed since: {", ".join(changes)}', flush=True)
+  print(f'resuming {workdir} at step {step}' if step else f'training in {workdir}', flush=True)
+  if step and task.changes:
+    print(f'changed since: {", ".join(task.changes)}', flush=True)

@@ -15,9 +15,9 @@ import statistics
 from etils import epath
 
 from mome_jax import evaluate
-from mome_jax.configs import finetune, openkbp_cpu
+from mome_jax.configs import openkbp_cpu
 from mome_jax.evaluate import metrics, score_files, tables
-from mome_jax.training import loop
+from mome_jax.training import config_flag, loop
 from tests.benchmarks import ablations
 
 
@@ -25,7 +25,7 @@ def run(config, workdir: pathlib.Path, args) -> list[dict]:
   """Rows of a run for all classes and validation patients; trains and scores it where needed."""
   config.data_dir = str(args.data_dir)
   if not ablations.is_done(config, workdir):
-    loop.train(config, epath.Path(workdir))
+    config = loop.train(config, epath.Path(workdir))
     config.classes = openkbp_cpu.get_config().classes
     config.data.sources = ('openkbp',)
     config.evaluation.pictures = 0
@@ -46,7 +46,7 @@ def run_all(args) -> dict[str, list[dict]]:
   base = args.output / 'base'
   rows = {'by prompt alone': run(config, base, args)}
   for scans, source in sources.items():
-    config = finetune.get_config(str(base))
+    config = config_flag.load(f'finetune:{base}')
     config.classes, config.data.sources = classes, (source,)
     config.train.steps = args.tuning_steps
     rows[f'fine-tuned on {scans} scans'] = run(config, args.output / source, args)

@@ -14,11 +14,11 @@ from etils import epath
 
 from input_pipeline.prepare import prepare
 from mome_jax import checkpoint, predict
-from mome_jax.configs import demo, finetune
+from mome_jax.configs import demo
 from mome_jax.models import build_model
 from mome_jax.text import embed, prompts, tokenizer
 from mome_jax.text.vectors import TextVectors
-from mome_jax.training import loop, state
+from mome_jax.training import config_flag, loop, state
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -60,7 +60,7 @@ def start(place):
 
 
 def test_fine_tuning_with_frozen_text(place, start, capsys):
-  config = finetune.get_config(str(start))
+  config = config_flag.load(f'finetune:{start}')
   assert config.model.backbone.size == 'tiny'
   assert config.text.vectors == str(start / 'text.npz')
   config.classes = ('liver', 'spleen')

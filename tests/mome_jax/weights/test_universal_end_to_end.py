@@ -11,8 +11,7 @@ from etils import epath
 
 from input_pipeline.prepare import prepare
 from mome_jax import checkpoint, predict
-from mome_jax.configs import finetune
-from mome_jax.training import loop
+from mome_jax.training import config_flag, loop
 from mome_jax.weights import __main__ as convert
 from tests.mome_jax.weights import layouts
 
@@ -48,7 +47,7 @@ def ask(model, scan):
 
 def test_training_starts_from_it(model, tmp_path, capsys):
   prepare('phantom', tmp_path / 'data', spacing=(12.0,) * 3, brick=16, limit=3)
-  config = finetune.get_config(str(model))
+  config = config_flag.load(f'finetune:{model}')
   config.data_dir = str(tmp_path / 'data')
   config.data.sources = ('phantom',)
   config.data.spacing = (12.0, 12.0, 12.0)

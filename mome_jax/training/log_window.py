@@ -1,0 +1,76 @@
+"""The steps between two rows of the log: their metrics, and where their time went."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from mome_jax.errors import UserError
+
+T = TypeVar('T')
+
+
+class NonFiniteLossError(UserError):
+  """Training diverged; the message names the step."""
+
+
+class LogWindow:
+  """Metrics of the steps since the last row of the log.
+
+  Args:
+    batch_size: patches of a step.
+  """
+
+  def __init__(self, batch_size: int):
+    self._batch_size = batch_size
+    self.restart()
+
+  def restart(self) -> None:
+    """Starts with the next step, and its time now."""
+    self._metrics: list[dict[str, Any]] = []
+    self._waited, self._since = 0.0, time.perf_counter()
+
+  def next(self, feed: Iterator[T]) -> T:
+    """What the feed has next; the wait for it is part of the row."""
+    asked = time.perf_counter()
+    item = next(feed)
+    self._waited += time.perf_counter() - asked
+    return item
+
+  def add(self, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of a step, which may still be computed.
+
+    Waits for those of the step before: the host is one step ahead of the devices, no more, so that
+    times and the progress bar stay true.
+    """
+    self._metrics.append(metrics)
+    if len(self._metrics) > 1:
+      jax.block_until_ready(self._metrics[-2])
+
+  def row(self, last: int) -> dict[str, Any]:
+    """Means over the steps, and their times.
+
+    Args:
+      last: number of the last step, from 1 on.
+
+    Returns:
+      The metrics, and `data_wait`, the part of the time spent waiting for data, `seconds_per_step`
+      and `patches_per_second`.
+
+    Raises:
+      NonFiniteLossError: if a loss or gradient is NaN or infinite.
+    """
+    metrics = jax.device_get(self._metrics)
+    for step, values in enumerate(metrics, last - len(metrics) + 1):
+      if not (np.isfinite(values['loss']) and np.isfinite(values['grad_norm'])):
+        raise NonFiniteLossError(
+          f'the loss is {values["loss"]}, its gradient {values["grad_norm"]} at step {step}; the '
+          'checkpoint before it is kept. Lower config.train.learning_rate or inspect the data.'
+        )
+    row = {name: np.mean([values[name] for values in metrics], 0) for name in metrics[0]}
+    seconds = time.perf_counter() - self._since
+    row |= {'data_wait': self._waited / seconds, 'seconds_per_step': seconds / len(metrics)}
+    row['patches_per_second'] = self._batch_size * len(metrics) / seconds
+    return row

@@ -1,0 +1,42 @@
+"""What a row of the log says of the steps before it."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from mome_jax.training.log_window import LogWindow, NonFiniteLossError
+
+
+def step(loss, norm=1.0, **more):
+  return {'loss': np.float32(loss), 'grad_norm': np.float32(norm), **more}
+
+
+def test_a_row_holds_means_and_where_the_time_went(monkeypatch):
+  ticks = itertools.count(10.0)  # every look at the clock is one second after the last
+  monkeypatch.setattr(time, 'perf_counter', lambda: next(ticks))
+  window = LogWindow(batch_size=3)
+  feed = iter('ab')
+  for loss, word in ((1.0, 'a'), (2.0, 'b')):
+    assert window.next(feed) == word
+    window.add(step(loss, load=np.array([loss, 0.0])))
+  row = window.row(last=8)
+  assert row['loss'] == 1.5
+  np.testing.assert_array_equal(row['load'], [1.5, 0.0])
+  # Five seconds in all, one of waiting in each of two steps, six patches.
+  assert row['data_wait'] == pytest.approx(2 / 5)
+  assert row['seconds_per_step'] == pytest.approx(5 / 2)
+  assert row['patches_per_second'] == pytest.approx(6 / 5)
+  window.restart()
+  window.add(step(7.0))
+  assert window.row(last=9)['loss'] == 7.0
+
+
+@pytest.mark.parametrize('bad', [step(np.nan), step(1.0, np.inf)])
+def test_a_step_that_is_not_finite_is_named(bad):
+  window = LogWindow(batch_size=1)
+  for metrics in (step(1.0), bad, step(1.0)):
+    window.add(metrics)
+  with pytest.raises(NonFiniteLossError, match='at step 9; the checkpoint before it is kept'):
+    window.row(last=10)
