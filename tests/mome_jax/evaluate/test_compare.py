@@ -34,31 +34,31 @@ B = rows(
 )
 
 
-def found(a, b, metric, name):
+def difference_of(a, b, metric, name):
   differences = compare.compare(a, b).differences
   return next(d for d in differences if (d.metric, d.name) == (metric, name))
 
 
 def test_differences_by_hand():
-  liver = found(A, B, 'dice', 'liver')
+  liver = difference_of(A, B, 'dice', 'liver')
   assert (liver.n, liver.win, liver.tie, liver.loss, liver.unpaired) == (4, 2, 1, 1, 0)
   assert liver.a == pytest.approx(0.475) and liver.b == pytest.approx(0.525)
   assert liver.difference == pytest.approx(0.05)
-  spleen = found(A, B, 'dice', 'spleen')  # of the second case A has no score
+  spleen = difference_of(A, B, 'dice', 'spleen')  # of the second case A has no score
   assert (spleen.n, spleen.win, spleen.tie, spleen.loss, spleen.unpaired) == (3, 2, 1, 0, 1)
   assert spleen.difference == pytest.approx(0.4 / 3)
-  mean = found(A, B, 'dice', compare.MEAN)  # of the classes' differences
+  mean = difference_of(A, B, 'dice', compare.MEAN)  # of the classes' differences
   assert mean.difference == pytest.approx((0.05 + 0.4 / 3) / 2)
   assert (mean.n, mean.win, mean.tie, mean.loss) == (4, 3, 1, 0)  # of the cases' means
 
 
 def test_a_shorter_distance_wins_and_infinite_ones_are_counted_beside(capsys):
   # 4 -> 3, 6 -> 8, 9 -> 9; inf -> 12 is no pair.
-  liver = found(A, B, 'hd95_mm', 'liver')
+  liver = difference_of(A, B, 'hd95_mm', 'liver')
   assert (liver.n, liver.win, liver.tie, liver.loss) == (3, 1, 1, 1)
   assert (liver.a_infinite, liver.b_infinite) == (1, 0)
   assert liver.difference == pytest.approx((-1 + 2 + 0) / 3)
-  same = found(A, A, 'hd95_mm', 'liver')
+  same = difference_of(A, A, 'hd95_mm', 'liver')
   assert (same.win, same.tie, same.loss, same.difference, same.p) == (0, 3, 0, 0.0, 1.0)
   assert (same.a_infinite, same.b_infinite) == (1, 1)
   text = compare.to_markdown(compare.compare(A, B))
@@ -73,7 +73,7 @@ def test_wins_agree_with_the_mean_where_a_class_is_missed():
   a = rows(liver=[(0.8, 4.0), (0.8, 4.0), (0.8, 4.0), (0.8, 4.0)])
   b = rows(liver=[(0.9, 3.0), (0.9, 3.0), (0.0, math.inf), (0.0, math.inf)])
   for name in ('liver', compare.MEAN):
-    row = found(a, b, 'hd95_mm', name)
+    row = difference_of(a, b, 'hd95_mm', name)
     assert (row.difference, row.win, row.tie, row.loss) == (-1.0, 2, 0, 0)
     assert (row.a_infinite, row.b_infinite) == (0, 2)
 
@@ -88,10 +88,10 @@ def test_interval_and_test_are_those_of_the_paired_differences():
   rng = np.random.default_rng(0)
   a, b = rng.uniform(0.5, 0.9, (2, 9))
   sides = [rows(liver=[(dice, 1.0) for dice in side]) for side in (a, b)]
-  liver = found(*sides, 'dice', 'liver')
+  liver = difference_of(*sides, 'dice', 'liver')
   assert (liver.low, liver.high) == bootstrap.bootstrap_interval(b - a)
   assert liver.p == scipy.stats.wilcoxon(b, a).pvalue
-  back = found(*sides[::-1], 'dice', 'liver')
+  back = difference_of(*sides[::-1], 'dice', 'liver')
   assert back.difference == pytest.approx(-liver.difference)
   assert (back.win, back.loss, back.p) == (liver.loss, liver.win, liver.p)
 
@@ -133,7 +133,7 @@ def test_several_runs_are_lines_of_one_table(tmp_path, capsys):
   assert evaluate.main(['compare', a, b, c, '--output', str(tmp_path / 'out')]) == 0
   lines = capsys.readouterr().out.splitlines()
   means = {run: next(line for line in lines if line.startswith(f'| {run} |')) for run in 'abc'}
-  mean = found(A, B, 'dice', compare.MEAN)
+  mean = difference_of(A, B, 'dice', compare.MEAN)
   apart = [f'{100 * v:+.1f}' for v in (mean.difference, mean.low, mean.high)]
   assert '{} [{}, {}]'.format(*apart) in means['b'] and '+0.0 [+0.0, +0.0] | 1.000' in means['c']
   assert means['a'].endswith('| | |')  # the reference

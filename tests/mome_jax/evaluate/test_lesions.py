@@ -25,7 +25,7 @@ def speck(x):
 A, B, C = (1, 5, 5), (8, 5, 5), (16, 5, 5)
 # Prediction and truth:
 SCANS = [
-  (cubes(A), cubes(A, B)),  # one of two lesions found
+  (cubes(A), cubes(A, B)),  # one of two lesions summary
   (cubes(C), cubes(A)),  # something predicted, but elsewhere: missed
   (speck(8), cubes()),  # healthy; the speck is below the least volume: silent
   (cubes(A, C), cubes()),  # healthy, two false alarms
@@ -42,35 +42,35 @@ def test_counts():
 def test_a_small_lesion_counts_in_the_truth_and_in_a_class_without_a_least_volume():
   small = speck(8)
   assert lesions.count(small, small, SPACING, NAME) == {'lesions': 1, 'found': 0, 'predicted': 0}
-  found = lesions.count(small, small, SPACING, 'metastasis')
-  assert found == {'lesions': 1, 'found': 1, 'predicted': 1}
+  summary = lesions.count(small, small, SPACING, 'metastasis')
+  assert summary == {'lesions': 1, 'found': 1, 'predicted': 1}
 
 
 def test_one_component_over_two_lesions_finds_both():
   whole = np.ones((24, 12, 12), bool)
-  found = lesions.count(whole, cubes(A, B), SPACING, NAME)
-  assert found == {'lesions': 2, 'found': 2, 'predicted': 1}
+  summary = lesions.count(whole, cubes(A, B), SPACING, NAME)
+  assert summary == {'lesions': 2, 'found': 2, 'predicted': 1}
 
 
 def test_summary():
   rows = [lesions.count(*scan, SPACING, NAME) for scan in SCANS]
-  found = lesions.summarize(rows)
-  assert (found['n_diseased'], found['n_healthy']) == (2, 3)
-  assert found['sensitivity'] == 1 / 2  # the first of the two
-  assert found['specificity'] == pytest.approx(2 / 3)
-  assert found['harmonic_mean'] == pytest.approx(2 / (2 + 3 / 2))
-  assert found['lesion_sensitivity'] == pytest.approx(1 / 3)  # one of 2 + 1 lesions
-  assert found['false_positives_per_healthy'] == pytest.approx(2 / 3)
+  summary = lesions.summarize(rows)
+  assert (summary['n_diseased'], summary['n_healthy']) == (2, 3)
+  assert summary['sensitivity'] == 1 / 2  # the first of the two
+  assert summary['specificity'] == pytest.approx(2 / 3)
+  assert summary['harmonic_mean'] == pytest.approx(2 / (2 + 3 / 2))
+  assert summary['lesion_sensitivity'] == pytest.approx(1 / 3)  # one of 2 + 1 lesions
+  assert summary['false_positives_per_healthy'] == pytest.approx(2 / 3)
   for name in ('sensitivity', 'specificity', 'lesion_sensitivity', 'false_positives_per_healthy'):
-    low, high = found[f'{name}_interval']
-    assert low <= found[name] <= high
+    low, high = summary[f'{name}_interval']
+    assert low <= summary[name] <= high
 
 
 def test_without_healthy_or_diseased_scans():
   healthy = [{'lesions': 0, 'found': 0, 'predicted': 1}]
-  found = lesions.summarize(healthy)
-  assert math.isnan(found['sensitivity']) and math.isnan(found['harmonic_mean'])
-  assert found['specificity'] == 0.0
+  summary = lesions.summarize(healthy)
+  assert math.isnan(summary['sensitivity']) and math.isnan(summary['harmonic_mean'])
+  assert summary['specificity'] == 0.0
   missed = lesions.summarize([*healthy, {'lesions': 1, 'found': 0, 'predicted': 0}])
   assert missed['harmonic_mean'] == 0.0
 
@@ -103,5 +103,5 @@ def test_the_summary_of_scores_has_them_for_classes_that_were_counted():
 
 def test_two_lone_voxels_in_a_line_are_two_lesions():
   line = np.array([[[True, False, True]]])
-  found = lesions.count(line, line, SPACING, 'metastasis')
-  assert found == {'lesions': 2, 'found': 2, 'predicted': 2}
+  summary = lesions.count(line, line, SPACING, 'metastasis')
+  assert summary == {'lesions': 2, 'found': 2, 'predicted': 2}

@@ -51,12 +51,12 @@ def test_label_maps_of_nnunet(nnunet):
   rows = score_folders.score_folders(*nnunet).rows
   assert {(row['source'], row['case']) for row in rows} == {('labelsTr', 'a'), ('labelsTr', 'b')}
   assert {row['dice'] for row in rows if row['case'] == 'b'} == {1.0}
-  found = by_class(rows, 'a')
+  by_name = by_class(rows, 'a')
   expected = metrics.score(labels(shift=1) == TUMOR, labels() == TUMOR, (2.0, 1.5, 3.0))
-  assert {name: found['liver tumor'][name] for name in metrics.METRICS} == vars(expected)
-  assert found['liver']['dice'] == pytest.approx(5 / 6)  # the region holds its tumor
-  assert found['spleen']['dice'] == 1.0
-  assert found['liver tumor']['lesions'] == 1 and found['liver']['lesions'] is None
+  assert {name: by_name['liver tumor'][name] for name in metrics.METRICS} == vars(expected)
+  assert by_name['liver']['dice'] == pytest.approx(5 / 6)  # the region holds its tumor
+  assert by_name['spleen']['dice'] == 1.0
+  assert by_name['liver tumor']['lesions'] == 1 and by_name['liver']['lesions'] is None
 
 
 def test_ignored_voxels_are_left_out(nnunet):
@@ -95,17 +95,17 @@ def test_what_predict_writes(nnunet, tmp_path):
   legend = [{'label': k, 'name': n} for k, n in ((6, 'liver'), (27, 'liver tumor'), (1, 'spleen'))]
   (tmp_path / 'seg/a_seg.json').write_text(json.dumps({'labels': legend}))
   (nnunet[1] / 'b.nii.gz').unlink()
-  found = by_class(score_folders.score_folders(tmp_path / 'seg', nnunet[1]).rows, 'a')
-  assert found['liver']['dice'] == pytest.approx(5 / 6)
-  assert found['liver tumor']['dice'] == pytest.approx(2 / 3)
+  by_name = by_class(score_folders.score_folders(tmp_path / 'seg', nnunet[1]).rows, 'a')
+  assert by_name['liver']['dice'] == pytest.approx(5 / 6)
+  assert by_name['liver tumor']['dice'] == pytest.approx(2 / 3)
 
 
 def test_without_any_declaration_values_are_those_of_the_class_table(tmp_path):
   for folder in ('p', 'r'):
     save(tmp_path / f'{folder}/a.nii', np.array([0, 6, 27, 1], np.uint8)[labels()])
-  found = by_class(score_folders.score_folders(tmp_path / 'p', tmp_path / 'r').rows, 'a')
-  assert found['liver']['dice'] == found['spleen']['dice'] == 1.0
-  assert np.isnan(found['pancreas']['dice'])
+  by_name = by_class(score_folders.score_folders(tmp_path / 'p', tmp_path / 'r').rows, 'a')
+  assert by_name['liver']['dice'] == by_name['spleen']['dice'] == 1.0
+  assert np.isnan(by_name['pancreas']['dice'])
 
 
 def test_the_command_writes_an_evaluation(nnunet, capsys):

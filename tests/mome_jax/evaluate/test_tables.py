@@ -77,13 +77,13 @@ def test_published_numbers_are_complete():
 
 def test_csv():
   lines = list(csv.DictReader(io.StringIO(tables.to_csv(metrics.summarize(TWO)))))
-  found = {(line['dataset'], line['class']): line for line in lines}
-  assert set(found) == {
+  by_key = {(line['dataset'], line['class']): line for line in lines}
+  assert set(by_key) == {
     *((d, c) for d in ('all', 'mine') for c in ('spleen', 'liver tumor', 'mean over classes')),
     *(('msd_spleen', c) for c in ('spleen', 'mean over classes')),
   }
-  assert float(found['all', 'spleen']['dice']) == pytest.approx(0.7)
-  assert float(found['all', 'spleen']['dice_low']) == 0.5
-  assert float(found['mine', 'mean over classes']['dice']) == pytest.approx(0.4)
-  tumor = found['mine', 'liver tumor']
+  assert float(by_key['all', 'spleen']['dice']) == pytest.approx(0.7)
+  assert float(by_key['all', 'spleen']['dice_low']) == 0.5
+  assert float(by_key['mine', 'mean over classes']['dice']) == pytest.approx(0.4)
+  tumor = by_key['mine', 'liver tumor']
   assert (tumor['n_diseased'], tumor['sensitivity'], tumor['specificity']) == ('1', '1.0', '')

@@ -31,32 +31,32 @@ def segmentation(**blocks):
   return Segmentation(NAMES, winner, over)
 
 
-def run(found, *rules, midline=9.5):
-  return postprocess.apply(found, rules, SPACING, midline)
+def run(segmented, *rules, midline=9.5):
+  return postprocess.apply(segmented, rules, SPACING, midline)
 
 
 def test_no_rule_changes_nothing_and_the_input_is_never_changed():
-  found = segmentation(liver=block((2, 6)) | block((9, 10)))
-  assert run(found) is found
-  before = found.winner.copy(), found.over.copy()
-  assert run(found, *ALL).mask('liver').sum() == 4**3
-  np.testing.assert_array_equal(found.winner, before[0])
-  np.testing.assert_array_equal(found.over, before[1])
+  segmented = segmentation(liver=block((2, 6)) | block((9, 10)))
+  assert run(segmented) is segmented
+  before = segmented.winner.copy(), segmented.over.copy()
+  assert run(segmented, *ALL).mask('liver').sum() == 4**3
+  np.testing.assert_array_equal(segmented.winner, before[0])
+  np.testing.assert_array_equal(segmented.over, before[1])
 
 
 def test_an_organ_keeps_its_largest_component_and_the_tumor_in_it():
   tumor = block((4, 8))
-  found = run(segmentation(liver=block((2, 8)) | block((12, 14)), liver_tumor=tumor), 'largest')
-  np.testing.assert_array_equal(found.mask('liver'), block((2, 8)))
-  np.testing.assert_array_equal(found.mask('liver tumor'), tumor)
+  segmented = run(segmentation(liver=block((2, 8)) | block((12, 14)), liver_tumor=tumor), 'largest')
+  np.testing.assert_array_equal(segmented.mask('liver'), block((2, 8)))
+  np.testing.assert_array_equal(segmented.mask('liver tumor'), tumor)
 
 
 def test_a_tumor_stays_inside_its_surrounded_organ():
   # 2 mm voxels and 3 mm of reach: one voxel beyond the organ stays, the second does not.
   organ, tumor = block((2, 8)), block((6, 12))
-  found = run(segmentation(liver=organ, liver_tumor=tumor), 'inside')
-  np.testing.assert_array_equal(found.mask('liver tumor'), block((6, 9)))
-  np.testing.assert_array_equal(found.mask('liver'), organ)
+  segmented = run(segmentation(liver=organ, liver_tumor=tumor), 'inside')
+  np.testing.assert_array_equal(segmented.mask('liver tumor'), block((6, 9)))
+  np.testing.assert_array_equal(segmented.mask('liver'), organ)
   assert not run(segmentation(liver_tumor=tumor), 'inside').mask('liver tumor').any()
 
 
@@ -72,9 +72,9 @@ def test_the_surroundings_of_a_mask_are_scipys_closing_and_dilation():
 
 def test_a_small_tumor_becomes_the_organ_around_it():
   speck = block((3, 5), (3, 5), (3, 5))  # 8 voxels of 8 mm^3 are 0.064 ml, the least is 0.07
-  found = run(segmentation(liver=block((2, 8)), liver_tumor=speck), 'minimum')
-  assert not found.mask('liver tumor').any()
-  np.testing.assert_array_equal(found.winner, block((2, 8)) * 1)
+  segmented = run(segmentation(liver=block((2, 8)), liver_tumor=speck), 'minimum')
+  assert not segmented.mask('liver tumor').any()
+  np.testing.assert_array_equal(segmented.winner, block((2, 8)) * 1)
   larger = block((3, 6), (3, 5), (3, 5))
   kept = run(segmentation(liver=block((2, 8)), liver_tumor=larger), 'minimum')
   np.testing.assert_array_equal(kept.mask('liver tumor'), larger)
@@ -83,12 +83,12 @@ def test_a_small_tumor_becomes_the_organ_around_it():
 def test_sides_follow_the_body_not_the_names():
   # Axis 0 grows to the patient's right: swapped lungs, and a single kidney under the wrong name.
   low, high = block((2, 7)), block((12, 18))
-  found = segmentation(right_lung=low, left_lung=high, right_kidney=block((2, 5), (8, 11)))
-  found = run(found, 'sides')
-  np.testing.assert_array_equal(found.mask('right lung'), high)
-  np.testing.assert_array_equal(found.mask('left lung'), low)
-  np.testing.assert_array_equal(found.mask('left kidney'), block((2, 5), (8, 11)))
-  assert not found.mask('right kidney').any()
+  segmented = segmentation(right_lung=low, left_lung=high, right_kidney=block((2, 5), (8, 11)))
+  segmented = run(segmented, 'sides')
+  np.testing.assert_array_equal(segmented.mask('right lung'), high)
+  np.testing.assert_array_equal(segmented.mask('left lung'), low)
+  np.testing.assert_array_equal(segmented.mask('left kidney'), block((2, 5), (8, 11)))
+  assert not segmented.mask('right kidney').any()
 
 
 def test_lungs_that_touch_are_kept_when_ordered_and_split_when_not():
@@ -102,8 +102,8 @@ def test_lungs_that_touch_are_kept_when_ordered_and_split_when_not():
 
 def test_the_portal_vein_ends_at_the_pancreas():
   vein = block((2, 4), z=(0, 8))
-  found = run(segmentation(pancreas=block((8, 12)), portal_and_splenic_vein=vein), 'portal')
-  np.testing.assert_array_equal(found.mask(NAMES[5]), block((2, 4), z=(2, 8)))
+  segmented = run(segmentation(pancreas=block((8, 12)), portal_and_splenic_vein=vein), 'portal')
+  np.testing.assert_array_equal(segmented.mask(NAMES[5]), block((2, 4), z=(2, 8)))
   alone = run(segmentation(portal_and_splenic_vein=vein), 'portal')
   np.testing.assert_array_equal(alone.mask(NAMES[5]), vein)
 
@@ -115,9 +115,9 @@ def test_a_class_that_came_with_a_dataset_may_be_several_pieces():
   nodes, liver = block((2, 4)) | block((12, 15)), block((6, 9)) | block((16, 18))
   logits[nodes, 0], logits[liver, 1] = 1, 1
   over, winner = decide(logits, names, template)
-  found = run(Segmentation(names, winner, over, template), 'largest')
-  np.testing.assert_array_equal(found.mask('lymph node'), nodes)
-  np.testing.assert_array_equal(found.mask('liver'), block((6, 9)))
+  segmented = run(Segmentation(names, winner, over, template), 'largest')
+  np.testing.assert_array_equal(segmented.mask('lymph node'), nodes)
+  np.testing.assert_array_equal(segmented.mask('liver'), block((6, 9)))
 
 
 def test_empty_masks():
@@ -163,7 +163,7 @@ def test_a_rule_takes_voxels_from_its_own_classes_and_gives_none(rule, seed):
     pairs |= {f'left {organ}': f'right {organ}' for organ in ('lung', 'kidney')}
   changed = set()
   for name, other in pairs.items():
-    had, has = (found.mask(name) | found.mask(other) for found in (before, after))
+    had, has = (segmented.mask(name) | segmented.mask(other) for segmented in (before, after))
     assert not (has & ~had).any(), name
     if not np.array_equal(before.mask(name), after.mask(name)):
       changed.add(name)
@@ -186,5 +186,5 @@ def test_an_unknown_rule_is_named():
 def test_two_lone_voxels_in_a_line():
   """A box of 3 x 1 x 1 voxels, of which the middle one is background."""
   ends = block((4, 5), (3, 4), (3, 4)) | block((6, 7), (3, 4), (3, 4))
-  found = run(segmentation(spleen=ends), *ALL)
-  assert found.mask('spleen').sum() == 1
+  segmented = run(segmentation(spleen=ends), *ALL)
+  assert segmented.mask('spleen').sum() == 1

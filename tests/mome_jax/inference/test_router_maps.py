@@ -195,6 +195,6 @@ def test_a_single_scale_is_refused():
 def test_entropy_is_one_where_all_scales_weigh_the_same():
   step = steps.make_routing_step(fake_model())
   windows, cells = jnp.zeros((1, 4, 4, 4, 1)), [jnp.eye(2).repeat(2, 1)[None]] * 3
-  _, did = step({'model': {}}, jnp.zeros((2, 3)), windows, jnp.ones((1, 4, 4, 4)), cells)
-  np.testing.assert_allclose(did['maps'][:, :, 2], 8, rtol=1e-5)
-  np.testing.assert_allclose(did['maps'][:, :, :2], 4, rtol=1e-5)
+  _, routed = step({'model': {}}, jnp.zeros((2, 3)), windows, jnp.ones((1, 4, 4, 4)), cells)
+  np.testing.assert_allclose(routed['maps'][:, :, 2], 8, rtol=1e-5)
+  np.testing.assert_allclose(routed['maps'][:, :, :2], 4, rtol=1e-5)

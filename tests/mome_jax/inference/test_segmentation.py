@@ -19,7 +19,7 @@ def segmentation(logits, names=NAMES):
 
 
 def test_the_organ_gives_way_to_its_tumor_and_the_most_probable_wins():
-  found = segmentation(
+  result = segmentation(
     voxels(
       [3, -1, 1, -1],  # liver and its tumor: the tumor
       [3, 2, -1, -1],  # liver more probable than kidney
@@ -29,27 +29,27 @@ def test_the_organ_gives_way_to_its_tumor_and_the_most_probable_wins():
       [1, -1, -1, 1],  # a tie goes to the lower index
     )
   )
-  np.testing.assert_array_equal(found.winner.ravel(), [3, 1, 3, 2, 0, 1])
-  np.testing.assert_array_equal(found.mask('liver').ravel(), [1, 1, 0, 0, 0, 1])
-  np.testing.assert_array_equal(found.mask('liver tumor').ravel(), [1, 0, 1, 0, 0, 0])
-  np.testing.assert_array_equal(found.mask('right kidney').ravel(), [0, 0, 0, 1, 0, 0])
-  assert not found.mask('spleen').any()
+  np.testing.assert_array_equal(result.winner.ravel(), [3, 1, 3, 2, 0, 1])
+  np.testing.assert_array_equal(result.mask('liver').ravel(), [1, 1, 0, 0, 0, 1])
+  np.testing.assert_array_equal(result.mask('liver tumor').ravel(), [1, 0, 1, 0, 0, 0])
+  np.testing.assert_array_equal(result.mask('right kidney').ravel(), [0, 0, 0, 1, 0, 0])
+  assert not result.mask('spleen').any()
 
 
 def test_more_than_eight_classes_and_free_text():
   names = tuple(f'structure {i}' for i in range(11))
   logits = np.full((11, 1, 1, 11), -1, np.float32)
   logits[np.arange(11), 0, 0, np.arange(11)] = 1
-  found = segmentation(logits, names)
+  result = segmentation(logits, names)
   for i, name in enumerate(names):
-    np.testing.assert_array_equal(found.mask(name).ravel(), np.arange(11) == i)
+    np.testing.assert_array_equal(result.mask(name).ravel(), np.arange(11) == i)
 
 
 def test_more_classes_than_a_byte_can_count():
   names = tuple(f'structure {i}' for i in range(300))
   logits = np.full((300, 1, 1, 300), -1, np.float32)
   logits[np.arange(300), 0, 0, np.arange(300)] = 1
-  found = segmentation(logits, names)
-  assert found.winner.dtype == np.uint16
-  assert found.mask('structure 299').ravel().nonzero()[0].tolist() == [299]
-  assert found.boxes['structure 299'] == (slice(299, 300), slice(0, 1), slice(0, 1))
+  result = segmentation(logits, names)
+  assert result.winner.dtype == np.uint16
+  assert result.mask('structure 299').ravel().nonzero()[0].tolist() == [299]
+  assert result.boxes['structure 299'] == (slice(299, 300), slice(0, 1), slice(0, 1))

@@ -27,14 +27,14 @@ def test_predict_finds_the_organs_of_a_patient_without_a_checkpoint(real_data, t
   out = tmp_path / 'out'
   scan = folder / 'pt_202_ct.nii.gz'
   assert predict.main(['--input', str(scan), '--output', str(out), '--quiet']) == 0
-  found = np.asarray(nib.load(out / 'pt_202_ct_seg.nii.gz').dataobj)
+  predicted = np.asarray(nib.load(out / 'pt_202_ct_seg.nii.gz').dataobj)
   truth = np.asarray(nib.load(folder / 'pt_202_oar.nii.gz').dataobj)
   labels = {
     row['name']: row for row in json.loads((out / 'pt_202_ct_seg.json').read_text())['labels']
   }
   dices = []
   for value, name in ORGANS.values():
-    a, b = found == labels[name]['label'], truth == value
+    a, b = predicted == labels[name]['label'], truth == value
     if b.any():
       dices.append(2 * (a & b).sum() / (a.sum() + b.sum()))
   assert len(dices) >= 5

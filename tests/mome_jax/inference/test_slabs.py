@@ -47,8 +47,8 @@ def test_slabwise_resampling_equals_the_whole(shape, target, pieces, max_bytes, 
     for k in range(3):
       whole = got[slab.planes, ..., k] = slab.logits(k)
       inside = np.zeros(slab.shape, bool)
-      if (found := slab.positive(k)) is not None:
-        box, values = found
+      if (part := slab.positive(k)) is not None:
+        box, values = part
         np.testing.assert_allclose(values, whole[box], atol=1e-5)
         inside[box] = values > 0
       np.testing.assert_array_equal(inside, whole > 0)
