@@ -25,7 +25,7 @@ def speck(x):
 A, B, C = (1, 5, 5), (8, 5, 5), (16, 5, 5)
 # Prediction and truth:
 SCANS = [
-  (cubes(A), cubes(A, B)),  # one of two lesions summary
+  (cubes(A), cubes(A, B)),  # one of two lesions found
   (cubes(C), cubes(A)),  # something predicted, but elsewhere: missed
   (speck(8), cubes()),  # healthy; the speck is below the least volume: silent
   (cubes(A, C), cubes()),  # healthy, two false alarms
@@ -42,14 +42,14 @@ def test_counts():
 def test_a_small_lesion_counts_in_the_truth_and_in_a_class_without_a_least_volume():
   small = speck(8)
   assert lesions.count(small, small, SPACING, NAME) == {'lesions': 1, 'found': 0, 'predicted': 0}
-  summary = lesions.count(small, small, SPACING, 'metastasis')
-  assert summary == {'lesions': 1, 'found': 1, 'predicted': 1}
+  counts = lesions.count(small, small, SPACING, 'metastasis')
+  assert counts == {'lesions': 1, 'found': 1, 'predicted': 1}
 
 
 def test_one_component_over_two_lesions_finds_both():
   whole = np.ones((24, 12, 12), bool)
-  summary = lesions.count(whole, cubes(A, B), SPACING, NAME)
-  assert summary == {'lesions': 2, 'found': 2, 'predicted': 1}
+  counts = lesions.count(whole, cubes(A, B), SPACING, NAME)
+  assert counts == {'lesions': 2, 'found': 2, 'predicted': 1}
 
 
 def test_summary():
@@ -103,5 +103,5 @@ def test_the_summary_of_scores_has_them_for_classes_that_were_counted():
 
 def test_two_lone_voxels_in_a_line_are_two_lesions():
   line = np.array([[[True, False, True]]])
-  summary = lesions.count(line, line, SPACING, 'metastasis')
-  assert summary == {'lesions': 2, 'found': 2, 'predicted': 2}
+  counts = lesions.count(line, line, SPACING, 'metastasis')
+  assert counts == {'lesions': 2, 'found': 2, 'predicted': 2}
