@@ -1,0 +1,55 @@
+"""Which cases of an evaluation are drawn, and what of all of them."""
+
+import numpy as np
+import pytest
+from etils import epath
+
+from input_pipeline import bricks
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.ct import volume
+from mome_jax.evaluate.case_pictures import CasePictures
+from mome_jax.inference.segmentation import Segmentation
+from tests.mome_jax.inference.test_router_maps import NAMES, SPACING, fake_model, make_explainer
+
+SHAPE = (16, 8, 8)
+
+
+@pytest.fixture
+def template():
+  return TEMPLATE.extend([{'name': name} for name in NAMES])
+
+
+def make_case(name, template):
+  codes = np.zeros(SHAPE, np.uint8)
+  codes[2:6, 2:6, 2:6] = template.get(NAMES[0]).index
+  geometry = volume.to_canonical(codes, np.diag([*SPACING, 1])).geometry
+  image = np.full(SHAPE, 50, np.int16)
+  return bricks.VolumeRecord(name, 's', 'validation', NAMES, {}, image, codes, geometry)
+
+
+def draw(folder, number, explainer, template):
+  """Two cases, of which the router is asked about the first `number`; how often it was."""
+  pictures, asked = CasePictures(folder, number, explainer and explainer[0]), 0
+  for name in ('one', 'two'):
+    case, watch = make_case(name, template), pictures.watch()
+    if watch is not None:
+      explainer[1](case.image, SPACING, watch=watch)
+      asked += 1
+    winner = (case.codes > 0).astype(np.uint8)
+    over = np.zeros((*SHAPE, 1), np.uint8)
+    pictures.draw(case, Segmentation(NAMES, winner, over, template), watch)
+  pictures.finish('_test', [])
+  return asked
+
+
+@pytest.mark.parametrize('number', [0, 1, 2])
+def test_the_first_cases_are_drawn_and_the_router_of_all_of_them(tmp_path, template, number):
+  assert draw(epath.Path(tmp_path), number, make_explainer(fake_model()), template) == number
+  expected = [f'{name}{end}.png' for name in ('one', 'two')[:number] for end in ('', '_routing')]
+  expected += ['routing_test.png'] * bool(number)
+  assert sorted(path.name for path in tmp_path.iterdir()) == sorted(expected)
+
+
+def test_a_model_without_a_router_has_no_picture_of_it(tmp_path, template):
+  assert draw(epath.Path(tmp_path), 1, None, template) == 0
+  assert [path.name for path in tmp_path.iterdir()] == ['one.png']
