@@ -1,7 +1,6 @@
 """Model folders: what prediction and evaluation need of a model, and what a run starts from."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.files import (
   CONFIG,
   PARAMS,
@@ -113,7 +113,7 @@ def load_config(path) -> ml_collections.ConfigDict:
   config = base.get_config()
   try:
     with config.unlocked():
-      config.update(_tuples(json.loads(file.read_text())))
+      config.update(_tuples(read_config(file)))
   except (ValueError, TypeError) as error:
     raise CheckpointError(f'{file}: not a config of this program ({error})') from error
   return config

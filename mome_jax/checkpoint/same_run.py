@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.files import (
   CHECKPOINTS,
   CONFIG,
@@ -115,10 +116,7 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
 
   Fields that the file lacks had the values of `configs/base.py`.
   """
-  try:
-    old = _flat(json.loads(file.read_text()))
-  except ValueError as error:
-    raise CheckpointError(f'{file}: not a config of this program ({error})') from error
+  old = _flat(read_config(file))
   new = _flat(json.loads(config.to_json_best_effort()))
   defaults = _flat(json.loads(base.get_config().to_json_best_effort()))
   old = {name: value for name, value in defaults.items() if name in new} | old

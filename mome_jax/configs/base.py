@@ -43,12 +43,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.backbone = ml_collections.ConfigDict()
   config.model.backbone.name = 'unet'
   config.model.backbone.size = 'base'
-  config.model.backbone.space_to_depth = False  # first convolution in 2x2x2 blocks: for TPUs
   config.model.remat = False  # recompute each stage in the backward pass: less memory, more time
   config.model.experts = 'pyramid'  # or 'finest': the CLIP-Driven Universal Model
   config.model.scales = ()  # decoder layers that take part; () is all
   config.model.top_k = 0  # scales each class uses at a voxel; 0 is all
-  config.model.fusion = 'logits'  # of the experts; or their 'features', which one head then reads
   config.model.router_inputs = 'text+vision'  # or 'text', 'vision', 'uniform'
   config.model.warm_start = False  # start as the finest expert alone: with init.checkpoint of CUM
   config.model.width = 256
@@ -63,7 +61,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.bank.expansion = 2  # hidden width of an expert over its input width
   config.model.bank.executor = 'dense'  # 'capacity' pays from num_experts / top_k of about 4 on
   config.model.bank.capacity_factor = 2.0  # neighbours choose alike: well above a balanced load
-  config.model.bank.by_confidence = False  # which tokens a full expert drops: least sure, or last
 
   config.init = ml_collections.ConfigDict()
   config.init.checkpoint = ''  # model folder or workdir to start from; '' starts from random

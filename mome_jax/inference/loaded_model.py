@@ -52,7 +52,7 @@ class Predictor:
     model: from `build_model`.
     params: {'model': ..., 'text': ...}.
     vectors: of a model with frozen text, or None.
-    context: (J, d_t) float32, embeddings of the training classes, where banks of experts need them.
+    trained_text: (J, d_t) float32, embeddings of the training classes, where banks need them.
     devices: that hold the model.
 
   Raises:
@@ -96,10 +96,10 @@ class Predictor:
       checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
     self._embed = jax.jit(functools.partial(prompt_inputs.embeddings, encoder))
     self._predict = compilation.jit(steps.make_predict_step(self.model), self.devices[0].platform)
-    self.context = None
+    self.trained_text = None
     if self.model.bank is not None:
       trained = default_prompts(config.classes, self.template)
-      self.context = self.embed(trained)[: len(trained)]
+      self.trained_text = self.embed(trained)[: len(trained)]
 
   def embed(self, prompts: Sequence[str]) -> jax.Array:
     """Embeddings of K prompts and of the empty ones that fill the bucket: (K', d_t) float32."""
@@ -112,12 +112,12 @@ class Predictor:
     """What a compiled step of `mome_jax.inference.steps` makes of a batch.
 
     Args:
-      step: called with the parameters, `text`, the batch and the context.
+      step: called with the parameters, `text`, the batch and `trained_text`.
       text: (K', d_t) float32, from `embed`.
       *batch: arrays, or tuples of them, whose first axis the devices share.
     """
     with jax.set_mesh(self._mesh):
-      return step(self.params, text, *jax.device_put(batch, self._split), self.context)
+      return step(self.params, text, *jax.device_put(batch, self._split), self.trained_text)
 
   def segmenter(
     self,

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mome_jax.models import MoME, router
-from mome_jax.ops import layers
+from mome_jax import ops
+from mome_jax.models import MoME
 
 Params = Mapping[str, Any]  # of the state: {'model': ..., 'text': ...}
 
@@ -16,14 +16,14 @@ Params = Mapping[str, Any]  # of the state: {'model': ..., 'text': ...}
 def make_predict_step(model: MoME) -> Callable[..., jax.Array]:
   """predict_step(params, text (K, d_t), windows (B, D, H, W, C)) -> logits (B, D, H, W, K).
 
-  A model with banks of sparse experts also needs `context` (J, d_t), the embeddings of the default
-  prompts of its training classes, where `text` holds other prompts.
+  A model with banks of sparse experts also needs `trained_text` (J, d_t), the embeddings of the
+  default prompts of its training classes, where `text` holds other prompts.
   """
 
   def predict_step(
-    params: Params, text: jax.Array, windows: jax.Array, context: jax.Array | None = None
+    params: Params, text: jax.Array, windows: jax.Array, trained_text: jax.Array | None = None
   ) -> jax.Array:
-    return model.apply({'params': params['model']}, windows, text, context)[0]
+    return model.apply({'params': params['model']}, windows, text, trained_text)[0]
 
   return predict_step
 
@@ -34,7 +34,7 @@ def make_routing_step(
   """A predict step that also tells what the router did, summed over cells of voxels.
 
   routing_step(params, text (K, d_t), windows (B, D, H, W, C), counted (B, D, H, W) float32 in
-  [0, 1], placement, context) -> logits (B, D, H, W, K) and a dict, all float32:
+  [0, 1], placement, trained_text) -> logits (B, D, H, W, K) and a dict, all float32:
     'maps' (K, B, L + 1, d, h, w): the shares of the scales, and their entropy as a fraction of
       log L; sums over the voxels of each cell of the share or entropy times `counted`;
     'sums' (K, L + 2): over the voxels where the class's logit is above 0, sums of the shares, the
@@ -52,20 +52,20 @@ def make_routing_step(
     windows: jax.Array,
     counted: jax.Array,
     placement: Sequence[jax.Array],
-    context: jax.Array | None = None,
+    trained_text: jax.Array | None = None,
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    logits, aux = model.apply({'params': params['model']}, windows, text, context)
+    logits, aux = model.apply({'params': params['model']}, windows, text, trained_text)
     share = jnp.tanh(params['model']['mixture_share']) if model.warm_start else None
 
     def one_class(maps: tuple[jax.Array, list[jax.Array]]) -> dict[str, jax.Array]:
-      logits, gates = maps
-      weights = _shares(gates, model.top_k, share)
+      logits, router_logits = maps
+      weights = _shares(router_logits, model.top_k, share)
       part = jnp.clip(weights, 1e-6, 1)
       entropy = -(part * jnp.log(part)).sum(1, keepdims=True) / np.log(weights.shape[1])
       told = jnp.concatenate([weights, entropy], 1)
-      cells = layers.exact('bldhw,bzw->bldhz', told * counted[:, None], placement[2])
-      cells = layers.exact('bldhz,byh->bldyz', cells, placement[1])
-      cells = layers.exact('bldyz,bxd->blxyz', cells, placement[0])
+      cells = ops.exact('bldhw,bzw->bldhz', told * counted[:, None], placement[2])
+      cells = ops.exact('bldhz,byh->bldyz', cells, placement[1])
+      cells = ops.exact('bldyz,bxd->blxyz', cells, placement[0])
       inside = jnp.where(logits > 0, counted, 0)
       sums = [(told * inside[:, None]).sum((0, 2, 3, 4)), inside.sum()[None]]
       return {'maps': cells, 'sums': jnp.concatenate(sums)}
@@ -77,18 +77,18 @@ def make_routing_step(
   return routing_step
 
 
-def _shares(gates: Sequence[jax.Array], top_k: int, share: jax.Array | None) -> jax.Array:
+def _shares(router_logits: Sequence[jax.Array], top_k: int, share: jax.Array | None) -> jax.Array:
   """What each scale contributes to a class's logits: (B, L, D, H, W), adds up to 1.
 
   Args:
-    gates: L arrays (B, D_l, H_l, W_l), router logits of one class.
+    router_logits: L arrays (B, D_l, H_l, W_l), of one class.
     top_k: of the model.
     share: of the mixture in a model that started as its finest scale alone; None is all.
   """
-  weights = jnp.stack(router.scale_weights(gates, top_k), 1)
+  weights = jnp.stack(ops.scale_weights(router_logits, top_k), 1)
   # With top_k = 1 the one weight is below 1; what a class trusts is a share all the same.
   weights = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
   if share is None:
     return weights
-  finest = (jnp.arange(len(gates)) == 0).astype(weights.dtype)[:, None, None, None]
+  finest = (jnp.arange(len(router_logits)) == 0).astype(weights.dtype)[:, None, None, None]
   return finest + share * (weights - finest)

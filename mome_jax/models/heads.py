@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mome_jax.ops import layers
+from mome_jax import ops
 
 WIDTH = 8  # channels of the expert outputs and of the heads' hidden layers
 _SIZES = (WIDTH * WIDTH, WIDTH * WIDTH, WIDTH, WIDTH, WIDTH, 1)  # w1 w2 w3 b1 b2 b3
@@ -22,8 +22,8 @@ class ScanContext(nn.Module):
 
   @nn.compact
   def __call__(self, bottleneck: jax.Array) -> jax.Array:
-    x = nn.relu(layers.GroupNorm(dtype=self.dtype, name='norm')(bottleneck))
-    project = nn.Dense(self.features, precision=layers.EXACT, name='project')
+    x = nn.relu(ops.GroupNorm(dtype=self.dtype, name='norm')(bottleneck))
+    project = nn.Dense(self.features, precision=ops.EXACT, name='project')
     return project(x.astype(jnp.float32).mean((1, 2, 3)))
 
 

@@ -1,13 +1,17 @@
 """MoME: a mixture of the decoder layers of a segmentation network, routed by text and vision."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 
+from mome_jax import ops
 from mome_jax.errors import ConfigError, suggest
 from mome_jax.models import backbones, heads, router, scale_expert
 from mome_jax.models.sparse_bank import BankOptions, make_options
-from mome_jax.ops import layers
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -21,7 +25,6 @@ class MoME(nn.Module):
       without a router, which is the CLIP-Driven Universal Model.
     scales: indices of the decoder layers that take part, finest first, starting at 0; () is all.
     top_k: scales each class uses at a voxel; 0 is all (soft mixture).
-    fusion: what is mixed, 'logits' of the experts or their 'features', which one head then reads.
     router_inputs: what the mixture depends on; see `router.Router`.
     warm_start: whether a learned share, zero at first, of the mixture replaces the finest expert
       alone: a network whose other variables come from a baseline starts out equal to it.
@@ -37,7 +40,6 @@ class MoME(nn.Module):
   experts: str = 'pyramid'
   scales: tuple[int, ...] = ()
   top_k: int = 0
-  fusion: str = 'logits'
   router_inputs: str = 'text+vision'
   warm_start: bool = False
   width: int = 256
@@ -59,30 +61,30 @@ class MoME(nn.Module):
     self,
     image: jax.Array,
     text: jax.Array,
-    context: jax.Array | None = None,
+    trained_text: jax.Array | None = None,
     *,
     train: bool = False,
-  ) -> tuple[jax.Array, dict]:
+  ) -> tuple[jax.Array, dict[str, Any]]:
     """Segments `image` for each row of `text`.
 
     Args:
       image: (B, D, H, W, C_in) float in [0, 1], one channel per HU window; D, H, W multiples of
         the backbone's stride.
       text: (K, d_t) float, embeddings of the prompts.
-      context: (J, d_t) float, embeddings of the training classes, which the banks of sparse experts
-        attend to; never the prompts of a request, or a class's mask would depend on the others.
-        None is what `init` saved in the variables (collection 'context'), or in training, where
-        the variables are parameters alone, `text`.
+      trained_text: (J, d_t) float, embeddings of the training classes, which the banks of sparse
+        experts attend to; never the prompts of a request, or a class's mask would depend on the
+        others. None is what `init` saved in the variables (collection 'trained'), or in training,
+        where the variables are parameters alone, `text`.
       train: banks drop tokens for which they have no room.
 
     Returns:
       logits (B, D, H, W, K) float32, and a dict: 'expert_logits' and 'router_logits', lists of L
       arrays (B, K, D_l, H_l, W_l) float32, finest first (no 'router_logits' for one scale); and
-      'banks', scale -> what its bank did, see `sparse_bank.SparseBank`.
+      'banks', scale -> report of its bank, see `sparse_bank.SparseBank`.
 
     Raises:
       ValueError: if a side of the image is no multiple of the backbone's stride, or a model with
-        banks that is not in training has no context.
+        banks that is not in training has no trained text.
     """
     stride = self.backbone.stride
     if any(n % stride for n in image.shape[1:4]):
@@ -90,31 +92,62 @@ class MoME(nn.Module):
         f'image of {image.shape[1:4]} voxels: every side must be a multiple of {stride}'
       )
     pyramid = self.backbone(image)
-    project = nn.Dense(self.width, precision=layers.EXACT, name='text')
+    project = nn.Dense(self.width, precision=ops.EXACT, name='text')
     classes = nn.relu(project(text.astype(jnp.float32)))
     trained = None
     if self.bank is not None:
-      trained = self._training_text(text, context, train)
-      trained = nn.relu(project(trained.astype(jnp.float32)))
+      trained_text = self._trained_text(text, trained_text, train)
+      trained = nn.relu(project(trained_text.astype(jnp.float32)))
     context = heads.ScanContext(self.width, self.dtype, name='context')(pyramid[-1])
     theta = heads.HeadGenerator(name='heads')(context, classes)
 
-    scales = self.active_scales
-    features = [pyramid[scale] for scale in scales]
-    outputs, banks = [], {}
-    for scale, x in zip(scales, features, strict=True):
+    features = [pyramid[scale] for scale in self.active_scales]
+    outputs, reports = self._read(features, trained, train)
+    gates = []
+    if len(features) > 1:
+      routing = router.Router(self.router_width, self.router_inputs, name='router')
+      gates = routing(features, classes, context)
+    logits, scores, router_logits = self._mix(theta, gates, features, outputs)
+    aux = {'expert_logits': scores, 'banks': reports}
+    if router_logits:
+      aux['router_logits'] = router_logits
+    return jnp.moveaxis(logits, 1, -1), aux
+
+  def _read(
+    self, features: Sequence[jax.Array], trained: jax.Array | None, train: bool
+  ) -> tuple[list[jax.Array], dict[int, dict[str, jax.Array]]]:
+    """The experts' outputs z_l (B, 8, D_l, H_l, W_l), and the banks' reports by scale."""
+    outputs, reports = [], {}
+    for scale, x in zip(self.active_scales, features, strict=True):
       options = self.bank if self.bank and scale in self.bank.scales else None
       expert = scale_expert.ScaleExpert(options, self.dtype, name=f'expert_{scale}')
-      z, did = expert(x, trained, train=train)
+      z, report = expert(x, trained, train=train)
       outputs.append(jnp.moveaxis(z, -1, 1))
-      if did is not None:
-        banks[scale] = did
-    gates = []
-    if len(scales) > 1:
-      decide = router.Router(self.router_width, self.router_inputs, name='router')
-      gates = decide(features, classes, context)
-      if self.warm_start:
-        share = self.param('mixture_share', nn.initializers.zeros, ())
+      if report is not None:
+        reports[scale] = report
+    return outputs, reports
+
+  def _mix(
+    self,
+    theta: jax.Array,
+    gates: Sequence[router.Gate],
+    features: Sequence[jax.Array],
+    outputs: Sequence[jax.Array],
+  ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+    """Every class's logits: what its head reads at each scale, mixed as its gates say.
+
+    Args:
+      theta: (B, K, 153) float32, weights of the class heads.
+      gates: L of them, or none for one scale.
+      features: L arrays (B, D_l, H_l, W_l, C_l).
+      outputs: L arrays (B, 8, D_l, H_l, W_l), from the experts.
+
+    Returns:
+      logits (B, K, D, H, W), and L arrays (B, K, D_l, H_l, W_l) each of the experts' scores and of
+      router logits (none for one scale). All float32.
+    """
+    if gates and self.warm_start:
+      share = jnp.tanh(self.param('mixture_share', nn.initializers.zeros, ()))
 
     # Checkpointed and a few classes at a time: neither the heads' hidden layers nor the upsampled
     # maps of all classes and scales are ever held together.
@@ -124,47 +157,37 @@ class MoME(nn.Module):
       scores = [heads.apply_head(theta, z, self.head_activation) for z in outputs]
       if not gates:
         return scores[0], scores, []
-      logits = [gate(x) for gate, x in zip(gates, features, strict=True)]
-      if self.fusion == 'features':
-        weights = router.scale_weights(logits, self.top_k)
-        mixed = router.mix(outputs, weights)
-        fused = heads.apply_head(theta, mixed.astype(self.dtype), self.head_activation)
-      else:
-        fused = router.fuse(scores, logits, self.top_k)
+      router_logits = [gate(x) for gate, x in zip(gates, features, strict=True)]
+      mixture = ops.fuse(scores, router_logits, self.top_k)
       if self.warm_start:
-        fused = scores[0] + jnp.tanh(share) * (fused - scores[0])
-      return fused, scores, logits
+        mixture = scores[0] + share * (mixture - scores[0])
+      return mixture, scores, router_logits
 
-    by_class = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (theta, gates))
+    by_class = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (theta, list(gates)))
     maps = jax.lax.map(one_class, by_class, batch_size=self.class_chunk)
-    logits, scores, gates = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), maps)
-    aux = {'expert_logits': scores, 'banks': banks}
-    if gates:
-      aux['router_logits'] = gates
-    return jnp.moveaxis(logits, 1, -1), aux
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), maps)
 
-  def _training_text(self, text: jax.Array, context: jax.Array | None, train: bool) -> jax.Array:
+  def _trained_text(self, text: jax.Array, given: jax.Array | None, train: bool) -> jax.Array:
     """Embeddings of the training classes, (J, d_t); see `__call__`."""
-    if context is not None:
-      text = context
-    if self.is_initializing() or (context is None and self.has_variable('context', 'embeddings')):
-      return self.variable('context', 'embeddings', lambda: text).value
-    if context is None and not train:
+    if given is not None:
+      text = given
+    if self.is_initializing() or (given is None and self.has_variable('trained', 'embeddings')):
+      return self.variable('trained', 'embeddings', lambda: text).value
+    if given is None and not train:
       raise ValueError(
-        'the banks of sparse experts need the embeddings of the training classes: pass context=, '
-        "or the variables' collection 'context' that init made"
+        'the banks of sparse experts need the embeddings of the training classes: pass '
+        "trained_text=, or the variables' collection 'trained' that init made"
       )
     return text
 
 
-def build_model(config) -> MoME:
+def build_model(config: ml_collections.ConfigDict) -> MoME:
   """The model that `config.model` describes.
 
   Args:
     config: with `backbone` (see `build_backbone`), `remat`, `experts` ('pyramid', 'finest'),
-      `scales`, `top_k`, `fusion`, `router_inputs`, `warm_start`, `width`, `router_width`,
-      `head_activation`, `class_chunk`, `dtype`, and optionally `bank` (see
-      `sparse_bank.BankOptions`).
+      `scales`, `top_k`, `router_inputs`, `warm_start`, `width`, `router_width`, `head_activation`,
+      `class_chunk`, `dtype`, and optionally `bank` (see `sparse_bank.BankOptions`).
 
   Raises:
     ConfigError: for a value that names nothing.
@@ -174,7 +197,6 @@ def build_model(config) -> MoME:
   backbone = backbones.build_backbone(config.backbone, remat=config.remat, dtype=dtype)
   _check_known(config, 'experts', ('pyramid', 'finest'))
   _check_known(config, 'head_activation', heads.ACTIVATIONS)
-  _check_known(config, 'fusion', ('logits', 'features'))
   _check_known(config, 'router_inputs', router.INPUTS)
   scales = tuple(config.scales)
   if scales and (
@@ -192,7 +214,6 @@ def build_model(config) -> MoME:
     experts=config.experts,
     scales=scales,
     top_k=config.top_k,
-    fusion=config.fusion,
     router_inputs=config.router_inputs,
     warm_start=config.warm_start,
     width=config.width,
@@ -204,6 +225,6 @@ def build_model(config) -> MoME:
   )
 
 
-def _check_known(config, field: str, known) -> None:
+def _check_known(config: ml_collections.ConfigDict, field: str, known: Iterable[str]) -> None:
   if config[field] not in known:
     raise ConfigError(f'model.{field} is {config[field]!r}; {suggest(config[field], known)}')

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mome_jax import ops
 from mome_jax.models import heads, sparse_bank
-from mome_jax.ops import layers
 
 
 class ScaleExpert(nn.Module):
@@ -19,12 +19,19 @@ class ScaleExpert(nn.Module):
 
   @nn.compact
   def __call__(
-    self, features: jax.Array, context: jax.Array | None = None, *, train: bool = False
+    self, features: jax.Array, trained: jax.Array | None = None, *, train: bool = False
   ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
-    """Returns z and what the bank did, None without one; see `sparse_bank.SparseBank`."""
-    did = None
+    """Returns z, and the report of the bank, None without one.
+
+    Args:
+      features: (B, D_l, H_l, W_l, C_l).
+      trained: (J, d) float32, features of the training classes; a bank needs them.
+      train: see `sparse_bank.SparseBank`.
+    """
+    report = None
     if self.options is not None:
+      assert trained is not None  # see MoME.__call__
       block = sparse_bank.SparseBank(self.options, self.dtype, name='bank')
-      features, did = block(features, context, train=train)
-    x = nn.relu(layers.GroupNorm(dtype=self.dtype, name='norm')(features))
-    return layers.Conv3D(heads.WIDTH, size=1, dtype=self.dtype, name='project')(x), did
+      features, report = block(features, trained, train=train)
+    x = nn.relu(ops.GroupNorm(dtype=self.dtype, name='norm')(features))
+    return ops.Conv3D(heads.WIDTH, size=1, dtype=self.dtype, name='project')(x), report

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mome_jax import ops
 from mome_jax.errors import ConfigError, suggest
 from mome_jax.moe import capacity, dense, losses, router_stats, routing
-from mome_jax.ops import layers
 
 EXECUTORS = ('dense', 'capacity')
 
@@ -26,7 +26,6 @@ class BankOptions:
     expansion: hidden width of an expert, relative to its input.
     executor: 'dense' runs all experts on all tokens; 'capacity' sends tokens to experts.
     capacity_factor: room of an expert in training, relative to a balanced load; of 'capacity'.
-    by_confidence: full experts drop their least probable tokens, not their last; of 'capacity'.
     router_width: of the text features that the gate reads.
   """
 
@@ -36,7 +35,6 @@ class BankOptions:
   expansion: int
   executor: str
   capacity_factor: float
-  by_confidence: bool
   router_width: int
 
 
@@ -72,13 +70,12 @@ def make_options(config, scales: tuple[int, ...], router_width: int) -> BankOpti
     config.expansion,
     config.executor,
     config.capacity_factor,
-    config.by_confidence,
     router_width,
   )
 
 
-class Gate(nn.Module):
-  """Logits of the experts, from a token and the training classes it looks like. All float32.
+class TokenGate(nn.Module):
+  """Logits of the sparse experts, from a token and the training classes it looks like. All float32.
 
   `W_e [x_v ; W_t sum_j softmax_j(<W_x x_v, c_j> / sqrt(d)) c_j]`. By linearity the classes are
   taken through W_e first: no array of N rows is wider than the number of classes.
@@ -87,9 +84,9 @@ class Gate(nn.Module):
   options: BankOptions
 
   @nn.compact
-  def __call__(self, tokens: jax.Array, context: jax.Array) -> jax.Array:
-    """Tokens (N, C_l), class features (J, d) float32 -> (N, E) float32."""
-    width, d = tokens.shape[-1], context.shape[-1]
+  def __call__(self, tokens: jax.Array, trained: jax.Array) -> jax.Array:
+    """Tokens (N, C_l), training classes (J, d) float32 -> (N, E) float32."""
+    width, d = tokens.shape[-1], trained.shape[-1]
     o = self.options
     tokens = tokens.astype(jnp.float32)
     query = self.param('query', nn.initializers.lecun_normal(), (width, d))
@@ -97,9 +94,9 @@ class Gate(nn.Module):
     # Not zero: all tokens would choose experts 0 to k - 1, and the balance loss would not see it.
     small = nn.initializers.normal(2e-2)
     kernel = self.param('kernel', small, (width + o.router_width, o.num_experts))
-    product = functools.partial(jnp.matmul, precision=layers.EXACT)
-    attention = nn.softmax(product(tokens, product(query, context.T)) / math.sqrt(d))
-    classes = product(product(context, text), kernel[width:])
+    product = functools.partial(jnp.matmul, precision=ops.EXACT)
+    attention = nn.softmax(product(tokens, product(query, trained.T)) / math.sqrt(d))
+    classes = product(product(trained, text), kernel[width:])
     return product(tokens, kernel[:width]) + product(attention, classes)
 
 
@@ -111,53 +108,52 @@ class SparseBank(nn.Module):
 
   @nn.compact
   def __call__(
-    self, features: jax.Array, context: jax.Array, *, train: bool
+    self, features: jax.Array, trained: jax.Array, *, train: bool
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """See the class.
 
     Args:
       features: (B, D_l, H_l, W_l, C_l).
-      context: (J, d) float32, class features of the training classes.
+      trained: (J, d) float32, features of the training classes.
       train: experts drop what they have no room for; otherwise no token is dropped, so that a
         result depends on neither the batch nor the mesh.
 
     Returns:
-      (B, D_l, H_l, W_l, C_l), and a dict: `balance` and `z`, the auxiliary losses; `experts`
-      (B, D_l, H_l, W_l, k) int32; and what `moe.stats.summarize` returns.
+      (B, D_l, H_l, W_l, C_l), and a report: `balance` and `z`, the auxiliary losses; `experts`
+      (B, D_l, H_l, W_l, k) int32; and what `moe.router_stats.summarize` returns.
     """
     o = self.options
     width = features.shape[-1]
-    x = layers.GroupNorm(dtype=self.dtype, name='norm')(features).reshape(-1, width)
+    x = ops.GroupNorm(dtype=self.dtype, name='norm')(features).reshape(-1, width)
     count, devices = x.shape[0], capacity.num_devices()
     x = jnp.pad(x, ((0, -count % (capacity.ROW_MULTIPLE * devices)), (0, 0)))
     valid = jnp.arange(x.shape[0]) < count
-    gates = routing.route(Gate(o, name='gate')(x, context), valid, o.top_k)
+    routes = routing.route(TokenGate(o, name='gate')(x, trained), valid, o.top_k)
 
     params = jax.tree.map(lambda p: p.astype(self.dtype), self._experts(width))
     if o.executor == 'dense':
-      y = dense.execute(apply_experts, params, x, gates, valid)
-      served, slots = jnp.broadcast_to(valid[:, None], gates.experts.shape), None
+      y = dense.execute(apply_experts, params, x, routes, valid)
+      served, slots = jnp.broadcast_to(valid[:, None], routes.experts.shape), None
     else:
       room = routing.capacity(x.shape[0] // devices, o.num_experts, o.top_k, o.capacity_factor)
       y, served = capacity.execute(
         apply_experts,
         params,
         x,
-        gates,
+        routes,
         valid,
         capacity=room,
         drop_free=not train,
-        by_confidence=o.by_confidence,
       )
       slots = o.num_experts * room * devices if train else None
     grid = features.shape[:-1]
-    aux = {
-      'balance': losses.balance_loss(gates, valid),
-      'z': losses.z_loss(gates, valid),
-      'experts': gates.experts[:count].reshape(*grid, o.top_k),
-      **router_stats.summarize(gates, valid, served, slots),
+    report = {
+      'balance': losses.balance_loss(routes, valid),
+      'z': losses.z_loss(routes, valid),
+      'experts': routes.experts[:count].reshape(*grid, o.top_k),
+      **router_stats.summarize(routes, valid, served, slots),
     }
-    return features + y[:count].reshape(features.shape).astype(features.dtype), aux
+    return features + y[:count].reshape(features.shape).astype(features.dtype), report
 
   def _experts(self, width: int) -> dict[str, jax.Array]:
     experts, hidden = self.options.num_experts, self.options.expansion * width

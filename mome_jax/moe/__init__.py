@@ -1,4 +1,4 @@
-"""Sparse experts: tokens and gates; nothing of images, text or files.
+"""Sparse experts: tokens and routes; nothing of images, text or files.
 
 Letters used in every shape of this package:
 
@@ -8,5 +8,5 @@ Letters used in every shape of this package:
   C  capacity: rows an expert takes from one device
   d  width of a token
 
-`routing` makes the gates and the plan of who goes where, `dense` and `capacity` execute it.
+`routing` makes the routes and the plan of who goes where, `dense` and `capacity` execute it.
 """

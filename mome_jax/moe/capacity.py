@@ -5,8 +5,9 @@ them over the mesh axis 'expert' with one `all_to_all`, runs its E / P experts a
 back with another. No row is scattered and nothing is gathered from other devices.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +28,14 @@ def num_devices() -> int:
 
 
 def execute(
-  expert_fn: Callable,
-  params,
+  expert_fn: routing.ExpertFn,
+  params: Any,
   tokens: jax.Array,
-  gates: routing.Gates,
+  routes: routing.Routes,
   valid: jax.Array,
   *,
   capacity: int,
   drop_free: bool = False,
-  by_confidence: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Sum over each token's chosen experts of weight times expert, where the expert has room.
 
@@ -45,12 +45,11 @@ def execute(
     expert_fn: (parameters with a leading axis e, rows (e, c, d)) -> (e, c, d), row by row.
     params: tree whose leaves have the leading axis E.
     tokens: (N, d), N a multiple of the number of devices.
-    gates: of the tokens.
+    routes: of the tokens.
     valid: (N,) bool; other tokens get 0 and give no gradient.
     capacity: C, see `routing.capacity`.
     drop_free: go round until every choice is served; such a result depends on neither the mesh nor
       the other tokens. It has no gradient.
-    by_confidence: full experts drop their least probable tokens, not their last.
 
   Returns:
     (N, d) in the dtype of the experts' outputs, and which choices were served, (N, k) bool.
@@ -58,21 +57,14 @@ def execute(
   Raises:
     ValueError: if the mesh cannot divide experts or tokens, or if C = 0 is to be drop-free.
   """
-  num_experts = gates.logits.shape[-1]
+  num_experts = routes.logits.shape[-1]
   if drop_free and capacity == 0:
     raise ValueError('a capacity of 0 serves no token in any number of rounds')
   mesh = jax.sharding.get_abstract_mesh()
-  local = functools.partial(
-    _execute_local,
-    expert_fn,
-    num_experts=num_experts,
-    capacity=capacity,
-    drop_free=drop_free,
-  )
-  priority = gates.probabilities.max(-1) if by_confidence else None
-  operands = (params, tokens, gates.weights, gates.experts, valid, priority)
+  one_device = _Device(expert_fn, num_experts, capacity, drop_free)
+  operands = (params, tokens, routes.weights, routes.experts, valid)
   if mesh.empty:
-    return local(*operands, axes=())
+    return one_device(*operands)
   if num_experts % mesh.shape['expert']:
     raise ValueError(
       f'{num_experts} experts cannot be shared by mesh.expert={mesh.shape["expert"]} devices evenly'
@@ -80,70 +72,73 @@ def execute(
   if tokens.shape[0] % mesh.size:
     raise ValueError(f'{tokens.shape[0]} tokens cannot be shared by {mesh.size} devices evenly')
   return jax.shard_map(
-    functools.partial(local, axes=('data', 'expert')),
-    in_specs=(_EXPERTS, *(_TOKENS,) * 5),
+    dataclasses.replace(one_device, axes=('data', 'expert')),
+    in_specs=(_EXPERTS, *(_TOKENS,) * 4),
     out_specs=(_TOKENS, _TOKENS),
   )(*operands)
 
 
-def _execute_local(
-  expert_fn,
-  params,
-  tokens,
-  weights,
-  experts,
-  valid,
-  priority,
-  *,
-  num_experts,
-  capacity,
-  drop_free,
-  axes,
-):
-  """`execute` for the tokens of one device; `axes` are the mesh axes, () without a mesh."""
+@dataclasses.dataclass(frozen=True)
+class _Device:
+  """`execute` for the tokens of one device; `axes` are those of the mesh, () without one."""
 
-  def serve(waiting):
-    wanted = jnp.where(waiting, experts, num_experts)
-    plan = routing.make_plan(wanted, num_experts, capacity, priority)
-    rows = tokens.at[plan.source].get(mode='fill', fill_value=0)
-    rows = rows.reshape(num_experts, capacity, tokens.shape[-1])
-    y = _on_experts(expert_fn, params, rows, axes)
-    y = y.at[plan.slot].get(mode='fill', fill_value=0)
-    y = jnp.where(plan.keep[..., None], weights[..., None].astype(y.dtype) * y, 0)
-    return y.sum(1), plan.keep
+  expert_fn: routing.ExpertFn
+  num_experts: int
+  capacity: int
+  drop_free: bool
+  axes: tuple[str, ...] = ()
 
-  waiting = jnp.broadcast_to(valid[:, None], experts.shape)
-  if capacity == 0:
-    return jnp.zeros_like(tokens), jnp.zeros_like(waiting)
-  output, served = serve(waiting)
-  if not drop_free:
-    return output, served
+  def __call__(
+    self,
+    params: Any,
+    tokens: jax.Array,
+    weights: jax.Array,
+    experts: jax.Array,
+    valid: jax.Array,
+  ) -> tuple[jax.Array, jax.Array]:
+    def serve(waiting):
+      choices = jnp.where(waiting, experts, self.num_experts)
+      plan = routing.make_plan(choices, self.num_experts, self.capacity)
+      rows = tokens.at[plan.source].get(mode='fill', fill_value=0)
+      rows = rows.reshape(self.num_experts, self.capacity, tokens.shape[-1])
+      y = self._on_experts(params, rows)
+      y = y.at[plan.slot].get(mode='fill', fill_value=0)
+      y = jnp.where(plan.keep[..., None], weights[..., None].astype(y.dtype) * y, 0)
+      return y.sum(1), plan.keep
 
-  def left(waiting):
+    waiting = jnp.broadcast_to(valid[:, None], experts.shape)
+    if self.capacity == 0:
+      return jnp.zeros_like(tokens), jnp.zeros_like(waiting)
+    output, served = serve(waiting)
+    if not self.drop_free:
+      return output, served
+
+    def again(carry):
+      output, waiting, _ = carry
+      more, served = serve(waiting)
+      waiting = waiting & ~served
+      return output + more, waiting, self._count(waiting)
+
+    # All devices go the same number of rounds, or they would miss each other in the exchange.
+    rest = waiting & ~served
+    carry = (output, rest, self._count(rest))
+    output, _, _ = lax.while_loop(lambda carry: carry[2] > 0, again, carry)
+    return output, waiting
+
+  def _count(self, waiting: jax.Array) -> jax.Array:
+    """Choices that wait on any device."""
     count = waiting.sum()
-    return lax.psum(count, axes) if axes else count
+    return lax.psum(count, self.axes) if self.axes else count
 
-  def again(carry):
-    output, waiting, _ = carry
-    more, served = serve(waiting)
-    waiting = waiting & ~served
-    return output + more, waiting, left(waiting)
-
-  # All devices go the same number of rounds, or they would miss each other in the exchange.
-  rest = waiting & ~served
-  output, _, _ = lax.while_loop(lambda c: c[2] > 0, again, (output, rest, left(rest)))
-  return output, waiting
-
-
-def _on_experts(expert_fn, params, rows, axes):
-  """Rows (E, C, d) of this device through the experts, wherever those live -> (E * C, d)."""
-  num_experts, capacity, width = rows.shape
-  if not axes:
-    return expert_fn(params, rows).reshape(num_experts * capacity, width)
-  devices = lax.axis_size('expert')
-  exchange = functools.partial(lax.all_to_all, axis_name='expert', split_axis=0, concat_axis=0)
-  mine = num_experts // devices
-  rows = exchange(rows.reshape(devices, mine, capacity, width))
-  y = expert_fn(params, jnp.moveaxis(rows, 0, 1).reshape(mine, devices * capacity, width))
-  y = jnp.moveaxis(y.reshape(mine, devices, capacity, width), 1, 0)
-  return exchange(y).reshape(num_experts * capacity, width)
+  def _on_experts(self, params: Any, rows: jax.Array) -> jax.Array:
+    """Rows (E, C, d) of this device through the experts, wherever those live -> (E * C, d)."""
+    num_experts, capacity, width = rows.shape
+    if not self.axes:
+      return self.expert_fn(params, rows).reshape(num_experts * capacity, width)
+    devices = lax.axis_size('expert')
+    exchange = functools.partial(lax.all_to_all, axis_name='expert', split_axis=0, concat_axis=0)
+    local = num_experts // devices
+    rows = exchange(rows.reshape(devices, local, capacity, width))
+    rows = jnp.moveaxis(rows, 0, 1).reshape(local, devices * capacity, width)
+    y = self.expert_fn(params, rows).reshape(local, devices, capacity, width)
+    return exchange(jnp.moveaxis(y, 1, 0)).reshape(num_experts * capacity, width)

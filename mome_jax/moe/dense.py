@@ -1,15 +1,15 @@
 """Executor that runs every expert on every token: the oracle, and faster where E / k is small."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mome_jax.moe.routing import Gates
+from mome_jax.moe.routing import ExpertFn, Routes
 
 
 def execute(
-  expert_fn: Callable, params, tokens: jax.Array, gates: Gates, valid: jax.Array
+  expert_fn: ExpertFn, params: Any, tokens: jax.Array, routes: Routes, valid: jax.Array
 ) -> jax.Array:
   """Sum over each token's chosen experts of weight times expert.
 
@@ -17,7 +17,7 @@ def execute(
     expert_fn: (parameters with a leading axis e, rows (e, c, d)) -> (e, c, d), row by row.
     params: tree whose leaves have the leading axis E.
     tokens: (N, d).
-    gates: of the tokens.
+    routes: of the tokens.
     valid: (N,) bool; other tokens get 0 and give no gradient.
 
   Returns:
@@ -27,13 +27,13 @@ def execute(
   @jax.checkpoint  # else the scan keeps the hidden layer of all experts
   def add(total, numbered):
     index, one = numbered
-    mine = (gates.experts == index) & valid[:, None]
-    weight = jnp.where(mine, gates.weights, 0.0).sum(-1, keepdims=True)
-    chosen = mine.any(-1, keepdims=True)
+    choice = (routes.experts == index) & valid[:, None]
+    weight = jnp.where(choice, routes.weights, 0.0).sum(-1, keepdims=True)
+    chosen = choice.any(-1, keepdims=True)
     # Rows of others are zeroed before the expert too: 0 * NaN in its weights' gradient is NaN.
     rows = jnp.where(chosen, tokens, 0)
     y = expert_fn(jax.tree.map(lambda p: p[None], one), rows[None])[0]
     return total + jnp.where(chosen, weight.astype(y.dtype) * y, 0).astype(total.dtype), None
 
-  num_experts = gates.logits.shape[-1]
+  num_experts = routes.logits.shape[-1]
   return jax.lax.scan(add, jnp.zeros_like(tokens), (jnp.arange(num_experts), params))[0]

@@ -7,32 +7,32 @@ use all experts alike.
 import jax
 import jax.numpy as jnp
 
-from mome_jax.moe.routing import Gates
+from mome_jax.moe.routing import Routes
 
 
-def balance_loss(gates: Gates, valid: jax.Array) -> jax.Array:
+def balance_loss(routes: Routes, valid: jax.Array) -> jax.Array:
   """E sum_e f_e P_e: 1 when balanced, E / k when all tokens choose the same k experts.
 
   f_e is the share of choices that go to expert e, P_e its mean probability (Switch Transformer,
   JMLR 2022, normalised by k). The gradient flows through P.
 
   Args:
-    gates: of N tokens.
+    routes: of N tokens.
     valid: (N,) bool.
   """
-  mean = _mean(gates.probabilities, valid)
-  return mean.shape[0] * (load(gates, valid) * mean).sum()
+  mean = _mean(routes.probabilities, valid)
+  return mean.shape[0] * (load(routes, valid) * mean).sum()
 
 
-def z_loss(gates: Gates, valid: jax.Array) -> jax.Array:
+def z_loss(routes: Routes, valid: jax.Array) -> jax.Array:
   """Mean of logsumexp(logits)^2, which keeps router logits small (ST-MoE, 2022)."""
-  return _mean(jnp.square(jax.nn.logsumexp(gates.logits, axis=-1)), valid)
+  return _mean(jnp.square(jax.nn.logsumexp(routes.logits, axis=-1)), valid)
 
 
-def load(gates: Gates, valid: jax.Array) -> jax.Array:
+def load(routes: Routes, valid: jax.Array) -> jax.Array:
   """f: share of the valid tokens' choices that go to each expert, (E,) float32, sum 1."""
-  num_experts, top_k = gates.logits.shape[-1], gates.experts.shape[-1]
-  chosen = (gates.experts[..., None] == jnp.arange(num_experts)).any(1)
+  num_experts, top_k = routes.logits.shape[-1], routes.experts.shape[-1]
+  chosen = (routes.experts[..., None] == jnp.arange(num_experts)).any(1)
   return _mean(chosen.astype(jnp.float32), valid) / top_k
 
 

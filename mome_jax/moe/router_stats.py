@@ -1,21 +1,22 @@
 """What a bank's router does, in numbers to log."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mome_jax.moe import losses
-from mome_jax.moe.routing import Gates
+from mome_jax.moe.routing import Routes
 
 
 def summarize(
-  gates: Gates, valid: jax.Array, served: jax.Array, slots: int | None = None
+  routes: Routes, valid: jax.Array, served: jax.Array, slots: int | None = None
 ) -> dict[str, jax.Array]:
   """Statistics over the valid tokens of all devices.
 
   Args:
-    gates: of N tokens.
+    routes: of N tokens.
     valid: (N,) bool.
     served: (N, k) bool; the choices that an expert had room for.
     slots: rows of all experts' buffers on all devices; None where there are no buffers.
@@ -28,15 +29,15 @@ def summarize(
     `slots_used`, where there are slots. And (E,) `load`, the experts' shares of the choices.
   """
   tokens = jnp.maximum(valid.sum(), 1)
-  num_experts, top_k = gates.logits.shape[-1], gates.experts.shape[-1]
+  num_experts, top_k = routes.logits.shape[-1], routes.experts.shape[-1]
   served = served & valid[:, None]
-  mean = jnp.where(valid[:, None], gates.probabilities, 0.0).sum(0) / tokens
-  load = losses.load(gates, valid)
+  mean = jnp.where(valid[:, None], routes.probabilities, 0.0).sum(0) / tokens
+  load = losses.load(routes, valid)
   statistics = {
-    'entropy': jnp.where(valid, _entropy(gates.probabilities), 0.0).sum() / tokens,
+    'entropy': jnp.where(valid, _entropy(routes.probabilities), 0.0).sum() / tokens,
     'entropy_of_mean': _entropy(mean),
-    'confidence': jnp.where(served, gates.weights, 0.0).sum() / jnp.maximum(served.sum(), 1),
-    'logit_max': jnp.where(valid, gates.logits.max(-1), -jnp.inf).max(),
+    'confidence': jnp.where(served, routes.weights, 0.0).sum() / jnp.maximum(served.sum(), 1),
+    'logit_max': jnp.where(valid, routes.logits.max(-1), -jnp.inf).max(),
     'load': load,
     'load_max_over_mean': load.max() * num_experts,
     'load_min': load.min(),
@@ -71,7 +72,7 @@ def by_class(experts: jax.Array, num_experts: int, targets: jax.Array) -> jax.Ar
   return jax.lax.stop_gradient(chosen.T @ targets.reshape(-1, targets.shape[-1]))
 
 
-def gradient_norms(grads) -> jax.Array:
+def gradient_norms(grads: Any) -> jax.Array:
   """Norm of each expert's gradient: tree of leaves with the leading axis E -> (E,) float32."""
   squares = [jnp.square(g.reshape(g.shape[0], -1)).sum(-1) for g in jax.tree.leaves(grads)]
   return jnp.sqrt(sum(squares))

@@ -1,17 +1,21 @@
-"""Who goes to which expert: gates, and the plan of ranks and slots that an executor follows."""
+"""Which expert a token goes to: routes, and the plan of ranks and slots an executor follows."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+# Parameters with a leading axis e, and rows (e, c, d) -> (e, c, d), row by row.
+ExpertFn = Callable[[Any, jax.Array], jax.Array]
 SAVED_NAME = 'moe_route'  # for jax.checkpoint policies; recomputed indices could flip ties
 
 
 @flax.struct.dataclass
-class Gates:
+class Routes:
   """The router's decision for every token.
 
   Attributes:
@@ -46,7 +50,7 @@ class Plan:
   source: jax.Array
 
 
-def route(logits: jax.Array, valid: jax.Array, top_k: int) -> Gates:
+def route(logits: jax.Array, valid: jax.Array, top_k: int) -> Routes:
   """The k most probable experts of every token, ties to the lower index.
 
   For k >= 2 the kept weights are renormalised. For k = 1 they are not: a weight that is always 1
@@ -65,7 +69,7 @@ def route(logits: jax.Array, valid: jax.Array, top_k: int) -> Gates:
   weights = jnp.where(chosen, probabilities[:, None], 0.0).sum(-1)
   if top_k > 1:
     weights = weights / weights.sum(-1, keepdims=True)
-  return Gates(logits, probabilities, weights, experts)
+  return Routes(logits, probabilities, weights, experts)
 
 
 def _most_probable(probabilities: jax.Array, k: int) -> jax.Array:
@@ -73,11 +77,11 @@ def _most_probable(probabilities: jax.Array, k: int) -> jax.Array:
 
   NOTE: not `lax.top_k`, for which XLA gathers the rows of all devices on each.
   """
-  rest, found = jax.lax.stop_gradient(probabilities), []
+  rest, best = jax.lax.stop_gradient(probabilities), []
   for _ in range(k):
-    found.append(jnp.argmax(rest, axis=-1).astype(jnp.int32))
-    rest = jnp.where(jnp.arange(rest.shape[-1]) == found[-1][:, None], -1.0, rest)
-  return jnp.stack(found, -1)
+    best.append(jnp.argmax(rest, axis=-1).astype(jnp.int32))
+    rest = jnp.where(jnp.arange(rest.shape[-1]) == best[-1][:, None], -1.0, rest)
+  return jnp.stack(best, -1)
 
 
 def capacity(num_tokens: int, num_experts: int, top_k: int, factor: float) -> int:
@@ -89,35 +93,23 @@ def capacity(num_tokens: int, num_experts: int, top_k: int, factor: float) -> in
     top_k: k.
     factor: room above the balanced load; E / k gives C = n, where nothing can be dropped.
   """
-  wanted = math.ceil(factor * top_k * num_tokens / num_experts)
-  return min(-(-wanted // 8) * 8, num_tokens)
+  rows = math.ceil(factor * top_k * num_tokens / num_experts)
+  return min(-(-rows // 8) * 8, num_tokens)
 
 
-def make_plan(
-  experts: jax.Array,
-  num_experts: int,
-  capacity: int,
-  priority: jax.Array | None = None,
-) -> Plan:
+def make_plan(experts: jax.Array, num_experts: int, capacity: int) -> Plan:
   """Queues the choices of n tokens at their experts, each of which takes the first C.
 
-  All first choices come before any second choice; within a choice tokens come in order, or by
-  falling priority (batch prioritised routing, V-MoE, NeurIPS 2021).
+  All first choices come before any second choice; within a choice tokens come in order.
 
   Args:
-    experts: (n, k) int32; E for a choice that wants no expert.
+    experts: (n, k) int32; E for a choice of no expert.
     num_experts: E.
     capacity: C.
-    priority: (n,) float32, or None for the tokens' own order.
   """
   n, k = experts.shape
   flat = experts.T.reshape(-1)  # choice-major
-  if priority is None:
-    order = jnp.argsort(flat, stable=True)
-  else:
-    first = jnp.argsort(-priority, stable=True)
-    arrival = (jnp.arange(k)[:, None] * n + first).reshape(-1)
-    order = arrival[jnp.argsort(flat[arrival], stable=True)]
+  order = jnp.argsort(flat, stable=True)
   counts = jnp.bincount(flat, length=num_experts + 1)
   start = jnp.cumsum(counts) - counts
   place = jnp.arange(k * n, dtype=jnp.int32)

@@ -1,1 +1,29 @@
-"""Operations of 3D networks: each plain, beside its faster lowering where a platform needs one."""
+"""Operations of 3D networks: each plain, beside its fast lowering or gradient for a CPU.
+
+`NAME_plain` is what `NAME` computes, as XLA lowers it; `tests/mome_jax/ops` shows that both have
+the same values and gradients. Models use the names below and need to know nothing of lowerings.
+"""
+
+from mome_jax.ops.conv3d import Conv3D, DownConv3D, UpConv3D
+from mome_jax.ops.dense import Dense
+from mome_jax.ops.fusion import fuse, scale_weights
+from mome_jax.ops.norm import GroupNorm, LayerNorm
+from mome_jax.ops.precision import EXACT, at_least_float32, exact
+from mome_jax.ops.resize import max_pool, mean_pool, upsample
+
+__all__ = [
+  'EXACT',
+  'Conv3D',
+  'Dense',
+  'DownConv3D',
+  'GroupNorm',
+  'LayerNorm',
+  'UpConv3D',
+  'at_least_float32',
+  'exact',
+  'fuse',
+  'max_pool',
+  'mean_pool',
+  'scale_weights',
+  'upsample',
+]

@@ -23,11 +23,11 @@ def make_step(executor: str, num_experts: int, tokens: int):
 
   def loss(params, x, logits):
     valid = jnp.ones(x.shape[0], bool)
-    gates = routing.route(logits, valid, TOP_K)
+    routes = routing.route(logits, valid, TOP_K)
     if executor == 'dense':
-      y = dense.execute(sparse_bank.apply_experts, params, x, gates, valid)
+      y = dense.execute(sparse_bank.apply_experts, params, x, routes, valid)
     else:
-      y, _ = capacity.execute(sparse_bank.apply_experts, params, x, gates, valid, capacity=room)
+      y, _ = capacity.execute(sparse_bank.apply_experts, params, x, routes, valid, capacity=room)
     return jnp.square(y).mean()
 
   return jax.jit(jax.grad(loss, (0, 1, 2)))

@@ -39,22 +39,23 @@ def ours(name: str, kernel_shape):
   """Our function of (x, kernel)."""
   import jax
 
-  from mome_jax.ops import conv3d, layers
+  from mome_jax import ops
+  from mome_jax.ops import conv3d
 
   norms = {
-    'instance norm': layers.GroupNorm(per_channel=True),
-    'group norm': layers.GroupNorm(),
-    'layer norm': layers.LayerNorm(),
+    'instance norm': ops.GroupNorm(per_channel=True),
+    'group norm': ops.GroupNorm(),
+    'layer norm': ops.LayerNorm(),
   }
   if name == 'max pool':
-    return lambda x, kernel: layers.max_pool(x)
+    return lambda x, kernel: ops.max_pool(x)
   if name in norms:
     return lambda x, k: norms[name].apply({'params': {'scale': k[0], 'bias': k[1]}}, x)
   if 'stride' not in name and 'conv' in name:
     return conv3d.conv3d
   if name == 'conv 3x3x3, stride 2':
     return conv3d.conv3d_halving
-  module = layers.DownConv3D if name.startswith('conv') else layers.UpConv3D
+  module = ops.DownConv3D if name.startswith('conv') else ops.UpConv3D
   module = module(kernel_shape[-1])
   bias = jax.numpy.zeros(kernel_shape[-1])
   return lambda x, kernel: module.apply({'params': {'kernel': kernel, 'bias': bias}}, x)

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mome_jax.ops import layers
+from mome_jax import ops
 
-SIZES = {
+SIZES: dict[str, dict[str, tuple[int, ...]]] = {
   'tiny': {'channels': (8, 16, 32, 48), 'blocks': (1, 1, 1, 1)},
   'small': {'channels': (16, 32, 64, 128, 160), 'blocks': (1, 2, 2, 2, 2)},
   'base': {  # the published plan ResEnc M
@@ -25,21 +25,19 @@ class ConvNorm(nn.Module):
   size: int = 3
   use_bias: bool = True
   halve: bool = False
-  space_to_depth: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = layers.Conv3D(
+    x = ops.Conv3D(
       self.features,
       size=self.size,
       use_bias=self.use_bias,
       halve=self.halve,
-      space_to_depth=self.space_to_depth,
       dtype=self.dtype,
       name='conv',
     )(x)
-    return layers.GroupNorm(per_channel=True, dtype=self.dtype, name='norm')(x)
+    return ops.GroupNorm(per_channel=True, dtype=self.dtype, name='norm')(x)
 
 
 class ResidualBlock(nn.Module):
@@ -58,7 +56,7 @@ class ResidualBlock(nn.Module):
     y = nn.leaky_relu(conv(halve=self.halve, name='conv_0')(x))
     y = conv(name='conv_1')(y)
     if self.halve:
-      x = layers.mean_pool(x)
+      x = ops.mean_pool(x)
     if x.shape[-1] != self.features:
       x = conv(size=1, use_bias=False, name='shortcut')(x)
     return nn.leaky_relu(x + y)
@@ -87,7 +85,7 @@ class UpStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
-    up = layers.UpConv3D(skip.shape[-1], dtype=self.dtype, name='upsample')(x)
+    up = ops.UpConv3D(skip.shape[-1], dtype=self.dtype, name='upsample')(x)
     conv = ConvNorm(skip.shape[-1], dtype=self.dtype, name='conv')
     return nn.leaky_relu(conv(jnp.concatenate([up, skip], -1)))
 
@@ -100,7 +98,6 @@ class ResEncUNet(nn.Module):
 
   channels: tuple[int, ...]
   blocks: tuple[int, ...]  # residual blocks of each encoder stage
-  space_to_depth: bool = False
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -116,11 +113,9 @@ class ResEncUNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-    stage = layers.rematerialised(Stage, self.remat)
-    up_stage = layers.rematerialised(UpStage, self.remat)
-    stem = ConvNorm(
-      self.channels[0], space_to_depth=self.space_to_depth, dtype=self.dtype, name='stem'
-    )
+    stage = nn.remat(Stage) if self.remat else Stage
+    up_stage = nn.remat(UpStage) if self.remat else UpStage
+    stem = ConvNorm(self.channels[0], dtype=self.dtype, name='stem')
     x = nn.leaky_relu(stem(x.astype(self.dtype)))
     skips = []
     for level, (features, blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):

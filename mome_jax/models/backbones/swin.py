@@ -6,13 +6,16 @@ Liu et al., ICCV 2021; the 3D form and its details are those of Hatamizadeh et a
 
 import functools
 from collections.abc import Sequence
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mome_jax.ops import conv3d, layers
+from mome_jax import ops
+
+_Array = TypeVar('_Array', jax.Array, np.ndarray)
 
 WINDOW = 7  # voxels along each axis
 MASKED = -100.0  # added to the scores of voxels that the shift brought together from afar
@@ -58,7 +61,7 @@ def shift_regions(grid: Sequence[int], window: Sequence[int], shift: Sequence[in
   return np.asarray(partition(region[None, ..., None], window))[..., 0]
 
 
-def partition(x: jax.Array, window: Sequence[int]) -> jax.Array:
+def partition(x: _Array, window: Sequence[int]) -> _Array:
   """(B, D, H, W, C) -> (B * windows, voxels of a window, C); the sides must divide."""
   b, *grid, c = x.shape
   split = [side for n, size in zip(grid, window, strict=True) for side in (n // size, size)]
@@ -82,9 +85,9 @@ class WindowAttention(nn.Module):
   def __call__(self, x: jax.Array, regions: np.ndarray | None) -> jax.Array:
     count, n, channels = x.shape
     width = channels // self.heads
-    qkv = layers.Dense(3 * channels, dtype=self.dtype, name='qkv')(x)
+    qkv = ops.Dense(3 * channels, dtype=self.dtype, name='qkv')(x)
     q, k, v = jnp.moveaxis(qkv.reshape(count, n, 3, self.heads, width), 2, 0)
-    precise = conv3d.at_least_float32(self.dtype)
+    precise = ops.at_least_float32(self.dtype)
     scores = jnp.einsum('bqhd,bkhd->bhqk', q * width**-0.5, k, preferred_element_type=precise)
     table = self.param(
       'position_bias', nn.initializers.normal(0.02), ((2 * WINDOW - 1) ** 3, self.heads)
@@ -94,13 +97,13 @@ class WindowAttention(nn.Module):
     bias = table[position_index()[:n, :n]].transpose(2, 0, 1)  # (heads, n, n)
     scores = scores + bias
     if regions is not None:
-      regions = jnp.asarray(regions)[:, None]
-      near = regions[..., :, None] == regions[..., None, :]
-      shape = (-1, regions.shape[0], self.heads, n, n)
+      region = jnp.asarray(regions)[:, None]
+      near = region[..., :, None] == region[..., None, :]
+      shape = (-1, region.shape[0], self.heads, n, n)
       scores = (scores.reshape(shape) + jnp.where(near, 0.0, MASKED)).reshape(scores.shape)
     weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
     out = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(count, n, channels)
-    return layers.Dense(channels, dtype=self.dtype, name='project')(out)
+    return ops.Dense(channels, dtype=self.dtype, name='project')(out)
 
 
 class Block(nn.Module):
@@ -117,7 +120,7 @@ class Block(nn.Module):
     missing = [-n % size for n, size in zip(grid, window, strict=True)]
     padded = tuple(n + more for n, more in zip(grid, missing, strict=True))
     # NOTE: padding comes after the norm and is attended to, as it was when weights were trained.
-    y = layers.LayerNorm(dtype=self.dtype, name='norm_attention')(x)
+    y = ops.LayerNorm(dtype=self.dtype, name='norm_attention')(x)
     y = jnp.pad(y, ((0, 0), *((0, more) for more in missing), (0, 0)))
     regions = None
     if any(shift):
@@ -128,9 +131,9 @@ class Block(nn.Module):
     if any(shift):
       y = jnp.roll(y, shift, (1, 2, 3))
     x = x + y[:, : grid[0], : grid[1], : grid[2]]
-    y = layers.LayerNorm(dtype=self.dtype, name='norm_mlp')(x)
-    y = nn.gelu(layers.Dense(4 * channels, dtype=self.dtype, name='mlp_in')(y), approximate=False)
-    return x + layers.Dense(channels, dtype=self.dtype, name='mlp_out')(y)
+    y = ops.LayerNorm(dtype=self.dtype, name='norm_mlp')(x)
+    y = nn.gelu(ops.Dense(4 * channels, dtype=self.dtype, name='mlp_in')(y), approximate=False)
+    return x + ops.Dense(channels, dtype=self.dtype, name='mlp_out')(y)
 
 
 class PatchMerging(nn.Module):
@@ -144,8 +147,8 @@ class PatchMerging(nn.Module):
     x = jnp.pad(x, ((0, 0), *((0, n % 2) for n in x.shape[1:4]), (0, 0)))
     offsets = [tuple(map(int, offset)) for offset in MERGING_ORDERS[self.order]]
     joined = jnp.concatenate([x[:, i::2, j::2, k::2] for i, j, k in offsets], -1)
-    joined = layers.LayerNorm(dtype=self.dtype, name='norm')(joined)
-    reduce = layers.Dense(2 * x.shape[-1], use_bias=False, dtype=self.dtype, name='reduction')
+    joined = ops.LayerNorm(dtype=self.dtype, name='norm')(joined)
+    reduce = ops.Dense(2 * x.shape[-1], use_bias=False, dtype=self.dtype, name='reduction')
     return reduce(joined)
 
 
@@ -165,13 +168,13 @@ class SwinTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array) -> list[jax.Array]:
-    block = layers.rematerialised(Block, self.remat)
-    x = layers.DownConv3D(self.features, self.dtype, name='embed')(image)
+    block = nn.remat(Block) if self.remat else Block
+    x = ops.DownConv3D(self.features, self.dtype, name='embed')(image)
     states = [x]
     for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
       for i in range(depth):
         x = block(heads, i % 2 == 1, self.dtype, name=f'stage_{stage}_block_{i}')(x)
       x = PatchMerging(self.merging, self.dtype, name=f'stage_{stage}_merging')(x)
       states.append(x)
-    normalise = layers.LayerNorm(learned=False, dtype=self.dtype)
+    normalise = ops.LayerNorm(learned=False, dtype=self.dtype)
     return [normalise(state) for state in states]

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mome_jax import ops
 from mome_jax.errors import ConfigError, suggest
 from mome_jax.models.backbones import swin
-from mome_jax.ops import layers
 
 SIZES = {
   'tiny': {'features': 12},
@@ -21,14 +21,13 @@ class ResidualBlock(nn.Module):
   """Two 3x3x3 convolutions beside a shortcut: (B, D, H, W, C) -> (B, D, H, W, features)."""
 
   features: int
-  space_to_depth: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    conv = functools.partial(layers.Conv3D, self.features, use_bias=False, dtype=self.dtype)
-    norm = layers.GroupNorm(per_channel=True, learned=False, dtype=self.dtype)
-    y = nn.leaky_relu(norm(conv(space_to_depth=self.space_to_depth, name='conv_0')(x)))
+    conv = functools.partial(ops.Conv3D, self.features, use_bias=False, dtype=self.dtype)
+    norm = ops.GroupNorm(per_channel=True, learned=False, dtype=self.dtype)
+    y = nn.leaky_relu(norm(conv(name='conv_0')(x)))
     y = norm(conv(name='conv_1')(y))
     if x.shape[-1] != self.features:
       x = norm(conv(size=1, name='shortcut')(x))
@@ -42,7 +41,7 @@ class UpBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
-    up = layers.UpConv3D(skip.shape[-1], use_bias=False, dtype=self.dtype, name='upsample')(x)
+    up = ops.UpConv3D(skip.shape[-1], use_bias=False, dtype=self.dtype, name='upsample')(x)
     joined = jnp.concatenate([up, skip], -1)
     return ResidualBlock(skip.shape[-1], dtype=self.dtype, name='block')(joined)
 
@@ -56,7 +55,6 @@ class SwinUNETR(nn.Module):
 
   features: int
   merging: str = 'monai'  # a key of swin.MERGING_ORDERS
-  space_to_depth: bool = False
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -71,13 +69,13 @@ class SwinUNETR(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-    block = layers.rematerialised(ResidualBlock, self.remat)
-    up_block = layers.rematerialised(UpBlock, self.remat)
+    block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+    up_block = nn.remat(UpBlock) if self.remat else UpBlock
     image = x.astype(self.dtype)
     states = swin.SwinTransformer(
       self.features, merging=self.merging, remat=self.remat, dtype=self.dtype, name='swin'
     )(image)
-    skips = [block(self.features, self.space_to_depth, self.dtype, name='encoder_0')(image)]
+    skips = [block(self.features, dtype=self.dtype, name='encoder_0')(image)]
     for level, state in enumerate(states[:3], 1):
       skips.append(block(state.shape[-1], dtype=self.dtype, name=f'encoder_{level}')(state))
     skips.append(states[3])

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mome_jax.ops import layers
+from mome_jax import ops
 
 SIZES = {
   'tiny': {'channels': (8, 16, 32, 64)},
@@ -17,15 +17,13 @@ class ConvBlock(nn.Module):
   """Two times 3x3x3 convolution, instance normalisation, relu."""
 
   channels: tuple[int, int]
-  space_to_depth: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     for i, features in enumerate(self.channels):
-      blocked = self.space_to_depth and i == 0
-      x = layers.Conv3D(features, space_to_depth=blocked, dtype=self.dtype, name=f'conv_{i}')(x)
-      x = layers.GroupNorm(per_channel=True, dtype=self.dtype, name=f'norm_{i}')(x)
+      x = ops.Conv3D(features, dtype=self.dtype, name=f'conv_{i}')(x)
+      x = ops.GroupNorm(per_channel=True, dtype=self.dtype, name=f'norm_{i}')(x)
       x = nn.relu(x)
     return x
 
@@ -38,7 +36,6 @@ class UNet(nn.Module):
   """
 
   channels: tuple[int, int, int, int]
-  space_to_depth: bool = False
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -54,18 +51,17 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-    conv_block = layers.rematerialised(ConvBlock, self.remat)
+    conv_block = nn.remat(ConvBlock) if self.remat else ConvBlock
     x = x.astype(self.dtype)
     skips = []
     for level, features in enumerate(self.channels):
-      x = layers.max_pool(x) if level else x
-      blocked = self.space_to_depth and level == 0
-      block = conv_block((features // 2, features), blocked, self.dtype, name=f'encoder_{level}')
+      x = ops.max_pool(x) if level else x
+      block = conv_block((features // 2, features), dtype=self.dtype, name=f'encoder_{level}')
       x = block(x)
       skips.append(x)
     pyramid = [x]
     for level in reversed(range(len(self.channels) - 1)):
-      up = layers.UpConv3D(x.shape[-1], dtype=self.dtype, name=f'upsample_{level}')(x)
+      up = ops.UpConv3D(x.shape[-1], dtype=self.dtype, name=f'upsample_{level}')(x)
       features = self.channels[level]
       block = conv_block((features, features), dtype=self.dtype, name=f'decoder_{level}')
       x = block(jnp.concatenate([up, skips[level]], -1))

@@ -30,7 +30,7 @@ def segment_ours(run: str, image: np.ndarray, spacing, repeats: int) -> dict:
   settings = segmenter.settings
   window = np.zeros((1, *settings.tiling.window, len(settings.hu_windows)), np.float32)
   traced = jax.jit(steps.make_predict_step(predictor.model)).trace(
-    predictor.params, text, window, predictor.context
+    predictor.params, text, window, predictor.trained_text
   )
   flop = flops.count_flops(traced.jaxpr, jax.default_backend())
   count = sum(leaf.size for leaf in jax.tree.leaves(predictor.params))

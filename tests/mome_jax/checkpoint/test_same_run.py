@@ -58,7 +58,7 @@ OTHER = {
   'data.augment.p_mirror': 0.5,
   'new_classes': ({'name': 'metastasis', 'parents': ('liver',)},),
   'seed': 1,
-  'model.fusion': 'features',
+  'model.top_k': 2,
   'train.batch_size': 2,
   'train.mixture_rate': 0.5,
   'train.expert_loss': 0.0,

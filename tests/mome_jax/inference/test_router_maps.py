@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mome_jax import ops
 from mome_jax.inference import router_maps, steps
 from mome_jax.inference.segmenter import Segmenter, Settings
 from mome_jax.inference.sliding_window import Tiling
-from mome_jax.models import router
 
 SPACING = (3.0, 3.0, 3.0)
 NAMES = ('a', 'b')
@@ -106,7 +106,7 @@ def uneven_model():
     ramp = jnp.linspace(-2, 2, windows.shape[1])[:, None, None] + windows[..., 0]
     coarse = jnp.zeros((len(windows), 2, *(n // 2 for n in windows.shape[1:4])))
     gates = [jnp.stack([ramp, -ramp], 1), coarse]
-    finest, other = router.scale_weights(gates, 0)
+    finest, other = ops.scale_weights(gates, 0)
     return jnp.moveaxis(finest - other, 1, -1), {'router_logits': gates}
 
   return types.SimpleNamespace(apply=apply, top_k=0, active_scales=(0, 1), warm_start=False)

@@ -19,7 +19,6 @@ def config(**changes):
       'experts': 'pyramid',
       'scales': (),
       'top_k': 0,
-      'fusion': 'logits',
       'router_inputs': 'text+vision',
       'warm_start': False,
       'width': 64,
@@ -88,7 +87,7 @@ def test_a_head_follows_the_formula(activation, slope):
 
 @pytest.mark.parametrize(
   'changes',
-  [{'top_k': 2}, {'experts': 'finest'}, {'scales': (0, 2)}, {'fusion': 'features', 'top_k': 2}],
+  [{'top_k': 2}, {'experts': 'finest'}, {'scales': (0, 2)}],
 )
 def test_a_class_does_not_depend_on_the_other_prompts(changes):
   model = build_model(config(**changes))
@@ -196,7 +195,6 @@ def test_bfloat16_is_close_to_float32_even_with_random_weights():
     ({'backbone': {'name': 'unet', 'size': 'huge'}}, "model.backbone.size is 'huge'"),
     ({'backbone': {'name': 'vnet', 'size': 'tiny'}}, "model.backbone.name is 'vnet'"),
     ({'scales': (1, 2)}, 'model.scales'),
-    ({'fusion': 'masks'}, "model.fusion is 'masks'"),
     ({'router_inputs': 'audio'}, "model.router_inputs is 'audio'"),
     ({'top_k': 5}, 'model.top_k is 5'),
     ({'head_activation': 'tanh'}, "model.head_activation is 'tanh'"),

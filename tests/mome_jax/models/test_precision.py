@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mome_jax import ops
 from mome_jax.models import MoME, sparse_bank
-from mome_jax.ops import layers
 
 # Parts of the path of an operation in the network: of the router, the gates it makes, a bank's
 # gate, and the class features and the scan's context that both read.
@@ -22,7 +22,7 @@ class Pyramid(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    return x, layers.max_pool(x)
+    return x, ops.max_pool(x)
 
 
 def products(lowered) -> dict[str, list[str]]:
@@ -40,7 +40,7 @@ def products(lowered) -> dict[str, list[str]]:
 
 def test_every_deciding_product_is_exact_on_a_tpu():
   """Forward, recomputed and backward."""
-  options = sparse_bank.BankOptions((0, 1), 4, 2, 2, 'dense', 2.0, False, 8)
+  options = sparse_bank.BankOptions((0, 1), 4, 2, 2, 'dense', 2.0, 8)
   model = MoME(Pyramid(), width=16, router_width=8, bank=options)
   image, text = jnp.zeros((1, 4, 4, 4, 8)), jnp.zeros((3, 12))
   variables = jax.eval_shape(model.init, jax.random.key(0), image, text)

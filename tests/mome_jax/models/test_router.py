@@ -1,4 +1,4 @@
-"""Fusion over scales against the formula, and what top-k must keep."""
+"""The router's gates against the formula, and what they depend on."""
 
 import jax
 import jax.numpy as jnp
@@ -6,75 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from mome_jax import ops
 from mome_jax.models import router
 from mome_jax.models.router import Gate
 
 RNG = np.random.default_rng(1)
-
-
-def pyramid(batch=2, classes=3, size=8, scales=3):
-  return [
-    jnp.asarray(RNG.normal(size=(batch, classes, *(size >> level,) * 3)), jnp.float32)
-    for level in range(scales)
-  ]
-
-
-def resized(maps):
-  """Every map at the finest resolution, by jax.image.resize."""
-  return np.stack([jax.image.resize(m, maps[0].shape, 'trilinear') for m in maps])
-
-
-def at_first_voxel(weights):
-  return [float(w[0, 0, 0, 0, 0]) for w in weights]
-
-
-def test_soft_fusion_is_the_softmax_average():
-  scores, gates = pyramid(), pyramid()
-  fine, logits = resized(scores), resized(gates)
-  weights = np.exp(logits) / np.exp(logits).sum(0)
-  np.testing.assert_allclose(router.fuse(scores, gates), (weights * fine).sum(0), atol=2e-5)
-
-
-def test_top_k_of_all_scales_is_soft():
-  scores, gates = pyramid(), pyramid()
-  np.testing.assert_array_equal(router.fuse(scores, gates, 3), router.fuse(scores, gates))
-
-
-def test_top_2_drops_the_least_trusted_scale_and_renormalises():
-  gates = [jnp.full((1, 1, 2, 2, 2), v) for v in (1.0, 3.0, 2.0)]
-  weights = at_first_voxel(router.scale_weights(gates, 2))
-  np.testing.assert_allclose(weights, [0, np.e / (np.e + 1), 1 / (np.e + 1)], rtol=1e-6)
-
-
-def test_top_1_keeps_its_probability_and_the_gradient():
-  gates = [jnp.full((1, 1, 2, 2, 2), v) for v in (0.0, 1.0)]
-  weights = at_first_voxel(router.scale_weights(gates, 1))
-  np.testing.assert_allclose(weights, [0, np.e / (np.e + 1)], rtol=1e-6)
-  grad = jax.grad(lambda g: sum(router.scale_weights([gates[0], g], 1)).sum())(gates[1])
-  assert (np.abs(grad) > 0.1).all()
-
-
-@pytest.mark.parametrize(('top_k', 'expected'), [(1, [1 / 3, 0, 0]), (2, [0.5, 0.5, 0])])
-def test_ties_go_to_the_finer_scale(top_k, expected):
-  gates = [jnp.zeros((1, 1, 2, 2, 2))] * 3
-  weights = at_first_voxel(router.scale_weights(gates, top_k))
-  np.testing.assert_allclose(weights, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize('top_k', [0, 1, 2])
-def test_weights_are_finite_for_extreme_gates(top_k):
-  gates = [jnp.full((1, 1, 2, 2, 2), v) for v in (-1e4, 1e4, 0.0)]
-  weights = router.scale_weights(gates, top_k)
-  np.testing.assert_allclose(weights[1], 1.0)
-  assert np.isfinite(
-    jax.grad(lambda g: router.fuse(gates, [g, *gates[1:]], top_k).sum())(gates[0])
-  ).all()
-
-
-def test_pyramids_must_match():
-  scores, gates = pyramid(), pyramid(classes=2)
-  with pytest.raises(ValueError, match='differ in shape'):
-    router.fuse(scores, gates)
 
 
 def make_gates(features, classes, context, inputs='text+vision', **values):
@@ -89,7 +25,7 @@ def test_a_fresh_router_gives_the_finest_scale_nine_tenths():
   features = [jnp.zeros((1, 4 >> level, 4 >> level, 4 >> level, 8)) for level in range(3)]
   _, gates = make_gates(features, jnp.ones((2, 16)), jnp.ones((1, 16)))
   logits = [Gate(g.weight[:, 0], g.bias[:, 0])(x) for g, x in zip(gates, features, strict=True)]
-  np.testing.assert_allclose(router.scale_weights(logits)[0], 0.9, rtol=1e-5)
+  np.testing.assert_allclose(ops.scale_weights(logits)[0], 0.9, rtol=1e-5)
 
 
 def test_a_gate_is_the_product_of_query_and_normalised_key():
@@ -133,27 +69,3 @@ def test_what_the_weights_depend_on(inputs, by_class, by_voxel):
   assert (np.abs(logits[0] - logits[1]).max() > 1e-3) == by_class
   assert (np.ptp(logits[0]) > 1e-3) == by_voxel
   assert bool(params) == (inputs != 'uniform')
-
-
-def test_mixed_features_are_the_weighted_average():
-  features = pyramid(batch=2, classes=8)
-  weights = router.scale_weights([g[:, 0] for g in pyramid(batch=2, classes=1)])
-  expected = sum(w[:, None] * f for w, f in zip(weights, resized(features), strict=True))
-  np.testing.assert_allclose(router.mix(features, weights), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize('top_k', [0, 1, 2])
-def test_the_gradient_of_fusion_is_that_of_the_formula(top_k):
-  scores, gates = pyramid(batch=1, classes=2), pyramid(batch=1, classes=2)
-
-  def formula(scores, gates):
-    weights = router.scale_weights(gates, top_k)
-    fine = [jax.image.resize(s, scores[0].shape, 'trilinear') for s in scores]
-    return sum(w * s for w, s in zip(weights, fine, strict=True))
-
-  gradients = [
-    jax.jit(jax.grad(lambda s, g, f=f: jnp.sin(f(s, g)).sum(), argnums=(0, 1)))(scores, gates)
-    for f in (formula, lambda s, g: router.fuse(s, g, top_k))
-  ]
-  for expected, got in zip(*map(jax.tree.leaves, gradients), strict=True):
-    np.testing.assert_allclose(got, expected, atol=1e-5 * float(jnp.abs(expected).max()))

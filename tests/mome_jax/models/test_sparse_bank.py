@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from mome_jax import ops
 from mome_jax.models import MoME, sparse_bank
-from mome_jax.ops import layers
 
 
 class Pyramid(nn.Module):
@@ -21,14 +21,14 @@ class Pyramid(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    fine = layers.Conv3D(8, size=1, name='fine')(x)
-    return fine, layers.Conv3D(16, size=1, name='coarse')(layers.max_pool(fine))
+    fine = ops.Conv3D(8, size=1, name='fine')(x)
+    return fine, ops.Conv3D(16, size=1, name='coarse')(ops.max_pool(fine))
 
 
 def bank_config(**changes):
   values = {
     'scales': (0, 1), 'num_experts': 4, 'top_k': 2, 'expansion': 2, 'executor': 'capacity',
-    'capacity_factor': 1.0, 'by_confidence': False,
+    'capacity_factor': 1.0,
   }  # fmt: skip
   return ConfigDict({**values, **changes})
 
@@ -51,7 +51,7 @@ def variables():
   rng = np.random.default_rng(1)
 
   def fill(path, leaf):
-    if path[0].key == 'context':
+    if path[0].key == 'trained':
       return text
     noise = rng.normal(size=leaf.shape)
     if path[-1].key == 'scale':
@@ -76,12 +76,12 @@ def assert_close(got, expected):
 def test_a_fresh_bank_is_the_identity():
   options = sparse_bank.make_options(bank_config(), (0, 1), router_width=8)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 3, 16)), jnp.float32)
-  context = jnp.ones((5, 16))
+  trained = jnp.ones((5, 16))
   start = jax.jit(functools.partial(sparse_bank.SparseBank(options).init_with_output, train=True))
-  (y, did), _ = start(jax.random.key(0, impl='rbg'), x, context)
+  (y, report), _ = start(jax.random.key(0, impl='rbg'), x, trained)
   np.testing.assert_array_equal(y, x)
-  assert did['experts'].shape == (1, 2, 2, 3, 2)
-  assert len(np.unique(did['experts'][..., 0])) > 1  # a zero gate would send all to expert 0
+  assert report['experts'].shape == (1, 2, 2, 3, 2)
+  assert len(np.unique(report['experts'][..., 0])) > 1  # a zero gate would send all to expert 0
 
 
 def test_the_gate_follows_the_formula():
@@ -90,7 +90,7 @@ def test_the_gate_follows_the_formula():
   options = sparse_bank.make_options(bank_config(), (0, 1), router_width=8)
   shapes = {'query': (16, 12), 'text': (12, 8), 'kernel': (24, 4)}
   p = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
-  got = sparse_bank.Gate(options).apply({'params': p}, jnp.asarray(x), jnp.asarray(c))
+  got = sparse_bank.TokenGate(options).apply({'params': p}, jnp.asarray(x), jnp.asarray(c))
   scores = x @ p['query'] @ c.T / np.sqrt(12)
   attention = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
   expected = np.concatenate([x, attention @ c @ p['text']], 1) @ p['kernel']

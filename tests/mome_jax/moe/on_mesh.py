@@ -60,39 +60,36 @@ def on(shape):
 
 
 @functools.cache
-def _program(shape, room, top_k, by_confidence):
+def _program(shape, room, top_k):
 
   def loss(params, tokens, logits, towards, valid, allowed, auxiliary):
-    gates = routing.route(logits, valid, top_k)
+    routes = routing.route(logits, valid, top_k)
     if room is None:
-      granted = gates.replace(experts=jnp.where(allowed, gates.experts, E))
+      granted = routes.replace(experts=jnp.where(allowed, routes.experts, E))
       output, served = dense.execute(experts, params, tokens, granted, valid), allowed
     else:
-      output, served = capacity.execute(
-        experts, params, tokens, gates, valid, capacity=room, by_confidence=by_confidence
-      )
-    balance, z = losses.balance_loss(gates, valid), losses.z_loss(gates, valid)
+      output, served = capacity.execute(experts, params, tokens, routes, valid, capacity=room)
+    balance, z = losses.balance_loss(routes, valid), losses.z_loss(routes, valid)
     total = (output * towards).sum() + auxiliary * (balance + z)
     return total, {'output': output, 'balance': balance, 'z': z, 'served': served}
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
-def run(shape, room, *, top_k=K, by_confidence=False, allowed=True, auxiliary=1.0, arrays=None):
+def run(shape, room, *, top_k=K, allowed=True, auxiliary=1.0, arrays=None):
   """Output, auxiliary losses and all gradients, and which choices were served.
 
   Args:
     shape: of the mesh, or None.
     room: C of the executor `capacity`; None runs `dense`.
     top_k: k.
-    by_confidence: who is dropped.
     allowed: (N, k) bool, for `dense`: the choices to serve.
     auxiliary: weight of balance and z loss in what is differentiated.
     arrays: those of `problem`, or others of the same shapes.
   """
   allowed = np.broadcast_to(allowed, (N, top_k))
   with on(shape):
-    step = _program(shape, room, top_k, by_confidence)
+    step = _program(shape, room, top_k)
     (_, got), grads = step(*(arrays or problem()), allowed, np.float32(auxiliary))
     got |= dict(zip(('params', 'tokens', 'logits'), grads, strict=True))
     served = got.pop('served')
@@ -110,17 +107,15 @@ def chosen(top_k=K):
   return jax.device_get(routing.route(jnp.asarray(logits), jnp.asarray(valid), top_k))
 
 
-def served_by_hand(shape, room, by_confidence):
+def served_by_hand(shape, room):
   """Device by device, first choices before second ones, each expert takes `room`."""
-  gates = chosen()
+  routes = chosen()
   served = np.zeros((N, K), bool)
-  for mine in np.split(np.arange(N), devices_of(shape)):
-    if by_confidence:
-      mine = mine[np.argsort(-gates.probabilities.max(-1)[mine], kind='stable')]
+  for local in np.split(np.arange(N), devices_of(shape)):
     queue = np.zeros(E, int)
     for choice in range(K):
-      for token in mine[VALID[mine]]:
-        expert = gates.experts[token, choice]
+      for token in local[VALID[local]]:
+        expert = routes.experts[token, choice]
         served[token, choice] = queue[expert] < room
         queue[expert] += 1
   return served
@@ -136,10 +131,10 @@ def assert_close(got, expected, rtol=1e-5):
 
 def test_dense_is_the_sum_over_a_loop():
   params, tokens = problem()[:2]
-  gates = chosen()
+  routes = chosen()
   expected = np.zeros((N, D))
   for v in np.flatnonzero(VALID):
-    for weight, e in zip(gates.weights[v], gates.experts[v], strict=True):
+    for weight, e in zip(routes.weights[v], routes.experts[v], strict=True):
       one = jax.tree.map(lambda p, e=e: p[e : e + 1], params)
       expected[v] += float(weight) * np.asarray(experts(one, tokens[v][None, None])[0, 0])
   assert_close(reference()['output'], expected)
@@ -174,15 +169,14 @@ def test_dense_on_a_mesh(shape):
 
 
 @on_every_mesh
-@pytest.mark.parametrize('by_confidence', [False, True])
-def test_with_drops_the_rest_is_exact(shape, by_confidence):
-  """Late, or unsure, choices are dropped; the served ones alone make output and gradients.
+def test_with_drops_the_rest_is_exact(shape):
+  """Late choices are dropped; the served ones alone make output and gradients.
 
   And what a token holds of which no choice was served, NaN say, reaches nothing.
   """
   room = 16 // devices_of(shape)
-  got, served = run(shape, room, by_confidence=by_confidence)
-  np.testing.assert_array_equal(served, served_by_hand(shape, room, by_confidence))
+  got, served = run(shape, room)
+  np.testing.assert_array_equal(served, served_by_hand(shape, room))
   assert 0.1 < 1 - served.sum() / (K * VALID.sum()) < 0.7
   assert_close(got, run(None, None, allowed=served)[0])
 
@@ -190,7 +184,7 @@ def test_with_drops_the_rest_is_exact(shape, by_confidence):
   params, tokens, *others = problem()
   tokens = tokens.copy()
   tokens[lost] = np.nan
-  spoilt, _ = run(shape, room, by_confidence=by_confidence, arrays=(params, tokens, *others))
+  spoilt, _ = run(shape, room, arrays=(params, tokens, *others))
   assert_close(spoilt, got)
 
 
@@ -233,10 +227,8 @@ def test_drop_free_rounds_equal_dense(shape):
 
   @jax.jit
   def forward(params, tokens, logits, valid):
-    gates = routing.route(logits, valid, K)
-    return capacity.execute(
-      experts, params, tokens, gates, valid, capacity=2, drop_free=True, by_confidence=True
-    )
+    routes = routing.route(logits, valid, K)
+    return capacity.execute(experts, params, tokens, routes, valid, capacity=2, drop_free=True)
 
   with on(shape):
     output, served = forward(params, tokens, logits, valid)
@@ -250,9 +242,9 @@ def test_bfloat16_with_frozen_routing_is_close(shape):
 
   @jax.jit
   def forward(params, tokens, logits, valid):
-    gates = routing.route(logits, valid, K)
+    routes = routing.route(logits, valid, K)
     room = N // devices_of(shape)
-    return capacity.execute(experts, params, tokens, gates, valid, capacity=room)[0]
+    return capacity.execute(experts, params, tokens, routes, valid, capacity=room)[0]
 
   with on(shape):
     rough = forward(
@@ -270,9 +262,9 @@ def test_two_exchanges_and_no_gather_in_the_program(shape):
   mesh = mesh_of(shape)
 
   def forward(params, tokens, kernel, valid):
-    gates = routing.route(tokens @ kernel, valid, K)
-    output, _ = capacity.execute(experts, params, tokens, gates, valid, capacity=8)
-    return output, losses.balance_loss(gates, valid)
+    routes = routing.route(tokens @ kernel, valid, K)
+    output, _ = capacity.execute(experts, params, tokens, routes, valid, capacity=8)
+    return output, losses.balance_loss(routes, valid)
 
   with jax.set_mesh(mesh):
     P = jax.sharding.PartitionSpec
@@ -297,6 +289,6 @@ def test_two_exchanges_and_no_gather_in_the_program(shape):
 )
 def test_what_the_mesh_cannot_divide_is_refused(tokens, experts, message):
   valid = jnp.ones(tokens, bool)
-  gates = routing.route(jnp.zeros((tokens, experts)), valid, 2)
+  routes = routing.route(jnp.zeros((tokens, experts)), valid, 2)
   with jax.set_mesh(mesh_of((2, 4))), pytest.raises(ValueError, match=message):
-    capacity.execute(lambda p, x: x, {}, jnp.zeros((tokens, 4)), gates, valid, capacity=8)
+    capacity.execute(lambda p, x: x, {}, jnp.zeros((tokens, 4)), routes, valid, capacity=8)

@@ -24,16 +24,16 @@ def balanced():
 
 @pytest.mark.parametrize(('logits', 'expected'), [(balanced(), 1.0), (collapsed(), E / K)])
 def test_balance_is_one_or_the_collapse(logits, expected):
-  gates = routing.route(logits, ALL, K)
-  assert losses.balance_loss(gates, ALL) == pytest.approx(expected, rel=1e-5)
+  routes = routing.route(logits, ALL, K)
+  assert losses.balance_loss(routes, ALL) == pytest.approx(expected, rel=1e-5)
 
 
 def test_balance_by_hand():
   # f = (3, 1) / 4 by the argmax; P = (0.6 + 0.7 + 0.8 + 0.1, ...) / 4 = (0.55, 0.45).
   p = jnp.array([[0.6, 0.4], [0.7, 0.3], [0.8, 0.2], [0.1, 0.9]])
-  gates = routing.route(jnp.log(p), jnp.ones(4, bool), 1)
+  routes = routing.route(jnp.log(p), jnp.ones(4, bool), 1)
   expected = 2 * (0.75 * 0.55 + 0.25 * 0.45)
-  assert losses.balance_loss(gates, jnp.ones(4, bool)) == pytest.approx(expected, rel=1e-5)
+  assert losses.balance_loss(routes, jnp.ones(4, bool)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_balance_pushes_the_crowded_expert_down():
@@ -44,8 +44,8 @@ def test_balance_pushes_the_crowded_expert_down():
 
 
 def test_z_loss_by_hand():
-  gates = routing.route(jnp.full((N, E), 3.0), ALL, K)
-  assert losses.z_loss(gates, ALL) == pytest.approx((3 + np.log(E)) ** 2, rel=1e-5)
+  routes = routing.route(jnp.full((N, E), 3.0), ALL, K)
+  assert losses.z_loss(routes, ALL) == pytest.approx((3 + np.log(E)) ** 2, rel=1e-5)
 
 
 def test_only_valid_tokens_count():

@@ -15,28 +15,21 @@ TABLE = jnp.log(jnp.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.3, 0.1, 0.6]]))
 ALL = jnp.ones(3, bool)
 
 
-def test_gates_of_the_table():
-  gates = routing.route(TABLE, ALL, 2)
-  np.testing.assert_array_equal(gates.experts, [[0, 1], [0, 1], [2, 0]])
+def test_routes_of_the_table():
+  routes = routing.route(TABLE, ALL, 2)
+  np.testing.assert_array_equal(routes.experts, [[0, 1], [0, 1], [2, 0]])
   expected = [[0.6 / 0.9, 0.3 / 0.9], [0.5 / 0.9, 0.4 / 0.9], [0.6 / 0.9, 0.3 / 0.9]]
-  np.testing.assert_allclose(gates.weights, expected, rtol=1e-6)
+  np.testing.assert_allclose(routes.weights, expected, rtol=1e-6)
 
 
 def test_plan_of_the_table_serves_first_choices_first():
-  gates = routing.route(TABLE, ALL, 2)
-  plan = routing.make_plan(gates.experts, 3, capacity=2)
+  routes = routing.route(TABLE, ALL, 2)
+  plan = routing.make_plan(routes.experts, 3, capacity=2)
   np.testing.assert_array_equal(plan.counts, [3, 2, 1])
   np.testing.assert_array_equal(plan.rank, [[0, 0], [1, 1], [0, 2]])
   np.testing.assert_array_equal(plan.keep, [[1, 1], [1, 1], [1, 0]])  # C's second choice is late
   np.testing.assert_array_equal(plan.slot, [[0, 2], [1, 3], [4, 6]])
   np.testing.assert_array_equal(plan.source, [0, 1, 0, 1, 2, 3])  # 3: an empty slot
-
-
-def test_by_priority_the_least_sure_token_is_dropped():
-  gates = routing.route(TABLE, ALL, 2)
-  plan = routing.make_plan(gates.experts, 3, capacity=1, priority=jnp.array([0.1, 0.9, 0.5]))
-  np.testing.assert_array_equal(plan.keep, [[0, 0], [1, 1], [1, 0]])
-  np.testing.assert_array_equal(plan.source, [1, 1, 2])
 
 
 def test_a_choice_of_none_takes_no_slot():
@@ -56,9 +49,9 @@ def test_every_plan_is_consistent(data):
   rows = np.array(rows)
   assert plan.counts.sum() == (rows < experts).sum()
   for e in range(experts):
-    mine = rows == e
-    assert sorted(plan.rank[mine]) == list(range(plan.counts[e]))
-    assert plan.keep[mine].sum() == min(plan.counts[e], room)
+    choices = rows == e
+    assert sorted(plan.rank[choices]) == list(range(plan.counts[e]))
+    assert plan.keep[choices].sum() == min(plan.counts[e], room)
   slots = plan.slot[plan.keep]
   assert len(set(slots)) == len(slots)
   tokens = np.broadcast_to(np.arange(n)[:, None], rows.shape)
@@ -67,8 +60,8 @@ def test_every_plan_is_consistent(data):
 
 
 def test_all_experts_are_the_softmax_mixture():
-  gates = routing.route(TABLE, ALL, 3)
-  mixture = jnp.zeros((3, 3)).at[jnp.arange(3)[:, None], gates.experts].set(gates.weights)
+  routes = routing.route(TABLE, ALL, 3)
+  mixture = jnp.zeros((3, 3)).at[jnp.arange(3)[:, None], routes.experts].set(routes.weights)
   np.testing.assert_allclose(mixture, jax.nn.softmax(TABLE), rtol=1e-6)
 
 

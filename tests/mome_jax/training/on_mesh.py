@@ -10,12 +10,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from mome_jax import checkpoint
+from mome_jax import checkpoint, ops
 from mome_jax.configs import demo
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.models import MoME, build_model, sparse_bank
 from mome_jax.moe import capacity
-from mome_jax.ops import layers
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import compile_ahead, sharding, state, steps
 from mome_jax.training.state import TrainState
@@ -120,13 +119,13 @@ class Pyramid(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    fine = layers.Conv3D(8, name='fine')(x)
-    return fine, layers.Conv3D(16, name='coarse')(layers.max_pool(fine))
+    fine = ops.Conv3D(8, name='fine')(x)
+    return fine, ops.Conv3D(16, name='coarse')(ops.max_pool(fine))
 
 
 def test_depth_over_devices_changes_no_number_and_needs_less_memory():
   """The whole network with a bank: loss and gradients with the depth over `expert`."""
-  options = sparse_bank.BankOptions((1,), 4, 2, 2, 'capacity', 2.0, False, 8)  # C = n: drop-free
+  options = sparse_bank.BankOptions((1,), 4, 2, 2, 'capacity', 2.0, 8)  # C = n: drop-free
   model = MoME(Pyramid(), width=16, router_width=8, bank=options)
   rng = np.random.default_rng(0)
   image = rng.uniform(size=(2, 32, 8, 8, 1)).astype(np.float32)

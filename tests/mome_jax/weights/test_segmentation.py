@@ -97,7 +97,7 @@ def test_a_published_file_becomes_a_model_folder(swin_state, tmp_path, capsys):
   model = checkpoint.load_model(output, device)
   jax.tree.map(np.testing.assert_array_equal, model.params['model'], variables['params'])
   assert model.config.model.backbone.to_dict() == {
-    'name': 'swin_unetr', 'size': 'tiny', 'merging': 'cum', 'space_to_depth': False,
+    'name': 'swin_unetr', 'size': 'tiny', 'merging': 'cum',
   }  # fmt: skip
   vectors = TextVectors.load(output / checkpoint.TEXT_VECTORS)
   found = vectors(prompts.default_prompts(model.config.classes))

@@ -1,0 +1,53 @@
+"""Reading what earlier versions wrote beside their models."""
+
+import json
+
+import pytest
+
+from mome_jax import checkpoint
+from mome_jax.checkpoint.config_file import read_config
+from mome_jax.configs import demo
+from mome_jax.models import build_model
+
+
+def earlier(tmp_path, **options):
+  """A model folder's `config.json` as version 0.1 wrote it."""
+  values = json.loads(demo.get_config().to_json_best_effort())
+  values['model']['fusion'] = options.get('fusion', 'logits')
+  values['model']['backbone']['space_to_depth'] = options.get('space_to_depth', False)
+  values['model']['bank']['by_confidence'] = options.get('by_confidence', False)
+  (tmp_path / 'params').mkdir()
+  (tmp_path / 'config.json').write_text(json.dumps(values))
+  return tmp_path
+
+
+def test_options_that_are_no_more_are_left_out_where_they_change_nothing(tmp_path):
+  folder = earlier(tmp_path)
+  config = checkpoint.load_config(folder)
+  assert config == demo.get_config()
+  assert build_model(config.model).active_scales == (0, 1, 2, 3)
+
+
+def test_a_file_without_them_is_read_as_it_is(tmp_path):
+  (tmp_path / 'config.json').write_text('{"model": {"top_k": 2}, "seed": 3}')
+  assert read_config(tmp_path / 'config.json') == {'model': {'top_k': 2}, 'seed': 3}
+
+
+@pytest.mark.parametrize(
+  ('option', 'value', 'name'),
+  [
+    ('fusion', 'features', 'model.fusion'),
+    ('space_to_depth', True, 'model.backbone.space_to_depth'),
+    ('by_confidence', True, 'model.bank.by_confidence'),
+  ],
+)
+def test_a_model_that_needs_one_is_refused(tmp_path, option, value, name):
+  folder = earlier(tmp_path, **{option: value})
+  with pytest.raises(checkpoint.CheckpointError, match=rf'{name} is {value!r}.*version 0\.1'):
+    checkpoint.load_config(folder)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+  (tmp_path / 'config.json').write_text('{')
+  with pytest.raises(checkpoint.CheckpointError, match=r'config\.json: not a config'):
+    read_config(tmp_path / 'config.json')
