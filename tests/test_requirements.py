@@ -71,6 +71,11 @@ def test_the_extra_for_tpus_has_the_jax_of_prediction():
   assert tpu.name == 'jax' and tpu.extras == {'tpu'} and tpu.specifier == jax.specifier
 
 
+def test_the_extra_for_published_weights_has_the_torch_of_the_tests():
+  [torch] = map(Requirement, EXTRAS['weights'])
+  assert torch.specifier.contains(pins('requirements-dev.txt', {})['torch'])
+
+
 def test_the_compiler_for_tpus_is_the_one_of_this_jax():
   [libtpu] = [
     one

@@ -10,10 +10,9 @@ import argparse
 import hashlib
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
-import numpy as np
 
 from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import command
@@ -35,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--source', required=True, choices=weights.SOURCES)
   parser.add_argument(
     '--checkpoint', required=True, type=pathlib.Path,
-    help='.pth, .pt, .bin or .safetensors file, an .index.json of shards, or the folder of a T5',
+    help='.safetensors, .pth, .pt or .bin file, an .index.json of shards, or the folder of a T5',
   )  # fmt: skip
   parser.add_argument('--output', required=True, type=pathlib.Path, help='folder to write')
   parser.add_argument(
@@ -78,7 +77,7 @@ def _write_t5(path: pathlib.Path, output: pathlib.Path) -> None:
   _report(output, file, variables)
 
 
-def _write_segmentation(options) -> None:
+def _write_segmentation(options: argparse.Namespace) -> None:
   state = files.read_tensors(options.checkpoint)
   merging = {'merging': options.merging} if options.merging else {}
   converted = segmentation.SOURCES[options.source](state, **merging)
@@ -93,7 +92,7 @@ def _write_segmentation(options) -> None:
     print(f'not in the checkpoint, random in training: {", ".join(_parts(converted.fresh))}')
 
 
-def _vectors(options, converted) -> TextVectors:
+def _vectors(options: argparse.Namespace, converted: segmentation.Converted) -> TextVectors:
   """The text vectors of the classes, from a file of their own or the checkpoint."""
   classes, width = converted.config.classes, converted.config.text.d_model
   if options.text_vectors:
@@ -106,7 +105,7 @@ def _vectors(options, converted) -> TextVectors:
       )
     source = {
       'model': 'CLIP-Driven Universal Model',
-      'vectors_sha256': hashlib.sha256(np.ascontiguousarray(converted.text)).hexdigest(),
+      'vectors_sha256': hashlib.sha256(converted.text.tobytes()).hexdigest(),
     }
     names = prompts.default_prompts(classes)
     vectors = TextVectors(tuple(names), converted.text, source)
@@ -123,7 +122,7 @@ def _report(output: pathlib.Path, file: pathlib.Path, variables: dict) -> None:
   print(f'{output}: {count:,} parameters of {file}')
 
 
-def _parts(paths) -> list[str]:
+def _parts(paths: Iterable[str]) -> list[str]:
   """The two outer levels of the paths, each once."""
   return sorted({'/'.join(path.split('/')[:2]) for path in paths})
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,8 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   scripts write it; a prefix `module.` on every name (DataParallel) is cut.
 
   Args:
-    path: `.safetensors`, a PyTorch file of any suffix, or the `.index.json` of a sharded one.
+    path: `.safetensors`, a PyTorch file of any suffix (for which PyTorch must be installed), or the
+      `.index.json` of a sharded one.
 
   Returns:
     Arrays with the types of the file; bfloat16 as `ml_dtypes.bfloat16`.
@@ -94,7 +96,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise WeightsError(f'{path}: not a safetensors file, or a damaged one ({error})') from error
 
 
-def _state_dict(loaded) -> dict[str, np.ndarray] | None:
+def _state_dict(loaded: Any) -> dict[str, np.ndarray] | None:
   if not isinstance(loaded, Mapping):
     return None
   for name in ('net', 'state_dict', 'model'):

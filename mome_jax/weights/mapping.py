@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import flax
 import numpy as np
@@ -13,7 +14,7 @@ class WeightsError(UserError):
   """A checkpoint does not fit its source's structure; the message lists every problem."""
 
 
-def flatten(tree) -> dict[str, object]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Nested dictionaries -> leaves by their path, such as 'backbone/encoder_0/conv_0/kernel'."""
   return flax.traverse_util.flatten_dict(tree, sep='/')
 
@@ -21,7 +22,7 @@ def flatten(tree) -> dict[str, object]:
 def fill(
   source: str,
   state: Mapping[str, np.ndarray],
-  shapes: Mapping[str, object],
+  shapes: Mapping[str, Any],
   key_of: Callable[[str], str | None],
   *,
   ignore: Iterable[str] = (),

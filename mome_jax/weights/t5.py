@@ -44,7 +44,7 @@ def infer_config(state: Mapping[str, np.ndarray]) -> T5Config:
     d_model=d_model,
     d_kv=state[query].shape[0] // num_heads,
     d_ff=state[hidden].shape[0],
-    num_layers=1 + max(int(found[1]) for found in blocks if found),
+    num_layers=1 + max(int(block[1]) for block in blocks if block),
     num_heads=num_heads,
     feed_forward='gated-gelu' if gated else 'relu',
     relative_attention_num_buckets=buckets,
