@@ -39,7 +39,7 @@ class HeadGenerator(nn.Module):
     return nn.Dense(NUM_PARAMETERS, bias_init=_rare, name='controller')(pairs)
 
 
-def _rare(key, shape, dtype=jnp.float32):
+def _rare(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
   """Zeros but for the last bias: fresh heads expect a class in few voxels.
 
   Without it the first steps push every logit far down, and relu units of the heads die on the way.

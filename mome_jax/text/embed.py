@@ -12,6 +12,7 @@ instead, one a class.
 import argparse
 import functools
 import hashlib
+import os
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -51,7 +52,7 @@ class T5Model:
     TextVectorError: if a file is missing or damaged, or is no T5.
   """
 
-  def __init__(self, folder):
+  def __init__(self, folder: str | os.PathLike[str]):
     folder = pathlib.Path(folder)
     vocabulary = folder / 'spiece.model'
     if folder.is_dir() and not vocabulary.is_file():
@@ -94,7 +95,9 @@ class T5Model:
     return TextVectors(tuple(prompts), np.concatenate(rows), self.source)
 
 
-def extend(vectors: TextVectors, prompts: Sequence[str], folder) -> TextVectors:
+def extend(
+  vectors: TextVectors, prompts: Sequence[str], folder: str | os.PathLike[str]
+) -> TextVectors:
   """The vectors with those of further prompts, from the T5 checkpoint that made them.
 
   Raises:
@@ -117,7 +120,7 @@ def extend(vectors: TextVectors, prompts: Sequence[str], folder) -> TextVectors:
   )
 
 
-def read_cum(path, template=TEMPLATE) -> TextVectors:
+def read_cum(path: str | os.PathLike[str], template: Template = TEMPLATE) -> TextVectors:
   """The vectors of the CLIP-Driven Universal Model: row n is class n + 1 of the template.
 
   Args:
@@ -197,11 +200,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     template = _read_template(args.new_classes)
     default = prompts_lib.default_prompts(template.names(), template)
     training = prompts_lib.training_prompts(template)
-    wanted = tuple(dict.fromkeys([*training, *default, *args.prompts]))
-    if _is_current(args.output, TextVectors.key_of(wanted, model.source)):
+    texts = tuple(dict.fromkeys([*training, *default, *args.prompts]))
+    if _is_current(args.output, TextVectors.key_of(texts, model.source)):
       print(f'{args.output}: made from the same before')
       return 0
-    vectors = model(wanted)
+    vectors = model(texts)
   with errors.writing(args.output):
     args.output.parent.mkdir(parents=True, exist_ok=True)
     vectors.save(args.output)

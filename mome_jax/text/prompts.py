@@ -1,8 +1,10 @@
 """Prompts: the sentences that name a class to the text encoder."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import TEMPLATE, Structure, Template
 from mome_jax.errors import UserError
 
 
@@ -27,7 +29,7 @@ SENTENCES = (
 )
 
 
-def default_prompts(names, template=TEMPLATE) -> list[str]:
+def default_prompts(names: Sequence[str], template: Template = TEMPLATE) -> list[str]:
   """The prompt of evaluation and prediction for every class.
 
   Args:
@@ -43,7 +45,7 @@ def default_prompts(names, template=TEMPLATE) -> list[str]:
   return [template.get(name).prompt for name in names]
 
 
-def held_out_prompts(names, template=TEMPLATE) -> list[str]:
+def held_out_prompts(names: Sequence[str], template: Template = TEMPLATE) -> list[str]:
   """A name of every class that training never showed, bare as a user may type it.
 
   Args:
@@ -67,7 +69,7 @@ def held_out_prompts(names, template=TEMPLATE) -> list[str]:
 BY_KIND = {'default': default_prompts, 'held_out': held_out_prompts}  # of config.evaluation.prompts
 
 
-def phrase(sentence, structure, name) -> str:
+def phrase(sentence: str, structure: Structure, name: str) -> str:
   """Puts one of a structure's names into a sentence.
 
   Args:
@@ -83,7 +85,9 @@ def phrase(sentence, structure, name) -> str:
   return sentence.format(name=name, noun=noun)
 
 
-def sample_prompts(names, *, seed, step, template=TEMPLATE) -> list[str]:
+def sample_prompts(
+  names: Sequence[str], *, seed: int, step: int, template: Template = TEMPLATE
+) -> list[str]:
   """Draws a training prompt per class: the default one or, as often, a synonym in a sentence.
 
   Has no state: a resumed run draws what the interrupted one would have drawn, and a class draws
@@ -112,7 +116,9 @@ def sample_prompts(names, *, seed, step, template=TEMPLATE) -> list[str]:
   return prompts
 
 
-def training_prompts(template=TEMPLATE, names=None) -> list[str]:
+def training_prompts(
+  template: Template = TEMPLATE, names: Sequence[str] | None = None
+) -> list[str]:
   """Every prompt that `sample_prompts` can draw, in a fixed order; held-out synonyms are absent.
 
   Args:
@@ -127,7 +133,7 @@ def training_prompts(template=TEMPLATE, names=None) -> list[str]:
   ]
 
 
-def parse_prompts(text) -> list[str]:
+def parse_prompts(text: str) -> list[str]:
   """Splits what a user typed: 'liver, left kidney' gives ['liver', 'left kidney'].
 
   Args:

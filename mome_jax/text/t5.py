@@ -7,6 +7,8 @@ JMLR 2020. Weights are float32; `dtype` is that of the matrix products.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -47,7 +49,7 @@ class T5Config:
       raise ConfigError(f'dtype {self.dtype!r}: T5 runs in float32 or bfloat16')
 
 
-def relative_buckets(length, num_buckets=32, max_distance=128):
+def relative_buckets(length: int, num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:
   """Bucket of the signed distance from every query to every key (bidirectional form).
 
   One half of the buckets is for keys after the query. Of each half, one half holds a single
@@ -75,14 +77,14 @@ class RMSNorm(nn.Module):
   """Divides by the root mean square; unlike LayerNorm it has no mean and no bias."""
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """Normalises the last axis: (..., d) to (..., d) float32."""
     x = x.astype(jnp.float32)
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
     return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
 
 
-def _dense(config, features, stddev):
+def _dense(config: T5Config, features: int, stddev: float) -> Callable[..., nn.Dense]:
   return functools.partial(
     nn.Dense,
     features,
@@ -98,7 +100,7 @@ class Attention(nn.Module):
   config: T5Config
 
   @nn.compact
-  def __call__(self, x, bias):
+  def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
     """Attends from every token to every token.
 
     Args:
@@ -128,7 +130,7 @@ class FeedForward(nn.Module):
   config: T5Config
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """Maps every token: (K, T, d_model) to (K, T, d_model) in the config's dtype."""
     c = self.config
     wi = _dense(c, c.d_ff, c.d_model**-0.5)
@@ -145,7 +147,7 @@ class Block(nn.Module):
   config: T5Config
 
   @nn.compact
-  def __call__(self, x, bias):
+  def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
     """Maps (K, T, d_model) float32 to the same; `bias` is that of `Attention`."""
     x = x + Attention(self.config, name='attn')(RMSNorm(name='attn_norm')(x), bias)
     return x + FeedForward(self.config, name='mlp')(RMSNorm(name='mlp_norm')(x))
@@ -160,7 +162,7 @@ class TextEncoder(nn.Module):
   config: T5Config
 
   @nn.compact
-  def encode(self, ids, mask):
+  def encode(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
     """Embeds every token in its sentence.
 
     Args:
@@ -193,7 +195,7 @@ class TextEncoder(nn.Module):
       x = Block(c, name=f'block_{i}')(x, bias)
     return RMSNorm(name='final_norm')(x)
 
-  def __call__(self, ids, mask):
+  def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
     """Embeds prompts.
 
     Args:
@@ -211,7 +213,7 @@ class TextEncoder(nn.Module):
     return jnp.sum(tokens, axis=1) / count[:, None]
 
 
-def build_text_encoder(config):
+def build_text_encoder(config: Mapping[str, Any]) -> TextEncoder:
   """Makes the encoder that a config describes.
 
   Args:

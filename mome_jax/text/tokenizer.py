@@ -1,7 +1,9 @@
 """SentencePiece tokenizer with T5's conventions: pad 0, end of sentence 1, unknown 2, no start."""
 
+import os
 import pathlib
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import sentencepiece
@@ -25,7 +27,7 @@ class Tokenizer:
   never hold them.
   """
 
-  def __init__(self, model_path=DEFAULT_MODEL):
+  def __init__(self, model_path: str | os.PathLike[str] = DEFAULT_MODEL):
     """Loads a vocabulary.
 
     Args:
@@ -49,10 +51,10 @@ class Tokenizer:
       raise TokenizerError(
         f'{path}: not a SentencePiece model, or a truncated one ({error}); fetch it again'
       ) from error
-    found = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
-    if found != (PAD, EOS, UNK):
+    special = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
+    if special != (PAD, EOS, UNK):
       raise TokenizerError(
-        f'{path}: pad, eos and unk are {found}, T5 has {(PAD, EOS, UNK)}; use a T5 vocabulary or '
+        f'{path}: pad, eos and unk are {special}, T5 has {(PAD, EOS, UNK)}; use a T5 vocabulary or '
         f'train one with python -m mome_jax.text.train_tokenizer'
       )
 
@@ -61,7 +63,7 @@ class Tokenizer:
     """Pieces in the file; an encoder's `vocab_size` is at least that."""
     return self._pieces.vocab_size()
 
-  def encode(self, texts, max_length):
+  def encode(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Encodes prompts to rows of one length.
 
     Every row ends with the end-of-sentence id, also where the text had to be cut (with a warning).

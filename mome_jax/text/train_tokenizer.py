@@ -23,7 +23,7 @@ from mome_jax.text import prompts, tokenizer
 VOCAB_SIZE = 512
 
 
-def train(sentences, vocab_size=VOCAB_SIZE) -> bytes:
+def train(sentences: Sequence[str], vocab_size: int = VOCAB_SIZE) -> bytes:
   """Trains a unigram model with T5's special ids, case folding, and bytes for unseen characters.
 
   Args:

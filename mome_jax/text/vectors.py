@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 
@@ -89,7 +90,7 @@ class TextVectors:
   def _rows(self) -> dict[str, int]:
     return {prompt: row for row, prompt in enumerate(self.prompts)}
 
-  def save(self, path) -> None:
+  def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the `.npz` file."""
     with epath.Path(path).open('wb') as file:
       np.savez_compressed(
@@ -101,7 +102,7 @@ class TextVectors:
       )
 
   @classmethod
-  def load(cls, path) -> 'TextVectors':
+  def load(cls, path: str | os.PathLike[str]) -> 'TextVectors':
     """Reads what `save` wrote.
 
     Raises:
