@@ -1,9 +1,12 @@
 """Prompts to what the text branch takes: token ids when it trains, vectors when it is frozen."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import jax
+import ml_collections
 import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE, Template
@@ -17,7 +20,7 @@ MODES = ('joint', 'frozen')
 PromptInputs = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 
-def is_frozen(config) -> bool:
+def is_frozen(config: ml_collections.ConfigDict) -> bool:
   """Whether `config.text` describes vectors made once; ConfigError if its mode names nothing."""
   if config.mode not in MODES:
     raise ConfigError(f'text.mode is {config.mode!r}; {suggest(config.mode, MODES)}')
@@ -47,14 +50,18 @@ def pad(inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
   }
 
 
-def embeddings(text_encoder, params, prompts: dict[str, jax.Array]) -> jax.Array:
+def embeddings(
+  text_encoder: TextEncoder | None, params: Mapping[str, Any], prompts: Mapping[str, jax.Array]
+) -> jax.Array:
   """Embeddings of prompts: 'ids' (K, T) int32 and 'mask' (K, T) bool -> (K, d_t) float32.
 
   Frozen text comes as 'vectors' (K, d_t), which are the result.
   """
   if 'vectors' in prompts:
     return prompts['vectors']
-  return text_encoder.apply({'params': params['text']}, prompts['ids'], prompts['mask'])
+  assert text_encoder is not None  # token ids are made for an encoder that trains
+  variables = {'params': params['text']}
+  return cast(jax.Array, text_encoder.apply(variables, prompts['ids'], prompts['mask']))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +96,11 @@ class TrainingText:
     }
 
 
-def for_training(config, template: Template = TEMPLATE, tokenizer=DEFAULT_MODEL) -> TrainingText:
+def for_training(
+  config: ml_collections.ConfigDict,
+  template: Template = TEMPLATE,
+  tokenizer: str | os.PathLike[str] = DEFAULT_MODEL,
+) -> TrainingText:
   """The text branch that a config describes.
 
   Args:
