@@ -15,7 +15,7 @@ import pytest
 
 from input_pipeline.ct import volume
 from mome_jax.inference.router_maps import RoutingMaps
-from mome_jax.inference.segmenter import Segmentation
+from mome_jax.inference.segmentation import Segmentation
 from mome_jax.pictures.colours import colour_of
 from mome_jax.predict import html_viewer
 
