@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 from absl import logging
+from etils import epath
 
 from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import command
@@ -18,7 +19,7 @@ from mome_jax.configs import base
 from mome_jax.text.vectors import TextVectors
 
 
-def export(path, output, dtype: str = 'float32') -> None:
+def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32') -> None:
   """Writes a model folder; the list of its training cases, names included, goes along.
 
   Args:

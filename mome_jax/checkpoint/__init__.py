@@ -1,6 +1,7 @@
 """Saving, resuming and loading: Orbax lives here and nowhere else."""
 
-from mome_jax.checkpoint.files import CONFIG, TEXT_VECTORS, TOKENIZER, CheckpointError
+from mome_jax.checkpoint.errors import CheckpointError
+from mome_jax.checkpoint.files import CONFIG, TEXT_VECTORS, TOKENIZER
 from mome_jax.checkpoint.model_folder import (
   TrainedModel,
   check_fit,

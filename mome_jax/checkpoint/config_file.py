@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from mome_jax.checkpoint.files import CheckpointError
+from mome_jax.checkpoint.errors import CheckpointError
 
 # Options of earlier versions -> the value that says what every model does now. None of the others
 # was ever better in a measurement.

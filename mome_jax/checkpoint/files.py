@@ -6,14 +6,10 @@ import os
 import orbax.checkpoint as ocp
 from etils import epath
 
-from mome_jax.errors import UserError
+from mome_jax.checkpoint.errors import CheckpointError
 
 CONFIG, TOKENIZER, TEXT_VECTORS = 'config.json', 'tokenizer.model', 'text.npz'
 CHECKPOINTS, PARAMS = 'checkpoints', 'params'
-
-
-class CheckpointError(UserError):
-  """A checkpoint is missing or does not fit; the message names it and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +66,3 @@ def absolute(path: epath.PathLike) -> epath.Path:
   path = epath.Path(path).expanduser()
   # NOTE: epath's resolve takes gs://bucket for a relative local path.
   return path if '://' in os.fspath(path) else path.resolve()
-
-
-def first_line(error: Exception) -> str:
-  """What an error says, short enough to stand in a sentence."""
-  return str(error).strip().split('\n')[0][:300] or type(error).__name__
-
-
-def shortened(items: list[str], limit: int = 3) -> str:
-  """The first items of a list, and how many more there are."""
-  more = f' and {len(items) - limit} more' if len(items) > limit else ''
-  return ', '.join(items[:limit]) + more

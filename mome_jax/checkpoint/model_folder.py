@@ -13,16 +13,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from mome_jax.checkpoint.config_file import read_config
-from mome_jax.checkpoint.files import (
-  CONFIG,
-  PARAMS,
-  TEXT_VECTORS,
-  TOKENIZER,
-  CheckpointError,
-  absolute,
-  first_line,
-  locate,
-)
+from mome_jax.checkpoint.errors import CheckpointError, first_line
+from mome_jax.checkpoint.files import CONFIG, PARAMS, TEXT_VECTORS, TOKENIZER, absolute, locate
 from mome_jax.configs import base
 from mome_jax.errors import writing
 from mome_jax.text.tokenizer import DEFAULT_MODEL
@@ -47,11 +39,11 @@ class TrainedModel:
 
 
 def save_model(
-  folder,
+  folder: epath.PathLike,
   config: ml_collections.ConfigDict,
   params: Any,
   *,
-  tokenizer=DEFAULT_MODEL,
+  tokenizer: epath.PathLike = DEFAULT_MODEL,
   vectors: TextVectors | None = None,
 ) -> None:
   """Writes a model folder: `config.json`, `params/`, and `tokenizer.model` or `text.npz`.
@@ -75,10 +67,10 @@ def save_model(
 
 
 def save_description(
-  folder,
+  folder: epath.PathLike,
   config: ml_collections.ConfigDict,
   *,
-  tokenizer=DEFAULT_MODEL,
+  tokenizer: epath.PathLike = DEFAULT_MODEL,
   vectors: TextVectors | None = None,
 ) -> None:
   """Writes what a model folder or workdir holds besides parameters; see `save_model`."""
@@ -101,7 +93,7 @@ def save_description(
     ) from error
 
 
-def load_config(path) -> ml_collections.ConfigDict:
+def load_config(path: epath.PathLike) -> ml_collections.ConfigDict:
   """The config of a model folder, a training workdir or one of its `checkpoints/STEP`.
 
   Fields that its `config.json` lacks have the values of `configs/base.py`.
@@ -119,17 +111,17 @@ def load_config(path) -> ml_collections.ConfigDict:
   return config
 
 
-def folder_of(path) -> epath.Path:
+def folder_of(path: epath.PathLike) -> epath.Path:
   """The folder of a model that holds its `config.json`; errors as `load_config`."""
   return locate(path).folder
 
 
-def text_file(path, config: ml_collections.ConfigDict) -> epath.Path:
+def text_file(path: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:
   """The `text.npz` of a model with frozen text, else its `tokenizer.model`."""
   return locate(path).folder / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)
 
 
-def find_tokenizer(workdir, config: ml_collections.ConfigDict) -> epath.Path:
+def find_tokenizer(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:
   """The vocabulary to train with; a text encoder's weights are useless with any other.
 
   That of the run's own earlier steps, of the model it starts from, or the built-in one.
@@ -141,7 +133,7 @@ def find_tokenizer(workdir, config: ml_collections.ConfigDict) -> epath.Path:
   return next((file for file in files if file.is_file()), epath.Path(DEFAULT_MODEL))
 
 
-def initialise(params: Any, path) -> tuple[Any, list[str]]:
+def initialise(params: Any, path: epath.PathLike) -> tuple[Any, list[str]]:
   """Parameters of another model, where the two have the same name and shape.
 
   Args:
@@ -166,7 +158,7 @@ def initialise(params: Any, path) -> tuple[Any, list[str]]:
   return flax.traverse_util.unflatten_dict(taken, sep='/'), _subtrees(fresh.keys() - fits, fits)
 
 
-def check_fit(params: Any, expected: Any, path) -> None:
+def check_fit(params: Any, expected: Any, path: epath.PathLike) -> None:
   """Compares parameters with the shapes that a config asks for.
 
   Raises:
@@ -207,7 +199,7 @@ def _tuples(value):
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def load_model(path, sharding: jax.sharding.Sharding) -> TrainedModel:
+def load_model(path: epath.PathLike, sharding: jax.sharding.Sharding) -> TrainedModel:
   """Reads a model; parameters stored in bfloat16 become float32.
 
   Args:

@@ -15,15 +15,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from mome_jax.checkpoint import same_run
-from mome_jax.checkpoint.files import (
-  CHECKPOINTS,
-  CONFIG,
-  CheckpointError,
-  absolute,
-  finished_steps,
-  first_line,
-  shortened,
-)
+from mome_jax.checkpoint.errors import CheckpointError, first_line, shortened
+from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, absolute, finished_steps
 
 
 class State(Protocol):

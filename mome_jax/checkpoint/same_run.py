@@ -11,15 +11,14 @@ import numpy as np
 from etils import epath
 
 from mome_jax.checkpoint.config_file import read_config
+from mome_jax.checkpoint.errors import CheckpointError, shortened
 from mome_jax.checkpoint.files import (
   CHECKPOINTS,
   CONFIG,
   PARAMS,
   TEXT_VECTORS,
-  CheckpointError,
   absolute,
   finished_steps,
-  shortened,
 )
 from mome_jax.configs import base
 from mome_jax.text.vectors import TextVectors
@@ -48,7 +47,7 @@ _PATHS = ('init.checkpoint',)  # a place, however it is written
 
 
 def check_same_run(
-  workdir, config: ml_collections.ConfigDict, vectors: TextVectors | None = None
+  workdir: epath.PathLike, config: ml_collections.ConfigDict, vectors: TextVectors | None = None
 ) -> list[str]:
   """Refuses to go on in `workdir` with a config that would learn something else.
 
@@ -89,7 +88,9 @@ def check_same_run(
   return list(changes.values())
 
 
-def check_same_data(workdir, position: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+def check_same_data(
+  workdir: epath.PathLike, position: Mapping[str, Any], digests: Mapping[str, str]
+) -> None:
   """Refuses to go on with other scans or labels than a run has seen.
 
   Args:

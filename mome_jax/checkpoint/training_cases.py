@@ -8,14 +8,10 @@ from collections.abc import Iterable
 from etils import epath
 
 from input_pipeline import bricks
-from mome_jax import checkpoint
-from mome_jax.errors import UserError
+from mome_jax.checkpoint.errors import TrainingCasesError
+from mome_jax.checkpoint.model_folder import folder_of
 
 FILE = 'training_cases.json'  # beside `config.json` of a workdir or model folder
-
-
-class TrainingCasesError(UserError):
-  """The list of training cases cannot be read; the message names the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +52,9 @@ class TrainingCases:
     return frozenset(f'{source}/{name}' for source, name, _ in self.cases)
 
 
-def note(workdir: epath.Path, stores: Iterable[bricks.BrickStore], *, resumed: bool, init) -> None:
+def note(
+  workdir: epath.Path, stores: Iterable[bricks.BrickStore], *, resumed: bool, init: str
+) -> None:
   """Writes down what a run is about to train on, before its first step.
 
   Args:
@@ -69,7 +67,7 @@ def note(workdir: epath.Path, stores: Iterable[bricks.BrickStore], *, resumed: b
   before = TrainingCases(frozenset())
   if resumed or init:
     unknown = TrainingCases(frozenset(), complete=False)
-    before = read(workdir if resumed else checkpoint.folder_of(init)) or unknown
+    before = read(workdir if resumed else folder_of(init)) or unknown
   workdir.mkdir(parents=True, exist_ok=True)
   write(workdir, TrainingCases(cases | before.cases, before.complete))
 

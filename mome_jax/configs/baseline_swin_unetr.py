@@ -3,10 +3,12 @@
 python -m mome_jax.weights --source=universal_swin_unetr --checkpoint=FILE --output=DIR
 """
 
+import ml_collections
+
 from mome_jax.configs import baseline_unet
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = baseline_unet.get_config()
   config.model.backbone.name = 'swin_unetr'

@@ -6,10 +6,12 @@ python -m mome_jax.weights --source=universal_unet --checkpoint=FILE --output=DI
 Never trained here, and its published weights were not at hand: neither time nor Dice is known.
 """
 
+import ml_collections
+
 from mome_jax.configs import paper_unet
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = paper_unet.get_config()
   config.model.experts = 'finest'

@@ -7,10 +7,12 @@ python -m mome_jax.main --config=demo --workdir=runs/demo
 Dice on six held-out phantoms: 85.0 % over ten organs, liver tumor 19.2, kidney cyst 31.0.
 """
 
+import ml_collections
+
 from mome_jax.configs import base
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = base.get_config()
   config.data_dir = 'runs/data'

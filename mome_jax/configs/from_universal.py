@@ -7,10 +7,12 @@ The coarser experts and the router begin at random behind a learned share of zer
 the published weights were not at hand: neither time nor Dice is known.
 """
 
+import ml_collections
+
 from mome_jax.configs import baseline_unet
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = baseline_unet.get_config()
   config.model.experts = 'pyramid'

@@ -7,10 +7,12 @@ python -m mome_jax.main --config=openkbp --workdir=DIR
 Never trained yet: neither time nor Dice is known.
 """
 
+import ml_collections
+
 from mome_jax.configs import base, openkbp_cpu
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   small = openkbp_cpu.get_config()
   config = base.get_config()

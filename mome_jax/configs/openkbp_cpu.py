@@ -9,10 +9,12 @@ validation patients, 73.5 % with another seed; with --config.model.experts=fines
 22 minutes and 73.0 %.
 """
 
+import ml_collections
+
 from mome_jax.configs import demo
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = demo.get_config()
   config.classes = (

@@ -6,10 +6,12 @@ The paper's mixture on the convolutional backbone that leads nnU-Net's own bench
 Never trained yet: neither time nor Dice is known.
 """
 
+import ml_collections
+
 from mome_jax.configs import paper_unet
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = paper_unet.get_config()
   config.model.backbone.name = 'resenc_unet'

@@ -6,10 +6,12 @@ Never trained yet: neither time nor Dice is known. Compiled for 16 chips of TPU 
 the 16 GiB of a chip and 83.7 TFLOP a step of 16 patches.
 """
 
+import ml_collections
+
 from mome_jax.configs import sparse_8
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = sparse_8.get_config()
   config.model.bank.num_experts = 32

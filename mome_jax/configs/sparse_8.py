@@ -6,10 +6,12 @@ python -m mome_jax.main --config=sparse_8 --workdir=DIR
 Never trained yet: neither time nor Dice is known.
 """
 
+import ml_collections
+
 from mome_jax.configs import base, demo
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = base.get_config()
   config.classes = demo.get_config().classes

@@ -4,10 +4,12 @@ import importlib.metadata
 import os
 import re
 import time
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
 
 from input_pipeline.batches import spec
 from mome_jax.errors import UserError
@@ -28,7 +30,7 @@ class TopologyError(UserError):
   """The topology is unknown or its compiler is absent; the message says which are known."""
 
 
-def compile_config(config, topology: str) -> dict:
+def compile_config(config: ConfigDict, topology: str) -> dict:
   """Compiles the train step and the predict step of a config for all chips of a topology.
 
   Args:
@@ -73,7 +75,7 @@ def compile_config(config, topology: str) -> dict:
   return report
 
 
-def trace_train_step(config, mesh):
+def trace_train_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Traced, Any]:
   """The whole train step of a config, traced for a mesh whose devices need not exist.
 
   Returns:

@@ -4,11 +4,12 @@ XLA's own count takes the body of a loop once, however often it runs.
 """
 
 import math
+from typing import Any
 
 from jax.extend import core
 
 
-def count_flops(jaxpr, platform: str = 'tpu') -> float:
+def count_flops(jaxpr: Any, platform: str = 'tpu') -> float:
   """Multiplications and additions of all matrix products and convolutions, over all devices.
 
   The body of a `scan` counts as often as it runs; that of a `while` once, since nobody knows.

@@ -2,18 +2,19 @@
 
 import jax
 import optax
+from ml_collections import ConfigDict
 
 from mome_jax.training.parameter_groups import group
 
 
-def learning_rate(config) -> optax.Schedule:
+def learning_rate(config: ConfigDict) -> optax.Schedule:
   """Linear warm-up over `warmup_steps`, then cosine to zero at `steps`."""
   return optax.warmup_cosine_decay_schedule(
     0.0, config.learning_rate, config.warmup_steps, max(config.steps, config.warmup_steps + 1)
   )
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """AdamW with clipping by global norm; biases, norms and scalars do not decay.
 
   Adam moves every number by about one learning rate a step. How far that moves what the network

@@ -2,12 +2,15 @@
 
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from input_pipeline.batches import spec
 from mome_jax.errors import UserError
@@ -29,7 +32,7 @@ class MeshError(UserError):
   """Mesh, devices and config do not fit; the message names the numbers and the fix."""
 
 
-def make_mesh(config, devices=None) -> Mesh:
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """The (data, expert) mesh over all devices of all hosts.
 
   Args:
@@ -57,7 +60,7 @@ def make_mesh(config, devices=None) -> Mesh:
   return mesh
 
 
-def local_mesh(devices=None) -> Mesh:
+def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   """A mesh of this host's own devices (or `devices`), all on `data`: for work hosts do apart."""
   devices = devices or jax.local_devices()
   return _mesh(len(devices), 1, devices)
@@ -88,7 +91,7 @@ def _over(array: np.ndarray) -> Mesh:
   return Mesh(array, ('data', 'expert'), axis_types=(AxisType.Auto,) * 2)
 
 
-def tree_shardings(mesh: Mesh, tree, *, fsdp: bool = False):
+def tree_shardings(mesh: Mesh, tree: Any, *, fsdp: bool = False) -> Any:
   """A NamedSharding per leaf of `tree`, by RULES over the leaf's path ('params/model/...').
 
   Args:
@@ -134,7 +137,7 @@ def batch_spec(name: str, *, spatial: bool) -> P:
   return P('data', 'expert') if spec.BATCH[name].is_volume else P('data')
 
 
-def check_batch(mesh: Mesh, config) -> None:
+def check_batch(mesh: Mesh, config: ConfigDict) -> None:
   """Refuses what the mesh cannot divide.
 
   Args:
@@ -180,7 +183,7 @@ def shard_batch(
   }
 
 
-def replicate(mesh: Mesh, tree):
+def replicate(mesh: Mesh, tree: Any) -> Any:
   """Arrays that every host holds in full -> global arrays on every device."""
   where = NamedSharding(mesh, REPLICATED)
   place = lambda x: jax.make_array_from_process_local_data(where, x, x.shape)

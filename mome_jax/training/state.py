@@ -1,12 +1,23 @@
 """What a train step reads and writes: its shapes, where it lives, and how it begins."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import flax
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from mome_jax.models import MoME
+from mome_jax.text.t5 import TextEncoder
 from mome_jax.training import sharding
+
+
+class Optimizer(Protocol):
+  """What a state needs of an `optax.GradientTransformation`."""
+
+  def init(self, params: Any, /) -> Any:
+    """Its state for fresh parameters."""
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -25,7 +36,9 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: Any
 
 
-def init_params(config, model, text_encoder, key: jax.Array):
+def init_params(
+  config: ConfigDict, model: MoME, text_encoder: TextEncoder | None, key: jax.Array
+) -> dict[str, Any]:
   """Fresh {'model': ..., 'text': ...}; without 'text' where `text_encoder` is None."""
   stride = model.backbone.stride
   image = jnp.zeros((1, 2 * stride, 2 * stride, 2 * stride, len(config.data.windows)))
@@ -37,7 +50,13 @@ def init_params(config, model, text_encoder, key: jax.Array):
   return params
 
 
-def abstract_state(config, mesh, model, text_encoder, optimizer) -> TrainState:
+def abstract_state(
+  config: ConfigDict,
+  mesh: Mesh,
+  model: MoME,
+  text_encoder: TextEncoder | None,
+  optimizer: Optimizer,
+) -> TrainState:
   """The train state as ShapeDtypeStructs with shardings; see `init_state`."""
   create = _make_create(config, model, text_encoder, optimizer)
   shapes = jax.eval_shape(create, _init_key(config))
@@ -47,7 +66,13 @@ def abstract_state(config, mesh, model, text_encoder, optimizer) -> TrainState:
   )
 
 
-def init_state(config, mesh, model, text_encoder, optimizer) -> tuple[TrainState, TrainState]:
+def init_state(
+  config: ConfigDict,
+  mesh: Mesh,
+  model: MoME,
+  text_encoder: TextEncoder | None,
+  optimizer: Optimizer,
+) -> tuple[TrainState, TrainState]:
   """Fresh state, every leaf born on its devices, and the same tree of shapes with shardings.
 
   Args:

@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import IGNORE_CODE
+from mome_jax.models import MoME
 from mome_jax.moe import router_stats
 from mome_jax.text import prompt_inputs
+from mome_jax.text.t5 import TextEncoder
 from mome_jax.training import compilation, losses, sharding
 from mome_jax.training.optimizer import learning_rate
 from mome_jax.training.state import TrainState
@@ -19,7 +22,9 @@ Metrics = dict[str, jax.Array]
 LossFn = Callable[[Any, dict[str, jax.Array], dict[str, Any]], tuple[jax.Array, Metrics]]
 
 
-def make_loss_fn(model, text_encoder, code_table: jax.Array, config) -> LossFn:
+def make_loss_fn(
+  model: MoME, text_encoder: TextEncoder | None, code_table: jax.Array, config: ConfigDict
+) -> LossFn:
   """The loss of a batch as a function of the parameters.
 
   Args:
@@ -82,7 +87,7 @@ def _bank_metrics(scale: int, routing: dict, targets: jax.Array) -> Metrics:
 
 
 def make_train_step(
-  loss_fn: LossFn, optimizer: optax.GradientTransformation, config
+  loss_fn: LossFn, optimizer: optax.GradientTransformation, config: ConfigDict
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """One optimizer step: train_step(state, batch, prompts) -> (state, metrics).
 
@@ -116,8 +121,13 @@ def make_train_step(
 
 
 def jit_train_step(
-  config, model, text_encoder, optimizer, abstract: TrainState, code_table: np.ndarray
-):
+  config: ConfigDict,
+  model: MoME,
+  text_encoder: TextEncoder | None,
+  optimizer: optax.GradientTransformation,
+  abstract: TrainState,
+  code_table: np.ndarray,
+) -> Any:
   """The compiled-once train step of a config, on the mesh of `abstract`; the state is donated.
 
   Args:

@@ -1,0 +1,22 @@
+"""What can be wrong with checkpoints and model folders, and its messages cut to a line."""
+
+from mome_jax.errors import UserError
+
+
+class CheckpointError(UserError):
+  """A checkpoint is missing or does not fit; the message names it and says what to do."""
+
+
+class TrainingCasesError(CheckpointError):
+  """The list of training cases cannot be read; the message names the file."""
+
+
+def first_line(error: Exception) -> str:
+  """What an error says, short enough to stand in a sentence."""
+  return str(error).strip().split('\n')[0][:300] or type(error).__name__
+
+
+def shortened(items: list[str], limit: int = 3) -> str:
+  """The first items of a list, and how many more there are."""
+  more = f' and {len(items) - limit} more' if len(items) > limit else ''
+  return ', '.join(items[:limit]) + more
