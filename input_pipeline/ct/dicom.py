@@ -253,7 +253,9 @@ def _pixels(place: str, name: str, dataset) -> np.ndarray:
   except Exception as error:  # a missing decoder or a damaged stream
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_compressed:
+    if not syntax.is_transfer_syntax:  # a damaged one
+      reason = f'{syntax} is no transfer syntax; copy it again'
+    elif syntax.is_compressed:
       reason = (
         f'{syntax.name}: {reason}'.rstrip('.') + '; pip install pylibjpeg pylibjpeg-libjpeg '
         'pylibjpeg-openjpeg, or decompress it with gdcmconv --raw'

@@ -222,16 +222,19 @@ def other_kind(dataset: Any, pixels: str) -> str:
     pixels: a field that files with pixels have.
 
   Raises:
-    SliceError: if it is a CT slice without pixels.
+    SliceError: if it is a CT slice without pixels, or does not say what it is.
   """
   modality = str(value(dataset, 'Modality') or 'CT')
   kind = value(dataset, 'SOPClassUID')
+  without_pixels = value(dataset, pixels) is None
+  # Of a file that is cut off, the part before the header may be all that says what it was.
+  if without_pixels and _CT in (kind, dataset.file_meta.get('MediaStorageSOPClassUID')):
+    raise SliceError('a CT slice without pixels; copy it again')
+  if len(modality) > 16 or not modality.isprintable():  # no code string: a damaged length
+    raise SliceError('damaged DICOM (Modality); copy it again')
   if modality != 'CT':
     return modality
-  if value(dataset, pixels) is None:
-    # Of a file that is cut off, the part before the header may be all that says what it was.
-    if _CT in (kind, dataset.file_meta.get('MediaStorageSOPClassUID')):
-      raise SliceError('a CT slice without pixels; copy it again')
+  if without_pixels:
     return 'CT without pixels'
   if 'LOCALIZER' in (value(dataset, 'ImageType') or ()):
     return 'localizer'

@@ -13,7 +13,7 @@ import warnings
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -71,12 +71,12 @@ def locate(kind, field):
 
 
 def fields(data, kind):
-  found = {}
+  numbers = {}
   for field in FIELDS:
     offset, form = locate(kind, field)
     values = struct.unpack_from(form, data, offset)
-    found[field] = values[0] if len(values) == 1 else values
-  return found
+    numbers[field] = values[0] if len(values) == 1 else values
+  return numbers
 
 
 def reference(data, kind):
@@ -136,12 +136,12 @@ def assert_true(scan, data, kind):
   expected = np.where(np.isfinite(expected) & (expected > -1024), expected, np.float32(-1024))
   index = np.stack(np.indices(scan.array.shape), -1).reshape(-1, 3)
   world = nib.affines.apply_affine(scan.geometry.canonical_affine, index)
-  own = nib.affines.apply_affine(np.linalg.inv(affine), world)
-  nearest = np.rint(own).astype(int)
-  assert np.abs(own - nearest).max() < 0.02
+  indices = nib.affines.apply_affine(np.linalg.inv(affine), world)
+  nearest = np.rint(indices).astype(int)
+  assert np.abs(indices - nearest).max() < 0.02
   assert sorted(scan.array.shape) == sorted(values.shape)
-  found = scan.array.reshape(-1)
-  np.testing.assert_allclose(found, expected[tuple(nearest.T)], rtol=1e-4, atol=1e-3)
+  values = scan.array.reshape(-1)
+  np.testing.assert_allclose(values, expected[tuple(nearest.T)], rtol=1e-4, atol=1e-3)
   np.testing.assert_allclose(scan.geometry.affine, affine, rtol=1e-5, atol=1e-4)
   np.testing.assert_allclose(
     scan.spacing, np.linalg.norm(scan.geometry.canonical_affine[:3, :3], axis=0), rtol=1e-5
@@ -183,9 +183,9 @@ def check_damaged_header(case):
   if scan is None:
     return
   # A damaged size or magic may leave the other kind of file; those are told apart by their size.
-  for found in ((1, '<'), (1, '>'), (2, '<'), (2, '>')):
-    if struct.unpack_from(f'{found[1]}i', data)[0] == {1: 348, 2: 540}[found[0]]:
-      kind = found
+  for other in ((1, '<'), (1, '>'), (2, '<'), (2, '>')):
+    if struct.unpack_from(f'{other[1]}i', data)[0] == {1: 348, 2: 540}[other[0]]:
+      kind = other
   assert_true(scan, data, kind)
 
 
@@ -249,13 +249,24 @@ def slices():
   return layouts.dicom_files(layouts.body([1, 2])[0][..., :6], 'i{:03d}.dcm')
 
 
-@settings(max_examples=50, derandomize=True)
-@example(number=0, place=303, change=1, truncate=True)  # cut off within the header
-@given(number=st.integers(0, 5), place=PLACES, change=CHANGES, truncate=st.booleans())
-def test_damaged_dicom(slices, number, place, change, truncate):
+DAMAGE = {
+  'number': st.integers(0, 5),
+  'place': PLACES,
+  'change': CHANGES,
+  'truncate': st.booleans(),
+}
+
+
+def check_damaged_dicom(slices, number, place, change, truncate):
   """One slice with a byte changed, or cut: a message, or a volume on a sound grid."""
   name = sorted(slices)[number]
   place %= len(slices[name])
+  modality, uid = (
+    slices[name].index(b'CS\x02\x00CT') + 4,
+    slices[name].index(b'UI\x06\x001.2.3') + 4,
+  )
+  # Another modality or series is no damage.
+  assume(truncate or place not in (*range(modality, modality + 2), *range(uid, uid + 6)))
   data = bytearray(slices[name][:place] if truncate else slices[name])
   if not truncate:
     data[place] ^= change
@@ -263,12 +274,28 @@ def test_damaged_dicom(slices, number, place, change, truncate):
     warnings.simplefilter('always')
     layouts.write_files(pathlib.Path(folder), {**slices, name: bytes(data)})
     try:
-      found = dicom.read_dicom(pathlib.Path(folder))
+      scan = dicom.read_dicom(pathlib.Path(folder))
     except volume.VolumeError as error:
       assert '\n' not in str(error)
       return
   # The five sound slices still say how the volume lies; without the sixth, something is said.
-  np.testing.assert_allclose(found.spacing, layouts.SPACING, rtol=0.03)
-  assert np.linalg.det(found.geometry.canonical_affine[:3, :3]) > 0
-  if found.geometry.shape[2] != 6 and place >= 132:  # before, it is no DICOM file at all
+  np.testing.assert_allclose(scan.spacing, layouts.SPACING, rtol=0.03)
+  assert np.linalg.det(scan.geometry.canonical_affine[:3, :3]) > 0
+  if scan.geometry.shape[2] != 6 and place >= 132:  # before, it is no DICOM file at all
     assert caught
+
+
+@settings(max_examples=100, derandomize=True)
+@example(number=0, place=303, change=1, truncate=True)  # cut off within the header
+@example(number=0, place=216, change=1, truncate=False)  # a transfer syntax that is none
+@example(number=0, place=351, change=1, truncate=False)  # a modality that reaches into the pixels
+@given(**DAMAGE)
+def test_damaged_dicom(slices, number, place, change, truncate):
+  check_damaged_dicom(slices, number, place, change, truncate)
+
+
+@pytest.mark.slow
+@settings(max_examples=5_000)
+@given(**DAMAGE)
+def test_much_damaged_dicom(slices, number, place, change, truncate):
+  check_damaged_dicom(slices, number, place, change, truncate)

@@ -74,12 +74,12 @@ def kidneys(*boxes, shape=(60, 12, 8)):
 def sides(array, image=None, meanings=KIDNEYS):
   """Codes found in each plane along axis 0, as a dict code -> (first, last + 1)."""
   codes = labels.convert(array, meanings, spacing=SPACING, name='case', image=image)
-  found = {}
+  boxes = {}
   for code in np.unique(codes[codes > 0]).tolist():
     at = np.flatnonzero((codes == code).any((1, 2)))
-    found[code] = (at[0], at[-1] + 1)
+    boxes[code] = (at[0], at[-1] + 1)
   assert ((codes > 0) == (array > 0)).all()
-  return found
+  return boxes
 
 
 @pytest.mark.filterwarnings('error')

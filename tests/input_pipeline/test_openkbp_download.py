@@ -144,8 +144,8 @@ def test_fetch_takes_the_pinned_commit_only(tmp_path):
   git('commit', '--quiet', '-am', 'two')
   for _ in range(2):  # a second time continues
     openkbp_download.fetch(tmp_path / 'copy', f'file://{served}', pinned)
-    found = tmp_path / 'copy/provided-data/train-pats/pt_1'
-    assert (found / 'ct.csv').read_text() == ',data\n1,2\n'
-    assert not (found / 'dose.csv').exists()
+    patient = tmp_path / 'copy/provided-data/train-pats/pt_1'
+    assert (patient / 'ct.csv').read_text() == ',data\n1,2\n'
+    assert not (patient / 'dose.csv').exists()
   with pytest.raises(sources.SourceError, match='git fetch of file:.* failed'):
     openkbp_download.fetch(tmp_path / 'other', f'file://{served}', '0' * 40)

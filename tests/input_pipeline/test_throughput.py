@@ -9,12 +9,12 @@ def test_the_command_measures_prepared_sources(tiny_data, capsys):
   command = [f'--data-dir={tiny_data}', '--patch=16', '--batch-size=2', '--seconds=0.2']
   assert throughput.main([*command, '--cache-mb=0']) == 0
   cold = capsys.readouterr().out
-  found = re.fullmatch(
+  printed = re.fullmatch(
     r'phantom: ([\d.]+) augmented patches of 16\^3 a second, ([\d.]+) voxels read for each one '
     r'used, ([\d.]+) GB of memory\n',
     cold,
   )
-  rate, amplification, memory = map(float, found.groups())
+  rate, amplification, memory = map(float, printed.groups())
   assert rate > 0
   # Bricks have the size of the patches, which touch 8 of them, or more where they are turned, and
   # fewer where there is air; without a cache the voxel to place them at costs one more.

@@ -55,7 +55,7 @@ def make_case(name, *, turned):
 @pytest.fixture(scope='module')
 def stores(tmp_path_factory):
   """The scans, and their mirror images."""
-  found = []
+  stores = []
   for turned in (False, True):
     folder = tmp_path_factory.mktemp('data')
     cases = [make_case(name, turned=turned) for name in LABELLED]
@@ -63,8 +63,8 @@ def stores(tmp_path_factory):
     writer.write(declared, cases, folder, spacing=SPACING, brick=16)
     settings = {'settings': {'version': bricks.VERSION}}
     (folder / 'nifti_folder' / bricks.SETTINGS).write_text(json.dumps(settings))
-    found.append(bricks.open_bricks(folder, 'nifti_folder'))
-  return found
+    stores.append(bricks.open_bricks(folder, 'nifti_folder'))
+  return stores
 
 
 def make_sampler(store, p_mirror, classes=CLASSES, foreground=0.5):

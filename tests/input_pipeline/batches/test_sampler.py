@@ -13,11 +13,11 @@ from tests.input_pipeline.batches.settings import CLASSES, OFF, ON, PATCH, make_
 @pytest.fixture(scope='module')
 def scans(store, tiny_cases):
   """name -> image and codes on the bricks' grid, made without the bricks."""
-  found = {}
+  arrays = {}
   for case in tiny_cases[:6]:
     image, codes, _ = bricks.to_spacing(case.load(), store.spacing)
-    found[case.name] = np.where(image <= -900, volume.AIR, image), codes
-  return found
+    arrays[case.name] = np.where(image <= -900, volume.AIR, image), codes
+  return arrays
 
 
 def padded(array, low, high, fill):

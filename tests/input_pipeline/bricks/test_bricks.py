@@ -105,8 +105,8 @@ def test_volumes_come_back_on_their_own_grid(tiny_data, tiny_cases):
 
 def test_oblique_flipped_geometry_survives(tmp_path):
   affine = np.array([[0, -2.1, 0.3, 11], [-1.9, 0, 0.1, 7], [0, 0.2, -3.3, 1 / 3], [0, 0, 0, 1]])
-  own = np.random.default_rng(0).integers(-1024, 3000, (5, 6, 7)).astype(np.int16)
-  canonical = volume.to_canonical(own, affine)
+  stored = np.random.default_rng(0).integers(-1024, 3000, (5, 6, 7)).astype(np.int16)
+  canonical = volume.to_canonical(stored, affine)
   codes = (canonical.array > 0).astype(np.uint8)
   scan = sources.Scan(canonical.array.astype(np.float32), codes, canonical.geometry)
   ranges = {'spleen': (1.25, float('inf'))}
@@ -119,7 +119,7 @@ def test_oblique_flipped_geometry_survives(tmp_path):
   assert record.slice_ranges == ranges
   np.testing.assert_array_equal(record.geometry.affine, affine)
   np.testing.assert_array_equal(record.geometry.spacing, canonical.geometry.spacing)
-  np.testing.assert_array_equal(volume.from_canonical(record.image, record.geometry), own)
+  np.testing.assert_array_equal(volume.from_canonical(record.image, record.geometry), stored)
   with pytest.raises(
     bricks.NotPreparedError, match='no training cases of phantom; it was prepared without'
   ):
@@ -269,11 +269,11 @@ class TestPrepare:
     assert self.run(tmp_path) == 0
     assert reads == [small[0].name]
     assert '2 of 3 cases are converted already' in capsys.readouterr().out
-    found, wanted = (bricks.open_bricks(d, 'phantom') for d in (tmp_path, tmp_path / 'clean'))
-    assert found.cases == wanted.cases
-    np.testing.assert_array_equal(found.case, wanted.case)
-    for record in range(len(wanted)):
-      for a, b in zip(found.read(record), wanted.read(record), strict=True):
+    resumed, clean = (bricks.open_bricks(d, 'phantom') for d in (tmp_path, tmp_path / 'clean'))
+    assert resumed.cases == clean.cases
+    np.testing.assert_array_equal(resumed.case, clean.case)
+    for record in range(len(clean)):
+      for a, b in zip(resumed.read(record), clean.read(record), strict=True):
         np.testing.assert_array_equal(a, b)
 
   def test_a_full_disk_leaves_no_half_written_case(self, small, tmp_path, monkeypatch, capsys):
@@ -346,9 +346,9 @@ def test_real_scans(real_data, tmp_path):
   for number, case in enumerate(chosen[:2]):
     counts = store.class_voxels(case.supervised)[store.case == number].sum(0)
     scan = case.load()
-    own = TEMPLATE.code_table(case.supervised)[scan.codes].sum((0, 1, 2))
+    labelled = TEMPLATE.code_table(case.supervised)[scan.codes].sum((0, 1, 2))
     # Nearest-neighbour resampling keeps the volume; a single organ of three voxels across may not.
-    ratio = counts.sum() * 4 * 4 * 3 / (own.sum() * scan.geometry.spacing.prod())
+    ratio = counts.sum() * 4 * 4 * 3 / (labelled.sum() * scan.geometry.spacing.prod())
     np.testing.assert_allclose(ratio, 1, atol=0.1)
 
 

@@ -22,7 +22,7 @@ def scan():
 def series(folder, rotation=None, **changes):
   """A series of the scan, its axes turned by a rotation; returns the datasets by file name."""
   folder.mkdir(parents=True, exist_ok=True)
-  found = {}
+  datasets = {}
   for name, data in layouts.dicom_files(scan(), 'i{:03d}.dcm').items():
     ds = pydicom.dcmread(io.BytesIO(data))
     if rotation is not None:
@@ -36,8 +36,8 @@ def series(folder, rotation=None, **changes):
       else:
         setattr(ds, field, value)
     ds.save_as(folder / name)
-    found[name] = ds
-  return found
+    datasets[name] = ds
+  return datasets
 
 
 def test_folder_and_zip_are_the_scan(tmp_path):
@@ -45,33 +45,33 @@ def test_folder_and_zip_are_the_scan(tmp_path):
   layouts.write_files(tmp_path / 'folder', {**files, 'README.txt': b'no DICOM', 'DICOMDIR': b'x'})
   layouts.write_zip(tmp_path / 'scan.zip', {**files, '__MACOSX/a/._i000': b'x'})
   for path in (tmp_path / 'folder', tmp_path / 'scan.zip'):
-    found = dicom.read_dicom(path)
-    np.testing.assert_array_equal(found.array, scan())
-    assert found.array.dtype == np.float32
-    np.testing.assert_allclose(found.spacing, layouts.SPACING)
-    assert found.geometry.shape == scan().shape
+    result = dicom.read_dicom(path)
+    np.testing.assert_array_equal(result.array, scan())
+    assert result.array.dtype == np.float32
+    np.testing.assert_allclose(result.spacing, layouts.SPACING)
+    assert result.geometry.shape == scan().shape
 
 
 @pytest.mark.parametrize('seed', range(8))
 def test_every_voxel_lies_where_nibabel_puts_it(seed, tmp_path):
   rotation = Rotation.random(random_state=seed) if seed else None
   datasets = series(tmp_path / 's', rotation)
-  found = dicom.read_series(tmp_path / 's')
-  own = volume.from_canonical(found.volume.array, found.volume.geometry)
-  for k, name in enumerate(found.names):
+  result = dicom.read_series(tmp_path / 's')
+  restored = volume.from_canonical(result.volume.array, result.volume.geometry)
+  for k, name in enumerate(result.names):
     wrapper = dicomwrappers.wrapper_from_data(datasets[name])
-    np.testing.assert_allclose(own[..., k], wrapper.get_data().T)
+    np.testing.assert_allclose(restored[..., k], wrapper.get_data().T)
     for column, row in ([0, 0], [23, 0], [5, 15]):
       # nibabel's affine of one slice: (row, column, 0) to LPS mm.
       x, y, z, _ = wrapper.affine @ [row, column, 0, 1]
-      ours = found.volume.geometry.affine @ [column, row, k, 1]
+      ours = result.volume.geometry.affine @ [column, row, k, 1]
       np.testing.assert_allclose(ours[:3], (-x, -y, z), atol=1e-4)
 
 
 def test_padding_becomes_air(tmp_path):
   series(tmp_path / 's', PixelPaddingValue=(40 + 1024) // 2)
-  found = dicom.read_dicom(tmp_path / 's')
-  np.testing.assert_array_equal(found.array == -1024, scan() == 40)
+  result = dicom.read_dicom(tmp_path / 's')
+  np.testing.assert_array_equal(result.array == -1024, scan() == 40)
 
 
 def move(folder, heights):
@@ -87,12 +87,12 @@ def move(folder, heights):
 def test_positions_of_one_decimal(step, tmp_path):
   series(tmp_path / 's')
   move(tmp_path / 's', [round(step * k, 1) for k in range(SLICES)])
-  found = dicom.read_dicom(tmp_path / 's')
-  np.testing.assert_array_equal(found.array, scan())
+  result = dicom.read_dicom(tmp_path / 's')
+  np.testing.assert_array_equal(result.array, scan())
   # An independent line: the median of the slopes between all pairs (Theil and Sen).
   heights = np.round(step * np.arange(SLICES), 1)
-  assert found.spacing[2] == pytest.approx(stats.theilslopes(heights)[0], abs=0.02)
-  assert found.spacing[2] == pytest.approx(step, abs=0.02)
+  assert result.spacing[2] == pytest.approx(stats.theilslopes(heights)[0], abs=0.02)
+  assert result.spacing[2] == pytest.approx(step, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_copies_of_files_are_left_out(tmp_path):
   for path in list((tmp_path / 's').iterdir()):
     (tmp_path / 's' / f'{path.stem} (1).dcm').write_bytes(path.read_bytes())
   with pytest.warns(UserWarning, match=r'left out copies of slices \(6 files\)'):
-    found = dicom.read_series(tmp_path / 's')
-  np.testing.assert_array_equal(found.volume.array, scan())
-  assert len(found.headers) == SLICES
+    result = dicom.read_series(tmp_path / 's')
+  np.testing.assert_array_equal(result.volume.array, scan())
+  assert len(result.headers) == SLICES
 
 
 def test_files_without_preamble(tmp_path):

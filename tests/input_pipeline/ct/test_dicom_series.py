@@ -36,10 +36,10 @@ def cut(path, size):
 def test_phases_are_scans_of_their_own(field, values, parts, tmp_path):
   first = series(tmp_path, 'a{:03d}', **{field: values[0]})
   second = series(tmp_path, 'b{:03d}', **{field: values[1]}, SOPInstanceUID=lambda k: f'1.9.{k}')
-  found = dicom_series.find_series(tmp_path).series
-  assert [scan.part for scan in found] == list(parts)
-  assert [sorted(scan.names) for scan in found] == [first, second]
-  assert [scan.place_in('root') for scan in found] == ['root/a000', 'root/b000']
+  scans = dicom_series.find_series(tmp_path).series
+  assert [scan.part for scan in scans] == list(parts)
+  assert [sorted(scan.names) for scan in scans] == [first, second]
+  assert [scan.place_in('root') for scan in scans] == ['root/a000', 'root/b000']
 
 
 def test_an_acquisition_for_each_rotation_is_no_phase(tmp_path):
@@ -52,9 +52,9 @@ def test_an_acquisition_for_each_rotation_is_no_phase(tmp_path):
 def test_one_uid_in_two_folders(tmp_path):
   series(tmp_path / 'p1')
   series(tmp_path / 'p2', SOPInstanceUID=lambda k: f'1.9.{k}')
-  found = dicom_series.find_series(tmp_path).series
-  assert [scan.folder for scan in found] == ['p1', 'p2']
-  assert [scan.place_in('x') for scan in found] == ['x/p1', 'x/p2']
+  scans = dicom_series.find_series(tmp_path).series
+  assert [scan.folder for scan in scans] == ['p1', 'p2']
+  assert [scan.place_in('x') for scan in scans] == ['x/p1', 'x/p2']
 
 
 class TestDamage:

@@ -151,8 +151,8 @@ def ircadb(folder, values):
   masks = {}
   for value, name in IRCADB.items():
     mask = np.where(organs == value, 255, 0)
-    found = dicom_files(mask, 'image_{}', hu=False, geometry=False)
-    masks |= {f'MASKS_DICOM/{name}/{file}': data for file, data in found.items()}
+    slices = dicom_files(mask, 'image_{}', hu=False, geometry=False)
+    masks |= {f'MASKS_DICOM/{name}/{file}': data for file, data in slices.items()}
   slices = {f'PATIENT_DICOM/{k}': v for k, v in dicom_files(scan, 'image_{}').items()}
   for name, content in (('PATIENT_DICOM', slices), ('MASKS_DICOM', masks)):
     write_zip(folder / '3Dircadb1/3Dircadb1.1' / f'{name}.zip', content)

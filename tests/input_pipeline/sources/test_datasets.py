@@ -36,8 +36,8 @@ CONFIG = ml_collections.ConfigDict(
 
 
 def golden(name):
-  found = json.loads((GOLDEN / f'{name}.json').read_text())
-  return {int(value): codes for value, codes in found['codes'].items()}, found['supervised']
+  published = json.loads((GOLDEN / f'{name}.json').read_text())
+  return {int(value): codes for value, codes in published['codes'].items()}, published['supervised']
 
 
 def fabricate(name, folder):
@@ -50,9 +50,9 @@ def fabricate(name, folder):
 
 
 def test_every_dataset_has_a_layout_and_a_golden_file():
-  own = {name for name in sources.SOURCES if name.startswith(('phantom', 'openkbp'))}
-  own.add('nifti_folder')
-  assert set(layouts.LAYOUTS) == set(sources.SOURCES) - own
+  others = {name for name in sources.SOURCES if name.startswith(('phantom', 'openkbp'))}
+  others.add('nifti_folder')
+  assert set(layouts.LAYOUTS) == set(sources.SOURCES) - others
   assert {path.stem for path in GOLDEN.glob('*.json')} == set(layouts.LAYOUTS)
 
 
@@ -102,12 +102,12 @@ class TestSpecialCases:
       layouts.nifti(tmp_path / f'label_btcv_multiorgan/label{number:04d}.nii.gz', label)
     layouts.nifti(tmp_path / 'label/label0001.nii.gz', np.minimum(label, 13))
     layouts.nifti(tmp_path / 'label/label0004.nii.gz', np.where(label == 14, 0, label))
-    found = {case.name: case for case in sources.get_source('btcv').cases(str(tmp_path))}
-    assert found['0001'].supervised == TEMPLATE.names()[:14]
-    assert found['0004'].supervised == TEMPLATE.names()[:13]
-    indices = [TEMPLATE.get(name).index for name in found['0061'].supervised]
+    cases = {case.name: case for case in sources.get_source('btcv').cases(str(tmp_path))}
+    assert cases['0001'].supervised == TEMPLATE.names()[:14]
+    assert cases['0004'].supervised == TEMPLATE.names()[:13]
+    indices = [TEMPLATE.get(name).index for name in cases['0061'].supervised]
     assert indices == [1, 3, 4, 5, 6, 7, 11, 14]
-    assert set(np.unique(found['0061'].load().codes)) == {0, *indices}
+    assert set(np.unique(cases['0061'].load().codes)) == {0, *indices}
 
   def test_kits19_has_no_cysts(self, tmp_path):
     image, label, boxes = layouts.body([1, 2])
@@ -148,14 +148,14 @@ class TestSpecialCases:
       mask = nib.Nifti1Image((array == value).astype(np.uint8), label.affine)
       nib.save(mask, case / 'segmentations' / f'{name}.nii.gz')
     (tmp_path / 'meta.csv').write_text('image_id;split\ns0000;train\n')
-    (found,) = sources.get_source('totalsegmentator').cases(str(tmp_path))
-    assert len(found.supervised) == 21
-    scan = found.load()
-    wanted = {v: k for k, v in names.items()}
-    assert (scan.codes == 6).sum() == (array == wanted['liver']).sum() > 0
-    assert check.check_scan(scan, found.supervised) == []
+    (case,) = sources.get_source('totalsegmentator').cases(str(tmp_path))
+    assert len(case.supervised) == 21
+    scan = case.load()
+    values = {v: k for k, v in names.items()}
+    assert (scan.codes == 6).sum() == (array == values['liver']).sum() > 0
+    assert check.check_scan(scan, case.supervised) == []
     mirrored = sources.Scan(scan.image[::-1], scan.codes[::-1], scan.geometry)
-    messages = check.check_scan(mirrored, found.supervised)
+    messages = check.check_scan(mirrored, case.supervised)
     assert any('liver is not right of spleen' in message for message in messages)
 
 

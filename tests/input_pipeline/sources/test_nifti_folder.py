@@ -88,20 +88,20 @@ def test_older_style_plain_names_test_folder_and_splits(tmp_path):
   index['labels'] |= {'4': 'x', '5': 'y'}
   write(tmp_path, index, ending='.nii.gz')
   write(tmp_path, index, cases=('t',), part='Ts')
-  found = {case.name: case for case in cases_of(tmp_path)}
-  splits = {name: case.split for name, case in found.items()}
+  cases = {case.name: case for case in cases_of(tmp_path)}
+  splits = {name: case.split for name, case in cases.items()}
   assert splits == {'a': 'train', 'b': 'validation', 'c': 'train', 't': 'test'}
-  assert found['a'].supervised == ('right kidney', 'liver', 'liver tumor')
+  assert cases['a'].supervised == ('right kidney', 'liver', 'liver tumor')
 
 
 def test_a_case_may_label_less(tmp_path):
   index = {**INDEX, 'supervised': {'a': ['liver'], 'b': ['kidney', 'metastasis']}}
-  found = {case.name: case for case in cases_of(write(tmp_path, index))}
+  cases = {case.name: case for case in cases_of(write(tmp_path, index))}
   # Without metastases, one is plain liver; without the liver, it is itself, and the liver unknown.
-  assert found['a'].supervised == ('liver',)
-  assert np.bincount(found['a'].load().codes.ravel(), minlength=40)[[6, 39]].tolist() == [80, 0]
-  assert found['b'].supervised == ('right kidney', 'left kidney', 'metastasis')
-  codes = found['b'].load().codes
+  assert cases['a'].supervised == ('liver',)
+  assert np.bincount(cases['a'].load().codes.ravel(), minlength=40)[[6, 39]].tolist() == [80, 0]
+  assert cases['b'].supervised == ('right kidney', 'left kidney', 'metastasis')
+  codes = cases['b'].load().codes
   assert np.bincount(codes.ravel(), minlength=40)[[2, 3, 6, 39]].tolist() == [12, 12, 0, 1]
 
 
@@ -358,5 +358,5 @@ def test_target_volume_of_openkbp(real_data):
   template = source.template(None)
   scan = cases[0].load()
   target = template.code_table(['ptv70'])[scan.codes, 0]
-  own = nib.load(real_data / 'openkbp' / 'train' / f'{cases[0].name}_ptv.nii.gz')
-  assert target.sum() == (np.asarray(own.dataobj) == 70).sum() > 0
+  contours = nib.load(real_data / 'openkbp' / 'train' / f'{cases[0].name}_ptv.nii.gz')
+  assert target.sum() == (np.asarray(contours.dataobj) == 70).sum() > 0

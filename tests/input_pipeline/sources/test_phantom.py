@@ -58,9 +58,9 @@ def test_codes_are_the_declared_classes_and_lesions_are_absent_in_a_minority():
   allowed = {0, *(code(name) for name in trunk.CLASSES), *CYSTS} - {code('kidney cyst')}
   organs = {code(name) for name in trunk.CLASSES} - {code('liver tumor'), code('kidney cyst')}
   for _, codes, _ in cohort():
-    found = set(np.unique(codes).tolist())
-    assert found <= allowed
-    assert organs <= found
+    present = set(np.unique(codes).tolist())
+    assert present <= allowed
+    assert organs <= present
   for name in ('liver tumor', 'kidney cyst'):
     assert sum(target(codes, name).any() for _, codes, _ in cohort()) > len(SEEDS) / 2
 
