@@ -64,10 +64,10 @@ def gather_rows(rows: list[dict]) -> list[dict]:
   """JSON objects of all processes, in the order of the processes; on every one of them."""
   if jax.process_count() == 1:
     return rows
-  mine = np.frombuffer(json.dumps(rows).encode(), np.uint8)
-  sizes = multihost_utils.process_allgather(np.array([mine.size]))
+  local = np.frombuffer(json.dumps(rows).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array([local.size]))
   padded = np.zeros(sizes.max(), np.uint8)
-  padded[: mine.size] = mine
+  padded[: local.size] = local
   everyone = multihost_utils.process_allgather(padded)
   parts = zip(everyone, sizes.reshape(-1), strict=True)
   return [row for part, size in parts for row in json.loads(part[:size].tobytes())]
