@@ -7,6 +7,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from mome_jax import ops
 from mome_jax.errors import ConfigError, suggest
@@ -38,7 +39,9 @@ class BankOptions:
   router_width: int
 
 
-def make_options(config, scales: tuple[int, ...], router_width: int) -> BankOptions | None:
+def make_options(
+  config: ml_collections.ConfigDict | None, scales: tuple[int, ...], router_width: int
+) -> BankOptions | None:
   """The options in `config.model.bank`, None where no scale has a bank.
 
   Args:
