@@ -133,7 +133,10 @@ def test_rematerialisation_gives_the_same_network():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'name': 'vnet'}, "model.backbone.name is 'vnet'; known: unet, swin_unetr, resenc_unet"),
+    (
+      {'name': 'vnet'},
+      r"backbone.name is 'vnet'; did you mean unet\? known: unet, swin_unetr, res",
+    ),
     ({'name': 'unet', 'size': 'huge'}, "model.backbone.size is 'huge'; known: tiny, small, base"),
     (
       {'name': 'unet', 'merging': 'cum'},

@@ -10,6 +10,7 @@ import transformers
 
 from mome_jax.text import embed, prompts, tokenizer
 from mome_jax.text.vectors import TextVectorError, TextVectors
+from mome_jax.weights import WeightsError
 
 TEXTS = ('A computerized tomography of a liver', 'hepar', 'any other text')
 
@@ -139,5 +140,5 @@ def test_no_other_tensor_is_taken_for_cum(tmp_path):
     with pytest.raises(TextVectorError, match='pth: no tensor of 32 text vectors'):
       embed.read_cum(tmp_path / f'{number}.pth')
   (tmp_path / 'text.pth').write_text('no file of torch')
-  with pytest.raises(TextVectorError, match='text.pth'):
+  with pytest.raises(WeightsError, match=r'text\.pth: not a PyTorch checkpoint'):
     embed.read_cum(tmp_path / 'text.pth')
