@@ -13,7 +13,7 @@ import warnings
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -249,24 +249,15 @@ def slices():
   return layouts.dicom_files(layouts.body([1, 2])[0][..., :6], 'i{:03d}.dcm')
 
 
-DAMAGE = {
-  'number': st.integers(0, 5),
-  'place': PLACES,
-  'change': CHANGES,
-  'truncate': st.booleans(),
-}
-
-
-def check_damaged_dicom(slices, number, place, change, truncate):
+@settings(max_examples=100, derandomize=True)
+@example(number=0, place=303, change=1, truncate=True)  # cut off within the header
+@example(number=0, place=216, change=1, truncate=False)  # a transfer syntax that is none
+@example(number=0, place=351, change=1, truncate=False)  # a modality that reaches into the pixels
+@given(number=st.integers(0, 5), place=PLACES, change=CHANGES, truncate=st.booleans())
+def test_damaged_dicom(slices, number, place, change, truncate):
   """One slice with a byte changed, or cut: a message, or a volume on a sound grid."""
   name = sorted(slices)[number]
   place %= len(slices[name])
-  modality, uid = (
-    slices[name].index(b'CS\x02\x00CT') + 4,
-    slices[name].index(b'UI\x06\x001.2.3') + 4,
-  )
-  # Another modality or series is no damage.
-  assume(truncate or place not in (*range(modality, modality + 2), *range(uid, uid + 6)))
   data = bytearray(slices[name][:place] if truncate else slices[name])
   if not truncate:
     data[place] ^= change
@@ -283,19 +274,3 @@ def check_damaged_dicom(slices, number, place, change, truncate):
   assert np.linalg.det(scan.geometry.canonical_affine[:3, :3]) > 0
   if scan.geometry.shape[2] != 6 and place >= 132:  # before, it is no DICOM file at all
     assert caught
-
-
-@settings(max_examples=100, derandomize=True)
-@example(number=0, place=303, change=1, truncate=True)  # cut off within the header
-@example(number=0, place=216, change=1, truncate=False)  # a transfer syntax that is none
-@example(number=0, place=351, change=1, truncate=False)  # a modality that reaches into the pixels
-@given(**DAMAGE)
-def test_damaged_dicom(slices, number, place, change, truncate):
-  check_damaged_dicom(slices, number, place, change, truncate)
-
-
-@pytest.mark.slow
-@settings(max_examples=5_000)
-@given(**DAMAGE)
-def test_much_damaged_dicom(slices, number, place, change, truncate):
-  check_damaged_dicom(slices, number, place, change, truncate)
