@@ -22,7 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.windows = ((-175.0, 250.0),)  # HU, one input channel each
   config.data.patch = (96, 96, 96)
   config.data.foreground = 0.67  # share of patches centred on a supervised class
-  config.data.balance = 'sources'  # how often each dataset is drawn; or 'classes', see pipeline.py
+  # How often each dataset is drawn; or 'classes', see batches/sampler.py.
+  config.data.balance = 'sources'
   config.data.cache_mb = 1024
   config.data.num_parallel = 2
   config.data.augment = ml_collections.ConfigDict(dict(augment.DEFAULTS))  # explained there

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from mome_jax.errors import suggest
-from mome_jax.weights import files, segmentation, t5
-from mome_jax.weights.mapping import WeightsError
+from mome_jax.weights import files, networks, t5
+from mome_jax.weights.strict_fill import WeightsError
 
-SOURCES = (*segmentation.SOURCES, 't5')
+SOURCES = (*networks.SOURCES, 't5')
 
 
 def convert(source: str, state_dict: Mapping[str, np.ndarray], **options) -> dict:
@@ -18,7 +18,7 @@ def convert(source: str, state_dict: Mapping[str, np.ndarray], **options) -> dic
     source: 'universal_unet' and 'universal_swin_unetr' make a whole `MoME`; 'monai_swin_unetr' its
       backbone and 'monai_swin_vit' the encoder of it, under `backbone` too; 't5' a `TextEncoder`.
     state_dict: tensors by name, as arrays (or CPU tensors of PyTorch).
-    options: `merging` for the two MONAI sources, see `segmentation.monai_swin_unetr`.
+    options: `merging` for the two MONAI sources, see `networks.monai_swin_unetr`.
 
   Returns:
     {'params': ...} of float32 numpy arrays.
@@ -32,7 +32,7 @@ def convert(source: str, state_dict: Mapping[str, np.ndarray], **options) -> dic
   state = files.strip_module({key: np.asarray(value) for key, value in state_dict.items()})
   if source == 't5':
     return t5.convert(state)
-  return segmentation.SOURCES[source](state, **options).variables
+  return networks.SOURCES[source](state, **options).variables
 
 
 __all__ = ['SOURCES', 'WeightsError', 'convert']

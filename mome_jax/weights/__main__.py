@@ -21,7 +21,7 @@ from mome_jax.configs import base
 from mome_jax.models.backbones import swin
 from mome_jax.text import embed, prompts, tokenizer
 from mome_jax.text.vectors import TextVectors
-from mome_jax.weights import files, segmentation, t5
+from mome_jax.weights import files, networks, t5
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -80,7 +80,7 @@ def _write_t5(path: pathlib.Path, output: pathlib.Path) -> None:
 def _write_segmentation(options: argparse.Namespace) -> None:
   state = files.read_tensors(options.checkpoint)
   merging = {'merging': options.merging} if options.merging else {}
-  converted = segmentation.SOURCES[options.source](state, **merging)
+  converted = networks.SOURCES[options.source](state, **merging)
   vectors = None
   if options.source.startswith('universal'):
     vectors = _vectors(options, converted)
@@ -92,7 +92,7 @@ def _write_segmentation(options: argparse.Namespace) -> None:
     print(f'not in the checkpoint, random in training: {", ".join(_parts(converted.fresh))}')
 
 
-def _vectors(options: argparse.Namespace, converted: segmentation.Converted) -> TextVectors:
+def _vectors(options: argparse.Namespace, converted: networks.Converted) -> TextVectors:
   """The text vectors of the classes, from a file of their own or the checkpoint."""
   classes, width = converted.config.classes, converted.config.text.d_model
   if options.text_vectors:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mome_jax.text.t5 import T5Config, TextEncoder
-from mome_jax.weights import files, mapping
+from mome_jax.weights import files, strict_fill
 
 _EMBEDDING = 'shared.weight'
 _TIED = 'encoder.embed_tokens.weight'
@@ -35,7 +35,7 @@ def infer_config(state: Mapping[str, np.ndarray]) -> T5Config:
   needed = (_embedding_key(state), _RELPOS, query, hidden)
   missing = [key for key in needed if key not in state or state[key].ndim != 2]
   if missing:
-    raise mapping.WeightsError(f'the checkpoint is no t5; it lacks {", ".join(missing)}')
+    raise strict_fill.WeightsError(f'the checkpoint is no t5; it lacks {", ".join(missing)}')
   vocab_size, d_model = state[needed[0]].shape
   buckets, num_heads = state[_RELPOS].shape
   blocks = [re.match(r'encoder\.block\.(\d+)\.', key) for key in state]
@@ -59,7 +59,7 @@ def read_config(path: pathlib.Path) -> T5Config:
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise mapping.WeightsError(
+    raise strict_fill.WeightsError(
       f'{path}: missing; put the config.json of the model beside its weights'
     )
   try:
@@ -70,9 +70,9 @@ def read_config(path: pathlib.Path) -> T5Config:
       for name in ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_heads')
     }
   except (OSError, ValueError, KeyError, AttributeError) as error:
-    raise mapping.WeightsError(f'{path}: no config.json of a T5 model ({error!r})') from error
+    raise strict_fill.WeightsError(f'{path}: no config.json of a T5 model ({error!r})') from error
   if activation not in _FEED_FORWARDS:
-    raise mapping.WeightsError(
+    raise strict_fill.WeightsError(
       f'{path}: feed_forward_proj is {activation!r}; known: {", ".join(_FEED_FORWARDS)}'
     )
   return T5Config(
@@ -104,10 +104,12 @@ def convert(state: Mapping[str, np.ndarray], config: T5Config | None = None) -> 
   embedding = _embedding_key(state)
   if {_EMBEDDING, _TIED} <= state.keys():
     if not np.array_equal(state[_EMBEDDING], state[_TIED]):
-      raise mapping.WeightsError(f'{_EMBEDDING} and {_TIED} differ; T5 has one embedding of tokens')
+      raise strict_fill.WeightsError(
+        f'{_EMBEDDING} and {_TIED} differ; T5 has one embedding of tokens'
+      )
     state = {key: value for key, value in state.items() if key != _TIED}
   key_of = lambda path: embedding if path == 'embed/embedding' else _key_of(path)
-  filled = mapping.fill('t5', state, mapping.flatten(shapes), key_of, ignore=_IGNORE)
+  filled = strict_fill.fill('t5', state, strict_fill.flatten(shapes), key_of, ignore=_IGNORE)
   return {'params': flax.traverse_util.unflatten_dict(filled, sep='/')}
 
 

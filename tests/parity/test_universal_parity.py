@@ -7,7 +7,7 @@ import torch
 
 from mome_jax import weights
 from mome_jax.models import build_model
-from mome_jax.weights import segmentation
+from mome_jax.weights import networks
 from tests.helpers import published_unet
 from tests.mome_jax.weights import layouts
 
@@ -53,7 +53,7 @@ def test_the_baseline_is_the_published_network():
   expected = np.moveaxis(numpy_head(state, features, bottleneck), 0, -1)
   parallel = {f'module.{name}': value for name, value in state.items()}
   variables = weights.convert('universal_unet', parallel)
-  config = segmentation.universal_unet(state).config
+  config = networks.universal_unet(state).config
   assert len(config.classes) == CLASSES
   config.model.dtype = 'float32'
   model = build_model(config.model)

@@ -13,7 +13,7 @@ from mome_jax.configs import baseline_swin_unetr, baseline_unet, paper_swin_unet
 from mome_jax.errors import suggest
 from mome_jax.models import build_model
 from mome_jax.models.backbones import swin, swin_unetr, unet
-from mome_jax.weights import mapping
+from mome_jax.weights import strict_fill
 from mome_jax.weights import swin_unetr as swin_names
 
 _TEXT = 'organ_embedding'  # the text vectors of the classes, a buffer of the network
@@ -94,7 +94,7 @@ def _universal(source, state, config, key_of: Callable, ignore) -> Converted:
     text = np.asarray(text, np.float32)
     config.classes = config.classes[: len(text)]  # files of 31 classes lack the last one
     config.text.d_model = text.shape[-1]
-  shapes = mapping.flatten(_shapes(config))
+  shapes = strict_fill.flatten(_shapes(config))
 
   def key(path):
     part, _, inner = path.partition('/')
@@ -103,19 +103,19 @@ def _universal(source, state, config, key_of: Callable, ignore) -> Converted:
     module, _, leaf = path.rpartition('/')
     return f'{_HEAD[module]}.{"bias" if leaf == "bias" else "weight"}'
 
-  filled = mapping.fill(source, state, shapes, key, ignore=(*ignore, _TEXT))
+  filled = strict_fill.fill(source, state, shapes, key, ignore=(*ignore, _TEXT))
   return Converted(_variables(filled), config, text)
 
 
 def _backbone(source, state, merging: str, ignore, covers: str = '') -> Converted:
   if merging not in swin.MERGING_ORDERS:
-    raise mapping.WeightsError(f'merging {merging!r}; {suggest(merging, swin.MERGING_ORDERS)}')
+    raise strict_fill.WeightsError(f'merging {merging!r}; {suggest(merging, swin.MERGING_ORDERS)}')
   config = paper_swin_unetr.get_config()
   config.model.backbone.merging = merging
   _set_sizes(config, state)
-  shapes = mapping.flatten(_shapes(config)['backbone'])
+  shapes = strict_fill.flatten(_shapes(config)['backbone'])
   covered = {path: shape for path, shape in shapes.items() if path.startswith(covers)}
-  filled = mapping.fill(source, state, covered, swin_names.key_of, ignore=ignore)
+  filled = strict_fill.fill(source, state, covered, swin_names.key_of, ignore=ignore)
   fresh = tuple(f'backbone/{path}' for path in shapes if path not in covered)
   variables = _variables({f'backbone/{path}': value for path, value in filled.items()})
   return Converted(variables, config, fresh=fresh)
@@ -144,7 +144,7 @@ def _set_sizes(config, state: Mapping[str, np.ndarray]) -> None:
   features, channels = swin_names.sizes(state)
   known = {size['features']: name for name, size in swin_unetr.SIZES.items()}
   if features not in known:
-    raise mapping.WeightsError(f'feature size {features}; known: {", ".join(map(str, known))}')
+    raise strict_fill.WeightsError(f'feature size {features}; known: {", ".join(map(str, known))}')
   config.model.backbone.size = known[features]
   _set_channels(config, channels)
 

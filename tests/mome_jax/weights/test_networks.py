@@ -10,7 +10,7 @@ from mome_jax import checkpoint, weights
 from mome_jax.text import prompts
 from mome_jax.text.vectors import TextVectors
 from mome_jax.weights import __main__ as command
-from mome_jax.weights import segmentation
+from mome_jax.weights import networks
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +41,7 @@ def universal(swin_state, classes=31):
 
 def test_universal_swin_unetr(swin_state):
   state = universal(swin_state)
-  found = segmentation.universal_swin_unetr(state)
+  found = networks.universal_swin_unetr(state)
   assert found.config.model.backbone.merging == 'cum'
   assert found.config.model.experts == 'finest'
   assert len(found.config.classes) == 31
@@ -69,7 +69,7 @@ def test_the_encoder_alone_lists_what_stays_random(swin_state):
   whole = weights.convert('monai_swin_unetr', swin_state)['params']['backbone']
   jax.tree.map(np.testing.assert_array_equal, alone['swin'], whole['swin'])
   stripped = {name.removeprefix('module.'): value for name, value in encoder.items()}
-  fresh = segmentation.monai_swin_vit(stripped).fresh
+  fresh = networks.monai_swin_vit(stripped).fresh
   assert {path.split('/')[1] for path in fresh} == whole.keys() - {'swin'}
   stripped.pop('layers2.0.blocks.1.mlp.fc1.weight')
   with pytest.raises(weights.WeightsError, match=r'missing: swinViT\.layers2\.0\.blocks\.1\.mlp'):
@@ -77,7 +77,7 @@ def test_the_encoder_alone_lists_what_stays_random(swin_state):
 
 
 def test_the_merging_order_is_an_argument(swin_state):
-  found = segmentation.monai_swin_unetr(swin_state, merging='monai_v2')
+  found = networks.monai_swin_unetr(swin_state, merging='monai_v2')
   assert found.config.model.backbone.merging == 'monai_v2'
   with pytest.raises(weights.WeightsError, match="merging 'v3'; known: cum, monai, monai_v2"):
     weights.convert('monai_swin_unetr', swin_state, merging='v3')
