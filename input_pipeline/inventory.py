@@ -229,7 +229,7 @@ def _walk(
       if current == folder:
         raise
       files.append(
-        File(current, name, 'unknown', problem=_unreadable(current, error), is_folder=True)
+        File(current, name, 'unknown', problem=unreadable(current, error), is_folder=True)
       )
       continue
     for entry in entries:
@@ -294,7 +294,7 @@ def _file(path: pathlib.Path, name: str) -> File:
   except OSError as error:
     ending = path.suffix and not path.suffix[1:].isdigit()
     reason = 'cannot be opened' if ending else ''
-    return _failed(path, name, _unreadable(path, error), reason)
+    return _failed(path, name, unreadable(path, error), reason)
   kind, reason = file_kinds.classify(name, head)
   if name.lower().endswith(('.hdr', '.img')):
     kind, reason, problem = _pair(path)
@@ -312,9 +312,12 @@ def _failed(path: pathlib.Path, name: str, problem: str, reason: str) -> File:
   return File(path, name, 'unknown', problem=problem)
 
 
-def _unreadable(path: pathlib.Path, error: OSError) -> str:
+def unreadable(path: pathlib.Path, error: OSError) -> str:
+  """Why a path that is there cannot be opened: a line with the path and the fix."""
   if path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP):
     return f'{path}: a link to {os.readlink(path)}, which is not there; get that file'
+  if error.errno == errno.EISDIR:
+    return f'{path}: is a folder, where a file is expected; remove it'
   return f'{path}: cannot be opened ({error.strerror}); change its permissions or copy it again'
 
 

@@ -20,6 +20,7 @@ neither trained nor scored. Optional fields:
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -73,9 +74,12 @@ def nifti_folder_template(manual_dir: str | None) -> Template:
 def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
   folder = files.folder_of('nifti_folder', manual_dir, _HOLDS)
   path = folder / 'dataset.json'
-  if not path.is_file():
+  if not os.path.lexists(path):
     raise SourceError(f'{path}: no such file; write one with "labels": {{"background": 0, ...}}')
-  index = text_files.read_json(path)
+  try:
+    index = text_files.read_json(path)
+  except OSError as error:
+    raise SourceError(inventory.unreadable(path, error)) from error
   if not isinstance(index, dict) or not isinstance(index.get('labels'), dict):
     raise SourceError(f'{path}: no "labels"; add "labels": {{"background": 0, "liver": 1}}')
   return folder, index

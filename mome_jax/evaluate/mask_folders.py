@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,11 +94,15 @@ def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | Non
 
 
 def label_values(folder: pathlib.Path) -> dict[str, list[int]] | None:
-  """Class -> values, from what lies in a folder or beside it; None where nothing says."""
+  """Class -> values, from what lies in a folder or beside it; None where nothing says.
+
+  Raises:
+    ScoreError, TextFileError, SourceError: if what says so cannot be read.
+  """
   inside, beside = folder / 'dataset.json', folder.parent / 'dataset.json'
-  if inside.is_file():
+  if os.path.lexists(inside):  # a link to nothing means something else than no file
     return _declared(inside)
-  return _legends(folder) or (_declared(beside) if beside.is_file() else None)
+  return _legends(folder) or (_declared(beside) if os.path.lexists(beside) else None)
 
 
 def canonical(name: str) -> str:
@@ -195,7 +200,10 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
 
 
 def _declared(path: pathlib.Path) -> dict[str, list[int]]:
-  content = text_files.read_json(path)
+  try:
+    content = text_files.read_json(path)
+  except OSError as error:
+    raise ScoreError(inventory.unreadable(path, error)) from error
   declared = content.get('labels') if isinstance(content, Mapping) else None
   if not isinstance(declared, Mapping):
     raise ScoreError(f'{path}: no "labels"; it must hold an object of name -> value')

@@ -187,6 +187,21 @@ def test_an_ignore_label_is_prepared_as_voxels_without_supervision(tmp_path, cap
   assert (held_out.codes == IGNORE_CODE).sum() == 8
 
 
+def test_an_index_that_is_a_link_to_nothing_or_a_folder_is_named(tmp_path):
+  write(tmp_path)
+  path = tmp_path / 'dataset.json'
+  path.unlink()
+  path.symlink_to('gone.json')
+  with pytest.raises(
+    sources.SourceError, match=r'dataset\.json: a link to gone\.json, which is not'
+  ):
+    cases_of(tmp_path)
+  path.unlink()
+  path.mkdir()
+  with pytest.raises(sources.SourceError, match=r'dataset\.json: is a folder, where a file is'):
+    cases_of(tmp_path)
+
+
 def test_missing_files_are_named(tmp_path):
   with pytest.raises(sources.SourceError, match='--manual_dir'):
     sources.get_source('nifti_folder').cases(None)

@@ -139,6 +139,31 @@ def test_mistakes_are_named(nnunet, tmp_path):
     score_folders.score_folders(*nnunet)
 
 
+@pytest.mark.parametrize('place', ['inside', 'beside'])
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (
+      lambda path: path.symlink_to('gone.json'),
+      'a link to gone.json, which is not there; get that',
+    ),
+    (lambda path: path.mkdir(), 'is a folder, where a file is expected; remove it'),
+  ],
+  ids=['dangling link', 'folder'],
+)
+def test_a_declaration_that_cannot_be_read_is_no_missing_one(
+  place, damage, message, nnunet, capsys
+):
+  """Else the built-in template would name the values: its 1 is the spleen."""
+  beside = nnunet[1].parent / 'dataset.json'
+  beside.unlink()
+  path = nnunet[1] / 'dataset.json' if place == 'inside' else beside
+  damage(path)
+  assert run(*nnunet) == 1
+  assert f'error: {path}: {message}' in capsys.readouterr().err
+  assert not (nnunet[0] / 'evaluation').exists()
+
+
 def run(predictions, references, *options):
   return evaluate.main(
     ['score', f'--predictions={predictions}', f'--references={references}', *options]
