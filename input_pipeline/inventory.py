@@ -22,10 +22,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from input_pipeline import file_kinds
+from input_pipeline import errors, file_kinds
 from input_pipeline.file_kinds import NIFTI_ENDINGS
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
+
+
+class FolderError(errors.UserError):
+  """A folder or archive that cannot be listed; the message names it and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +105,11 @@ def look(
     Its files. Scans in formats that nothing reads are failed where NIfTI is input.
 
   Raises:
-    OSError, zipfile.BadZipFile: if it cannot be listed.
+    FolderError: if it cannot be listed.
+    zipfile.BadZipFile: if it is a file but no zip archive.
   """
   folder = pathlib.Path(folder)
-  files, folders = _walk(folder, deep, skip) if folder.is_dir() else (_packed(folder), [])
+  files, folders = _walk(folder, deep, skip) if os.path.isdir(folder) else (_packed(folder), [])
   files = _slices_among(sorted(files, key=lambda file: file.name))
   failing = {*kinds, 'unknown', *(('image',) if 'nifti' in kinds else ())}
   used, failed, left_out = [], [], []
@@ -227,7 +232,7 @@ def _walk(
       entries = sorted(os.scandir(current), key=lambda entry: entry.name)
     except OSError as error:
       if current == folder:
-        raise
+        raise FolderError(unreadable(current, error)) from error
       files.append(
         File(current, name, 'unknown', problem=unreadable(current, error), is_folder=True)
       )
@@ -250,7 +255,11 @@ def _walk(
 def _packed(path: pathlib.Path) -> list[File]:
   """Every file of a zip archive."""
   files = []
-  with zipfile.ZipFile(path) as archive:
+  try:
+    packed = zipfile.ZipFile(path)
+  except OSError as error:
+    raise FolderError(unreadable(path, error)) from error
+  with packed as archive:
     for entry in archive.infolist():
       name = entry.filename
       if is_hidden(name):

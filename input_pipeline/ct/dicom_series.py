@@ -124,12 +124,15 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
     files: what is there, where that is known; 'dicom' must have been asked for.
 
   Raises:
-    VolumeError: if it is neither a folder nor a zip archive.
+    VolumeError: if it is neither a folder nor a zip archive, or cannot be listed.
   """
   path = pathlib.Path(path)
   with opened(path) as open_file, warnings.catch_warnings():
     warnings.simplefilter('ignore')  # of odd values in fields that are not used
-    files = inventory.look(path, ('dicom',)) if files is None else files
+    try:
+      files = inventory.look(path, ('dicom',)) if files is None else files
+    except inventory.FolderError as error:
+      raise VolumeError(str(error)) from error
     slices: list[_Slice] = []
     others: list[inventory.File | str] = list(files.left_out)
     bad: dict[str, str] = {}

@@ -5,6 +5,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
 
 import nibabel as nib
 import numpy as np
@@ -196,7 +197,15 @@ def walk(folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(paths)
 
 
-def _unlisted(error: OSError):
+def entries(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Files and folders directly in a folder, by name; SourceError if it cannot be listed."""
+  try:
+    return [folder / name for name in sorted(os.listdir(folder))]
+  except OSError as error:
+    return _unlisted(error)
+
+
+def _unlisted(error: OSError) -> NoReturn:
   raise SourceError(
     f'{error.filename}: cannot be listed ({error.strerror}); change its permissions'
   )

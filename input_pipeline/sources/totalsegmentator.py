@@ -1,6 +1,7 @@
 """TotalSegmentator: a mask file for each structure; those that the template has are used."""
 
 import functools
+import os
 import pathlib
 import re
 
@@ -90,7 +91,7 @@ def _nifti(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
   NOTE: by their names alone; to look into each of 140,000 masks takes long on a network disk.
   """
-  entries = sorted(folder.iterdir()) if folder.is_dir() else []
+  entries = files.entries(folder) if os.path.isdir(folder) else []
   names = {path: inventory.stem(path.name) for path in entries}
   return {stem.casefold(): path for path, stem in names.items() if stem != path.name}
 

@@ -49,13 +49,13 @@ class MaskFolder:
   Attributes:
     path: the folder.
     masks: case -> its masks.
-    twice: (case, reason) of cases that are there twice, and in no `masks`.
+    failed: (case, reason) of cases that are there twice or cannot be listed, and in no `masks`.
     notes: what was left out, for people.
   """
 
   path: pathlib.Path
   masks: dict[str, Masks]
-  twice: list[tuple[str, str]]
+  failed: list[tuple[str, str]]
   notes: list[str]
 
 
@@ -68,6 +68,7 @@ def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | Non
 
   Raises:
     ScoreError: if the folder is missing or holds neither.
+    FolderError: if it cannot be listed.
   """
   _labels.cache_clear()  # files may have changed since the last call
   if not folder.is_dir():
@@ -76,21 +77,21 @@ def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | Non
   maps = list(_label_maps(held, meaning))
   # What `predict --masks` wrote beside a label map is the same once more.
   names = {case for case, _ in maps}
-  maps += [(case, masks) for case, masks in _mask_folders(held) if case not in names]
+  folders = [(case, masks) for case, masks in _mask_folders(held) if case not in names]
+  failed = {case: str(masks) for case, masks in folders if isinstance(masks, UserError)}
+  maps += [(case, masks) for case, masks in folders if isinstance(masks, Masks)]
   if not maps:
-    raise ScoreError(
-      f'{folder}: no NAME.nii.gz with labels and no NAME/CLASS.nii.gz with masks directly in it'
-    )
+    nothing = 'no NAME.nii.gz with labels and no NAME/CLASS.nii.gz with masks directly in it'
+    raise ScoreError(next(iter(failed.values()), f'{folder}: {nothing}'))
   by_case: dict[str, Masks] = {}
-  twice: dict[str, str] = {}
   for case, masks in maps:
     if by_case.setdefault(case, masks) is not masks:
-      twice[case] = f'{masks.path} and {by_case[case].path.name} are both of this case; keep one'
-  for case in twice:
-    del by_case[case]
+      failed[case] = f'{masks.path} and {by_case[case].path.name} are both of this case; keep one'
+  for case in failed:
+    by_case.pop(case, None)
   left_out = [file for file in held.left_out if file.reason not in _NO_MASKS]
   notes = [f'{folder}: left out: {phrase}' for phrase in inventory.phrases(left_out)]
-  return MaskFolder(folder, by_case, list(twice.items()), notes)
+  return MaskFolder(folder, by_case, list(failed.items()), notes)
 
 
 def label_values(folder: pathlib.Path) -> dict[str, list[int]] | None:
@@ -154,12 +155,19 @@ def _read_label(
   return volume.Volume(np.isin(labels.array, meaning[name]), labels.geometry)
 
 
-def _mask_folders(held: inventory.Inventory) -> Iterator[tuple[str, Masks]]:
+def _mask_folders(
+  held: inventory.Inventory,
+) -> Iterator[tuple[str, Masks | inventory.FolderError]]:
+  """The folders with masks, and those that cannot be listed with the reason."""
   for folder in held.folders:
     if folder.name.endswith(_PROBABILITIES):
       continue
     inner = folder / 'segmentations'
-    masks = inventory.look(inner if inner.is_dir() else folder, ('nifti',), deep=False)
+    try:
+      masks = inventory.look(inner if os.path.isdir(inner) else folder, ('nifti',), deep=False)
+    except inventory.FolderError as error:  # costs only this case
+      yield _case(folder.name), error
+      continue
     by_class = {canonical(inventory.stem(f.path.name)): f for f in (*masks.used, *masks.failed)}
     if by_class:
       yield (

@@ -55,7 +55,7 @@ def score_folders(
     dataset: what the rows call their source; by default the name of the folder of references.
 
   Raises:
-    ScoreError, TextFileError, SourceError: if folders or names do not fit.
+    ScoreError, TextFileError, SourceError, FolderError: if folders or names do not fit.
   """
   folders = pathlib.Path(predictions), pathlib.Path(references)
   with warnings.catch_warnings(record=True) as caught:
@@ -73,11 +73,11 @@ def _score_folders(
   predicted = mask_folders.read_folder(
     predictions, mask_folders.label_values(predictions) or meaning
   )
-  failed, notes = [*truth.twice, *predicted.twice], [*truth.notes, *predicted.notes]
+  failed, notes = [*truth.failed, *predicted.failed], [*truth.notes, *predicted.notes]
   pairs = _pairs(truth.masks, predicted.masks)
   known = _known(truth, [mask_folders.canonical(name) for name in classes])
   lacking = [
-    case for case in truth.masks if case not in pairs and case not in dict(predicted.twice)
+    case for case in truth.masks if case not in pairs and case not in dict(predicted.failed)
   ]
   failed += [(case, f'{predictions}: no prediction of this name') for case in lacking]
   if extra := sorted(predicted.masks.keys() - set(pairs.values())):

@@ -179,8 +179,8 @@ def _of_folder(
 ) -> tuple[list[ScanFiles], list[str]]:
   try:
     held = inventory.look(path, _KINDS, skip=skip)
-  except OSError as error:
-    raise ScanError(f'{path}: cannot be opened ({error.strerror}); correct --input') from error
+  except inventory.FolderError as error:
+    raise ScanError(str(error)) from error
   study = dicom.find_series(path, held)
   scans, left_out = [], list(study.left_out)
   stems = collections.defaultdict(list)

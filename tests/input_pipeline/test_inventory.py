@@ -1,12 +1,16 @@
 import gzip
 import os
 import pathlib
+import re
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from input_pipeline import inventory
+from input_pipeline.ct import dicom_series, volume
+from input_pipeline.errors import UserError
+from input_pipeline.sources import files, nifti_folder
 from tests.input_pipeline.sources import layouts
 
 NIFTI = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)).to_bytes()
@@ -144,6 +148,31 @@ def test_what_cannot_be_opened_fails(tmp_path, monkeypatch):
   for name in ('a.nii', 'in'):
     assert 'cannot be opened (Permission denied)' in problems(held.failed)[name]
   assert reasons(held.left_out) == {'notes.txt': 'cannot be opened'}
+
+
+def test_a_folder_that_cannot_be_listed_is_a_mistake_with_its_fix(tmp_path, monkeypatch):
+  layouts.write_files(tmp_path, {'imagesTr/a.nii': NIFTI, 'dataset.json': b'{"labels": {}}'})
+
+  def refuse(path):
+    raise PermissionError(13, 'Permission denied', str(path))
+
+  monkeypatch.setattr(os, 'scandir', refuse)
+  folder = tmp_path / 'imagesTr'
+  message = f'{folder}: cannot be opened (Permission denied); change its permissions or copy'
+  for call, kind in (
+    (lambda: inventory.look(folder, ('nifti',)), inventory.FolderError),
+    (lambda: dicom_series.find_series(folder), volume.VolumeError),
+    (lambda: nifti_folder.nifti_folder_cases(str(tmp_path)), UserError),
+  ):
+    with pytest.raises(kind, match=re.escape(message)):
+      call()
+  monkeypatch.setattr(os, 'listdir', refuse)
+  with pytest.raises(UserError, match='cannot be listed .Permission denied.; change its perm'):
+    files.entries(folder)
+  gone = tmp_path / 'gone.zip'
+  gone.symlink_to('nowhere')
+  with pytest.raises(inventory.FolderError, match='a link to nowhere, which is not there'):
+    inventory.look(gone, ('dicom',))
 
 
 @pytest.mark.parametrize(

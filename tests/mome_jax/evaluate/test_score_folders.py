@@ -1,6 +1,7 @@
 """Folders of masks against references, as nnU-Net, TotalSegmentator and predict write them."""
 
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -229,6 +230,32 @@ def test_a_mask_that_is_damaged_or_missing_costs_its_class(tmp_path, capsys):
   assert [(row['case'], row['class']) for row in rows] == [('a', 'spleen'), ('b', 'liver')]
   err = capsys.readouterr().err
   assert 'not scored: a: ' in err and 'not scored: b: ' in err and "no class 'spleen'" in err
+
+
+@pytest.mark.parametrize('side', 'pr')
+def test_a_folder_of_masks_that_cannot_be_listed_costs_its_case(
+  side, tmp_path, capsys, monkeypatch
+):
+  for place in ('p/a', 'p/b', 'r/a', 'r/b'):
+    save(tmp_path / place / 'liver.nii.gz', (labels() == LIVER).astype(np.uint8))
+  closed, scandir = tmp_path / side / 'a', os.scandir
+
+  def refuse(path):
+    if path == closed:
+      raise PermissionError(13, 'Permission denied', str(path))
+    return scandir(path)
+
+  monkeypatch.setattr(os, 'scandir', refuse)
+  assert run(tmp_path / 'p', tmp_path / 'r') == 1
+  scored, failed = written(tmp_path / 'p')
+  reason = (
+    f'{closed}: cannot be opened (Permission denied); change its permissions or copy it again'
+  )
+  assert scored == ['b'] and failed == {'a': reason}
+  assert f'not scored: a: {reason}' in capsys.readouterr().err
+  closed = tmp_path / side  # the folder as a whole
+  assert run(tmp_path / 'p', tmp_path / 'r') == 1
+  assert f'error: {closed}: cannot be opened (Permission denied)' in capsys.readouterr().err
 
 
 def test_a_case_that_is_there_twice_is_named(nnunet):
