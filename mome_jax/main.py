@@ -65,6 +65,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
   Raises:
     FlagError, ConfigError: if it cannot be understood.
   """
+  argv = config_flag.of_trained_model(argv)
   values = _define(argv)
   words = config_flag.parse(values, argv)
   if not values.help:
@@ -154,6 +155,8 @@ def _run(values: flags.FlagValues) -> int:
         workdir.mkdir(parents=True, exist_ok=True)
       sharding.check_batch(sharding.make_mesh(config.mesh), config)  # before data are read
       config = loop.train(config, workdir)
+    elif config is not None:
+      config = checkpoint.for_evaluation(workdir, config)
     _evaluate(config or checkpoint.load_config(workdir), workdir, values.mode)
   except multihost.Preempted as notice:
     print(f'preempted: {notice}', file=sys.stderr)

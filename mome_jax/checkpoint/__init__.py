@@ -15,7 +15,12 @@ from mome_jax.checkpoint.model_folder import (
   text_file,
 )
 from mome_jax.checkpoint.resume import Checkpointer
-from mome_jax.checkpoint.same_run import MAY_CHANGE, check_same_data, check_same_run
+from mome_jax.checkpoint.same_run import (
+  MAY_CHANGE,
+  check_same_data,
+  check_same_run,
+  for_evaluation,
+)
 
 __all__ = [
   'CONFIG',
@@ -30,6 +35,7 @@ __all__ = [
   'check_same_run',
   'find_tokenizer',
   'folder_of',
+  'for_evaluation',
   'initialise',
   'load_config',
   'load_model',

@@ -2,7 +2,7 @@
 
 import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax
@@ -20,6 +20,7 @@ from mome_jax.checkpoint.files import (
   absolute,
   finished_steps,
 )
+from mome_jax.checkpoint.model_folder import folder_of, load_config
 from mome_jax.configs import base
 from mome_jax.text.vectors import TextVectors
 
@@ -44,6 +45,9 @@ MAY_CHANGE = (
   'train.warmup_steps',
 )
 _PATHS = ('init.checkpoint',)  # a place, however it is written
+# What a trained model is; the rest of a config tells how it was trained or is to be scored.
+_MODEL = ('classes', 'data.spacing', 'data.windows', 'model.*', 'text.*')
+_DERIVED = ('text.d_model',)  # training completes it
 
 
 def check_same_run(
@@ -69,10 +73,15 @@ def check_same_run(
       f'with --config.init.checkpoint={workdir}'
     )
   file = folder / CONFIG
-  if not finished_steps(folder / CHECKPOINTS) or not file.is_file():
+  if not finished_steps(folder / CHECKPOINTS):
     return []
+  if not file.is_file():
+    raise CheckpointError(
+      f'{folder} has checkpoints but no {CONFIG}, so that nothing says what they learned; copy it '
+      'there again, or choose another --workdir'
+    )
   changes = config_changes(file, config)
-  refused = [text for name, text in changes.items() if not _may_change(name)]
+  refused = [text for name, text in changes.items() if not _matches(name, MAY_CHANGE)]
   if vectors is not None and (folder / TEXT_VECTORS).is_file():
     before = TextVectors.load(folder / TEXT_VECTORS)
     if before.prompts != vectors.prompts or not np.array_equal(
@@ -86,6 +95,36 @@ def check_same_run(
       f'{workdir} it starts from these weights)'
     )
   return list(changes.values())
+
+
+def for_evaluation(
+  workdir: epath.PathLike, config: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+  """The config of a trained model, with the data and the way to score them of another config.
+
+  Args:
+    workdir: a training workdir, model folder or one of its `checkpoints/STEP`.
+    config: whose `data_dir`, `data.sources`, `evaluation` and `mesh` are taken.
+
+  Raises:
+    CheckpointError: if there is no model, or `config` describes another one.
+  """
+  trained = load_config(workdir)
+  changes = config_changes(folder_of(workdir) / CONFIG, config)
+  other = [
+    text
+    for name, text in changes.items()
+    if _matches(name, _MODEL) and not _matches(name, (*MAY_CHANGE, *_DERIVED))
+  ]
+  if other:
+    raise CheckpointError(
+      f'{workdir}: --config describes another model than its own: {shortened(other, 8)}. Leave '
+      '--config out; values such as --config.evaluation.split=all can be given without it'
+    )
+  with trained.unlocked():
+    trained.data_dir, trained.data.sources = config.data_dir, config.data.sources
+    trained.evaluation, trained.mesh = config.evaluation, config.mesh
+  return trained
 
 
 def check_same_data(
@@ -120,6 +159,9 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
   old = _flat(read_config(file))
   new = _flat(json.loads(config.to_json_best_effort()))
   defaults = _flat(json.loads(base.get_config().to_json_best_effort()))
+  # A run from before this rate existed trained what it is for at the generator's.
+  if 'train.generator_rate' in old:
+    old.setdefault('train.mixture_rate', old['train.generator_rate'])
   old = {name: value for name, value in defaults.items() if name in new} | old
   for name in _PATHS:
     for values in (old, new):
@@ -135,8 +177,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str
   return {name: f'{name}: {a} -> {b}' for name, a, b in pairs if a != b}
 
 
-def _may_change(name: str) -> bool:
-  return any(fnmatch.fnmatchcase(name, pattern) for pattern in MAY_CHANGE)
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+  return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _flat(tree: Mapping) -> dict[str, Any]:

@@ -107,7 +107,8 @@ class _Evaluation:
     number = self.config.evaluation.pictures if lead and not self.unseen else 0
     pictures = CasePictures(self.workdir / 'pictures', number, self.explainer)
     if lead:
-      pictures.folder.mkdir(exist_ok=True)
+      with errors.writing(pictures.folder):
+        pictures.folder.mkdir(exist_ok=True)
     rows, counts = self._segment(part, pictures)
     rows, counts = multihost.gather_rows(rows), multihost.gather_rows(counts)
     rows.sort(key=lambda row: (row['source'], row['case']))  # the same with any number of hosts

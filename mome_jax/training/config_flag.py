@@ -15,6 +15,7 @@ from mome_jax.errors import ConfigError, UserError, suggest
 
 _FOLDER = pathlib.Path(configs.__file__).parent
 _IN_PACKAGE = re.compile(r'(?:.*[/\\])?mome_jax[/\\]configs[/\\](\w+)\.py')
+_TRAINED = 'trained:'
 _PARTS = ('__init__', 'base')  # no experiments
 
 
@@ -48,6 +49,28 @@ def resolve(text: str) -> tuple[pathlib.Path, list[str]]:
   kind = 'file' if name.endswith('.py') and not packaged else 'experiment'
   hint = suggest(pathlib.Path(stem).stem, names())
   raise ConfigError(f'--config={name}: no such {kind}; {hint}')
+
+
+def of_trained_model(argv: Sequence[str]) -> list[str]:
+  """The command line, with the model's own config where an evaluation changes values without one.
+
+  So `--config.evaluation.split=all` and the like change the config that the model was trained with.
+  """
+  given = [word for word in argv if re.match('--?(no)?config', word)]
+  workdirs = [_value(argv, at) for at, word in enumerate(argv) if re.match('--?workdir', word)]
+  evaluates = '--mode=evaluate' in argv or ('--mode', 'evaluate') in zip(
+    argv, argv[1:], strict=False
+  )
+  values_only = given and all(re.match(r'--?(no)?config\.', word) for word in given)
+  if not (evaluates and values_only and workdirs):
+    return list(argv)
+  return [argv[0], f'--config={_TRAINED}{workdirs[-1]}', *argv[1:]]
+
+
+def _value(argv: Sequence[str], at: int) -> str:
+  """The value of the flag at a place, in either spelling."""
+  _, equals, value = argv[at].partition('=')
+  return value if equals else ''.join(argv[at + 1 : at + 2])
 
 
 def define(name: str, values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -112,13 +135,20 @@ def start_from(model: str = 'runs/demo') -> ConfigDict:
 def load(path: str) -> ConfigDict:
   """The locked config that `--config` names; see `resolve`.
 
-  A `get_config` with a parameter `start` gets the config of the model after the colon, of
-  `start_from`; any other one gets those words themselves.
+  'trained:MODEL' is the config that a model was trained with. A `get_config` with a parameter
+  `start` gets the config of the model after the colon, of `start_from`; any other one gets those
+  words themselves.
 
   Raises:
     ConfigError: if there is none.
     Exception: what the config's own code raises.
   """
+  if path.startswith(_TRAINED):
+    from mome_jax import checkpoint  # here, so that other configs come at once
+
+    config = checkpoint.load_config(path.removeprefix(_TRAINED))
+    config.lock()
+    return config
   file, argument = resolve(path)
   spec = importlib.util.spec_from_file_location(file.stem, file)
   if spec is None or spec.loader is None:

@@ -172,3 +172,36 @@ def test_the_data_are_compared_not_their_path(workdir):
   checkpoint.check_same_data(workdir, {'step': 4, 'seed': 0}, {'phantom': 'abc'})  # not noted
   with pytest.raises(checkpoint.CheckpointError, match='other scans, labels or splits of openkbp'):
     checkpoint.check_same_data(workdir, position, {'phantom': 'abc', 'openkbp': 'xyz'})
+
+
+def test_a_run_from_before_the_rate_of_the_mixture_trained_it_at_the_generators(workdir):
+  file = workdir / 'config.json'
+  config = json.loads(file.read_text())
+  del config['train']['mixture_rate']
+  file.write_text(json.dumps(config))
+  with pytest.raises(checkpoint.CheckpointError, match='train.mixture_rate: 0.1 -> 1.0'):
+    checkpoint.check_same_run(workdir, demo.get_config())
+  assert checkpoint.check_same_run(workdir, changed(**{'train.mixture_rate': 0.1})) == []
+
+
+def test_checkpoints_that_nothing_describes_are_not_gone_on_with(workdir):
+  (workdir / 'config.json').unlink()
+  with pytest.raises(checkpoint.CheckpointError, match='has checkpoints but no config.json'):
+    checkpoint.check_same_run(workdir, demo.get_config())
+
+
+def test_an_evaluation_takes_data_and_scoring_from_another_config(workdir):
+  other = changed(
+    **{'data.sources': ('openkbp',), 'data_dir': 'elsewhere', 'evaluation.split': 'all',
+       'mesh.data': 2, 'train.steps': 9, 'seed': 5}
+  )  # fmt: skip
+  config = checkpoint.for_evaluation(workdir, other)
+  assert config.data.sources == ('openkbp',) and config.data_dir == 'elsewhere'
+  assert config.evaluation.split == 'all' and config.mesh.data == 2
+  assert (config.seed, config.train.steps) == (0, demo.get_config().train.steps)
+
+
+@pytest.mark.parametrize('name', ['classes', 'data.spacing', 'model.top_k', 'text.max_length'])
+def test_an_evaluation_with_the_config_of_another_model_is_refused(workdir, name):
+  with pytest.raises(checkpoint.CheckpointError, match=f'another model than its own: {name}: '):
+    checkpoint.for_evaluation(workdir, changed(**{name: OTHER[name]}))

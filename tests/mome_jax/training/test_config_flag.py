@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mome_jax import checkpoint, main
 from mome_jax.configs import base, demo
 from mome_jax.errors import ConfigError
 from mome_jax.training import config_check, config_flag
@@ -61,3 +62,24 @@ def test_every_value_of_the_base_config_has_a_name():
   names = list(config_flag.keys(base.get_config()))
   assert {'train', 'train.steps', 'data.augment.p_mirror', 'classes'} <= set(names)
   assert [name for name in names if '.' not in name] == sorted(flat, key=names.index)
+
+
+def test_an_evaluation_changes_the_config_of_its_model(tmp_path):
+  trained = demo.get_config()
+  trained.classes, trained.train.steps = ('liver', 'spleen'), 7
+  checkpoint.save_description(tmp_path, trained)
+  value = '--config.evaluation.split=all'
+  spellings = [
+    ['--mode=evaluate', f'--workdir={tmp_path}', value],
+    [value, '--workdir', str(tmp_path), '--mode', 'evaluate'],
+  ]
+  for words in spellings:
+    config = main.parse(['main', *words]).config
+    assert (config.classes, config.train.steps) == (('liver', 'spleen'), 7)
+    assert config.evaluation.split == 'all'
+
+
+def test_a_training_does_not_take_the_config_of_the_workdir(tmp_path):
+  checkpoint.save_description(tmp_path, demo.get_config())
+  with pytest.raises(config_flag.FlagError, match='it needs --config=NAME before it'):
+    main.parse(['main', f'--workdir={tmp_path}', '--config.train.steps=9'])
