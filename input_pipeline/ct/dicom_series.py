@@ -117,7 +117,8 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   whatever else tells them apart. Localizers, screen captures and other modalities are left out; so
   are series of less than four slices, as test boluses are, where there is a longer one. A file that
   cannot be read fails its series, or where its header does not say which that is, the only one in
-  its folder.
+  its folder. A slice without SeriesInstanceUID is of the only series in its folder; it fails where
+  there are several.
 
   Args:
     path: folder, searched to any depth, or `.zip` file.
@@ -149,8 +150,15 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
       else:
         slices.append(slice_)
     unread = {file.name: file.problem for file in files.failed if file.kind == 'dicom'}
-    owners = {name: _uids_in(name, open_file) for name in bad} | dict.fromkeys(unread, ())
-  scans = [part for group in _by_uid(slices) for part in _phases(group)]
+    owners: dict[str, Collection[str]] = {name: _uids_in(name, open_file) for name in bad}
+  groups, strays = _by_uid(slices)
+  unread |= {
+    slice_.name: f'{path / slice_.name}: no SeriesInstanceUID, and its folder holds several '
+    'series; export it again, or keep one series in the folder'
+    for slice_ in strays
+  }
+  owners |= dict.fromkeys(unread, ())
+  scans = [part for group in groups for part in _phases(group)]
   scans, failed = _blame(scans, bad | unread, owners)
   left_out = inventory.phrases(others)
   if any(scan.places >= _FEW for scan in scans):
@@ -275,12 +283,24 @@ def _uids_in(name: str, open_file) -> set[str]:
     return set()
 
 
-def _by_uid(slices: Sequence[_Slice]) -> list[list[_Slice]]:
-  """The slices of each series; those without a UID belong together in each folder."""
-  groups = collections.defaultdict(list)
+def _by_uid(slices: Sequence[_Slice]) -> tuple[list[list[_Slice]], list[_Slice]]:
+  """The slices of each series, and those without a UID that may be of several.
+
+  Without a UID they are of the only series in their folder, or where it holds none, one of their
+  own.
+  """
+  uids = collections.defaultdict(set)
   for slice_ in slices:
-    groups[slice_.uid or f'/{slice_.folder}'].append(slice_)
-  return list(groups.values())
+    if slice_.uid:
+      uids[slice_.folder].add(slice_.uid)
+  groups, strays = collections.defaultdict(list), []
+  for slice_ in slices:
+    candidates = {slice_.uid} if slice_.uid else uids.get(slice_.folder, {f'/{slice_.folder}'})
+    if len(candidates) > 1:
+      strays.append(slice_)
+    else:
+      groups[min(candidates)].append(slice_)
+  return list(groups.values()), strays
 
 
 def _phases(group: Sequence[_Slice]) -> list[SeriesFiles]:
@@ -308,8 +328,8 @@ def _scan(slices: Sequence[_Slice], field: str = '', text: str = '') -> SeriesFi
   instances = {slice_.instance for slice_ in slices}
   known = () if '' in instances else tuple(sorted(instances))
   places = len({slice_.position for slice_ in slices})
-  uid, number = slices[0].uid, slices[0].number
-  return SeriesFiles(uid, number, names, part, slices=known, places=places)
+  first = next((slice_ for slice_ in slices if slice_.uid), slices[0])
+  return SeriesFiles(first.uid, first.number, names, part, slices=known, places=places)
 
 
 def _blame(

@@ -57,6 +57,51 @@ def test_one_uid_in_two_folders(tmp_path):
   assert [scan.place_in('x') for scan in scans] == ['x/p1', 'x/p2']
 
 
+def without_uid(*paths):
+  for path in paths:
+    ds = pydicom.dcmread(path)
+    ds.SeriesInstanceUID = ''
+    ds.save_as(path)
+
+
+class TestSlicesWithoutUid:
+  @pytest.mark.parametrize('numbers', [[0], [4], range(11)])
+  def test_are_of_the_only_series_in_their_folder(self, numbers, tmp_path):
+    names = series(tmp_path / 'a', SeriesNumber=3)
+    series(tmp_path / 'b', uid='1.2.4')
+    without_uid(*(tmp_path / 'a' / names[k] for k in numbers))
+    study = dicom_series.find_series(tmp_path)
+    scans = {scan.uid: scan for scan in study.series}
+    assert sorted(scans['1.2.3'].names) == [f'a/{name}' for name in names]
+    assert (scans['1.2.3'].number, scans['1.2.3'].problem) == (3, '')
+    assert len(scans['1.2.4'].names) == 12
+    assert (study.left_out, dict(study.failed)) == ((), {})
+    from input_pipeline.ct import dicom
+
+    read = dicom.read_dicom(tmp_path / 'a')
+    np.testing.assert_array_equal(read.array, layouts.body([1])[0])
+
+  def test_fail_by_name_where_there_are_several(self, tmp_path):
+    first, second = (series(tmp_path, f's{n}_{{:03d}}', uid=f'1.2.840.{n}') for n in (1, 2))
+    without_uid(tmp_path / first[4])
+    study = dicom_series.find_series(tmp_path)
+    assert [len(scan.names) for scan in study.series] == [11, 12]
+    assert list(study.failed) == ['s1_004']
+    assert study.failed['s1_004'].startswith(
+      f'{tmp_path}/s1_004: no SeriesInstanceUID, and its folder holds several series; '
+    )
+    assert study.left_out == ()
+
+  def test_are_a_series_where_there_is_no_other(self, tmp_path):
+    for folder in 'ab':
+      names = series(tmp_path / folder)
+      without_uid(*(tmp_path / folder / name for name in names))
+    study = dicom_series.find_series(tmp_path)
+    assert [(scan.uid, scan.folder, len(scan.names)) for scan in study.series] == [
+      ('', 'a', 12), ('', 'b', 12),
+    ]  # fmt: skip
+
+
 class TestDamage:
   def test_a_damaged_header_fails_its_series_alone(self, tmp_path):
     for patient in ('good', 'bad'):
