@@ -28,7 +28,8 @@ def classify(name: str, head: bytes) -> tuple[str, str]:
 
   Args:
     name: of the file.
-    head: its first 1,024 bytes, all of a shorter one; looked at where the name does not say.
+    head: its first 1,024 bytes, all of a shorter one; looked at where the name does not say, or
+      says another image or a picture: DICOM is often called `.img`.
 
   Returns:
     `inventory.File.kind` and `inventory.File.reason`.
@@ -39,6 +40,8 @@ def classify(name: str, head: bytes) -> tuple[str, str]:
   kind = by_ending(base)
   if kind is None:
     kind = _by_content(head)
+  elif kind in ('image', 'picture') and _is_dicom(head):
+    kind = 'dicom'
   return (kind, '') if kind in INPUT else ('other', kind)
 
 
@@ -64,7 +67,7 @@ def _by_content(head: bytes) -> str:
     return 'nifti'
   if head.startswith(b'PK\x03\x04'):
     return 'zip'
-  if head[128:132] == b'DICM' or _is_bare_dicom(head):
+  if _is_dicom(head):
     return 'dicom'
   try:
     # A character may be cut at the end.
@@ -80,6 +83,10 @@ def _is_nifti(head: bytes) -> bool:
   return head[:4] in sizes and any(m in (b'n+1\0', b'n+2\0') for m in magic)
 
 
+def _is_dicom(head: bytes) -> bool:
+  return head[128:132] == b'DICM' or _is_bare_dicom(head)
+
+
 def _is_bare_dicom(head: bytes) -> bool:
   """Whether it begins with an element of DICOM group 2 or 8, as files without preamble do."""
   if len(head) < 16:
@@ -88,6 +95,14 @@ def _is_bare_dicom(head: bytes) -> bool:
     group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))
     length = int.from_bytes(head[4:8], order)
     explicit = re.match(rb'(AE|AS|CS|DA|DT|IS|LO|LT|OB|PN|SH|SQ|ST|TM|UI|UL|UN|US|UT)', head[4:6])
-    if group in (2, 8) and element <= 0x70 and (explicit or length < 1 << 10):
+    if group not in (2, 8) or element > 0x70:
+      continue
+    following = head[8 + length : 12 + length]
+    numbers = [int.from_bytes(following[i : i + 2], order) for i in (0, 2)]
+    # Without a type, what follows tells it from voxels: the next element, if it is not cut off.
+    implicit = length < 1 << 10 and (
+      len(following) < 4 or (numbers[0] == group and numbers[1] > element)
+    )
+    if explicit or implicit:
       return True
   return False

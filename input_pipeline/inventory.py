@@ -8,7 +8,8 @@
   holding.left_out  the rest, each with its `reason`; `holding.notes()` tells of it in a few phrases
 
 A file's kind follows from the ending of its name, in any case of letters, and from its first bytes
-where the name does not say. Links are followed, and every folder is read once.
+where the name does not say, or says an image or a picture and the bytes DICOM. Links are
+followed, and every folder is read once.
 """
 
 import collections
@@ -26,6 +27,7 @@ from input_pipeline import errors, file_kinds
 from input_pipeline.file_kinds import NIFTI_ENDINGS
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
+_HALF = 'file is missing; copy both'
 
 
 class FolderError(errors.UserError):
@@ -273,13 +275,15 @@ def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: pathlib.Path)
   name = entry.filename
   if not entry.file_size:
     return _failed(path, name, f'{path}: cannot be read, it is empty; pack it again', 'empty')
-  if file_kinds.by_ending(path.name):
+  ending = file_kinds.by_ending(path.name)
+  if ending not in (None, 'image', 'picture'):
     return File(path, name, *file_kinds.classify(name, b''))
   try:
     with archive.open(entry) as stream:
       head = stream.read(file_kinds.HEAD)
   except (OSError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
-    return _failed(path, name, f'{path}: cannot be unpacked ({error}); pack it again', '')
+    reason = 'picture' if ending == 'picture' else ''
+    return _failed(path, name, f'{path}: cannot be unpacked ({error}); pack it again', reason)
   return File(path, name, *file_kinds.classify(name, head))
 
 
@@ -305,7 +309,7 @@ def _file(path: pathlib.Path, name: str) -> File:
     reason = 'cannot be opened' if ending else ''
     return _failed(path, name, unreadable(path, error), reason)
   kind, reason = file_kinds.classify(name, head)
-  if name.lower().endswith(('.hdr', '.img')):
+  if kind != 'dicom' and name.lower().endswith(('.hdr', '.img')):
     kind, reason, problem = _pair(path)
     return File(path, name, kind, reason, problem)
   return File(path, name, kind, reason)
@@ -341,7 +345,7 @@ def _pair(path: pathlib.Path) -> tuple[str, str, str]:
   """Kind, reason and problem of one half of a scan in two files."""
   other = '.img' if path.suffix.lower() == '.hdr' else '.hdr'
   if len(halves(path)) == 1:
-    return 'image', '', f'{path}: its {other} file is missing; copy both'
+    return 'image', '', f'{path}: its {other} {_HALF}'
   return ('nifti', '', '') if other == '.img' else ('other', 'voxels of a .hdr file', '')
 
 
@@ -352,9 +356,12 @@ def _slices_among(files: Sequence[File]) -> list[File]:
   }
   made = []
   for file in files:
-    damaged = file.reason in ('empty', 'unknown format') or file.kind == 'unknown'
+    damaged = file.reason in ('empty', 'unknown format', 'picture', 'cannot be opened')
+    damaged = damaged or file.kind in ('unknown', 'image')
     if damaged and (file.parent, _shape(file.name)) in slices:
-      problem = file.problem or f'{file.path}: cannot be read as DICOM; copy it again'
+      problem = file.problem
+      if not problem or problem.endswith(_HALF):
+        problem = f'{file.path}: cannot be read as DICOM; copy it again'
       file = dataclasses.replace(file, kind='dicom', reason='', problem=problem)
     made.append(file)
   return made

@@ -98,6 +98,46 @@ def test_every_file_is_used_left_out_or_failed(tmp_path):
   assert 'picture (1 file)' in held.notes()
 
 
+IMPLICIT = b''.join(  # group 8 without types: ImageType, SOPClassUID
+  element.to_bytes(2, 'little').join((b'\x08\0', len(text).to_bytes(4, 'little'))) + text
+  for element, text in ((8, b'ORIGINAL'), (0x16, b'1.2.840.10008.5.1.4.1.1.2\0'))
+)
+
+
+@pytest.mark.parametrize('ending', ['.img', '.IMG', '.hdr', '.mha', '.jpg', '.TIF'])
+@pytest.mark.parametrize('packed', [False, True])
+def test_dicom_that_is_named_like_another_image(ending, packed, tmp_path):
+  slices = {f'IM{n}{ending}': data for n, data in enumerate((DICOM, BARE, IMPLICIT))}
+  damaged = {f'IM3{ending}': b'', f'IM4{ending}': bytes(range(256)) * 5}
+  folder = tmp_path / ('a.zip' if packed else 'a')
+  write = layouts.write_zip if packed else layouts.write_files
+  write(folder, slices | damaged | {f'preview{ending}': b'x' * 99})
+  held = inventory.look(folder, ('dicom',))
+  assert names(held.used) == sorted(slices)
+  assert set(problems(held.failed)) == set(damaged)
+  assert problems(held.failed)[f'IM4{ending}'] == (
+    f'{folder}/IM4{ending}: cannot be read as DICOM; copy it again'
+  )
+  assert names(held.left_out) == [f'preview{ending}']
+
+
+@pytest.mark.parametrize('voxels', [np.full(400, 8, np.int32), np.array([8, *[0] * 400], np.int16)])
+def test_voxels_that_begin_like_dicom(voxels, tmp_path):
+  layouts.write_files(tmp_path, {'a.hdr': NIFTI[:348], 'a.img': voxels.tobytes()})
+  held = inventory.look(tmp_path, ('nifti', 'dicom'))
+  assert {file.name: file.kind for file in held.used} == {'a.hdr': 'nifti'}
+  assert reasons(held.left_out) == {'a.img': 'voxels of a .hdr file'}
+
+
+def test_a_picture_that_cannot_be_unpacked_is_left_out(tmp_path):
+  path, picture = tmp_path / 'a.zip', b'\x89PNG' + bytes(range(200))
+  layouts.write_zip(path, {'IM1': DICOM, 'a.png': picture})
+  path.write_bytes(path.read_bytes().replace(picture, picture[::-1]))
+  held = inventory.look(path, ('dicom',))
+  assert (names(held.used), held.failed) == (['IM1'], ())
+  assert reasons(held.left_out) == {'a.png': 'picture'}
+
+
 def test_one_level_and_other_kinds_are_left_out_with_their_reason(tmp_path):
   layouts.write_files(tmp_path, {'a.nii': NIFTI, 'b.dcm': DICOM, 'c.dcm': b'', 'in/d.nii': NIFTI})
   held = inventory.look(tmp_path, ('nifti',), deep=False)
