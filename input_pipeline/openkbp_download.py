@@ -17,6 +17,7 @@ that loses more than half of its voxels there counts as not labelled.
 import argparse
 import csv
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -163,7 +164,9 @@ def _convert_patient(path: pathlib.Path, folder: pathlib.Path) -> dict:
   hu = np.full(_SIZE**3, -1000, np.int16)
   hu[indices] = np.clip(values, 0, 4095) - 1000
   hu = hu.reshape((_SIZE,) * 3)
-  masks = {name: _mask(p) for name in (*ORGANS, *_TARGETS) if (p := path / f'{name}.csv').is_file()}
+  contours = {name: path / f'{name}.csv' for name in (*ORGANS, *_TARGETS)}
+  # A link to nothing is no organ without a contour: reading it fails, and is told.
+  masks = {name: _mask(p) for name, p in contours.items() if os.path.lexists(p)}
   blank = blanked_slices(hu, np.any(list(masks.values()), 0)) if masks else np.zeros(_SIZE, bool)
   hu[..., blank] = -1000
   oar, ptv = np.zeros(hu.shape, np.uint8), np.zeros(hu.shape, np.uint8)

@@ -17,7 +17,8 @@ def chaos_cases(manual_dir: str | None) -> list[Case]:
   """The labelled CT scans.
 
   Args:
-    manual_dir: folder that holds `Train_Sets/CT/N/{DICOM_anon,Ground}`, at any depth.
+    manual_dir: folder that holds `Train_Sets/CT/N/{DICOM_anon,Ground}`, at any depth and in any
+      case of letters.
 
   Raises:
     SourceError: if there is none.
@@ -26,12 +27,14 @@ def chaos_cases(manual_dir: str | None) -> list[Case]:
     UserWarning: of CT scans without labels, which are left out.
   """
   folder = files.folder_of('chaos', manual_dir, 'Train_Sets/CT/N/DICOM_anon and Ground')
+  paths = files.walk(folder)
+  grounds = {path.parent: path for path in paths if path.name.casefold() == 'ground'}
   cases, unlabelled = [], []
-  for scan in (path for path in files.walk(folder) if path.name == 'DICOM_anon'):
-    ground = scan.parent / 'Ground'
-    if scan.parent.parent.name != 'CT':  # MRI
+  for scan in (path for path in paths if path.name.casefold() == 'dicom_anon'):
+    ground = grounds.get(scan.parent)
+    if scan.parent.parent.name.casefold() != 'ct':  # MRI
       continue
-    if not ground.is_dir():
+    if ground is None or not ground.is_dir():
       unlabelled.append(scan)
     else:
       name = scan.parent.name
@@ -47,7 +50,7 @@ def chaos_cases(manual_dir: str | None) -> list[Case]:
 @loader('_load')
 def _load(scan: pathlib.Path, ground: pathlib.Path) -> Scan:
   series = dicom.read_series(scan)
-  pictures = sorted(path for path in ground.iterdir() if path.suffix.casefold() == '.png')
+  pictures = sorted(path for path in files.entries(ground) if path.suffix.casefold() == '.png')
   names = sorted(series.names)
   if len(pictures) != len(names):
     raise SourceError(f'{ground}: {len(pictures)} pictures for {len(names)} slices of {scan}')

@@ -3,7 +3,7 @@
   FOLDER/dataset.json
   FOLDER/imagesTr/NAME.nii.gz    or NAME_0000.nii.gz
   FOLDER/labelsTr/NAME.nii.gz
-  FOLDER/imagesTs, labelsTs      optional: cases of the test split
+  FOLDER/imagesTs, labelsTs      optional: cases of the test split; names in any case of letters
 
 `dataset.json` needs `labels`, name -> value (or the older value -> name); a list of values makes a
 region that holds several structures. Names are those of the template, their synonyms, paired organs
@@ -171,7 +171,7 @@ def _pairs(folder: pathlib.Path, part: str) -> dict[str, _Pair]:
   Warns:
     UserWarning: of what is left out: test scans without labels, and files that are no NIfTI.
   """
-  images, maps = (_held(folder / f'{kind}{part}') for kind in ('images', 'labels'))
+  images, maps = (_held(_part(folder, f'{kind}{part}')) for kind in ('images', 'labels'))
   further = [stem for stem in inventory.further_channels(images) if stem not in maps]
   names = inventory.case_names([stem for stem in images if stem not in further])
   scans: dict[str, list[inventory.File]] = {}
@@ -205,10 +205,27 @@ def _pairs(folder: pathlib.Path, part: str) -> dict[str, _Pair]:
   return pairs
 
 
+def _part(folder: pathlib.Path, name: str) -> pathlib.Path:
+  """What is called `name` in a folder, in any case of letters.
+
+  Warns:
+    UserWarning: if there are several, of those that are left out.
+  """
+  exact = folder / name
+  same = [path for path in files.entries(folder) if path.name.casefold() == name.casefold()]
+  part = exact if exact in same or not same else same[0]
+  for path in same:
+    if path != part:
+      files.note(f'{path}: left out, as {part.name} is beside it')
+  return part
+
+
 def _held(folder: pathlib.Path) -> dict[str, list[inventory.File]]:
   """Name without its ending -> the NIfTI files of that name, damaged ones too."""
-  if not folder.is_dir():
+  if not os.path.lexists(folder):
     return {}
+  if not os.path.isdir(folder):
+    raise SourceError(f'{folder}: no folder, or a link to none; get it, or remove it')
   held = inventory.look(folder, ('nifti',), deep=False)
   left_out = [f'{folder}: left out: {phrase}' for phrase in held.notes()]
   left_out += [f'{path}: a folder, not looked into' for path in held.folders]

@@ -191,8 +191,11 @@ def openkbp_ptv_cases(manual_dir: str | None) -> list[Case]:
 
   Raises:
     SourceError: as `openkbp_cases`.
+
+  Warns:
+    UserWarning: of patients without one, who are left out.
   """
-  cases = []
+  cases, lacking = [], []
   for case in openkbp_cases(manual_dir):
     folder = _folder(manual_dir) / ('train' if case.split == 'train' else 'val')
     ct, ptv = (folder / f'{case.name}_{kind}.nii.gz' for kind in ('ct', 'ptv'))
@@ -201,6 +204,10 @@ def openkbp_ptv_cases(manual_dir: str | None) -> list[Case]:
         files.load_nifti, ct, ptv, {70: 'ptv70', 63: None, 56: None}, _PTV_TEMPLATE
       )
       cases.append(Case('openkbp_ptv', case.name, case.split, ('ptv70',), load))
+    else:
+      lacking.append(ptv)
+  if lacking:
+    files.note(f'openkbp_ptv: {files.counted(lacking, "patients without a target volume")}')
   return cases
 
 

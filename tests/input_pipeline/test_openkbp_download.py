@@ -119,6 +119,10 @@ def test_damaged_files_are_named(tmp_path, capsys):
   (patient / 'ct.csv').write_text(f',data\n{128**3},5\n')
   assert openkbp_download.main([f'--output={tmp_path}/o', f'--original={tmp_path}']) == 1
   assert 'outside 128^3' in capsys.readouterr().err
+  (patient / 'ct.csv').write_text(',data\n12,5\n')
+  (patient / 'Larynx.csv').symlink_to('annex/gone')  # contoured, and not there
+  assert openkbp_download.main([f'--output={tmp_path}/o', f'--original={tmp_path}']) == 1
+  assert 'Larynx.csv: not a sparse CSV file ([Errno 2]' in capsys.readouterr().err
 
 
 def test_fetch_takes_the_pinned_commit_only(tmp_path):

@@ -276,6 +276,17 @@ class TestDownloadProblems:
       cases['3Dircadb1.2'].load()
     assert cases['3Dircadb1.1'].load().codes.any()
 
+  def test_chaos_in_other_letters(self, tmp_path):
+    known, _ = fabricate('chaos', tmp_path)
+    sets = tmp_path / 'Train_Sets'
+    (sets / 'CT/2/DICOM_anon').rename(sets / 'CT/2/dicom_anon')
+    (sets / 'CT/2/Ground').rename(sets / 'CT/2/ground')
+    cases = sources.get_source('chaos').cases(str(tmp_path))
+    assert [case.name for case in cases] == ['1', '2']
+    np.testing.assert_array_equal(cases[1].load().codes, known[0].load().codes)
+    (sets / 'CT').rename(sets / 'ct')
+    assert len(sources.get_source('chaos').cases(str(tmp_path))) == 2
+
   def test_chaos_with_a_picture_missing(self, tmp_path):
     cases, _ = fabricate('chaos', tmp_path)
     (tmp_path / 'Train_Sets/CT/1/Ground/liver_GT_003.png').unlink()

@@ -266,6 +266,25 @@ def test_numbers_of_four_digits_are_channels_only_where_they_must_be(tmp_path):
   ]
 
 
+def test_folders_are_found_in_any_case_of_letters(tmp_path):
+  write(tmp_path)
+  write(tmp_path, cases=['t'], part='Ts')
+  for name in ('imagesTs', 'labelsTs', 'labelsTr'):
+    (tmp_path / name).rename(tmp_path / name.title())
+  source = sources.get_source('nifti_folder')
+  cases, notes = source.listed(str(tmp_path))
+  assert {case.name: case.split for case in cases} == dict.fromkeys('abc', 'train') | {'t': 'test'}
+  assert not notes and not fails(tmp_path)
+  (tmp_path / 'IMAGESTR').mkdir()
+  assert source.listed(str(tmp_path))[1] == [
+    f'{tmp_path}/IMAGESTR: left out, as imagesTr is beside it'
+  ]
+  (tmp_path / 'Imagests').rename(tmp_path / 'moved')
+  (tmp_path / 'imagesTs').symlink_to('gone')
+  with pytest.raises(sources.SourceError, match='imagesTs: no folder, or a link to none'):
+    source.listed(str(tmp_path))
+
+
 def test_what_is_left_out_is_told(tmp_path, capsys):
   folder = write(tmp_path / 'mine')
   images = tmp_path / 'mine/imagesTr'

@@ -121,6 +121,23 @@ class TestOpenKbp:
     with pytest.raises(sources.SourceError, match=r'pt_1_ct\.nii\.gz: listed in'):
       case.load()
 
+  def test_a_patient_without_target_volume_is_told_of(self, tmp_path):
+    for split, names in (('train', ['pt_1', 'pt_2']), ('val', ['pt_3'])):
+      (tmp_path / split).mkdir()
+      entries = [
+        {'id': name, 'ct': f'{name}_ct.nii.gz', 'oar': f'{name}_oar.nii.gz',
+         'labelled_organs': ['Larynx']}
+        for name in names
+      ]  # fmt: skip
+      (tmp_path / split / 'dataset.json').write_text(json.dumps({'cases': entries}))
+    (tmp_path / 'train/pt_1_ptv.nii.gz').touch()
+    cases, notes = sources.get_source('openkbp_ptv').listed(str(tmp_path))
+    assert [case.name for case in cases] == ['pt_1']
+    assert notes == [
+      'openkbp_ptv: patients without a target volume, left out: 2, first '
+      f'{tmp_path}/train/pt_2_ptv.nii.gz'
+    ]
+
   def test_slice_range_spans_whole_slices(self):
     # Ten slices of 2.5 mm. Slices 2..5 from below reach from 1.5 to 5.5 slices above the lowest
     # centre; slices 2..5 from above are 4..7 from below.
