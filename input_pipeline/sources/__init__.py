@@ -5,9 +5,6 @@ of `anatomy`. Supervision is per case: a class that a case does not label is unk
 absent, and is never trained or scored.
 """
 
-import types
-from collections.abc import Mapping
-
 from input_pipeline.errors import suggest
 from input_pipeline.sources import abdomen, tumors
 from input_pipeline.sources.base import (
@@ -31,24 +28,22 @@ __all__ = [
 ]  # fmt: skip
 
 _DATASETS = (*abdomen.DATASETS, *tumors.DATASETS)
-SOURCES: Mapping[str, Source] = types.MappingProxyType(
-  {
-    source.name: source
-    for source in (
-      PHANTOM,
-      PHANTOM_TUNE,
-      NIFTI_FOLDER,
-      OPENKBP,
-      OPENKBP_TUNE,
-      OPENKBP_PTV,
-      OPENKBP_PARTS,
-      CHAOS,
-      IRCADB,
-      TOTALSEGMENTATOR,
-      *(dataset.source() for dataset in _DATASETS),
-    )
-  }
-)
+SOURCES: dict[str, Source] = {
+  source.name: source
+  for source in (
+    PHANTOM,
+    PHANTOM_TUNE,
+    NIFTI_FOLDER,
+    OPENKBP,
+    OPENKBP_TUNE,
+    OPENKBP_PTV,
+    OPENKBP_PARTS,
+    CHAOS,
+    IRCADB,
+    TOTALSEGMENTATOR,
+    *(dataset.source() for dataset in _DATASETS),
+  )
+}
 
 
 def get_source(name: str) -> Source:

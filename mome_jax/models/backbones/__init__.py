@@ -27,7 +27,7 @@ class Backbone(NamedTuple):
   options: tuple[str, ...] = ()
 
 
-BACKBONES = {
+BACKBONES: dict[str, Backbone] = {
   'unet': Backbone(unet.UNet, unet.SIZES),
   'swin_unetr': Backbone(swin_unetr.SwinUNETR, swin_unetr.SIZES, ('merging',)),
   'resenc_unet': Backbone(resenc_unet.ResEncUNet, resenc_unet.SIZES),
