@@ -18,6 +18,7 @@ from mome_jax.models import build_model
 from mome_jax.text import prompts
 from mome_jax.text.prompt_inputs import MODES
 from mome_jax.training import config_flag
+from mome_jax.training.loss_terms import TERMS
 
 _MAX_SEED = 2**32 - 1
 
@@ -104,8 +105,7 @@ _RULES = {
   'train.weight_decay': _WEIGHT,
   'train.clip_norm': _POSITIVE,
   'train.ema_decay': _SHARE,
-  'train.expert_loss': _WEIGHT,
-  'train.text_loss': _WEIGHT,
+  **{f'train.{term.weight}': _WEIGHT for term in TERMS.values()},
   'train.balance_loss': _WEIGHT,
   'train.z_loss': _WEIGHT,
   'train.log_every': _COUNT,

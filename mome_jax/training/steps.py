@@ -14,7 +14,7 @@ from mome_jax.models import MoME
 from mome_jax.moe import router_stats
 from mome_jax.text import prompt_inputs
 from mome_jax.text.t5 import TextEncoder
-from mome_jax.training import compilation, losses, sharding
+from mome_jax.training import compilation, loss_terms, losses, sharding
 from mome_jax.training.optimizer import learning_rate
 from mome_jax.training.state import TrainState
 
@@ -31,9 +31,8 @@ def make_loss_fn(
     model: from `build_model`.
     text_encoder: from `build_text_encoder`; None: the text is frozen.
     code_table: (256, K) bool; whether a label code belongs to a class.
-    config: `config.train`; uses `log_dice`, `expert_loss`, the weight of BCE and 1 - Dice on each
-      coarser expert's own logits, `text_loss`, the weight of `losses.prompt_contrast`, and
-      `balance_loss` and `z_loss`, of the banks of sparse experts.
+    config: `config.train`; uses `log_dice`, the weights of `loss_terms.TERMS`, and `balance_loss`
+      and `z_loss`, of the banks of sparse experts.
 
   Returns:
     loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds the arrays of
@@ -57,19 +56,13 @@ def make_loss_fn(
     bce, dice = losses.masked_bce_dice(logits, targets, valid, log=config.log_dice)
     metrics = {'loss_bce': bce, 'loss_dice': dice}
     loss = bce + dice
-    if text_encoder is not None:
-      metrics['loss_text'] = losses.prompt_contrast(sampled, default)
-      loss = loss + config.text_loss * metrics['loss_text']
-    coarse = aux['expert_logits'][1:]
-    if config.expert_loss and coarse:
-      total = 0.0
-      for scores in coarse:
-        factor = logits.shape[-1] // scores.shape[-1]
-        total += sum(
-          losses.masked_bce_dice(scores, *losses.block_supervision(targets, valid, factor))
-        )
-      metrics['loss_experts'] = total / len(coarse)
-      loss = loss + config.expert_loss * metrics['loss_experts']
+    taught = text_encoder is not None
+    inputs = loss_terms.Inputs(
+      logits, targets, valid, tuple(aux['expert_logits']), sampled, default, taught, batch
+    )
+    for name, weight, value in loss_terms.values(inputs, config):
+      metrics[f'loss_{name}'] = value
+      loss = loss + weight * value
     for scale, routing in aux['banks'].items():
       loss = loss + config.balance_loss * routing['balance'] + config.z_loss * routing['z']
       metrics |= _bank_metrics(scale, routing, losses.block_mean(targets & valid, 2**scale))

@@ -1,0 +1,91 @@
+"""What is added to BCE and Dice of the mixture: a table of terms, each with a weight in the config.
+
+A bank of sparse experts balances itself as well; its terms come out of the network.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from mome_jax.training import losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What a term can use of a step.
+
+  Attributes:
+    logits: (B, K, D, H, W) float32, of the mixture.
+    targets: (B, K, D, H, W) bool.
+    valid: (B, K, D, H, W) bool; where the labels say something about the class.
+    expert_logits: of each expert alone, finest first: (B, K, D/f, H/f, W/f) float32.
+    sampled: (K, d_t) float32, embeddings of a random prompt of each class.
+    default: (K, d_t) float32, those of the default prompts.
+    text_is_trained: whether the embeddings come from an encoder that learns.
+    batch: the arrays of `input_pipeline.batches.spec.BATCH`.
+  """
+
+  logits: jax.Array
+  targets: jax.Array
+  valid: jax.Array
+  expert_logits: tuple[jax.Array, ...]
+  sampled: jax.Array
+  default: jax.Array
+  text_is_trained: bool
+  batch: Mapping[str, jax.Array]
+
+
+class Term(NamedTuple):
+  """A term of the loss.
+
+  Attributes:
+    weight: its field of `config.train`.
+    value: inputs -> scalar; None where the model has nothing that it could be taken of.
+    always: logged with weight 0 too; other terms then cost nothing.
+  """
+
+  weight: str
+  value: Callable[[Inputs], jax.Array | None]
+  always: bool = False
+
+
+def text(inputs: Inputs) -> jax.Array | None:
+  """How badly prompts of different classes can be told apart; None of frozen text."""
+  if not inputs.text_is_trained:
+    return None
+  return losses.prompt_contrast(inputs.sampled, inputs.default)
+
+
+def experts(inputs: Inputs) -> jax.Array | None:
+  """BCE and 1 - Dice of each coarser expert's own logits, their mean; None of a single scale."""
+  coarse = inputs.expert_logits[1:]
+  total: Any = 0.0
+  for scores in coarse:
+    factor = inputs.logits.shape[-1] // scores.shape[-1]
+    blocks = losses.block_supervision(inputs.targets, inputs.valid, factor)
+    total += sum(losses.masked_bce_dice(scores, *blocks))
+  return total / len(coarse) if coarse else None
+
+
+# Name in the metrics, after loss_, -> term.
+TERMS = {
+  'text': Term('text_loss', text, always=True),
+  'experts': Term('expert_loss', experts),
+}
+
+
+def values(inputs: Inputs, config: ConfigDict) -> Iterator[tuple[str, float, jax.Array]]:
+  """Name, weight and value of the terms that there are.
+
+  Args:
+    inputs: of the step.
+    config: `config.train`.
+  """
+  for name, term in TERMS.items():
+    weight = config[term.weight]
+    value = term.value(inputs) if weight or term.always else None
+    if value is not None:
+      yield name, weight, value
