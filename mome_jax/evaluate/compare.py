@@ -88,9 +88,9 @@ def compare(
   order = list(dict.fromkeys(row['class'] for row in a))
   columns = [classes.index(name) for name in order]
   differences = []
-  for metric in metrics.METRICS:
+  for metric, kind in metrics.METRICS.items():
     pair = first[metric][:, columns], second[metric][:, columns]
-    better = -1 if metric == 'hd95_mm' else 1
+    better = 1 if kind.higher_is_better else -1
     for k, name in enumerate(order):
       differences.append(_difference(metric, name, pair[0][:, [k]], pair[1][:, [k]], better))
     differences.append(_difference(metric, MEAN, *pair, better))
@@ -185,11 +185,8 @@ def wilcoxon(differences: np.ndarray) -> float:
   return float(scipy.stats.wilcoxon(differences, zero_method='pratt').pvalue)
 
 
-_SHOWN = {'dice': 'Dice %', 'nsd': 'NSD 2 mm %', 'hd95_mm': 'HD95 mm'}
-
-
 def to_markdown(comparison: Comparison) -> str:
-  """One table each for Dice, NSD at 2 mm and HD95."""
+  """One table each for Dice, NSD at 2 mm, HD95 and further metrics with a title."""
   header = ('class', 'n', 'A', 'B', 'B - A', 'p', 'win/tie/loss')
   a, b = comparison.names
   parts = [
@@ -197,9 +194,11 @@ def to_markdown(comparison: Comparison) -> str:
     'test, not corrected for the number of classes. HD95: of cases where both are finite; the last '
     'column counts the others.\n'
   ]
-  for metric, title in _SHOWN.items():
-    distance = metric == 'hd95_mm'
-    scale = 1 if distance else 100
+  for metric, kind in metrics.METRICS.items():
+    if not kind.title:
+      continue
+    distance = math.isinf(kind.worst)
+    scale = 100 if kind.share else 1
     rows = []
     for row in comparison.differences:
       if row.metric == metric:
@@ -211,7 +210,7 @@ def to_markdown(comparison: Comparison) -> str:
         infinite = (f'{row.a_infinite}/{row.b_infinite}',) if distance else ()
         rows.append((*cells, *infinite))
     columns = (*header, 'infinite A/B') if distance else header
-    parts.append(tables.markdown(title, columns, rows))
+    parts.append(tables.markdown(kind.title, columns, rows))
   return '\n'.join(parts)
 
 

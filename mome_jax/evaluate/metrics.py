@@ -7,17 +7,16 @@ image is closed there.
 
 import collections
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import surface_distance
 
 from mome_jax.evaluate import lesions
 from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_macro
-
-METRICS = ('dice', 'nsd_1mm', 'nsd', 'nsd_3mm', 'hd95_mm')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +42,88 @@ class Scores:
   hd95_mm: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """Two masks, neither of them empty, in the box that holds both.
+
+  Attributes:
+    prediction: (D, H, W) bool.
+    truth: (D, H, W) bool.
+    spacing: (3,) voxel size along the array axes, mm.
+  """
+
+  prediction: np.ndarray
+  truth: np.ndarray
+  spacing: Sequence[float]
+
+  @functools.cached_property
+  def distances(self) -> dict[str, np.ndarray]:
+    """Between the surfaces in mm, and their areas; see `surface_distance`."""
+    return surface_distance.compute_surface_distances(self.truth, self.prediction, self.spacing)
+
+
+class Metric(NamedTuple):
+  """How a mask agrees with its truth.
+
+  Attributes:
+    value: of a pair. Of two empty masks it is NaN, for all metrics.
+    worst: its value if one mask is empty. Infinite ones are counted and never averaged.
+    title: of its column in the tables; '' for those that only stand in the files.
+    share: of 1, and shown in percent.
+    higher_is_better: the way to win.
+  """
+
+  value: Callable[[Pair], float]
+  worst: float = 0.0
+  title: str = ''
+  share: bool = True
+  higher_is_better: bool = True
+
+
+def dice(pair: Pair) -> float:
+  """Volume overlap in [0, 1]."""
+  volumes = np.count_nonzero(pair.prediction) + np.count_nonzero(pair.truth)
+  return 2 * np.count_nonzero(pair.prediction & pair.truth) / volumes
+
+
+def nsd(pair: Pair, tolerance: float) -> float:
+  """Share of both surfaces' area within a tolerance in mm of the other surface."""
+  return surface_distance.compute_surface_dice_at_tolerance(pair.distances, tolerance)
+
+
+def hd95(pair: Pair) -> float:
+  """95th percentile of the distances between the surfaces, mm."""
+  return surface_distance.compute_robust_hausdorff(pair.distances, 95)
+
+
+# Name of the column -> metric.
+METRICS: dict[str, Metric] = {
+  'dice': Metric(dice, title='Dice %'),
+  'nsd_1mm': Metric(functools.partial(nsd, tolerance=1)),
+  'nsd': Metric(functools.partial(nsd, tolerance=2), title='NSD 2 mm %'),
+  'nsd_3mm': Metric(functools.partial(nsd, tolerance=3)),
+  'hd95_mm': Metric(hd95, math.inf, 'HD95 mm', share=False, higher_is_better=False),
+}
+STANDARD = tuple(field.name for field in dataclasses.fields(Scores))  # in every evaluation
+
+
+def further() -> dict[str, Metric]:
+  """The metrics besides the standard ones."""
+  return {name: metric for name, metric in METRICS.items() if name not in STANDARD}
+
+
 def score(
   prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | np.ndarray
 ) -> Scores:
-  """Scores one mask against its truth.
+  """The standard scores of one mask against its truth; arguments and errors as of `measure`."""
+  values = measure(prediction, truth, spacing)
+  return Scores(**{name: values[name] for name in STANDARD})
+
+
+def measure(
+  prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | np.ndarray
+) -> dict[str, float]:
+  """Compares one mask with its truth by all metrics.
 
   Args:
     prediction: (D, H, W) bool.
@@ -54,7 +131,7 @@ def score(
     spacing: (3,) voxel size along the array axes, mm.
 
   Returns:
-    The scores; see `Scores` for empty masks.
+    Name of each of `METRICS` -> value; see `Metric` for empty masks.
 
   Raises:
     ValueError: if a mask is not boolean, the shapes differ or a spacing is not positive.
@@ -63,22 +140,14 @@ def score(
   box = _joint_box(prediction, truth)
   # Cropped first, so that nothing below touches the whole scan. The package pads with background
   # whatever it is given: the crop changes no number.
-  prediction, truth = prediction[box], truth[box]
-  n_prediction, n_truth = np.count_nonzero(prediction), np.count_nonzero(truth)
-  if n_prediction == 0 and n_truth == 0:
-    return Scores(math.nan, math.nan, math.nan, math.nan, math.nan)
+  pair = Pair(prediction[box], truth[box], spacing)
+  some = pair.prediction.any(), pair.truth.any()
+  if not any(some):
+    return dict.fromkeys(METRICS, math.nan)
   # NOTE: answered here because surface-distance 0.1 fails on an empty mask under NumPy 2.
-  if n_prediction == 0 or n_truth == 0:
-    return Scores(0.0, 0.0, 0.0, 0.0, math.inf)
-  distances = surface_distance.compute_surface_distances(truth, prediction, spacing)
-  nsd = [surface_distance.compute_surface_dice_at_tolerance(distances, mm) for mm in (1, 2, 3)]
-  return Scores(
-    dice=float(2 * np.count_nonzero(prediction & truth) / (n_prediction + n_truth)),
-    nsd_1mm=float(nsd[0]),
-    nsd=float(nsd[1]),
-    nsd_3mm=float(nsd[2]),
-    hd95_mm=float(surface_distance.compute_robust_hausdorff(distances, 95)),
-  )
+  if not all(some):
+    return {name: metric.worst for name, metric in METRICS.items()}
+  return {name: float(metric.value(pair)) for name, metric in METRICS.items()}
 
 
 def restrict(
@@ -111,10 +180,11 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Returns:
     A JSON-safe dict (None where nothing is defined): `mean_dice` and `mean_nsd` are the mean over
     classes of the mean over cases, their intervals resample whole cases; `classes` maps a name, in
-    order of appearance, to the means of its metrics with intervals, `n` cases in the mean,
-    `n_both_empty` cases left out, `hd95_infinite` cases that `hd95_mm` leaves out, and, for tumours
-    and cysts, `detection` as `lesions.summarize` gives it. `datasets` maps every source to the
-    same numbers of its cases alone.
+    order of appearance, to the means of its metrics, the standard ones with intervals, `n` cases in
+    the mean, `n_both_empty` cases left out, `hd95_infinite` cases that `hd95_mm` leaves out (so for
+    every metric that can be infinite), and, for tumours and cysts, `detection` as
+    `lesions.summarize` gives it. `datasets` maps every source to the same numbers of its cases
+    alone.
 
   Raises:
     ValueError: if a (case, class) pair of a dataset appears twice.
@@ -127,7 +197,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def tabulate(
-  rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = METRICS
+  rows: Sequence[Mapping[str, Any]], metrics: Collection[str] = METRICS.keys()
 ) -> tuple[list[tuple[str, str]], list[str], dict[str, np.ndarray]]:
   """Arranges rows by case and class.
 
@@ -178,6 +248,11 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       'n': n,
       'n_both_empty': len(of_class) - n,
     }
+    for metric, kind in further().items():
+      values = column[metric]
+      classes[name][metric] = mean(values[~np.isinf(values)])
+      if math.isinf(kind.worst):
+        classes[name][f'{metric}_infinite'] = int(np.isinf(values).sum())
     counted = [row for row in of_class if row.get('lesions') not in (None, '')]
     if counted:
       classes[name]['detection'] = lesions.summarize(counted)

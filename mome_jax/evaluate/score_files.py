@@ -19,7 +19,6 @@ from mome_jax.evaluate import froc, lesions, metrics, tables
 CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
 CURVE = 'detection.csv'
 _KEYS = ('source', 'case', 'split', 'class')
-_FIELDS = (*_KEYS, *metrics.METRICS, *lesions.FIELDS)
 
 
 class ResultsError(UserError):
@@ -45,11 +44,11 @@ def score(
     spacing: (3,) mm.
 
   Returns:
-    `source`, `case`, `split` (not known here: ''), `class`, the fields of `metrics.Scores` and
+    `source`, `case`, `split` (not known here: ''), `class`, the values of `metrics.METRICS` and
     those of `lesions.FIELDS`.
   """
-  row = {'source': source, 'case': case, 'split': '', 'class': name}
-  row |= vars(metrics.score(prediction, truth, spacing))
+  row: dict[str, Any] = {'source': source, 'case': case, 'split': '', 'class': name}
+  row |= metrics.measure(prediction, truth, spacing)
   counted = lesions.is_lesion(name)
   counts = lesions.count(prediction, truth, spacing, name) if counted else {}
   return row | {field: counts.get(field) for field in lesions.FIELDS}
@@ -91,7 +90,7 @@ def write(
     summary['failed'] = [{'case': case, 'reason': reason} for case, reason in failed]
   with writing(place, ResultsError):
     place.mkdir(parents=True, exist_ok=True)
-    (place / CASES).write_text(tables.csv_text(_FIELDS, rows))
+    (place / CASES).write_text(tables.csv_text((*_KEYS, *metrics.METRICS, *lesions.FIELDS), rows))
     (place / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
     (place / TABLE).write_text(table)
     (place / TABLE_CSV).write_text(tables.to_csv(summary))
@@ -109,8 +108,8 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
       its `cases.csv`.
 
   Returns:
-    Rows as `score` gives them; what older files did not note is None in the counts of detection and
-    '' in `split`.
+    Rows as `score` gives them; what older files did not note is None in the counts of detection, ''
+    in `split`, and NaN in metrics besides the standard ones.
 
   Raises:
     ResultsError: if there are no scores, or they cannot be read.
@@ -124,9 +123,8 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
       f'{path}: no {CASES} there; name a workdir that was evaluated, or an evaluation folder'
     )
   reader = csv.DictReader(io.StringIO(text_files.read_text(file)))
-  missing = [
-    name for name in ('case', 'class', *metrics.METRICS) if name not in (reader.fieldnames or ())
-  ]
+  needed = 'case', 'class', *metrics.STANDARD
+  missing = [name for name in needed if name not in (reader.fieldnames or ())]
   if missing:
     raise ResultsError(f'{file}: no column {missing[0]!r}; expected what mome_jax.evaluate writes')
   try:
@@ -143,6 +141,6 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _parse(row: Mapping[str, str]) -> dict[str, Any]:
   parsed: dict[str, Any] = {key: row.get(key, '') for key in _KEYS}
-  parsed |= {name: float(row[name] or math.nan) for name in metrics.METRICS}
+  parsed |= {name: float(row.get(name) or math.nan) for name in metrics.METRICS}
   counts = {name: row.get(name) for name in lesions.FIELDS}
   return parsed | {name: int(text) if text else None for name, text in counts.items()}

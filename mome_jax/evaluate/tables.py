@@ -4,8 +4,10 @@ import csv
 import importlib.resources
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from mome_jax.evaluate import metrics
 
 _DETECTION = ('sensitivity', 'specificity', 'harmonic_mean', 'lesion_sensitivity',
               'false_positives_per_healthy')  # fmt: skip
@@ -27,7 +29,8 @@ def report(summary: Mapping[str, Any], *, title: str) -> str:
 
 
 def scores(summary: Mapping[str, Any], *, title: str) -> str:
-  """Dice, NSD and HD95 by class, last row the mean over classes."""
+  """Dice, NSD, HD95 and further metrics by class, last row the mean over classes."""
+  more = {name: metric for name, metric in metrics.further().items() if metric.title}
   rows = []
   for name, row in summary['classes'].items():
     distance = '–' if row['hd95_mm'] is None else f'{row["hd95_mm"]:.1f}'
@@ -35,11 +38,20 @@ def scores(summary: Mapping[str, Any], *, title: str) -> str:
       distance += f' ({row["hd95_infinite"]} infinite)'
     dice = percent(row['dice'], row['dice_interval'])
     nsd = percent(row['nsd'], row['nsd_interval'])
-    rows.append((name, row['n'], dice, nsd, distance))
+    rows.append((name, row['n'], dice, nsd, distance, *_further(row, more)))
   dice = percent(summary['mean_dice'], summary['mean_dice_interval'])
   nsd = percent(summary['mean_nsd'], summary['mean_nsd_interval'])
-  rows.append(('**mean over classes**', '', f'**{dice}**', f'**{nsd}**', ''))
-  return markdown(title, ('class', 'n', 'Dice %', 'NSD 2 mm %', 'HD95 mm'), rows)
+  rows.append(('**mean over classes**', '', f'**{dice}**', f'**{nsd}**', *[''] * (1 + len(more))))
+  titles = (metric.title for metric in more.values())
+  return markdown(title, ('class', 'n', 'Dice %', 'NSD 2 mm %', 'HD95 mm', *titles), rows)
+
+
+def _further(row: Mapping[str, Any], more: Mapping[str, metrics.Metric]) -> Iterator[str]:
+  for name, metric in more.items():
+    value = row[name]
+    text = percent(value) if metric.share or value is None else f'{value:.1f}'
+    infinite = row.get(f'{name}_infinite')
+    yield f'{text} ({infinite} infinite)' if infinite else text
 
 
 def detection(summary: Mapping[str, Any]) -> str:
@@ -120,7 +132,7 @@ def to_csv(summary: Mapping[str, Any]) -> str:
   header = ['dataset', 'class', 'n', 'n_both_empty']
   header += [f'{name}{end}' for name in ('dice', 'nsd') for end in ('', '_low', '_high')]
   header += ['nsd_1mm', 'nsd_3mm', 'hd95_mm', 'hd95_infinite', 'n_diseased', 'n_healthy']
-  header += _DETECTION
+  header += [*_DETECTION, *metrics.further()]
   lines = []
   for dataset, part in {'all': summary, **summary['datasets']}.items():
     for name, row in part['classes'].items():
