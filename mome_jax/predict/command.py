@@ -37,8 +37,8 @@ from input_pipeline.cli import Parser, dashed, spacing
 from input_pipeline.text_files import read_text
 from mome_jax.inference import postprocess
 from mome_jax.inference.loaded_model import SHIPPED
-from mome_jax.predict import run_record, write_results
-from mome_jax.predict.request import FAST_OVERLAP, Options, PredictError
+from mome_jax.predict import formats, run_record, write_results
+from mome_jax.predict.request import FAST_OVERLAP, PredictError
 from mome_jax.predict.result import Result
 from mome_jax.predict.segment_scans import predict
 from mome_jax.text.prompts import parse_prompts
@@ -90,14 +90,11 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    '--masks', action='store_true', help='also one binary file a class, in NAME_masks/'
-  )
+  for name, kind in formats.FORMATS.items():
+    action = 'store_false' if formats.by_default(name) else 'store_true'
+    parser.add_argument(kind.switch, action=action, help=kind.help, dest=f'write_{name}')
   parser.add_argument(
     '--probabilities', action='store_true', help='also one map a class, in NAME_probabilities/'
-  )
-  parser.add_argument(
-    '--dicom-seg', action='store_true', help='also NAME_seg.dcm, a DICOM SEG; for DICOM input'
   )
   existing = parser.add_mutually_exclusive_group()
   existing.add_argument(
@@ -120,12 +117,6 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--volume', type=int, metavar='N', help='of a file with several volumes, from 0 on'
   )
-  parser.add_argument(
-    '--report',
-    action='store_true',
-    help='also NAME_report.html, a viewer that opens offline: slices, classes, volumes, routing',
-  )
-  parser.add_argument('--no-preview', action='store_true', help='no NAME_preview.png')
   parser.add_argument(
     '--check-sides', action='store_true', help='exit code 3 where liver lies left of spleen'
   )
@@ -164,8 +155,9 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
     [DEMO] if args.demo else args.input,
     args.output,
     _read_prompts(args),
-    options=Options(
-      args.masks, args.probabilities, not args.no_preview, args.report, args.dicom_seg
+    options=formats.make_options(
+      [name for name in formats.FORMATS if getattr(args, f'write_{name}')],
+      probabilities=args.probabilities,
     ),
     existing='overwrite' if args.overwrite else 'skip' if args.skip_done else 'error',
     fast=args.fast,

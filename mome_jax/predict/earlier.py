@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mome_jax.predict import output_names, provenance, workers, write_results
+from mome_jax.predict import formats, provenance, workers, write_results
 from mome_jax.predict.find_scans import ScanFiles
 from mome_jax.predict.request import PredictError, Target
 from mome_jax.predict.result import Result
@@ -16,7 +16,7 @@ from mome_jax.predict.workers import Job
 def refuse(output: pathlib.Path, scans: Sequence[ScanFiles]) -> None:
   """Raises PredictError if the folder holds anything that would be written for the scans."""
   present = [
-    name for scan in scans for name in output_names.possible(scan.name) if (output / name).exists()
+    name for scan in scans for name in formats.possible(scan.name) if (output / name).exists()
   ]
   if present:
     more = f' and {len(present) - 1} more' if len(present) > 1 else ''
@@ -79,7 +79,7 @@ def _kept(output: pathlib.Path, scan: ScanFiles, legend: Mapping[str, Any], job:
   """The result of an earlier run with the same request."""
   rows = legend['labels']
   present = any(row['present'] for row in rows)
-  names = output_names.of_scan(scan.name, job.request.options, present=present)
+  names = formats.file_names(scan.name, job.request.options, present=present)
   absent = [name for name in names if not (output / name).exists()]
   missing = {name: job.impossible[name] for name in absent if name in job.impossible}
   notes = [*legend['warnings'], *write_results.not_written(missing)]

@@ -1,36 +1,11 @@
-"""What the files are called that are written for a scan."""
+"""What the files of classes are called."""
 
 import re
 import unicodedata
 
-from mome_jax.predict.request import FIRST_FREE_LABEL, Options, Target
+from mome_jax.predict.request import FIRST_FREE_LABEL, Target
 
 _LONGEST = 60  # characters of a class in a file name; four bytes each fit into 255
-
-
-def of_scan(name: str, options: Options, *, present: bool = True) -> list[str]:
-  """Names of what is written for a scan.
-
-  Args:
-    name: NAME in them.
-    options: what is written besides labels and legend.
-    present: whether a class has voxels; a DICOM SEG of nothing is not written.
-  """
-  ends = {
-    'seg.json': True,
-    'seg.nii.gz': True,
-    'seg.dcm': options.dicom_seg and present,
-    'preview.png': options.preview,
-    'report.html': options.report,
-    'masks': options.masks,
-    'probabilities': options.probabilities,
-  }
-  return [f'{name}_{end}' for end, needed in ends.items() if needed]
-
-
-def possible(name: str) -> list[str]:
-  """Everything that a prediction can write for a scan."""
-  return of_scan(name, Options(True, True, True, True, True))
 
 
 def of_class(target: Target) -> str:

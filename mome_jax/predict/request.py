@@ -26,6 +26,7 @@ class Options:
     preview: a picture of three planes.
     report: a page to look at it.
     dicom_seg: a DICOM SEG object, for DICOM input.
+    more: names of `formats.FORMATS` that have no field here.
   """
 
   masks: bool = False
@@ -33,6 +34,7 @@ class Options:
   preview: bool = True
   report: bool = False
   dicom_seg: bool = False
+  more: tuple[str, ...] = ()
 
 
 DEFAULTS = Options()

@@ -13,6 +13,7 @@ from mome_jax.predict import (
   dicom_seg,
   earlier,
   find_scans,
+  formats,
   prompted_model,
   staging,
   write_results,
@@ -111,7 +112,8 @@ def segment(
     and are written anew after each scan.
 
   Raises:
-    PredictError: if the output folder cannot be used, is full, or holds results of these scans.
+    PredictError: if the output folder cannot be used, is full, or holds results of these scans, or
+      no format is called as asked.
     ScanError: if there is no scan.
     PostprocessError, TextVectorError, UserError: if the model cannot do it; see
       `prompted_model.ask`.
@@ -188,7 +190,7 @@ def _not_written(result: Result) -> str:
 
 def _impossible(request: Request, scans: Sequence[ScanFiles]) -> dict[str, str]:
   """Outputs that the headers of the scans forbid, with the reason."""
-  if not request.options.dicom_seg:
+  if 'dicom_seg' not in formats.asked(request.options):
     return {}
   others = [scan.input for scan in scans if scan.series is None and not scan.problem]
   if others:

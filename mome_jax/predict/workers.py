@@ -19,7 +19,7 @@ from mome_jax.inference.stage_clock import Clock
 from mome_jax.predict import (
   class_statistics,
   dicom_seg,
-  output_names,
+  formats,
   provenance,
   staging,
   write_results,
@@ -102,7 +102,7 @@ class Job:
       return
     with work.stage('segment'), contextlib.ExitStack() as stack:
       name, scan = work.files.name, work.loaded.volume
-      replaced = () if name in self.extended else output_names.possible(name)
+      replaced = () if name in self.extended else formats.possible(name)
       work.folder = stack.enter_context(staging.staged(self.output, replaced))
       if self.request.options.probabilities:
         with write_results.optional(work.folder / f'{name}_probabilities', work.missing):

@@ -1,46 +1,23 @@
-"""What prediction writes for a scan: labels, legend, masks, and what other modules draw or make."""
+"""What prediction writes for a scan: labels, legend, and the formats asked for."""
 
 import contextlib
 import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from input_pipeline.ct import volume
 from mome_jax.errors import UserError
-from mome_jax.inference.router_maps import RoutingMaps
-from mome_jax.inference.segmentation import Segmentation
-from mome_jax.pictures import overlay
-from mome_jax.pictures.colours import palette
-from mome_jax.predict import dicom_seg, html_viewer, output_names
+from mome_jax.predict import formats
 from mome_jax.predict.class_statistics import statistics
-from mome_jax.predict.find_scans import LoadedScan
+from mome_jax.predict.formats import SegmentedScan
 from mome_jax.predict.request import Options, Target
 
 __all__ = ['Options', 'SegmentedScan', 'Target', 'not_written', 'optional', 'write_scan']
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SegmentedScan:
-  """What is known of a scan that was segmented.
-
-  Attributes:
-    name: NAME in the file names.
-    scan: the CT.
-    segmentation: of the targets, in their order.
-    targets: K.
-    routing: for the page, or None.
-  """
-
-  name: str
-  scan: LoadedScan
-  segmentation: Segmentation
-  targets: Sequence[Target]
-  routing: RoutingMaps | None = None
 
 
 @contextlib.contextmanager
@@ -71,7 +48,7 @@ def write_scan(
   origin: Mapping[str, Any],
   missing: dict[str, str],
 ) -> list[dict[str, Any]]:
-  """Writes the results of one scan; one class at a time, so that many classes fit into memory.
+  """Writes the results of one scan.
 
   Args:
     folder: to write into.
@@ -86,35 +63,23 @@ def write_scan(
   Raises:
     OSError: if labels or legend cannot be written.
   """
-  name, ct, segmentation = segmented.name, segmented.scan.volume, segmented.segmentation
+  name = segmented.name
   _write_labels(folder / f'{name}_seg.nii.gz', segmented)
-  rows = statistics(ct, segmentation, segmented.targets)
-  present = [row['name'] for row in rows if row['present']]
-  colours = palette([target.name for target in segmented.targets])
-
-  def extra(end: str, write: Callable, *arguments: Any, **keywords: Any) -> None:
-    path = folder / f'{name}_{end}'
-    if path.name not in missing:
-      with optional(path, missing):
-        write(path, *arguments, **keywords)
-
-  if options.masks:
-    extra('masks', _write_masks, segmented)
-  if options.dicom_seg and present:
-    shown = {name: colours[name] for name in present}
-    extra('seg.dcm', dicom_seg.write, segmented.scan.series, segmentation, shown)
-  if options.preview:
-    views = {name: segmentation.view(name) for name in present}
-    layers = overlay.Layers(views, colours=colours, labelled=segmentation.winner > 0)
-    extra('preview.png', overlay.overlay, ct.array, ct.spacing, layers, name)
-  legend = {**origin, 'warnings': [*origin['warnings'], *not_written(missing)]}
-  if options.report:
-    page = {'title': name, 'origin': legend, 'routing': segmented.routing}
-    extra('report.html', html_viewer.write, ct, segmentation, rows, **page)
-  legend['warnings'] = [*origin['warnings'], *not_written(missing)]
-  text = json.dumps({**legend, 'labels': rows}, indent=2) + '\n'
+  rows = statistics(segmented.scan.volume, segmented.segmentation, segmented.targets)
+  segmented = dataclasses.replace(segmented, rows=rows)
+  for kind in formats.asked(options).values():
+    path = folder / f'{name}_{kind.end}'
+    if path.name in missing or (kind.needs_voxels and not segmented.present):
+      continue
+    with optional(path, missing):
+      kind.write(path, dataclasses.replace(segmented, legend=_legend(origin, missing)))
+  text = json.dumps({**_legend(origin, missing), 'labels': rows}, indent=2) + '\n'
   (folder / f'{name}_seg.json').write_text(text)
   return rows
+
+
+def _legend(origin: Mapping[str, Any], missing: Mapping[str, str]) -> dict[str, Any]:
+  return {**origin, 'warnings': [*origin['warnings'], *not_written(missing)]}
 
 
 def not_written(missing: Mapping[str, str]) -> list[str]:
@@ -127,11 +92,3 @@ def _write_labels(path: pathlib.Path, segmented: SegmentedScan) -> None:
   dtype = np.min_scalar_type(max(values))  # uint16 with more than 56 prompts outside the template
   labels = np.array(values, dtype)[segmented.segmentation.winner]
   volume.write_nifti(path, labels, segmented.scan.volume.geometry, dtype)
-
-
-def _write_masks(folder: pathlib.Path, segmented: SegmentedScan) -> None:
-  folder.mkdir()
-  for target in segmented.targets:
-    mask = segmented.segmentation.mask(target.name)
-    path = folder / output_names.of_class(target)
-    volume.write_nifti(path, mask, segmented.scan.volume.geometry, np.uint8)

@@ -14,13 +14,11 @@ from threshold import Threshold, patch, save_scan
 from input_pipeline.ct import volume
 from mome_jax import predict
 from mome_jax.inference import router_maps
-from mome_jax.pictures import overlay
 from mome_jax.predict import (
   command,
-  html_viewer,
+  formats,
   probability_maps,
   prompted_model,
-  write_results,
 )
 from mome_jax.predict.request import Options
 
@@ -111,10 +109,10 @@ def test_nothing_is_left_half_written(tmp_path, run, monkeypatch):
 
 
 EXTRAS = {
-  'a_masks': (write_results, '_write_masks'),
-  'a_preview.png': (overlay, 'overlay'),
-  'a_probabilities': (probability_maps.ProbabilityMaps, 'write'),
-  'a_report.html': (html_viewer, 'write'),
+  'a_masks': 'masks',
+  'a_preview.png': 'preview',
+  'a_probabilities': None,  # no format of the table
+  'a_report.html': 'report',
 }
 
 
@@ -124,7 +122,10 @@ def test_an_output_that_fails_costs_no_other(name, tmp_path, monkeypatch, capsys
     raise RuntimeError('out of\ncolours')
 
   save_scan(tmp_path / 'a.nii.gz')
-  monkeypatch.setattr(*EXTRAS[name], fail)
+  if kind := EXTRAS[name]:
+    monkeypatch.setitem(formats.FORMATS, kind, formats.FORMATS[kind]._replace(write=fail))
+  else:
+    monkeypatch.setattr(probability_maps.ProbabilityMaps, 'write', fail)
   monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
   monkeypatch.setattr(router_maps, 'make_explainer', lambda *_: None)
   options = '--masks', '--probabilities', '--report', '--quiet'

@@ -1,0 +1,177 @@
+"""What can be written of a scan besides labels and legend: a table of formats.
+
+Maps of probabilities are none of them: they are written while the scan is segmented.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from input_pipeline.ct import volume
+from input_pipeline.ct.dicom import Series
+from mome_jax.errors import suggest
+from mome_jax.inference.router_maps import RoutingMaps
+from mome_jax.inference.segmentation import Segmentation
+from mome_jax.pictures import overlay
+from mome_jax.pictures.colours import palette
+from mome_jax.predict import dicom_seg, html_viewer, output_names
+from mome_jax.predict.find_scans import LoadedScan
+from mome_jax.predict.request import DEFAULTS, Options, PredictError, Target
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentedScan:
+  """What is known of a scan that was segmented.
+
+  Attributes:
+    name: NAME in the file names.
+    scan: the CT.
+    segmentation: of the targets, in their order.
+    targets: K.
+    routing: for the page, or None.
+    rows: of the legend, one a target; see `class_statistics.statistics`.
+    legend: its other fields: the scan, the model, warnings.
+  """
+
+  name: str
+  scan: LoadedScan
+  segmentation: Segmentation
+  targets: Sequence[Target]
+  routing: RoutingMaps | None = None
+  rows: Sequence[Mapping[str, Any]] = ()
+  legend: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def present(self) -> list[str]:
+    """Names of the targets that have voxels."""
+    return [row['name'] for row in self.rows if row['present']]
+
+  @property
+  def colours(self) -> dict[str, Any]:
+    """Of every target by name, the same in all outputs."""
+    return palette([target.name for target in self.targets])
+
+
+class Format(NamedTuple):
+  """A kind of output.
+
+  Attributes:
+    end: of the file's or folder's name, after `NAME_`.
+    write: (path, scan) -> None. What it raises costs this output alone, and is told.
+    switch: that asks for it on the command line, or that leaves it out if `Options` asks for it.
+    help: of the switch.
+    needs_voxels: not written of a scan where no class has a voxel.
+  """
+
+  end: str
+  write: Callable[[pathlib.Path, SegmentedScan], None]
+  switch: str
+  help: str
+  needs_voxels: bool = False
+
+
+def _masks(folder: pathlib.Path, segmented: SegmentedScan) -> None:
+  folder.mkdir()
+  for target in segmented.targets:  # one at a time, so that many classes fit into memory
+    mask = segmented.segmentation.mask(target.name)
+    path = folder / output_names.of_class(target)
+    volume.write_nifti(path, mask, segmented.scan.volume.geometry, np.uint8)
+
+
+def _dicom_seg(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  colours = segmented.colours
+  shown = {name: colours[name] for name in segmented.present}
+  series = cast(Series, segmented.scan.series)  # of anything else it is refused before
+  dicom_seg.write(path, series, segmented.segmentation, shown)
+
+
+def _preview(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  ct, segmentation = segmented.scan.volume, segmented.segmentation
+  views = {name: segmentation.view(name) for name in segmented.present}
+  layers = overlay.Layers(views, colours=segmented.colours, labelled=segmentation.winner > 0)
+  overlay.overlay(path, ct.array, ct.spacing, layers, segmented.name)
+
+
+def _report(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  html_viewer.write(
+    path,
+    segmented.scan.volume,
+    segmented.segmentation,
+    segmented.rows,
+    title=segmented.name,
+    origin=segmented.legend,
+    routing=segmented.routing,
+  )
+
+
+# By its field of `Options`, or its name in `Options.more`; in the order of writing.
+FORMATS: dict[str, Format] = {
+  'masks': Format('masks', _masks, '--masks', 'also one binary file a class, in NAME_masks/'),
+  'dicom_seg': Format(
+    'seg.dcm',
+    _dicom_seg,
+    '--dicom-seg',
+    'also NAME_seg.dcm, a DICOM SEG; for DICOM input',
+    needs_voxels=True,
+  ),
+  'preview': Format('preview.png', _preview, '--no-preview', 'no NAME_preview.png'),
+  'report': Format(
+    'report.html',
+    _report,
+    '--report',
+    'also NAME_report.html, a viewer that opens offline: slices, classes, volumes, routing',
+  ),
+}
+_FIELDS = {field.name for field in dataclasses.fields(Options)}
+
+
+def by_default(name: str) -> bool:
+  """Whether a format is written unless its switch is given."""
+  return name in _FIELDS and getattr(DEFAULTS, name)
+
+
+def make_options(names: Collection[str], *, probabilities: bool = False) -> Options:
+  """The options that ask for the formats of these names."""
+  fields = {name: name in names for name in FORMATS if name in _FIELDS}
+  more = tuple(name for name in names if name not in _FIELDS)
+  return Options(**fields, probabilities=probabilities, more=more)
+
+
+def asked(options: Options) -> dict[str, Format]:
+  """The formats that some options ask for.
+
+  Raises:
+    PredictError: if there is none of that name.
+  """
+  for name in options.more:
+    if name not in FORMATS or name in _FIELDS:
+      known = [name for name in FORMATS if name not in _FIELDS]
+      raise PredictError(f'options.more: no format is called {name!r}; {suggest(name, known)}')
+  return {
+    name: kind
+    for name, kind in FORMATS.items()
+    if (getattr(options, name) if name in _FIELDS else name in options.more)
+  }
+
+
+def file_names(name: str, options: Options, *, present: bool = True) -> list[str]:
+  """Names of what is written for a scan.
+
+  Args:
+    name: NAME in them.
+    options: what is written besides labels and legend.
+    present: whether a class has voxels.
+  """
+  kinds = asked(options).values()
+  ends = ['seg.json', 'seg.nii.gz']
+  ends += [kind.end for kind in kinds if present or not kind.needs_voxels]
+  ends += ['probabilities'] if options.probabilities else []
+  return [f'{name}_{end}' for end in ends]
+
+
+def possible(name: str) -> list[str]:
+  """Everything that a prediction can write for a scan."""
+  return file_names(name, make_options(FORMATS, probabilities=True))
