@@ -17,12 +17,20 @@ def test_counts_cases_and_voxels_of_each_class(tiny_data, tmp_path):
 def test_the_patients_right_is_on_the_left_as_in_all_pictures():
   label = np.zeros((16, 12, 8), np.uint8)
   label[11:14, 4:8, 2:6] = TEMPLATE.get('liver').index  # axis 0 grows to the right
-  example = {'image': np.zeros((*label.shape, 1), np.float32), 'label': label}
+  image = np.zeros((*label.shape, 1), np.float32)
+  image[12, 4:8, 2:6] = 0.1  # in the liver
+  example = {'image': image, 'label': label}
   figure = pyplot.figure(figsize=(4, 8))
   red, table = np.array([[1.0, 0, 0, 1]]), TEMPLATE.code_table(['liver'])
   classes = contact_sheet._Classes(['liver'], [1], np.array([36]), red, table)
   axes = figure.subplots(2)
   contact_sheet._draw_patch(axes, example, classes, (1, 1, 1))
+  for subplot in axes:  # the marks say so
+    marks = {text.get_text(): text.get_position()[0] for text in subplot.texts}
+    assert subplot.xaxis_inverted() and marks.keys() == {'R', 'L'}
+    assert set(np.nonzero(subplot.images[0].get_array())[1]) == {12}
+    assert marks['R'] < 0.1 and marks['L'] > 0.9
+    assert all(text.get_transform() == subplot.transAxes for text in subplot.texts)
   figure.canvas.draw()
   shown = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
   pyplot.close(figure)

@@ -1,5 +1,5 @@
 import numpy as np
-from matplotlib import image
+from matplotlib import image, pyplot
 
 from input_pipeline import inspect
 
@@ -12,6 +12,19 @@ def test_contact_sheet(tiny_data, tmp_path, capsys):
   # Contours are the only saturated colours over the patches, the upper two thirds.
   upper = picture[: picture.shape[0] * 6 // 10]
   assert (np.ptp(upper, axis=-1) > 0.4).sum() > 200
+
+
+def test_right_is_on_the_left(tiny_data, tmp_path, monkeypatch):
+  figures = []
+  monkeypatch.setattr(pyplot, 'close', figures.append)
+  assert inspect.main([f'--data_dir={tiny_data}', f'--output={tmp_path}']) == 0
+  patches = [axes for axes in figures[0].axes if axes.images]
+  assert len(patches) == 12
+  for axes in patches:  # patches keep the patient's axes: the first runs to the right
+    left, right = sorted(axes.texts, key=lambda text: text.get_window_extent().x0)
+    assert (left.get_text(), right.get_text()) == ('R', 'L')
+    first, last = axes.transData.transform([(0, 0), (axes.images[0].get_array().shape[1], 0)])
+    assert first[0] > last[0]
 
 
 def test_nothing_prepared(tmp_path, capsys):
