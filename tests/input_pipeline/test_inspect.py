@@ -25,6 +25,8 @@ def test_right_is_on_the_left(tiny_data, tmp_path, monkeypatch):
     assert (left.get_text(), right.get_text()) == ('R', 'L')
     first, last = axes.transData.transform([(0, 0), (axes.images[0].get_array().shape[1], 0)])
     assert first[0] > last[0]
+  monkeypatch.undo()
+  pyplot.close(figures[0])
 
 
 def test_nothing_prepared(tmp_path, capsys):
