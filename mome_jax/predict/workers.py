@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import pathlib
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -205,6 +206,8 @@ class _Work:
         yield
       except Exception as error:  # whatever is wrong with one scan must not cost the others
         self.error = _reason(error, self.files.input)
+        if not isinstance(error, UserError | OSError):  # a fault of this program, to be reported
+          traceback.print_exc()
 
 
 def _reason(error: Exception, path: str) -> str:

@@ -108,6 +108,27 @@ def test_nothing_is_left_half_written(tmp_path, run, monkeypatch):
   assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv']
 
 
+def test_a_fault_of_the_program_costs_one_scan_and_keeps_its_traceback(
+  tmp_path, run, monkeypatch, capsys
+):
+  (tmp_path / 'in').mkdir()
+  for name in ('a', 'b'):
+    save_scan(tmp_path / 'in' / f'{name}.nii.gz')
+  write = volume.write_nifti
+
+  def faulty(path, *arguments, **keywords):
+    if path.name == 'a_seg.nii.gz':
+      raise KeyError('planted')
+    write(path, *arguments, **keywords)
+
+  monkeypatch.setattr(volume, 'write_nifti', faulty)
+  first, second = run(tmp_path / 'in')
+  assert (first.status, second.status) == ('failed', 'ok')
+  assert "KeyError: 'planted'" in first.message
+  printed = capsys.readouterr().err
+  assert printed.count('Traceback') == 1 and "raise KeyError('planted')" in printed
+
+
 EXTRAS = {
   'a_masks': 'masks',
   'a_preview.png': 'preview',
