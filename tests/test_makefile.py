@@ -1,5 +1,6 @@
 """What the targets of the Makefile leave."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -47,5 +48,8 @@ def test_files_that_take_long_exist(pytestconfig):
 )
 def test_the_fast_ones_are_the_others(file, selected):
   command = [sys.executable, '-m', 'pytest', '-q', '--collect-only', '-m', 'not slow and not long']
-  done = subprocess.run([*command, f'tests/{file}'], cwd=ROOT, capture_output=True, text=True)
+  environment = {name: value for name, value in os.environ.items() if name != 'PYTEST_ADDOPTS'}
+  done = subprocess.run(
+    [*command, f'tests/{file}'], cwd=ROOT, env=environment, capture_output=True, text=True
+  )
   assert ('::' in done.stdout) == bool(selected), done.stdout

@@ -32,6 +32,9 @@ def test_the_signal_unwinds_the_block():
   ],
 )
 def test_commands_remove_their_temporary_files(number, told, tmp_path, capsys):
+  default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+  before = signal.signal(number, default)  # the tests may run under nohup
+
   @errors.command
   def main(argv):
     with tempfile.TemporaryDirectory(dir=tmp_path):
@@ -39,7 +42,10 @@ def test_commands_remove_their_temporary_files(number, told, tmp_path, capsys):
       time.sleep(5)
     return 0
 
-  assert main([]) == 128 + number
+  try:
+    assert main([]) == 128 + number
+  finally:
+    signal.signal(number, before)
   assert capsys.readouterr().err == f'error: {told}\n'
   assert not os.listdir(tmp_path)
 
