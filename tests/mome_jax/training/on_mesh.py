@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from mome_jax import checkpoint, ops
 from mome_jax.configs import demo
+from mome_jax.inference import steps
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.models import MoME, build_model, sparse_bank
 from mome_jax.moe import capacity
 from mome_jax.text.t5 import build_text_encoder
-from mome_jax.training import compile_ahead, sharding, state, steps
+from mome_jax.training import compile_ahead, sharding, state
 from mome_jax.training.state import TrainState
 
 
