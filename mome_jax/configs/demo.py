@@ -3,7 +3,7 @@
 python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing=6 --brick=32
 python -m mome_jax.main --config=demo --workdir=runs/demo
 
-396 s of CPU time with scoring: minutes on two cores (`make demo` sets up the environment too). Mean
+`make demo` took 4 min 26 s on two idle cores, environment included. Mean
 Dice on six held-out phantoms: 85.0 % over ten organs, liver tumor 19.2, kidney cyst 31.0.
 """
 
