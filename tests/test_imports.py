@@ -19,7 +19,7 @@ ROOMS = {
   'input_pipeline.text_files': '',
   'input_pipeline.file_kinds': '',
   'input_pipeline.inventory': 'input_pipeline.file_kinds',
-  'input_pipeline.anatomy': '',
+  'input_pipeline.anatomy': 'input_pipeline.text_files',
   'input_pipeline.ct': 'input_pipeline.file_kinds input_pipeline.inventory',
   'input_pipeline.labels': 'input_pipeline.anatomy input_pipeline.ct',
   'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.labels '
