@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 
 from input_pipeline import cli, errors, patient_groups, progress, sources
-from input_pipeline.fingerprint import Fingerprint, find_groups, fingerprint
 
 _HELD_OUT = ('train', 'validation', 'test')
 
@@ -45,6 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(cli.dashed(argv))
+  from input_pipeline.fingerprint import Fingerprint, find_groups, fingerprint  # slow to import
+
   cases = []
   for source, folder in args.download:
     of_source, notes = sources.get_source(source).listed(folder)

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
 from input_pipeline import cli, errors, progress, text_files
 from input_pipeline.sources import SourceError
@@ -143,6 +142,8 @@ def blanked_slices(hu: np.ndarray, structures: np.ndarray) -> np.ndarray:
   Returns:
     (128,) bool, along the last axis.
   """
+  from scipy import ndimage  # slow to import
+
   near = ndimage.binary_dilation(structures, np.ones((3, 3, 1), bool), iterations=_MARGIN)
   tissue = hu > _TISSUE_HU
   return tissue.any((0, 1)) & ((tissue & ~near).sum((0, 1)) < _FEW)

@@ -4,10 +4,11 @@
 `import mome_jax` and the command's help are quick.
 """
 
-import importlib
-import typing
+from typing import TYPE_CHECKING
 
-if typing.TYPE_CHECKING:
+from input_pipeline import lazy
+
+if TYPE_CHECKING:
   from mome_jax import predict
   from mome_jax.inference.loaded_model import Predictor
   from mome_jax.models import build_model
@@ -16,18 +17,14 @@ __version__ = '0.2.0'
 __all__ = ['Predictor', '__version__', 'build_model', 'predict']
 
 
-def __getattr__(name: str) -> typing.Any:
-  if name == 'predict':  # the module, which can be called: function and module have one name
-    return importlib.import_module('mome_jax.predict')
-  if name == 'Predictor':
-    from mome_jax.inference.loaded_model import Predictor
-
-    return Predictor
-  if name == 'build_model':
-    from mome_jax.models import build_model
-
-    return build_model
-  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__ = lazy.exports(
+  __name__,
+  {
+    'predict': 'mome_jax.predict',  # the module, which can be called: they have one name
+    'Predictor': 'mome_jax.inference.loaded_model',
+    'build_model': 'mome_jax.models',
+  },
+)
 
 
 def __dir__() -> list[str]:

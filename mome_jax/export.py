@@ -7,16 +7,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import jax
 from absl import logging
 from etils import epath
 
 from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import command
-from mome_jax import checkpoint
-from mome_jax.checkpoint import training_cases
-from mome_jax.configs import base
-from mome_jax.text.vectors import TextVectors
 
 
 def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32') -> None:
@@ -32,6 +27,13 @@ def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32')
   Raises:
     CheckpointError: if there is no model, or the output holds one already.
   """
+  import jax
+
+  from mome_jax import checkpoint
+  from mome_jax.checkpoint import training_cases
+  from mome_jax.configs import base
+  from mome_jax.text.vectors import TextVectors
+
   config = checkpoint.load_config(path)
   model = checkpoint.load_model(path, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
   # Folders that others do not have.

@@ -10,15 +10,11 @@ import platform
 import sys
 from collections.abc import Sequence
 
-import jax
-
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import command
-from mome_jax import __version__, checkpoint
-from mome_jax.inference.loaded_model import SHIPPED
+from mome_jax import __version__, shipped
 from mome_jax.predict import run_record
-from mome_jax.training import compilation
 
 
 def info() -> dict:
@@ -28,6 +24,10 @@ def info() -> dict:
     What JSON can hold; `models` is a list of objects with name, path, spacing in mm, HU windows
     and classes, each with the synonyms that it was trained with.
   """
+  import jax
+
+  from mome_jax.training import compilation
+
   return {
     'version': __version__,
     'python': platform.python_version(),
@@ -35,11 +35,13 @@ def info() -> dict:
     'packages': run_record.versions(),
     'devices': [f'{device.platform}:{device.id} {device.device_kind}' for device in jax.devices()],
     'compilation_cache': compilation.cache_folder(),
-    'models': [_describe(SHIPPED)],
+    'models': [_describe(shipped.MODEL)],
   }
 
 
 def _describe(folder) -> dict:
+  from mome_jax import checkpoint
+
   config = checkpoint.load_config(folder)
   template = TEMPLATE.extend(config.new_classes)
   classes = [template.get(name) for name in config.classes]

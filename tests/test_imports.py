@@ -28,6 +28,7 @@ ROOMS = {
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.bricks',
   'input_pipeline': 'input_pipeline',  # the programs
   'mome_jax.errors': 'input_pipeline.errors',
+  'mome_jax.shipped': '',
   'mome_jax.ops': '',
   'mome_jax.moe': '',
   'mome_jax.models': 'mome_jax.ops mome_jax.moe',
@@ -39,13 +40,13 @@ ROOMS = {
   'mome_jax.text',
   'mome_jax.training': 'input_pipeline mome_jax.ops mome_jax.moe mome_jax.models mome_jax.configs '
   'mome_jax.text mome_jax.checkpoint',
-  'mome_jax.inference': 'input_pipeline.anatomy input_pipeline.ct mome_jax.ops mome_jax.moe '
-  'mome_jax.models mome_jax.text mome_jax.checkpoint mome_jax.training',
+  'mome_jax.inference': 'input_pipeline.anatomy input_pipeline.ct mome_jax.shipped mome_jax.ops '
+  'mome_jax.moe mome_jax.models mome_jax.text mome_jax.checkpoint mome_jax.training',
   'mome_jax.pictures': 'input_pipeline mome_jax.inference',
   'mome_jax.evaluate': 'input_pipeline mome_jax.text mome_jax.checkpoint mome_jax.training '
   'mome_jax.inference mome_jax.pictures',
-  'mome_jax.predict': 'input_pipeline mome_jax.__init__ mome_jax.text mome_jax.checkpoint '
-  'mome_jax.training mome_jax.inference mome_jax.pictures',
+  'mome_jax.predict': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.text '
+  'mome_jax.checkpoint mome_jax.training mome_jax.inference mome_jax.pictures',
   'mome_jax': 'input_pipeline mome_jax',  # the programs
   # What a run does at its edges, and the check of a whole config before it.
   'mome_jax.training.loop': 'input_pipeline mome_jax.ops mome_jax.models mome_jax.text '

@@ -7,8 +7,6 @@ import types
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
 from input_pipeline.ct import resample
 from input_pipeline.errors import UserError, suggest
@@ -80,6 +78,8 @@ def draw_matrix(
     (3, 3) float64, offset from the patch centre (voxels) -> offset in the scan (voxels), or None
     where neither was drawn.
   """
+  from scipy.spatial.transform import Rotation  # slow to import
+
   rotate, zoom = rng.random(2) < (config['p_rotate'], config['p_zoom'])
   degrees = rng.uniform(-config['max_degrees'], config['max_degrees'], 3)
   factor = rng.uniform(*config['zoom'])
@@ -103,6 +103,8 @@ def change_hu(rng: np.random.Generator, image: np.ndarray, config: Mapping) -> n
   Returns:
     (D, H, W) float32 HU.
   """
+  from scipy import ndimage  # slow to import
+
   blur, coarse, intensity, noise = rng.random(4) < (
     config['p_blur'],
     config['p_low_resolution'],

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import Template
@@ -251,6 +250,8 @@ class PatchSampler:
     """
     if matrix is None:
       return *self.read(case, start, start + self.patch), np.eye(3), start
+    from scipy import ndimage  # slow to import
+
     middle = (np.array(self.patch) - 1) / 2
     origin = start + middle - matrix @ middle
     corners = np.array(list(itertools.product(*((0, n - 1) for n in self.patch))))

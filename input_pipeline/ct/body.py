@@ -6,7 +6,6 @@ NOTE: `fingerprint` has a threshold of its own, Otsu's: what it compares may hol
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 BODY_HU = -500.0  # denser is tissue, bone or couch; between air and fat, but for partial volumes
 
@@ -25,6 +24,8 @@ def patient(image: np.ndarray) -> np.ndarray:
   Returns:
     The image's shape, bool; nothing where nothing is dense.
   """
+  from scipy import ndimage  # slow to import
+
   parts, _ = ndimage.label(is_dense(image))
   largest = np.bincount(parts.ravel())[1:].argmax() + 1 if parts.any() else 0
   part = (parts == largest) & (parts > 0)

@@ -1,6 +1,5 @@
 """Connected components of masks."""
 
-import cc3d
 import numpy as np
 
 # cc3d keeps room for V / 4 + 2 provisional labels of V voxels. No two of them are neighbours, so
@@ -18,6 +17,8 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
   Returns:
     (D, H, W) unsigned integers, 0 the background and 1 to N the components, and N.
   """
+  import cc3d  # slow to import
+
   mask = np.asarray(mask) != 0
   missing = [max(0, _SIDE - n) for n in mask.shape]
   padded = np.pad(mask, [(0, n) for n in missing]) if any(missing) else mask

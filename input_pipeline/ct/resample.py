@@ -9,7 +9,6 @@ The map is separable: one axis after the other.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 
 def output_shape(
@@ -119,6 +118,8 @@ def interpolate(
 
 def _shrink(array, axis, n_in, spacing, n_out, target_spacing):
   """Smoothing and interpolation in one product with an (n_out, n_in) matrix."""
+  from scipy import ndimage  # slow to import
+
   sigma = (target_spacing / spacing - 1) / 2
   smooth = ndimage.gaussian_filter1d(np.eye(n_in), sigma, axis=0, mode='nearest')
   weights = axis_weights(n_in, spacing, n_out, target_spacing)

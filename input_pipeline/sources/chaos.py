@@ -4,7 +4,6 @@ import functools
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from input_pipeline import labels
 from input_pipeline.ct import dicom
@@ -49,6 +48,8 @@ def chaos_cases(manual_dir: str | None) -> list[Case]:
 
 @loader('_load')
 def _load(scan: pathlib.Path, ground: pathlib.Path) -> Scan:
+  from PIL import Image
+
   series = dicom.read_series(scan)
   pictures = sorted(path for path in files.entries(ground) if path.suffix.casefold() == '.png')
   names = sorted(series.names)

@@ -4,7 +4,19 @@
 `python -m mome_jax.evaluate` scores folders and compares runs.
 """
 
-from mome_jax.evaluate.command import main, make_parser
-from mome_jax.evaluate.score_checkpoint import evaluate
+from typing import TYPE_CHECKING
+
+from input_pipeline import lazy
+
+if TYPE_CHECKING:
+  from mome_jax.evaluate.command import main, make_parser
+  from mome_jax.evaluate.score_checkpoint import evaluate
 
 __all__ = ['evaluate', 'main', 'make_parser']
+__getattr__ = lazy.exports(
+  __name__,
+  {
+    **dict.fromkeys(('main', 'make_parser'), 'mome_jax.evaluate.command'),
+    'evaluate': 'mome_jax.evaluate.score_checkpoint',
+  },
+)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from mome_jax.evaluate import metrics, score_files, tables
 from mome_jax.evaluate.bootstrap import bootstrap_macro
@@ -182,7 +181,9 @@ def wilcoxon(differences: np.ndarray) -> float:
     return math.nan
   if not differences.any():
     return 1.0
-  return float(scipy.stats.wilcoxon(differences, zero_method='pratt').pvalue)
+  from scipy import stats  # slow to import, and help quotes this module
+
+  return float(stats.wilcoxon(differences, zero_method='pratt').pvalue)
 
 
 def to_markdown(comparison: Comparison) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import surface_distance
 
 from mome_jax.evaluate import lesions
 from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_macro
@@ -59,6 +58,8 @@ class Pair:
   @functools.cached_property
   def distances(self) -> dict[str, np.ndarray]:
     """Between the surfaces in mm, and their areas; see `surface_distance`."""
+    import surface_distance  # slow to import
+
     return surface_distance.compute_surface_distances(self.truth, self.prediction, self.spacing)
 
 
@@ -88,11 +89,15 @@ def dice(pair: Pair) -> float:
 
 def nsd(pair: Pair, tolerance: float) -> float:
   """Share of both surfaces' area within a tolerance in mm of the other surface."""
+  import surface_distance
+
   return surface_distance.compute_surface_dice_at_tolerance(pair.distances, tolerance)
 
 
 def hd95(pair: Pair) -> float:
   """95th percentile of the distances between the surfaces, mm."""
+  import surface_distance
+
   return surface_distance.compute_robust_hausdorff(pair.distances, 95)
 
 

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import TEMPLATE, Template
-from mome_jax import checkpoint
+from mome_jax import checkpoint, shipped
 from mome_jax.inference import steps
 from mome_jax.inference.segmenter import Segmenter, Settings
 from mome_jax.models import build_model
@@ -23,9 +22,7 @@ from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectors
 from mome_jax.training import compilation, sharding, state
 
-# The model that comes with the package: head and neck organs; its README.md says what it can do.
-SHIPPED = pathlib.Path(__file__).parents[1] / 'assets' / 'openkbp'
-
+SHIPPED = shipped.MODEL
 _BUCKET = 4  # the number of prompts is padded to a multiple, so that few programs are compiled
 
 

@@ -18,7 +18,6 @@ import dataclasses
 from collections.abc import Collection, Sequence
 
 import numpy as np
-import scipy.ndimage
 
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct.components import components
@@ -245,11 +244,13 @@ def _surroundings(
   organ: np.ndarray, spacing: Sequence[float] | np.ndarray, margin: Sequence[int]
 ) -> np.ndarray:
   """The mask closed with a ball of `REACH_MM` and then dilated with it."""
+  from scipy import ndimage  # slow to import, and the rules are listed in help
+
   if not organ.any():
     return np.zeros_like(organ)
   # Padded, so that closing does not wear the mask down at the border of the scan.
   padded = np.pad(organ, [(m, m) for m in margin], mode='edge')
-  distance = scipy.ndimage.distance_transform_edt
+  distance = ndimage.distance_transform_edt
   dilated = distance(~padded, spacing) <= REACH_MM
   closed = padded | (distance(dilated, spacing) > REACH_MM if not dilated.all() else dilated)
   inner = tuple(slice(m, n - m) for m, n in zip(margin, padded.shape, strict=True))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from input_pipeline.anatomy import TEMPLATE, Template
 
@@ -58,6 +57,8 @@ class Segmentation:
   @functools.cached_property
   def boxes(self) -> dict[str, Box | None]:
     """For each class, slices around all of its voxels; None where it has none."""
+    from scipy import ndimage  # slow to import
+
     objects = ndimage.find_objects(self.winner, len(self.names))
     boxes: dict[str, Box | None] = {}
     for name in self.names:

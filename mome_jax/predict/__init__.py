@@ -8,14 +8,17 @@ and `earlier` knows which of them need not be made again.
 
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mome_jax.predict.command import DEMO, main, make_parser
-from mome_jax.predict.find_scans import ScanError
-from mome_jax.predict.prompted_model import find_devices
+from input_pipeline import lazy
 from mome_jax.predict.request import Options, PredictError, Request
 from mome_jax.predict.result import Result
-from mome_jax.predict.segment_scans import predict, segment
+
+if TYPE_CHECKING:
+  from mome_jax.predict.command import DEMO, main, make_parser
+  from mome_jax.predict.find_scans import ScanError
+  from mome_jax.predict.prompted_model import find_devices
+  from mome_jax.predict.segment_scans import predict, segment
 
 __all__ = [
   'DEMO',
@@ -31,6 +34,16 @@ __all__ = [
   'segment',
 ]
 
+__getattr__ = lazy.exports(
+  __name__,
+  {
+    **dict.fromkeys(('DEMO', 'main', 'make_parser'), 'mome_jax.predict.command'),
+    'ScanError': 'mome_jax.predict.find_scans',
+    'find_devices': 'mome_jax.predict.prompted_model',
+    **dict.fromkeys(('predict', 'segment'), 'mome_jax.predict.segment_scans'),
+  },
+)
+
 
 class _Callable(types.ModuleType):
   """`mome_jax.predict(...)` is `predict(...)`, while `mome_jax.predict` stays the module.
@@ -39,7 +52,9 @@ class _Callable(types.ModuleType):
   """
 
   def __call__(self, *args: Any, **keywords: Any) -> list[Result]:
-    return predict(*args, **keywords)
+    from mome_jax.predict import segment_scans
+
+    return segment_scans.predict(*args, **keywords)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -31,20 +31,17 @@ from collections.abc import Sequence
 
 from absl import logging
 
-import mome_jax
 from input_pipeline import errors, stopping
 from input_pipeline.cli import Parser, dashed, spacing
 from input_pipeline.text_files import read_text
+from mome_jax import shipped
 from mome_jax.inference import postprocess
-from mome_jax.inference.loaded_model import SHIPPED
-from mome_jax.predict import formats, run_record, write_results
+from mome_jax.predict import formats, run_record
 from mome_jax.predict.request import FAST_OVERLAP, PredictError
 from mome_jax.predict.result import Result
-from mome_jax.predict.segment_scans import predict
 from mome_jax.text.prompts import parse_prompts
-from mome_jax.training import compilation
 
-DEMO = pathlib.Path(mome_jax.__file__).parent / 'assets' / 'demo' / 'head_neck.nii.gz'
+DEMO = shipped.SCAN
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -69,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--checkpoint',
-    default=SHIPPED,
+    default=shipped.MODEL,
     help='model folder, or --workdir of a training; default: the model that comes with the '
     'package, for head and neck organs',
   )
@@ -150,6 +147,8 @@ def _print_json(output: str, result: Result) -> None:
 
 
 def _predict_as_told(args: argparse.Namespace) -> list[Result]:
+  from mome_jax.predict.segment_scans import predict
+
   return predict(
     args.checkpoint,
     [DEMO] if args.demo else args.input,
@@ -176,6 +175,10 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
+  # What computes is imported from here on, so that help and mistakes come at once.
+  from mome_jax.predict import write_results
+  from mome_jax.training import compilation
+
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   compilation.use_cache()
   try:

@@ -6,20 +6,19 @@ Maps of probabilities are none of them: they are written while the scan is segme
 import dataclasses
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from input_pipeline.ct import volume
-from input_pipeline.ct.dicom import Series
 from mome_jax.errors import suggest
-from mome_jax.inference.router_maps import RoutingMaps
-from mome_jax.inference.segmentation import Segmentation
-from mome_jax.pictures import overlay
-from mome_jax.pictures.colours import palette
-from mome_jax.predict import dicom_seg, html_viewer, output_names
-from mome_jax.predict.find_scans import LoadedScan
+from mome_jax.predict import output_names
 from mome_jax.predict.request import DEFAULTS, Options, PredictError, Target
+
+if TYPE_CHECKING:  # the table is read for help, too: what writes a format is imported by it
+  from input_pipeline.ct.dicom import Series
+  from mome_jax.inference.router_maps import RoutingMaps
+  from mome_jax.inference.segmentation import Segmentation
+  from mome_jax.predict.find_scans import LoadedScan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,10 +36,10 @@ class SegmentedScan:
   """
 
   name: str
-  scan: LoadedScan
-  segmentation: Segmentation
+  scan: 'LoadedScan'
+  segmentation: 'Segmentation'
   targets: Sequence[Target]
-  routing: RoutingMaps | None = None
+  routing: 'RoutingMaps | None' = None
   rows: Sequence[Mapping[str, Any]] = ()
   legend: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -52,6 +51,8 @@ class SegmentedScan:
   @property
   def colours(self) -> dict[str, Any]:
     """Of every target by name, the same in all outputs."""
+    from mome_jax.pictures.colours import palette
+
     return palette([target.name for target in self.targets])
 
 
@@ -74,6 +75,8 @@ class Format(NamedTuple):
 
 
 def _masks(folder: pathlib.Path, segmented: SegmentedScan) -> None:
+  from input_pipeline.ct import volume
+
   folder.mkdir()
   for target in segmented.targets:  # one at a time, so that many classes fit into memory
     mask = segmented.segmentation.mask(target.name)
@@ -82,13 +85,17 @@ def _masks(folder: pathlib.Path, segmented: SegmentedScan) -> None:
 
 
 def _dicom_seg(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  from mome_jax.predict import dicom_seg
+
   colours = segmented.colours
   shown = {name: colours[name] for name in segmented.present}
-  series = cast(Series, segmented.scan.series)  # of anything else it is refused before
+  series = cast('Series', segmented.scan.series)  # of anything else it is refused before
   dicom_seg.write(path, series, segmented.segmentation, shown)
 
 
 def _preview(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  from mome_jax.pictures import overlay
+
   ct, segmentation = segmented.scan.volume, segmented.segmentation
   views = {name: segmentation.view(name) for name in segmented.present}
   layers = overlay.Layers(views, colours=segmented.colours, labelled=segmentation.winner > 0)
@@ -96,6 +103,8 @@ def _preview(path: pathlib.Path, segmented: SegmentedScan) -> None:
 
 
 def _report(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  from mome_jax.predict import html_viewer
+
   html_viewer.write(
     path,
     segmented.scan.volume,

@@ -3,10 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from input_pipeline.anatomy import TEMPLATE, Template
 from mome_jax.errors import UserError
-from mome_jax.predict import find_scans
+
+if TYPE_CHECKING:
+  from mome_jax.predict import find_scans
 
 FAST_OVERLAP = 0.25  # about a third of the windows of 0.5
 FIRST_FREE_LABEL = 200  # of prompts outside the template
@@ -69,8 +72,10 @@ class Request:
     """Share of a window that the next one overlaps; None is that of the model's config."""
     return FAST_OVERLAP if self.fast else None
 
-  def read(self, scan: find_scans.ScanFiles) -> find_scans.LoadedScan:
+  def read(self, scan: 'find_scans.ScanFiles') -> 'find_scans.LoadedScan':
     """Reads a scan as it is asked for; see `find_scans.read`."""
+    from mome_jax.predict import find_scans
+
     return find_scans.read(scan, assume_spacing=self.assume_spacing, number=self.volume_number)
 
 

@@ -12,13 +12,15 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mome_jax import __version__
 from mome_jax.predict import staging
-from mome_jax.predict.prompted_model import PromptedModel
 from mome_jax.predict.request import PredictError, Request
 from mome_jax.predict.result import Result
+
+if TYPE_CHECKING:
+  from mome_jax.predict.prompted_model import PromptedModel
 
 TABLE, MANIFEST = 'report.csv', 'manifest.json'
 _COLUMNS = ('case', 'input', 'status', 'seconds', 'message')
@@ -44,7 +46,7 @@ class RunRecord:
     self._results: list[Result] = []
 
   def begin(
-    self, request: Request, model: PromptedModel, notes: Sequence[str], *, existing: str
+    self, request: Request, model: 'PromptedModel', notes: Sequence[str], *, existing: str
   ) -> None:
     """Writes what is known before the first scan, in place of the files of an earlier run.
 
@@ -152,7 +154,7 @@ def environment() -> dict[str, Any]:
           'versions': versions(), 'command': sys.argv}  # fmt: skip
 
 
-def describe(model: PromptedModel) -> dict[str, Any]:
+def describe(model: 'PromptedModel') -> dict[str, Any]:
   """Where a model came from, the SHA-256 of its parameters, its config and devices."""
   predictor = model.predictor
   return {

@@ -17,17 +17,14 @@ import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 
-import jax
 import numpy as np
 
 from input_pipeline import errors, progress, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.cli import Parser, dashed
 from mome_jax.text import prompts as prompts_lib
-from mome_jax.text.t5 import TextEncoder
 from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectorError, TextVectors
-from mome_jax.weights import files, t5, torch_file
 
 _BATCH = 32
 # What config.json changes in a checkpoint whose weights stay the same.
@@ -53,6 +50,8 @@ class T5Model:
   """
 
   def __init__(self, folder: str | os.PathLike[str]):
+    from mome_jax.weights import files, t5
+
     folder = pathlib.Path(folder)
     vocabulary = folder / 'spiece.model'
     if folder.is_dir() and not vocabulary.is_file():
@@ -75,6 +74,11 @@ class T5Model:
 
   @functools.cached_property
   def _apply(self):
+    import jax
+
+    from mome_jax.text.t5 import TextEncoder
+    from mome_jax.weights import t5
+
     try:
       config, variables = t5.load(self._folder)
     except (OSError, ValueError) as error:
@@ -131,6 +135,8 @@ def read_cum(path: str | os.PathLike[str], template: Template = TEMPLATE) -> Tex
     WeightsError: if the file cannot be read.
     TextVectorError: if it holds something else.
   """
+  from mome_jax.weights import torch_file
+
   path = pathlib.Path(path)
   rows = torch_file.load(path)
   if not (isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[0] in (31, 32)):

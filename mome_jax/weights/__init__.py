@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from mome_jax.errors import suggest
-from mome_jax.weights import files, networks, t5
-from mome_jax.weights.strict_fill import WeightsError
+from mome_jax.weights.errors import WeightsError
 
-SOURCES = (*networks.SOURCES, 't5')
+_NETWORKS = 'universal_unet', 'universal_swin_unetr', 'monai_swin_unetr', 'monai_swin_vit'
+SOURCES = (*_NETWORKS, 't5')
+MERGING_ORDERS = 'cum', 'monai', 'monai_v2'  # of `models.backbones.swin`
 
 
 def convert(source: str, state_dict: Mapping[str, np.ndarray], **options) -> dict:
@@ -27,6 +28,8 @@ def convert(source: str, state_dict: Mapping[str, np.ndarray], **options) -> dic
     WeightsError: if the source is unknown, or the checkpoint has an unused key, lacks a variable or
       has another shape; the message lists every one.
   """
+  from mome_jax.weights import files, networks, t5
+
   if source not in SOURCES:
     raise WeightsError(f'source {source!r}; {suggest(source, SOURCES)}')
   state = files.strip_module({key: np.asarray(value) for key, value in state_dict.items()})
@@ -35,4 +38,4 @@ def convert(source: str, state_dict: Mapping[str, np.ndarray], **options) -> dic
   return networks.SOURCES[source](state, **options).variables
 
 
-__all__ = ['SOURCES', 'WeightsError', 'convert']
+__all__ = ['MERGING_ORDERS', 'SOURCES', 'WeightsError', 'convert']

@@ -9,7 +9,7 @@ import numpy as np
 
 from mome_jax.errors import reading
 from mome_jax.weights import torch_file
-from mome_jax.weights.strict_fill import WeightsError
+from mome_jax.weights.errors import WeightsError
 
 _NAMES = (
   'model.safetensors',

@@ -15,6 +15,7 @@ from mome_jax.models import build_model
 from mome_jax.models.backbones import swin, swin_unetr, unet
 from mome_jax.weights import strict_fill
 from mome_jax.weights import swin_unetr as swin_names
+from mome_jax.weights.errors import WeightsError
 
 _TEXT = 'organ_embedding'  # the text vectors of the classes, a buffer of the network
 _HEAD = {
@@ -109,7 +110,7 @@ def _universal(source, state, config, key_of: Callable, ignore) -> Converted:
 
 def _backbone(source, state, merging: str, ignore, covers: str = '') -> Converted:
   if merging not in swin.MERGING_ORDERS:
-    raise strict_fill.WeightsError(f'merging {merging!r}; {suggest(merging, swin.MERGING_ORDERS)}')
+    raise WeightsError(f'merging {merging!r}; {suggest(merging, swin.MERGING_ORDERS)}')
   config = paper_swin_unetr.get_config()
   config.model.backbone.merging = merging
   _set_sizes(config, state)
@@ -144,7 +145,7 @@ def _set_sizes(config, state: Mapping[str, np.ndarray]) -> None:
   features, channels = swin_names.sizes(state)
   known = {size['features']: name for name, size in swin_unetr.SIZES.items()}
   if features not in known:
-    raise strict_fill.WeightsError(f'feature size {features}; known: {", ".join(map(str, known))}')
+    raise WeightsError(f'feature size {features}; known: {", ".join(map(str, known))}')
   config.model.backbone.size = known[features]
   _set_channels(config, channels)
 

@@ -7,11 +7,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from mome_jax.errors import UserError
-
-
-class WeightsError(UserError):
-  """A checkpoint does not fit its source's structure; the message lists every problem."""
+from mome_jax.weights.errors import WeightsError
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

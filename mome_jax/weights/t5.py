@@ -13,6 +13,7 @@ import numpy as np
 
 from mome_jax.text.t5 import T5Config, TextEncoder
 from mome_jax.weights import files, strict_fill
+from mome_jax.weights.errors import WeightsError
 
 _EMBEDDING = 'shared.weight'
 _TIED = 'encoder.embed_tokens.weight'
@@ -35,7 +36,7 @@ def infer_config(state: Mapping[str, np.ndarray]) -> T5Config:
   needed = (_embedding_key(state), _RELPOS, query, hidden)
   missing = [key for key in needed if key not in state or state[key].ndim != 2]
   if missing:
-    raise strict_fill.WeightsError(f'the checkpoint is no t5; it lacks {", ".join(missing)}')
+    raise WeightsError(f'the checkpoint is no t5; it lacks {", ".join(missing)}')
   vocab_size, d_model = state[needed[0]].shape
   buckets, num_heads = state[_RELPOS].shape
   blocks = [re.match(r'encoder\.block\.(\d+)\.', key) for key in state]
@@ -59,9 +60,7 @@ def read_config(path: pathlib.Path) -> T5Config:
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise strict_fill.WeightsError(
-      f'{path}: missing; put the config.json of the model beside its weights'
-    )
+    raise WeightsError(f'{path}: missing; put the config.json of the model beside its weights')
   try:
     values = json.loads(path.read_text())
     activation = values.get('feed_forward_proj', 'relu')
@@ -70,9 +69,9 @@ def read_config(path: pathlib.Path) -> T5Config:
       for name in ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_heads')
     }
   except (OSError, ValueError, KeyError, AttributeError) as error:
-    raise strict_fill.WeightsError(f'{path}: no config.json of a T5 model ({error!r})') from error
+    raise WeightsError(f'{path}: no config.json of a T5 model ({error!r})') from error
   if activation not in _FEED_FORWARDS:
-    raise strict_fill.WeightsError(
+    raise WeightsError(
       f'{path}: feed_forward_proj is {activation!r}; known: {", ".join(_FEED_FORWARDS)}'
     )
   return T5Config(
@@ -104,9 +103,7 @@ def convert(state: Mapping[str, np.ndarray], config: T5Config | None = None) -> 
   embedding = _embedding_key(state)
   if {_EMBEDDING, _TIED} <= state.keys():
     if not np.array_equal(state[_EMBEDDING], state[_TIED]):
-      raise strict_fill.WeightsError(
-        f'{_EMBEDDING} and {_TIED} differ; T5 has one embedding of tokens'
-      )
+      raise WeightsError(f'{_EMBEDDING} and {_TIED} differ; T5 has one embedding of tokens')
     state = {key: value for key, value in state.items() if key != _TIED}
   key_of = lambda path: embedding if path == 'embed/embedding' else _key_of(path)
   filled = strict_fill.fill('t5', state, strict_fill.flatten(shapes), key_of, ignore=_IGNORE)

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mome_jax.weights.strict_fill import WeightsError
+from mome_jax.weights.errors import WeightsError
 
 INSTALL = "pip install 'mome-jax[weights]'"
 

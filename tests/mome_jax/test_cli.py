@@ -1,5 +1,6 @@
 """The console command: its page, what it starts, how help spells commands."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import mome_jax
 from mome_jax import cli
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEAVY = ('jax', 'flax', 'tensorflow', 'optax', 'orbax', 'scipy', 'nibabel', 'matplotlib')
 
 
@@ -25,6 +27,50 @@ def loaded(code):
 )  # fmt: skip
 def test_help_imports_nothing_that_computes(call):
   assert loaded(f'from mome_jax import cli; {call}') == []
+
+
+# What takes long to import, or is installed only where one trains.
+SLOW = (
+  'clu', 'flax', 'highdicom', 'jax', 'matplotlib', 'optax', 'orbax', 'scipy.ndimage', 'scipy.stats',
+  'surface_distance', 'tensorflow', 'tensorflow_datasets', 'torch',
+)  # fmt: skip
+
+
+def test_help_of_every_program_comes_before_slow_imports():
+  """Of commands of `mome`, and of modules that are run with `python -m`."""
+  modules = [
+    '.'.join(file.relative_to(ROOT).with_suffix('').parts)
+    for package in ('mome_jax', 'input_pipeline')
+    for file in sorted((ROOT / package).rglob('*.py'))
+    if '\ndef main(argv' in file.read_text() and file.stem != 'cli'
+  ]
+  assert len(modules) >= 13
+  calls = [['mome_jax.cli', name] for name in cli.COMMANDS] + [[module] for module in modules]
+  program = f"""
+import contextlib, importlib, io, sys
+for module, *words in {calls}:
+  with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+    importlib.import_module(module).main([*words, '--help'])
+  assert len(text.getvalue()) > 100, module
+  print(module, *words, *({set(SLOW)} & set(sys.modules)))
+"""
+  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+  assert done.stdout.splitlines() == [' '.join(call) for call in calls]
+
+
+@pytest.mark.parametrize(
+  'words', [['predict', '--inptu', 'a'], ['evaluate'], ['score'], ['export', '--dtype', 'int4']]
+)
+def test_so_do_mistakes(words):
+  program = f"""
+import contextlib, sys
+from mome_jax import cli
+with contextlib.suppress(SystemExit):
+  cli.main({words})
+print(*({set(SLOW)} & set(sys.modules)))
+"""
+  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+  assert done.stderr.startswith('error: ') and done.stdout == '\n'
 
 
 def test_the_page_lists_every_command(capsys):

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import interpolate
-from scipy.spatial.transform import Rotation
 
 Box = tuple[slice, ...]
 Blob = tuple[ArrayLike, ArrayLike, ArrayLike]  # centre, radii, degrees
@@ -33,6 +31,8 @@ def smooth_min(width: float, *distances: np.ndarray) -> np.ndarray:
 
 def ellipsoid(p: np.ndarray, blob: Blob) -> np.ndarray:
   """First-order distance of points (3, ...) to an ellipsoid, turned about x, then y, then z."""
+  from scipy.spatial.transform import Rotation  # slow to import
+
   center, radii, degrees = blob
   turn = Rotation.from_euler('xyz', degrees, degrees=True).as_matrix().astype(np.float32)
   half_axes = column(radii, p)
@@ -72,6 +72,8 @@ def waves(rng: np.random.Generator, amplitude: float, wavelength: float, n: int 
 
 def curve(controls: ArrayLike, step: float = 9.0) -> np.ndarray:
   """Samples (n, 4), `step` mm apart, of the smooth curve through control points x, y, z, radius."""
+  from scipy import interpolate  # slow to import
+
   points = np.asarray(controls, float)
   at = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points[:, :3], axis=0), axis=1))]
   samples = np.linspace(0, at[-1], max(2, int(at[-1] / step) + 1))

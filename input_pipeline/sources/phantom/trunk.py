@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from input_pipeline import anatomy
 from input_pipeline.sources.phantom import atlas, shapes
@@ -376,6 +375,8 @@ def _paint_abdomen(c: shapes.Canvas, patient: _Patient, rng: np.random.Generator
 
 def _scan(c: shapes.Canvas, noise_hu: float, rng: np.random.Generator) -> np.ndarray:
   """The scanner's point spread and its correlated noise, stronger deep in the body; int16 HU."""
+  from scipy import ndimage  # slow to import
+
   image = ndimage.gaussian_filter(c.image, 1.2 / c.spacing)
   noise = rng.standard_normal(image.shape, np.float32)
   noise = ndimage.gaussian_filter(noise, (0.6, 0.6, 0.4), mode='wrap')

@@ -1,0 +1,7 @@
+"""Where the model and the scan lie that come with the package."""
+
+import pathlib
+
+_ASSETS = pathlib.Path(__file__).parent / 'assets'
+MODEL = _ASSETS / 'openkbp'  # head and neck organs; its README.md says what it can do
+SCAN = _ASSETS / 'demo' / 'head_neck.nii.gz'
