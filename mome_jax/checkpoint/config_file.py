@@ -14,6 +14,10 @@ _RETIRED = {
   ('model', 'backbone', 'space_to_depth'): False,
   ('model', 'bank', 'by_confidence'): False,
 }
+# Option of earlier versions -> its name now, and the new value of each old one.
+_RENAMED = {
+  ('model', 'warm_start'): ('anchor', {False: 'none', True: 'finest'}),
+}
 
 
 def read_config(file: epath.Path) -> dict[str, Any]:
@@ -26,17 +30,24 @@ def read_config(file: epath.Path) -> dict[str, Any]:
     values = json.loads(file.read_text())
   except ValueError as error:
     raise CheckpointError(f'{file}: not a config of this program ({error})') from error
-  for (*parents, name), now in _RETIRED.items():
-    part = values
-    for parent in parents:
-      part = part.get(parent) if isinstance(part, dict) else None
-    if not isinstance(part, dict) or name not in part:
-      continue
-    value = part.pop(name)
-    if value != now:
-      option = '.'.join((*parents, name))
+  for path, (name, translation) in _RENAMED.items():
+    for part in _holding(values, path):
+      part[name] = translation[part.pop(path[-1])]
+  for path, now in _RETIRED.items():
+    for part in _holding(values, path):
+      value = part.pop(path[-1])
+      if value == now:
+        continue
+      option = '.'.join(path)
       raise CheckpointError(
         f'{file}: {option} is {value!r}, which version 0.1 was the last to offer; use that version '
         'with this model'
       )
   return values
+
+
+def _holding(values: Any, path: tuple[str, ...]) -> list[dict[str, Any]]:
+  """The one dict that holds the last name of a path, or none."""
+  for name in path[:-1]:
+    values = values.get(name) if isinstance(values, dict) else None
+  return [values] if isinstance(values, dict) and path[-1] in values else []

@@ -49,7 +49,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.scales = ()  # decoder layers that take part; () is all
   config.model.top_k = 0  # scales each class uses at a voxel; 0 is all
   config.model.router_inputs = 'text+vision'  # or 'text', 'vision', 'uniform'
-  config.model.warm_start = False  # start as the finest expert alone: with init.checkpoint of CUM
+  # What the mixture departs from as it learns to: 'none', 'finest' (with init.checkpoint of CUM) or
+  # 'equal', the mean of all scales.
+  config.model.anchor = 'none'
   config.model.width = 256
   config.model.router_width = 32
   config.model.head_activation = 'leaky_relu'  # 'relu' is what published weights expect
@@ -73,7 +75,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Relative to learning_rate. Of the matrices of the head generator and the router: a generated
   # weight is a sum over 512 inputs, so that one Adam step moves it by hundreds of learning rates.
   config.train.generator_rate = 0.1
-  # Of the router's biases and priors and the share of a warm-started mixture, which are no weights.
+  # Of the router's biases and priors and the share of an anchored mixture, which are no weights.
   config.train.mixture_rate = 1.0
   config.train.warmup_steps = 1000
   config.train.weight_decay = 1e-5

@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = baseline_unet.get_config()
   config.model.experts = 'pyramid'
-  config.model.warm_start = True
+  config.model.anchor = 'finest'
   config.init.checkpoint = 'runs/cum'
   config.text.vectors = 'runs/cum/text.npz'
   return config

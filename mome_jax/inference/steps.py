@@ -55,11 +55,13 @@ def make_routing_step(
     trained_text: jax.Array | None = None,
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     logits, aux = model.apply({'params': params['model']}, windows, text, trained_text)
-    share = jnp.tanh(params['model']['mixture_share']) if model.warm_start else None
+    share = None if model.anchor == 'none' else jnp.tanh(params['model']['mixture_share'])
 
     def one_class(maps: tuple[jax.Array, list[jax.Array]]) -> dict[str, jax.Array]:
       logits, router_logits = maps
-      weights = _shares(router_logits, model.top_k, share)
+      weights = _shares(router_logits, model.top_k)
+      if share is not None:
+        weights = _from_anchor(weights, model.anchor, share)
       part = jnp.clip(weights, 1e-6, 1)
       entropy = -(part * jnp.log(part)).sum(1, keepdims=True) / np.log(weights.shape[1])
       told = jnp.concatenate([weights, entropy], 1)
@@ -77,18 +79,21 @@ def make_routing_step(
   return routing_step
 
 
-def _shares(router_logits: Sequence[jax.Array], top_k: int, share: jax.Array | None) -> jax.Array:
-  """What each scale contributes to a class's logits: (B, L, D, H, W), adds up to 1.
+def _shares(router_logits: Sequence[jax.Array], top_k: int) -> jax.Array:
+  """What each scale contributes to a class's mixture: (B, L, D, H, W), adds up to 1.
 
   Args:
     router_logits: L arrays (B, D_l, H_l, W_l), of one class.
     top_k: of the model.
-    share: of the mixture in a model that started as its finest scale alone; None is all.
   """
   weights = jnp.stack(ops.scale_weights(router_logits, top_k), 1)
   # With top_k = 1 the one weight is below 1; what a class trusts is a share all the same.
-  weights = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
-  if share is None:
-    return weights
-  finest = (jnp.arange(len(router_logits)) == 0).astype(weights.dtype)[:, None, None, None]
-  return finest + share * (weights - finest)
+  return weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
+
+
+def _from_anchor(weights: jax.Array, anchor: str, share: jax.Array) -> jax.Array:
+  """Weights (B, L, D, H, W) of a mixture that has a share of the logits, its anchor the rest."""
+  scales = weights.shape[1]
+  start = np.eye(scales)[0] if anchor == 'finest' else np.full(scales, 1 / scales)
+  start = start.astype(weights.dtype)[:, None, None, None]
+  return start + share * (weights - start)

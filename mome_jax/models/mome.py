@@ -14,6 +14,11 @@ from mome_jax.models import backbones, heads, router, scale_expert
 from mome_jax.models.sparse_bank import BankOptions, make_options
 
 DTYPES = ('float32', 'bfloat16', 'float16')
+# y = anchor + tanh(share) (mixture - anchor). 'none': the mixture alone, of which the finest expert
+# has most at the start. 'finest': the finest expert; a network whose other variables come from a
+# baseline starts out equal to it. 'equal': the mean of all experts, who learn alike until the
+# router has something to say.
+ANCHORS = ('none', 'finest', 'equal')
 
 
 class MoME(nn.Module):
@@ -26,8 +31,8 @@ class MoME(nn.Module):
     scales: indices of the decoder layers that take part, finest first, starting at 0; () is all.
     top_k: scales each class uses at a voxel; 0 is all (soft mixture).
     router_inputs: what the mixture depends on; see `router.Router`.
-    warm_start: whether a learned share, zero at first, of the mixture replaces the finest expert
-      alone: a network whose other variables come from a baseline starts out equal to it.
+    anchor: what the mixture departs from, with a learned share that is zero at first; see
+      `ANCHORS`.
     width: d, of the class features and the scan's context.
     router_width: d_r.
     head_activation: of the class heads; see `heads.apply_head`.
@@ -41,7 +46,7 @@ class MoME(nn.Module):
   scales: tuple[int, ...] = ()
   top_k: int = 0
   router_inputs: str = 'text+vision'
-  warm_start: bool = False
+  anchor: str = 'none'
   width: int = 256
   router_width: int = 32
   head_activation: str = 'relu'
@@ -105,7 +110,9 @@ class MoME(nn.Module):
     outputs, reports = self._read(features, trained, train)
     gates = []
     if len(features) > 1:
-      routing = router.Router(self.router_width, self.router_inputs, name='router')
+      routing = router.Router(
+        self.router_width, self.router_inputs, equal_start=self.anchor == 'equal', name='router'
+      )
       gates = routing(features, classes, context)
     logits, scores, router_logits = self._mix(theta, gates, features, outputs)
     aux = {'expert_logits': scores, 'banks': reports}
@@ -146,7 +153,8 @@ class MoME(nn.Module):
       logits (B, K, D, H, W), and L arrays (B, K, D_l, H_l, W_l) each of the experts' scores and of
       router logits (none for one scale). All float32.
     """
-    if gates and self.warm_start:
+    share = None
+    if gates and self.anchor != 'none':
       share = jnp.tanh(self.param('mixture_share', nn.initializers.zeros, ()))
 
     # Checkpointed and a few classes at a time: neither the heads' hidden layers nor the upsampled
@@ -159,8 +167,9 @@ class MoME(nn.Module):
         return scores[0], scores, []
       router_logits = [gate(x) for gate, x in zip(gates, features, strict=True)]
       mixture = ops.fuse(scores, router_logits, self.top_k)
-      if self.warm_start:
-        mixture = scores[0] + share * (mixture - scores[0])
+      if share is not None:
+        anchor = scores[0] if self.anchor == 'finest' else ops.mean_of_scales(scores)
+        mixture = anchor + share * (mixture - anchor)
       return mixture, scores, router_logits
 
     by_class = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (theta, list(gates)))
@@ -186,7 +195,7 @@ def build_model(config: ml_collections.ConfigDict) -> MoME:
 
   Args:
     config: with `backbone` (see `build_backbone`), `remat`, `experts` ('pyramid', 'finest'),
-      `scales`, `top_k`, `router_inputs`, `warm_start`, `width`, `router_width`, `head_activation`,
+      `scales`, `top_k`, `router_inputs`, `anchor`, `width`, `router_width`, `head_activation`,
       `class_chunk`, `dtype`, and optionally `bank` (see `sparse_bank.BankOptions`).
 
   Raises:
@@ -198,6 +207,7 @@ def build_model(config: ml_collections.ConfigDict) -> MoME:
   _check_known(config, 'experts', ('pyramid', 'finest'))
   _check_known(config, 'head_activation', heads.ACTIVATIONS)
   _check_known(config, 'router_inputs', router.INPUTS)
+  _check_known(config, 'anchor', ANCHORS)
   scales = tuple(config.scales)
   if scales and (
     scales[0] != 0 or list(scales) != sorted(set(scales)) or scales[-1] >= backbone.num_scales
@@ -215,7 +225,7 @@ def build_model(config: ml_collections.ConfigDict) -> MoME:
     scales=scales,
     top_k=config.top_k,
     router_inputs=config.router_inputs,
-    warm_start=config.warm_start,
+    anchor=config.anchor,
     width=config.width,
     router_width=config.router_width,
     head_activation=config.head_activation,

@@ -45,10 +45,13 @@ class Router(nn.Module):
     features: d_r.
     inputs: what decides, for ablations: 'text+vision' as above; 'text', without the first product;
       'vision', with a query made of g alone and without u_l; 'uniform', a = 0.
+    equal_start: whether the biases start with equal weights of all scales, not with
+      `FINEST_WEIGHT` on the finest.
   """
 
   features: int = 32
   inputs: str = 'text+vision'
+  equal_start: bool = False
 
   @nn.compact
   def __call__(
@@ -72,9 +75,9 @@ class Router(nn.Module):
     products = self._products(pyramid, classes * text, context) if vision else nothing
     gates = []
     for level, gate in enumerate(products):
-      start = (
-        math.log(FINEST_WEIGHT / (1 - FINEST_WEIGHT) * (len(pyramid) - 1)) if level == 0 else 0.0
-      )
+      start = 0.0
+      if level == 0 and not self.equal_start:
+        start = math.log(FINEST_WEIGHT / (1 - FINEST_WEIGHT) * (len(pyramid) - 1))
       bias = self.param(f'bias_{level}', nn.initializers.constant(start), ())
       if text:
         prior = self.param(f'prior_{level}', nn.initializers.zeros, (classes.shape[-1],))

@@ -6,7 +6,7 @@ the same values and gradients. Models use the names below and need to know nothi
 
 from mome_jax.ops.conv3d import Conv3D, DownConv3D, UpConv3D
 from mome_jax.ops.dense import Dense
-from mome_jax.ops.fusion import fuse, scale_weights
+from mome_jax.ops.fusion import fuse, mean_of_scales, scale_weights
 from mome_jax.ops.norm import GroupNorm, LayerNorm
 from mome_jax.ops.precision import EXACT, at_least_float32, exact
 from mome_jax.ops.resize import max_pool, mean_pool, upsample
@@ -23,6 +23,7 @@ __all__ = [
   'exact',
   'fuse',
   'max_pool',
+  'mean_of_scales',
   'mean_pool',
   'scale_weights',
   'upsample',

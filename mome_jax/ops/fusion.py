@@ -73,6 +73,15 @@ def _sum(terms: Iterable[jax.Array]) -> jax.Array:
   return functools.reduce(operator.add, terms)
 
 
+def mean_of_scales(scores: Sequence[jax.Array]) -> jax.Array:
+  """Mean of the experts' class logits at the finest resolution: (..., D, H, W) float32.
+
+  Args:
+    scores: L arrays (..., D / 2^l, H / 2^l, W / 2^l) float32, finest first.
+  """
+  return _sum(_at_finest(scores)) / len(scores)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def fuse(
   scores: Sequence[jax.Array], router_logits: Sequence[jax.Array], top_k: int = 0

@@ -13,7 +13,7 @@ def group(path: Sequence[Any]) -> str:
   Returns:
     'backbone', 'text_encoder'; 'experts', 'banks', of single scales; 'generator', text and context
     to heads; of the router 'router_biases' and 'router_priors', the rest is 'router_kernels';
-    'mixture_share', of a warm start.
+    'mixture_share', of a mixture with an anchor.
   """
   top, name, *rest = (key.key for key in path)
   if top == 'text':

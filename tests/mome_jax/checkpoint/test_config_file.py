@@ -33,6 +33,13 @@ def test_a_file_without_them_is_read_as_it_is(tmp_path):
   assert read_config(tmp_path / 'config.json') == {'model': {'top_k': 2}, 'seed': 3}
 
 
+@pytest.mark.parametrize(('warm_start', 'anchor'), [(False, 'none'), (True, 'finest')])
+def test_an_option_with_another_name_is_read(tmp_path, warm_start, anchor):
+  file = tmp_path / 'config.json'
+  file.write_text(json.dumps({'model': {'warm_start': warm_start, 'top_k': 2}}))
+  assert read_config(file) == {'model': {'anchor': anchor, 'top_k': 2}}
+
+
 @pytest.mark.parametrize(
   ('option', 'value', 'name'),
   [

@@ -35,7 +35,7 @@ def fake_model(top_k=0):
     ]
     return jnp.moveaxis(jnp.concatenate([x - 0.5, 0.2 - x], 1), 1, -1), {'router_logits': gates}
 
-  return types.SimpleNamespace(apply=apply, top_k=top_k, active_scales=(0, 1), warm_start=False)
+  return types.SimpleNamespace(apply=apply, top_k=top_k, active_scales=(0, 1), anchor='none')
 
 
 def make_explainer(model, params=None, window=(8, 8, 8), overlap=0.5, batch_size=1):
@@ -109,7 +109,7 @@ def uneven_model():
     finest, other = ops.scale_weights(gates, 0)
     return jnp.moveaxis(finest - other, 1, -1), {'router_logits': gates}
 
-  return types.SimpleNamespace(apply=apply, top_k=0, active_scales=(0, 1), warm_start=False)
+  return types.SimpleNamespace(apply=apply, top_k=0, active_scales=(0, 1), anchor='none')
 
 
 @pytest.mark.parametrize('shape', [(31, 12, 9), (6, 7, 30)])
@@ -133,18 +133,19 @@ def test_shares_are_those_that_made_the_logits(shape, overlap):
                              atol=0.003)  # fmt: skip
 
 
-def test_a_mixture_that_starts_as_its_finest_scale_is_shown_as_far_as_it_counts():
-  """y = s_0 + tanh(share) (sum w_l s_l - s_0)."""
+@pytest.mark.parametrize(('anchor', 'start'), [('finest', 255), ('equal', 127.5)])
+def test_a_mixture_with_an_anchor_is_shown_as_far_as_it_counts(anchor, start):
+  """y = a + tanh(share) (sum w_l s_l - a)."""
   model = uneven_model()
-  model.warm_start = True
+  model.anchor = anchor
   image = np.full((8, 8, 8), 50, np.float32)
   share = 0.3
   none, some, full = (
     explained(image, model, {'mixture_share': jnp.float32(value)}) for value in (0, share, 20)
   )
-  np.testing.assert_array_equal(none.weights[:, 0], 255)
-  np.testing.assert_array_equal(none.entropy, 0)
-  mixed = 255 + np.tanh(share) * (full.weights[:, 0].astype(float) - 255)
+  np.testing.assert_allclose(none.weights[:, 0], start, atol=0.5)
+  np.testing.assert_allclose(none.entropy, 0 if anchor == 'finest' else 255, atol=0.01)
+  mixed = start + np.tanh(share) * (full.weights[:, 0].astype(float) - start)
   np.testing.assert_allclose(some.weights[:, 0], mixed, atol=1)
   np.testing.assert_allclose(some.weights.astype(int).sum(1), 255, atol=1)
 

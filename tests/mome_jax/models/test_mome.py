@@ -20,7 +20,7 @@ def config(**changes):
       'scales': (),
       'top_k': 0,
       'router_inputs': 'text+vision',
-      'warm_start': False,
+      'anchor': 'none',
       'width': 64,
       'router_width': 8,
       'head_activation': 'relu',
@@ -129,11 +129,14 @@ def test_gradients_reach_every_parameter():
   assert still == []
 
 
-def test_a_warm_start_is_the_baseline_and_learns_to_mix():
+@pytest.mark.parametrize(
+  ('anchor', 'plain'), [('finest', {'experts': 'finest'}), ('equal', {'router_inputs': 'uniform'})]
+)
+def test_a_mixture_is_its_anchor_at_the_start_and_learns_to_mix(anchor, plain):
   image, text = example()
-  baseline = build_model(config(experts='finest'))
-  warm = build_model(config(warm_start=True))
-  variables, _ = start(warm, image, text)
+  baseline = build_model(config(**plain))
+  mixture = build_model(config(anchor=anchor))
+  variables, _ = start(mixture, image, text)
   params = variables['params'] | {'mixture_share': jnp.zeros(())}
   inherited = jax.eval_shape(baseline.init, jax.random.key(0), image, text)['params']
   expected, _ = jax.jit(baseline.apply)(
@@ -143,7 +146,7 @@ def test_a_warm_start_is_the_baseline_and_learns_to_mix():
   @jax.jit
   @functools.partial(jax.value_and_grad, has_aux=True)
   def run(share):
-    logits, _ = warm.apply({'params': params | {'mixture_share': share}}, image, text)
+    logits, _ = mixture.apply({'params': params | {'mixture_share': share}}, image, text)
     return jnp.square(logits - 1).mean(), logits
 
   (_, logits), slope = run(jnp.zeros(()))

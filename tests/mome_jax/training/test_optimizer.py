@@ -40,7 +40,7 @@ AT_ONE = (
 def sparse():
   config = demo.get_config()
   config.model.backbone.size = 'tiny'
-  config.model.warm_start = True
+  config.model.anchor = 'finest'
   config.model.bank.scales = (1,)
   return config
 
@@ -88,7 +88,7 @@ def test_what_one_step_moves(experiment):
     assert all(any(name.startswith(start) for name in moved) for start in AT_ONE)
 
 
-def test_a_warm_started_mixture_can_take_over():
+def test_a_mixture_with_an_anchor_can_take_over():
   """A share that gains from every step reaches tanh(share) = 0.9 well before the end."""
   config = demo.get_config().train
   config.update({'steps': 1500, 'learning_rate': 3e-3, 'warmup_steps': 50})

@@ -54,7 +54,7 @@ def test_training_starts_from_it(model, tmp_path, capsys):
   config.data.patch = config.evaluation.window = (16, 16, 16)
   config.evaluation.pictures = 0
   config.model.experts = 'pyramid'
-  config.model.warm_start = True
+  config.model.anchor = 'finest'
   config.model.dtype = 'float32'
   config.train.steps = config.train.batch_size = 1
   config.train.learning_rate = 0.0  # every parameter can be told
