@@ -162,6 +162,9 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
   # A run from before this rate existed trained what it is for at the generator's.
   if 'train.generator_rate' in old:
     old.setdefault('train.mixture_rate', old['train.generator_rate'])
+  # One from before there were negatives went without them; frozen text still does.
+  if old.get('text.mode') != 'frozen':
+    old.setdefault('train.negatives', 0)
   old = {name: value for name, value in defaults.items() if name in new} | old
   for name in _PATHS:
     for values in (old, new):

@@ -84,6 +84,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.log_dice = True  # -log(Dice), which no small class escapes; or 1 - Dice
   config.train.expert_loss = 0.1  # supervision of each coarser expert on its own
   config.train.text_loss = 1.0  # telling each class's prompts from the others'
+  # Prompts a step, beside the classes, of anatomy that is no class (text/negatives.py), which must
+  # give empty masks; 0 is none. Of joint text: frozen vectors know the classes' prompts alone.
+  config.train.negatives = 4
+  config.train.negative_loss = 1.0
   config.train.balance_loss = 1e-2  # equal use of the experts of a bank
   config.train.z_loss = 1e-4  # small gate logits of a bank
   config.train.log_every = 50

@@ -9,9 +9,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.anatomy import TEMPLATE, Template, vocabulary
 from mome_jax.errors import ConfigError, suggest
-from mome_jax.text import embed, prompts
+from mome_jax.text import embed, negatives, prompts
 from mome_jax.text.t5 import TextEncoder, build_text_encoder
 from mome_jax.text.tokenizer import DEFAULT_MODEL, Tokenizer
 from mome_jax.text.vectors import COMMAND, TextVectorError, TextVectors
@@ -25,6 +25,15 @@ def is_frozen(config: ml_collections.ConfigDict) -> bool:
   if config.mode not in MODES:
     raise ConfigError(f'text.mode is {config.mode!r}; {suggest(config.mode, MODES)}')
   return config.mode == 'frozen'
+
+
+def count_negatives(config: ml_collections.ConfigDict) -> int:
+  """Prompts of other anatomy in a training step; vectors made once are of the classes alone.
+
+  Args:
+    config: the whole config; uses `text.mode` and `train.negatives`.
+  """
+  return 0 if is_frozen(config.text) else config.train.negatives
 
 
 def joint(tokenizer: Tokenizer, max_length: int) -> PromptInputs:
@@ -76,6 +85,8 @@ class TrainingText:
     classes: K names.
     template: of the classes.
     synonyms: whether random prompts are drawn; frozen vectors may know the default ones only.
+    negatives: how many prompts of other anatomy are drawn.
+    others: what they are drawn from.
   """
 
   encoder: TextEncoder | None
@@ -85,15 +96,24 @@ class TrainingText:
   classes: tuple[str, ...]
   template: Template = TEMPLATE
   synonyms: bool = True
+  negatives: int = 0
+  others: tuple[vocabulary.Term, ...] = ()
 
   def batch(self, *, seed: int, step: int) -> dict[str, dict[str, np.ndarray]]:
-    """Of each class a random prompt, as 'sampled', and the default one, as 'default'."""
+    """Of each class a random prompt, as 'sampled', and the default one, as 'default'.
+
+    And prompts of other anatomy, as 'negative', where there are any.
+    """
     default = prompts.default_prompts(self.classes, self.template)
     sampled = prompts.sample_prompts(self.classes, seed=seed, step=step, template=self.template)
-    return {
+    batch = {
       'sampled': self.inputs(sampled if self.synonyms else default),
       'default': self.inputs(default),
     }
+    if self.negatives:
+      drawn = negatives.sample_negatives(self.others, self.negatives, seed=seed, step=step)
+      batch['negative'] = self.inputs(drawn)
+    return batch
 
 
 def for_training(
@@ -104,14 +124,15 @@ def for_training(
   """The text branch that a config describes.
 
   Args:
-    config: the whole config; uses `text` and `classes`.
+    config: the whole config; uses `text`, `classes` and `train.negatives`.
     template: of the classes.
     tokenizer: SentencePiece file, where the text is not frozen.
 
   Raises:
     TextVectorError: if the text is frozen and there are no vectors, or none for a class.
     ClassError: if the template has no such class.
-    ConfigError: if the vocabulary has more pieces than the encoder.
+    ConfigError: if the vocabulary has more pieces than the encoder, or more negatives are asked for
+      than there are.
   """
   classes = tuple(config.classes)
   default = prompts.default_prompts(classes, template)  # of unknown classes there are none
@@ -123,7 +144,15 @@ def for_training(
         f'text.vocab_size is {config.text.vocab_size}; {tokenizer} has {pieces.vocab_size} pieces'
       )
     inputs = joint(pieces, config.text.max_length)
-    return TrainingText(encoder, None, config.text.d_model, inputs, classes, template)
+    count = count_negatives(config)
+    others = negatives.negative_terms(classes, vocabulary.read(template)) if count else ()
+    if count > len(others):
+      raise ConfigError(
+        f'train.negatives is {count}; the vocabulary has {len(others)} terms that are no class'
+      )
+    return TrainingText(
+      encoder, None, config.text.d_model, inputs, classes, template, negatives=count, others=others
+    )
   vectors = _read_vectors(config.text.vectors)
   vectors(default, f'pass --config.text.vectors=FILE.npz, made for all classes with {COMMAND} '
           '[--new-classes=DATASET.JSON] by the T5 checkpoint')  # fmt: skip

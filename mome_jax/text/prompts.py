@@ -108,12 +108,16 @@ def sample_prompts(
   prompts = []
   for structure in map(template.get, names):
     rng = np.random.default_rng([seed, step, structure.index])
-    if rng.random() < 0.5:
-      prompts.append(structure.prompt)
-      continue
-    name = rng.choice((structure.name, *structure.synonyms))
-    prompts.append(phrase(rng.choice(SENTENCES), structure, name))
+    prompts.append(sample_phrase(rng, structure))
   return prompts
+
+
+def sample_phrase(rng: np.random.Generator, structure: Structure) -> str:
+  """A structure's default prompt or, as often, one of its names in a sentence."""
+  if rng.random() < 0.5:
+    return structure.prompt
+  name = rng.choice((structure.name, *structure.synonyms))
+  return phrase(rng.choice(SENTENCES), structure, name)
 
 
 def training_prompts(

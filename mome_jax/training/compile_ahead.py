@@ -142,15 +142,19 @@ def _batch(config, mesh):
 
 def _prompts(config, mesh):
   where = NamedSharding(mesh, sharding.REPLICATED)
-  place = lambda width, dtype: jax.ShapeDtypeStruct(
-    (len(config.classes), width), dtype, sharding=where
-  )
-  if prompt_inputs.is_frozen(config.text):
-    inputs = {'vectors': place(config.text.d_model, np.float32)}
-  else:
-    length = config.text.max_length
-    inputs = {'ids': place(length, np.int32), 'mask': place(length, np.bool_)}
-  return {'sampled': inputs, 'default': inputs}
+  place = lambda *shape_and_dtype: jax.ShapeDtypeStruct(*shape_and_dtype, sharding=where)
+  counts = dict.fromkeys(('sampled', 'default'), len(config.classes))
+  negatives = prompt_inputs.count_negatives(config)
+  if negatives:
+    counts['negative'] = negatives
+
+  def inputs(rows):
+    if prompt_inputs.is_frozen(config.text):
+      return {'vectors': place((rows, config.text.d_model), np.float32)}
+    shape = (rows, config.text.max_length)
+    return {'ids': place(shape, np.int32), 'mask': place(shape, np.bool_)}
+
+  return {kind: inputs(rows) for kind, rows in counts.items()}
 
 
 def _request(config, mesh, params):

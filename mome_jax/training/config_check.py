@@ -105,6 +105,7 @@ _RULES = {
   'train.weight_decay': _WEIGHT,
   'train.clip_norm': _POSITIVE,
   'train.ema_decay': _SHARE,
+  'train.negatives': _whole(0),
   **{f'train.{term.weight}': _WEIGHT for term in TERMS.values()},
   'train.balance_loss': _WEIGHT,
   'train.z_loss': _WEIGHT,

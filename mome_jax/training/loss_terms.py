@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from input_pipeline.anatomy import IGNORE_CODE
 from mome_jax.training import losses
 
 
@@ -26,6 +28,8 @@ class Inputs:
     default: (K, d_t) float32, those of the default prompts.
     text_is_trained: whether the embeddings come from an encoder that learns.
     batch: the arrays of `input_pipeline.batches.spec.BATCH`.
+    negative_logits: (B, N, D, H, W) float32, of the mixture for prompts of other anatomy; None
+      where there are none.
   """
 
   logits: jax.Array
@@ -36,6 +40,7 @@ class Inputs:
   default: jax.Array
   text_is_trained: bool
   batch: Mapping[str, jax.Array]
+  negative_logits: jax.Array | None = None
 
 
 class Term(NamedTuple):
@@ -70,10 +75,24 @@ def experts(inputs: Inputs) -> jax.Array | None:
   return total / len(coarse) if coarse else None
 
 
+def negative(inputs: Inputs) -> jax.Array | None:
+  """BCE of prompts of other anatomy against an empty mask; None where none were drawn.
+
+  In every voxel of every case but those that are to be ignored: the mask is empty whatever the case
+  labels, as none of its labels can be of this anatomy.
+  """
+  logits = inputs.negative_logits
+  if logits is None:
+    return None
+  known = jnp.broadcast_to((inputs.batch['label'] != IGNORE_CODE)[:, None], logits.shape)
+  return losses.masked_bce_dice(logits, jnp.zeros_like(known), known)[0]
+
+
 # Name in the metrics, after loss_, -> term.
 TERMS = {
   'text': Term('text_loss', text, always=True),
   'experts': Term('expert_loss', experts),
+  'negative': Term('negative_loss', negative),
 }
 
 

@@ -1,6 +1,6 @@
 """The loss and the train step: pure functions of parameters, batch and prompts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -37,17 +37,24 @@ def make_loss_fn(
   Returns:
     loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds the arrays of
     `input_pipeline.batches.spec.BATCH` for B samples; `prompts` a random prompt of each class as
-    'sampled' and the default ones as 'default', both as of `prompt_inputs.embeddings`.
+    'sampled' and the default ones as 'default', and where there are any prompts of other anatomy as
+    'negative', all as of `prompt_inputs.embeddings`.
   """
 
   def loss_fn(params, batch, prompts):
-    # Both kinds in one pass of the encoder.
-    both = jax.tree.map(lambda *kind: jnp.concatenate(kind), prompts['sampled'], prompts['default'])
-    sampled, default = jnp.split(prompt_inputs.embeddings(text_encoder, params, both), 2)
-    logits, aux = model.apply({'params': params['model']}, batch['image'], sampled, train=True)
+    text = _embeddings(text_encoder, params, prompts)
+    sampled, default, others = text['sampled'], text['default'], text.get('negative')
+    asked = sampled if others is None else jnp.concatenate([sampled, others])
+    # Banks attend to the classes alone, in training too.
+    variables = {'params': params['model']}
+    logits, aux = model.apply(variables, batch['image'], asked, sampled, train=True)
     # Class-first: sums over voxels then run over long contiguous axes. The model's last step puts
     # the classes last; the compiler cancels the two.
-    logits = jnp.moveaxis(logits, -1, 1)
+    logits, negative = jnp.moveaxis(logits, -1, 1), None
+    expert_logits = tuple(aux['expert_logits'])
+    if others is not None:
+      logits, negative = jnp.split(logits, [len(sampled)], axis=1)
+      expert_logits = tuple(scores[:, : len(sampled)] for scores in expert_logits)
     targets = jnp.moveaxis(code_table.T[:, batch['label'].astype(jnp.int32)], 0, 1)
     valid = losses.valid_voxels(
       batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
@@ -56,9 +63,16 @@ def make_loss_fn(
     bce, dice = losses.masked_bce_dice(logits, targets, valid, log=config.log_dice)
     metrics = {'loss_bce': bce, 'loss_dice': dice}
     loss = bce + dice
-    taught = text_encoder is not None
     inputs = loss_terms.Inputs(
-      logits, targets, valid, tuple(aux['expert_logits']), sampled, default, taught, batch
+      logits,
+      targets,
+      valid,
+      expert_logits,
+      sampled,
+      default,
+      text_is_trained=text_encoder is not None,
+      batch=batch,
+      negative_logits=negative,
     )
     for name, weight, value in loss_terms.values(inputs, config):
       metrics[f'loss_{name}'] = value
@@ -69,6 +83,16 @@ def make_loss_fn(
     return loss, {'loss': loss, **metrics}
 
   return loss_fn
+
+
+def _embeddings(
+  text_encoder: TextEncoder | None, params: Any, prompts: Mapping[str, Mapping[str, jax.Array]]
+) -> dict[str, jax.Array]:
+  """Of each kind of prompts its embeddings, all in one pass of the encoder."""
+  joined = jax.tree.map(lambda *kinds: jnp.concatenate(kinds), *prompts.values())
+  ends = np.cumsum([len(jax.tree.leaves(kind)[0]) for kind in prompts.values()])
+  parts = jnp.split(prompt_inputs.embeddings(text_encoder, params, joined), ends[:-1])
+  return dict(zip(prompts, parts, strict=True))
 
 
 def _bank_metrics(scale: int, routing: dict, targets: jax.Array) -> Metrics:

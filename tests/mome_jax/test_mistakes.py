@@ -51,6 +51,8 @@ VALUES = [
   ('train.batch_size=0', 'config.train.batch_size is 0'),
   ('train.learning_rate=-1', 'config.train.learning_rate is -1.0'),
   ('train.ema_decay=1.5', 'from 0 to 1'),
+  ('train.negatives=-1', 'config.train.negatives is -1'),
+  ('train.negatives=1000', 'train.negatives is 1000; the vocabulary has'),
   ('mesh.data=3', 'mesh.data=3 x mesh.expert=1 does not fit 1 devices'),
   ('mesh.expert=0', 'does not fit 1 devices'),
   ('mesh.expert=-1', 'does not fit 1 devices'),

@@ -184,6 +184,16 @@ def test_a_run_from_before_the_rate_of_the_mixture_trained_it_at_the_generators(
   assert checkpoint.check_same_run(workdir, changed(**{'train.mixture_rate': 0.1})) == []
 
 
+def test_a_run_from_before_there_were_negatives_went_without(workdir):
+  file = workdir / 'config.json'
+  config = json.loads(file.read_text())
+  del config['train']['negatives']
+  file.write_text(json.dumps(config))
+  with pytest.raises(checkpoint.CheckpointError, match='train.negatives: 0 -> 4'):
+    checkpoint.check_same_run(workdir, demo.get_config())
+  assert checkpoint.check_same_run(workdir, changed(**{'train.negatives': 0})) == []
+
+
 def test_checkpoints_that_nothing_describes_are_not_gone_on_with(workdir):
   (workdir / 'config.json').unlink()
   with pytest.raises(checkpoint.CheckpointError, match='has checkpoints but no config.json'):

@@ -25,9 +25,11 @@ def vectors(texts):
 def test_joint_text_gives_tokens():
   text = prompt_inputs.for_training(config())
   batch = text.batch(seed=3, step=7)
-  assert set(batch) == {'sampled', 'default'}
+  assert {kind: len(inputs['ids']) for kind, inputs in batch.items()} == {
+    'sampled': 2, 'default': 2, 'negative': 4,
+  }  # fmt: skip
   for inputs in batch.values():
-    assert inputs['ids'].shape == inputs['mask'].shape == (2, 40)
+    assert inputs['ids'].shape == inputs['mask'].shape == (len(inputs['ids']), 40)
   assert text.vectors is None
   assert text.encoder.config.d_model == text.width == 128
 
@@ -53,6 +55,18 @@ def test_vectors_of_default_prompts_alone_train_without_synonyms(tmp_path):
   for step in range(5):
     for inputs in text.batch(seed=0, step=step).values():
       np.testing.assert_array_equal(inputs['vectors'], rows[[5, 0]].numpy())
+
+
+def test_negatives_of_other_anatomy():
+  off = config()
+  off.train.negatives = 0
+  assert set(prompt_inputs.for_training(off).batch(seed=0, step=0)) == {'sampled', 'default'}
+  names = {term.name for term in prompt_inputs.for_training(config()).others}
+  assert 'pancreas' in names and not names & {'liver', 'spleen', 'caudate lobe'}
+  many = config()
+  many.train.negatives = 1000
+  with pytest.raises(ConfigError, match=r'train.negatives is 1000; the vocabulary has \d+ terms'):
+    prompt_inputs.for_training(many)
 
 
 def test_what_is_missing_comes_with_the_command(tmp_path):

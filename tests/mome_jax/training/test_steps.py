@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from mome_jax.training import steps
 
-CONFIG = ConfigDict({'log_dice': False, 'expert_loss': 1.0, 'text_loss': 0.0})
+CONFIG = ConfigDict({'log_dice': False, 'expert_loss': 1.0, 'text_loss': 0.0, 'negative_loss': 0.0})
 
 
 def test_a_coarse_expert_is_not_taught_less_organ_at_the_border_of_a_range():
