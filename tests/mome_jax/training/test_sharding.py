@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
@@ -65,8 +67,12 @@ def described():
 
 @pytest.mark.parametrize(('topology', 'expert'), MESHES)
 def test_every_host_of_a_tpu_holds_whole_samples(described, topology, expert):
-  told = described[topology, expert, True]
   chips = int(np.prod([int(n) for n in topology.split(':')[1].split('x')]))
+  check_whole_samples(described[topology, expert, True], chips, expert)
+
+
+def check_whole_samples(told, chips, expert, local=4):
+  """Of `local` chips a host, `expert` share the depth of a few samples that no other host has."""
   assert told['shape'] == [chips // expert, expert] and told['devices'] == chips
   assert all(len(hosts) == 1 for hosts in told['hosts'])
   taken = []
@@ -74,10 +80,10 @@ def test_every_host_of_a_tpu_holds_whole_samples(described, topology, expert):
     depths = {}
     for samples, depth in parts:
       depths.setdefault(tuple(samples), []).append(depth)
-    # Four chips a host: `expert` of them share the depth of a few samples.
-    assert len(depths) == 4 // expert
+    assert len(depths) == local // expert
     for shares in depths.values():
-      assert sorted(shares) == [[i * 96 // expert, (i + 1) * 96 // expert] for i in range(expert)]
+      spans = [(i * 96 // expert, (i + 1) * 96 // expert) for i in range(expert)]
+      assert sorted(map(tuple, shares)) == spans
     taken += depths
   assert sorted(taken) == [(i, i + 2 * expert) for i in range(0, 2 * chips, 2 * expert)]
 
@@ -88,12 +94,61 @@ def test_rows_longer_than_a_host_are_refused_for_parts_of_samples_only(described
 
 
 class Device:
-  """What `make_mesh` asks of a device, of a host of two."""
+  """What `make_mesh` asks of a device; by default of a host of two."""
 
   platform, device_kind = 'cpu', 'cpu'
 
-  def __init__(self, number):
-    self.id, self.process_index = number, number // 2
+  def __init__(self, number, host=None):
+    self.id, self.process_index = number, number // 2 if host is None else host
+
+
+class Chip(Device):
+  """Of a TPU whose hosts hold 2 x 2 chips each: JAX lays its mesh out along the torus."""
+
+  platform, device_kind, core_on_chip, slice_index = 'tpu', 'TPU v5 lite', 0, 0
+
+  def __init__(self, number, width):
+    x, y = number % width, number // width
+    self.coords = x, y, 0
+    super().__init__(number, y // 2 * (width // 2) + x // 2)
+
+
+@pytest.mark.parametrize('expert', [1, 2, 4])
+@pytest.mark.parametrize(('width', 'height'), [(4, 4), (2, 4), (4, 8)])
+def test_every_host_of_a_torus_holds_whole_samples(width, height, expert):
+  chips = width * height
+  told = describe([Chip(i, width) for i in range(chips)], expert, True)
+  check_whole_samples(told, chips, expert)
+
+
+def test_rows_along_a_torus_may_cross_hosts_where_samples_are_not_divided():
+  told = describe([Chip(i, 4) for i in range(16)], 4, False)
+  assert told['shape'] == [4, 4] and told['devices'] == 16
+  assert any(len(hosts) > 1 for hosts in told['hosts'])  # or the rule above would be idle
+
+
+def test_interleaved_hosts_are_put_together():
+  """Devices 0, 2, 4, 6 are of host 0: rows of two in their order, then those of host 1."""
+  devices = [Device(i, i % 2) for i in range(8)]
+  options = ConfigDict({'data': -1, 'expert': 2, 'spatial': True})
+  mesh = sharding.make_mesh(options, devices)
+  rows = [[device.id for device in row] for row in mesh.devices]
+  assert rows == [[0, 2], [4, 6], [1, 3], [5, 7]]
+  assert mesh.axis_names == ('data', 'expert')
+  told = describe(devices, 2, True)
+  assert told['parts'][0] == [[(0, 4), (0, 48)], [(0, 4), (48, 96)],
+                              [(4, 8), (0, 48)], [(4, 8), (48, 96)]]  # fmt: skip
+
+
+@hypothesis.given(
+  hosts=st.integers(1, 4), local=st.sampled_from([2, 4, 8]), order=st.randoms(use_true_random=False)
+)
+def test_in_any_order_of_devices(hosts, local, order):
+  of_host = [host for host in range(hosts) for _ in range(local)]
+  order.shuffle(of_host)
+  devices = [Device(i, host) for i, host in enumerate(of_host)]
+  for expert in (n for n in (1, 2, 4, 8) if n <= local):
+    check_whole_samples(describe(devices, expert, True), len(devices), expert, local)
 
 
 def test_a_row_of_two_hosts_is_refused_without_tpus_too():
