@@ -98,18 +98,20 @@ def check_same_run(
 
 
 def for_evaluation(
-  workdir: epath.PathLike, config: ml_collections.ConfigDict
+  workdir: epath.PathLike, config: ml_collections.ConfigDict | None
 ) -> ml_collections.ConfigDict:
   """The config of a trained model, with the data and the way to score them of another config.
 
   Args:
     workdir: a training workdir, model folder or one of its `checkpoints/STEP`.
-    config: whose `data_dir`, `data.sources`, `evaluation` and `mesh` are taken.
+    config: whose `data_dir`, `data.sources`, `evaluation` and `mesh` are taken; None: the model's.
 
   Raises:
     CheckpointError: if there is no model, or `config` describes another one.
   """
   trained = load_config(workdir)
+  if config is None:
+    return trained
   changes = config_changes(folder_of(workdir) / CONFIG, config)
   other = [
     text

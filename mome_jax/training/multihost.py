@@ -1,10 +1,12 @@
 """Several processes as one run, and the signal that ends it."""
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -15,6 +17,9 @@ from mome_jax.errors import UserError
 PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
+
+
+_OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'  # as XLA begins its message
 
 
 class DistributedError(UserError):
@@ -111,3 +116,23 @@ def abandon(error: Exception) -> None:
     flush=True,
   )
   os._exit(1)
+
+
+@contextlib.contextmanager
+def device_errors() -> Iterator[None]:
+  """What devices report while a run computes: where another process is gone, this one ends.
+
+  Raises:
+    UserError: if the devices are out of memory.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() > 1:
+      abandon(error)
+    if not str(error).startswith(_OUT_OF_MEMORY):
+      raise
+    raise UserError(
+      f'the devices are out of memory ({str(error).splitlines()[0]}); lower train.batch_size, '
+      'data.patch or model.class_chunk, or set model.remat'
+    ) from error

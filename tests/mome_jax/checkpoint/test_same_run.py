@@ -205,6 +205,7 @@ def test_an_evaluation_takes_data_and_scoring_from_another_config(workdir):
     **{'data.sources': ('openkbp',), 'data_dir': 'elsewhere', 'evaluation.split': 'all',
        'mesh.data': 2, 'train.steps': 9, 'seed': 5}
   )  # fmt: skip
+  assert checkpoint.for_evaluation(workdir, None) == checkpoint.load_config(workdir)
   config = checkpoint.for_evaluation(workdir, other)
   assert config.data.sources == ('openkbp',) and config.data_dir == 'elsewhere'
   assert config.evaluation.split == 'all' and config.mesh.data == 2
