@@ -42,12 +42,14 @@ def spoken(text: str) -> str:
 class Parser(argparse.ArgumentParser):
   """An ArgumentParser whose errors take one line and name the nearest option; exit code 2.
 
-  Usage and description speak of commands as the user called this one; see `called_as`.
+  The description, a docstring, keeps its lines. It and usage speak of commands as the user called
+  this one; see `called_as`.
   """
 
   def __init__(self, *, prog: str | None = None, description: str | None = None, **options):
     command, _ = _called.get()
     description = description and spoken(description)
+    options.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
     super().__init__(prog=command or prog, description=description, **options)
 
   def parse_args(self, args=None, namespace=None):

@@ -28,11 +28,7 @@ def _parse_download(text: str) -> tuple[str, str]:
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = cli.Parser(
-    prog='python -m input_pipeline.dedupe',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = cli.Parser(prog='python -m input_pipeline.dedupe', description=__doc__)
   parser.add_argument(
     '--download', action='append', required=True, type=_parse_download, help='SOURCE=FOLDER'
   )

@@ -18,11 +18,7 @@ from input_pipeline.contact_sheet import contact_sheet
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = cli.Parser(
-    prog='python -m input_pipeline.inspect',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = cli.Parser(prog='python -m input_pipeline.inspect', description=__doc__)
   parser.add_argument('--data-dir', required=True, type=pathlib.Path)
   parser.add_argument('--source', action='append', help='default: every prepared one')
   parser.add_argument('--output', type=pathlib.Path, help='default: DATA_DIR/inspect')

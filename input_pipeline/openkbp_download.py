@@ -203,11 +203,7 @@ def _convert_patient(path: pathlib.Path, folder: pathlib.Path) -> dict:
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = cli.Parser(
-    prog='python -m input_pipeline.openkbp_download',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = cli.Parser(prog='python -m input_pipeline.openkbp_download', description=__doc__)
   parser.add_argument('--output', required=True, type=pathlib.Path, help='for train/ and val/')
   parser.add_argument('--original', type=pathlib.Path, help='a copy of the repository')
   parser.add_argument('--patients', default='', metavar='pt_N,...', help='only these')

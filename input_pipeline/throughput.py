@@ -74,11 +74,7 @@ def measure(
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = cli.Parser(
-    prog='python -m input_pipeline.throughput',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = cli.Parser(prog='python -m input_pipeline.throughput', description=__doc__)
   parser.add_argument('--data-dir', required=True, type=pathlib.Path)
   parser.add_argument('--source', action='append', help='default: every prepared one')
   for option, default, text in (

@@ -65,12 +65,7 @@ def _add_values(action: argparse.Action) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.completion',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser(prog='python -m mome_jax.completion', description=__doc__, allow_abbrev=False)
   parser.add_argument('shell', choices=SHELLS)
   return parser
 

@@ -51,12 +51,7 @@ def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32')
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.export',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser(prog='python -m mome_jax.export', description=__doc__, allow_abbrev=False)
   parser.add_argument('--checkpoint', required=True, help='workdir of a training, or model folder')
   parser.add_argument('--output', required=True, help='the new model folder')
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')

@@ -75,12 +75,7 @@ def text(facts: dict) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.info',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser(prog='python -m mome_jax.info', description=__doc__, allow_abbrev=False)
   parser.add_argument('--json', action='store_true', help='one JSON object')
   return parser
 

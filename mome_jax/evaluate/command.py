@@ -23,18 +23,12 @@ from mome_jax.evaluate import compare, score_files, score_folders
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.evaluate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser(prog='python -m mome_jax.evaluate', description=__doc__, allow_abbrev=False)
   commands = parser.add_subparsers(dest='command', required=True)
   scoring = commands.add_parser(
     'score',
     help='predicted masks against references',
     description=_purpose(score_folders.score_folders),
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   scoring.add_argument('--predictions', required=True, metavar='DIR')
   scoring.add_argument('--references', required=True, metavar='DIR')
@@ -47,7 +41,6 @@ def make_parser() -> argparse.ArgumentParser:
     'compare',
     help='paired differences between evaluations',
     description=_purpose(compare.compare),
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   comparing.add_argument('a', metavar='A', help='workdir, evaluation folder or cases.csv')
   comparing.add_argument('others', metavar='B', nargs='+', help='several: one line each')

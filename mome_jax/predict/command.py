@@ -46,12 +46,7 @@ DEMO = shipped.SCAN
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.predict',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser(prog='python -m mome_jax.predict', description=__doc__, allow_abbrev=False)
   _add_scans_and_prompts(parser)
   _add_results(parser)
   parser.add_argument(

@@ -179,11 +179,7 @@ def _is_current(output: pathlib.Path, key: str) -> bool:
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.text.embed',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = Parser(prog='python -m mome_jax.text.embed', description=__doc__)
   given = parser.add_mutually_exclusive_group(required=True)
   given.add_argument('--t5', help='folder of a T5 checkpoint')
   given.add_argument('--cum', help='txt_encoding.pth of the CLIP-Driven Universal Model')

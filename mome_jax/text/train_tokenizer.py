@@ -59,11 +59,7 @@ def train(sentences: Sequence[str], vocab_size: int = VOCAB_SIZE) -> bytes:
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.text.train_tokenizer',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = Parser(prog='python -m mome_jax.text.train_tokenizer', description=__doc__)
   parser.add_argument('--output', type=pathlib.Path, default=tokenizer.DEFAULT_MODEL)
   return parser
 

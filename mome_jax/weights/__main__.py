@@ -18,11 +18,7 @@ from mome_jax import weights
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.weights',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = Parser(prog='python -m mome_jax.weights', description=__doc__)
   parser.add_argument('--source', required=True, choices=weights.SOURCES)
   parser.add_argument(
     '--checkpoint', required=True, type=pathlib.Path,
