@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mome_jax import ops
+from mome_jax.models.backbones.scales import HalvingScales
 
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
   'tiny': {'channels': (8, 16, 32, 48), 'blocks': (1, 1, 1, 1)},
@@ -90,7 +91,7 @@ class UpStage(nn.Module):
     return nn.leaky_relu(conv(jnp.concatenate([up, skip], -1)))
 
 
-class ResEncUNet(nn.Module):
+class ResEncUNet(HalvingScales, nn.Module):
   """(B, D, H, W, C_in) -> the decoder's features, finest first, the bottleneck last.
 
   As many scales as `channels`, strides 1, 2, 4, ...; D, H, W must be multiples of the last.
@@ -100,16 +101,6 @@ class ResEncUNet(nn.Module):
   blocks: tuple[int, ...]  # residual blocks of each encoder stage
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
-
-  @property
-  def num_scales(self) -> int:
-    """L, entries of the pyramid."""
-    return len(self.channels)
-
-  @property
-  def stride(self) -> int:
-    """Of the coarsest scale; every side of an image must be a multiple of it."""
-    return 2 ** (self.num_scales - 1)
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:

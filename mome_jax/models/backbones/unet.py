@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from mome_jax import ops
+from mome_jax.models.backbones.scales import HalvingScales
 
 SIZES = {
   'tiny': {'channels': (8, 16, 32, 64)},
@@ -28,7 +29,7 @@ class ConvBlock(nn.Module):
     return x
 
 
-class UNet(nn.Module):
+class UNet(HalvingScales, nn.Module):
   """(B, D, H, W, C_in) -> the decoder's features, finest first, the bottleneck last.
 
   D, H, W must be multiples of `stride`. Each sample is normalised by its own statistics: at B = 1
@@ -38,16 +39,6 @@ class UNet(nn.Module):
   channels: tuple[int, int, int, int]
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
-
-  @property
-  def num_scales(self) -> int:
-    """L, entries of the pyramid."""
-    return len(self.channels)
-
-  @property
-  def stride(self) -> int:
-    """Of the coarsest scale; every side of an image must be a multiple of it."""
-    return 2 ** (self.num_scales - 1)
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
