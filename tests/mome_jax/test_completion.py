@@ -1,5 +1,6 @@
 """Completion scripts, in the shells that are here."""
 
+import os
 import shutil
 import subprocess
 
@@ -17,6 +18,14 @@ echo "${COMPREPLY[*]}"
 """
 
 
+def installed(shell):
+  """The program of a shell; skips where it is not installed."""
+  program = shutil.which(shell)
+  if program is None:
+    pytest.skip(f'{shell} is not installed on this machine')
+  return program
+
+
 @pytest.fixture(scope='module')
 def scripts(tmp_path_factory):
   folder = tmp_path_factory.mktemp('completion')
@@ -25,19 +34,20 @@ def scripts(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize(
-  ('words', 'replies'),
-  [
-    ('pr', 'predict prepare'),
-    ('predict --prompts-', '--prompts-file'),
-    ('prepare --source msd_l', 'msd_liver msd_lung'),
-    ('train --config sp', 'sparse_32 sparse_8'),
-    ('score --ref', '--references'),
-    ('export --dtype ', 'float32 bfloat16'),
-    ('completion ', 'bash zsh fish'),
-    ('predict --input sca', 'scan.nii.gz'),
-  ],
-)
+# What is typed, and what may follow.
+REPLIES = [
+  ('pr', 'predict prepare'),
+  ('predict --prompts-', '--prompts-file'),
+  ('prepare --source msd_l', 'msd_liver msd_lung'),
+  ('train --config sp', 'sparse_32 sparse_8'),
+  ('score --ref', '--references'),
+  ('export --dtype ', 'float32 bfloat16'),
+  ('completion ', 'bash zsh fish'),
+  ('predict --input sca', 'scan.nii.gz'),
+]
+
+
+@pytest.mark.parametrize(('words', 'replies'), REPLIES)
 def test_bash_completes(words, replies, scripts, tmp_path):
   (tmp_path / 'scan.nii.gz').touch()
   done = subprocess.run(
@@ -51,12 +61,25 @@ def test_bash_completes(words, replies, scripts, tmp_path):
   assert sorted(done.stdout.split()) == sorted(replies.split())
 
 
+@pytest.mark.parametrize(('words', 'replies'), REPLIES)
+def test_fish_completes(words, replies, scripts, tmp_path):
+  (tmp_path / 'scan.nii.gz').touch()
+  program = f'source {scripts / "fish"}; complete --do-complete "mome {words}"'
+  done = subprocess.run(
+    [installed('fish'), '-c', program],
+    cwd=tmp_path,
+    env={**os.environ, 'HOME': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stderr == ''
+  assert {line.split('\t')[0] for line in done.stdout.splitlines()} == set(replies.split())
+
+
 @pytest.mark.parametrize('shell', completion.SHELLS)
 def test_the_shell_can_read_its_script(shell, scripts):
-  program = shutil.which(shell)
-  if program is None:
-    pytest.skip(f'{shell} is not here')
-  subprocess.run([program, '-n', scripts / shell], check=True)
+  subprocess.run([installed(shell), '-n', scripts / shell], check=True)
 
 
 def test_main_prints_the_script(scripts, capsys):
