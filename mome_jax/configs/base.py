@@ -87,7 +87,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Prompts a step, beside the classes, of anatomy that is no class (text/negatives.py), which must
   # give empty masks; 0 is none. Of joint text: frozen vectors know the classes' prompts alone.
   config.train.negatives = 4
-  config.train.negative_loss = 1.0
+  # A mask in the place of an organ is a hundredth of a patch, and so is its mean BCE.
+  config.train.negative_loss = 10.0
   config.train.balance_loss = 1e-2  # equal use of the experts of a bank
   config.train.z_loss = 1e-4  # small gate logits of a bank
   config.train.log_every = 50
