@@ -37,7 +37,8 @@ def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32')
   config = checkpoint.load_config(path)
   model = checkpoint.load_model(path, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
   # Folders that others do not have.
-  config.data_dir, config.init.checkpoint, config.text.vectors = base.get_config().data_dir, '', ''
+  config.data_dir, config.init = base.get_config().data_dir, base.get_config().init
+  config.text.vectors = ''
   description = checkpoint.text_file(path, config)
   text = {'tokenizer': description}
   if config.text.mode == 'frozen':

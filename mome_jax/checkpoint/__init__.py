@@ -5,7 +5,6 @@ from mome_jax.checkpoint.files import CONFIG, TEXT_VECTORS, TOKENIZER
 from mome_jax.checkpoint.model_folder import (
   TrainedModel,
   check_fit,
-  find_tokenizer,
   folder_of,
   initialise,
   load_config,
@@ -20,6 +19,13 @@ from mome_jax.checkpoint.same_run import (
   check_same_data,
   check_same_run,
   for_evaluation,
+  goes_on,
+)
+from mome_jax.checkpoint.text_encoder import (
+  fit_text,
+  has_text_encoder,
+  load_text_encoder,
+  text_sizes,
 )
 
 __all__ = [
@@ -33,13 +39,17 @@ __all__ = [
   'check_fit',
   'check_same_data',
   'check_same_run',
-  'find_tokenizer',
+  'fit_text',
   'folder_of',
   'for_evaluation',
+  'goes_on',
+  'has_text_encoder',
   'initialise',
   'load_config',
   'load_model',
+  'load_text_encoder',
   'save_description',
   'save_model',
   'text_file',
+  'text_sizes',
 ]

@@ -121,23 +121,11 @@ def text_file(path: epath.PathLike, config: ml_collections.ConfigDict) -> epath.
   return locate(path).folder / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)
 
 
-def find_tokenizer(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> epath.Path:
-  """The vocabulary to train with; a text encoder's weights are useless with any other.
-
-  That of the run's own earlier steps, of the model it starts from, or the built-in one.
-  """
-  places = [absolute(workdir)]
-  if config.init.checkpoint:
-    places.append(locate(config.init.checkpoint).folder)
-  files = [place / TOKENIZER for place in places]
-  return next((file for file in files if file.is_file()), epath.Path(DEFAULT_MODEL))
-
-
 def initialise(params: Any, path: epath.PathLike) -> tuple[Any, list[str]]:
   """Parameters of another model, where the two have the same name and shape.
 
   Args:
-    params: fresh {'model': ..., 'text': ...}, on their devices.
+    params: fresh {'model': ..., 'text': ...}, or a part of it, on their devices.
     path: as of `load_model`; its averaged parameters are taken.
 
   Returns:

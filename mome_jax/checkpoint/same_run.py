@@ -21,6 +21,7 @@ from mome_jax.checkpoint.files import (
   finished_steps,
 )
 from mome_jax.checkpoint.model_folder import folder_of, load_config
+from mome_jax.checkpoint.text_encoder import fit_text, text_sizes
 from mome_jax.configs import base
 from mome_jax.text.vectors import TextVectors
 
@@ -44,10 +45,16 @@ MAY_CHANGE = (
   'train.steps',
   'train.warmup_steps',
 )
-_PATHS = ('init.checkpoint',)  # a place, however it is written
+_PATHS = ('init.checkpoint', 'init.text')  # a place, however it is written
 # What a trained model is; the rest of a config tells how it was trained or is to be scored.
 _MODEL = ('classes', 'data.spacing', 'data.windows', 'model.*', 'text.*')
 _DERIVED = ('text.d_model',)  # training completes it
+
+
+def goes_on(workdir: epath.PathLike) -> bool:
+  """Whether a workdir has steps that a run goes on from, and says what they learned."""
+  folder = absolute(workdir)
+  return bool(finished_steps(folder / CHECKPOINTS)) and (folder / CONFIG).is_file()
 
 
 def check_same_run(
@@ -112,6 +119,8 @@ def for_evaluation(
   trained = load_config(workdir)
   if config is None:
     return trained
+  config = config.copy_and_resolve_references()
+  fit_text(config.text, text_sizes(trained.text))
   changes = config_changes(folder_of(workdir) / CONFIG, config)
   other = [
     text
@@ -164,13 +173,16 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
   # A run from before this rate existed trained what it is for at the generator's.
   if 'train.generator_rate' in old:
     old.setdefault('train.mixture_rate', old['train.generator_rate'])
-  # One from before there were negatives went without them; frozen text still does.
+  # One from before there were negatives went without them, and its text trained at the full rate;
+  # frozen text does neither. Where a text encoder started does not matter any more by now.
+  before = {'init.text': new.get('init.text')}
   if old.get('text.mode') != 'frozen':
-    old.setdefault('train.negatives', 0)
+    before |= {'train.negatives': 0, 'train.text_rate': 1.0}
+  old = {name: value for name, value in before.items() if name in new} | old
   old = {name: value for name, value in defaults.items() if name in new} | old
   for name in _PATHS:
     for values in (old, new):
-      if values.get(name):
+      if values.get(name) and values[name] != 'shipped':
         values[name] = str(absolute(values[name]))
   return differences(old, new)
 

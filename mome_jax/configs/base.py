@@ -31,7 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.text = ml_collections.ConfigDict()
   config.text.mode = 'joint'  # a small T5 that trains with the model; 'frozen': vectors made once
   config.text.vectors = ''  # of frozen text: what mome_jax.text.embed wrote, or CUM's file
-  config.text.vocab_size = 512
+  # The sizes are those of the encoder of the package; another one that init names brings its own.
+  config.text.vocab_size = 2048
   config.text.max_length = 40
   config.text.d_model = 128
   config.text.d_kv = 32
@@ -67,6 +68,10 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.init = ml_collections.ConfigDict()
   config.init.checkpoint = ''  # model folder or workdir to start from; '' starts from random
+  # Start of a text encoder that trains. 'shipped': the one of init.checkpoint, or else that of the
+  # package, which knows anatomy; a folder: of a model, or of a T5 as Hugging Face publishes it; '':
+  # random.
+  config.init.text = 'shipped'
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 100_000
@@ -77,6 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.generator_rate = 0.1
   # Of the router's biases and priors and the share of an anchored mixture, which are no weights.
   config.train.mixture_rate = 1.0
+  # Of a text encoder that trains. One that starts at random has all to learn: 1.
+  config.train.text_rate = 0.1
   config.train.warmup_steps = 1000
   config.train.weight_decay = 1e-5
   config.train.clip_norm = 1.0

@@ -1,7 +1,6 @@
 """SentencePiece tokenizer with T5's conventions: pad 0, end of sentence 1, unknown 2, no start."""
 
 import os
-import pathlib
 import warnings
 from collections.abc import Sequence
 
@@ -9,10 +8,11 @@ import numpy as np
 import sentencepiece
 from etils import epath
 
+from mome_jax import shipped
 from mome_jax.errors import UserError
 
 PAD, EOS, UNK = 0, 1, 2
-DEFAULT_MODEL = pathlib.Path(__file__).resolve().parents[1] / 'assets' / 'tokenizer.model'
+DEFAULT_MODEL = shipped.TEXT / 'tokenizer.model'
 
 
 class TokenizerError(UserError):

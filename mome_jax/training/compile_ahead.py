@@ -17,7 +17,7 @@ from mome_jax.inference import steps as inference_steps
 from mome_jax.models import build_model
 from mome_jax.text import prompt_inputs
 from mome_jax.text.t5 import build_text_encoder
-from mome_jax.training import compilation, optimizer, sharding, state, steps
+from mome_jax.training import compilation, optimizer, sharding, state, steps, text_start
 from mome_jax.training.flops import count_flops
 
 # GiB of one chip: cloud.google.com/tpu/docs/system-architecture-tpu-vm
@@ -49,8 +49,11 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
 
   Raises:
     TopologyError: see there.
+    ConfigError: if the text encoder to start from is not the one that the config describes.
   """
   devices, platform = _devices(topology)
+  config = config.copy_and_resolve_references()
+  text_start.complete(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   limit = _HBM.get(topology.split(':')[0])
   train, params = trace_train_step(config, mesh)

@@ -17,7 +17,7 @@ from mome_jax.inference import postprocess
 from mome_jax.models import build_model
 from mome_jax.text import prompts
 from mome_jax.text.prompt_inputs import MODES
-from mome_jax.training import config_flag
+from mome_jax.training import config_flag, text_start
 from mome_jax.training.loss_terms import TERMS
 
 _MAX_SEED = 2**32 - 1
@@ -101,6 +101,7 @@ _RULES = {
   'train.learning_rate': _WEIGHT,
   'train.generator_rate': _WEIGHT,
   'train.mixture_rate': _WEIGHT,
+  'train.text_rate': _WEIGHT,
   'train.warmup_steps': _whole(0),
   'train.weight_decay': _WEIGHT,
   'train.clip_norm': _POSITIVE,
@@ -184,12 +185,13 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
     'init.checkpoint': lambda: (
       config.init.checkpoint and checkpoint.load_config(config.init.checkpoint)
     ),
+    'init.text': lambda: text_start.complete(config.copy_and_resolve_references()),
   }
   for name, check_part in parts.items():
     try:
       check_part()
     except UserError as error:
-      yield str(error) if str(error).startswith(name) else f'{name}: {error}'
+      yield str(error) if str(error).startswith((name, 'text.')) else f'{name}: {error}'
   try:
     stride = build_model(config.model).backbone.stride
   except UserError as error:

@@ -126,7 +126,7 @@ def start_from(model: str = 'runs/demo') -> ConfigDict:
   from mome_jax import checkpoint  # here, so that other configs come at once
 
   config = checkpoint.load_config(model)
-  config.init.checkpoint = model
+  config.init.checkpoint, config.init.text = model, 'shipped'
   if config.text.mode == 'frozen':
     config.text.vectors = str(checkpoint.text_file(model, config))
   return config

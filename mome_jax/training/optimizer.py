@@ -30,8 +30,9 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   | `router/bias_L`, `mixture_share`                            |        1 | `mixture_rate`   |
   | biases of those kernels, scale and bias of `context/norm`, `router/norm_L` | 1-12 | 1     |
 
-  A prior at the full rate moves its logit as far as the query does at 0.1. Backbone, text encoder,
-  experts and banks generate nothing and train at 1.
+  A prior at the full rate moves its logit as far as the query does at 0.1. Backbone, experts and
+  banks generate nothing and train at 1. The text encoder trains at `text_rate`: faster, it forgets
+  what it was taught of all the words that the run's classes are not called by.
 
   Args:
     config: `config.train`.
@@ -56,19 +57,22 @@ def _decays(params):
 
 _GENERATING = ('generator', 'router_kernels')
 _MIXTURE = ('router_biases', 'router_priors', 'mixture_share')
+_WHOLE = (*_MIXTURE, 'text_encoder')
 
 
 def _has_a_rate(params):
-  """True for the matrices that generate weights and for what places trust in the scales."""
+  """True for matrices that generate weights, what places trust in the scales, and the text."""
 
   def has_rate(path, p):
-    return group(path) in _MIXTURE or (group(path) in _GENERATING and p.ndim > 1)
+    return group(path) in _WHOLE or (group(path) in _GENERATING and p.ndim > 1)
 
   return jax.tree_util.tree_map_with_path(has_rate, params)
 
 
 def _scale_by_rates(config) -> optax.GradientTransformation:
   def rate(path) -> float:
+    if group(path) == 'text_encoder':
+      return config.text_rate
     return config.mixture_rate if group(path) in _MIXTURE else config.generator_rate
 
   return optax.stateless(

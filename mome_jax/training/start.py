@@ -6,12 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from etils import epath
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
 from mome_jax.text import prompt_inputs
+from mome_jax.text.tokenizer import DEFAULT_MODEL
+from mome_jax.training import text_start
 from mome_jax.training.state import TrainState
 
 
@@ -25,6 +28,8 @@ class Task:
     stores: the prepared sources.
     digests: what tells the data of each source from others, by its name.
     text: the text branch.
+    text_start: where the text encoder of a new run begins; None where the run goes on, or its text
+      is frozen.
     tokenizer: SentencePiece file of the text encoder.
     changes: what differs from the config of the run's earlier steps.
   """
@@ -34,6 +39,7 @@ class Task:
   stores: list[bricks.BrickStore]
   digests: dict[str, str]
   text: prompt_inputs.TrainingText
+  text_start: text_start.TextStart | None
   tokenizer: epath.Path
   changes: list[str]
 
@@ -44,17 +50,37 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   Raises:
     TextVectorError: if the text is frozen and its vectors are missing.
     CheckpointError: if `workdir` holds a run that learns something else.
+    ConfigError: if the text encoder to start from is not the one that the config describes.
   """
   config = config.copy_and_resolve_references()
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
   config.new_classes = template.additions()  # a checkpoint knows its classes without the data
-  tokenizer = checkpoint.find_tokenizer(workdir, config)
+  start, tokenizer = _find_text(config, workdir)
   text = prompt_inputs.for_training(config, template, tokenizer)
   config.text.d_model = text.width
   changes = checkpoint.check_same_run(workdir, config, text.vectors)
   stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
   digests = {store.name: store.digest() for store in stores}
-  return Task(config, template, stores, digests, text, tokenizer, changes)
+  return Task(config, template, stores, digests, text, start, tokenizer, changes)
+
+
+def _find_text(
+  config: ml_collections.ConfigDict, workdir: epath.Path
+) -> tuple[text_start.TextStart | None, epath.Path]:
+  """Start and vocabulary of the text encoder; gives `config.text` its sizes, in place.
+
+  A text encoder's weights are useless with any other vocabulary: that of the run's earlier steps,
+  or of what it starts from.
+  """
+  if checkpoint.goes_on(workdir):
+    before = checkpoint.load_config(workdir)
+    checkpoint.fit_text(config.text, checkpoint.text_sizes(before.text))
+    return None, checkpoint.text_file(workdir, before)
+  if prompt_inputs.is_frozen(config.text):
+    return None, epath.Path(DEFAULT_MODEL)
+  start = text_start.find(config)
+  text_start.fit(config, start)
+  return start, start.tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +122,24 @@ def find_start(
     state, position = restored
     checkpoint.check_same_data(workdir, position, task.digests)
     return Start(state, position['step'], checkpointer.load_start(abstract))
-  origin = task.config.init.checkpoint
-  if origin:
-    params, random = checkpoint.initialise(fresh.params, origin)
-    fresh = fresh.replace(params=params, ema=jax.tree.map(jnp.copy, params))
-    print(f'starting from {origin}; random: {", ".join(random) or "nothing"}')
+  params = _initial(task, fresh.params)
+  fresh = fresh.replace(params=params, ema=jax.tree.map(jnp.copy, params))
   checkpointer.save_start(fresh.params)
   return Start(fresh, 0, jax.tree.map(jnp.copy, fresh.params))
+
+
+def _initial(task: Task, fresh: Any) -> Any:
+  """The parameters of a run's first step: those of what it starts from, else the fresh ones."""
+  params, origin, text = dict(fresh), task.config.init.checkpoint, task.text_start
+  if text and text.load:
+    placed = lambda new, old: jax.device_put(np.asarray(new, old.dtype), old.sharding)
+    params['text'] = jax.tree.map(placed, text.load(), params['text'])
+    if text.name != origin:
+      print(f'text encoder of {text.name}')
+  if origin:
+    same = text is None or text.name == origin
+    taken, random = checkpoint.initialise(params if same else {'model': params['model']}, origin)
+    params |= taken
+    random += ['text'] if text and not text.load else []
+    print(f'starting from {origin}; random: {", ".join(random) or "nothing"}')
+  return params

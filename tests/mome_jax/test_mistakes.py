@@ -62,6 +62,7 @@ VALUES = [
   ('evaluation.prompts=heldout', 'did you mean held_out?'),
   ('evaluation.postprocess=side', 'did you mean sides'),
   ('init.checkpoint=nowhere', 'config.init.checkpoint: '),
+  ('init.text=nowhere', 'config.init.text: '),
   ('seed=-1', 'config.seed is -1'),
   ("new_classes=({'nam': 'x'},)", 'it has no name'),
   ("new_classes=({'name': 'x', 'parent': 'livr'},)", 'did you mean liver?'),

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint
@@ -130,14 +129,3 @@ def test_parameters_of_another_network_are_told():
   )
   with pytest.raises(checkpoint.CheckpointError, match=message):
     checkpoint.check_fit(JOINT, wanted, 'm')
-
-
-def test_the_vocabulary_stays_with_the_weights(tmp_path):
-  config = demo.get_config()
-  run, start = tmp_path / 'run', tmp_path / 'start'
-  assert checkpoint.find_tokenizer(run, config) == epath.Path(tokenizer.DEFAULT_MODEL)
-  checkpoint.save_model(start, config, JOINT)
-  config.init.checkpoint = str(start)
-  assert checkpoint.find_tokenizer(run, config) == start / 'tokenizer.model'
-  checkpoint.save_description(run, config)
-  assert checkpoint.find_tokenizer(run, config) == run / 'tokenizer.model'

@@ -63,6 +63,8 @@ OTHER = {
   'train.mixture_rate': 0.5,
   'train.expert_loss': 0.0,
   'init.checkpoint': 'runs/other',
+  'init.text': '',
+  'train.text_rate': 1.0,
   'text.max_length': 30,
 }
 
@@ -192,6 +194,26 @@ def test_a_run_from_before_there_were_negatives_went_without(workdir):
   with pytest.raises(checkpoint.CheckpointError, match='train.negatives: 0 -> 4'):
     checkpoint.check_same_run(workdir, demo.get_config())
   assert checkpoint.check_same_run(workdir, changed(**{'train.negatives': 0})) == []
+
+
+def test_a_run_from_before_text_could_start_educated_goes_on(workdir):
+  file = workdir / 'config.json'
+  config = json.loads(file.read_text())
+  del config['train']['text_rate'], config['init']['text']
+  file.write_text(json.dumps(config))
+  with pytest.raises(checkpoint.CheckpointError, match='train.text_rate: 1.0 -> 0.1') as caught:
+    checkpoint.check_same_run(workdir, demo.get_config())
+  assert 'init.text' not in str(caught.value)
+  assert checkpoint.check_same_run(workdir, changed(**{'train.text_rate': 1.0})) == []
+
+
+def test_a_model_is_scored_whatever_sizes_its_text_encoder_has(workdir):
+  config = changed(**{'text.vocab_size': 512, 'text.num_layers': 1})
+  (workdir / 'config.json').write_text(config.to_json_best_effort())
+  trained = checkpoint.for_evaluation(workdir, demo.get_config())
+  assert (trained.text.vocab_size, trained.text.num_layers) == (512, 1)
+  with pytest.raises(checkpoint.CheckpointError, match='text.num_layers: 1 -> 5'):
+    checkpoint.for_evaluation(workdir, changed(**{'text.num_layers': 5}))
 
 
 def test_checkpoints_that_nothing_describes_are_not_gone_on_with(workdir):

@@ -19,7 +19,7 @@ def make_t5(folder, seed=0):
   """A small T5 with the built-in vocabulary, as Hugging Face lays a checkpoint out."""
   torch.manual_seed(seed)
   config = transformers.T5Config(
-    vocab_size=512, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+    vocab_size=2048, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
     feed_forward_proj='gated-gelu',
   )  # fmt: skip
   model = transformers.T5EncoderModel(config).eval()

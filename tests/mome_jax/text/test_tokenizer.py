@@ -9,6 +9,7 @@ import pytest
 import sentencepiece
 
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy.vocabulary import terms
 from mome_jax.text import prompts, tokenizer, train_tokenizer
 
 
@@ -77,7 +78,7 @@ def test_nothing_is_unknown(text):
 def test_built_in_vocabulary_covers_the_table():
   assert 300 < _built_in().vocab_size <= train_tokenizer.VOCAB_SIZE
   assert tokenizer.DEFAULT_MODEL.stat().st_size <= 300_000
-  texts = prompts.training_prompts()
+  texts = [*prompts.training_prompts(), *(term.name for term in terms())]
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     ids, _ = _built_in().encode(texts, 32)

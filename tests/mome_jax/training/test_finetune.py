@@ -29,7 +29,14 @@ def place(tmp_path_factory):
   folder = tmp_path_factory.mktemp('finetune')
   prepare('phantom', folder / 'data', spacing=(12.0,) * 3, brick=16, limit=3)
   torch.manual_seed(0)
-  sizes = {'vocab_size': 512, 'd_model': 16, 'd_kv': 8, 'd_ff': 16, 'num_layers': 1, 'num_heads': 2}
+  sizes = {
+    'vocab_size': 2048,
+    'd_model': 16,
+    'd_kv': 8,
+    'd_ff': 16,
+    'num_layers': 1,
+    'num_heads': 2,
+  }
   transformers.T5EncoderModel(transformers.T5Config(**sizes)).save_pretrained(folder / 't5')
   shutil.copy(tokenizer.DEFAULT_MODEL, folder / 't5' / 'spiece.model')
   wanted = prompts.training_prompts(names=['liver', 'spleen'])

@@ -15,16 +15,16 @@ from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import state
 from mome_jax.training.optimizer import make_optimizer
 
-RATE, GENERATOR, MIXTURE = 1e-2, 0.25, 0.5
+RATE, GENERATOR, MIXTURE, TEXT = 1e-2, 0.25, 0.5, 0.125
 # What an Adam step of gradient 1 moves a parameter by, in learning rates; all others move by 1.
 SCALED = {
   r'model/(text|context/project|heads/controller|router/query)/kernel': GENERATOR,
   r'model/router/key_\d': GENERATOR,
   r'model/router/(bias|prior)_\d': MIXTURE,
   r'model/mixture_share': MIXTURE,
+  r'text/.*': TEXT,
 }
 AT_ONE = (
-  'text/embed',
   'model/text/bias',
   'model/context/project/bias',
   'model/context/norm/scale',
@@ -72,7 +72,7 @@ def test_what_one_step_moves(experiment):
   config.train.update(
     {'learning_rate': RATE, 'warmup_steps': 0, 'clip_norm': 1e9, 'weight_decay': 0.5}
   )
-  config.train.update({'generator_rate': GENERATOR, 'mixture_rate': MIXTURE})
+  config.train.update({'generator_rate': GENERATOR, 'mixture_rate': MIXTURE, 'text_rate': TEXT})
   optimizer = make_optimizer(config.train)
   params = zeros(config)
   updates, _ = optimizer.update(jax.tree.map(np.ones_like, params), optimizer.init(params), params)
