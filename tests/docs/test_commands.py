@@ -1,50 +1,19 @@
 """Commands and programs of README and docs: each is understood by the parser that users meet.
 
-What cannot be run or parsed here stands under `<!-- not run: reason -->` in the page's source.
+Those that take seconds are run too: `test_commands_run.py`.
 """
 
 import ast
 import importlib
-import pathlib
 import re
-import shlex
 import types
 
 import documented
+import pages
 import pytest
+from pages import PAGES, ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = [
-  *(ROOT / name for name in ('README.md', 'BUILD.md', 'launch/README.md')),
-  ROOT / 'mome_jax/assets/openkbp/README.md',
-  *sorted((ROOT / 'docs').rglob('*.md')),
-]
-FENCE = re.compile(
-  r'(<!-- not run: [^\n]+ -->\n)?^( *)```(\w*)\n(.*?)^ *```$', flags=re.DOTALL | re.MULTILINE
-)
-INLINE = re.compile(
-  r'`((?:PYTHONPATH=\S* )?(?:python -m [^\s`]+|python [^\s`]+\.py|mome|make|pip install) [^`]+)`'
-)
-
-
-def commands(page):
-  """(command line, reason not to run it or None) of a page's blocks and of its running text."""
-  text = page.read_text()
-  for mark, _, language, body in FENCE.findall(text):
-    if language in ('', 'bash', 'sh', 'console'):
-      for line in body.replace('\\\n', ' ').splitlines():
-        if shlex.split(line, comments=True):
-          yield ' '.join(line.split()), mark or None
-  for line in INLINE.findall(FENCE.sub('', text)):
-    if not set('[…') & set(line):
-      yield ' '.join(line.split()), None
-
-
-def programs(page):
-  return [body for _, _, language, body in FENCE.findall(page.read_text()) if language == 'python']
-
-
-ALL = [(page, line) for page in PAGES for line, mark in commands(page) if not mark]
+ALL = [command for page in PAGES for command in pages.commands(page)]
 
 
 @pytest.fixture(scope='module')
@@ -59,18 +28,13 @@ def checkout(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize(
-  ('page', 'line'), ALL, ids=[f'{page.stem}: {line[:60]}' for page, line in ALL]
-)
-def test_a_command_is_understood(page, line, checkout, monkeypatch):
+@pytest.mark.parametrize('command', ALL, ids=str)
+def test_a_command_is_understood(command, checkout, monkeypatch):
   monkeypatch.chdir(checkout)
-  words = shlex.split(line, comments=True)
-  while re.match(r'[A-Z_]+=', words[0]):
-    words.pop(0)
-  documented.understand(words, monkeypatch)
+  documented.understand(pages.words(command.line), monkeypatch)
 
 
-PROGRAMS = [(page, body) for page in PAGES for body in programs(page)]
+PROGRAMS = [(page, body) for page in PAGES for body in pages.programs(page)]
 
 
 @pytest.mark.parametrize(('page', 'body'), PROGRAMS, ids=[page.stem for page, _ in PROGRAMS])
@@ -95,13 +59,7 @@ def test_a_program_names_what_exists(page, body):
         assert hasattr(owner, node.attr), f'{node.value.id}.{node.attr}'
 
 
-def test_marks_give_a_reason():
-  for page in PAGES:
-    for _, mark in commands(page):
-      assert mark is None or len(mark) > len('<!-- not run: -->\n') + 5, page
-
-
-@pytest.mark.parametrize('page', [*PAGES, ROOT / 'CONTRIBUTING.md'], ids=lambda page: page.stem)
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
 def test_named_files_exist(page):
   for name in re.findall(r'`([\w-]+/[\w./-]*\.(?:py|md|sh|yaml|sbatch|toml))`', page.read_text()):
     if not name.startswith(('runs/', 'FOLDER/', 'evaluation/')):
