@@ -93,6 +93,7 @@ class PatchSampler:
       foreground: probability of the second step above;
       balance: 'sources' draws every dataset equally often; 'classes' draws it as often as it has
         classes, so that no class is rare because its dataset labels many;
+      weights: optionally pairs of a dataset's name and what its odds are multiplied by;
       cache_mb: bound on decoded bricks in memory;
       augment: mapping of `augment.DEFAULTS` fields, or None;
       spacing: (3,) mm, checked against the stores where it is given.
@@ -101,7 +102,7 @@ class PatchSampler:
 
   Raises:
     PipelineError: if a store has another spacing or another template, no case supervises one of
-      the classes, or mirror images are asked for and a class has none.
+      the classes, `weights` names no dataset, or mirror images are asked for and a class has none.
   """
 
   def __init__(self, config: Any, stores: Sequence[bricks.BrickStore], classes: Sequence[str]):
@@ -109,6 +110,7 @@ class PatchSampler:
     self.windows = np.array(config.windows, np.float32).reshape(-1, 2)
     self.classes = tuple(classes)
     self._foreground = config.foreground
+    self._weights = tuple(getattr(config, 'weights', ()))
     self._augment = augment.complete(config.augment)
     self._stores = list(stores)
     self._cache = BrickCache(lambda key: self._stores[key[0]].read(key[1]), config.cache_mb)
@@ -144,7 +146,18 @@ class PatchSampler:
     if not datasets:
       stores = [store.name for store in self._stores]
       raise PipelineError(f'no case of {stores} labels one of {names}; choose other classes')
-    return _View(datasets, np.array(weights) / sum(weights))
+    odds = np.array(weights) * self._factors([members[0].info.source for members, _ in datasets])
+    return _View(datasets, odds / odds.sum())
+
+  def _factors(self, datasets: Sequence[str]) -> np.ndarray:
+    """What `weights` multiplies the odds of each dataset by."""
+    factors = dict.fromkeys(datasets, 1.0)
+    for name, factor in self._weights:
+      if name not in factors:
+        hint = suggest(name, datasets)
+        raise PipelineError(f'data.weights: no dataset is called {name!r}; {hint}')
+      factors[name] = factor
+    return np.array([factors[name] for name in datasets])
 
   def _open(self, number: int, names: Sequence[str], table: np.ndarray) -> Iterator[StoreCase]:
     """The cases of a store that supervise at least one of the structures."""

@@ -38,6 +38,7 @@ MAY_CHANGE = (
   'model.remat',
   'profile',
   'text.vectors',  # as with data_dir
+  'train.accumulate',
   'train.checkpoint_every',
   'train.keep_checkpoints',
   'train.learning_rate',
@@ -174,8 +175,9 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
   if 'train.generator_rate' in old:
     old.setdefault('train.mixture_rate', old['train.generator_rate'])
   # One from before there were negatives went without them, and its text trained at the full rate;
-  # frozen text does neither. Where a text encoder started does not matter any more by now.
-  before = {'init.text': new.get('init.text')}
+  # frozen text does neither. Where a text encoder started does not matter any more by now. And one
+  # from before steps could be left out keeps no count of them.
+  before = {'init.text': new.get('init.text'), 'train.skip_nonfinite': 0}
   if old.get('text.mode') != 'frozen':
     before |= {'train.negatives': 0, 'train.text_rate': 1.0}
   old = {name: value for name, value in before.items() if name in new} | old

@@ -24,6 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.foreground = 0.67  # share of patches centred on a supervised class
   # How often each dataset is drawn; or 'classes', see batches/sampler.py.
   config.data.balance = 'sources'
+  # Of datasets by name, times that: (('phantom_liver', 2.0),); the others have 1.
+  config.data.weights = ()
   config.data.cache_mb = 1024
   config.data.num_parallel = 2
   config.data.augment = ml_collections.ConfigDict(dict(augment.DEFAULTS))  # explained there
@@ -75,7 +77,11 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 100_000
-  config.train.batch_size = 8  # over all devices
+  config.train.batch_size = 8  # of an optimizer step, over all devices
+  # Parts of a batch that are computed one after another: the memory of one, the gradient of all.
+  config.train.accumulate = 1
+  config.train.optimizer = 'adamw'  # or 'nadamw', 'lion', 'lamb', 'sgd' (nnU-Net's): optimizer.py
+  config.train.schedule = 'cosine'  # after the warm-up; or 'linear', 'polynomial', 'constant'
   config.train.learning_rate = 1e-4
   # Relative to learning_rate. Of the matrices of the head generator and the router: a generated
   # weight is a sum over 512 inputs, so that one Adam step moves it by hundreds of learning rates.
@@ -84,6 +90,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.mixture_rate = 1.0
   # Of a text encoder that trains. One that starts at random has all to learn: 1.
   config.train.text_rate = 0.1
+  # Further factors by path, first match wins: (('model/backbone', 0.1), (r'.*/bias', 2.0)).
+  config.train.rates = ()
+  config.train.freeze = ()  # paths that stay as they begin: ('model/backbone', 'text')
+  # Steps in a row whose loss or gradient may be NaN or infinite: they are left out. 0: none may.
+  config.train.skip_nonfinite = 10
   config.train.warmup_steps = 1000
   config.train.weight_decay = 1e-5
   config.train.clip_norm = 1.0

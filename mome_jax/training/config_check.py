@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from mome_jax.text import prompts
 from mome_jax.text.prompt_inputs import MODES
 from mome_jax.training import config_flag, text_start
 from mome_jax.training.loss_terms import TERMS
+from mome_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 
 _MAX_SEED = 2**32 - 1
 
@@ -70,6 +72,23 @@ def _windows(v) -> bool:
   return pairs and all(len(pair) == 2 and pair[0] < pair[1] for pair in v)
 
 
+def _pattern(v) -> bool:
+  try:
+    return isinstance(v, str) and v != '' and re.compile(v) is not None
+  except re.error:
+    return False
+
+
+def _pairs(first: Callable[[Any], bool], second: Callable[[Any], bool]) -> Callable[[Any], bool]:
+  """Whether a value is a sequence of pairs."""
+  pair = lambda v: isinstance(v, tuple | list) and len(v) == 2 and first(v[0]) and second(v[1])
+  return lambda v: isinstance(v, tuple | list) and all(map(pair, v))
+
+
+def _patterns(v) -> bool:
+  return isinstance(v, tuple | list) and all(map(_pattern, v))
+
+
 _COUNT, _SHARE = _whole(1), _number(0, 1)
 _POSITIVE, _WEIGHT = _number(0, above=True), _number(0)
 _RULES = {
@@ -82,6 +101,10 @@ _RULES = {
   'data.windows': _Rule(_windows, 'pairs (low, high) of HU, low below high'),
   'data.patch': _three(_COUNT),
   'data.foreground': _SHARE,
+  'data.weights': _Rule(
+    _pairs(lambda v: isinstance(v, str), _POSITIVE.holds),
+    "pairs of a dataset and a number above 0, as (('phantom_liver', 2.0),)",
+  ),
   'data.cache_mb': _WEIGHT,
   'data.num_parallel': _COUNT,
   'text.vocab_size': _COUNT,
@@ -98,6 +121,13 @@ _RULES = {
   'model.bank.expansion': _COUNT,
   'train.steps': _COUNT,
   'train.batch_size': _COUNT,
+  'train.accumulate': _COUNT,
+  'train.skip_nonfinite': _whole(0),
+  'train.freeze': _Rule(_patterns, "regular expressions of paths, as ('model/backbone',)"),
+  'train.rates': _Rule(
+    _pairs(_pattern, _WEIGHT.holds),
+    "pairs of a regular expression of paths and a factor, as (('model/backbone', 0.1),)",
+  ),
   'train.learning_rate': _WEIGHT,
   'train.generator_rate': _WEIGHT,
   'train.mixture_rate': _WEIGHT,
@@ -121,6 +151,8 @@ _RULES = {
 _CHOICES = {
   'text.mode': MODES,
   'data.balance': ('sources', 'classes'),
+  'train.optimizer': tuple(OPTIMIZERS),
+  'train.schedule': tuple(SCHEDULES),
   'evaluation.split': held_out.CHOICES,
   'evaluation.prompts': tuple(prompts.BY_KIND),
 }

@@ -21,10 +21,11 @@ class LogWindow:
 
   Args:
     batch_size: patches of a step.
+    skip: steps in a row that may be left out, as `train.skip_nonfinite`.
   """
 
-  def __init__(self, batch_size: int):
-    self._batch_size = batch_size
+  def __init__(self, batch_size: int, skip: int = 0):
+    self._batch_size, self._skip = batch_size, skip
     self.restart()
 
   def restart(self) -> None:
@@ -50,26 +51,35 @@ class LogWindow:
       jax.block_until_ready(self._metrics[-2])
 
   def row(self, last: int) -> dict[str, Any]:
-    """Means over the steps, and their times.
+    """Means over the steps that were not left out, and their times.
 
     Args:
       last: number of the last step, from 1 on.
 
     Returns:
       The metrics, and `data_wait`, the part of the time spent waiting for data, `seconds_per_step`
-      and `patches_per_second`.
+      and `patches_per_second`. Where steps were left out, their number as `skipped`; where all
+      were, there are no means.
 
     Raises:
-      NonFiniteLossError: if a loss or gradient is NaN or infinite.
+      NonFiniteLossError: if a loss or gradient is NaN or infinite, more than `skip` times in a row.
     """
     metrics = jax.device_get(self._metrics)
+    good = []
     for step, values in enumerate(metrics, last - len(metrics) + 1):
+      in_row = int(values.pop('skipped_in_row', 0))
+      if values.pop('skipped', 0) and in_row <= self._skip:
+        continue
       if not (np.isfinite(values['loss']) and np.isfinite(values['grad_norm'])):
+        where = f'step {step}' + (f' and at {in_row - 1} before it' if in_row > 1 else '')
         raise NonFiniteLossError(
-          f'the loss is {values["loss"]}, its gradient {values["grad_norm"]} at step {step}; the '
+          f'the loss is {values["loss"]}, its gradient {values["grad_norm"]} at {where}; the '
           'checkpoint before it is kept. Lower config.train.learning_rate or inspect the data.'
         )
-    row = {name: np.mean([values[name] for values in metrics], 0) for name in metrics[0]}
+      good.append(values)
+    row = {name: np.mean([values[name] for values in good], 0) for name in (good or [{}])[0]}
+    if len(good) < len(metrics):
+      row['skipped'] = len(metrics) - len(good)
     seconds = time.perf_counter() - self._since
     row |= {'data_wait': self._waited / seconds, 'seconds_per_step': seconds / len(metrics)}
     row['patches_per_second'] = self._batch_size * len(metrics) / seconds

@@ -1,6 +1,7 @@
 """The training loop, to be read from top to bottom."""
 
 import contextlib
+import math
 from collections.abc import Generator
 from typing import Any
 
@@ -92,7 +93,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
 def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Recorder') -> None:
   """Runs the steps that are left."""
   config, train_state, first = task.config, start.state, start.step
-  window = LogWindow(config.train.batch_size)
+  window = LogWindow(config.train.batch_size, config.train.skip_nonfinite)
   bar = progress.bar(
     range(first, config.train.steps),
     initial=first,
@@ -183,7 +184,11 @@ class _Recorder:
       row |= jax.device_get(self._distances(self._origin, params))
     if self._log:
       self._log.write(step, row, vectors=vectors)
-    return row['loss']
+      if 'skipped' in row:
+        print(
+          f'{row["skipped"]} steps up to step {step} were left out: NaN or infinite', flush=True
+        )
+    return row.get('loss', math.nan)
 
   def save(self, step: int, train_state: state.TrainState) -> None:
     """Starts writing a checkpoint.

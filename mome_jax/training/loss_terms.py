@@ -30,6 +30,7 @@ class Inputs:
     batch: the arrays of `input_pipeline.batches.spec.BATCH`.
     negative_logits: (B, N, D, H, W) float32, of the mixture for prompts of other anatomy; None
       where there are none.
+    counts: of the whole batch, where this is a part of it; else None.
   """
 
   logits: jax.Array
@@ -41,6 +42,7 @@ class Inputs:
   text_is_trained: bool
   batch: Mapping[str, jax.Array]
   negative_logits: jax.Array | None = None
+  counts: losses.Counts | None = None
 
 
 class Term(NamedTuple):
@@ -50,11 +52,14 @@ class Term(NamedTuple):
     weight: its field of `config.train`.
     value: inputs -> scalar; None where the model has nothing that it could be taken of.
     always: logged with weight 0 too; other terms then cost nothing.
+    adds_up: whether it divides by `Inputs.counts`, so that its values of the parts of a batch add
+      up to that of the batch; of any other term their mean is taken.
   """
 
   weight: str
   value: Callable[[Inputs], jax.Array | None]
   always: bool = False
+  adds_up: bool = False
 
 
 def text(inputs: Inputs) -> jax.Array | None:
@@ -71,7 +76,8 @@ def experts(inputs: Inputs) -> jax.Array | None:
   for scores in coarse:
     factor = inputs.logits.shape[-1] // scores.shape[-1]
     blocks = losses.block_supervision(inputs.targets, inputs.valid, factor)
-    total += sum(losses.masked_bce_dice(scores, *blocks))
+    # Where a class has a valid voxel or a target, one of its blocks has.
+    total += sum(losses.masked_bce_dice(scores, *blocks, **denominators(inputs.counts)))
   return total / len(coarse) if coarse else None
 
 
@@ -85,14 +91,20 @@ def negative(inputs: Inputs) -> jax.Array | None:
   if logits is None:
     return None
   known = jnp.broadcast_to((inputs.batch['label'] != IGNORE_CODE)[:, None], logits.shape)
-  return losses.masked_bce_dice(logits, jnp.zeros_like(known), known)[0]
+  pairs = None if inputs.counts is None else inputs.counts.known * logits.shape[1]
+  return losses.masked_bce_dice(logits, jnp.zeros_like(known), known, pairs=pairs)[0]
+
+
+def denominators(counts: losses.Counts | None) -> dict[str, Any]:
+  """Of `masked_bce_dice`."""
+  return {} if counts is None else {'pairs': counts.supervised, 'pairs_present': counts.present}
 
 
 # Name in the metrics, after loss_, -> term.
 TERMS = {
   'text': Term('text_loss', text, always=True),
-  'experts': Term('expert_loss', experts),
-  'negative': Term('negative_loss', negative),
+  'experts': Term('expert_loss', experts, adds_up=True),
+  'negative': Term('negative_loss', negative, adds_up=True),
 }
 
 
@@ -107,4 +119,6 @@ def values(inputs: Inputs, config: ConfigDict) -> Iterator[tuple[str, float, jax
     weight = config[term.weight]
     value = term.value(inputs) if weight or term.always else None
     if value is not None:
+      if inputs.counts is not None and not term.adds_up:
+        value = value / inputs.counts.parts
       yield name, weight, value

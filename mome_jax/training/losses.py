@@ -1,11 +1,48 @@
 """Masked BCE + Dice for partial labels."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 
+class Counts(NamedTuple):
+  """What the means of a loss run over, where a batch is computed in parts: those of all its parts.
+
+  Attributes:
+    supervised: () int32, (case, class) pairs with a valid voxel.
+    present: () int32, those with a target among the valid voxels.
+    known: () int32, cases with a voxel that is not to be ignored.
+    parts: () int32, of the batch.
+  """
+
+  supervised: jax.Array
+  present: jax.Array
+  known: jax.Array
+  parts: jax.Array
+
+
+def count(targets: jax.Array, valid: jax.Array, known: jax.Array) -> Counts:
+  """The counts of one part of a batch; the sums over all parts are those of the batch.
+
+  Args:
+    targets: (B, K, D, H, W) bool.
+    valid: (B, K, D, H, W) bool.
+    known: (B, D, H, W) bool; voxels that are not to be ignored.
+  """
+  spatial = (-3, -2, -1)
+  some = lambda x: x.any(spatial).sum(dtype=jnp.int32)
+  return Counts(some(valid), some(targets & valid), some(known), jnp.ones((), jnp.int32))
+
+
 def masked_bce_dice(
-  logits: jax.Array, targets: jax.Array, valid: jax.Array, *, log: bool = False
+  logits: jax.Array,
+  targets: jax.Array,
+  valid: jax.Array,
+  *,
+  log: bool = False,
+  pairs: jax.Array | None = None,
+  pairs_present: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Binary cross entropy and soft Dice, averaged over the supervised (case, class) pairs.
 
@@ -28,6 +65,9 @@ def masked_bce_dice(
     valid: (B, K, D, H, W), 0 to 1; the weight of a voxel or block, 0 where the label says nothing
       about the class.
     log: -log(Dice) in place of 1 - Dice.
+    pairs: () int32, what the sum over pairs is divided by; None is how many there are here. With
+      those of a whole batch the results of its parts add up to its own.
+    pairs_present: the same of the pairs with a target.
 
   Returns:
     Two float32 scalars: the mean over pairs of the mean of BCE weighted by v, and the mean over
@@ -39,7 +79,6 @@ def masked_bce_dice(
   targets, valid = (x.astype(jnp.float32) for x in (targets, valid))
   voxels = valid.sum(spatial)
   supervised = voxels > 0
-  pairs = jnp.maximum(supervised.sum(), 1)
 
   bce = -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
   bce = (bce * valid).sum(spatial) / jnp.where(supervised, voxels, 1.0)
@@ -50,8 +89,10 @@ def masked_bce_dice(
   dice = (2 * overlap + e) / (probability.sum(spatial) + size + e)
   dice = -jnp.log(dice) if log else 1 - dice
   present = size > 0
-  dice = (dice * present).sum() / jnp.maximum(present.sum(), 1)
-  return (bce * supervised).sum() / pairs, dice
+  pairs = supervised.sum() if pairs is None else pairs
+  pairs_present = present.sum() if pairs_present is None else pairs_present
+  dice = (dice * present).sum() / jnp.maximum(pairs_present, 1)
+  return (bce * supervised).sum() / jnp.maximum(pairs, 1), dice
 
 
 def prompt_contrast(sampled: jax.Array, default: jax.Array, temperature: float = 0.1) -> jax.Array:

@@ -1,21 +1,50 @@
 """The optimizer and its learning rates. Prediction does not import this: it needs no optax."""
 
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import jax
 import optax
 from ml_collections import ConfigDict
 
+from mome_jax.errors import ConfigError, suggest
 from mome_jax.training.parameter_groups import group
 
 
+def _sgd(rate: optax.ScalarOrSchedule, *, weight_decay: float, mask: Any) -> Any:
+  """nnU-Net's (Isensee et al., Nature Methods 2021): Nesterov momentum 0.99."""
+  decay = optax.add_decayed_weights(weight_decay, mask)
+  return optax.chain(decay, optax.sgd(rate, momentum=0.99, nesterov=True))
+
+
+# Name in config.train.optimizer -> (schedule, weight_decay=, mask=) -> transformation.
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+  'adamw': optax.adamw,
+  'nadamw': optax.nadamw,
+  'lion': optax.lion,
+  'lamb': optax.lamb,
+  'sgd': _sgd,
+}
+# Name in config.train.schedule -> (learning rate, steps) -> what follows the warm-up.
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+  'cosine': optax.cosine_decay_schedule,
+  'linear': lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
+  'polynomial': lambda rate, steps: optax.polynomial_schedule(rate, 0.0, 0.9, steps),  # nnU-Net's
+  'constant': lambda rate, steps: optax.constant_schedule(rate),
+}
+
+
 def learning_rate(config: ConfigDict) -> optax.Schedule:
-  """Linear warm-up over `warmup_steps`, then cosine to zero at `steps`."""
-  return optax.warmup_cosine_decay_schedule(
-    0.0, config.learning_rate, config.warmup_steps, max(config.steps, config.warmup_steps + 1)
-  )
+  """Linear warm-up over `warmup_steps`, then `schedule` to its end at `steps`."""
+  warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+  left = max(config.steps - config.warmup_steps, 1)
+  after = SCHEDULES[config.schedule](config.learning_rate, left)
+  return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-  """AdamW with clipping by global norm; biases, norms and scalars do not decay.
+  """The optimizer with clipping by global norm; biases, norms and scalars do not decay.
 
   Adam moves every number by about one learning rate a step. How far that moves what the network
   computes depends on how many numbers are summed. In learning rates, by the L1 norm of the gradient
@@ -34,18 +63,33 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   banks generate nothing and train at 1. The text encoder trains at `text_rate`: faster, it forgets
   what it was taught of all the words that the run's classes are not called by.
 
+  `rates` multiplies these, path by path: the factor of the first pattern that fits. What `freeze`
+  names has neither a gradient in the global norm nor moments. Patterns are regular expressions of a
+  whole path such as 'model/backbone/encoder_0/conv_0/kernel', or of a folder of it.
+
   Args:
     config: `config.train`.
+
+  Returns:
+    A transformation. With `skip_nonfinite` it is an `optax.apply_if_finite`.
+
+  Raises:
+    ConfigError: when it meets parameters that a pattern of `rates` or `freeze` does not fit.
   """
-  return optax.chain(
+  rate = learning_rate(config)
+  transformation = optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
-    optax.adamw(
-      learning_rate(config),
-      weight_decay=config.weight_decay,
-      mask=_decays,
-    ),
+    OPTIMIZERS[config.optimizer](rate, weight_decay=config.weight_decay, mask=_decays),
     optax.masked(_scale_by_rates(config), _has_a_rate),
   )
+  if config.rates:
+    transformation = optax.chain(transformation, _scale_by_paths(config.rates))
+  if config.freeze:
+    parts = {'trained': transformation, 'frozen': optax.set_to_zero()}
+    transformation = optax.partition(parts, lambda params: _frozen(params, config.freeze))
+  if config.skip_nonfinite:
+    transformation = optax.apply_if_finite(transformation, config.skip_nonfinite)
+  return transformation
 
 
 def _decays(params):
@@ -78,3 +122,41 @@ def _scale_by_rates(config) -> optax.GradientTransformation:
   return optax.stateless(
     lambda updates, _: jax.tree_util.tree_map_with_path(lambda path, u: rate(path) * u, updates)
   )
+
+
+def _scale_by_paths(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+  def init(params):
+    _check_patterns('rates', [pattern for pattern, _ in rates], params)
+    return optax.EmptyState()
+
+  def update(updates, state, params=None):
+    scale = lambda path, u: u * next((f for pattern, f in rates if _fits(pattern, path)), 1.0)
+    return jax.tree_util.tree_map_with_path(lambda path, u: scale(_path(path), u), updates), state
+
+  return optax.GradientTransformation(init, update)
+
+
+def _frozen(params: Any, patterns: Iterable[str]) -> Any:
+  """'frozen' or 'trained' of each parameter."""
+  _check_patterns('freeze', patterns, params)
+  label = lambda path, _: any(_fits(pattern, _path(path)) for pattern in patterns)
+  frozen = jax.tree_util.tree_map_with_path(label, params)
+  return jax.tree.map(lambda yes: 'frozen' if yes else 'trained', frozen)
+
+
+def _path(keys: Sequence[Any]) -> str:
+  return '/'.join(key.key for key in keys)
+
+
+def _fits(pattern: str, path: str) -> bool:
+  return re.fullmatch(f'(?:{pattern})(?:/.*)?', path) is not None
+
+
+def _check_patterns(field: str, patterns: Iterable[str], params: Any) -> None:
+  paths = [_path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)]
+  for pattern in patterns:
+    if not any(_fits(pattern, path) for path in paths):
+      folders = {'/'.join(path.split('/')[:2]) for path in paths} | {'model', 'text'}
+      raise ConfigError(
+        f'train.{field}: no parameter is called {pattern!r}; {suggest(pattern, sorted(folders))}'
+      )

@@ -150,10 +150,12 @@ def check_batch(mesh: Mesh, config: ConfigDict) -> None:
   """
   spatial, patch = config.mesh.spatial, tuple(config.data.patch)
   split = mesh.shape['data'] if spatial else mesh.size
-  if config.train.batch_size % split:
+  parts = config.train.accumulate
+  if config.train.batch_size % (split * parts):
     raise MeshError(
       f'train.batch_size={config.train.batch_size} cannot be shared evenly by {split} '
       + ('rows of the mesh' if spatial else 'devices')
+      + (f' in train.accumulate={parts} parts' if parts > 1 else '')
     )
   if spatial and patch[0] % mesh.shape['expert']:
     raise MeshError(

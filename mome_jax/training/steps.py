@@ -19,7 +19,8 @@ from mome_jax.training.optimizer import learning_rate
 from mome_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
-LossFn = Callable[[Any, dict[str, jax.Array], dict[str, Any]], tuple[jax.Array, Metrics]]
+LossFn = Callable[..., tuple[jax.Array, Metrics]]
+CountFn = Callable[[dict[str, jax.Array]], losses.Counts]
 
 
 def make_loss_fn(
@@ -35,13 +36,15 @@ def make_loss_fn(
       and `z_loss`, of the banks of sparse experts.
 
   Returns:
-    loss_fn(params, batch, prompts) -> (loss, metrics). `batch` holds the arrays of
+    loss_fn(params, batch, prompts, counts=None) -> (loss, metrics). `batch` holds the arrays of
     `input_pipeline.batches.spec.BATCH` for B samples; `prompts` a random prompt of each class as
     'sampled' and the default ones as 'default', and where there are any prompts of other anatomy as
-    'negative', all as of `prompt_inputs.embeddings`.
+    'negative', all as of `prompt_inputs.embeddings`. With the counts of a whole batch, losses and
+    metrics of its parts add up to those of the batch; balance and z-loss of banks are then the mean
+    of those of the parts.
   """
 
-  def loss_fn(params, batch, prompts):
+  def loss_fn(params, batch, prompts, counts=None):
     text = _embeddings(text_encoder, params, prompts)
     sampled, default, others = text['sampled'], text['default'], text.get('negative')
     asked = sampled if others is None else jnp.concatenate([sampled, others])
@@ -55,12 +58,10 @@ def make_loss_fn(
     if others is not None:
       logits, negative = jnp.split(logits, [len(sampled)], axis=1)
       expert_logits = tuple(scores[:, : len(sampled)] for scores in expert_logits)
-    targets = jnp.moveaxis(code_table.T[:, batch['label'].astype(jnp.int32)], 0, 1)
-    valid = losses.valid_voxels(
-      batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
+    targets, valid = _supervision(code_table, batch)
+    bce, dice = losses.masked_bce_dice(
+      logits, targets, valid, log=config.log_dice, **loss_terms.denominators(counts)
     )
-    valid &= (batch['label'] != IGNORE_CODE)[:, None]
-    bce, dice = losses.masked_bce_dice(logits, targets, valid, log=config.log_dice)
     metrics = {'loss_bce': bce, 'loss_dice': dice}
     loss = bce + dice
     inputs = loss_terms.Inputs(
@@ -73,16 +74,38 @@ def make_loss_fn(
       text_is_trained=text_encoder is not None,
       batch=batch,
       negative_logits=negative,
+      counts=counts,
     )
     for name, weight, value in loss_terms.values(inputs, config):
       metrics[f'loss_{name}'] = value
       loss = loss + weight * value
+    share = 1 if counts is None else 1 / counts.parts
     for scale, routing in aux['banks'].items():
-      loss = loss + config.balance_loss * routing['balance'] + config.z_loss * routing['z']
-      metrics |= _bank_metrics(scale, routing, losses.block_mean(targets & valid, 2**scale))
+      balance = config.balance_loss * routing['balance'] + config.z_loss * routing['z']
+      loss = loss + share * balance
+      reports = _bank_metrics(scale, routing, losses.block_mean(targets & valid, 2**scale))
+      metrics |= {name: share * value for name, value in reports.items()}
     return loss, {'loss': loss, **metrics}
 
   return loss_fn
+
+
+def _supervision(code_table: jax.Array, batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+  """Targets, and where the labels say something about the class: (B, K, D, H, W) bool both."""
+  targets = jnp.moveaxis(code_table.T[:, batch['label'].astype(jnp.int32)], 0, 1)
+  valid = losses.valid_voxels(
+    batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
+  )
+  return targets, valid & (batch['label'] != IGNORE_CODE)[:, None]
+
+
+def make_count_fn(code_table: jax.Array) -> CountFn:
+  """count(batch) -> what the means of the loss of a batch run over.
+
+  Args:
+    code_table: (256, K) bool; whether a label code belongs to a class.
+  """
+  return lambda batch: losses.count(*_supervision(code_table, batch), batch['label'] != IGNORE_CODE)
 
 
 def _embeddings(
@@ -103,28 +126,64 @@ def _bank_metrics(scale: int, routing: dict, targets: jax.Array) -> Metrics:
   return {f'moe_{scale}/{k}': v for k, v in metrics.items()}
 
 
+def _gradient_fn(loss_fn: LossFn, count_fn: CountFn, parts: int) -> Callable[..., Any]:
+  """gradients(params, batch, prompts) -> (gradients, metrics), a part of the batch at a time.
+
+  What is averaged over (case, class) pairs is averaged over those of the whole batch: parts differ
+  in how many they have, so that a mean of their means would be another loss.
+  """
+  gradients = jax.grad(loss_fn, has_aux=True)
+  if parts == 1:
+    return gradients
+
+  def accumulated(params, batch, prompts):
+    # Sample i is of part i % parts: a device holds as many of each, and none is moved.
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    counts = jax.tree.map(lambda x: x.sum(0), jax.lax.map(count_fn, split))
+
+    def add(total, part):
+      slopes, metrics = gradients(params, part, prompts, counts)
+      return jax.tree.map(jnp.add, total, slopes), metrics
+
+    total, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
+    return total, jax.tree.map(lambda x: x.sum(0), metrics)
+
+  return accumulated
+
+
 def make_train_step(
-  loss_fn: LossFn, optimizer: optax.GradientTransformation, config: ConfigDict
+  loss_fn: LossFn, count_fn: CountFn, optimizer: optax.GradientTransformation, config: ConfigDict
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """One optimizer step: train_step(state, batch, prompts) -> (state, metrics).
 
-  The metrics are scalars; those of a bank of E experts also (E,) and (E, K) arrays.
+  The metrics are scalars; those of a bank of E experts also (E,) and (E, K) arrays. With
+  `skip_nonfinite`, a step whose loss or gradient is NaN or infinite leaves parameters and optimizer
+  as they are, up to so many in a row; `skipped` is 1 then, and `skipped_in_row` their number.
 
   Args:
     loss_fn: from `make_loss_fn`.
+    count_fn: from `make_count_fn`.
     optimizer: from `make_optimizer`.
-    config: `config.train`; uses `ema_decay`.
+    config: `config.train`; uses `accumulate`, `ema_decay` and `skip_nonfinite`.
   """
   schedule = learning_rate(config)
+  gradients = _gradient_fn(loss_fn, count_fn, config.accumulate)
 
   def train_step(state: TrainState, batch, prompts):
-    (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, prompts)
+    grads, metrics = gradients(state.params, batch, prompts)
+    metrics['grad_norm'] = optax.tree.norm(grads)
+    if config.skip_nonfinite:
+      # Finite gradients of a loss that is not, or with a norm beyond float32, are as useless.
+      finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
+      grads = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     t = state.step.astype(jnp.float32)
     decay = jnp.minimum(config.ema_decay, (1 + t) / (10 + t))
     ema = optax.incremental_update(params, state.ema, 1 - decay)
-    metrics['grad_norm'] = optax.tree.norm(grads)
+    if config.skip_nonfinite:
+      metrics['skipped'] = 1 - opt_state.last_finite.astype(jnp.float32)
+      metrics['skipped_in_row'] = opt_state.notfinite_count.astype(jnp.float32)
     for name, part in grads['model'].items():
       if isinstance(part, dict) and 'bank' in part:
         scale = name.removeprefix('expert_')
@@ -155,8 +214,9 @@ def jit_train_step(
     abstract: the state's shapes and shardings; the new state has the same.
     code_table: (256, K) bool; whether a label code belongs to a class.
   """
-  loss_fn = make_loss_fn(model, text_encoder, jnp.asarray(code_table), config.train)
-  step = make_train_step(loss_fn, optimizer, config.train)
+  table = jnp.asarray(code_table)
+  loss_fn = make_loss_fn(model, text_encoder, table, config.train)
+  step = make_train_step(loss_fn, make_count_fn(table), optimizer, config.train)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   mesh = cast(jax.sharding.NamedSharding, abstract.step.sharding).mesh
   metrics = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)

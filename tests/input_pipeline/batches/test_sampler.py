@@ -159,9 +159,9 @@ def test_foreground_patches_hold_a_supervised_class(store):
     assert example['image'].max() <= 1
 
 
-def draws(store, balance):
+def draws(store, balance, weights=()):
   """(source, class) of 900 patches around a voxel of some class."""
-  config = make_config(foreground=1.0, balance=balance)
+  config = make_config(foreground=1.0, balance=balance, weights=weights)
   sampler = PatchSampler(config, [store], CLASSES)
   drawn = []
   voxel = sampler._voxel
@@ -194,6 +194,17 @@ def test_every_pair_of_dataset_and_class_takes_turns(store):
   assert len(pairs) > 3
   for pair in pairs:
     assert abs(drawn.count(pair) - 900 * p) < 4 * np.sqrt(900 * p * (1 - p)), pair
+
+
+def test_a_dataset_is_drawn_more_often(store):
+  drawn = draws(store, 'sources', (('phantom_liver', 3.0), ('phantom_kidney', 0.5)))
+  odds = {'phantom_liver': 3, 'phantom_kidney': 0.5, 'phantom_organs': 1}
+  for name, weight in odds.items():
+    p = weight / 4.5
+    count = sum(source == name for source, _ in drawn)
+    assert abs(count - 900 * p) < 4 * np.sqrt(900 * p * (1 - p)), name
+  with pytest.raises(PipelineError, match="data.weights: .*'phantom_livr'; did you mean phantom_l"):
+    draws(store, 'sources', (('phantom_livr', 3.0),))
 
 
 def test_an_unknown_balance_is_refused(store):

@@ -92,6 +92,7 @@ def test_every_field_is_refused_unless_it_is_listed(workdir):
     'profile',
     'text.vectors',
     'train.checkpoint_every',
+    'train.accumulate',
     'train.keep_checkpoints',
     'train.learning_rate',
     'train.log_every',

@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import linear_model
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -98,12 +99,22 @@ def test_a_wrong_mesh_is_refused(config, message):
 def test_a_batch_that_does_not_fit_the_mesh_is_refused(batch, patch, spatial, backbone, message):
   config = ConfigDict(
     {
-      'train': {'batch_size': batch}, 'data': {'patch': patch},
+      'train': {'batch_size': batch, 'accumulate': 1}, 'data': {'patch': patch},
       'mesh': mesh_config(2, 4, spatial=spatial), 'model': {'backbone': {'name': backbone}},
     }
   )  # fmt: skip
   with pytest.raises(sharding.MeshError, match=message):
     sharding.check_batch(sharding.make_mesh(config.mesh), config)
+
+
+def test_parts_of_a_batch_must_fit_the_mesh_too():
+  config = demo.get_config()
+  config.train.update({'batch_size': 16, 'accumulate': 2})
+  mesh = sharding.make_mesh(mesh_config(2, 4))
+  sharding.check_batch(mesh, config)
+  config.train.accumulate = 4
+  with pytest.raises(sharding.MeshError, match='by 8 devices in train.accumulate=4 parts'):
+    sharding.check_batch(mesh, config)
 
 
 def test_experts_that_the_mesh_cannot_divide_are_refused():
@@ -162,6 +173,23 @@ def test_depth_over_devices_changes_no_number_and_needs_less_memory():
   assert exchanged['collective-permute']['count'] >= 4  # halos of two convolutions and gradients
   assert exchanged['all-to-all']['count'] >= 4  # two of the bank, and their gradients
   assert exchanged.get('all-gather', {'bytes': 0})['bytes'] < image.nbytes
+
+
+def test_parts_of_a_batch_lie_where_the_batch_lies():
+  """Every device computes its own samples of each part, and the step is that of one device."""
+  params, batch, prompts, _ = linear_model.example()
+  expected, metrics = linear_model.one_step(2)(params, batch, prompts)
+  mesh = sharding.make_mesh(mesh_config(4, 2))
+  with jax.set_mesh(mesh):
+    run = linear_model.one_step(2)
+    placed = [sharding.replicate(mesh, params), sharding.shard_batch(mesh, batch)]
+    state, got = run(*placed, sharding.replicate(mesh, prompts))
+    program = jax.jit(run).lower(*placed, prompts).compile()
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  jax.tree.map(close, state.params, expected.params)
+  jax.tree.map(close, got, metrics)
+  exchanged = compile_ahead.collectives(program.as_text())
+  assert sum(kind['bytes'] for kind in exchanged.values()) < batch['image'].nbytes / 8
 
 
 def test_two_predictors_on_two_devices_work_side_by_side(tmp_path, monkeypatch):

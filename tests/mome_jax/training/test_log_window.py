@@ -40,3 +40,23 @@ def test_a_step_that_is_not_finite_is_named(bad):
     window.add(metrics)
   with pytest.raises(NonFiniteLossError, match='at step 9; the checkpoint before it is kept'):
     window.row(last=10)
+
+
+def test_steps_that_were_left_out_are_counted_and_in_no_mean():
+  out = lambda in_row: step(np.nan, skipped=np.float32(1), skipped_in_row=np.float32(in_row))
+  kept = lambda loss: step(loss, skipped=np.float32(0), skipped_in_row=np.float32(0))
+  window = LogWindow(batch_size=1, skip=2)
+  for metrics in (kept(1.0), out(1), kept(4.0)):
+    window.add(metrics)
+  row = window.row(last=3)
+  assert (row['loss'], row['skipped']) == (2.5, 1)
+  assert 'skipped_in_row' not in row
+  window.restart()
+  for metrics in (out(1), out(2)):
+    window.add(metrics)
+  row = window.row(last=5)
+  assert row['skipped'] == 2 and 'loss' not in row
+  window.restart()
+  window.add(out(3))
+  with pytest.raises(NonFiniteLossError, match='at step 6 and at 2 before it'):
+    window.row(last=6)

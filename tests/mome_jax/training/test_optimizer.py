@@ -10,10 +10,11 @@ import optax
 import pytest
 
 from mome_jax.configs import baseline_unet, demo
+from mome_jax.errors import ConfigError
 from mome_jax.models import build_model
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import state
-from mome_jax.training.optimizer import make_optimizer
+from mome_jax.training.optimizer import OPTIMIZERS, learning_rate, make_optimizer
 
 RATE, GENERATOR, MIXTURE, TEXT = 1e-2, 0.25, 0.5, 0.125
 # What an Adam step of gradient 1 moves a parameter by, in learning rates; all others move by 1.
@@ -86,6 +87,81 @@ def test_what_one_step_moves(experiment):
   if experiment is sparse:  # nothing above is a name that no parameter has
     assert all(rates.values())
     assert all(any(name.startswith(start) for name in moved) for start in AT_ONE)
+
+
+def three():
+  """Parameters of three kinds, and gradients of 1."""
+  params = {
+    'model': {
+      'backbone': {'conv': {'kernel': np.ones((2, 2)), 'bias': np.ones(2)}},
+      'expert_0': {'project': {'kernel': np.ones((2, 2))}},
+    },
+    'text': {'embed': np.ones((2, 2))},
+  }
+  params = jax.tree.map(jnp.asarray, params)
+  return params, jax.tree.map(jnp.ones_like, params)
+
+
+def updates(**values):
+  config = demo.get_config().train
+  config.update({'learning_rate': RATE, 'warmup_steps': 0, 'weight_decay': 0.0, **values})
+  optimizer = make_optimizer(config)
+  params, slopes = three()
+  moved, state = optimizer.update(slopes, optimizer.init(params), params)
+  return {name: float(value.mean()) / -RATE for name, value in flat(moved).items()}, state
+
+
+def test_rates_by_path_and_what_is_frozen():
+  kernel, bias = 'model/backbone/conv/kernel', 'model/backbone/conv/bias'
+  rates = ((r'.*/bias', 0.5), ('model/backbone', 0.25), ('model', 3.0))
+  moved, _ = updates(rates=rates)
+  expected = {kernel: 0.25, bias: 0.5, 'model/expert_0/project/kernel': 3.0, 'text/embed': 1.0}
+  assert moved == pytest.approx(expected, rel=1e-4)
+  moved, state = updates(freeze=('model/backbone', r'text/em.*'), clip_norm=1e9)
+  assert moved == pytest.approx(
+    {kernel: 0, bias: 0, 'text/embed': 0, 'model/expert_0/project/kernel': 1.0}, rel=1e-4
+  )
+  held = [leaf.size for leaf in jax.tree.leaves(state)]
+  assert sum(n for n in held if n > 1) == 2 * 4  # Adam's moments of what is left
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('freeze', ('model/backbon',)), ('rates', (('model/backbon', 2.0),))]
+)
+def test_a_pattern_that_fits_nothing_is_refused(field, value):
+  with pytest.raises(ConfigError, match=f"train.{field}: .*'model/backbon'; did you mean model/b"):
+    updates(**{field: value})
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_every_optimizer_goes_down_and_decays_weights_alone(name):
+  moved, _ = updates(optimizer=name, clip_norm=1e9)
+  assert all(value > 0.1 for value in moved.values())
+  decayed, _ = updates(optimizer=name, clip_norm=1e9, weight_decay=0.5)
+  bias = 'model/backbone/conv/bias'
+  assert decayed[bias] == pytest.approx(moved[bias])
+  if name != 'lamb':  # which normalises what it adds
+    rest = moved.keys() - {bias}
+    assert all(decayed[key] > 1.2 * moved[key] for key in rest)
+
+
+def test_nesterov_momentum_of_sgd():
+  moved, _ = updates(optimizer='sgd', clip_norm=1e9)
+  assert moved['text/embed'] == pytest.approx(1 + 0.99)
+
+
+@pytest.mark.parametrize(
+  ('name', 'middle', 'end'),
+  [('cosine', 0.5, 0), ('linear', 0.5, 0), ('polynomial', 0.5**0.9, 0), ('constant', 1, 1)],
+)
+def test_schedules(name, middle, end):
+  config = demo.get_config().train
+  config.update({'schedule': name, 'learning_rate': 2.0, 'warmup_steps': 10, 'steps': 110})
+  schedule = learning_rate(config)
+  values = [float(schedule(step)) for step in (0, 5, 10, 60, 110)]
+  assert values == pytest.approx([0, 1, 2, 2 * middle, 2 * end], abs=1e-6)
+  config.warmup_steps = 0
+  assert float(learning_rate(config)(0)) == 2.0
 
 
 def test_a_mixture_with_an_anchor_can_take_over():
