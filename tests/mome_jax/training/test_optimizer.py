@@ -104,7 +104,8 @@ def three():
 
 def updates(**values):
   config = demo.get_config().train
-  config.update({'learning_rate': RATE, 'warmup_steps': 0, 'weight_decay': 0.0, **values})
+  config.update({'learning_rate': RATE, 'warmup_steps': 0, 'weight_decay': 0.0, 'text_rate': 1.0})
+  config.update(values)
   optimizer = make_optimizer(config)
   params, slopes = three()
   moved, state = optimizer.update(slopes, optimizer.init(params), params)
