@@ -38,7 +38,8 @@ ROOMS = {
   'mome_jax.checkpoint': 'input_pipeline.bricks mome_jax.shipped mome_jax.configs mome_jax.text',
   'mome_jax.weights': 'input_pipeline.cli mome_jax.checkpoint mome_jax.configs mome_jax.models '
   'mome_jax.text',
-  'mome_jax.text.pretrain': 'input_pipeline mome_jax.configs mome_jax.text mome_jax.checkpoint',
+  'mome_jax.text.teaching': 'input_pipeline mome_jax.configs mome_jax.text mome_jax.checkpoint',
+  'mome_jax.text.pretrain': 'input_pipeline.cli mome_jax.text.teaching',
   'mome_jax.training': 'input_pipeline mome_jax.shipped mome_jax.ops mome_jax.moe mome_jax.models '
   'mome_jax.configs mome_jax.text mome_jax.checkpoint mome_jax.weights',
   'mome_jax.inference': 'input_pipeline.anatomy input_pipeline.ct mome_jax.shipped mome_jax.ops '
@@ -71,7 +72,7 @@ LIBRARIES = {
   'apache_beam': ('input_pipeline',),
   'orbax': ('mome_jax.checkpoint',),
   'clu': ('mome_jax.training',),
-  'optax': ('mome_jax.training', 'mome_jax.text.pretrain'),
+  'optax': ('mome_jax.training', 'mome_jax.text.teaching'),
   'matplotlib': ('mome_jax.pictures', 'input_pipeline'),
 }
 LAZY = 'tensorflow', 'tensorflow_datasets', 'apache_beam'

@@ -27,7 +27,7 @@ from tests.input_pipeline.sources import layouts
 RESULTS = pages.ROOT / 'docs/results/openkbp'
 SMALL = '--spacing=12', '--brick=16'
 QUICK = '--config.train.steps=2', '--config.evaluation.pictures=0'
-FEW = '--config.model.scales=(0, 1)', '--config.text.num_layers=1'  # of them: it compiles quickly
+FEW = ('--config.model.scales=(0, 1)',)  # it compiles quicker
 MINE = '--source=nifti_folder --manual_dir=FOLDER'
 
 # Story -> commands in order -> options that are added.

@@ -7,7 +7,7 @@ import pytest
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.anatomy.vocabulary import Term, terms
 from mome_jax import checkpoint
-from mome_jax.text import pretrain, prompts, retrieval
+from mome_jax.text import prompts, retrieval, teaching
 from mome_jax.text.t5 import T5Config, TextEncoder
 from mome_jax.text.text_model import TextModel
 from mome_jax.text.tokenizer import Tokenizer
@@ -29,8 +29,8 @@ def shipped():
 
 def test_a_few_steps_tell_a_few_structures_apart_and_are_the_same_again():
   pieces, encoder = Tokenizer(), TextEncoder(SMALL)
-  params = pretrain.pretrain(FEW, pieces, encoder, steps=40)
-  again = pretrain.pretrain(FEW, pieces, encoder, steps=40)
+  params = teaching.pretrain(FEW, pieces, encoder, steps=40)
+  again = teaching.pretrain(FEW, pieces, encoder, steps=40)
   jax.tree.map(np.testing.assert_array_equal, params, again)
   model = TextModel(encoder, params, pieces, 24)
   names = [name for term in FEW for name in (term.name, *term.synonyms)]
