@@ -17,7 +17,7 @@ from input_pipeline.cli import called_as
 from mome_jax import __version__
 from mome_jax.errors import suggest
 
-_WIDTH = 12  # of the column of names
+_WIDTH = 14  # of the column of names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,9 @@ GROUPS = {
   'Models': {
     'export': Command('mome_jax.export', 'a model folder of a training, to hand on'),
     'weights': Command('mome_jax.weights', 'convert a published checkpoint'),
+    'plausibility': Command(
+      'mome_jax.plausibility', 'what the classes of a model look like, to tell misplaced masks'
+    ),
     'embed': Command('mome_jax.text.embed', 'text vectors of a published T5'),
   },
   'About': {

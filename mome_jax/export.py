@@ -15,7 +15,9 @@ from input_pipeline.errors import command
 
 
 def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32') -> None:
-  """Writes a model folder; the list of its training cases, names included, goes along.
+  """Writes a model folder.
+
+  The list of its training cases, names included, and what its classes look like go along.
 
   Args:
     path: a model folder, a training workdir (its newest checkpoint), or one of its
@@ -32,6 +34,7 @@ def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32')
   from mome_jax import checkpoint
   from mome_jax.checkpoint import training_cases
   from mome_jax.configs import base
+  from mome_jax.plausibility import record
   from mome_jax.text.vectors import TextVectors
 
   config = checkpoint.load_config(path)
@@ -48,6 +51,9 @@ def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32')
   cases = training_cases.read(checkpoint.folder_of(path))
   if cases is not None:
     training_cases.write(checkpoint.folder_of(output), cases)
+  looks = record.read(checkpoint.folder_of(path))
+  if looks is not None:
+    record.write(checkpoint.folder_of(output), looks)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -38,6 +38,8 @@ ROOMS = {
   'mome_jax.checkpoint': 'input_pipeline.bricks mome_jax.shipped mome_jax.configs mome_jax.text',
   'mome_jax.weights': 'input_pipeline.cli mome_jax.checkpoint mome_jax.configs mome_jax.models '
   'mome_jax.text',
+  'mome_jax.plausibility': 'input_pipeline.bricks input_pipeline.ct input_pipeline.cli '
+  'mome_jax.checkpoint',
   'mome_jax.text.teaching': 'input_pipeline mome_jax.configs mome_jax.text mome_jax.checkpoint',
   'mome_jax.text.pretrain': 'input_pipeline.cli mome_jax.text.teaching',
   'mome_jax.training': 'input_pipeline mome_jax.shipped mome_jax.ops mome_jax.moe mome_jax.models '
@@ -48,11 +50,12 @@ ROOMS = {
   'mome_jax.evaluate': 'input_pipeline mome_jax.text mome_jax.checkpoint mome_jax.training '
   'mome_jax.inference mome_jax.pictures',
   'mome_jax.predict': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.text '
-  'mome_jax.checkpoint mome_jax.training mome_jax.inference mome_jax.pictures',
+  'mome_jax.checkpoint mome_jax.plausibility mome_jax.training mome_jax.inference '
+  'mome_jax.pictures',
   'mome_jax': 'input_pipeline mome_jax',  # the programs
   # What a run does at its edges, and the check of a whole config before it.
   'mome_jax.training.loop': 'input_pipeline mome_jax.ops mome_jax.models mome_jax.text '
-  'mome_jax.checkpoint mome_jax.training mome_jax.pictures',
+  'mome_jax.checkpoint mome_jax.plausibility mome_jax.training mome_jax.pictures',
   'mome_jax.training.compile_ahead': 'input_pipeline.batches mome_jax.models mome_jax.text '
   'mome_jax.training mome_jax.inference',
   'mome_jax.training.config_check': 'input_pipeline mome_jax.configs mome_jax.models mome_jax.text '

@@ -51,13 +51,17 @@ def contour(
   line: str | Sequence[float],
   *,
   fill: float = 0.0,
+  hatch: str = '',
   **style: Any,
 ) -> None:
-  """Draws a mask's outline in mm, and its inside with opacity `fill`."""
+  """Draws a mask's outline in mm, and its inside with opacity `fill`, or hatched."""
   padded = np.pad(mask.astype(np.float32), 1)  # Closes outlines at the border.
   x, y = ((np.arange(-1, n + 1) + 0.5) * mm for n, mm in zip(mask.T.shape, step, strict=True))
   if fill:
     axes.contourf(x, y, padded, levels=[0.5, 1.5], colors=[line], alpha=fill)
+  if hatch:
+    stripes = axes.contourf(x, y, padded, levels=[0.5, 1.5], colors='none', hatches=[hatch])
+    stripes.set(edgecolor=line, linewidth=0.0)
   axes.contour(x, y, padded, levels=[0.5], colors=[line], **style)
 
 

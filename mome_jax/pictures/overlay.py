@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ _PLANES = (('Axial', 2, 'RLAP'), ('Coronal', 1, 'RLSI'), ('Sagittal', 0, 'APSI')
 _LEGEND_ROW = 0.205  # inches
 _MARGIN_MM = 8  # around the body
 _DASHES = (0, (3.5, 2))
+HATCH = '/////'
 RGB = Sequence[float]  # in [0, 1]
 
 
@@ -42,12 +43,14 @@ class Layers:
     truths: class name -> mask of the reference.
     colours: of all these classes; empty is their `palette`.
     labelled: (D, H, W) bool, union of all masks; made from them where it is None.
+    implausible: names of predicted masks that are drawn hatched.
   """
 
   masks: Mapping[str, Mask]
   truths: Mapping[str, Mask] = dataclasses.field(default_factory=dict)
   colours: Mapping[str, RGB] = dataclasses.field(default_factory=dict)
   labelled: np.ndarray | None = None
+  implausible: Collection[str] = ()
 
   @property
   def names(self) -> list[str]:
@@ -82,7 +85,8 @@ def overlay(
   """Draws masks over a scan in three planes, each through its slice with most labelled voxels.
 
   Of few slices, which from the side are strips, up to three are drawn instead. Predictions
-  are filled with a solid outline, truths are dashed. The panels share one scale.
+  are filled with a solid outline, implausible ones hatched, truths are dashed. The panels share one
+  scale.
 
   Args:
     path: PNG file to write.
@@ -103,7 +107,7 @@ def overlay(
   slices = [_slices(layers, plane, box) for plane in planes]
   names = [name for name in layers.names if _visible(name, slices)]
   colours = layers.colours or palette(layers.names)
-  handles = _legend_handles(names, colours, bool(layers.truths))
+  handles = _legend_handles(names, colours, layers)
   columns, rows = _legend_grid(handles, width)
   legend_height = _LEGEND_ROW * rows + 0.2
   figure, top = layout.titled(title, width, height + layout.CAPTION + legend_height)
@@ -113,7 +117,7 @@ def overlay(
     axes = layout.inches(figure, x, bottom, panel_width, panel_height)
     step = [mm for a, mm in enumerate(spacing) if a != plane.axis]
     ct_slice.anatomy(axes, _view(image, plane, box), step)
-    _draw_masks(axes, *masks, colours, step)
+    _draw_masks(axes, *masks, colours, step, layers.implausible)
     ct_slice.letters(axes, plane.letters)
     if plane is planes[0]:
       ct_slice.scale_bar(axes)
@@ -202,12 +206,19 @@ def _slices(
 
 
 def _draw_masks(
-  axes: Axes, predictions: Mapping, truths: Mapping, colours: Mapping, step: Sequence[float]
+  axes: Axes,
+  predictions: Mapping,
+  truths: Mapping,
+  colours: Mapping,
+  step: Sequence[float],
+  implausible: Collection[str],
 ) -> None:
   """Draws predictions, then truths; large structures first, so that small ones stay visible."""
   for name, mask in sorted(predictions.items(), key=lambda item: -item[1].sum()):
     if mask.any():
-      ct_slice.contour(axes, mask, step, colours[name], fill=0.35, linewidths=1.2)
+      hatch = HATCH if name in implausible else ''
+      fill = 0.0 if hatch else 0.35
+      ct_slice.contour(axes, mask, step, colours[name], fill=fill, hatch=hatch, linewidths=1.2)
   for name, mask in sorted(truths.items(), key=lambda item: -item[1].sum()):
     if mask.any():
       ct_slice.contour(axes, mask, step, 'black', linewidths=1.5, alpha=0.45)
@@ -224,13 +235,19 @@ def _lighter(rgb: Sequence[float]) -> tuple[float, ...]:
   return tuple(0.5 + 0.5 * value for value in rgb)
 
 
-def _legend_handles(names: Sequence[str], colours: Mapping, with_truth: bool) -> list:
-  handles: list = [
-    Patch(facecolor=(*colours[name], 0.6), edgecolor=colours[name], label=name) for name in names
-  ]
+def _legend_handles(names: Sequence[str], colours: Mapping, layers: Layers) -> list:
+  handles: list = []
+  for name in names:
+    colour = colours[name]
+    if name in layers.implausible:
+      dark = tuple(0.75 * value for value in colour)  # a light hue on white could not be seen
+      label = f'{name} (implausible)'
+      handles.append(Patch(facecolor='none', edgecolor=dark, hatch=HATCH, label=label))
+    else:
+      handles.append(Patch(facecolor=(*colour, 0.6), edgecolor=colour, label=name))
   if not handles:
     return [Patch(facecolor='none', label='nothing labelled')]
-  if with_truth:
+  if layers.truths:
     grey = '#777777'
     handles.append(Patch(facecolor='#CCCCCC', edgecolor=grey, label='prediction'))
     handles.append(Line2D([], [], color=grey, linestyle=_DASHES, label='reference'))

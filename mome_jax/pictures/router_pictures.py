@@ -47,8 +47,8 @@ class Shares:
 
   @property
   def columns(self) -> list[str]:
-    """The labels, and 'entropy' where there is one."""
-    return [*self.labels, *(() if self.entropy is None else ['entropy'])]
+    """The labels, and 'router entropy' where there is one."""
+    return [*self.labels, *(() if self.entropy is None else ['router entropy'])]
 
   @property
   def cells(self) -> np.ndarray:
@@ -192,7 +192,7 @@ def scale_maps(
   y = top
   for part in slices:
     y -= side * part.aspect + rise
-    captions = [f'{part.name}, weight of {labels[0]}', *labels[1:], 'entropy']
+    captions = [f'{part.name}, weight of {labels[0]}', *labels[1:], 'router entropy']
     for column, values in enumerate([*part.weights, part.entropy]):
       x = layout.MARGIN + column * (side + layout.GAP)
       axes = layout.inches(figure, x, y, side, side * part.aspect)

@@ -17,6 +17,7 @@ from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.models import build_model
 from mome_jax.pictures import router_pictures, training_curves
+from mome_jax.plausibility import learn, record
 from mome_jax.training import (
   multihost,
   parameter_groups,
@@ -38,9 +39,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
   """Trains until `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
   A run goes on with the config it was started with, but for `checkpoint.MAY_CHANGE`. Leaves a
-  workdir that `checkpoint.load_model` reads, with `metrics.jsonl`, TensorBoard events and
-  `pictures/training.png`; with banks of sparse experts also `experts.jsonl` and
-  `pictures/experts_SCALE.png`.
+  workdir that `checkpoint.load_model` reads, with `metrics.jsonl`, TensorBoard events,
+  `pictures/training.png` and the record of `plausibility`; with banks of sparse experts also
+  `experts.jsonl` and `pictures/experts_SCALE.png`.
 
   Args:
     config: see `configs/base.py`; it stays as it is.
@@ -210,14 +211,22 @@ class _Recorder:
     self._checkpointer.close()
 
   def finish(self) -> None:
-    """Closes log and checkpoints, and draws the curves."""
+    """Closes log and checkpoints, draws the curves, and writes what the classes look like."""
     self.close()
     if self._log:
+      self._record_looks()
       pictures = self._workdir / 'pictures'
       training_curves.training_curves(pictures / 'training.png', self._log.rows())
       for row in self._log.expert_rows()[-1:]:
         router_pictures.experts(pictures, row, self._task.config.classes)
       self._log.close()
+
+  def _record_looks(self) -> None:
+    try:
+      looks = learn.learn_stores(self._task.stores, self._task.config.classes)
+      record.write(self._workdir, looks)
+    except record.RecordError as error:
+      print(f'no {record.FILE}: {error}', flush=True)
 
 
 def _print_start(task: Task, workdir: epath.Path, start: Start) -> None:

@@ -1,0 +1,75 @@
+r"""Writes down what the classes of a model look like in its training labels: class_statistics.json.
+
+  python -m mome_jax.plausibility --checkpoint=MODEL --data_dir=data
+
+Training does the same at its end; this is for models that were made before, or elsewhere. With the
+record, prediction tells which masks cannot be what they are called, and which scans show another
+part of the body. Volume, density, place in the body, surroundings and the places of classes from
+each other are measured in the prepared training scans, in those labels only that supervise a class.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from input_pipeline.cli import Parser, dashed
+from input_pipeline.errors import command
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
+  parser = Parser(
+    prog='python -m mome_jax.plausibility',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    '--checkpoint', required=True, help='model folder or workdir, which gets the file'
+  )
+  parser.add_argument('--data-dir', required=True, help='folder of the prepared sources')
+  parser.add_argument(
+    '--sources', help="of them, separated by commas; default: those of the model's config"
+  )
+  parser.add_argument(
+    '--most',
+    type=int,
+    metavar='N',
+    help='training scans to measure, spread evenly over the sources (default: 300)',
+  )
+  return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  args = make_parser().parse_args(dashed(argv))
+  from input_pipeline import bricks
+  from mome_jax import checkpoint
+  from mome_jax.plausibility import learn, record
+
+  config = checkpoint.load_config(args.checkpoint)
+  sources = tuple(config.data.sources)
+  if args.sources is not None:
+    sources = tuple(part.strip() for part in args.sources.split(',') if part.strip())
+  template = bricks.read_template(args.data_dir, sources, config.new_classes)
+  stores = [bricks.open_bricks(args.data_dir, source, template) for source in sources]
+  made = learn.learn_stores(stores, config.classes, most=args.most or learn.MOST_CASES)
+  folder = checkpoint.folder_of(args.checkpoint)
+  record.write(folder, made)
+  print(f'{folder / record.FILE}: {made.cases} training scans; tolerance {made.tolerance}')
+  for name, known in made.classes.items():
+    size = known.values['volume_ml']
+    masks, implausible = (made.left_out[key][name] for key in ('masks', 'implausible'))
+    print(
+      f'  {name}: {known.cases} labels, {known.cut} of them cut; {size.low:.3g} to {size.high:.3g} '
+      f'ml; left out, {implausible} of {masks} called implausible'
+    )
+  missing = [name for name in config.classes if name not in made.classes]
+  if missing:
+    print(f'  too few labels, not judged: {", ".join(missing)}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,160 @@
+"""The record of a model: ranges of what its classes look like in the training labels."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from mome_jax.errors import UserError
+from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS
+
+FILE = 'class_statistics.json'  # beside `config.json` of a workdir or model folder
+VERSION = 1
+LEAST_CASES = 10  # of fewer, nobody knows a range
+MOST_CASES = 300  # more do not change the quantiles, and each takes a while to measure
+QUANTILES = (0.02, 0.98)
+_LOGARITHMIC = ('volume_ml', 'section_mm2', 'hu_sd', 'body_cm2', 'section_cm2', 'slimmest_cm2')
+# Spread of a measure below which a range is not believed: a few labels agree by chance.
+_FLOOR = dict.fromkeys(_LOGARITHMIC, 0.1) | dict.fromkeys((*SURROUNDINGS, *SCAN[2:]), 0.03)
+_FLOOR |= {'mean_hu': 5.0, 'right': 0.05, 'anterior': 0.05, 'largest_piece': 0.05, 'mm': 2.0}
+_USUAL = 0.9
+_SIGMAS = 4.107  # between the 2 % and 98 % quantiles of a normal distribution
+
+
+class RecordError(UserError):
+  """A record that cannot be read or made; the message names the file and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """Where nearly all training labels lie: their 2 %, 50 % and 98 % quantiles."""
+
+  low: float
+  median: float
+  high: float
+
+  @classmethod
+  def of(cls, values: Sequence[float] | np.ndarray) -> 'Range':
+    """The range of some numbers."""
+    low, median, high = np.quantile(np.asarray(values, float), (QUANTILES[0], 0.5, QUANTILES[1]))
+    return cls(*(float(f'{number:.6g}') for number in (low, median, high)))
+
+  def excess(self, name: str, value: float) -> float:
+    """How far a value of a measure lies below (negative) or above it; 0 inside.
+
+    In robust standard deviations of the range: of logarithms of sizes, and of square roots of
+    shares.
+    """
+    low, high, at = (scaled(name, number) for number in (self.low, self.high, value))
+    spread = max((high - low) / _SIGMAS, _FLOOR[name])
+    return (min(at - low, 0.0) + max(at - high, 0.0)) / spread
+
+
+def scaled(name: str, value: float) -> float:
+  """A value of a measure on the scale where its spread is about the same everywhere."""
+  if name in _LOGARITHMIC:
+    return math.log(max(value, 1e-3))
+  return math.sqrt(value) if name in SURROUNDINGS or name in SCAN[2:] else value
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassRecord:
+  """What the training labels of a class look like.
+
+  Attributes:
+    cases: number of training scans whose label of it was measured.
+    supervised: number of them whose labels would show it.
+    cut: of the cases, where the field of view ends in it. They say nothing of its volume.
+    partial: whether some training labels cover a range of slices only. Then neither volume nor
+      height in the body is known.
+    values: of `measures.MASK`.
+    offsets: name of another class -> ranges of its centre's place from this one's: mm to the right,
+      anterior and superior, the last one only of classes that are whole.
+  """
+
+  cases: int
+  supervised: int
+  cut: int
+  partial: bool
+  values: Mapping[str, Range]
+  offsets: Mapping[str, Sequence[Range]]
+
+  @property
+  def usual(self) -> bool:
+    """Whether nearly every training scan that could show it does: an organ, not a tumour."""
+    return self.cases >= _USUAL * self.supervised
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """What the training scans of a model look like, and the labels in them.
+
+  Attributes:
+    grid: (3,) mm that was measured on.
+    cases: number of training scans that were measured.
+    tolerance: of the excess over a range, in its standard deviations.
+    scan: of `measures.SCAN`.
+    classes: by name; those with fewer than `LEAST_CASES` labels are missing.
+    left_out: what came of training labels judged by the records of other training scans: `masks`,
+      how many, and `implausible`, how many of them, by class.
+  """
+
+  grid: tuple[float, ...]
+  cases: int
+  tolerance: float
+  scan: Mapping[str, Range]
+  classes: Mapping[str, ClassRecord]
+  left_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def write(folder: epath.PathLike, record: Record) -> None:
+  """Writes FILE into a workdir or model folder."""
+  content = {'version': VERSION, **dataclasses.asdict(record)}
+  text = json.dumps(_short(content), indent=1)
+  (epath.Path(folder) / FILE).write_text(text + '\n')
+
+
+def read(folder: epath.PathLike) -> Record | None:
+  """Reads FILE of a workdir or model folder; None where there is none.
+
+  Raises:
+    RecordError: if it is damaged, or of another version.
+  """
+  file = epath.Path(folder) / FILE
+  if not file.is_file():
+    return None
+  try:
+    content = json.loads(file.read_text())
+    version = content.pop('version')
+    if version != VERSION:
+      raise ValueError(f'version {version}, need {VERSION}')
+    classes = {name: _read_class(entry) for name, entry in content.pop('classes').items()}
+    scan = {name: Range(*content['scan'][name]) for name in SCAN}
+    grid = tuple(map(float, content['grid']))
+    return Record(**{**content, 'grid': grid, 'scan': scan, 'classes': classes})
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise RecordError(
+      f'{file}: not a record of what classes look like ({error!r}); make it again with python -m '
+      'mome_jax.plausibility, or remove it'
+    ) from error
+
+
+def _read_class(entry: Mapping[str, Any]) -> ClassRecord:
+  values = {name: Range(*entry['values'][name]) for name in MASK}
+  offsets = {
+    other: tuple(Range(*span) for span in spans) for other, spans in entry['offsets'].items()
+  }
+  return ClassRecord(**{**entry, 'values': values, 'offsets': offsets})
+
+
+def _short(value: Any) -> Any:
+  """Ranges as lists of three numbers."""
+  if isinstance(value, dict):
+    if set(value) == {'low', 'median', 'high'}:
+      return [value['low'], value['median'], value['high']]
+    return {key: _short(item) for key, item in value.items()}
+  return [_short(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,226 @@
+"""Which masks are called implausible, and why."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from mome_jax.plausibility import learn
+from mome_jax.plausibility.judge import FOREIGN, OUTSIDE, judge, misplaced
+from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS, Look, Scene
+from mome_jax.plausibility.record import FILE, Range, RecordError, read, write
+
+CLASSES = ('head', 'heart', 'foot')
+PLACES = {'head': (0, 0, 300), 'heart': (-30, 20, 0), 'foot': (50, 40, -300)}
+VOLUMES = {'head': 1000, 'heart': 500, 'foot': 50}
+
+
+class Person:
+  """The scans of a person: what they show, and the masks in them."""
+
+  def __init__(self, seed=0, scan=1.0):
+    self.rng = np.random.default_rng(seed)
+    self.values = {
+      name: scan * (300 if name.endswith('cm2') else 0.2) * self.noise() for name in SCAN
+    }
+    self.seen = np.array([[-250, 250], [-250, 250], [-500, 500]])
+
+  def noise(self):
+    return math.exp(0.1 * self.rng.normal())
+
+  def look(self, name, *, move=(0, 0, 0), cut=False, **changes):
+    """A mask of a class as training has it, but for `changes` and where it is moved."""
+    values = {share: 0.2 * self.noise() for share in SURROUNDINGS}
+    values |= {
+      'volume_ml': VOLUMES[name] * self.noise(),
+      'section_mm2': 900 * self.noise(),
+      'mean_hu': 40 + 5 * self.rng.normal(),
+      'hu_sd': 20 * self.noise(),
+      'largest_piece': 1.0,
+      'right': 0.1 * self.rng.normal(),
+      'anterior': 0.1 * self.rng.normal(),
+      'body_cm2': 500 * self.noise(),
+    }
+    assert set(values) == set(MASK)
+    centre = np.add(PLACES[name], move) + 5 * self.rng.normal(size=3)
+    return Look({**values, **changes}, tuple(centre.tolist()), {}, cut)
+
+  def looks(self, **changes):
+    return {name: self.look(name, **changes.get(name, {})) for name in CLASSES}
+
+
+def training(count=60, **changes):
+  scans = []
+  for seed in range(count):
+    person = Person(seed)
+    looks = person.looks(**changes)
+    scans.append(learn.TrainingLook(person.values, frozenset(CLASSES), looks, frozenset()))
+  return scans
+
+
+@pytest.fixture(scope='module')
+def record():
+  return learn.learn(training(), CLASSES, (4, 4, 3))
+
+
+def told(record, person=None, **changes):
+  person = person or Person(1000)
+  return judge(person.looks(**changes), person, record)
+
+
+def test_few_right_masks_are_called_wrong(record):
+  verdicts = [v for n in range(60) for v in told(record, Person(2000 + n)).verdicts.values()]
+  assert np.mean([not verdict.plausible for verdict in verdicts]) <= 0.02
+  assert not any(told(record, Person(2000 + n)).foreign for n in range(60))
+  masks, implausible = (sum(record.left_out[key].values()) for key in ('masks', 'implausible'))
+  assert masks == 3 * 60 and implausible <= 0.02 * masks
+
+
+@pytest.mark.parametrize(
+  ('change', 'reason'),
+  [
+    ({'volume_ml': 5000.0}, 'volume 5000 ml'),
+    ({'volume_ml': 20.0}, 'volume 20 ml'),
+    ({'section_mm2': 90.0}, 'mean axial section 90 mm2'),
+    ({'mean_hu': -400.0}, 'mean -400 HU'),
+    ({'right': 2.0}, 'lies too far right in the body'),
+    ({'right': -2.0}, 'lies too far left in the body'),
+    ({'anterior': -2.0}, 'lies too far posterior in the body'),
+    ({'largest_piece': 0.4}, 'in pieces: the largest is 40 % of it, 100 % in training'),
+    ({'bone_0_10_mm': 0.9}, 'bone within 10 mm: 90 %'),
+    ({'air_10_30_mm': 0.0}, 'air from 10 to 30 mm: 0 %'),
+    ({'move': (0, 0, 200)}, 'mm superior of the'),
+    ({'move': (-200, 0, 0)}, 'mm left of the'),
+  ],
+)
+def test_an_odd_mask_is_called_so_and_no_other(record, change, reason):
+  judgement = told(record, heart=change)
+  verdict = judgement.verdicts['heart']
+  assert verdict.plausible is False and not verdict.outside
+  assert reason in verdict.reasons[0]
+  assert [judgement.verdicts[name].plausible for name in ('head', 'foot')] == [True, True]
+  assert not judgement.foreign
+
+
+def test_a_cut_organ_may_be_small_but_not_large(record):
+  assert told(record, heart={'volume_ml': 20.0, 'cut': True}).verdicts['heart'].plausible
+  verdict = told(record, heart={'volume_ml': 5000.0, 'cut': True}).verdicts['heart']
+  assert (verdict.plausible, verdict.cut) == (False, True)
+
+
+def test_where_the_scan_ends_in_an_organ_its_height_is_not_known(record):
+  assert told(record, heart={'move': (0, 0, 150), 'cut': True}).verdicts['heart'].plausible
+  assert not told(record, heart={'move': (150, 0, 0), 'cut': True}).verdicts['heart'].plausible
+
+
+def test_partly_labelled_classes_are_not_judged_by_volume_or_height():
+  scans = [dataclasses.replace(scan, partial=frozenset({'heart'})) for scan in training()]
+  record = learn.learn(scans, CLASSES, (4, 4, 3))
+  changed = {'volume_ml': 5000.0, 'move': (0, 0, 150)}
+  assert told(record, heart=changed).verdicts['heart'].plausible
+  assert not told(record, heart={'move': (0, 150, 0)}).verdicts['heart'].plausible
+
+
+def test_cut_labels_do_not_lower_the_range_of_volumes():
+  scans = training(30) + training(30, heart={'volume_ml': 5.0, 'cut': True})
+  known = learn.learn(scans, CLASSES, (4, 4, 3)).classes['heart']
+  assert (known.cases, known.cut) == (60, 30)
+  assert known.values['volume_ml'].low > 300
+
+
+def test_what_lies_beyond_the_scan_is_outside_the_field_of_view(record):
+  person = Person(1000)
+  person.seen = np.array([[-250, 250], [-250, 250], [-150, 500]])  # it ends above the feet
+  verdicts = judge(person.looks(foot={'volume_ml': 3.0}), person, record).verdicts
+  assert verdicts['foot'].outside and verdicts['foot'].reasons[0] == OUTSIDE
+  assert 'volume 3 ml' in verdicts['foot'].reasons[1]
+  assert verdicts['head'].plausible and verdicts['heart'].plausible
+
+
+def test_a_scan_of_something_else(record):
+  odd = {'mean_hu': 900.0}
+  judgement = told(record, Person(1000, scan=4.0), head=odd, heart=odd)
+  assert judgement.foreign and 'fat in the body' in judgement.reasons[0]
+  assert [verdict.plausible for verdict in judgement.verdicts.values()] == [False] * 3
+  assert judgement.verdicts['head'].outside and judgement.verdicts['heart'].outside
+  # The foot looks like one: it may be there, in a scan that nobody should trust.
+  assert not judgement.verdicts['foot'].outside
+  assert judgement.verdicts['foot'].reasons == (FOREIGN,)
+  # Of another size alone, with every organ in its place: a scan of the whole body.
+  assert not told(record, Person(1000, scan=4.0)).foreign
+  # Two odd masks alone: the scan is as it should be.
+  assert not told(record, Person(1000), head=odd, heart=odd).foreign
+  assert told(record, Person(1000), head=odd, heart=odd, foot=odd).foreign
+
+
+def test_unknown_classes_have_no_verdict(record):
+  person = Person(1000)
+  looks = {**person.looks(), 'tail': person.look('foot', cut=True)}
+  verdict = judge(looks, person, record).verdicts['tail']
+  assert (verdict.plausible, verdict.reasons, verdict.cut) == (None, (), True)
+
+
+def test_no_patient_in_the_scan(record):
+  scene = Scene(np.full((9, 9, 9), -1000.0), (4, 4, 3))
+  judgement = judge({}, scene, record)
+  assert judgement.foreign and judgement.reasons == ('no patient is to be seen in it',)
+
+
+def test_of_two_that_disagree_the_one_that_contradicts_most_goes(record):
+  looks = Person(1000).looks(head={'move': (120, 0, 0)})
+  assert list(misplaced(looks, record)) == ['head']
+
+
+# ---------------------------------------------------------------------------- the record
+def test_how_far_outside_a_range():
+  # Quantiles of a normal distribution: 4.107 standard deviations between 2 % and 98 %.
+  span = Range(-20.535, 0, 20.535)
+  assert span.excess('mean_hu', 0) == span.excess('mean_hu', 20.535) == 0
+  assert span.excess('mean_hu', 40.535) == pytest.approx(2, rel=1e-3)
+  assert span.excess('mean_hu', -30.535) == pytest.approx(-1, rel=1e-3)
+  assert Range(5, 5, 5).excess('mean_hu', 15) == pytest.approx(2)  # floor of 5 HU
+  volume = Range(math.exp(-0.41068), 1, math.exp(0.41068))  # sd 0.2 of the logarithm
+  assert volume.excess('volume_ml', math.exp(0.41068 + 0.6)) == pytest.approx(3, rel=1e-3)
+
+
+def test_the_range_of_a_sample():
+  values = np.arange(101.0)
+  assert Range.of(values) == Range(2, 50, 98)
+
+
+def test_the_record_comes_back(record, tmp_path):
+  assert read(tmp_path) is None
+  write(tmp_path, record)
+  assert read(tmp_path) == record
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"version": 2}', '{"version": 1, "classes": {}}'])
+def test_a_damaged_record_is_told(tmp_path, text):
+  (tmp_path / FILE).write_text(text)
+  with pytest.raises(RecordError, match='make it again with python -m mome_jax.plausibility'):
+    read(tmp_path)
+
+
+def test_too_few_labels_are_no_record():
+  with pytest.raises(RecordError, match='no class is labelled in 10 of the 9 training scans'):
+    learn.learn(training(9), CLASSES, (4, 4, 3))
+  scans = training(30)
+  few = [
+    dataclasses.replace(s, looks={n: look for n, look in s.looks.items() if n != 'foot'})
+    for s in scans[9:]
+  ]
+  record = learn.learn(scans[:9] + few, CLASSES, (4, 4, 3))
+  assert set(record.classes) == {'head', 'heart'}
+  assert 'foot' not in record.classes['head'].offsets
+
+
+def test_organs_and_what_is_there_now_and_then():
+  scans = training(60)
+  rare = [
+    dataclasses.replace(s, looks={n: look for n, look in s.looks.items() if n != 'foot'})
+    for s in scans[20:]
+  ]
+  record = learn.learn(scans[:20] + rare, CLASSES, (4, 4, 3))
+  assert [record.classes[name].usual for name in CLASSES] == [True, True, False]
+  assert (record.classes['foot'].cases, record.classes['foot'].supervised) == (20, 60)

@@ -1,0 +1,59 @@
+"""The record of prepared training scans, by the command."""
+
+import numpy as np
+import pytest
+
+from input_pipeline import bricks, prepare
+from mome_jax import checkpoint, export
+from mome_jax.configs import demo
+from mome_jax.plausibility import __main__ as command
+from mome_jax.plausibility import learn, record
+from mome_jax.plausibility.measures import Scene
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('plausibility')
+  words = ['--source=phantom', f'--data_dir={folder}', '--spacing=12', '--brick=16']
+  assert prepare.main(words) == 0
+  config = demo.get_config()
+  kernel = np.ones((2, 2), np.float32)
+  checkpoint.save_model(folder / 'model', config, {'model': {'a': kernel}, 'text': {'b': kernel}})
+  return folder
+
+
+def test_the_command(prepared, tmp_path, capsys):
+  words = ['--checkpoint', str(prepared / 'model'), '--data_dir', str(prepared)]
+  assert command.main(words) == 0
+  told = capsys.readouterr().out
+  made = record.read(prepared / 'model')
+  assert made.cases == 24 and made.grid == (12, 12, 12)
+  store = bricks.open_bricks(prepared, 'phantom')
+  for name, known in made.classes.items():
+    assert known.supervised == sum(name in case.supervised for case in store.cases)
+    assert f'  {name}: {known.cases} labels' in told
+  missing = set(demo.get_config().classes) - set(made.classes)
+  assert all(name in told.partition('too few labels')[2] for name in missing)
+  assert made.classes['liver'].values['volume_ml'].median > 100
+  export.export(prepared / 'model', tmp_path / 'out')
+  assert record.read(tmp_path / 'out') == made
+
+
+def test_scans_come_together_from_their_bricks(prepared):
+  """Volumes are those that the bricks' index counts, whatever the bricks."""
+  store = bricks.open_bricks(prepared, 'phantom')
+  voxels = store.class_voxels(['liver'])[:, 0]
+  number = next(n for n, case in enumerate(store.cases) if 'liver' in case.supervised)
+  image, codes = learn._assemble(store, number)
+  assert image.shape == codes.shape == store.cases[number].shape
+  mask = store.template.code_table(['liver'])[codes][..., 0]
+  assert mask.sum() == voxels[store.case == number].sum() > 0
+  look = Scene(image, store.spacing).look(mask)
+  assert look.values['volume_ml'] == pytest.approx(mask.sum() * 12**3 / 1000)
+
+
+def test_fewer_scans_are_spread_over_the_source(prepared):
+  store = bricks.open_bricks(prepared, 'phantom')
+  looks = list(learn._looks(store, ['liver'], 4, store.spacing))
+  chosen = [store.cases[n] for n in (0, 8, 15, 23)]
+  assert [look.supervised for look in looks] == [frozenset(c.supervised) for c in chosen]
