@@ -68,7 +68,7 @@ GROUPS = {
     'plausibility': Command(
       'mome_jax.plausibility', 'what the classes of a model look like, to tell misplaced masks'
     ),
-    'embed': Command('mome_jax.text.embed', 'text vectors of a published T5'),
+    'embed': Command('mome_jax.text.embed', 'text vectors of a published encoder'),
   },
   'About': {
     'info': Command('mome_jax.info', 'versions, devices, the shipped model and its classes'),

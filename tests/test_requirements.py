@@ -76,6 +76,12 @@ def test_the_extra_for_published_weights_has_the_torch_of_the_tests():
   assert torch.specifier.contains(pins('requirements-dev.txt', {})['torch'])
 
 
+def test_the_extra_for_sentence_encoders_has_the_libraries_of_the_tests():
+  exact = pins('requirements-dev.txt', {})
+  for need in map(Requirement, EXTRAS['sentence']):
+    assert need.specifier.contains(exact[need.name]), need
+
+
 def test_the_compiler_for_tpus_is_the_one_of_this_jax():
   [libtpu] = [
     one

@@ -36,7 +36,7 @@ class Predictor:
     path: a model folder, a training workdir or one of its `checkpoints/STEP`; default the model
       that comes with the package.
     config: in place of the model's own.
-    text_model: folder of the T5 checkpoint that made a frozen model's text vectors, for prompts
+    text_model: folder of the checkpoint that made a frozen model's text vectors, for prompts
       that it has no vector for.
     devices: that hold the model and share the windows of a batch; default all of this host. Models
       on different devices can be used side by side.

@@ -77,7 +77,7 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
     '--prompts-file', metavar='FILE', help='one a line; blank lines and those with # are skipped'
   )
   parser.add_argument(
-    '--text-model', help='folder of the T5 checkpoint of a model with frozen text, for new prompts'
+    '--text-model', help='folder of the text encoder of a model with frozen text, for new prompts'
   )
 
 

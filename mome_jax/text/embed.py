@@ -1,108 +1,34 @@
-r"""Makes the text vectors of frozen text: prompts through a published T5 encoder, once.
+r"""Makes the text vectors of frozen text: prompts through a published text encoder, once.
 
-  python -m mome_jax.text.embed --t5 FOLDER --output text.npz
+  python -m mome_jax.text.embed --model FOLDER --output text.npz
 
-FOLDER is a T5 checkpoint as Hugging Face publishes it (v1.0, v1.1 or Flan, any size): config.json,
-model.safetensors or pytorch_model.bin, spiece.model. Every prompt that training can draw is
-embedded; held-out synonyms are not. A file that was made from the same weights, vocabulary and
-prompts is left as it is. `--cum FILE` takes the 32 x 512 vectors of the CLIP-Driven Universal Model
-instead, one a class.
+FOLDER is one as Hugging Face publishes it: a T5 (v1.0, v1.1 or Flan, any size) with config.json,
+model.safetensors or pytorch_model.bin, spiece.model; or a sentence encoder (BERT, MiniLM, MPNet and
+the like; pip install 'mome-jax[sentence]'). Every prompt that training can draw is embedded;
+held-out synonyms are not. A file that was made from the same weights, vocabulary and prompts is
+left as it is. `--cum FILE` takes the 32 x 512 vectors of the CLIP-Driven Universal Model instead,
+one a class.
 """
 
 import argparse
-import functools
-import hashlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline import errors, progress, text_files
+from input_pipeline import errors, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.cli import Parser, dashed
 from mome_jax.text import prompts as prompts_lib
-from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectorError, TextVectors
-
-_BATCH = 32
-# What config.json changes in a checkpoint whose weights stay the same.
-_NOT_IN_WEIGHTS = (
-  'feed_forward',
-  'relative_attention_num_buckets',
-  'relative_attention_max_distance',
-)
-_MAX_LENGTH = 64  # tokens; longer prompts are cut, with a warning
-
-
-class T5Model:
-  """A published T5 encoder and its vocabulary.
-
-  Args:
-    folder: of the checkpoint.
-
-  Attributes:
-    source: what its vectors are made from; see `TextVectors.source`.
-
-  Raises:
-    TextVectorError: if a file is missing or damaged, or is no T5.
-  """
-
-  def __init__(self, folder: str | os.PathLike[str]):
-    from mome_jax.weights import files, t5
-
-    folder = pathlib.Path(folder)
-    vocabulary = folder / 'spiece.model'
-    if folder.is_dir() and not vocabulary.is_file():
-      raise TextVectorError(f"{vocabulary}: missing; put the T5 checkpoint's spiece.model there")
-    try:
-      weights = files.find_checkpoint(folder)
-      self._tokenizer = Tokenizer(vocabulary)
-      self._config = t5.read_config(folder / 'config.json')
-    except (OSError, ValueError) as error:
-      raise TextVectorError(str(error)) from error
-    self._folder = folder
-    self.source = {
-      'model': folder.resolve().name,
-      'weights_sha256': _digest(files.shards(weights)),
-      'tokenizer_sha256': _digest([vocabulary]),
-      **{name: getattr(self._config, name) for name in _NOT_IN_WEIGHTS},
-      'pooling': 'mean',
-      'max_length': _MAX_LENGTH,
-    }
-
-  @functools.cached_property
-  def _apply(self):
-    import jax
-
-    from mome_jax.text.t5 import TextEncoder
-    from mome_jax.weights import t5
-
-    try:
-      config, variables = t5.load(self._folder)
-    except (OSError, ValueError) as error:
-      raise TextVectorError(f'{self._folder}: {error}') from error
-    apply = jax.jit(TextEncoder(config).apply)
-    variables = jax.device_put(variables)
-    return lambda ids, mask: apply(variables, ids, mask)
-
-  def __call__(self, prompts: Sequence[str]) -> TextVectors:
-    """Embeds some prompts."""
-    rows = []
-    starts = range(0, len(prompts), _BATCH)
-    for start in progress.bar(starts, desc='embed', disable=len(starts) <= 1):
-      batch = prompts[start : start + _BATCH]
-      ids, mask = self._tokenizer.encode(batch, _MAX_LENGTH)
-      pad = [(0, _BATCH - len(batch)), (0, 0)]  # one shape: nothing compiles twice
-      rows.append(np.asarray(self._apply(np.pad(ids, pad), np.pad(mask, pad)))[: len(batch)])
-    return TextVectors(tuple(prompts), np.concatenate(rows), self.source)
 
 
 def extend(
   vectors: TextVectors, prompts: Sequence[str], folder: str | os.PathLike[str]
 ) -> TextVectors:
-  """The vectors with those of further prompts, from the T5 checkpoint that made them.
+  """The vectors with those of further prompts, from the encoder that made them.
 
   Raises:
     TextVectorError: if the folder holds another checkpoint than theirs.
@@ -110,10 +36,12 @@ def extend(
   missing = tuple(prompt for prompt in dict.fromkeys(prompts) if prompt not in vectors)
   if not missing:
     return vectors
-  model = T5Model(folder)
-  noted = [part for part in _NOT_IN_WEIGHTS if part in vectors.source]
+  from mome_jax.text import embedders
+
+  model = embedders.open_model(folder)
+  noted = [part for part in embedders.NOT_IN_WEIGHTS if part in vectors.source]
   for part in ('weights_sha256', 'tokenizer_sha256', *noted):
-    if model.source[part] != vectors.source.get(part):
+    if model.source.get(part) != vectors.source.get(part):
       raise TextVectorError(
         f"{folder}: not the checkpoint that made this model's text vectors "
         f'({vectors.source.get("model", "unknown")}; {part} differs); pass that one as --text-model'
@@ -135,6 +63,7 @@ def read_cum(path: str | os.PathLike[str], template: Template = TEMPLATE) -> Tex
     WeightsError: if the file cannot be read.
     TextVectorError: if it holds something else.
   """
+  from mome_jax.text import embedders
   from mome_jax.weights import torch_file
 
   path = pathlib.Path(path)
@@ -142,7 +71,7 @@ def read_cum(path: str | os.PathLike[str], template: Template = TEMPLATE) -> Tex
   if not (isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[0] in (31, 32)):
     raise TextVectorError(f"{path}: no tensor of 32 text vectors; give CUM's txt_encoding.pth")
   names = template.names()[: len(rows)]
-  source = {'model': 'CLIP-Driven Universal Model', 'file_sha256': _digest([path])}
+  source = {'model': 'CLIP-Driven Universal Model', 'file_sha256': embedders.digest([path])}
   return TextVectors(
     tuple(prompts_lib.default_prompts(names, template)), rows.astype(np.float32), source
   )
@@ -160,16 +89,6 @@ def _read_template(path: str | None) -> Template:
     raise TextVectorError(f'{path}: no list of new_classes ({error})') from error
 
 
-def _digest(paths: Iterable[pathlib.Path]) -> str:
-  """Sha-256 of the files one after the other."""
-  digest = hashlib.sha256()
-  for path in paths:
-    with path.open('rb') as file:
-      while block := file.read(1 << 24):
-        digest.update(block)
-  return digest.hexdigest()
-
-
 def _is_current(output: pathlib.Path, key: str) -> bool:
   try:
     return TextVectors.load(output).key == key
@@ -181,10 +100,12 @@ def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = Parser(prog='python -m mome_jax.text.embed', description=__doc__)
   given = parser.add_mutually_exclusive_group(required=True)
-  given.add_argument('--t5', help='folder of a T5 checkpoint')
+  given.add_argument(
+    '--model', '--t5', metavar='FOLDER', help='of a T5 checkpoint or a sentence encoder'
+  )
   given.add_argument('--cum', help='txt_encoding.pth of the CLIP-Driven Universal Model')
   parser.add_argument('--output', type=pathlib.Path, required=True, help='file.npz')
-  parser.add_argument('--prompts', nargs='+', default=[], help='further texts to embed (T5 only)')
+  parser.add_argument('--prompts', nargs='+', default=[], help='further texts to embed')
   parser.add_argument(
     '--new-classes', metavar='JSON', help='with new_classes: a dataset.json or a config.json'
   )
@@ -195,10 +116,12 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
+  from mome_jax.text import embedders
+
   if args.cum:
     vectors = read_cum(args.cum)
   else:
-    model = T5Model(args.t5)
+    model = embedders.open_model(args.model)
     template = _read_template(args.new_classes)
     default = prompts_lib.default_prompts(template.names(), template)
     training = prompts_lib.training_prompts(template)

@@ -62,7 +62,7 @@ class TextVectors:
     return prompt in self._rows
 
   def __call__(
-    self, prompts: Sequence[str], fix: str = 'pass --text-model, the folder of the T5 checkpoint'
+    self, prompts: Sequence[str], fix: str = 'pass --text-model, the folder of the checkpoint'
   ) -> np.ndarray:
     """(K, d_t) float32, the embeddings of K prompts.
 

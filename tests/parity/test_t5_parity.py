@@ -1,5 +1,8 @@
 """Our T5 encoder and tokenizer against transformers, weights random, nothing fetched."""
 
+import os
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +10,9 @@ import torch
 import transformers
 
 from mome_jax import weights
-from mome_jax.text import t5, tokenizer
+from mome_jax.configs import demo
+from mome_jax.text import embedders, t5, tokenizer
+from mome_jax.training import text_start
 
 PHRASES = (
   'A computerized tomography of a liver',
@@ -97,3 +102,43 @@ def test_token_ids(real_data, monkeypatch):
     ids, _ = ours.encode(PHRASES[:4], 5)
   cut = theirs(list(PHRASES[:4]), truncation=True, padding='max_length', max_length=5)
   assert ids.tolist() == cut.input_ids
+
+
+def pooled_by_transformers(folder, texts):
+  """The mean over each text's tokens, by transformers alone, one text at a time."""
+  pieces = transformers.T5Tokenizer.from_pretrained(folder)
+  model = transformers.T5EncoderModel.from_pretrained(folder).float().eval()
+  with torch.no_grad():
+    tokens = [model(**pieces(text, return_tensors='pt')).last_hidden_state[0] for text in texts]
+  return np.stack([sentence.numpy().mean(0) for sentence in tokens])
+
+
+def check_start(folder, texts):
+  """A run that starts from a published T5 embeds prompts as transformers does, in any spelling."""
+  config = demo.get_config()
+  config.init.text = str(folder)
+  start = text_start.find(config)
+  text_start.fit(config, start)
+  ids, mask = tokenizer.Tokenizer(start.tokenizer).encode(texts, config.text.max_length)
+  encoder = t5.build_text_encoder(config.text)
+  ours = jax.jit(encoder.apply)({'params': start.load()}, ids, mask)
+  expected = pooled_by_transformers(folder, texts)
+  assert np.max(np.abs(ours - expected)) <= 1e-4 * np.max(np.abs(expected))
+  frozen = embedders.open_model(folder)(texts).embeddings
+  assert np.max(np.abs(frozen - expected)) <= 1e-4 * np.max(np.abs(expected))
+
+
+def test_a_run_starts_from_a_t5_with_the_published_vocabulary(real_data, tmp_path, monkeypatch):
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+  torch.manual_seed(0)
+  sizes = {'vocab_size': 32128, 'd_model': 32, 'd_kv': 8, 'd_ff': 48, 'num_layers': 2}
+  config = transformers.T5Config(**sizes, num_heads=3, feed_forward_proj='gated-gelu')
+  transformers.T5EncoderModel(config).save_pretrained(tmp_path)
+  (tmp_path / 'spiece.model').write_bytes((real_data / 't5' / 'spiece.model').read_bytes())
+  check_start(tmp_path, PHRASES)
+
+
+@pytest.mark.skipif('MOME_T5' not in os.environ, reason='MOME_T5 names no folder of a T5')
+def test_the_t5_that_is_here(monkeypatch):
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+  check_start(pathlib.Path(os.environ['MOME_T5']), PHRASES[:8])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from mome_jax.text import embed, prompts, tokenizer
+from mome_jax.text import embed, embedders, prompts, tokenizer
 from mome_jax.text.vectors import TextVectorError, TextVectors
 from mome_jax.weights import WeightsError
 
@@ -36,7 +36,7 @@ def t5(tmp_path_factory):
 
 def test_vectors_are_the_mean_over_transformers_tokens(t5):
   folder, theirs = t5
-  vectors = embed.T5Model(folder)(TEXTS)
+  vectors = embedders.open_model(folder)(TEXTS)
   ids, mask = tokenizer.Tokenizer().encode(TEXTS, 40)
   with torch.no_grad():
     tokens = theirs(torch.tensor(ids).long(), torch.tensor(mask).long()).last_hidden_state.numpy()
@@ -86,10 +86,12 @@ def test_the_command_writes_every_training_prompt_once(t5, tmp_path, capsys, mon
 
 
 def test_only_the_same_checkpoint_adds_to_its_vectors(t5, tmp_path):
-  vectors = embed.T5Model(t5[0])(TEXTS[:1])
+  vectors = embedders.open_model(t5[0])(TEXTS[:1])
   more = embed.extend(vectors, TEXTS, t5[0])
   assert more.prompts == TEXTS
-  np.testing.assert_allclose(more.embeddings, embed.T5Model(t5[0])(TEXTS).embeddings, atol=1e-6)
+  np.testing.assert_allclose(
+    more.embeddings, embedders.open_model(t5[0])(TEXTS).embeddings, atol=1e-6
+  )
   assert embed.extend(more, TEXTS, 'not looked at') is more
   with pytest.raises(TextVectorError, match=r"'hepar'.*--text-model.*T5 checkpoint.*\(tiny-t5\)"):
     vectors(['hepar'])

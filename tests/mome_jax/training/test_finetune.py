@@ -16,7 +16,7 @@ from input_pipeline.prepare import prepare
 from mome_jax import checkpoint, predict
 from mome_jax.configs import demo
 from mome_jax.models import build_model
-from mome_jax.text import embed, prompts, tokenizer
+from mome_jax.text import embedders, prompts, tokenizer
 from mome_jax.text.vectors import TextVectors
 from mome_jax.training import config_flag, loop, state
 
@@ -40,7 +40,7 @@ def place(tmp_path_factory):
   transformers.T5EncoderModel(transformers.T5Config(**sizes)).save_pretrained(folder / 't5')
   shutil.copy(tokenizer.DEFAULT_MODEL, folder / 't5' / 'spiece.model')
   wanted = prompts.training_prompts(names=['liver', 'spleen'])
-  embed.T5Model(folder / 't5')(wanted).save(folder / 'text.npz')
+  embedders.open_model(folder / 't5')(wanted).save(folder / 'text.npz')
   return folder
 
 

@@ -14,6 +14,8 @@ from mome_jax.errors import ConfigError
 from mome_jax.text import t5, tokenizer
 from mome_jax.training import start, text_start
 from mome_jax.training.state import TrainState
+from mome_jax.weights.__main__ import main as weights_main
+from mome_jax.weights.t5 import load as load_published
 
 SMALL = {'vocab_size': 2048, 'd_model': 16, 'd_kv': 8, 'd_ff': 24, 'num_layers': 1, 'num_heads': 2}
 
@@ -148,6 +150,23 @@ def test_a_run_starts_from_network_and_text_as_it_was_told(trained, published, c
   assert capsys.readouterr().out == f'text encoder of {joint}\n'
   frozen = {'model': fresh['model']}
   same(start._initial(task_of(config_of(), None), frozen), frozen)
+
+
+def test_a_converted_t5_is_a_start_for_the_text_alone(trained, published, tmp_path, capsys):
+  output = str(tmp_path / 't5')
+  command = ['--source', 't5', '--checkpoint', str(published[0]), '--output', output]
+  assert weights_main(command) == 0
+  config = config_of(checkpoint=output)
+  begins = text_start.find(config)
+  text_start.fit(config, begins)
+  assert config.text.feed_forward == 'relu'
+  text = begins.load()
+  same(text, load_published(published[0])[1]['params'])
+  fresh = {'model': {'a': jax.numpy.zeros(3)}, 'text': jax.tree.map(jax.numpy.zeros_like, text)}
+  capsys.readouterr()
+  params = start._initial(task_of(config, begins), fresh)
+  same(params, {'model': fresh['model'], 'text': text})
+  assert capsys.readouterr().out == f'starting from {output}; random: model\n'
 
 
 def test_a_run_goes_on_with_its_own_text(trained, tmp_path):

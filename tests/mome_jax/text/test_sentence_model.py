@@ -1,0 +1,112 @@
+"""Vectors of sentence encoders, against transformers' own BERT and pooling by hand."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from mome_jax.text import embed, embedders, prompts
+from mome_jax.text.vectors import TextVectorError, TextVectors
+
+WORDS = '[PAD] [UNK] [CLS] [SEP] a the of left right kidney liver ct scan computerized tomography'
+TEXTS = ('a CT of the left kidney', 'liver')
+
+
+@pytest.fixture
+def bert(tmp_path):
+  """A small BERT of random weights in a folder, and the same model in memory."""
+  torch.manual_seed(0)
+  folder = tmp_path / 'tiny-bert'
+  words = WORDS.split()
+  model = transformers.BertModel(
+    transformers.BertConfig(
+      vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+      intermediate_size=24,
+    )
+  ).eval()  # fmt: skip
+  model.save_pretrained(folder)
+  (folder / 'vocab.txt').write_text('\n'.join(words))
+  (folder / 'tokenizer_config.json').write_text(
+    json.dumps({'tokenizer_class': 'BertTokenizer', 'do_lower_case': True})
+  )
+  return folder, model
+
+
+def tokens_of(model, words):
+  """The vectors of one sentence's tokens, made without any tokenizer: (T, 16)."""
+  ids = [WORDS.split().index(word) for word in ('[CLS]', *words.split(), '[SEP]')]
+  with torch.no_grad():
+    return model(torch.tensor([ids])).last_hidden_state[0].numpy()
+
+
+def write_modules(folder, *kinds, **pooling):
+  paths = {'Transformer': '', 'Pooling': '1_Pooling'}
+  modules = [
+    {'type': f'sentence_transformers.models.{kind}', 'path': paths.get(kind, kind)}
+    for kind in kinds
+  ]
+  (folder / 'modules.json').write_text(json.dumps(modules))
+  (folder / '1_Pooling').mkdir(exist_ok=True)
+  (folder / '1_Pooling' / 'config.json').write_text(json.dumps(pooling))
+
+
+def test_without_modules_the_mean_over_the_tokens(bert):
+  folder, model = bert
+  vectors = embedders.open_model(folder)(TEXTS)
+  expected = [tokens_of(model, text.lower()).mean(0) for text in TEXTS]
+  np.testing.assert_allclose(vectors.embeddings, expected, atol=2e-6)
+  assert (vectors.source['model'], vectors.source['pooling']) == ('tiny-bert', 'mean')
+
+
+def test_pooling_and_length_are_as_its_modules_say(bert):
+  folder, model = bert
+  write_modules(folder, 'Transformer', 'Pooling', 'Normalize', pooling_mode_cls_token=True,
+                pooling_mode_mean_tokens=False, word_embedding_dimension=16)  # fmt: skip
+  vectors = embedders.open_model(folder)(TEXTS).embeddings
+  first = np.stack([tokens_of(model, text.lower())[0] for text in TEXTS])
+  expected = first / np.linalg.norm(first, axis=1, keepdims=True)
+  np.testing.assert_allclose(vectors, expected, atol=2e-6)
+  write_modules(folder, 'Transformer', 'Pooling', pooling_mode='mean')
+  means = [tokens_of(model, text.lower()).mean(0) for text in TEXTS]
+  np.testing.assert_allclose(embedders.open_model(folder)(TEXTS).embeddings, means, atol=2e-6)
+
+
+def test_the_command_makes_them_and_prediction_adds_to_them(bert, tmp_path, monkeypatch):
+  few = prompts.training_prompts(names=['liver'])[:3]
+  monkeypatch.setattr(prompts, 'training_prompts', lambda template: few)
+  output = tmp_path / 'text.npz'
+  assert embed.main(['--model', str(bert[0]), '--output', str(output)]) == 0
+  vectors = TextVectors.load(output)
+  more = embed.extend(vectors, ['left liver'], bert[0])
+  expected = tokens_of(bert[1], 'left liver').mean(0)
+  np.testing.assert_allclose(more(['left liver'])[0], expected, atol=2e-6)
+  write_modules(bert[0], 'Transformer', 'Pooling', 'Normalize', pooling_mode='mean')
+  with pytest.raises(TextVectorError, match='tiny-bert; normalize differs'):
+    embed.extend(vectors, ['right liver'], bert[0])
+
+
+def test_what_is_no_sentence_encoder_is_told(bert, monkeypatch):
+  folder, _ = bert
+  write_modules(folder, 'Transformer', 'Pooling', 'Dense', pooling_mode='mean')
+  with pytest.raises(TextVectorError, match='asks for Dense; known: Transformer, Pooling, Norm'):
+    embedders.open_model(folder)
+  write_modules(folder, 'Transformer', 'Pooling', pooling_mode='max')
+  with pytest.raises(TextVectorError, match='pooling is max; known: mean, cls'):
+    embedders.open_model(folder)
+  (folder / 'modules.json').unlink()
+  whole = (folder / 'model.safetensors').read_bytes()
+  (folder / 'model.safetensors').write_bytes(whole[:100])
+  with pytest.raises(TextVectorError, match='not a sentence encoder that transformers reads'):
+    embedders.open_model(folder)(TEXTS)
+  (folder / 'model.safetensors').write_bytes(whole)
+
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  with pytest.raises(TextVectorError, match=r"transformers; pip install 'mome-jax\[sentence\]'"):
+    embedders.open_model(folder)(TEXTS)
+  monkeypatch.undo()
+  (folder / 'vocab.txt').unlink()
+  with pytest.raises(TextVectorError, match='no tokenizer.json'):
+    embedders.open_model(folder)
