@@ -11,6 +11,7 @@ import numpy as np
 
 from input_pipeline import inventory, text_files
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy.resolve import resolve
 from input_pipeline.ct import volume
 from input_pipeline.sources import nifti_folder
 from mome_jax.errors import UserError
@@ -108,12 +109,8 @@ def label_values(folder: pathlib.Path) -> dict[str, list[int]] | None:
 
 def canonical(name: str) -> str:
   """The template's name where one is meant, as in kidney_left; else lower case with spaces."""
-  words = name.replace('_', ' ').casefold().split()
-  turned = [words[-1], *words[:-1]] if words[-1:] in (['left'], ['right']) else words
-  for candidate in (' '.join(words), ' '.join(turned)):
-    if structure := TEMPLATE.find(candidate):
-      return structure.name
-  return ' '.join(words)
+  meant = resolve(name)
+  return meant[0].name if len(meant) == 1 else ' '.join(name.replace('_', ' ').casefold().split())
 
 
 def _label_maps(

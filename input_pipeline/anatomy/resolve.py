@@ -1,0 +1,138 @@
+"""Which classes a user's words mean: names and synonyms however they are spelled.
+
+`Template.find` knows a phrase of the table as it is written there. Here upper and lower case,
+underscores, hyphens, missing spaces, British spelling, plurals, the side in any place and the
+names of structures in radiotherapy (AAPM TG-263) are one and the same: 'Parotid_L', 'LParotid',
+'left parotid glands' and 'parotid (left)' are the left parotid. Words that say more or less than a
+phrase of the table, such as 'spinal canal' or 'left', mean no class.
+"""
+
+import collections
+import functools
+import re
+import unicodedata
+
+from input_pipeline.anatomy.structure import Structure
+from input_pipeline.anatomy.template import TEMPLATE, Template
+
+_SIDES = {
+  **dict.fromkeys(('left', 'l', 'lt', 'sin', 'sinister', 'sinistra', 'sinistrum'), 'left'),
+  **dict.fromkeys(('right', 'r', 'rt', 'dex', 'dexter', 'dextra', 'dextrum'), 'right'),
+}
+_BOTH = ('both', 'bilateral', 'bilaterally', 'bilat')
+# Words around a name that change nothing about what is meant.
+# fmt: off
+_FILLERS = frozenset({
+  'a', 'an', 'the', 'of', 'on', 'in', 'with', 'its', 'and', 'side', 'sided', 'patient', 'ct',
+  'scan', 'image', 'computerized', 'computed', 'tomography', 'axial', 'show', 'showing', 'segment',
+  'delineate', 'find', 'contour', 'where', 'is', 'there', 'this', 'please', 'voxels', 'that',
+  'belong', 'to',
+})
+# fmt: on
+_BRITISH = {
+  'œ': 'oe',
+  'æ': 'ae',
+  'oesoph': 'esoph',
+  'tumour': 'tumor',
+  'coelia': 'celia',
+  'haem': 'hem',
+  'oedem': 'edem',
+  'caec': 'cec',
+  'faec': 'fec',
+  'paed': 'ped',
+  'gynaec': 'gynec',
+  'centre': 'center',
+  'fibre': 'fiber',
+  'colour': 'color',
+  'anaes': 'anes',
+  'leucocyt': 'leukocyt',
+}  # fmt: skip
+# How planning systems name what the table calls otherwise; without their side.
+_ABBREVIATIONS = {
+  'spinal cord': ('cord',),
+  'mandible': ('bone mandible',),
+  'parotid': ('glnd parotid', 'gland parotid'),
+  'adrenal gland': ('glnd adrenal', 'gland adrenal', 'suprarenal', 'adrenals'),
+  'femoral head': ('femur head',),
+  'celiac trunk': ('celiac',),
+  'postcava': ('v venacava i', 'inf vena cava', 'vena cava inf'),
+  'colon': ('bowel large',),
+  'intestine': ('bowel small',),
+  'esophagus': ('esoph',),
+}
+
+Key = tuple[frozenset[str], str]  # the sides that are named, and all other words without spaces
+
+
+def resolve(text: str, template: Template = TEMPLATE) -> tuple[Structure, ...]:
+  """The classes that some words mean.
+
+  A paired organ without its side ('kidney', 'both lungs') means both of its classes, the right one
+  first. Where a spelling fits several classes, as it can in a longer template, none is meant.
+
+  Args:
+    text: any words.
+    template: of the classes.
+
+  Returns:
+    None, one, or the two of a pair.
+  """
+  exact = template.find(text)
+  if exact is not None:
+    return (exact,)
+  sides, words = _key(text)
+  index = _index(template)
+  meant = _lookup(index.get(words, {}), sides)
+  if not meant and not sides:  # 'lparotid', 'kidneyright': the side without a space
+    for spelling, side in _SIDES.items():
+      for rest in (words.removeprefix(spelling), words.removesuffix(spelling)):
+        if rest != words and not meant:
+          meant = _lookup(index.get(rest, {}), frozenset((side,)))
+  return meant
+
+
+def _lookup(entry: dict[str, set[Structure]], sides: frozenset[str]) -> tuple[Structure, ...]:
+  """The classes of one entry of the index that named sides leave."""
+  if sides == {'left', 'right'} or (not sides and '' not in entry):
+    hits = [entry.get(side, set()) for side in ('right', 'left')]
+  else:
+    hits = [entry.get(next(iter(sides), ''), set())]
+  return tuple(next(iter(hit)) for hit in hits) if all(len(hit) == 1 for hit in hits) else ()
+
+
+@functools.lru_cache(16)
+def _index(template: Template) -> dict[str, dict[str, set[Structure]]]:
+  """Words without spaces -> side or '' -> the classes that have such a phrase."""
+  index: dict[str, dict[str, set[Structure]]] = collections.defaultdict(
+    lambda: collections.defaultdict(set)
+  )
+  for structure in template:
+    sides, words = _key(structure.name)
+    more = [f'{" ".join(sides)} {name}' for organ, names in _ABBREVIATIONS.items()
+            if words == _key(organ)[1] for name in names]  # fmt: skip
+    phrases = (structure.name, *structure.synonyms, *structure.held_out, structure.prompt, *more)
+    for sides, words in map(_key, phrases):
+      if words and len(sides) < 2:
+        index[words][next(iter(sides), '')].add(structure)
+  return index
+
+
+def _key(text: str) -> Key:
+  """What a text comes down to: the sides that it names, and its other words without spaces."""
+  text = unicodedata.normalize('NFKC', text)
+  text = re.sub(r'(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', ' ', text).casefold()
+  text = re.sub(r"['\u2019]s?\b", '', text)
+  for british, american in _BRITISH.items():
+    text = text.replace(british, american)
+  tokens = re.sub(r'[\W_]+', ' ', text).split()
+  sides = {_SIDES[token] for token in tokens if token in _SIDES}
+  sides |= {'left', 'right'} if any(token in _BOTH for token in tokens) else set()
+  ignored = {*_SIDES, *_BOTH, *_FILLERS}
+  return frozenset(sides), ''.join(_singular(t) for t in tokens if t not in ignored)
+
+
+def _singular(word: str) -> str:
+  """A stem that a word and its plural share; both go through it, so that it need be no word."""
+  for plural, singular in (('stases', 'stasis'), ('sses', 'ss'), ('ies', 'y')):
+    word = word.removesuffix(plural) + singular if word.endswith(plural) else word
+  return word[:-1] if word.endswith('s') and not word.endswith('ss') and len(word) > 3 else word
