@@ -78,7 +78,8 @@ function showClasses() {
     const swatch = make('span', { className: 'swatch' });
     swatch.style.background = `rgb(${row.colour})`;
     const name = make('button', { onclick: () => row.centre && goTo(row.centre) }, swatch, row.name);
-    body.append(make('tr', { className: row.present ? '' : 'absent' }, make('td', {}, box), make('td', { className: 'name' }, name),
+    const asked = row.asked ? [make('small', {}, row.asked)] : [];
+    body.append(make('tr', { className: row.present ? '' : 'absent' }, make('td', {}, box), make('td', { className: 'name' }, name, ...asked),
       make('td', {}, row.present ? row.volume_ml.toFixed(1) : '–')));
   });
   const all = (value) => {

@@ -93,17 +93,29 @@ class Predictor:
       checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
     self._embed = jax.jit(functools.partial(prompt_inputs.embeddings, encoder))
     self._predict = compilation.jit(steps.make_predict_step(self.model), self.devices[0].platform)
+    self._known: dict[str, np.ndarray] = {}  # embeddings by prompt
     self.trained_text = None
     if self.model.bank is not None:
       trained = default_prompts(config.classes, self.template)
       self.trained_text = self.embed(trained)[: len(trained)]
 
   def embed(self, prompts: Sequence[str]) -> jax.Array:
-    """Embeddings of K prompts and of the empty ones that fill the bucket: (K', d_t) float32."""
-    rows = -(-len(prompts) // _BUCKET) * _BUCKET
-    padded = prompt_inputs.pad(self._inputs(prompts), rows)
-    with jax.set_mesh(self._mesh):
-      return self._embed(self.params, jax.device_put(padded, self._everywhere))
+    """Embeddings of K prompts and of the empty ones that fill the bucket: (K', d_t) float32.
+
+    Each is made once, and in a batch of one size: how a sum is rounded may depend on the size, and
+    so would the last bits of a prompt's vector on how many others are asked for.
+    """
+    new = [text for text in dict.fromkeys(prompts) if text not in self._known]
+    if new:
+      padded = prompt_inputs.pad(self._inputs(new), -(-len(new) // _BUCKET) * _BUCKET)
+      for n in range(0, len(new), _BUCKET):
+        bucket = {name: array[n : n + _BUCKET] for name, array in padded.items()}
+        with jax.set_mesh(self._mesh):
+          rows = self._embed(self.params, jax.device_put(bucket, self._everywhere))
+        self._known |= zip(new[n : n + _BUCKET], np.asarray(rows), strict=False)
+    vectors = np.stack([self._known[text] for text in prompts])
+    empty = -len(prompts) % _BUCKET  # the embedding of an empty prompt is zero
+    return jax.device_put(np.pad(vectors, [(0, empty), (0, 0)]), self._everywhere)
 
   def run(self, step: Callable, text: jax.Array, *batch: Any) -> Any:
     """What a compiled step of `mome_jax.inference.steps` makes of a batch.
@@ -124,15 +136,17 @@ class Predictor:
     *,
     rules: Sequence[str] | None = None,
     overlap: float | None = None,
+    free: Sequence[str] = (),
   ) -> Segmenter:
-    """Segments scans into K classes.
+    """Segments scans into K classes that compete, and F masks that compete with nothing.
 
     Args:
       names: K class names.
-      prompts: K texts for the text encoder.
+      prompts: K + F texts for the text encoder.
       template: tells which classes contain which; None is the model's own.
       rules: of post-processing; None is those of the model's config.
       overlap: of neighbouring windows; None is that of `config.evaluation`.
+      free: F other names.
 
     Raises:
       PostprocessError: if a rule is unknown.
@@ -144,7 +158,7 @@ class Predictor:
     )
     # With the classes that fill the bucket: to cut them on the device, each K would be a program.
     predict = functools.partial(self.run, self._predict, text)
-    return Segmenter(predict, names, settings, template or self.template)
+    return Segmenter(predict, names, settings, template or self.template, free=free)
 
   def fingerprint(self) -> str:
     """SHA-256 of all parameters, hexadecimal; the same however they were stored."""

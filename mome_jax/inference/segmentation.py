@@ -1,34 +1,40 @@
-"""Masks of some classes on the grid of a scan, and who owns a voxel that several classes claim."""
+"""Masks of some classes on the grid of a scan, and who owns a voxel that several classes claim.
+
+The classes that a model was trained on are rivals: all of them compete for each voxel, whichever of
+them is asked for. What else is asked for has a mask of its own, which may overlap anything. So no
+mask depends on what it was asked for together with.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE, Template
-
-Box = tuple[slice, ...]  # slices along the three axes of a scan
+from mome_jax.inference.packed_mask import Box, PackedMask
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-  """Masks of K classes on the grid of a scan.
+  """Masks of K rivals, and of what else was asked for, on the grid of a scan.
 
   Attributes:
-    names: of the K classes.
+    names: of the K classes that compete.
     winner: (D, H, W) uint8, uint16 for more than 255 classes; 1-based index into `names` of the
       class that owns the voxel, 0 none.
     over: (D, H, W, max(1, ceil(N / 8))) uint8; bit n set where class n of `containers(names)` is
       over its threshold, which its own voxels and those of structures inside it may be.
     template: tells which classes contain which.
+    free: of what competes with nothing, by name: where its own probability is over 0.5.
   """
 
   names: tuple[str, ...]
   winner: np.ndarray
   over: np.ndarray
   template: Template = TEMPLATE
+  free: Mapping[str, PackedMask] = dataclasses.field(default_factory=dict)
 
   def mask(self, name: str, where: Any = ...) -> np.ndarray:
     """(D, H, W) bool: voxels of the class, those of structures inside it included.
@@ -39,6 +45,8 @@ class Segmentation:
       name: of the class.
       where: index of the part that is wanted, such as three slices.
     """
+    if name in self.free:
+      return self.free[name][where]
     owner = np.zeros(len(self.names) + 1, bool)
     owner[self._owners(name)] = True
     owned = owner[self.winner[where]]
@@ -68,7 +76,36 @@ class Segmentation:
         for axis in zip(*parts, strict=True)
       ]
       boxes[name] = tuple(spans) if spans and self.mask(name, tuple(spans)).any() else None
-    return boxes
+    return boxes | {name: mask.box for name, mask in self.free.items()}
+
+  def label_map(self, labels: Mapping[str, int]) -> np.ndarray:
+    """One label for each voxel.
+
+    The class that owns it, or the nearest labelled one whose mask holds it; what competes with
+    nothing is painted only where no class is, in the order of `labels`.
+
+    Args:
+      labels: name -> label, of some or all that have a mask.
+
+    Returns:
+      (D, H, W) unsigned integers, 0 for none of them.
+    """
+    dtype = np.min_scalar_type(max(labels.values(), default=0))
+    painted = np.array([0, *(labels.get(name, 0) for name in self.names)], dtype)[self.winner]
+    for k, name in enumerate(self.names, 1):
+      around = [n for n in self.containers if n in labels and self.template.contains(n, name)]
+      if name in labels or not around:
+        continue
+      around.sort(key=lambda n: -len(self.template.ancestors(n)))  # the innermost first
+      for outer in around:
+        box = self.boxes[outer]
+        if box is not None:
+          inside = (self.winner[box] == k) & (painted[box] == 0) & self.is_over(outer, box)
+          painted[box][inside] = labels[outer]
+    for name, label in labels.items():
+      if name in self.free and (box := self.boxes[name]) is not None:
+        painted[box][(painted[box] == 0) & self.free[name][box]] = label
+    return painted
 
   def view(self, name: str) -> 'MaskView':
     """The mask of a class, made where it is sliced."""

@@ -11,6 +11,7 @@ from input_pipeline.ct import body, resample
 from input_pipeline.ct.hu_windows import hu_windows
 from mome_jax.errors import UserError
 from mome_jax.inference import postprocess, slabs, sliding_window
+from mome_jax.inference.packed_mask import PackedMask
 from mome_jax.inference.segmentation import (
   Segmentation,
   containers,
@@ -86,9 +87,13 @@ class Segmenter:
   Args:
     predict: (batch, *window, C) float32 -> (batch, *window, K) float32, or more classes, of which
       the first K count.
-    names: K class names, in the order of the logits.
+    names: of the classes that compete for each voxel, in the order of the logits.
     settings: of the model.
     template: tells which classes contain which.
+    free: names of what competes with nothing, whose logits follow those of the classes.
+
+  Attributes:
+    classes: all K names, in the order of the logits.
   """
 
   def __init__(
@@ -97,8 +102,11 @@ class Segmenter:
     names: Sequence[str],
     settings: Settings,
     template: Template = TEMPLATE,
+    *,
+    free: Sequence[str] = (),
   ):
-    self.names = tuple(names)
+    self.names, self.free = tuple(names), tuple(free)
+    self.classes = self.names + self.free
     self.settings = settings
     self._predict = predict
     self._template = template
@@ -141,7 +149,7 @@ class Segmenter:
         self._predict,
         channels,
         self.settings.tiling,
-        classes=len(self.names),
+        classes=len(self.classes),
         clock=clock,
         watch=watch,
       )
@@ -165,12 +173,19 @@ class Segmenter:
     around = containers(self.names, self._template)
     over = np.empty((*shape, over_bytes(around)), np.uint8)
     winner = np.empty(shape, index_type(self.names))
+    free = {name: PackedMask(shape) for name in self.free}
     for slab in parts:
       over[slab.planes], winner[slab.planes] = decide(
         slab.positive, slab.shape, self.names, self._template
       )
+      for k, mask in enumerate(free.values(), len(self.names)):
+        claim = slab.positive(k)
+        if claim is not None:
+          (x, y, z), logits = claim
+          first = slab.planes.start
+          mask.add((slice(first + x.start, first + x.stop), y, z), logits > 0)
       on_slab(slab)
-    return Segmentation(self.names, winner, over, self._template)
+    return Segmentation(self.names, winner, over, self._template, free)
 
 
 def _checked(logits: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -19,19 +19,21 @@ def statistics(
 
   Args:
     scan: the CT.
-    segmentation: of the targets, in their order.
+    segmentation: of the targets.
     targets: K.
 
   Returns:
-    K dicts: `label`, `name`, `prompt`; `volume_ml`, structures inside it included; `mean_hu` of its
+    K dicts: the fields of a target; `volume_ml`, structures inside it included; `mean_hu` of its
     voxels, None without any; `present`; `components`, the number of 26-connected ones.
   """
   millilitres = abs(float(np.linalg.det(scan.geometry.affine[:3, :3]))) / 1000
   if scan.geometry.header is not None:  # its spacing may have been assumed
     millilitres = float(np.prod(scan.spacing)) / 1000
   rows = []
-  for target, box in zip(targets, segmentation.boxes.values(), strict=True):
-    row = {**dataclasses.asdict(target), 'volume_ml': 0.0, 'present': False, 'mean_hu': None}
+  for target in targets:
+    box = segmentation.boxes[target.name]
+    row = {**dataclasses.asdict(target), 'also': list(target.also)}
+    row |= {'volume_ml': 0.0, 'present': False, 'mean_hu': None}
     row['components'] = 0
     if box is not None:
       mask = segmentation.mask(target.name, box)
@@ -44,10 +46,10 @@ def statistics(
 
 
 def is_mirrored(segmentation: Segmentation) -> bool | None:
-  """Whether liver lies left of spleen; None unless both have voxels."""
+  """Whether liver lies left of spleen; None unless both were looked for and have voxels."""
   right = []
   for name in ('liver', 'spleen'):
-    box = segmentation.boxes.get(name)
+    box = segmentation.boxes[name] if name in segmentation.names else None
     if box is None:
       return None
     columns = segmentation.mask(name, box).sum((1, 2))

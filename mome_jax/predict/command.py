@@ -15,8 +15,10 @@ row of the report.
 
 Writes NAME_seg.nii.gz (labels on the scan's own grid), NAME_seg.json (legend, volumes, mean HU,
 components) and NAME_preview.png for every scan; report.csv and manifest.json of the run. Names of
-the built-in classes keep their label; any other text is read by the text encoder and gets a label
-from 200 on, in the order given.
+the built-in classes and their synonyms, however they are spelled, keep the label of the class; any
+other text is read by the text encoder and gets a label from 200 on, in the order given, and a mask
+of its own in NAME_masks/. What each prompt was taken for is told. No mask depends on what else is
+asked for.
 
 Exit code 0 if everything asked for was done; 1 if a scan failed or lacks an output (all else is
 written) or nothing could be done; 3 if --check-sides found a scan that looks mirrored.
@@ -75,6 +77,11 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
   asked.add_argument('--prompts', help='names or any text, separated by commas; default: all')
   asked.add_argument(
     '--prompts-file', metavar='FILE', help='one a line; blank lines and those with # are skipped'
+  )
+  parser.add_argument(
+    '--as-written',
+    action='store_true',
+    help='prompts go to the text encoder as they are: no name or synonym is looked up',
   )
   parser.add_argument(
     '--text-model', help='folder of the text encoder of a model with frozen text, for new prompts'
@@ -161,6 +168,7 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
     text_model=args.text_model,
     rules=None if args.postprocess is None else postprocess.parse(args.postprocess),
     device=args.device,
+    as_written=args.as_written,
     progress=not args.quiet,
     on_result=functools.partial(_print_json, args.output) if args.json else lambda result: None,
   )

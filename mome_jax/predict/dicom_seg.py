@@ -111,8 +111,8 @@ def write(
   problem = lacking(series.headers)
   if problem:
     raise DicomSegError(problem)
-  winner = volume.from_canonical(segmentation.winner, series.volume.geometry)
-  used = np.asarray(winner.any((0, 1)))
+  labelled = segmentation.label_map(dict.fromkeys(colours, 1)) > 0
+  used = np.asarray(volume.from_canonical(labelled, series.volume.geometry).any((0, 1)))
   algorithm = highdicom.AlgorithmIdentificationSequence(
     name='MoME-JAX', version=__version__, family=codes.DCM.ArtificialIntelligence
   )

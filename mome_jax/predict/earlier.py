@@ -66,7 +66,9 @@ def _differences(
   rows = legend['labels']
   if 'request' not in legend:
     return 'made by an earlier version, which did not record from what'
-  prompts = [dataclasses.asdict(target) for target in targets]
+  if any('taken_as' not in row for row in rows):
+    return 'made by an earlier version, in which prompts meant something else'
+  prompts = json.loads(json.dumps([dataclasses.asdict(target) for target in targets]))
   if [{key: row[key] for key in prompts[0]} for row in rows] != prompts:
     now = {key: value for key, value in now.items() if key != 'text'}
     others = ['other prompts', *provenance.differences(legend['request'], now)]
@@ -79,7 +81,12 @@ def _kept(output: pathlib.Path, scan: ScanFiles, legend: Mapping[str, Any], job:
   """The result of an earlier run with the same request."""
   rows = legend['labels']
   present = any(row['present'] for row in rows)
-  names = formats.file_names(scan.name, job.request.options, present=present)
+  names = formats.file_names(
+    scan.name,
+    job.request.options,
+    present=present,
+    overlapping=bool(job.model.segmenter.free),
+  )
   absent = [name for name in names if not (output / name).exists()]
   missing = {name: job.impossible[name] for name in absent if name in job.impossible}
   notes = [*legend['warnings'], *write_results.not_written(missing)]

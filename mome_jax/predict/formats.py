@@ -28,8 +28,10 @@ class SegmentedScan:
   Attributes:
     name: NAME in the file names.
     scan: the CT.
-    segmentation: of the targets, in their order.
+    segmentation: of the targets, and of the classes that they compete with.
     targets: K.
+    options: what is written besides labels and legend.
+    labels: (D, H, W), what the label map holds; made by `segmentation.label_map`.
     routing: for the page, or None.
     rows: of the legend, one a target; see `class_statistics.statistics`.
     legend: its other fields: the scan, the model, warnings.
@@ -39,9 +41,17 @@ class SegmentedScan:
   scan: 'LoadedScan'
   segmentation: 'Segmentation'
   targets: Sequence[Target]
+  options: Options = DEFAULTS
   routing: 'RoutingMaps | None' = None
+  labels: np.ndarray | None = None
   rows: Sequence[Mapping[str, Any]] = ()
   legend: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def single(self) -> list[Target]:
+    """The targets that get a file of their own: all, or those that the label map cannot hold."""
+    free = self.segmentation.free
+    return [target for target in self.targets if self.options.masks or target.name in free]
 
   @property
   def present(self) -> list[str]:
@@ -78,7 +88,7 @@ def _masks(folder: pathlib.Path, segmented: SegmentedScan) -> None:
   from input_pipeline.ct import volume
 
   folder.mkdir()
-  for target in segmented.targets:  # one at a time, so that many classes fit into memory
+  for target in segmented.single:  # one at a time, so that many classes fit into memory
     mask = segmented.segmentation.mask(target.name)
     path = folder / output_names.of_class(target)
     volume.write_nifti(path, mask, segmented.scan.volume.geometry, np.uint8)
@@ -98,7 +108,8 @@ def _preview(path: pathlib.Path, segmented: SegmentedScan) -> None:
 
   ct, segmentation = segmented.scan.volume, segmented.segmentation
   views = {name: segmentation.view(name) for name in segmented.present}
-  layers = overlay.Layers(views, colours=segmented.colours, labelled=segmentation.winner > 0)
+  labelled = None if segmented.labels is None else segmented.labels > 0
+  layers = overlay.Layers(views, colours=segmented.colours, labelled=labelled)
   overlay.overlay(path, ct.array, ct.spacing, layers, segmented.name)
 
 
@@ -149,8 +160,12 @@ def make_options(names: Collection[str], *, probabilities: bool = False) -> Opti
   return Options(**fields, probabilities=probabilities, more=more)
 
 
-def asked(options: Options) -> dict[str, Format]:
+def asked(options: Options, *, overlapping: bool = False) -> dict[str, Format]:
   """The formats that some options ask for.
+
+  Args:
+    options: what is written besides labels and legend.
+    overlapping: whether there are masks that the label map cannot hold whole: they are written.
 
   Raises:
     PredictError: if there is none of that name.
@@ -163,18 +178,22 @@ def asked(options: Options) -> dict[str, Format]:
     name: kind
     for name, kind in FORMATS.items()
     if (getattr(options, name) if name in _FIELDS else name in options.more)
+    or (overlapping and name == 'masks')
   }
 
 
-def file_names(name: str, options: Options, *, present: bool = True) -> list[str]:
+def file_names(
+  name: str, options: Options, *, present: bool = True, overlapping: bool = False
+) -> list[str]:
   """Names of what is written for a scan.
 
   Args:
     name: NAME in them.
     options: what is written besides labels and legend.
     present: whether a class has voxels.
+    overlapping: see `asked`.
   """
-  kinds = asked(options).values()
+  kinds = asked(options, overlapping=overlapping).values()
   ends = ['seg.json', 'seg.nii.gz']
   ends += [kind.end for kind in kinds if present or not kind.needs_voxels]
   ends += ['probabilities'] if options.probabilities else []

@@ -49,7 +49,8 @@ def write(
     path: HTML file to write.
     scan: the CT.
     segmentation: of it.
-    legend: of each class, in the order of the segmentation: 'name', 'volume_ml', 'present'.
+    legend: of each class that is shown: 'name', 'volume_ml', 'present', and what it was asked for
+      as, 'prompt', 'also' and 'taken_as'.
     title: heading of the page.
     origin: 'step' of the model, 'warnings' and the 'input' whose folder they do not show; all
       optional.
@@ -60,7 +61,7 @@ def write(
     image = _image(scan, shown)
     if len(image) <= _IMAGE_BYTES:
       break
-  labels, codes = _labels(scan, segmentation, shown)
+  labels, codes = _labels(scan, segmentation, [row['name'] for row in legend], shown)
   extents = np.multiply(scan.array.shape, scan.spacing)
   colours = palette([row['name'] for row in legend])
   data = {
@@ -72,6 +73,7 @@ def write(
     'classes': [
       {
         'name': row['name'],
+        'asked': _asked(row),
         'colour': [round(255 * v) for v in colours[row['name']]],
         'volume_ml': row['volume_ml'],
         'present': row['present'],
@@ -82,7 +84,7 @@ def write(
     'image': image,
     'labels': labels,
     'codes': codes,
-    'routing': None if routing is None else _routing(scan, routing, segmentation),
+    'routing': None if routing is None else _routing(scan, routing, segmentation, legend),
   }
   pathlib.Path(path).write_text(_page(data))
 
@@ -153,37 +155,50 @@ def _image(scan: volume.Volume, step: np.ndarray) -> str:
   return _nifti(hu, _shown_affine(scan, hu.shape, step))
 
 
+def _asked(row: Mapping[str, Any]) -> str:
+  """What a class was asked for as, where that is not its name."""
+  if row.get('taken_as') == 'free':
+    return 'free text'
+  prompts = [text for text in (row.get('prompt', ''), *row.get('also', ())) if text]
+  others = [text for text in prompts if text.casefold() != row['name']]
+  return f'asked for as {", ".join(others)}' if others else ''
+
+
 def _labels(
-  scan: volume.Volume, segmentation: Segmentation, step: np.ndarray
+  scan: volume.Volume, segmentation: Segmentation, names: Sequence[str], step: np.ndarray
 ) -> tuple[str, list[list[int]]]:
   """A label map that keeps which classes overlap.
 
   Returns:
-    The map, and for every code from 0 on the indices of the classes it belongs to, innermost first.
+    The map, and for every code from 0 on the indices of `names` that it belongs to: classes,
+    innermost first, then what competes with nothing, in order.
   """
-  names, contains = segmentation.names, segmentation.template.contains
-  old, new = tuple(scan.spacing), tuple(step)
+  template, old, new = segmentation.template, tuple(scan.spacing), tuple(step)
   winner = resample.resample(segmentation.winner, old, new, order=0)
   over = resample.resample(segmentation.over, old, new, order=0)
-  shown = Segmentation(names, winner, over, segmentation.template)
-  codes = np.zeros(winner.shape, np.uint16)
+  shown = Segmentation(segmentation.names, winner, over, template)
+  codes = np.zeros(winner.shape, np.uint32)
   meanings: list[list[int]] = [[]]
-  for k, name in enumerate(names):
-    owned = winner == k + 1
-    if not owned.any():
-      continue
-    outer = [n for n in names if contains(n, name)]
-    outer.sort(key=lambda n: sum(contains(other, n) for other in names), reverse=True)
-    members = np.zeros(owned.sum(), np.int64)
-    for bit, other in enumerate(outer):
-      members |= shown.mask(other)[owned].astype(np.int64) << bit
-    combinations, inverse = np.unique(members, return_inverse=True)
-    codes[owned] = len(meanings) + inverse
-    for bits in combinations:
-      inside = [names.index(n) for bit, n in enumerate(outer) if bits >> bit & 1]
-      meanings.append([k, *inside])
-  kind = np.uint8 if len(meanings) <= 256 else np.uint16
-  return _nifti(codes.astype(kind), _shown_affine(scan, codes.shape, step)), meanings
+  depth = lambda name: len(template.ancestors(name)) if name in template.names() else 0
+  for k in sorted(
+    range(len(names)), key=lambda k: (names[k] in segmentation.free, -depth(names[k]))
+  ):
+    name = names[k]
+    if name in segmentation.free:
+      inside = resample.resample(segmentation.mask(name).view(np.uint8), old, new, order=0) > 0
+    else:
+      inside = shown.mask(name)
+    before, index = np.unique(codes[inside], return_inverse=True)
+    codes[inside] = len(meanings) + index
+    meanings += [[*meanings[code], k] for code in before]
+  counts = np.bincount(codes.ravel(), minlength=len(meanings))
+  counts[0] = 1  # the background keeps its code
+  used = sorted(np.flatnonzero(counts), key=lambda code: meanings[code])
+  kind = np.uint8 if len(used) <= 256 else np.uint16
+  table = np.zeros(len(meanings), kind)
+  table[used] = np.arange(len(used))
+  text = _nifti(table[codes], _shown_affine(scan, codes.shape, step))
+  return text, [meanings[code] for code in used]
 
 
 def _centre(scan: volume.Volume, segmentation: Segmentation, name: str) -> list[float]:
@@ -200,22 +215,26 @@ def _centre(scan: volume.Volume, segmentation: Segmentation, name: str) -> list[
 
 
 def _routing(
-  scan: volume.Volume, routing: RoutingMaps, segmentation: Segmentation
+  scan: volume.Volume,
+  routing: RoutingMaps,
+  segmentation: Segmentation,
+  legend: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
   """Table and maps: of each present class a file of L + 2 frames: shares, mean scale, entropy.
 
-  0 is air, 1 to 255 stand for 0 to 1.
+  0 is air, 1 to 255 stand for 0 to 1. Rows and keys are those of the legend.
   """
-  present = [k for k, name in enumerate(routing.names) if segmentation.boxes[name] is not None]
+  column = [routing.names.index(row['name']) for row in legend]
+  present = [k for k, row in enumerate(legend) if segmentation.boxes[row['name']] is not None]
   dense = _dense_cells(scan, routing)
   for factor in (1, 2, 4):
-    maps = {k: _frames(scan, routing, k, dense, factor) for k in present}
+    maps = {k: _frames(scan, routing, column[k], dense, factor) for k in present}
     if sum(map(len, maps.values())) <= _ROUTING_BYTES:
       break
   return {
     'scales': routing.scale_labels,
-    'share': _rounded(routing.share),
-    'entropy': _rounded(routing.mean_entropy),
+    'share': _rounded(routing.share[column]),
+    'entropy': _rounded(routing.mean_entropy[column]),
     'maps': maps,
   }
 

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from mome_jax.predict.request import FIRST_FREE_LABEL, Target
+from mome_jax.predict.request import Target
 
 _LONGEST = 60  # characters of a class in a file name; four bytes each fit into 255
 
@@ -15,6 +15,6 @@ def of_class(target: Target) -> str:
   """
   word = re.sub(r'\W+', '_', unicodedata.normalize('NFKC', target.name)).strip('_')
   plain = re.fullmatch(r'[a-z][a-z0-9]*( [a-z0-9]+)*', target.name) and len(word) <= _LONGEST
-  if not plain or target.label >= FIRST_FREE_LABEL:
+  if not plain or target.taken_as == 'free':
     word = f'{target.label}_{word[:_LONGEST]}'.rstrip('_')
   return f'{word}.nii.gz'

@@ -22,23 +22,24 @@ class ProbabilityMaps:
   Args:
     folder: for the temporary file.
     scan: gives the grid.
-    count: K.
+    columns: K indices of the classes of a segmenter.
 
   Raises:
     OSError: if there is no room for them.
   """
 
-  def __init__(self, folder: pathlib.Path, scan: volume.Volume, count: int):
+  def __init__(self, folder: pathlib.Path, scan: volume.Volume, columns: Sequence[int]):
     self._geometry = scan.geometry
+    self._columns = columns
     self._path = folder / 'probabilities.raw'
-    shape = (count, *scan.array.shape)
+    shape = (len(columns), *scan.array.shape)
     with self._path.open('wb') as file:  # a full disk shows now, not as a crash at some voxel
       os.posix_fallocate(file.fileno(), 0, math.prod(shape))
     self._maps = np.memmap(self._path, np.uint8, mode='r+', shape=shape)
 
   def add(self, slab: Slab) -> None:
     """Takes the logits of some planes."""
-    for k, values in enumerate(self._maps):
+    for k, values in zip(self._columns, self._maps, strict=True):
       chance = 1 / (1 + np.exp(-np.clip(slab.logits(k), -30, 30)))
       values[slab.planes] = np.rint(255 * chance)
 

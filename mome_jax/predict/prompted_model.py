@@ -13,6 +13,7 @@ from mome_jax.inference.loaded_model import Predictor
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.predict import provenance
 from mome_jax.predict.request import PredictError, Request, Target, make_targets
+from mome_jax.text.prompts import default_prompts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,12 +23,13 @@ class PromptedModel:
   Attributes:
     predictor: the model.
     fingerprint: SHA-256 of its parameters.
-    targets: K, what the prompts ask for.
-    segmenter: of the targets, in their order.
+    targets: what the prompts ask for.
+    segmenter: of the targets, and of all classes that those compete with.
     provenance: all that decides which voxel belongs to which class, but the scan; see
       `provenance.of_request`.
     explainer: makes the routing maps of the page, or None.
     notes: what the user should know of these prompts.
+    meanings: a line on what each prompt was taken for; none where no prompt was given.
   """
 
   predictor: Predictor
@@ -37,6 +39,12 @@ class PromptedModel:
   provenance: Mapping[str, Any]
   explainer: router_maps.Explainer | None
   notes: Sequence[str]
+  meanings: Sequence[str] = ()
+
+  @property
+  def columns(self) -> list[int]:
+    """Where the targets are among the classes of the segmenter."""
+    return [self.segmenter.classes.index(target.name) for target in self.targets]
 
   @property
   def origin(self) -> dict[str, Any]:
@@ -91,21 +99,39 @@ def find_devices(name: str | None) -> list | None:
 def ask(predictor: Predictor, request: Request) -> PromptedModel:
   """Has a model read the prompts of a request.
 
+  All classes that the model was trained on compete wherever one of them is asked for, so that its
+  mask is the same whatever else is asked; anything else has a mask of its own.
+
   Raises:
-    PredictError: if sides are to be checked without liver and spleen.
+    PredictError: if sides are to be checked and the model does not know liver and spleen.
     PostprocessError: if a rule is unknown.
     TextVectorError: if the model's text is frozen and it has no vector for a prompt.
-    UserError: if a prompt comes twice, or there are too many.
+    UserError: if a prompt is empty, or there are too many.
   """
-  targets = make_targets(request.prompts or predictor.config.classes, predictor.template)
-  names = [target.name for target in targets]
-  if request.check_sides and not {'liver', 'spleen'} <= set(names):
-    raise PredictError('--check-sides compares liver and spleen: name both in --prompts')
-  texts = [target.prompt for target in targets]
-  segmenter = predictor.segmenter(names, texts, rules=request.rules, overlap=request.overlap)
+  trained = tuple(predictor.config.classes)
+  targets = make_targets(
+    request.prompts or trained, predictor.template, as_written=request.as_written
+  )
+  if request.check_sides and not {'liver', 'spleen'} <= set(trained):
+    raise PredictError(
+      '--check-sides compares liver and spleen, and the model was not trained on both'
+    )
+  if request.check_sides and request.as_written:
+    raise PredictError('--check-sides compares classes, which --as-written does not ask for')
+  known = {target.name for target in targets if target.taken_as != 'free'} & set(trained)
+  rivals = trained if known or request.check_sides else ()
+  free = [target for target in targets if target.name not in known]
+  texts = default_prompts(rivals, predictor.template) + [target.text for target in free]
+  segmenter = predictor.segmenter(
+    rivals,
+    texts,
+    rules=request.rules,
+    overlap=request.overlap,
+    free=[target.name for target in free],
+  )
   explainer = None
   if request.options.report:
-    explainer = router_maps.make_explainer(predictor, names, texts, segmenter)
+    explainer = router_maps.make_explainer(predictor, segmenter.classes, texts, segmenter)
   fingerprint = predictor.fingerprint()
   return PromptedModel(
     predictor,
@@ -114,13 +140,15 @@ def ask(predictor: Predictor, request: Request) -> PromptedModel:
     segmenter,
     provenance.of_request(request, predictor, segmenter, texts, weights=fingerprint),
     explainer,
-    _untrained(predictor, names),
+    _untrained(predictor, targets),
+    [target.told() for target in targets] if request.prompts else [],
   )
 
 
-def _untrained(predictor: Predictor, names: Sequence[str]) -> list[str]:
+def _untrained(predictor: Predictor, targets: Sequence[Target]) -> list[str]:
   """A note on the classes that the model was not trained on."""
-  untrained = set(names) & set(predictor.template.names()) - set(predictor.config.classes)
+  names = {target.name for target in targets if target.taken_as != 'free'}
+  untrained = names - set(predictor.config.classes)
   if not untrained:
     return []
   return [f'the model was not trained on {", ".join(sorted(untrained))}: do not trust it there']

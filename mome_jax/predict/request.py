@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.anatomy.resolve import resolve
 from mome_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Request:
     volume_number: which one of NIfTI files with several volumes, from 0 on.
     check_sides: call a scan mirrored where liver and spleen have changed sides.
     rules: of post-processing, names of `postprocess.RULES`; None is those of the model's config.
+    as_written: prompts go to the text encoder as they are; no name or synonym is looked up.
   """
 
   inputs: Sequence[str | os.PathLike]
@@ -66,6 +68,7 @@ class Request:
   volume_number: int | None = None
   check_sides: bool = False
   rules: Sequence[str] | None = None
+  as_written: bool = False
 
   @property
   def overlap(self) -> float | None:
@@ -86,43 +89,66 @@ class Target:
   Attributes:
     label: in the written label map.
     name: lower case; the canonical name for a class of the template.
-    prompt: for the text encoder.
+    prompt: as it was typed.
+    text: what the text encoder reads: the sentence of a class, or the prompt.
+    taken_as: 'class' (its name), 'synonym' (other words for it), or 'free'.
+    also: further prompts that ask for the same.
   """
 
   label: int
   name: str
   prompt: str
+  text: str
+  taken_as: str = 'class'
+  also: tuple[str, ...] = ()
+
+  def told(self) -> str:
+    """One line for people: what the prompts were taken for."""
+    prompts = ' and '.join(f'"{prompt}"' for prompt in (self.prompt, *self.also))
+    if self.taken_as == 'free':
+      return f'{prompts}: free text, label {self.label}'
+    return f'{prompts}: the class {self.name}, label {self.label}'
 
 
-def make_targets(prompts: Sequence[str], template: Template = TEMPLATE) -> list[Target]:
+def make_targets(
+  prompts: Sequence[str], template: Template = TEMPLATE, *, as_written: bool = False
+) -> list[Target]:
   """What some prompts ask for.
 
-  The name of a class, in any case, stands for the sentence it was trained with, and keeps its
-  label. Any other text, synonyms too, is for the text encoder alone and gets a label from 200 on.
+  Names and synonyms of a class, however they are spelled, stand for the sentence it was trained
+  with, and keep its label; see `anatomy.resolve`. A paired organ without its side stands for both.
+  Any other text is for the text encoder as it is, and gets a label from 200 on. What several
+  prompts ask for is one target.
 
   Args:
-    prompts: K texts.
+    prompts: texts.
     template: of the class names.
+    as_written: look nothing up: all of it is free text.
 
   Raises:
-    UserError: if two ask for the same, or there are more texts than labels.
+    UserError: if a prompt is empty, or there are more texts than labels.
   """
-  targets, free = [], FIRST_FREE_LABEL
+  targets: dict[str, Target] = {}
+  label = FIRST_FREE_LABEL
   for text in prompts:
-    name = ' '.join(text.casefold().split())
-    if name in template.names():
-      structure = template.get(name)
-      targets.append(Target(structure.index, name, structure.prompt))
-    else:
-      targets.append(Target(free, name, ' '.join(text.split())))
-      free += 1
-  names = [target.name for target in targets]
-  twice = sorted({name for name in names if names.count(name) > 1})
-  if twice:
-    raise UserError(f'prompts {", ".join(twice)}: asked for twice; name each once')
-  if free > 1 << 16:
+    prompt = ' '.join(text.split())
+    if not prompt:
+      raise UserError('an empty prompt; write what to look for')
+    name = prompt.casefold()
+    asked = [
+      Target(s.index, s.name, prompt, s.prompt, 'class' if s.name == name else 'synonym')
+      for s in (() if as_written else resolve(prompt, template))
+    ]
+    for target in asked or [Target(label, name, prompt, prompt, 'free')]:
+      before = targets.get(target.name)
+      if before is None:
+        targets[target.name] = target
+        label += target.taken_as == 'free'
+      elif prompt not in (before.prompt, *before.also):
+        targets[target.name] = dataclasses.replace(before, also=(*before.also, prompt))
+  if label > 1 << 16:
     raise UserError(
-      f'{free - FIRST_FREE_LABEL} prompts outside the template have no label below 65536; ask for '
+      f'{label - FIRST_FREE_LABEL} prompts outside the template have no label below 65536; ask for '
       'fewer at a time'
     )
-  return targets
+  return list(targets.values())

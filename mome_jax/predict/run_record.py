@@ -74,6 +74,7 @@ class RunRecord:
         'volume_number': request.volume_number,
         'check_sides': request.check_sides,
         'postprocess': model.segmenter.settings.rules,
+        'as_written': request.as_written,
       },
       'notes': list(notes),
     }

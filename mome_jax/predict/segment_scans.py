@@ -44,6 +44,7 @@ def predict(
   text_model: str | os.PathLike | None = None,
   rules: Sequence[str] | None = None,
   device: str | None = None,
+  as_written: bool = False,
   progress: bool = True,
   on_result: Callable[[Result], object] = lambda result: None,
 ) -> list[Result]:
@@ -54,7 +55,8 @@ def predict(
       several calls can share.
     inputs: NIfTI files, zip archives and folders; see `find_scans.find_scans`.
     output: folder; created where missing.
-    prompts: class names or any text; None is the classes that the model was trained on.
+    prompts: names of classes, synonyms or any text; see `request.make_targets`. None is the
+      classes that the model was trained on.
     options: what to write besides labels and legend.
     existing: what to do with scans that have results: 'error', 'overwrite' or 'skip'.
     fast: let windows overlap by 0.25; the grid stays the same.
@@ -64,6 +66,7 @@ def predict(
     text_model: see `Predictor`.
     rules: of post-processing, names of `postprocess.RULES`; None is those of the model's config.
     device: where a model that is not loaded yet goes; see `find_devices`.
+    as_written: prompts go to the text encoder as they are; no name or synonym is looked up.
     progress: show a bar, and notes as they come, on the standard error.
     on_result: called with each result when it is written.
 
@@ -83,6 +86,7 @@ def predict(
     volume_number=volume_number,
     check_sides=check_sides,
     rules=rules,
+    as_written=as_written,
   )
   load = functools.partial(prompted_model.load, model, text_model=text_model, device=device)
   return segment(load, request, output, existing=existing, progress=progress, on_result=on_result)
@@ -129,6 +133,9 @@ def segment(
   if existing == 'error':
     earlier.refuse(output, scans)
   model = prompted_model.ask(load(), request)
+  if progress:
+    for line in model.meanings:
+      print(line, file=sys.stderr)
   notes += model.notes
   record.begin(request, model, notes, existing=existing)
   job = Job(request, model, output, impossible=impossible)

@@ -107,7 +107,7 @@ class Job:
       work.folder = stack.enter_context(staging.staged(self.output, replaced))
       if self.request.options.probabilities:
         with write_results.optional(work.folder / f'{name}_probabilities', work.missing):
-          work.maps = ProbabilityMaps(work.folder.parent, scan, len(self.model.targets))
+          work.maps = ProbabilityMaps(work.folder.parent, scan, self.model.columns)
 
       def on_slab(slab: Slab) -> None:
         if work.maps is not None:
@@ -163,7 +163,7 @@ class Job:
     return write_results.write_scan(
       work.folder,
       write_results.SegmentedScan(
-        name, work.loaded, work.segmentation, self.model.targets, work.routing
+        name, work.loaded, work.segmentation, self.model.targets, routing=work.routing
       ),
       options=self.request.options,
       origin=origin,

@@ -8,11 +8,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from input_pipeline.ct import volume
 from mome_jax.errors import UserError
-from mome_jax.predict import formats
+from mome_jax.predict import formats, output_names
 from mome_jax.predict.class_statistics import statistics
 from mome_jax.predict.formats import SegmentedScan
 from mome_jax.predict.request import Options, Target
@@ -64,15 +62,22 @@ def write_scan(
     OSError: if labels or legend cannot be written.
   """
   name = segmented.name
-  _write_labels(folder / f'{name}_seg.nii.gz', segmented)
+  labels = segmented.segmentation.label_map({t.name: t.label for t in segmented.targets})
+  geometry = segmented.scan.volume.geometry
+  volume.write_nifti(folder / f'{name}_seg.nii.gz', labels, geometry, labels.dtype)
   rows = statistics(segmented.scan.volume, segmented.segmentation, segmented.targets)
-  segmented = dataclasses.replace(segmented, rows=rows)
-  for kind in formats.asked(options).values():
+  segmented = dataclasses.replace(segmented, rows=rows, labels=labels, options=options)
+  for kind in formats.asked(options, overlapping=bool(segmented.segmentation.free)).values():
     path = folder / f'{name}_{kind.end}'
     if path.name in missing or (kind.needs_voxels and not segmented.present):
       continue
     with optional(path, missing):
       kind.write(path, dataclasses.replace(segmented, legend=_legend(origin, missing)))
+  single = {target.name: output_names.of_class(target) for target in segmented.single}
+  for row in rows:
+    masks = f'{name}_masks'
+    written = row['name'] in single and masks not in missing
+    row['mask'] = f'{masks}/{single[row["name"]]}' if written else None
   text = json.dumps({**_legend(origin, missing), 'labels': rows}, indent=2) + '\n'
   (folder / f'{name}_seg.json').write_text(text)
   return rows
@@ -85,10 +90,3 @@ def _legend(origin: Mapping[str, Any], missing: Mapping[str, str]) -> dict[str, 
 def not_written(missing: Mapping[str, str]) -> list[str]:
   """A sentence for each output that could not be written."""
   return [f'{name} is not written: {reason}' for name, reason in missing.items()]
-
-
-def _write_labels(path: pathlib.Path, segmented: SegmentedScan) -> None:
-  values = [0, *(target.label for target in segmented.targets)]
-  dtype = np.min_scalar_type(max(values))  # uint16 with more than 56 prompts outside the template
-  labels = np.array(values, dtype)[segmented.segmentation.winner]
-  volume.write_nifti(path, labels, segmented.scan.volume.geometry, dtype)

@@ -147,13 +147,9 @@ def parse_prompts(text: str) -> list[str]:
     The prompts, in order, at least one.
 
   Raises:
-    PromptError: if there is none, one is empty, or one comes twice (upper and lower case alike).
+    PromptError: if there is none, or one is empty.
   """
   prompts = [' '.join(part.split()) for part in text.split(',')]
   if not all(prompts):
     raise PromptError(f'prompts {text!r}: an empty one; separate names with single commas')
-  folded = [prompt.casefold() for prompt in prompts]
-  twice = sorted({prompt for prompt in folded if folded.count(prompt) > 1})
-  if twice:
-    raise PromptError(f'prompts {text!r}: {", ".join(twice)} comes twice; name each class once')
   return prompts

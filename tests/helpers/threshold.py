@@ -52,11 +52,11 @@ class Threshold:
   def text_fingerprint(self, prompts):
     return ' '.join(prompts)
 
-  def segmenter(self, names, prompts, *, rules=None, overlap=None):
+  def segmenter(self, names, prompts, *, rules=None, overlap=None, free=()):
     def step(windows):
       liver = 40 * windows[..., 0] - 20
-      return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(names) - 1)], -1))
+      return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(prompts) - 1)], -1))
 
     tiling = Tiling((32, 32, 32), 0.25)
     settings = Settings((1.5, 1.5, 1.5), ((-500, 500),), tiling, tuple(rules or ()))
-    return Segmenter(step, names, settings)
+    return Segmenter(step, names, settings, free=free)

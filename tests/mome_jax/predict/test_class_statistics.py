@@ -14,5 +14,5 @@ def test_two_lone_voxels_in_a_line_are_two_components():
   winner[2, 3, [2, 4]] = 1
   segmentation = Segmentation(('spleen',), winner, np.zeros((*array.shape, 1), np.uint8))
   scan = volume.to_canonical(array, np.eye(4))
-  (row,) = class_statistics.statistics(scan, segmentation, [Target(3, 'spleen', 'spleen')])
+  (row,) = class_statistics.statistics(scan, segmentation, [Target(3, 'spleen', 'spleen', '')])
   assert (row['components'], row['volume_ml']) == (2, 0.002)

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from ml_collections import ConfigDict
 from pydicom import uid
 from scipy.spatial.transform import Rotation
 from threshold import Threshold
@@ -23,6 +24,8 @@ SEG = Options(preview=False, dicom_seg=True)
 
 class Nested(Threshold):
   """Over 0 HU is liver, over 200 HU its tumor."""
+
+  config = ConfigDict({'classes': ('liver', 'liver tumor')})
 
   def __init__(self):
     super().__init__(lambda logits: np.stack([logits[..., 0], logits[..., 0] - 8], -1))

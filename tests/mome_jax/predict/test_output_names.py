@@ -27,9 +27,9 @@ NEW = (
 
 
 def test_names_of_classes_that_are_there_stay():
-  targets = make_targets(['Left  Kidney', 'liver', 'Hepar', 'p. 2'])
+  targets = make_targets(['Left  Kidney', 'liver', 'Pancake', 'p. 2'])
   assert [output_names.of_class(target) for target in targets] == [
-    'left_kidney.nii.gz', 'liver.nii.gz', '200_hepar.nii.gz', '201_p_2.nii.gz',
+    'left_kidney.nii.gz', 'liver.nii.gz', '200_pancake.nii.gz', '201_p_2.nii.gz',
   ]  # fmt: skip
   for structure in TEMPLATE:
     [target] = make_targets([structure.name])

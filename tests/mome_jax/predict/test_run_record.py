@@ -28,12 +28,12 @@ def test_the_table_has_a_row_a_scan_and_a_column_a_class(run, tmp_path):
   assert [(row['case'], row['status']) for row in table] == [
     ('a', 'ok'), ('broken', 'failed'), ('b', 'ok'),
   ]  # fmt: skip
-  assert [row['liver (ml)'] for row in table] == ['0.0', '', '0.0']  # looked for; failed
-  assert table[1]['mandible (ml)'] == ''
+  assert [row['mandible (ml)'] for row in table] == ['0.0', '', '0.0']  # looked for; failed
+  assert table[1]['liver (ml)'] == ''
   for row, side in ((table[0], 6), (table[2], 10)):
     mask = nib.load(tmp_path / 'out' / f'{row["case"]}_seg.nii.gz').get_fdata()
-    assert float(row['mandible (ml)']) == pytest.approx((mask > 0).sum() * 12 / 1000, abs=1e-3)
-    assert float(row['mandible (ml)']) == pytest.approx(side**3 * 12 / 1000, rel=0.15)
+    assert float(row['liver (ml)']) == pytest.approx((mask > 0).sum() * 12 / 1000, abs=1e-3)
+    assert float(row['liver (ml)']) == pytest.approx(side**3 * 12 / 1000, rel=0.15)
   run(*scans, prompts=['mandible', 'liver'], existing='skip')
   again = read_table(tmp_path / 'out' / 'report.csv')
   assert [row['status'] for row in again] == ['skipped', 'failed', 'skipped']
