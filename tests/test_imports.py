@@ -42,6 +42,7 @@ ROOMS = {
   'mome_jax.checkpoint',
   'mome_jax.text.teaching': 'input_pipeline mome_jax.configs mome_jax.text mome_jax.checkpoint',
   'mome_jax.text.pretrain': 'input_pipeline.cli mome_jax.text.teaching',
+  'mome_jax.text.calibrate': 'input_pipeline mome_jax.shipped mome_jax.text mome_jax.checkpoint',
   'mome_jax.training': 'input_pipeline mome_jax.shipped mome_jax.ops mome_jax.moe mome_jax.models '
   'mome_jax.configs mome_jax.text mome_jax.checkpoint mome_jax.weights',
   'mome_jax.inference': 'input_pipeline.anatomy input_pipeline.ct mome_jax.shipped mome_jax.ops '
