@@ -23,7 +23,7 @@ from scipy import optimize
 from input_pipeline import errors
 from input_pipeline.anatomy import TEMPLATE, vocabulary
 from input_pipeline.cli import Parser, dashed
-from mome_jax import checkpoint, shipped
+from mome_jax import shipped
 from mome_jax.text import familiarity, other_words
 from mome_jax.text.familiarity import FEATURES, Calibration, Comparison
 
@@ -171,6 +171,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   output = make_parser().parse_args(dashed(argv)).output
+  from mome_jax import checkpoint  # slow to import
+
   embed = checkpoint.load_text_encoder()
   compare = Comparison(vocabulary.read(), embed)
   calibration = calibrate(compare)
