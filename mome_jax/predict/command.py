@@ -18,7 +18,8 @@ components) and NAME_preview.png for every scan; report.csv and manifest.json of
 the built-in classes and their synonyms, however they are spelled, keep the label of the class; any
 other text is read by the text encoder and gets a label from 200 on, in the order given, and a mask
 of its own in NAME_masks/. What each prompt was taken for is told. No mask depends on what else is
-asked for.
+asked for. A prompt that means nothing which the model was trained on is refused before anything is
+segmented; --force asks all the same, and marks the results.
 
 Exit code 0 if everything asked for was done; 1 if a scan failed or lacks an output (all else is
 written) or nothing could be done; 3 if --check-sides found a scan that looks mirrored.
@@ -82,6 +83,11 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
     '--as-written',
     action='store_true',
     help='prompts go to the text encoder as they are: no name or synonym is looked up',
+  )
+  parser.add_argument(
+    '--force',
+    action='store_true',
+    help='ask also for what the model was not trained on; the results are marked',
   )
   parser.add_argument(
     '--text-model', help='folder of the text encoder of a model with frozen text, for new prompts'
@@ -169,6 +175,7 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
     rules=None if args.postprocess is None else postprocess.parse(args.postprocess),
     device=args.device,
     as_written=args.as_written,
+    force=args.force,
     progress=not args.quiet,
     on_result=functools.partial(_print_json, args.output) if args.json else lambda result: None,
   )

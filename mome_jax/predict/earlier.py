@@ -66,7 +66,7 @@ def _differences(
   rows = legend['labels']
   if 'request' not in legend:
     return 'made by an earlier version, which did not record from what'
-  if any('taken_as' not in row for row in rows):
+  if any('verdict' not in row for row in rows):
     return 'made by an earlier version, in which prompts meant something else'
   prompts = json.loads(json.dumps([dataclasses.asdict(target) for target in targets]))
   if [{key: row[key] for key in prompts[0]} for row in rows] != prompts:

@@ -156,12 +156,15 @@ def _image(scan: volume.Volume, step: np.ndarray) -> str:
 
 
 def _asked(row: Mapping[str, Any]) -> str:
-  """What a class was asked for as, where that is not its name."""
+  """What a class was asked for as, where that is not its name, and whether the model knows it."""
+  doubt = {'near': 'near to what the model knows', 'unfamiliar': 'unknown to the model'}
+  verdict = doubt.get(row.get('verdict', ''), '')
   if row.get('taken_as') == 'free':
-    return 'free text'
+    return f'free text, {verdict}' if verdict else 'free text'
   prompts = [text for text in (row.get('prompt', ''), *row.get('also', ())) if text]
   others = [text for text in prompts if text.casefold() != row['name']]
-  return f'asked for as {", ".join(others)}' if others else ''
+  asked = f'asked for as {", ".join(others)}' if others else ''
+  return ', '.join(filter(None, (asked, verdict)))
 
 
 def _labels(

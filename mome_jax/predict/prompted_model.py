@@ -11,7 +11,7 @@ import jax
 from mome_jax.inference import router_maps
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.inference.segmenter import Segmenter
-from mome_jax.predict import provenance
+from mome_jax.predict import provenance, verdicts
 from mome_jax.predict.request import PredictError, Request, Target, make_targets
 from mome_jax.text.prompts import default_prompts
 
@@ -106,6 +106,7 @@ def ask(predictor: Predictor, request: Request) -> PromptedModel:
     PredictError: if sides are to be checked and the model does not know liver and spleen.
     PostprocessError: if a rule is unknown.
     TextVectorError: if the model's text is frozen and it has no vector for a prompt.
+    UnfamiliarError: if the model was not trained on what a prompt means; see `verdicts.judge`.
     UserError: if a prompt is empty, or there are too many.
   """
   trained = tuple(predictor.config.classes)
@@ -118,6 +119,7 @@ def ask(predictor: Predictor, request: Request) -> PromptedModel:
     )
   if request.check_sides and request.as_written:
     raise PredictError('--check-sides compares classes, which --as-written does not ask for')
+  targets, notes = verdicts.judge(targets, predictor, request)
   known = {target.name for target in targets if target.taken_as != 'free'} & set(trained)
   rivals = trained if known or request.check_sides else ()
   free = [target for target in targets if target.name not in known]
@@ -140,15 +142,6 @@ def ask(predictor: Predictor, request: Request) -> PromptedModel:
     segmenter,
     provenance.of_request(request, predictor, segmenter, texts, weights=fingerprint),
     explainer,
-    _untrained(predictor, targets),
+    notes,
     [target.told() for target in targets] if request.prompts else [],
   )
-
-
-def _untrained(predictor: Predictor, targets: Sequence[Target]) -> list[str]:
-  """A note on the classes that the model was not trained on."""
-  names = {target.name for target in targets if target.taken_as != 'free'}
-  untrained = names - set(predictor.config.classes)
-  if not untrained:
-    return []
-  return [f'the model was not trained on {", ".join(sorted(untrained))}: do not trust it there']

@@ -58,6 +58,7 @@ class Request:
     check_sides: call a scan mirrored where liver and spleen have changed sides.
     rules: of post-processing, names of `postprocess.RULES`; None is those of the model's config.
     as_written: prompts go to the text encoder as they are; no name or synonym is looked up.
+    force: ask also for what the model was not trained on.
   """
 
   inputs: Sequence[str | os.PathLike]
@@ -69,6 +70,7 @@ class Request:
   check_sides: bool = False
   rules: Sequence[str] | None = None
   as_written: bool = False
+  force: bool = False
 
   @property
   def overlap(self) -> float | None:
@@ -93,6 +95,8 @@ class Target:
     text: what the text encoder reads: the sentence of a class, or the prompt.
     taken_as: 'class' (its name), 'synonym' (other words for it), or 'free'.
     also: further prompts that ask for the same.
+    familiarity: of the prompt to the model, 0 to 1; see `text.familiarity`.
+    verdict: 'known', 'near' or 'unfamiliar'.
   """
 
   label: int
@@ -101,6 +105,8 @@ class Target:
   text: str
   taken_as: str = 'class'
   also: tuple[str, ...] = ()
+  familiarity: float = 1.0
+  verdict: str = 'known'
 
   def told(self) -> str:
     """One line for people: what the prompts were taken for."""

@@ -75,6 +75,7 @@ class RunRecord:
         'check_sides': request.check_sides,
         'postprocess': model.segmenter.settings.rules,
         'as_written': request.as_written,
+        'force': request.force,
       },
       'notes': list(notes),
     }

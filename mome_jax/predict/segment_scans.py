@@ -45,6 +45,7 @@ def predict(
   rules: Sequence[str] | None = None,
   device: str | None = None,
   as_written: bool = False,
+  force: bool = False,
   progress: bool = True,
   on_result: Callable[[Result], object] = lambda result: None,
 ) -> list[Result]:
@@ -67,6 +68,7 @@ def predict(
     rules: of post-processing, names of `postprocess.RULES`; None is those of the model's config.
     device: where a model that is not loaded yet goes; see `find_devices`.
     as_written: prompts go to the text encoder as they are; no name or synonym is looked up.
+    force: ask also for what the model was not trained on.
     progress: show a bar, and notes as they come, on the standard error.
     on_result: called with each result when it is written.
 
@@ -87,6 +89,7 @@ def predict(
     check_sides=check_sides,
     rules=rules,
     as_written=as_written,
+    force=force,
   )
   load = functools.partial(prompted_model.load, model, text_model=text_model, device=device)
   return segment(load, request, output, existing=existing, progress=progress, on_result=on_result)

@@ -52,7 +52,7 @@ def run(checkpoint_path: str, scan: pathlib.Path, count: int, report: bool):
     asked = pathlib.Path(output, 'prompts.txt')
     asked.write_text('\n'.join(prompts(count)))
     words = ['--checkpoint', checkpoint_path, '--input', scan, '--output', output,
-             '--prompts-file', asked, '--quiet', '--json']  # fmt: skip
+             '--prompts-file', asked, '--force', '--quiet', '--json']  # fmt: skip
     done = subprocess.run(
       [sys.executable, '-c', PROGRAM, *words, *(['--report'] if report else [])],
       check=True,

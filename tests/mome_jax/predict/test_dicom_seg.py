@@ -143,7 +143,7 @@ def test_a_zip_archive_gives_the_same_without_a_warning(tmp_path, recwarn):
 
 def test_names_of_any_script_are_written(tmp_path):
   complete(tmp_path / 'ct', SpecificCharacterSet='ISO_IR 100', PatientName='Müller^Jörg')
-  run(tmp_path, prompts=['肝臓\\右'])
+  run(tmp_path, prompts=['肝臓\\右'], force=True)
   written = pydicom.dcmread(tmp_path / 'out' / 'ct_seg.dcm')
   assert written.SegmentSequence[0].SegmentLabel == '肝臓/右'
   assert str(written.PatientName) == 'Müller^Jörg'

@@ -35,7 +35,7 @@ def masks(network):
 
   @functools.cache
   def segment(prompts):
-    model = prompted_model.ask(network, Request([], prompts, rules=RULES))
+    model = prompted_model.ask(network, Request([], prompts, rules=RULES, force=True))
     segmentation = model.segmenter(image, (8.0, 8.0, 10.0))
     return {target.name: segmentation.mask(target.name) for target in model.targets}
 
@@ -66,7 +66,9 @@ def test_files_of_a_prompt_are_the_same_whatever_else_is_written(network, tmp_pa
   rows = {}
   for number, prompts in enumerate((['tumor', 'liver'], ['liver', 'spleen', 'left', 'tumor'])):
     out = tmp_path / str(number)
-    [result] = predict.predict(network, scan, out, prompts, options=options, progress=False)
+    [result] = predict.predict(
+      network, scan, out, prompts, options=options, force=True, progress=False
+    )
     assert result.status == 'ok'
     legend = json.loads((out / 'a_seg.json').read_text())
     rows[number] = {row['name']: row for row in legend['labels']}

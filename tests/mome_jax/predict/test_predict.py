@@ -60,7 +60,7 @@ def test_the_command_line_without_what_trains(model, tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', program, '--checkpoint', model, '--input', tmp_path / 'scans',
      '--output', tmp_path / 'out', '--masks', '--probabilities', '--report',
-     '--prompts', 'Left  Kidney, hepar,LIVER, the thing on top, mandible'],
+     '--force', '--prompts', 'Left  Kidney, hepar,LIVER, the thing on top, mandible'],
     capture_output=True, text=True, cwd=os.getcwd(),
     env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled')},
   )  # fmt: skip
@@ -90,7 +90,7 @@ def test_the_command_line_without_what_trains(model, tmp_path):
   assert legend[1]['text'] == 'A computerized tomography of a liver'
   assert legend[2]['text'] == 'the thing on top'
   record = json.loads((out / 'manifest.json').read_text())
-  fields = ('label', 'name', 'prompt', 'text', 'taken_as', 'also')
+  fields = ('label', 'name', 'prompt', 'text', 'taken_as', 'also', 'familiarity', 'verdict')
   assert record['prompts'] == [{field: row[field] for field in fields} for row in legend]
   assert '"hepar" and "LIVER": the class liver, label 6' in done.stderr
   assert 'asked for as hepar' in page and 'free text' in page
@@ -233,7 +233,9 @@ def test_an_empty_prediction_is_zeros_and_not_present(run, tmp_path):
 def test_many_prompts_get_labels_beyond_a_byte(run, tmp_path):
   prompts = [f'text {i}' for i in range(60)]
   last = lambda x: np.concatenate([x[..., 1:], x[..., :1]], -1)  # the box is the last text
-  [result] = run(save_scan(tmp_path / 'a.nii.gz'), prompts=prompts, threshold=Threshold(last))
+  [result] = run(
+    save_scan(tmp_path / 'a.nii.gz'), prompts=prompts, threshold=Threshold(last), force=True
+  )
   assert result.labels[-1]['label'] == 259
   labels = np.asarray(nib.load(tmp_path / 'out' / 'a_seg.nii.gz').dataobj)
   assert labels.dtype == np.uint16

@@ -20,7 +20,7 @@ def test_the_table_has_a_row_a_scan_and_a_column_a_class(run, tmp_path):
     nib.save(nib.Nifti1Image(array, np.diag([2.0, 2, 3, 1])), tmp_path / f'{name}.nii')
   (tmp_path / 'broken.nii').write_bytes(b'')
   scans = [tmp_path / f'{name}.nii' for name in ('a', 'broken', 'b')]
-  run(*scans, prompts=['mandible', 'liver'])
+  run(*scans, prompts=['mandible', 'liver'], force=True)
   table = read_table(tmp_path / 'out' / 'report.csv')
   assert list(table[0]) == [
     'case', 'input', 'status', 'seconds', 'message', 'mandible (ml)', 'liver (ml)',
@@ -34,7 +34,7 @@ def test_the_table_has_a_row_a_scan_and_a_column_a_class(run, tmp_path):
     mask = nib.load(tmp_path / 'out' / f'{row["case"]}_seg.nii.gz').get_fdata()
     assert float(row['liver (ml)']) == pytest.approx((mask > 0).sum() * 12 / 1000, abs=1e-3)
     assert float(row['liver (ml)']) == pytest.approx(side**3 * 12 / 1000, rel=0.15)
-  run(*scans, prompts=['mandible', 'liver'], existing='skip')
+  run(*scans, prompts=['mandible', 'liver'], force=True, existing='skip')
   again = read_table(tmp_path / 'out' / 'report.csv')
   assert [row['status'] for row in again] == ['skipped', 'failed', 'skipped']
   assert [list(row.values())[5:] for row in again] == [list(row.values())[5:] for row in table]
@@ -42,7 +42,7 @@ def test_the_table_has_a_row_a_scan_and_a_column_a_class(run, tmp_path):
 
 def test_the_table_is_read_by_spreadsheets_in_any_script(run, tmp_path):
   save_scan(tmp_path / 'a.nii.gz')
-  run(tmp_path / 'a.nii.gz', prompts=['肝臓', 'a, "b"'])
+  run(tmp_path / 'a.nii.gz', prompts=['肝臓', 'a, "b"'], force=True)
   assert (tmp_path / 'out' / 'report.csv').read_bytes().startswith(b'\xef\xbb\xbfcase,')
   [row] = read_table(tmp_path / 'out' / 'report.csv')
   assert list(row)[-2:] == ['肝臓 (ml)', 'a, "b" (ml)']

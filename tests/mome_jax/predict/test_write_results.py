@@ -15,7 +15,7 @@ def test_masks_of_new_classes_do_not_overwrite_each_other(run, tmp_path):
 
   save_scan(tmp_path / 'a.nii.gz')
   options = Options(preview=False, masks=True, probabilities=True)
-  run(tmp_path / 'a.nii.gz', threshold=Model(), prompts=['腫瘍', '肝'], options=options)
+  run(tmp_path / 'a.nii.gz', threshold=Model(), prompts=['腫瘍', '肝'], options=options, force=True)
   for folder in ('a_masks', 'a_probabilities'):
     names = sorted(os.listdir(tmp_path / 'out' / folder))
     assert names == ['39_腫瘍.nii.gz', '40_肝.nii.gz']

@@ -1,0 +1,112 @@
+"""Which prompts a model may be asked: known ones, near ones with a note, others by force only."""
+
+import dataclasses
+import difflib
+import functools
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+from input_pipeline.anatomy import Template
+from mome_jax import checkpoint
+from mome_jax.inference.loaded_model import Predictor
+from mome_jax.predict.request import PredictError, Request, Target
+from mome_jax.text.familiarity import Familiarity, Judgement
+
+_MOST = 10  # names that one message lists
+_TYPING_ERROR = 0.75  # likeness of two words from which on one is meant for the other
+
+
+class UnfamiliarError(PredictError):
+  """A prompt means nothing that the model was trained on; the message names all such."""
+
+
+def judge(
+  targets: Sequence[Target], predictor: Predictor, request: Request
+) -> tuple[list[Target], list[str]]:
+  """Judges what the prompts of a request ask for.
+
+  A class that the model was trained on is known. Anything else is judged by
+  `mome_jax.text.familiarity`; a class of the template that the model was not trained on is
+  unfamiliar.
+
+  Args:
+    targets: K, what the prompts ask for.
+    predictor: the model.
+    request: with `as_written` no name decides, the text alone.
+
+  Returns:
+    The targets with their familiarity and verdict, and notes on those that are not known.
+
+  Raises:
+    UnfamiliarError: if some are unfamiliar, and the request does not force them.
+  """
+  trained = tuple(predictor.config.classes)
+  doubtful = [t for t in targets if t.taken_as == 'free' or t.name not in trained]
+  judgements = _judgements(doubtful, trained, predictor, request)
+  refused = [t for t in doubtful if judgements[t.name].verdict == 'unfamiliar']
+  if refused and not request.force:
+    hints = [f'"{t.prompt}"{_hint(t, judgements[t.name], predictor)}' for t in refused]
+    raise UnfamiliarError(
+      f'{_listed(hints)}: the model was not trained on this; it knows {_listed(trained)}; ask for '
+      'those, or pass --force for masks that cannot be trusted'
+    )
+  notes = [_note(t, judgements[t.name]) for t in doubtful if judgements[t.name].verdict != 'known']
+  return [_with(target, judgements.get(target.name)) for target in targets], notes
+
+
+def _judgements(
+  doubtful: Sequence[Target], trained: tuple[str, ...], predictor: Predictor, request: Request
+) -> Mapping[str, Judgement]:
+  """Judgements by the names of targets; without any, nothing is loaded."""
+  if not doubtful:
+    return {}
+  judges = _judges(trained, predictor.template)
+  # What is looked up here already is a class by another spelling, which the judges may not know.
+  texts = [t.prompt if t.taken_as == 'free' else t.name for t in doubtful]
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', UserWarning)  # of a long prompt the model's own text warns
+    found = judges.judge(texts, look_up=not request.as_written)
+  return {target.name: one for target, one in zip(doubtful, found, strict=True)}
+
+
+@functools.lru_cache(4)  # of a program that predicts more than once
+def _judges(trained: tuple[str, ...], template: Template) -> Familiarity:
+  return Familiarity(trained, template, embed=checkpoint.load_text_encoder())
+
+
+def _with(target: Target, judgement: Judgement | None) -> Target:
+  if judgement is None:
+    return target
+  familiarity = round(judgement.familiarity, 2)
+  return dataclasses.replace(target, familiarity=familiarity, verdict=judgement.verdict)
+
+
+def _hint(target: Target, judgement: Judgement, predictor: Predictor) -> str:
+  """What may have been meant: of a typing error the right word, else the nearest class."""
+  if judgement.meaning or target.taken_as != 'free':
+    return f' (nearest: {judgement.nearest})'
+  phrases = {
+    phrase.casefold(): name
+    for name in predictor.config.classes
+    for phrase in (name, *predictor.template.get(name).synonyms)
+  }
+  close = difflib.get_close_matches(target.prompt.casefold(), phrases, 1, _TYPING_ERROR)
+  return f' (did you mean {close[0]}?)' if close else f' (nearest: {judgement.nearest})'
+
+
+def _note(target: Target, judgement: Judgement) -> str:
+  if judgement.verdict == 'near':
+    return (
+      f'CAUTION: "{target.prompt}" is near to what the model was trained on ({judgement.nearest}) '
+      'and may mean something else; check its mask'
+    )
+  return (
+    f'CAUTION: the model was not trained on "{target.prompt}"; --force asks all the same, and its '
+    'mask cannot be trusted'
+  )
+
+
+def _listed(names: Iterable[str]) -> str:
+  names = list(names)
+  more = f' and {len(names) - _MOST} more' if len(names) > _MOST else ''
+  return ', '.join(names[:_MOST]) + more

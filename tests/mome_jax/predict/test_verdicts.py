@@ -1,0 +1,122 @@
+"""What a model was not trained on is refused before any work, unless it is forced."""
+
+import json
+
+import pytest
+from threshold import Threshold, save_scan
+
+from mome_jax import predict
+from mome_jax.errors import UserError
+from mome_jax.predict import prompted_model, verdicts
+from mome_jax.predict.request import Options, Request, make_targets
+
+
+def judge(prompts, **keywords):
+  request = Request([], prompts, **keywords)
+  targets = make_targets(prompts, Threshold.template, as_written=request.as_written)
+  return verdicts.judge(targets, Threshold(), request)
+
+
+def test_trained_classes_are_known_and_load_nothing(monkeypatch):
+  monkeypatch.setattr(verdicts.checkpoint, 'load_text_encoder', None)
+  verdicts._judges.cache_clear()
+  targets, notes = judge(['Liver', 'hepar', 'spleens'])
+  assert [(t.name, t.familiarity, t.verdict) for t in targets] == [
+    ('liver', 1.0, 'known'), ('spleen', 1.0, 'known')
+  ]  # fmt: skip
+  assert notes == []
+
+
+@pytest.mark.parametrize(
+  ('prompt', 'hint'),
+  [
+    ('pineapple pizza', 'nearest: '),
+    ('GTV', 'nearest: '),  # a term of the vocabulary
+    ('mandible', 'nearest: '),  # a class of the template
+    ('jaw bone', 'nearest: '),  # a synonym of it
+    ('left', 'nearest: '),
+    ('肝臓', 'nearest: '),
+    ('livr', 'did you mean liver?'),
+    ('splean', 'did you mean spleen?'),
+    ('hepatic parenchym', 'did you mean hepatic parenchyma?'),
+  ],
+)
+def test_what_is_unfamiliar_is_refused_in_one_line(prompt, hint):
+  with pytest.raises(verdicts.UnfamiliarError) as error:
+    judge(['liver', prompt])
+  message = str(error.value)
+  assert isinstance(error.value, UserError)
+  assert message.startswith(f'"{prompt}" ({hint}')
+  assert message.endswith(
+    ': the model was not trained on this; it knows liver, spleen; ask for those, or pass --force '
+    'for masks that cannot be trusted'
+  )
+  assert '\n' not in message
+
+
+def test_all_that_is_refused_is_named():
+  with pytest.raises(verdicts.UnfamiliarError, match='"pizza" .*, "spinal cord" .*: the model'):
+    judge(['pizza', 'liver', 'spinal cord'])
+  with pytest.raises(verdicts.UnfamiliarError, match='"dish 9" .* and 3 more: the model'):
+    judge([f'dish {n}' for n in range(13)])
+
+
+def test_by_force_it_is_asked_and_marked():
+  targets, notes = judge(['spleen', 'pizza', 'mandible'], force=True)
+  assert [(t.name, t.verdict) for t in targets] == [
+    ('spleen', 'known'), ('pizza', 'unfamiliar'), ('mandible', 'unfamiliar')
+  ]  # fmt: skip
+  assert 0 < targets[1].familiarity < 0.3
+  assert targets[2].familiarity == 0  # it is known to be another class
+  assert [note.partition('"')[2].partition('"')[0] for note in notes] == ['pizza', 'mandible']
+  assert all(note.startswith('CAUTION') and 'cannot be trusted' in note for note in notes)
+
+
+def test_as_written_the_text_alone_decides():
+  targets, notes = judge(['liver', 'hepatic tissue'], as_written=True)
+  assert [(t.taken_as, t.verdict) for t in targets] == [('free', 'known')] * 2
+  assert all(0.8 < t.familiarity <= 1 for t in targets)
+  assert notes == []
+  with pytest.raises(verdicts.UnfamiliarError, match='"left kidney"'):
+    judge(['left kidney'], as_written=True)
+
+
+def test_what_is_near_is_asked_with_a_note(monkeypatch):
+  calibration = verdicts._judges(('liver', 'spleen'), Threshold.template)._calibration
+  # Between the two thresholds, wherever they are.
+  middle = (calibration.near + calibration.known) / 2
+  judgement = verdicts.Judgement(middle, calibration.verdict(middle), 'liver')
+  monkeypatch.setattr(verdicts, '_judgements', lambda *_: {'fat of the liver': judgement})
+  [target], [note] = judge(['fat of the liver'])
+  assert target.verdict == 'near'
+  assert note == (
+    'CAUTION: "fat of the liver" is near to what the model was trained on (liver) and may mean '
+    'something else; check its mask'
+  )
+
+
+def test_a_refusal_comes_before_the_scans(tmp_path, monkeypatch, capsys):
+  scan = save_scan(tmp_path / 'a.nii.gz')
+  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
+  words = ['--checkpoint', 'x', '--input', str(scan), '--output', str(tmp_path / 'out')]
+  assert predict.main([*words, '--prompts', 'liver, pineapple pizza']) == 1
+  error = capsys.readouterr().err
+  assert error.startswith('error: "pineapple pizza" (') and error.count('\n') == 1
+  assert list((tmp_path / 'out').iterdir()) == []
+  assert predict.main([*words, '--prompts', 'liver, pineapple pizza', '--force']) == 0
+  assert 'note: CAUTION: the model was not trained on "pineapple pizza"' in capsys.readouterr().err
+  known, pizza = json.loads((tmp_path / 'out' / 'a_seg.json').read_text())['labels']
+  assert (known['verdict'], known['familiarity']) == ('known', 1.0)
+  assert pizza['verdict'] == 'unfamiliar' and pizza['familiarity'] < 0.3
+  manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
+  assert [row['verdict'] for row in manifest['prompts']] == ['known', 'unfamiliar']
+  assert manifest['options']['force'] is True
+
+
+def test_python_callers_force_too(tmp_path, run):
+  scan = save_scan(tmp_path / 'a.nii.gz')
+  options = Options(preview=False)
+  with pytest.raises(verdicts.UnfamiliarError):
+    run(scan, prompts=['pizza'], options=options)
+  [result] = run(scan, prompts=['pizza'], options=options, force=True)
+  assert [row['verdict'] for row in result.labels] == ['unfamiliar']
