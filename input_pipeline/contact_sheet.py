@@ -1,13 +1,17 @@
 """A picture of a prepared source: patches with contours, classes, HU, sizes and spacings."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 from input_pipeline import bricks, errors
+from input_pipeline.anatomy import ClassError
+from input_pipeline.batches import augment, mirror
 from input_pipeline.batches.sampler import PatchSampler
 
 _PATCHES = 6
@@ -85,6 +89,68 @@ def contact_sheet(
   return dict(zip(classes.names, counts, strict=True))
 
 
+def augmentations(store: bricks.BrickStore, path: pathlib.Path, *, seed: int = 0) -> list[str]:
+  """Draws one patch as it is, and after each augmentation alone, at the strong end of its range.
+
+  Args:
+    store: bricks of the source.
+    path: PNG file to write.
+    seed: of the patch and what is drawn.
+
+  Returns:
+    The augmentations, as fields of `augment.DEFAULTS` without their p_.
+
+  Raises:
+    UserError: if the file cannot be written.
+  """
+  import matplotlib
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  classes = _classes(store, pyplot.get_cmap('tab20'))
+  plain = _sampler(store, classes.names, {'enabled': False}).sample(0, seed)
+  examples = {'as it is': plain} | _each_alone(store, classes.names, plain, seed)
+  columns = -(-len(examples) // 2)
+  figure = pyplot.figure(figsize=(2.2 * columns, 9.2), layout='constrained')
+  figure.suptitle(f'{store.name}: one patch, and after each augmentation alone; right on the left')
+  grid = figure.add_gridspec(4, columns)
+  for i, (name, example) in enumerate(examples.items()):
+    row, column = divmod(i, columns)
+    axes = [figure.add_subplot(grid[2 * row + part, column]) for part in (0, 1)]
+    _draw_patch(axes, example, classes, store.spacing)
+    axes[0].set_title(name.replace('_', ' '), fontsize=9)
+    axes[1].set_title('')
+  with errors.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+  pyplot.close(figure)
+  return [*examples][1:]
+
+
+def _each_alone(
+  store: bricks.BrickStore, names: Sequence[str], plain: Mapping[str, np.ndarray], seed: int
+) -> dict[str, Mapping[str, np.ndarray]]:
+  """The patch `plain` after each augmentation, by the name of its switch without p_."""
+  examples: dict[str, Mapping[str, np.ndarray]] = {}
+  with contextlib.suppress(ClassError):  # classes of one side only have no mirror image
+    codes = mirror.mirrored_codes(store.template)
+    image, label, _ = mirror.mirror(plain['image'], plain['label'], plain['frame'], codes)
+    examples['mirror'] = {'image': image, 'label': label}
+  switches = [field for field in augment.DEFAULTS if field.startswith('p_')]
+  strong = {
+    field: (value[1], value[1])
+    for field, value in augment.DEFAULTS.items()
+    if isinstance(value, tuple) and field != 'stretch'  # whose axes differ
+  }
+  for switch in switches:
+    name = switch.removeprefix('p_')
+    if name != 'mirror':
+      alone = strong | dict.fromkeys(switches, 0.0) | {switch: 1.0}
+      examples[name] = _sampler(store, names, alone).sample(0, seed)
+  return examples
+
+
 def _classes(store: bricks.BrickStore, colour_map) -> _Classes:
   supervised = {name for case in store.cases for name in case.supervised}
   names = [name for name in store.template.names() if name in supervised]
@@ -97,7 +163,9 @@ def _classes(store: bricks.BrickStore, colour_map) -> _Classes:
   )
 
 
-def _sampler(store: bricks.BrickStore, names: Sequence[str]) -> PatchSampler:
+def _sampler(
+  store: bricks.BrickStore, names: Sequence[str], augmentation: Mapping[str, Any] | None = None
+) -> PatchSampler:
   edge = store.brick + store.brick // 2
   config = ml_collections.ConfigDict(
     {
@@ -106,7 +174,7 @@ def _sampler(store: bricks.BrickStore, names: Sequence[str]) -> PatchSampler:
       'foreground': 1.0,
       'balance': 'sources',
       'cache_mb': 256,
-      'augment': {},
+      'augment': augmentation or {},
     }
   )
   return PatchSampler(config, [store], names)

@@ -4,7 +4,7 @@ r"""Pictures of prepared sources, to see mistakes before training.
 
 Writes `SOURCE.png` for each prepared source: augmented training patches with the contours of their
 labels, how many voxels and cases each class has, the spread of HU, and the scans' sizes and
-spacings.
+spacings. And `SOURCE_augmentations.png`: one patch, and after each augmentation alone.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from input_pipeline import bricks, cli, errors
-from input_pipeline.contact_sheet import contact_sheet
+from input_pipeline.contact_sheet import augmentations, contact_sheet
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   for name in names:
     path = (args.output or args.data_dir / 'inspect') / f'{name}.png'
     try:
-      classes = contact_sheet(bricks.open_bricks(args.data_dir, name), path, seed=args.seed)
+      store = bricks.open_bricks(args.data_dir, name)
+      classes = contact_sheet(store, path, seed=args.seed)
+      augmentations(store, path.with_name(f'{name}_augmentations.png'), seed=args.seed)
     except errors.UserError as error:  # costs only this source
       print(f'error: {errors.one_line(error)}', file=sys.stderr)
       code = 1

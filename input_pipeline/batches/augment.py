@@ -16,7 +16,8 @@ class AugmentError(UserError):
   """A field that does not exist or a value that cannot be; the message names it."""
 
 
-# `p_*` is the probability of each; HU changes stay small because CT numbers are calibrated.
+# `p_*` is the probability of each; HU changes stay small because CT numbers are calibrated. Of what
+# is off by default no number is drawn, so that runs without it keep their batches.
 DEFAULTS: Mapping = types.MappingProxyType(
   {
     'enabled': True,
@@ -25,6 +26,11 @@ DEFAULTS: Mapping = types.MappingProxyType(
     'max_degrees': 15.0,  # about each axis
     'p_zoom': 0.3,
     'zoom': (0.85, 1.25),  # above 1 enlarges the anatomy
+    'p_stretch': 0.0,
+    'stretch': (0.85, 1.25),  # as zoom, but each axis by its own factor
+    'p_elastic': 0.0,
+    'elastic': (2.0, 8.0),  # mm, largest shift along an axis
+    'elastic_grid': 40.0,  # mm between the points that are shifted
     'p_intensity': 0.3,
     'intensity_scale': 0.1,  # HU are multiplied by 1 +- this
     'intensity_shift': 20.0,  # HU added, +- this
@@ -34,10 +40,18 @@ DEFAULTS: Mapping = types.MappingProxyType(
     'blur': (0.5, 1.0),  # voxels, standard deviation
     'p_low_resolution': 0.1,
     'low_resolution': (1.0, 2.0),  # voxels of the patch per voxel of the simulated scan
+    'p_cut_out': 0.0,
+    'cut_out': (1, 4),  # neighbouring axial slices that are lost
     'p_gamma': 0.2,
     'gamma': (0.7, 1.5),  # exponent, after the HU windows
+    'p_gamma_inverted': 0.0,  # the same of the negative image: it spreads what is bright
   }
 )
+
+
+# Shifts of cubic B-splines up to the distance of their points over this leave no fold (Choi and
+# Lee, Graphical Models 2000).
+_FOLDS = 2.48
 
 
 def complete(config: Mapping | None) -> dict:
@@ -47,7 +61,8 @@ def complete(config: Mapping | None) -> dict:
     config: some of the fields of DEFAULTS; {'enabled': False} or None turns everything off.
 
   Raises:
-    AugmentError: if a field is unknown or a probability is outside 0..1.
+    AugmentError: if a field is unknown, a probability is outside 0..1, a range is none, or shifts
+      are so large that the scan would fold.
   """
   config = {'enabled': False} if config is None else dict(config)
   unknown = sorted(set(config) - set(DEFAULTS))
@@ -61,13 +76,20 @@ def complete(config: Mapping | None) -> dict:
       if not 0 <= value <= 1:
         raise AugmentError(f'data.augment.{name} is {value}; expected a probability, 0 to 1')
       config[name] = value if config['enabled'] else 0.0
+    elif isinstance(DEFAULTS[name], tuple) and not (len(value) == 2 and 0 <= value[0] <= value[1]):
+      raise AugmentError(f'data.augment.{name} is {value}; expected (lowest, highest)')
+  if config['elastic'][1] > config['elastic_grid'] / _FOLDS:
+    raise AugmentError(
+      f'data.augment.elastic shifts by up to {config["elastic"][1]} mm; expected at most '
+      f'{config["elastic_grid"] / _FOLDS:g}, the elastic_grid / {_FOLDS}, or the scan would fold'
+    )
   return config
 
 
 def draw_matrix(
   rng: np.random.Generator, config: Mapping, spacing: Sequence[float]
 ) -> np.ndarray | None:
-  """A random rotation and zoom.
+  """A random rotation, zoom and stretch.
 
   Args:
     rng: source of randomness.
@@ -83,17 +105,74 @@ def draw_matrix(
   rotate, zoom = rng.random(2) < (config['p_rotate'], config['p_zoom'])
   degrees = rng.uniform(-config['max_degrees'], config['max_degrees'], 3)
   factor = rng.uniform(*config['zoom'])
-  if not (rotate or zoom):
+  stretch = draws(rng, config, 'p_stretch')
+  if not (rotate or zoom or stretch):
     return None
   matrix = Rotation.from_euler('xyz', degrees, degrees=True).as_matrix() if rotate else np.eye(3)
   if zoom:
     matrix = matrix / factor
+  if stretch:
+    low, high = config['stretch']
+    matrix = matrix / rng.uniform(low, high, 3)
   mm = np.asarray(spacing, float)
   return matrix * mm / mm[:, None]
 
 
+def draws(rng: np.random.Generator, config: Mapping, name: str) -> bool:
+  """Whether something happens; without a number where it never does."""
+  return config[name] > 0 and rng.random() < config[name]
+
+
+def draw_shifts(
+  rng: np.random.Generator,
+  config: Mapping,
+  shape: Sequence[int],
+  spacing: Sequence[float],
+  *,
+  level: bool,
+) -> np.ndarray | None:
+  """A random smooth deformation: cubic B-splines between shifted points (Rueckert et al., 1999).
+
+  Args:
+    rng: source of randomness.
+    config: from `complete`.
+    shape: (3,) voxels of the patch.
+    spacing: (3,) mm.
+    level: whether every voxel keeps its height.
+
+  Returns:
+    (3, D, H, W) float32, how many voxels of the scan each voxel of the patch is shifted along each
+    axis, or None where none was drawn.
+  """
+  if not draws(rng, config, 'p_elastic'):
+    return None
+  mm = np.asarray(spacing, float)
+  bases = [_spline(n, edge / config['elastic_grid']) for n, edge in zip(shape, mm, strict=True)]
+  points = rng.uniform(-1, 1, (3, *(basis.shape[1] for basis in bases))).astype(np.float32)
+  points *= (rng.uniform(*config['elastic']) / mm[:, None, None, None]).astype(np.float32)
+  if level:
+    points[2] = 0
+  for basis in bases:  # one axis after the other; each goes to the end
+    points = np.tensordot(points, basis.astype(np.float32), ([1], [1]))
+  return points
+
+
+def _spline(size: int, step: float) -> np.ndarray:
+  """(size, points) float64: what each point of a uniform cubic B-spline gives to each voxel."""
+  place = np.arange(size) * step
+  first = place.astype(int)
+  u = place - first
+  weights = ((1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3)
+  basis = np.zeros((size, first[-1] + 4))
+  for i, weight in enumerate(weights):
+    basis[np.arange(size), first + i] = weight / 6
+  return basis
+
+
 def change_hu(rng: np.random.Generator, image: np.ndarray, config: Mapping) -> np.ndarray:
   """Blur, low resolution, scale and shift, noise: in the order in which a scanner makes them.
+
+  And lost slices, which have the mean of the patch; their labels stay.
 
   Args:
     rng: source of randomness.
@@ -123,11 +202,17 @@ def change_hu(rng: np.random.Generator, image: np.ndarray, config: Mapping) -> n
   if noise:
     deviation = np.float32(rng.uniform(0, config['noise']))
     image = image + deviation * rng.standard_normal(image.shape, np.float32)
+  if draws(rng, config, 'p_cut_out'):
+    low, high = config['cut_out']
+    count = min(int(rng.integers(low, high, endpoint=True)), image.shape[2])
+    first = rng.integers(image.shape[2] - count, endpoint=True)
+    image = image.copy()
+    image[:, :, first : first + count] = image.mean()
   return image
 
 
 def change_contrast(rng: np.random.Generator, image: np.ndarray, config: Mapping) -> np.ndarray:
-  """One random exponent for all channels.
+  """One random exponent for all channels; and one for their negative.
 
   Args:
     rng: source of randomness.
@@ -137,6 +222,8 @@ def change_contrast(rng: np.random.Generator, image: np.ndarray, config: Mapping
   Returns:
     (D, H, W, C) float32 in [0, 1].
   """
-  if rng.random() >= config['p_gamma']:
-    return image
-  return image ** np.float32(rng.uniform(*config['gamma']))
+  if rng.random() < config['p_gamma']:
+    image = image ** np.float32(rng.uniform(*config['gamma']))
+  if draws(rng, config, 'p_gamma_inverted'):
+    image = 1 - (1 - image) ** np.float32(rng.uniform(*config['gamma']))
+  return image

@@ -79,6 +79,26 @@ def _check_stores(stores: Sequence[bricks.BrickStore], spacing: Sequence[float] 
       )
 
 
+def _deform(
+  image: np.ndarray,
+  label: np.ndarray,
+  matrix: np.ndarray,
+  origin: np.ndarray,
+  shifts: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Image and label at matrix @ v + origin + shifts[:, v] of every voxel v of a patch."""
+  from scipy import ndimage  # slow to import
+
+  places = shifts + origin.astype(np.float32)[:, None, None, None]
+  for axis, size in enumerate(shifts.shape[1:]):
+    along = np.arange(size, dtype=np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+    places += matrix[:, axis].astype(np.float32)[:, None, None, None] * along
+  return (
+    ndimage.map_coordinates(image, places, order=1, output=np.float32, cval=volume.AIR),
+    ndimage.map_coordinates(label, places, order=0, cval=0),
+  )
+
+
 class PatchSampler:
   """Draws training patches.
 
@@ -205,7 +225,10 @@ class PatchSampler:
     case, start = self._place(rng, view)
     spacing = self._stores[case.store].spacing
     matrix = augment.draw_matrix(rng, self._augment, spacing)
-    image, label, matrix, origin = self.crop(case, start, matrix)
+    # Where a class was contoured over some slices only, heights say which voxels are known.
+    level = bool(np.isfinite(case.slice_range).any())
+    shifts = augment.draw_shifts(rng, self._augment, self.patch, spacing, level=level)
+    image, label, matrix, origin = self.crop(case, start, matrix, shifts)
     image = augment.change_hu(rng, image.astype(np.float32), self._augment)
     image = hu_windows(image, self.windows.tolist())
     image = augment.change_contrast(rng, image, self._augment)
@@ -248,30 +271,39 @@ class PatchSampler:
     return self._stores[case.store].position[record] + np.array(inside)
 
   def crop(
-    self, case: StoreCase, start: np.ndarray, matrix: np.ndarray | None
+    self,
+    case: StoreCase,
+    start: np.ndarray,
+    matrix: np.ndarray | None,
+    shifts: np.ndarray | None = None,
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A patch, turned and zoomed about its centre.
+    """A patch, turned and zoomed about its centre, and deformed.
 
     Args:
       case: to read.
       start: (3,) first voxel of the patch before it is turned.
       matrix: (3, 3) from `augment.draw_matrix`, or None.
+      shifts: (3, D, H, W) from `augment.draw_shifts`, or None.
 
     Returns:
       image (D, H, W) int16 or float32 HU, label (D, H, W) uint8, and the map of a patch voxel v to
-      the scan: matrix (3, 3) @ v + origin (3,), in voxels.
+      the scan before it is deformed: matrix (3, 3) @ v + origin (3,), in voxels.
     """
-    if matrix is None:
+    if matrix is None and shifts is None:
       return *self.read(case, start, start + self.patch), np.eye(3), start
+    matrix = np.eye(3) if matrix is None else matrix
     from scipy import ndimage  # slow to import
 
     middle = (np.array(self.patch) - 1) / 2
     origin = start + middle - matrix @ middle
     corners = np.array(list(itertools.product(*((0, n - 1) for n in self.patch))))
     reached = corners @ matrix.T + origin
-    low = np.floor(reached.min(0)).astype(int)
-    high = np.ceil(reached.max(0)).astype(int) + 1
+    reach = 0 if shifts is None else np.abs(shifts).max((1, 2, 3))
+    low = np.floor(reached.min(0) - reach).astype(int)
+    high = np.ceil(reached.max(0) + reach).astype(int) + 1
     image, label = self.read(case, low, high)
+    if shifts is not None:
+      return *_deform(image, label, matrix, origin - low, shifts), matrix, origin
     place = {'matrix': matrix, 'offset': origin - low, 'output_shape': self.patch}
     return (
       ndimage.affine_transform(image, order=1, output=np.float32, cval=volume.AIR, **place),

@@ -1,7 +1,8 @@
 import numpy as np
 from matplotlib import image, pyplot
 
-from input_pipeline import inspect
+from input_pipeline import bricks, contact_sheet, inspect
+from input_pipeline.batches.augment import DEFAULTS
 
 
 def test_contact_sheet(tiny_data, tmp_path, capsys):
@@ -25,6 +26,23 @@ def test_right_is_on_the_left(tiny_data, tmp_path, monkeypatch):
     assert (left.get_text(), right.get_text()) == ('R', 'L')
     first, last = axes.transData.transform([(0, 0), (axes.images[0].get_array().shape[1], 0)])
     assert first[0] > last[0]
+  monkeypatch.undo()
+  for figure in figures:
+    pyplot.close(figure)
+
+
+def test_each_augmentation_alone(tiny_data, tmp_path, monkeypatch):
+  figures = []
+  monkeypatch.setattr(pyplot, 'close', figures.append)
+  store = bricks.open_bricks(tiny_data, 'phantom')
+  drawn = contact_sheet.augmentations(store, tmp_path / 'alone.png', seed=3)
+  assert {f'p_{name}' for name in drawn} == {name for name in DEFAULTS if name.startswith('p_')}
+  axes = figures[0].axes[::2]  # axial slices
+  assert [a.get_title() for a in axes] == ['as it is', *(name.replace('_', ' ') for name in drawn)]
+  plain, *others = (a.images[0].get_array() for a in axes)
+  same = {n for n, other in zip(drawn, others, strict=True) if np.array_equal(plain, other)}
+  assert same <= {'cut_out'}  # which may have lost other slices
+  np.testing.assert_array_equal(others[drawn.index('mirror')], plain[:, ::-1])
   monkeypatch.undo()
   pyplot.close(figures[0])
 

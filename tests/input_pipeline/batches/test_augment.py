@@ -24,11 +24,15 @@ def test_wrong_fields_are_named():
     augment.complete({'p_colour': 0.5})
   with pytest.raises(augment.AugmentError, match=r'p_noise is 1\.5'):
     augment.complete({'p_noise': 1.5})
+  with pytest.raises(augment.AugmentError, match=r'zoom is \(2, 1\); expected \(lowest, highest\)'):
+    augment.complete({'zoom': (2, 1)})
+  with pytest.raises(augment.AugmentError, match='at most 8.06.* or the scan would fold'):
+    augment.complete({'elastic_grid': 20.0, 'elastic': (0, 9)})
 
 
 @pytest.mark.parametrize('spacing', [ISOTROPIC, (0.7, 0.7, 5.0)])
 def test_matrix_is_a_rotation_and_a_zoom_in_mm(spacing):
-  config = augment.complete(ALWAYS)
+  config = augment.complete({**ALWAYS, 'p_stretch': 0.0})
   mm = np.diag(spacing)
   for seed in range(50):
     matrix = augment.draw_matrix(np.random.default_rng(seed), config, spacing)
@@ -44,7 +48,7 @@ def test_matrix_is_a_rotation_and_a_zoom_in_mm(spacing):
 
 
 def test_zoom_above_one_enlarges():
-  config = augment.complete({**ALWAYS, 'p_rotate': 0.0, 'zoom': (1.25, 1.25)})
+  config = augment.complete({**ALWAYS, 'p_rotate': 0.0, 'p_stretch': 0.0, 'zoom': (1.25, 1.25)})
   matrix = augment.draw_matrix(np.random.default_rng(0), config, ISOTROPIC)
   # A step of one patch voxel is a step of 0.8 voxels in the scan.
   np.testing.assert_allclose(matrix, 0.8 * np.eye(3))
@@ -101,3 +105,80 @@ def test_contrast_keeps_order_black_and_white():
     assert changed[0] == 0
     assert changed[-1] == 1
     assert (np.diff(changed) > 0).all()
+
+
+def test_stretch_scales_each_axis_of_the_patch():
+  off = dict.fromkeys(ALWAYS, 0.0)
+  config = augment.complete({**off, 'p_stretch': 1.0, 'stretch': (0.8, 1.25)})
+  spacing = (0.7, 0.7, 5.0)
+  seen = [augment.draw_matrix(np.random.default_rng(s), config, spacing) for s in range(40)]
+  assert all(np.allclose(matrix, np.diag(np.diag(matrix))) for matrix in seen)
+  factors = 1 / np.array([np.diag(matrix) for matrix in seen])
+  assert 0.8 <= factors.min() < 0.85 and 1.2 < factors.max() <= 1.25
+  assert np.ptp(factors, axis=1).min() > 1e-3
+
+
+@pytest.mark.parametrize('spacing', [ISOTROPIC, (0.7, 0.7, 5.0)])
+def test_elastic_shifts_are_smooth_bounded_and_never_fold(spacing):
+  off = dict.fromkeys(ALWAYS, 0.0)
+  config = augment.complete({**off, 'p_elastic': 1.0, 'elastic': (16.0, 16.0)})
+  for seed in range(10):
+    draw = lambda level, s=seed: augment.draw_shifts(
+      np.random.default_rng(s), config, (40, 40, 12), spacing, level=level
+    )
+    shifts = draw(False)
+    assert shifts.shape == (3, 40, 40, 12) and shifts.dtype == np.float32
+    mm = shifts * np.reshape(spacing, (3, 1, 1, 1))
+    assert 1 < np.abs(mm).max() <= 16
+    # Of x + shift(x) the Jacobian's determinant stays above 0.
+    slopes = np.stack([np.stack(np.gradient(part), -1) for part in shifts], -2) + np.eye(3)
+    assert np.linalg.det(slopes).min() > 0
+    assert not draw(True)[2].any() and draw(True)[:2].any()
+  assert augment.draw_shifts(np.random.default_rng(0), augment.complete({}), (4,) * 3, spacing,
+                             level=False) is None  # fmt: skip
+
+
+def test_a_spline_of_equal_points_is_flat_and_of_a_line_a_line():
+  basis = augment._spline(30, 0.23)
+  points = basis.shape[1]
+  np.testing.assert_allclose(basis.sum(1), 1)
+  # B-splines reproduce lines; the first point lies one step before voxel 0.
+  np.testing.assert_allclose(basis @ (np.arange(points) - 1), 0.23 * np.arange(30), atol=1e-12)
+
+
+def test_lost_slices_hold_the_mean_and_no_other_is_touched():
+  off = dict.fromkeys(ALWAYS, 0.0)
+  config = augment.complete({**off, 'p_cut_out': 1.0, 'cut_out': (2, 3)})
+  image = np.random.default_rng(0).normal(size=(5, 6, 9)).astype(np.float32)
+  runs = set()
+  for seed in range(60):
+    changed = augment.change_hu(np.random.default_rng(seed), image, config)
+    lost = np.flatnonzero((changed != image).any((0, 1)))
+    np.testing.assert_allclose(changed[:, :, lost], image.mean(), rtol=1e-5)
+    assert len(lost) == np.ptp(lost) + 1
+    runs.add((len(lost), lost[0]))
+  assert {n for n, _ in runs} == {2, 3} and {first for _, first in runs} == set(range(8))
+  thin = augment.change_hu(np.random.default_rng(0), image[:, :, :1], config)
+  assert np.ptp(thin) == 0
+
+
+def test_inverted_gamma_is_gamma_of_the_negative():
+  off = dict.fromkeys(ALWAYS, 0.0)
+  config = augment.complete({**off, 'p_gamma_inverted': 1.0, 'gamma': (2.0, 2.0)})
+  image = np.array([0, 0.25, 0.5, 1], np.float32).reshape(2, 2, 1, 1)
+  changed = augment.change_contrast(np.random.default_rng(0), image, config).ravel()
+  np.testing.assert_allclose(changed, [0, 1 - 0.75**2, 0.75, 1], rtol=1e-6)
+
+
+def test_what_is_off_by_default_draws_no_number():
+  """Batches of runs made before it existed stay what they were."""
+  rng = np.random.default_rng(5)
+  config = augment.complete({})
+  image = np.ones((4, 4, 4), np.float32)
+  augment.draw_matrix(rng, config, ISOTROPIC)
+  augment.draw_shifts(rng, config, (4, 4, 4), ISOTROPIC, level=False)
+  augment.change_hu(rng, image, {**config, **dict.fromkeys(ALWAYS, 0.0)})
+  augment.change_contrast(rng, image[..., None], {**config, 'p_gamma': 0.0})
+  other = np.random.default_rng(5)
+  other.random(2 + 3 + 1 + 4 + 1)
+  assert rng.random() == other.random()

@@ -79,9 +79,37 @@ def test_turned_crop_equals_sampling_the_whole_scan(store):
     np.testing.assert_array_equal(label, ndimage.map_coordinates(full_codes, at, order=0))
 
 
+def test_a_deformed_crop_equals_sampling_the_whole_scan(store):
+  config = augment.complete({**ON, 'elastic': (16.0, 16.0)})
+  sampler = PatchSampler(make_config(), [store], CLASSES)
+  voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'))
+  case = sampler._view.datasets[0][0][0]
+  for seed, turned in ((0, False), (1, True)):
+    rng = np.random.default_rng(seed)
+    matrix = augment.draw_matrix(rng, config, store.spacing) if turned else None
+    shifts = augment.draw_shifts(rng, config, PATCH, store.spacing, level=False)
+    image, label, linear, origin = sampler.crop(case, np.array([3, 4, 2]), matrix, shifts)
+    at = np.einsum('ij,j...->i...', linear, voxels) + origin[:, None, None, None] + shifts + 40
+    full_image, full_codes = sampler.read(case, np.full(3, -40), np.array(case.info.shape) + 40)
+    expected = ndimage.map_coordinates(full_image.astype(np.float32), at, order=1)
+    np.testing.assert_allclose(image, expected, atol=0.1)  # places in float32
+    codes = ndimage.map_coordinates(full_codes, at, order=0)
+    assert (label != codes).mean() < 1e-3
+    assert np.ptp(label) and (label != sampler.crop(case, np.array([3, 4, 2]), matrix)[1]).any()
+
+
+@pytest.mark.parametrize('elastic', [False, True])
 @pytest.mark.parametrize('settings', [OFF, ON])
-def test_frame_gives_the_height_of_every_patch_voxel(store, settings):
-  """A scan whose HU are its heights tells where each patch voxel came from."""
+def test_frame_gives_the_height_of_every_patch_voxel(store, settings, elastic, monkeypatch):
+  """A scan whose HU are its heights tells where each patch voxel came from.
+
+  Where a class was contoured over some slices only, an elastic scan keeps its heights.
+  """
+  if elastic:
+    settings = settings | {'enabled': True, 'p_elastic': 1.0}
+    ranges = {'slice_ranges': dict.fromkeys(CLASSES, (12.0, 300.0))}
+    cases = [bricks.CaseInfo(**{**vars(c), **ranges}) for c in store.cases]
+    monkeypatch.setattr(store, 'cases', cases)
   sampler = PatchSampler(
     make_config(augment=settings, windows=((-100.0, 900.0),), foreground=0.0), [store], CLASSES
   )
@@ -94,7 +122,8 @@ def test_frame_gives_the_height_of_every_patch_voxel(store, settings):
 
   sampler._cache = read
   sampler._augment = {**augment.complete(settings), 'p_intensity': 0, 'p_noise': 0, 'p_blur': 0}
-  sampler._augment |= {'p_low_resolution': 0, 'p_gamma': 0}
+  sampler._augment |= {'p_low_resolution': 0, 'p_gamma': 0, 'p_gamma_inverted': 0, 'p_cut_out': 0}
+  sampler._augment['p_elastic'] = float(elastic)
   voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'), -1)
   compared = 0
   for index in range(20):
