@@ -52,6 +52,7 @@ GROUPS = {
     'throughput': Command('input_pipeline.throughput', 'training patches a second of this machine'),
   },
   'Train': {
+    'plan': Command('mome_jax.plan', 'choose spacing, patch, batch and steps for your data'),
     'train': Command('mome_jax.main', 'train an experiment; the same command resumes'),
     'compile': Command(
       'mome_jax.main', 'memory and FLOPs on chips you do not have', ('--mode=compile',)

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,11 @@ from mome_jax.training.flops import count_flops
 
 # GiB of one chip: cloud.google.com/tpu/docs/system-architecture-tpu-vm
 _HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32}
+# Number of chips -> the shape that a slice of so many has.
+_FLAT = {'1': '1x1', '4': '2x2', '8': '2x4', '16': '4x4', '32': '4x8', '64': '8x8', '256': '16x16'}
+_CUBES = {'4': '2x2x1', '8': '2x2x2', '16': '2x2x4', '32': '2x4x4', '64': '4x4x4'}
+_SHAPES = {'v5e': _FLAT, 'v6e': _FLAT, 'v5p': _CUBES}
+HERE = 'here'
 _COLLECTIVES = r'(all-to-all|all-gather|all-reduce|reduce-scatter|collective-permute)'
 _BITS = {'pred': 8, 's4': 4, 'u4': 4}
 
@@ -35,8 +41,9 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
 
   Args:
     config: see `configs/base.py`.
-    topology: 'v5e:4x4', 'v5p:2x2x2', 'v6e:4x4' and the like, compiled by libtpu without a TPU; or
-      'cpu:8' for so many virtual devices of this machine. Before anything else uses JAX.
+    topology: 'v5e:4x4', 'v5p:2x2x2', 'v6e:4x4' and the like, compiled by libtpu without a TPU;
+      'cpu:8' for so many virtual devices of this machine; or 'here' for those that this machine
+      has. Before anything else uses JAX.
 
   Returns:
     What can be written as JSON: `compiler`, `effort`, `topology`, `chip`, `chips`, `mesh`,
@@ -51,14 +58,14 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
     TopologyError: see there.
     ConfigError: if the text encoder to start from is not the one that the config describes.
   """
-  devices, platform = _devices(topology)
+  devices, platform = find_devices(topology)
   config = config.copy_and_resolve_references()
   text_start.complete(config)
   mesh = sharding.make_mesh(config.mesh, devices)
-  limit = _HBM.get(topology.split(':')[0])
+  limit = hbm_gib(topology)
   train, params = trace_train_step(config, mesh)
   report = {
-    'compiler': _compiler(platform),
+    'compiler': compiler(platform),
     'effort': jax.config.jax_exec_time_optimization_effort,  # type: ignore[attr-defined]  # set at run time
     'topology': topology,
     'chip': devices[0].device_kind,
@@ -91,19 +98,33 @@ def trace_train_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Traced,
   table = np.zeros((256, len(config.classes)), bool)  # its values need the data, its shape does not
   train_step = steps.jit_train_step(config, model, text_encoder, transformation, abstract, table)
   with jax.set_mesh(mesh):  # nothing can run in here: the devices do not exist
-    traced = train_step.trace(abstract, _batch(config, mesh), _prompts(config, mesh))
+    traced = train_step.trace(abstract, *input_shapes(config, mesh))
   return traced, abstract.params
 
 
-def _devices(topology: str):
+def hbm_gib(topology: str) -> int | None:
+  """Memory of one chip of a topology, GiB; None where it is none of a TPU."""
+  return _HBM.get(topology.partition(':')[0])
+
+
+def find_devices(topology: str) -> tuple[Sequence[Any], str]:
+  """The devices of a topology, as `compile_config` takes it, and their platform.
+
+  Raises:
+    TopologyError: if the topology is unknown, or its compiler is absent.
+  """
+  if topology == HERE:
+    return jax.devices(), jax.default_backend()
   family, _, size = topology.partition(':')
+  size = _SHAPES.get(family, {}).get(size, size)
   if family == 'cpu' and size.isdigit():
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', int(size))
     return jax.devices(), 'cpu'
   if family not in _HBM or not re.fullmatch(r'\d+x\d+(x\d+)?', size):
     raise TopologyError(
-      f'--topology={topology}: expected cpu:N or one of {", ".join(_HBM)} with a shape, as v5e:4x4'
+      f'--topology={topology}: expected {HERE}, cpu:N or one of {", ".join(_HBM)} with a shape, as '
+      'v5e:4x4'
     )
   # No TPU is here: ask nobody for its metadata, run nothing on it, and lock nobody out.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
@@ -112,7 +133,7 @@ def _devices(topology: str):
   from jax.experimental import topologies
 
   try:
-    return topologies.get_topology_desc(topology, platform='tpu').devices, 'tpu'
+    return topologies.get_topology_desc(f'{family}:{size}', platform='tpu').devices, 'tpu'
   except (RuntimeError, ValueError, NotImplementedError) as error:
     reason = str(error).split('\n')[0]
     raise TopologyError(
@@ -121,14 +142,18 @@ def _devices(topology: str):
     ) from error
 
 
-def _compiler(platform: str) -> str:
+def compiler(platform: str) -> str:
   """Versions of what compiles."""
   packages = ['jax', 'libtpu'] if platform == 'tpu' else ['jax', 'jaxlib']
   return ', '.join(f'{name} {importlib.metadata.version(name)}' for name in packages)
 
 
+def input_shapes(config: ConfigDict, mesh: Mesh) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Batch and prompts of a training step, as ShapeDtypeStructs with shardings."""
+  return _batch(config, mesh), _prompts(config, mesh)
+
+
 def _batch(config, mesh):
-  """Shapes of a training batch, and where it lies."""
   sharding.check_batch(mesh, config)
   windows, classes = len(config.data.windows), len(config.classes)
   shapes = spec.shapes(config.data.patch, windows=windows, classes=classes)
@@ -175,14 +200,7 @@ def _measure(traced, platform: str, limit: int | None) -> dict:
   start = time.perf_counter()
   compiled = traced.lower(lowering_platforms=(platform,)).compile()
   seconds = time.perf_counter() - start
-  memory = compiled.memory_analysis()
-  hbm = {
-    'arguments': memory.argument_size_in_bytes,
-    'outputs': memory.output_size_in_bytes,
-    'reused': memory.alias_size_in_bytes,  # outputs that live where donated arguments were
-    'temporaries': memory.temp_size_in_bytes,
-  }
-  hbm['peak'] = hbm['arguments'] + hbm['outputs'] - hbm['reused'] + hbm['temporaries']
+  hbm = memory(compiled)
   return {
     'hbm': hbm,
     'fits': None if limit is None else hbm['peak'] <= limit * 2**30,
@@ -191,6 +209,19 @@ def _measure(traced, platform: str, limit: int | None) -> dict:
     'collectives': collectives(compiled.as_text()),
     'compile_seconds': round(seconds, 1),
   }
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+  """Bytes of one device that a program needs: 'peak', and what it is made of."""
+  sizes: Any = compiled.memory_analysis()
+  parts = {
+    'arguments': sizes.argument_size_in_bytes,
+    'outputs': sizes.output_size_in_bytes,
+    'reused': sizes.alias_size_in_bytes,  # outputs that live where donated arguments were
+    'temporaries': sizes.temp_size_in_bytes,
+  }
+  peak = parts['arguments'] + parts['outputs'] - parts['reused'] + parts['temporaries']
+  return {**parts, 'peak': peak}
 
 
 def collectives(hlo: str) -> dict[str, dict[str, int]]:

@@ -20,7 +20,7 @@ PROGRAM = """
 import json, sys
 from mome_jax.training import compile_ahead as ahead
 from tests.mome_jax.training import test_sharding
-describe = lambda topology, *mesh: test_sharding.describe(ahead._devices(topology)[0], *mesh)
+describe = lambda topology, *mesh: test_sharding.describe(ahead.find_devices(topology)[0], *mesh)
 print(json.dumps([describe(*asked) for asked in json.loads(sys.argv[1])]))
 """
 

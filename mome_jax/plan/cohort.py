@@ -1,0 +1,346 @@
+"""What a plan needs to know of the scans: nnU-Net calls it the dataset fingerprint.
+
+Only training cases are read: what is held out decides nothing.
+"""
+
+import dataclasses
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from input_pipeline import bricks, errors, progress, sources
+from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
+from input_pipeline.ct import volume
+from input_pipeline.ct.components import components
+from mome_jax.errors import UserError
+
+_LOW, _STEP, _BINS = volume.AIR, 4, 1024  # HU: of the histograms, -1024 to 3072
+_AIR = -900  # HU; what is below counts as nobody's
+_CODES = 256
+
+
+class CohortError(UserError):
+  """There is nothing to plan from; the message names the source and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseFacts:
+  """What is kept of a training scan.
+
+  Attributes:
+    source, name, supervised: as in `sources.Case`.
+    spacing: (3,) mm, of the scan's own grid, canonical axis order.
+    shape: (3,) voxels of it.
+    volumes: class -> millilitres, of the supervised classes that are there.
+    pieces: class -> share of it in its largest component.
+    inside: class -> (1024,) float64 histogram of its HU that adds up to 1.
+    outside: the same of what is no class and not air, zeros where there is none.
+  """
+
+  source: str
+  name: str
+  supervised: tuple[str, ...]
+  spacing: tuple[float, ...]
+  shape: tuple[int, ...]
+  volumes: Mapping[str, float]
+  pieces: Mapping[str, float]
+  inside: Mapping[str, np.ndarray]
+  outside: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+  """Where a source's scans are.
+
+  Attributes:
+    name: of the source as it is, or will be, prepared.
+    source: as `prepare --source` takes it.
+    folder: of the download, or None.
+    prepared: (3,) mm of what is prepared under that name; None: nothing is.
+  """
+
+  name: str
+  source: str
+  folder: str | None = None
+  prepared: tuple[float, ...] | None = None
+
+  def is_prepared(self, spacing: Sequence[float]) -> bool:
+    """Whether it is prepared with a spacing."""
+    return self.prepared is not None and np.allclose(self.prepared, spacing)
+
+  def name_at(self, spacing: Sequence[float]) -> str:
+    """Under which name it is, or can be, prepared with a spacing beside what is there."""
+    if self.prepared is None or self.is_prepared(spacing):
+      return self.name
+    return f'{self.name}_{"x".join(f"{mm:g}" for mm in spacing)}'.replace('.', 'p')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+  """The fingerprint of all sources together.
+
+  Attributes:
+    origins: of the sources.
+    template: of their classes.
+    cases: the training scans that were read.
+    labelled: class -> how many of all training cases label it.
+    families: dataset -> how many classes its training cases label.
+    total: training cases there are, read or not.
+    skipped: (case, reason) of those that could not be read.
+  """
+
+  origins: Sequence[Origin]
+  template: Template
+  cases: Sequence[CaseFacts]
+  labelled: Mapping[str, int]
+  families: Mapping[str, int]
+  total: int
+  skipped: Sequence[tuple[str, str]]
+
+  @functools.cached_property
+  def spacings(self) -> np.ndarray:
+    """(N, 3) mm."""
+    return np.array([case.spacing for case in self.cases])
+
+  @functools.cached_property
+  def extents(self) -> np.ndarray:
+    """(N, 3) mm from face to face."""
+    return self.spacings * np.array([case.shape for case in self.cases])
+
+  @functools.cached_property
+  def classes(self) -> tuple[str, ...]:
+    """Classes that occur in a training scan, in the template's order."""
+    names = {name for case in self.cases for name in case.volumes}
+    return sources.in_template_order(names, self.template)
+
+  @property
+  def prepared_spacing(self) -> tuple[float, ...] | None:
+    """(3,) mm in which all sources are prepared; None where one is not, or otherwise."""
+    first, *others = (origin.prepared for origin in self.origins)
+    return first if all(other == first for other in others) else None
+
+  def volumes(self, name: str) -> np.ndarray:
+    """Millilitres of a class in the scans that have it."""
+    return np.array([case.volumes[name] for case in self.cases if name in case.volumes])
+
+  def whole(self, name: str) -> float:
+    """In which share of the scans a class is one piece, but for a hundredth of it."""
+    return float(np.mean([case.pieces[name] > 0.99 for case in self.cases if name in case.pieces]))
+
+  def hu(self, names: Iterable[str], percentiles: Sequence[float]) -> list[float]:
+    """HU percentiles of some classes together, in which every scan counts alike."""
+    histograms = []
+    for case in self.cases:
+      parts = [case.inside[name] * case.volumes[name] for name in names if name in case.inside]
+      if parts:
+        histograms.append(np.sum(parts, 0) / np.sum(parts))
+    return _percentiles(histograms, percentiles)
+
+  def hu_outside(self, percentiles: Sequence[float]) -> list[float]:
+    """HU percentiles of what is no class and not air."""
+    return _percentiles([case.outside for case in self.cases], percentiles)
+
+  def share(self) -> float:
+    """Median share of a scan that is some class, counting overlapping ones twice."""
+    whole = np.prod(self.extents, 1) / 1000
+    return float(
+      np.median([sum(c.volumes.values()) / v for c, v in zip(self.cases, whole, strict=True)])
+    )
+
+
+def _percentiles(histograms: Sequence[np.ndarray], percentiles: Sequence[float]) -> list[float]:
+  total = np.sum(histograms, 0).cumsum()
+  at = [np.searchsorted(total, q / 100 * total[-1]) for q in percentiles]
+  return [float(_LOW + _STEP * (i + 0.5)) for i in at]
+
+
+def facts(
+  image: np.ndarray,
+  codes: np.ndarray,
+  spacing: Sequence[float],
+  supervised: Sequence[str],
+  template: Template,
+  *,
+  source: str = '',
+  name: str = '',
+) -> CaseFacts:
+  """What is kept of one scan.
+
+  Args:
+    image: (D, H, W) HU.
+    codes: (D, H, W) uint8, of the template.
+    spacing: (3,) mm.
+    supervised: the classes that the codes hold.
+    template: of the codes.
+    source: of the case.
+    name: of the case.
+  """
+  bins = np.clip((image - _LOW) // _STEP, 0, _BINS - 1).astype(np.int32)
+  pairs = np.bincount(
+    (codes.astype(np.int32) * _BINS + bins).ravel(), minlength=_CODES * _BINS
+  ).reshape(_CODES, _BINS)
+  table = template.code_table(supervised)  # (256, K)
+  by_class = table.T.astype(np.int64) @ pairs
+  voxel = float(np.prod(spacing)) / 1000
+  present = [k for k in range(len(supervised)) if by_class[k].any()]
+  pieces = {supervised[k]: _largest(table[:, k][codes]) for k in present}
+  free = np.asarray(~table.any(1))
+  free[IGNORE_CODE] = False
+  outside = pairs[free].sum(0).astype(float)
+  outside[: (_AIR - _LOW) // _STEP] = 0
+  return CaseFacts(
+    source=source,
+    name=name,
+    supervised=tuple(supervised),
+    spacing=tuple(float(mm) for mm in spacing),
+    shape=tuple(image.shape),
+    volumes={supervised[k]: float(by_class[k].sum() * voxel) for k in present},
+    pieces=pieces,
+    inside={supervised[k]: by_class[k] / by_class[k].sum() for k in present},
+    outside=outside / max(outside.sum(), 1),
+  )
+
+
+def _largest(mask: np.ndarray) -> float:
+  """Share of a mask in its largest component."""
+  box = []
+  for axis in range(3):
+    used = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
+    box.append(slice(used[0], used[-1] + 1))
+  parts, _ = components(mask[tuple(box)])
+  counts = np.bincount(parts.ravel())[1:]
+  return float(counts.max() / counts.sum())
+
+
+def read_cohort(
+  names: Sequence[tuple[str, str | None]],
+  data_dir: str | os.PathLike,
+  most: int,
+  *,
+  name: str | None = None,
+) -> Cohort:
+  """Reads the fingerprint of some sources.
+
+  Args:
+    names: (source, folder of its download or None); without a folder, a source that is prepared in
+      `data_dir` is read from there.
+    data_dir: of the prepared sources.
+    most: scans of each source to read at most, evenly spread over them; the cases that label a
+      class are counted over all.
+    name: under which the only source is, or will be, prepared; None: that of the source.
+
+  Raises:
+    SourceError: if a download cannot be used.
+    CohortError: if there is no training case, or none of them can be read.
+  """
+  parts = [_list(source, name or source, folder, data_dir) for source, folder in names]
+  template = TEMPLATE
+  for part in parts:
+    template = _join(template, part.template)
+  read: list[CaseFacts] = []
+  skipped: list[tuple[str, str]] = []
+  chosen = [(part, case) for part in parts for case in _spread(part.cases, most)]
+  for part, case in progress.bar(chosen, desc='fingerprint', unit='scan'):
+    try:
+      with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # `prepare --check` tells them
+        read.append(part.read(case))
+    except Exception as error:  # whatever is wrong with one case must not stop the plan
+      skipped.append((f'{part.origin.name} {case.name}', errors.reason(error)))
+  if not any(case.volumes for case in read):
+    asked = ', '.join(source for source, _ in names)
+    why = f'; the first: {skipped[0][1]}' if skipped else ''
+    raise CohortError(f'{asked}: no training case with a labelled class could be read{why}')
+  every = [case for part in parts for case in part.cases]
+  families: dict[str, set[str]] = {}
+  for case in every:
+    families.setdefault(case.source, set()).update(case.supervised)
+  supervised = sorted({name for labelled in families.values() for name in labelled})
+  return Cohort(
+    origins=[part.origin for part in parts],
+    template=template,
+    cases=read,
+    labelled={name: sum(name in case.supervised for case in every) for name in supervised},
+    families={name: len(labelled) for name, labelled in families.items()},
+    total=len(every),
+    skipped=skipped,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """The training cases of one source, and how to read one."""
+
+  origin: Origin
+  template: Template
+  cases: Sequence[sources.Case] | Sequence[bricks.CaseInfo]
+  read: Callable[..., CaseFacts]
+
+
+def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLike) -> _Part:
+  report = bricks.read_settings(data_dir, name)
+  settings = report and report['settings']
+  if settings and not folder:
+    return _prepared(name, settings, data_dir)
+  if source not in sources.SOURCES:
+    known = sorted({*bricks.prepared_sources(data_dir), *sources.SOURCES})
+    raise CohortError(
+      f'{source}: not prepared in {data_dir}, and no source; {errors.suggest(source, known)}'
+    )
+  declared = sources.SOURCES[source]
+  template = declared.template(folder)
+  cases = [case for case in declared.listed(folder)[0] if case.split == 'train']
+
+  def read(case: sources.Case) -> CaseFacts:
+    scan = case.load()
+    return facts(
+      scan.image, scan.codes, scan.geometry.spacing.tolist(), case.supervised, template,
+      source=case.source, name=case.name,
+    )  # fmt: skip
+
+  prepared = tuple(settings['spacing']) if settings else None
+  return _Part(Origin(name, source, folder, prepared), template, cases, read)
+
+
+def _prepared(name: str, settings: Mapping, data_dir: str | os.PathLike) -> _Part:
+  store = bricks.open_bricks(data_dir, name)
+  number = {(case.source, case.name): i for i, case in enumerate(store.cases)}
+
+  def read(case: bricks.CaseInfo) -> CaseFacts:
+    image = np.full(case.shape, volume.AIR, np.int16)
+    codes = np.zeros(case.shape, np.uint8)
+    for record in np.flatnonzero(store.case == number[case.source, case.name]):
+      low = store.position[record]
+      place = tuple(slice(a, a + store.brick) for a in low)
+      of = tuple(slice(n - a) for n, a in zip(case.shape, low, strict=True))
+      part, labels = store.read(int(record))
+      image[place], codes[place] = part[of], labels[of]
+    known = facts(
+      image, codes, store.spacing, case.supervised, store.template,
+      source=case.source, name=case.name,
+    )  # fmt: skip
+    if not case.own_spacing:
+      return known
+    extent = np.array(case.shape) * store.spacing
+    shape = tuple(int(n) for n in np.maximum(np.rint(extent / case.own_spacing), 1))
+    return dataclasses.replace(known, spacing=tuple(case.own_spacing), shape=shape)
+
+  origin = Origin(name, settings.get('source', name), None, tuple(settings['spacing']))
+  return _Part(origin, store.template, store.cases, read)
+
+
+def _join(template: Template, other: Template) -> Template:
+  """A template with the classes that another one adds."""
+  known = set(template.names())
+  new = [entry for entry in other.additions() if entry['name'] not in known]
+  return template.extend([{k: v for k, v in e.items() if k != 'index'} for e in new])
+
+
+def _spread(cases: Sequence, most: int) -> list:
+  """At most so many of the cases, evenly over their order."""
+  if len(cases) <= most:
+    return list(cases)
+  return [cases[i] for i in np.linspace(0, len(cases) - 1, most).round().astype(int)]

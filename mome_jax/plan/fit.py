@@ -1,0 +1,179 @@
+"""The largest patch and batch that memory and time hold: predicted first, then compiled."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from mome_jax.errors import UserError
+from mome_jax.plan import rules, trial
+from mome_jax.plan.cohort import Cohort
+from mome_jax.plan.rules import Layout, Room
+
+MOST = 4  # compilations of a plan, where the first that fits is not there by then
+_LOOSE = 1.2  # of what time holds: edges come in strides, and steps can be fewer
+ENOUGH = 0.8  # of the memory used, from which on nothing larger is looked for
+# First guesses, of bytes and seconds for a voxel of a step; the first compilation replaces them.
+_BYTES = {'small': 3_400, 'base': 14_000}
+_SECONDS = {'small': 4e-6, 'base': 2e-5}
+_STATE = 24  # bytes of a parameter: itself, its average, two moments, gradient and update
+
+
+class FitError(UserError):
+  """No patch fits; the message says what the smallest needs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """What a step and a run may take.
+
+  Attributes:
+    memory: bytes of a device for the step, without what else is kept there.
+    seconds: of the whole training; None: no bound.
+  """
+
+  memory: float
+  seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+  """A layout that was compiled, what was predicted of it, and what the compiler said."""
+
+  layout: Layout
+  predicted: float
+  trial: trial.Trial
+  fits: bool
+
+
+@dataclasses.dataclass
+class _Model:
+  """What a step of so many voxels needs: fixed + bytes * voxels; seconds * voxels."""
+
+  fixed: float
+  bytes: float
+  seconds: float
+  known: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+
+  def peak(self, voxels: float) -> float:
+    return self.fixed + self.bytes * voxels
+
+  def room(self, memory: float) -> float:
+    return max(memory - self.fixed, 0) / self.bytes
+
+  def learn(self, voxels: int, seen: trial.Trial) -> None:
+    """Goes through the answers of the compiler."""
+    self.known.append((voxels, seen.peak))
+    if seen.seconds is not None:
+      self.seconds = seen.seconds / voxels
+    (x, y), *_ = others = sorted(set(self.known))
+    if len(others) > 1:
+      (x, y), (x2, y2) = others[-2:]
+      slope = (y2 - y) / (x2 - x)
+      if 0 < slope * x <= y:
+        self.bytes, self.fixed = slope, y - slope * x
+        return
+    self.fixed = min(_STATE * seen.parameters, seen.peak / 2)
+    self.bytes = (seen.peak - self.fixed) / voxels
+
+
+def fit(
+  cohort: Cohort,
+  machine: trial.Machine,
+  budget: Budget,
+  arrange: Callable[[Room], Layout],
+  make_config: Callable[[Layout], ConfigDict],
+  *,
+  size: str,
+  execute: bool,
+  folder: pathlib.Path | None,
+  again: bool = False,
+  tell: Callable[[str], None] = lambda line: None,
+) -> list[Attempt]:
+  """Looks for the largest layout that fits.
+
+  Args:
+    cohort: the fingerprint.
+    machine: to plan for.
+    budget: of memory and time.
+    arrange: the layout for a room.
+    make_config: the experiment with a layout.
+    size: of the backbone, for the first guess.
+    execute: whether steps are also run here.
+    folder: where answers of the compiler are kept.
+    again: ask the compiler what it answered before.
+    tell: takes a line for each compilation.
+
+  Returns:
+    What was tried, the chosen one last.
+
+  Raises:
+    FitError: if even the smallest patch does not fit.
+    TrialError, TopologyError: as `trial.run`.
+  """
+  model = _Model(0, _BYTES.get(size, _BYTES['base']), _SECONDS.get(size, _SECONDS['base']))
+  tried: list[Attempt] = []
+  while True:
+    wanted = arrange(_room(model, machine, budget))
+    voxels = wanted.voxels * wanted.batch // machine.devices
+    fitting = [attempt for attempt in tried if attempt.fits]
+    before = [attempt for attempt in tried if attempt.layout == wanted]
+    if before or (fitting and len(tried) >= MOST):
+      best = before[0] if before and before[0].fits else max(fitting, key=_size, default=None)
+      if best is None:
+        raise FitError(_too_little(tried[-1], budget))
+      return [*(attempt for attempt in tried if attempt is not best), best]
+    tell(
+      f'compiling {_shape(wanted.patch)} voxels, {wanted.batch} a step: '
+      f'{gib(model.peak(voxels))} predicted ...'
+    )
+    seen = trial.run(
+      make_config(wanted), machine.topology, execute=execute, folder=folder, again=again
+    )
+    fits = seen.peak <= budget.memory
+    tell(f'  {gib(seen.peak)} of {gib(budget.memory)}{"" if fits else ": too much"}{_timed(seen)}')
+    tried.append(Attempt(wanted, model.peak(voxels), seen, fits))
+    model.learn(voxels, seen)
+    if fits and seen.peak >= ENOUGH * budget.memory:
+      return tried
+
+
+def _room(model: _Model, machine: trial.Machine, budget: Budget) -> Room:
+  by_memory = model.room(budget.memory)
+  if budget.seconds is None:
+    return Room(by_memory, machine.devices, by_time=False)
+  by_time = _LOOSE * rules.room_by_time(budget.seconds / model.seconds)
+  return Room(min(by_memory, by_time), machine.devices, by_time=by_time < by_memory)
+
+
+def _size(attempt: Attempt) -> int:
+  return attempt.layout.voxels * attempt.layout.batch
+
+
+def _too_little(attempt: Attempt, budget: Budget) -> str:
+  layout = attempt.layout
+  return (
+    f'even a patch of {_shape(layout.patch)} voxels, {layout.batch} a step, needs '
+    f'{gib(attempt.trial.peak)}, and {gib(budget.memory)} are left for it; pass more --memory, or '
+    'a smaller network: --size=small'
+  )
+
+
+def _timed(seen: trial.Trial) -> str:
+  if seen.seconds is None or seen.measured is None:
+    return f' (compiled in {seen.compile_seconds:.0f} s)'
+  return (
+    f'; {gib(seen.measured)} measured, {seen.seconds:.3g} s a step '
+    f'(compiled in {seen.compile_seconds:.0f} s)'
+  )
+
+
+def _shape(patch) -> str:
+  return 'x'.join(str(n) for n in patch)
+
+
+def gib(number: float) -> str:
+  """Bytes for people."""
+  return f'{number / 2**30:.2f} GiB' if math.isfinite(number) else 'any'
