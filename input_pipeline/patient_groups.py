@@ -114,6 +114,15 @@ def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> l
   ]
 
 
+def patients(groups: Iterable[Mapping]) -> dict[tuple[str, str], str]:
+  """(source, case) -> what the patient is called: the first 'source/case' of the group."""
+  return {
+    tuple(key): min('/'.join(member) for member in group['members'])
+    for group in groups
+    for key in group['members']
+  }
+
+
 def size_of(case: sources.Case) -> int:
   """Bytes of a case's files: another scan under its name has others; a copied download does not."""
   return sum(os.path.getsize(path) for path in identity.files_of(case.load) if os.path.exists(path))

@@ -75,8 +75,8 @@ def prepare(
   Returns:
     settings, new_classes (beyond the built-in template), cases per split, skipped (case, reason),
     warnings (case, message), drawn (case -> split of every case whose split was ever drawn),
-    records, bytes, seconds; and changes, which is not stored: how many cases were added, replaced,
-    removed and kept.
+    patients (source, case, patient, of the cases in a group), records, bytes, seconds; and changes,
+    which is not stored: how many cases were added, replaced, removed and kept.
 
   Raises:
     PrepareError: if it is there with other settings, or Beam is asked for and not installed.
@@ -98,14 +98,14 @@ def prepare(
   earlier = _read_earlier(epath.Path(data_dir) / declared.name)
   if not overwrite:
     earlier.check(settings, groups)
-  cases, digest = _list_cases(declared, source, manual_dir, groups)
+  cases, digest, patients = _list_cases(declared, source, manual_dir, groups)
   drawn = earlier.drawn()
   cases = _first_of_each_split(splits.keep(cases, drawn), limit)
   start = time.monotonic()
   origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
   conversion = writer.Conversion(mm, brick, origin)
   keys = [conversion.key(case) for case in cases]
-  if not overwrite and earlier.settings and earlier.is_current(keys):
+  if not overwrite and earlier.settings and earlier.is_current(keys, patients):
     return earlier.settings | {'changes': _changes(earlier.outcomes, earlier.outcomes)}
   run = _run_here if beam is None else functools.partial(_run_beam, flags=beam)
   # Whatever is wrong with a case is its outcome: what the disk refuses in here is a write.
@@ -119,6 +119,7 @@ def prepare(
       'settings': settings,
       'new_classes': list(template.additions()),
       'groups': digest,
+      'patients': patients,
       'drawn': drawn | {case.name: case.split for case in cases if case.drawn},
       'seconds': round(time.monotonic() - start, 1),
     }
@@ -158,10 +159,13 @@ class _Earlier:
     splits = {outcome.name: outcome.split for outcome in self.outcomes}
     return splits | (self.settings or {}).get('drawn', {})
 
-  def is_current(self, keys: Sequence[str]) -> bool:
-    """Whether it holds just these cases, and none was skipped."""
-    skipped = self.settings is None or self.settings['skipped']
-    return not skipped and list(keys) == [outcome.key for outcome in self.outcomes]
+  def is_current(self, keys: Sequence[str], patients: Sequence[Sequence[str]]) -> bool:
+    """Whether it holds just these cases of these patients, and none was skipped."""
+    if self.settings is None or self.settings['skipped']:
+      return False
+    if self.settings.get('patients', []) != patients:
+      return False
+    return list(keys) == [outcome.key for outcome in self.outcomes]
 
 
 def _read_earlier(folder: epath.Path) -> _Earlier:
@@ -185,22 +189,32 @@ def _read_earlier(folder: epath.Path) -> _Earlier:
 
 def _list_cases(
   declared: sources.Source, source: str, manual_dir: str | None, path: str | None
-) -> tuple[list[sources.Case], str | None]:
-  """The cases of a source under the name it is prepared by, and the digest of the groups."""
+) -> tuple[list[sources.Case], str | None, list[list[str]]]:
+  """The cases of a source under the name it is prepared by, and what the file of groups says.
+
+  Returns:
+    The cases, the digest of the groups, and source, name and patient of each case in a group.
+  """
   cases, notes = declared.listed(manual_dir)
   for note in notes:
     print(f'note: {note}', file=sys.stderr)
-  digest = None
+  digest, patients = None, {}
   if path is not None:
     same = patient_groups.read(path)
     same.check_current(cases, f'--download={source}={manual_dir}')
     cases, digest = patient_groups.keep_together(cases, same.groups), same.digest
+    patients = patient_groups.patients(same.groups)
   # Sampling balances over the sources of cases.
   named = [
     dataclasses.replace(case, source=declared.name) if case.source == source else case
     for case in cases
   ]
-  return named, digest
+  known = [
+    [new.source, new.name, patients[case.source, case.name]]
+    for case, new in zip(cases, named, strict=True)
+    if (case.source, case.name) in patients
+  ]
+  return named, digest, known
 
 
 def _changes(before: Sequence[writer.Outcome], after: Sequence[writer.Outcome]) -> dict[str, int]:

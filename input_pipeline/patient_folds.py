@@ -1,0 +1,99 @@
+"""Parts of the training cases by patient: the same on every machine, whatever cases come or go.
+
+Each patient has a place in [0, 1) that depends on their key alone. Fold i of n holds the places
+from i / n to (i + 1) / n, and what is set aside for validation are the first places: a part of
+fold 0.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from input_pipeline.bricks.records import CaseInfo, HeldOutCase
+from input_pipeline.sources import files
+
+Key = tuple[str, str]  # source and name of a case
+_LARGEST_PART = 0.2  # of a dataset's cases that is set aside: one of five folds
+
+
+def patients(
+  cases: Iterable[CaseInfo | HeldOutCase], groups: Mapping[Key, str] | None = None
+) -> dict[Key, str]:
+  """What each case's patient is known by.
+
+  Args:
+    cases: of any sources.
+    groups: of the cases that `dedupe` found to be of one patient, what it calls the patient; from
+      `bricks.read_patients`.
+
+  Returns:
+    The group's key, or that of the first case with the same voxels, or else 'source/name'.
+  """
+  groups = groups or {}
+  first: dict[str, str] = {}  # digest of a scan -> patient
+  keys = {}
+  for case in sorted(cases, key=lambda case: ((case.source, case.name) not in groups, case.source)):
+    key = groups.get((case.source, case.name), f'{case.source}/{case.name}')
+    keys[case.source, case.name] = first.setdefault(case.digest, key) if case.digest else key
+  return keys
+
+
+def place(patient: str) -> float:
+  """Where a patient stands among all, in [0, 1)."""
+  return files.fraction(patient)
+
+
+def fold(patient: str, folds: int) -> int:
+  """Which of so many folds a patient is in: 0..folds-1."""
+  return int(place(patient) * folds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """What `set_aside` takes from a dataset, and how many cases it has."""
+
+  cases: frozenset[Key]
+  total: int
+
+
+def set_aside(
+  cases: Sequence[CaseInfo],
+  patient: Mapping[Key, str],
+  number: int,
+  *,
+  without: Collection[Key] = (),
+) -> dict[str, Part]:
+  """The cases of each dataset that are not trained on, so that choices can be made on them.
+
+  Whole patients, those with the first places, until there are `number` cases or a fifth of the
+  dataset; never one without whom some class would have no training case.
+
+  Args:
+    cases: that could be trained on, of any datasets.
+    patient: of each case, from `patients`.
+    number: of cases of each dataset.
+    without: cases that are never taken, such as those a run's start has seen.
+
+  Returns:
+    Dataset -> what is taken of it.
+  """
+  by_patient: dict[str, list[CaseInfo]] = {}
+  for case in cases:
+    by_patient.setdefault(patient[case.source, case.name], []).append(case)
+  barred = {patient[key] for key in without if key in patient}
+  total = collections.Counter(case.source for case in cases)
+  room = {source: min(number, int(_LARGEST_PART * n)) for source, n in total.items()}
+  labelled = collections.Counter(name for case in cases for name in case.supervised)
+  taken: dict[str, set[Key]] = {source: set() for source in sorted(total)}
+  for who in sorted(by_patient.keys() - barred, key=place):
+    theirs = by_patient[who]
+    more = collections.Counter(case.source for case in theirs)
+    lost = collections.Counter(name for case in theirs for name in case.supervised)
+    if all(n <= room[source] for source, n in more.items()) and all(
+      n < labelled[name] for name, n in lost.items()
+    ):
+      room = {source: n - more[source] for source, n in room.items()}
+      labelled -= lost
+      for case in theirs:
+        taken[case.source].add((case.source, case.name))
+  return {source: Part(frozenset(names), total[source]) for source, names in taken.items()}

@@ -1,0 +1,92 @@
+"""Folds of patients, and what is set aside of the training cases."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from input_pipeline import patient_folds, patient_groups
+from input_pipeline.bricks import CaseInfo
+
+
+def case(name, source='a', supervised=('liver',), digest=''):
+  return CaseInfo(name, source, supervised, {}, (1, 1, 1), (0.0, 0.0, 0.0), (), digest)
+
+
+def number_of(patient):
+  """The place of a patient, from the definition: 64 bits of SHA-256 as a fraction."""
+  return int(hashlib.sha256(patient.encode()).hexdigest()[:16], 16) / 2**64
+
+
+def names(parts):
+  return {name for part in parts.values() for _, name in part.cases}
+
+
+def set_aside(cases, number, groups=None, without=()):
+  patients = patient_folds.patients(cases, groups)
+  return patient_folds.set_aside(cases, patients, number, without=without)
+
+
+def test_the_first_places_are_set_aside():
+  cases = [case(f'case_{i}') for i in range(20)]
+  order = sorted(cases, key=lambda c: number_of(f'a/{c.name}'))
+  assert names(set_aside(cases, 3)) == {c.name for c in order[:3]}
+  assert names(set_aside(cases[::-1], 3)) == {c.name for c in order[:3]}
+  part = set_aside(cases, 100)['a']
+  assert len(part.cases) == 4 and part.total == 20  # a fifth
+  # They begin fold 0, of however many folds.
+  assert {patient_folds.fold(f'a/{c.name}', 5) for c in order[:2]} == {0}
+
+
+@given(st.text(max_size=8), st.integers(1, 10))
+def test_a_fold_depends_on_the_patient_alone(patient, folds):
+  assert patient_folds.fold(patient, folds) == int(number_of(patient) * folds)
+  assert 0 <= patient_folds.fold(patient, folds) < folds
+
+
+def test_each_dataset_has_its_part():
+  cases = [case(f'c{i}', source) for source in 'ab' for i in range(10)]
+  parts = set_aside(cases, 2)
+  assert {source: len(part.cases) for source, part in parts.items()} == {'a': 2, 'b': 2}
+  assert set_aside(cases[:4], 2)['a'].cases == frozenset()  # a fifth of four is none
+
+
+def test_a_patient_is_never_divided():
+  """A group of dedupe across two datasets, and equal voxels under two names."""
+  cases = [case(f'c{i}', source) for source in 'ab' for i in range(20)]
+  cases += [case('same', 'a', digest='d'), case('copy', 'b', digest='d')]
+  groups = patient_groups.patients(
+    [{'split': 'train', 'members': [('a', f'c{i}'), ('b', f'c{19 - i}')]} for i in range(20)]
+  )
+  patients = patient_folds.patients(cases, groups)
+  assert patients['a', 'same'] == patients['b', 'copy']
+  assert patients['a', 'c0'] == patients['b', 'c19'] == 'a/c0'
+  taken = {
+    key for part in patient_folds.set_aside(cases, patients, 4).values() for key in part.cases
+  }
+  assert taken
+  for key in patients:
+    same = {other for other in patients if patients[other] == patients[key]}
+    assert same <= taken or not same & taken
+
+
+def test_no_class_loses_its_last_training_case():
+  cases = [case(f'c{i}') for i in range(20)]
+  first = min(cases, key=lambda c: number_of(f'a/{c.name}'))
+  cases[cases.index(first)] = case(first.name, supervised=('liver', 'spleen'))
+  assert first.name not in names(set_aside(cases, 4))
+  assert len(names(set_aside(cases, 4))) == 4
+
+
+def test_what_the_start_has_seen_is_not_set_aside():
+  cases = [case(f'c{i}') for i in range(20)]
+  first = names(set_aside(cases, 4))
+  other = names(set_aside(cases, 4, without={('a', name) for name in first}))
+  assert len(other) == 4 and not other & first
+  assert not names(set_aside(cases, 4, without={('a', c.name) for c in cases}))
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_few_or_none(number):
+  assert names(set_aside([case('only')], number)) == set()
