@@ -40,6 +40,7 @@ class StoreCase:
     voxels: class -> (record numbers, probability of each), for the classes present.
     supervised: (K,) bool.
     slice_range: (K, 2) float32 mm.
+    edge: voxels along an edge of its bricks.
   """
 
   store: int
@@ -49,6 +50,7 @@ class StoreCase:
   voxels: Mapping[int, tuple[np.ndarray, np.ndarray]]
   supervised: np.ndarray
   slice_range: np.ndarray
+  edge: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ class _View:
   odds: np.ndarray
 
 
-def _check_stores(stores: Sequence[bricks.BrickStore], spacing: Sequence[float] | None) -> None:
+def _check_stores(stores: Sequence[bricks.Store], spacing: Sequence[float] | None) -> None:
   """PipelineError if stores have other templates, or another spacing than the configuration's."""
   for store in stores:
     if store.template.additions() != stores[0].template.additions():
@@ -125,7 +127,7 @@ class PatchSampler:
       the classes, `weights` names no dataset, or mirror images are asked for and a class has none.
   """
 
-  def __init__(self, config: Any, stores: Sequence[bricks.BrickStore], classes: Sequence[str]):
+  def __init__(self, config: Any, stores: Sequence[bricks.Store], classes: Sequence[str]):
     self.patch = tuple(config.patch)
     self.windows = np.array(config.windows, np.float32).reshape(-1, 2)
     self.classes = tuple(classes)
@@ -198,9 +200,13 @@ class PatchSampler:
         some = numbers[counts[numbers, k] > 0]
         voxels[int(k)] = (some, counts[some, k] / total[k])
       ranges = [info.slice_ranges.get(name, (-np.inf, np.inf)) for name in names]
-      yield StoreCase(
-        number, info, records, table, voxels, supervised, np.array(ranges, np.float32)
-      )
+      limits = np.array(ranges, np.float32)
+      yield StoreCase(number, info, records, table, voxels, supervised, limits, store.brick)
+
+  @property
+  def cases(self) -> list[StoreCase]:
+    """Every scan that patches are drawn from."""
+    return [case for members, _ in self._view.datasets for case in members]
 
   @property
   def voxels_read(self) -> int:

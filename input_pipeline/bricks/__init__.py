@@ -9,6 +9,7 @@ choosing a patch is arithmetic on arrays.
 """
 
 from input_pipeline.bricks.cutting import cut, to_int16, to_spacing
+from input_pipeline.bricks.memory import MemoryStore, Store
 from input_pipeline.bricks.reader import (
   BrickStore,
   NotPreparedError,
@@ -16,6 +17,7 @@ from input_pipeline.bricks.reader import (
   open_bricks,
   open_volumes,
   prepared_sources,
+  read_patients,
   read_settings,
   read_template,
 )
@@ -32,6 +34,7 @@ from input_pipeline.bricks.records import (
 
 __all__ = [
   'INDEX', 'OUTCOMES', 'SETTINGS', 'VERSION', 'BrickStore', 'CaseInfo', 'HeldOutCase',
-  'NotPreparedError', 'VolumeRecord', 'cut', 'held_out_cases', 'import_tfds', 'open_bricks',
-  'open_volumes', 'prepared_sources', 'read_settings', 'read_template', 'to_int16', 'to_spacing',
+  'MemoryStore', 'NotPreparedError', 'Store', 'VolumeRecord', 'cut', 'held_out_cases',
+  'import_tfds', 'open_bricks', 'open_volumes', 'prepared_sources', 'read_patients',
+  'read_settings', 'read_template', 'to_int16', 'to_spacing',
 ]  # fmt: skip

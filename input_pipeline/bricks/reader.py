@@ -1,13 +1,14 @@
 """Opens prepared sources: bricks with their index, held-out scans, the settings they came from."""
 
 import collections.abc
+import copy
 import dataclasses
 import hashlib
 import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,13 +55,26 @@ class BrickStore:
       self.spacing = tuple(arrays['spacing'].tolist())
       self.cases = [records.read_case(text) for text in arrays['cases'].tolist()]
       self.case, self.position = arrays['case'], arrays['position']
+    self._numbers = np.arange(len(self.case))
     self._records = data_source(folder, 'train', skip=('code_voxels',))
 
   def __len__(self) -> int:
     return len(self.case)
 
+  def part(self, cases: Collection[tuple[str, str]]) -> 'BrickStore':
+    """The bricks of some cases alone, each given by its source and name."""
+    kept = [i for i, case in enumerate(self.cases) if (case.source, case.name) in cases]
+    number = np.full(len(self.cases), -1, np.int32)
+    number[kept] = np.arange(len(kept))
+    records_kept = np.flatnonzero(number[self.case] >= 0)
+    part = copy.copy(self)
+    part.cases = [self.cases[i] for i in kept]
+    part.case, part.position = number[self.case[records_kept]], self.position[records_kept]
+    part._numbers = self._numbers[records_kept]
+    return part
+
   def digest(self) -> str:
-    """Sha-256 of the index: which scans there are, their grids, and what is labelled where.
+    """Sha-256 of the index: which scans the source has, their grids, and what is labelled where.
 
     The same wherever the files lie.
     """
@@ -88,7 +102,7 @@ class BrickStore:
     Returns:
       image (brick, brick, brick) int16 HU, label (brick, brick, brick) uint8 codes; read-only.
     """
-    example = self._records[int(record)]
+    example = self._records[int(self._numbers[record])]
     return example['image'], self._translate(example['label'])
 
   def class_voxels(self, names: Sequence[str]) -> np.ndarray:
@@ -102,7 +116,8 @@ class BrickStore:
     """
     with self._load_index() as arrays:
       table = self._translate(np.arange(256, dtype=np.uint8))
-      counts = arrays['code_voxels'].astype(np.int64) @ self.template.code_table(names)[table]
+      voxels = arrays['code_voxels'][self._numbers].astype(np.int64)
+    counts = voxels @ self.template.code_table(names)[table]
     supervised = np.array([[name in case.supervised for name in names] for case in self.cases])
     return counts * supervised[self.case]
 
@@ -212,6 +227,16 @@ def held_out_cases(data_dir: str | os.PathLike, source: str) -> list[HeldOutCase
   fields = [field.name for field in dataclasses.fields(HeldOutCase)]
   described = [HeldOutCase(*(case[f] for f in fields)) for case in cases]
   return sorted((c for c in described if c.split != 'train'), key=lambda case: case.split)
+
+
+def read_patients(data_dir: str | os.PathLike, source: str) -> dict[tuple[str, str], str]:
+  """(source, case) -> patient, of the cases that `dedupe` found to be of one patient.
+
+  Raises:
+    NotPreparedError: if the source is not prepared.
+  """
+  _, settings = _prepared(data_dir, source)
+  return {(of, name): patient for of, name, patient in settings.get('patients', ())}
 
 
 def _stored_classes(data_dir: str | os.PathLike, source: str) -> list[dict]:
