@@ -1,6 +1,7 @@
 """What a model folder and a training workdir hold, and where."""
 
 import dataclasses
+import json
 import os
 
 import orbax.checkpoint as ocp
@@ -10,6 +11,8 @@ from mome_jax.checkpoint.errors import CheckpointError
 
 CONFIG, TOKENIZER, TEXT_VECTORS = 'config.json', 'tokenizer.model', 'text.npz'
 CHECKPOINTS, PARAMS = 'checkpoints', 'params'
+METRICS, SCORE = 'metrics', 'dice'  # of a checkpoint that was measured: Orbax's file, its one value
+LAST, BEST = 'last', 'best'  # choices of `evaluation.checkpoint`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +30,15 @@ class Location:
   step: int | None
 
 
-def locate(path: epath.PathLike) -> Location:
+def locate(path: epath.PathLike, choice: str = LAST) -> Location:
   """Where the parts of a model lie.
 
   Args:
     path: a model folder, a training workdir, or one of its `checkpoints/STEP`.
+    choice: which checkpoint of a workdir: 'last', the newest, or 'best'.
 
   Raises:
-    CheckpointError: if it is none of these.
+    CheckpointError: if it is none of these, or no checkpoint was chosen as the best.
   """
   folder = absolute(path)
   if folder.name.isdigit() and folder.parent.name == CHECKPOINTS:
@@ -42,7 +46,13 @@ def locate(path: epath.PathLike) -> Location:
   elif (folder / PARAMS).is_dir():
     place = Location(folder, folder / PARAMS, None)
   elif steps := finished_steps(folder / CHECKPOINTS):
-    place = Location(folder, folder / CHECKPOINTS / str(max(steps)) / 'ema', max(steps))
+    step = best_step(folder / CHECKPOINTS) if choice == BEST else max(steps)
+    if step is None:
+      raise CheckpointError(
+        f'{folder}: no checkpoint was chosen as the best: training needs validation.every and '
+        'validation.cases for that; take the newest with --config.evaluation.checkpoint=last'
+      )
+    place = Location(folder, folder / CHECKPOINTS / str(step) / 'ema', step)
   else:
     place = Location(folder, None, None)
   if not (place.folder / CONFIG).is_file():
@@ -59,6 +69,26 @@ def finished_steps(folder: epath.Path) -> list[int]:
   On object stores, which cannot rename a folder, an unfinished one bears a step's name too.
   """
   return ocp.utils.checkpoint_steps(folder)
+
+
+def is_begun(workdir: epath.PathLike) -> bool:
+  """Whether a workdir holds a checkpoint, from which its run goes on."""
+  return bool(finished_steps(absolute(workdir) / CHECKPOINTS))
+
+
+def best_step(folder: epath.Path) -> int | None:
+  """The step of the best checkpoint in a folder, None where none was measured for a choice."""
+  scores = {step: _score(folder / str(step)) for step in sorted(finished_steps(folder))}
+  measured = {step: score for step, score in scores.items() if score is not None}
+  return max(measured, key=measured.__getitem__) if measured else None
+
+
+def _score(checkpoint: epath.Path) -> float | None:
+  file = checkpoint / METRICS / METRICS
+  try:
+    return float(json.loads(file.read_text())[SCORE]) if file.is_file() else None
+  except (OSError, ValueError, KeyError, TypeError):  # damaged: no reason to trust it
+    return None
 
 
 def absolute(path: epath.PathLike) -> epath.Path:

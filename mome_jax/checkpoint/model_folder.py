@@ -187,18 +187,21 @@ def _tuples(value):
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def load_model(path: epath.PathLike, sharding: jax.sharding.Sharding) -> TrainedModel:
+def load_model(
+  path: epath.PathLike, sharding: jax.sharding.Sharding, choice: str | None = None
+) -> TrainedModel:
   """Reads a model; parameters stored in bfloat16 become float32.
 
   Args:
-    path: a model folder, a training workdir (its newest checkpoint), or one of its
-      `checkpoints/STEP`.
+    path: a model folder, a training workdir, or one of its `checkpoints/STEP`.
     sharding: of every parameter.
+    choice: which checkpoint of a workdir: 'last', the newest, or 'best', of the highest smoothed
+      Dice on scans set aside; None is what `evaluation.checkpoint` of its config says.
 
   Raises:
-    CheckpointError: if it is none of these, or cannot be read.
+    CheckpointError: if it is none of these, has no best checkpoint, or cannot be read.
   """
-  place = locate(path)
+  place = locate(path, choice or load_config(path).evaluation.checkpoint)
   if place.params is None:
     raise CheckpointError(f'{place.folder} holds no checkpoint; train first (--mode=train)')
   try:

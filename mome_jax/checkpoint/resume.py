@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol, Self, TypeVar
 
 import jax
@@ -16,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from mome_jax.checkpoint import same_run
 from mome_jax.checkpoint.errors import CheckpointError, first_line, shortened
-from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, absolute, finished_steps
+from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps
 
 
 class State(Protocol):
@@ -53,7 +54,8 @@ class Checkpointer:
   """Checkpoints of one training run under `WORKDIR/checkpoints/STEP`.
 
   Each holds the items `train` (step, parameters, optimizer), `ema` (what evaluation and prediction
-  load) and `data` (JSON: seed and position in the stream of samples). A save is asynchronous and
+  load) and `data` (JSON: seed and position in the stream of samples). The newest ones are kept, and
+  the one with the highest score. A save is asynchronous and
   atomic: a killed process leaves the previous checkpoint. `WORKDIR/start` holds the parameters that
   the run began with.
   """
@@ -61,7 +63,14 @@ class Checkpointer:
   def __init__(self, workdir, *, keep: int = 2):
     self._workdir = absolute(workdir)
     self._folder = self._workdir / CHECKPOINTS
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    policies = ocp.checkpoint_managers
+    newest = policies.LatestN(keep)
+    best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=policies.AnyPreservationPolicy([newest, best]),
+      best_fn=_score,  # also for runs that choose nothing any more: an earlier best one stays
+      cleanup_tmp_directories=True,
+    )
     try:
       self._manager = ocp.CheckpointManager(self._folder, item_names=_ITEMS, options=options)
     except OSError as error:
@@ -70,8 +79,14 @@ class Checkpointer:
         'another --workdir'
       ) from error
 
-  def save(self, step: int, state: State, position: Position) -> None:
+  def save(self, step: int, state: State, position: Position, score: float | None = None) -> None:
     """Starts writing `state`, whose arrays may be donated as soon as this returns.
+
+    Args:
+      step: number of steps done.
+      state: after them.
+      position: to go on from.
+      score: to choose the best checkpoint by; None of one that is not to be chosen.
 
     Raises:
       CheckpointError: if this or the previous checkpoint could not be written.
@@ -79,6 +94,7 @@ class Checkpointer:
     with self._explained():
       self._manager.save(
         step,
+        metrics=None if score is None else {SCORE: score},
         args=ocp.args.Composite(
           train=ocp.args.StandardSave(_train_item(state)),
           ema=ocp.args.StandardSave(state.ema),
@@ -241,6 +257,10 @@ class Checkpointer:
         f'cannot write a checkpoint into {self._folder} ({first_line(error)}); of the earlier '
         f'ones, {good}. Free space and run the same command again'
       ) from error
+
+
+def _score(metrics: Mapping[str, float]) -> float:
+  return metrics[SCORE]
 
 
 def _train_item(state: State) -> dict[str, Any]:

@@ -45,6 +45,11 @@ MAY_CHANGE = (
   'train.log_every',
   'train.steps',
   'train.warmup_steps',
+  'validation.every',
+  'validation.patches',
+  'validation.patience',
+  'validation.picture',
+  'validation.smoothing',
 )
 _PATHS = ('init.checkpoint', 'init.text')  # a place, however it is written
 # What a trained model is; the rest of a config tells how it was trained or is to be scored.

@@ -26,7 +26,7 @@ class TrainingCases:
   cases: frozenset[tuple[str, str, str]]
   complete: bool = True
 
-  def reason(self, case: bricks.HeldOutCase) -> str:
+  def reason(self, case: bricks.HeldOutCase | bricks.CaseInfo) -> str:
     """Why a held-out scan is none for this model; '' where it is one.
 
     Equal voxels are the same scan under any name. The same name in the same source is taken for the

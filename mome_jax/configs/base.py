@@ -113,7 +113,22 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.checkpoint_every = 1000
   config.train.keep_checkpoints = 2
 
+  # While training: averaged parameters on patches of held-out scans, every so many steps and at the
+  # end; 0: never.
+  config.validation = ml_collections.ConfigDict()
+  config.validation.every = 0
+  # Training scans of each dataset that are set aside for it, whole patients, at most a fifth; the
+  # best checkpoint is chosen on them. 0: the sources' validation scans are watched, and nothing is
+  # chosen: the run is scored on those.
+  config.validation.cases = 0
+  config.validation.patches = 64
+  config.validation.smoothing = 0.5  # share of the earlier validations in what is chosen by
+  config.validation.patience = 0  # validations without a better one, after which to end; 0: never
+  config.validation.picture = True  # draw one scan each time
+
   config.evaluation = ml_collections.ConfigDict()
+  # Of a workdir: 'last', or 'best', which needs validation.cases. Prediction takes the same.
+  config.evaluation.checkpoint = 'last'
   config.evaluation.window = (96, 96, 96)
   config.evaluation.overlap = 0.5
   config.evaluation.batch_size = 1  # windows a call

@@ -23,7 +23,6 @@ from mome_jax.text.vectors import TextVectors
 from mome_jax.training import compilation, sharding, state
 
 SHIPPED = shipped.MODEL
-_BUCKET = 4  # the number of prompts is padded to a multiple, so that few programs are compiled
 
 
 class Predictor:
@@ -71,7 +70,7 @@ class Predictor:
     self._everywhere = jax.sharding.NamedSharding(self._mesh, sharding.REPLICATED)
     split = sharding.batch_spec('image', spatial=False)
     self._split = jax.sharding.NamedSharding(self._mesh, split)
-    loaded = checkpoint.load_model(path, self._everywhere)
+    loaded = checkpoint.load_model(path, self._everywhere, config.evaluation.checkpoint)
     self.config, self.step, self.params = config, loaded.step, loaded.params
     self.template = TEMPLATE.extend(config.new_classes)
     self.model = build_model(config.model)
@@ -107,14 +106,16 @@ class Predictor:
     """
     new = [text for text in dict.fromkeys(prompts) if text not in self._known]
     if new:
-      padded = prompt_inputs.pad(self._inputs(new), -(-len(new) // _BUCKET) * _BUCKET)
-      for n in range(0, len(new), _BUCKET):
-        bucket = {name: array[n : n + _BUCKET] for name, array in padded.items()}
+      padded = prompt_inputs.pad(
+        self._inputs(new), -(-len(new) // prompt_inputs.BUCKET) * prompt_inputs.BUCKET
+      )
+      for n in range(0, len(new), prompt_inputs.BUCKET):
+        bucket = {name: array[n : n + prompt_inputs.BUCKET] for name, array in padded.items()}
         with jax.set_mesh(self._mesh):
           rows = self._embed(self.params, jax.device_put(bucket, self._everywhere))
-        self._known |= zip(new[n : n + _BUCKET], np.asarray(rows), strict=False)
+        self._known |= zip(new[n : n + prompt_inputs.BUCKET], np.asarray(rows), strict=False)
     vectors = np.stack([self._known[text] for text in prompts])
-    empty = -len(prompts) % _BUCKET  # the embedding of an empty prompt is zero
+    empty = -len(prompts) % prompt_inputs.BUCKET  # the embedding of an empty prompt is zero
     return jax.device_put(np.pad(vectors, [(0, empty), (0, 0)]), self._everywhere)
 
   def run(self, step: Callable, text: jax.Array, *batch: Any) -> Any:

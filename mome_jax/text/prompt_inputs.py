@@ -17,6 +17,7 @@ from mome_jax.text.tokenizer import DEFAULT_MODEL, Tokenizer
 from mome_jax.text.vectors import COMMAND, TextVectorError, TextVectors
 
 MODES = ('joint', 'frozen')
+BUCKET = 4  # the number of prompts is padded to a multiple, so that few programs are compiled
 PromptInputs = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 
@@ -57,6 +58,12 @@ def pad(inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
     name: np.pad(array, [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)])
     for name, array in inputs.items()
   }
+
+
+def fill_bucket(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Adds empty prompts up to a multiple of BUCKET."""
+  rows = len(next(iter(inputs.values())))
+  return pad(inputs, -(-rows // BUCKET) * BUCKET)
 
 
 def embeddings(

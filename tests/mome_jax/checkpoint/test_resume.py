@@ -268,3 +268,31 @@ def test_where_a_run_began_comes_back(tmp_path, capsys):
   with opened(tmp_path) as checkpointer:
     start = checkpointer.load_start(abstract())
   jax.tree.map(np.testing.assert_array_equal, start, state(2).params)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
+  """By the scores of those that have one: of 6, 12 and 14 it is 12, though 14 is newer."""
+  checkpointer = checkpoint.Checkpointer(tmp_path, keep=2)
+  for step, score in ((6, 0.5), (10, None), (12, 0.7), (14, 0.6), (16, None), (18, None)):
+    checkpointer.save(step, state(step), {'step': step, 'seed': 0}, score)
+  checkpointer.close()
+  folder = tmp_path / 'checkpoints'
+  assert sorted(path.name for path in folder.iterdir()) == ['12', '16', '18']
+  (tmp_path / 'config.json').write_text('{}')
+  where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  steps = {choice: checkpoint.load_model(tmp_path, where, choice) for choice in ('last', 'best')}
+  assert {choice: model.step for choice, model in steps.items()} == {'last': 18, 'best': 12}
+  np.testing.assert_array_equal(steps['best'].params['model']['kernel'], 13)
+  assert checkpoint.load_model(tmp_path, where).step == 18
+  (tmp_path / 'config.json').write_text('{"evaluation": {"checkpoint": "best"}}')
+  assert checkpoint.load_model(tmp_path, where).step == 12  # as the run was told
+  assert checkpoint.load_model(folder / '16', where).step == 16
+  with opened(tmp_path) as checkpointer:  # training goes on from the newest
+    assert checkpointer.restore(abstract(), CONFIG)[1]['step'] == 18
+
+
+def test_no_best_checkpoint_is_told(saved, tmp_path):
+  shutil.copytree(saved, tmp_path / 'run')
+  where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  with pytest.raises(checkpoint.CheckpointError, match='no checkpoint was chosen as the best'):
+    checkpoint.load_model(tmp_path / 'run', where, 'best')

@@ -98,6 +98,11 @@ def test_every_field_is_refused_unless_it_is_listed(workdir):
     'train.log_every',
     'train.steps',
     'train.warmup_steps',
+    'validation.every',
+    'validation.patches',
+    'validation.patience',
+    'validation.picture',
+    'validation.smoothing',
   ]
   config = demo.get_config()
   with config.unlocked():
