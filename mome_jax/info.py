@@ -34,7 +34,7 @@ def info() -> dict:
     'platform': platform.platform(),
     'packages': run_record.versions(),
     'devices': [f'{device.platform}:{device.id} {device.device_kind}' for device in jax.devices()],
-    'compilation_cache': compilation.cache_folder(),
+    'compilation_cache': compilation.cache_folder() or 'off',
     'models': [_describe(shipped.MODEL)],
   }
 

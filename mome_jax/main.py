@@ -8,8 +8,8 @@ Any value of the config can be changed on the command line: `--config.train.step
 command again resumes where the run stopped. `--mode=evaluate` needs no --config: the workdir, or a
 model folder, has its own.
 
-Exit code 0 if all was done; 75 after a preemption, when the same command goes on; 2 where the
-command line cannot be read, 1 after any other error.
+Exit code 0 if all was done; 75 after a preemption (SIGTERM) and 130 after Control-C, which save
+first: the same command goes on; 2 where the command line cannot be read, 1 after any other error.
 """
 
 import functools
@@ -69,8 +69,9 @@ def _run(values: flags.FlagValues) -> int:
     with multihost.device_errors():
       run(values.config, epath.Path(values.workdir))
   except multihost.Preempted as notice:
-    print(f'preempted: {notice}', file=sys.stderr)
-    return multihost.PREEMPTED
+    preempted = notice.code == multihost.PREEMPTED
+    print(f'preempted: {notice}' if preempted else f'interrupted: {notice}', file=sys.stderr)
+    return notice.code
   return 0
 
 

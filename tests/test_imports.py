@@ -55,8 +55,11 @@ ROOMS = {
   'mome_jax.pictures',
   'mome_jax': 'input_pipeline mome_jax',  # the programs
   # What a run does at its edges, and the check of a whole config before it.
+  'mome_jax.training.validation': 'input_pipeline mome_jax.models mome_jax.text '
+  'mome_jax.checkpoint mome_jax.training mome_jax.inference mome_jax.pictures',
   'mome_jax.training.loop': 'input_pipeline mome_jax.ops mome_jax.models mome_jax.text '
-  'mome_jax.checkpoint mome_jax.plausibility mome_jax.training mome_jax.pictures',
+  'mome_jax.checkpoint mome_jax.plausibility mome_jax.training mome_jax.training.validation '
+  'mome_jax.pictures',
   'mome_jax.training.compile_ahead': 'input_pipeline.batches mome_jax.models mome_jax.text '
   'mome_jax.training mome_jax.inference',
   'mome_jax.training.config_check': 'input_pipeline mome_jax.configs mome_jax.models mome_jax.text '

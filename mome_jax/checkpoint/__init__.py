@@ -1,7 +1,7 @@
 """Saving, resuming and loading: Orbax lives here and nowhere else."""
 
 from mome_jax.checkpoint.errors import CheckpointError
-from mome_jax.checkpoint.files import BEST, CONFIG, LAST, TEXT_VECTORS, TOKENIZER, is_begun
+from mome_jax.checkpoint.files import BEST, CONFIG, LAST, TEXT_VECTORS, TOKENIZER
 from mome_jax.checkpoint.model_folder import (
   TrainedModel,
   check_fit,
@@ -47,7 +47,6 @@ __all__ = [
   'goes_on',
   'has_text_encoder',
   'initialise',
-  'is_begun',
   'load_config',
   'load_model',
   'load_text_encoder',

@@ -71,11 +71,6 @@ def finished_steps(folder: epath.Path) -> list[int]:
   return ocp.utils.checkpoint_steps(folder)
 
 
-def is_begun(workdir: epath.PathLike) -> bool:
-  """Whether a workdir holds a checkpoint, from which its run goes on."""
-  return bool(finished_steps(absolute(workdir) / CHECKPOINTS))
-
-
 def best_step(folder: epath.Path) -> int | None:
   """The step of the best checkpoint in a folder, None where none was measured for a choice."""
   scores = {step: _score(folder / str(step)) for step in sorted(finished_steps(folder))}

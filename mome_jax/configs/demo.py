@@ -40,6 +40,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.log_every = 20
   config.train.checkpoint_every = 300
 
+  config.validation.every = 400
+  config.validation.patches = 32
+
   # As in training: the normalisation's statistics are those of the window.
   config.evaluation.window = (32, 32, 32)
   config.evaluation.overlap = 0.5

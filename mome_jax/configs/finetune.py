@@ -25,4 +25,5 @@ def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.train.learning_rate = config.train.learning_rate / 4
   config.train.warmup_steps = 20
   config.train.checkpoint_every = 100
+  config.validation.every = 100
   return config

@@ -28,5 +28,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.batch_size = 4
   config.train.learning_rate = 1e-3
   config.train.expert_loss = small.train.expert_loss
+  config.validation.every = 1000
   config.evaluation.postprocess = small.evaluation.postprocess
   return config

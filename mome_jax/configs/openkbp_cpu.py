@@ -31,6 +31,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.checkpoint_every = 250
   config.train.warmup_steps = 50
 
+  config.validation.every = 800
+  config.validation.patches = 64
+
   # Chosen on openkbp_tune: windows of the patch's size, and the largest component of each organ.
   config.evaluation.window = (40, 40, 40)
   config.evaluation.postprocess = ('largest',)

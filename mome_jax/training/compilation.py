@@ -1,31 +1,123 @@
 """How programs of the network are compiled, and where compiled ones are kept."""
 
+import contextlib
 import functools
+import json
 import os
 import pathlib
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 # XLA:CPU would give 2D convolutions to YNNPACK; its own code, Eigen's, makes better use of several
 # cores.
+_OFF = 'off', '0', 'no', 'none', 'false'  # of MOME_CACHE
+_SECONDS = 'seconds.json'  # in the folder of the cache: how long programs took to compile
 _CPU = {'xla_cpu_experimental_ynn_fusion_type': ''}
 
 
 def cache_folder() -> str:
-  """Where compiled programs are kept: JAX_COMPILATION_CACHE_DIR, or else `~/.cache/mome_jax`."""
+  """Where compiled programs are kept, '' where they are not.
+
+  The environment says it: MOME_CACHE, a folder or 'off', or JAX_COMPILATION_CACHE_DIR; else it is
+  `~/.cache/mome_jax`.
+  """
+  ours = os.environ.get('MOME_CACHE')
+  if ours:
+    return '' if ours.lower() in _OFF else os.path.expanduser(ours)
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # set at run time
   return folder or str(pathlib.Path(home, 'mome_jax'))
 
 
 def use_cache() -> None:
-  """Keeps compiled programs in `cache_folder()`.
+  """Keeps compiled programs in `cache_folder()`, if it can be written to.
 
-  Where there are several processes, after `multihost.initialize`.
+  Several processes may share it. Where they are of one run, after `multihost.initialize`.
   """
-  jax.config.update('jax_compilation_cache_dir', cache_folder())
+  folder = cache_folder()
+  try:
+    if folder and '://' not in folder:
+      pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    print(
+      f'note: compiled programs are not kept: {folder} cannot be written ({error.strerror}); '
+      'MOME_CACHE names another folder',
+      file=sys.stderr,
+    )
+    folder = ''
+  if folder:
+    jax.config.update('jax_compilation_cache_dir', folder)
+  else:
+    jax.config.update('jax_enable_compilation_cache', False)
+
+
+def about(config: Any, *, training: bool) -> str:
+  """What of a config decides how long its program takes to compile, in words."""
+  network, data = config.model.backbone, config.data
+  rows = config.train.batch_size if training else config.evaluation.batch_size
+  sides = data.patch if training else config.evaluation.window
+  devices = f'{jax.device_count()} {jax.devices()[0].device_kind}'
+  patch = 'x'.join(map(str, sides))
+  return (
+    f'{network.name} {network.get("size", "")}, {len(config.classes)} classes, {rows} of {patch}, '
+    f'{devices}, jax {jax.__version__}'
+  )
+
+
+@contextlib.contextmanager
+def told(what: str, key: str, say: Callable[[str], object]) -> Iterator[None]:
+  """Says that a program is compiled in the block, and how long that took the last time.
+
+  Entries of the cache that a killed process left unfinished are removed first: JAX would go on to
+  read them in vain.
+
+  Args:
+    what: 'the train step', say.
+    key: what decides how long it takes; see `about`.
+    say: prints a line.
+  """
+  folder = cache_folder()
+  file = pathlib.Path(folder, _SECONDS) if folder and '://' not in folder else None
+  if file is not None:
+    _remove_unfinished(file.parent, f'jit_{what.removeprefix("the ").replace(" ", "_")}')
+  seconds = _read_seconds(file)
+  before = seconds.get(f'{what}: {key}')
+  say(f'compiling {what} ({"the first time" if before is None else f"{before:.0f} s last time"})')
+  start = time.perf_counter()
+  yield
+  spent = time.perf_counter() - start
+  say(f'compiled {what} in {spent:.0f} s')
+  if file is not None:
+    with contextlib.suppress(OSError):  # it is a courtesy
+      file.parent.mkdir(parents=True, exist_ok=True)
+      part = file.with_suffix(f'.{os.getpid()}')
+      part.write_text(json.dumps(_read_seconds(file) | {f'{what}: {key}': round(spent, 1)}))
+      part.replace(file)
+
+
+def _read_seconds(file: pathlib.Path | None) -> dict[str, float]:
+  try:
+    content = json.loads(file.read_text()) if file is not None else {}
+    return {str(name): float(seconds) for name, seconds in content.items()}
+  except (OSError, ValueError, TypeError, AttributeError):
+    return {}
+
+
+def _remove_unfinished(folder: pathlib.Path, program: str) -> None:
+  try:
+    from jax._src.compilation_cache import decompress_executable  # there is no public way
+  except ImportError:
+    return
+  for entry in folder.glob(f'{program}-*-cache'):
+    try:
+      decompress_executable(entry.read_bytes())
+    except Exception:  # each way of compressing raises its own
+      with contextlib.suppress(OSError):
+        entry.unlink()
 
 
 def jit(function: Callable, platform: str, **keywords: Any) -> Any:

@@ -1,12 +1,14 @@
 """The training loop, to be read from top to bottom."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Generator
 from typing import Any
 
 import jax
 import ml_collections
+import tqdm
 from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
@@ -19,6 +21,7 @@ from mome_jax.models import build_model
 from mome_jax.pictures import router_pictures, training_curves
 from mome_jax.plausibility import learn, record
 from mome_jax.training import (
+  compilation,
   multihost,
   parameter_groups,
   prefetch,
@@ -29,8 +32,10 @@ from mome_jax.training import (
 )
 from mome_jax.training.log import MetricsLog
 from mome_jax.training.log_window import LogWindow, NonFiniteLossError
+from mome_jax.training.monitor import Monitor
 from mome_jax.training.optimizer import make_optimizer
 from mome_jax.training.start import Start, Task, find_start, read_task
+from mome_jax.training.validation import Validation
 
 Feed = Generator[tuple[dict[str, jax.Array], Any], None, None]  # batch and prompts of a step
 
@@ -40,8 +45,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
 
   A run goes on with the config it was started with, but for `checkpoint.MAY_CHANGE`. Leaves a
   workdir that `checkpoint.load_model` reads, with `metrics.jsonl`, TensorBoard events,
-  `pictures/training.png` and the record of `plausibility`; with banks of sparse experts also
-  `experts.jsonl` and `pictures/experts_SCALE.png`.
+  `pictures/training.png`, of each validation `pictures/validation_STEP.png`, and the record of
+  `plausibility`; with banks of sparse experts also `experts.jsonl` and
+  `pictures/experts_SCALE.png`.
 
   Args:
     config: see `configs/base.py`; it stays as it is.
@@ -53,8 +59,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
   Raises:
     TextVectorError: if the text is frozen and its vectors are missing.
     CheckpointError: if `workdir` holds a run that learns something else, or cannot be read.
+    ValidationError: if something is to be chosen by scans set aside, and there are none.
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
-    Preempted: if the system asked the run to end; it has saved.
+    Preempted: if the system or Control-C asked the run to end; it has saved.
   """
   task = read_task(config, workdir)
   config = task.config
@@ -71,14 +78,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
   checkpointer = checkpoint.Checkpointer(workdir, keep=config.train.keep_checkpoints)
   start = find_start(task, workdir, checkpointer, fresh, abstract)
   del fresh
-  if start.step >= config.train.steps:
+  validation = None
+  if task.held_out is not None and config.validation.every:
+    validation = Validation(config, mesh, model, task.text, task.held_out)
+  monitor = Monitor(config, task.held_out, validation, start.choice, workdir / 'pictures')
+  if start.step >= config.train.steps or monitor.is_exhausted:
     checkpointer.close()
     if multihost.is_lead():
-      print(
-        f'{workdir} is trained: {start.step} of {config.train.steps} steps are done', flush=True
-      )
+      print(f'{workdir} is trained: {_done(start.step, config, monitor)}', flush=True)
     return config
-  recorder = _Recorder(task, workdir, checkpointer, start)
+  recorder = _Recorder(task, workdir, checkpointer, start, monitor)
   feed = _feed(task, mesh, start.step)
   table = task.template.code_table(config.classes)
   train_step = steps.jit_train_step(config, model, task.text.encoder, optimizer, abstract, table)
@@ -108,8 +117,7 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
       trace.before(step)
       batch, prompts = window.next(feed)
       if step == first:  # compilation is in no step's time
-        train_step = train_step.lower(train_state, batch, prompts).compile()
-        bar.set_description('train')
+        train_step = _compile(config, train_step, (train_state, batch, prompts), bar)
         window.restart()
       train_state, metrics = train_step(train_state, batch, prompts)
       window.add(metrics)
@@ -117,17 +125,57 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
       done = step + 1
       last = done == config.train.steps
       preempted = preemption.requested(done)
+      validated = recorder.monitor.is_due(done)
       save = last or preempted or done % config.train.checkpoint_every == 0
-      if done % config.train.log_every == 0 or save:
-        loss = recorder.log_row(done, window, train_state.params, vectors=save)
-        bar.set_postfix(loss=f'{loss:.3f}')
+      if done % config.train.log_every == 0 or save or validated:
+        row = recorder.row(done, window, train_state.params)
+        if validated:
+          row |= recorder.monitor.measure(done, train_state.ema)
+          last = last or recorder.monitor.is_exhausted
+          save = save or last or recorder.monitor.is_best(done)
+        recorder.write(done, row, vectors=save)
+        bar.set_postfix(_shown(row))
         window.restart()
       if save:
         recorder.save(done, train_state)
-      if preempted and not last:
+      if last:
+        break
+      if preempted:
         recorder.close()
-        raise multihost.Preempted(f'asked to end, saved at step {done}; the same command resumes')
+        raise preemption.ending(done)
+  bar.close()
   trace.close()
+  if done < config.train.steps and multihost.is_lead():
+    print(f'ended early: {_done(done, config, recorder.monitor)}', flush=True)
+
+
+def _compile(
+  config: ml_collections.ConfigDict, train_step: Any, arguments: tuple, bar: tqdm.tqdm
+) -> Any:
+  """The compiled train step; says beforehand how long that took the last time."""
+  with multihost.nothing_to_lose():
+    told = compilation.told('the train step', compilation.about(config, training=True), bar.write)
+    with told if multihost.is_lead() else contextlib.nullcontext():
+      compiled = train_step.lower(*arguments).compile()
+  bar.set_description('train')
+  return compiled
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+  dice = row.get('validation/dice')
+  shown = {'loss': f'{row.get("loss", math.nan):.3f}'}
+  return shown if dice is None else shown | {'validation': f'{100 * dice:.1f} %'}
+
+
+def _done(step: int, config: ml_collections.ConfigDict, monitor: Monitor) -> str:
+  text = f'{step} of {config.train.steps} steps are done'
+  if step < config.train.steps:
+    choice = monitor.choice
+    text += (
+      f', the best at {choice.best_step}; {choice.waited} validations brought nothing better '
+      f'(validation.patience={config.validation.patience})'
+    )
+  return text
 
 
 def _feed(task: Task, mesh: Mesh, start: int) -> Feed:
@@ -157,8 +205,14 @@ class _Recorder:
   """Log, checkpoints and pictures of a run; one of its processes, the lead, writes the files."""
 
   def __init__(
-    self, task: Task, workdir: epath.Path, checkpointer: checkpoint.Checkpointer, start: Start
+    self,
+    task: Task,
+    workdir: epath.Path,
+    checkpointer: checkpoint.Checkpointer,
+    start: Start,
+    monitor: Monitor,
   ):
+    self.monitor = monitor
     self._task, self._workdir, self._checkpointer = task, workdir, checkpointer
     self._origin = start.params
     where = start.state.step.sharding
@@ -168,14 +222,15 @@ class _Recorder:
     if multihost.is_lead():
       self._log = MetricsLog(workdir, start.step)
       _print_start(task, workdir, start)
+    monitor.tell()
 
   def trace(self, first: int) -> profile.Trace:
     """The profile that the config asks for, from step `first` on."""
     count = self._task.config.profile if self._log else 0
     return profile.Trace(self._workdir / 'profile', first=first, steps=count)
 
-  def log_row(self, step: int, window: LogWindow, params: Any, *, vectors: bool) -> float:
-    """Writes the row of a step, with how far the parameters have moved; returns its loss."""
+  def row(self, step: int, window: LogWindow, params: Any) -> dict[str, Any]:
+    """The row of a step, with how far the parameters have moved."""
     try:
       row = window.row(step)
     except NonFiniteLossError:
@@ -183,13 +238,16 @@ class _Recorder:
       raise
     if self._origin is not None:
       row |= jax.device_get(self._distances(self._origin, params))
+    return row
+
+  def write(self, step: int, row: dict[str, Any], *, vectors: bool) -> None:
+    """Writes the row of a step into the log."""
     if self._log:
       self._log.write(step, row, vectors=vectors)
       if 'skipped' in row:
         print(
           f'{row["skipped"]} steps up to step {step} were left out: NaN or infinite', flush=True
         )
-    return row.get('loss', math.nan)
 
   def save(self, step: int, train_state: state.TrainState) -> None:
     """Starts writing a checkpoint.
@@ -203,8 +261,13 @@ class _Recorder:
         self._workdir, task.config, tokenizer=task.tokenizer, vectors=task.text.vectors
       )
       self._described = True
-    position = {'step': step, 'seed': task.config.seed, 'data': task.digests}
-    self._checkpointer.save(step, train_state, position)
+    position = {
+      'step': step,
+      'seed': task.config.seed,
+      'data': task.digests,
+      'validation': dataclasses.asdict(self.monitor.choice),
+    }
+    self._checkpointer.save(step, train_state, position, self.monitor.score(step))
 
   def close(self) -> None:
     """Waits until the checkpoints are written."""
@@ -213,6 +276,7 @@ class _Recorder:
   def finish(self) -> None:
     """Closes log and checkpoints, draws the curves, and writes what the classes look like."""
     self.close()
+    self.monitor.tell()
     if self._log:
       self._record_looks()
       pictures = self._workdir / 'pictures'

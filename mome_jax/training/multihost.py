@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import jax
@@ -17,6 +18,7 @@ from mome_jax.errors import UserError
 PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
+_SAME_PRESS_SECONDS = 1.0
 
 
 _OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'  # as XLA begins its message
@@ -27,7 +29,15 @@ class DistributedError(UserError):
 
 
 class Preempted(Exception):
-  """The run was asked to end and has saved."""
+  """The run was asked to end and has saved.
+
+  Attributes:
+    code: exit code: 130 after Control-C, which nobody restarts, or else PREEMPTED.
+  """
+
+  def __init__(self, message: str, code: int = PREEMPTED):
+    super().__init__(message)
+    self.code = code
 
 
 def initialize() -> None:
@@ -79,31 +89,73 @@ def gather_rows(rows: list[dict]) -> list[dict]:
 
 
 class Preemption:
-  """Whether the system has asked the run to end (SIGTERM).
+  """Whether the run was asked to end, by SIGTERM of the system or by Control-C.
 
-  Under `jax.distributed` JAX itself listens for the signal and lets all processes agree on a step;
-  a single process needs its own handler. Use as a context manager.
+  Under `jax.distributed` JAX itself listens for SIGTERM and lets all processes agree on a step; a
+  single process needs its own handler. A second Control-C ends the process at once. Use as a
+  context manager.
   """
 
   def __enter__(self):
-    self._asked = False
-    self._before = None
-    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGTERM, self._note)
+    self._asked: signal.Signals | None = None
+    self._since = 0.0
+    self._before = {}
+    if threading.current_thread() is threading.main_thread():
+      numbers = [] if jax.process_count() > 1 else [signal.SIGTERM]
+      if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # shells set it for what runs behind
+        numbers.append(signal.SIGINT)
+      self._before = {number: signal.signal(number, self._note) for number in numbers}
     return self
 
   def __exit__(self, *_):
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
 
-  def _note(self, *_):
-    self._asked = True
+  def _note(self, number: int, _):
+    if self._asked == number == signal.SIGINT:
+      # A launcher in the same terminal passes on what this process got by itself.
+      if time.monotonic() - self._since > _SAME_PRESS_SECONDS:
+        _end_by(signal.SIGINT)
+      return
+    self._asked, self._since = signal.Signals(number), time.monotonic()
+    if number == signal.SIGINT:
+      text = b'\nstopping after this step, then saving; Control-C again ends at once\n'
+      os.write(2, text)  # print would not bear being interrupted by itself
+      if jax.process_count() > 1:
+        os.kill(os.getpid(), signal.SIGTERM)
 
   def requested(self, step: int) -> bool:
     """True at the same `step` on all processes, once one of them got the signal."""
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
-    return self._asked
+    return self._asked is not None
+
+  def ending(self, step: int) -> Preempted:
+    """What to raise after the checkpoint of `step` is written."""
+    if self._asked == signal.SIGINT and jax.process_count() == 1:
+      code = 128 + signal.SIGINT
+      return Preempted(f'saved at step {step}; the same command goes on from there', code)
+    return Preempted(f'asked to end, saved at step {step}; the same command resumes')
+
+
+@contextlib.contextmanager
+def nothing_to_lose() -> Iterator[None]:
+  """Lets Control-C end the process at once: what compiles would not hear of it for minutes."""
+  ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+  if ignored or threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def _end_by(number: signal.Signals) -> None:
+  """Ends this process as the signal does by default, which tells shells why."""
+  signal.signal(number, signal.SIG_DFL)
+  os.kill(os.getpid(), number)
 
 
 def abandon(error: Exception) -> None:

@@ -14,7 +14,8 @@ from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
 from mome_jax.text import prompt_inputs
 from mome_jax.text.tokenizer import DEFAULT_MODEL
-from mome_jax.training import text_start
+from mome_jax.training import text_start, validation_scans
+from mome_jax.training.monitor import Choice
 from mome_jax.training.state import TrainState
 
 
@@ -25,13 +26,14 @@ class Task:
   Attributes:
     config: with the classes that the sources bring along, and the width of the text.
     template: of all classes.
-    stores: the prepared sources.
+    stores: the prepared sources, without the scans that are set aside.
     digests: what tells the data of each source from others, by its name.
     text: the text branch.
     text_start: where the text encoder of a new run begins; None where the run goes on, or its text
       is frozen.
     tokenizer: SentencePiece file of the text encoder.
     changes: what differs from the config of the run's earlier steps.
+    held_out: scans that the run is measured on and not trained on, or None.
   """
 
   config: ml_collections.ConfigDict
@@ -42,6 +44,7 @@ class Task:
   text_start: text_start.TextStart | None
   tokenizer: epath.Path
   changes: list[str]
+  held_out: validation_scans.HeldOutScans | None
 
 
 def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
@@ -61,7 +64,8 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   changes = checkpoint.check_same_run(workdir, config, text.vectors)
   stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
   digests = {store.name: store.digest() for store in stores}
-  return Task(config, template, stores, digests, text, start, tokenizer, changes)
+  training, held_out = validation_scans.split(config, stores, template, workdir)
+  return Task(config, template, training, digests, text, start, tokenizer, changes, held_out)
 
 
 def _find_text(
@@ -91,11 +95,13 @@ class Start:
     state: before its next step.
     step: steps that are done.
     params: that the run began with, in its first step; None where that is not known any more.
+    choice: by the validations of the earlier steps.
   """
 
   state: TrainState
   step: int
   params: Any
+  choice: Choice = Choice()
 
 
 def find_start(
@@ -121,7 +127,8 @@ def find_start(
   if restored is not None:
     state, position = restored
     checkpoint.check_same_data(workdir, position, task.digests)
-    return Start(state, position['step'], checkpointer.load_start(abstract))
+    choice = Choice(**position.get('validation', {}))
+    return Start(state, position['step'], checkpointer.load_start(abstract), choice)
   params = _initial(task, fresh.params)
   fresh = fresh.replace(params=params, ema=jax.tree.map(jnp.copy, params))
   checkpointer.save_start(fresh.params)

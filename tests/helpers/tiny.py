@@ -6,4 +6,5 @@ SETTINGS = (
   '--config.evaluation.window=(32, 32, 32)',
   '--config.model.backbone.size=tiny',
   '--config.train.batch_size=2',
+  '--config.validation.every=0',
 )

@@ -25,6 +25,8 @@ SETTINGS = (
   f'--config.train.steps={STEPS}',
   '--config.train.log_every=1',
   '--config.train.checkpoint_every=2',
+  '--config.validation.every=4',
+  '--config.validation.patches=4',
 )
 
 
@@ -84,6 +86,11 @@ def test_a_run_leaves_what_users_look_for(trained):
   times = [row['seconds_per_step'] for row in log]
   assert times[0] > np.median(times) / 10  # a step was timed, though it was the one compiled for
   assert 0 <= log[0]['data_wait'] < 1
+  validated = [row for row in log if 'validation/dice' in row]
+  assert [row['step'] for row in validated] == [4, STEPS]
+  assert all(np.isfinite(row['validation/loss']) for row in validated)
+  assert 'validation scans, only watched: 3 of 3 phantom' in printed
+  assert (workdir / 'pictures/validation_000004.png').stat().st_size > 10_000
   moved = [name for name in log[0] if name.startswith('moved/')]
   assert len(moved) == 7, moved  # backbone, text encoder, generator, experts, three of the router
   assert [log[0][name] for name in moved] == [0] * len(moved)  # warm-up starts at a rate of 0
@@ -110,6 +117,15 @@ def is_logged(workdir):
   return log.exists() and len(rows(log)) >= 5
 
 
+def is_validating(workdir):
+  """Half a second after the step before a validation, whose programs take longer to compile."""
+  log = workdir / 'metrics.jsonl'
+  if not (log.exists() and len(rows(log)) == 3):
+    return False
+  time.sleep(0.5)
+  return True
+
+
 def is_saving(workdir):
   """A checkpoint after the first is being written."""
   names = [path.name for path in workdir.glob('checkpoints/*')]
@@ -120,7 +136,9 @@ def is_saving(workdir):
   ('name', 'ready', 'sent', 'code'),
   [
     ('killed', is_saving, signal.SIGKILL, -signal.SIGKILL),
+    ('validating', is_validating, signal.SIGKILL, -signal.SIGKILL),
     ('preempted', is_logged, signal.SIGTERM, 75),
+    ('interrupted', is_logged, signal.SIGINT, 130),
   ],
 )
 def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready, sent, code):
@@ -129,6 +147,7 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
   process = subprocess.Popen(
     command('mome_jax.main', *training(name)), cwd=folder, env=environment,
     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whatever the tests run under
   )  # fmt: skip
   deadline = time.monotonic() + 300
   while not ready(workdir):
@@ -137,9 +156,11 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
   process.send_signal(sent)
   message = process.communicate()[1]
   assert process.returncode == code
-  if code == 75:  # nothing is lost: the last logged step is saved
+  if code > 0:  # nothing is lost: the last logged step is saved
     last = rows(workdir / 'metrics.jsonl')[-1]['step']
-    assert f'preempted: asked to end, saved at step {last}' in message
+    assert f'saved at step {last}; the same command' in message
+    assert message.splitlines()[-1].startswith(f'{name}: ')
+    assert 'Traceback' not in message
     assert (workdir / 'checkpoints' / str(last)).is_dir()
 
   printed = run(folder, environment, 'mome_jax.main', *training(name))
@@ -149,6 +170,11 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
   np.testing.assert_allclose(
     [row['loss'] for row in resumed], [row['loss'] for row in whole], rtol=1e-5
   )
+  keys = 'validation/loss', 'validation/dice', 'validation/dice_smooth', 'validation/dice/liver'
+  measured = [
+    [[row[key] for key in keys] for row in log if keys[0] in row] for log in (resumed, whole)
+  ]
+  np.testing.assert_allclose(*measured, rtol=1e-4)
   distances = [[row['moved/backbone'] for row in log] for log in (resumed, whole)]
   np.testing.assert_allclose(*distances, rtol=1e-3)
   table = 'evaluation/table.md'

@@ -37,6 +37,22 @@ def test_training_curves(tmp_path):
     assert (np.ptp(none[:, part, :3], axis=2) > 0.3).sum() == 0
 
 
+def test_validation_has_a_panel_of_its_own(tmp_path):
+  """And the other three are where they were."""
+  rows = list(curve_rows(20))
+  training_curves.training_curves(tmp_path / 'without.png', rows)
+  values = {'validation/dice': 0.5, 'validation/dice/liver': 0.4, 'validation/loss_bce': 0.3}
+  rows[9] |= values
+  rows[19] |= {name: value + 0.1 for name, value in values.items()}
+  training_curves.training_curves(tmp_path / 'with.png', rows)
+  without, with_panel = (imread(tmp_path / f'{name}.png') for name in ('without', 'with'))
+  assert with_panel.shape[1] > 1.3 * without.shape[1]
+  further = with_panel[:, without.shape[1] :]
+  assert (np.ptp(further[..., :3], axis=2) > 0.3).sum() > 200
+  rate = slice(without.shape[1] // 3 + 30, without.shape[1] - 20)
+  np.testing.assert_array_equal(with_panel[50:, rate], without[50:, rate])
+
+
 @pytest.mark.parametrize('n', [1, 2])
 def test_training_curves_of_few_steps(tmp_path, n):
   training_curves.training_curves(tmp_path / 'few.png', curve_rows(n))

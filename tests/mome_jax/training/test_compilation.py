@@ -1,5 +1,9 @@
 """Options of the compiler, and where compiled programs are kept."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import pytest
 from jax.sharding import AxisType
@@ -58,3 +62,82 @@ def test_a_cache_of_the_users_own_stays(tmp_path, no_cache):
   jax.config.update('jax_compilation_cache_dir', str(tmp_path))
   compilation.use_cache()
   assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+
+
+def test_the_environment_moves_or_switches_off_the_cache(monkeypatch, tmp_path, no_cache):
+  monkeypatch.setenv('MOME_CACHE', str(tmp_path / 'mine'))
+  compilation.use_cache()
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'mine')
+  monkeypatch.setenv('MOME_CACHE', 'off')
+  assert compilation.cache_folder() == ''
+  before = jax.config.jax_enable_compilation_cache
+  try:
+    compilation.use_cache()
+    assert not jax.config.jax_enable_compilation_cache
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+
+
+def test_a_folder_that_cannot_be_made_costs_the_cache_only(monkeypatch, tmp_path, no_cache, capsys):
+  (tmp_path / 'file').write_text('')
+  monkeypatch.setenv('MOME_CACHE', str(tmp_path / 'file' / 'below'))
+  before = jax.config.jax_enable_compilation_cache
+  try:
+    compilation.use_cache()
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+  assert 'compiled programs are not kept' in capsys.readouterr().err
+
+
+def test_how_long_a_program_took_is_told_the_next_time(monkeypatch, tmp_path):
+  monkeypatch.setenv('MOME_CACHE', str(tmp_path))
+  times = iter((0.0, 97.2, 200.0, 203.0, 0.0, 1.0))
+  monkeypatch.setattr(compilation.time, 'perf_counter', lambda: next(times))
+  lines = []
+  for _ in range(2):
+    with compilation.told('the train step', 'a small network', lines.append):
+      pass
+  assert lines == [
+    'compiling the train step (the first time)',
+    'compiled the train step in 97 s',
+    'compiling the train step (97 s last time)',
+    'compiled the train step in 3 s',
+  ]
+  (tmp_path / 'seconds.json').write_text('{"half')  # whatever is in there
+  with compilation.told('the train step', 'a small network', lines.append):
+    pass
+  assert lines[4:] == [
+    'compiling the train step (the first time)',
+    'compiled the train step in 1 s',
+  ]
+
+
+CACHED = """
+import sys, warnings
+import jax, jax.numpy as jnp
+from mome_jax.training import compilation
+warnings.simplefilter('error')
+compilation.use_cache()
+def train_step(x):
+  return jnp.sin(x) @ x
+with compilation.told('the train step', 'key', print):
+  step = jax.jit(train_step).lower(jnp.ones((3, 3))).compile()
+print(float(step(jnp.ones((3, 3))).sum()))
+"""
+
+
+def test_an_entry_that_was_cut_short_is_removed_and_made_again(tmp_path):
+  environment = {
+    **os.environ, 'MOME_CACHE': str(tmp_path), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'
+  }  # fmt: skip
+  run = lambda: subprocess.run(
+    [sys.executable, '-c', CACHED], env=environment, capture_output=True, text=True
+  )
+  first = run()
+  (entry,) = tmp_path.glob('jit_train_step-*-cache')
+  whole = entry.read_bytes()
+  entry.write_bytes(whole[: len(whole) // 2])
+  again = run()
+  assert again.returncode == 0, again.stderr[-2000:]
+  assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+  assert entry.stat().st_size > len(whole) // 2

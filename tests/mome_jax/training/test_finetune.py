@@ -75,6 +75,7 @@ def test_fine_tuning_with_frozen_text(place, start, capsys):
   config.train.steps = 2
   config.train.log_every = 1
   config.train.learning_rate = 0.0  # every parameter can be told
+  config.validation.every = 0
   workdir = epath.Path(place / 'mine')
   loop.train(config, workdir)
   random = 'model/expert_1, model/expert_2, model/expert_3, model/router'

@@ -33,6 +33,8 @@ SETTINGS = [
   '--config.train.checkpoint_every=10',
   '--config.train.warmup_steps=1',
   '--config.train.learning_rate=1e-3',
+  '--config.validation.every=5',
+  '--config.validation.patches=16',
 ]
 
 EXPERTS = ('--config.mesh.expert=4',)
@@ -78,6 +80,14 @@ def train(folder, name, devices, *changes, launcher=()):
              launcher=launcher)  # fmt: skip
 
 
+def validations(folder, name):
+  """Losses and Dice of each validation, by step."""
+  lines = (folder / name / 'metrics.jsonl').read_text().splitlines()
+  keys = 'validation/loss', 'validation/dice'
+  rows = [json.loads(line) for line in lines]
+  return {row['step']: [row[key] for key in keys] for row in rows if keys[0] in row}
+
+
 def losses(folder, name):
   lines = (folder / name / 'metrics.jsonl').read_text().splitlines()
   return [json.loads(line)['loss'] for line in lines]
@@ -108,6 +118,14 @@ def assert_alike(got, expected):
 
 def test_eight_devices_that_share_the_experts(one, experts):
   assert_alike(experts, one)
+
+
+def test_validation_is_the_same_with_any_devices_and_processes(folder, one, experts, two):
+  """The first one: later on rounding has grown through the steps."""
+  rows = [validations(folder, name) for name in ('one', 'experts', 'two')]
+  assert all(list(row) == [5, 10, 15, 20, 25, 30] for row in rows)
+  for row in rows[1:]:
+    np.testing.assert_allclose(row[5], rows[0][5], rtol=1e-3)
 
 
 @pytest.mark.parametrize(

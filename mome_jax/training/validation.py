@@ -1,0 +1,220 @@
+"""How well a run does on scans that it is not trained on, while it trains.
+
+A fixed set of patches is drawn from held-out scans as training draws its own, without augmentation,
+and segmented with the averaged parameters. Dice is that of all patches together, as in nnU-Net's
+training: what it costs is known before, however many and large the scans are.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding
+
+from input_pipeline.anatomy import IGNORE_CODE
+from input_pipeline.batches.sampler import PatchSampler, StoreCase
+from input_pipeline.ct.hu_windows import hu_windows
+from mome_jax.errors import writing
+from mome_jax.inference import sliding_window
+from mome_jax.inference import steps as inference_steps
+from mome_jax.models import MoME
+from mome_jax.pictures import overlay
+from mome_jax.pictures.colours import palette
+from mome_jax.text import prompt_inputs, prompts
+from mome_jax.training import compilation, losses, multihost, prefetch, sharding
+from mome_jax.training.validation_scans import HeldOutScans
+
+_SEED = 0  # of the patches: the same for all runs, whatever seed they train with
+_CACHE_MB = 256  # of decoded bricks, beside those of training
+_PICTURE_OVERLAP = 0.25  # of the windows of the scan that is drawn
+
+
+class Validation:
+  """Measures averaged parameters on held-out scans; the same numbers with any hosts and devices.
+
+  Args:
+    config: the whole config.
+    mesh: of the run.
+    model: from `build_model`.
+    text: the text branch of the run.
+    scans: that are held out.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    model: MoME,
+    text: prompt_inputs.TrainingText,
+    scans: HeldOutScans,
+  ):
+    self._config, self._mesh = config, mesh
+    self._batch_size = config.train.batch_size // config.train.accumulate
+    self._classes, self._template = text.classes, text.template
+    data = ml_collections.ConfigDict(config.data.to_dict())
+    data.augment = {'enabled': False}
+    data.weights = ()
+    data.cache_mb = min(data.cache_mb, _CACHE_MB)
+    self._sampler = PatchSampler(data, scans.stores, self._classes)
+    default = prompts.default_prompts(self._classes, self._template)
+    self._prompts = prompt_inputs.fill_bucket(text.inputs(default))
+    trained = len(default) if model.bank is not None else None
+
+    def embed(params: Any, inputs: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
+      embeddings = prompt_inputs.embeddings(text.encoder, params, inputs)
+      return embeddings, None if trained is None else embeddings[:trained]
+
+    everywhere = NamedSharding(mesh, sharding.REPLICATED)
+    self._embed = jax.jit(embed, out_shardings=everywhere)
+    # The program that evaluation and prediction run too: compiled once for all three.
+    platform = mesh.devices.flat[0].platform
+    self._predict = compilation.jit(inference_steps.make_predict_step(model), platform)
+    table = jnp.asarray(self._template.code_table(self._classes))
+    score = make_score_step(table, log=config.train.log_dice)
+    self._score = jax.jit(score, out_shardings=everywhere)
+    self._gather = jax.jit(lambda logits: logits, out_shardings=everywhere)
+
+  def __call__(self, ema: Any) -> dict[str, float]:
+    """Measures averaged parameters.
+
+    Args:
+      ema: of the train state.
+
+    Returns:
+      `loss_bce` and `loss_dice`, the terms of the training loss by these names, and `loss`, their
+      sum; `dice/CLASS` in [0, 1] of every class that the patches hold, and `dice`, their mean.
+    """
+    text, trained = self._embed(ema, sharding.replicate(self._mesh, self._prompts))
+    sums: list[dict[str, np.ndarray]] = []
+    with contextlib.closing(prefetch.prefetch(self._batches(), ahead=2)) as batches:
+      for batch in batches:
+        logits = self._predict(ema, text, batch.pop('image'), trained)
+        sums.append(jax.device_get(self._score(logits, batch)))
+    total = {name: np.sum([part[name] for part in sums], axis=0) for name in sums[0]}
+    return summarise(total, self._classes)
+
+  def draw(self, path: epath.Path, ema: Any, title: str) -> None:
+    """Draws the prediction of one scan, always the same, around what is labelled in it.
+
+    Every process takes part; the lead one writes.
+
+    Args:
+      path: PNG file.
+      ema: of the train state.
+      title: of the picture.
+    """
+    case = max(self._sampler.cases, key=lambda case: (len(case.voxels), case.info.name))
+    low, high = self._labelled_box(case)
+    image, codes = self._sampler.read(case, low, high)
+    text, trained = self._embed(ema, sharding.replicate(self._mesh, self._prompts))
+
+    def predict(windows: np.ndarray) -> Any:
+      batch = self._place({'image': self._local_rows(windows)})
+      return self._gather(self._predict(ema, text, batch['image'], trained))
+
+    channels = hu_windows(image.astype(np.float32), self._sampler.windows.tolist())
+    tiling = sliding_window.Tiling(self._sampler.patch, _PICTURE_OVERLAP, self._batch_size)
+    names = [name for k, name in enumerate(self._classes) if case.supervised[k]]
+    columns = [self._classes.index(name) for name in names]
+    slabs = sliding_window.sliding_window(predict, channels, tiling, classes=len(self._classes))
+    parts = [
+      np.broadcast_to(slab, (*slab.shape[:3], len(self._classes)))[..., columns] > 0
+      for slab in slabs
+    ]
+    if not multihost.is_lead():
+      return
+    masks = np.concatenate(parts)
+    truths = self._template.code_table(names)[codes]
+    layers = overlay.Layers(
+      {name: masks[..., i] for i, name in enumerate(names)},
+      {name: truths[..., i] for i, name in enumerate(names)},
+      palette(self._classes),
+      labelled=truths.any(-1),  # the same slices every time
+    )
+    spacing = tuple(self._config.data.spacing)
+    with writing(path):
+      overlay.overlay(path, image, spacing, layers, f'{case.info.name}, {title}')
+
+  def _labelled_box(self, case: StoreCase) -> tuple[np.ndarray, np.ndarray]:
+    """The first voxel of the bricks that hold a class, and one past the last, plus half a patch."""
+    edge = case.edge
+    numbers = np.concatenate([records for records, _ in case.voxels.values()])
+    cells = np.argwhere(np.isin(case.records, numbers))
+    margin = np.array(self._sampler.patch) // 2
+    low = np.maximum(cells.min(0) * edge - margin, 0)
+    return low, np.minimum((cells.max(0) + 1) * edge + margin, case.info.shape)
+
+  def _batches(self) -> Iterator[dict[str, jax.Array]]:
+    """Every patch once, on the devices; the last batch is filled up with further ones."""
+    size = self._batch_size
+    rows, host = size // jax.process_count(), jax.process_index()
+    for first in range(0, self._config.validation.patches, size):
+      numbers = range(first + host * rows, first + (host + 1) * rows)
+      examples = [self._sampler.sample(number, _SEED) for number in numbers]
+      yield self._place({name: np.stack([e[name] for e in examples]) for name in examples[0]})
+
+  def _local_rows(self, batch: np.ndarray) -> np.ndarray:
+    rows = len(batch) // jax.process_count()
+    return batch[jax.process_index() * rows :][:rows]
+
+  def _place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    return sharding.shard_batch(self._mesh, batch, spatial=self._config.mesh.spatial)
+
+
+def make_score_step(table: jax.Array, *, log: bool) -> Callable[..., dict[str, jax.Array]]:
+  """score_step(logits (B, D, H, W, K or more), batch) -> sums over the batch, float32.
+
+  `batch` holds the arrays of `input_pipeline.batches.spec.BATCH` but the image. The sums: `bce` and
+  `dice`, losses of the (patch, class) pairs that are supervised and that hold the class; `pairs`
+  and `present`, their numbers; `overlap`, `predicted` and `labelled` (K,), in voxels.
+
+  Args:
+    table: (256, K) bool; whether a label code belongs to a class.
+    log: as of `losses.masked_bce_dice`.
+  """
+
+  def score_step(logits: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    logits = jnp.moveaxis(logits[..., : table.shape[1]], -1, 1)
+    label = batch['label'].astype(jnp.int32)
+    _, depth, height, width = label.shape
+    targets = jnp.moveaxis(table.T[:, label], 0, 1)
+    valid = losses.valid_voxels(
+      (depth, height, width), batch['supervised'], batch['frame'], batch['slice_range']
+    )
+    valid &= (label != IGNORE_CODE)[:, None]
+    of_pair = lambda *pair: losses.masked_bce_dice(*(x[None, None] for x in pair), log=log)
+    bce, dice = jax.vmap(jax.vmap(of_pair))(logits, targets, valid)
+    truth, mask = targets & valid, (logits > 0) & valid
+    voxels = lambda x: x.sum((2, 3, 4), dtype=jnp.float32).sum(0)
+    return {
+      'bce': bce.sum(),
+      'dice': dice.sum(),
+      'pairs': valid.any((2, 3, 4)).sum(dtype=jnp.float32),
+      'present': truth.any((2, 3, 4)).sum(dtype=jnp.float32),
+      'overlap': voxels(truth & mask),
+      'predicted': voxels(mask),
+      'labelled': voxels(truth),
+    }
+
+  return score_step
+
+
+def summarise(total: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, float]:
+  """What `Validation` returns, from the sums of all batches."""
+  bce = float(total['bce'] / max(total['pairs'], 1))
+  dice_loss = float(total['dice'] / max(total['present'], 1))
+  values = {'loss': bce + dice_loss, 'loss_bce': bce, 'loss_dice': dice_loss}
+  both = total['predicted'] + total['labelled']
+  dice = {
+    f'dice/{name}': float(2 * total['overlap'][k] / both[k])
+    for k, name in enumerate(classes)
+    if total['labelled'][k]
+  }
+  if dice:
+    values['dice'] = float(np.mean(list(dice.values())))
+  return values | dice

@@ -1,0 +1,95 @@
+"""The best checkpoint is chosen on scans set aside, by a run that is ended in a validation."""
+
+import json
+
+import jax
+import pytest
+from etils import epath
+from jax.experimental.compilation_cache import compilation_cache
+
+from input_pipeline import bricks
+from input_pipeline.prepare import prepare
+from mome_jax import checkpoint
+from mome_jax.checkpoint import training_cases
+from mome_jax.configs import demo
+from mome_jax.training import loop
+from mome_jax.training.monitor import Monitor
+
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+DICE = 0.2, 0.6, 0.5, 0.4  # of the four validations: the best one is the second
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(tmp_path):
+  """Both starts of the run share what is compiled."""
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'compiled'))
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update('jax_compilation_cache_dir', before)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def config(tmp_path):
+  prepare('phantom', tmp_path / 'data', spacing=(12.0,) * 3, brick=16, limit=15)
+  config = demo.get_config()
+  config.data_dir = str(tmp_path / 'data')
+  config.data.spacing = (12.0, 12.0, 12.0)
+  config.data.patch = config.evaluation.window = (16, 16, 16)
+  config.model.backbone.size = 'tiny'
+  config.model.scales = (0, 1)
+  config.train.update({'steps': 20, 'log_every': 1, 'checkpoint_every': 4, 'keep_checkpoints': 1})
+  config.validation.update(
+    {'every': 2, 'cases': 1, 'patches': 2, 'patience': 2, 'smoothing': 0.0, 'picture': False}
+  )
+  config.evaluation.checkpoint = 'best'
+  return config
+
+
+class Ended(Exception):
+  """Stands for whatever ends a process."""
+
+
+def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
+  config, tmp_path, monkeypatch, capsys
+):
+  """The model is measured for real; only the number it is chosen by is given."""
+  measure = Monitor.measure
+  ends = [6]
+
+  def choose(self, step, ema):
+    if ends[:1] == [step]:
+      ends.pop()
+      raise Ended
+    validation = self._validation
+    self._validation = lambda ema: validation(ema) | {'dice': DICE[step // 2 - 1]}
+    try:
+      return measure(self, step, ema)
+    finally:
+      self._validation = validation
+
+  monkeypatch.setattr(Monitor, 'measure', choose)
+  workdir = epath.Path(tmp_path / 'run')
+  with pytest.raises(Ended):
+    loop.train(config, workdir)
+  loop.train(config, workdir)
+  printed = capsys.readouterr().out
+  assert 'scans set aside from training: 1 of 5 phantom_kidney' in printed
+  assert 'ended early: 8 of 20 steps are done, the best at 4' in printed
+  log = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  assert [row['step'] for row in log] == list(range(1, 9))
+  assert [row['validation/dice'] for row in log if 'validation/dice' in row] == list(DICE)
+  assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['4', '8']
+  assert checkpoint.load_model(workdir, DEVICE).step == 4
+  assert checkpoint.load_model(workdir, DEVICE, 'last').step == 8
+
+  # The same command again ends at once; one that waits longer goes on.
+  loop.train(config, workdir)
+  assert 'run is trained: 8 of 20 steps are done' in capsys.readouterr().out
+
+  # What was set aside is not among the training cases.
+  store = bricks.open_bricks(config.data_dir, 'phantom')
+  every = {(case.source, case.name, case.digest) for case in store.cases}
+  trained = training_cases.read(workdir).cases
+  assert trained < every and len(every - trained) == 3

@@ -1,0 +1,84 @@
+"""Dice and losses of held-out patches, against plain loops over voxels."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from input_pipeline.anatomy import IGNORE_CODE
+from mome_jax.training.validation import make_score_step, summarise
+
+K, SHAPE = 3, (4, 3, 2)
+NAMES = 'a', 'b', 'c'
+
+
+@pytest.fixture
+def batch():
+  rng = np.random.default_rng(0)
+  label = rng.integers(0, 4, (2, *SHAPE)).astype(np.uint8)  # code k + 1 is class k
+  label[0, 0, 0] = IGNORE_CODE
+  logits = rng.normal(size=(2, *SHAPE, K + 1)).astype(np.float32)  # one more fills a bucket
+  limits = np.tile(np.array([-np.inf, np.inf], np.float32), (2, K, 1))
+  limits[1, 1] = 1.0, 2.0  # of the second patch, class b in the slices 1 and 2 alone
+  supervised = np.array([[True, True, False], [True, True, False]])
+  frame = np.array([[0, 0, 1, 0], [1, 0, 0, 0]], np.float32)
+  return logits, {
+    'label': label, 'supervised': supervised, 'frame': frame, 'slice_range': limits
+  }  # fmt: skip
+
+
+def by_hand(logits, batch):
+  table = np.zeros((256, K), bool)
+  table[1:4] = np.eye(K, dtype=bool)
+  p = 1 / (1 + np.exp(-logits[..., :K].astype(np.float64)))
+  bce, dice, overlap, predicted, labelled = [], [], np.zeros(K), np.zeros(K), np.zeros(K)
+  for n in range(2):
+    for k in range(K):
+      if not batch['supervised'][n, k]:
+        continue
+      valid = batch['label'][n] != IGNORE_CODE
+      if (n, k) == (1, 1):
+        valid &= np.isin(np.arange(SHAPE[0]), (1, 2))[:, None, None]
+      truth = (batch['label'][n] == k + 1) & valid
+      q = p[n, ..., k]
+      bce.append(-np.where(truth, np.log(q), np.log(1 - q))[valid].mean())
+      if truth.any():
+        dice.append(-np.log((2 * q[truth].sum() + 1e-7) / (q[valid].sum() + truth.sum() + 1e-7)))
+      mask = (logits[n, ..., k] > 0) & valid
+      overlap[k] += (mask & truth).sum()
+      predicted[k] += mask.sum()
+      labelled[k] += truth.sum()
+  return table, np.mean(bce), np.mean(dice), 2 * overlap / np.maximum(predicted + labelled, 1)
+
+
+def test_scores_of_a_batch(batch):
+  logits, arrays = batch
+  table, bce, dice_loss, dice = by_hand(logits, arrays)
+  step = make_score_step(jnp.asarray(table), log=True)
+  total = {name: np.asarray(value) for name, value in step(jnp.asarray(logits), arrays).items()}
+  values = summarise(total, NAMES)
+  assert values['loss_bce'] == pytest.approx(bce, rel=1e-5)
+  assert values['loss_dice'] == pytest.approx(dice_loss, rel=1e-5)
+  assert values['loss'] == pytest.approx(bce + dice_loss, rel=1e-5)
+  assert values['dice/a'] == pytest.approx(dice[0])
+  assert values['dice/b'] == pytest.approx(dice[1])
+  assert 'dice/c' not in values  # not labelled anywhere: unknown, not 0
+  assert values['dice'] == pytest.approx(dice[:2].mean())
+
+
+def test_the_sums_of_two_batches_are_those_of_one(batch):
+  logits, arrays = batch
+  table = by_hand(logits, arrays)[0]
+  step = make_score_step(jnp.asarray(table), log=False)
+  whole = step(jnp.asarray(logits), arrays)
+  parts = [
+    step(jnp.asarray(logits[n : n + 1]), {name: x[n : n + 1] for name, x in arrays.items()})
+    for n in range(2)
+  ]
+  for name, value in whole.items():
+    np.testing.assert_allclose(parts[0][name] + parts[1][name], value, rtol=1e-6)
+
+
+def test_nothing_labelled_gives_no_dice():
+  total = {name: np.zeros(K) for name in ('overlap', 'predicted', 'labelled')}
+  total |= {name: np.zeros(()) for name in ('bce', 'dice', 'pairs', 'present')}
+  assert summarise(total, NAMES) == {'loss': 0, 'loss_bce': 0, 'loss_dice': 0}
