@@ -36,7 +36,7 @@ from mome_jax.plan.rules import Layout, Room, brick, layout
 
 _UNITS = {'k': 10, 'm': 20, 'g': 30, 't': 40}
 _WIDTH = 90  # of a command
-_NEAR = 0.1  # of the prepared spacing: nearer ones are no reason to prepare anew
+_NEAR = 0.15  # of a spacing: augmentation zooms by more, so what is prepared nearer is good enough
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -305,8 +305,9 @@ def schedule(number: int) -> list[Choice]:
   """What follows from the number of steps."""
   decay = min(max(1 - 20 / number, 0.99), 0.999)
   every = max(_round_number(number / 20), 1)
+  warmup = max(min(max(number // 100, 50), 1000, number // 2), 1)
   return [
-    Choice('train.warmup_steps', min(1000, max(number // 100, 1)), 'a hundredth, at most 1000'),
+    Choice('train.warmup_steps', warmup, 'a hundredth, from 50 to 1000, as in demo and base'),
     Choice('train.ema_decay', round(decay, 4), 'spans a twentieth of the steps'),
     Choice('train.checkpoint_every', every, 'twenty times in a run'),
     Choice('train.log_every', max(min(50, number // 50), 1), 'at least fifty points on the curve'),

@@ -173,9 +173,18 @@ def test_a_longer_run_has_larger_patches_and_more_steps():
   assert 1 / 3 < rules.room_by_time(250_000 * 2 * 128**3) / 128**3 < 3
 
 
+@pytest.mark.parametrize(
+  ('steps', 'warmup', 'decay'), [(1200, 50, 0.99), (5600, 56, 0.9964), (100_000, 1000, 0.999)]
+)
+def test_the_schedule_is_near_that_of_configs_made_by_hand(steps, warmup, decay):
+  """As of demo (50 and 0.99), openkbp_cpu (50 and 0.995) and base (1000 and 0.999)."""
+  values = {choice.name: choice.value for choice in rules.schedule(steps)}
+  assert (values['train.warmup_steps'], values['train.ema_decay']) == (warmup, decay)
+
+
 @given(st.integers(1, 10**6))
 def test_the_schedule_suits_any_number_of_steps(number):
   values = {choice.name: choice.value for choice in rules.schedule(number)}
   assert 0.99 <= values['train.ema_decay'] <= 0.999
-  assert 1 <= values['train.warmup_steps'] <= 1000
+  assert 1 <= values['train.warmup_steps'] <= max(number // 2, 1)
   assert values['train.checkpoint_every'] >= 1 and values['train.log_every'] >= 1
