@@ -10,6 +10,7 @@ const make = (tag, properties = {}, ...children) => {
 const WINDOWS = { 'Soft tissue': [40, 400], Lung: [-600, 1500], Bone: [300, 1500] };
 const VIEWS = { Planes: 3, Axial: 0, Coronal: 1, Sagittal: 2, '3D': 4 };
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+const gaps = new Set(data.gaps); // between the stripes of what is not plausible
 const visible = data.classes.map((row) => row.present);
 let labels = null;
 let map = null;
@@ -31,7 +32,8 @@ function paint() {
     const shown = inside.find((k) => (routed === null ? visible[k] : k === routed));
     const colour = shown === undefined ? [0, 0, 0] : routed === null ? data.classes[shown].colour : [255, 255, 255];
     ['R', 'G', 'B'].forEach((channel, i) => table[channel].push(colour[i]));
-    table.A.push(shown === undefined ? 0 : routed === null ? 255 : 110);
+    const gap = gaps.has(code) && routed === null && shown !== undefined && data.classes[shown].plausible === false;
+    table.A.push(shown === undefined || gap ? 0 : routed === null ? 255 : 110);
     table.I.push(code);
     table.labels.push('');
   });
@@ -78,8 +80,13 @@ function showClasses() {
     const swatch = make('span', { className: 'swatch' });
     swatch.style.background = `rgb(${row.colour})`;
     const name = make('button', { onclick: () => row.centre && goTo(row.centre) }, swatch, row.name);
-    const asked = row.asked ? [make('small', {}, row.asked)] : [];
-    body.append(make('tr', { className: row.present ? '' : 'absent' }, make('td', {}, box), make('td', { className: 'name' }, name, ...asked),
+    const told = [row.asked, row.cut ? 'cut by the end of the field of view' : ''].filter(Boolean);
+    const notes = told.map((text) => make('small', {}, text));
+    if (row.plausible === false) {
+      notes.push(make('small', { className: 'doubt', title: row.doubts.join('; ') }, `not plausible: ${row.doubts[0]}`));
+      swatch.classList.add('striped');
+    }
+    body.append(make('tr', { className: row.present ? '' : 'absent' }, make('td', {}, box), make('td', { className: 'name' }, name, ...notes),
       make('td', {}, row.present ? row.volume_ml.toFixed(1) : '–')));
   });
   const all = (value) => {
@@ -144,11 +151,11 @@ function showRouting() {
   nv.addColormap('routing', { R: channel(0), G: channel(1), B: channel(2), A: [0, ...steps.map(() => 255)], I: [0, ...steps] });
   $('routed').append(make('option', { value: '' }, 'no map'));
   for (const k of Object.keys(maps)) $('routed').append(make('option', { value: k }, data.classes[k].name));
-  const quantities = [['trusted scale', scales.length], ['uncertainty', scales.length + 1], ...scales.map((s, i) => [`weight of ${s}`, i])];
+  const quantities = [['trusted scale', scales.length], ['router entropy', scales.length + 1], ...scales.map((s, i) => [`weight of ${s}`, i])];
   for (const [name, frame] of quantities) $('quantity').append(make('option', { value: frame }, name));
   $('routed').onchange = $('quantity').onchange = showMap;
   const [head, body] = [$('routing').querySelector('thead'), $('routing').querySelector('tbody')];
-  head.append(make('tr', {}, ...['', ...scales, 'uncert.'].map((text) => make('th', {}, text))));
+  head.append(make('tr', {}, ...['', ...scales, 'entropy'].map((text) => make('th', {}, text))));
   data.classes.forEach((row, k) => {
     if (!(k in maps) || share[k][0] === null) return;
     const cells = [...share[k], entropy[k]].map((value, i) => {

@@ -42,6 +42,7 @@ class Predictor:
 
   Attributes:
     path: where it came from.
+    folder: that holds its `config.json` and what else describes it.
     config: see `configs/base.py`.
     step: of training, or None.
     template: the built-in classes and those that came with the model.
@@ -72,6 +73,7 @@ class Predictor:
     self._split = jax.sharding.NamedSharding(self._mesh, split)
     loaded = checkpoint.load_model(path, self._everywhere, config.evaluation.checkpoint)
     self.config, self.step, self.params = config, loaded.step, loaded.params
+    self.folder = loaded.folder
     self.template = TEMPLATE.extend(config.new_classes)
     self.model = build_model(config.model)
     self.vectors = None

@@ -9,11 +9,16 @@ import numpy as np
 from input_pipeline.ct import volume
 from input_pipeline.ct.components import components
 from mome_jax.inference.segmentation import Segmentation
+from mome_jax.plausibility.judge import Judgement
+from mome_jax.predict import plausible_masks
 from mome_jax.predict.request import Target
 
 
 def statistics(
-  scan: volume.Volume, segmentation: Segmentation, targets: Sequence[Target]
+  scan: volume.Volume,
+  segmentation: Segmentation,
+  targets: Sequence[Target],
+  judgement: Judgement | None = None,
 ) -> list[dict[str, Any]]:
   """A row of the legend for each target.
 
@@ -21,10 +26,13 @@ def statistics(
     scan: the CT.
     segmentation: of the targets.
     targets: K.
+    judgement: of the masks.
 
   Returns:
     K dicts: the fields of a target; `volume_ml`, structures inside it included; `mean_hu` of its
-    voxels, None without any; `present`; `components`, the number of 26-connected ones.
+    voxels, None without any; `present`, whether it has voxels and can be in the field of view;
+    `components`, the number of 26-connected ones; and of the judgement `cut`, `plausible` and
+    `reasons`, None and empty where nothing is known.
   """
   millilitres = abs(float(np.linalg.det(scan.geometry.affine[:3, :3]))) / 1000
   if scan.geometry.header is not None:  # its spacing may have been assumed
@@ -38,10 +46,10 @@ def statistics(
     if box is not None:
       mask = segmentation.mask(target.name, box)
       row['volume_ml'] = round(float(np.count_nonzero(mask)) * millilitres, 3)
-      row['present'] = True
+      row['present'] = not plausible_masks.is_outside(judgement, target.name)
       row['mean_hu'] = round(float(scan.array[box][mask].mean(dtype=np.float64)), 1)
       _, row['components'] = components(mask)
-    rows.append(row)
+    rows.append(row | plausible_masks.verdict_of(judgement, target.name))
   return rows
 
 

@@ -80,7 +80,7 @@ def _differences(
 def _kept(output: pathlib.Path, scan: ScanFiles, legend: Mapping[str, Any], job: Job) -> Result:
   """The result of an earlier run with the same request."""
   rows = legend['labels']
-  present = any(row['present'] for row in rows)
+  present = any(row['components'] for row in rows)
   names = formats.file_names(
     scan.name,
     job.request.options,

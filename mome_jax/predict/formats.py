@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the table is read for help, too: what writes a format is im
   from input_pipeline.ct.dicom import Series
   from mome_jax.inference.router_maps import RoutingMaps
   from mome_jax.inference.segmentation import Segmentation
+  from mome_jax.plausibility.judge import Judgement
   from mome_jax.predict.find_scans import LoadedScan
 
 
@@ -33,6 +34,7 @@ class SegmentedScan:
     options: what is written besides labels and legend.
     labels: (D, H, W), what the label map holds; made by `segmentation.label_map`.
     routing: for the page, or None.
+    judgement: of the masks, or None.
     rows: of the legend, one a target; see `class_statistics.statistics`.
     legend: its other fields: the scan, the model, warnings.
   """
@@ -44,6 +46,7 @@ class SegmentedScan:
   options: Options = DEFAULTS
   routing: 'RoutingMaps | None' = None
   labels: np.ndarray | None = None
+  judgement: 'Judgement | None' = None
   rows: Sequence[Mapping[str, Any]] = ()
   legend: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -56,7 +59,8 @@ class SegmentedScan:
   @property
   def present(self) -> list[str]:
     """Names of the targets that have voxels."""
-    return [row['name'] for row in self.rows if row['present']]
+    boxes = self.segmentation.boxes
+    return [target.name for target in self.targets if boxes[target.name] is not None]
 
   @property
   def colours(self) -> dict[str, Any]:
@@ -105,11 +109,17 @@ def _dicom_seg(path: pathlib.Path, segmented: SegmentedScan) -> None:
 
 def _preview(path: pathlib.Path, segmented: SegmentedScan) -> None:
   from mome_jax.pictures import overlay
+  from mome_jax.predict import plausible_masks
 
   ct, segmentation = segmented.scan.volume, segmented.segmentation
   views = {name: segmentation.view(name) for name in segmented.present}
   labelled = None if segmented.labels is None else segmented.labels > 0
-  layers = overlay.Layers(views, colours=segmented.colours, labelled=labelled)
+  layers = overlay.Layers(
+    views,
+    colours=segmented.colours,
+    labelled=labelled,
+    implausible=plausible_masks.implausible(segmented.rows),
+  )
   overlay.overlay(path, ct.array, ct.spacing, layers, segmented.name)
 
 

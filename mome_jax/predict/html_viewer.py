@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -21,12 +21,14 @@ from mome_jax.inference.router_maps import RoutingMaps
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.pictures import overlay
 from mome_jax.pictures.colours import palette
+from mome_jax.predict import plausible_masks
 
 _ASSETS = pathlib.Path(__file__).parents[1] / 'assets'
 _NIIVUE = 'niivue-0.69.0.umd.js.gz'
 _SIDES = (256, 208, 168, 136)  # longest side in voxels; the next one where the page is too large
 _IMAGE_BYTES = 12 << 20
 _ROUTING_BYTES = 5 << 20
+_STRIPE_MM = 4.0
 _HU_STEP = 4  # finer than noise; a soft tissue window keeps 100 grey levels
 
 
@@ -49,8 +51,9 @@ def write(
     path: HTML file to write.
     scan: the CT.
     segmentation: of it.
-    legend: of each class that is shown: 'name', 'volume_ml', 'present', and what it was asked for
-      as, 'prompt', 'also' and 'taken_as'.
+    legend: of each class that is shown: 'name', 'volume_ml', what it was asked for as, 'prompt',
+      'also' and 'taken_as', and whether it is 'plausible', 'reasons' and 'cut'. What is not is
+      striped.
     title: heading of the page.
     origin: 'step' of the model, 'warnings' and the 'input' whose folder they do not show; all
       optional.
@@ -61,9 +64,11 @@ def write(
     image = _image(scan, shown)
     if len(image) <= _IMAGE_BYTES:
       break
-  labels, codes = _labels(scan, segmentation, [row['name'] for row in legend], shown)
+  names = [row['name'] for row in legend]
+  striped = plausible_masks.implausible(legend)
+  labels, codes, gaps = _labels(scan, segmentation, names, shown, striped)
   extents = np.multiply(scan.array.shape, scan.spacing)
-  colours = palette([row['name'] for row in legend])
+  colours = palette(names)
   data = {
     'title': title,
     'step': origin.get('step'),
@@ -76,14 +81,18 @@ def write(
         'asked': _asked(row),
         'colour': [round(255 * v) for v in colours[row['name']]],
         'volume_ml': row['volume_ml'],
-        'present': row['present'],
-        'centre': _centre(scan, segmentation, row['name']) if row['present'] else None,
+        'present': segmentation.boxes[row['name']] is not None,
+        'centre': _centre(scan, segmentation, row['name']),
+        'plausible': row.get('plausible'),
+        'doubts': row.get('reasons', ()),
+        'cut': row.get('cut'),
       }
       for row in legend
     ],
     'image': image,
     'labels': labels,
     'codes': codes,
+    'gaps': gaps,
     'routing': None if routing is None else _routing(scan, routing, segmentation, legend),
   }
   pathlib.Path(path).write_text(_page(data))
@@ -168,13 +177,18 @@ def _asked(row: Mapping[str, Any]) -> str:
 
 
 def _labels(
-  scan: volume.Volume, segmentation: Segmentation, names: Sequence[str], step: np.ndarray
-) -> tuple[str, list[list[int]]]:
+  scan: volume.Volume,
+  segmentation: Segmentation,
+  names: Sequence[str],
+  step: np.ndarray,
+  striped: Collection[str],
+) -> tuple[str, list[list[int]], list[int]]:
   """A label map that keeps which classes overlap.
 
   Returns:
-    The map, and for every code from 0 on the indices of `names` that it belongs to: classes,
-    innermost first, then what competes with nothing, in order.
+    The map; for every code from 0 on the indices of `names` that it belongs to: classes, innermost
+    first, then what competes with nothing, in order; and the codes of the gaps between the stripes
+    of what is striped.
   """
   template, old, new = segmentation.template, tuple(scan.spacing), tuple(step)
   winner = resample.resample(segmentation.winner, old, new, order=0)
@@ -194,6 +208,8 @@ def _labels(
     before, index = np.unique(codes[inside], return_inverse=True)
     codes[inside] = len(meanings) + index
     meanings += [[*meanings[code], k] for code in before]
+  first_gap = len(meanings)
+  _stripe(codes, meanings, [names.index(name) for name in striped], step)
   counts = np.bincount(codes.ravel(), minlength=len(meanings))
   counts[0] = 1  # the background keeps its code
   used = sorted(np.flatnonzero(counts), key=lambda code: meanings[code])
@@ -201,13 +217,30 @@ def _labels(
   table = np.zeros(len(meanings), kind)
   table[used] = np.arange(len(used))
   text = _nifti(table[codes], _shown_affine(scan, codes.shape, step))
-  return text, [meanings[code] for code in used]
+  gaps = [number for number, code in enumerate(used) if code >= first_gap]
+  return text, [meanings[code] for code in used], gaps
 
 
-def _centre(scan: volume.Volume, segmentation: Segmentation, name: str) -> list[float]:
-  """World mm of a voxel of the class, in its largest axial section; of a class that has voxels."""
+def _stripe(
+  codes: np.ndarray, meanings: list[list[int]], striped: Collection[int], step: np.ndarray
+) -> None:
+  """Gives every second diagonal stripe of some classes codes of its own, of the same meaning."""
+  inside = np.array([any(k in striped for k in members) for members in meanings])[codes]
+  if not inside.any():
+    return
+  width = max(_STRIPE_MM, 2 * float(step.max()))
+  mm = sum(np.ix_(*(np.arange(n) * size for n, size in zip(codes.shape, step, strict=True))))
+  gaps = inside & (mm // width % 2 == 1)
+  before, index = np.unique(codes[gaps], return_inverse=True)
+  codes[gaps] = len(meanings) + index
+  meanings += [meanings[code] for code in before]
+
+
+def _centre(scan: volume.Volume, segmentation: Segmentation, name: str) -> list[float] | None:
+  """World mm of a voxel of the class, in its largest axial section; None where it has none."""
   box = segmentation.boxes[name]
-  assert box is not None
+  if box is None:
+    return None
   mask = segmentation.mask(name, box)
   z = int(mask.sum((0, 1)).argmax())
   columns = np.argwhere(mask[..., z])

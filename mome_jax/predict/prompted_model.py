@@ -11,6 +11,7 @@ import jax
 from mome_jax.inference import router_maps
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.inference.segmenter import Segmenter
+from mome_jax.plausibility import record
 from mome_jax.predict import provenance, verdicts
 from mome_jax.predict.request import PredictError, Request, Target, make_targets
 from mome_jax.text.prompts import default_prompts
@@ -29,6 +30,7 @@ class PromptedModel:
       `provenance.of_request`.
     explainer: makes the routing maps of the page, or None.
     notes: what the user should know of these prompts.
+    looks: the record of what its classes look like, or None.
     meanings: a line on what each prompt was taken for; none where no prompt was given.
   """
 
@@ -39,6 +41,7 @@ class PromptedModel:
   provenance: Mapping[str, Any]
   explainer: router_maps.Explainer | None
   notes: Sequence[str]
+  looks: record.Record | None = None
   meanings: Sequence[str] = ()
 
   @property
@@ -143,5 +146,6 @@ def ask(predictor: Predictor, request: Request) -> PromptedModel:
     provenance.of_request(request, predictor, segmenter, texts, weights=fingerprint),
     explainer,
     notes,
+    record.read(predictor.folder),
     [target.told() for target in targets] if request.prompts else [],
   )

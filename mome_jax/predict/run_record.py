@@ -96,7 +96,10 @@ class RunRecord:
       **self._fields,
       'finished': finished,
       'seconds': {'load': round(self._loaded, 2), 'total': round(total, 2)},
-      'cases': [{**row(result), 'timings': result.timings} for result in results],
+      'cases': [
+        {**row(result), 'timings': result.timings, 'implausible': _reasons(result)}
+        for result in results
+      ],
     }
     texts = {
       TABLE: table(results, self._names),
@@ -119,7 +122,8 @@ def row(result: Result) -> dict[str, Any]:
 def table(results: Sequence[Result], names: Sequence[str]) -> str:
   """The text of `report.csv`: a row a scan, with the volume of each class in ml.
 
-  A class that was looked for and has no voxel has 0, and a scan without results empty fields. The
+  A class that was looked for and has no voxel has 0, and a scan without results empty fields.
+  `implausible` names the masks that are, separated by semicolons; their volumes are told too. The
   columns depend on the request alone. Text beyond ASCII starts with a byte order mark, which
   spreadsheets need to read it as UTF-8.
 
@@ -128,14 +132,23 @@ def table(results: Sequence[Result], names: Sequence[str]) -> str:
     names: K class names, in the order of the columns.
   """
   titles = {name: f'{name} (ml)' for name in names}
+  doubtful = 'implausible'
   text = io.StringIO()
-  writer = csv.DictWriter(text, [*_COLUMNS, *titles.values()])
+  writer = csv.DictWriter(text, [*_COLUMNS, doubtful, *titles.values()])
   writer.writeheader()
   for result in results:
     volumes = {titles[label['name']]: label['volume_ml'] for label in result.labels}
-    writer.writerow(row(result) | volumes)
+    masks = '; '.join(_reasons(result))
+    writer.writerow({**row(result), doubtful: masks, **volumes})
   mark = '' if text.getvalue().isascii() else '\ufeff'
   return mark + text.getvalue()
+
+
+def _reasons(result: Result) -> dict[str, Sequence[str]]:
+  """Why masks are not plausible, by name."""
+  return {
+    label['name']: label['reasons'] for label in result.labels if label.get('plausible') is False
+  }
 
 
 # ---------------------------------------------------------------------------- how it was made

@@ -14,6 +14,7 @@ from mome_jax.predict import (
   earlier,
   find_scans,
   formats,
+  plausible_masks,
   prompted_model,
   staging,
   write_results,
@@ -177,7 +178,8 @@ def _segment_all(
       results[number] = result
       # What is missing is told at the end, and of what is known not to be possible before too.
       if progress and result.message not in ('', _not_written(result)):
-        kind = f'failed {result.case}' if result.status == 'failed' else 'note'
+        kind = 'warning' if plausible_masks.implausible(result.labels) else 'note'
+        kind = f'failed {result.case}' if result.status == 'failed' else kind
         bar.write(f'{kind}: {result.message}', file=sys.stderr)
       on_result(result)
 

@@ -21,6 +21,7 @@ from mome_jax.predict import (
   class_statistics,
   dicom_seg,
   formats,
+  plausible_masks,
   provenance,
   staging,
   write_results,
@@ -153,17 +154,26 @@ class Job:
         work.maps.write(place, self.model.targets)
     if self.request.check_sides and mirrored:
       work.notes.append(mirrored_note(work.files))
+    judgement = plausible_masks.judge_masks(work.loaded.volume, work.segmentation, self.model.looks)
+    names = [target.name for target in self.model.targets]
+    work.notes += plausible_masks.notes(work.files.input, judgement, names)
     origin = {
       'input': work.files.input,
       **self.model.origin,
       'warnings': work.notes,
       'mirrored': mirrored,
+      'foreign': None if judgement is None else judgement.foreign,
       'request': {'scan': work.digest, **self.model.provenance},
     }
     return write_results.write_scan(
       work.folder,
       write_results.SegmentedScan(
-        name, work.loaded, work.segmentation, self.model.targets, routing=work.routing
+        name,
+        work.loaded,
+        work.segmentation,
+        self.model.targets,
+        routing=work.routing,
+        judgement=judgement,
       ),
       options=self.request.options,
       origin=origin,

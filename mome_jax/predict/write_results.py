@@ -65,7 +65,9 @@ def write_scan(
   labels = segmented.segmentation.label_map({t.name: t.label for t in segmented.targets})
   geometry = segmented.scan.volume.geometry
   volume.write_nifti(folder / f'{name}_seg.nii.gz', labels, geometry, labels.dtype)
-  rows = statistics(segmented.scan.volume, segmented.segmentation, segmented.targets)
+  rows = statistics(
+    segmented.scan.volume, segmented.segmentation, segmented.targets, segmented.judgement
+  )
   segmented = dataclasses.replace(segmented, rows=rows, labels=labels, options=options)
   for kind in formats.asked(options, overlapping=bool(segmented.segmentation.free)).values():
     path = folder / f'{name}_{kind.end}'

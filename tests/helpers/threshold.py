@@ -37,7 +37,7 @@ def decide(logits, names, template=TEMPLATE):
 class Threshold:
   """Every voxel denser than 0 HU is liver, and nothing is spleen."""
 
-  path, step = 'threshold', None
+  path, folder, step = 'threshold', 'threshold', None
   config = ConfigDict({'classes': ('liver', 'spleen')})
   template = TEMPLATE
 
