@@ -87,7 +87,8 @@ function showClasses() {
       swatch.classList.add('striped');
     }
     body.append(make('tr', { className: row.present ? '' : 'absent' }, make('td', {}, box), make('td', { className: 'name' }, name, ...notes),
-      make('td', {}, row.present ? row.volume_ml.toFixed(1) : '–')));
+      make('td', {}, row.present ? row.volume_ml.toFixed(1) : '–'),
+      make('td', {}, row.unsure === null ? '–' : `${Math.round(100 * row.unsure)} %`)));
   });
   const all = (value) => {
     body.querySelectorAll('input:enabled').forEach((box) => { box.checked = value; });

@@ -120,27 +120,28 @@ def offset_excess(
 
 
 def misplaced(looks: Mapping[str, Look], record: Record) -> dict[str, list[str]]:
-  """The classes to take out until the others agree where they are, each with the reason."""
+  """The classes to take out until the others agree where they are, each with the reason.
+
+  The one that contradicts most others goes; of equals, the one farther outside all ranges.
+  """
   left: dict[str, Look] = dict(looks)
   removed: dict[str, list[str]] = {}
-  while True:
+  while left:
     apart = {
-      name: {
-        other: told
+      name: [
+        offset_excess(name, left[name], other, left[other], record)
         for other in left
         if other != name
-        and (told := offset_excess(name, left[name], other, left[other], record))[0]
-        > record.tolerance
-      }
+      ]
       for name in left
     }
-    worst = max(
-      left, key=lambda n: (len(apart[n]), sum(e for e, _ in apart[n].values())), default=None
-    )
-    if worst is None or not apart[worst]:
-      return removed
-    removed[worst] = [max(apart[worst].values())[1]]
+    wrong = {n: sum(e > record.tolerance for e, _ in told) for n, told in apart.items()}
+    worst = max(left, key=lambda n: (wrong[n], sum(e for e, _ in apart[n])))
+    if not wrong[worst]:
+      break
+    removed[worst] = [max(apart[worst])[1]]
     del left[worst]
+  return removed
 
 
 def _unlike(scene: Scene, record: Record) -> list[str]:

@@ -35,6 +35,7 @@ class SegmentedScan:
     labels: (D, H, W), what the label map holds; made by `segmentation.label_map`.
     routing: for the page, or None.
     judgement: of the masks, or None.
+    unsure: by name, the share of a mask that is; see `uncertainty.Uncertainty`.
     rows: of the legend, one a target; see `class_statistics.statistics`.
     legend: its other fields: the scan, the model, warnings.
   """
@@ -47,6 +48,7 @@ class SegmentedScan:
   routing: 'RoutingMaps | None' = None
   labels: np.ndarray | None = None
   judgement: 'Judgement | None' = None
+  unsure: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
   rows: Sequence[Mapping[str, Any]] = ()
   legend: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

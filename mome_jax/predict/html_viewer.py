@@ -52,8 +52,8 @@ def write(
     scan: the CT.
     segmentation: of it.
     legend: of each class that is shown: 'name', 'volume_ml', what it was asked for as, 'prompt',
-      'also' and 'taken_as', and whether it is 'plausible', 'reasons' and 'cut'. What is not is
-      striped.
+      'also' and 'taken_as', and whether it is 'plausible', 'reasons' and 'cut', and 'unsure'. What
+      is not plausible is striped.
     title: heading of the page.
     origin: 'step' of the model, 'warnings' and the 'input' whose folder they do not show; all
       optional.
@@ -86,6 +86,7 @@ def write(
         'plausible': row.get('plausible'),
         'doubts': row.get('reasons', ()),
         'cut': row.get('cut'),
+        'unsure': row.get('unsure'),
       }
       for row in legend
     ],

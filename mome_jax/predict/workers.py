@@ -31,6 +31,7 @@ from mome_jax.predict.probability_maps import ProbabilityMaps
 from mome_jax.predict.prompted_model import PromptedModel
 from mome_jax.predict.request import Request
 from mome_jax.predict.result import Result
+from mome_jax.predict.uncertainty import Uncertainty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +111,12 @@ class Job:
         with write_results.optional(work.folder / f'{name}_probabilities', work.missing):
           work.maps = ProbabilityMaps(work.folder.parent, scan, self.model.columns)
 
+      work.uncertainty = Uncertainty(self.model.columns)
+
       def on_slab(slab: Slab) -> None:
         if work.maps is not None:
           work.maps.add(slab)
+        work.uncertainty.add(slab)
         on_progress(slab.shape[0] / len(scan.array))
 
       explainer = self.model.explainer
@@ -174,6 +178,7 @@ class Job:
         self.model.targets,
         routing=work.routing,
         judgement=judgement,
+        unsure=dict(zip(names, work.uncertainty.shares(), strict=True)),
       ),
       options=self.request.options,
       origin=origin,
@@ -189,14 +194,15 @@ def mirrored_note(scan: ScanFiles) -> str:
 class _Work:
   """A scan on its way through the stages; after an error the later ones do nothing.
 
-  Attributes without a value get one in a stage: `loaded` and `digest` when it is read, `folder` and
-  `segmentation` when it is segmented.
+  Attributes without a value get one in a stage: `loaded` and `digest` when it is read, `folder`,
+  `segmentation` and `uncertainty` when it is segmented.
   """
 
   loaded: LoadedScan
   digest: str
   folder: pathlib.Path
   segmentation: Segmentation
+  uncertainty: Uncertainty
 
   def __init__(self, files: ScanFiles):
     self.files = files

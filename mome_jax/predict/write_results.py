@@ -68,6 +68,7 @@ def write_scan(
   rows = statistics(
     segmented.scan.volume, segmented.segmentation, segmented.targets, segmented.judgement
   )
+  rows = [{**row, 'unsure': segmented.unsure.get(row['name'])} for row in rows]
   segmented = dataclasses.replace(segmented, rows=rows, labels=labels, options=options)
   for kind in formats.asked(options, overlapping=bool(segmented.segmentation.free)).values():
     path = folder / f'{name}_{kind.end}'

@@ -72,7 +72,7 @@ def test_the_verdict_does_not_depend_on_what_else_is_asked(run, model, tmp_path)
   odd = save_scan(tmp_path / 'odd.nii.gz', BIG, seed=50)
   verdicts = []
   for prompts in (['liver'], ['spleen', 'liver', 'something on top']):
-    run(odd, threshold=model, prompts=prompts)
+    run(odd, threshold=model, prompts=prompts, force=True)
     rows = {row['name']: row for row in legend(tmp_path, 'odd')['labels']}
     verdicts.append({key: rows['liver'][key] for key in ('plausible', 'reasons', 'cut', 'present')})
   assert verdicts[0] == verdicts[1] and verdicts[0]['plausible'] is False
