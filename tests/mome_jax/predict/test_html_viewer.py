@@ -236,3 +236,22 @@ def test_routing_map_is_drawn(opened):
   assert '75 %' in opened.run('document.querySelector("#routing tbody").textContent')
   opened.run('$("routed").value = "", showMap()')
   assert np.abs(opened.screenshot().astype(int) - before).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+  ('row', 'expected'),
+  [
+    ({'prompt': 'Liver', 'taken_as': 'class', 'verdict': 'known'}, ''),
+    ({'prompt': 'hepar', 'taken_as': 'synonym', 'verdict': 'known'}, 'asked for as hepar'),
+    ({'prompt': 'liver', 'taken_as': 'class', 'verdict': 'unfamiliar'}, 'unknown to the model'),
+    (
+      {'prompt': 'hepar', 'also': ['LIVER'], 'taken_as': 'synonym', 'verdict': 'unfamiliar'},
+      'asked for as hepar, unknown to the model',
+    ),
+    ({'prompt': 'fat', 'taken_as': 'free', 'verdict': 'known'}, 'free text'),
+    ({'prompt': 'fat', 'taken_as': 'free', 'verdict': 'near'},
+     'free text, near to what the model knows'),
+  ],
+)  # fmt: skip
+def test_the_page_says_what_was_asked_and_whether_the_model_knows_it(row, expected):
+  assert html_viewer._asked({'name': 'liver', **row}) == expected
