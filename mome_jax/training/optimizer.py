@@ -59,6 +59,10 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   | `router/bias_L`, `mixture_share`                            |        1 | `mixture_rate`   |
   | biases of those kernels, scale and bias of `context/norm`, `router/norm_L` | 1-12 | 1     |
 
+  The kernel of `text` reads dense vectors, so that a step for one class moves all others: `rates`
+  of `configs/base.py` slow it further. With one-hot vectors, of which each class has a row of the
+  kernel for itself, it moves a fiftieth as far by itself.
+
   A prior at the full rate moves its logit as far as the query does at 0.1. Backbone, experts and
   banks generate nothing and train at 1. The text encoder trains at `text_rate`: faster, it forgets
   what it was taught of all the words that the run's classes are not called by.

@@ -19,7 +19,8 @@ from mome_jax.training.optimizer import OPTIMIZERS, learning_rate, make_optimize
 RATE, GENERATOR, MIXTURE, TEXT = 1e-2, 0.25, 0.5, 0.125
 # What an Adam step of gradient 1 moves a parameter by, in learning rates; all others move by 1.
 SCALED = {
-  r'model/(text|context/project|heads/controller|router/query)/kernel': GENERATOR,
+  r'model/text/kernel': 0.02 * GENERATOR,
+  r'model/(context/project|heads/controller|router/query)/kernel': GENERATOR,
   r'model/router/key_\d': GENERATOR,
   r'model/router/(bias|prior)_\d': MIXTURE,
   r'model/mixture_share': MIXTURE,
@@ -105,7 +106,7 @@ def three():
 def updates(**values):
   config = demo.get_config().train
   config.update({'learning_rate': RATE, 'warmup_steps': 0, 'weight_decay': 0.0, 'text_rate': 1.0})
-  config.update(values)
+  config.update({'rates': ()} | values)
   optimizer = make_optimizer(config)
   params, slopes = three()
   moved, state = optimizer.update(slopes, optimizer.init(params), params)
@@ -168,7 +169,7 @@ def test_schedules(name, middle, end):
 def test_a_mixture_with_an_anchor_can_take_over():
   """A share that gains from every step reaches tanh(share) = 0.9 well before the end."""
   config = demo.get_config().train
-  config.update({'steps': 1500, 'learning_rate': 3e-3, 'warmup_steps': 50})
+  config.update({'steps': 1500, 'learning_rate': 3e-3, 'warmup_steps': 50, 'rates': ()})
   optimizer = make_optimizer(config)
   params = {'model': {'mixture_share': jnp.zeros(())}}
 
