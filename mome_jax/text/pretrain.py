@@ -2,8 +2,8 @@
 
   python -m mome_jax.text.pretrain [--output FOLDER]
 
-Takes two minutes on two CPU cores, and writes a model folder of the text encoder alone, as the one
-that comes with the package (`mome_jax/assets/text`), where joint training starts by default. The
+Takes two minutes on two idle cores, and writes a model folder of the text encoder alone, as that
+which comes with the package (`mome_jax/assets/text`), where joint training starts by default. The
 same seed gives the same encoder on the same machine.
 
 --leave-out-sides measures what the encoder makes of words it knows in a company that it does not:
@@ -20,7 +20,7 @@ from absl import logging
 from input_pipeline import errors
 from input_pipeline.cli import Parser, dashed
 
-STEPS = 500
+STEPS = 450
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -63,6 +63,20 @@ def sides(embed: Embed, terms: Sequence[Term], left_out: Sequence[str]) -> dict[
   }
 
 
+def spread(prompt: np.ndarray, phrases: np.ndarray) -> float:
+  """How far other phrases of a class are from its prompt, which a network reads as noise.
+
+  Args:
+    prompt: (d,), its embedding.
+    phrases: (P, d), theirs.
+
+  Returns:
+    The mean of their squared distances over the squared length of the prompt's; one-hot vectors
+    have 0.
+  """
+  return float(np.sum((phrases - prompt) ** 2, axis=1).mean() / np.sum(prompt**2))
+
+
 def geometry(vectors: np.ndarray) -> dict[str, float]:
   """How far apart K embeddings (K, d) are.
 

@@ -19,7 +19,7 @@ from mome_jax import checkpoint
 from mome_jax.configs import base
 from mome_jax.text import anatomy_code, retrieval, train_tokenizer
 from mome_jax.text.phrases import Phrases
-from mome_jax.text.prompts import default_prompts
+from mome_jax.text.prompts import default_prompts, training_prompts
 from mome_jax.text.t5 import TextEncoder, build_text_encoder
 from mome_jax.text.text_model import TextModel
 from mome_jax.text.tokenizer import Tokenizer
@@ -140,7 +140,13 @@ def _report(model: TextModel, terms: Sequence[Term]) -> None:
   print(f'names never shown: {right} of {len(rows)} nearest to their own structure')
   for name, expected, nearest in [row for row in rows if row[1] != row[2]][:10]:
     print(f'  {name}: {nearest}, not {expected}')
-  classes = default_prompts(TEMPLATE.names())
+  names = TEMPLATE.names()
+  classes = default_prompts(names)
+  spreads = [
+    retrieval.spread(prompt, model(training_prompts(names=[name])))
+    for name, prompt in zip(names, model(classes), strict=True)
+  ]
+  print(f'spread of the phrases of a class: {np.mean(spreads):.3f}, at most {max(spreads):.3f}')
   for title, texts in (('terms', retrieval.prompts(terms)), ('classes', classes)):
     values = retrieval.geometry(model(texts))
     print(f'{len(texts)} {title}: {_listed(values)}')

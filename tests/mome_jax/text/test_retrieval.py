@@ -49,6 +49,11 @@ def test_sides_by_analogy(monkeypatch):
   assert values == {'retrieved': 0.0, 'step': 0.0}
 
 
+def test_spread_of_phrases():
+  phrases = np.array([[2.0, 0], [2, 2], [4, 2]])  # 0, 4 and 8 away, in squares; the length is 2
+  assert retrieval.spread(phrases[0], phrases) == pytest.approx((0 + 4 + 8) / 3 / 4)
+
+
 def test_geometry_of_one_hot_vectors_and_of_near_parallel_ones():
   assert retrieval.geometry(np.eye(3)) == pytest.approx(
     {'norm': 1, 'mean_cosine': 0, 'greatest_cosine': 0, 'condition': 1}
