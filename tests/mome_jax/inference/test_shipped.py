@@ -41,6 +41,20 @@ def test_predict_finds_the_organs_of_a_patient_without_a_checkpoint(real_data, t
   assert np.mean(dices) > 0.65
 
 
+def test_an_abdomen_is_told_from_a_head_and_neck(real_data, tmp_path, capsys):
+  scan = real_data / 'totalsegmentator' / 'example_ct_sm.nii.gz'
+  out = tmp_path / 'out'
+  assert predict.main(['--input', str(scan), '--output', str(out), '--no-preview']) == 0
+  assert 'DOES NOT LOOK LIKE THE SCANS' in capsys.readouterr().err
+  legend = json.loads((out / 'example_ct_sm_seg.json').read_text())
+  assert legend['foreign'] is True
+  marked = [row for row in legend['labels'] if row['components']]
+  assert len(marked) >= 5
+  assert all(row['plausible'] is False and row['reasons'] for row in marked)
+  # Of the seven, an upper abdomen may show these two.
+  assert {row['name'] for row in marked if row['present']} <= {'spinal cord', 'esophagus'}
+
+
 def test_bfloat16_computes_nearly_what_float32_does():
   predictor = Predictor()
   config = predictor.config
