@@ -1,9 +1,10 @@
 """A trained model, loaded once and ready for prompts: what evaluation and prediction share."""
 
+import collections
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,13 +24,13 @@ from mome_jax.text.vectors import TextVectors
 from mome_jax.training import compilation, sharding, state
 
 SHIPPED = shipped.MODEL
+_AHEAD = 4  # buckets of prompts that are read before the first one's logits are taken
 
 
 class Predictor:
   """A model on the devices.
 
-  Prompt lists of any length and scans of any size run through a few compiled programs: one for each
-  number of prompts, rounded up to a multiple of 4.
+  Prompt lists of any length and scans of any size run through the same two compiled programs.
 
   Args:
     path: a model folder, a training workdir or one of its `checkpoints/STEP`; default the model
@@ -93,7 +94,9 @@ class Predictor:
     with jax.set_mesh(self._mesh):
       checkpoint.check_fit(self.params, jax.eval_shape(create, jax.random.key(0)), path)
     self._embed = jax.jit(functools.partial(prompt_inputs.embeddings, encoder))
-    self._predict = compilation.jit(steps.make_predict_step(self.model), self.devices[0].platform)
+    platform = self.devices[0].platform
+    self._see = compilation.jit(steps.make_see_step(self.model), platform)
+    self._read = compilation.jit(steps.make_read_step(self.model), platform)
     self._known: dict[str, np.ndarray] = {}  # embeddings by prompt
     self.trained_text = None
     if self.model.bank is not None:
@@ -131,6 +134,32 @@ class Predictor:
     with jax.set_mesh(self._mesh):
       return step(self.params, text, *jax.device_put(batch, self._split), self.trained_text)
 
+  def _logits(self, buckets: Sequence[jax.Array], windows: np.ndarray) -> Iterator[jax.Array]:
+    """Logits (B, D, H, W, 4) float32 of each bucket of prompts, one after the other.
+
+    The windows are seen once, and each bucket is read by the same program, so that neither its
+    logits nor the time to compile depend on how many there are. A few are computed ahead of what
+    is taken: the device works on while the host takes them, and never holds all.
+    """
+    with jax.set_mesh(self._mesh):
+      batch = jax.device_put(windows, self._split)
+      sight = self._see(self.params, batch, self.trained_text)
+
+    def read(text: jax.Array) -> jax.Array:
+      with jax.set_mesh(self._mesh):
+        return self._read(self.params, sight, text)
+
+    ahead = collections.deque(map(read, buckets[:_AHEAD]))
+
+    def rest() -> Iterator[jax.Array]:
+      for text in buckets[_AHEAD:]:
+        yield ahead.popleft()
+        ahead.append(read(text))
+      while ahead:
+        yield ahead.popleft()
+
+    return rest()
+
   def segmenter(
     self,
     names: Sequence[str],
@@ -155,12 +184,15 @@ class Predictor:
       PostprocessError: if a rule is unknown.
       TextVectorError: if the model's text is frozen and it has no vector for a prompt.
     """
-    text = self.embed(prompts)
+    vectors = np.asarray(self.embed(prompts))
+    buckets = [
+      jax.device_put(vectors[n : n + prompt_inputs.BUCKET], self._everywhere)
+      for n in range(0, len(vectors), prompt_inputs.BUCKET)
+    ]
     settings = Settings.of_config(
       self.config, rules=rules, overlap=overlap, devices=len(self.devices)
     )
-    # With the classes that fill the bucket: to cut them on the device, each K would be a program.
-    predict = functools.partial(self.run, self._predict, text)
+    predict = functools.partial(self._logits, buckets)
     return Segmenter(predict, names, settings, template or self.template, free=free)
 
   def fingerprint(self) -> str:

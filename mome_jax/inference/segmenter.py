@@ -86,7 +86,7 @@ class Segmenter:
 
   Args:
     predict: (batch, *window, C) float32 -> (batch, *window, K) float32, or more classes, of which
-      the first K count.
+      the first K count; or an iterator of parts of them.
     names: of the classes that compete for each voxel, in the order of the logits.
     settings: of the model.
     template: tells which classes contain which.
@@ -98,7 +98,7 @@ class Segmenter:
 
   def __init__(
     self,
-    predict: Callable[[np.ndarray], np.ndarray],
+    predict: Callable[[np.ndarray], Any],
     names: Sequence[str],
     settings: Settings,
     template: Template = TEMPLATE,

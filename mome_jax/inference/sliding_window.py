@@ -16,7 +16,8 @@ from mome_jax.inference.stage_clock import Clock
 
 BACKGROUND = -30.0  # logit where no window looked, that is in air
 Corner = tuple[int, int, int]  # the first voxel of a window
-# (batch, *window, C) float32 and the corners of its first rows -> (batch, *window, K).
+# (batch, *window, C) float32 and the corners of its first rows -> (batch, *window, K), or an
+# iterator of parts of the K, one after the other.
 Ask = Callable[[np.ndarray, Sequence[Corner]], Any]
 
 
@@ -140,16 +141,24 @@ class _Blend:
     self._total: np.ndarray | None = None
     self._mass: np.ndarray | None = None
 
-  def add(self, corner: Corner, logits: np.ndarray) -> None:
-    """Adds (*window, K) logits of the window at a corner, which lies in the planes held."""
+  def add(self, corner: Corner, logits: np.ndarray, first: int = 0) -> None:
+    """Adds (*window, k) logits of the window at a corner, which lies in the planes held.
+
+    Args:
+      corner: of the window.
+      logits: of some of the K classes; those of a window come in order.
+      first: number of the first one.
+    """
     if self._total is None or self._mass is None:
       count = self._classes or logits.shape[-1]
       planes = self._windows.size[0], *self._windows.padded[1:]
       self._total, self._mass = np.zeros((count, *planes), np.float32), np.zeros(planes, np.float32)
     region = (slice(None), *self._windows.region(corner)[1:])
-    for k, summed in enumerate(self._total):  # class by class: no second array of K maps
+    part = self._total[first : first + logits.shape[-1]]
+    for k, summed in enumerate(part):  # class by class: no second array of K maps
       summed[region] += logits[..., k] * self._weights
-    self._mass[region] += self._weights
+    if not first:
+      self._mass[region] += self._weights
 
   def finish(self, first: int, end: int) -> Iterator[np.ndarray]:
     """Yields what of the planes [first, end) lies in the scan; `first` is the first one held."""
@@ -179,7 +188,7 @@ class _Blend:
 
 
 def sliding_window(
-  predict: Callable[[np.ndarray], np.ndarray],
+  predict: Callable[[np.ndarray], Any],
   image: np.ndarray,
   tiling: Tiling,
   *,
@@ -190,11 +199,12 @@ def sliding_window(
   """Blended logits of a scan, in slabs along the first axis.
 
   Args:
-    predict: (batch_size, *window, C) float32 -> (batch_size, *window, K) float32, always called
-      with this one shape, so that nothing is compiled twice.
+    predict: (batch_size, *window, C) float32 -> (batch_size, *window, K) float32, or an iterator
+      of parts of the K, one after the other; always called with this one shape, so that nothing is
+      compiled twice.
     image: (D, H, W, C) float32 in [0, 1]; 0 is air.
     tiling: windows, and how many of them a call.
-    classes: K, where `predict` returns more of them; the first ones are kept.
+    classes: K, where `predict` returns more of them, or parts; the first ones are kept.
     clock: counts the time spent in `predict` and waiting for it as 'network'.
     watch: predicts in place of `predict`.
 
@@ -211,8 +221,9 @@ def sliding_window(
   ends = [*list(windows.planes)[1:], image.shape[0]]
   for (first, corners), end in zip(windows.planes.items(), ends, strict=True):
     views = [image[windows.region(corner)] for corner in corners]
-    for n, logits in _predict_batches(ask, views, corners, tiling.batch_size, clock or Clock()):
-      blend.add(corners[n], logits)
+    parts = _predict_batches(ask, views, corners, tiling.batch_size, clock or Clock())
+    for n, logits, number in parts:
+      blend.add(corners[n], logits, number)
     yield from blend.finish(first, end)
     if end < image.shape[0]:
       blend.forget(end - first)
@@ -224,16 +235,25 @@ def _predict_batches(
   corners: Sequence[Corner],
   batch_size: int,
   clock: Clock,
-) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields (index of the view, its logits) for each view.
+) -> Iterator[tuple[int, np.ndarray, int]]:
+  """Yields (index of the view, logits, number of their first class) for each view and part.
 
   The next batch is on its way to the device before the last one is waited for, so that device and
   host work at the same time.
   """
 
-  def logits_of(batch: range, result: Any) -> Iterator[tuple[int, np.ndarray]]:
-    with clock('network'):
-      return zip(batch, np.asarray(result), strict=False)
+  def logits_of(batch: range, result: Any) -> Iterator[tuple[int, np.ndarray, int]]:
+    parts = result if isinstance(result, Iterator) else iter((result,))
+    first = 0
+    while True:
+      with clock('network'):
+        part = next(parts, None)
+        logits = None if part is None else np.asarray(part)
+      if logits is None:
+        return
+      for n, values in zip(batch, logits, strict=False):
+        yield n, values, first
+      first += logits.shape[-1]
 
   pending = None
   for at in range(0, len(views), batch_size):

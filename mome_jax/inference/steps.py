@@ -1,7 +1,7 @@
 """Predict steps: pure functions of parameters, text and windows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 
 from mome_jax import ops
 from mome_jax.models import MoME
+from mome_jax.models.mome import Sight
 
 Params = Mapping[str, Any]  # of the state: {'model': ..., 'text': ...}
 
@@ -26,6 +27,33 @@ def make_predict_step(model: MoME) -> Callable[..., jax.Array]:
     return model.apply({'params': params['model']}, windows, text, trained_text)[0]
 
   return predict_step
+
+
+def make_see_step(model: MoME) -> Callable[..., Sight]:
+  """see_step(params, windows (B, D, H, W, C), trained_text) -> what `read_step` takes.
+
+  `trained_text` is that of `make_predict_step`.
+  """
+
+  def see_step(params: Params, windows: jax.Array, trained_text: jax.Array | None = None) -> Sight:
+    sight = model.apply({'params': params['model']}, windows, trained_text, method=MoME.see)
+    return cast(Sight, sight)
+
+  return see_step
+
+
+def make_read_step(model: MoME) -> Callable[..., jax.Array]:
+  """read_step(params, sight, text (K, d_t)) -> logits (B, D, H, W, K).
+
+  After a see step the same as a predict step; but any number of prompts is read with one program
+  of few of them, and the backbone runs once.
+  """
+
+  def read_step(params: Params, sight: Sight, text: jax.Array) -> jax.Array:
+    logits = model.apply({'params': params['model']}, sight, text, method=MoME.read)
+    return cast(jax.Array, logits)
+
+  return read_step
 
 
 def make_routing_step(

@@ -1,7 +1,7 @@
 """MoME: a mixture of the decoder layers of a segmentation network, routed by text and vision."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,22 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 # baseline starts out equal to it. 'equal': the mean of all experts, who learn alike until the
 # router has something to say.
 ANCHORS = ('none', 'finest', 'equal')
+
+
+class Sight(NamedTuple):
+  """What a model has seen of an image, before any prompt is read.
+
+  Attributes:
+    features: L arrays (B, D_l, H_l, W_l, C_l), the decoder layers that are experts.
+    context: (B, d) float32, of the scan.
+    outputs: L arrays (B, 8, D_l, H_l, W_l), z_l of the experts.
+    reports: scale -> report of its bank.
+  """
+
+  features: Sequence[jax.Array]
+  context: jax.Array
+  outputs: Sequence[jax.Array]
+  reports: Mapping[int, Mapping[str, jax.Array]]
 
 
 class MoME(nn.Module):
@@ -61,7 +77,6 @@ class MoME(nn.Module):
       return (0,)
     return self.scales or tuple(range(self.backbone.num_scales))
 
-  @nn.compact
   def __call__(
     self,
     image: jax.Array,
@@ -91,23 +106,40 @@ class MoME(nn.Module):
       ValueError: if a side of the image is no multiple of the backbone's stride, or a model with
         banks that is not in training has no trained text.
     """
-    stride = self.backbone.stride
-    if any(n % stride for n in image.shape[1:4]):
-      raise ValueError(
-        f'image of {image.shape[1:4]} voxels: every side must be a multiple of {stride}'
-      )
-    pyramid = self.backbone(image)
-    project = nn.Dense(self.width, precision=ops.EXACT, name='text')
-    classes = nn.relu(project(text.astype(jnp.float32)))
-    trained = None
-    if self.bank is not None:
-      trained_text = self._trained_text(text, trained_text, train)
-      trained = nn.relu(project(trained_text.astype(jnp.float32)))
-    context = heads.ScanContext(self.width, self.dtype, name='context')(pyramid[-1])
-    theta = heads.HeadGenerator(name='heads')(context, classes)
+    return self._run(image, text, trained_text, train=train)
 
-    features = [pyramid[scale] for scale in self.active_scales]
-    outputs, reports = self._read(features, trained, train)
+  def see(self, image: jax.Array, trained_text: jax.Array | None = None) -> Sight:
+    """What `read` needs of an image: the same for all prompts; arguments as for a call."""
+    return self._run(image, None, trained_text)._replace(reports={})
+
+  def read(self, sight: Sight, text: jax.Array) -> jax.Array:
+    """Logits (B, D, H, W, K) float32 of the prompts `text` (K, d_t), as a call returns them."""
+    return self._run(None, text, sight=sight)[0]
+
+  @nn.compact
+  def _run(
+    self,
+    image: jax.Array | None,
+    text: jax.Array | None,
+    trained_text: jax.Array | None = None,
+    *,
+    sight: Sight | None = None,
+    train: bool = False,
+  ) -> Any:
+    """Sees the image, unless its sight is given; reads the text, unless there is none."""
+    project = nn.Dense(self.width, precision=ops.EXACT, name='text')
+    if sight is None:
+      assert image is not None  # one of the two is given
+      trained = None
+      if self.bank is not None:
+        trained_text = self._trained_text(text, trained_text, train)
+        trained = nn.relu(project(trained_text.astype(jnp.float32)))
+      sight = self._see(image, trained, train)
+    if text is None:
+      return sight
+    features, context, outputs, reports = sight
+    classes = nn.relu(project(text.astype(jnp.float32)))
+    theta = heads.HeadGenerator(name='heads')(context, classes)
     gates = []
     if len(features) > 1:
       routing = router.Router(
@@ -120,10 +152,15 @@ class MoME(nn.Module):
       aux['router_logits'] = router_logits
     return jnp.moveaxis(logits, 1, -1), aux
 
-  def _read(
-    self, features: Sequence[jax.Array], trained: jax.Array | None, train: bool
-  ) -> tuple[list[jax.Array], dict[int, dict[str, jax.Array]]]:
-    """The experts' outputs z_l (B, 8, D_l, H_l, W_l), and the banks' reports by scale."""
+  def _see(self, image: jax.Array, trained: jax.Array | None, train: bool) -> Sight:
+    stride = self.backbone.stride
+    if any(n % stride for n in image.shape[1:4]):
+      raise ValueError(
+        f'image of {image.shape[1:4]} voxels: every side must be a multiple of {stride}'
+      )
+    pyramid = self.backbone(image)
+    context = heads.ScanContext(self.width, self.dtype, name='context')(pyramid[-1])
+    features = [pyramid[scale] for scale in self.active_scales]
     outputs, reports = [], {}
     for scale, x in zip(self.active_scales, features, strict=True):
       options = self.bank if self.bank and scale in self.bank.scales else None
@@ -132,7 +169,7 @@ class MoME(nn.Module):
       outputs.append(jnp.moveaxis(z, -1, 1))
       if report is not None:
         reports[scale] = report
-    return outputs, reports
+    return Sight(features, context, outputs, reports)
 
   def _mix(
     self,
@@ -176,7 +213,9 @@ class MoME(nn.Module):
     maps = jax.lax.map(one_class, by_class, batch_size=self.class_chunk)
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), maps)
 
-  def _trained_text(self, text: jax.Array, given: jax.Array | None, train: bool) -> jax.Array:
+  def _trained_text(
+    self, text: jax.Array | None, given: jax.Array | None, train: bool
+  ) -> jax.Array:
     """Embeddings of the training classes, (J, d_t); see `__call__`."""
     if given is not None:
       text = given
@@ -187,6 +226,7 @@ class MoME(nn.Module):
         'the banks of sparse experts need the embeddings of the training classes: pass '
         "trained_text=, or the variables' collection 'trained' that init made"
       )
+    assert text is not None  # in training there are prompts
     return text
 
 

@@ -128,7 +128,7 @@ def test_further_scans_and_prompts_compile_nothing(network, tmp_path):
   assert before  # the listener works
   save_scan(tmp_path / 'second.nii.gz', shape=(33, 17, 40), spacing=(5, 9, 6))
   scans = [tmp_path / 'second.nii.gz']
-  for prompts in (None, ['liver'], ['liver', 'hepar', 'spleen', 'any other text']):
+  for prompts in (None, ['liver'], ['aorta', 'hepar', 'spleen', 'any other text']):
     results = predict.predict(network, scans, tmp_path / 'out', prompts, existing='overwrite')
     assert [r.status for r in results] == ['ok']
   assert len(compiled) == before
@@ -150,7 +150,7 @@ def test_the_second_case_of_a_folder_loads_and_compiles_nothing(network, tmp_pat
   assert [result.status for result in results] == ['ok', 'ok']
   assert loads == [1, 1]  # once a call, however many scans
   assert len(events) == before
-  assert network._predict._cache_size() == 1
+  assert network._see._cache_size() == network._read._cache_size() == 1
   record = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
   assert record['checkpoint']['sha256'] == network.fingerprint()
   assert record['options']['fast']

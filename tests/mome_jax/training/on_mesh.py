@@ -200,13 +200,14 @@ def test_two_predictors_on_two_devices_work_side_by_side(tmp_path, monkeypatch):
   rows = P(('data', 'expert'))
 
   def make_step(model):
-    def step(params, text, windows, context):
+    def step(params, windows, trained_text):
       add = lambda x: x + jax.lax.psum(1, ('data', 'expert'))
       return jax.shard_map(add, in_specs=rows, out_specs=rows)(windows) + capacity.num_devices()
 
     return step
 
-  monkeypatch.setattr(steps, 'make_predict_step', make_step)
+  monkeypatch.setattr(steps, 'make_see_step', make_step)
+  monkeypatch.setattr(steps, 'make_read_step', lambda model: lambda params, seen, text: seen)
   config = demo.get_config()
   config.classes = ('liver', 'spleen')
   config.model.backbone.size = 'tiny'
@@ -231,7 +232,7 @@ def test_two_predictors_on_two_devices_work_side_by_side(tmp_path, monkeypatch):
 
   def check():
     for numbers, segmenter in zip(where, segmenters, strict=True):
-      got = segmenter._predict(windows)
+      [got] = segmenter._predict(windows)
       assert {device.id for device in got.devices()} == set(numbers)
       np.testing.assert_allclose(got, windows + 2 * len(numbers), rtol=1e-6)
 
