@@ -20,6 +20,7 @@ TINY = [
   '--config.data.patch=(16,16,16)',
   '--config.evaluation.window=(16,16,16)',
   '--config.text.num_layers=1',
+  '--config.init.text=',  # which has two
 ]
 
 
