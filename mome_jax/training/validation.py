@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import tqdm
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
@@ -74,6 +75,7 @@ class Validation:
     # The program that evaluation and prediction run too: compiled once for all three.
     platform = mesh.devices.flat[0].platform
     self._predict = compilation.jit(inference_steps.make_predict_step(model), platform)
+    self._compiled: Any = None
     table = jnp.asarray(self._template.code_table(self._classes))
     score = make_score_step(table, log=config.train.log_dice)
     self._score = jax.jit(score, out_shardings=everywhere)
@@ -93,7 +95,7 @@ class Validation:
     sums: list[dict[str, np.ndarray]] = []
     with contextlib.closing(prefetch.prefetch(self._batches(), ahead=2)) as batches:
       for batch in batches:
-        logits = self._predict(ema, text, batch.pop('image'), trained)
+        logits = self._logits(ema, text, batch.pop('image'), trained)
         sums.append(jax.device_get(self._score(logits, batch)))
     total = {name: np.sum([part[name] for part in sums], axis=0) for name in sums[0]}
     return summarise(total, self._classes)
@@ -115,7 +117,7 @@ class Validation:
 
     def predict(windows: np.ndarray) -> Any:
       batch = self._place({'image': self._local_rows(windows)})
-      return self._gather(self._predict(ema, text, batch['image'], trained))
+      return self._gather(self._logits(ema, text, batch['image'], trained))
 
     channels = hu_windows(image.astype(np.float32), self._sampler.windows.tolist())
     tiling = sliding_window.Tiling(self._sampler.patch, _PICTURE_OVERLAP, self._batch_size)
@@ -139,6 +141,15 @@ class Validation:
     spacing = tuple(self._config.data.spacing)
     with writing(path):
       overlay.overlay(path, image, spacing, layers, f'{case.info.name}, {title}')
+
+  def _logits(self, *arguments: Any) -> jax.Array:
+    """What the predict step returns; compiled at first, which is told."""
+    if self._compiled is None:
+      key = compilation.about(self._config, training=True)
+      told = compilation.told('the predict step', key, tqdm.tqdm.write)
+      with told if multihost.is_lead() else contextlib.nullcontext():
+        self._compiled = self._predict.lower(*arguments).compile()
+    return self._compiled(*arguments)
 
   def _labelled_box(self, case: StoreCase) -> tuple[np.ndarray, np.ndarray]:
     """The first voxel of the bricks that hold a class, and one past the last, plus half a patch."""

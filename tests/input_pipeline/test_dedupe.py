@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline import dedupe, patient_groups, prepare, sources
+from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
 
 
 def test_a_group_never_crosses_splits(real_data, tmp_path, capsys):
@@ -37,6 +37,8 @@ def test_a_group_never_crosses_splits(real_data, tmp_path, capsys):
   command = ['--source=amos22', f'--manual-dir={amos}', f'--data-dir={tmp_path / "data"}']
   assert prepare.main([*command, '--spacing=6', '--brick=16', f'--groups={output}']) == 0
   assert '1 test cases' in capsys.readouterr().out
+  patients = bricks.read_patients(tmp_path / 'data', 'amos22')
+  assert patients == {('amos22', 'amos_0001'): 'amos22/amos_0001'}
   # Without the file, the scan would go back to training.
   assert prepare.main([*command, '--spacing=6', '--brick=16']) == 1
   assert 'prepared with --groups; pass the file again' in capsys.readouterr().err

@@ -38,7 +38,9 @@ def config(tmp_path):
   config.data.spacing = (12.0, 12.0, 12.0)
   config.data.patch = config.evaluation.window = (16, 16, 16)
   config.model.backbone.size = 'tiny'
-  config.model.scales = (0, 1)
+  config.model.experts = 'finest'  # what compiles soonest
+  config.text.num_layers = 1
+  config.train.negatives = 0
   config.train.update({'steps': 20, 'log_every': 1, 'checkpoint_every': 4, 'keep_checkpoints': 1})
   config.validation.update(
     {'every': 2, 'cases': 1, 'patches': 2, 'patience': 2, 'smoothing': 0.0, 'picture': False}
