@@ -80,8 +80,9 @@ def told(what: str, key: str, say: Callable[[str], object]) -> Iterator[None]:
     key: what decides how long it takes; see `about`.
     say: prints a line.
   """
-  folder = cache_folder()
-  file = pathlib.Path(folder, _SECONDS) if folder and '://' not in folder else None
+  folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # set at run time
+  kept = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+  file = pathlib.Path(folder, _SECONDS) if kept and folder and '://' not in folder else None
   if file is not None:
     _remove_unfinished(file.parent, f'jit_{what.removeprefix("the ").replace(" ", "_")}')
   seconds = _read_seconds(file)

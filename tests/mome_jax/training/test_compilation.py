@@ -89,8 +89,8 @@ def test_a_folder_that_cannot_be_made_costs_the_cache_only(monkeypatch, tmp_path
   assert 'compiled programs are not kept' in capsys.readouterr().err
 
 
-def test_how_long_a_program_took_is_told_the_next_time(monkeypatch, tmp_path):
-  monkeypatch.setenv('MOME_CACHE', str(tmp_path))
+def test_how_long_a_program_took_is_told_the_next_time(monkeypatch, tmp_path, no_cache):
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path))
   times = iter((0.0, 97.2, 200.0, 203.0, 0.0, 1.0))
   monkeypatch.setattr(compilation.time, 'perf_counter', lambda: next(times))
   lines = []
