@@ -39,7 +39,7 @@ def config(tmp_path):
   config.data.patch = config.evaluation.window = (16, 16, 16)
   config.model.backbone.size = 'tiny'
   config.model.experts = 'finest'  # what compiles soonest
-  config.text.num_layers = 1
+  config.init.text, config.text.num_layers = '', 1
   config.train.negatives = 0
   config.train.update({'steps': 20, 'log_every': 1, 'checkpoint_every': 4, 'keep_checkpoints': 1})
   config.validation.update(
