@@ -118,11 +118,11 @@ def is_logged(workdir):
 
 
 def is_validating(workdir):
-  """Half a second after the step before a validation, whose programs take longer to compile."""
+  """Shortly after the step before a validation, which has programs to load and a scan to draw."""
   log = workdir / 'metrics.jsonl'
-  if not (log.exists() and len(rows(log)) == 3):
+  if not (log.exists() and len(rows(log)) >= 3):
     return False
-  time.sleep(0.5)
+  time.sleep(0.3)
   return True
 
 
