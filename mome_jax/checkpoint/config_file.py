@@ -9,13 +9,13 @@ from mome_jax.checkpoint.errors import CheckpointError
 
 # Options of earlier versions -> the value that says what every model does now. None of the others
 # was ever better in a measurement.
-_RETIRED = {
+_RETIRED: dict[tuple[str, ...], Any] = {
   ('model', 'fusion'): 'logits',
   ('model', 'backbone', 'space_to_depth'): False,
   ('model', 'bank', 'by_confidence'): False,
 }
 # Option of earlier versions -> its name now, and the new value of each old one.
-_RENAMED = {
+_RENAMED: dict[tuple[str, ...], tuple[str, dict[Any, Any]]] = {
   ('model', 'warm_start'): ('anchor', {False: 'none', True: 'finest'}),
 }
 

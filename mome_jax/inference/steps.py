@@ -122,6 +122,6 @@ def _shares(router_logits: Sequence[jax.Array], top_k: int) -> jax.Array:
 def _from_anchor(weights: jax.Array, anchor: str, share: jax.Array) -> jax.Array:
   """Weights (B, L, D, H, W) of a mixture that has a share of the logits, its anchor the rest."""
   scales = weights.shape[1]
-  start = np.eye(scales)[0] if anchor == 'finest' else np.full(scales, 1 / scales)
+  start = jnp.eye(scales)[0] if anchor == 'finest' else jnp.full(scales, 1 / scales)
   start = start.astype(weights.dtype)[:, None, None, None]
   return start + share * (weights - start)
