@@ -182,7 +182,8 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
   # One from before there were negatives went without them, and its text trained at the full rate;
   # frozen text does neither. Where a text encoder started does not matter any more by now. And one
   # from before steps could be left out keeps no count of them, and had no rates by path.
-  before: dict[str, Any] = {'init.text': new.get('init.text'), 'train.skip_nonfinite': 0, 'train.rates': []}
+  before: dict[str, Any] = {'init.text': new.get('init.text')}
+  before |= {'train.skip_nonfinite': 0, 'train.rates': []}
   if old.get('text.mode') != 'frozen':
     before |= {'train.negatives': 0, 'train.text_rate': 1.0}
   old = {name: value for name, value in before.items() if name in new} | old

@@ -1,7 +1,7 @@
 """MoME: a mixture of the decoder layers of a segmentation network, routed by text and vision."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -220,7 +220,7 @@ class MoME(nn.Module):
     if given is not None:
       text = given
     if self.is_initializing() or (given is None and self.has_variable('trained', 'embeddings')):
-      return self.variable('trained', 'embeddings', lambda: text).value
+      return cast(jax.Array, self.variable('trained', 'embeddings', lambda: text).value)
     if given is None and not train:
       raise ValueError(
         'the banks of sparse experts need the embeddings of the training classes: pass '
