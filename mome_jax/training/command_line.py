@@ -50,7 +50,7 @@ def _define(argv: Sequence[str]) -> flags.FlagValues:
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string(
-    'topology', None, 'To compile for: v5e:4x4, v5p:2x2x2, v6e:4x4, ... or cpu:8.',
+    'topology', None, 'To compile for: v5e:4x4, v5p:2x2x2, v6e:4x4, ..., cpu:8, or here.',
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool(
