@@ -14,9 +14,10 @@ from mome_jax.plan.rules import Layout, Room
 
 MOST = 4  # compilations of a plan, where the first that fits is not there by then
 _LOOSE = 1.2  # of what time holds: edges come in strides, and steps can be fewer
+_NEAR = 0.7  # of the voxels that time holds
 ENOUGH = 0.8  # of the memory used, from which on nothing larger is looked for
 # First guesses, of bytes and seconds for a voxel of a step; the first compilation replaces them.
-_BYTES = {'small': 3_400, 'base': 14_000}
+_BYTES = {'small': 5_000, 'base': 16_000}
 _SECONDS = {'small': 4e-6, 'base': 2e-5}
 _STATE = 24  # bytes of a parameter: itself, its average, two moments, gradient and update
 
@@ -116,10 +117,13 @@ def fit(
   model = _Model(0, _BYTES.get(size, _BYTES['base']), _SECONDS.get(size, _SECONDS['base']))
   tried: list[Attempt] = []
   while True:
-    wanted = arrange(_room(model, machine, budget))
+    room = _room(model, machine, budget)
+    wanted = arrange(room)
     voxels = wanted.voxels * wanted.batch // machine.devices
     fitting = [attempt for attempt in tried if attempt.fits]
     before = [attempt for attempt in tried if attempt.layout == wanted]
+    if room.by_time:
+      before += [attempt for attempt in fitting if _is_near(attempt.layout, wanted)]
     if before or (fitting and len(tried) >= MOST):
       best = before[0] if before and before[0].fits else max(fitting, key=_size, default=None)
       if best is None:
@@ -146,6 +150,12 @@ def _room(model: _Model, machine: trial.Machine, budget: Budget) -> Room:
     return Room(by_memory, machine.devices, by_time=False)
   by_time = _LOOSE * rules.room_by_time(budget.seconds / model.seconds)
   return Room(min(by_memory, by_time), machine.devices, by_time=by_time < by_memory)
+
+
+def _is_near(layout: Layout, wanted: Layout) -> bool:
+  """Whether nothing is gained by another compilation: steps follow from the time of one anyway."""
+  ratio = layout.voxels * layout.batch / (wanted.voxels * wanted.batch)
+  return _NEAR <= ratio <= 1 / _NEAR
 
 
 def _size(attempt: Attempt) -> int:

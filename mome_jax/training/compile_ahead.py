@@ -24,7 +24,7 @@ from mome_jax.training.flops import count_flops
 # GiB of one chip: cloud.google.com/tpu/docs/system-architecture-tpu-vm
 _HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32}
 # Number of chips -> the shape that a slice of so many has.
-_FLAT = {'1': '1x1', '4': '2x2', '8': '2x4', '16': '4x4', '32': '4x8', '64': '8x8', '256': '16x16'}
+_FLAT = {'4': '2x2', '8': '2x4', '16': '4x4', '32': '4x8', '64': '8x8', '256': '16x16'}
 _CUBES = {'4': '2x2x1', '8': '2x2x2', '16': '2x2x4', '32': '2x4x4', '64': '4x4x4'}
 _SHAPES = {'v5e': _FLAT, 'v6e': _FLAT, 'v5p': _CUBES}
 HERE = 'here'
@@ -123,8 +123,8 @@ def find_devices(topology: str) -> tuple[Sequence[Any], str]:
     return jax.devices(), 'cpu'
   if family not in _HBM or not re.fullmatch(r'\d+x\d+(x\d+)?', size):
     raise TopologyError(
-      f'--topology={topology}: expected {HERE}, cpu:N or one of {", ".join(_HBM)} with a shape, as '
-      'v5e:4x4'
+      f'--topology={topology}: expected {HERE}, cpu:N or one of {", ".join(_HBM)} with a shape '
+      f'or a number of chips ({", ".join(_FLAT)}), as v5e:4x4'
     )
   # No TPU is here: ask nobody for its metadata, run nothing on it, and lock nobody out.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')

@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from mome_jax.training import compile_ahead
@@ -54,9 +56,19 @@ def test_what_the_chips_cannot_share_is_explained_in_one_line():
 
 def test_an_unknown_topology_says_what_is_known():
   with pytest.raises(
-    compile_ahead.TopologyError, match='expected cpu:N or one of v5e, v5p, v6e with a shape'
+    compile_ahead.TopologyError, match='expected here, cpu:N or one of v5e, v5p, v6e with a shape'
   ):
     compile_ahead.compile_config(None, 'v9:4x4')
+
+
+@pytest.mark.parametrize('family', ['v5e', 'v5p', 'v6e'])
+def test_a_number_of_chips_is_a_shape_of_as_many(family):
+  for number, shape in compile_ahead._SHAPES[family].items():
+    assert math.prod(map(int, shape.split('x'))) == int(number)
+
+
+def test_the_devices_of_this_machine():
+  assert compile_ahead.find_devices('here') == (jax.devices(), jax.default_backend())
 
 
 def test_collectives_are_read_from_the_program():
