@@ -2,5 +2,6 @@
 
 `cohort` reads what the rules need to know of the scans, `rules` chooses the values, `trial`
 compiles a training step to see what it needs, `fit` looks for the largest patch and batch that the
-memory and the time hold, `config_file` writes the experiment, `command` is the program.
+memory and the time hold, `config_file` writes the experiment, `command` reads the options and
+`planning` does it.
 """

@@ -7,7 +7,6 @@ from mome_jax.errors import UserError
 from mome_jax.plan import trial
 from mome_jax.plan.fit import Budget, gib
 
-SIZES = ('small', 'base')
 _PROGRAM = 2**30  # bytes: Python, JAX and TensorFlow themselves
 _DEVICE = 0.9  # share of a device's memory: prefetched batches and fragments take the rest
 _CPU_HOURS = 8.0

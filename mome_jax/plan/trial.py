@@ -123,6 +123,7 @@ def _key(config: ConfigDict, topology: str, execute: bool) -> str:
   asked = {
     'version': _VERSION,
     'packages': [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax')],
+    'effort': os.environ.get('JAX_EXEC_TIME_OPTIMIZATION_EFFORT'),
     'topology': topology,
     'execute': execute,
     'classes': len(config.classes),
