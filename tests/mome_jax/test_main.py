@@ -119,8 +119,8 @@ def is_logged(workdir):
 
 def is_validating(workdir):
   """Shortly after the step before a validation, which has programs to load and a scan to draw."""
-  log = workdir / 'metrics.jsonl'
-  if not (log.exists() and len(rows(log)) >= 3):
+  log, saved = workdir / 'metrics.jsonl', (workdir / 'checkpoints').glob('[0-9]*')
+  if not (log.exists() and len(rows(log)) >= 3 and any(path.name.isdigit() for path in saved)):
     return False
   time.sleep(0.3)
   return True
@@ -241,7 +241,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(trained, workplace):
   assert done.returncode == 1
   message = done.stderr.strip().splitlines()[-1]
   assert message.startswith('error: the loss is ')
-  assert ' at step 10;' in message  # step 9 made the parameters useless, 10 saw it
+  # Step 9 made the parameters useless; the ten from there on were left out, and no more may be.
+  assert ' at step 20 and at 10 before it;' in message
   assert 'config.train.learning_rate' in message
   assert sorted(p.name for p in (folder / 'diverged/checkpoints').iterdir()) == ['6', '8']
 

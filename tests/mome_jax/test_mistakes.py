@@ -100,7 +100,7 @@ LINES = [
   (main, '--mode=evaluate', 2, '--mode=evaluate needs --workdir'),
   (main, '--mode=evaluate --workdir=empty', 1, 'empty: no model there'),
   (main, '--mode=compile --config=demo', 2, '--mode=compile needs --topology'),
-  (main, '--mode=compile --config=demo --topology=v9:2', 1, 'expected cpu:N or one of v5e'),
+  (main, '--mode=compile --config=demo --topology=v9:2', 1, 'expected here, cpu:N or one of v5e'),
   (evaluate, 'compare nowhere empty', 1, 'nowhere: no cases.csv there'),
   (evaluate, 'compare file file', 1, "file: no column 'case'"),
   (evaluate, 'score --predictions=empty --references=empty', 1, 'empty: no NAME.nii.gz'),

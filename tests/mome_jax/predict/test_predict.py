@@ -123,13 +123,16 @@ def test_further_scans_and_prompts_compile_nothing(network, tmp_path):
     lambda event, seconds, **_: compiled.append(event) if 'backend_compile' in event else None
   )
   save_scan(tmp_path / 'first.nii.gz')
-  predict.predict(network, [tmp_path / 'first.nii.gz'], tmp_path / 'out')
+  free = ['something else']  # the encoder that judges familiarity compiles once, too
+  predict.predict(network, [tmp_path / 'first.nii.gz'], tmp_path / 'out', free, force=True)
   before = len(compiled)
   assert before  # the listener works
   save_scan(tmp_path / 'second.nii.gz', shape=(33, 17, 40), spacing=(5, 9, 6))
   scans = [tmp_path / 'second.nii.gz']
   for prompts in (None, ['liver'], ['aorta', 'hepar', 'spleen', 'any other text']):
-    results = predict.predict(network, scans, tmp_path / 'out', prompts, existing='overwrite')
+    results = predict.predict(
+      network, scans, tmp_path / 'out', prompts, existing='overwrite', force=True
+    )
     assert [r.status for r in results] == ['ok']
   assert len(compiled) == before
 

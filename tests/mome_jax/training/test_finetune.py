@@ -97,6 +97,7 @@ def test_prompts_beyond_the_vectors(place, start, capsys):
   nib.save(nib.Nifti1Image(hu, np.diag([12.0, 12, 12, 1])), scan)
   asked = ['--checkpoint', str(start), '--input', str(scan), '--output', str(place / 'out')]
   prompts_option = '--prompts=liver, the thing on top'
+  asked.append('--force')
   assert predict.main([*asked, prompts_option]) == 1
   message = capsys.readouterr().err.strip().splitlines()[-1]
   assert "no vector for 'the thing on top'" in message

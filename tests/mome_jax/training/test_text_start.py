@@ -122,7 +122,7 @@ def test_folders_without_a_text_encoder_are_told(trained, tmp_path):
 
 
 def task_of(config, begins):
-  return start.Task(config, None, [], {}, None, begins, begins and begins.tokenizer, [])
+  return start.Task(config, None, [], {}, None, begins, begins and begins.tokenizer, [], None)
 
 
 def fresh_of(trained, value=0.0):
