@@ -22,10 +22,14 @@ class LogWindow:
   Args:
     batch_size: patches of a step.
     skip: steps in a row that may be left out, as `train.skip_nonfinite`.
+
+  Attributes:
+    ends_skipped: whether the last step of the newest row was left out.
   """
 
   def __init__(self, batch_size: int, skip: int = 0):
     self._batch_size, self._skip = batch_size, skip
+    self.ends_skipped = False
     self.restart()
 
   def restart(self) -> None:
@@ -66,8 +70,10 @@ class LogWindow:
     """
     metrics = jax.device_get(self._metrics)
     good = []
+    self.ends_skipped = False
     for step, values in enumerate(metrics, last - len(metrics) + 1):
       in_row = int(values.pop('skipped_in_row', 0))
+      self.ends_skipped = in_row > 0
       if values.pop('skipped', 0) and in_row <= self._skip:
         continue
       if not (np.isfinite(values['loss']) and np.isfinite(values['grad_norm'])):

@@ -136,7 +136,9 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
         recorder.write(done, row, vectors=save)
         bar.set_postfix(_shown(row))
         window.restart()
-      if save:
+      # In a row of steps left out, the parameters may be those that made them so: the checkpoints
+      # before it would be lost to copies of these.
+      if save and (last or preempted or not window.ends_skipped):
         recorder.save(done, train_state)
       if last:
         break

@@ -49,13 +49,13 @@ def test_steps_that_were_left_out_are_counted_and_in_no_mean():
   for metrics in (kept(1.0), out(1), kept(4.0)):
     window.add(metrics)
   row = window.row(last=3)
-  assert (row['loss'], row['skipped']) == (2.5, 1)
+  assert (row['loss'], row['skipped'], window.ends_skipped) == (2.5, 1, False)
   assert 'skipped_in_row' not in row
   window.restart()
   for metrics in (out(1), out(2)):
     window.add(metrics)
   row = window.row(last=5)
-  assert row['skipped'] == 2 and 'loss' not in row
+  assert row['skipped'] == 2 and 'loss' not in row and window.ends_skipped
   window.restart()
   window.add(out(3))
   with pytest.raises(NonFiniteLossError, match='at step 6 and at 2 before it'):
