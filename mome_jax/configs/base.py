@@ -90,10 +90,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.mixture_rate = 1.0
   # Of a text encoder that trains. One that starts at random has all to learn: 1.
   config.train.text_rate = 0.1
-  # Further factors by path, first match wins: (('model/backbone', 0.1), (r'.*/bias', 2.0)). That of
-  # the first layer that reads the text: its input is a dense vector, so that a step for one class
-  # moves all others about as far.
-  config.train.rates = (('model/text/kernel', 0.02),)
+  # Of the layer that reads such an encoder's vectors, on top of generator_rate: they are dense and
+  # long, so that a step for one class moves all others about as far. Frozen vectors go without.
+  config.train.text_layer_rate = 0.02
+  # Further factors by path, first match wins: (('model/backbone', 0.1), (r'.*/bias', 2.0)).
+  config.train.rates = ()
   config.train.freeze = ()  # paths that stay as they begin: ('model/backbone', 'text')
   # Steps in a row whose loss or gradient may be NaN or infinite: they are left out. 0: none may.
   config.train.skip_nonfinite = 10

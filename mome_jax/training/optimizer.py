@@ -59,9 +59,10 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   | `router/bias_L`, `mixture_share`                            |        1 | `mixture_rate`   |
   | biases of those kernels, scale and bias of `context/norm`, `router/norm_L` | 1-12 | 1     |
 
-  The kernel of `text` reads dense vectors, so that a step for one class moves all others: `rates`
-  of `configs/base.py` slow it further. With one-hot vectors, of which each class has a row of the
-  kernel for itself, it moves a fiftieth as far by itself.
+  Where a text encoder trains, the kernel of `text` reads its dense vectors, so that a step for one
+  class moves all others: `text_layer_rate` slows it further. With one-hot vectors, of which each
+  class has a row of the kernel for itself, it moves a fiftieth as far anyway. Frozen vectors of
+  unit length and much in common need the full rate.
 
   A prior at the full rate moves its logit as far as the query does at 0.1. Backbone, experts and
   banks generate nothing and train at 1. The text encoder trains at `text_rate`: faster, it forgets
@@ -118,14 +119,18 @@ def _has_a_rate(params):
 
 
 def _scale_by_rates(config) -> optax.GradientTransformation:
-  def rate(path) -> float:
+  def rate(path, encoder_trains: bool) -> float:
     if group(path) == 'text_encoder':
       return config.text_rate
+    if encoder_trains and _path(path) == 'model/text/kernel':
+      return config.generator_rate * config.text_layer_rate
     return config.mixture_rate if group(path) in _MIXTURE else config.generator_rate
 
-  return optax.stateless(
-    lambda updates, _: jax.tree_util.tree_map_with_path(lambda path, u: rate(path) * u, updates)
-  )
+  def scale(updates, _):
+    trains = 'text' in updates
+    return jax.tree_util.tree_map_with_path(lambda path, u: rate(path, trains) * u, updates)
+
+  return optax.stateless(scale)
 
 
 def _scale_by_paths(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:

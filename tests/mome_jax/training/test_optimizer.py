@@ -16,10 +16,10 @@ from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import state
 from mome_jax.training.optimizer import OPTIMIZERS, learning_rate, make_optimizer
 
-RATE, GENERATOR, MIXTURE, TEXT = 1e-2, 0.25, 0.5, 0.125
+RATE, GENERATOR, MIXTURE, TEXT, LAYER = 1e-2, 0.25, 0.5, 0.125, 0.375
 # What an Adam step of gradient 1 moves a parameter by, in learning rates; all others move by 1.
 SCALED = {
-  r'model/text/kernel': 0.02 * GENERATOR,
+  r'model/text/kernel': LAYER * GENERATOR,
   r'model/(context/project|heads/controller|router/query)/kernel': GENERATOR,
   r'model/router/key_\d': GENERATOR,
   r'model/router/(bias|prior)_\d': MIXTURE,
@@ -74,16 +74,18 @@ def test_what_one_step_moves(experiment):
   config.train.update(
     {'learning_rate': RATE, 'warmup_steps': 0, 'clip_norm': 1e9, 'weight_decay': 0.5}
   )
-  config.train.update({'generator_rate': GENERATOR, 'mixture_rate': MIXTURE, 'text_rate': TEXT})
+  config.train.update({'generator_rate': GENERATOR, 'mixture_rate': MIXTURE})
+  config.train.update({'text_rate': TEXT, 'text_layer_rate': LAYER})
   optimizer = make_optimizer(config.train)
   params = zeros(config)
   updates, _ = optimizer.update(jax.tree.map(np.ones_like, params), optimizer.init(params), params)
   moved = flat(optax.apply_updates(params, updates))
+  scaled = SCALED if experiment is sparse else SCALED | {r'model/text/kernel': GENERATOR}
   rates = dict.fromkeys(SCALED, 0)
   for name, value in moved.items():
     pattern = next((pattern for pattern in SCALED if re.fullmatch(pattern, name)), None)
     rates[pattern] = rates.get(pattern, 0) + 1
-    expected = -RATE * SCALED.get(pattern, 1.0)
+    expected = -RATE * scaled.get(pattern, 1.0)
     np.testing.assert_allclose(value, np.full(value.shape, expected), rtol=1e-5, err_msg=name)
   if experiment is sparse:  # nothing above is a name that no parameter has
     assert all(rates.values())
@@ -106,7 +108,7 @@ def three():
 def updates(**values):
   config = demo.get_config().train
   config.update({'learning_rate': RATE, 'warmup_steps': 0, 'weight_decay': 0.0, 'text_rate': 1.0})
-  config.update({'rates': ()} | values)
+  config.update(values)
   optimizer = make_optimizer(config)
   params, slopes = three()
   moved, state = optimizer.update(slopes, optimizer.init(params), params)
@@ -169,7 +171,7 @@ def test_schedules(name, middle, end):
 def test_a_mixture_with_an_anchor_can_take_over():
   """A share that gains from every step reaches tanh(share) = 0.9 well before the end."""
   config = demo.get_config().train
-  config.update({'steps': 1500, 'learning_rate': 3e-3, 'warmup_steps': 50, 'rates': ()})
+  config.update({'steps': 1500, 'learning_rate': 3e-3, 'warmup_steps': 50})
   optimizer = make_optimizer(config)
   params = {'model': {'mixture_share': jnp.zeros(())}}
 
