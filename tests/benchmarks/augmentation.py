@@ -1,0 +1,84 @@
+r"""What each augmentation of a training patch costs: CPU milliseconds more than a plain patch.
+
+  OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/augmentation.py \
+      --data_dir=runs/data --source=phantom_organs
+
+Every augmentation alone, at its full range, on patches of a prepared source whose bricks are in
+memory; medians, in turns with plain patches. One thread of linear algebra: others wait busily and
+count. Prints a Markdown table.
+"""
+
+import argparse
+import statistics
+import time
+
+import ml_collections
+
+from input_pipeline import bricks
+from input_pipeline.batches import augment
+from input_pipeline.batches.sampler import PatchSampler
+
+
+def main() -> None:
+  """Command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--data_dir', default='runs/data')
+  parser.add_argument('--source', required=True)
+  parser.add_argument('--patch', type=int, nargs='+', default=[96, 40], help='voxels along a side')
+  parser.add_argument('--patches', type=int, default=15, help='of each kind')
+  args = parser.parse_args()
+  store = bricks.open_bricks(args.data_dir, args.source)
+  switches = [field for field in augment.DEFAULTS if field.startswith('p_')]
+  print('| alone | ' + ' | '.join(f'{side}^3 (ms)' for side in args.patch) + ' |')
+  print('|:--|' + '--:|' * len(args.patch))
+  columns = [added(store, switches, side, args.patches) for side in args.patch]
+  for switch in switches:
+    cells = ' | '.join(f'{column[switch]:.1f}' for column in columns)
+    print(f'| {switch.removeprefix("p_")} | {cells} |')
+
+
+def added(
+  store: bricks.BrickStore, switches: list[str], side: int, patches: int
+) -> dict[str, float]:
+  """Median CPU ms of a patch beyond those of the same plain patch, by augmentation."""
+  off = dict.fromkeys(switches, 0.0)
+  plain = sampler(store, side, off)
+  more = {}
+  for switch in switches:
+    alone = sampler(store, side, off | {switch: 1.0})
+    differences = []
+    for number in range(patches):
+      for one in (plain, alone):
+        one.sample(0, number)  # its bricks are decoded
+      differences.append(milliseconds(alone, number) - milliseconds(plain, number))
+    more[switch] = statistics.median(differences)
+  return more
+
+
+def sampler(store: bricks.BrickStore, side: int, augmentation: dict) -> PatchSampler:
+  """Draws patches of `side` voxels with two HU windows."""
+  names = sorted({name for case in store.cases for name in case.supervised})
+  config = ml_collections.ConfigDict(
+    {
+      'patch': (side,) * 3,
+      'windows': ((-175.0, 250.0), (-1000.0, 1000.0)),
+      'foreground': 1.0,
+      'balance': 'sources',
+      'cache_mb': 1024,
+      'augment': augmentation,
+    }
+  )
+  return PatchSampler(config, [store], names)
+
+
+def milliseconds(one: PatchSampler, number: int) -> float:
+  """CPU time of a patch."""
+  start = time.process_time()
+  one.sample(0, number)
+  return 1000 * (time.process_time() - start)
+
+
+if __name__ == '__main__':
+  main()
