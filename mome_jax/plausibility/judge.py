@@ -22,13 +22,14 @@ class Verdict:
     plausible: None where the record does not know the class or there is no mask.
     reasons: why it is not plausible, the weightiest first.
     cut: whether it reaches the end of the field of view; None without a mask.
-    outside: whether the class cannot be in the field of view.
+    absent: whether the mask counts as none: its class cannot be in the field of view, or it looks
+      like no such organ in a foreign scan.
   """
 
   plausible: bool | None = None
   reasons: tuple[str, ...] = ()
   cut: bool | None = None
-  outside: bool = False
+  absent: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +73,10 @@ def judge(looks: Mapping[str, Look], scene: Scene, record: Record) -> Judgement:
   verdicts = {name: Verdict(cut=look.cut) for name, look in looks.items()}
   for name, look in known.items():
     wrong = [*why[name][:_SHOWN], *wrong_place.get(name, ())]
-    outside = bool(wrong) and _beyond(name, agreed, scene, record)
-    outside |= foreign and bool(why[name])
-    told = [OUTSIDE] * outside + wrong
-    if foreign and not told:
-      told = [FOREIGN]
-    verdicts[name] = Verdict(not told, tuple(told), look.cut, outside)
+    beyond = bool(wrong) and _beyond(name, agreed, scene, record)
+    told = ([OUTSIDE] if beyond else [FOREIGN] if foreign else []) + wrong
+    absent = beyond or (foreign and bool(why[name]))
+    verdicts[name] = Verdict(not told, tuple(told), look.cut, absent)
   unlike = unlike[:_SHOWN] or ['none of the masks is plausible']
   return Judgement(verdicts, foreign, tuple(unlike) if foreign else ())
 

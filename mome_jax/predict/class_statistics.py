@@ -46,7 +46,7 @@ def statistics(
     if box is not None:
       mask = segmentation.mask(target.name, box)
       row['volume_ml'] = round(float(np.count_nonzero(mask)) * millilitres, 3)
-      row['present'] = not plausible_masks.is_outside(judgement, target.name)
+      row['present'] = not plausible_masks.is_absent(judgement, target.name)
       row['mean_hu'] = round(float(scan.array[box][mask].mean(dtype=np.float64)), 1)
       _, row['components'] = components(mask)
     rows.append(row | plausible_masks.verdict_of(judgement, target.name))

@@ -49,7 +49,7 @@ def judge_masks(
     and record.classes[name].values['volume_ml'].low > 4 * voxel_ml
   ]
   judgement = judge({n: look for n, look in looks.items() if look is not None}, scene, record)
-  small = Verdict(plausible=False, reasons=(_SPECK,), outside=judgement.foreign)
+  small = Verdict(plausible=False, reasons=(_SPECK,), absent=judgement.foreign)
   return dataclasses.replace(
     judgement, verdicts={**judgement.verdicts, **dict.fromkeys(specks, small)}
   )
@@ -65,9 +65,9 @@ def verdict_of(judgement: Judgement | None, name: str) -> dict[str, Any]:
   }
 
 
-def is_outside(judgement: Judgement | None, name: str) -> bool:
-  """Whether a class cannot be in the field of view."""
-  return judgement is not None and judgement.verdicts.get(name, _UNKNOWN).outside
+def is_absent(judgement: Judgement | None, name: str) -> bool:
+  """Whether the mask of a class counts as none; see `judge.Verdict`."""
+  return judgement is not None and judgement.verdicts.get(name, _UNKNOWN).absent
 
 
 def implausible(rows: Sequence[Mapping[str, Any]]) -> list[str]:

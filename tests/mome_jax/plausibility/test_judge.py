@@ -97,7 +97,7 @@ def test_few_right_masks_are_called_wrong(record):
 def test_an_odd_mask_is_called_so_and_no_other(record, change, reason):
   judgement = told(record, heart=change)
   verdict = judgement.verdicts['heart']
-  assert verdict.plausible is False and not verdict.outside
+  assert verdict.plausible is False and not verdict.absent
   assert reason in verdict.reasons[0]
   assert [judgement.verdicts[name].plausible for name in ('head', 'foot')] == [True, True]
   assert not judgement.foreign
@@ -133,7 +133,7 @@ def test_what_lies_beyond_the_scan_is_outside_the_field_of_view(record):
   person = Person(1000)
   person.seen = np.array([[-250, 250], [-250, 250], [-150, 500]])  # it ends above the feet
   verdicts = judge(person.looks(foot={'volume_ml': 3.0}), person, record).verdicts
-  assert verdicts['foot'].outside and verdicts['foot'].reasons[0] == OUTSIDE
+  assert verdicts['foot'].absent and verdicts['foot'].reasons[0] == OUTSIDE
   assert 'volume 3 ml' in verdicts['foot'].reasons[1]
   assert verdicts['head'].plausible and verdicts['heart'].plausible
 
@@ -143,9 +143,12 @@ def test_a_scan_of_something_else(record):
   judgement = told(record, Person(1000, scan=4.0), head=odd, heart=odd)
   assert judgement.foreign and 'fat in the body' in judgement.reasons[0]
   assert [verdict.plausible for verdict in judgement.verdicts.values()] == [False] * 3
-  assert judgement.verdicts['head'].outside and judgement.verdicts['heart'].outside
+  head = judgement.verdicts['head']
+  assert head.absent and judgement.verdicts['heart'].absent
+  # It may well be in view: it only looks like none.
+  assert head.reasons[0] == FOREIGN and '900 HU' in head.reasons[1]
   # The foot looks like one: it may be there, in a scan that nobody should trust.
-  assert not judgement.verdicts['foot'].outside
+  assert not judgement.verdicts['foot'].absent
   assert judgement.verdicts['foot'].reasons == (FOREIGN,)
   # Of another size alone, with every organ in its place: a scan of the whole body.
   assert not told(record, Person(1000, scan=4.0)).foreign
