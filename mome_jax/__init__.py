@@ -1,6 +1,6 @@
 """MoME in JAX: text-prompted segmentation of organs and tumours in 3D CT.
 
-`Predictor`, `predict` and `build_model` are imported when they are first used, so that
+`Predictor`, `Ensemble`, `predict` and `build_model` are imported when they are first used, so that
 `import mome_jax` and the command's help are quick.
 """
 
@@ -10,11 +10,12 @@ from input_pipeline import lazy
 
 if TYPE_CHECKING:
   from mome_jax import predict
+  from mome_jax.inference.ensemble import Ensemble
   from mome_jax.inference.loaded_model import Predictor
   from mome_jax.models import build_model
 
 __version__ = '0.2.0'
-__all__ = ['Predictor', '__version__', 'build_model', 'predict']
+__all__ = ['Ensemble', 'Predictor', '__version__', 'build_model', 'predict']
 
 
 __getattr__ = lazy.exports(
@@ -22,6 +23,7 @@ __getattr__ = lazy.exports(
   {
     'predict': 'mome_jax.predict',  # the module, which can be called: they have one name
     'Predictor': 'mome_jax.inference.loaded_model',
+    'Ensemble': 'mome_jax.inference.ensemble',
     'build_model': 'mome_jax.models',
   },
 )

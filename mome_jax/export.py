@@ -1,6 +1,8 @@
 r"""Makes a model folder of a training, to hand on: parameters, config and vocabulary, no optimizer.
 
 python -m mome_jax.export --checkpoint=runs/openkbp_cpu --output=models/openkbp --dtype=bfloat16
+
+Of several, one folder is made that holds them all and is used as one: --checkpoint A B C.
 """
 
 import argparse
@@ -56,10 +58,40 @@ def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32')
     record.write(checkpoint.folder_of(output), looks)
 
 
+def export_ensemble(
+  paths: Sequence[epath.PathLike], output: epath.PathLike, dtype: str = 'float32'
+) -> None:
+  """Writes model folders `model_0`, `model_1`, ... and the `ensemble.json` that joins them.
+
+  Args:
+    paths: of the models, each as for `export`.
+    output: folder of the ensemble; created.
+    dtype: as for `export`.
+
+  Raises:
+    CheckpointError: if there is no model, or the output holds one already.
+    EnsembleError: if they cannot be averaged.
+  """
+  from mome_jax import checkpoint
+  from mome_jax.inference.ensemble import open_model
+
+  open_model(paths)  # before anything is written
+  names = [f'model_{number}' for number in range(len(paths))]
+  for name, path in zip(names, paths, strict=True):
+    export(path, epath.Path(output) / name, dtype)
+  checkpoint.write_members(output, names)
+
+
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = Parser(prog='python -m mome_jax.export', description=__doc__, allow_abbrev=False)
-  parser.add_argument('--checkpoint', required=True, help='workdir of a training, or model folder')
+  parser.add_argument(
+    '--checkpoint',
+    required=True,
+    nargs='+',
+    metavar='MODEL',
+    help='workdir of a training, or model folder; of several, an ensemble is made',
+  )
   parser.add_argument('--output', required=True, help='the new model folder')
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
   return parser
@@ -70,8 +102,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
-  export(args.checkpoint, args.output, args.dtype)
-  print(f'{args.output}: model of {args.checkpoint} in {args.dtype}')
+  from mome_jax import checkpoint
+
+  members = checkpoint.expand(args.checkpoint)
+  if len(members) == 1:
+    export(members[0], args.output, args.dtype)
+    print(f'{args.output}: model of {members[0]} in {args.dtype}')
+    return 0
+  export_ensemble(members, args.output, args.dtype)
+  print(f'{args.output}: ensemble of {len(members)} models in {args.dtype}')
   return 0
 
 

@@ -1,12 +1,8 @@
 """Left-right mirror images of labelled scans: what lay on the right lies on the left."""
 
-import re
-
 import numpy as np
 
-from input_pipeline.anatomy import ClassError, Template
-
-_OPPOSITE = {'left': 'right', 'right': 'left'}
+from input_pipeline.anatomy import ClassError, Template, sides
 
 
 def mirrored_names(template: Template) -> dict[str, str]:
@@ -16,7 +12,7 @@ def mirrored_names(template: Template) -> dict[str, str]:
     ClassError: if a class lies on one side and its partner is missing, or lies in other structures
       than its mirror image does.
   """
-  names = {s.name: re.sub(r'\b(left|right)\b', _turn, s.name) for s in template}
+  names = {s.name: sides.exchanged(s.name) for s in template}
   for s in template:
     other = names[s.name]
     if other not in names or (s.side and other == s.name):
@@ -30,10 +26,6 @@ def mirrored_names(template: Template) -> dict[str, str]:
         f'{sorted(template.get(other).parents)}; declare both alike'
       )
   return names
-
-
-def _turn(word: re.Match) -> str:
-  return _OPPOSITE[word[0]]
 
 
 def mirrored_codes(template: Template) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Saving, resuming and loading: Orbax lives here and nowhere else."""
 
+from mome_jax.checkpoint.ensemble import expand, members, write_members
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import BEST, CONFIG, LAST, TEXT_VECTORS, TOKENIZER
 from mome_jax.checkpoint.model_folder import (
@@ -41,6 +42,7 @@ __all__ = [
   'check_fit',
   'check_same_data',
   'check_same_run',
+  'expand',
   'fit_text',
   'folder_of',
   'for_evaluation',
@@ -50,8 +52,10 @@ __all__ = [
   'load_config',
   'load_model',
   'load_text_encoder',
+  'members',
   'save_description',
   'save_model',
   'text_file',
   'text_sizes',
+  'write_members',
 ]

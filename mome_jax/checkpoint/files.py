@@ -10,6 +10,7 @@ from etils import epath
 from mome_jax.checkpoint.errors import CheckpointError
 
 CONFIG, TOKENIZER, TEXT_VECTORS = 'config.json', 'tokenizer.model', 'text.npz'
+ENSEMBLE = 'ensemble.json'  # names the models that are averaged, in a folder that is none itself
 CHECKPOINTS, PARAMS = 'checkpoints', 'params'
 METRICS, SCORE = 'metrics', 'dice'  # of a checkpoint that was measured: Orbax's file, its one value
 LAST, BEST = 'last', 'best'  # choices of `evaluation.checkpoint`
@@ -55,6 +56,8 @@ def locate(path: epath.PathLike, choice: str = LAST) -> Location:
     place = Location(folder, folder / CHECKPOINTS / str(step) / 'ema', step)
   else:
     place = Location(folder, None, None)
+  if (folder / ENSEMBLE).is_file():
+    raise CheckpointError(f'{folder}: several models, see its {ENSEMBLE}; choose one of them')
   if not (place.folder / CONFIG).is_file():
     raise CheckpointError(
       f'{folder}: no model there; expected a model folder, the --workdir of a training run or one '

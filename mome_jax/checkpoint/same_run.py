@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from mome_jax.checkpoint.config_file import read_config
+from mome_jax.checkpoint.ensemble import members
 from mome_jax.checkpoint.errors import CheckpointError, shortened
 from mome_jax.checkpoint.files import (
   CHECKPOINTS,
@@ -116,18 +117,20 @@ def for_evaluation(
   """The config of a trained model, with the data and the way to score them of another config.
 
   Args:
-    workdir: a training workdir, model folder or one of its `checkpoints/STEP`.
+    workdir: a training workdir, model folder or one of its `checkpoints/STEP`; or a folder of an
+      ensemble, whose first member counts.
     config: whose `data_dir`, `data.sources`, `evaluation` and `mesh` are taken; None: the model's.
 
   Raises:
     CheckpointError: if there is no model, or `config` describes another one.
   """
-  trained = load_config(workdir)
+  model = members(workdir)[0]
+  trained = load_config(model)
   if config is None:
     return trained
   config = config.copy_and_resolve_references()
   fit_text(config.text, text_sizes(trained.text))
-  changes = config_changes(folder_of(workdir) / CONFIG, config)
+  changes = config_changes(folder_of(model) / CONFIG, config)
   other = [
     text
     for name, text in changes.items()

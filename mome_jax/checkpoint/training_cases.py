@@ -79,6 +79,20 @@ def write(folder: epath.Path, cases: TrainingCases) -> None:
   (folder / FILE).write_text(f'{{"complete": {complete}, "cases": [\n{lines}\n]}}\n')
 
 
+def of_models(folders: Iterable[epath.Path]) -> TrainingCases | None:
+  """What several models were trained on, any of them; None where none of them says.
+
+  Raises:
+    TrainingCasesError: if a list is damaged.
+  """
+  lists = [read(folder) for folder in folders]
+  known = [one for one in lists if one is not None]
+  if not known:
+    return None
+  complete = len(known) == len(lists) and all(one.complete for one in known)
+  return TrainingCases(frozenset[tuple[str, str, str]]().union(*(o.cases for o in known)), complete)
+
+
 def read(folder: epath.Path) -> TrainingCases | None:
   """Reads FILE of a workdir or model folder; None where there is none.
 

@@ -140,6 +140,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Held-out scans to score: 'validation', 'test', 'all' (a table each), or 'auto': validation, and
   # test where there are no validation scans.
   config.evaluation.split = 'auto'
+  # Average with the mirror image, in which left and right prompts change places: twice the time.
+  config.evaluation.tta = False
   config.evaluation.pictures = 4  # cases to draw
   config.evaluation.postprocess = ()  # rules of postprocess.py, such as ('sides', 'largest')
 

@@ -16,7 +16,7 @@ from mome_jax.checkpoint import training_cases
 from mome_jax.evaluate import froc, held_out, metrics, score_files
 from mome_jax.evaluate.case_pictures import CasePictures
 from mome_jax.inference import router_maps
-from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.ensemble import open_model
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.text import prompts
@@ -24,7 +24,7 @@ from mome_jax.training import multihost
 
 
 def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
-  """Scores the newest checkpoint of `workdir` on the held-out scans of its sources.
+  """Scores a model, or an ensemble, on the held-out scans of its sources.
 
   Writes `evaluation/` (see `score_files.write`; of test scans `evaluation_test/`) and
   `pictures/*.png` into `workdir` and prints the table. Scans that the model was trained on
@@ -35,7 +35,8 @@ def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
 
   Args:
     config: see `configs/base.py`; usually the model's own (`checkpoint.load_config`).
-    workdir: of a training run, or a model folder.
+    workdir: of a training run, whose newest checkpoint is scored; a model folder, or one with an
+      `ensemble.json`.
 
   Returns:
     The summary, of the first split where `evaluation.split` asks for all; see `metrics.summarize`.
@@ -49,8 +50,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
   if kind not in prompts.BY_KIND:
     hint = errors.suggest(kind, prompts.BY_KIND)
     raise prompts.PromptError(f'evaluation.prompts is {kind!r}; {hint}')
-  folder = checkpoint.folder_of(workdir)
-  trained = training_cases.read(folder)
+  folders = [checkpoint.folder_of(member) for member in checkpoint.members(workdir)]
   names = tuple(config.classes)
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
   parts = held_out.find(
@@ -58,19 +58,21 @@ def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     config.data.sources,
     template,
     split=config.evaluation.split,
-    trained=trained,
+    trained=training_cases.of_models(folders),
   )
-  predictor = Predictor(workdir, config)
+  model = open_model(workdir, config)
   texts = prompts.BY_KIND[kind](names, template)
-  if predictor.vectors is not None:
-    predictor.vectors(
-      texts,
-      f'add them with python -m mome_jax.text.embed --output={folder}/text.npz --prompts TEXT ... '
-      f'--new-classes={folder}/config.json --t5=FOLDER, the T5 checkpoint',
-    )
-  segmenter = predictor.segmenter(names, texts, template)
-  explainer = router_maps.make_explainer(predictor, names, texts, segmenter)
-  run = _Evaluation(workdir, config, predictor.step, template, tuple(texts), segmenter, explainer)
+  for member in model.members:
+    if member.vectors is not None:
+      folder = member.folder
+      member.vectors(
+        texts,
+        f'add them with python -m mome_jax.text.embed --output={folder}/text.npz --prompts TEXT '
+        f'... --new-classes={folder}/config.json --t5=FOLDER, the T5 checkpoint',
+      )
+  segmenter = model.segmenter(names, texts, template)
+  explainer = router_maps.make_explainer(model, names, texts, segmenter)
+  run = _Evaluation(workdir, config, model.step, template, tuple(texts), segmenter, explainer)
   return [run.score(part) for part in parts][0]
 
 
@@ -168,8 +170,8 @@ def score_case(case: bricks.VolumeRecord, segmentation: Segmentation) -> list[di
   """
   spacing = case.geometry.spacing
   rows = []
-  for name, truth in _truths(case, segmentation.names, segmentation.template):
-    mask = _contoured(case, name, segmentation.mask(name))
+  for name, truth in truths(case, segmentation.names, segmentation.template):
+    mask = contoured(case, name, segmentation.mask(name))
     row = score_files.score(case.source, case.name, name, mask, truth, spacing)
     rows.append(row | {'split': case.split})
   return rows
@@ -186,22 +188,23 @@ def count_lesions(
     template: of the class names.
   """
   rows = []
-  for name, truth in _truths(case, levels.names, template):
-    passed = _contoured(case, name, levels.of(name))
+  for name, truth in truths(case, levels.names, template):
+    passed = contoured(case, name, levels.of(name))
     rows += froc.count(passed, truth, case.geometry.spacing, name)
   return rows
 
 
-def _truths(
+def truths(
   case: bricks.VolumeRecord, names: Sequence[str], template: Template
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Name and mask, inside the heights where it was contoured, of each class the case labels."""
   for name in names:
     if name in case.supervised:
-      yield name, _contoured(case, name, template.code_table([name])[case.codes, 0])
+      yield name, contoured(case, name, template.code_table([name])[case.codes, 0])
 
 
-def _contoured(case: bricks.VolumeRecord, name: str, array: np.ndarray) -> np.ndarray:
+def contoured(case: bricks.VolumeRecord, name: str, array: np.ndarray) -> np.ndarray:
+  """The part of a map of a class that counts: where it was contoured and nothing is ignored."""
   heights = case.slice_ranges.get(name, (-np.inf, np.inf))
   array = array * (case.codes != IGNORE_CODE)
   return metrics.restrict(array, case.geometry.spacing, heights)

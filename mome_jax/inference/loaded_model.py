@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, shipped
 from mome_jax.inference import steps
-from mome_jax.inference.segmenter import Segmenter, Settings
+from mome_jax.inference.model import Model, Reader
 from mome_jax.models import build_model
 from mome_jax.text import embed, prompt_inputs
 from mome_jax.text.prompts import default_prompts
@@ -27,7 +27,7 @@ SHIPPED = shipped.MODEL
 _AHEAD = 4  # buckets of prompts that are read before the first one's logits are taken
 
 
-class Predictor:
+class Predictor(Model):
   """A model on the devices.
 
   Prompt lists of any length and scans of any size run through the same two compiled programs.
@@ -160,43 +160,22 @@ class Predictor:
 
     return rest()
 
-  def segmenter(
-    self,
-    names: Sequence[str],
-    prompts: Sequence[str],
-    template: Template | None = None,
-    *,
-    rules: Sequence[str] | None = None,
-    overlap: float | None = None,
-    free: Sequence[str] = (),
-  ) -> Segmenter:
-    """Segments scans into K classes that compete, and F masks that compete with nothing.
+  @property
+  def members(self) -> Sequence['Predictor']:
+    """The model alone."""
+    return (self,)
 
-    Args:
-      names: K class names.
-      prompts: K + F texts for the text encoder.
-      template: tells which classes contain which; None is the model's own.
-      rules: of post-processing; None is those of the model's config.
-      overlap: of neighbouring windows; None is that of `config.evaluation`.
-      free: F other names.
-
-    Raises:
-      PostprocessError: if a rule is unknown.
-      TextVectorError: if the model's text is frozen and it has no vector for a prompt.
-    """
+  def reader(self, prompts: Sequence[str]) -> Reader:
+    """See `Model.reader`; four prompts a part."""
     vectors = np.asarray(self.embed(prompts))
     buckets = [
       jax.device_put(vectors[n : n + prompt_inputs.BUCKET], self._everywhere)
       for n in range(0, len(vectors), prompt_inputs.BUCKET)
     ]
-    settings = Settings.of_config(
-      self.config, rules=rules, overlap=overlap, devices=len(self.devices)
-    )
-    predict = functools.partial(self._logits, buckets)
-    return Segmenter(predict, names, settings, template or self.template, free=free)
+    return functools.partial(self._logits, buckets)
 
   def fingerprint(self) -> str:
-    """SHA-256 of all parameters, hexadecimal; the same however they were stored."""
+    """See `Model.fingerprint`."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
       array = np.asarray(leaf)
@@ -205,7 +184,7 @@ class Predictor:
     return digest.hexdigest()
 
   def text_fingerprint(self, prompts: Sequence[str]) -> str:
-    """SHA-256 of what the text encoder gets for some prompts, hexadecimal."""
+    """See `Model.text_fingerprint`."""
     digest = hashlib.sha256()
     for name, array in sorted(self._inputs(prompts).items()):
       digest.update(f'{name} {array.dtype} {array.shape}'.encode())

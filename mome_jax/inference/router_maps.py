@@ -9,6 +9,7 @@ import numpy as np
 
 from mome_jax.inference import sliding_window, steps
 from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.model import Model
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.training import compilation
 
@@ -230,12 +231,16 @@ class RoutingWatch:
 
 
 def make_explainer(
-  predictor: Predictor, names: Sequence[str], prompts: Sequence[str], segmenter: Segmenter
+  model: Model, names: Sequence[str], prompts: Sequence[str], segmenter: Segmenter
 ) -> Explainer | None:
-  """An `Explainer`, or None for a model that mixes no scales."""
-  if len(predictor.model.active_scales) < 2:
+  """An `Explainer`, or None where no one router makes the logits.
+
+  That is a model that mixes no scales, several models, and the mean with a mirror image.
+  """
+  (first, *others) = model.members
+  if others or segmenter.settings.tta or len(first.model.active_scales) < 2:
     return None
-  return Explainer(predictor, names, prompts, segmenter)
+  return Explainer(first, names, prompts, segmenter)
 
 
 def cell_voxels(spacing: Sequence[float] | np.ndarray) -> int:

@@ -35,6 +35,7 @@ class Settings:
     hu_windows: C pairs (low, high) of HU, one input channel each.
     tiling: how a scan is cut into windows.
     rules: of `postprocess.RULES`.
+    tta: whether the logits are means with those of the mirror image.
 
   Raises:
     PostprocessError: if a rule is unknown.
@@ -44,6 +45,7 @@ class Settings:
   hu_windows: tuple[tuple[float, float], ...]
   tiling: sliding_window.Tiling
   rules: tuple[str, ...] = ()
+  tta: bool = False
 
   def __post_init__(self):
     postprocess.check(self.rules)
@@ -55,6 +57,7 @@ class Settings:
     *,
     rules: Sequence[str] | None = None,
     overlap: float | None = None,
+    tta: bool | None = None,
     devices: int = 1,
   ) -> 'Settings':
     """Those of a model.
@@ -63,6 +66,7 @@ class Settings:
       config: `data.spacing`, `data.windows` and `evaluation` of it; see `configs/base.py`.
       rules: in place of `evaluation.postprocess`.
       overlap: in place of `evaluation.overlap`.
+      tta: in place of `evaluation.tta`.
       devices: that share a batch of windows; its size is rounded up to a multiple.
 
     Raises:
@@ -78,6 +82,7 @@ class Settings:
         -(-evaluation.batch_size // devices) * devices,
       ),
       tuple(evaluation.get('postprocess', ()) if rules is None else rules),
+      evaluation.tta if tta is None else tta,
     )
 
 

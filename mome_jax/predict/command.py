@@ -64,9 +64,11 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--checkpoint',
-    default=shipped.MODEL,
-    help='model folder, or --workdir of a training; default: the model that comes with the '
-    'package, for head and neck organs',
+    nargs='+',
+    default=[shipped.MODEL],
+    metavar='MODEL',
+    help='model folder, or --workdir of a training; of several the logits are averaged; default: '
+    'the model that comes with the package, for head and neck organs',
   )
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument('--input', nargs='+', help='NIfTI files, DICOM .zip files, folders of either')
@@ -112,6 +114,12 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--fast', action='store_true', help=f'windows overlap by {FAST_OVERLAP}, on the same grid'
+  )
+  parser.add_argument(
+    '--tta',
+    action='store_true',
+    default=None,
+    help='average with the mirror image, left and right exchanged: twice the time',
   )
   parser.add_argument(
     '--device', help='cpu, gpu, tpu, or one of them as gpu:1; default: all of the best kind'
@@ -176,6 +184,7 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
     device=args.device,
     as_written=args.as_written,
     force=args.force,
+    tta=args.tta,
     progress=not args.quiet,
     on_result=functools.partial(_print_json, args.output) if args.json else lambda result: None,
   )

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 
 from mome_jax.inference import router_maps
-from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.ensemble import open_model
+from mome_jax.inference.model import Model
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.plausibility import record
 from mome_jax.predict import provenance, verdicts
@@ -22,7 +23,7 @@ class PromptedModel:
   """A model that has read the prompts of a request.
 
   Attributes:
-    predictor: the model.
+    predictor: the model, or several as one.
     fingerprint: SHA-256 of its parameters.
     targets: what the prompts ask for.
     segmenter: of the targets, and of all classes that those compete with.
@@ -34,7 +35,7 @@ class PromptedModel:
     meanings: a line on what each prompt was taken for; none where no prompt was given.
   """
 
-  predictor: Predictor
+  predictor: Model
   fingerprint: str
   targets: Sequence[Target]
   segmenter: Segmenter
@@ -56,16 +57,17 @@ class PromptedModel:
 
 
 def load(
-  model: str | os.PathLike | Predictor,
+  model: str | os.PathLike | Model | Sequence[str | os.PathLike],
   *,
   text_model: str | os.PathLike | None = None,
   device: str | None = None,
-) -> Predictor:
-  """A model in memory.
+) -> Model:
+  """A model in memory, or several as one.
 
   Args:
-    model: model folder, training workdir or one of its `checkpoints/STEP`; or a `Predictor`, which
-      is returned as it is.
+    model: model folder, training workdir, one of its `checkpoints/STEP`, or folder of an ensemble;
+      a sequence of those, whose logits are averaged; or a model in memory, which is returned as it
+      is.
     text_model: see `Predictor`.
     device: see `find_devices`.
 
@@ -73,9 +75,9 @@ def load(
     CheckpointError: if there is no model, or it cannot be read.
     PredictError: if there is no such device.
   """
-  if isinstance(model, str | os.PathLike):
-    return Predictor(model, text_model=text_model, devices=find_devices(device))
-  return model
+  if isinstance(model, Model):
+    return model
+  return open_model(model, text_model=text_model, devices=find_devices(device))
 
 
 def find_devices(name: str | None) -> list | None:
@@ -99,7 +101,7 @@ def find_devices(name: str | None) -> list | None:
     raise PredictError(f'--device {name}: no such device; there is {known}') from error
 
 
-def ask(predictor: Predictor, request: Request) -> PromptedModel:
+def ask(predictor: Model, request: Request) -> PromptedModel:
   """Has a model read the prompts of a request.
 
   All classes that the model was trained on compete wherever one of them is asked for, so that its
@@ -107,6 +109,7 @@ def ask(predictor: Predictor, request: Request) -> PromptedModel:
 
   Raises:
     PredictError: if sides are to be checked and the model does not know liver and spleen.
+    MirrorError: if the mirror image is asked for and a class has none.
     PostprocessError: if a rule is unknown.
     TextVectorError: if the model's text is frozen and it has no vector for a prompt.
     UnfamiliarError: if the model was not trained on what a prompt means; see `verdicts.judge`.
@@ -132,11 +135,14 @@ def ask(predictor: Predictor, request: Request) -> PromptedModel:
     texts,
     rules=request.rules,
     overlap=request.overlap,
+    tta=request.tta,
     free=[target.name for target in free],
   )
   explainer = None
   if request.options.report:
     explainer = router_maps.make_explainer(predictor, segmenter.classes, texts, segmenter)
+    if explainer is None and predictor.members[0].model.active_scales[1:]:
+      notes = [*notes, 'no routing maps: several passes are averaged, which no one router explains']
   fingerprint = predictor.fingerprint()
   return PromptedModel(
     predictor,

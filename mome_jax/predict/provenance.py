@@ -5,12 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.model import Model
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.predict import find_scans
 from mome_jax.predict.request import Request
 
 _NETWORK = ('model', 'text', 'classes', 'new_classes')  # of a config
+_LATER = {'tta': False}  # what earlier versions did not note, as they did it
 _NAMES = {
   'scan': 'another scan',
   'weights': 'other weights',
@@ -21,7 +22,7 @@ _NAMES = {
 
 def of_request(
   request: Request,
-  predictor: Predictor,
+  predictor: Model,
   segmenter: Segmenter,
   prompts: Sequence[str],
   *,
@@ -48,6 +49,7 @@ def of_request(
     'window': segmenter.settings.tiling.window,
     'overlap': segmenter.settings.tiling.overlap,
     'postprocess': segmenter.settings.rules,
+    'tta': segmenter.settings.tta,
     'assume_spacing': request.assume_spacing,
     'volume': request.volume_number,
   }
@@ -65,6 +67,7 @@ def of_scan(scan: find_scans.ScanFiles) -> str:
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
   """One phrase for each value of `now` that the earlier description lacks or has otherwise."""
   phrases = []
+  earlier = {**_LATER, **earlier}
   for key, value in now.items():
     before, after = _plain(earlier.get(key)), _plain(value)
     if key not in earlier or before != after:

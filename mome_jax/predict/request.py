@@ -59,6 +59,7 @@ class Request:
     rules: of post-processing, names of `postprocess.RULES`; None is those of the model's config.
     as_written: prompts go to the text encoder as they are; no name or synonym is looked up.
     force: ask also for what the model was not trained on.
+    tta: segment the mirror image too and average; None is what the model's config says.
   """
 
   inputs: Sequence[str | os.PathLike]
@@ -71,6 +72,7 @@ class Request:
   rules: Sequence[str] | None = None
   as_written: bool = False
   force: bool = False
+  tta: bool | None = None
 
   @property
   def overlap(self) -> float | None:

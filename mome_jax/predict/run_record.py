@@ -74,6 +74,7 @@ class RunRecord:
         'volume_number': request.volume_number,
         'check_sides': request.check_sides,
         'postprocess': model.segmenter.settings.rules,
+        'tta': model.segmenter.settings.tta,
         'as_written': request.as_written,
         'force': request.force,
       },
@@ -170,10 +171,19 @@ def environment() -> dict[str, Any]:
 
 
 def describe(model: 'PromptedModel') -> dict[str, Any]:
-  """Where a model came from, the SHA-256 of its parameters, its config and devices."""
+  """Where a model came from, the SHA-256 of its parameters, its config and devices.
+
+  Of several, `members` tells the same of each, and the config is that of the first.
+  """
   predictor = model.predictor
+  several = {}
+  if len(predictor.members) > 1:
+    several['members'] = [
+      {'path': one.path, 'step': one.step, 'sha256': one.fingerprint()} for one in predictor.members
+    ]
   return {
-    'checkpoint': {'path': predictor.path, 'step': predictor.step, 'sha256': model.fingerprint},
+    'checkpoint': {'path': predictor.path, 'step': predictor.step, 'sha256': model.fingerprint,
+                   **several},
     'config': predictor.config.to_dict(),
     'devices': [f'{device.platform}:{device.id} {device.device_kind}' for device in
                 predictor.devices],

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from input_pipeline.progress import bar as progress_bar
-from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.model import Model
 from mome_jax.predict import (
   dicom_seg,
   earlier,
@@ -31,7 +31,7 @@ _BAR = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
 
 # Many keywords: a call names the few it needs, and they are the fields of one Request.
 def predict(
-  model: str | os.PathLike | Predictor,
+  model: str | os.PathLike | Model | Sequence[str | os.PathLike],
   inputs: Sequence[str | os.PathLike],
   output: str | os.PathLike,
   prompts: Sequence[str] | None = None,
@@ -47,14 +47,16 @@ def predict(
   device: str | None = None,
   as_written: bool = False,
   force: bool = False,
+  tta: bool | None = None,
   progress: bool = True,
   on_result: Callable[[Result], object] = lambda result: None,
 ) -> list[Result]:
   """Segments scans and writes the results; a scan that fails does not stop the others.
 
   Args:
-    model: model folder, training workdir or one of its `checkpoints/STEP`; or a `Predictor`, which
-      several calls can share.
+    model: model folder, training workdir, one of its `checkpoints/STEP`, or folder of an ensemble;
+      several of them, whose logits are averaged; or a `Predictor` or `Ensemble`, which several
+      calls can share.
     inputs: NIfTI files, zip archives and folders; see `find_scans.find_scans`.
     output: folder; created where missing.
     prompts: names of classes, synonyms or any text; see `request.make_targets`. None is the
@@ -70,6 +72,7 @@ def predict(
     device: where a model that is not loaded yet goes; see `find_devices`.
     as_written: prompts go to the text encoder as they are; no name or synonym is looked up.
     force: ask also for what the model was not trained on.
+    tta: segment the mirror image too and average; None is what the model's config says.
     progress: show a bar, and notes as they come, on the standard error.
     on_result: called with each result when it is written.
 
@@ -91,13 +94,14 @@ def predict(
     rules=rules,
     as_written=as_written,
     force=force,
+    tta=tta,
   )
   load = functools.partial(prompted_model.load, model, text_model=text_model, device=device)
   return segment(load, request, output, existing=existing, progress=progress, on_result=on_result)
 
 
 def segment(
-  load: Callable[[], Predictor],
+  load: Callable[[], Model],
   request: Request,
   output: str | os.PathLike,
   *,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
-from mome_jax.inference.loaded_model import Predictor
+from mome_jax.inference.model import Model
 from mome_jax.predict.request import PredictError, Request, Target
 from mome_jax.text.familiarity import Familiarity, Judgement
 
@@ -21,7 +21,7 @@ class UnfamiliarError(PredictError):
 
 
 def judge(
-  targets: Sequence[Target], predictor: Predictor, request: Request
+  targets: Sequence[Target], predictor: Model, request: Request
 ) -> tuple[list[Target], list[str]]:
   """Judges what the prompts of a request ask for.
 
@@ -55,7 +55,7 @@ def judge(
 
 
 def _judgements(
-  doubtful: Sequence[Target], trained: tuple[str, ...], predictor: Predictor, request: Request
+  doubtful: Sequence[Target], trained: tuple[str, ...], predictor: Model, request: Request
 ) -> Mapping[str, Judgement]:
   """Judgements by the names of targets; without any, nothing is loaded."""
   if not doubtful:
@@ -81,7 +81,7 @@ def _with(target: Target, judgement: Judgement | None) -> Target:
   return dataclasses.replace(target, familiarity=familiarity, verdict=judgement.verdict)
 
 
-def _hint(target: Target, judgement: Judgement, predictor: Predictor) -> str:
+def _hint(target: Target, judgement: Judgement, predictor: Model) -> str:
   """What may have been meant: of a typing error the right word, else the nearest class."""
   if judgement.meaning or target.taken_as != 'free':
     return f' (nearest: {judgement.nearest})'

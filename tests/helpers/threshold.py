@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax.inference import segmentation
+from mome_jax.inference.model import Model
 from mome_jax.inference.segmenter import Segmenter, Settings
 from mome_jax.inference.sliding_window import Tiling
 
@@ -34,7 +35,7 @@ def decide(logits, names, template=TEMPLATE):
   return segmentation.decide(positive, logits.shape[:3], names, template)
 
 
-class Threshold:
+class Threshold(Model):
   """Every voxel denser than 0 HU is liver, and nothing is spleen."""
 
   path, folder, step = 'threshold', 'threshold', None
@@ -46,17 +47,24 @@ class Threshold:
 
   devices = ()
 
+  @property
+  def members(self):
+    return (self,)
+
+  def reader(self, prompts):
+    def read(windows):
+      liver = 40 * windows[..., 0] - 20
+      return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(prompts) - 1)], -1))
+
+    return read
+
   def fingerprint(self):
     return '0' * 64
 
   def text_fingerprint(self, prompts):
     return ' '.join(prompts)
 
-  def segmenter(self, names, prompts, *, rules=None, overlap=None, free=()):
-    def step(windows):
-      liver = 40 * windows[..., 0] - 20
-      return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(prompts) - 1)], -1))
-
+  def segmenter(self, names, prompts, *, rules=None, overlap=None, free=(), tta=None):
     tiling = Tiling((32, 32, 32), 0.25)
     settings = Settings((1.5, 1.5, 1.5), ((-500, 500),), tiling, tuple(rules or ()))
-    return Segmenter(step, names, settings, free=free)
+    return Segmenter(self.reader(prompts), names, settings, free=free)

@@ -1,0 +1,44 @@
+"""Folders that name several models whose logits are averaged."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+
+from etils import epath
+
+from mome_jax.checkpoint.errors import CheckpointError
+from mome_jax.checkpoint.files import ENSEMBLE, absolute
+
+_FIELD = 'members'
+
+
+def members(path: epath.PathLike) -> list[epath.Path]:
+  """The models of an ensemble's folder, or the path itself where it is none.
+
+  Raises:
+    CheckpointError: if `ensemble.json` is damaged, or names nothing.
+  """
+  folder = absolute(path)
+  file = folder / ENSEMBLE
+  if not file.is_file():
+    return [epath.Path(path)]
+  try:
+    names = [str(name) for name in json.loads(file.read_text())[_FIELD]]
+  except (ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(
+      f'{file}: expected {{"{_FIELD}": ["FOLDER", ...]}} ({error!r}); write it again'
+    ) from error
+  if not names:
+    raise CheckpointError(f'{file}: names no model; write the folders of some')
+  return [folder / name for name in names]
+
+
+def write_members(folder: epath.PathLike, names: Sequence[str]) -> None:
+  """Writes `ensemble.json`: the members' folders, as seen from the ensemble's."""
+  text = json.dumps({_FIELD: list(names)}, indent=2)
+  (absolute(folder) / ENSEMBLE).write_text(text + '\n')
+
+
+def expand(paths: Iterable[epath.PathLike]) -> list[str]:
+  """Every model that some paths name, members of ensembles one by one."""
+  return [os.fspath(member) for path in paths for member in members(path)]

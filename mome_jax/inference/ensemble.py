@@ -1,0 +1,129 @@
+"""Several models that answer together: the mean of their logits."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from mome_jax import checkpoint
+from mome_jax.errors import UserError
+from mome_jax.inference.loaded_model import SHIPPED, Predictor
+from mome_jax.inference.model import Model, Reader, mean
+
+# What windows are made by, and what is asked for in them: path in the config, what it is called.
+_SAME = {
+  'data.spacing': 'grid in mm',
+  'data.windows': 'HU windows',
+  'evaluation.window': 'window in voxels',
+}
+
+
+class EnsembleError(UserError):
+  """Models that cannot be averaged; the message names what differs."""
+
+
+class Ensemble(Model):
+  """Models of the same grid, windows and classes, whose logits are averaged window by window.
+
+  All of them are held in memory; of their logits, those of a few prompts in one batch of windows.
+  Post-processing, overlap and the record of what classes look like are those of the first.
+
+  Args:
+    models: at least one.
+
+  Raises:
+    EnsembleError: if they differ in what windows are made by or in their classes.
+  """
+
+  def __init__(self, models: Sequence[Predictor]):
+    self._members = tuple(models)
+    first = self._members[0]
+    for other in self.members[1:]:
+      _check_alike(first, other)
+    self.path = ' + '.join(model.path for model in self.members)
+    self.folder, self.config, self.step = first.folder, first.config, None
+    self.template, self.devices = first.template, first.devices
+
+  @property
+  def members(self) -> Sequence[Predictor]:
+    """The models."""
+    return self._members
+
+  def reader(self, prompts: Sequence[str]) -> Reader:
+    """See `Model.reader`."""
+    return mean([model.reader(prompts) for model in self.members])
+
+  def fingerprint(self) -> str:
+    """See `Model.fingerprint`; whatever the order of the models."""
+    return _joined(sorted(model.fingerprint() for model in self.members))
+
+  def text_fingerprint(self, prompts: Sequence[str]) -> str:
+    """See `Model.text_fingerprint`."""
+    return _joined([model.text_fingerprint(prompts) for model in self.members])
+
+
+def _joined(digests: Sequence[str]) -> str:
+  return hashlib.sha256(''.join(digests).encode()).hexdigest()
+
+
+def _check_alike(first: Predictor, other: Predictor) -> None:
+  pairs: dict[str, tuple[Any, Any]] = {
+    called: (_value(first, field), _value(other, field)) for field, called in _SAME.items()
+  }
+  pairs['classes'] = sorted(first.config.classes), sorted(other.config.classes)
+  pairs['new classes'] = first.template.additions(), other.template.additions()
+  for called, (here, there) in pairs.items():
+    if here != there:
+      raise EnsembleError(
+        f'{other.path}: its {called}, {there}, differ from those of {first.path}, {here}; only '
+        'models that agree can be averaged'
+      )
+
+
+def _value(model: Predictor, field: str) -> Any:
+  value = model.config
+  for name in field.split('.'):
+    value = value[name]
+  return value
+
+
+def open_model(
+  paths: str | os.PathLike | Sequence[str | os.PathLike] = SHIPPED,
+  config: Any = None,
+  *,
+  text_model: str | os.PathLike | None = None,
+  devices: Sequence[jax.Device] | None = None,
+) -> Model:
+  """One model, or several as one.
+
+  Args:
+    paths: of models, or folders with an `ensemble.json` that names some.
+    config: in place of the models' own: how they are evaluated.
+    text_model: see `Predictor`.
+    devices: see `Predictor`.
+
+  Raises:
+    CheckpointError: if there is no model, or it cannot be read.
+    EnsembleError: if several cannot be averaged.
+  """
+  listed = [paths] if isinstance(paths, str | os.PathLike) else paths
+  members = checkpoint.expand(listed)
+  if len(members) == 1:
+    return Predictor(members[0], config, text_model=text_model, devices=devices)
+  models = [
+    Predictor(path, _evaluated_as(path, config), text_model=text_model, devices=devices)
+    for path in members
+  ]
+  return Ensemble(models)
+
+
+def _evaluated_as(path: str, config: Any) -> Any:
+  """A model's own config with the evaluation of another."""
+  if config is None:
+    return None
+  member = checkpoint.load_config(path)
+  with member.unlocked():
+    member.evaluation = config.evaluation
+  return member

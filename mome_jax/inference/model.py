@@ -1,0 +1,110 @@
+"""What evaluation and prediction need of a model: of one, or of several that are averaged."""
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from input_pipeline.anatomy import Template
+from mome_jax.inference import mirroring
+from mome_jax.inference.segmenter import Segmenter, Settings
+
+if TYPE_CHECKING:
+  from mome_jax.inference.loaded_model import Predictor
+
+# (B, *window, C) float32 -> an iterator of logits (B, *window, k) float32, a few prompts each.
+Reader = Callable[[np.ndarray], Iterator[jax.Array]]
+
+
+class Model(abc.ABC):
+  """Reads prompts and segments scans.
+
+  Attributes:
+    path: where it came from, as a user would write it.
+    folder: that holds its `config.json` and what else describes it.
+    config: see `configs/base.py`.
+    step: of training, or None.
+    template: the built-in classes and those that came with the model.
+    devices: that hold the model.
+  """
+
+  path: str
+  folder: epath.Path
+  config: ConfigDict
+  step: int | None
+  template: Template
+  devices: Sequence[jax.Device]
+
+  @property
+  @abc.abstractmethod
+  def members(self) -> Sequence['Predictor']:
+    """The models whose logits are averaged: one, or several."""
+
+  @abc.abstractmethod
+  def reader(self, prompts: Sequence[str]) -> Reader:
+    """Makes the logits of K prompts from windows; the last part may hold more than the K.
+
+    Raises:
+      TextVectorError: if the model's text is frozen and it has no vector for a prompt.
+    """
+
+  @abc.abstractmethod
+  def fingerprint(self) -> str:
+    """SHA-256 of all parameters, hexadecimal; the same however they were stored."""
+
+  @abc.abstractmethod
+  def text_fingerprint(self, prompts: Sequence[str]) -> str:
+    """SHA-256 of what the text encoder gets for some prompts, hexadecimal."""
+
+  def segmenter(
+    self,
+    names: Sequence[str],
+    prompts: Sequence[str],
+    template: Template | None = None,
+    *,
+    rules: Sequence[str] | None = None,
+    overlap: float | None = None,
+    free: Sequence[str] = (),
+    tta: bool | None = None,
+  ) -> Segmenter:
+    """Segments scans into K classes that compete, and F masks that compete with nothing.
+
+    Args:
+      names: K class names.
+      prompts: K + F texts for the text encoder.
+      template: tells which classes contain which; None is the model's own.
+      rules: of post-processing; None is those of the model's config.
+      overlap: of neighbouring windows; None is that of `config.evaluation`.
+      free: F other names.
+      tta: whether the mirror image is segmented too, see `mirroring`; None is
+        `config.evaluation.tta`.
+
+    Raises:
+      PostprocessError: if a rule is unknown.
+      MirrorError: if there is no mirror image of a class among the names.
+      TextVectorError: if the model's text is frozen and it has no vector for a prompt.
+    """
+    template = template or self.template
+    settings = Settings.of_config(
+      self.config, rules=rules, overlap=overlap, tta=tta, devices=len(self.devices)
+    )
+    reader = self.reader(prompts)
+    if settings.tta:
+      other = mirroring.mirrored_prompts(names, prompts, template)
+      reader = mean([reader, mirroring.mirrored(self.reader(other))])
+    return Segmenter(reader, names, settings, template, free=free)
+
+
+def mean(readers: Sequence[Reader]) -> Reader:
+  """The mean of several readers' logits; a few prompts of all of them are held at a time."""
+
+  def read(windows: np.ndarray) -> Iterator[jax.Array]:
+    # All of them begin before the first one is waited for.
+    parts = [reader(windows) for reader in readers]
+    return (sum(logits) / len(logits) for logits in zip(*parts, strict=True))
+
+  return read

@@ -1,0 +1,135 @@
+"""Several models that answer as one, and the mirror image that is asked too."""
+
+import json
+
+import fresh
+import jax
+import numpy as np
+import pytest
+
+from input_pipeline.anatomy import TEMPLATE
+from mome_jax import Ensemble, Predictor, checkpoint
+from mome_jax.checkpoint.training_cases import TrainingCases, of_models, write
+from mome_jax.export import export_ensemble
+from mome_jax.inference import router_maps
+from mome_jax.inference.ensemble import EnsembleError, open_model
+from mome_jax.inference.mirroring import MirrorError, mirrored_prompts
+from mome_jax.text.prompts import default_prompts
+
+CLASSES = ('liver', 'left kidney', 'right kidney')
+FREE = ('cyst of the left kidney', 'cyst of the right kidney', 'air')
+TEXTS = (*default_prompts(CLASSES), *FREE)
+# On the grid of the models, and three windows along it, as far from the one end as from the other.
+SHAPE, SPACING = (32, 16, 16), (9.0, 9.0, 9.0)
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  """Two models: one, and the same with every number changed by about a tenth."""
+  root, rng = tmp_path_factory.mktemp('models'), np.random.default_rng(0)
+  one = fresh.save_model(root / 'one', CLASSES)
+  where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  params = jax.tree.map(
+    lambda leaf: leaf * rng.normal(1, 0.1, leaf.shape).astype(np.float32),
+    checkpoint.load_model(one, where).params,
+  )
+  checkpoint.save_model(root / 'two', checkpoint.load_config(one), params)
+  return [one, root / 'two']
+
+
+@pytest.fixture(scope='module')
+def models(folders):
+  return [Predictor(folder) for folder in folders]
+
+
+@pytest.fixture(scope='module')
+def scan():
+  return np.random.default_rng(0).normal(0, 150, SHAPE)
+
+
+def logits(model, image, **keywords):
+  """(*SHAPE, K + F) of a scan, and its masks."""
+  segmenter = model.segmenter(CLASSES, TEXTS, free=FREE, rules=(), **keywords)
+  maps = np.full((*SHAPE, len(TEXTS)), np.nan)
+
+  def keep(slab):
+    maps[slab.planes] = np.stack([slab.logits(k) for k in range(len(TEXTS))], -1)
+
+  return maps, segmenter(image, SPACING, keep)
+
+
+def test_the_logits_of_two_are_their_mean(models, scan):
+  alone = [logits(model, scan)[0] for model in models]
+  both, masks = logits(Ensemble(models), scan)
+  assert np.abs(alone[0] - alone[1]).max() > 0.1
+  np.testing.assert_allclose(both, (alone[0] + alone[1]) / 2, atol=1e-5)
+  sure = np.abs(both[..., 3]) > 1e-4
+  assert (masks.mask(FREE[0]) == (both[..., 3] > 0))[sure].all()
+
+
+def test_one_model_with_itself_is_that_model(models, scan):
+  alone, _ = logits(models[0], scan)
+  twice, _ = logits(Ensemble([models[0]] * 2), scan)
+  np.testing.assert_allclose(twice, alone, atol=1e-6)
+
+
+def test_members_that_differ_are_refused(models, tmp_path):
+  other = Predictor(fresh.save_model(tmp_path / 'other', (*CLASSES[:2], 'spleen')))
+  with pytest.raises(EnsembleError, match="other: its classes, .*'spleen'.* differ from those of"):
+    Ensemble([models[0], other])
+  config = checkpoint.load_config(models[1].path)
+  config.data.spacing = (9.0, 9.0, 8.0)
+  with pytest.raises(EnsembleError, match=r'grid in mm, \(9.0, 9.0, 8.0\)'):
+    Ensemble([models[0], Predictor(models[1].path, config)])
+
+
+# ---------------------------------------------------------------------------- folders
+def test_the_folder_of_an_ensemble(models, folders, scan, tmp_path):
+  write(folders[0], TrainingCases(frozenset({('a', 'x', '1')})))
+  export_ensemble(folders, tmp_path / 'both')
+  opened = open_model(tmp_path / 'both')
+  assert opened.fingerprint() == Ensemble(models[::-1]).fingerprint()
+  np.testing.assert_allclose(logits(opened, scan)[0], logits(Ensemble(models), scan)[0], atol=1e-6)
+  names = json.loads((tmp_path / 'both/ensemble.json').read_text())['members']
+  assert checkpoint.members(tmp_path / 'both') == [tmp_path / 'both' / name for name in names]
+  with pytest.raises(checkpoint.CheckpointError, match='several models, see its ensemble.json'):
+    checkpoint.load_config(tmp_path / 'both')
+  # One member does not say what it was trained on.
+  cases = of_models([tmp_path / 'both' / name for name in names])
+  assert not cases.complete and len(cases.cases) == 1
+
+
+@pytest.mark.parametrize('text', ['{}', '{"members": []}', 'no JSON'])
+def test_a_damaged_one(tmp_path, text):
+  (tmp_path / 'ensemble.json').write_text(text)
+  with pytest.raises(checkpoint.CheckpointError, match='ensemble.json'):
+    open_model(tmp_path)
+
+
+# ---------------------------------------------------------------------------- mirror images
+def test_sides_change_places():
+  names = ('left kidney', 'liver', 'right kidney')
+  prompts = mirrored_prompts(names, (*names, 'Cyst of the LEFT kidney, L4'), TEMPLATE)
+  assert prompts == ['right kidney', 'liver', 'left kidney', 'Cyst of the RIGHT kidney, L4']
+  with pytest.raises(MirrorError, match="knows 'left kidney' and no class"):
+    mirrored_prompts(('left kidney', 'liver'), names, TEMPLATE)
+
+
+def test_the_mirror_image_is_segmented_as_the_mirror_image(models, scan):
+  """Whatever a network makes of sides, the mean knows them no more."""
+  plain, _ = logits(models[0], scan)
+  maps, _ = logits(models[0], scan, tta=True)
+  turned, _ = logits(models[0], scan[::-1], tta=True)
+  partner = [0, 2, 1, 4, 3, 5]
+  np.testing.assert_allclose(turned[::-1][..., partner], maps, atol=1e-4)
+  assert np.abs(plain - maps).max() > 0.01
+  alone, _ = logits(models[0], scan[::-1])
+  np.testing.assert_allclose(maps, (plain + alone[::-1][..., partner]) / 2, atol=1e-4)
+
+
+def test_of_a_mean_no_one_router_is_shown(models):
+  explainers = [
+    router_maps.make_explainer(model, CLASSES, TEXTS, model.segmenter(CLASSES, TEXTS, tta=tta))
+    for model, tta in ((models[0], False), (models[0], True), (Ensemble(models), False))
+  ]
+  assert [explainer is not None for explainer in explainers] == [True, False, False]
