@@ -135,9 +135,9 @@ def start_from(model: str = 'runs/demo') -> ConfigDict:
 def load(path: str) -> ConfigDict:
   """The locked config that `--config` names; see `resolve`.
 
-  'trained:MODEL' is the config that a model was trained with. A `get_config` with a parameter
-  `start` gets the config of the model after the colon, of `start_from`; any other one gets those
-  words themselves.
+  'trained:MODEL' is the config of a trained model, of an ensemble its first. A `get_config` with a
+  parameter `start` gets the config of the model after the colon, of `start_from`; any other one
+  gets those words themselves.
 
   Raises:
     ConfigError: if there is none.
@@ -146,7 +146,7 @@ def load(path: str) -> ConfigDict:
   if path.startswith(_TRAINED):
     from mome_jax import checkpoint  # here, so that other configs come at once
 
-    config = checkpoint.load_config(path.removeprefix(_TRAINED))
+    config = checkpoint.load_config(checkpoint.members(path.removeprefix(_TRAINED))[0])
     config.lock()
     return config
   file, argument = resolve(path)
