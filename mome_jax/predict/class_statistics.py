@@ -29,10 +29,10 @@ def statistics(
     judgement: of the masks.
 
   Returns:
-    K dicts: the fields of a target; `volume_ml`, structures inside it included; `mean_hu` of its
-    voxels, None without any; `present`, whether it has voxels and can be in the field of view;
-    `components`, the number of 26-connected ones; and of the judgement `cut`, `plausible` and
-    `reasons`, None and empty where nothing is known.
+    K dicts: the fields of a target; `volume_ml`, structures inside it included; `mean_hu` and
+    `sd_hu` of its voxels, None without any; `present`, whether it has voxels and can be in the
+    field of view; `components`, the number of 26-connected ones; and of the judgement `cut`,
+    `plausible` and `reasons`, None and empty where nothing is known.
   """
   millilitres = abs(float(np.linalg.det(scan.geometry.affine[:3, :3]))) / 1000
   if scan.geometry.header is not None:  # its spacing may have been assumed
@@ -41,13 +41,15 @@ def statistics(
   for target in targets:
     box = segmentation.boxes[target.name]
     row = {**dataclasses.asdict(target), 'also': list(target.also)}
-    row |= {'volume_ml': 0.0, 'present': False, 'mean_hu': None}
+    row |= {'volume_ml': 0.0, 'present': False, 'mean_hu': None, 'sd_hu': None}
     row['components'] = 0
     if box is not None:
       mask = segmentation.mask(target.name, box)
       row['volume_ml'] = round(float(np.count_nonzero(mask)) * millilitres, 3)
       row['present'] = not plausible_masks.is_absent(judgement, target.name)
-      row['mean_hu'] = round(float(scan.array[box][mask].mean(dtype=np.float64)), 1)
+      values = scan.array[box][mask]
+      row['mean_hu'] = round(float(values.mean(dtype=np.float64)), 1)
+      row['sd_hu'] = round(float(values.std(dtype=np.float64)), 1)
       _, row['components'] = components(mask)
     rows.append(row | plausible_masks.verdict_of(judgement, target.name))
   return rows

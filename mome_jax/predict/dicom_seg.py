@@ -1,18 +1,16 @@
 """Masks as a DICOM SEG object, which archives and viewers show over the scan it belongs to."""
 
-import contextlib
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from input_pipeline.ct import dicom, volume
 from mome_jax import __version__
-from mome_jax.errors import UserError
 from mome_jax.inference.segmentation import Segmentation
-from mome_jax.predict import find_scans
+from mome_jax.predict import dicom_source
 
 # SNOMED CT codes of the classes without their side; those of DICOM's context groups where it has
 # one (PS3.16). What is not listed is coded as a body structure and named by its label.
@@ -48,43 +46,6 @@ _SIDES = {'right': ('24028007', 'Right'), 'left': ('7771000', 'Left')}
 _STRUCTURE = ('123037004', 'Body structure')
 _LESION = ('49755003', 'Morphologically Abnormal Structure')
 
-_COMMON = ('StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')  # to all slices
-_IDENTITY = (*_COMMON, 'SOPClassUID', 'SOPInstanceUID')
-_EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber',
-          'StudyID', 'StudyDate', 'StudyTime', 'ReferringPhysicianName')  # fmt: skip
-
-
-class DicomSegError(UserError):
-  """A series that no DICOM SEG can be made for; the message says what it lacks."""
-
-
-def lacking(headers: Sequence[Any]) -> str:
-  """Why no DICOM SEG can be made of slices with these pydicom headers; empty if one can.
-
-  What must be repeated but may be empty (PatientID, AccessionNumber, ...) is no reason.
-  """
-  for field in _IDENTITY:
-    if not all(header.get(field) for header in headers):
-      return f'the series has no {field}, which the object must repeat; export it with its UIDs'
-    if field in _COMMON and len({header.get(field) for header in headers}) > 1:
-      return f'the slices differ in their {field}, of which the object has one'
-  return ''
-
-
-def impossible(scans: Sequence[find_scans.ScanFiles]) -> dict[str, str]:
-  """The DICOM SEG files that the first header of a scan forbids, with the reason."""
-  import pydicom
-
-  reasons = {}
-  for scan in scans:
-    # A header that cannot be read is told of where the scan is.
-    with contextlib.suppress(Exception), contextlib.closing(find_scans.open_files(scan)) as files:
-      header = pydicom.dcmread(next(files), stop_before_pixels=True, force=True)
-      problem = lacking([header]) if scan.series is not None else ''
-      if problem:
-        reasons[f'{scan.name}_seg.dcm'] = problem
-  return reasons
-
 
 def write(
   path: str | os.PathLike,
@@ -103,14 +64,12 @@ def write(
     colours: of the classes to write, RGB in [0, 1]; each has at least one voxel.
 
   Raises:
-    DicomSegError: if the headers of the series lack what the object must repeat.
+    dicom_source.DicomOutputError: if the headers of the series lack what the object must repeat.
   """
   import highdicom
   from pydicom.sr.codedict import codes
 
-  problem = lacking(series.headers)
-  if problem:
-    raise DicomSegError(problem)
+  dicom_source.check(series.headers)
   labelled = segmentation.label_map(dict.fromkeys(colours, 1)) > 0
   used = np.asarray(volume.from_canonical(labelled, series.volume.geometry).any((0, 1)))
   algorithm = highdicom.AlgorithmIdentificationSequence(
@@ -134,11 +93,13 @@ def write(
       software_versions=__version__,
       device_serial_number='0',
       content_label='SEGMENTATION',
-      specific_character_set=_character_set(series, colours),
+      specific_character_set=dicom_source.character_set(series, colours),
       series_description='MoME-JAX segmentation, for research only',
     )
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise DicomSegError(f'no DICOM SEG can be made of this series ({error})') from error
+    raise dicom_source.DicomOutputError(
+      f'no DICOM SEG can be made of this series ({error})'
+    ) from error
   made.save_as(path)
 
 
@@ -163,19 +124,12 @@ def _completed(series: dicom.Series, used: np.ndarray) -> list[Any]:
     stream = getattr(series.headers[k], 'buffer', None)  # closed, and so not to be copied
     headers.append(copy.deepcopy(series.headers[k], {id(stream): None}))
   for header in headers:
-    for field in _EMPTY:
+    for field in dicom_source.EMPTY:
       if header.get(field) is None:
         setattr(header, field, '')
     if not header.get('SliceThickness'):
       header.SliceThickness = round(apart, 6)
   return headers
-
-
-def _character_set(series: dicom.Series, names: Iterable[str]) -> str | None:
-  """That of the series, or Unicode where a name needs it."""
-  if all(map(str.isascii, names)):
-    return series.headers[0].get('SpecificCharacterSet')
-  return 'ISO_IR 192'
 
 
 def _describe(number: int, name: str, rgb: Sequence[float], algorithm: Any) -> Any:

@@ -98,5 +98,12 @@ def _kept(output: pathlib.Path, scan: ScanFiles, legend: Mapping[str, Any], job:
     notes.append(workers.mirrored_note(scan))
   text = '; '.join(dict.fromkeys(notes))
   return Result(
-    scan.name, scan.input, status, message=text, labels=rows, missing=missing, kept=True
+    scan.name,
+    scan.input,
+    status,
+    message=text,
+    labels=rows,
+    missing=missing,
+    kept=True,
+    series_uid=scan.series_uid,
   )

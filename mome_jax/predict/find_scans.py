@@ -17,7 +17,7 @@ _KINDS = ('nifti', 'zip', 'dicom')
 # Folders and files that hold labels beside scans, in the layouts of public datasets.
 _LABEL_FOLDERS = ('labels', 'labelstr', 'labelsts', 'masks', 'segmentations')
 _LABEL_FILES = ('label', 'labels', 'mask', 'seg', 'segmentation')
-_RESULTS = ('_seg.nii.gz', '_seg.dcm', '_masks', '_probabilities')  # of `predict`
+_RESULTS = ('_seg.nii.gz', '_seg.dcm', '_rtstruct.dcm', '_masks', '_probabilities')  # of `predict`
 
 
 class ScanError(UserError):
@@ -44,6 +44,11 @@ class ScanFiles:
   def input(self) -> str:
     """Where the scan itself lies: of DICOM its folder, or first file, in the folder or archive."""
     return str(self.path) if self.series is None else self.series.place_in(self.path)
+
+  @property
+  def series_uid(self) -> str:
+    """SeriesInstanceUID of DICOM, else empty."""
+    return '' if self.series is None else self.series.uid
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

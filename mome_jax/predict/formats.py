@@ -81,6 +81,7 @@ class Format(NamedTuple):
     switch: that asks for it on the command line, or that leaves it out if `Options` asks for it.
     help: of the switch.
     needs_voxels: not written of a scan where no class has a voxel.
+    needs_series: refused unless every scan is a DICOM series.
   """
 
   end: str
@@ -88,6 +89,7 @@ class Format(NamedTuple):
   switch: str
   help: str
   needs_voxels: bool = False
+  needs_series: bool = False
 
 
 def _masks(folder: pathlib.Path, segmented: SegmentedScan) -> None:
@@ -107,6 +109,15 @@ def _dicom_seg(path: pathlib.Path, segmented: SegmentedScan) -> None:
   shown = {name: colours[name] for name in segmented.present}
   series = cast('Series', segmented.scan.series)  # of anything else it is refused before
   dicom_seg.write(path, series, segmented.segmentation, shown)
+
+
+def _rtstruct(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  from mome_jax.predict import rtstruct
+
+  colours = segmented.colours
+  targets = [target for target in segmented.targets if target.name in segmented.present]
+  series = cast('Series', segmented.scan.series)  # of anything else it is refused before
+  rtstruct.write(path, series, segmented.segmentation, targets, colours)
 
 
 def _preview(path: pathlib.Path, segmented: SegmentedScan) -> None:
@@ -148,6 +159,15 @@ FORMATS: dict[str, Format] = {
     '--dicom-seg',
     'also NAME_seg.dcm, a DICOM SEG; for DICOM input',
     needs_voxels=True,
+    needs_series=True,
+  ),
+  'rtstruct': Format(
+    'rtstruct.dcm',
+    _rtstruct,
+    '--rtstruct',
+    'also NAME_rtstruct.dcm, a DICOM RT Structure Set (contours); for DICOM input',
+    needs_voxels=True,
+    needs_series=True,
   ),
   'preview': Format('preview.png', _preview, '--no-preview', 'no NAME_preview.png'),
   'report': Format(

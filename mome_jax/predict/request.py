@@ -31,6 +31,7 @@ class Options:
     report: a page to look at it.
     dicom_seg: a DICOM SEG object, for DICOM input.
     more: names of `formats.FORMATS` that have no field here.
+    rtstruct: a DICOM RT Structure Set, for DICOM input.
   """
 
   masks: bool = False
@@ -39,6 +40,7 @@ class Options:
   report: bool = False
   dicom_seg: bool = False
   more: tuple[str, ...] = ()
+  rtstruct: bool = False
 
 
 DEFAULTS = Options()

@@ -21,6 +21,7 @@ class Result:
     labels: a row a class; see `class_statistics.statistics`.
     missing: outputs that were asked for and could not be written, with the reason.
     kept: whether the results are those of an earlier run.
+    series_uid: SeriesInstanceUID of DICOM, else empty.
   """
 
   case: str
@@ -32,3 +33,4 @@ class Result:
   labels: Sequence[Mapping[str, Any]] = ()
   missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
   kept: bool = False
+  series_uid: str = ''

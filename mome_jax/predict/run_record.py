@@ -1,4 +1,4 @@
-"""How a run went and how its results were made: `report.csv` and `manifest.json`."""
+"""How a run went and how its results were made: `report.csv`, `manifest.json`, `volumes.csv`."""
 
 import csv
 import dataclasses
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mome_jax import __version__
-from mome_jax.predict import staging
+from mome_jax.predict import staging, volume_table
 from mome_jax.predict.request import PredictError, Request
 from mome_jax.predict.result import Result
 
@@ -29,7 +29,9 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'nibabel', 'pydicom',
 
 
 class RunRecord:
-  """The two files of a run, written anew after each scan; a kill at any time leaves two whole ones.
+  """The files of a run, written anew after each scan; a kill at any time leaves whole ones.
+
+  `volumes.csv` keeps what earlier runs left of other cases in the folder.
 
   The time of the run starts with the object.
 
@@ -106,6 +108,9 @@ class RunRecord:
       TABLE: table(results, self._names),
       MANIFEST: json.dumps(manifest, indent=2, default=str) + '\n',
     }
+    # Read anew each time: another run may write into the folder meanwhile.
+    earlier = volume_table.read(self._output / volume_table.TABLE)
+    texts[volume_table.TABLE] = volume_table.merge(self._output, earlier, results)
     try:
       with staging.scratch(self._output) as folder:
         for name, text in texts.items():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from input_pipeline.progress import bar as progress_bar
 from mome_jax.inference.model import Model
 from mome_jax.predict import (
-  dicom_seg,
+  dicom_source,
   earlier,
   find_scans,
   formats,
@@ -206,12 +206,13 @@ def _not_written(result: Result) -> str:
 
 def _impossible(request: Request, scans: Sequence[ScanFiles]) -> dict[str, str]:
   """Outputs that the headers of the scans forbid, with the reason."""
-  if 'dicom_seg' not in formats.asked(request.options):
-    return {}
+  kinds = [kind for kind in formats.asked(request.options).values() if kind.needs_series]
   others = [scan.input for scan in scans if scan.series is None and not scan.problem]
-  if others:
-    raise PredictError(f'{others[0]}: is not DICOM; --dicom-seg needs the headers of a series')
-  return dicom_seg.impossible(scans)
+  if kinds and others:
+    raise PredictError(
+      f'{others[0]}: is not DICOM; {kinds[0].switch} needs the headers of a series'
+    )
+  return dicom_source.impossible(scans, [kind.end for kind in kinds]) if kinds else {}
 
 
 def _make_output(output: pathlib.Path, inputs: Sequence[str | os.PathLike]) -> None:

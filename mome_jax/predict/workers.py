@@ -19,7 +19,7 @@ from mome_jax.inference.slabs import Slab
 from mome_jax.inference.stage_clock import Clock
 from mome_jax.predict import (
   class_statistics,
-  dicom_seg,
+  dicom_source,
   formats,
   plausible_masks,
   provenance,
@@ -94,10 +94,11 @@ class Job:
     # Other threads warn meanwhile; ours begin with the file.
     notes = [str(warning.message) for warning in caught] if not work.error else []
     work.notes = [note for note in dict.fromkeys(notes) if note.startswith(str(scan.path))]
-    if self.request.options.dicom_seg and not work.error and work.loaded.series is not None:
-      lacking = dicom_seg.lacking(work.loaded.series.headers)
-      if lacking:
-        work.missing[f'{scan.name}_seg.dcm'] = lacking
+    if not work.error and work.loaded.series is not None:
+      kinds = formats.asked(self.request.options).values()
+      ends = [kind.end for kind in kinds if kind.needs_series]
+      lacking = dicom_source.lacking(work.loaded.series.headers) if ends else ''
+      work.missing |= {f'{scan.name}_{end}': lacking for end in ends if lacking}
     return work
 
   def _segment(self, work: '_Work', on_progress: Callable[[float], object]) -> None:
@@ -148,6 +149,7 @@ class Job:
       timings,
       rows,
       missing=dict(work.missing),
+      series_uid=work.files.series_uid,
     )
 
   def _write_files(self, work: '_Work', mirrored: bool | None) -> list[dict[str, Any]]:
@@ -163,6 +165,7 @@ class Job:
     work.notes += plausible_masks.notes(work.files.input, judgement, names)
     origin = {
       'input': work.files.input,
+      'series_uid': work.files.series_uid,
       **self.model.origin,
       'warnings': work.notes,
       'mirrored': mirrored,

@@ -33,7 +33,7 @@ def test_a_network_that_overflows_fails_the_scan(run, tmp_path):
     [result] = run(tmp_path / 'a.nii.gz', threshold=Threshold(lambda x, bad=bad: x * bad))
     assert result.status == 'failed'
     assert "a.nii.gz: the network's output is not finite" in result.message
-  assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv']
+  assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv', 'volumes.csv']
 
 
 def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
@@ -84,7 +84,8 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
     assert expected[result.case] in result.message
     assert '\n' not in result.message
   assert listing(tmp_path / 'out') == sorted([
-    'manifest.json', 'report.csv', *(f'{n}_seg.{end}' for n in sound for end in ('json', 'nii.gz'))
+    'manifest.json', 'report.csv', 'volumes.csv',
+    *(f'{n}_seg.{end}' for n in sound for end in ('json', 'nii.gz')),
   ])  # fmt: skip
   with (tmp_path / 'out' / 'report.csv').open() as file:
     rows = list(csv.DictReader(file))
@@ -105,7 +106,7 @@ def test_nothing_is_left_half_written(tmp_path, run, monkeypatch):
   monkeypatch.setattr(volume, 'write_nifti', full)
   [result] = run(tmp_path / 'a.nii.gz', options=Options(masks=True, probabilities=True))
   assert 'a_seg.nii.gz: No space left on device' in result.message
-  assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv']
+  assert listing(tmp_path / 'out') == ['manifest.json', 'report.csv', 'volumes.csv']
 
 
 def test_a_fault_of_the_program_costs_one_scan_and_keeps_its_traceback(
@@ -156,7 +157,7 @@ def test_an_output_that_fails_costs_no_other(name, tmp_path, monkeypatch, capsys
   assert capsys.readouterr().err.splitlines() == [f'incomplete a: {reason}']
   others = [extra for extra in EXTRAS if extra != name]
   assert listing(tmp_path / 'out') == sorted(
-    [*others, 'a_seg.json', 'a_seg.nii.gz', 'manifest.json', 'report.csv']
+    [*others, 'a_seg.json', 'a_seg.nii.gz', 'manifest.json', 'report.csv', 'volumes.csv']
   )
   legend = json.loads((tmp_path / 'out' / 'a_seg.json').read_text())
   assert legend['warnings'] == [reason]
@@ -220,7 +221,7 @@ def test_the_signal_to_end_leaves_nothing_half_written(stage, tmp_path, monkeypa
   assert predict.main(['--input', *inputs, *options]) == 128 + signal.SIGTERM
   printed = capsys.readouterr().err.strip().splitlines()
   assert len(printed) == 1 and printed[0].startswith('stopped by SIGTERM')
-  done = ['a_seg.json', 'a_seg.nii.gz', 'manifest.json', 'report.csv']
+  done = ['a_seg.json', 'a_seg.nii.gz', 'manifest.json', 'report.csv', 'volumes.csv']
   assert listing(tmp_path / 'out') == (done[2:] if stage == 'segmenting' else done)
 
 

@@ -91,6 +91,7 @@ def test_what_cannot_be_made_costs_nothing_else(edit, reason, tmp_path):
   assert result.labels[0]['volume_ml'] > 0
   assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
     'ct_preview.png', 'ct_seg.json', 'ct_seg.nii.gz', 'manifest.json', 'report.csv',
+    'volumes.csv',
   ]  # fmt: skip
 
 

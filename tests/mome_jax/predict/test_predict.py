@@ -68,7 +68,7 @@ def test_the_command_line_without_what_trains(model, tmp_path):
   assert '2 of 2 scans segmented' in done.stdout
   out = tmp_path / 'out'
   assert sorted(path.name for path in out.iterdir()) == sorted(
-    ['manifest.json', 'report.csv', *(f'{n}_{end}' for n in 'ab' for end in
+    ['manifest.json', 'report.csv', 'volumes.csv', *(f'{n}_{end}' for n in 'ab' for end in
                      ('masks', 'preview.png', 'probabilities', 'report.html', 'seg.json',
                       'seg.nii.gz'))]
   )  # fmt: skip

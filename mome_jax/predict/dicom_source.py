@@ -1,0 +1,66 @@
+"""What DICOM outputs repeat of the series that they belong to, and what a series lacks for that."""
+
+import contextlib
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from input_pipeline.ct import dicom
+from mome_jax.errors import UserError
+from mome_jax.predict import find_scans
+
+# May be empty, and must be there (type 2).
+EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber',
+         'StudyID', 'StudyDate', 'StudyTime', 'ReferringPhysicianName')  # fmt: skip
+_COMMON = ('StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')  # to all slices
+_IDENTITY = (*_COMMON, 'SOPClassUID', 'SOPInstanceUID')
+
+
+class DicomOutputError(UserError):
+  """A series that no DICOM output can be made for; the message says what it lacks."""
+
+
+def lacking(headers: Sequence[Any]) -> str:
+  """Why nothing can refer to slices with these pydicom headers; empty if it can.
+
+  What must be repeated but may be empty (PatientID, AccessionNumber, ...) is no reason.
+  """
+  for field in _IDENTITY:
+    if not all(header.get(field) for header in headers):
+      return f'the series has no {field}, which the object must repeat; export it with its UIDs'
+    if field in _COMMON and len({header.get(field) for header in headers}) > 1:
+      return f'the slices differ in their {field}, of which the object has one'
+  return ''
+
+
+def check(headers: Sequence[Any]) -> None:
+  """Raises DicomOutputError with what the headers lack."""
+  problem = lacking(headers)
+  if problem:
+    raise DicomOutputError(problem)
+
+
+def impossible(scans: Sequence[find_scans.ScanFiles], ends: Collection[str]) -> dict[str, str]:
+  """The DICOM outputs that the first header of a scan forbids, with the reason.
+
+  Args:
+    scans: to be segmented.
+    ends: of the outputs' names, after `NAME_`.
+  """
+  import pydicom
+
+  reasons: dict[str, str] = {}
+  for scan in scans:
+    # A header that cannot be read is told of where the scan is.
+    with contextlib.suppress(Exception), contextlib.closing(find_scans.open_files(scan)) as files:
+      header = pydicom.dcmread(next(files), stop_before_pixels=True, force=True)
+      problem = lacking([header]) if scan.series is not None else ''
+      if problem:
+        reasons |= {f'{scan.name}_{end}': problem for end in ends}
+  return reasons
+
+
+def character_set(series: dicom.Series, names: Iterable[str]) -> str | None:
+  """That of the series, or Unicode where a name needs it."""
+  if all(map(str.isascii, names)):
+    return series.headers[0].get('SpecificCharacterSet')
+  return 'ISO_IR 192'
