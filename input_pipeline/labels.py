@@ -61,11 +61,15 @@ def map_codes(array: np.ndarray, mapping: Mapping[int, int], *, name: str) -> np
   return table[array if low == 0 else array.astype(np.intp) - low]
 
 
+def names_of(meanings: Mapping[int, Meaning]) -> frozenset[str]:
+  """The names that a mapping labels, as they are written: a pair is one."""
+  return frozenset(name for meaning in meanings.values() for name in _names(meaning))
+
+
 def classes_of(meanings: Mapping[int, Meaning], template: Template = TEMPLATE) -> tuple[str, ...]:
   """The classes that a mapping labels, in the template's order; a pair counts as both sides."""
   pairs = template.pairs()
-  names = {name for meaning in meanings.values() for name in _names(meaning)}
-  sides = {side for name in names for side in pairs.get(name, (name,))}
+  sides = {side for name in names_of(meanings) for side in pairs.get(name, (name,))}
   return tuple(sorted(sides, key=lambda name: template.get(name).index))
 
 

@@ -12,7 +12,10 @@ neither trained nor scored. Optional fields:
 
   new_classes  list of objects: name, prompt, synonyms, parent, ... as `anatomy.Template.extend`
   ignored      names of labels that are not used: background
-  supervised   case -> names of what was labelled in it; by default everything in every case
+  supervised   case -> names of what was labelled in it, or one list for all cases
+  missing_is   what it means where a label map has no voxel of a class that others have, in the
+               cases that `supervised` does not name: 'unlabelled', it is neither trained nor scored
+               there, or 'absent' from the patient; without either, that is an error
   splits       {"validation": [cases], "test": [cases]}; by default, without imagesTs, about a fifth
                is held out, each case drawn by its name, and `prepare` keeps what was drawn
   licence, citation (or reference)
@@ -27,7 +30,7 @@ from collections.abc import Mapping
 from input_pipeline import inventory, labels, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.errors import suggest
-from input_pipeline.sources import files
+from input_pipeline.sources import absence, files
 from input_pipeline.sources.base import Case, Source, SourceError
 
 _HOLDS = 'dataset.json, imagesTr/ and labelsTr/'
@@ -51,8 +54,11 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
   splits = _splits(folder, index, pairs)
   drawn = _draws(index, pairs)
   cases = []
+  labelled = _labelled(folder, index, pairs, meanings)
   for name, pair in {**pairs['Tr'], **pairs['Ts']}.items():
     known = _supervised(folder, index, name, meanings, template)
+    if name in labelled:
+      known = labels.restrict(meanings, sorted(labelled[name]), template)
     if pair.problem or pair.image is None or pair.label is None:
       load = functools.partial(files.fail, pair.problem)
     else:
@@ -260,7 +266,8 @@ def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> 
         faults.append(f'{name!r} is in two splits; keep one')
       else:
         splits[name] = split
-  for name in index.get('supervised', {}):
+  supervised = index.get('supervised', {})
+  for name in supervised if isinstance(supervised, dict) else ():
     if name not in splits:
       faults.append(f'supervised names the case {name!r}, which has no scan and label')
   if faults:
@@ -274,11 +281,42 @@ def _draws(index: dict, pairs: Mapping[str, Mapping]) -> bool:
   return not index.get('splits') and not pairs['Ts']
 
 
+def _labelled(
+  folder: pathlib.Path,
+  index: dict,
+  pairs: Mapping[str, Mapping[str, '_Pair']],
+  meanings: Mapping[int, labels.Meaning],
+) -> dict[str, frozenset[str]]:
+  """Case -> names that its label map holds, of the cases in which all others are not labelled.
+
+  Raises:
+    SourceError: if some label maps lack a class and nothing says what that means.
+  """
+  path, listed = folder / 'dataset.json', index.get('supervised', {})
+  word = absence.reads(index, path)
+  if word == absence.ABSENT or not isinstance(listed, dict):
+    return {}
+  both = {**pairs['Tr'], **pairs['Ts']}
+  maps = {
+    name: pair.label
+    for name, pair in both.items()
+    if pair.label is not None and not pair.problem and name not in listed
+  }
+  occurs = absence.occurring(maps, meanings)
+  table = absence.partial(occurs, sorted(labels.names_of(meanings)))
+  if word == absence.UNLABELLED:
+    absence.tell(table)
+    return occurs
+  absence.ask(path, table)
+  return {}
+
+
 def _supervised(
   folder: pathlib.Path, index: dict, name: str, meanings: Mapping, template: Template
 ) -> dict[int, labels.Meaning]:
   """The label values of a case, without what the case does not label."""
-  names = index.get('supervised', {}).get(name)
+  listed = index.get('supervised', {})
+  names = listed.get(name) if isinstance(listed, dict) else listed
   if names is None:
     return dict(meanings)
   path = folder / 'dataset.json'

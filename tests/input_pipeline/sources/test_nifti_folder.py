@@ -313,7 +313,7 @@ def test_what_is_left_out_is_told(tmp_path, capsys):
   ],
 )
 def test_a_label_map_on_another_grid_is_refused(affine, shape, message, tmp_path):
-  write(tmp_path)
+  write(tmp_path, INDEX | {'missing_is': 'absent'})
   nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), affine), tmp_path / 'labelsTr' / 'a.nii.gz')
   case = next(case for case in cases_of(tmp_path) if case.name == 'a')
   with pytest.raises(sources.SourceError, match=message):
@@ -394,3 +394,52 @@ def test_target_volume_of_openkbp(real_data):
   target = template.code_table(['ptv70'])[scan.codes, 0]
   contours = nib.load(real_data / 'openkbp' / 'train' / f'{cases[0].name}_ptv.nii.gz')
   assert target.sum() == (np.asarray(contours.dataobj) == 70).sum() > 0
+
+
+# ---------------------------------------------------------------------------- what is missing
+def without(folder, *values, case='b'):
+  """Removes label values from a case."""
+  path = folder / f'labelsTr/{case}.nii.gz'
+  label = np.asarray(nib.load(path).dataobj)
+  nib.save(
+    nib.Nifti1Image(np.where(np.isin(label, values), 0, label).astype(np.uint8), AFFINE), path
+  )
+
+
+def test_a_class_that_some_label_maps_lack_is_asked_about(tmp_path):
+  write(tmp_path)
+  without(tmp_path, 2, 3)
+  with pytest.raises(UserError) as error:
+    cases_of(tmp_path)
+  for word in ("'kidney' is in 2 of 3 label maps, not in b", "'metastasis' is in 2", 'missing_is'):
+    assert word in str(error.value)
+  (tmp_path / 'dataset.json').write_text(json.dumps(INDEX | {'missing_is': 'gone'}))
+  with pytest.raises(
+    UserError, match='"missing_is" is \'gone\'; expected "unlabelled" or "absent"'
+  ):
+    cases_of(tmp_path)
+
+
+def test_what_is_missing_is_not_labelled(tmp_path):
+  write(tmp_path, INDEX | {'missing_is': 'unlabelled'})
+  without(tmp_path, 2, 3)
+  source = sources.get_source('nifti_folder')
+  cases, notes = source.listed(str(tmp_path))
+  supervised = {case.name: set(case.supervised) for case in cases}
+  everything = {'liver', 'metastasis', 'right kidney', 'left kidney', 'postcava'}
+  assert supervised == {'a': everything, 'b': {'liver', 'postcava'}, 'c': everything}
+  assert any("'kidney' is in 2 of 3 label maps, not in b: not labelled there" in n for n in notes)
+  # A case whose list says what was labelled is not looked at.
+  index = INDEX | {'missing_is': 'unlabelled', 'supervised': {'b': ['liver', 'kidney']}}
+  (tmp_path / 'dataset.json').write_text(json.dumps(index))
+  known = {case.name: set(case.supervised) for case in cases_of(tmp_path)}
+  assert known['b'] == {'liver', 'right kidney', 'left kidney'}
+
+
+@pytest.mark.parametrize(
+  'said', [{'missing_is': 'absent'}, {'supervised': ['liver', 'metastasis', 'kidney', 'IVC']}]
+)
+def test_what_is_missing_is_not_there(said, tmp_path):
+  write(tmp_path, INDEX | said)
+  without(tmp_path, 2, 3)
+  assert len({case.supervised for case in cases_of(tmp_path)}) == 1

@@ -81,6 +81,7 @@ def folder(tmp_path_factory):
   (folder / 'imagesTr' / 'c5.nii.gz').write_bytes(b'\x1f\x8bno scan')
   labels = {'background': 0, 'liver': [LIVER, TUMOR], 'liver tumor': TUMOR, 'spleen': SPLEEN}
   index = {'labels': labels, 'splits': {'validation': ['c0']}, 'supervised': {'c2': ['spleen']}}
+  index['missing_is'] = 'absent'  # one patient has no tumor
   (folder / 'dataset.json').write_text(json.dumps(index))
   return folder
 

@@ -1,0 +1,96 @@
+"""What it means where a label map has no voxel of a class: not labelled there, or not there.
+
+A class that is merely not labelled must not be taught as background, nor a right mask of it scored
+as wrong. No file can tell the two apart, so whoever knows is asked.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from input_pipeline import labels, progress
+from input_pipeline.ct import volume
+from input_pipeline.errors import UserError
+from input_pipeline.sources import files
+from input_pipeline.sources.base import SourceError
+
+UNLABELLED, ABSENT = 'unlabelled', 'absent'
+_FIELD = '"missing_is"'
+_SHOWN = 3  # cases or classes of a message
+
+
+def occurring(
+  maps: Mapping[str, pathlib.Path], meanings: Mapping[int, labels.Meaning]
+) -> dict[str, frozenset[str]]:
+  """Case -> names of which its label map has voxels; maps that cannot be read are left out.
+
+  Args:
+    maps: case -> label map.
+    meanings: label value -> what it stands for, as `labels.convert`.
+  """
+  occurs = {}
+  for name, path in progress.bar(maps.items(), desc='labels', unit='case'):
+    try:
+      values = np.unique(volume.read_labels(path).array).tolist()
+    except UserError:  # the case will fail, and say why
+      continue
+    if not set(values) - meanings.keys() - {0}:  # of an unknown value the same
+      occurs[name] = labels.names_of({v: meanings[v] for v in values if v})
+  return occurs
+
+
+def partial(
+  occurs: Mapping[str, frozenset[str]], names: Sequence[str]
+) -> dict[str, tuple[list[str], list[str]]]:
+  """Name -> the cases with it and those without, of the names that some cases have and some not."""
+  table = {}
+  for name in names:
+    cases = [case for case, held in occurs.items() if name in held]
+    if 0 < len(cases) < len(occurs):
+      table[name] = cases, [case for case in occurs if case not in cases]
+  return table
+
+
+def ask(index: pathlib.Path, table: Mapping[str, tuple[list[str], list[str]]]) -> None:
+  """SourceError where some label maps lack a class, and nothing says what that means.
+
+  Args:
+    index: the file that should say it.
+    table: of `partial`.
+  """
+  if not table:
+    return
+  lines = [_line(name, *cases) for name, cases in table.items()]
+  more = f', and {len(lines) - _SHOWN} more classes' if len(lines) > _SHOWN else ''
+  raise SourceError(
+    f'{index}: {"; ".join(lines[:_SHOWN])}{more}; say what that means: {_FIELD}: "{UNLABELLED}" '
+    f'(it is neither trained nor scored there) or "{ABSENT}" (it is not in the patient), or list '
+    '"supervised"'
+  )
+
+
+def tell(table: Mapping[str, tuple[list[str], list[str]]]) -> None:
+  """Notes which classes are taken as not labelled, and in how many cases."""
+  for name, cases in table.items():
+    files.note(f'{_line(name, *cases)}: not labelled there, neither trained nor scored')
+
+
+def _line(name: str, cases: Sequence[str], others: Sequence[str]) -> str:
+  shown = ', '.join(others[:_SHOWN])
+  more = f' and {len(others) - _SHOWN} more' if len(others) > _SHOWN else ''
+  return (
+    f'{name!r} is in {len(cases)} of {len(cases) + len(others)} label maps, not in {shown}{more}'
+  )
+
+
+def reads(index: Mapping, path: pathlib.Path) -> str:
+  """What `missing_is` says: one of the two words, or '' where it is not given.
+
+  Raises:
+    SourceError: if it says anything else.
+  """
+  word = index.get('missing_is', '')
+  if word not in ('', UNLABELLED, ABSENT):
+    raise SourceError(f'{path}: {_FIELD} is {word!r}; expected "{UNLABELLED}" or "{ABSENT}"')
+  return word
