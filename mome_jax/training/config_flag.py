@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mome_jax import configs
+from mome_jax import configs, shipped
 from mome_jax.errors import ConfigError, UserError, suggest
 
 _FOLDER = pathlib.Path(configs.__file__).parent
@@ -114,17 +114,19 @@ class _Parser(flags.ArgumentParser):
     return config
 
 
-def start_from(model: str = 'runs/demo') -> ConfigDict:
+def start_from(model: str) -> ConfigDict:
   """The config of a trained model, set to start from it.
 
   Args:
-    model: a model folder, a training workdir or one of its `checkpoints/STEP`.
+    model: a model folder, a training workdir or one of its `checkpoints/STEP`; or 'shipped', the
+      one that comes with the package.
 
   Raises:
     CheckpointError: if there is none.
   """
   from mome_jax import checkpoint  # here, so that other configs come at once
 
+  model = str(shipped.MODEL) if model == 'shipped' else model
   config = checkpoint.load_config(model)
   config.init.checkpoint, config.init.text = model, 'shipped'
   if config.text.mode == 'frozen':
@@ -160,6 +162,11 @@ def load(path: str) -> ConfigDict:
   parameters = inspect.signature(module.get_config).parameters
   if argument and not parameters:
     raise ConfigError(f'--config={path}: {file.stem} takes nothing after a colon')
+  if 'start' in parameters and not argument:
+    raise ConfigError(
+      f'--config={path}: expected a model to start from after a colon, as {path}:shipped, the one '
+      f'that comes with the package, or {path}:runs/demo'
+    )
   try:
     if 'start' in parameters:
       config = module.get_config(start_from(*argument))

@@ -91,6 +91,7 @@ CONFIGS = [
   ('empty_file.py', 'has no get_config()'),
   ('demo:x', 'takes nothing after a colon'),
   ('finetune:nowhere', '--config=finetune:nowhere: '),
+  ('finetune', 'expected a model to start from after a colon, as finetune:shipped'),
 ]
 LINES = [
   (main, '', 2, '--mode=train needs --config'),

@@ -4,8 +4,10 @@ import json
 
 import fresh
 import jax
+import nibabel as nib
 import numpy as np
 import pytest
+from threshold import save_scan
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import Ensemble, Predictor, checkpoint
@@ -14,6 +16,7 @@ from mome_jax.export import export_ensemble
 from mome_jax.inference import router_maps
 from mome_jax.inference.ensemble import EnsembleError, open_model
 from mome_jax.inference.mirroring import MirrorError, mirrored_prompts
+from mome_jax.predict import command
 from mome_jax.text.prompts import default_prompts
 
 CLASSES = ('liver', 'left kidney', 'right kidney')
@@ -133,3 +136,29 @@ def test_of_a_mean_no_one_router_is_shown(models):
     for model, tta in ((models[0], False), (models[0], True), (Ensemble(models), False))
   ]
   assert [explainer is not None for explainer in explainers] == [True, False, False]
+
+
+# ---------------------------------------------------------------------------- the command
+def test_predict_with_several_models(folders, models, tmp_path):
+  save_scan(tmp_path / 'a.nii.gz', spacing=(9, 9, 9))
+  line = ['--input', tmp_path / 'a.nii.gz', '--no-preview', '--report', '--postprocess', 'none']
+
+  def labels(name, *more):
+    assert command.main([*map(str, [*line, '--output', tmp_path / name, *more]), '--quiet']) == 0
+    manifest = json.loads((tmp_path / name / 'manifest.json').read_text())
+    return np.asarray(nib.load(tmp_path / name / 'a_seg.nii.gz').dataobj), manifest
+
+  both, manifest = labels('both', '--checkpoint', *folders)
+  digests = [model.fingerprint() for model in models]
+  assert [member['sha256'] for member in manifest['checkpoint']['members']] == digests
+  assert any('no one router' in note for note in manifest['notes'])
+  export_ensemble(folders, tmp_path / 'ensemble')
+  again, _ = labels('again', '--checkpoint', tmp_path / 'ensemble')
+  assert (again == both).all() and both.any()
+  alone, manifest = labels('alone', '--checkpoint', folders[0])
+  assert (alone != both).any() and 'members' not in manifest['checkpoint']
+  # Made otherwise: the result of one pass is not that of two.
+  mirrored = ['--checkpoint', folders[0], '--tta', '--skip-done']
+  assert command.main([*map(str, [*line, '--output', tmp_path / 'alone', *mirrored])]) == 1
+  report = (tmp_path / 'alone/report.csv').read_text()
+  assert 'tta false, now true' in report

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mome_jax import checkpoint, main
+from mome_jax import checkpoint, main, shipped
 from mome_jax.configs import base, demo
 from mome_jax.errors import ConfigError
 from mome_jax.training import config_check, config_flag
@@ -25,6 +25,12 @@ def test_what_stands_after_the_colon(tmp_path, monkeypatch):
     file, argument = config_flag.resolve(text)
     assert file.name == 'finetune.py'
     assert argument == ['gs://bucket/run']
+
+
+def test_fine_tuning_the_model_of_the_package():
+  config = config_flag.load('finetune:shipped')
+  assert config.init.checkpoint == str(shipped.MODEL)
+  assert config.data.spacing == checkpoint.load_config(shipped.MODEL).data.spacing
 
 
 def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
