@@ -182,11 +182,11 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
   # A run from before this rate existed trained what it is for at the generator's.
   if 'train.generator_rate' in old:
     old.setdefault('train.mixture_rate', old['train.generator_rate'])
-  # One from before there were negatives went without them, and its text trained at the full rate;
+  # One from before there were negatives went without them, and its text trained at full rates;
   # frozen text does neither. Where a text encoder started does not matter any more by now. And one
   # from before steps could be left out keeps no count of them.
   before: dict[str, Any] = {'init.text': new.get('init.text')}
-  before |= {'train.skip_nonfinite': 0}
+  before |= {'train.skip_nonfinite': 0, 'train.text_layer_rate': 1.0}
   if old.get('text.mode') != 'frozen':
     before |= {'train.negatives': 0, 'train.text_rate': 1.0}
   old = {name: value for name, value in before.items() if name in new} | old

@@ -132,6 +132,7 @@ _RULES = {
   'train.generator_rate': _WEIGHT,
   'train.mixture_rate': _WEIGHT,
   'train.text_rate': _WEIGHT,
+  'train.text_layer_rate': _WEIGHT,
   'train.warmup_steps': _whole(0),
   'train.weight_decay': _WEIGHT,
   'train.clip_norm': _POSITIVE,

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from mome_jax.errors import ConfigError, suggest
 from mome_jax.training.parameter_groups import group
-from mome_jax.training.text_basis import in_text_basis
 
 
 def _sgd(rate: optax.ScalarOrSchedule, *, weight_decay: float, mask: Any) -> Any:
@@ -60,12 +59,14 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   | `router/bias_L`, `mixture_share`                            |        1 | `mixture_rate`   |
   | biases of those kernels, scale and bias of `context/norm`, `router/norm_L` | 1-12 | 1     |
 
-  The kernel of `text` is trained in the basis of the run's classes: see `text_basis`. So its step
-  is the same for vectors of any length, one-hot or dense.
+  Where a text encoder trains, the kernel of `text` reads its dense vectors, so that a step for one
+  class moves all others: `text_layer_rate` slows it further. With one-hot vectors, of which each
+  class has a row of the kernel for itself, it moves a fiftieth as far anyway. Frozen vectors of
+  unit length and much in common need the full rate.
 
   A prior at the full rate moves its logit as far as the query does at 0.1. Backbone, experts and
-  banks generate nothing and train at 1. The text encoder trains at `text_rate`, by default not at
-  all: it forgets what it was taught of all the words that the run's classes are not called by.
+  banks generate nothing and train at 1. The text encoder trains at `text_rate`: faster, it forgets
+  what it was taught of all the words that the run's classes are not called by.
 
   `rates` multiplies these, path by path: the factor of the first pattern that fits. What `freeze`
   names has neither a gradient in the global norm nor moments. Patterns are regular expressions of a
@@ -91,7 +92,6 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   if config.freeze:
     parts = {'trained': transformation, 'frozen': optax.set_to_zero()}
     transformation = optax.partition(parts, lambda params: _frozen(params, config.freeze))
-  transformation = in_text_basis(transformation)
   if config.skip_nonfinite:
     transformation = optax.apply_if_finite(transformation, config.skip_nonfinite)
   return transformation
@@ -119,13 +119,16 @@ def _has_a_rate(params):
 
 
 def _scale_by_rates(config) -> optax.GradientTransformation:
-  def rate(path) -> float:
+  def rate(path, encoder_trains: bool) -> float:
     if group(path) == 'text_encoder':
       return config.text_rate
+    if encoder_trains and _path(path) == 'model/text/kernel':
+      return config.generator_rate * config.text_layer_rate
     return config.mixture_rate if group(path) in _MIXTURE else config.generator_rate
 
   def scale(updates, _):
-    return jax.tree_util.tree_map_with_path(lambda path, u: rate(path) * u, updates)
+    trains = 'text' in updates
+    return jax.tree_util.tree_map_with_path(lambda path, u: rate(path, trains) * u, updates)
 
   return optax.stateless(scale)
 

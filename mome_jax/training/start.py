@@ -1,7 +1,6 @@
 """What a run learns, and where it begins: anew, from another model, or from its last checkpoint."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -14,9 +13,8 @@ from input_pipeline import bricks
 from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
 from mome_jax.text import prompt_inputs
-from mome_jax.text.prompts import default_prompts
 from mome_jax.text.tokenizer import DEFAULT_MODEL
-from mome_jax.training import sharding, text_basis, text_start, validation_scans
+from mome_jax.training import text_start, validation_scans
 from mome_jax.training.monitor import Choice
 from mome_jax.training.state import TrainState
 
@@ -132,21 +130,9 @@ def find_start(
     choice = Choice(**position.get('validation', {}))
     return Start(state, position['step'], checkpointer.load_start(abstract), choice)
   params = _initial(task, fresh.params)
-  opt_state = text_basis.with_basis(fresh.opt_state, _class_basis(task, params))
-  fresh = fresh.replace(params=params, ema=jax.tree.map(jnp.copy, params), opt_state=opt_state)
+  fresh = fresh.replace(params=params, ema=jax.tree.map(jnp.copy, params))
   checkpointer.save_start(fresh.params)
   return Start(fresh, 0, jax.tree.map(jnp.copy, fresh.params))
-
-
-def _class_basis(task: Task, params: Any) -> np.ndarray:
-  """See `text_basis.class_basis`; of the parameters that a run begins with."""
-  prompts = task.text.inputs(default_prompts(task.config.classes, task.template))
-  where = jax.tree.leaves(params)[0].sharding.mesh
-  embed = jax.jit(
-    functools.partial(prompt_inputs.embeddings, task.text.encoder),
-    out_shardings=jax.sharding.NamedSharding(where, sharding.REPLICATED),
-  )
-  return text_basis.class_basis(np.asarray(embed(params, prompts)))
 
 
 def _initial(task: Task, fresh: Any) -> Any:

@@ -16,10 +16,10 @@ from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import state
 from mome_jax.training.optimizer import OPTIMIZERS, learning_rate, make_optimizer
 
-RATE, GENERATOR, MIXTURE, TEXT = 1e-2, 0.25, 0.5, 0.125
+RATE, GENERATOR, MIXTURE, TEXT, LAYER = 1e-2, 0.25, 0.5, 0.125, 0.375
 # What an Adam step of gradient 1 moves a parameter by, in learning rates; all others move by 1.
 SCALED = {
-  r'model/text/kernel': GENERATOR,
+  r'model/text/kernel': LAYER * GENERATOR,
   r'model/(context/project|heads/controller|router/query)/kernel': GENERATOR,
   r'model/router/key_\d': GENERATOR,
   r'model/router/(bias|prior)_\d': MIXTURE,
@@ -75,16 +75,17 @@ def test_what_one_step_moves(experiment):
     {'learning_rate': RATE, 'warmup_steps': 0, 'clip_norm': 1e9, 'weight_decay': 0.5}
   )
   config.train.update({'generator_rate': GENERATOR, 'mixture_rate': MIXTURE})
-  config.train.update({'text_rate': TEXT})
+  config.train.update({'text_rate': TEXT, 'text_layer_rate': LAYER})
   optimizer = make_optimizer(config.train)
   params = zeros(config)
   updates, _ = optimizer.update(jax.tree.map(np.ones_like, params), optimizer.init(params), params)
   moved = flat(optax.apply_updates(params, updates))
+  scaled = SCALED if experiment is sparse else SCALED | {r'model/text/kernel': GENERATOR}
   rates = dict.fromkeys(SCALED, 0)
   for name, value in moved.items():
     pattern = next((pattern for pattern in SCALED if re.fullmatch(pattern, name)), None)
     rates[pattern] = rates.get(pattern, 0) + 1
-    expected = -RATE * SCALED.get(pattern, 1.0)
+    expected = -RATE * scaled.get(pattern, 1.0)
     np.testing.assert_allclose(value, np.full(value.shape, expected), rtol=1e-5, err_msg=name)
   if experiment is sparse:  # nothing above is a name that no parameter has
     assert all(rates.values())
