@@ -88,8 +88,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.generator_rate = 0.1
   # Of the router's biases and priors and the share of an anchored mixture, which are no weights.
   config.train.mixture_rate = 1.0
-  # Of a text encoder that trains. One that starts at random has all to learn: 1.
-  config.train.text_rate = 0.1
+  # Of the text encoder of joint text. 0: it stays as it was taught; one that starts at random has
+  # all to learn: 1.
+  config.train.text_rate = 0.0
   # Of the layer that reads such an encoder's vectors, on top of generator_rate: they are dense and
   # long, so that a step for one class moves all others about as far. Frozen vectors go without.
   config.train.text_layer_rate = 0.02

@@ -3,8 +3,8 @@ r"""Goes on from a trained model, on other data or with further classes.
 python -m mome_jax.main --config=finetune:runs/demo --workdir=runs/mine \
     --config.data.sources="('nifti_folder',)" --config.classes="('liver', 'spleen')"
 
-What stands after the colon is a model folder or workdir, or `shipped`: its config is taken over, so that spacing,
-HU windows and network fit its parameters.
+What stands after the colon is a model folder or workdir, or `shipped`: its config is taken over, so
+that spacing, HU windows and network fit its parameters.
 
 Two CPU cores, 1000 steps from openkbp_cpu with the target volume ptv70 as an eighth class and the
 scans of the old ones: 15 min 44 s with scoring; the old classes stayed at a mean Dice of 73.0 %,

@@ -65,8 +65,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   unit length and much in common need the full rate.
 
   A prior at the full rate moves its logit as far as the query does at 0.1. Backbone, experts and
-  banks generate nothing and train at 1. The text encoder trains at `text_rate`: faster, it forgets
-  what it was taught of all the words that the run's classes are not called by.
+  banks generate nothing and train at 1. The text encoder trains at `text_rate`, by default not at
+  all: it forgets what it was taught of all the words that the run's classes are not called by.
 
   `rates` multiplies these, path by path: the factor of the first pattern that fits. What `freeze`
   names has neither a gradient in the global norm nor moments. Patterns are regular expressions of a

@@ -207,7 +207,7 @@ def test_a_run_from_before_text_could_start_educated_goes_on(workdir):
   config = json.loads(file.read_text())
   del config['train']['text_rate'], config['init']['text']
   file.write_text(json.dumps(config))
-  with pytest.raises(checkpoint.CheckpointError, match='train.text_rate: 1.0 -> 0.1') as caught:
+  with pytest.raises(checkpoint.CheckpointError, match='train.text_rate: 1.0 -> 0.0') as caught:
     checkpoint.check_same_run(workdir, demo.get_config())
   assert 'init.text' not in str(caught.value)
   assert checkpoint.check_same_run(workdir, changed(**{'train.text_rate': 1.0})) == []
