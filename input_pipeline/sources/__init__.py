@@ -20,6 +20,7 @@ from input_pipeline.sources.ircadb import IRCADB
 from input_pipeline.sources.nifti_folder import NIFTI_FOLDER
 from input_pipeline.sources.openkbp import OPENKBP, OPENKBP_PARTS, OPENKBP_PTV, OPENKBP_TUNE
 from input_pipeline.sources.phantom import PHANTOM, PHANTOM_TUNE, phantom_cases
+from input_pipeline.sources.rtstruct_folder import RTSTRUCT_FOLDER
 from input_pipeline.sources.totalsegmentator import TOTALSEGMENTATOR
 
 __all__ = [
@@ -34,6 +35,7 @@ SOURCES: dict[str, Source] = {
     PHANTOM,
     PHANTOM_TUNE,
     NIFTI_FOLDER,
+    RTSTRUCT_FOLDER,
     OPENKBP,
     OPENKBP_TUNE,
     OPENKBP_PTV,

@@ -51,7 +51,7 @@ def fabricate(name, folder):
 
 def test_every_dataset_has_a_layout_and_a_golden_file():
   others = {name for name in sources.SOURCES if name.startswith(('phantom', 'openkbp'))}
-  others.add('nifti_folder')
+  others |= {'nifti_folder', 'rtstruct_folder'}
   assert set(layouts.LAYOUTS) == set(sources.SOURCES) - others
   assert {path.stem for path in GOLDEN.glob('*.json')} == set(layouts.LAYOUTS)
 

@@ -1,0 +1,197 @@
+"""DICOM RT Structure Sets beside a CT series: what they hold, and their contours as masks."""
+
+import dataclasses
+import pathlib
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import inventory
+from input_pipeline.ct import contours, dicom_series
+from input_pipeline.ct.volume import Geometry, VolumeError
+
+_CLOSED = ('CLOSED_PLANAR', 'CLOSEDPLANAR_XOR')
+_OFF = 0.35  # of the distance of slices; as far as a contour may lie off its slice
+_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+
+@dataclasses.dataclass(frozen=True)
+class StructureSet:
+  """A structure set in a folder or zip archive.
+
+  Attributes:
+    name: of its file inside.
+    label: StructureSetLabel.
+    made: date and time, as texts that sort in time.
+    series: SeriesInstanceUIDs that it refers to.
+    frame: FrameOfReferenceUID of its ROIs.
+    heights: ROI -> (lowest, highest) third coordinate of its contours in mm; ROIs without contours
+      are not there.
+    empty: names of ROIs without contours.
+  """
+
+  name: str
+  label: str
+  made: tuple[str, ...]
+  series: tuple[str, ...]
+  frame: str
+  heights: Mapping[str, tuple[float, float]]
+  empty: tuple[str, ...]
+
+
+def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
+  """The structure sets of a folder, at any depth, or of a zip archive; the newest last.
+
+  Args:
+    path: to look into.
+    known: names of files inside that are known to be something else.
+
+  Raises:
+    VolumeError: if one cannot be read.
+  """
+  sets = []
+  with dicom_series.opened(path) as open_file:
+    for file in inventory.look(path, ('dicom',)).used:
+      if file.name in known:
+        continue
+      try:
+        header = dicom_series.parse(file.name, open_file, specific_tags=['Modality'])
+        if header.get('Modality') == 'RTSTRUCT':
+          sets.append(_read(file.name, dicom_series.parse(file.name, open_file)))
+      except dicom_series.SliceError as error:
+        raise VolumeError(f'{file.path}: {error}') from error
+      except Exception as error:  # pydicom reads values when they are asked for, and raises many
+        reason = dicom_series.reason(error)
+        raise VolumeError(
+          f'{file.path}: damaged structure set ({reason}); copy it again'
+        ) from error
+  return sorted(sets, key=lambda one: (one.made, one.name))
+
+
+def _read(name: str, dataset: Any) -> StructureSet:
+  text = lambda field: str(dicom_series.value(dataset, field) or '')
+  heights, frames = {}, {str(roi.get('ReferencedFrameOfReferenceUID', ''))
+                         for roi in dataset.get('StructureSetROISequence') or ()}  # fmt: skip
+  for roi, items in _rois(dataset):
+    planes = [float(value) for _, data in items for value in (data[2::3].min(), data[2::3].max())]
+    if planes:
+      heights[roi] = (min(planes), max(planes))
+  series = [
+    str(scan.SeriesInstanceUID)
+    for frame in dataset.get('ReferencedFrameOfReferenceSequence') or ()
+    for study in frame.get('RTReferencedStudySequence') or ()
+    for scan in study.get('RTReferencedSeriesSequence') or ()
+  ]
+  names = [str(roi.ROIName) for roi in dataset.get('StructureSetROISequence') or ()]
+  return StructureSet(
+    name,
+    text('StructureSetLabel'),
+    (text('StructureSetDate'), text('StructureSetTime'), text('InstanceCreationDate'),
+     text('InstanceCreationTime')),
+    tuple(dict.fromkeys(series)),
+    frames.pop() if len(frames) == 1 else '',
+    heights,
+    tuple(roi for roi in names if roi not in heights),
+  )  # fmt: skip
+
+
+def _rois(dataset: Any) -> Iterator[tuple[str, list[tuple[str, np.ndarray]]]]:
+  """Name of each ROI, and the geometric type and numbers of each of its contours."""
+  contoured = {int(roi.ReferencedROINumber): roi for roi in dataset.get('ROIContourSequence') or ()}
+  for roi in dataset.get('StructureSetROISequence') or ():
+    items = []
+    held = contoured.get(int(roi.ROINumber))
+    for contour in (held.get('ContourSequence') or ()) if held is not None else ():
+      data = np.array(dicom_series.value(contour, 'ContourData') or (), np.float64)
+      if len(data) % 3:
+        raise ValueError(f'{roi.ROIName}: ContourData of {len(data)} numbers')
+      if len(data):
+        items.append((str(contour.get('ContourGeometricType', '')), data))
+    yield str(roi.ROIName), items
+
+
+def read_masks(
+  path: pathlib.Path, name: str, geometry: Geometry, wanted: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Masks of some ROIs on the grid of their series.
+
+  All contours of an ROI in one slice are filled together by the even-odd rule at the centres of
+  voxels, see `contours.rasterise`: keyholes and separate contours of holes are holes. The same
+  contour twice counts once.
+
+  Args:
+    path: folder or zip archive.
+    name: of the structure set's file inside.
+    geometry: of the series; its own axes are (columns, rows, slices).
+    wanted: names of ROIs.
+
+  Returns:
+    Name -> (columns, rows, slices) bool, of those that have closed contours in the scan.
+
+  Raises:
+    VolumeError: if a contour lies between slices or across them.
+
+  Warns:
+    UserWarning: of contours that are not closed, doubled, or lie beyond the scan; of slices
+      between contours that have none.
+  """
+  with dicom_series.opened(path) as open_file:
+    dataset = dicom_series.parse(name, open_file)
+  place = f'{path}/{name}'
+  masks: dict[str, np.ndarray] = {}
+  for roi, items in _rois(dataset):
+    if roi not in wanted:
+      continue
+    rings = _by_slice(f'{place}: ROI {roi!r}', items, geometry)
+    mask = masks.setdefault(roi, np.zeros(geometry.shape, bool))
+    for k, several in rings.items():
+      mask[..., k] |= contours.rasterise(several, geometry.shape[1::-1]).T
+    if not mask.any():
+      del masks[roi]
+  return masks
+
+
+def _by_slice(
+  place: str, items: Sequence[tuple[str, np.ndarray]], geometry: Geometry
+) -> dict[int, list[np.ndarray]]:
+  """Slice -> its contours as (N, 2) columns and rows."""
+  back = np.linalg.inv(geometry.affine)
+  rings: dict[int, dict[bytes, np.ndarray]] = {}
+  left_out = {'open or points': 0, 'beyond the scan': 0, 'doubled': 0}
+  for kind, data in items:
+    if kind not in _CLOSED or len(data) < 9:
+      left_out['open or points'] += 1
+      continue
+    points = data.reshape(-1, 3)
+    voxels = (points * _LPS_TO_RAS) @ back[:3, :3].T + back[:3, 3]
+    height = float(voxels[:, 2].mean())
+    k = round(height)
+    if not -_OFF <= height <= geometry.shape[2] - 1 + _OFF:
+      left_out['beyond the scan'] += 1
+      continue
+    if np.abs(voxels[:, 2] - k).max() > _OFF:
+      raise VolumeError(
+        f'{place}: a contour at {points[:, 2].min():.1f} to {points[:, 2].max():.1f} mm lies '
+        'between the slices or across them; the structure set is of another series: export both '
+        'again'
+      )
+    ring = np.round(voxels[:, :2], 4) + 0.0
+    same = rings.setdefault(k, {})
+    left_out['doubled'] += ring.tobytes() in same
+    same[ring.tobytes()] = ring
+  told = ', '.join(f'{count} {what}' for what, count in left_out.items() if count)
+  if told:
+    _warn(f'{place}: contours left out: {told}')
+  gaps = sum(k not in rings for k in range(min(rings), max(rings))) if rings else 0
+  if gaps:
+    _warn(
+      f'{place}: no contour in {gaps} of the {max(rings) - min(rings) + 1} slices from its first '
+      'to its last; they are taken to be without it: interpolate it in the planning system'
+    )
+  return {k: list(same.values()) for k, same in rings.items()}
+
+
+def _warn(message: str) -> None:
+  warnings.warn(message, stacklevel=3)

@@ -1,0 +1,112 @@
+"""Which class an ROI of a structure set stands for, by its name."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from input_pipeline.anatomy import Template
+from input_pipeline.anatomy.resolve import resolve
+from input_pipeline.errors import UserError, suggest
+
+
+class RoiNameError(UserError):
+  """A table of names that contradicts itself or the template; the message names the entry."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RoiNames:
+  """A table of names.
+
+  Upper and lower case, underscores and spaces are alike; `*`, `?` and `[abc]` are wildcards.
+
+  Attributes:
+    patterns: class or pair -> the names that stand for it.
+    ignored: names that stand for nothing, and are not told of.
+    template: of the classes; a name that no pattern fits is looked up in it, as a prompt is.
+  """
+
+  patterns: Mapping[str, Sequence[str]]
+  ignored: Sequence[str]
+  template: Template
+
+  def class_of(self, roi: str) -> str | None:
+    """The class or pair of an ROI, or None.
+
+    A name without wildcards goes before those with them.
+
+    Raises:
+      RoiNameError: if patterns of two classes fit.
+    """
+    name = plain(roi)
+    for exact in (True, False):
+      hits = [noun for noun, patterns in self.patterns.items() if _fits(name, patterns, exact)]
+      if len(hits) > 1:
+        raise RoiNameError(
+          f'the ROI {roi!r} stands for {" and ".join(hits)}; make the patterns of "rois" narrower'
+        )
+      if hits:
+        return hits[0]
+    return None if self.is_ignored(roi) else find_class(roi, self.template)
+
+  def is_ignored(self, roi: str) -> bool:
+    """Whether an ROI is declared to stand for nothing."""
+    return _fits(plain(roi), self.ignored, True) or _fits(plain(roi), self.ignored, False)
+
+
+def make(rois: Any, ignored: Any, template: Template) -> RoiNames:
+  """The table of a file.
+
+  Args:
+    rois: class -> a pattern or a list of them.
+    ignored: a list of patterns.
+    template: of the classes.
+
+  Raises:
+    RoiNameError: if a class is unknown or something is no text; it names all of them.
+  """
+  if not isinstance(rois, Mapping):
+    raise RoiNameError('"rois" must map classes to names, as {"left parotid": ["Parotid_L*"]}')
+  if not _are_texts(ignored):
+    raise RoiNameError('"ignored" must be a list of names of ROIs')
+  faults: list[str] = []
+  patterns: dict[str, list[str]] = {}
+  for noun, names in rois.items():
+    names = [names] if isinstance(names, str) else names
+    known = find_class(noun, template)
+    if not _are_texts(names):
+      faults.append(f'rois of {noun!r} must be a name or a list of names')
+    elif known is None:
+      guess = suggest(noun, template.names())
+      faults.append(
+        f'rois: {noun!r} is no class; {guess}, or declare it: "new_classes": [{{"name": "{noun}"}}]'
+      )
+    else:
+      patterns[known] = [*patterns.get(known, ()), *map(plain, names)]
+  if faults:
+    raise RoiNameError('; '.join(faults))
+  return RoiNames(patterns, [plain(name) for name in ignored], template)
+
+
+def find_class(text: str, template: Template) -> str | None:
+  """The class that a name means, or the pair of a paired organ without its side; None if none."""
+  meant = [structure.name for structure in resolve(text, template)]
+  if len(meant) < 2:
+    return meant[0] if meant else None
+  pairs = template.pairs()
+  return next((noun for noun, sides in pairs.items() if set(sides) == set(meant)), None)
+
+
+def plain(name: str) -> str:
+  """A name without case, underscores and doubled spaces."""
+  return ' '.join(name.replace('_', ' ').casefold().split())
+
+
+def _fits(name: str, patterns: Collection[str], exact: bool) -> bool:
+  if exact:
+    return name in patterns
+  return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _are_texts(names: Any) -> bool:
+  return isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)

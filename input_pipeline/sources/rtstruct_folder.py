@@ -1,0 +1,408 @@
+"""Contours of a radiotherapy department: a folder of patients, each a CT series and RTSTRUCTs.
+
+  FOLDER/PATIENT/...      DICOM at any depth, or FOLDER/PATIENT.zip
+  FOLDER/dataset.json     optional
+
+Of several structure sets the newest counts. An ROI stands for a class by its name, as a prompt does
+('Parotid_L', 'SpinalCord'), or as `dataset.json` says; its fields are all optional:
+
+  rois           class -> names of ROIs, with the wildcards *, ? and [abc]: "Parotid_L*"
+  ignored        names of ROIs that stand for nothing and are not told of
+  new_classes    list of objects: name, prompt, synonyms, parent, ... as `anatomy.Template.extend`
+  partial        classes that are contoured over a range of slices; beyond it they are unknown
+  structure_set  name of the label or file of those to take, with wildcards
+  missing_is     'unlabelled' (the default): a class without contours is unknown in that patient;
+                 'absent': it was looked for in every patient, and is not there
+  supervised     patient -> classes that were looked for in it; goes before `missing_is`
+  splits         {"validation": [patients], "test": [patients]}; by default about a fifth is held
+                 out, each patient drawn by its name
+  licence, citation
+"""
+
+import collections
+import dataclasses
+import fnmatch
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import inventory, labels, text_files
+from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.ct import dicom, dicom_series, structure_set, volume
+from input_pipeline.errors import UserError
+from input_pipeline.sources import files, roi_names
+from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
+from input_pipeline.sources.roi_names import RoiNames
+
+_VALIDATION_SHARE = 0.2
+_MISSING = ('unlabelled', 'absent')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Patient:
+  """A patient's scan and structure set; `problem` is why they cannot be used.
+
+  Attributes:
+    path: folder or zip archive.
+    uid: SeriesInstanceUID.
+    structures: that are taken.
+    meanings: ROI -> class, of those that have contours.
+    lowest, step: height of the lowest slice, and between slices, mm; NaN if they are not axial.
+  """
+
+  path: pathlib.Path
+  uid: str = ''
+  structures: structure_set.StructureSet | None = None
+  meanings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  lowest: float = np.nan
+  step: float = np.nan
+  problem: str = ''
+
+
+def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
+  """The cases of a folder; see the head of this file.
+
+  Raises:
+    SourceError: if there is no patient, or `dataset.json` contradicts itself or the template.
+    TextFileError: if `dataset.json` cannot be read.
+
+  Warns:
+    UserWarning: of ROIs that stand for no class, of structure sets that are not taken, and of files
+      beside the patients.
+  """
+  folder, index = _open(manual_dir)
+  template = rtstruct_folder_template(manual_dir)
+  place = folder / 'dataset.json'
+  try:
+    names = roi_names.make(index.get('rois', {}), index.get('ignored', ()), template)
+    partial = _classes(index.get('partial', ()), template)
+  except UserError as error:
+    raise SourceError(f'{place}: {error}') from error
+  paths = _patients(folder)
+  patients = {name: _read(path, names, index) for name, path in paths.items()}
+  _tell(patients, names)
+  everywhere = {noun for patient in patients.values() for noun in patient.meanings.values()}
+  looked_for = _looked_for(place, index, patients, everywhere, template)
+  splits, drawn = _splits(place, index, patients)
+  return [
+    _case(name, patient, splits[name], looked_for[name], partial, template, drawn)
+    for name, patient in patients.items()
+  ]
+
+
+def rtstruct_folder_template(manual_dir: str | None) -> Template:
+  """The built-in template and the folder's `new_classes`; SourceError if they are malformed."""
+  folder, index = _open(manual_dir)
+  try:
+    return TEMPLATE.extend(index.get('new_classes', ()))
+  except (ValueError, TypeError) as error:
+    raise SourceError(f'{folder / "dataset.json"}: {error}') from error
+
+
+def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
+  folder = files.folder_of('rtstruct_folder', manual_dir, 'a folder or .zip of DICOM a patient')
+  path = folder / 'dataset.json'
+  if not os.path.lexists(path):
+    return folder, {}
+  try:
+    index = text_files.read_json(path)
+  except OSError as error:
+    raise SourceError(inventory.unreadable(path, error)) from error
+  if not isinstance(index, dict):
+    raise SourceError(f'{path}: expected an object, as {{"rois": {{"left parotid": "PAR L"}}}}')
+  if index.get('missing_is', 'unlabelled') not in _MISSING:
+    raise SourceError(
+      f'{path}: "missing_is" is {index["missing_is"]!r}; expected {" or ".join(_MISSING)}'
+    )
+  return folder, index
+
+
+def _patients(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Name -> folder or zip archive."""
+  patients: dict[str, pathlib.Path] = {}
+  others = []
+  for path in files.entries(folder):
+    packed = path.suffix.casefold() == '.zip'
+    if inventory.is_hidden(path.name) or path.name == 'dataset.json':
+      continue
+    if not path.is_dir() and not packed:
+      others.append(path)
+      continue
+    name = path.stem if packed and not path.is_dir() else path.name
+    if name in patients:
+      raise SourceError(f'{path}: case {name} is also {patients[name]}; keep one of them')
+    patients[name] = path
+  if others:
+    files.note(f'rtstruct_folder: {files.counted(others, "files beside the patients")}')
+  if not patients:
+    raise SourceError(f'{folder}: no folder or .zip of a patient in it')
+  return patients
+
+
+def _read(path: pathlib.Path, names: RoiNames, index: dict) -> _Patient:
+  """A patient's scan, structure set and the classes of its ROIs."""
+  try:
+    study = dicom.find_series(path)
+    slices = {name for series in study.series for name in series.names}
+    structures = _choose(path, study, structure_set.find(path, slices), index)
+    uid = _series_of(path, study, structures)
+    meanings = {}
+    for roi in structures.heights:
+      noun = names.class_of(roi)
+      if noun is not None:
+        meanings[roi] = noun
+    if not meanings:
+      shown = ', '.join(structures.heights) or 'none has contours'
+      raise SourceError(
+        f'{path}/{structures.name}: no ROI stands for a class ({shown}); see "rois"'
+      )
+    lowest, step = _heights(path, next(s for s in study.series if s.uid == uid))
+  except UserError as error:
+    problem = str(error)
+    return _Patient(path, problem=problem if str(path) in problem else f'{path}: {problem}')
+  return _Patient(path, uid, structures, meanings, lowest, step)
+
+
+def _choose(
+  path: pathlib.Path,
+  study: dicom.Study,
+  sets: Sequence[structure_set.StructureSet],
+  index: dict,
+) -> structure_set.StructureSet:
+  """The newest structure set of those that are asked for and belong to a series that is there."""
+  wanted = index.get('structure_set', '*')
+  named = [
+    one for one in sets
+    if any(fnmatch.fnmatchcase(roi_names.plain(text), roi_names.plain(str(wanted)))
+           for text in (one.label, pathlib.PurePosixPath(one.name).name))
+  ]  # fmt: skip
+  if not sets or not named:
+    there = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)
+    kind = f'structure set called {wanted}; there are {there}' if sets else 'RTSTRUCT'
+    raise SourceError(f'{path}: no {kind}; export it with its series, or move the patient away')
+  uids = {series.uid for series in study.series}
+  ours = [one for one in named if not one.series or uids & set(one.series)]
+  if not ours:
+    raise SourceError(
+      f'{path}/{named[-1].name}: is of series {", ".join(named[-1].series)}, which is not there; '
+      'export both again'
+    )
+  if len(sets) > 1:
+    others = ', '.join(one.name for one in sets if one is not ours[-1])
+    files.note(f'{path}: takes {ours[-1].name} ({ours[-1].label}), not {others}')
+  return ours[-1]
+
+
+def _series_of(
+  path: pathlib.Path, study: dicom.Study, structures: structure_set.StructureSet
+) -> str:
+  """The series that a structure set is of."""
+  uids = list(dict.fromkeys(series.uid for series in study.series))
+  referred = [uid for uid in uids if uid in structures.series] or uids
+  if len(referred) != 1:
+    kind = 'no CT series' if not uids else f'several CT series ({", ".join(referred)})'
+    raise SourceError(f'{path}: {kind} for {structures.name}; keep the one that was contoured')
+  return referred[0]
+
+
+def _heights(path: pathlib.Path, series: dicom.SeriesFiles) -> tuple[float, float]:
+  """Height of the lowest slice and the distance of slices, mm; NaN if they are not axial."""
+  heights = []
+  fields = ['ImagePositionPatient', 'ImageOrientationPatient', 'Modality']
+  with dicom_series.opened(path) as open_file:
+    for name in series.names:
+      header = dicom_series.parse(name, open_file, specific_tags=[*fields, 'SOPClassUID'])
+      place, turns = (dicom_series.value(header, field) for field in fields[:2])
+      if place is None or turns is None:
+        return np.nan, np.nan  # told of when the series is read
+      rows, columns = np.array(turns, float).reshape(2, 3)
+      if abs(np.cross(rows, columns)[2]) < 0.999:
+        return np.nan, np.nan
+      heights.append(float(place[2]))
+  different = np.unique(heights)
+  return float(different[0]), float(np.median(np.diff(different))) if len(different) > 1 else np.nan
+
+
+def _tell(patients: Mapping[str, _Patient], names: RoiNames) -> None:
+  """Notes the ROIs that stand for no class, and classes that several ROIs stand for."""
+  unknown: collections.Counter = collections.Counter()
+  for patient in patients.values():
+    if patient.structures is None:
+      continue
+    rois = [*patient.structures.heights, *patient.structures.empty]
+    unknown.update({roi for roi in rois if not names.is_ignored(roi) and not names.class_of(roi)})
+    several = collections.defaultdict(list)
+    for roi, noun in patient.meanings.items():
+      several[noun].append(roi)
+    for noun, rois in several.items():
+      if len(rois) > 1:
+        files.note(f'{patient.path}: {noun} is {" and ".join(rois)} together')
+  if unknown:
+    told = ', '.join(f'{roi} ({count})' for roi, count in sorted(unknown.items()))
+    files.note(f'rtstruct_folder: ROIs that stand for no class, with patients: {told}')
+
+
+def _classes(names: Any, template: Template) -> tuple[str, ...]:
+  """Classes and pairs of a list; RoiNameError if one is unknown."""
+  return tuple(roi_names.make({name: [] for name in names}, (), template).patterns)
+
+
+def _looked_for(
+  place: pathlib.Path,
+  index: dict,
+  patients: Mapping[str, _Patient],
+  everywhere: set[str],
+  template: Template,
+) -> dict[str, tuple[str, ...]]:
+  """Patient -> classes and pairs that are known in it."""
+  given = index.get('supervised', {})
+  faults = [
+    f'supervised names {name!r}, who is not there' for name in given if name not in patients
+  ]
+  known = {}
+  for name, patient in patients.items():
+    contoured = set(patient.meanings.values())
+    known[name] = tuple(everywhere if index.get('missing_is') == 'absent' else contoured)
+    if name in given:
+      try:
+        known[name] = _classes(given[name], template)
+      except UserError as error:
+        faults.append(f'supervised of {name}: {error}')
+  if faults:
+    raise SourceError(f'{place}: {"; ".join(faults)}')
+  return known
+
+
+def _splits(
+  place: pathlib.Path, index: dict, patients: Mapping[str, _Patient]
+) -> tuple[dict[str, str], bool]:
+  """Patient -> split, and whether they are drawn."""
+  given = index.get('splits') or {}
+  if not isinstance(given, dict) or set(given) - {'train', 'validation', 'test'}:
+    raise SourceError(f'{place}: "splits" must map train, validation or test to lists of cases')
+  splits = dict.fromkeys(patients, 'train')
+  seen: dict[str, str] = {}
+  for split, names in given.items():
+    for name in names:
+      if name not in patients:
+        raise SourceError(f'{place}: splits names {name!r}, who is not there')
+      if seen.setdefault(name, split) != split:
+        raise SourceError(f'{place}: {name!r} is in two splits; keep one')
+      splits[name] = split
+  if not given:
+    splits |= dict.fromkeys(files.hold_out(patients, _VALIDATION_SHARE), 'validation')
+  return splits, not given
+
+
+def _case(
+  name: str,
+  patient: _Patient,
+  split: str,
+  looked_for: Sequence[str],
+  partial: Sequence[str],
+  template: Template,
+  drawn: bool,
+) -> Case:
+  if patient.problem or patient.structures is None:
+    load = functools.partial(files.fail, patient.problem)
+    return Case('rtstruct_folder', name, split, (), load, drawn=drawn)
+  supervised = labels.classes_of(dict(enumerate(looked_for)), template)
+  sides = {noun: template.pairs().get(noun, (noun,)) for noun in patient.meanings.values()}
+  meanings = {
+    roi: noun for roi, noun in patient.meanings.items() if set(sides[noun]) & set(supervised)
+  }
+  load = functools.partial(
+    _load, patient.path, patient.uid, patient.structures.name, meanings, template
+  )
+  ranges: dict[str, tuple[float, float]] = {}
+  for noun in partial:
+    heights = [patient.structures.heights[roi] for roi, one in meanings.items() if one == noun]
+    if heights and np.isfinite(patient.step):
+      low, high = min(low for low, _ in heights), max(high for _, high in heights)
+      span = (low - patient.lowest - patient.step / 2, high - patient.lowest + patient.step / 2)
+      ranges |= dict.fromkeys(template.pairs().get(noun, (noun,)), span)
+  return Case('rtstruct_folder', name, split, supervised, load, ranges, drawn)
+
+
+@loader('rtstruct_folder')
+def _load(
+  path: pathlib.Path, uid: str, name: str, meanings: Mapping[str, str], template: Template
+) -> Scan:
+  """Reads a series and the ROIs of a structure set.
+
+  Raises:
+    SourceError: if an ROI has no contour in the scan.
+    VolumeError: as `dicom.read_series` and `structure_set.read_masks`.
+  """
+  series = dicom.read_series(path, series=uid)
+  geometry = series.volume.geometry
+  masks = structure_set.read_masks(path, name, geometry, list(meanings))
+  lost = [roi for roi in meanings if roi not in masks]
+  if lost:
+    raise SourceError(f'{path}/{name}: no closed contour of {", ".join(lost)} lies in the scan')
+  values, nouns = compose(f'{path}/{name}', masks, meanings, geometry.shape, template)
+  codes = labels.convert(
+    volume.to_canonical(values, geometry.affine).array,
+    dict(enumerate(nouns, 1)),
+    spacing=series.volume.spacing,
+    name=f'{path}/{name}',
+    image=series.volume.array,
+    template=template,
+  )
+  return Scan(series.volume.array, codes, geometry)
+
+
+def compose(
+  place: str,
+  masks: Mapping[str, np.ndarray],
+  meanings: Mapping[str, str],
+  shape: Sequence[int],
+  template: Template,
+) -> tuple[np.ndarray, list[str]]:
+  """Masks that may overlap as one label map.
+
+  What lies in an organ is painted over it; of two structures that overlap otherwise the smaller one
+  has the voxels.
+
+  Args:
+    place: for messages.
+    masks: ROI -> mask.
+    meanings: ROI -> class or pair.
+    shape: of the masks.
+    template: of the classes.
+
+  Returns:
+    Label map, uint8, and the class of its values from 1 on.
+
+  Warns:
+    UserWarning: of structures that overlap and do not contain each other.
+  """
+  together: dict[str, np.ndarray] = {}
+  for roi, mask in masks.items():
+    noun = meanings[roi]
+    together[noun] = together[noun] | mask if noun in together else mask
+  first = {noun: template.pairs().get(noun, (noun,))[0] for noun in together}
+  around = {noun: set(template.ancestors(name)) for noun, name in first.items()}
+  order = sorted(together, key=lambda noun: (len(around[noun]), -together[noun].sum(), noun))
+  values = np.zeros(shape, np.uint8)
+  for value, noun in enumerate(order, 1):
+    under = np.bincount(values[together[noun]], minlength=value)
+    for k, other in enumerate(order[: value - 1], 1):
+      if under[k] and first[other] not in around[noun]:
+        files.note(f'{place}: {noun} has {under[k]} voxels of {other} too, which it keeps')
+    values[together[noun]] = value
+  return values, order
+
+
+RTSTRUCT_FOLDER = Source(
+  name='rtstruct_folder',
+  description='Your own planning CTs: a DICOM series with RT Structure Sets for each patient.',
+  licence='as the folder says',
+  citation='',
+  cases=rtstruct_folder_cases,
+  template=rtstruct_folder_template,
+)
