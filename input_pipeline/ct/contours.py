@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _DIGITS = 4  # of a voxel; so that round-off of mm decides nothing
+_INSET = 0.005  # voxels
 
 
 def trace(mask: np.ndarray) -> list[np.ndarray]:
@@ -19,6 +20,9 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
   `rasterise` gives the same mask back. Holes are joined to their outline by a channel without
   width, there and back along one line between the centres (the keyhole technique of DICOM, PS3.3
   C.8.8.6.3).
+
+  At last each point moves inwards by a two-hundredth of a voxel: rounded to whole voxels, as
+  readers that fill with OpenCV do, it falls on the border of the mask and not beyond it.
 
   Args:
     mask: (rows, columns) bool; pieces that only share a corner are separate.
@@ -37,7 +41,7 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
     # From the top down: what lies above a hole is part of the outline by then.
     for hole in sorted(holes, key=lambda ring: ring[:, 1].min()):
       outline = _join(outline, hole)
-    pieces.append(_without_midpoints(outline))
+    pieces.append(_inset(_without_midpoints(outline), mask))
   return pieces
 
 
@@ -67,6 +71,17 @@ def _without_midpoints(ring: np.ndarray) -> np.ndarray:
   ahead, behind = np.roll(ring, -1, 0) - ring, ring - np.roll(ring, 1, 0)
   cross = ahead[:, 0] * behind[:, 1] - ahead[:, 1] * behind[:, 0]
   return ring[(cross != 0) | ((ahead * behind).sum(1) < 0)]
+
+
+def _inset(ring: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  """A ring whose points are moved towards the voxels of the mask that they lie beside."""
+  padded = np.pad(mask, 1).astype(np.float64)
+  low, high = np.floor(ring).astype(int) + 1, np.ceil(ring).astype(int) + 1
+  at = lambda x, y: padded[y[:, 1], x[:, 0]]
+  # Of the voxels around a point, two of which are one where a coordinate is whole.
+  across = at(high, low) + at(high, high) - at(low, low) - at(low, high)
+  down = at(low, high) + at(high, high) - at(low, low) - at(high, low)
+  return ring + _INSET * np.sign(np.stack([across, down], -1))
 
 
 def rasterise(rings: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:

@@ -13,7 +13,8 @@ Of several structure sets the newest counts. An ROI stands for a class by its na
   structure_set  name of the label or file of those to take, with wildcards
   missing_is     'unlabelled' (the default): a class without contours is unknown in that patient;
                  'absent': it was looked for in every patient, and is not there
-  supervised     patient -> classes that were looked for in it; goes before `missing_is`
+  supervised     patient -> classes that were looked for in it, or one list for all; goes before
+                 `missing_is`
   splits         {"validation": [patients], "test": [patients]}; by default about a fifth is held
                  out, each patient drawn by its name
   licence, citation
@@ -34,12 +35,11 @@ from input_pipeline import inventory, labels, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import dicom, dicom_series, structure_set, volume
 from input_pipeline.errors import UserError
-from input_pipeline.sources import files, roi_names
+from input_pipeline.sources import absence, files, roi_names
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
 from input_pipeline.sources.roi_names import RoiNames
 
 _VALIDATION_SHARE = 0.2
-_MISSING = ('unlabelled', 'absent')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +114,7 @@ def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
     raise SourceError(inventory.unreadable(path, error)) from error
   if not isinstance(index, dict):
     raise SourceError(f'{path}: expected an object, as {{"rois": {{"left parotid": "PAR L"}}}}')
-  if index.get('missing_is', 'unlabelled') not in _MISSING:
-    raise SourceError(
-      f'{path}: "missing_is" is {index["missing_is"]!r}; expected {" or ".join(_MISSING)}'
-    )
+  absence.reads(index, path)
   return folder, index
 
 
@@ -260,13 +257,17 @@ def _looked_for(
 ) -> dict[str, tuple[str, ...]]:
   """Patient -> classes and pairs that are known in it."""
   given = index.get('supervised', {})
+  if isinstance(given, list):
+    given = dict.fromkeys(patients, given)
+  if not isinstance(given, dict):
+    raise SourceError(f'{place}: "supervised" must map patients to lists of classes')
   faults = [
     f'supervised names {name!r}, who is not there' for name in given if name not in patients
   ]
   known = {}
   for name, patient in patients.items():
     contoured = set(patient.meanings.values())
-    known[name] = tuple(everywhere if index.get('missing_is') == 'absent' else contoured)
+    known[name] = tuple(everywhere if absence.reads(index, place) == absence.ABSENT else contoured)
     if name in given:
       try:
         known[name] = _classes(given[name], template)

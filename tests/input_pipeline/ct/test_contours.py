@@ -40,15 +40,20 @@ def test_contours_give_their_mask_back(mask):
   # Marching squares cut half a voxel from each outline, and add it for each hole.
   holes = sum(ndimage.label(np.pad(parts != n + 1, 1, constant_values=True), np.ones((3, 3)))[1] - 1
               for n in range(number))  # fmt: skip
-  assert sum(map(area, rings)) == pytest.approx(mask.sum() - 0.5 * number + 0.5 * holes)
+  points = np.concatenate([*rings, np.zeros((0, 2))])
+  expected = mask.sum() - 0.5 * number + 0.5 * holes
+  assert sum(map(area, rings)) == pytest.approx(expected, abs=0.01 + 0.02 * len(points))
+  # Points that a reader rounds to whole voxels lie on the mask.
+  columns, rows = np.rint(points).astype(int).T
+  assert mask[rows, columns].all()
 
 
 def test_by_hand():
   mask = np.zeros((3, 4), bool)
   mask[1, 1:3] = True
   [ring] = contours.trace(mask)
-  corners = {(0.5, 1), (1, 0.5), (2, 0.5), (2.5, 1), (2, 1.5), (1, 1.5)}
-  assert set(map(tuple, ring.tolist())) == corners and len(ring) == 6
+  corners = {(0.505, 1), (1, 0.505), (2, 0.505), (2.495, 1), (2, 1.495), (1, 1.495)}
+  assert set(map(tuple, ring.round(6).tolist())) == corners and len(ring) == 6
 
 
 def test_a_hole_is_a_keyhole():
@@ -58,7 +63,7 @@ def test_a_hole_is_a_keyhole():
   pairs = [tuple(map(tuple, pair)) for pair in zip(ring.tolist(), np.roll(ring, -1, 0).tolist(),
                                                    strict=True)]  # fmt: skip
   channel = [(a, b) for a, b in pairs if (b, a) in pairs]
-  assert channel and all(a[0] == b[0] == 2.5 or a[0] == b[0] == 1.5 for a, b in channel)
+  assert len(channel) == 2 and abs(channel[0][0][0] - channel[0][1][0]) < 0.02
   assert not contours.rasterise([ring], mask.shape)[2, 2]
 
 

@@ -153,8 +153,10 @@ def test_what_was_not_contoured_is_unknown_unless_it_is_said_to_be_absent(tmp_pa
   assert cases['p2'].supervised == ('right parotid', 'larynx')
   assert cases['p1'].supervised == ('spinal cord', 'right parotid')
   assert not voxels(load(cases['p2'])[0], 'right parotid').any()
+  declare(tmp_path, supervised=['Parotid_R'])
+  assert {case.supervised for case in listed(tmp_path)[0].values()} == {('right parotid',)}
   declare(tmp_path, missing_is='no')
-  with pytest.raises(sources.SourceError, match='"missing_is" is \'no\'; expected unlabelled or'):
+  with pytest.raises(sources.SourceError, match='"missing_is" is \'no\'; expected'):
     listed(tmp_path)
 
 
