@@ -30,7 +30,7 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import bricks, check, cli, errors, patient_groups, progress, sources
+from input_pipeline import bricks, check, cli, disk_space, errors, patient_groups, progress, sources
 from input_pipeline.bricks import cutting, staging, writer
 from input_pipeline.errors import UserError
 from input_pipeline.sources import splits
@@ -83,6 +83,7 @@ def prepare(
     StagingError: if another process is writing it.
     GroupsError: if the file of groups is none, or older than the scans.
     SourceError: if the source or its files are missing, or every case failed.
+    DiskError: if the disk does not hold what is to be written.
   """
   declared = sources.get_source(source)
   template = declared.template(manual_dir)
@@ -107,6 +108,8 @@ def prepare(
   keys = [conversion.key(case) for case in cases]
   if not overwrite and earlier.settings and earlier.is_current(keys, patients):
     return earlier.settings | {'changes': _changes(earlier.outcomes, earlier.outcomes)}
+  if earlier.settings is None:
+    print(disk_space.check(data_dir, disk_space.estimate(cases, mm), f'the scans of {source}'))
   run = _run_here if beam is None else functools.partial(_run_beam, flags=beam)
   # Whatever is wrong with a case is its outcome: what the disk refuses in here is a write.
   writing = errors.writing(data_dir, PrepareError)

@@ -1,0 +1,220 @@
+"""What `finetune` does, step by step; each is passed over where an earlier start has done it."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import sys
+
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from input_pipeline import bricks, check, disk_space, prepare, sources
+from input_pipeline.cli import spoken
+from mome_jax import checkpoint, evaluate, shipped
+from mome_jax.configs import finetune
+from mome_jax.errors import UserError, writing
+from mome_jax.evaluate import compare, score_files
+from mome_jax.export import export
+from mome_jax.finetune import verdict
+from mome_jax.plan import rules
+from mome_jax.training import (
+  compilation,
+  config_check,
+  config_flag,
+  loop,
+  multihost,
+  validation_scans,
+)
+
+_NOTE = 'finetune.json'  # in a workdir: what it is the fine-tuning of
+_STEPS_A_SCAN, _FEWEST, _MOST = 40, 300, 2000
+_VALIDATIONS, _STEPS_APART = 5, 50
+_ENOUGH = 10  # training scans, from which on a fifth of them chooses the best checkpoint
+_SET_ASIDE = 8  # scans at most
+
+
+class FinetuneError(UserError):
+  """The folder, model or workdir do not fit each other; the message names the fix."""
+
+
+def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
+  """Checks, prepares, trains, compares and exports; returns the exit code.
+
+  Args:
+    data: folder as of the source nifti_folder.
+    start: 'shipped', a model folder or a training workdir.
+    workdir: of everything that is written; None: runs/ and the name of `data`.
+    steps: of training; None: planned.
+
+  Raises:
+    UserError: of whatever the user can mend.
+  """
+  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
+  name = _identifier(data)
+  place = epath.Path(workdir or f'runs/{name}')
+  model = str(shipped.MODEL) if start == 'shipped' else start
+  config = finetune.get_config(config_flag.start_from(model))
+  config.data_dir, config.data.sources = str(place / 'data'), (name,)
+  if bricks.read_settings(config.data_dir, name) is None:
+    _check(data, config)  # before anything is written
+  _note(place, data, model)
+  _prepare(data, name, config)
+  plan(config, checkpoint.load_config(model), place, steps)
+  config_check.check(config)
+  compilation.use_cache()
+  try:
+    with multihost.device_errors():
+      config = loop.train(config, place)
+  except multihost.Preempted as notice:
+    print(f'stopped: {notice}; the same command goes on', file=sys.stderr)
+    return notice.code
+  with multihost.device_errors():
+    result = _compare(config, place, model)
+  _export(place, model, result)
+  print('\n'.join(['', *result.lines()]), flush=True)
+  print('\n'.join(['', f'Model: {place / "model"}. Next:', *_next(place)]))
+  return 0
+
+
+def _identifier(data: str) -> str:
+  """Name of the prepared source: that of the folder, in small letters, digits and _."""
+  stem = re.sub('[^a-z0-9]+', '_', pathlib.Path(os.path.abspath(data)).name.lower()).strip('_')
+  return stem if re.match('[a-z]', stem) else f'scans_{stem}'.rstrip('_')
+
+
+def _note(place: epath.Path, data: str, model: str) -> None:
+  """Writes what the workdir is for; FinetuneError if it is for something else."""
+  content = {'data': os.path.abspath(data), 'from': str(checkpoint.folder_of(model))}
+  file = place / _NOTE
+  if file.is_file():
+    before = json.loads(file.read_text())
+    differ = [f'{key} {before.get(key)}' for key in content if before.get(key) != content[key]]
+    if differ:
+      raise FinetuneError(f'{place}: fine-tunes {", ".join(differ)}; choose another --workdir')
+    return
+  if checkpoint.goes_on(place):
+    raise FinetuneError(f'{place}: holds another run; choose another --workdir')
+  with writing(place):
+    place.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + '\n')
+
+
+def _check(data: str, config: ConfigDict) -> None:
+  """Prints what is wrong with the folder; an error where nothing can be done with it."""
+  cases, _ = sources.get_source('nifti_folder').listed(data)
+  needed = disk_space.estimate(cases, config.data.spacing)
+  disk_space.check(config.data_dir, needed, 'the prepared scans')
+  for case, findings in check.check_source('nifti_folder', data):
+    for finding in findings:
+      print(f'{finding.kind}: {case or data}: {finding.message}', file=sys.stderr)
+
+
+def _prepare(data: str, name: str, config: ConfigDict) -> None:
+  """Prepares the folder at the spacing of the model."""
+  mm = tuple(config.data.spacing)
+  report = prepare.prepare(
+    'nifti_folder',
+    config.data_dir,
+    manual_dir=data,
+    name=name,
+    spacing=mm,
+    brick=rules.brick(config.data.patch),
+  )
+  for case, reason in report['skipped']:
+    print(f'LEFT OUT: {case}: {reason}', file=sys.stderr)
+  counts = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
+  at = ' x '.join(f'{edge:g}' for edge in mm)
+  print(f'prepared at {at} mm, as the start: {counts} scans', flush=True)
+
+
+def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | None) -> None:
+  """Sets classes, steps and validation, in place, and prints why.
+
+  Args:
+    config: with prepared sources.
+    start: of the model to start from.
+    place: workdir of the run.
+    steps: as the user asked, or None.
+
+  Raises:
+    FinetuneError: if no training scan labels anything.
+  """
+  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
+  cases = [case for store in stores for case in store.cases]
+  labelled = {name for case in cases for name in case.supervised}
+  known = [name for name in start.classes if name in labelled]
+  new = [name for name in template.names() if name in labelled and name not in known]
+  if not labelled:
+    raise FinetuneError(f'{config.data_dir}: no training scan labels a class; add labelled scans')
+  config.classes = (*known, *new)
+  forgotten = [name for name in start.classes if name not in labelled]
+  print(f'classes that the start knows: {", ".join(known) or "none"}')
+  print(f'new classes: {", ".join(new) or "none"}')
+  if forgotten:
+    print(
+      f'not labelled here, and so not in the new model: {", ".join(forgotten)} (without scans of '
+      'them they would be forgotten; the start still segments them)'
+    )
+  planned = min(max(_FEWEST, _STEPS_A_SCAN * len(cases)), _MOST)
+  config.train.steps = steps or planned
+  config.train.warmup_steps = min(20, config.train.steps)
+  every = max(_STEPS_APART, config.train.steps // _VALIDATIONS)
+  config.train.checkpoint_every = config.validation.every = every
+  config.validation.cases, config.evaluation.checkpoint = 0, 'last'
+  if len(cases) >= _ENOUGH:
+    config.validation.cases = min(_SET_ASIDE, len(cases) // 5)
+    if validation_scans.split(config, stores, template, place)[1] is None:
+      config.validation.cases = 0
+    else:
+      config.evaluation.checkpoint = 'best'
+  why = 'as asked' if steps else f'{_STEPS_A_SCAN} a training scan, {_FEWEST} to {_MOST}'
+  chosen = f'the best of {_VALIDATIONS} checkpoints' if config.validation.cases else 'the last step'
+  print(f'{config.train.steps} steps ({why}); the model is that of {chosen}', flush=True)
+
+
+def _compare(config: ConfigDict, place: epath.Path, model: str) -> verdict.Verdict:
+  """Scores both on the held-out scans; a copy of the start lies in the workdir."""
+  start_config = checkpoint.load_config(model)
+  new = tuple(name for name in config.classes if name not in start_config.classes)
+  shared = tuple(name for name in config.classes if name in start_config.classes)
+  try:
+    print('\nThe fine-tuned model on the held-out scans:', flush=True)
+    evaluate.evaluate(checkpoint.for_evaluation(place, config), place)
+  except evaluate.NothingHeldOutError as error:
+    return verdict.Verdict(None, new, str(error))
+  if not shared:
+    return verdict.Verdict(None, new, 'it knows none of your classes')
+  folder = place / 'start'
+  if not (folder / 'params').exists():
+    export(model, folder)
+  start_config = checkpoint.load_config(folder)
+  start_config.classes = shared
+  start_config.data_dir, start_config.data.sources = config.data_dir, config.data.sources
+  start_config.evaluation = config.evaluation.copy_and_resolve_references()
+  start_config.evaluation.checkpoint = 'last'
+  print('\nThe start on the same scans:', flush=True)
+  evaluate.evaluate(start_config, folder)
+  result = verdict.judge(score_files.read(folder), score_files.read(place), new)
+  if result.comparison is not None:
+    (place / 'comparison.md').write_text(compare.to_markdown(result.comparison))
+  return result
+
+
+def _export(place: epath.Path, model: str, result: verdict.Verdict) -> None:
+  """Writes WORKDIR/model, in place of one of an earlier start of this command."""
+  made = place / '.model'
+  with writing(place):
+    shutil.rmtree(made, ignore_errors=True)
+    export(model if result.keeps_start else place, made)
+    shutil.rmtree(place / 'model', ignore_errors=True)
+    made.rename(place / 'model')
+
+
+def _next(place: epath.Path) -> list[str]:
+  model = shlex.quote(str(place / 'model'))
+  return [spoken(f'  python -m mome_jax.predict --checkpoint={model} --input=SCAN --output=out')]

@@ -1,0 +1,54 @@
+"""How much disk a preparation takes, by hand."""
+
+import functools
+import pathlib
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from input_pipeline import disk_space
+from input_pipeline.sources import Case, files
+
+
+def case(folder, name, split):
+  path = folder / f'{name}.nii.gz'
+  nib.save(nib.Nifti1Image(np.zeros((20, 10, 6), np.int16), np.diag([1.0, 1.0, 2.0, 1.0])), path)
+  return Case('mine', name, split, ('liver',), functools.partial(files.load_nifti, path, path, {}))
+
+
+def test_bytes_of_cases(tmp_path):
+  """1200 voxels of 2 mm3 are 300 of 8 mm3; 1.2 bytes each, and twice while it runs."""
+  train, held_out = case(tmp_path, 'a', 'train'), case(tmp_path, 'b', 'validation')
+  assert disk_space.estimate([train], (2, 2, 2)) == 720
+  assert disk_space.estimate([train, held_out], (2, 2, 2)) == 720 + 2880
+
+
+def test_cases_that_cannot_be_read_cost_nothing(tmp_path):
+  (tmp_path / 'c.nii').write_bytes(b'none')
+  loads = [
+    functools.partial(files.load_nifti, tmp_path / 'c.nii', tmp_path / 'c.nii', {}),
+    functools.partial(files.fail, 'no label map'),
+    lambda: None,
+  ]
+  cases = [Case('mine', 'c', 'train', (), load) for load in loads]
+  assert disk_space.estimate(cases, (1, 1, 1)) == 0
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path):
+  free = shutil.disk_usage(tmp_path).free
+  folder = tmp_path / 'not' / 'there'
+  with pytest.raises(disk_space.DiskError, match='not/there: the scans take about'):
+    disk_space.check(folder, free * 2, 'the scans')
+  assert 'the scans: about 1.5 kB of ' in disk_space.check(folder, 1500, 'the scans')
+  assert not pathlib.Path(tmp_path / 'not').exists()
+  assert disk_space.check('gs://bucket/data', free * 2, 'the scans').startswith('the scans: about')
+
+
+@pytest.mark.parametrize(
+  ('number', 'text'),
+  [(0, '0 bytes'), (1500, '1.5 kB'), (28_000_000, '28 MB'), (10**15, '1000 TB')],
+)  # fmt: skip
+def test_words(number, text):
+  assert disk_space.in_words(number) == text

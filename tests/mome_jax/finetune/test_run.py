@@ -1,0 +1,100 @@
+"""What fine-tuning plans, and what it refuses before it begins."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from etils import epath
+
+from input_pipeline.prepare import prepare
+from mome_jax import shipped
+from mome_jax.configs import finetune
+from mome_jax.finetune import command, run
+from mome_jax.training import config_flag
+
+
+def config_of(data_dir):
+  config = finetune.get_config(config_flag.start_from(str(shipped.MODEL)))
+  config.data_dir, config.data.sources = str(data_dir), ('mine',)
+  return config
+
+
+def folder_of(place, number):
+  """A folder of small scans; liver everywhere, larynx in the first alone."""
+  rng = np.random.default_rng(0)
+  for part in ('imagesTr', 'labelsTr'):
+    (place / part).mkdir(parents=True)
+  for case in range(number):
+    image = rng.integers(0, 80, (16, 16, 16)).astype(np.int16)
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[2:8, 2:8, 2:8] = 1
+    labels[10:14, 10:14, 10:14] = 2 * (case == 0)
+    for part, array, end in (('imagesTr', image, '_0000'), ('labelsTr', labels, '')):
+      file = place / part / f'c{case:02}{end}.nii.gz'
+      nib.save(nib.Nifti1Image(array, np.diag([4.0, 4.0, 3.0, 1.0])), file)
+  return place
+
+
+def declare(place, **more):
+  content = {'labels': {'background': 0, 'liver': 1, 'larynx': 2}} | more
+  (place / 'dataset.json').write_text(json.dumps(content))
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  """Twelve training scans with liver; larynx is labelled in one."""
+  place = folder_of(tmp_path_factory.mktemp('mine') / 'Own Scans', 13)
+  declare(place, missing_is='unlabelled', splits={'validation': ['c12']})
+  prepare('nifti_folder', place.parent / 'data', manual_dir=str(place), name='mine',
+          spacing=(4, 4, 3), brick=16)  # fmt: skip
+  return place.parent / 'data'
+
+
+def test_plan(data_dir, tmp_path, capsys):
+  config = config_of(data_dir)
+  start = config.copy_and_resolve_references()
+  run.plan(config, start, epath.Path(tmp_path), None)
+  assert config.classes == ('larynx', 'liver')  # what the start knows comes first
+  assert config.train.steps == 480  # 12 scans, 40 each
+  assert config.validation.cases == 2 and config.evaluation.checkpoint == 'best'
+  shown = capsys.readouterr().out
+  assert 'new classes: liver' in shown
+  assert 'not in the new model: brainstem, spinal cord, right parotid' in shown
+
+
+def test_steps_as_asked(data_dir, tmp_path):
+  config = config_of(data_dir)
+  run.plan(config, config.copy_and_resolve_references(), epath.Path(tmp_path), 7)
+  assert config.train.steps == config.train.warmup_steps == 7
+
+
+def test_names_of_prepared_sources():
+  names = ['/a/Own Scans', 'b/Dataset001_Liver/', '../2026-CT']
+  assert list(map(run._identifier, names)) == ['own_scans', 'dataset001_liver', 'scans_2026_ct']
+
+
+def test_a_workdir_is_of_one_folder_and_model(tmp_path):
+  place = epath.Path(tmp_path / 'run')
+  run._note(place, 'a', str(shipped.MODEL))
+  run._note(place, 'a', str(shipped.MODEL))  # the same command again
+  with pytest.raises(run.FinetuneError, match='fine-tunes data .*a; choose another --workdir'):
+    run._note(place, 'b', str(shipped.MODEL))
+
+
+def test_absent_labels_are_asked_about_before_anything_is_written(tmp_path, capsys):
+  place = folder_of(tmp_path / 'scans', 2)
+  declare(place)
+  assert command.main([f'--data={place}', f'--workdir={tmp_path / "run"}']) == 1
+  assert '"missing_is": "unlabelled"' in capsys.readouterr().err
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(('words', 'message'), [
+  (['--data=nowhere'], 'nowhere: no such folder'),
+  (['--data=nowhere', '--from=neither'], 'neither: no model there'),
+])  # fmt: skip
+def test_mistakes(words, message, tmp_path, capsys):
+  assert command.main([*words, f'--workdir={tmp_path / "run"}']) == 1
+  assert message in capsys.readouterr().err
+  assert not (tmp_path / 'run').exists()

@@ -1,0 +1,62 @@
+"""What is said of a fine-tuned model, of scores made by hand."""
+
+import math
+
+import pytest
+
+from mome_jax.evaluate import metrics, score_files
+from mome_jax.finetune import verdict
+
+
+def rows(**dice):
+  """Rows of two scans; of each class the Dice in both."""
+  empty = dict.fromkeys(metrics.METRICS, math.nan)
+  return [
+    {'source': 'mine', 'case': case, 'split': 'validation', 'class': name} | empty | {'dice': value}
+    for name, values in dice.items()
+    for case, value in zip('ab', values, strict=True)
+  ]
+
+
+def test_better():
+  result = verdict.judge(rows(liver=(0.5, 0.7)), rows(liver=(0.6, 0.8)), ())
+  assert result.mean.difference == pytest.approx(0.1)
+  assert not result.worse and not result.keeps_start
+  text = '\n'.join(result.lines())
+  assert '60.0' in text and '70.0' in text and '+10.0' in text and 'WORSE' not in text
+
+
+def test_worse_keeps_the_start():
+  result = verdict.judge(rows(liver=(0.6, 0.8)), rows(liver=(0.5, 0.7)), ())
+  assert result.worse and result.keeps_start
+  assert 'WORSE THAN THE START: mean Dice 70.0 -> 60.0' in result.lines()[-1]
+  assert 'The exported model is the START' in result.lines()[-1]
+
+
+def test_worse_with_a_new_class_is_exported_and_said():
+  tuned = rows(liver=(0.5, 0.7), spleen=(0.9, 0.9))
+  result = verdict.judge(rows(liver=(0.6, 0.8)), tuned, ('spleen',))
+  assert result.worse and not result.keeps_start
+  assert 'does not know spleen' in result.lines()[-1]
+
+
+def test_a_class_that_lost_is_named_though_the_mean_rose():
+  start, tuned = (
+    rows(liver=(0.5, 0.5), spleen=(0.9, 0.9)),
+    rows(liver=(0.9, 0.9), spleen=(0.8, 0.8)),
+  )
+  result = verdict.judge(start, tuned, ())
+  assert not result.worse
+  assert result.lines()[-1] == 'Better in the mean, but worse in: spleen'
+
+
+def test_what_cannot_be_compared():
+  nothing = verdict.judge([], rows(spleen=(0.9, 0.9)), ('spleen',))
+  assert not nothing.worse and nothing.lines()[0].startswith('NOT COMPARED')
+  empty = verdict.judge(rows(liver=(math.nan,) * 2), rows(liver=(math.nan,) * 2), ())
+  assert not empty.worse and empty.lines()[0].startswith('NOT COMPARED')
+
+
+def test_other_scans_are_not_compared():
+  with pytest.raises(score_files.ResultsError, match='lacks 1 cases'):
+    verdict.judge(rows(liver=(0.5, 0.5)), rows(liver=(0.5, 0.5))[:1], ())
