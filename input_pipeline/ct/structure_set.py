@@ -1,4 +1,4 @@
-"""DICOM RT Structure Sets beside a CT series: what they hold, and their contours as masks."""
+"""RT Structure Sets and SEG objects beside a CT series: what they hold, and that as masks."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import inventory
-from input_pipeline.ct import contours, dicom_series
+from input_pipeline.ct import contours, dicom_series, segments
 from input_pipeline.ct.volume import Geometry, VolumeError
 
 _CLOSED = ('CLOSED_PLANAR', 'CLOSEDPLANAR_XOR')
@@ -19,11 +19,11 @@ _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 @dataclasses.dataclass(frozen=True)
 class StructureSet:
-  """A structure set in a folder or zip archive.
+  """A structure set, or a SEG, whose segments are its ROIs, in a folder or zip archive.
 
   Attributes:
     name: of its file inside.
-    label: StructureSetLabel.
+    label: StructureSetLabel, of a SEG its ContentLabel.
     made: date and time, as texts that sort in time.
     series: SeriesInstanceUIDs that it refers to.
     frame: FrameOfReferenceUID of its ROIs.
@@ -42,7 +42,7 @@ class StructureSet:
 
 
 def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
-  """The structure sets of a folder, at any depth, or of a zip archive; the newest last.
+  """The structure sets and SEG objects of a folder, at any depth, or zip archive; the newest last.
 
   Args:
     path: to look into.
@@ -60,6 +60,8 @@ def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
         header = dicom_series.parse(file.name, open_file, specific_tags=['Modality'])
         if header.get('Modality') == 'RTSTRUCT':
           sets.append(_read(file.name, dicom_series.parse(file.name, open_file)))
+        elif header.get('Modality') == 'SEG':
+          sets.append(_read_segments(file.name, dicom_series.parse(file.name, open_file)))
       except dicom_series.SliceError as error:
         raise VolumeError(f'{file.path}: {error}') from error
       except Exception as error:  # pydicom reads values when they are asked for, and raises many
@@ -97,6 +99,24 @@ def _read(name: str, dataset: Any) -> StructureSet:
   )  # fmt: skip
 
 
+def _read_segments(name: str, dataset: Any) -> StructureSet:
+  text = lambda field: str(dicom_series.value(dataset, field) or '')
+  names = segments.labels(dataset)
+  planes: dict[str, list[float]] = {}
+  for number, place in segments.frames(dataset):
+    planes.setdefault(names[number], []).append(float(place[2]))
+  return StructureSet(
+    name,
+    text('ContentLabel'),
+    tuple(map(text, ('ContentDate', 'ContentTime', 'InstanceCreationDate',
+                     'InstanceCreationTime'))),
+    tuple(str(one.SeriesInstanceUID) for one in dataset.get('ReferencedSeriesSequence') or ()),
+    text('FrameOfReferenceUID'),
+    {label: (min(heights), max(heights)) for label, heights in planes.items()},
+    tuple(label for label in names.values() if label not in planes),
+  )  # fmt: skip
+
+
 def _rois(dataset: Any) -> Iterator[tuple[str, list[tuple[str, np.ndarray]]]]:
   """Name of each ROI, and the geometric type and numbers of each of its contours."""
   contoured = {int(roi.ReferencedROINumber): roi for roi in dataset.get('ROIContourSequence') or ()}
@@ -119,7 +139,7 @@ def read_masks(
 
   All contours of an ROI in one slice are filled together by the even-odd rule at the centres of
   voxels, see `contours.rasterise`: keyholes and separate contours of holes are holes. The same
-  contour twice counts once.
+  contour twice counts once. Of a SEG its segments, see `segments.read`.
 
   Args:
     path: folder or zip archive.
@@ -140,6 +160,8 @@ def read_masks(
   with dicom_series.opened(path) as open_file:
     dataset = dicom_series.parse(name, open_file)
   place = f'{path}/{name}'
+  if dataset.get('Modality') == 'SEG':
+    return segments.read(dataset, place, geometry, wanted)
   masks: dict[str, np.ndarray] = {}
   for roi, items in _rois(dataset):
     if roi not in wanted:

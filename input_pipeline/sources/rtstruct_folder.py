@@ -1,5 +1,7 @@
 """Contours of a radiotherapy department: a folder of patients, each a CT series and RTSTRUCTs.
 
+A DICOM SEG counts as a structure set, whose ROIs are its segments.
+
   FOLDER/PATIENT/...      DICOM at any depth, or FOLDER/PATIENT.zip
   FOLDER/dataset.json     optional
 
@@ -179,7 +181,7 @@ def _choose(
   ]  # fmt: skip
   if not sets or not named:
     there = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)
-    kind = f'structure set called {wanted}; there are {there}' if sets else 'RTSTRUCT'
+    kind = f'structure set called {wanted}; there are {there}' if sets else 'RTSTRUCT or SEG'
     raise SourceError(f'{path}: no {kind}; export it with its series, or move the patient away')
   uids = {series.uid for series in study.series}
   ours = [one for one in named if not one.series or uids & set(one.series)]

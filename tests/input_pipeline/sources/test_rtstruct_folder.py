@@ -3,13 +3,16 @@
 import json
 import warnings
 
+import highdicom
 import numpy as np
+import pydicom
 import pytest
 import structure_sets
 from structure_sets import box, series, structures
 
 from input_pipeline import bricks, check, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.errors import UserError
 from tests.input_pipeline.sources import layouts
 
 SOURCE = sources.get_source('rtstruct_folder')
@@ -266,3 +269,68 @@ def test_from_files_to_prepared_data(tmp_path):
 
 def test_the_helper_draws_what_it_says():
   assert structure_sets.box((2, 6), (4, 8), 3)[0] == (-100 + 1.5 * 8, -50 + 3.5 * 8, 18)
+
+
+PATIENT = (
+  'PatientID PatientName PatientBirthDate PatientSex StudyID StudyDate StudyTime '
+  'AccessionNumber ReferringPhysicianName'
+)
+
+
+def write_seg(folder, number, masks, **changes):
+  """A SEG by highdicom of the series in a folder; masks are (columns, rows, slices)."""
+  series_files = sorted(folder.glob('ct*.dcm'), reverse=True)  # numbered from the head down
+  images = [pydicom.dcmread(path) for path in series_files]
+  for image in images:
+    for field in PATIENT.split():
+      setattr(image, field, '')
+    image.SliceThickness = 6
+  code = highdicom.sr.CodedConcept('123037004', 'SCT', 'Body structure')
+  seg = highdicom.seg.Segmentation(
+    source_images=images,
+    pixel_array=np.stack([mask.T for mask in masks.values()], -1),
+    segmentation_type=changes.pop('kind', 'BINARY'),
+    segment_descriptions=[
+      highdicom.seg.SegmentDescription(k, name, code, code, 'MANUAL')
+      for k, name in enumerate(masks, 1)
+    ],
+    series_instance_uid=highdicom.UID(), series_number=9, sop_instance_uid=highdicom.UID(),
+    instance_number=1, manufacturer='x', manufacturer_model_name='x', software_versions='1',
+    device_serial_number='1', **changes,
+  )  # fmt: skip
+  seg.save_as(folder / f'seg{number}.dcm')
+
+
+@pytest.mark.parametrize('kind', ['BINARY', 'FRACTIONAL'])
+def test_segments_of_a_dicom_seg_are_rois(kind, tmp_path):
+  series(tmp_path / 'p1')
+  cord, parotid = boxed((11, 12), (9, 11), (2, 7)), boxed((2, 6), (4, 8), (4, 6))
+  masks = {'SpinalCord': cord, 'Parotid_R': parotid, 'thing': parotid}
+  write_seg(tmp_path / 'p1', 1, masks, kind=kind)
+  declare(tmp_path, partial=['spinal cord'])
+  cases, notes = listed(tmp_path)
+  assert notes == ['rtstruct_folder: ROIs that stand for no class, with patients: thing (1)']
+  assert cases['p1'].supervised == ('spinal cord', 'right parotid')
+  assert cases['p1'].slice_ranges == {'spinal cord': (pytest.approx(9), pytest.approx(45))}
+  scan, told = load(cases['p1'])
+  np.testing.assert_array_equal(voxels(scan, 'spinal cord'), cord)
+  np.testing.assert_array_equal(voxels(scan, 'right parotid'), parotid)
+  assert not told
+
+
+@pytest.mark.parametrize('field', ['Rows', 'ImagePositionPatient', 'ImageOrientationPatient'])
+def test_a_seg_on_another_grid(field, tmp_path):
+  series(tmp_path / 'p1')
+  write_seg(tmp_path / 'p1', 1, {'SpinalCord': boxed((11, 12), (9, 11), (2, 7))})
+  seg = pydicom.dcmread(tmp_path / 'p1' / 'seg1.dcm')
+  shared = seg.SharedFunctionalGroupsSequence[0]
+  if field == 'Rows':
+    seg.Rows, seg.Columns = seg.Columns, seg.Rows
+  elif field == 'ImageOrientationPatient':
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
+  else:
+    place = seg.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
+    place.ImagePositionPatient = [-96, -50, 12]
+  seg.save_as(tmp_path / 'p1' / 'seg1.dcm')
+  with pytest.raises(UserError, match='lies on another grid than its series'):
+    listed(tmp_path)[0]['p1'].load()

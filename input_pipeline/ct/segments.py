@@ -1,0 +1,72 @@
+"""Segments of a DICOM SEG as masks on the grid of their series."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.ct.volume import Geometry, VolumeError
+
+_OFF = 0.05  # voxels; as far as a frame may lie off its slice
+
+
+def labels(dataset: Any) -> dict[int, str]:
+  """Number of each segment -> its label."""
+  return {int(one.SegmentNumber): str(one.SegmentLabel) for one in dataset.SegmentSequence}
+
+
+def frames(dataset: Any) -> Iterator[tuple[int, np.ndarray]]:
+  """Number of the segment and (3,) place in mm (LPS) of each frame."""
+  shared = dataset.SharedFunctionalGroupsSequence[0]
+  for groups in dataset.PerFrameFunctionalGroupsSequence:
+    place = groups if 'PlanePositionSequence' in groups else shared
+    named = groups if 'SegmentIdentificationSequence' in groups else shared
+    number = int(named.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+    yield number, np.array(place.PlanePositionSequence[0].ImagePositionPatient, np.float64)
+
+
+def read(
+  dataset: Any, place: str, geometry: Geometry, wanted: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Masks of some segments.
+
+  Args:
+    dataset: of pydicom.
+    place: for messages.
+    geometry: of the series; its own axes are (columns, rows, slices).
+    wanted: labels of segments.
+
+  Returns:
+    Label -> (columns, rows, slices) bool, of those with voxels; a probability counts from one half.
+
+  Raises:
+    VolumeError: if it lies on another grid, or is no binary or fractional object.
+  """
+  kind = str(dataset.get('SegmentationType', ''))
+  if kind not in ('BINARY', 'FRACTIONAL'):
+    raise VolumeError(f'{place}: a SEG of type {kind or "none"}; export it as BINARY')
+  other = VolumeError(f'{place}: lies on another grid than its series; export it on that of the CT')
+  back = np.linalg.inv(geometry.affine)
+  shared = dataset.SharedFunctionalGroupsSequence[0]
+  if (dataset.Columns, dataset.Rows) != geometry.shape[:2]:
+    raise other
+  if 'PlaneOrientationSequence' in shared:
+    turns = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64)
+    axes = geometry.affine[:3, :2] / np.linalg.norm(geometry.affine[:3, :2], axis=0)
+    if np.abs(turns.reshape(2, 3).T * [[-1], [-1], [1]] - axes).max() > 1e-3:
+      raise other
+  names, least = labels(dataset), 1
+  if kind == 'FRACTIONAL':
+    least = (int(dataset.MaximumFractionalValue) + 1) // 2
+  pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
+  masks: dict[str, np.ndarray] = {}
+  for frame, (number, position) in zip(pixels, frames(dataset), strict=True):
+    if names[number] not in wanted:
+      continue
+    column, row, height = back[:3, :3] @ (position * [-1, -1, 1]) + back[:3, 3]
+    k = round(float(height))
+    if max(abs(column), abs(row), abs(height - k)) > _OFF or not 0 <= k < geometry.shape[2]:
+      raise other
+    mask = masks.setdefault(names[number], np.zeros(geometry.shape, bool))
+    mask[..., k] |= least <= frame.T
+  return {name: mask for name, mask in masks.items() if mask.any()}
