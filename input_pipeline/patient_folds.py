@@ -1,8 +1,7 @@
-"""Parts of the training cases by patient: the same on every machine, whatever cases come or go.
+"""Parts of the training cases by patient: the same on every machine.
 
-Each patient has a place in [0, 1) that depends on their key alone. Fold i of n holds the places
-from i / n to (i + 1) / n, and what is set aside for validation are the first places: a part of
-fold 0.
+Each patient has a place in [0, 1) that depends on their key alone, whatever cases come or go. What
+is set aside for validation are the first places; folds are dealt in the order of the places.
 """
 
 import collections
@@ -43,9 +42,14 @@ def place(patient: str) -> float:
   return files.fraction(patient)
 
 
-def fold(patient: str, folds: int) -> int:
-  """Which of so many folds a patient is in: 0..folds-1."""
-  return int(place(patient) * folds)
+def deal(patients: Iterable[str], folds: int) -> dict[str, int]:
+  """Patient -> fold, 0..folds-1: each fold gets as many patients, or one more.
+
+  They follow each other by their places, so that the same patients are dealt alike everywhere, and
+  one who comes or goes moves one other at most between two neighbouring folds.
+  """
+  ordered = sorted(set(patients), key=lambda patient: (place(patient), patient))
+  return {patient: rank * folds // len(ordered) for rank, patient in enumerate(ordered)}
 
 
 @dataclasses.dataclass(frozen=True)

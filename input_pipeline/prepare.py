@@ -31,7 +31,7 @@ from typing import Any
 from etils import epath
 
 from input_pipeline import bricks, check, cli, disk_space, errors, patient_groups, progress, sources
-from input_pipeline.bricks import cutting, staging, writer
+from input_pipeline.bricks import cutting, records, staging, writer
 from input_pipeline.errors import UserError
 from input_pipeline.sources import splits
 
@@ -51,6 +51,7 @@ def prepare(
   brick: int = 64,
   limit: int | None = None,
   overwrite: bool = False,
+  folds: bool = False,
   beam: str | None = None,
 ) -> dict:
   """Brings `data_dir/name` to what the source holds now.
@@ -70,11 +71,13 @@ def prepare(
     brick: edge of the bricks, voxels.
     limit: at most so many cases of each split; None is all.
     overwrite: replace what is there, though settings differ; every case is converted.
+    folds: write every case of train and validation both for training and for scoring.
     beam: options of Apache Beam, which then converts the cases; None converts them here.
 
   Returns:
     settings, new_classes (beyond the built-in template), cases per split, skipped (case, reason),
-    warnings (case, message), drawn (case -> split of every case whose split was ever drawn),
+    warnings (case, message), assigned (with folds: source, case and split of each case that is
+    there twice), drawn (case -> split of every case whose split was ever drawn),
     patients (source, case, patient, of the cases in a group), records, bytes, seconds; and changes,
     which is not stored: how many cases were added, replaced, removed and kept.
 
@@ -102,6 +105,9 @@ def prepare(
   cases, digest, patients = _list_cases(declared, source, manual_dir, groups)
   drawn = earlier.drawn()
   cases = _first_of_each_split(splits.keep(cases, drawn), limit)
+  new_draws = {case.name: case.split for case in cases if case.drawn}
+  folds = folds or bool((earlier.settings or {}).get('assigned')) and not overwrite
+  cases, assigned = _both_ways(cases) if folds else (cases, [])
   start = time.monotonic()
   origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
   conversion = writer.Conversion(mm, brick, origin)
@@ -123,7 +129,8 @@ def prepare(
       'new_classes': list(template.additions()),
       'groups': digest,
       'patients': patients,
-      'drawn': drawn | {case.name: case.split for case in cases if case.drawn},
+      'drawn': drawn | new_draws,
+      **({'assigned': assigned} if folds else {}),
       'seconds': round(time.monotonic() - start, 1),
     }
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
@@ -160,6 +167,7 @@ class _Earlier:
   def drawn(self) -> dict[str, str]:
     """Case -> split, of every case that ever was in one."""
     splits = {outcome.name: outcome.split for outcome in self.outcomes}
+    splits |= {name: split for _, name, split in (self.settings or {}).get('assigned', ())}
     return splits | (self.settings or {}).get('drawn', {})
 
   def is_current(self, keys: Sequence[str], patients: Sequence[Sequence[str]]) -> bool:
@@ -220,9 +228,27 @@ def _list_cases(
   return named, digest, known
 
 
+def _both_ways(
+  cases: Sequence[sources.Case],
+) -> tuple[list[sources.Case], list[tuple[str, str, str]]]:
+  """Every case but those of the test split twice, for training and as a whole scan.
+
+  Returns:
+    The cases; and source, name and split of each that is there twice.
+  """
+  pool = [case for case in cases if case.split != 'test']
+  both = [
+    dataclasses.replace(case, split=split) for split in ('train', records.POOL) for case in pool
+  ]
+  rest = [case for case in cases if case.split == 'test']
+  return [*both, *rest], [(case.source, case.name, case.split) for case in pool]
+
+
 def _changes(before: Sequence[writer.Outcome], after: Sequence[writer.Outcome]) -> dict[str, int]:
   """How many cases were added, replaced, removed and kept."""
-  old, new = ({(o.source, o.name): o.key for o in part} for part in (before, after))
+  old, new = (
+    {(o.source, o.name, o.split == records.POOL): o.key for o in part} for part in (before, after)
+  )
   kept = sum(old.get(case) == key for case, key in new.items())
   return {
     'added': len(new.keys() - old.keys()),
@@ -309,6 +335,12 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--brick', type=cli.at_least(1), default=64, help='voxels along an edge (64)')
   parser.add_argument('--cases', type=cli.at_least(1), help='at most so many cases of each split')
   parser.add_argument('--groups', help='JSON of input_pipeline.dedupe: a patient in one split')
+  parser.add_argument(
+    '--folds',
+    action='store_true',
+    help='write every case of train and validation both for training and for scoring, as '
+    'cross-validation needs them',
+  )
   parser.add_argument('--overwrite', action='store_true', help='replace what is prepared already')
   parser.add_argument(
     '--beam',
@@ -381,6 +413,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     brick=args.brick,
     limit=args.cases,
     overwrite=args.overwrite,
+    folds=args.folds,
     beam=args.beam,
   )
   if report.get('warnings'):

@@ -55,6 +55,7 @@ GROUPS = {
     'plan': Command('mome_jax.plan', 'choose spacing, patch, batch and steps for your data'),
     'finetune': Command('mome_jax.finetune', 'from your labelled scans to a model, in one command'),
     'train': Command('mome_jax.main', 'train an experiment; the same command resumes'),
+    'crossval': Command('mome_jax.crossval', 'train, score and join the folds of an experiment'),
     'compile': Command(
       'mome_jax.main', 'memory and FLOPs on chips you do not have', ('--mode=compile',)
     ),

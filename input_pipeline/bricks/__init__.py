@@ -16,6 +16,7 @@ from input_pipeline.bricks.reader import (
   held_out_cases,
   open_bricks,
   open_volumes,
+  pool_cases,
   prepared_sources,
   read_patients,
   read_settings,
@@ -35,6 +36,6 @@ from input_pipeline.bricks.records import (
 __all__ = [
   'INDEX', 'OUTCOMES', 'SETTINGS', 'VERSION', 'BrickStore', 'CaseInfo', 'HeldOutCase',
   'MemoryStore', 'NotPreparedError', 'Store', 'VolumeRecord', 'cut', 'held_out_cases',
-  'import_tfds', 'open_bricks', 'open_volumes', 'prepared_sources', 'read_patients',
+  'import_tfds', 'open_bricks', 'open_volumes', 'pool_cases', 'prepared_sources', 'read_patients',
   'read_settings', 'read_template', 'to_int16', 'to_spacing',
 ]  # fmt: skip

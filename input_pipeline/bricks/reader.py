@@ -20,6 +20,8 @@ from input_pipeline.bricks import records
 from input_pipeline.bricks.records import HeldOutCase, VolumeRecord
 from input_pipeline.errors import UserError, reading, suggest
 
+Key = tuple[str, str]  # source and name of a case
+
 
 class NotPreparedError(UserError):
   """No complete prepared source where it was looked for; the message tells how to make it."""
@@ -122,6 +124,20 @@ class BrickStore:
     return counts * supervised[self.case]
 
 
+class _Chosen(collections.abc.Sequence):
+  """Some of the held-out scans of a source, under other splits."""
+
+  def __init__(self, volumes: Sequence[VolumeRecord], chosen: Sequence[tuple[int, HeldOutCase]]):
+    self._volumes, self._chosen = volumes, chosen
+
+  def __len__(self) -> int:
+    return len(self._chosen)
+
+  def __getitem__(self, index: int) -> VolumeRecord:  # type: ignore[override]  # no slices
+    number, case = self._chosen[index]
+    return dataclasses.replace(self._volumes[number], split=case.split)
+
+
 class _Volumes(collections.abc.Sequence):
   """The held-out scans of one prepared source, read one at a time."""
 
@@ -173,7 +189,10 @@ def read_template(
 
 
 def open_bricks(
-  data_dir: str | os.PathLike, source: str, template: Template | None = None
+  data_dir: str | os.PathLike,
+  source: str,
+  template: Template | None = None,
+  held_out: Collection[Key] | None = None,
 ) -> BrickStore:
   """The training bricks of a prepared source.
 
@@ -181,6 +200,8 @@ def open_bricks(
     data_dir: of the prepared sources.
     source: name of one of them.
     template: whose codes to give, from `read_template`; by default the source's own.
+    held_out: cases of the pool that are not trained on, from `folds.held_out`; None: those that the
+      preparation held out.
 
   Raises:
     NotPreparedError: if it is not prepared, or has no training cases.
@@ -194,11 +215,21 @@ def open_bricks(
     )
     raise NotPreparedError(f'{folder}: no training cases of {source}; {reason}')
   stored = TEMPLATE.extend(_stored_classes(data_dir, source))
-  return BrickStore(folder, source, stored=stored, template=template)
+  store = BrickStore(folder, source, stored=stored, template=template)
+  assigned = _assigned(settings)
+  if held_out is None and assigned:
+    return store.part([key for key, split in assigned.items() if split == 'train'])
+  if held_out is not None:
+    pool_cases(data_dir, source)  # raises where there is none
+    return store.part(set(assigned) - set(held_out))
+  return store
 
 
 def open_volumes(
-  data_dir: str | os.PathLike, source: str, template: Template | None = None
+  data_dir: str | os.PathLike,
+  source: str,
+  template: Template | None = None,
+  held_out: Collection[Key] | None = None,
 ) -> Sequence[VolumeRecord]:
   """The validation and test scans of a prepared source; empty where it has none.
 
@@ -206,6 +237,7 @@ def open_volumes(
     data_dir: of the prepared sources.
     source: name of one of them.
     template: whose codes to give, from `read_template`; by default the source's own.
+    held_out: see `held_out_cases`.
 
   Raises:
     NotPreparedError: if it is not prepared.
@@ -213,20 +245,73 @@ def open_volumes(
   stored = TEMPLATE.extend(_stored_classes(data_dir, source))
   translate = _translation(stored, template or stored)
   folder, _ = _prepared(data_dir, source)
-  return _Volumes(folder / 'volumes' / records.VERSION, translate)
+  volumes = _Volumes(folder / 'volumes' / records.VERSION, translate)
+  return _Chosen(volumes, _choose(data_dir, source, held_out))
 
 
-def held_out_cases(data_dir: str | os.PathLike, source: str) -> list[HeldOutCase]:
+def held_out_cases(
+  data_dir: str | os.PathLike, source: str, held_out: Collection[Key] | None = None
+) -> list[HeldOutCase]:
   """The scans of `open_volumes`, in its order, without reading them.
+
+  Args:
+    data_dir: of the prepared sources.
+    source: name of one of them.
+    held_out: cases of the pool that are not trained on, from `folds.held_out`, which then are the
+      validation scans; None: those that the preparation held out.
 
   Raises:
     NotPreparedError: if the source is not prepared.
   """
-  folder, _ = _prepared(data_dir, source)
+  return [case for _, case in _choose(data_dir, source, held_out)]
+
+
+def pool_cases(data_dir: str | os.PathLike, source: str) -> list[HeldOutCase]:
+  """The cases that folds are drawn from: all but the test cases.
+
+  Raises:
+    NotPreparedError: if the source is not prepared, or without `--folds`.
+  """
+  folder, settings = _prepared(data_dir, source)
+  if not _assigned(settings):
+    raise NotPreparedError(
+      f'{folder}: prepared without folds; give its prepare command again with --folds, which '
+      'writes every case both for training and for scoring'
+    )
+  return [case for case in _listed(folder) if case.split == records.POOL]
+
+
+def _listed(folder: epath.Path) -> list[HeldOutCase]:
+  """The whole scans of a prepared source in the order of their records."""
   cases = json.loads((folder / records.OUTCOMES).read_text())
   fields = [field.name for field in dataclasses.fields(HeldOutCase)]
   described = [HeldOutCase(*(case[f] for f in fields)) for case in cases]
   return sorted((c for c in described if c.split != 'train'), key=lambda case: case.split)
+
+
+def _choose(
+  data_dir: str | os.PathLike, source: str, held_out: Collection[Key] | None
+) -> list[tuple[int, HeldOutCase]]:
+  """Number and description, with the split it counts for, of each scan that is not trained on."""
+  folder, settings = _prepared(data_dir, source)
+  assigned = _assigned(settings)
+  chosen = []
+  for number, case in enumerate(_listed(folder)):
+    key, split = (case.source, case.name), case.split
+    if split == records.POOL:
+      split = assigned[key]
+      if held_out is not None:
+        split = 'validation' if key in held_out else 'train'
+    elif held_out is not None and split == 'validation':
+      pool_cases(data_dir, source)  # raises: such a source has no pool
+    if split != 'train':
+      chosen.append((number, dataclasses.replace(case, split=split)))
+  return sorted(chosen, key=lambda pair: pair[1].split)
+
+
+def _assigned(settings: Mapping[str, Any]) -> dict[Key, str]:
+  """Source and name -> split, of the cases of a pool; empty where there is none."""
+  return {(source, name): split for source, name, split in settings.get('assigned', ())}
 
 
 def read_patients(data_dir: str | os.PathLike, source: str) -> dict[tuple[str, str], str]:

@@ -17,6 +17,7 @@ VERSION = '1.1.0'  # of the files' layout, and of how scans are converted to it
 SETTINGS = 'prepare.json'  # what `prepare` was asked for and what came of it
 OUTCOMES = 'cases.json'  # beside it: what came of each case, in the records' order
 INDEX = 'index.npz'
+POOL = 'pool'  # split of the whole scans of a source whose cases can all be trained on, too
 
 
 @dataclasses.dataclass(frozen=True)

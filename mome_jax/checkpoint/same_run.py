@@ -119,13 +119,16 @@ def for_evaluation(
   Args:
     workdir: a training workdir, model folder or one of its `checkpoints/STEP`; or a folder of an
       ensemble, whose first member counts.
-    config: whose `data_dir`, `data.sources`, `evaluation` and `mesh` are taken; None: the model's.
+    config: whose `data_dir`, `data.sources`, `data.fold`, `data.folds`, `evaluation` and `mesh` are
+      taken; None: the model's.
 
   Raises:
     CheckpointError: if there is no model, or `config` describes another one.
   """
-  model = members(workdir)[0]
+  model, *others = members(workdir)
   trained = load_config(model)
+  if others:  # each holds out a fold of its own
+    trained.data.fold = -1
   if config is None:
     return trained
   config = config.copy_and_resolve_references()
@@ -143,6 +146,7 @@ def for_evaluation(
     )
   with trained.unlocked():
     trained.data_dir, trained.data.sources = config.data_dir, config.data.sources
+    trained.data.fold, trained.data.folds = config.data.fold, config.data.folds
     trained.evaluation, trained.mesh = config.evaluation, config.mesh
   return trained
 

@@ -18,6 +18,10 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.data = ml_collections.ConfigDict()
   config.data.sources = ml_collections.config_dict.placeholder(tuple)
+  # Cross-validation, of sources prepared with --folds: which of how many parts of the training and
+  # validation cases is held out; -1: what the preparation held out.
+  config.data.fold = -1
+  config.data.folds = 5
   config.data.spacing = (1.5, 1.5, 1.5)  # mm of the network's grid, as given to prepare
   config.data.windows = ((-175.0, 250.0),)  # HU, one input channel each
   config.data.patch = (96, 96, 96)

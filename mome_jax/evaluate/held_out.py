@@ -2,10 +2,11 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import Template
+from input_pipeline.patient_folds import Key
 from mome_jax.checkpoint.training_cases import TrainingCases
 from mome_jax.errors import UserError
 from mome_jax.training import multihost
@@ -70,6 +71,7 @@ def find(
   *,
   split: str = 'auto',
   trained: TrainingCases | None = None,
+  fold: Collection[Key] | None = None,
 ) -> list[HeldOut]:
   """The held-out scans of prepared sources, split by split.
 
@@ -80,6 +82,7 @@ def find(
     split: 'validation'; 'test'; 'all', each on its own; or 'auto', validation, and test where no
       source has validation scans.
     trained: what the model was trained on; such scans are left out.
+    fold: cases that a fold holds out, from `folds.held_out`, which then are the validation scans.
 
   Returns:
     One entry a split, of at least one scan each; what was left out is printed.
@@ -90,7 +93,7 @@ def find(
   """
   if split not in CHOICES:
     raise HeldOutError(f'evaluation.split is {split!r}; known: {", ".join(CHOICES)}')
-  listed = {source: bricks.held_out_cases(data_dir, source) for source in sources}
+  listed = {source: bricks.held_out_cases(data_dir, source, fold) for source in sources}
   number = collections.Counter(case.split for cases in listed.values() for case in cases)
   names = _splits(split, number)
   if not names:
@@ -102,7 +105,7 @@ def find(
     )
   kept, lines = [], []
   for name in names:
-    part = _select(data_dir, listed, template, name, trained)
+    part = _select(data_dir, listed, template, name, trained, fold)
     lines += [f'left out: {c["source"]}/{c["case"]}: {c["reason"]}' for c in part.left_out]
     if len(part):
       kept.append(part)
@@ -135,10 +138,11 @@ def _select(
   template: Template,
   split: str,
   trained: TrainingCases | None,
+  fold: Collection[Key] | None,
 ) -> HeldOut:
   places, left_out = [], []
   for source, cases in listed.items():
-    volumes = bricks.open_volumes(data_dir, source, template)
+    volumes = bricks.open_volumes(data_dir, source, template, fold)
     for number, case in enumerate(cases):
       if case.split != split:
         continue

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import bricks, errors, progress
+from input_pipeline import bricks, errors, folds, progress
 from input_pipeline.anatomy import IGNORE_CODE, Template
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
@@ -59,6 +59,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     template,
     split=config.evaluation.split,
     trained=training_cases.of_models(folders),
+    fold=folds.held_out(config.data_dir, config.data.sources, config.data.fold, config.data.folds),
   )
   model = open_model(workdir, config)
   texts = prompts.BY_KIND[kind](names, template)

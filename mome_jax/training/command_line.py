@@ -84,10 +84,10 @@ def help_text(values: flags.FlagValues, purpose: str) -> str:
   return '\n'.join(lines)
 
 
-def make_parser(purpose: str) -> argparse.ArgumentParser:
+def make_parser(purpose: str, prog: str = 'python -m mome_jax.main') -> argparse.ArgumentParser:
   """The flags as options, for the completion of shells; `parse` reads them, and overrides too."""
   values = _define([''])
-  parser = Parser(prog='python -m mome_jax.main', description=purpose)
+  parser = Parser(prog=prog, description=purpose)
   for name in _NAMES[:-1]:
     options: dict[str, Any] = {'action': 'store_true'} if values[name].boolean else {}
     if name == 'mode':

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from input_pipeline import bricks
+from input_pipeline import bricks, folds
 from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
 from mome_jax.text import prompt_inputs
@@ -62,7 +62,10 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   text = prompt_inputs.for_training(config, template, tokenizer)
   config.text.d_model = text.width
   changes = checkpoint.check_same_run(workdir, config, text.vectors)
-  stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
+  fold = folds.held_out(config.data_dir, config.data.sources, config.data.fold, config.data.folds)
+  stores = [
+    bricks.open_bricks(config.data_dir, name, template, fold) for name in config.data.sources
+  ]
   digests = {store.name: store.digest() for store in stores}
   training, held_out = validation_scans.split(config, stores, template, workdir)
   return Task(config, template, training, digests, text, start, tokenizer, changes, held_out)

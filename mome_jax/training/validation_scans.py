@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import ml_collections
 from etils import epath
 
-from input_pipeline import bricks, patient_folds
+from input_pipeline import bricks, folds, patient_folds
 from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
@@ -47,7 +47,7 @@ def split(
   `init.checkpoint` was trained on is held out.
 
   Args:
-    config: the whole config; uses `validation`, `data_dir` and `init.checkpoint`.
+    config: the whole config; uses `validation`, `data.fold`, `data_dir` and `init.checkpoint`.
     stores: the prepared sources.
     template: of the run.
     workdir: of the run.
@@ -91,15 +91,18 @@ def _watched(
   seen: TrainingCases | None,
 ) -> HeldOutScans | None:
   held_out, about = [], []
+  fold = folds.held_out(
+    config.data_dir, [store.name for store in stores], config.data.fold, config.data.folds
+  )
   for store in stores:
-    listed = bricks.held_out_cases(config.data_dir, store.name)
+    listed = bricks.held_out_cases(config.data_dir, store.name, fold)
     numbers = [
       number
       for number, case in enumerate(listed)
       if case.split == 'validation' and not (seen and seen.reason(case))
     ]
     numbers.sort(key=lambda n: patient_folds.place(f'{listed[n].source}/{listed[n].name}'))
-    volumes = bricks.open_volumes(config.data_dir, store.name, template)
+    volumes = bricks.open_volumes(config.data_dir, store.name, template, fold)
     if numbers:
       read = (volumes[number] for number in numbers[:_WATCHED])
       mm, brick = config.data.spacing, store.brick

@@ -1,5 +1,6 @@
 """Folds of patients, and what is set aside of the training cases."""
 
+import collections
 import hashlib
 
 import pytest
@@ -35,14 +36,22 @@ def test_the_first_places_are_set_aside():
   assert names(set_aside(cases[::-1], 3)) == {c.name for c in order[:3]}
   part = set_aside(cases, 100)['a']
   assert len(part.cases) == 4 and part.total == 20  # a fifth
-  # They begin fold 0, of however many folds.
-  assert {patient_folds.fold(f'a/{c.name}', 5) for c in order[:2]} == {0}
+  # They begin fold 0.
+  dealt = patient_folds.deal([f'a/{case.name}' for case in order], 2)
+  assert {dealt[f'a/{case.name}'] for case in order[:2]} == {0}
 
 
-@given(st.text(max_size=8), st.integers(1, 10))
-def test_a_fold_depends_on_the_patient_alone(patient, folds):
-  assert patient_folds.fold(patient, folds) == int(number_of(patient) * folds)
-  assert 0 <= patient_folds.fold(patient, folds) < folds
+@given(st.sets(st.text(min_size=1), min_size=1), st.integers(1, 9), st.text(min_size=1))
+def test_folds_are_even_and_hardly_change(patients, folds, new):
+  dealt = patient_folds.deal(patients, folds)
+  assert dealt.keys() == patients
+  sizes = collections.Counter(dealt.values())
+  assert set(sizes) <= set(range(folds))
+  assert max(sizes[f] for f in range(folds)) - min(sizes[f] for f in range(folds)) <= 1
+  order = sorted(patients, key=number_of)
+  assert [dealt[who] for who in order] == sorted(dealt.values())
+  after = patient_folds.deal(patients | {new}, folds)
+  assert sum(after[who] != dealt[who] for who in patients) <= folds - 1
 
 
 def test_each_dataset_has_its_part():

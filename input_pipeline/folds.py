@@ -1,0 +1,53 @@
+"""Cross-validation: which cases a fold holds out.
+
+The cases of the splits train and validation are dealt into folds by patient, in the order of a hash
+of each (`patient_folds`): the same on every machine. Test cases stay apart.
+Sources must be prepared with `--folds`, so that every case can be trained on and be scored.
+"""
+
+import os
+from collections.abc import Sequence
+
+from input_pipeline import bricks, patient_folds
+from input_pipeline.errors import UserError
+from input_pipeline.patient_folds import Key
+
+
+class FoldError(UserError):
+  """The folds are not what they should be; the message names the fix."""
+
+
+def held_out(
+  data_dir: str | os.PathLike, sources: Sequence[str], fold: int, folds: int
+) -> frozenset[Key] | None:
+  """Source and name of the cases that a fold holds out; None for no fold.
+
+  Args:
+    data_dir: of the prepared sources.
+    sources: names of them; patients are recognised across all.
+    fold: 0 to folds - 1; -1 is no fold: the splits of the preparation.
+    folds: how many.
+
+  Raises:
+    FoldError: if there is no such fold, nothing is in it, or nothing is left to train on.
+    NotPreparedError: if a source is not prepared with folds.
+  """
+  if fold == -1:
+    return None
+  if not 0 <= fold < folds or folds < 2:
+    raise FoldError(
+      f'data.fold is {fold} of {folds} (data.folds); expected 0 to one less than the number of '
+      'folds, of which there are at least two, or -1 for none'
+    )
+  cases = [case for source in sources for case in bricks.pool_cases(data_dir, source)]
+  groups: dict[Key, str] = {}
+  for source in sources:
+    groups |= bricks.read_patients(data_dir, source)
+  patients = patient_folds.patients(cases, groups)
+  dealt = patient_folds.deal(patients.values(), folds)
+  if len(dealt) < folds:
+    raise FoldError(
+      f'data.folds is {folds}, and {", ".join(sources)} have {len(dealt)} patients to train on and '
+      'validate; choose fewer folds'
+    )
+  return frozenset(key for key, who in patients.items() if dealt[who] == fold)
