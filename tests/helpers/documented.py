@@ -91,7 +91,7 @@ def call_mome(arguments, monkeypatch):
     assert not cli.main(arguments)
     return
   command = cli.COMMANDS[name]
-  if command.module == 'mome_jax.main':
+  if command.module in ('mome_jax.main', 'mome_jax.crossval'):
     parse_experiment([*command.first, *rest])
   else:
     call_main(command.module, [*command.first, *rest], monkeypatch)
