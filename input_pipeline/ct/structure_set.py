@@ -74,11 +74,13 @@ def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
 
 def _read(name: str, dataset: Any) -> StructureSet:
   text = lambda field: str(dicom_series.value(dataset, field) or '')
-  heights, frames = {}, {str(roi.get('ReferencedFrameOfReferenceUID', ''))
-                         for roi in dataset.get('StructureSetROISequence') or ()}  # fmt: skip
+  heights: dict[str, tuple[float, float]] = {}
+  held = dataset.get('StructureSetROISequence') or ()
+  frames = {str(roi.get('ReferencedFrameOfReferenceUID', '')) for roi in held}
   for roi, items in _rois(dataset):
     planes = [float(value) for _, data in items for value in (data[2::3].min(), data[2::3].max())]
     if planes:
+      planes += heights.get(roi, ())  # two ROIs may have one name
       heights[roi] = (min(planes), max(planes))
   series = [
     str(scan.SeriesInstanceUID)
@@ -86,7 +88,7 @@ def _read(name: str, dataset: Any) -> StructureSet:
     for study in frame.get('RTReferencedStudySequence') or ()
     for scan in study.get('RTReferencedSeriesSequence') or ()
   ]
-  names = [str(roi.ROIName) for roi in dataset.get('StructureSetROISequence') or ()]
+  names = [str(roi.ROIName) for roi in held]
   return StructureSet(
     name,
     text('StructureSetLabel'),

@@ -232,8 +232,8 @@ def _tell(patients: Mapping[str, _Patient], names: RoiNames) -> None:
   for patient in patients.values():
     if patient.structures is None:
       continue
-    rois = [*patient.structures.heights, *patient.structures.empty]
-    unknown.update({roi for roi in rois if not names.is_ignored(roi) and not names.class_of(roi)})
+    others = set(patient.structures.heights) - set(patient.meanings)
+    unknown.update(roi for roi in others if not names.is_ignored(roi))
     several = collections.defaultdict(list)
     for roi, noun in patient.meanings.items():
       several[noun].append(roi)

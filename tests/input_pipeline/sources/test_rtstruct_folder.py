@@ -334,3 +334,10 @@ def test_a_seg_on_another_grid(field, tmp_path):
   seg.save_as(tmp_path / 'p1' / 'seg1.dcm')
   with pytest.raises(UserError, match='lies on another grid than its series'):
     listed(tmp_path)[0]['p1'].load()
+
+
+def test_an_empty_roi_that_fits_two_classes_costs_nothing(tmp_path):
+  patient(tmp_path / 'p1', {'Par': [], 'SpinalCord': CORD})
+  declare(tmp_path, rois={'right parotid': ['p*'], 'left parotid': ['par*']})
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('spinal cord',) and not notes
