@@ -13,7 +13,7 @@ from input_pipeline import inventory, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.anatomy.resolve import resolve
 from input_pipeline.ct import volume
-from input_pipeline.sources import nifti_folder
+from input_pipeline.sources import absence, nifti_folder
 from mome_jax.errors import UserError
 
 _SUFFIXES = ('_seg', '_masks')  # of what `predict` writes
@@ -105,6 +105,53 @@ def label_values(folder: pathlib.Path) -> dict[str, list[int]] | None:
   if os.path.lexists(inside):  # a link to nothing means something else than no file
     return _declared(inside)
   return _legends(folder) or (_declared(beside) if os.path.lexists(beside) else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelling:
+  """What the `dataset.json` of references says of classes that a case lacks.
+
+  Attributes:
+    missing_is: 'unlabelled', 'absent', or '' where it does not say; as the source nifti_folder.
+    supervised: case -> what was labelled in it; cases that are not there are as `missing_is` says.
+    everywhere: what was labelled in every case; None: all.
+  """
+
+  missing_is: str = ''
+  supervised: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+  everywhere: frozenset[str] | None = None
+
+  def says(self, case: str) -> bool:
+    """Whether it tells what it means where a case lacks a class."""
+    return bool(self.missing_is) or case in self.supervised or self.everywhere is not None
+
+  def labels(self, case: str, name: str, *, occurs: bool) -> bool:
+    """Whether a class was looked for in a case, so that a mask of it can be right or wrong.
+
+    Args:
+      case: its name.
+      name: of the class.
+      occurs: whether the reference has a voxel of it.
+    """
+    listed = self.supervised.get(case, self.everywhere)
+    if listed is not None:
+      return name in listed
+    return occurs or self.missing_is != absence.UNLABELLED
+
+
+def labelling(folder: pathlib.Path) -> Labelling:
+  """What `dataset.json` in or beside a folder of references says; errors as `label_values`."""
+  files = (folder / 'dataset.json', folder.parent / 'dataset.json')
+  path = next(filter(os.path.lexists, files), None)
+  if path is None:
+    return Labelling()
+  content = _content(path)
+  word, listed = absence.reads(content, path), content.get('supervised')
+  if listed is None:
+    return Labelling(word)
+  if not isinstance(listed, Mapping):
+    return Labelling(word, everywhere=frozenset(map(canonical, listed)))
+  return Labelling(word, {case: frozenset(map(canonical, names)) for case, names in listed.items()})
 
 
 def canonical(name: str) -> str:
@@ -205,6 +252,12 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
 
 
 def _declared(path: pathlib.Path) -> dict[str, list[int]]:
+  named = nifti_folder.by_name(_content(path)['labels'], path)
+  return {canonical(name): values for name, values in named.items()}
+
+
+def _content(path: pathlib.Path) -> Mapping:
+  """A `dataset.json` that declares labels."""
   try:
     content = text_files.read_json(path)
   except OSError as error:
@@ -212,8 +265,7 @@ def _declared(path: pathlib.Path) -> dict[str, list[int]]:
   declared = content.get('labels') if isinstance(content, Mapping) else None
   if not isinstance(declared, Mapping):
     raise ScoreError(f'{path}: no "labels"; it must hold an object of name -> value')
-  named = nifti_folder.by_name(declared, path)
-  return {canonical(name): values for name, values in named.items()}
+  return content
 
 
 def _case(stem: str) -> str:

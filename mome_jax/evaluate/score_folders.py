@@ -8,10 +8,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from input_pipeline import inventory, progress
-from input_pipeline.sources import files
+from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError
 from mome_jax.evaluate import mask_folders, score_files
 from mome_jax.evaluate.mask_folders import MaskFolder, Masks, ScoreError
+
+_SHOWN = 3  # cases of a note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +46,10 @@ def score_folders(
   out), else its legends `NAME_seg.json`, else `dataset.json` beside it, else, for predictions, what
   they mean in the references, else the class template. Or it holds one folder a case with one mask
   a class (TotalSegmentator): `NAME/spleen.nii.gz`, `NAME/segmentations/kidney_left.nii.gz`. A class
-  without a reference mask is not scored in that case. A channel in a name is passed over, where
-  that makes a pair: `NAME_0000_seg.nii.gz`. What cannot be scored costs only itself: it is named,
-  in the summary and the table too, and the exit code is 1.
+  without a reference mask is not scored in that case; nor is one that is not labelled there, by
+  `missing_is` or `supervised` in the `dataset.json` of the references. A channel in a name is
+  passed over, where that makes a pair: `NAME_0000_seg.nii.gz`. What cannot be scored costs only
+  itself: it is named, in the summary and the table too, and the exit code is 1.
 
   Args:
     predictions: folder.
@@ -83,13 +86,54 @@ def _score_folders(
   if extra := sorted(predicted.masks.keys() - set(pairs.values())):
     notes.append(f'{predictions}: predictions without a reference: {", ".join(extra)}')
   _check_predicted(predictions, [predicted.masks[name] for name in pairs.values()], known)
-  rows = []
+  rows, lacks = [], _Lacks(mask_folders.labelling(references))
   for case, name in progress.bar(pairs.items(), desc='score'):
     names = [name for name in truth.masks[case].names if name in known]
-    scored, faults = _score_case(dataset, case, names, predicted.masks[name], truth.masks[case])
+    masks = predicted.masks[name], truth.masks[case]
+    scored, faults = _score_case(dataset, case, names, *masks, lacks)
     rows += scored
     failed += [(case, fault) for fault in faults]
-  return FolderScores(rows, failed, notes)
+  return FolderScores(rows, failed, [*notes, *lacks.notes(references)])
+
+
+class _Lacks:
+  """Which classes which references have, and what it means where one is not there."""
+
+  def __init__(self, labelling: mask_folders.Labelling):
+    self._labelling = labelling
+    self._with: set[str] = set()
+    self._empty: dict[str, list[str]] = {}
+    self._left_out: dict[str, list[str]] = {}
+
+  def scores(self, case: str, name: str, occurs: bool) -> bool:
+    """Whether a class is scored in a case; keeps account of it."""
+    labelled = self._labelling.labels(case, name, occurs=occurs)
+    if not labelled:
+      self._left_out.setdefault(name, []).append(case)
+    elif occurs:
+      self._with.add(name)
+    elif not self._labelling.says(case):
+      self._empty.setdefault(name, []).append(case)
+    return labelled
+
+  def notes(self, references: pathlib.Path) -> list[str]:
+    """Of what was not scored, and of what may have been scored wrongly."""
+    lines = [
+      f'{references}: {name!r} is not labelled in {len(cases)}, not scored there: {_few(cases)}'
+      for name, cases in self._left_out.items()
+    ]
+    return lines + [
+      f'{references}: {name!r} is in no voxel of {len(cases)} references, and scored as absent '
+      f'there: {_few(cases)}; where it was only not labelled, say "missing_is": '
+      f'"{absence.UNLABELLED}" or "supervised" in dataset.json, else "{absence.ABSENT}"'
+      for name, cases in self._empty.items()
+      if name in self._with
+    ]
+
+
+def _few(cases: Sequence[str]) -> str:
+  more = f' and {len(cases) - _SHOWN} more' if len(cases) > _SHOWN else ''
+  return ', '.join(cases[:_SHOWN]) + more
 
 
 def _known(truth: MaskFolder, classes: Sequence[str]) -> list[str]:
@@ -124,7 +168,7 @@ def _pairs(truths: Collection[str], predicted: Collection[str]) -> dict[str, str
 
 
 def _score_case(
-  source: str, case: str, names: Sequence[str], predicted: Masks, truth: Masks
+  source: str, case: str, names: Sequence[str], predicted: Masks, truth: Masks, lacks: _Lacks
 ) -> tuple[list[dict[str, Any]], list[str]]:
   """The rows of a case, and what could not be scored in it."""
   rows, faults = [], []
@@ -138,6 +182,8 @@ def _score_case(
       scored = True if truth.ignored is None else ~truth.ignored().array
     except UserError as error:
       faults.append(str(error))
+      continue
+    if not lacks.scores(case, name, bool(reference.array.any())):
       continue
     mask, true = prediction.array & scored, reference.array & scored
     rows.append(score_files.score(source, case, name, mask, true, reference.spacing))

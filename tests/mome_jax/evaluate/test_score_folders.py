@@ -60,6 +60,30 @@ def test_label_maps_of_nnunet(nnunet):
   assert by_name['liver tumor']['lesions'] == 1 and by_name['liver']['lesions'] is None
 
 
+@pytest.mark.parametrize(('more', 'scored', 'told'), [
+  ({'missing_is': 'unlabelled'}, {'b'}, 'not scored there: a'),
+  ({'supervised': {'a': ['liver', 'liver_tumor']}}, {'b'}, 'not scored there: a'),
+  ({'supervised': ['liver', 'liver_tumor']}, set(), 'not scored there: a, b'),
+  ({'missing_is': 'absent'}, {'a', 'b'}, ''),
+  ({'missing_is': 'unlabelled', 'supervised': {'a': ['spleen']}}, {'a', 'b'}, ''),
+  ({}, {'a', 'b'}, 'scored as absent there: a;'),
+])  # fmt: skip
+def test_what_a_reference_does_not_label_is_not_scored(more, scored, told, nnunet):
+  """Case a has a right spleen predicted, and none in the reference."""
+  predictions, references = nnunet
+  array = labels()
+  array[array == SPLEEN] = 0
+  save(references / 'a.nii.gz', array)
+  path = references.parent / 'dataset.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | more))
+  scores = score_folders.score_folders(predictions, references)
+  spleens = {row['case']: row['dice'] for row in scores.rows if row['class'] == 'spleen'}
+  assert spleens == {'a': 0.0, 'b': 1.0} if scored == {'a', 'b'} else spleens.keys() == scored
+  notes = [note for note in scores.notes if "'spleen'" in note]
+  assert len(notes) == bool(told) and all(told in note for note in notes)
+  assert not scores.failed
+
+
 def test_ignored_voxels_are_left_out(nnunet):
   predictions, references = nnunet
   for folder in nnunet:  # where the prediction lies outside the liver, nobody looked
