@@ -26,7 +26,6 @@ class StructureSet:
     label: StructureSetLabel, of a SEG its ContentLabel.
     made: date and time, as texts that sort in time.
     series: SeriesInstanceUIDs that it refers to.
-    frame: FrameOfReferenceUID of its ROIs.
     heights: ROI -> (lowest, highest) third coordinate of its contours in mm; ROIs without contours
       are not there.
     empty: names of ROIs without contours.
@@ -36,7 +35,6 @@ class StructureSet:
   label: str
   made: tuple[str, ...]
   series: tuple[str, ...]
-  frame: str
   heights: Mapping[str, tuple[float, float]]
   empty: tuple[str, ...]
 
@@ -76,7 +74,6 @@ def _read(name: str, dataset: Any) -> StructureSet:
   text = lambda field: str(dicom_series.value(dataset, field) or '')
   heights: dict[str, tuple[float, float]] = {}
   held = dataset.get('StructureSetROISequence') or ()
-  frames = {str(roi.get('ReferencedFrameOfReferenceUID', '')) for roi in held}
   for roi, items in _rois(dataset):
     planes = [float(value) for _, data in items for value in (data[2::3].min(), data[2::3].max())]
     if planes:
@@ -95,7 +92,6 @@ def _read(name: str, dataset: Any) -> StructureSet:
     (text('StructureSetDate'), text('StructureSetTime'), text('InstanceCreationDate'),
      text('InstanceCreationTime')),
     tuple(dict.fromkeys(series)),
-    frames.pop() if len(frames) == 1 else '',
     heights,
     tuple(roi for roi in names if roi not in heights),
   )  # fmt: skip
@@ -113,7 +109,6 @@ def _read_segments(name: str, dataset: Any) -> StructureSet:
     tuple(map(text, ('ContentDate', 'ContentTime', 'InstanceCreationDate',
                      'InstanceCreationTime'))),
     tuple(str(one.SeriesInstanceUID) for one in dataset.get('ReferencedSeriesSequence') or ()),
-    text('FrameOfReferenceUID'),
     {label: (min(heights), max(heights)) for label, heights in planes.items()},
     tuple(label for label in names.values() if label not in planes),
   )  # fmt: skip
