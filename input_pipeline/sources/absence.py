@@ -5,6 +5,7 @@ as wrong. No file can tell the two apart, so whoever knows is asked.
 """
 
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -52,8 +53,27 @@ def partial(
   return table
 
 
+def by_case(table: Mapping[str, tuple[list[str], list[str]]]) -> str:
+  """Classes by cases as a Markdown table; cases that hold the same of them share a row.
+
+  Args:
+    table: of `partial`.
+  """
+  cases = sorted({case for pair in table.values() for case in (*pair[0], *pair[1])})
+  same: dict[tuple[bool, ...], list[str]] = {}
+  for case in cases:
+    same.setdefault(tuple(case in held for held, _ in table.values()), []).append(case)
+  rows = [('label maps', *table), ('--',) * (len(table) + 1)]
+  for pattern, held_by in same.items():
+    more = f' and {len(held_by) - _SHOWN} more' if len(held_by) > _SHOWN else ''
+    rows.append((', '.join(held_by[:_SHOWN]) + more, *('x' if held else '' for held in pattern)))
+  return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
 def ask(index: pathlib.Path, table: Mapping[str, tuple[list[str], list[str]]]) -> None:
   """SourceError where some label maps lack a class, and nothing says what that means.
+
+  Prints which do, as of `by_case`, to the standard error.
 
   Args:
     index: the file that should say it.
@@ -61,6 +81,7 @@ def ask(index: pathlib.Path, table: Mapping[str, tuple[list[str], list[str]]]) -
   """
   if not table:
     return
+  print(by_case(table), file=sys.stderr)
   lines = [_line(name, *cases) for name, cases in table.items()]
   more = f', and {len(lines) - _SHOWN} more classes' if len(lines) > _SHOWN else ''
   raise SourceError(
