@@ -141,7 +141,8 @@ def ask(predictor: Model, request: Request) -> PromptedModel:
   explainer = None
   if request.options.report:
     explainer = router_maps.make_explainer(predictor, segmenter.classes, texts, segmenter)
-    if explainer is None and predictor.members[0].model.active_scales[1:]:
+    several = len(predictor.members) > 1 or segmenter.settings.tta
+    if explainer is None and several and predictor.members[0].model.active_scales[1:]:
       notes = [*notes, 'no routing maps: several passes are averaged, which no one router explains']
   fingerprint = predictor.fingerprint()
   return PromptedModel(

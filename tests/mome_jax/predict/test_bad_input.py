@@ -148,7 +148,7 @@ def test_an_output_that_fails_costs_no_other(name, tmp_path, monkeypatch, capsys
     monkeypatch.setitem(formats.FORMATS, kind, formats.FORMATS[kind]._replace(write=fail))
   else:
     monkeypatch.setattr(probability_maps.ProbabilityMaps, 'write', fail)
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold())
   monkeypatch.setattr(router_maps, 'make_explainer', lambda *_: None)
   options = '--masks', '--probabilities', '--report', '--quiet'
   paths = '--input', str(tmp_path / 'a.nii.gz'), '--output', str(tmp_path / 'out')
@@ -166,7 +166,7 @@ def test_an_output_that_fails_costs_no_other(name, tmp_path, monkeypatch, capsys
   assert (row['status'], row['message']) == ('incomplete', reason)
   assert float(row['liver (ml)']) == legend['labels'][0]['volume_ml'] > 0
   monkeypatch.undo()
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold())
   monkeypatch.setattr(router_maps, 'make_explainer', lambda *_: None)
   assert predict.main([*paths, *options, '--skip-done']) == 0  # tried again
   assert name in listing(tmp_path / 'out')
@@ -214,7 +214,7 @@ def test_the_signal_to_end_leaves_nothing_half_written(stage, tmp_path, monkeypa
 
   for name in 'abc':
     save_scan(tmp_path / f'{name}.nii')
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold(end))
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold(end))
   monkeypatch.setattr(command, '_print_json', look)
   inputs = [str(tmp_path / f'{name}.nii') for name in 'abc']
   options = ['--output', str(tmp_path / 'out'), '--no-preview', '--quiet', '--json']
@@ -243,7 +243,7 @@ def test_the_signal_to_end_leaves_nothing_half_written(stage, tmp_path, monkeypa
 def test_mistakes_are_one_line_and_exit_code_1(changes, message, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   if 'nowhere' not in changes.values() or '--checkpoint' not in changes:
-    monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
+    monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold())
   for folder in ('empty', 'scans', 'done'):
     (tmp_path / folder).mkdir()
   (tmp_path / 'done' / 'a_seg.json').touch()
@@ -260,7 +260,7 @@ def test_mistakes_are_one_line_and_exit_code_1(changes, message, tmp_path, monke
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
 def test_a_prompts_file_of_a_windows_program(encoding, tmp_path, monkeypatch):
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold())
   save_scan(tmp_path / 'a.nii')
   (tmp_path / 'p.txt').write_bytes('liver\r\n\r\n# note\r\nMöller duct\r\n'.encode(encoding))
   options = {'--checkpoint': 'x', '--input': 'a.nii', '--output': 'out', '--prompts-file': 'p.txt'}

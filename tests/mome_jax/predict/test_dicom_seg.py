@@ -105,7 +105,7 @@ def test_it_is_said_before_and_not_tried_again(tmp_path, monkeypatch, capsys):
     told.append(manifest['notes'])
     return logits
 
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold(look))
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold(look))
   paths = '--input', str(tmp_path / 'ct'), '--output', str(tmp_path / 'out')
   assert predict.main([*paths, '--dicom-seg', '--quiet']) == 1
   assert 'ct_seg.dcm is not written: the series has no FrameOfReferenceUID' in told[0][0]

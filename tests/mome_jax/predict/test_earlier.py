@@ -147,7 +147,7 @@ def test_a_kept_scan_that_is_mirrored_is_told(tmp_path, monkeypatch, capsys):
   array[24:36, 4:16, 4:16] = 100  # liver, on the patient's left
   array[5:10, 4:16, 4:16] = -200  # spleen
   nib.save(nib.Nifti1Image(array, np.diag([-3.0, 3, 3, 1])), tmp_path / 'a.nii')
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold(spleen))
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold(spleen))
   arguments = '--input', str(tmp_path / 'a.nii'), '--output', str(tmp_path / 'out'), '--no-preview'
   assert predict.main(arguments) == 0  # nobody asked
   assert predict.main([*arguments, '--skip-done']) == 0

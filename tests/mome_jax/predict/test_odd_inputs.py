@@ -38,7 +38,7 @@ def odd(tmp_path_factory):
 @pytest.fixture
 def run_predict(odd, tmp_path, monkeypatch, capsys):
   """run_predict(*inputs) -> exit code, rows of report.csv, standard error."""
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold())
   monkeypatch.chdir(odd)
 
   def call(*inputs, options=('--no-preview', '--quiet')):

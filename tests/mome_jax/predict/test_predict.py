@@ -142,7 +142,7 @@ def test_the_second_case_of_a_folder_loads_and_compiles_nothing(network, tmp_pat
   jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: events.append(event) if 'backend_compile' in event else None
   )
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda *_, **__: loads.append(1) or network)
+  monkeypatch.setattr(prompted_model, 'open_model', lambda *_, **__: loads.append(1) or network)
   monkeypatch.setattr(checkpoint, 'load_model', lambda *_: loads.append('again'))
   (tmp_path / 'scans').mkdir()
   save_scan(tmp_path / 'scans' / 'a.nii.gz')
@@ -337,7 +337,7 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
     window = logits[..., 0] / 40 + 0.5  # back to the channel
     return np.stack([logits[..., 0], 5 - np.abs(window - 0.3) * 100], -1)
 
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold(spleen))
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold(spleen))
   arguments = ['--checkpoint', 'x', '--output', str(tmp_path / 'out'), '--input']
   right, wrong = str(tmp_path / 'right.nii'), str(tmp_path / 'wrong.nii')
   arguments.insert(0, '--overwrite')

@@ -97,7 +97,7 @@ def test_what_is_near_is_asked_with_a_note(monkeypatch):
 
 def test_a_refusal_comes_before_the_scans(tmp_path, monkeypatch, capsys):
   scan = save_scan(tmp_path / 'a.nii.gz')
-  monkeypatch.setattr(prompted_model, 'Predictor', lambda path, **_: Threshold())
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold())
   words = ['--checkpoint', 'x', '--input', str(scan), '--output', str(tmp_path / 'out')]
   assert predict.main([*words, '--prompts', 'liver, pineapple pizza']) == 1
   error = capsys.readouterr().err
