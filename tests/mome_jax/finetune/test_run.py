@@ -1,6 +1,7 @@
 """What fine-tuning plans, and what it refuses before it begins."""
 
 import json
+import math
 
 import nibabel as nib
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from etils import epath
 
 from input_pipeline.prepare import prepare
-from mome_jax import shipped
+from mome_jax import checkpoint, shipped
 from mome_jax.configs import finetune
-from mome_jax.finetune import command, run
+from mome_jax.evaluate import metrics
+from mome_jax.finetune import command, run, verdict
 from mome_jax.training import config_flag
 
 
@@ -98,3 +100,20 @@ def test_mistakes(words, message, tmp_path, capsys):
   assert command.main([*words, f'--workdir={tmp_path / "run"}']) == 1
   assert message in capsys.readouterr().err
   assert not (tmp_path / 'run').exists()
+
+
+def test_what_got_worse_is_not_exported(tmp_path):
+  """WORKDIR/model is the start, which still knows its seven classes; so too when it is there."""
+  place = epath.Path(tmp_path)
+  lost = [
+    {'source': 'mine', 'case': 'a', 'split': 'validation', 'class': 'larynx'}
+    | dict.fromkeys(metrics.METRICS, math.nan)
+    | {'dice': dice}
+    for dice in (0.8, 0.7)
+  ]
+  result = verdict.judge(lost[:1], lost[1:], ())
+  for _ in range(2):
+    run._export(place, str(shipped.MODEL), result)
+  model = checkpoint.load_config(place / 'model')
+  assert model.classes == checkpoint.load_config(shipped.MODEL).classes
+  assert sorted(path.name for path in place.iterdir()) == ['model']
