@@ -110,7 +110,9 @@ def nnunet_folder(folder):
     label = sum(n * (scan.codes == code) for n, code in enumerate(codes, 1))
     volume.write_nifti(folder / f'imagesTr/c{i}_0000.nii.gz', scan.image, scan.geometry, np.int16)
     volume.write_nifti(folder / f'labelsTr/c{i}.nii.gz', label, scan.geometry, np.uint8)
-  (folder / 'dataset.json').write_text(json.dumps({'labels': values, 'new_classes': new}))
+  (folder / 'dataset.json').write_text(
+    json.dumps({'labels': values, 'new_classes': new, 'missing_is': 'absent'})
+  )
 
 
 def set_up(story):

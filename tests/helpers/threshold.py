@@ -41,6 +41,7 @@ class Threshold(Model):
   path, folder, step = 'threshold', 'threshold', None
   config = ConfigDict({'classes': ('liver', 'spleen')})
   template = TEMPLATE
+  vectors = None
 
   def __init__(self, change=lambda logits: logits):
     self._change = change

@@ -94,7 +94,9 @@ def test_a_run_leaves_what_users_look_for(trained):
   moved = [name for name in log[0] if name.startswith('moved/')]
   assert len(moved) == 7, moved  # backbone, text encoder, generator, experts, three of the router
   assert [log[0][name] for name in moved] == [0] * len(moved)  # warm-up starts at a rate of 0
-  assert all(log[-1][name] > log[2][name] > 0 for name in moved)
+  still = 'moved/text_encoder'  # as it was taught
+  assert log[-1][still] == 0
+  assert all(log[-1][name] > log[2][name] > 0 for name in moved if name != still)
 
   summary = json.loads((workdir / 'evaluation/summary.json').read_text())
   assert summary['step'] == STEPS
@@ -261,7 +263,7 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(trained, work
     pytest.skip('mounting a small file system needs root')
   try:
     done = subprocess.run(
-      command('mome_jax.main', *training('full')),
+      command('mome_jax.main', *training('full'), '--config.validation.picture=False'),
       cwd=folder, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1

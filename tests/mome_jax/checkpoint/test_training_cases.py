@@ -222,7 +222,7 @@ class FakePredictor(Threshold):
 @pytest.fixture
 def run(data, tmp_path, monkeypatch):
   """run(split, trained) -> the workdir after its evaluation."""
-  monkeypatch.setattr(score_checkpoint, 'Predictor', FakePredictor)
+  monkeypatch.setattr(score_checkpoint, 'open_model', FakePredictor)
   monkeypatch.setattr(score_checkpoint.router_maps, 'make_explainer', lambda *_: None)
 
   def call(split, trained=NOTHING, name='run'):

@@ -57,12 +57,16 @@ def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
   known = TextVectors(('a liver',), np.zeros((1, 4), np.float32), {'weights_sha256': 'x'})
   config = demo.get_config()
   config.evaluation.prompts = 'held_out'
-  for module, name in ((checkpoint, 'folder_of'), (training_cases, 'read'), (held_out, 'find')):
+  for module, name in (
+    (checkpoint, 'folder_of'),
+    (training_cases, 'of_models'),
+    (held_out, 'find'),
+  ):
     monkeypatch.setattr(module, name, lambda *_, **__: tmp_path)
   monkeypatch.setattr(bricks, 'read_template', lambda *_: TEMPLATE)
-  monkeypatch.setattr(
-    score_checkpoint, 'Predictor', lambda *_: types.SimpleNamespace(vectors=known)
-  )
+  member = types.SimpleNamespace(vectors=known, folder=tmp_path)
+  model = types.SimpleNamespace(members=(member,))
+  monkeypatch.setattr(score_checkpoint, 'open_model', lambda *_: model)
   with pytest.raises(TextVectorError) as error:
     evaluate.evaluate(config, epath.Path(tmp_path))
   assert f'mome_jax.text.embed --output={tmp_path}/text.npz' in str(error.value)
