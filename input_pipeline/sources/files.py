@@ -5,7 +5,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import nibabel as nib
 import numpy as np
@@ -43,6 +43,14 @@ def fail(problem: str) -> Scan:
     SourceError: with the problem.
   """
   raise SourceError(problem)
+
+
+def extended_template(new_classes: Iterable[Mapping[str, Any]], path: pathlib.Path) -> Template:
+  """The built-in template and further classes; SourceError, naming their file, if malformed."""
+  try:
+    return TEMPLATE.extend(new_classes)
+  except (ValueError, TypeError) as error:
+    raise SourceError(f'{path}: {error}') from error
 
 
 def note(message: str) -> None:

@@ -28,7 +28,7 @@ import pathlib
 from collections.abc import Mapping
 
 from input_pipeline import inventory, labels, text_files
-from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.anatomy import Template
 from input_pipeline.errors import suggest
 from input_pipeline.sources import absence, files
 from input_pipeline.sources.base import Case, Source, SourceError
@@ -71,10 +71,7 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
 def nifti_folder_template(manual_dir: str | None) -> Template:
   """The built-in template and the folder's `new_classes`; SourceError if they are malformed."""
   folder, index = _open(manual_dir)
-  try:
-    return TEMPLATE.extend(index.get('new_classes', ()))
-  except (ValueError, TypeError) as error:
-    raise SourceError(f'{folder / "dataset.json"}: {error}') from error
+  return files.extended_template(index.get('new_classes', ()), folder / 'dataset.json')
 
 
 def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:

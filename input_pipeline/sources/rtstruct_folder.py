@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import inventory, labels, text_files
-from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.anatomy import Template
 from input_pipeline.ct import dicom, dicom_series, structure_set, volume
 from input_pipeline.errors import UserError
 from input_pipeline.sources import absence, files, roi_names
@@ -99,10 +99,7 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
 def rtstruct_folder_template(manual_dir: str | None) -> Template:
   """The built-in template and the folder's `new_classes`; SourceError if they are malformed."""
   folder, index = _open(manual_dir)
-  try:
-    return TEMPLATE.extend(index.get('new_classes', ()))
-  except (ValueError, TypeError) as error:
-    raise SourceError(f'{folder / "dataset.json"}: {error}') from error
+  return files.extended_template(index.get('new_classes', ()), folder / 'dataset.json')
 
 
 def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
