@@ -38,8 +38,7 @@ ROOMS = {
   'mome_jax.checkpoint': 'input_pipeline.bricks mome_jax.shipped mome_jax.configs mome_jax.text',
   'mome_jax.weights': 'input_pipeline.cli mome_jax.checkpoint mome_jax.configs mome_jax.models '
   'mome_jax.text',
-  'mome_jax.plausibility': 'input_pipeline.bricks input_pipeline.ct input_pipeline.cli '
-  'mome_jax.checkpoint',
+  'mome_jax.plausibility': 'input_pipeline mome_jax.checkpoint',
   'mome_jax.text.teaching': 'input_pipeline mome_jax.configs mome_jax.text mome_jax.checkpoint',
   'mome_jax.text.pretrain': 'input_pipeline.cli mome_jax.text.teaching',
   'mome_jax.text.calibrate': 'input_pipeline mome_jax.shipped mome_jax.text mome_jax.checkpoint',

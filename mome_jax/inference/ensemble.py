@@ -27,8 +27,9 @@ class EnsembleError(UserError):
 class Ensemble(Model):
   """Models of the same grid, windows and classes, whose logits are averaged window by window.
 
-  All of them are held in memory; of their logits, those of a few prompts in one batch of windows.
-  Post-processing, overlap and the record of what classes look like are those of the first.
+  All of them are held in memory, and of each what it saw in a batch of windows and the logits of a
+  few prompts there. Post-processing, overlap and the record of what classes look like are those of
+  the first.
 
   Args:
     models: at least one.

@@ -100,7 +100,7 @@ class Model(abc.ABC):
 
 
 def mean(readers: Sequence[Reader]) -> Reader:
-  """The mean of several readers' logits; a few prompts of all of them are held at a time."""
+  """The mean of several readers' logits; of each, those of a few prompts are held at a time."""
 
   def read(windows: np.ndarray) -> Iterator[jax.Array]:
     # All of them begin before the first one is waited for.

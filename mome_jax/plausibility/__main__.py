@@ -2,18 +2,19 @@ r"""Writes down what the classes of a model look like in its training labels: cl
 
   python -m mome_jax.plausibility --checkpoint=MODEL --data_dir=data
 
-Training does the same at its end; this is for models that were made before, or elsewhere. With the
-record, prediction tells which masks cannot be what they are called, and which scans show another
-part of the body. Volume, density, place in the body, surroundings and the places of classes from
-each other are measured in the prepared training scans, in those labels only that supervise a class.
+Training does the same at its end; this is for models that were made before, or elsewhere. What a
+fold of a cross-validation holds out is left out here too. With the record, prediction tells which
+masks cannot be what they are called, and which scans show another part of the body. Volume,
+density, place in the body, surroundings and the places of classes from each other are measured in
+the prepared training scans, in those labels only that supervise a class.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from input_pipeline.cli import Parser, dashed
-from input_pipeline.errors import command
+from input_pipeline.cli import Parser, at_least, dashed
+from input_pipeline.errors import UserError, command
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -33,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     '--most',
-    type=int,
+    type=at_least(1),
     metavar='N',
     help='training scans to measure, spread evenly over the sources (default: 300)',
   )
@@ -44,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
-  from input_pipeline import bricks
+  from input_pipeline import bricks, folds
   from mome_jax import checkpoint
   from mome_jax.plausibility import learn, record
 
@@ -52,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   sources = tuple(config.data.sources)
   if args.sources is not None:
     sources = tuple(part.strip() for part in args.sources.split(',') if part.strip())
+    if not sources:
+      raise UserError(f'--sources {args.sources!r}: names none; leave it out, or name some')
   template = bricks.read_template(args.data_dir, sources, config.new_classes)
-  stores = [bricks.open_bricks(args.data_dir, source, template) for source in sources]
+  fold = folds.held_out(args.data_dir, sources, config.data.fold, config.data.folds)
+  stores = [bricks.open_bricks(args.data_dir, source, template, fold) for source in sources]
   made = learn.learn_stores(stores, config.classes, most=args.most or learn.MOST_CASES)
   folder = checkpoint.folder_of(args.checkpoint)
   record.write(folder, made)

@@ -96,7 +96,7 @@ def _kept(output: pathlib.Path, scan: ScanFiles, legend: Mapping[str, Any], job:
   elif job.request.check_sides and legend['mirrored']:
     status = 'mirrored'
     notes.append(workers.mirrored_note(scan))
-  text = '; '.join(dict.fromkeys(notes))
+  text = workers.joined(list(dict.fromkeys(notes)), scan.input)
   return Result(
     scan.name,
     scan.input,

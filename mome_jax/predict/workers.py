@@ -145,7 +145,7 @@ class Job:
       work.files.input,
       status,
       round(sum(timings.values()), 2),
-      '; '.join(notes),
+      joined(notes, work.files.input),
       timings,
       rows,
       missing=dict(work.missing),
@@ -187,6 +187,15 @@ class Job:
       origin=origin,
       missing=work.missing,
     )
+
+
+def joined(notes: Sequence[str], path: str) -> str:
+  """Notes on a scan in one line, in which its path is said once."""
+  head = f'{path}: '
+  told: list[str] = []
+  for note in notes:
+    told.append(note.removeprefix(head) if any(t.startswith(head) for t in told) else note)
+  return '; '.join(told)
 
 
 def mirrored_note(scan: ScanFiles) -> str:

@@ -9,6 +9,7 @@ from input_pipeline import prepare
 from mome_jax import checkpoint, cli
 from mome_jax.checkpoint import training_cases
 from mome_jax.evaluate import score_files
+from mome_jax.plausibility import learn, record
 
 FOLDS = 2
 
@@ -54,6 +55,22 @@ def test_the_same_command_repeats_nothing(run, capfd):
   assert text.count('trained and scored already') == FOLDS
   assert f'Ensemble: mome predict --checkpoint={workdir}' in text
   assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_the_record_of_a_fold_is_of_its_training_scans(run, monkeypatch):
+  workdir, command = run
+  data = next(word for word in command if word.startswith('--config.data_dir=')).partition('=')[2]
+  stores = []
+
+  def learn_stores(given, *_, **__):
+    stores.extend(given)
+    raise record.RecordError('seen enough')
+
+  monkeypatch.setattr(learn, 'learn_stores', learn_stores)
+  assert cli.main(['plausibility', f'--checkpoint={workdir / "fold_1"}', f'--data-dir={data}']) == 1
+  measured = {(case.source, case.name) for store in stores for case in store.cases}
+  trained = training_cases.read(workdir / 'fold_1').cases
+  assert measured == {(source, case) for source, case, _ in trained}
 
 
 def test_another_fold_is_another_run(run, capfd):
