@@ -4,8 +4,8 @@ import re
 
 _OPPOSITE = {'left': 'right', 'l': 'r', 'lt': 'rt', 'sinister': 'dexter', 'sinistra': 'dextra'}
 _OPPOSITE |= {b: a for a, b in _OPPOSITE.items()}
-# Letters alone, or beside an underscore: 'Parotid_L', but not the vertebra 'L4'.
-_WORD = re.compile(rf'(?<![^\W_])(?:{"|".join(_OPPOSITE)})(?![^\W_])', re.IGNORECASE)
+# Words alone, or beside an underscore: 'Parotid_L', but not the vertebra 'L4' or 'L 4'.
+_WORD = re.compile(rf'(?<![^\W_])(?![lr]\W*\d)(?:{"|".join(_OPPOSITE)})(?![^\W_])', re.IGNORECASE)
 
 
 def exchanged(text: str) -> str:

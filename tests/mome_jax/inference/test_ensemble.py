@@ -112,8 +112,8 @@ def test_a_damaged_one(tmp_path, text):
 # ---------------------------------------------------------------------------- mirror images
 def test_sides_change_places():
   names = ('left kidney', 'liver', 'right kidney')
-  prompts = mirrored_prompts(names, (*names, 'Cyst of the LEFT kidney, L4'), TEMPLATE)
-  assert prompts == ['right kidney', 'liver', 'left kidney', 'Cyst of the RIGHT kidney, L4']
+  prompts = mirrored_prompts(names, (*names, 'Cyst of the LEFT kidney, L4, l. 3'), TEMPLATE)
+  assert prompts == ['right kidney', 'liver', 'left kidney', 'Cyst of the RIGHT kidney, L4, l. 3']
   with pytest.raises(MirrorError, match="knows 'left kidney' and no class"):
     mirrored_prompts(('left kidney', 'liver'), names, TEMPLATE)
 
