@@ -27,9 +27,8 @@ class EnsembleError(UserError):
 class Ensemble(Model):
   """Models of the same grid, windows and classes, whose logits are averaged window by window.
 
-  All of them are held in memory, and of each what it saw in a batch of windows and the logits of a
-  few prompts there. Post-processing, overlap and the record of what classes look like are those of
-  the first.
+  All of them are held in memory, but what they see in a batch of windows only one after the other.
+  Post-processing, overlap and the record of what classes look like are those of the first.
 
   Args:
     models: at least one.
@@ -101,7 +100,9 @@ def open_model(
 
   Args:
     paths: of models, or folders with an `ensemble.json` that names some.
-    config: in place of the models' own: how they are evaluated.
+    config: in place of the model's own. Of several, whose configs differ, those values of its
+      `evaluation` count for all that are not the first model's own; each keeps its others, such as
+      which checkpoint to take.
     text_model: see `Predictor`.
     devices: see `Predictor`.
 
@@ -113,18 +114,14 @@ def open_model(
   members = checkpoint.expand(listed)
   if len(members) == 1:
     return Predictor(members[0], config, text_model=text_model, devices=devices)
+  configs = [checkpoint.load_config(path) for path in members]
+  if config is not None:
+    before = configs[0].evaluation
+    asked = {name: value for name, value in config.evaluation.items() if value != before[name]}
+    for member in configs:
+      member.evaluation.update(asked)
   models = [
-    Predictor(path, _evaluated_as(path, config), text_model=text_model, devices=devices)
-    for path in members
+    Predictor(path, member, text_model=text_model, devices=devices)
+    for path, member in zip(members, configs, strict=True)
   ]
   return Ensemble(models)
-
-
-def _evaluated_as(path: str, config: Any) -> Any:
-  """A model's own config with the evaluation of another."""
-  if config is None:
-    return None
-  member = checkpoint.load_config(path)
-  with member.unlocked():
-    member.evaluation = config.evaluation
-  return member

@@ -1,6 +1,7 @@
 """What evaluation and prediction need of a model: of one, or of several that are averaged."""
 
 import abc
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ from mome_jax.inference.segmenter import Segmenter, Settings
 if TYPE_CHECKING:
   from mome_jax.inference.loaded_model import Predictor
 
-# (B, *window, C) float32 -> an iterator of logits (B, *window, k) float32, a few prompts each.
+# (B, *window, C) float32 -> an iterator of logits (B, *window, k) float32, a few prompts each; of
+# several readers that are averaged, all prompts of each in its turn.
 Reader = Callable[[np.ndarray], Iterator[jax.Array]]
 
 
@@ -100,11 +102,16 @@ class Model(abc.ABC):
 
 
 def mean(readers: Sequence[Reader]) -> Reader:
-  """The mean of several readers' logits; of each, those of a few prompts are held at a time."""
+  """The mean of several readers' logits, of which one is finished before the next one begins.
+
+  Each gives the K logits in its turn, and the blending of windows averages: what a reader saw of
+  the windows is held no longer than its turn lasts, and no sum of K maps besides.
+  """
+  first, *others = readers
 
   def read(windows: np.ndarray) -> Iterator[jax.Array]:
-    # All of them begin before the first one is waited for.
-    parts = [reader(windows) for reader in readers]
-    return (sum(logits) / len(logits) for logits in zip(*parts, strict=True))
+    parts = first(windows)  # on its way to the devices before it is waited for
+    later = itertools.chain.from_iterable(reader(windows) for reader in others)
+    return itertools.chain(parts, later)
 
   return read

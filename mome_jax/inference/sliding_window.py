@@ -17,7 +17,7 @@ from mome_jax.inference.stage_clock import Clock
 BACKGROUND = -30.0  # logit where no window looked, that is in air
 Corner = tuple[int, int, int]  # the first voxel of a window
 # (batch, *window, C) float32 and the corners of its first rows -> (batch, *window, K), or an
-# iterator of parts of the K, one after the other.
+# iterator of parts of the K, one after the other, once or several times.
 Ask = Callable[[np.ndarray, Sequence[Corner]], Any]
 
 
@@ -146,7 +146,7 @@ class _Blend:
 
     Args:
       corner: of the window.
-      logits: of some of the K classes; those of a window come in order.
+      logits: of some of the K classes; those of a window come in order, once or several times.
       first: number of the first one.
     """
     if self._total is None or self._mass is None:
@@ -201,7 +201,7 @@ def sliding_window(
   Args:
     predict: (batch_size, *window, C) float32 -> (batch_size, *window, K) float32, or an iterator
       of parts of the K, one after the other; always called with this one shape, so that nothing is
-      compiled twice.
+      compiled twice. Where parts begin again after the K-th class, their mean counts.
     image: (D, H, W, C) float32 in [0, 1]; 0 is air.
     tiling: windows, and how many of them a call.
     classes: K, where `predict` returns more of them, or parts; the first ones are kept.
@@ -221,7 +221,7 @@ def sliding_window(
   ends = [*list(windows.planes)[1:], image.shape[0]]
   for (first, corners), end in zip(windows.planes.items(), ends, strict=True):
     views = [image[windows.region(corner)] for corner in corners]
-    parts = _predict_batches(ask, views, corners, tiling.batch_size, clock or Clock())
+    parts = _predict_batches(ask, views, corners, tiling.batch_size, classes, clock or Clock())
     for n, logits, number in parts:
       blend.add(corners[n], logits, number)
     yield from blend.finish(first, end)
@@ -234,6 +234,7 @@ def _predict_batches(
   views: Sequence[np.ndarray],
   corners: Sequence[Corner],
   batch_size: int,
+  classes: int | None,
   clock: Clock,
 ) -> Iterator[tuple[int, np.ndarray, int]]:
   """Yields (index of the view, logits, number of their first class) for each view and part.
@@ -254,6 +255,8 @@ def _predict_batches(
       for n, values in zip(batch, logits, strict=False):
         yield n, values, first
       first += logits.shape[-1]
+      if classes and first >= classes:  # the next part is of another pass
+        first = 0
 
   pending = None
   for at in range(0, len(views), batch_size):

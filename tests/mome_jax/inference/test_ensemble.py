@@ -1,6 +1,7 @@
 """Several models that answer as one, and the mirror image that is asked too."""
 
 import json
+import shutil
 
 import fresh
 import jax
@@ -13,9 +14,10 @@ from input_pipeline.anatomy import TEMPLATE
 from mome_jax import Ensemble, Predictor, checkpoint
 from mome_jax.checkpoint.training_cases import TrainingCases, of_models, write
 from mome_jax.export import export_ensemble
-from mome_jax.inference import router_maps
+from mome_jax.inference import router_maps, sliding_window
 from mome_jax.inference.ensemble import EnsembleError, open_model
 from mome_jax.inference.mirroring import MirrorError, mirrored_prompts
+from mome_jax.inference.model import mean
 from mome_jax.predict import command
 from mome_jax.text.prompts import default_prompts
 
@@ -86,6 +88,32 @@ def test_members_that_differ_are_refused(models, tmp_path):
     Ensemble([models[0], Predictor(models[1].path, config)])
 
 
+def test_one_pass_is_over_before_the_next_begins():
+  """What a model sees of the windows is its largest array."""
+  held, most = set(), []
+
+  def reader(name):
+    def read(windows):
+      def parts():
+        held.add(name)
+        most.append(len(held))
+        for first in (0, 4):
+          yield np.full((*windows.shape[:-1], 4), 10.0 * name + first, np.float32)
+        held.remove(name)
+
+      return parts()
+
+    return read
+
+  windows = np.ones((8, 8, 8, 1), np.float32)
+  tiling = sliding_window.Tiling((8, 8, 8))
+  [maps] = sliding_window.sliding_window(
+    mean([reader(name) for name in (1, 2, 4)]), windows, tiling, classes=6
+  )
+  assert most == [1, 1, 1]
+  np.testing.assert_allclose(maps[0, 0, 0], 70 / 3 + np.repeat([0, 4], [4, 2]), rtol=1e-6)
+
+
 # ---------------------------------------------------------------------------- folders
 def test_the_folder_of_an_ensemble(models, folders, scan, tmp_path):
   write(folders[0], TrainingCases(frozenset({('a', 'x', '1')})))
@@ -100,6 +128,22 @@ def test_the_folder_of_an_ensemble(models, folders, scan, tmp_path):
   # One member does not say what it was trained on.
   cases = of_models([tmp_path / 'both' / name for name in names])
   assert not cases.complete and len(cases.cases) == 1
+
+
+def test_each_is_evaluated_as_its_own_config_says(folders, tmp_path):
+  """But for what is asked of all, which is what differs from the first one's own."""
+  other = tmp_path / 'other'
+  shutil.copytree(folders[1], other)
+  config = json.loads((other / 'config.json').read_text())
+  config['evaluation'] |= {'checkpoint': 'best', 'window': [16, 16, 32]}
+  (other / 'config.json').write_text(json.dumps(config))
+  asked = checkpoint.load_config(folders[0])
+  with pytest.raises(EnsembleError, match=r'window in voxels, \(16, 16, 32\), differ'):
+    open_model([folders[0], other], asked)
+  asked.evaluation.window = (16, 32, 16)
+  models = open_model([folders[0], other], asked).members
+  assert [model.config.evaluation.window for model in models] == [(16, 32, 16)] * 2
+  assert [model.config.evaluation.checkpoint for model in models] == ['last', 'best']
 
 
 @pytest.mark.parametrize('text', ['{}', '{"members": []}', 'no JSON'])
