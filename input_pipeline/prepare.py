@@ -284,8 +284,14 @@ def _stage(
 
 
 def _run_here(cases: Sequence[sources.Case], stage: Callable[[sources.Case], None]) -> None:
-  for case in progress.bar(cases, desc='cases', unit='case'):
+  records.import_tfds()  # takes seconds, which are of no case
+  clock = progress.Clock(len(cases), 'cases')
+  bar = progress.bar(cases, desc='cases', unit='case')
+  for case in bar:
     stage(case)
+    line = clock.after_one()
+    if line:
+      bar.write(line)
 
 
 def _run_beam(

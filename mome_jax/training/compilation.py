@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -12,10 +11,11 @@ from typing import Any
 
 import jax
 
+from mome_jax.training import durations
+
 # XLA:CPU would give 2D convolutions to YNNPACK; its own code, Eigen's, makes better use of several
 # cores.
 _OFF = 'off', '0', 'no', 'none', 'false'  # of MOME_CACHE
-_SECONDS = 'seconds.json'  # in the folder of the cache: how long programs took to compile
 _CPU = {'xla_cpu_experimental_ynn_fusion_type': ''}
 
 
@@ -56,16 +56,24 @@ def use_cache() -> None:
 
 
 def about(config: Any, *, training: bool) -> str:
-  """What of a config decides how long its program takes to compile, in words."""
-  network, data = config.model.backbone, config.data
+  """What decides how long a config's program takes to compile, in words."""
+  return f'{network(config, training=training)}, {devices()}'
+
+
+def network(config: Any, *, training: bool) -> str:
+  """The network of a config and what it is given, in words."""
+  backbone, data = config.model.backbone, config.data
   rows = config.train.batch_size if training else config.evaluation.batch_size
   sides = data.patch if training else config.evaluation.window
-  devices = f'{jax.device_count()} {jax.devices()[0].device_kind}'
   patch = 'x'.join(map(str, sides))
   return (
-    f'{network.name} {network.get("size", "")}, {len(config.classes)} classes, {rows} of {patch}, '
-    f'{devices}, jax {jax.__version__}'
+    f'{backbone.name} {backbone.get("size", "")}, {len(config.classes)} classes, {rows} of {patch}'
   )
+
+
+def devices() -> str:
+  """What programs are compiled for, and by which JAX."""
+  return f'{jax.device_count()} {jax.devices()[0].device_kind}, jax {jax.__version__}'
 
 
 @contextlib.contextmanager
@@ -82,30 +90,16 @@ def told(what: str, key: str, say: Callable[[str], object]) -> Iterator[None]:
   """
   folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # set at run time
   kept = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-  file = pathlib.Path(folder, _SECONDS) if kept and folder and '://' not in folder else None
-  if file is not None:
-    _remove_unfinished(file.parent, f'jit_{what.removeprefix("the ").replace(" ", "_")}')
-  seconds = _read_seconds(file)
-  before = seconds.get(f'{what}: {key}')
+  if kept and folder and '://' not in folder:
+    program = f'jit_{what.removeprefix("the ").replace(" ", "_")}'
+    _remove_unfinished(pathlib.Path(folder), program)
+  before = durations.last(f'{what}: {key}')
   say(f'compiling {what} ({"the first time" if before is None else f"{before:.0f} s last time"})')
   start = time.perf_counter()
   yield
   spent = time.perf_counter() - start
   say(f'compiled {what} in {spent:.0f} s')
-  if file is not None:
-    with contextlib.suppress(OSError):  # it is a courtesy
-      file.parent.mkdir(parents=True, exist_ok=True)
-      part = file.with_suffix(f'.{os.getpid()}')
-      part.write_text(json.dumps(_read_seconds(file) | {f'{what}: {key}': round(spent, 1)}))
-      part.replace(file)
-
-
-def _read_seconds(file: pathlib.Path | None) -> dict[str, float]:
-  try:
-    content = json.loads(file.read_text()) if file is not None else {}
-    return {str(name): float(seconds) for name, seconds in content.items()}
-  except (OSError, ValueError, TypeError, AttributeError):
-    return {}
+  durations.note(f'{what}: {key}', spent)
 
 
 def _remove_unfinished(folder: pathlib.Path, program: str) -> None:

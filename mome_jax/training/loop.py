@@ -30,6 +30,7 @@ from mome_jax.training import (
   state,
   steps,
 )
+from mome_jax.training.forecast import Forecast
 from mome_jax.training.log import MetricsLog
 from mome_jax.training.log_window import LogWindow, NonFiniteLossError
 from mome_jax.training.monitor import Monitor
@@ -111,18 +112,22 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
     desc='compile',
     disable=not multihost.is_lead(),
   )
+  say = bar.write if multihost.is_lead() else None
+  forecast = Forecast(config, first, recorder.monitor.left(first), say)
   trace = recorder.trace(first + 2)
   with multihost.Preemption() as preemption, contextlib.closing(feed):
     for step in bar:
       trace.before(step)
       batch, prompts = window.next(feed)
       if step == first:  # compilation is in no step's time
+        forecast.announce()
         train_step = _compile(config, train_step, (train_state, batch, prompts), bar)
         window.restart()
       train_state, metrics = train_step(train_state, batch, prompts)
       window.add(metrics)
 
       done = step + 1
+      forecast.step(done)
       last = done == config.train.steps
       preempted = preemption.requested(done)
       validated = recorder.monitor.is_due(done)
@@ -134,6 +139,7 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
           last = last or recorder.monitor.is_exhausted
           save = save or last or recorder.monitor.is_best(done)
         recorder.write(done, row, vectors=save)
+        forecast.row(row)
         bar.set_postfix(_shown(row))
         window.restart()
       # In a row of steps left out, the parameters may be those that made them so: the checkpoints
@@ -159,6 +165,7 @@ def _compile(
     told = compilation.told('the train step', compilation.about(config, training=True), bar.write)
     with told if multihost.is_lead() else contextlib.nullcontext():
       compiled = train_step.lower(*arguments).compile()
+  bar.unpause()  # its rate is that of the steps
   bar.set_description('train')
   return compiled
 

@@ -95,6 +95,10 @@ class Monitor:
       return False
     return step % self._config.every == 0 or step == self._steps
 
+  def left(self, step: int) -> int:
+    """How many validations come after so many steps, if the run does not end early."""
+    return sum(self.is_due(later) for later in range(step + 1, self._steps + 1))
+
   def measure(self, step: int, ema: Any) -> dict[str, float]:
     """What the log says of a validation, all 'validation/...'; draws one scan.
 

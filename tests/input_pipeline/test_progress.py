@@ -1,11 +1,12 @@
 """Progress bars: lines in a log, drawn over one another on a terminal."""
 
+import datetime
 import io
 import sys
 
 import pytest
 
-from input_pipeline import progress
+from input_pipeline import prepare, progress
 
 
 class Terminal(io.StringIO):
@@ -59,3 +60,35 @@ def test_notes_between_states_are_lines_and_draw_no_bar(monkeypatch, clock):
   lines = log.getvalue().splitlines()
   assert [line for line in lines if line.startswith('note')] == ['note 0', 'note 1', 'note 2']
   assert len(lines) == 5  # the bar at its start and end
+
+
+@pytest.mark.parametrize(('seconds', 'words'), [
+  (0.2, '0 s'), (89, '89 s'), (90, '2 min'), (3000, '50 min'), (5400, '1.5 h'), (9000, '2.5 h'),
+  (40_000, '11 h'), (129_600, '1.5 days'), (2e6, '23 days'),
+])  # fmt: skip
+def test_times_in_words(seconds, words):
+  assert progress.in_words(seconds) == words
+
+
+def test_when_something_ends():
+  evening = datetime.datetime(2026, 11, 27, 22, 30)
+  assert progress.until(3600, evening) == 'until 23:30'
+  assert progress.until(7200, evening) == 'until Sat 28 Nov, 00:30'
+
+
+@pytest.mark.parametrize(('seconds', 'line'), [
+  ([30.0, 1, 1, 1, 1], '4 cases are left: about 2 min at 30 s each, until '),
+  # Five seconds are over after the third; the first paid for what was loaded.
+  ([4.0] + [0.5] * 100, '98 cases are left: about 49 s at 0.5 s each, until '),
+  ([3.0, 1, 1, 1, 1], ''),  # 2 seconds are left: not worth a line
+])  # fmt: skip
+def test_preparing_tells_how_long_the_rest_takes(seconds, line, monkeypatch, capsys):
+  now = [0.0]
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+
+  def stage(case):
+    now[0] += case
+
+  prepare._run_here(seconds, stage)
+  printed = capsys.readouterr().out
+  assert printed.count('\n') == bool(line) and printed.startswith(line)

@@ -90,6 +90,7 @@ def test_a_run_leaves_what_users_look_for(trained):
   assert [row['step'] for row in validated] == [4, STEPS]
   assert all(np.isfinite(row['validation/loss']) for row in validated)
   assert 'validation scans, only watched: 3 of 3 phantom' in printed
+  assert f'{STEPS} steps: how long they take is told after the first ones' in printed
   assert (workdir / 'pictures/validation_000004.png').stat().st_size > 10_000
   moved = [name for name in log[0] if name.startswith('moved/')]
   assert len(moved) == 7, moved  # backbone, text encoder, generator, experts, three of the router
@@ -167,6 +168,7 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
 
   printed = run(folder, environment, 'mome_jax.main', *training(name))
   assert f'resuming {name} at step' in printed
+  assert ' s a step, as last time' in printed
   resumed, whole = rows(workdir / 'metrics.jsonl'), rows(trained[0] / 'metrics.jsonl')
   assert [row['step'] for row in resumed] == list(range(1, STEPS + 1))
   np.testing.assert_allclose(

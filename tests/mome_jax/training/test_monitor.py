@@ -55,6 +55,7 @@ def test_patience():
 
 def test_due_every_so_many_steps_and_at_the_end():
   assert [s for s in range(1, 46) if monitor(ASIDE).is_due(s)] == [10, 20, 30, 40, 45]
+  assert [monitor(ASIDE).left(s) for s in (0, 9, 10, 40, 45)] == [5, 5, 4, 1, 0]
   silent = monitor(ASIDE)
   silent._validation = None
   assert not any(silent.is_due(s) for s in range(1, 46))
