@@ -389,14 +389,14 @@ def _print_sources() -> None:
 
 def _check(source: str, manual_dir: str | None) -> int:
   """Prints what is wrong with a download; returns the exit code, 1 if a case cannot be used."""
-  number = errors = warned = 0
+  number = errors = remarks = 0
   for case, findings in check.check_source(source, manual_dir):
     number += case != ''
     for finding in findings:
       print(f'{finding.kind}: {case or source}: {finding.message}')
     errors += any(finding.kind == 'error' for finding in findings)
-    warned += bool(findings)
-  print(f'{source}: {number} cases read, {errors} of them cannot be used, {warned} remarks')
+    remarks += sum(finding.kind != 'error' for finding in findings)
+  print(f'{source}: {number} cases read, {errors} of them cannot be used, {remarks} remarks')
   return 1 if errors else 0
 
 

@@ -4,6 +4,7 @@ A class that is merely not labelled must not be taught as background, nor a righ
 as wrong. No file can tell the two apart, so whoever knows is asked.
 """
 
+import functools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,14 +32,22 @@ def occurring(
     meanings: label value -> what it stands for, as `labels.convert`.
   """
   occurs = {}
-  for name, path in progress.bar(maps.items(), desc='labels', unit='case'):
+  for name, path in progress.bar(maps.items(), desc='labels', unit='case', delay=2):
     try:
-      values = np.unique(volume.read_labels(path).array).tolist()
-    except UserError:  # the case will fail, and say why
+      state = path.stat()
+      values = _values(path, state.st_mtime_ns, state.st_size)
+    except (OSError, UserError):  # the case will fail, and say why
       continue
-    if not set(values) - meanings.keys() - {0}:  # of an unknown value the same
+    if not values - meanings.keys() - {0}:  # of an unknown value the same
       occurs[name] = labels.names_of({v: meanings[v] for v in values if v})
   return occurs
+
+
+@functools.cache  # a command that checks, prepares and plans lists its cases several times
+def _values(path: pathlib.Path, changed: int, size: int) -> frozenset[int]:
+  """What a label map holds, of a file as it was changed last."""
+  del changed, size
+  return frozenset(np.unique(volume.read_labels(path).array).tolist())
 
 
 def partial(

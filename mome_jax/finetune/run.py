@@ -1,6 +1,7 @@
 """What `finetune` does, step by step; each is passed over where an earlier start has done it."""
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -110,8 +111,8 @@ def _check(data: str, config: ConfigDict) -> None:
   needed = disk_space.estimate(cases, config.data.spacing)
   disk_space.check(config.data_dir, needed, 'the prepared scans')
   for case, findings in check.check_source('nifti_folder', data):
-    for finding in findings:
-      print(f'{finding.kind}: {case or data}: {finding.message}', file=sys.stderr)
+    for finding in findings if case else ():  # what is said of the whole, `prepare` says
+      print(f'{finding.kind}: {case}: {finding.message}', file=sys.stderr)
 
 
 def _prepare(data: str, name: str, config: ConfigDict) -> None:
@@ -173,8 +174,12 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
       config.validation.cases = 0
     else:
       config.evaluation.checkpoint = 'best'
-  why = 'as asked' if steps else f'{_STEPS_A_SCAN} a training scan, {_FEWEST} to {_MOST}'
-  chosen = f'the best of {_VALIDATIONS} checkpoints' if config.validation.cases else 'the last step'
+  why = 'as asked'
+  if not steps:
+    why = f'{_STEPS_A_SCAN} a training scan, {_FEWEST} to {_MOST}: a guess, --steps sets them'
+  validations = math.ceil(config.train.steps / every)
+  chooses = config.validation.cases and validations > 1
+  chosen = f'the best of {validations} checkpoints' if chooses else 'the last step'
   print(f'{config.train.steps} steps ({why}); the model is that of {chosen}', flush=True)
 
 

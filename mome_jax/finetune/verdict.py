@@ -56,7 +56,7 @@ class Verdict:
     if self.worse:
       lines.append(
         f'WORSE THAN THE START: mean Dice {100 * mean.a:.1f} -> {100 * mean.b:.1f} over the '
-        f'classes that it knew; lost: {", ".join(lost)}. '
+        f'classes that it knew{_doubt(mean)}; lost: {", ".join(lost)}. '
         + (
           'The exported model is the START.'
           if self.keeps_start
@@ -68,6 +68,12 @@ class Verdict:
     elif lost:
       lines.append(f'Better in the mean, but worse in: {", ".join(lost)}')
     return lines
+
+
+def _doubt(mean: compare.Difference) -> str:
+  if math.isnan(mean.low) or mean.high < 0:
+    return ''
+  return f' ({_apart(mean)}: {mean.n} scans do not tell it from no change)'
 
 
 def _apart(row: compare.Difference) -> str:

@@ -1,5 +1,9 @@
 """Which cases hold which classes, as people read it."""
 
+import os
+
+import nibabel as nib
+import numpy as np
 import pytest
 
 from input_pipeline.sources import SourceError, absence
@@ -27,3 +31,25 @@ def test_nothing_is_asked_where_every_case_holds_all(capsys):
   occurs = {name: frozenset({'liver'}) for name in 'ab'}
   absence.ask('dataset.json', absence.partial(occurs, ['liver', 'spleen']))
   assert capsys.readouterr() == ('', '')
+
+
+def test_label_maps_are_read_once_until_they_change(tmp_path, monkeypatch):
+  path = tmp_path / 'a.nii.gz'
+  reads = []
+  read = absence.volume.read_labels
+  monkeypatch.setattr(absence.volume, 'read_labels', lambda p: reads.append(p) or read(p))
+  meanings = {1: ('liver',), 2: ('spleen',)}
+
+  def write(*values):
+    array = np.zeros((4, 4, 4), np.uint8)
+    array.ravel()[: len(values)] = values
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+
+  write(1)
+  for _ in range(2):
+    assert absence.occurring({'a': path}, meanings) == {'a': {'liver'}}
+  assert len(reads) == 1
+  write(1, 2)
+  os.utime(path, ns=(0, 1))
+  assert absence.occurring({'a': path}, meanings) == {'a': {'liver', 'spleen'}}
+  assert absence.occurring({'a': tmp_path / 'none.nii.gz'}, meanings) == {}

@@ -62,13 +62,16 @@ def test_plan(data_dir, tmp_path, capsys):
   assert config.validation.cases == 2 and config.evaluation.checkpoint == 'best'
   shown = capsys.readouterr().out
   assert 'new classes: liver' in shown
+  assert '480 steps (40 a training scan, 300 to 2000: a guess' in shown
+  assert 'the best of 5 checkpoints' in shown  # after 96 steps each
   assert 'not in the new model: brainstem, spinal cord, right parotid' in shown
 
 
-def test_steps_as_asked(data_dir, tmp_path):
+def test_steps_as_asked(data_dir, tmp_path, capsys):
   config = config_of(data_dir)
   run.plan(config, config.copy_and_resolve_references(), epath.Path(tmp_path), 7)
   assert config.train.steps == config.train.warmup_steps == 7
+  assert '7 steps (as asked); the model is that of the last step' in capsys.readouterr().out
 
 
 def test_names_of_prepared_sources():

@@ -31,6 +31,14 @@ def test_worse_keeps_the_start():
   assert result.worse and result.keeps_start
   assert 'WORSE THAN THE START: mean Dice 70.0 -> 60.0' in result.lines()[-1]
   assert 'The exported model is the START' in result.lines()[-1]
+  assert 'do not tell' not in result.lines()[-1]  # both scans lost a tenth
+
+
+def test_a_loss_that_few_scans_do_not_tell_is_called_so():
+  result = verdict.judge(rows(liver=(0.6, 0.8)), rows(liver=(0.7, 0.6)), ())
+  assert result.worse
+  # -5 in the mean; of two scans, +10 and -20, the bootstrap interval spans both.
+  assert '(-5.0 [-20.0, +10.0]: 2 scans do not tell it from no change)' in result.lines()[-1]
 
 
 def test_worse_with_a_new_class_is_exported_and_said():
