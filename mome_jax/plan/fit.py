@@ -16,9 +16,7 @@ MOST = 4  # compilations of a plan, where the first that fits is not there by th
 _LOOSE = 1.2  # of what time holds: edges come in strides, and steps can be fewer
 _NEAR = 0.7  # of the voxels that time holds
 ENOUGH = 0.8  # of the memory used, from which on nothing larger is looked for
-# First guesses, of bytes and seconds for a voxel of a step; the first compilation replaces them.
-_BYTES = {'small': 5_000, 'base': 16_000}
-_SECONDS = {'small': 4e-6, 'base': 2e-5}
+_SECONDS = {'small': 4e-6, 'base': 2e-5}  # of a voxel of a step: a first guess
 _STATE = 24  # bytes of a parameter: itself, its average, two moments, gradient and update
 
 
@@ -80,6 +78,17 @@ class _Model:
     self.bytes = (seen.peak - self.fixed) / voxels
 
 
+def _guess(size: str, platform: str, classes: int) -> _Model:
+  """Before the first compilation: what steps of our configs took, by the compilers at hand.
+
+  The small network on the CPU holds the maps of all classes at once; base holds eight at a time.
+  """
+  seconds = _SECONDS.get(size, _SECONDS['base'])
+  if size == 'small':
+    return _Model(_STATE * 1.96e6, 2_320 + 260 * classes, seconds)
+  return _Model(_STATE * 2e7, 7_500 if platform == 'tpu' else 16_000, seconds)
+
+
 def fit(
   cohort: Cohort,
   machine: trial.Machine,
@@ -114,7 +123,7 @@ def fit(
     FitError: if even the smallest patch does not fit.
     TrialError, TopologyError: as `trial.run`.
   """
-  model = _Model(0, _BYTES.get(size, _BYTES['base']), _SECONDS.get(size, _SECONDS['base']))
+  model = _guess(size, machine.platform, len(cohort.classes))
   tried: list[Attempt] = []
   while True:
     room = _room(model, machine, budget)

@@ -79,3 +79,12 @@ def test_time_bounds_the_patch(monkeypatch):
 def test_too_little_memory_is_explained(monkeypatch):
   with pytest.raises(fit.FitError, match='even a patch of 32x32x32 voxels, 2 a step, needs'):
     search(monkeypatch, 1e8, per_voxel=14_000)
+
+
+@pytest.mark.parametrize(('voxels', 'classes', 'gib'), [
+  (48 * 48 * 40, 12, 0.51), (40 * 40 * 56, 7, 0.40), (48 * 48 * 40, 3, 0.31),
+  (56 * 56 * 32, 5, 0.39),
+])  # fmt: skip
+def test_the_first_guess_is_near_what_the_compiler_said_of_four_cohorts(voxels, classes, gib):
+  """Of docs/how-to/plan.md: the small network, one patch a step, by XLA for the CPU."""
+  assert fit._guess('small', 'cpu', classes).peak(voxels) / 2**30 == pytest.approx(gib, rel=0.05)
