@@ -2,9 +2,9 @@
 
 import pathlib
 
-_ASSETS = pathlib.Path(__file__).parent / 'assets'
-MODEL = _ASSETS / 'openkbp'  # head and neck organs; its README.md says what it can do
-TEXT = _ASSETS / 'text'  # a text encoder alone, which knows anatomy
-SCAN = _ASSETS / 'demo' / 'head_neck.nii.gz'
-FAMILIARITY = _ASSETS / 'familiarity.json'  # how well a prompt must fit what a model knows
-OTHER_WORDS = _ASSETS / 'other_words.csv'  # that name nothing of the vocabulary
+ASSETS = pathlib.Path(__file__).parent / 'assets'
+MODEL = ASSETS / 'openkbp'  # head and neck organs; its README.md says what it can do
+TEXT = ASSETS / 'text'  # a text encoder alone, which knows anatomy
+SCAN = ASSETS / 'demo' / 'head_neck.nii.gz'
+FAMILIARITY = ASSETS / 'familiarity.json'  # how well a prompt must fit what a model knows
+OTHER_WORDS = ASSETS / 'other_words.csv'  # that name nothing of the vocabulary

@@ -1,6 +1,6 @@
-// The controls of the page; NiiVue draws. Volumes: 0 the scan, 1 the labels, 2 a routing map if one is chosen.
+// The viewer of a scan and its masks; NiiVue draws. Its hosts are the page that --report writes, which holds what it shows, and the
+// page of `mome serve`, which calls showScan and showMasks. Volumes: 0 the scan, 1 the labels, 2 a routing map if one is chosen.
 'use strict';
-const data = JSON.parse(document.getElementById('data').textContent);
 const $ = (id) => document.getElementById(id);
 const make = (tag, properties = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), properties);
@@ -9,23 +9,47 @@ const make = (tag, properties = {}, ...children) => {
 };
 const WINDOWS = { 'Soft tissue': [40, 400], Lung: [-600, 1500], Bone: [300, 1500] };
 const VIEWS = { Planes: 3, Axial: 0, Coronal: 1, Sagittal: 2, '3D': 4 };
+const AXES = ['Sagittal', 'Coronal', 'Axial'];
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-const gaps = new Set(data.gaps); // between the stripes of what is not plausible
-const visible = data.classes.map((row) => row.present);
+const NOTHING = { classes: [], codes: [[]], gaps: [], labels: null, routing: null };
+let data = { ...NOTHING };
+let gaps = new Set(); // between the stripes of what is not plausible
+let visible = [];
+const hidden = new Set(); // names that were switched off, also while other masks are shown
 let labels = null;
 let map = null;
 
 const nv = new niivue.Niivue({
   isRadiologicalConvention: true, sagittalNoseLeft: true, showAllOrientationMarkers: true, crosshairWidth: 0.6,
-  crosshairColor: [0.35, 0.65, 1, 0.8], fontColor: [1, 1, 1, 1], fontSizeScaling: 0.3, multiplanarShowRender: 0, multiplanarPadPixels: 6,
-  dragAndDropEnabled: false, logLevel: 'error', backColor: [0.043, 0.051, 0.063, 1], show3Dcrosshair: false,
+  crosshairColor: [0.35, 0.65, 1, 0.8], fontColor: [1, 1, 1, 1], fontSizeScaling: 0.3, multiplanarShowRender: 1, multiplanarPadPixels: 6,
+  dragAndDropEnabled: false, logLevel: 'error', backColor: [0.043, 0.051, 0.063, 1], show3Dcrosshair: false, isOrientCube: true,
+  multiplanarLayout: 2,
 });
+const attached = nv.attachToCanvas($('canvas'));
 
-const load = (base64, options) => niivue.NVImage.loadFromBase64({ base64, name: 'volume.nii.gz', ...options });
+// Of a solid view the skin would hide the organs; the planes beside it show the scan.
+const draw3D = nv.draw3D.bind(nv);
+nv.draw3D = (...place) => {
+  const scan = nv.volumes[0];
+  if (!scan) return draw3D(...place);
+  const opacity = scan.opacity;
+  scan._opacity = 0;
+  try {
+    return draw3D(...place);
+  } finally {
+    scan._opacity = opacity;
+  }
+};
+
+// From base64, or {url}.
+const load = (source, options) => (source.url
+  ? niivue.NVImage.loadFromUrl({ url: source.url, name: 'volume.nii.gz', ...options })
+  : niivue.NVImage.loadFromBase64({ base64: source, name: 'volume.nii.gz', ...options }));
 
 // A voxel may lie in several classes (an organ and its tumor): the innermost one that is switched on is shown. Over a routing map
 // only its class is, in white: two colour scales on top of each other could not be read.
 function paint() {
+  if (!labels) return;
   const routed = map ? Number($('routed').value) : null;
   const table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
   data.codes.forEach((inside, code) => {
@@ -62,8 +86,12 @@ function showWindow() {
 
 function setView(name) {
   nv.setSliceType(VIEWS[name]);
-  nv.setOpacity(0, name === '3D' ? 0 : 1); // the skin would hide the organs
   for (const button of $('views').children) button.ariaPressed = String(button.textContent === name);
+}
+
+function setContours(on) {
+  $('contours').ariaPressed = String(on);
+  nv.setAtlasOutline(on ? 1 : 0);
 }
 
 function goTo(mm) {
@@ -72,11 +100,17 @@ function goTo(mm) {
   nv.drawScene();
 }
 
+function toggle(k, on) {
+  visible[k] = on;
+  hidden[on ? 'delete' : 'add'](data.classes[k].name);
+}
+
 function showClasses() {
   const body = $('classes').tBodies[0];
+  body.replaceChildren();
   data.classes.forEach((row, k) => {
     const box = make('input', { type: 'checkbox', checked: visible[k], disabled: !row.present, ariaLabel: row.name });
-    box.onchange = () => { visible[k] = box.checked; paint(); };
+    box.onchange = () => { toggle(k, box.checked); paint(); };
     const swatch = make('span', { className: 'swatch' });
     swatch.style.background = `rgb(${row.colour})`;
     const name = make('button', { onclick: () => row.centre && goTo(row.centre) }, swatch, row.name);
@@ -92,7 +126,7 @@ function showClasses() {
   });
   const all = (value) => {
     body.querySelectorAll('input:enabled').forEach((box) => { box.checked = value; });
-    data.classes.forEach((row, k) => { visible[k] = value && row.present; });
+    data.classes.forEach((row, k) => { if (row.present) toggle(k, value); });
     paint();
   };
   $('all').onclick = () => all(true);
@@ -100,7 +134,8 @@ function showClasses() {
 }
 
 function showPlanes() {
-  ['Sagittal', 'Coronal', 'Axial'].forEach((name, axis) => {
+  $('planes').replaceChildren();
+  AXES.forEach((name, axis) => {
     const count = nv.volumes[0].dimsRAS[axis + 1];
     const slider = make('input', { type: 'range', min: 0, max: count - 1, step: 1, id: `slice${axis}` });
     slider.oninput = () => {
@@ -113,7 +148,8 @@ function showPlanes() {
 }
 
 function showLocation(location) {
-  ['Sagittal', 'Coronal', 'Axial'].forEach((name, axis) => {
+  if (!location.values[0] || !$('slice0')) return;
+  AXES.forEach((name, axis) => {
     const count = nv.volumes[0].dimsRAS[axis + 1];
     const index = Math.min(count - 1, Math.max(0, Math.floor(nv.scene.crosshairPos[axis] * count)));
     $(`slice${axis}`).value = index;
@@ -144,8 +180,12 @@ async function showMap() {
 }
 
 function showRouting() {
+  $('routing').hidden = !data.routing;
+  if (!data.routing) return;
   const { scales, share, entropy, maps } = data.routing;
-  $('routing').hidden = false;
+  const [head, body] = [$('routing').querySelector('thead'), $('routing').querySelector('tbody')];
+  for (const part of [$('routed'), $('quantity'), head, body]) part.replaceChildren();
+  $('legend').hidden = true;
   $('bar').style.background = `linear-gradient(90deg, ${VIRIDIS.map((c) => `rgb(${c})`).join(', ')})`;
   const steps = VIRIDIS.map((_, i) => (i === 0 ? 1 : Math.round((255 * i) / (VIRIDIS.length - 1))));
   const channel = (i) => [VIRIDIS[0][i], ...VIRIDIS.map((c) => c[i])];
@@ -155,7 +195,6 @@ function showRouting() {
   const quantities = [['trusted scale', scales.length], ['router entropy', scales.length + 1], ...scales.map((s, i) => [`weight of ${s}`, i])];
   for (const [name, frame] of quantities) $('quantity').append(make('option', { value: frame }, name));
   $('routed').onchange = $('quantity').onchange = showMap;
-  const [head, body] = [$('routing').querySelector('thead'), $('routing').querySelector('tbody')];
   head.append(make('tr', {}, ...['', ...scales, 'entropy'].map((text) => make('th', {}, text))));
   data.classes.forEach((row, k) => {
     if (!(k in maps) || share[k][0] === null) return;
@@ -169,37 +208,74 @@ function showRouting() {
   });
 }
 
-async function start() {
+// The scan alone; the controls of an earlier one keep their place.
+async function showScan(scan) {
+  await attached;
+  for (const volume of [...nv.volumes]) nv.removeVolume(volume);
+  labels = map = null;
+  data = { ...NOTHING, ...scan };
   document.title = `${data.title} – MoME-JAX`;
   $('title').textContent = data.title;
-  $('about').textContent = `Segmented by MoME-JAX${data.step === null ? '' : `, training step ${data.step}`}`;
-  if (data.coarser) $('about').append(make('br'), data.coarser);
-  $('warnings').append(...data.warnings.map((text) => make('p', {}, `Note: ${text}`)));
-  await nv.attachToCanvas($('canvas'));
+  $('about').textContent = data.about ?? '';
+  if (data.coarser) $('about').append(...(data.about ? [make('br')] : []), data.coarser);
+  showWarnings(data.warnings);
   nv.addVolume(await load(data.image, { colormap: 'gray', cal_min: -160, cal_max: 240 }));
-  labels = await load(data.labels, { opacity: 0.5 });
-  nv.addVolume(labels);
   showPlanes();
-  nv.onLocationChange = showLocation;
-  nv.onIntensityChange = showWindow;
-  for (const [name, [level, width]] of Object.entries(WINDOWS)) {
-    $('windows').append(make('button', { onclick: () => setWindow(level, width) }, name));
-  }
-  $('level').onchange = $('width').onchange = () => setWindow(Number($('level').value), Math.max(1, Number($('width').value)));
-  for (const name of Object.keys(VIEWS)) $('views').append(make('button', { onclick: () => setView(name) }, name));
-  $('opacity').oninput = () => nv.setOpacity(1, Number($('opacity').value));
-  showClasses();
-  if (data.routing) showRouting();
-  paint();
+  showMaskControls();
   setView(data.thin ? 'Axial' : 'Planes'); // a few slices are strips from the side
   showWindow();
+  nv.createOnLocationChange();
+}
+
+function showWarnings(texts) {
+  $('warnings').replaceChildren(...texts.map((text) => make('p', {}, `Note: ${text}`)));
+}
+
+function showMaskControls() {
+  gaps = new Set(data.gaps);
+  visible = data.classes.map((row) => row.present && !hidden.has(row.name));
+  showClasses();
+  showRouting();
+}
+
+// Masks of the scan that is shown, in place of those before; null for none.
+async function showMasks(masks) {
+  const next = masks && await load(masks.labels, { opacity: Number($('opacity').value) });
+  for (const volume of [map, labels]) if (volume) nv.removeVolume(volume);
+  map = null;
+  labels = next;
+  Object.assign(data, NOTHING, masks);
+  showMaskControls();
+  if (labels) nv.addVolume(labels);
+  paint();
+  nv.createOnLocationChange();
+}
+
+function goToLargest() {
   const largest = data.classes.filter((row) => row.centre).sort((a, b) => b.volume_ml - a.volume_ml)[0];
   if (largest) goTo(largest.centre);
-  else nv.createOnLocationChange();
+}
+
+for (const [name, [level, width]] of Object.entries(WINDOWS)) {
+  $('windows').append(make('button', { onclick: () => setWindow(level, width) }, name));
+}
+for (const name of Object.keys(VIEWS)) $('views').append(make('button', { onclick: () => setView(name) }, name));
+$('level').onchange = $('width').onchange = () => setWindow(Number($('level').value), Math.max(1, Number($('width').value)));
+$('opacity').oninput = () => labels && nv.setOpacity(1, Number($('opacity').value));
+$('contours').onclick = () => setContours($('contours').ariaPressed !== 'true');
+nv.onLocationChange = showLocation;
+nv.onIntensityChange = showWindow;
+
+function failed(error) {
+  $('stage').append(make('p', { id: 'failed' }, `The viewer could not start (${error.message}). It needs a browser with WebGL 2.`));
+  document.body.dataset.ready = 'failed';
+}
+
+async function showEmbedded(page) {
+  await showScan(page);
+  await showMasks(page);
+  goToLargest();
   document.body.dataset.ready = 'true';
 }
 
-start().catch((error) => {
-  $('stage').append(make('p', { id: 'failed' }, `The viewer could not start (${error.message}). It needs a browser with WebGL 2.`));
-  document.body.dataset.ready = 'failed';
-});
+if ($('data')) showEmbedded(JSON.parse($('data').textContent)).catch(failed);

@@ -17,7 +17,7 @@ from input_pipeline.ct import volume
 from mome_jax.inference.router_maps import RoutingMaps
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.pictures.colours import colour_of
-from mome_jax.predict import html_viewer
+from mome_jax.predict import html_viewer, viewer_data
 
 NAMES = ('liver', 'liver tumor', 'spleen', 'aorta', 'x</script><b>y')
 NAME = 'a_name_without_any_space_in_it' * 4
@@ -90,7 +90,7 @@ def test_the_library_is_the_recorded_one():
 def test_no_local_path_is_in_the_page(page, data):
   assert data['warnings'] == ['case.nii.gz: odd <i>header</i>', f'{NAME}_seg.dcm is not written']
   assert '/home/anna' not in page.read_text()
-  strip = html_viewer._without_folders
+  strip = html_viewer.without_folders
   for path, text, expected in (
     ('/a/b/ct', '/a/b/ct/I1: odd', 'ct/I1: odd'),
     ('/a/b/z.zip/DICOM', '/a/b/z.zip: odd', 'z.zip: odd'),
@@ -137,11 +137,11 @@ def test_large_scans_are_shown_coarser():
   scan = volume.Volume(np.zeros((600, 4, 4), np.int16), volume.to_canonical(
     np.zeros((600, 4, 4), np.int16), np.diag([1.0, 2, 3, 1])).geometry)  # fmt: skip
   step = np.maximum(scan.spacing, scan.spacing * scan.array.shape / 256)
-  image = load(html_viewer._image(scan, step))
+  image = load(viewer_data.encoded(viewer_data.image(scan, step)))
   assert image.shape == (256, 4, 4)
   middle = lambda i: (i.affine @ [*((np.array(i.shape) - 1) / 2), 1])[:3]
   np.testing.assert_allclose(middle(image), [299.5, 3, 4.5], atol=1e-4)
-  told = html_viewer._coarser(scan, step)
+  told = viewer_data._coarser(scan, step)
   assert told == 'Shown in voxels of 2.3 x 2 x 3 mm; those of the scan are 1 x 2 x 3 mm.'
 
 
@@ -254,4 +254,4 @@ def test_routing_map_is_drawn(opened):
   ],
 )  # fmt: skip
 def test_the_page_says_what_was_asked_and_whether_the_model_knows_it(row, expected):
-  assert html_viewer._asked({'name': 'liver', **row}) == expected
+  assert viewer_data._asked({'name': 'liver', **row}) == expected
