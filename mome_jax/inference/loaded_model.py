@@ -15,7 +15,9 @@ from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, shipped
 from mome_jax.inference import steps
 from mome_jax.inference.model import Model, Reader
+from mome_jax.inference.sights import Sights
 from mome_jax.models import build_model
+from mome_jax.models.mome import Sight
 from mome_jax.text import embed, prompt_inputs
 from mome_jax.text.prompts import default_prompts
 from mome_jax.text.t5 import build_text_encoder
@@ -52,6 +54,7 @@ class Predictor(Model):
     vectors: of a model with frozen text, or None.
     trained_text: (J, d_t) float32, embeddings of the training classes, where banks need them.
     devices: that hold the model.
+    sights: keeps what is seen of windows for further prompts; None, as at first, keeps nothing.
 
   Raises:
     CheckpointError: if there is no model, or it cannot be read.
@@ -98,6 +101,7 @@ class Predictor(Model):
     self._see = compilation.jit(steps.make_see_step(self.model), platform)
     self._read = compilation.jit(steps.make_read_step(self.model), platform)
     self._known: dict[str, np.ndarray] = {}  # embeddings by prompt
+    self.sights: Sights | None = None
     self.trained_text = None
     if self.model.bank is not None:
       trained = default_prompts(config.classes, self.template)
@@ -141,9 +145,7 @@ class Predictor(Model):
     logits nor the time to compile depend on how many there are. A few are computed ahead of what
     is taken: the device works on while the host takes them, and never holds all.
     """
-    with jax.set_mesh(self._mesh):
-      batch = jax.device_put(windows, self._split)
-      sight = self._see(self.params, batch, self.trained_text)
+    sight = self._sight(windows) if self.sights is None else self.sights.of(windows, self._sight)
 
     def read(text: jax.Array) -> jax.Array:
       with jax.set_mesh(self._mesh):
@@ -159,6 +161,11 @@ class Predictor(Model):
         yield ahead.popleft()
 
     return rest()
+
+  def _sight(self, windows: np.ndarray) -> Sight:
+    with jax.set_mesh(self._mesh):
+      batch = jax.device_put(windows, self._split)
+      return self._see(self.params, batch, self.trained_text)
 
   @property
   def members(self) -> Sequence['Predictor']:

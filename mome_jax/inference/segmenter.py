@@ -99,6 +99,7 @@ class Segmenter:
 
   Attributes:
     classes: all K names, in the order of the logits.
+    predict: as given; what a `sliding_window.Watch` that only looks on calls.
   """
 
   def __init__(
@@ -113,7 +114,7 @@ class Segmenter:
     self.names, self.free = tuple(names), tuple(free)
     self.classes = self.names + self.free
     self.settings = settings
-    self._predict = predict
+    self.predict = predict
     self._template = template
 
   def network_input(self, image: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -151,7 +152,7 @@ class Segmenter:
       channels = self.network_input(image, spacing)
     with clock('blend'):
       coarse = sliding_window.sliding_window(
-        self._predict,
+        self.predict,
         channels,
         self.settings.tiling,
         classes=len(self.classes),
