@@ -163,15 +163,9 @@ class Job:
     judgement = plausible_masks.judge_masks(work.loaded.volume, work.segmentation, self.model.looks)
     names = [target.name for target in self.model.targets]
     work.notes += plausible_masks.notes(work.files.input, judgement, names)
-    origin = {
-      'input': work.files.input,
-      'series_uid': work.files.series_uid,
-      **self.model.origin,
-      'warnings': work.notes,
-      'mirrored': mirrored,
-      'foreign': None if judgement is None else judgement.foreign,
-      'request': {'scan': work.digest, **self.model.provenance},
-    }
+    origin = write_results.origin_of(
+      work.files, work.digest, self.model, judgement, mirrored=mirrored, warnings=work.notes
+    )
     return write_results.write_scan(
       work.folder,
       write_results.SegmentedScan(

@@ -5,17 +5,31 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from input_pipeline.ct import volume
 from mome_jax.errors import UserError
+from mome_jax.plausibility.judge import Judgement
 from mome_jax.predict import formats, output_names
 from mome_jax.predict.class_statistics import statistics
+from mome_jax.predict.find_scans import ScanFiles
 from mome_jax.predict.formats import SegmentedScan
 from mome_jax.predict.request import Options, Target
 
-__all__ = ['Options', 'SegmentedScan', 'Target', 'not_written', 'optional', 'write_scan']
+if TYPE_CHECKING:
+  from mome_jax.predict.prompted_model import PromptedModel
+
+__all__ = [
+  'Options',
+  'SegmentedScan',
+  'Target',
+  'measure',
+  'not_written',
+  'optional',
+  'origin_of',
+  'write_scan',
+]
 
 
 @contextlib.contextmanager
@@ -65,10 +79,7 @@ def write_scan(
   labels = segmented.segmentation.label_map({t.name: t.label for t in segmented.targets})
   geometry = segmented.scan.volume.geometry
   volume.write_nifti(folder / f'{name}_seg.nii.gz', labels, geometry, labels.dtype)
-  rows = statistics(
-    segmented.scan.volume, segmented.segmentation, segmented.targets, segmented.judgement
-  )
-  rows = [{**row, 'unsure': segmented.unsure.get(row['name'])} for row in rows]
+  rows = [dict(row) for row in segmented.rows or measure(segmented)]
   segmented = dataclasses.replace(segmented, rows=rows, labels=labels, options=options)
   for kind in formats.asked(options, overlapping=bool(segmented.segmentation.free)).values():
     path = folder / f'{name}_{kind.end}'
@@ -84,6 +95,44 @@ def write_scan(
   text = json.dumps({**_legend(origin, missing), 'labels': rows}, indent=2) + '\n'
   (folder / f'{name}_seg.json').write_text(text)
   return rows
+
+
+def measure(segmented: SegmentedScan) -> list[dict[str, Any]]:
+  """The rows of a legend but for the files of their masks; see `class_statistics.statistics`."""
+  rows = statistics(
+    segmented.scan.volume, segmented.segmentation, segmented.targets, segmented.judgement
+  )
+  return [{**row, 'unsure': segmented.unsure.get(row['name'])} for row in rows]
+
+
+def origin_of(
+  scan: ScanFiles,
+  digest: str,
+  model: 'PromptedModel',
+  judgement: Judgement | None,
+  *,
+  mirrored: bool | None,
+  warnings: Sequence[str],
+) -> dict[str, Any]:
+  """The fields of a legend beside its rows: the scan, the model, what was odd.
+
+  Args:
+    scan: that was segmented.
+    digest: `provenance.of_scan` of it.
+    model: that has read the prompts.
+    judgement: of the masks, or None.
+    mirrored: whether liver and spleen have changed sides, where that is known.
+    warnings: what the user should know.
+  """
+  return {
+    'input': scan.input,
+    'series_uid': scan.series_uid,
+    **model.origin,
+    'warnings': warnings,
+    'mirrored': mirrored,
+    'foreign': None if judgement is None else judgement.foreign,
+    'request': {'scan': digest, **model.provenance},
+  }
 
 
 def _legend(origin: Mapping[str, Any], missing: Mapping[str, str]) -> dict[str, Any]:
