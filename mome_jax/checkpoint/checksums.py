@@ -29,7 +29,7 @@ def of_tree(tree: Any) -> dict[str, int]:
   """Checksum of each array of a tree, by its path.
 
   Args:
-    tree: of arrays of at most 32 bits, on any devices; with several processes all must call.
+    tree: of arrays of at most 32 bits, on any devices; where processes share them, all must call.
 
   Returns:
     Path, as 'model/stem/kernel' -> checksum.
@@ -37,11 +37,13 @@ def of_tree(tree: Any) -> dict[str, int]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   names = [jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in leaves]
   arrays = [leaf for _, leaf in leaves]
-  if jax.process_count() == 1 and jax.default_backend() == 'cpu':
-    sums = [of_array(np.asarray(array)) for array in arrays]
-  else:  # where the arrays are: they are large, and no process may have all of one
-    sums = jax.device_get(_of_arrays(arrays)) if arrays else []
-  return {name: int(number) for name, number in zip(names, sums, strict=True)}
+  is_shared = [not getattr(array, 'is_fully_addressable', True) for array in arrays]
+  shared = [array for array, is_one in zip(arrays, is_shared, strict=True) if is_one]
+  of_shared = iter(jax.device_get(_of_arrays(shared)) if shared else ())
+  return {  # no program is compiled for what this process has by itself
+    name: int(next(of_shared)) if is_one else of_array(np.asarray(array))
+    for name, array, is_one in zip(names, arrays, is_shared, strict=True)
+  }
 
 
 def of_array(array: np.ndarray) -> int:

@@ -1,7 +1,11 @@
 """Checksums of arrays: by hand, alike wherever they are taken, and blind to no flipped bit."""
 
 import json
+import os
+import pathlib
 import random
+import subprocess
+import sys
 
 import hypothesis
 import hypothesis.strategies as st
@@ -16,6 +20,7 @@ from mome_jax.checkpoint import checksums
 from mome_jax.configs import demo
 from mome_jax.training.state import TrainState
 
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
@@ -54,6 +59,33 @@ def test_a_flipped_bit_is_seen(place, bit, words):
   other = array.view(np.uint32).copy()
   other[place] ^= np.uint32(1 << bit)
   assert checksums.of_array(array) != checksums.of_array(other.view(np.int32))
+
+
+TWO = """
+import jax, numpy as np
+from mome_jax.training import multihost, sharding
+multihost.initialize()
+from jax.sharding import NamedSharding, PartitionSpec as P
+from ml_collections import ConfigDict
+from mome_jax.checkpoint import checksums
+mesh = sharding.make_mesh(ConfigDict({'data': -1, 'expert': 1, 'spatial': False}))
+jax.set_mesh(mesh)
+whole = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+place = lambda spec: jax.make_array_from_callback(
+  whole.shape, NamedSharding(mesh, spec), lambda index: whole[index])
+tree = {'split': place(P('data')), 'copied': place(P()),
+        'own': jax.device_put(whole, jax.local_devices()[0])}
+assert set(checksums.of_tree(tree).values()) == {checksums.of_array(whole)}
+"""
+
+
+def test_processes_share_arrays_and_have_others_alone():
+  done = subprocess.run(
+    [sys.executable, ROOT / 'launch/local_processes.py', '-n', '2', '--devices', '2', '--',
+     sys.executable, '-c', TWO],
+    env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=200,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_changed_arrays_are_named():
