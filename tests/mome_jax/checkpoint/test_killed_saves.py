@@ -53,7 +53,7 @@ if multihost.is_lead():
 """
 
 
-@pytest.mark.parametrize('victim', [0, 1])
+@pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_of_two_is_killed_in_a_save(tmp_path, victim):
   def start():
     return subprocess.run(
