@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from input_pipeline import sources
-from input_pipeline.ct import volume
+from input_pipeline.ct import itk_image, volume
 from input_pipeline.errors import UserError
 
 # Bytes of a voxel once compressed: int16 HU of six chest CTs took 0.7 to 1.15, labels next to none.
@@ -24,7 +24,7 @@ class DiskError(UserError):
 
 
 def estimate(cases: Iterable[sources.Case], spacing: Sequence[float]) -> int:
-  """About how many bytes preparing takes while it runs, of the cases whose scan is a NIfTI file.
+  """About how many bytes preparing takes while it runs, of the cases whose scan is one file.
 
   Args:
     cases: training cases are resampled, the others stay on their own grid.
@@ -43,13 +43,18 @@ def estimate(cases: Iterable[sources.Case], spacing: Sequence[float]) -> int:
 
 
 def _header(case: sources.Case) -> tuple[tuple[int, ...], np.ndarray] | None:
-  """Shape and voxel size in mm of a scan whose `load` reads a NIfTI file, else None."""
+  """Shape and voxel size in mm of a scan whose `load` reads one file, else None."""
   if not isinstance(case.load, functools.partial) or not case.load.args:
     return None
   path = case.load.args[0]
-  if not isinstance(path, pathlib.Path) or not path.name.lower().endswith(volume.ENDINGS):
+  if not isinstance(path, pathlib.Path):
+    return None
+  is_itk = itk_image.is_itk(path)
+  if not is_itk and not path.name.lower().endswith(volume.ENDINGS):
     return None
   try:
+    if is_itk:
+      return itk_image.grid(path)
     image: Any = nib.load(path)
     return image.shape[:3], np.array(nib.affines.voxel_sizes(image.affine))
   except Exception:  # whatever is wrong with a file is told where it is read

@@ -5,15 +5,18 @@ import re
 import zlib
 
 NIFTI_ENDINGS = ('.nii.gz', '.nii')
+ITK_ENDINGS = ('.nrrd', '.nhdr', '.mha', '.mhd')  # which SimpleITK reads
+SEGMENTS_ENDING = '.seg.nrrd'  # of 3D Slicer
+VOLUMES = ('nifti', 'itk')  # kinds of files that hold a volume each
 _ENDINGS = {
   'nifti': NIFTI_ENDINGS,
   'dicom': ('.dcm', '.dicom', '.ima'),
   'zip': ('.zip',),
-  'image': ('.nrrd', '.nhdr', '.mha', '.mhd', '.mgz', '.mgh', '.mnc', '.hdr', '.img', '.nii.bz2',
-            '.nii.xz', '.nii.zst'),
+  'itk': ITK_ENDINGS,
+  'image': ('.mgz', '.mgh', '.mnc', '.hdr', '.img', '.nii.bz2', '.nii.xz', '.nii.zst'),
   'picture': ('.png', '.jpg', '.jpeg', '.gif', '.bmp', '.tif', '.tiff', '.svg', '.pdf'),
 }  # fmt: skip
-INPUT = ('nifti', 'dicom', 'zip', 'image')
+INPUT = ('nifti', 'itk', 'dicom', 'zip', 'image')
 HEAD = 1024  # bytes that tell the kind of a file
 _GZIP = b'\x1f\x8b'
 
@@ -40,7 +43,7 @@ def classify(name: str, head: bytes) -> tuple[str, str]:
   kind = by_ending(base)
   if kind is None:
     kind = _by_content(head)
-  elif kind in ('image', 'picture') and _is_dicom(head):
+  elif kind in ('itk', 'image', 'picture') and _is_dicom(head):
     kind = 'dicom'
   return (kind, '') if kind in INPUT else ('other', kind)
 

@@ -2,7 +2,7 @@
 
 `predict`, `prepare` and `score` ask here which files of a folder are input, so that none vanishes:
 
-  holding = inventory.look(folder, ('nifti',), deep=False)
+  holding = inventory.look(folder, file_kinds.VOLUMES, deep=False)
   holding.used      files to read
   holding.failed    what looks like input and cannot be read; `problem` is a line for the user
   holding.left_out  the rest, each with its `reason`; `holding.notes()` tells of it in a few phrases
@@ -23,8 +23,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from input_pipeline import errors, file_kinds
-from input_pipeline.file_kinds import NIFTI_ENDINGS
+from input_pipeline import errors, file_kinds, image_headers
+from input_pipeline.file_kinds import ITK_ENDINGS, NIFTI_ENDINGS, SEGMENTS_ENDING
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
 _HALF = 'file is missing; copy both'
@@ -41,8 +41,8 @@ class File:
   Attributes:
     path: as found, links are not resolved; in an archive, its own path and the name in it.
     name: below the folder or in the archive, with '/' between its parts.
-    kind: 'nifti'; 'dicom'; 'zip'; 'image', a scan in another format; 'unknown', what cannot be
-      opened and has no ending; or 'other'.
+    kind: 'nifti'; 'itk', NRRD or MetaImage; 'dicom'; 'zip'; 'image', a scan in another format;
+      'unknown', what cannot be opened and has no ending; or 'other'.
     reason: why it is left out, as a noun; '' if it is not.
     problem: why it cannot be read, a line with file and fix; '' if nothing is known to be wrong.
     is_folder: a folder that is left out as a whole, or cannot be listed.
@@ -119,7 +119,7 @@ def look(
     if file.reason:
       left_out.append(file)
     elif file.kind == 'image' and 'nifti' in kinds and not file.problem:
-      problem = f'{file.path}: cannot be read as NIfTI; convert it to .nii.gz'
+      problem = f'{file.path}: in a format that is not read; convert it to .nii.gz'
       failed.append(dataclasses.replace(file, problem=problem))
     elif file.problem and file.kind in failing:
       failed.append(file)
@@ -130,7 +130,13 @@ def look(
   return Inventory(tuple(used), tuple(failed), tuple(left_out), tuple(sorted(folders)))
 
 
-_NOUNS = {'nifti': 'NIfTI', 'dicom': 'DICOM', 'zip': 'zip archive', 'image': 'other image format'}
+_NOUNS = {
+  'nifti': 'NIfTI',
+  'itk': 'NRRD or MetaImage',
+  'dicom': 'DICOM',
+  'zip': 'zip archive',
+  'image': 'other image format',
+}
 
 
 def look_at(path: str | os.PathLike) -> File:
@@ -139,9 +145,9 @@ def look_at(path: str | os.PathLike) -> File:
   return _file(path, path.name)
 
 
-def is_nifti_name(name: str) -> bool:
-  """Whether a file's name ends like that of a NIfTI file."""
-  return name.lower().endswith(NIFTI_ENDINGS)
+def is_volume_name(name: str) -> bool:
+  """Whether a file's name ends like that of a NIfTI, NRRD or MetaImage file."""
+  return name.lower().endswith((*NIFTI_ENDINGS, *ITK_ENDINGS))
 
 
 def phrases(left_out: Iterable[File | str]) -> list[str]:
@@ -158,8 +164,8 @@ def phrases(left_out: Iterable[File | str]) -> list[str]:
 
 
 def stem(name: str) -> str:
-  """Name of a NIfTI file without its ending, whatever the case of its letters."""
-  for ending in NIFTI_ENDINGS:
+  """Name of a volume's file without its ending, whatever the case of its letters."""
+  for ending in (*NIFTI_ENDINGS, SEGMENTS_ENDING, *ITK_ENDINGS):
     if name.lower().endswith(ending):
       return name[: -len(ending)]
   return name
@@ -276,7 +282,7 @@ def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: pathlib.Path)
   if not entry.file_size:
     return _failed(path, name, f'{path}: cannot be read, it is empty; pack it again', 'empty')
   ending = file_kinds.by_ending(path.name)
-  if ending not in (None, 'image', 'picture'):
+  if ending not in (None, 'itk', 'image', 'picture'):
     return File(path, name, *file_kinds.classify(name, b''))
   try:
     with archive.open(entry) as stream:
@@ -312,6 +318,8 @@ def _file(path: pathlib.Path, name: str) -> File:
   if kind != 'dicom' and name.lower().endswith(('.hdr', '.img')):
     kind, reason, problem = _pair(path)
     return File(path, name, kind, reason, problem)
+  if kind == 'itk' and name.lower().endswith(('.nhdr', '.mhd')):
+    return File(path, name, kind, problem=_apart(path))
   return File(path, name, kind, reason)
 
 
@@ -335,7 +343,12 @@ def unreadable(path: pathlib.Path, error: OSError) -> str:
 
 
 def halves(path: pathlib.Path) -> list[pathlib.Path]:
-  """The files of a NIfTI scan: itself, and of a `.hdr` or `.img` the other one if it is there."""
+  """The files of a volume: itself, and those that hold its voxels apart, if they are there."""
+  if path.name.lower().endswith(('.nhdr', '.mhd')):
+    try:
+      return [path, *(other for other in image_headers.data_files(path) if other.exists())]
+    except (image_headers.HeaderError, OSError):  # told where it is read
+      return [path]
   others = {'.hdr': ('.img', '.IMG'), '.img': ('.hdr', '.HDR')}.get(path.suffix.lower(), ())
   beside = (path.with_suffix(ending) for ending in others)
   return [path, *(other for other in beside if other.exists())][:2]
@@ -349,6 +362,15 @@ def _pair(path: pathlib.Path) -> tuple[str, str, str]:
   return ('nifti', '', '') if other == '.img' else ('other', 'voxels of a .hdr file', '')
 
 
+def _apart(path: pathlib.Path) -> str:
+  """What is wrong with a header whose voxels lie in other files, '' if nothing is."""
+  try:
+    missing = [other for other in image_headers.data_files(path) if not other.exists()]
+  except image_headers.HeaderError as error:
+    return f'{path}: cannot be read: {error}'
+  return f'{path}: its {missing[0].name} {_HALF}' if missing else ''
+
+
 def _slices_among(files: Sequence[File]) -> list[File]:
   """The files, with those as DICOM that are named like the slices beside them but are damaged."""
   slices = {
@@ -357,7 +379,7 @@ def _slices_among(files: Sequence[File]) -> list[File]:
   made = []
   for file in files:
     damaged = file.reason in ('empty', 'unknown format', 'picture', 'cannot be opened')
-    damaged = damaged or file.kind in ('unknown', 'image')
+    damaged = damaged or file.kind in ('unknown', 'itk', 'image')
     if damaged and (file.parent, _shape(file.name)) in slices:
       problem = file.problem
       if not problem or problem.endswith(_HALF):

@@ -18,12 +18,15 @@ ROOMS = {
   'input_pipeline.progress': '',
   'input_pipeline.text_files': '',
   'input_pipeline.file_kinds': '',
-  'input_pipeline.inventory': 'input_pipeline.file_kinds',
+  'input_pipeline.image_headers': '',
+  'input_pipeline.inventory': 'input_pipeline.file_kinds input_pipeline.image_headers',
   'input_pipeline.anatomy': 'input_pipeline.text_files',
-  'input_pipeline.ct': 'input_pipeline.file_kinds input_pipeline.inventory',
+  'input_pipeline.ct': 'input_pipeline.file_kinds input_pipeline.image_headers '
+  'input_pipeline.inventory',
   'input_pipeline.labels': 'input_pipeline.anatomy input_pipeline.ct',
   'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.labels '
-  'input_pipeline.inventory input_pipeline.text_files input_pipeline.progress',
+  'input_pipeline.file_kinds input_pipeline.inventory input_pipeline.text_files '
+  'input_pipeline.progress',
   'input_pipeline.bricks': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.sources',
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.bricks',
   'input_pipeline': 'input_pipeline',  # the programs

@@ -144,7 +144,7 @@ def read_image(
   """Reads a CT scan.
 
   Args:
-    path: NIfTI file.
+    path: NIfTI file, or NRRD or MetaImage (see `itk_image`).
     assume_spacing: (3,) mm along the file's axes, in place of what its header says; the axes keep
       the directions of the header, or count as right, anterior, superior where it has none.
     number: which volume of a file with several, from 0 on.
@@ -156,15 +156,14 @@ def read_image(
   Raises:
     VolumeError: if the file cannot be read or is not one 3D scan with a valid geometry.
   """
-  image, array = _read(path, assume_spacing, number)
+  array, affine, header = _read(path, assume_spacing, number)
   array = to_hu(array, path)
   if min(array.shape) < 4:
     _warn(f'{path}: only {min(array.shape)} slices; expect little from so few')
-  affine = image.affine
   if assume_spacing is not None:
     affine = _assume(affine, assume_spacing)
     _warn(f'{path}: spacing {tuple(map(float, assume_spacing))} mm assumed, not read')
-  return to_canonical(array, affine, name=path, header=image.header)
+  return to_canonical(array, affine, name=path, header=header)
 
 
 def _assume(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -212,7 +211,7 @@ def read_labels(path: str | os.PathLike) -> Volume:
   """Reads a label map.
 
   Args:
-    path: NIfTI file whose values are integers in 0..255, of any dtype.
+    path: file as of `read_image` whose values are integers in 0..255, of any dtype.
 
   Returns:
     Volume of uint8.
@@ -220,7 +219,23 @@ def read_labels(path: str | os.PathLike) -> Volume:
   Raises:
     VolumeError: as `read_image`, and if a value is not an integer in 0..255.
   """
-  image, array = _read(path)
+  array, affine, header = _read(path)
+  return to_canonical(to_labels(array, path), affine, name=path, header=header)
+
+
+def to_labels(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+  """What every reader does to the values of a label map.
+
+  Args:
+    array: numbers as stored, rescaled.
+    path: for messages.
+
+  Returns:
+    uint8 of the same shape.
+
+  Raises:
+    VolumeError: if a value is not an integer in 0..255.
+  """
   if array.dtype.kind == 'f':
     rounded = np.rint(array)
     # Rescaled integers come back with round-off; NaN fails the comparison as it should.
@@ -233,7 +248,7 @@ def read_labels(path: str | os.PathLike) -> Volume:
   if outside.any():
     values = _some(array[outside])
     raise VolumeError(f'{path}: label values {values} are outside 0..255; renumber the labels')
-  return to_canonical(array.astype(np.uint8), image.affine, name=path, header=image.header)
+  return array.astype(np.uint8)
 
 
 def _some(values: np.ndarray, most: int = 8) -> str:
@@ -301,7 +316,18 @@ def _image(array, geometry):
 
 
 def _read(path, assume_spacing=None, number=None):
-  """The nibabel image of a NIfTI file with a sound header, and its voxels, scaled as stored."""
+  """Voxels, scaled as stored, and affine of a file with a sound header; of NIfTI the header too."""
+  from input_pipeline.ct import itk_image  # which builds on this module
+
+  if not itk_image.is_itk(path):
+    image, array = _read_nifti(path, assume_spacing, number)
+    return array, image.affine, image.header
+  array, affine = itk_image.read(pathlib.Path(path), need_sides=assume_spacing is None)
+  return _one_of(array, number, path), affine, None
+
+
+def _read_nifti(path, assume_spacing, number):
+  """The nibabel image of a NIfTI file, and its voxels."""
   try:
     # NOTE: nibabel's load repairs a bad header (a pixdim of 0 becomes 1 mm, an unknown sform_code
     # none): look at the stored one.
@@ -314,13 +340,19 @@ def _read(path, assume_spacing=None, number=None):
     if assume_spacing is None:
       _check_geometry(image, stored, path)
     array = np.asanyarray(image.dataobj)
-    return image, array.reshape(*image.shape[:3], -1)[..., number or 0]
+    return image, _one_of(array, number, path)
   except VolumeError:
     raise
   except Exception as error:  # nibabel, gzip, zlib and the file system each raise their own
     reason = str(error).split('\n')[0] or type(error).__name__
     message = f'{path}: cannot be read as NIfTI ({reason}); copy or convert it again'
     raise VolumeError(message) from error
+
+
+def _one_of(array, number, path):
+  """A volume (X, Y, Z) of an array that may hold several."""
+  _check_number(array.shape, number, path)
+  return array.reshape(*array.shape[:3], -1)[..., number or 0]
 
 
 def _load(path):
@@ -344,12 +376,16 @@ def _check_header(image, stored, number, path):
   if 'header' not in image.file_map and stored['vox_offset'] < stored.sizeof_hdr:
     start = int(stored['vox_offset'])
     raise VolumeError(f'{path}: vox_offset {start} lies in the header; copy or convert it again')
+  _check_number(shape, number, path)
+  if dtype.kind not in 'iuf':
+    raise VolumeError(f'{path}: voxels of type {dtype} (colour or complex); save plain numbers')
+
+
+def _check_number(shape, number, path):
   _check_shape(shape[:3] if number is not None else shape, path)
   volumes = math.prod(shape[3:])
   if number is not None and not 0 <= number < volumes:
     raise VolumeError(f'{path}: has no volume {number}; --volume can be 0..{volumes - 1}')
-  if dtype.kind not in 'iuf':
-    raise VolumeError(f'{path}: voxels of type {dtype} (colour or complex); save plain numbers')
 
 
 def _check_geometry(image, stored, path):

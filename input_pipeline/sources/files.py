@@ -12,7 +12,7 @@ import numpy as np
 
 from input_pipeline import inventory, labels
 from input_pipeline.anatomy import TEMPLATE, Template
-from input_pipeline.ct import dicom, volume
+from input_pipeline.ct import dicom, slicer_segments, volume
 from input_pipeline.sources.base import Scan, SourceError, loader
 
 
@@ -106,8 +106,8 @@ def load_nifti(
   """Reads a scan and one label map on the same grid.
 
   Args:
-    image: NIfTI file.
-    label: NIfTI file.
+    image: NIfTI, NRRD or MetaImage file.
+    label: the same.
     meanings: label value -> what it stands for, as `labels.convert`.
     template: of the names.
 
@@ -128,6 +128,8 @@ def join(
   template: Template = TEMPLATE,
 ) -> Scan:
   """A scan with its label map converted; errors as `load_nifti`."""
+  if slicer_segments.is_segmentation(label):
+    organs = slicer_segments.embed(organs, scan.geometry)
   check_grid(label, organs.geometry, image, scan.geometry)
   codes = labels.convert(
     organs.array,

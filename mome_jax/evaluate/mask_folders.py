@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import inventory, text_files
+from input_pipeline import file_kinds, inventory, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.anatomy.resolve import resolve
-from input_pipeline.ct import volume
+from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import absence, nifti_folder
 from mome_jax.errors import UserError
 
-_SUFFIXES = ('_seg', '_masks')  # of what `predict` writes
+_SUFFIXES = ('_seg', '_masks', '_totalsegmentator')  # of what `predict` writes
 _PROBABILITIES = '_probabilities'
 _UNSCORED = ('background', 'ignore')
 _NO_MASKS = ('text', 'picture')  # legends, tables and previews beside masks are nothing to tell of
@@ -71,13 +71,20 @@ def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | Non
     ScoreError: if the folder is missing or holds neither.
     FolderError: if it cannot be listed.
   """
-  _labels.cache_clear()  # files may have changed since the last call
+  for cache in (_labels, _layers):  # files may have changed since the last call
+    cache.cache_clear()
   if not folder.is_dir():
     raise ScoreError(f'{folder}: no such folder')
-  held = inventory.look(folder, ('nifti',), deep=False)
+  held = inventory.look(folder, file_kinds.VOLUMES, deep=False)
   maps = list(_label_maps(held, meaning))
-  # What `predict --masks` wrote beside a label map is the same once more.
+  # What `predict` wrote beside NAME_seg.nii.gz is the same once more.
   names = {case for case, _ in maps}
+  labels = {file.name for file in held.used if file.name.endswith('_seg.nii.gz')}
+  maps = [
+    (case, masks)
+    for case, masks in maps
+    if masks.path.name in labels or f'{case}_seg.nii.gz' not in labels
+  ]
   folders = [(case, masks) for case, masks in _mask_folders(held) if case not in names]
   failed = {case: str(masks) for case, masks in folders if isinstance(masks, UserError)}
   maps += [(case, masks) for case, masks in folders if isinstance(masks, Masks)]
@@ -170,9 +177,51 @@ def _label_maps(
     }
   names = tuple(name for name in meaning if name not in _UNSCORED)
   for file in (*held.used, *held.failed):
+    case = _case(inventory.stem(file.name))
+    if segments := _segments(file):
+      yield (
+        case,
+        Masks(file.path, tuple(segments), functools.partial(_read_segment, file, segments)),
+      )
+      continue
     read = functools.partial(_read_label, file, meaning)
     ignored = functools.partial(read, 'ignore') if 'ignore' in meaning else None
-    yield _case(inventory.stem(file.name)), Masks(file.path, names, read, ignored)
+    yield case, Masks(file.path, names, read, ignored)
+
+
+def _segments(file: inventory.File) -> dict[str, list[slicer_segments.Segment]]:
+  """Class -> its segments in a file of 3D Slicer that names them."""
+  if file.problem or not slicer_segments.is_segmentation(file.path):
+    return {}
+  by_class: dict[str, list[slicer_segments.Segment]] = {}
+  try:
+    for segment in slicer_segments.segments(file.path):
+      by_class.setdefault(canonical(segment.name), []).append(segment)
+  except volume.VolumeError:  # told where it is read
+    return {}
+  return by_class
+
+
+@functools.lru_cache(2)
+def _layers(path: pathlib.Path) -> volume.Volume | UserError:
+  """As `_labels`, all layers of a file of 3D Slicer."""
+  try:
+    return slicer_segments.read(path)
+  except UserError as error:
+    return error
+
+
+def _read_segment(
+  file: inventory.File, segments: Mapping[str, Sequence[slicer_segments.Segment]], name: str
+) -> volume.Volume:
+  layers = _layers(file.path)
+  if isinstance(layers, UserError):
+    raise layers
+  count = layers.array.shape[3]
+  if missing := [segment.layer for segment in segments[name] if segment.layer >= count]:
+    raise ScoreError(f'{file.path}: {name!r} is in layer {missing[0]} of {count}; save it again')
+  mask = np.any([layers.array[..., s.layer] == s.value for s in segments[name]], 0)
+  return volume.Volume(mask, layers.geometry)
 
 
 @functools.lru_cache(2)
@@ -208,7 +257,9 @@ def _mask_folders(
       continue
     inner = folder / 'segmentations'
     try:
-      masks = inventory.look(inner if os.path.isdir(inner) else folder, ('nifti',), deep=False)
+      masks = inventory.look(
+        inner if os.path.isdir(inner) else folder, file_kinds.VOLUMES, deep=False
+      )
     except inventory.FolderError as error:  # costs only this case
       yield _case(folder.name), error
       continue

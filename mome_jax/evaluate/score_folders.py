@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from input_pipeline import inventory, progress
+from input_pipeline.ct import slicer_segments
 from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError
 from mome_jax.evaluate import mask_folders, score_files
@@ -41,7 +42,8 @@ def score_folders(
 ) -> FolderScores:
   """Scores every reference and its prediction of the same name, on the reference's grid.
 
-  A folder holds one label map a case (nnU-Net, `NAME.nii.gz` or `NAME_seg.nii.gz`), whose values
+  A folder holds one label map a case (nnU-Net, `NAME.nii.gz` or `NAME_seg.nii.gz`, `.nrrd`, `.mha`;
+  of 3D Slicer `NAME.seg.nrrd`, which names its segments itself), whose values
   mean what its `dataset.json` says (a list of values is their union; the value of `ignore` is left
   out), else its legends `NAME_seg.json`, else `dataset.json` beside it, else, for predictions, what
   they mean in the references, else the class template. Or it holds one folder a case with one mask
@@ -178,6 +180,10 @@ def _score_case(
       continue
     try:
       reference, prediction = truth.read(name), predicted.read(name)
+      if slicer_segments.is_segmentation(predicted.path):
+        prediction = slicer_segments.embed(prediction, reference.geometry)
+      if slicer_segments.is_segmentation(truth.path):
+        reference = slicer_segments.embed(reference, prediction.geometry)
       files.check_grid(predicted.path, prediction.geometry, truth.path, reference.geometry)
       scored = True if truth.ignored is None else ~truth.ignored().array
     except UserError as error:

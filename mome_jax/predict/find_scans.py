@@ -9,15 +9,24 @@ import pathlib
 from collections.abc import Callable, Generator, Sequence
 from typing import BinaryIO
 
-from input_pipeline import inventory
+from input_pipeline import file_kinds, inventory
 from input_pipeline.ct import dicom, volume
 from mome_jax.errors import UserError
 
-_KINDS = ('nifti', 'zip', 'dicom')
+_KINDS = (*file_kinds.VOLUMES, 'zip', 'dicom')
 # Folders and files that hold labels beside scans, in the layouts of public datasets.
 _LABEL_FOLDERS = ('labels', 'labelstr', 'labelsts', 'masks', 'segmentations')
 _LABEL_FILES = ('label', 'labels', 'mask', 'seg', 'segmentation')
-_RESULTS = ('_seg.nii.gz', '_seg.dcm', '_rtstruct.dcm', '_masks', '_probabilities')  # of `predict`
+_RESULTS = (
+  '_seg.nii.gz',
+  '_seg.nrrd',
+  '_seg.mha',
+  '_seg.dcm',
+  '_rtstruct.dcm',
+  '_masks',
+  '_totalsegmentator',
+  '_probabilities',
+)  # of `predict`
 
 
 class ScanError(UserError):
@@ -30,7 +39,7 @@ class ScanFiles:
 
   Attributes:
     name: NAME in the outputs' names.
-    path: NIfTI file, or folder or zip archive of DICOM files.
+    path: NIfTI, NRRD or MetaImage file, or folder or zip archive of DICOM files.
     series: which of its files, for DICOM.
     problem: why it cannot be read, where that is known before.
   """
@@ -64,11 +73,11 @@ def find_scans(
 ) -> tuple[list[ScanFiles], list[str]]:
   """The scans of files and folders.
 
-  Of a folder: NIfTI files, zip archives and DICOM CT series at any depth. What looks like a scan
-  and cannot be read is a scan with a `problem`; results of earlier predictions and label maps, by
-  the names of public datasets, are left out. A scan that is reached twice counts once. Names are
-  those of files, without nnU-Net's channel, or of DICOM folders; where two are equal, their folders
-  come in front.
+  Of a folder: NIfTI, NRRD and MetaImage files, zip archives and DICOM CT series at any depth. What
+  looks like a scan and cannot be read is a scan with a `problem`; results of earlier predictions
+  and label maps, by the names of public datasets, are left out. A scan that is reached twice counts
+  once. Names are those of files, without nnU-Net's channel, or of DICOM folders; where two are
+  equal, their folders come in front.
 
   Args:
     paths: of files and folders.
@@ -102,8 +111,8 @@ def read(
 
   Args:
     scan: from `find_scans`.
-    assume_spacing: of NIfTI files, as in `volume.read_image`.
-    number: of NIfTI files, as in `volume.read_image`.
+    assume_spacing: of all but DICOM, as in `volume.read_image`.
+    number: of all but DICOM, as in `volume.read_image`.
 
   Raises:
     VolumeError: if it cannot be read; see `volume.read_image` and `dicom.read_dicom`.
@@ -113,7 +122,9 @@ def read(
   if scan.series is None:
     return LoadedScan(volume.read_image(scan.path, assume_spacing=assume_spacing, number=number))
   if assume_spacing is not None or number is not None:
-    raise volume.VolumeError(f'{scan.input}: --assume-spacing and --volume are for NIfTI files')
+    raise volume.VolumeError(
+      f'{scan.input}: --assume-spacing and --volume are for NIfTI files, not for DICOM'
+    )
   series = dicom.read_series(scan.path, series=scan.series)
   return LoadedScan(series.volume, series)
 
@@ -157,8 +168,8 @@ def _of_file(path: pathlib.Path) -> tuple[list[ScanFiles], list[str]]:
   if file.kind == 'dicom' and not problem:
     problem = f'{path}: one DICOM file; pass the folder or zip of its whole series'
   siblings = [path.name]
-  if file.kind == 'nifti':
-    siblings += [name for name in os.listdir(path.parent) if inventory.is_nifti_name(name)]
+  if file.kind in file_kinds.VOLUMES:
+    siblings += [name for name in os.listdir(path.parent) if inventory.is_volume_name(name)]
   name = inventory.case_names(map(inventory.stem, siblings))[inventory.stem(path.name)]
   return [ScanFiles(name, path, problem=problem)], []
 
@@ -189,12 +200,12 @@ def _of_folder(
   study = dicom.find_series(path, held)
   scans, left_out = [], list(study.left_out)
   stems = collections.defaultdict(list)
-  nifti = [file for file in (*held.used, *held.failed) if file.kind == 'nifti']
-  for file in nifti:
-    stems[file.parent].append(inventory.stem(file.path.name))
+  for file in (*held.used, *held.failed):
+    if file.kind in file_kinds.VOLUMES:
+      stems[file.parent].append(inventory.stem(file.path.name))
   names = {folder: inventory.case_names(texts) for folder, texts in stems.items()}
   for file in (*held.used, *held.failed):
-    if file.kind == 'nifti':
+    if file.kind in file_kinds.VOLUMES:
       name = names[file.parent][inventory.stem(file.path.name)]
       scans.append(ScanFiles(name, file.path, problem=file.problem))
     elif file.kind == 'zip' and not file.problem:
@@ -210,8 +221,8 @@ def _of_folder(
   if not scans:
     instead = f' but {", ".join(left_out)}' if left_out else ''
     raise ScanError(
-      f'{path}: no .nii.gz or .nii file and no DICOM CT series at any depth{instead}; correct '
-      '--input'
+      f'{path}: no .nii.gz or .nii file and no DICOM CT series at any depth, nor NRRD or '
+      f'MetaImage{instead}; correct --input'
     )
   return scans, left_out
 

@@ -4,23 +4,26 @@ import functools
 import pathlib
 import shutil
 
-import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from input_pipeline import disk_space
 from input_pipeline.sources import Case, files
 
 
-def case(folder, name, split):
-  path = folder / f'{name}.nii.gz'
-  nib.save(nib.Nifti1Image(np.zeros((20, 10, 6), np.int16), np.diag([1.0, 1.0, 2.0, 1.0])), path)
+def case(folder, name, split, ending='.nii.gz'):
+  path = folder / f'{name}{ending}'
+  image = sitk.GetImageFromArray(np.zeros((6, 10, 20), np.int16))
+  image.SetSpacing((1, 1, 2))
+  sitk.WriteImage(image, path)
   return Case('mine', name, split, ('liver',), functools.partial(files.load_nifti, path, path, {}))
 
 
-def test_bytes_of_cases(tmp_path):
+@pytest.mark.parametrize('ending', ['.nii.gz', '.nrrd', '.mha'])
+def test_bytes_of_cases(ending, tmp_path):
   """1200 voxels of 2 mm3 are 300 of 8 mm3; 1.2 bytes each, and twice while it runs."""
-  train, held_out = case(tmp_path, 'a', 'train'), case(tmp_path, 'b', 'validation')
+  train, held_out = case(tmp_path, 'a', 'train', ending), case(tmp_path, 'b', 'validation')
   assert disk_space.estimate([train], (2, 2, 2)) == 720
   assert disk_space.estimate([train, held_out], (2, 2, 2)) == 720 + 2880
 

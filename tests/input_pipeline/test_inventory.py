@@ -43,6 +43,7 @@ def test_every_file_is_used_left_out_or_failed(tmp_path):
     'compressed.gz': gzip.compress(NIFTI),
     'notes.gz': gzip.compress(b'notes'),
     'scan.nrrd': b'NRRD0004',
+    'scan.mgz': b'x',
     'empty.nii.gz': b'',
     'empty.dcm': b'',
     'empty.log': b'',
@@ -71,17 +72,17 @@ def test_every_file_is_used_left_out_or_failed(tmp_path):
     'slices.zip': b'PK\x05\x06',
   }
   layouts.write_files(tmp_path, content)
-  held = inventory.look(tmp_path, ('nifti', 'dicom', 'zip'))
+  held = inventory.look(tmp_path, ('nifti', 'itk', 'dicom', 'zip'))
   listed = set(content) - {'__MACOSX/x.nii.gz', '.git/config'} | {'__MACOSX', '.git'}
   assert everything(held) == sorted(listed)
   assert {file.name: file.kind for file in held.used} == {
     'a.nii.gz': 'nifti', 'b.NII': 'nifti', 'c.Nii.Gz': 'nifti', 'no_ending': 'nifti',
     'compressed.gz': 'nifti', 'deep/er/d.nii.gz': 'nifti', 'pair.hdr': 'nifti',
     'study/IM1': 'dicom', 'study/IM2': 'dicom', 'study/s.DCM': 'dicom', 'slices.zip': 'zip',
-    'study/1.2.840.77': 'dicom',
+    'study/1.2.840.77': 'dicom', 'scan.nrrd': 'itk',
   }  # fmt: skip
   assert set(problems(held.failed)) == {
-    'scan.nrrd', 'empty.nii.gz', 'empty.dcm', 'study/IM3', 'study/IM4', 'study/1.2.3.44',
+    'scan.mgz', 'empty.nii.gz', 'empty.dcm', 'study/IM3', 'study/IM4', 'study/1.2.3.44',
     'study/1.2.841.5',
     'lone.img',
   }  # fmt: skip

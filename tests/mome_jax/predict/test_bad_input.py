@@ -45,6 +45,7 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
   (folder / 'text.nii').write_text('not a scan')
   (folder / 'plain_named_gz.nii.gz').write_bytes(gzip.decompress(good))
   (folder / 'scan.nrrd').write_bytes(b'NRRD0004')
+  (folder / 'other.mgz').write_bytes(b'x')
   (folder / 'twin.nii.gz').write_bytes(good)
   (folder / 'twin.nii').write_bytes(gzip.decompress(good))
   shapes = {'flat': (20, 24), 'one_slice': (20, 24, 1), 'several': (9, 9, 9, 3)}
@@ -60,7 +61,8 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
     'truncated': 'truncated.nii.gz: cannot be read as NIfTI',
     'empty': 'empty.nii.gz: cannot be read, it is empty; copy it again',
     'text': 'text.nii: cannot be read as NIfTI',
-    'scan.nrrd': 'scan.nrrd: cannot be read as NIfTI',
+    'scan': 'scan.nrrd: cannot be read as NRRD',
+    'other.mgz': 'other.mgz: in a format that is not read; convert it',
     'twin': 'twin.nii and twin.nii.gz would both be written as twin_seg; rename one',
     'flat': 'is not 3D',
     'one_slice': 'is not 3D; pass the whole scan',

@@ -116,14 +116,14 @@ class TestFolders:
   def test_files_that_cannot_be_read_are_cases(self, tmp_path):
     scan(tmp_path / 'a.nii.gz')
     layouts.write_files(tmp_path, {
-      'b.nrrd': b'NRRD0004', 'c.dcm': b'', 'raw/d1.dcm': b'noise', 'raw/d2.dcm': b'',
+      'b.mgz': b'x', 'c.dcm': b'', 'raw/d1.dcm': b'noise', 'raw/d2.dcm': b'',
     })  # fmt: skip
     os.symlink('gone', tmp_path / 'e')
     cases, notes = find_scans.find_scans([tmp_path])
     problems = {case.name: case.problem.removeprefix(str(tmp_path)) for case in cases}
     assert problems.pop('a') == ''
     assert problems == {
-      'b.nrrd': '/b.nrrd: cannot be read as NIfTI; convert it to .nii.gz',
+      'b.mgz': '/b.mgz: in a format that is not read; convert it to .nii.gz',
       'c.dcm': '/c.dcm: cannot be read, it is empty; copy it again',
       'e': '/e: a link to gone, which is not there; get that file',
       'raw': '/raw/d1.dcm: cannot be read as DICOM; copy it again (and 1 more)',
