@@ -56,7 +56,6 @@ GROUPS = {
     'finetune': Command('mome_jax.finetune', 'from your labelled scans to a model, in one command'),
     'train': Command('mome_jax.main', 'train an experiment; the same command resumes'),
     'crossval': Command('mome_jax.crossval', 'train, score and join the folds of an experiment'),
-    'reproduce': Command('mome_jax.reproduce', "the paper's experiment, from downloads to tables"),
     'compile': Command(
       'mome_jax.main', 'memory and FLOPs on chips you do not have', ('--mode=compile',)
     ),
@@ -64,6 +63,7 @@ GROUPS = {
   'Measure': {
     'evaluate': Command('mome_jax.main', 'score a model on held-out scans', ('--mode=evaluate',)),
     'score': Command('mome_jax.evaluate', 'score folders of masks', ('score',)),
+    'nnunet': Command('mome_jax.evaluate', "results in nnU-Net's naming", ('nnunet',)),
     'compare': Command('mome_jax.evaluate', 'paired differences between runs', ('compare',)),
   },
   'Models': {

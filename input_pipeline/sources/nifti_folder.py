@@ -1,9 +1,12 @@
-"""The user's own scans: a folder in the style of nnU-Net, with classes of their own.
+"""The user's own scans: a raw dataset of nnU-Net, with classes of their own.
 
   FOLDER/dataset.json
   FOLDER/imagesTr/NAME.nii.gz    or NAME_0000.nii.gz
   FOLDER/labelsTr/NAME.nii.gz
   FOLDER/imagesTs, labelsTs      optional: cases of the test split; names in any case of letters
+
+Files end in .nii.gz, .nii, .nrrd, .mha, .nhdr or .mhd (all but NIfTI with the extra `itk`); a label
+map may be a segmentation of 3D Slicer, NAME.seg.nrrd, with segments named and numbered as here.
 
 `dataset.json` needs `labels`, name -> value (or the older value -> name); a list of values makes a
 region that holds several structures. Names are those of the template, their synonyms, paired organs
@@ -19,6 +22,8 @@ neither trained nor scored. Optional fields:
   splits       {"validation": [cases], "test": [cases]}; by default, without imagesTs, about a fifth
                is held out, each case drawn by its name, and `prepare` keeps what was drawn
   licence, citation (or reference)
+  channel_names (or modality)  of nnU-Net: channel 0 must be the CT, others are not used
+  dataset      of nnU-Net: case -> {"images": [CT], "label": file}, in place of imagesTr
 """
 
 import dataclasses
@@ -27,10 +32,11 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from input_pipeline import inventory, labels, text_files
+from input_pipeline import file_kinds, inventory, labels, text_files
 from input_pipeline.anatomy import Template
-from input_pipeline.errors import suggest
-from input_pipeline.sources import absence, files
+from input_pipeline.ct import slicer_segments
+from input_pipeline.errors import UserError, suggest
+from input_pipeline.sources import absence, files, nnunet
 from input_pipeline.sources.base import Case, Source, SourceError
 
 _HOLDS = 'dataset.json, imagesTr/ and labelsTr/'
@@ -48,9 +54,11 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
   folder, index = _open(manual_dir)
   template = nifti_folder_template(manual_dir)
   meanings = _meanings(index, template, folder / 'dataset.json')
-  pairs = {'Tr': _pairs(folder, 'Tr'), 'Ts': _pairs(folder, 'Ts')}
+  pairs = _all_pairs(folder, index)
   if not any(pair.image for pair in pairs['Tr'].values()):
-    raise SourceError(f'{folder / "imagesTr"}: no NIfTI files; it must hold NAME_0000.nii.gz')
+    raise SourceError(
+      f'{folder / "imagesTr"}: no NIfTI files; it must hold NAME_0000.nii.gz, .nrrd or .mha'
+    )
   splits = _splits(folder, index, pairs)
   drawn = _draws(index, pairs)
   cases = []
@@ -159,6 +167,41 @@ def _plain(name: str) -> str:
   return ' '.join(str(name).replace('_', ' ').casefold().split())
 
 
+def _all_pairs(folder: pathlib.Path, index: dict) -> dict[str, dict[str, '_Pair']]:
+  """'Tr' and 'Ts' -> the files of their cases."""
+  path = folder / 'dataset.json'
+  several = nnunet.check_channels(index, path)
+  pairs = {part: _pairs(folder, part, several=several) for part in ('Tr', 'Ts')}
+  if listed := nnunet.elsewhere(index, path):
+    pairs['Tr'] = {name: _Pair(*files_of) for name, files_of in listed.items()}
+  for part, held in pairs.items():
+    pairs[part] = {name: _of_slicer(pair, index, path) for name, pair in held.items()}
+  both = [pair for held in pairs.values() for pair in held.values()]
+  names = [file for pair in both for file in (pair.image, pair.label) if file is not None]
+  nnunet.check_ending(index, path, names)
+  return pairs
+
+
+def _of_slicer(pair: '_Pair', index: dict, path: pathlib.Path) -> '_Pair':
+  """A pair; with a problem where 3D Slicer has numbered its segments otherwise."""
+  if pair.problem or pair.label is None or not slicer_segments.is_segmentation(pair.label):
+    return pair
+  declared = {_plain(name): values for name, values in by_name(index['labels'], path).items()}
+  problem = ''
+  try:
+    for segment in slicer_segments.segments(pair.label):
+      values = declared.get(_plain(segment.name), [])
+      if segment.layer:
+        problem = f'segment {segment.name!r} overlaps others; a label map holds one layer'
+      elif segment.value not in values:
+        problem = f'segment {segment.name!r} has value {segment.value}, in {path.name} {values}'
+      if problem:
+        return dataclasses.replace(pair, problem=f'{pair.label}: {problem}: export it as labels')
+  except UserError as error:
+    return dataclasses.replace(pair, problem=str(error))
+  return pair
+
+
 @dataclasses.dataclass(frozen=True)
 class _Pair:
   """The files of a case; `problem` is why they cannot be used, '' if both are there and can."""
@@ -168,11 +211,17 @@ class _Pair:
   problem: str = ''
 
 
-def _pairs(folder: pathlib.Path, part: str) -> dict[str, _Pair]:
+def _pairs(folder: pathlib.Path, part: str, *, several: bool) -> dict[str, _Pair]:
   """Case -> its files.
 
+  Args:
+    folder: of the dataset.
+    part: 'Tr' or 'Ts'.
+    several: whether further channels are declared.
+
   Warns:
-    UserWarning: of what is left out: test scans without labels, and files that are no NIfTI.
+    UserWarning: of what is left out: test scans without labels, and files that are no
+      scans.
   """
   images, maps = (_held(_part(folder, f'{kind}{part}')) for kind in ('images', 'labels'))
   further = [stem for stem in inventory.further_channels(images) if stem not in maps]
@@ -199,10 +248,13 @@ def _pairs(folder: pathlib.Path, part: str) -> dict[str, _Pair]:
     elif len(paths) > 2:
       same = image if len(image) > 1 else label
       problem = f'{same[0].path} and {same[1].path.name} are both of case {name}; keep one'
-    elif name in channels:
+    elif name in channels and not several:
       problem = f'{channels[name]}: a second channel; one CT channel (_0000) is supported'
     first_image, first_label = (held[0].path if held else None for held in (image, label))
     pairs[name] = _Pair(first_image, first_label, problem)
+  if several and further:
+    places = [images[stem][0].path for stem in further]
+    files.note(files.counted(places, 'channels besides the CT'))
   if unlabelled:
     files.note(files.counted(unlabelled, 'scans of imagesTs without a label map in labelsTs'))
   return pairs
@@ -224,12 +276,12 @@ def _part(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def _held(folder: pathlib.Path) -> dict[str, list[inventory.File]]:
-  """Name without its ending -> the NIfTI files of that name, damaged ones too."""
+  """Name without its ending -> the files of that name, damaged ones too."""
   if not os.path.lexists(folder):
     return {}
   if not os.path.isdir(folder):
     raise SourceError(f'{folder}: no folder, or a link to none; get it, or remove it')
-  held = inventory.look(folder, ('nifti',), deep=False)
+  held = inventory.look(folder, file_kinds.VOLUMES, deep=False)
   left_out = [f'{folder}: left out: {phrase}' for phrase in held.notes()]
   left_out += [f'{path}: a folder, not looked into' for path in held.folders]
   for message in left_out:

@@ -2,10 +2,12 @@
 
   python -m mome_jax.evaluate score --predictions DIR --references DIR
   python -m mome_jax.evaluate compare A B [C ...]
+  python -m mome_jax.evaluate nnunet --results DIR --dataset dataset.json --output DIR
 
 score: the masks of two folders, as nnU-Net, TotalSegmentator and `mome_jax.predict` write them;
 compare: paired differences B - A, case by case, of two workdirs or evaluation folders, or a table
-of several, each against the first. A checkpoint is scored by
+of several, each against the first; nnunet: results named and numbered as nnU-Net's, for its own
+evaluation. A checkpoint is scored by
 `python -m mome_jax.main --mode=evaluate`.
 """
 
@@ -18,7 +20,7 @@ from etils import epath
 
 from input_pipeline import errors
 from input_pipeline.cli import Parser, dashed
-from mome_jax.evaluate import compare, score_files, score_folders
+from mome_jax.evaluate import compare, nnunet_results, score_files, score_folders
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,6 +47,12 @@ def make_parser() -> argparse.ArgumentParser:
   comparing.add_argument('a', metavar='A', help='workdir, evaluation folder or cases.csv')
   comparing.add_argument('others', metavar='B', nargs='+', help='several: one line each')
   comparing.add_argument('--output', metavar='DIR', help='also write comparison.md and .csv there')
+  converting = commands.add_parser(
+    'nnunet', help='results as nnU-Net writes them', description=_purpose(nnunet_results.write)
+  )
+  converting.add_argument('--results', required=True, metavar='DIR', help='of predict')
+  converting.add_argument('--dataset', required=True, metavar='FILE', help='its dataset.json')
+  converting.add_argument('--output', required=True, metavar='DIR')
   return parser
 
 
@@ -103,8 +111,16 @@ def _compare(args: argparse.Namespace) -> int:
   return 0
 
 
+def _nnunet(args: argparse.Namespace) -> int:
+  written, notes = nnunet_results.write(args.results, args.dataset, args.output)
+  for note in notes:
+    print(f'note: {note}', file=sys.stderr)
+  print(f'{len(written)} cases written: {args.output}')
+  return 0
+
+
 @errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
-  return {'score': _score, 'compare': _compare}[args.command](args)
+  return {'score': _score, 'compare': _compare, 'nnunet': _nnunet}[args.command](args)

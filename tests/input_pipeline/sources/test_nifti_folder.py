@@ -235,7 +235,7 @@ def test_a_scan_that_lacks_a_file_costs_only_itself(tmp_path):
   (maps / 'e.nii.gz').write_bytes(b'')
   shutil.copy(images / 'f_0000.nii.gz', images / 'f_0001.nii.gz')
   shutil.copy(maps / 'g.nii.gz', maps / 'g.NII.GZ')
-  (images / 'h_0000.nii.gz').rename(images / 'h_0000.nrrd')
+  (images / 'h_0000.nii.gz').rename(images / 'h_0000.mgz')
   assert fails(tmp_path) == {
     'a': 'imagesTr/a_0000.nii.gz: no labelsTr/a.nii.gz; label the scan, or move it out of imagesTr',
     'b': 'labelsTr/b.nii.gz: no scan of this name in imagesTr',
@@ -243,7 +243,7 @@ def test_a_scan_that_lacks_a_file_costs_only_itself(tmp_path):
     'e': 'labelsTr/e.nii.gz: cannot be read, it is empty; copy it again',
     'f': 'imagesTr/f_0001.nii.gz: a second channel; one CT channel (_0000) is supported',
     'g': 'labelsTr/g.NII.GZ and g.nii.gz are both of case g; keep one',
-    'h': 'imagesTr/h_0000.nrrd: cannot be read as NIfTI; convert it to .nii.gz',
+    'h': 'imagesTr/h_0000.mgz: in a format that is not read; convert it to .nii.gz',
   }
 
 

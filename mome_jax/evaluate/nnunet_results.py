@@ -1,0 +1,129 @@
+"""Results of `mome_jax.predict` as nnU-Net would have written them, for its evaluation."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import inventory, text_files
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.ct import itk_image, volume
+from input_pipeline.sources import nifti_folder
+from mome_jax.errors import UserError, writing
+from mome_jax.evaluate import mask_folders
+from mome_jax.evaluate.mask_folders import Masks, ScoreError
+
+_UNSET = ('background', 'ignore')
+_ENDINGS = ('.nii.gz', '.nii', '.nrrd', '.mha')
+
+
+def write(
+  results: str | os.PathLike, dataset: str | os.PathLike, output: str | os.PathLike
+) -> tuple[list[pathlib.Path], list[str]]:
+  """Writes results as nnU-Net names and numbers them: OUTPUT/CASE.ending, ready to be evaluated.
+
+  The labels of the dataset.json of an nnU-Net dataset decide on the values: masks are painted in
+  their order, a structure after what contains it; of region labels in the order of
+  `regions_class_order`. `file_ending` decides on the format (.nrrd and .mha with the extra itk). A
+  copy of dataset.json goes along. Then: nnUNetv2_evaluate_folder labelsTs OUTPUT -djfile
+  OUTPUT/dataset.json -pfile plans.json, or `mome score`.
+
+  Args:
+    results: output folder of `mome_jax.predict`, or other masks that `score` reads.
+    dataset: `dataset.json`.
+    output: folder, created.
+
+  Returns:
+    What was written, and notes: labels that the results lack.
+
+  Raises:
+    ScoreError, TextFileError, SourceError, VolumeError: if something does not fit; what was written
+      before is whole.
+  """
+  path, folder = pathlib.Path(dataset), pathlib.Path(output)
+  index, values = _labels(path)
+  ending = index.get('file_ending', '.nii.gz')
+  if ending not in _ENDINGS:
+    raise ScoreError(f'{path}: "file_ending" is {ending!r}; expected {", ".join(_ENDINGS)}')
+  place = pathlib.Path(results)
+  held = mask_folders.read_folder(place, mask_folders.label_values(place))
+  if held.failed:
+    case, reason = held.failed[0]
+    raise ScoreError(f'{case}: {reason}')
+  names = inventory.case_names(held.masks)
+  lacking = [name for name in values if not any(name in m.names for m in held.masks.values())]
+  if len(lacking) == len(values):
+    raise ScoreError(f'{place}: none of the labels of {path}; it has {", ".join(values)}')
+  with writing(folder, ScoreError):
+    folder.mkdir(parents=True, exist_ok=True)
+  written = []
+  for case, masks in held.masks.items():
+    file = folder / f'{names[case]}{ending}'
+    labels = _paint(masks, values)
+    with writing(folder, ScoreError):
+      if itk_image.is_itk(file):
+        itk_image.write(file, labels.array, labels.geometry)
+      else:
+        volume.write_nifti(file, labels.array, labels.geometry, np.uint8)
+    written.append(file)
+  copy = folder / 'dataset.json'
+  if not copy.exists() or not copy.samefile(path):
+    shutil.copyfile(path, copy)
+  notes = [f'{path}: {name!r} is not in the results, and so in no file' for name in lacking]
+  return written, held.notes + notes
+
+
+def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:
+  """The content of a dataset.json, and class -> value in the order of painting."""
+  try:
+    index = text_files.read_json(path)
+  except OSError as error:
+    raise ScoreError(inventory.unreadable(path, error)) from error
+  declared = index.get('labels') if isinstance(index, Mapping) else None
+  if not isinstance(declared, Mapping):
+    raise ScoreError(f'{path}: no "labels"; it must hold an object of name -> value')
+  named = nifti_folder.by_name(declared, path)
+  regions = {name: held for name, held in named.items() if name not in _UNSET}
+  if any(len(held) > 1 for held in regions.values()):
+    values = _of_regions(path, list(regions), index.get('regions_class_order'))
+  else:
+    values = {name: held[0] for name, held in regions.items()}
+  wrong = {name: value for name, value in values.items() if not 0 <= value <= 255}
+  if wrong:
+    raise ScoreError(f'{path}: labels {wrong} are outside 0..255')
+  by_class = {mask_folders.canonical(name): value for name, value in values.items()}
+  if len(by_class) < len(values):
+    raise ScoreError(f'{path}: two of the labels {", ".join(values)} are one class; rename one')
+  if any(len(held) > 1 for held in regions.values()):
+    return index, by_class
+  inner_last = sorted(by_class, key=lambda name: sum(TEMPLATE.contains(o, name) for o in by_class))
+  return index, {name: by_class[name] for name in inner_last}
+
+
+def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[str, int]:
+  """Region -> the value that it is painted with, as nnU-Net does."""
+  if not isinstance(order, list) or len(order) != len(names):
+    raise ScoreError(
+      f'{path}: "regions_class_order" is {order!r}; expected a value for each of {", ".join(names)}'
+    )
+  return dict(zip(names, map(int, order), strict=True))
+
+
+def _paint(masks: Masks, values: Mapping[str, int]) -> volume.Volume:
+  """One label map (D, H, W) uint8 of the masks of a case."""
+  painted: np.ndarray | None = None
+  for name, value in values.items():
+    if name not in masks.names:
+      continue
+    mask = masks.read(name)
+    if painted is None:
+      painted, geometry = np.zeros(mask.array.shape, np.uint8), mask.geometry
+    if mask.array.shape != painted.shape:
+      raise UserError(f'{masks.path}: the mask of {name!r} is on another grid; predict anew')
+    painted[mask.array] = value
+  if painted is None:
+    raise ScoreError(f'{masks.path}: none of the labels {", ".join(values)}; predict them')
+  return volume.Volume(painted, geometry)

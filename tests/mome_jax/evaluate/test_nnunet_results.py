@@ -1,0 +1,74 @@
+"""Results in nnU-Net's naming and numbers."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from mome_jax.evaluate import nnunet_results, score_folders
+from mome_jax.evaluate.command import main
+from mome_jax.evaluate.mask_folders import ScoreError
+from tests.mome_jax.evaluate.test_score_folders import AFFINE, save
+
+
+def results(folder, cases=('a_0000', 'b')):
+  """As predict writes them: liver 6 under its tumor 27, spleen 1."""
+  codes = np.zeros((9, 8, 7), np.uint8)
+  codes[2:6, 2:6, 2:6], codes[3, 3:5, 3], codes[7:9, 2:4, 2:4] = 6, 27, 1
+  for case in cases:
+    save(folder / f'{case}_seg.nii.gz', codes)
+    legend = {'labels': [{'name': name, 'label': label} for name, label in
+                         (('spleen', 1), ('liver', 6), ('liver tumor', 27))]}  # fmt: skip
+    (folder / f'{case}_seg.json').write_text(json.dumps(legend))
+  return codes
+
+
+def dataset(tmp_path, labels, **fields):
+  path = tmp_path / 'dataset.json'
+  path.write_text(json.dumps({'labels': {'background': 0, **labels}, **fields}))
+  return path
+
+
+def test_values_of_the_dataset(tmp_path, capsys):
+  codes = results(tmp_path / 'out')
+  path = dataset(tmp_path, {'liver_tumor': 1, 'Liver': 2, 'spleen': 5, 'colon': 4, 'ignore': 6})
+  arguments = {'--results': tmp_path / 'out', '--dataset': path, '--output': tmp_path / 'nn'}
+  assert main(['nnunet', *(str(part) for pair in arguments.items() for part in pair)]) == 0
+  assert "'colon' is not in the results" in capsys.readouterr().err
+  files = sorted(entry.name for entry in (tmp_path / 'nn').iterdir())
+  assert files == ['a.nii.gz', 'b.nii.gz', 'dataset.json']
+  written = nib.load(tmp_path / 'nn' / 'a.nii.gz')
+  expected = np.select([codes == 27, codes == 6, codes == 1], [1, 2, 5])  # the tumor on the liver
+  np.testing.assert_array_equal(written.dataobj, expected)
+  np.testing.assert_allclose(written.affine, AFFINE)
+  scores = score_folders.score_folders(tmp_path / 'nn', tmp_path / 'nn', classes=['spleen'])
+  assert [row['dice'] for row in scores.rows] == [1, 1]
+
+
+def test_regions_and_another_ending(tmp_path):
+  codes = results(tmp_path / 'out')
+  regions = {'liver': [1, 2], 'liver_tumor': 2}
+  path = dataset(tmp_path, regions, regions_class_order=[1, 2], file_ending='.mha')
+  nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
+  image = sitk.ReadImage(tmp_path / 'nn' / 'b.mha')
+  expected = np.select([codes == 27, codes == 6], [2, 1])
+  np.testing.assert_array_equal(sitk.GetArrayFromImage(image).transpose(), expected)
+  np.testing.assert_allclose(image.GetSpacing(), (2, 1.5, 3))
+  assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)  # AFFINE is LPS
+  path = dataset(tmp_path, regions)
+  with pytest.raises(ScoreError, match='regions_class_order'):
+    nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
+
+
+@pytest.mark.parametrize(('labels', 'fields', 'told'), [
+  ({'colon': 1}, {}, 'none of the labels'),
+  ({'liver': 1}, {'file_ending': '.png'}, "'.png'; expected .nii.gz"),
+  ({'liver': 300}, {}, 'outside 0..255'),
+  ({'kidney_left': 1, 'left kidney': 2}, {}, 'one class'),
+])  # fmt: skip
+def test_what_does_not_fit_is_told(labels, fields, told, tmp_path):
+  results(tmp_path / 'out')
+  with pytest.raises(ScoreError, match=told):
+    nnunet_results.write(tmp_path / 'out', dataset(tmp_path, labels, **fields), tmp_path / 'nn')
