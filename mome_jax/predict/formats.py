@@ -82,6 +82,7 @@ class Format(NamedTuple):
     help: of the switch.
     needs_voxels: not written of a scan where no class has a voxel.
     needs_series: refused unless every scan is a DICOM series.
+    require: (switch) -> None; raises PredictError where what it takes is not installed.
   """
 
   end: str
@@ -90,6 +91,7 @@ class Format(NamedTuple):
   help: str
   needs_voxels: bool = False
   needs_series: bool = False
+  require: Callable[[str], None] = lambda switch: None
 
 
 def _masks(folder: pathlib.Path, segmented: SegmentedScan) -> None:
@@ -118,6 +120,43 @@ def _rtstruct(path: pathlib.Path, segmented: SegmentedScan) -> None:
   targets = [target for target in segmented.targets if target.name in segmented.present]
   series = cast('Series', segmented.scan.series)  # of anything else it is refused before
   rtstruct.write(path, series, segmented.segmentation, targets, colours)
+
+
+def _needs_itk(switch: str) -> None:
+  from mome_jax.predict import itk_outputs
+
+  itk_outputs.require(switch)
+
+
+def _itk_labels(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  from mome_jax.predict import itk_outputs
+
+  labels = cast(np.ndarray, segmented.labels)  # made before
+  itk_outputs.write_labels(path, labels, segmented.scan.volume.geometry)
+
+
+def _seg_nrrd(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  from mome_jax.predict import itk_outputs
+
+  itk_outputs.write_segments(
+    path,
+    segmented.segmentation,
+    segmented.present,
+    segmented.colours,
+    segmented.scan.volume.geometry,
+  )
+
+
+def _totalsegmentator(folder: pathlib.Path, segmented: SegmentedScan) -> None:
+  from mome_jax.predict import totalsegmentator_masks
+
+  totalsegmentator_masks.write(
+    folder,
+    segmented.segmentation,
+    segmented.targets,
+    segmented.rows,
+    segmented.scan.volume.geometry,
+  )
 
 
 def _preview(path: pathlib.Path, segmented: SegmentedScan) -> None:
@@ -168,6 +207,34 @@ FORMATS: dict[str, Format] = {
     'also NAME_rtstruct.dcm, a DICOM RT Structure Set (contours); for DICOM input',
     needs_voxels=True,
     needs_series=True,
+  ),
+  'totalsegmentator': Format(
+    'totalsegmentator',
+    _totalsegmentator,
+    '--totalsegmentator',
+    'also NAME_totalsegmentator/, one binary file a class with the names of TotalSegmentator',
+  ),
+  'nrrd': Format(
+    'seg.nrrd',
+    _itk_labels,
+    '--nrrd',
+    'also NAME_seg.nrrd, the labels once more; with the extra itk',
+    require=_needs_itk,
+  ),
+  'mha': Format(
+    'seg.mha',
+    _itk_labels,
+    '--mha',
+    'also NAME_seg.mha, the labels once more; with the extra itk',
+    require=_needs_itk,
+  ),
+  'seg_nrrd': Format(
+    'seg.seg.nrrd',
+    _seg_nrrd,
+    '--seg-nrrd',
+    'also NAME_seg.seg.nrrd, a segmentation for 3D Slicer; with the extra itk',
+    needs_voxels=True,
+    require=_needs_itk,
   ),
   'preview': Format('preview.png', _preview, '--no-preview', 'no NAME_preview.png'),
   'report': Format(

@@ -1,1 +1,0 @@
-"""The paper's experiment as one road: from the downloads of its datasets to its tables."""
