@@ -40,7 +40,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(cli.dashed(argv))
-  from input_pipeline.fingerprint import Fingerprint, find_groups, fingerprint  # slow to import
+  # Slow to import.
+  from input_pipeline.fingerprint import find_groups, fingerprint
+  from input_pipeline.fingerprint_store import FingerprintStore
 
   cases = []
   for source, folder in args.download:
@@ -51,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   with errors.writing(args.output):  # before the work, not after it
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.touch()
-  prints: dict[tuple[str, str], Fingerprint] = {}
+  prints = FingerprintStore()
   splits: dict[tuple[str, str], str] = {}
   failed = 0
   for case in progress.bar(cases, desc='fingerprints', unit='case'):
     try:
       scan = case.load()
-      prints[case.source, case.name] = fingerprint(scan.image, scan.geometry.spacing)
+      prints.add((case.source, case.name), fingerprint(scan.image, scan.geometry.spacing))
       splits[case.source, case.name] = case.split
     except Exception as error:  # whatever is wrong with one case must not cost the others
       print(f'skipped {case.source} {case.name}: {errors.reason(error)}', file=sys.stderr)

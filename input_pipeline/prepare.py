@@ -20,7 +20,6 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 import re
 import shlex
 import sys
@@ -432,7 +431,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'skipped {case}: {reason}', file=sys.stderr)
   changes = [f'{number} {what}' for what, number in report['changes'].items() if number]
   cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
-  folder = pathlib.Path(args.data_dir) / (args.name or args.source)
+  folder = epath.Path(args.data_dir) / (args.name or args.source)
   print(
     f'{folder}: {cases} cases, {report["records"]} bricks, {report["bytes"] / 1e6:.1f} MB, '
     f'{len(report["skipped"])} cases skipped; {", ".join(changes)}'

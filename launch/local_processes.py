@@ -111,7 +111,12 @@ def _start(arguments: argparse.Namespace, port: int, number: int) -> subprocess.
     'JAX_PROCESS_ID': str(number),
   }
   if arguments.devices:
-    environment |= {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(arguments.devices)}
+    number = str(arguments.devices)
+    environment |= {
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_NUM_CPU_DEVICES': number,
+      'MOME_DEVICES': number,
+    }
   try:
     return subprocess.Popen(arguments.command, env=environment)
   except OSError as error:

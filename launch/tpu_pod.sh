@@ -1,22 +1,32 @@
 #!/usr/bin/env bash
-# Creates a Cloud TPU pod, sets it up, and trains on all of its workers.
+# Creates a Cloud TPU, sets it up, and trains on all of its workers; docs/how-to/pods.md explains it.
 #
-#   NAME=mome ZONE=us-east5-b TYPE=v5litepod-16 launch/tpu_pod.sh create
-#   NAME=mome ZONE=us-east5-b launch/tpu_pod.sh setup
-#   NAME=mome ZONE=us-east5-b launch/tpu_pod.sh run \
-#       --config=sparse_32 --workdir=gs://BUCKET/run
-#   NAME=mome ZONE=us-east5-b launch/tpu_pod.sh logs | status | stop | delete
+#   export NAME=mome ZONE=us-east5-b
+#   TYPE=v5litepod-16 launch/tpu_pod.sh create [--spot] [--network=N --subnetwork=S] ...
+#   launch/tpu_pod.sh setup
+#   launch/tpu_pod.sh run --config=sparse_32 --workdir=gs://BUCKET/run
+#   launch/tpu_pod.sh watch | logs | status | stop | delete
 #
-# DRY_RUN=1 prints the commands instead.
+# SLICES=N asks for N slices that train together. What create was given is remembered, and a TPU that
+# was preempted is created and set up again so. SSH_FLAGS, such as --internal-ip, go to each ssh and
+# scp; MOME_CACHE to the run. POLL seconds (30) lie between two looks, after MISSES (10) of which
+# without an answer it gives up; RESTARTS (20) is how often it starts a run again. DRY_RUN=1 prints
+# the commands instead.
 set -euo pipefail
 
 : "${NAME:?the name of the TPU, such as NAME=mome}"
 : "${ZONE:?the zone, such as ZONE=us-east5-b}"
-TYPE=${TYPE:-v5litepod-16}
-VERSION=${VERSION:-v2-alpha-tpuv5-lite}
-RESTARTS=${RESTARTS:-3}
+POLL=${POLL:-30} MISSES=${MISSES:-10} RESTARTS=${RESTARTS:-20}
 PREEMPTED=75 # as mome_jax/training/multihost.py
-ROOT=$(cd "$(dirname "$0")/.." && pwd)
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+MEMORY=${XDG_STATE_HOME:-$HOME/.local/state}/mome_jax/pods/$NAME
+read -ra SSH <<<"${SSH_FLAGS:-}"
+
+say() { echo "$(date +%H:%M:%S) $*" >&2; }
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
 
 call() {
   if [[ -n ${DRY_RUN:-} ]]; then
@@ -27,60 +37,278 @@ call() {
   fi
 }
 
-tpu() {
+queue() {
   local verb=$1
   shift
-  call gcloud compute tpus tpu-vm "$verb" "$NAME" --zone="$ZONE" "$@"
+  call gcloud compute tpus queued-resources "$verb" "$NAME" --zone="$ZONE" "$@"
 }
 
-# One worker alone would wait for the others for ever: always all of them.
-on_all() {
-  tpu ssh --worker=all --command="$1"
-}
-
-# How many workers the pod has, and how many of them answer.
-check_workers() {
+remember() { # FILE WORD...: as bash reads them again
   [[ -n ${DRY_RUN:-} ]] && return
-  local expected answered
-  expected=$(gcloud compute tpus tpu-vm describe "$NAME" --zone="$ZONE" \
-    --format='value(networkEndpoints.len())')
-  answered=$(on_all 'echo worker-is-here' 2>/dev/null | grep -c worker-is-here || true)
-  if [[ $answered != "$expected" ]]; then
-    echo "error: $answered of $expected workers of $NAME answer; see: $0 status" >&2
-    exit 1
+  mkdir -p "$MEMORY"
+  printf '%q ' "${@:2}" >"$MEMORY/$1.part"
+  mv "$MEMORY/$1.part" "$MEMORY/$1"
+}
+
+recall() { # FILE: its words, in the array WORDS
+  WORDS=()
+  [[ -f $MEMORY/$1 ]] || return 1
+  eval "WORDS=($(<"$MEMORY/$1"))"
+}
+
+# What the TPU is: TYPE, VERSION, SLICES and FLAGS, as create was given them.
+settings() {
+  if recall create; then
+    TYPE=${WORDS[0]} VERSION=${WORDS[1]} SLICES=${WORDS[2]}
+    FLAGS=("${WORDS[@]:3}")
+  else
+    SLICES=${SLICES:-1} FLAGS=()
   fi
 }
 
-run() {
-  local arguments attempt code
-  arguments=$(printf '%q ' "$@")
-  check_workers
-  for ((attempt = 0; attempt <= RESTARTS; attempt++)); do
-    code=0
-    on_all "cd mome && set -o pipefail && .venv/bin/python -m mome_jax.main --distributed \
-$arguments 2>&1 | tee -a run.log" || code=$?
-    [[ $code == "$PREEMPTED" ]] || return "$code"
-    echo "preempted, starting again ($((attempt + 1)) of $RESTARTS)" >&2
-  done
-  return "$PREEMPTED"
+nodes() {
+  if ((SLICES == 1)); then
+    echo "$NAME"
+  else
+    seq -f "$NAME-%g" 0 $((SLICES - 1))
+  fi
 }
 
-case ${1:-} in
-  create) tpu create --accelerator-type="$TYPE" --version="$VERSION" ;;
-  setup)
-    call tar -czf /tmp/mome.tar.gz --exclude=.git --exclude='.venv*' --exclude=runs -C "$ROOT" .
-    call gcloud compute tpus tpu-vm scp /tmp/mome.tar.gz "$NAME:" --zone="$ZONE" --worker=all
-    check_workers
-    on_all 'mkdir -p mome && tar -xzf mome.tar.gz -C mome && cd mome && python3 -m venv .venv &&
-.venv/bin/pip install -q -r requirements.txt "jax[tpu]"'
+# The runtime of a type: cloud.google.com/tpu/docs/runtimes
+version_of() {
+  case $1 in
+    v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    *) fail "TYPE=$1: no runtime is known for it; VERSION names one, such as VERSION=v2-alpha-tpuv6e" ;;
+  esac
+}
+
+create() {
+  local where
+  if ((SLICES == 1)); then
+    where=(--node-id="$NAME")
+  else
+    where=(--node-count="$SLICES" --node-prefix="$NAME")
+  fi
+  queue create --accelerator-type="$TYPE" --runtime-version="$VERSION" "${where[@]}" \
+    ${FLAGS[@]+"${FLAGS[@]}"}
+  [[ -n ${DRY_RUN:-} ]] || wait_for_it
+}
+
+# As Google tells it; GONE where there is no such TPU, UNKNOWN where nobody answers: what is only
+# out of sight for a moment must not be created again.
+state() {
+  local told
+  if told=$(gcloud compute tpus queued-resources describe "$NAME" --zone="$ZONE" \
+    --format='value(state.state)' 2>&1); then
+    tail -n 1 <<<"$told"
+  elif [[ $told == *NOT_FOUND* ]]; then
+    echo GONE
+  else
+    echo UNKNOWN
+  fi
+}
+
+wait_for_it() {
+  local now before=
+  while :; do
+    now=$(state)
+    [[ $now == "$before" ]] || say "$NAME: $now"
+    case $now in
+      ACTIVE) return ;;
+      FAILED | SUSPENDED | GONE)
+        [[ -z $before ]] || fail "$NAME is $now; gcloud compute tpus queued-resources describe \
+$NAME --zone=$ZONE says why, '$0 delete' removes it"
+        ;;
+    esac
+    before=$now
+    sleep "$POLL"
+  done
+}
+
+# One worker alone would wait for the others for ever: always all, of all slices.
+on_all() {
+  local node code=0 jobs=()
+  for node in $(nodes); do
+    call gcloud compute tpus tpu-vm ssh "$node" --zone="$ZONE" --worker=all ${SSH[@]+"${SSH[@]}"} \
+      --command="$1" &
+    jobs+=($!)
+  done
+  for node in "${jobs[@]}"; do
+    wait "$node" || code=$?
+  done
+  return "$code"
+}
+
+worker() { on_all "cd mome && launch/tpu_worker.sh $1"; }
+
+# Sets WORKERS, and fails unless as many answer.
+check_workers() {
+  [[ -n ${DRY_RUN:-} ]] && return
+  local node answered
+  WORKERS=0
+  for node in $(nodes); do
+    WORKERS=$((WORKERS + $(gcloud compute tpus tpu-vm describe "$node" --zone="$ZONE" \
+      --format='value(networkEndpoints.len())')))
+  done
+  answered=$(on_all 'echo worker-is-here' 2>/dev/null | grep -c worker-is-here || true)
+  [[ $answered == "$WORKERS" ]] ||
+    fail "$answered of $WORKERS workers of $NAME answer; see: $0 status"
+}
+
+setup() {
+  local folder node
+  folder=$(mktemp -d)
+  call tar -czf "$folder/mome.tar.gz" --exclude='./.git' --exclude='./.venv*' --exclude='./runs' \
+    --exclude='./build' --exclude='./dist' -C "$ROOT" . || fail "$ROOT cannot be packed"
+  check_workers
+  for node in $(nodes); do
+    call gcloud compute tpus tpu-vm scp "$folder/mome.tar.gz" "$node:" --zone="$ZONE" \
+      --worker=all ${SSH[@]+"${SSH[@]}"} || fail "the checkout was not copied to $node"
+  done
+  rm -rf "$folder"
+  on_all 'mkdir -p mome && tar -xzf mome.tar.gz -C mome && mome/launch/tpu_worker.sh setup' ||
+    fail "$NAME is not set up on all workers; see above, then '$0 setup' again"
+  say "$NAME is set up"
+}
+
+# Starts a run of these arguments on all workers, detached, under a new id.
+start() {
+  local words=(env 'JAX_PLATFORMS=tpu,cpu')
+  [[ -z ${MOME_CACHE:-} ]] || words+=("MOME_CACHE=$MOME_CACHE")
+  words+=(.venv/bin/python -m mome_jax.main --distributed "$@")
+  ID=$(date +%Y%m%d-%H%M%S)-$RANDOM
+  remember run "$ID" "$@"
+  check_workers
+  worker "start $ID $(printf '%q ' "${words[@]}")" || fail "the run was not started on all workers"
+  say "run $ID started on ${WORKERS:-all} workers; '$0 logs' shows its output, '$0 watch' comes back"
+}
+
+# Starts the remembered run again, on a new TPU where the old one is gone.
+restart() {
+  RESTARTED=$((${RESTARTED:-0} + 1))
+  if ((RESTARTED > RESTARTS)); then
+    say "$1: not started again after $RESTARTS restarts; the checkpoints stay"
+    return 1
+  fi
+  say "$1: restart $RESTARTED of $RESTARTS"
+  if [[ $2 == new ]]; then
+    queue delete --force --quiet >/dev/null 2>&1 || true # one that is gone needs none
+    create || fail "$NAME was not created again"
+    setup
+  fi
+  recall run || fail "no run was started on $NAME from here"
+  start "${WORDS[@]:1}"
+}
+
+# Looks at the run until it ends; restarts what was preempted. Returns its exit code.
+watch() {
+  local lines answers now verdict missed=0
+  while :; do
+    sleep "$POLL"
+    now=$(state)
+    lines=$(worker status 2>/dev/null | grep "^mome-status [^ ]* $ID " || true)
+    answers=$(grep -c . <<<"$lines" || true)
+    if [[ $now == SUSPENDED || $now == FAILED || $now == GONE ]]; then
+      restart "$NAME is $now" new || return "$PREEMPTED"
+      missed=0
+    elif ((answers < WORKERS)); then
+      missed=$((missed + 1))
+      say "$answers of $WORKERS workers answer, $NAME is $now ($missed of $MISSES)"
+      ((missed < MISSES)) ||
+        fail "$NAME does not answer; the run may still be going: '$0 watch' looks again"
+    else
+      missed=0
+      verdict=$(judge "$lines")
+      case $verdict in
+        going) ;;
+        again) restart 'asked to end, and saved' same || return "$PREEMPTED" ;;
+        lost)
+          stop_rest
+          restart 'a worker lost its process' same || return 1
+          ;;
+        *)
+          report "$verdict" "$lines"
+          return "$verdict"
+          ;;
+      esac
+    fi
+  done
+}
+
+# going | again (all have saved) | lost (a process went without a word) | the exit code of all.
+judge() {
+  local state code going='' saved='' failed=''
+  while read -r _ _ _ state code; do
+    case $state-$code in
+      running-*) going=1 ;;
+      lost-*) echo lost && return ;;
+      exit-0) ;;
+      exit-"$PREEMPTED") saved=1 ;;
+      *) failed=$code ;;
+    esac
+  done <<<"$1"
+  if [[ -n $failed ]]; then
+    echo "$failed"
+  elif [[ -n $going ]]; then
+    echo going
+  elif [[ -n $saved ]]; then
+    echo again
+  else
+    echo 0
+  fi
+}
+
+stop_rest() {
+  worker stop >/dev/null 2>&1 || true
+  sleep "$POLL"
+}
+
+report() {
+  if [[ $1 == 0 ]]; then
+    say "$NAME: done"
+    return
+  fi
+  say "the run failed: $(sed -n '/ exit 0$/d; s/^mome-status \(.* exit .*\)/\1/p' <<<"$2" | head -n 4)"
+  on_all 'tail -n 5 mome/run.log' >&2 || true
+  stop_rest
+}
+
+verb=${1:-}
+[[ $# == 0 ]] || shift
+settings
+case $verb in
+  create)
+    TYPE=${TYPE:-v5litepod-16} FLAGS=("$@")
+    VERSION=${VERSION:-$(version_of "$TYPE")}
+    remember create "$TYPE" "$VERSION" "$SLICES" "$@"
+    create
     ;;
-  run) shift && run "$@" ;;
+  setup) setup ;;
+  run)
+    start "$@"
+    [[ -n ${DRY_RUN:-} ]] || watch
+    ;;
+  watch)
+    recall run || fail "no run was started on $NAME from here"
+    ID=${WORDS[0]}
+    check_workers
+    watch
+    ;;
   logs) on_all 'tail -n 20 mome/run.log' ;;
-  status) tpu describe ;;
-  stop) on_all 'pgrep -f "[m]ome_jax.main" | xargs -r kill -TERM' ;; # each saves and ends with 75
-  delete) tpu delete ;;
+  status)
+    queue describe --format='value(state.state)'
+    worker status
+    ;;
+  stop) worker stop ;; # each saves and ends with 75; a watch that goes on would start it again
+  delete)
+    queue delete --force --quiet
+    [[ -n ${DRY_RUN:-} ]] || rm -rf "$MEMORY"
+    ;;
   *)
-    echo "usage: $0 create|setup|run|logs|status|stop|delete (got '${1:-}')" >&2
+    echo "usage: $0 create|setup|run|watch|logs|status|stop|delete (got '$verb')" >&2
     exit 2
     ;;
 esac

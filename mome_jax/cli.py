@@ -56,6 +56,7 @@ GROUPS = {
     'finetune': Command('mome_jax.finetune', 'from your labelled scans to a model, in one command'),
     'train': Command('mome_jax.main', 'train an experiment; the same command resumes'),
     'crossval': Command('mome_jax.crossval', 'train, score and join the folds of an experiment'),
+    'reproduce': Command('mome_jax.reproduce', "the paper's experiment, from downloads to tables"),
     'compile': Command(
       'mome_jax.main', 'memory and FLOPs on chips you do not have', ('--mode=compile',)
     ),

@@ -82,6 +82,11 @@ def test_the_extra_for_sentence_encoders_has_the_libraries_of_the_tests():
     assert need.specifier.contains(exact[need.name]), need
 
 
+def test_the_extra_for_buckets_has_the_library_of_the_tests():
+  [gcsfs] = map(Requirement, EXTRAS['gcs'])
+  assert gcsfs.specifier.contains(pins('requirements-dev.txt', SYSTEMS[0])['gcsfs'])
+
+
 @pytest.mark.parametrize('extra', ['itk'])
 def test_the_extras_for_formats_have_the_libraries_of_the_tests(extra):
   exact = pins('requirements-dev.txt', {})

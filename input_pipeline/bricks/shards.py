@@ -46,6 +46,9 @@ def write_records(path: epath.Path, content: Iterable[bytes]) -> None:
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
   """Writes a file, in one step or not at all."""
+  if '://' in os.fspath(path):  # an object of a bucket appears when it is whole
+    path.write_bytes(content)
+    return
   temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.part')
   temporary.write_bytes(content)
   temporary.replace(path)

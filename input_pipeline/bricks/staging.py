@@ -34,11 +34,11 @@ def stage_folder(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
   folder = data_dir / f'.{source}.incomplete'
   folder.mkdir(parents=True, exist_ok=True)
   with _locked(folder, source):
-    for leftover in folder.iterdir():  # of a run that was killed
+    for leftover in entries(folder):  # of a run that was killed
       if leftover.name != CASES:
         leftover.rmtree()
     yield folder
-    folder.rmtree()
+    remove(folder)
 
 
 @contextlib.contextmanager
@@ -74,7 +74,21 @@ def publish(folder: epath.Path, final: epath.Path, replaced: epath.Path) -> None
     path.copy(target)
 
 
+def entries(folder: epath.Path) -> list[epath.Path]:
+  """What is in a folder; a bucket has no empty ones, so that they are not there."""
+  try:
+    return list(folder.iterdir())
+  except FileNotFoundError:
+    return []
+
+
+def remove(folder: epath.Path) -> None:
+  """Removes a folder with all that is in it, if it is there."""
+  if folder.exists():
+    folder.rmtree()
+
+
 def files_in(folder: epath.Path) -> Iterator[epath.Path]:
   """All files at any depth."""
-  for path in folder.iterdir():
+  for path in entries(folder):
     yield from files_in(path) if path.is_dir() else [path]

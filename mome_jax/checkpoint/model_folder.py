@@ -12,8 +12,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from mome_jax.checkpoint import checksums
 from mome_jax.checkpoint.config_file import read_config
-from mome_jax.checkpoint.errors import CheckpointError, first_line
+from mome_jax.checkpoint.errors import CheckpointError, first_line, shortened
 from mome_jax.checkpoint.files import CONFIG, PARAMS, TEXT_VECTORS, TOKENIZER, absolute, locate
 from mome_jax.configs import base
 from mome_jax.errors import writing
@@ -46,7 +47,7 @@ def save_model(
   tokenizer: epath.PathLike = DEFAULT_MODEL,
   vectors: TextVectors | None = None,
 ) -> None:
-  """Writes a model folder: `config.json`, `params/`, and `tokenizer.model` or `text.npz`.
+  """Writes a model folder: config, parameters with checksums, `tokenizer.model` or `text.npz`.
 
   Args:
     folder: created where missing.
@@ -63,6 +64,7 @@ def save_model(
     raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
   save_description(folder, config, tokenizer=tokenizer, vectors=vectors)
   with writing(folder, CheckpointError), ocp.StandardCheckpointer() as writer:
+    checksums.write(folder, params)
     writer.save(folder / PARAMS, params)
 
 
@@ -199,7 +201,8 @@ def load_model(
       Dice on scans set aside; None is what `evaluation.checkpoint` of its config says.
 
   Raises:
-    CheckpointError: if it is none of these, has no best checkpoint, or cannot be read.
+    CheckpointError: if it is none of these, has no best checkpoint, cannot be read, or holds other
+      numbers than were written.
   """
   place = locate(path, choice or load_config(path).evaluation.checkpoint)
   if place.params is None:
@@ -218,4 +221,10 @@ def load_model(
       f'{place.params}: cannot be read ({first_line(error)}); copy it again or choose another '
       'checkpoint'
     ) from error
+  wrong = checksums.changed(loaded, checksums.read(place.params))
+  if wrong:
+    raise CheckpointError(
+      f'{place.params}: damaged, not what was written: {shortened(wrong)}; copy it again or choose '
+      'another checkpoint'
+    )
   return TrainedModel(load_config(path), loaded, place.step, place.folder)

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from mome_jax.checkpoint import same_run
+from mome_jax.checkpoint import checksums, same_run
 from mome_jax.checkpoint.errors import CheckpointError, first_line, shortened
 from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps
 
@@ -54,8 +54,8 @@ class Checkpointer:
   """Checkpoints of one training run under `WORKDIR/checkpoints/STEP`.
 
   Each holds the items `train` (step, parameters, optimizer), `ema` (what evaluation and prediction
-  load) and `data` (JSON: seed and position in the stream of samples). The newest ones are kept, and
-  the one with the highest score. A save is asynchronous and
+  load) and `data` (JSON: seed and position in the stream of samples, checksums of all arrays). The
+  newest ones are kept, and the one with the highest score. A save is asynchronous and
   atomic: a killed process leaves the previous checkpoint. `WORKDIR/start` holds the parameters that
   the run began with.
   """
@@ -91,23 +91,26 @@ class Checkpointer:
     Raises:
       CheckpointError: if this or the previous checkpoint could not be written.
     """
+    train = _train_item(state)
+    sums = {'train': checksums.of_tree(train), 'ema': checksums.of_tree(state.ema)}
     with self._explained():
       self._manager.save(
         step,
         metrics=None if score is None else {SCORE: score},
         args=ocp.args.Composite(
-          train=ocp.args.StandardSave(_train_item(state)),
+          train=ocp.args.StandardSave(train),
           ema=ocp.args.StandardSave(state.ema),
-          data=ocp.args.JsonSave(position),
+          data=ocp.args.JsonSave(checksums.signed(position, sums)),
         ),
       )
 
   def restore(self, abstract: S, config: ml_collections.ConfigDict) -> tuple[S, Position] | None:
     """The newest readable state and its data position, or None if there is no checkpoint.
 
-    Where files of the newest are missing or corrupt, the one before it is taken: training will
-    write that step again. The damaged one is named and, once the other has been read, moved to
-    `WORKDIR/damaged/`. Any other error moves nothing: what may pass is tried again for a while.
+    Where files of the newest are missing or corrupt, or give other numbers than were written, the
+    one before it is taken: training will write that step again. The damaged one is named and, once
+    the other has been read, moved to `WORKDIR/damaged/`. Any other error moves nothing: what may
+    pass is tried again for a while.
 
     Args:
       abstract: ShapeDtypeStructs with shardings, from `init_state`; any mesh.
@@ -123,7 +126,8 @@ class Checkpointer:
       if restored is not None:
         for other, why in damaged.items():
           self._set_aside(other, why)
-        return abstract.replace(ema=restored.ema, **restored.train), restored.data
+        position = checksums.unsigned(restored.data)
+        return abstract.replace(ema=restored.ema, **restored.train), position
       damaged[step] = reason
     if damaged:
       newest, reason = next(iter(damaged.items()))
@@ -151,6 +155,9 @@ class Checkpointer:
       except Exception as error:  # Orbax and its storage layers each raise their own
         reason, outcome = first_line(error), _classify(error)
       outcome = _worst_of_all_hosts(outcome)
+      if outcome == _Outcome.READ:
+        outcome, reason = _compare(restored)
+        outcome = _worst_of_all_hosts(outcome)
       if outcome == _Outcome.READ:
         return restored, ''
       if outcome == _Outcome.DAMAGED:
@@ -257,6 +264,20 @@ class Checkpointer:
         f'cannot write a checkpoint into {self._folder} ({first_line(error)}); of the earlier '
         f'ones, {good}. Free space and run the same command again'
       ) from error
+
+
+def _compare(restored: Any) -> tuple[_Outcome, str]:
+  """Whether a checkpoint holds what was written; on all hosts, whose arrays these are."""
+  try:
+    sums = checksums.arrays(restored.data)
+  except ValueError as error:
+    return _Outcome.DAMAGED, str(error)
+  wrong = [
+    f'{item}/{name}'
+    for item in ('train', 'ema')
+    for name in checksums.changed(restored[item], sums.get(item))
+  ]
+  return (_Outcome.DAMAGED if wrong else _Outcome.READ), f'not what was written: {shortened(wrong)}'
 
 
 def _score(metrics: Mapping[str, float]) -> float:

@@ -21,8 +21,11 @@ from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import compilation, optimizer, sharding, state, steps, text_start
 from mome_jax.training.flops import count_flops
 
-# GiB of one chip: cloud.google.com/tpu/docs/system-architecture-tpu-vm
+# Of one chip, cloud.google.com/tpu/docs/system-architecture-tpu-vm: GiB, FLOPs a second in
+# bfloat16, bytes a second.
 _HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32}
+_PEAK = {'v5e': 197e12, 'v5p': 459e12, 'v6e': 918e12}
+_BANDWIDTH = {'v5e': 819e9, 'v5p': 2765e9, 'v6e': 1640e9}
 # Number of chips -> the shape that a slice of so many has.
 _FLAT = {'4': '2x2', '8': '2x4', '16': '4x4', '32': '4x8', '64': '8x8', '256': '16x16'}
 _CUBES = {'4': '2x2x1', '8': '2x2x2', '16': '2x2x4', '32': '2x4x4', '64': '4x4x4'}
@@ -30,6 +33,7 @@ _SHAPES = {'v5e': _FLAT, 'v6e': _FLAT, 'v5p': _CUBES}
 HERE = 'here'
 _COLLECTIVES = r'(all-to-all|all-gather|all-reduce|reduce-scatter|collective-permute)'
 _BITS = {'pred': 8, 's4': 4, 'u4': 4}
+_BETWEEN_SLICES = r'= ([^\n]*?) send\([^\n]*xla_megascale_runtime'
 
 
 class TopologyError(UserError):
@@ -42,17 +46,21 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
   Args:
     config: see `configs/base.py`.
     topology: 'v5e:4x4', 'v5p:2x2x2', 'v6e:4x4' and the like, compiled by libtpu without a TPU;
-      'cpu:8' for so many virtual devices of this machine; or 'here' for those that this machine
-      has. Before anything else uses JAX.
+      '2xv5e:4x4' for two slices of them; 'cpu:8' for so many virtual devices of this machine; or
+      'here' for those that this machine has. Before anything else uses JAX.
 
   Returns:
-    What can be written as JSON: `compiler`, `effort`, `topology`, `chip`, `chips`, `mesh`,
-    `parameters`, `hbm_limit`, and for `train` and `predict`: `hbm` with `arguments`, `outputs`,
-    `reused`, `temporaries` and `peak` (bytes of one chip), `fits`, `flops` (of one step on all
-    chips; products and convolutions), `bytes_accessed` (of one chip, as XLA counts it: loop bodies
-    once), `collectives` (kind -> `count` and output `bytes` of one chip, loop bodies once) and
-    `compile_seconds`. `effort` is jax_exec_time_optimization_effort, from -1 to 1; at -1 the TPU
-    compiler is far quicker, and the temporaries are an upper bound.
+    What can be written as JSON: `compiler`, `effort`, `topology`, `chip`, `chips`, `slices`,
+    `mesh`, `parameters`, `hbm_limit`, `at_least`, and for `train` and `predict`: `hbm` with
+    `arguments`, `outputs`, `reused`, `temporaries` and `peak` (bytes of one chip), `fits`, `flops`
+    (of one step on all chips; products and convolutions), `bytes_accessed` (of one chip, as XLA
+    counts it: loop bodies once), `collectives` (kind -> `count` and output `bytes` of one chip,
+    loop bodies once) and `compile_seconds`. `effort` is jax_exec_time_optimization_effort, from -1
+    to 1; at -1 the TPU compiler is far quicker, and the temporaries are an upper bound. Of several
+    slices,
+    `collectives` has `between slices` too. `at_least` is what the training must cost on TPUs:
+    `step_seconds`, the FLOPs at the peak of the chips in bfloat16 or the bytes at their bandwidth,
+    whichever takes longer, and `chip_hours` of all `train.steps`; None elsewhere.
 
   Raises:
     TopologyError: see there.
@@ -70,11 +78,13 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
     'topology': topology,
     'chip': devices[0].device_kind,
     'chips': len(devices),
+    'slices': len({getattr(device, 'slice_index', 0) for device in devices}),
     'mesh': dict(mesh.shape),
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
     'hbm_limit': limit and limit * 2**30,
     'train': _measure(train, platform, limit),
   }
+  report['at_least'] = at_least(topology, len(devices), report['train'], config.train.steps)
   # Every host predicts by itself, window by window: one chip is the unit.
   alone = sharding.local_mesh(devices[:1])
   with jax.set_mesh(alone):
@@ -104,7 +114,34 @@ def trace_train_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Traced,
 
 def hbm_gib(topology: str) -> int | None:
   """Memory of one chip of a topology, GiB; None where it is none of a TPU."""
-  return _HBM.get(topology.partition(':')[0])
+  return _HBM.get(_split(topology)[1])
+
+
+def at_least(topology: str, chips: int, step: dict, steps: int) -> dict[str, float] | None:
+  """What a training costs at least; see `compile_config`.
+
+  Args:
+    topology: of TPUs, or any other, for which nothing is known.
+    chips: of all slices.
+    step: of the report of a train step, `flops` of all chips and `bytes_accessed` of one.
+    steps: of the training.
+  """
+  family = _split(topology)[1]
+  if family not in _PEAK:
+    return None
+  computing = step['flops'] / chips / _PEAK[family]
+  seconds = max(computing, (step['bytes_accessed'] or 0) / _BANDWIDTH[family])
+  return {
+    'step_seconds': float(f'{seconds:.3g}'),
+    'chip_hours': float(f'{seconds * steps * chips / 3600:.3g}'),
+  }
+
+
+def _split(topology: str) -> tuple[int, str, str]:
+  """'2xv5e:4x4' -> 2, 'v5e', '4x4'."""
+  slices, word = re.fullmatch(r'(?:(\d+)x)?(.*)', topology, re.DOTALL).groups()  # type: ignore[union-attr]  # it fits all
+  family, _, size = word.partition(':')
+  return int(slices or 1), family, _SHAPES.get(family, {}).get(size, size)
 
 
 def find_devices(topology: str) -> tuple[Sequence[Any], str]:
@@ -115,16 +152,15 @@ def find_devices(topology: str) -> tuple[Sequence[Any], str]:
   """
   if topology == HERE:
     return jax.devices(), jax.default_backend()
-  family, _, size = topology.partition(':')
-  size = _SHAPES.get(family, {}).get(size, size)
-  if family == 'cpu' and size.isdigit():
+  slices, family, size = _split(topology)
+  if family == 'cpu' and size.isdigit() and slices == 1:
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', int(size))
     return jax.devices(), 'cpu'
-  if family not in _HBM or not re.fullmatch(r'\d+x\d+(x\d+)?', size):
+  if slices < 1 or family not in _HBM or not re.fullmatch(r'\d+x\d+(x\d+)?', size):
     raise TopologyError(
       f'--topology={topology}: expected {HERE}, cpu:N or one of {", ".join(_HBM)} with a shape '
-      f'or a number of chips ({", ".join(_FLAT)}), as v5e:4x4'
+      f'or a number of chips ({", ".join(_FLAT)}), as v5e:4x4, or 2xv5e:4x4 for two slices'
     )
   # No TPU is here: ask nobody for its metadata, run nothing on it, and lock nobody out.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
@@ -133,7 +169,9 @@ def find_devices(topology: str) -> tuple[Sequence[Any], str]:
   from jax.experimental import topologies
 
   try:
-    return topologies.get_topology_desc(f'{family}:{size}', platform='tpu').devices, 'tpu'
+    several = {'num_slices': slices} if slices > 1 else {}
+    chips = topologies.get_topology_desc(f'{family}:{size}', platform='tpu', **several)
+    return chips.devices, 'tpu'
   except (RuntimeError, ValueError, NotImplementedError) as error:
     reason = str(error).split('\n')[0]
     raise TopologyError(
@@ -225,15 +263,26 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def collectives(hlo: str) -> dict[str, dict[str, int]]:
-  """Exchanges in an HLO program: kind -> how many, and the bytes of their results."""
+  """Exchanges in an HLO program: kind -> how many, and the bytes of their results.
+
+  What goes over the network between TPU slices has the kind 'between slices'.
+  """
   exchanges: dict[str, dict[str, int]] = {}
   for shape, kind, start in re.findall(rf'= (.*?) {_COLLECTIVES}(-start)?\(', hlo):
-    sizes = [_bytes(*part) for part in re.findall(r'([a-z]+\d*)\w*\[([\d,]*)\]', shape)]
+    sizes = _sizes(shape)
     entry = exchanges.setdefault(kind, {'count': 0, 'bytes': 0})
     entry['count'] += 1
     # The asynchronous form returns its operand too.
     entry['bytes'] += max(sizes, default=0) if start else sum(sizes)
+  sent = [_sizes(shape)[0] for shape in re.findall(_BETWEEN_SLICES, hlo)]
+  if sent:
+    exchanges['between slices'] = {'count': len(sent), 'bytes': sum(sent)}
   return exchanges
+
+
+def _sizes(shape: str) -> list[int]:
+  """Bytes of each array in the type of an HLO instruction."""
+  return [_bytes(*part) for part in re.findall(r'([a-z]+\d*)\w*\[([\d,]*)\]', shape)]
 
 
 def _bytes(dtype: str, shape: str) -> int:

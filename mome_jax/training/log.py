@@ -1,12 +1,13 @@
 """What training logs: `metrics.jsonl`, `experts.jsonl` and the same scalars for TensorBoard."""
 
 import json
+import sys
 
 import numpy as np
 from clu import metric_writers
 from etils import epath
 
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, one_line
 
 
 class LogError(UserError):
@@ -29,7 +30,7 @@ class MetricsLog:
       if path.exists():
         kept = [row for row in _complete_rows(path) if row['step'] <= start]
         path.write_text(''.join(map(_line, kept)))
-    self._tensorboard = metric_writers.SummaryWriter(str(workdir / 'tensorboard'))
+    self._tensorboard = _open_tensorboard(workdir / 'tensorboard')
 
   def rows(self) -> list[dict[str, float]]:
     """All lines of `metrics.jsonl`."""
@@ -56,12 +57,27 @@ class MetricsLog:
         f'cannot write {self._path} ({error.strerror}); the last complete checkpoint is kept. Free '
         'space and run the same command again'
       ) from error
-    self._tensorboard.write_scalars(step, scalars)
+    if self._tensorboard:
+      self._tensorboard.write_scalars(step, scalars)
 
   def close(self) -> None:
     """Flushes the TensorBoard events."""
-    self._tensorboard.flush()
-    self._tensorboard.close()
+    if self._tensorboard:
+      self._tensorboard.flush()
+      self._tensorboard.close()
+
+
+def _open_tensorboard(folder: epath.Path) -> metric_writers.SummaryWriter | None:
+  """The writer of events, None where TensorFlow cannot write there: they are a copy."""
+  try:
+    return metric_writers.SummaryWriter(str(folder))
+  except Exception as error:  # TensorFlow raises its own
+    print(
+      f'note: no events for TensorBoard: {folder} cannot be written ({one_line(error)[:200]}); '
+      'metrics.jsonl has the same numbers',
+      file=sys.stderr,
+    )
+    return None
 
 
 def _append(path: epath.Path, row: dict) -> None:

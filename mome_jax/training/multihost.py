@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mome_jax.errors import UserError
+from mome_jax.training import local_devices
 
 PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
@@ -44,16 +45,22 @@ def initialize() -> None:
   """Joins the other processes of the run; before anything else of JAX.
 
   On Cloud TPU and under Slurm JAX finds them by itself. Elsewhere the environment says who they
-  are: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+  are: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID. The
+  first process prints which devices each has.
 
   Raises:
     DistributedError: if the environment does not say it, or a number in it is none.
+    DeviceError: if a process has not the devices that MOME_DEVICES or Slurm gives it, or the
+      processes have different numbers of them.
   """
   processes, process = _number('JAX_NUM_PROCESSES'), _number('JAX_PROCESS_ID')
+  local = None if 'JAX_LOCAL_DEVICE_IDS' in os.environ else local_devices.of_slurm()
+  number = local_devices.expected(local)
   try:
     jax.distributed.initialize(
       num_processes=processes,
       process_id=process,
+      local_device_ids=local,
       heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
   except ValueError as error:
@@ -61,6 +68,22 @@ def initialize() -> None:
       f'--distributed: {error} Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, '
       'or leave --distributed and MOME_DISTRIBUTED out'
     ) from error
+  _check_devices(local, number)
+
+
+def _check_devices(local: list[int] | None, number: int | None) -> None:
+  """Prints the devices of all processes; see `initialize`."""
+  try:
+    row = local_devices.seen(local, number)
+  except local_devices.DeviceError as error:
+    if jax.process_count() == 1:
+      raise
+    # The others wait for this process, and a goodbye would wait for them.
+    print(f'error: {error}', file=sys.stderr, flush=True)
+    os._exit(1)
+  lines = local_devices.describe(gather_rows([row]))
+  if is_lead():
+    print('\n'.join(lines), flush=True)
 
 
 def _number(name: str) -> int | None:

@@ -35,6 +35,9 @@ class MeshError(UserError):
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """The (data, expert) mesh over all devices of all hosts.
 
+  Several TPU slices share `data` alone, one block of rows each: within a step they exchange
+  gradients, over the network between them, and whatever `expert` exchanges stays inside a slice.
+
   Args:
     config: `config.mesh`: `data` and `expert` axis sizes, data = -1 takes the devices that expert
       leaves; `spatial`, whether `expert` shards the depth of the volumes.
@@ -42,7 +45,7 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
 
   Raises:
     MeshError: if the sizes do not multiply to the number of devices, a host would hold a part of a
-      sample, or the devices are of several TPU slices.
+      sample, or a row of the mesh would have devices of two TPU slices.
   """
   devices = devices or jax.devices()
   data = len(devices) // max(config.expert, 1) if config.data == -1 else config.data
@@ -51,10 +54,27 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
       f'mesh.data={config.data} x mesh.expert={config.expert} does not fit {len(devices)} devices; '
       f'their product must be {len(devices)}, where mesh.data=-1 stands for what mesh.expert leaves'
     )
-  slices = {getattr(device, 'slice_index', 0) for device in devices}
-  if len(slices) > 1:
-    raise MeshError(f'{len(slices)} TPU slices; one run takes one slice: start it on one of them')
-  mesh = _mesh(data, config.expert, devices)
+  slices = _slices(devices)
+  for chips in slices:
+    if len(chips) % config.expert or len(chips) != len(devices) // len(slices):
+      raise MeshError(
+        f'{len(slices)} TPU slices of {", ".join(str(len(one)) for one in slices)} devices: each '
+        f'must have as many as the others, and a multiple of mesh.expert={config.expert}'
+      )
+  parts = [_mesh_of_slice(config, chips).devices for chips in slices]
+  return _over(np.concatenate(parts))
+
+
+def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+  """The devices of each TPU slice; other platforms are one."""
+  slices: dict[int, list] = {}
+  for device in devices:
+    slices.setdefault(getattr(device, 'slice_index', 0), []).append(device)
+  return [slices[index] for index in sorted(slices)]
+
+
+def _mesh_of_slice(config: ConfigDict, devices: Sequence[jax.Device]) -> Mesh:
+  mesh = _mesh(len(devices) // config.expert, config.expert, devices)
   if config.spatial and any(len({d.process_index for d in row}) > 1 for row in mesh.devices):
     return _mesh_of_hosts(config.expert, devices)
   return mesh

@@ -44,12 +44,18 @@ def understand(words, monkeypatch):
       pass
     case ['python', '-m', module, *arguments]:
       call_main(module, arguments, monkeypatch)
-    case ['python', 'launch/local_processes.py', *arguments]:
-      spec = importlib.util.spec_from_file_location('local_processes', words[1])
+    case ['python', 'launch/local_processes.py' | 'launch/gke_jobset.py' as script, *arguments]:
+      spec = importlib.util.spec_from_file_location(pathlib.Path(script).stem, script)
       module = importlib.util.module_from_spec(spec)
       spec.loader.exec_module(module)
+      if '|' in arguments:
+        arguments = arguments[: arguments.index('|')]
       parse(module.main, arguments, monkeypatch)
-      understand(arguments[arguments.index('--') + 1 :], monkeypatch)
+      program = arguments[arguments.index('--') + 1 :]
+      if program[0].startswith('--'):
+        parse_experiment([*program, '--workdir=gs://BUCKET/NAME'])
+      else:
+        understand(program, monkeypatch)
     case ['python', script, *arguments]:
       has_options([ROOT / script], arguments)
     case ['make', *targets]:
@@ -72,13 +78,16 @@ def understand(words, monkeypatch):
       assert (ROOT / source).is_dir()
     case ['launch/tpu_pod.sh', verb, *arguments]:
       assert f'  {verb})' in (ROOT / 'launch/tpu_pod.sh').read_text()
-      if arguments:
+      if verb == 'run':
         parse_experiment(arguments)
-    case ['sbatch', script, *arguments]:
+    case ['sbatch', *arguments]:
+      script = next(word for word in arguments if not word.startswith('--'))
       assert (ROOT / script).is_file()
-      parse_experiment(arguments)
-    case ['kubectl', 'apply', '-f', file]:
+      parse_experiment(arguments[arguments.index(script) + 1 :])
+    case ['docker', 'build', '-f', file, *_]:
       assert (ROOT / file).is_file()
+    case ['gcloud' | 'kubectl' | 'export', *_]:  # nothing of theirs is here
+      pass
     case _:
       pytest.fail(f'not known: {words}; explain it here')
 

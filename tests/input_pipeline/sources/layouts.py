@@ -1,5 +1,6 @@
 """Fabricated downloads: the folder layouts of the datasets, filled with a small box of a body."""
 
+import contextlib
 import io
 import zipfile
 
@@ -7,18 +8,38 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 from pydicom import dataset, uid
+from scipy import ndimage
 
 SHAPE = (24, 16, 12)  # canonical voxels: right, anterior, superior
 SPACING = (8.0, 8.0, 6.0)
+_options = {'count': 0, 'seed': None}
 
 
-def body(values):
+@contextlib.contextmanager
+def patients(count, seed):
+  """Within it, datasets that may have any number of cases have so many, of different patients."""
+  before = dict(_options)
+  _options.update(count=count, seed=seed)
+  yield
+  _options.update(before)
+
+
+def texture(shape, number):
+  """Tissue of a patient: a smooth random field, 150 HU strong."""
+  rng = np.random.default_rng([_options['seed'], number])
+  field = ndimage.gaussian_filter(rng.normal(size=shape), 1.5)
+  return 150 * field / field.std()
+
+
+def body(values, number=0):
   """A body with two boxes per label value: the first on the right, the second on the left.
 
   Returns HU and label (24, 16, 12), and value -> slices of its (right, left) box.
   """
   image = np.full(SHAPE, -1000, np.int16)
   image[1:23, 1:15], image[11:13, 2, :] = 40, 500
+  if _options['seed'] is not None:
+    image[1:23, 1:15] += texture((22, 14, SHAPE[2]), number).astype(np.int16)
   label, boxes = np.zeros(SHAPE, np.uint8), {}
   for i, value in enumerate(values):
     cell = (slice(2 + 3 * (i % 4), 4 + 3 * (i % 4)), slice(1 + 2 * (i // 4), 3 + 2 * (i // 4)))
@@ -98,8 +119,8 @@ def pairs(image, label, count=3, axes='LPS'):
   """Writer of a dataset of NIfTI pairs with names from (image, label) patterns of a number."""
 
   def write(folder, values):
-    scan, organs, boxes = body(values)
-    for i in range(1, count + 1):
+    for i in range(1, (_options['count'] or count) + 1):
+      scan, organs, boxes = body(values, i)
       nifti(folder / image.format(i), scan, axes)
       nifti(folder / label.format(i), organs, axes)
     return boxes
@@ -108,8 +129,8 @@ def pairs(image, label, count=3, axes='LPS'):
 
 
 def pancreas_ct(folder, values):
-  scan, organs, boxes = body(values)
-  for i in (1, 2):
+  for i in range(1, (_options['count'] or 2) + 1):
+    scan, organs, boxes = body(values, i)
     inside = folder / f'Pancreas-CT/PANCREAS_{i:04d}/11-24-2015/Pancreas-{i}'
     write_files(inside, dicom_files(scan, '{:03d}.dcm', series=f'1.2.{i}'))
     label = nib.Nifti1Image(organs[::-1, ::-1], _dicom_affine())
@@ -126,8 +147,8 @@ def _dicom_affine():
 
 
 def chaos(folder, values):
-  scan, organs, boxes = body(values)
-  for i in (1, 2):
+  for i in range(1, (_options['count'] or 2) + 1):
+    scan, organs, boxes = body(values, i)
     patient = folder / f'Train_Sets/CT/{i}'
     write_files(patient / 'DICOM_anon', dicom_files(scan, 'i{:04d},0000b.dcm'))
     (patient / 'Ground').mkdir()
@@ -147,16 +168,21 @@ IRCADB = {
 
 def ircadb(folder, values):
   """One patient in zip archives as downloaded, one unpacked."""
-  scan, organs, boxes = body(values)
+  _, organs, boxes = body(values)
   masks = {}
   for value, name in IRCADB.items():
     mask = np.where(organs == value, 255, 0)
     slices = dicom_files(mask, 'image_{}', hu=False, geometry=False)
     masks |= {f'MASKS_DICOM/{name}/{file}': data for file, data in slices.items()}
-  slices = {f'PATIENT_DICOM/{k}': v for k, v in dicom_files(scan, 'image_{}').items()}
-  for name, content in (('PATIENT_DICOM', slices), ('MASKS_DICOM', masks)):
-    write_zip(folder / '3Dircadb1/3Dircadb1.1' / f'{name}.zip', content)
-    write_files(folder / '3Dircadb1/3Dircadb1.2', content)
+  for i in (1, 2):
+    scan = dicom_files(body(values, i)[0], 'image_{}')
+    patient = folder / f'3Dircadb1/3Dircadb1.{i}'
+    slices = {f'PATIENT_DICOM/{k}': v for k, v in scan.items()}
+    for name, content in (('PATIENT_DICOM', slices), ('MASKS_DICOM', masks)):
+      if i == 1:
+        write_zip(patient / f'{name}.zip', content)
+      else:
+        write_files(patient, content)
   return boxes
 
 
@@ -168,9 +194,9 @@ TOTALSEGMENTATOR = {
 
 
 def totalsegmentator(folder, values):
-  scan, organs, boxes = body(values)
   root = folder / 'Totalsegmentator_dataset_v201'
   for i in range(3):
+    scan, organs, boxes = body(values, i)
     nifti(root / f's000{i}/ct.nii.gz', scan)
     for value, name in TOTALSEGMENTATOR.items():
       nifti(root / f's000{i}/segmentations/{name}.nii.gz', (organs == value).astype(np.uint8))
@@ -180,8 +206,8 @@ def totalsegmentator(folder, values):
 
 
 def kits(folder, values):
-  scan, organs, boxes = body(values)
-  for i in range(3):
+  for i in range(_options['count'] or 3):
+    scan, organs, boxes = body(values, i)
     # Its first axis runs from the feet to the head.
     nifti(folder / f'kits21/data/case_0000{i}/imaging.nii.gz', scan, 'IPL')
     nifti(folder / f'kits21/data/case_0000{i}/aggregated_OR_seg.nii.gz', organs, 'IPL')

@@ -78,9 +78,41 @@ def test_collectives_are_read_from_the_program():
     %c = (bf16[4]{0}, bf16[16]{0}) all-gather-start(%w), dimensions={0}
     %d = bf16[16]{0} all-gather-done(%c)
     %e = f32[] all-reduce(%v), to_apply=%add
+    %f = (f32[2,8]{1,0:T(8,128)}, u32[], token[]) send(%b, %t), x={"xla_megascale_runtime"}
+    %g = token[] send-done(%f), x={"xla_megascale_runtime"}
+    %h = (f32[9]{0}, u32[], token[]) send(%b, %t), channel_id=2
   """
   assert compile_ahead.collectives(hlo) == {
     'all-to-all': {'count': 1, 'bytes': 64},
     'all-gather': {'count': 2, 'bytes': 64 + 32},
     'all-reduce': {'count': 1, 'bytes': 4},
+    'between slices': {'count': 1, 'bytes': 64},
   }
+
+
+def test_what_a_training_must_cost():
+  """By hand: 197 TFLOP on one chip of 197 TFLOP/s take a second, 8 chips for 900 steps 2 hours."""
+  step = {'flops': 8 * 197e12, 'bytes_accessed': 1}
+  assert compile_ahead.at_least('v5e:2x4', 8, step, 900) == {'step_seconds': 1, 'chip_hours': 2}
+  step['bytes_accessed'] = 2 * 819e9  # slower than computing
+  assert compile_ahead.at_least('2xv5e:2x2', 8, step, 900) == {'step_seconds': 2, 'chip_hours': 4}
+  assert compile_ahead.at_least('cpu:8', 8, step, 900) is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs libtpu')
+def test_two_slices_exchange_gradients_alone():
+  """Of the two all-to-alls none leaves its slice; what does is no more than the parameters."""
+  done = compile_for('2xv5e:2x2', '--config.mesh.expert=4')
+  assert done.returncode == 0, done.stderr[-2000:]
+  report = json.loads(done.stdout)
+  assert (report['slices'], report['chips']) == (2, 8)
+  assert report['mesh'] == {'data': 2, 'expert': 4}
+  exchanges = report['train']['collectives']
+  assert exchanges['all-to-all']['count'] == 4
+  assert 0 < exchanges['between slices']['bytes'] < 2 * 4 * report['parameters']
+
+
+@pytest.mark.parametrize('topology', ['0xv5e:2x2', '2xcpu:4', 'xv5e:2x2', '2x', '2xv9:2x2'])
+def test_slices_of_what_there_is_not(topology):
+  with pytest.raises(compile_ahead.TopologyError, match='or 2xv5e:4x4 for two slices'):
+    compile_ahead.find_devices(topology)

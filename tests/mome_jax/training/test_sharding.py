@@ -156,11 +156,32 @@ def test_a_row_of_two_hosts_is_refused_without_tpus_too():
   assert 'mesh.expert=4 does not divide its 2 devices' in told['error']
 
 
-def test_several_slices_are_refused():
-  devices = [Device(i) for i in range(8)]
-  for device in devices:
-    device.slice_index = device.process_index // 2
-  assert '2 TPU slices' in describe(devices, 2, False)['error']
+def in_slices(count, *sizes, order=None):
+  """Devices of hosts of two; those of slice i are `sizes[i]` in a row."""
+  devices = [Device(i) for i in range(count)]
+  of_slice = [i for i, size in enumerate(sizes) for _ in range(size)]
+  for device, index in zip(devices, of_slice, strict=True):
+    device.slice_index = index
+  return [devices[i] for i in order or range(count)]
+
+
+@pytest.mark.parametrize('order', [None, [0, 4, 1, 5, 2, 6, 3, 7]])
+@pytest.mark.parametrize('spatial', [False, True])
+@pytest.mark.parametrize('expert', [1, 2])
+def test_slices_share_the_data_axis_alone(expert, spatial, order):
+  """What `expert` exchanges stays inside a slice, in whatever order the devices come."""
+  options = ConfigDict({'data': -1, 'expert': expert, 'spatial': spatial})
+  mesh = sharding.make_mesh(options, in_slices(8, 4, 4, order=order))
+  assert mesh.shape == {'data': 8 // expert, 'expert': expert}
+  indices = [{device.slice_index for device in row} for row in mesh.devices]
+  assert indices == [{0}] * (4 // expert) + [{1}] * (4 // expert)
+  assert {device.id for device in mesh.devices.flat} == set(range(8))
+
+
+@pytest.mark.parametrize(('sizes', 'expert'), [((4, 4), 8), ((6, 2), 2), ((3, 5), 1)])
+def test_slices_that_cannot_share_are_refused(sizes, expert):
+  error = describe(in_slices(8, *sizes), expert, False)['error']
+  assert f'2 TPU slices of {sizes[0]}, {sizes[1]} devices' in error
 
 
 def test_batches_have_their_global_shape():

@@ -1,0 +1,1 @@
+"""The paper's experiment as one road: from the downloads of its datasets to its tables."""

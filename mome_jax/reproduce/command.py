@@ -1,0 +1,150 @@
+"""Reproduces the paper's experiment: from the downloads of ten dataset families to its tables.
+
+  python -m mome_jax.reproduce --downloads=DIR --work=DIR
+  python -m mome_jax.reproduce --downloads=DIR --work=DIR --status
+
+DIR/SOURCE holds the download of each source (mome prepare --list names them; --download
+SOURCE=FOLDER where one lies elsewhere). What is missing is told with its effect, and gone without.
+The same command goes on where it stopped, after a kill, a preemption or with further downloads.
+
+Exit code 0 if all of it was done; 1 if scans were left out, which the end tells again; that of a
+training which ended otherwise (75 after a preemption).
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from input_pipeline import cli
+from mome_jax.errors import UserError, command, one_line, writing
+from mome_jax.reproduce import families
+from mome_jax.reproduce.stages import STAGES, Plan, StageError, StoppedError
+
+BASELINES = ('baseline_unet', 'baseline_swin_unetr')  # their text is frozen
+MODELS = ('paper_unet', 'paper_swin_unetr')
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The options."""
+  parser = cli.Parser(prog='python -m mome_jax.reproduce', description=__doc__, allow_abbrev=False)
+  add = parser.add_argument
+  add('--downloads', type=pathlib.Path, metavar='DIR', help='a folder for each source, by its name')
+  add('--download', action='append', default=[], metavar='SOURCE=FOLDER', help='of one elsewhere')
+  add('--work', type=pathlib.Path, required=True, metavar='DIR', help='of all that is made')
+  add(
+    '--models', default='', help='configs, separated by commas, the first the one to compare with; '
+    f'default {",".join(MODELS)}, with --vectors {",".join(BASELINES)} before them',
+  )  # fmt: skip
+  add('--vectors', help="text vectors of the baselines: mome embed's, or CUM's file")
+  add('--until', choices=[stage.name for stage in STAGES], help='the last stage to run')
+  add('--status', action='store_true', help='print what is done and what is next, and end')
+  add('--spacing', type=cli.spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)')
+  add('--brick', type=cli.at_least(1), default=64, help='voxels along an edge (64)')
+  return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  words = list(sys.argv[1:] if argv is None else argv)
+  changes = [word for word in words if word.startswith('--config.')]
+  parser = make_parser()
+  args = parser.parse_args(cli.dashed([word for word in words if word not in changes]))
+  if args.downloads is None and not args.download:
+    parser.error('needs --downloads, or --download for each source')
+  from mome_jax.training.config_flag import FlagError
+
+  try:
+    plan = make_plan(args, changes)
+  except FlagError as error:
+    print(f'error: {one_line(error)} (mome train --help lists the flags)', file=sys.stderr)
+    return 2
+  _introduce(plan)
+  if args.status:
+    _print_status(plan)
+    return 0
+  with writing(plan.work):
+    plan.work.mkdir(parents=True, exist_ok=True)
+  undone: dict[str, str] = {}
+  for number, stage in enumerate(STAGES, 1):
+    print(f'\n[{number}/{len(STAGES)}] {stage.name}: {stage.what}', flush=True)
+    try:
+      undone |= {line.partition(':')[0]: line for line in stage.run(plan)}
+    except StoppedError as stopped:
+      print(f'{stage.name} stopped (exit code {stopped.code}); the same command goes on from here',
+            file=sys.stderr)  # fmt: skip
+      return stopped.code
+    if stage.name == args.until:
+      break
+  for line in undone.values():
+    print(f'left out: {line}', file=sys.stderr)
+  return 1 if undone else 0
+
+
+def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
+  """What the options ask for.
+
+  Raises:
+    StageError: if an option is none, or a baseline has no vectors.
+    FlagError: if a config or one of its changes is none.
+    DownloadError: see `families.find`.
+  """
+  from mome_jax.training import command_line
+
+  given = {}
+  for word in args.download:
+    source, equals, folder = word.partition('=')
+    if not equals:
+      raise StageError(f'--download {word}: expected SOURCE=FOLDER')
+    given[source] = folder
+  names = [name.strip() for name in args.models.split(',') if name.strip()]
+  names = names or [*(BASELINES if args.vectors else ()), *MODELS]
+  vectors = args.vectors and pathlib.Path(args.vectors).absolute()
+  if vectors and not vectors.is_file():
+    raise StageError(f'--vectors={args.vectors}: no such file; mome embed makes one')
+  models, classes = {}, ()
+  for name in names:
+    words = [f'--config={name}', *changes]
+    config = command_line.parse(['reproduce', *words, '--workdir=.']).config
+    if config.text.mode == 'frozen' and not config.text.vectors:
+      if not vectors:
+        raise StageError(
+          f'{name}: frozen text needs its vectors; make them with mome embed and give '
+          '--vectors=FILE, or choose other --models'
+        )
+      words.append(f'--config.text.vectors={vectors}')
+    models[name] = tuple(words)
+    classes = classes or tuple(config.classes)
+  x, *rest = (float(number) for number in args.spacing)
+  y, z = rest or (x, x)
+  return Plan(
+    args.work.absolute(), families.find(args.downloads, given), models, classes,
+    (x, y, z), args.brick,
+  )  # fmt: skip
+
+
+def _introduce(plan: Plan) -> None:
+  """Prints what is here, what is not, and what that costs."""
+  print(f'{len(plan.downloads)} of {len(families.SOURCES)} downloads are here:')
+  for download in plan.downloads:
+    kind = 'scored only' if download.external else 'trained and scored'
+    print(f'  {download.family:16} {download.source:20} {kind:20} {download.folder}')
+  present = [download.source for download in plan.downloads]
+  for line in families.lost(present, plan.classes):
+    print(f'  {line}')
+  missing = families.unlabelled(present, plan.classes)
+  if len(missing) == len(plan.classes):
+    raise UserError('not one class of the experiment is labelled by the downloads that are here')
+
+
+def _print_status(plan: Plan) -> None:
+  """Prints what of each stage is left; the first with something left is next."""
+  arrow = 'next'
+  print()
+  for stage in STAGES:
+    left = stage.left(plan)
+    text = 'done' if not left else ('to do' if left == ['all'] else f'left: {", ".join(left)}')
+    mark = arrow if left else ''
+    arrow = '' if left else arrow
+    print(f'  {mark:5}{stage.name:10}{text}')

@@ -1,0 +1,320 @@
+"""The stages of the experiment. Each finds by itself what is done, and does the rest."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
+from input_pipeline import check as checking
+from mome_jax.errors import UserError
+from mome_jax.reproduce import tables
+from mome_jax.reproduce.families import Download
+
+NOTES = 'reproduce.json'  # in the work folder: what was checked and compared, of which files
+
+
+class StageError(UserError):
+  """A stage cannot go on; the message names it and the fix."""
+
+
+class StoppedError(Exception):
+  """A stage's own program ended otherwise than with 0, after it said why."""
+
+  def __init__(self, code: int):
+    super().__init__(code)
+    self.code = code
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is reproduced.
+
+  Attributes:
+    work: folder of all that is made.
+    downloads: that are here.
+    models: name of a config -> flags of its training; first the one to compare others with.
+    classes: of the experiment.
+    spacing: mm, as `prepare` takes it.
+    brick: voxels along an edge.
+  """
+
+  work: pathlib.Path
+  downloads: Sequence[Download]
+  models: Mapping[str, Sequence[str]]
+  classes: Sequence[str]
+  spacing: tuple[float, float, float]
+  brick: int
+
+  @property
+  def data_dir(self) -> pathlib.Path:
+    """Of the prepared sources."""
+    return self.work / 'data'
+
+  @property
+  def groups(self) -> pathlib.Path:
+    """Which scans are of one patient."""
+    return self.work / 'groups.json'
+
+  def run(self, model: str) -> pathlib.Path:
+    """Workdir of a model."""
+    return self.work / 'runs' / model
+
+  def external(self, model: str) -> pathlib.Path:
+    """Folder of a model with its scores on datasets that are scored only."""
+    return self.work / 'external' / model
+
+  def trained(self) -> list[str]:
+    """Sources that are trained on and prepared."""
+    return self._prepared(external=False)
+
+  def scored_only(self) -> list[str]:
+    """Sources that are scored only and prepared."""
+    return self._prepared(external=True)
+
+  def _prepared(self, *, external: bool) -> list[str]:
+    ready = bricks.prepared_sources(self.data_dir)
+    return [
+      one.source for one in self.downloads if one.external == external and one.source in ready
+    ]
+
+
+# ---------------------------------------------------------------------------- notes
+def read_notes(plan: Plan) -> dict:
+  """What earlier runs noted."""
+  file = plan.work / NOTES
+  try:
+    return json.loads(file.read_text()) if file.exists() else {}
+  except ValueError as error:
+    raise StageError(f'{file}: damaged ({error}); remove it: checks are made again') from error
+
+
+def _note(plan: Plan, key: str, value: dict) -> None:
+  file = plan.work / NOTES
+  part = file.with_suffix('.part')
+  part.write_text(json.dumps(read_notes(plan) | {key: value}, indent=1) + '\n')
+  part.replace(file)
+
+
+def _state(download: Download) -> str:
+  """Changes with the cases of a download, their names and sizes."""
+  cases, _ = sources.get_source(download.source).listed(str(download.folder))
+  listed = sorted((case.name, case.split, patient_groups.size_of(case)) for case in cases)
+  return hashlib.sha256(repr(listed).encode()).hexdigest()[:24]
+
+
+# ---------------------------------------------------------------------------- check
+def to_check(plan: Plan) -> list[str]:
+  """Downloads that were not read yet as they are."""
+  notes = read_notes(plan)
+  return [
+    one.source
+    for one in plan.downloads
+    if notes.get(f'check {one.source}', {}).get('state') != _state(one)
+  ]
+
+
+def check(plan: Plan) -> list[str]:
+  """Reads every scan once; what is wrong goes to `check/SOURCE.txt`. The broken ones are told."""
+  left = to_check(plan)
+  for download in plan.downloads:
+    if download.source not in left:
+      continue
+    state, lines, broken, number = _state(download), [], [], 0
+    for case, findings in checking.check_source(download.source, str(download.folder)):
+      number += case != ''
+      lines += [f'{one.kind}: {case or download.source}: {one.message}' for one in findings]
+      broken += [f'{case}: {one.message}' for one in findings if one.kind == 'error']
+    file = plan.work / 'check' / f'{download.source}.txt'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('\n'.join(lines) + '\n')
+    print(f'{download.source}: {number} scans read, {len(broken)} broken, {len(lines)} remarks '
+          f'in {file}', flush=True)  # fmt: skip
+    _note(plan, f'check {download.source}', {'state': state, 'cases': number, 'broken': broken})
+  notes = read_notes(plan)
+  return [
+    f'{one.source} {reason}'
+    for one in plan.downloads
+    for reason in notes[f'check {one.source}']['broken']
+  ]
+
+
+# ---------------------------------------------------------------------------- dedupe
+def to_compare(plan: Plan) -> list[str]:
+  """['all'] where scans came or changed since they were compared."""
+  notes = read_notes(plan).get('dedupe', {})
+  same = notes.get('states') == {one.source: _state(one) for one in plan.downloads}
+  return [] if same and plan.groups.exists() else ['all']
+
+
+def compare_scans(plan: Plan) -> list[str]:
+  """Finds scans that several downloads hold, so that no patient is trained on and scored."""
+  if to_compare(plan):
+    states = {one.source: _state(one) for one in plan.downloads}
+    words = [f'--download={one.source}={one.folder}' for one in plan.downloads]
+    dedupe.main([*words, f'--output={plan.groups}'])  # broken scans are told by check
+    _note(plan, 'dedupe', {'states': states})
+  return []
+
+
+# ---------------------------------------------------------------------------- prepare
+def to_prepare(plan: Plan) -> list[str]:
+  """Sources that are not written yet as they are now."""
+  ready, notes = bricks.prepared_sources(plan.data_dir), read_notes(plan)
+  return [
+    one.source
+    for one in plan.downloads
+    if one.source not in ready
+    or notes.get(f'prepare {one.source}') != {'state': _state(one), 'groups': _digest(plan)}
+  ]
+
+
+def _digest(plan: Plan) -> str:
+  return patient_groups.read(str(plan.groups)).digest if plan.groups.exists() else ''
+
+
+def write_bricks(plan: Plan) -> list[str]:
+  """Converts every download for training and scoring; skipped scans are told."""
+  left = to_prepare(plan)
+  for download in plan.downloads:
+    if download.source not in left:
+      continue
+    state = _state(download)
+    try:
+      report = prepare.prepare(
+        download.source,
+        plan.data_dir,
+        manual_dir=str(download.folder),
+        groups=str(plan.groups),
+        spacing=plan.spacing,
+        brick=plan.brick,
+      )
+    except sources.SourceError as error:
+      print(f'{download.source}: left out: {error}', file=sys.stderr, flush=True)
+      continue
+    cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
+    print(f'{download.source}: {cases}, {report["bytes"] / 1e6:.1f} MB', flush=True)
+    _note(plan, f'prepare {download.source}', {'state': state, 'groups': _digest(plan)})
+  skipped = []
+  for download in plan.downloads:
+    settings = bricks.read_settings(plan.data_dir, download.source)
+    found = settings['skipped'] if settings else [('', 'not one scan could be prepared')]
+    skipped += [f'{download.source} {case}: {reason}' for case, reason in found]
+  return skipped
+
+
+# ---------------------------------------------------------------------------- train, score
+def to_train(plan: Plan) -> list[str]:
+  """Models that are not trained and scored yet."""
+  return [model for model in plan.models if not _is_scored(plan.run(model))]
+
+
+def _is_scored(workdir: pathlib.Path) -> bool:
+  """Whether a run has come to its end and has scores of it."""
+  summary, config = workdir / 'evaluation/summary.json', workdir / 'config.json'
+  if not (summary.exists() and config.exists()):
+    return False
+  steps = json.loads(config.read_text())['train']['steps']
+  return (json.loads(summary.read_text()).get('step') or 0) >= steps
+
+
+def train(plan: Plan) -> list[str]:
+  """Trains every model on the ten families and scores it on their held-out scans."""
+  names = plan.trained()
+  if not names:
+    raise StageError('nothing is prepared to train on; see the stage before')
+  for model in to_train(plan):
+    print(f'{model}: training on {len(names)} datasets in {plan.run(model)}', flush=True)
+    _program(
+      'mome_jax.main', *plan.models[model], f'--workdir={plan.run(model)}',
+      f'--config.data_dir={plan.data_dir}', f'--config.data.sources={tuple(names)!r}',
+      f'--config.data.spacing={plan.spacing!r}',
+    )  # fmt: skip
+  return []
+
+
+def to_score(plan: Plan) -> list[str]:
+  """Models without scores on the datasets that are scored only."""
+  if not plan.scored_only():
+    return []
+  return [one for one in plan.models if not tables.folders(plan.external(one))]
+
+
+def score(plan: Plan) -> list[str]:
+  """Scores every model on datasets that it was not trained on."""
+  for model in to_score(plan):
+    folder = plan.external(model)
+    if not (folder / 'config.json').exists():
+      _program('mome_jax.export', f'--checkpoint={plan.run(model)}', f'--output={folder}')
+    _program(
+      'mome_jax.main', '--mode=evaluate', f'--workdir={folder}',
+      f'--config.data_dir={plan.data_dir}',
+      f'--config.data.sources={tuple(plan.scored_only())!r}', '--config.evaluation.split=all',
+    )  # fmt: skip
+  return []
+
+
+def _program(module: str, *words: str) -> None:
+  """Runs a module of this package as a program, which gets to know what this one is asked to do.
+
+  Raises:
+    StoppedError: if it ends otherwise than with 0.
+  """
+  process = subprocess.Popen([sys.executable, '-m', module, *words])
+  before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+  try:
+    while True:
+      with contextlib.suppress(KeyboardInterrupt):  # the program got it too, and saves
+        code = process.wait()
+        break
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  if code:
+    raise StoppedError(code if code > 0 else 128 - code)
+
+
+# ---------------------------------------------------------------------------- tables
+def write_tables(plan: Plan) -> list[str]:
+  """Joins the scores of all models to the paper's tables: `tables/README.md`."""
+  models = {model: plan.run(model) for model in plan.models if _is_scored(plan.run(model))}
+  others = {model: plan.external(model) for model in models}
+  names = plan.trained(), plan.scored_only()
+  text = tables.write(plan.work / 'tables', models, others, names, plan.classes)
+  print(text)
+  return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One step of the road.
+
+  Attributes:
+    name: as given to `--until`.
+    what: it does, for people.
+    left: what of it is still to do.
+    run: does it; returns what could not be done, a line each.
+  """
+
+  name: str
+  what: str
+  left: Callable[[Plan], list[str]]
+  run: Callable[[Plan], list[str]]
+
+
+def _always(plan: Plan) -> list[str]:
+  return [] if (plan.work / 'tables/README.md').exists() else ['all']
+
+
+STAGES = (
+  Stage('check', 'read every scan once', to_check, check),
+  Stage('dedupe', 'find scans that several downloads hold', to_compare, compare_scans),
+  Stage('prepare', 'write bricks and held-out scans', to_prepare, write_bricks),
+  Stage('train', 'train and score the models', to_train, train),
+  Stage('external', 'score them on datasets that they never saw', to_score, score),
+  Stage('tables', "join the scores to the paper's tables", _always, write_tables),
+)

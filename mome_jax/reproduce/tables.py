@@ -1,0 +1,106 @@
+"""The tables of the benchmark: every row, model beside model."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mome_jax.evaluate import compare, metrics, score_files
+from mome_jax.evaluate import tables as layout
+from mome_jax.reproduce import families
+
+Folders = Mapping[str, pathlib.Path]
+
+
+def write(
+  folder: pathlib.Path,
+  models: Folders,
+  others: Folders,
+  sources: tuple[Sequence[str], Sequence[str]],
+  classes: Sequence[str],
+) -> str:
+  """Writes `README.md` with all tables, and each as a file of its own; returns the text.
+
+  Args:
+    folder: created where missing.
+    models: model -> workdir with its scores.
+    others: model -> folder with its scores on datasets that are scored only.
+    sources: that are prepared: trained on, and scored only.
+    classes: of the experiment.
+  """
+  scores = {model: score_files.read(workdir) for model, workdir in models.items()}
+  outside = {
+    model: [row for part in folders(path) for row in score_files.read(part)]
+    for model, path in others.items()
+    if folders(path)
+  }
+  parts = {
+    'datasets.md': _datasets('Dice % on held-out scans', scores, _trained(), sources[0], classes),
+    'external.md': _datasets(
+      'Dice % on datasets that were never trained on', outside, _external(), sources[1], classes
+    ),
+    'detection.md': _detection({**scores}),
+    'comparison.md': _comparison(scores),
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, text in parts.items():
+    (folder / name).write_text(text + '\n')
+  whole = '\n'.join(text for text in parts.values() if text)
+  (folder / 'README.md').write_text(whole + '\n')
+  return whole
+
+
+def folders(workdir: pathlib.Path) -> list[pathlib.Path]:
+  """The evaluations in a folder: of validation scans, of test scans."""
+  return [path for path in sorted(workdir.glob('evaluation*')) if (path / 'cases.csv').is_file()]
+
+
+def _trained() -> list[str]:
+  return [name for members in families.TRAINED.values() for name in members]
+
+
+def _external() -> list[str]:
+  return [name for members in families.EXTERNAL.values() for name in members]
+
+
+def _datasets(
+  title: str,
+  scores: Mapping[str, Sequence[Mapping[str, Any]]],
+  names: Sequence[str],
+  prepared: Sequence[str],
+  classes: Sequence[str],
+) -> str:
+  """A row for each class of each dataset of the benchmark; why a cell is empty is said."""
+  summaries = {model: metrics.summarize(rows) for model, rows in scores.items()}
+  lines: list[tuple[str, ...]] = []
+  for name in names:
+    for row in families.rows(name, classes):
+      cells = [_cell(summary, name, row) for summary in summaries.values()]
+      counts = {
+        summary['datasets'][name]['classes'][row]['n']
+        for summary in summaries.values()
+        if row in summary['datasets'].get(name, {}).get('classes', {})
+      }
+      number = str(max(counts, default=0)) if name in prepared else 'not here'
+      lines.append((name, row, number, *cells))
+  means = [layout.percent(summary['mean_dice']) for summary in summaries.values()]
+  lines.append(('**all**', '**mean over classes**', '', *(f'**{mean}**' for mean in means)))
+  return layout.markdown(title, ('dataset', 'class', 'scans', *scores), lines)
+
+
+def _cell(summary: Mapping[str, Any], source: str, name: str) -> str:
+  row = summary['datasets'].get(source, {}).get('classes', {}).get(name)
+  return layout.percent(row['dice']) if row else '–'
+
+
+def _detection(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """Tumours and cysts found, of each model."""
+  parts = []
+  for model, rows in scores.items():
+    text = layout.detection(metrics.summarize(rows))
+    parts.append(text.replace('Detection', f'Detection, {model}', 1))
+  return '\n'.join(part for part in parts if part)
+
+
+def _comparison(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """All models against the first."""
+  return compare.overview(scores) if len(scores) > 1 else ''

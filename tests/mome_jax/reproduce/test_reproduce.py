@@ -1,0 +1,140 @@
+"""The paper's experiment on fabricated downloads: short with three datasets, long with all."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from input_pipeline import sources
+from mome_jax.configs import paper_unet
+from mome_jax.reproduce import command, families
+from mome_jax.text import vectors
+from tests.input_pipeline.sources import layouts
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+GOLDEN = ROOT / 'tests/input_pipeline/sources/golden'
+TINY = (
+  '--spacing=8', '--brick=16', '--config.data.patch=(16, 16, 16)',
+  '--config.evaluation.window=(16, 16, 16)', '--config.model.backbone.size=tiny',
+  '--config.model.scales=(0, 1)', '--config.model.remat=False', '--config.model.dtype=float32',
+  '--config.text.num_layers=1', '--config.init.text=', '--config.train.steps=2',
+  '--config.train.batch_size=2', '--config.train.negatives=0', '--config.train.warmup_steps=1',
+  '--config.evaluation.pictures=0',
+)  # fmt: skip
+
+
+def fabricate(root, names, count=6):
+  """Downloads in their official layouts; msd_liver has the patients of lits, one scan is broken."""
+  for seed, name in enumerate(names):
+    values = json.loads((GOLDEN / f'{name}.json').read_text())['codes']
+    with layouts.patients(count, 3 if name in ('lits', 'msd_liver') else 100 + seed):
+      layouts.LAYOUTS[name](root / name, [int(value) for value in values])
+  broken = sorted((root / 'lits').rglob('volume-*'))[0]
+  broken.write_bytes(broken.read_bytes()[:2000])
+  return broken
+
+
+def reproduce(*words):
+  return subprocess.run(
+    [sys.executable, '-m', 'mome_jax.reproduce', *words], capture_output=True, text=True,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)}, timeout=3000,
+  )  # fmt: skip
+
+
+def test_from_three_downloads_to_the_tables(tmp_path):
+  broken = fabricate(tmp_path / 'downloads', ('lits', 'kits', 'msd_liver'))
+  asked = f'--downloads={tmp_path / "downloads"}', f'--work={tmp_path / "work"}'
+  done = reproduce(*asked, '--status', *TINY)
+  assert done.returncode == 0, done.stderr
+  assert '3 of 18 downloads are here' in done.stdout
+  assert re.search(r'without msd_lung: 63 scans .* nothing here labels lung tumor', done.stdout)
+  assert re.search(r'next +check +left: lits, kits, msd_liver', done.stdout)
+  done = reproduce(*asked, '--models=paper_unet', *TINY)
+  assert done.returncode == 1, done.stderr  # for one scan
+  assert done.stderr.count('left out: lits') == 1 and str(broken) in done.stderr
+  work = tmp_path / 'work'
+  groups = json.loads((work / 'groups.json').read_text())['groups']
+  names = [sorted(name for name, _ in group['members']) for group in groups]
+  assert names == [['lits', 'msd_liver']] * 5  # the sixth is the broken one
+  text = (work / 'tables/README.md').read_text()
+  assert '| lits | liver tumor |' in text and '| kits | kidney cyst |' in text
+  assert '| word | liver | not here | – |' in text
+  for source in ('lits', 'kits', 'msd_liver'):  # no patient is trained on and scored
+    splits = json.loads((work / f'data/{source}/prepare.json').read_text())['cases']
+    assert sum(splits.values()) == (5 if source == 'lits' else 6)
+  done = reproduce(*asked, '--status', '--models=paper_unet', *TINY)
+  assert 'next' not in done.stdout and done.stdout.count(' done') == 6
+
+
+@pytest.mark.slow
+def test_from_all_downloads_to_every_row_of_the_benchmark(tmp_path):
+  """Also what comes later is taken in, and a baseline stands beside the paper's models."""
+  root, work = tmp_path / 'downloads', tmp_path / 'work'
+  fabricate(root, layouts.LAYOUTS, count=12)
+  (root / 'msd_lung').rename(tmp_path / 'lung')
+  made = vectors.TextVectors
+  prompts = _all_prompts()
+  made(tuple(prompts), np.eye(len(prompts), 512, dtype=np.float32), {'model': 'one-hot'}).save(
+    tmp_path / 'text.npz'
+  )
+  asked = (f'--downloads={root}', f'--work={work}', f'--vectors={tmp_path / "text.npz"}',
+           '--models=baseline_unet,paper_unet', *TINY)  # fmt: skip
+  done = reproduce(*asked, '--until=prepare')
+  assert done.returncode == 1 and 'without msd_lung' in done.stdout
+  (tmp_path / 'lung').rename(root / 'msd_lung')
+  done = reproduce(*asked, '--status')
+  assert re.search(r'check +left: msd_lung\n', done.stdout), done.stdout
+  assert re.search(r'prepare +left: .*msd_lung', done.stdout)
+  done = reproduce(*asked)
+  assert done.returncode == 1, done.stderr[-3000:]
+  text = (work / 'tables/README.md').read_text()
+  classes = paper_unet.get_config().classes
+  for name in families.SOURCES:
+    for row in families.rows(name, classes):
+      assert re.search(rf'^\| {name} \| {row} \| \d+ \|', text, re.MULTILINE), (name, row)
+  assert 'baseline_unet' in text and 'paper_unet' in text
+  assert 'Detection, paper_unet' in text
+
+
+def _all_prompts():
+  from input_pipeline.anatomy import TEMPLATE
+  from mome_jax.text import prompts
+
+  return list(prompts.default_prompts(paper_unet.get_config().classes, TEMPLATE))
+
+
+def test_every_class_of_the_experiment_is_labelled_by_the_ten_families():
+  classes = paper_unet.get_config().classes
+  assert families.unlabelled(families.SOURCES, classes) == []
+  assert families.unlabelled(['lits'], classes) == [
+    name for name in classes if name not in ('liver', 'liver tumor')
+  ]
+  assert len(families.TRAINED) == 10
+  for name in families.SOURCES:
+    assert sources.get_source(name).expected and families.rows(name, classes)
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    (['--downloads=nowhere'], 'none of the folders btcv, '),
+    (['--download=litz=.'], 'did you mean lits'),
+    (['--download=lits=nowhere'], 'no such folder'),
+    (['--download=lits'], 'expected SOURCE=FOLDER'),
+    (['--download=lits=.', '--models=paper_net'], 'did you mean'),
+    (['--download=lits=.', '--models=baseline_unet'], 'frozen text needs its vectors'),
+    (['--download=lits=.', '--vectors=nowhere.npz'], 'no such file; mome embed makes one'),
+    (['--download=lits=.', '--config.train.stepz=3'], 'train.steps'),
+  ],
+)
+def test_mistakes_take_one_line(words, message, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  assert command.main(['--work=work', *words]) in (1, 2)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ') and message in line
+  assert not (tmp_path / 'work').exists()

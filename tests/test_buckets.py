@@ -1,0 +1,125 @@
+"""Data and workdirs in a bucket, against a server of Google Cloud Storage's API on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import bucket
+import pytest
+
+from input_pipeline import bricks
+
+DATA, RUN = f'gs://{bucket.NAME}/data', f'gs://{bucket.NAME}/run'
+PHANTOM = ('input_pipeline.prepare', '--source=phantom', '--spacing=12', '--brick=16')
+SETTINGS = (
+  'mome_jax.main', '--config=demo', f'--config.data_dir={DATA}', f'--workdir={RUN}',
+  '--config.data.spacing=(12.0, 12.0, 12.0)', '--config.data.patch=(16, 16, 16)',
+  '--config.evaluation.window=(32, 32, 32)', '--config.evaluation.pictures=1',
+  '--config.model.backbone.size=tiny', '--config.model.scales=(0, 1)',
+  '--config.text.num_layers=1', '--config.init.text=', '--config.train.negatives=0',
+  '--config.train.steps=20', '--config.train.batch_size=2', '--config.train.log_every=1',
+  '--config.train.checkpoint_every=5', '--config.train.warmup_steps=1',
+  '--config.validation.every=0',
+)  # fmt: skip
+# Saves twice, marks the second as unfinished, as a killed process leaves it, and reads.
+CHECKPOINTS = """
+import jax, jax.numpy as jnp, numpy as np, ml_collections
+from etils import epath
+from input_pipeline import bricks
+from mome_jax import checkpoint
+from mome_jax.configs import demo
+from mome_jax.training.state import TrainState
+
+store = bricks.open_bricks('gs://bucket/data', 'phantom')
+print('digest', store.digest(), len(bricks.open_volumes('gs://bucket/data', 'phantom')))
+print('voxels', sum(int(store.read(i)[0].astype(int).sum()) for i in range(len(store))))
+
+folder = epath.Path('gs://bucket/saved')
+params = {'model': {'kernel': jnp.arange(6000.0).reshape(60, 100)}}
+state = lambda step: TrainState(jnp.int32(step), params, params, (params,))
+checkpointer = checkpoint.Checkpointer(folder)
+for step in (1, 2):
+  checkpointer.save(step, state(step), {'step': step})
+checkpointer.close()
+(folder / 'checkpoints/2/commit_success.txt').unlink()
+abstract = jax.tree.map(
+  lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
+checkpointer = checkpoint.Checkpointer(folder)
+restored, position = checkpointer.restore(abstract, ml_collections.ConfigDict())
+print('went on from', position['step'], int(restored.step))
+checkpointer.save(2, state(2), {'step': 2})
+checkpointer.close()
+checkpoint.save_model(epath.Path('gs://bucket/model'), demo.get_config(), params)
+place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+loaded = checkpoint.load_model('gs://bucket/model', place)
+np.testing.assert_array_equal(loaded.params['model']['kernel'], params['model']['kernel'])
+"""
+
+
+@pytest.fixture(scope='module')
+def environment(tmp_path_factory):
+  with bucket.served(tmp_path_factory.mktemp('bucket') / 'log') as environment:
+    yield environment
+
+
+def run(environment, *words, code=0):
+  """Runs a module of the project, or a program text; what it printed."""
+  words = ['-c', words[0]] if len(words) == 1 else ['-m', *words]
+  done = subprocess.run(
+    [sys.executable, *words], env=bucket.inherited(environment), capture_output=True, text=True,
+    timeout=600,
+  )  # fmt: skip
+  assert done.returncode == code, done.stderr[-4000:]
+  return done.stdout
+
+
+@pytest.fixture(scope='module')
+def prepared(environment):
+  out = run(environment, *PHANTOM, f'--data_dir={DATA}', '--cases=1')
+  assert f'{DATA}/phantom: 1 train, 1 validation cases' in out
+  return environment
+
+
+def test_prepared_data_and_checkpoints(prepared, tmp_path):
+  """As on a disk; nothing is left of what it was made from; only finished checkpoints count."""
+  assert not bucket.names(prepared, 'data/.phantom')
+  here = tmp_path / 'data'
+  run({}, *PHANTOM, f'--data_dir={here}', '--cases=1')
+  store = bricks.open_bricks(here, 'phantom')
+  voxels = sum(int(store.read(i)[0].astype(int).sum()) for i in range(len(store)))
+  out = run(prepared, CHECKPOINTS)
+  assert f'digest {store.digest()} 1' in out and f'voxels {voxels}' in out
+  assert 'went on from 1 1' in out
+  assert {name.split('/')[2] for name in bucket.names(prepared, 'saved/checkpoints/')} == {'1', '2'}
+
+
+@pytest.mark.slow
+def test_training_is_preempted_resumed_scored_and_predicts(prepared, tmp_path):
+  environment = {**prepared, 'MOME_CACHE': f'gs://{bucket.NAME}/cache'}
+  log = tmp_path / 'log'
+  with log.open('w') as out:
+    process = subprocess.Popen(
+      [sys.executable, '-m', *SETTINGS], env=bucket.inherited(environment), stdout=out, stderr=out
+    )
+    deadline = time.monotonic() + 600
+    while 'loss=' not in log.read_text():
+      assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+      time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(300) == 75, log.read_text()[-3000:]
+  out = run(environment, *SETTINGS)
+  assert f'resuming {RUN} at step' in out
+  objects = bucket.names(environment, 'run/')
+  for name in ('config.json', 'metrics.jsonl', 'evaluation/table.md', 'pictures/training.png'):
+    assert f'run/{name}' in objects
+  assert bucket.names(environment, 'cache/')
+  assert {name.split('/')[2] for name in objects if '/checkpoints/' in name} == {'15', '20'}
+  run(environment, 'mome_jax.main', '--mode=evaluate', f'--workdir={RUN}')
+  scan = bucket.pathlib.Path(__file__).parents[1] / 'mome_jax/assets/demo'
+  run(environment, 'mome_jax.predict', '--checkpoint', RUN, '--input', str(scan), '--output',
+      str(tmp_path / 'out'))  # fmt: skip
+  (written,) = (tmp_path / 'out').glob('*_seg.json')
+  assert json.loads(written.read_text())['labels']
