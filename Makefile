@@ -22,7 +22,7 @@ $(VENV)/run.stamp: requirements.txt requirements-predict.txt
 	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt requirements-package.txt $(VENV)/run.stamp
+$(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt requirements-package.txt requirements-serve.txt $(VENV)/run.stamp
 	$(PIP) -r requirements-dev.txt
 	touch $@
 

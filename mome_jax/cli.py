@@ -44,6 +44,7 @@ class Command:
 GROUPS = {
   'Segment': {
     'predict': Command('mome_jax.predict', 'masks, volumes and pictures of CT scans'),
+    'serve': Command('mome_jax.serve', 'a local page to type prompts into, and a JSON API'),
   },
   'Prepare data': {
     'prepare': Command('input_pipeline.prepare', 'check a dataset and write it for training'),

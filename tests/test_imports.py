@@ -55,6 +55,8 @@ ROOMS = {
   'mome_jax.predict': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.text '
   'mome_jax.checkpoint mome_jax.plausibility mome_jax.training mome_jax.inference '
   'mome_jax.pictures',
+  'mome_jax.serve': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.text '
+  'mome_jax.plausibility mome_jax.training mome_jax.inference mome_jax.predict',
   'mome_jax': 'input_pipeline mome_jax',  # the programs
   # What a run does at its edges, and the check of a whole config before it.
   'mome_jax.training.validation': 'input_pipeline mome_jax.models mome_jax.text '
@@ -87,6 +89,8 @@ LIBRARIES = {
   'clu': ('mome_jax.training',),
   'optax': ('mome_jax.training', 'mome_jax.text.teaching'),
   'matplotlib': ('mome_jax.pictures', 'input_pipeline'),
+  'starlette': ('mome_jax.serve',),
+  'uvicorn': ('mome_jax.serve',),
 }
 LAZY = 'tensorflow', 'tensorflow_datasets', 'apache_beam'
 # What knows arrays and nothing of files.

@@ -15,6 +15,7 @@ EXTRAS = PROJECT['optional-dependencies']
 # Which file pins what; each includes the ones before it by -r.
 FILES = {
   'requirements-predict.txt': PROJECT['dependencies'],
+  'requirements-serve.txt': EXTRAS['serve'],
   'requirements.txt': EXTRAS['train'],
   'requirements-beam.txt': EXTRAS['beam'],
 }
@@ -59,6 +60,7 @@ def test_every_requirement_has_a_pin_that_satisfies_it(file, environment):
 
 def test_each_file_includes_the_one_it_extends():
   for file, base in (('requirements.txt', 'requirements-predict.txt'),
+                     ('requirements-serve.txt', 'requirements-predict.txt'),
                      ('requirements-beam.txt', 'requirements.txt'),
                      ('requirements-aot.txt', 'requirements.txt'),
                      ('requirements-dev.txt', 'requirements.txt')):  # fmt: skip

@@ -18,28 +18,15 @@ let visible = [];
 const hidden = new Set(); // names that were switched off, also while other masks are shown
 let labels = null;
 let map = null;
+let contours = false;
 
 const nv = new niivue.Niivue({
   isRadiologicalConvention: true, sagittalNoseLeft: true, showAllOrientationMarkers: true, crosshairWidth: 0.6,
   crosshairColor: [0.35, 0.65, 1, 0.8], fontColor: [1, 1, 1, 1], fontSizeScaling: 0.3, multiplanarShowRender: 1, multiplanarPadPixels: 6,
-  dragAndDropEnabled: false, logLevel: 'error', backColor: [0.043, 0.051, 0.063, 1], show3Dcrosshair: false, isOrientCube: true,
+  dragAndDropEnabled: false, logLevel: 'error', loadingText: '', backColor: [0.043, 0.051, 0.063, 1], show3Dcrosshair: false, isOrientCube: true,
   multiplanarLayout: 2,
 });
 const attached = nv.attachToCanvas($('canvas'));
-
-// Of a solid view the skin would hide the organs; the planes beside it show the scan.
-const draw3D = nv.draw3D.bind(nv);
-nv.draw3D = (...place) => {
-  const scan = nv.volumes[0];
-  if (!scan) return draw3D(...place);
-  const opacity = scan.opacity;
-  scan._opacity = 0;
-  try {
-    return draw3D(...place);
-  } finally {
-    scan._opacity = opacity;
-  }
-};
 
 // From base64, or {url}.
 const load = (source, options) => (source.url
@@ -52,8 +39,10 @@ function paint() {
   if (!labels) return;
   const routed = map ? Number($('routed').value) : null;
   const table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
+  const classes = data.codes.map((inside) => inside.find((k) => (routed === null ? visible[k] : k === routed)));
+  drawFaces(classes);
   data.codes.forEach((inside, code) => {
-    const shown = inside.find((k) => (routed === null ? visible[k] : k === routed));
+    const shown = classes[code];
     const colour = shown === undefined ? [0, 0, 0] : routed === null ? data.classes[shown].colour : [255, 255, 255];
     ['R', 'G', 'B'].forEach((channel, i) => table[channel].push(colour[i]));
     const gap = gaps.has(code) && routed === null && shown !== undefined && data.classes[shown].plausible === false;
@@ -63,6 +52,28 @@ function paint() {
   });
   labels.setColormapLabel(table);
   nv.updateGLVolume();
+}
+
+// Of each class all voxels, or those alone that touch another one; `classes` says which one is shown for each code.
+function drawFaces(classes) {
+  const { img } = labels;
+  if (!contours && !labels.whole) return;
+  labels.whole ??= img.slice();
+  const { whole } = labels;
+  img.set(whole);
+  if (!contours) return;
+  const [, width, height, depth] = labels.hdr.dims;
+  const shown = Int16Array.from(classes, (k) => k ?? -1);
+  const steps = [1, width, width * height];
+  for (let z = 0, i = 0; z < depth; z++) {
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, i++) {
+        const here = shown[whole[i]];
+        if (here < 0 || x === 0 || y === 0 || z === 0 || x === width - 1 || y === height - 1 || z === depth - 1) continue;
+        if (steps.every((step) => shown[whole[i - step]] === here && shown[whole[i + step]] === here)) img[i] = 0;
+      }
+    }
+  }
 }
 
 function setWindow(level, width) {
@@ -86,12 +97,19 @@ function showWindow() {
 
 function setView(name) {
   nv.setSliceType(VIEWS[name]);
+  showSkin();
   for (const button of $('views').children) button.ariaPressed = String(button.textContent === name);
 }
 
+// Alone in 3D, the organs are not veiled by the rest.
+function showSkin() {
+  nv.setOpacity(0, nv.opts.sliceType === VIEWS['3D'] && labels ? 0 : 1);
+}
+
 function setContours(on) {
+  contours = on;
   $('contours').ariaPressed = String(on);
-  nv.setAtlasOutline(on ? 1 : 0);
+  paint();
 }
 
 function goTo(mm) {
@@ -248,6 +266,7 @@ async function showMasks(masks) {
   showMaskControls();
   if (labels) nv.addVolume(labels);
   paint();
+  showSkin();
   nv.createOnLocationChange();
 }
 
@@ -262,7 +281,7 @@ for (const [name, [level, width]] of Object.entries(WINDOWS)) {
 for (const name of Object.keys(VIEWS)) $('views').append(make('button', { onclick: () => setView(name) }, name));
 $('level').onchange = $('width').onchange = () => setWindow(Number($('level').value), Math.max(1, Number($('width').value)));
 $('opacity').oninput = () => labels && nv.setOpacity(1, Number($('opacity').value));
-$('contours').onclick = () => setContours($('contours').ariaPressed !== 'true');
+$('contours').onclick = () => setContours(!contours);
 nv.onLocationChange = showLocation;
 nv.onIntensityChange = showWindow;
 

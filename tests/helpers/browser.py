@@ -33,8 +33,9 @@ def find_chromium():
 class Page:
   """An open page."""
 
-  def __init__(self, connection):
-    self._connection = connection
+  def __init__(self, host, target):
+    self._host = host
+    self._connection = websocket.create_connection(target['webSocketDebuggerUrl'], timeout=PATIENCE)
     self._numbers = itertools.count(1)
     self.events = []
 
@@ -57,11 +58,37 @@ class Page:
   def open(self, path):
     for domain in ('Network', 'Page', 'Runtime', 'Log'):
       self.send(f'{domain}.enable')
-    self.send('Page.navigate', url=pathlib.Path(path).resolve().as_uri())
+    is_address = str(path).startswith('http://')
+    self.send('Page.navigate', url=path if is_address else pathlib.Path(path).resolve().as_uri())
+    self.until('document.body && document.body.dataset.ready')
+
+  def until(self, script):
+    """The value of an expression, once it is true."""
     end = time.monotonic() + PATIENCE
-    while not self.run('document.body && document.body.dataset.ready'):
-      assert time.monotonic() < end, self.problems()
-      time.sleep(0.3)
+    while not (value := self.run(script)):
+      assert time.monotonic() < end, (script, self.problems())
+      time.sleep(0.1)
+    return value
+
+  def another(self, size=(1400, 900)):
+    """Another page of the same browser."""
+    request = urllib.request.Request(f'http://{self._host}/json/new?about:blank', method='PUT')
+    with urllib.request.urlopen(request) as answer:
+      page = Page(self._host, json.load(answer))
+    page.resize(size)
+    return page
+
+  def resize(self, size):
+    self.send(
+      'Emulation.setDeviceMetricsOverride',
+      width=size[0], height=size[1], deviceScaleFactor=1, mobile=False,
+    )  # fmt: skip
+
+  def close(self):
+    """Closes the page, and with the last one the browser."""
+    with contextlib.suppress(websocket.WebSocketException, OSError):
+      self.send('Page.close')
+    self._connection.close()
 
   def requests(self):
     """URLs asked for, without those inside the page itself."""
@@ -81,6 +108,22 @@ class Page:
     if path:
       pathlib.Path(path).write_bytes(png)
     return np.asarray(Image.open(io.BytesIO(png)).convert('RGB'))
+
+  def type(self, text):
+    self.send('Input.insertText', text=text)
+
+  def press(self, key, code):
+    """A key by its name and number."""
+    for kind in ('keyDown', 'keyUp'):
+      text = {'text': '\r'} if key == 'Enter' and kind == 'keyDown' else {}
+      self.send('Input.dispatchKeyEvent', type=kind, key=key, code=key,
+                windowsVirtualKeyCode=code, **text)  # fmt: skip
+
+  def drop(self, x, y, *paths):
+    """Drags files and folders from the desktop to a place."""
+    data = {'items': [], 'files': [str(path) for path in paths], 'dragOperationsMask': 1}
+    for kind in ('dragEnter', 'dragOver', 'drop'):
+      self.send('Input.dispatchDragEvent', type=kind, x=x, y=y, data=data)
 
   def wheel(self, x, y, delta):
     self.send('Input.dispatchMouseEvent', type='mouseWheel', x=x, y=y, deltaX=0, deltaY=delta)
@@ -103,14 +146,10 @@ def chromium(size=(1400, 900)):
       host = found.group(1)
       with urllib.request.urlopen(f'http://{host}/json') as answer:
         target = next(t for t in json.load(answer) if t['type'] == 'page')
-      connection = websocket.create_connection(target['webSocketDebuggerUrl'], timeout=PATIENCE)
-      page = Page(connection)
-      page.send(
-        'Emulation.setDeviceMetricsOverride',
-        width=size[0], height=size[1], deviceScaleFactor=1, mobile=False,
-      )  # fmt: skip
+      page = Page(host, target)
+      page.resize(size)
       yield page
-      connection.close()
+      page.close()
     finally:
       process.terminate()
       try:

@@ -1,0 +1,485 @@
+// The page of `mome serve`: opens scans, asks for masks, and has the viewer (viewer.js) show them. All it knows comes from api/.
+'use strict';
+const KINDS = {
+  'seg.nii.gz': 'labels (NIfTI)', 'masks.zip': 'a mask a class', 'seg.json': 'JSON', 'seg.dcm': 'DICOM SEG', 'rtstruct.dcm': 'RTSTRUCT',
+  'preview.png': 'picture', 'report.html': 'report page',
+};
+const query = new URLSearchParams(location.search);
+const beside = query.has('set'); // this page is the second pane of another
+let model = null;
+let scan = null; // as of api/scans
+let set = null; // the one that is shown
+let jobs = null; // the stream that is watched
+let wait = Promise.resolve(); // what is drawn is drawn in order
+
+async function call(path, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(`api/${path}`, options);
+  } catch {
+    $('gone').hidden = false;
+    throw new Error('the server does not answer');
+  }
+  if (answer.status === 204) return null;
+  const told = await answer.json();
+  if (!answer.ok) throw new Error(told.error);
+  return told;
+}
+
+const post = (path, body) => call(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body ?? {}) });
+const remove = (path) => call(path, { method: 'DELETE' });
+const here = () => `scans/${scan.scan}`;
+const inOrder = (work) => { wait = wait.then(work, work); return wait; };
+
+function complain(text, ...more) {
+  $('error').replaceChildren(text ?? '', ...more);
+  $('error').hidden = !text;
+  if (text && !scan) $('open').append($('error'));
+  else $('prompt').closest('section').insertBefore($('error'), $('work'));
+}
+
+const trying = (work) => async (...given) => {
+  complain(null);
+  try {
+    await work(...given);
+  } catch (error) {
+    complain(error.message || String(error));
+  }
+};
+
+// ---------------------------------------------------------------------------- scans
+// A tar archive of some files: their names are their own, their content is not copied.
+function archive(files) {
+  const parts = [];
+  for (const [number, file] of files.entries()) {
+    const header = new Uint8Array(512);
+    const put = (text, at) => { for (let i = 0; i < text.length; i++) header[at + i] = text.charCodeAt(i); };
+    const ending = /\.[A-Za-z0-9]{1,6}$/.exec(file.name)?.[0] ?? '';
+    put(`${number}${ending}`, 0);
+    put('0000644', 100);
+    put('0000000', 108);
+    put('0000000', 116);
+    put(file.size.toString(8).padStart(11, '0'), 124);
+    put('00000000000', 136);
+    put('        ', 148);
+    put('0ustar', 156);
+    put('00', 263);
+    put(`${header.reduce((a, b) => a + b, 0).toString(8).padStart(6, '0')}\0 `, 148);
+    parts.push(header, file, new Uint8Array((512 - (file.size % 512)) % 512));
+  }
+  return new Blob([...parts, new Uint8Array(1024)]);
+}
+
+async function filesOf(entry) {
+  if (entry.isFile) return [await new Promise((done, failed) => { entry.file(done, failed); })];
+  const reader = entry.createReader();
+  const files = [];
+  for (;;) { // a few at a time
+    const some = await new Promise((done, failed) => { reader.readEntries(done, failed); });
+    if (!some.length) return files;
+    for (const one of some) files.push(...await filesOf(one));
+  }
+}
+
+async function send(files, name) {
+  const single = files.filter((file) => /\.(nii|nii\.gz|zip|nrrd|mha|tar)$/i.test(file.name));
+  const rest = files.filter((file) => !single.includes(file));
+  const sent = [...single.map((file) => [file.name, file]), ...(rest.length === 1 ? [[rest[0].name, rest[0]]] : []),
+    ...(rest.length > 1 ? [[`${name ?? 'series'}.tar`, archive(rest)]] : [])];
+  if (!sent.length) throw new Error('nothing in it; drop NIfTI, a DICOM .zip, or the files of a DICOM series');
+  for (const [title, content] of sent) {
+    busy(`reading ${title}`);
+    try {
+      await opened(await call(`scans?name=${encodeURIComponent(title)}`, { method: 'POST', body: content }));
+    } finally {
+      busy(null);
+    }
+  }
+}
+
+async function opened(told) {
+  await listScans();
+  await choose(told.scans[0].scan);
+  if (told.problems.length) complain(told.problems.join('; '));
+}
+
+function busy(text) {
+  document.body.style.cursor = text ? 'progress' : '';
+  $('hint').textContent = text ? `${text} …` : scan ? '' : 'Drop a scan here.';
+}
+
+async function listScans() {
+  const { scans } = await call('scans');
+  $('scans').replaceChildren(...scans.map((one) => {
+    const size = `${one.shape.join(' × ')} voxels of ${one.spacing_mm.map((mm) => Number(mm.toFixed(2))).join(' × ')} mm`;
+    const pick = make('button', { onclick: trying(() => choose(one.scan)), ariaPressed: String(one.scan === scan?.scan) }, one.title, make('small', {}, size));
+    const close = make('button', { title: 'close', ariaLabel: `close ${one.title}`, onclick: trying(() => closeScan(one.scan)) }, '×');
+    return make('div', { className: 'item' }, pick, close);
+  }));
+  return scans;
+}
+
+async function closeScan(number) {
+  await remove(`scans/${number}`);
+  if (scan?.scan === number) {
+    unwatch();
+    scan = set = null;
+    await showMasks(null);
+    for (const volume of [...nv.volumes]) nv.removeVolume(volume);
+    $('title').textContent = $('about').textContent = '';
+    showWarnings([]);
+    refresh();
+  }
+  const left = await listScans();
+  if (!scan && left.length) await choose(left[0].scan);
+}
+
+async function choose(number) {
+  const next = await call(`scans/${number}`);
+  unwatch();
+  scan = next;
+  set = null;
+  await inOrder(async () => showScan({ ...await call(`${here()}/view`), image: { url: `api/${here()}/image.nii.gz` } }));
+  await listScans();
+  const last = scan.sets[scan.sets.length - 1];
+  if (last) await showSet(last.set);
+  refresh();
+  if (!beside) $('prompt').focus();
+}
+
+// ---------------------------------------------------------------------------- prompts
+const typed = () => $('prompt').value.split(',').map((text) => text.trim()).filter(Boolean);
+
+async function ask(prompts, force = false) {
+  const before = $('add').checked && set ? set.prompts.filter((text) => !prompts.includes(text)) : [];
+  const all = [...before, ...prompts];
+  try {
+    // What was forced before is asked for again with the rest.
+    const told = await post(`${here()}/prompts`, { prompts: all, force: force || Boolean(before.length && set.force) });
+    $('prompt').value = '';
+    $('meaning').textContent = '';
+    offer([]);
+    await reload();
+    await showSet(told.set);
+  } catch (error) {
+    const unknown = /pass --force/.test(error.message);
+    const text = error.message.replace(/ask for those, or pass --force for masks that cannot be trusted/, 'its masks cannot be trusted');
+    complain(text, ...(unknown ? [make('button', { id: 'force', onclick: trying(() => { complain(null); return ask(prompts, true); }) }, 'ask all the same')] : []));
+  }
+}
+
+async function reload() {
+  scan = await call(here());
+  refresh();
+}
+
+async function showSet(number) {
+  unwatch();
+  const told = await call(`${here()}/sets/${number}`);
+  set = told;
+  refresh();
+  if (told.labels.length) await drawSet();
+  else if (!nv.volumes[1]) await inOrder(() => showMasks(null));
+  if (!told.done) watch(told.job);
+}
+
+async function drawSet() {
+  const { set: number } = set;
+  await inOrder(async () => {
+    if (set?.set !== number) return;
+    const first = !data.classes.length;
+    const told = await call(`${here()}/sets/${number}/view`);
+    await showMasks(told);
+    showWarnings(told.warnings);
+    if (first) goToLargest();
+    document.body.dataset.shown = data.classes.map((row) => row.name).join(', ');
+  });
+  refresh();
+  if (beside) showNames();
+}
+
+function unwatch() {
+  jobs?.close();
+  jobs = null;
+  $('work').hidden = true;
+}
+
+function watch(number) {
+  jobs = new EventSource(`api/jobs/${number}/events`);
+  const stream = jobs;
+  let shown = 0;
+  $('work').hidden = false;
+  $('stage').textContent = '';
+  $('done').style.width = 0;
+  $('cancel').onclick = trying(() => remove(`jobs/${number}`));
+  stream.onmessage = async ({ data: text }) => {
+    if (stream !== jobs) return;
+    const job = JSON.parse(text);
+    $('done').style.width = `${job.windows ? (100 * job.windows_done) / job.windows : 0}%`;
+    $('stage').textContent = job.state === 'waiting' ? `waiting for ${job.before} before it`
+      : `${job.stage}${job.windows ? `: ${job.windows_done} of ${job.windows} windows` : ''}`;
+    const over = ['done', 'failed', 'cancelled'].includes(job.state);
+    if (over) unwatch();
+    if (job.ready.length > shown || over) {
+      shown = job.ready.length;
+      await trying(() => finished(job, over))();
+    }
+    if (job.state === 'failed') complain(job.message);
+  };
+  stream.onerror = () => {
+    if (stream !== jobs) return;
+    unwatch();
+    call('model').then(() => set && showSet(set.set)).catch(() => {});
+  };
+}
+
+async function finished(job, over) {
+  if (over) await reload();
+  if (set?.set !== job.set) return;
+  set = { ...set, ...await call(`${here()}/sets/${job.set}`) };
+  refresh();
+  if (set.labels.length) await drawSet();
+  else if (over) await undo();
+}
+
+async function undo() {
+  const { set: number } = set;
+  await remove(`${here()}/sets/${number}`);
+  unwatch();
+  scan = await call(here());
+  const last = scan.sets[scan.sets.length - 1];
+  set = null;
+  if (last) await showSet(last.set);
+  else {
+    await inOrder(() => showMasks(null));
+    showWarnings(scan.warnings);
+  }
+  refresh();
+}
+
+async function explain() {
+  const job = await post(`${here()}/sets/${set.set}/routing`);
+  watch(job.job);
+}
+
+// ---------------------------------------------------------------------------- what there is to do
+const told = (one) => `${one.set}: ${one.names.join(', ')}`;
+
+function refresh() {
+  $('ask').hidden = !scan;
+  document.body.classList.toggle('ask-first', !scan);
+  $('hint').textContent = scan ? '' : 'Drop a scan here.';
+  const sets = scan?.sets ?? [];
+  $('sets').replaceChildren(...(sets.length > 1 ? sets : []).map((one) => make('div', { className: 'item' }, make('button', {
+    ariaPressed: String(one.set === set?.set), onclick: trying(() => showSet(one.set)) }, told(one)))));
+  $('history').hidden = !set;
+  const old = $('beside').value;
+  $('beside').replaceChildren(make('option', { value: '' }, 'one pane'),
+    ...sets.filter((one) => one.done).map((one) => make('option', { value: one.set }, `beside ${told(one)}`)));
+  $('beside').value = sets.some((one) => String(one.set) === old) ? old : '';
+  if ($('beside').value !== old) showBeside();
+  $('downloads').hidden = !set?.done;
+  if (set?.done) {
+    const kinds = Object.entries(KINDS).filter(([kind]) => scan.series_uid || !kind.endsWith('.dcm'));
+    $('kinds').replaceChildren(...kinds.map(([kind, text]) => make('a', {
+      href: `api/${here()}/sets/${set.set}/files/${kind}`, download: '', onclick: trying(download) }, text)));
+  }
+  $('explain').hidden = !set?.done || Boolean(data.routing);
+}
+
+// By hand, so that what is wrong is told on the page and not saved as a file.
+async function download(event) {
+  event.preventDefault();
+  const link = event.currentTarget;
+  document.body.style.cursor = 'progress';
+  try {
+    const answer = await fetch(link.href);
+    if (!answer.ok) throw new Error((await answer.json()).error);
+    const name = decodeURIComponent(/filename\*=UTF-8''(.+)$/.exec(answer.headers.get('content-disposition'))[1]);
+    const url = URL.createObjectURL(await answer.blob());
+    make('a', { href: url, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60000);
+    document.body.dataset.saved = name;
+  } finally {
+    document.body.style.cursor = '';
+  }
+}
+
+// The second pane is this page again, in a frame, that follows the first one.
+let follower = null;
+const drawScene = nv.drawScene.bind(nv);
+nv.drawScene = (...given) => {
+  const result = drawScene(...given);
+  if (follower?.volumes.length && nv.volumes.length) follow();
+  return result;
+};
+
+function follow() {
+  nv.doSync2d(follower);
+  nv.doSync3d(follower);
+  nv.doSyncCalMin(follower);
+  nv.doSyncCalMax(follower);
+  if (follower.opts.sliceType !== nv.opts.sliceType) follower.setSliceType(nv.opts.sliceType);
+  else follower.drawScene();
+  follower.createOnLocationChange();
+}
+
+function showBeside() {
+  $('second')?.remove();
+  follower = null;
+  const number = $('beside').value;
+  if (!number) return;
+  const frame = make('iframe', { id: 'second', src: `?scan=${scan.scan}&set=${number}`, title: 'second pane' });
+  frame.onload = () => frame.contentWindow.started.then(() => {
+    if (frame !== $('second')) return;
+    follower = frame.contentWindow.nv;
+    nv.drawScene();
+  });
+  document.body.append(frame);
+}
+
+function showNames() {
+  $('names').replaceChildren(...data.classes.map((row) => {
+    const swatch = make('i', { className: 'swatch' });
+    swatch.style.background = `rgb(${row.colour})`;
+    return make('span', {}, swatch, row.present ? `${row.name} ${row.volume_ml.toFixed(1)} ml` : `${row.name}: not found`);
+  }));
+}
+
+// ---------------------------------------------------------------------------- completion
+let phrases = []; // [what may be typed, the class it stands for]
+let marked = -1;
+
+function offer(list) {
+  marked = -1;
+  $('offers').hidden = !list.length;
+  $('prompt').ariaExpanded = String(Boolean(list.length));
+  $('offers').replaceChildren(...list.map(([phrase, name]) => make('li', {
+    role: 'option', ariaSelected: 'false', onmousedown: (event) => { event.preventDefault(); take(phrase); },
+  }, phrase, ...(name === phrase ? [] : [make('small', {}, name)]))));
+}
+
+function take(phrase) {
+  const parts = $('prompt').value.split(',');
+  parts[parts.length - 1] = `${parts.length > 1 ? ' ' : ''}${phrase}`;
+  $('prompt').value = parts.join(',');
+  offer([]);
+  judgeSoon();
+}
+
+function complete() {
+  const last = $('prompt').value.split(',').pop().trim().toLowerCase();
+  const starts = phrases.filter(([phrase]) => phrase.startsWith(last));
+  const holds = phrases.filter(([phrase]) => !phrase.startsWith(last) && phrase.includes(last));
+  offer(last ? [...starts, ...holds].filter(([phrase]) => phrase !== last).slice(0, 8) : []);
+}
+
+function mark(step) {
+  const items = [...$('offers').children];
+  if (!items.length) return false;
+  marked = (marked + step + items.length) % items.length;
+  items.forEach((item, n) => { item.ariaSelected = String(n === marked); });
+  items[marked].scrollIntoView({ block: 'nearest' });
+  return true;
+}
+
+function keys(event) {
+  const items = [...$('offers').children];
+  if (event.key === 'ArrowDown' && mark(1)) event.preventDefault();
+  else if (event.key === 'ArrowUp' && mark(-1)) event.preventDefault();
+  else if (event.key === 'Escape') offer([]);
+  else if ((event.key === 'Tab' || event.key === 'Enter') && marked >= 0) {
+    event.preventDefault();
+    take(items[marked].firstChild.textContent);
+  } else if (event.key === 'Enter') {
+    event.preventDefault();
+    if (typed().length) trying(() => ask(typed()))();
+  }
+}
+
+// What is typed is judged before it is asked for: a plain word for what the model does not know.
+let later = 0;
+function judgeSoon() {
+  clearTimeout(later);
+  later = setTimeout(async () => {
+    const texts = typed();
+    if (!texts.length) { $('meaning').textContent = ''; return; }
+    const { prompts } = await post('judge', { prompts: texts });
+    if (texts.join() !== typed().join()) return;
+    const words = { known: 'known', near: 'near to what the model knows: check its mask', unfamiliar: 'unknown to the model' };
+    $('meaning').replaceChildren(...prompts.flatMap((one, n) => {
+      const meant = one.taken_as === 'free' ? `“${one.prompt}”` : one.name;
+      return [n ? ' · ' : '', make('span', { className: one.verdict === 'known' ? '' : 'doubt' }, `${meant}: ${words[one.verdict]}`)];
+    }));
+  }, 250);
+}
+
+// ---------------------------------------------------------------------------- start
+function listen() {
+  $('choose').onclick = () => $('files').click();
+  $('choose-folder').onclick = () => $('folder').click();
+  $('files').onchange = trying(() => send([...$('files').files]));
+  $('folder').onchange = trying(() => send([...$('folder').files], $('folder').files[0]?.webkitRelativePath.split('/')[0]));
+  $('inputs').onchange = trying(async () => {
+    if (!$('inputs').value) return;
+    busy(`reading ${$('inputs').value}`);
+    try {
+      await opened(await post('scans', { input: $('inputs').value }));
+    } finally {
+      busy(null);
+    }
+  });
+  // Before the canvas has them: the viewer's library keeps what is dragged over it to itself.
+  const early = (kind, work) => document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    event.stopPropagation();
+    work(event);
+  }, true);
+  early('dragover', () => document.body.classList.add('over'));
+  early('dragleave', () => document.body.classList.remove('over'));
+  early('drop', trying(async (event) => {
+    document.body.classList.remove('over');
+    // All is taken before anything is waited for: the list is empty afterwards.
+    const dropped = [...event.dataTransfer.items].filter((item) => item.kind === 'file')
+      .map((item) => [item.getAsFile(), item.webkitGetAsEntry()]);
+    const files = [];
+    for (const [file, entry] of dropped) files.push(...(entry?.isDirectory ? await filesOf(entry) : [file]));
+    await send(files, dropped.find(([, entry]) => entry?.isDirectory)?.[1].name);
+  }));
+  $('prompt').oninput = () => { complete(); judgeSoon(); };
+  $('prompt').onkeydown = keys;
+  $('prompt').onblur = () => offer([]);
+  $('send').onclick = trying(() => typed().length && ask(typed()));
+  $('send-all').onclick = trying(() => ask(model.classes.map((one) => one.name)));
+  $('undo').onclick = trying(undo);
+  $('beside').onchange = showBeside;
+  $('explain').onclick = trying(explain);
+  document.onkeydown = (event) => {
+    if (event.key === 'z' && (event.ctrlKey || event.metaKey) && set && document.activeElement !== $('prompt')) {
+      event.preventDefault();
+      trying(undo)();
+    }
+  };
+}
+
+async function begin() {
+  await attached;
+  model = await call('model');
+  phrases = model.classes.flatMap(({ name, synonyms }) => [[name, name], ...synonyms.map((text) => [text.toLowerCase(), name])]);
+  $('inputs').hidden = !model.inputs.length;
+  $('inputs').append(make('option', { value: '' }, 'choose a scan of the folder'), ...model.inputs.map((name) => make('option', { value: name }, name)));
+  listen();
+  const scans = await listScans();
+  if (beside) {
+    document.body.classList.add('beside');
+    await choose(Number(query.get('scan')));
+    await showSet(Number(query.get('set')));
+  } else if (scans.length) await choose(scans[scans.length - 1].scan);
+  refresh();
+  document.body.dataset.ready = 'true';
+}
+
+document.querySelector('main > #stage').append(make('p', { id: 'hint' }), make('div', { id: 'names' }));
+const started = begin().catch(failed);
+window.started = started;
+window.nv = nv;

@@ -1,0 +1,263 @@
+"""The scans that are open, each with what was asked about it; the oldest goes for a new one."""
+
+import dataclasses
+import itertools
+import pathlib
+import shutil
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mome_jax.errors import UserError
+from mome_jax.inference.packed_mask import PackedMask
+from mome_jax.inference.router_maps import RoutingMaps
+from mome_jax.inference.segmentation import Segmentation
+from mome_jax.plausibility.judge import Judgement
+from mome_jax.predict import find_scans, html_viewer, provenance, viewer_data
+from mome_jax.predict.find_scans import LoadedScan, ScanFiles
+from mome_jax.predict.formats import SegmentedScan
+from mome_jax.predict.prompted_model import PromptedModel
+from mome_jax.predict.request import Request
+
+
+class GoneError(UserError):
+  """What is asked about is not here, or not any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Masks that were made in one pass over the windows of a scan.
+
+  Attributes:
+    segmentation: of them.
+    unsure: by name, the share of a mask that is; see `uncertainty.Uncertainty`.
+    judgement: of the masks, or None.
+  """
+
+  segmentation: Segmentation
+  unsure: dict[str, float | None]
+  judgement: Judgement | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class PromptSet:
+  """What was asked about a scan at one time.
+
+  Attributes:
+    number: of it.
+    request: the prompts.
+    asked: the model, which has read them.
+    job: number of the last job for it.
+    segmented: the masks that are finished, with their rows; None before there is any.
+    view: what the viewer is told of those.
+    routing: which scales are trusted where, once that was asked for.
+    is_whole: whether all masks are finished.
+    files: what was written of it, by kind.
+  """
+
+  number: int
+  request: Request
+  asked: PromptedModel
+  job: int = 0
+  segmented: SegmentedScan | None = None
+  view: dict[str, Any] | None = None
+  routing: RoutingMaps | None = None
+  is_whole: bool = False
+  files: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(eq=False)
+class Scan:
+  """A scan that is open.
+
+  Attributes:
+    number: of it.
+    title: what it is called.
+    files: where it lies.
+    folder: of its own, for temporary files.
+    loaded: the scan.
+    digest: of its content; see `provenance.of_scan`.
+    step: (3,) mm of the voxels in which it is shown.
+    image: NIfTI, compressed, as it is shown.
+    notes: what was odd about it.
+    sets: what was asked about it, by number.
+    trained: the masks of all classes that the model was trained on, once one was asked for.
+    free: masks of anything else, by name and text of the prompt, with their unsure share.
+    lock: held while files of it are written.
+  """
+
+  number: int
+  title: str
+  files: ScanFiles
+  folder: pathlib.Path
+  loaded: LoadedScan
+  digest: str
+  step: np.ndarray
+  image: bytes
+  notes: Sequence[str]
+  sets: dict[int, PromptSet] = dataclasses.field(default_factory=dict)
+  trained: Part | None = None
+  free: dict[tuple[str, str], tuple[PackedMask, float | None]] = dataclasses.field(
+    default_factory=dict
+  )
+  numbers: itertools.count = dataclasses.field(default_factory=lambda: itertools.count(1))
+  lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+  @property
+  def key(self) -> str:
+    """Its name among what the model has seen."""
+    return f'scan {self.number}'
+
+  def told(self) -> dict[str, Any]:
+    """What it is, fit for JSON."""
+    scan = self.loaded.volume
+    return {
+      'scan': self.number,
+      'title': self.title,
+      'shape': list(scan.geometry.shape),
+      'spacing_mm': [round(float(mm), 4) for mm in _own_axes(scan)],
+      'series_uid': self.files.series_uid,
+      'warnings': list(self.notes),
+      'sets': [self.set_told(one) for one in self.sets.values()],
+    }
+
+  def set_told(self, one: PromptSet) -> dict[str, Any]:
+    """What a set of prompts is, fit for JSON."""
+    return {
+      'set': one.number,
+      'scan': self.number,
+      'prompts': list(one.request.prompts or [target.name for target in one.asked.targets]),
+      'force': one.request.force,
+      'names': [target.name for target in one.asked.targets],
+      'notes': list(one.asked.notes),
+      'job': one.job,
+      'done': one.is_whole,
+      'labels': [dict(row) for row in one.segmented.rows] if one.segmented else [],
+    }
+
+  def get_set(self, number: int) -> PromptSet:
+    """A set of prompts; GoneError if there is none of the number."""
+    if number not in self.sets:
+      raise GoneError(f'{self.title}: no prompts of number {number}; ask again')
+    return self.sets[number]
+
+  def clean(self, text: str) -> str:
+    """A message without the place of the scan on this machine."""
+    return cleaned(text, self.files, self.title)
+
+
+def cleaned(text: str, files: ScanFiles, title: str) -> str:
+  """A message in which a scan is called as its sender calls it."""
+  for place in (files.input, str(files.path)):
+    text = text.replace(place, title)
+  return html_viewer.without_folders([text], str(files.path))[0]
+
+
+def _own_axes(scan) -> np.ndarray:
+  return scan.spacing[scan.geometry.orientation[:, 0]]
+
+
+class Scans:
+  """The scans that are open.
+
+  Args:
+    folder: for temporary files.
+    most: how many are kept.
+    on_close: called with each that goes.
+  """
+
+  def __init__(
+    self, folder: pathlib.Path, most: int, on_close: Callable[[Scan], object] = lambda scan: None
+  ):
+    self._folder = folder
+    self._most = most
+    self._on_close = on_close
+    self._scans: dict[int, Scan] = {}
+    self._numbers = itertools.count(1)
+    self._lock = threading.Lock()
+
+  def new_folder(self) -> pathlib.Path:
+    """A new, empty folder."""
+    return pathlib.Path(tempfile.mkdtemp(dir=self._folder))
+
+  def open(self, files: ScanFiles, title: str, request: Request) -> Scan:
+    """Reads a scan and keeps it; one that was opened long ago may go for it.
+
+    Raises:
+      UserError: if it cannot be read; the message calls it by its title.
+    """
+    try:
+      with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        loaded = request.read(files)
+        digest = provenance.of_scan(files)
+    except UserError as error:
+      raise UserError(cleaned(str(error), files, title)) from error
+    notes = [str(one.message) for one in caught]
+    notes = [note for note in dict.fromkeys(notes) if note.startswith(str(files.path))]
+    step = viewer_data.shown_step(loaded.volume, html_viewer.SIDES[0])
+    scan = Scan(
+      number=next(self._numbers),
+      title=title,
+      files=files,
+      folder=self.new_folder(),
+      loaded=loaded,
+      digest=digest,
+      step=step,
+      image=viewer_data.image(loaded.volume, step, level=1),
+      notes=[cleaned(note, files, title) for note in notes],
+    )
+    with self._lock:
+      old = list(self._scans)[: len(self._scans) + 1 - self._most]
+      self._scans[scan.number] = scan
+    for number in old:
+      self.close(number)
+    return scan
+
+  def all(self) -> list[Scan]:
+    """Those that are open, the oldest first."""
+    return list(self._scans.values())
+
+  def get(self, number: int) -> Scan:
+    """A scan; GoneError if it is not open."""
+    scan = self._scans.get(number)
+    if scan is None:
+      raise GoneError(
+        f'scan {number} is not open (any more): at most {self._most} are kept; load it again'
+      )
+    return scan
+
+  def close(self, number: int) -> None:
+    """Forgets a scan and removes its files; GoneError if it is not open."""
+    scan = self.get(number)
+    del self._scans[number]
+    self._on_close(scan)
+    shutil.rmtree(scan.folder, ignore_errors=True)
+    if self._folder in scan.files.path.parents and not any(
+      other.files.path == scan.files.path for other in self.all()
+    ):
+      self.drop(scan.files.path)
+
+  def drop(self, path: pathlib.Path) -> None:
+    """Removes what was sent: the folder of `new_folder` that a path lies in."""
+    top = self._folder / path.relative_to(self._folder).parts[0]
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def find(path: pathlib.Path, title: str) -> list[tuple[ScanFiles, str]]:
+  """The scans of a file or folder that was sent, with their titles.
+
+  Raises:
+    UserError: if there is none.
+  """
+  try:
+    scans, _ = find_scans.find_scans([path])
+  except UserError as error:
+    raise UserError(cleaned(str(error), ScanFiles(title, path), title)) from error
+  if len(scans) == 1:
+    return [(scans[0], title)]
+  return [(scan, f'{title}_{scan.name}') for scan in scans]

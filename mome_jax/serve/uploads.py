@@ -1,0 +1,122 @@
+"""Scans that come over the wire: to disk, under names that the server gives, up to a limit."""
+
+import math
+import pathlib
+import re
+import tarfile
+import zipfile
+from collections.abc import AsyncIterator
+
+import nibabel as nib
+
+from mome_jax.errors import UserError
+
+_ENDING = re.compile(r'(\.nii)?\.[a-z0-9]{1,6}$')
+_BYTES_A_VOXEL = 4  # of a scan in memory
+_LONGEST = 60  # characters of a title
+_TAR = 257, b'ustar'  # place and bytes of its mark
+
+
+class UploadError(UserError):
+  """What was sent is no scan that can be taken; the message says why."""
+
+
+class TooLargeError(UploadError):
+  """What was sent is more than the limit."""
+
+
+def title_of(name: str) -> str:
+  """What a scan is called after a file's name: letters, digits, '_' and '-', at most 60."""
+  base = re.split(r'[/\\]', name)[-1]
+  base = re.sub(r'(\.nii)?\.[A-Za-z][A-Za-z0-9]{0,5}$', '', base)
+  return re.sub(r'[^\w-]+', '_', base).strip('_-')[:_LONGEST] or 'scan'
+
+
+async def save(
+  chunks: AsyncIterator[bytes], folder: pathlib.Path, name: str, limit: int
+) -> pathlib.Path:
+  """Writes a file that comes in chunks.
+
+  Args:
+    chunks: of its content.
+    folder: empty; to write into.
+    name: as its sender calls it; its ending alone is kept.
+    limit: bytes.
+
+  Raises:
+    TooLargeError: if there is more.
+    UploadError: if there is nothing.
+  """
+  ending = _ENDING.search(name.lower())
+  path = folder / f'scan{ending[0] if ending else ""}'
+  size = 0
+  with path.open('wb') as file:
+    async for chunk in chunks:
+      size += len(chunk)
+      if size > limit:
+        raise TooLargeError(f'{name}: {_too_large(limit)}')
+      file.write(chunk)
+  if not size:
+    raise UploadError(f'{name}: is empty; send a NIfTI file, a DICOM .zip, or a .tar of a series')
+  return path
+
+
+def unpack(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
+  """What `find_scans` is to look at: the file, or of a tar archive a folder of its files.
+
+  Args:
+    path: from `save`.
+    name: as its sender calls it, for messages.
+    limit: bytes, also of what an archive or a compressed scan holds.
+
+  Raises:
+    TooLargeError: if it holds more.
+    UploadError: if it is broken.
+  """
+  with path.open('rb') as file:
+    file.seek(_TAR[0])
+    if file.read(len(_TAR[1])) == _TAR[1]:
+      return _unpack_tar(path, name, limit)
+  if zipfile.is_zipfile(path):
+    with zipfile.ZipFile(path) as archive:
+      if sum(item.file_size for item in archive.infolist()) > limit:
+        raise TooLargeError(f'{name}: unpacked, it {_too_large(limit)}')
+  elif path.name.endswith(('.nii', '.nii.gz')) and _voxels(path) * _BYTES_A_VOXEL > limit:
+    raise TooLargeError(f'{name}: its scan {_too_large(limit)}')
+  return path
+
+
+def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
+  folder = path.with_name('series')
+  folder.mkdir()
+  size = 0
+  try:
+    with tarfile.open(path, 'r:') as archive:
+      for number, item in enumerate(archive):
+        content = archive.extractfile(item) if item.isreg() else None
+        if content is None:
+          continue
+        size += item.size
+        if size > limit:
+          raise TooLargeError(f'{name}: {_too_large(limit)}')
+        ending = _ENDING.search(item.name.lower())
+        target = folder / f'{number:06d}{ending[0] if ending else ""}'
+        with target.open('wb') as file:
+          while chunk := content.read(1 << 20):
+            file.write(chunk)
+  except tarfile.TarError as error:
+    raise UploadError(f'{name}: a broken archive ({error}); send it again') from error
+  path.unlink()
+  return folder
+
+
+def _voxels(path: pathlib.Path) -> int:
+  """Of a NIfTI file by its header; 0 where that cannot be read, which the reader explains."""
+  try:
+    return math.prod(nib.Nifti1Image.from_filename(path).shape)
+  except Exception:  # of a broken file, of whatever kind
+    return 0
+
+
+def _too_large(limit: int) -> str:
+  return f'is larger than {limit / 1e9:g} GB; start the server with a larger --max-upload'

@@ -1,0 +1,58 @@
+"""Who may ask the server: this machine, with the token, and no page of another site."""
+
+import desks
+import pytest
+from starlette.testclient import TestClient
+from threshold import Threshold
+
+
+@pytest.fixture(scope='module')
+def app(tmp_path_factory):
+  with desks.desk(Threshold(), tmp_path_factory.mktemp('temporary')) as desk:
+    yield desks.guarded(desk)
+
+
+def get(app, path=f'/{desks.TOKEN}/api/scans', method='GET', **headers):
+  client = TestClient(app, base_url=f'http://{desks.HOST}')
+  return client.request(method, path, headers={k.replace('_', '-'): v for k, v in headers.items()})
+
+
+def test_it_answers_itself(app):
+  assert get(app).json() == {'scans': []}
+  assert get(app, origin=f'http://{desks.HOST}', sec_fetch_site='same-origin').status_code == 200
+  assert get(app, sec_fetch_site='none').status_code == 200  # typed into the browser
+
+
+@pytest.mark.parametrize('path', ['/', '/api/scans', '/wrong/api/scans', '//', f'/{desks.TOKEN}x/'])
+def test_without_the_token_there_is_nothing(app, path):
+  answer = get(app, path)
+  assert answer.status_code == 404 and 'address' in answer.json()['error']
+
+
+@pytest.mark.parametrize(
+  'headers',
+  [
+    {'host': 'evil.example:8000'},  # a name of another site that points here
+    {'host': '127.0.0.1:8001'},
+    {'host': ''},
+    {'origin': 'http://evil.example'},
+    {'origin': f'https://{desks.HOST}'},
+    {'origin': 'null'},
+    {'sec_fetch_site': 'cross-site'},
+    {'sec_fetch_site': 'same-site'},  # another port of this machine
+  ],
+)
+@pytest.mark.parametrize('method', ['GET', 'POST', 'OPTIONS'])
+def test_other_names_and_pages_of_others_are_refused(app, headers, method):
+  answer = get(app, method=method, **headers)
+  assert answer.status_code == 403
+  assert not [name for name in answer.headers if name.startswith('access-control')]
+
+
+def test_every_answer_carries_the_policy(app):
+  for path in (f'/{desks.TOKEN}/', f'/{desks.TOKEN}/api/nothing', '/'):
+    headers = get(app, path).headers
+    policy = headers['content-security-policy']
+    assert "default-src 'none'" in policy and "script-src 'self';" in policy
+    assert headers['referrer-policy'] == 'no-referrer' and headers['cache-control'] == 'no-store'
+    assert headers['x-content-type-options'] == 'nosniff'

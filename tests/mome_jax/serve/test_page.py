@@ -1,0 +1,228 @@
+"""The page of the server in a real browser: from dropping a scan to a server that stops."""
+
+import threading
+
+import browser
+import desks
+import nibabel as nib
+import numpy as np
+import pytest
+from desks import TOKEN
+from threshold import Threshold, patch, save_scan
+
+from mome_jax.pictures.colours import colour_of
+
+SIZE = (1200, 760)
+SIDE = 390  # where the side bar ends
+
+
+class Gate:
+  """Lets the network pass unless it is shut."""
+
+  def __init__(self):
+    self.open = threading.Event()
+    self.open.set()
+
+  def __call__(self, logits):
+    assert self.open.wait(120)
+    return logits
+
+
+@pytest.fixture(scope='module')
+def gate():
+  return Gate()
+
+
+@pytest.fixture(scope='module')
+def scan(tmp_path_factory):
+  """A box of soft tissue in air."""
+  array = np.full((40, 48, 40), -1000, np.int16)
+  array[10:30, 12:36, 10:30] = 60
+  path = tmp_path_factory.mktemp('scans') / 'patient.nii.gz'
+  nib.save(nib.Nifti1Image(array, np.diag([5, 5, 5, 1])), path)
+  return path
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory, gate):
+  if browser.find_chromium() is None:
+    pytest.skip('no Chromium on this machine')
+  folder = tmp_path_factory.mktemp('temporary')
+  with desks.desk(Threshold(gate), folder) as desk, desks.serving(desk) as (address, stop):
+    yield address, stop
+    gate.open.set()
+
+
+@pytest.fixture(scope='module')
+def page(server):
+  with browser.chromium(SIZE) as page:
+    page.open(server[0])
+    yield page
+
+
+def count(page, name):
+  """Pixels of the stage that have the hue of a class."""
+  hue = np.array(colour_of(name)) * 255
+  stage = page.screenshot()[:600, SIDE:].astype(float)
+  part = stage - stage.min(-1, keepdims=True)  # without the grey below it
+  part /= np.maximum(part.max(-1, keepdims=True), 1)
+  pure = (hue - hue.min()) / np.ptp(hue)
+  saturated = np.ptp(stage, axis=-1) > 40
+  return int((saturated & (np.abs(part - pure).max(-1) < 0.25)).sum())
+
+
+def ask(page, text):
+  page.run('$("prompt").focus()')
+  page.type(text)
+  page.press('Enter', 13)
+
+
+def shown(page):
+  return page.run('data.classes.map((row) => row.name).join(", ")')
+
+
+def test_a_scan_is_seen_when_it_is_dropped(page, scan):
+  assert page.run('$("ask").hidden')
+  page.drop(700, 300, scan)
+  page.until('nv.volumes.length === 1 && !$("ask").hidden')
+  page.until('!$("hint").textContent')
+  assert page.run('$("title").textContent') == 'patient'
+  assert '40 × 48 × 40' in page.run('$("scans").textContent')
+  assert np.ptp(page.screenshot()[:600, SIDE:], axis=(0, 1)).min() > 100  # not all of one grey
+  assert not page.problems()
+
+
+def test_words_are_completed_and_judged(page):
+  page.run('$("prompt").focus()')
+  page.type('live')
+  assert page.run('$("offers").firstChild.textContent') == 'liver'
+  page.press('ArrowDown', 40)
+  page.press('Enter', 13)
+  assert page.run('$("prompt").value') == 'liver'
+  page.until('$("meaning").textContent === "liver: known"')
+  page.type(', pineapple pizza')
+  page.until('$("meaning").textContent.includes("unknown to the model")')
+  page.press('Enter', 13)
+  page.until('!!$("force")')
+  assert 'the model was not trained on this' in page.run('$("error").textContent')
+  page.run('$("prompt").value = ""; complain(null)')
+
+
+def test_masks_appear_with_their_volumes(page):
+  ask(page, 'liver')
+  page.until('document.body.dataset.shown === "liver"')
+  assert page.run('$("work").hidden')
+  millilitres = float(page.run('$("classes").tBodies[0].rows[0].cells[2].textContent'))
+  assert millilitres == pytest.approx(page.run('set.labels[0].volume_ml'), abs=0.05)
+  assert millilitres > 100
+  assert count(page, 'liver') > 3000
+
+
+def test_what_is_shown_can_be_changed(page):
+  full = count(page, 'liver')
+  page.run('document.querySelector(`input[aria-label="liver"]`).click()')
+  assert count(page, 'liver') < full / 50
+  page.run('document.querySelector(`input[aria-label="liver"]`).click()')
+  page.run('$("contours").click()')
+  assert 0 < count(page, 'liver') < full * 0.7
+  page.run('$("contours").click()')
+  page.run('$("opacity").value = 0; $("opacity").oninput()')
+  assert count(page, 'liver') < full / 50
+  page.run('$("opacity").value = 0.5; $("opacity").oninput()')
+  page.run('setView("3D")')
+  assert count(page, 'liver') > 1000  # the skin does not hide it
+  page.run('setView("Planes")')
+  assert count(page, 'liver') == pytest.approx(full, rel=0.02)
+
+
+def test_further_prompts_are_added_compared_and_undone(page):
+  ask(page, 'spleen')
+  page.until('document.body.dataset.shown === "liver, spleen"')
+  assert page.run('$("classes").tBodies[0].rows[1].cells[2].textContent') == '–'
+  page.run('$("beside").value = $("beside").options[1].value; $("beside").onchange()')
+  page.until('$("second")?.contentDocument?.body?.dataset.ready')
+  page.until('$("second").contentDocument.body.dataset.shown === "liver"')
+  page.run('goTo([0, 0, 0])')
+  assert page.until(
+    '[...$("second").contentWindow.nv.scene.crosshairPos].every('
+    '(v, i) => Math.abs(v - nv.scene.crosshairPos[i]) < 1e-3)'
+  )
+  page.run('$("beside").value = ""; $("beside").onchange()')
+  page.run('$("undo").click()')
+  page.until('document.body.dataset.shown === "liver"')
+
+
+def test_files_are_saved(page, scan, tmp_path):
+  page.send('Browser.setDownloadBehavior', behavior='allow', downloadPath=str(tmp_path))
+  assert page.run('[...$("kinds").children].map((a) => a.textContent)') == [
+    'labels (NIfTI)', 'a mask a class', 'JSON', 'picture', 'report page']  # fmt: skip
+  page.run('$("kinds").children[0].click()')
+  page.until('document.body.dataset.saved === "patient_seg.nii.gz"')
+  path = tmp_path / 'patient_seg.nii.gz'
+  page.until(f'{str(path.exists()).lower()} || true')
+  for _ in range(100):
+    if path.exists():
+      break
+    page.run('new Promise((done) => setTimeout(done, 50))')
+  labels = np.asarray(nib.load(path).dataobj)
+  assert labels.shape == (40, 48, 40) and labels.any()
+
+
+def test_a_bad_file_is_explained_and_costs_nothing(page, tmp_path):
+  path = save_scan(tmp_path / 'bad.nii')
+  patch(path, 80, np.float32(0).tobytes())
+  patch(path, 252, np.int16([0, 0]).tobytes())
+  page.drop(700, 300, path)
+  page.until('!$("error").hidden')
+  told = page.run('$("error").textContent')
+  assert told.startswith('bad: ') and 'assume-spacing' in told
+  assert page.run('$("title").textContent') == 'patient' and shown(page) == 'liver'
+
+
+def test_two_tabs_share_scans_and_the_line(page, server, gate):
+  other = page.another(SIZE)
+  other.open(server[0])
+  other.until('document.body.dataset.shown === "liver"')
+  gate.open.clear()
+  page.run('$("add").checked = false')
+  ask(page, 'a, b')  # not names of the model: forced, they need the network
+  page.until('!!$("force")')
+  page.run('$("force").click()')
+  page.until('$("stage").textContent.includes("windows")')
+  other.run('$("add").checked = false')
+  ask(other, 'c')
+  other.until('!!$("force")')
+  other.run('$("force").click()')
+  other.until('$("stage").textContent === "waiting for 1 before it"')
+  gate.open.set()
+  page.until('document.body.dataset.shown === "a, b"')
+  other.until('document.body.dataset.shown === "c"')
+  other.close()
+
+
+def test_work_can_be_cancelled(page, gate):
+  gate.open.clear()
+  ask(page, 'd')
+  page.until('!!$("force")')
+  page.run('$("force").click()')
+  page.until('$("stage").textContent.includes("windows")')
+  page.run('$("cancel").click()')
+  gate.open.set()
+  page.until('$("work").hidden && document.body.dataset.shown !== "d" && set && set.done')
+  assert 'd' not in page.run('$("sets").textContent').split(': ')
+
+
+def test_a_server_that_stops_is_told(page, server, gate):
+  address, stop = server
+  assert TOKEN in address
+  before = shown(page)
+  gate.open.clear()
+  ask(page, 'e')
+  page.until('!!$("force")')
+  page.run('$("force").click()')
+  page.until('$("stage").textContent.includes("windows")')
+  stop()
+  page.until('!$("gone").hidden')
+  assert 'server has stopped' in page.run('$("gone").textContent')
+  assert shown(page) == before  # what was made stays
+  gate.open.set()
