@@ -139,7 +139,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluation.checkpoint = 'last'
   config.evaluation.window = (96, 96, 96)
   config.evaluation.overlap = 0.5
-  config.evaluation.batch_size = 1  # windows a call
+  config.evaluation.batch_size = 0  # windows a call; 0: by the device's memory, 1 on the CPU
   # 'default' asks with the sentences of training, 'held_out' with names that training never showed.
   config.evaluation.prompts = 'default'
   # Held-out scans to score: 'validation', 'test', 'all' (a table each), or 'auto': validation, and

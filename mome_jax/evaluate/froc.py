@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mome_jax.evaluate import lesions
-from mome_jax.inference.slabs import Slab
+from mome_jax.inference.slabs import Planes
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 FIELDS = ('class', 'threshold', 'n_diseased', 'n_healthy', 'sensitivity', 'specificity',
@@ -38,7 +38,7 @@ class Levels:
     """The lesions."""
     return tuple(self._classes)
 
-  def add(self, slab: Slab) -> None:
+  def add(self, slab: Planes) -> None:
     """Takes the logits of some planes."""
     for name, levels in self._levels.items():
       levels[slab.planes] = np.searchsorted(_LOGITS, slab.logits(self._classes[name]))

@@ -26,7 +26,25 @@ from mome_jax.text.vectors import TextVectors
 from mome_jax.training import compilation, sharding, state
 
 SHIPPED = shipped.MODEL
+# What a window needs at most, in terms of the features that are kept of it: a decoder layer holds
+# its input beside them, twice as wide, its hidden layers, and the batch that is on its way.
+_BESIDE = 8
 _AHEAD = 4  # buckets of prompts that are read before the first one's logits are taken
+
+
+def _bytes(tree: Any) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def windows_that_fit(seen: int, free: int) -> int:
+  """Windows a call: a power of two up to 8.
+
+  Args:
+    seen: bytes of what a model sees of one window.
+    free: bytes of the device.
+  """
+  fit = free // (2 * _BESIDE * seen)
+  return max(n for n in (1, 2, 4, 8) if n <= max(fit, 1))
 
 
 class Predictor(Model):
@@ -139,7 +157,7 @@ class Predictor(Model):
       return step(self.params, text, *jax.device_put(batch, self._split), self.trained_text)
 
   def _logits(self, buckets: Sequence[jax.Array], windows: np.ndarray) -> Iterator[jax.Array]:
-    """Logits (B, D, H, W, 4) float32 of each bucket of prompts, one after the other.
+    """Logits (B, 4, D, H, W) float32 of each bucket of prompts, one after the other.
 
     The windows are seen once, and each bucket is read by the same program, so that neither its
     logits nor the time to compile depend on how many there are. A few are computed ahead of what
@@ -166,6 +184,32 @@ class Predictor(Model):
     with jax.set_mesh(self._mesh):
       batch = jax.device_put(windows, self._split)
       return self._see(self.params, batch, self.trained_text)
+
+  def windows_a_call(self) -> int:
+    """Windows that are segmented at a time where `evaluation.batch_size` leaves it open.
+
+    As many as fit into half of the memory that the parameters leave on a device, at most 8 each; 1
+    on the CPU, and where the device does not tell. Not of what is free at the moment: how sums
+    are rounded may depend on the number, and masks would differ from run to run.
+    """
+    statistics = None
+    if self.devices[0].platform != 'cpu':
+      statistics = self.devices[0].memory_stats()
+    if not statistics or 'bytes_limit' not in statistics:
+      return 1
+    free = statistics['bytes_limit'] - _bytes(self.params)
+    return len(self.devices) * windows_that_fit(self.bytes_seen, free)
+
+  @functools.cached_property
+  def bytes_seen(self) -> int:
+    """Bytes of what the model sees of one window; see `MoME.see`."""
+    channels = len(self.config.data.windows)
+    window = jax.ShapeDtypeStruct((1, *self.config.evaluation.window, channels), np.float32)
+    with jax.set_mesh(self._mesh):
+      sight = jax.eval_shape(
+        steps.make_see_step(self.model), self.params, window, self.trained_text
+      )
+    return _bytes(sight)
 
   @property
   def members(self) -> Sequence['Predictor']:

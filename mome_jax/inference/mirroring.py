@@ -48,6 +48,6 @@ def mirrored(
 
   def read(windows: np.ndarray) -> Iterator[jax.Array]:
     parts = reader(np.ascontiguousarray(windows[:, ::-1]))
-    return (logits[:, ::-1] for logits in parts)
+    return (logits[:, :, ::-1] for logits in parts)
 
   return read

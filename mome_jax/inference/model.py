@@ -17,7 +17,7 @@ from mome_jax.inference.segmenter import Segmenter, Settings
 if TYPE_CHECKING:
   from mome_jax.inference.loaded_model import Predictor
 
-# (B, *window, C) float32 -> an iterator of logits (B, *window, k) float32, a few prompts each; of
+# (B, *window, C) float32 -> an iterator of logits (B, k, *window) float32, a few prompts each; of
 # several readers that are averaged, all prompts of each in its turn.
 Reader = Callable[[np.ndarray], Iterator[jax.Array]]
 
@@ -92,13 +92,19 @@ class Model(abc.ABC):
     """
     template = template or self.template
     settings = Settings.of_config(
-      self.config, rules=rules, overlap=overlap, tta=tta, devices=len(self.devices)
+      self.config,
+      rules=rules,
+      overlap=overlap,
+      tta=tta,
+      devices=len(self.devices),
+      windows=min(member.windows_a_call() for member in self.members),
     )
     reader = self.reader(prompts)
     if settings.tta:
       other = mirroring.mirrored_prompts(names, prompts, template)
       reader = mean([reader, mirroring.mirrored(self.reader(other))])
-    return Segmenter(reader, names, settings, template, free=free)
+    there = bool(self.devices) and self.devices[0].platform != 'cpu'
+    return Segmenter(reader, names, settings, template, free=free, on_device=there)
 
 
 def mean(readers: Sequence[Reader]) -> Reader:

@@ -1,14 +1,34 @@
 """Logits of a scan on its own grid, in slabs of planes: interpolated one class at a time."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from input_pipeline.ct import resample
 
+SURE = 0.75  # probability
+UNSURE = math.log(SURE / (1 - SURE))  # a positive logit below it
 # Of each voxel along an axis: the coarse ones below and above it, and the weight of the upper one.
 AxisWeights = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class Planes(Protocol):
+  """What can be asked of some planes of a scan while they are at hand; see `Slab`."""
+
+  @property
+  def planes(self) -> slice: ...
+
+  @property
+  def shape(self) -> tuple[int, ...]: ...
+
+  def logits(self, k: int) -> np.ndarray: ...
+
+  def positive(self, k: int) -> tuple[tuple[slice, ...], np.ndarray] | None: ...
+
+  def sure(self, k: int) -> tuple[int, int]: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,7 +38,7 @@ class Slab:
   Attributes:
     planes: of the scan, along its first axis.
     shape: (d, H, W) of these planes.
-    parts: coarse logits (d_i, H_c, W_c, K) or, of air, (d_i, H_c, W_c, 1), one after the other.
+    parts: coarse logits (K, d_i, H_c, W_c) or, of air, (1, d_i, H_c, W_c), one after the other.
     axes: of each axis, what `resample.axis_weights` gives: where the planes lie in the parts.
   """
 
@@ -56,8 +76,16 @@ class Slab:
       return None
     return tuple(box), self._interpolate(coarse, axes)
 
+  def sure(self, k: int) -> tuple[int, int]:
+    """How many voxels of class k have a logit above 0, and of them one below `UNSURE`."""
+    claim = self.positive(k)
+    if claim is None:
+      return 0, 0
+    over = claim[1] > 0
+    return int(over.sum()), int((over & (claim[1] < UNSURE)).sum())
+
   def _coarse(self, k: int) -> np.ndarray:
-    return np.concatenate([part[..., min(k, part.shape[-1] - 1)] for part in self.parts])
+    return np.concatenate([part[min(k, len(part) - 1)] for part in self.parts])
 
   def _interpolate(self, maps: np.ndarray, axes: Sequence[AxisWeights]) -> np.ndarray:
     # The axis that grows most last: the others then have less to do.
@@ -78,8 +106,8 @@ def resample_slabs(
   """Trilinear interpolation of a stream of slabs onto another grid with the same centre.
 
   Args:
-    slabs: (d_i, H, W, K) float32 along the first axis, in order, that make up `shape`; each may be
-      overwritten when the next one is asked for.
+    slabs: (K, d_i, H, W) float32, in order, that make up `shape`; each may be overwritten when the
+      next one is asked for.
     shape: (D, H, W) of the stream.
     spacing: mm, three numbers.
     target_shape: (D', H', W') of the result.
@@ -99,7 +127,7 @@ def resample_slabs(
   first = emitted = 0  # `first` is the plane that the parts begin with
   for slab in slabs:
     parts.append(slab)
-    end = first + sum(map(len, parts))
+    end = first + sum(part.shape[1] for part in parts)
     ready = int(np.searchsorted(upper, end))
     for start in range(emitted, ready, planes):
       rows = slice(start, min(start + planes, ready))
@@ -109,4 +137,4 @@ def resample_slabs(
     emitted = max(emitted, ready)
     # The next plane may lie between the last one of this slab and the first one of the next.
     needed = emitted < len(lower) and lower[emitted] < end
-    parts, first = ([slab[-1:].copy()], end - 1) if needed else ([], end)
+    parts, first = ([slab[:, -1:].copy()], end - 1) if needed else ([], end)

@@ -10,15 +10,27 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
+from mome_jax.errors import UserError
 from mome_jax.inference.stage_clock import Clock
 
 BACKGROUND = -30.0  # logit where no window looked, that is in air
 Corner = tuple[int, int, int]  # the first voxel of a window
-# (batch, *window, C) float32 and the corners of its first rows -> (batch, *window, K), or an
+# (batch, *window, C) float32 and the corners of its first rows -> (batch, K, *window), or an
 # iterator of parts of the K, one after the other, once or several times.
 Ask = Callable[[np.ndarray, Sequence[Corner]], Any]
+
+
+class NonFiniteLogitsError(UserError):
+  """The network returned infinity or NaN; a mask made from it would be wrong without a sign."""
+
+  def __init__(self) -> None:
+    super().__init__(
+      "the network's output is not finite; use another checkpoint, or float32 "
+      '(model.dtype in its config.json)'
+    )
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -102,11 +114,28 @@ class Watch(Protocol):
     """As `predict` of `sliding_window`; the corners of its rows, fewer where rows are padding.
 
     Returns:
-      (batch, *window, K) float32, of the device or the host.
+      (batch, K, *window) float32, of the device or the host.
     """
 
 
-def _tile(image: np.ndarray, tiling: Tiling) -> tuple[np.ndarray, Windows]:
+class Blend(Protocol):
+  """Sums of weighted logits over one window depth of planes, which moves along the scan."""
+
+  def add(self, corners: Sequence[Corner], logits: Any, first: int) -> None:
+    """Adds (B, k, *window) logits; the corners of their first rows, which lie in the planes held.
+
+    They are of the classes from number `first` on; those of a window come in order, once or several
+    times.
+    """
+
+  def finish(self, first: int, end: int) -> Iterator[Any]:
+    """Yields what becomes of the planes [first, end); `first` is the first one held."""
+
+  def forget(self, planes: int) -> None:
+    """Moves on by some planes."""
+
+
+def tile(image: np.ndarray, tiling: Tiling) -> tuple[np.ndarray, Windows]:
   """The image, padded where it is smaller than a window, and its windows."""
   shape, window = image.shape[:3], tiling.window
   missing = [max(w - n, 0) for w, n in zip(window, shape, strict=True)]
@@ -125,8 +154,8 @@ def _tile(image: np.ndarray, tiling: Tiling) -> tuple[np.ndarray, Windows]:
   return image, windows
 
 
-class _Blend:
-  """Sums of weighted logits over one window depth of planes, which moves along the scan.
+class _HostBlend:
+  """A `Blend` in the memory of the host, which yields slabs of mean logits.
 
   Args:
     windows: of the scan.
@@ -141,22 +170,21 @@ class _Blend:
     self._total: np.ndarray | None = None
     self._mass: np.ndarray | None = None
 
-  def add(self, corner: Corner, logits: np.ndarray, first: int = 0) -> None:
-    """Adds (*window, k) logits of the window at a corner, which lies in the planes held.
+  def add(self, corners: Sequence[Corner], logits: np.ndarray, first: int) -> None:
+    """See `Blend`."""
+    for corner, values in zip(corners, logits, strict=False):
+      self._add(corner, values, first)
 
-    Args:
-      corner: of the window.
-      logits: of some of the K classes; those of a window come in order, once or several times.
-      first: number of the first one.
-    """
+  def _add(self, corner: Corner, logits: np.ndarray, first: int) -> None:
     if self._total is None or self._mass is None:
-      count = self._classes or logits.shape[-1]
+      count = self._classes or len(logits)
       planes = self._windows.size[0], *self._windows.padded[1:]
       self._total, self._mass = np.zeros((count, *planes), np.float32), np.zeros(planes, np.float32)
     region = (slice(None), *self._windows.region(corner)[1:])
-    part = self._total[first : first + logits.shape[-1]]
-    for k, summed in enumerate(part):  # class by class: no second array of K maps
-      summed[region] += logits[..., k] * self._weights
+    part = self._total[first : first + len(logits)]
+    # Class by class: no second array of K maps. Of a last part, not all may be asked for.
+    for summed, values in zip(part, logits, strict=False):
+      summed[region] += values * self._weights
     if not first:
       self._mass[region] += self._weights
 
@@ -167,7 +195,7 @@ class _Blend:
     if low >= high:
       return
     if self._total is None or self._mass is None:
-      yield np.full((high - low, *self._windows.shape[1:], 1), BACKGROUND, np.float32)
+      yield np.full((1, high - low, *self._windows.shape[1:]), BACKGROUND, np.float32)
       return
     where = (slice(low - first, high - first), *scan[1:])
     seen = self._mass[where]
@@ -176,7 +204,7 @@ class _Blend:
     for summed in self._total:
       summed[where] /= seen
       summed[where][unseen] = BACKGROUND
-    yield np.moveaxis(self._total[:, *where], 0, -1)
+    yield self._total[:, *where]
 
   def forget(self, planes: int) -> None:
     """Moves on by some planes."""
@@ -199,31 +227,61 @@ def sliding_window(
   """Blended logits of a scan, in slabs along the first axis.
 
   Args:
-    predict: (batch_size, *window, C) float32 -> (batch_size, *window, K) float32, or an iterator
+    predict: (batch_size, *window, C) float32 -> (batch_size, K, *window) float32, or an iterator
       of parts of the K, one after the other; always called with this one shape, so that nothing is
       compiled twice. Where parts begin again after the K-th class, their mean counts.
     image: (D, H, W, C) float32 in [0, 1]; 0 is air.
     tiling: windows, and how many of them a call.
     classes: K, where `predict` returns more of them, or parts; the first ones are kept.
-    clock: counts the time spent in `predict` and waiting for it as 'network'.
+    clock: counts the time spent in `predict` and waiting for it as 'network'; 'windows', and
+      'bytes_to_device' and 'bytes_from_device' that went into it and came out.
     watch: predicts in place of `predict`.
 
   Yields:
-    Slabs (d_i, H, W, K) float32, in order, sum of d_i = D; with one channel, all `BACKGROUND`,
-    before the first window that is not air. Each is overwritten when the next one is made.
+    Slabs (K, d_i, H, W) float32, in order, sum of d_i = D; of one class, all `BACKGROUND`, before
+    the first window that is not air. Each is overwritten when the next one is made.
   """
-  image, windows = _tile(image, tiling)
+  image, windows = tile(image, tiling)
+  blend = _HostBlend(windows, classes)
+  return visit(
+    predict, image, windows, tiling.batch_size, blend, classes=classes, clock=clock, watch=watch
+  )
+
+
+def visit(
+  predict: Callable[[np.ndarray], Any],
+  image: np.ndarray,
+  windows: Windows,
+  batch_size: int,
+  blend: Blend,
+  *,
+  classes: int | None,
+  clock: Clock | None,
+  watch: Watch | None,
+) -> Iterator[Any]:
+  """Predicts all windows of a scan, plane by plane, and yields what `blend` makes of them.
+
+  Args:
+    predict: see `sliding_window`.
+    image: of `tile`.
+    windows: likewise.
+    batch_size: windows a call.
+    blend: takes the logits; only the one of the host gets them there.
+    classes: see `sliding_window`.
+    clock: likewise.
+    watch: likewise.
+  """
   ask: Ask = lambda batch, _: predict(batch)
   if watch is not None:
     watch.begin(windows)
     ask = watch.predict
-  blend = _Blend(windows, classes)
+  fetch = isinstance(blend, _HostBlend)
   ends = [*list(windows.planes)[1:], image.shape[0]]
   for (first, corners), end in zip(windows.planes.items(), ends, strict=True):
     views = [image[windows.region(corner)] for corner in corners]
-    parts = _predict_batches(ask, views, corners, tiling.batch_size, classes, clock or Clock())
-    for n, logits, number in parts:
-      blend.add(corners[n], logits, number)
+    parts = _predict_batches(ask, views, corners, batch_size, classes, clock or Clock(), fetch)
+    for batch, logits, number in parts:
+      blend.add(corners[batch.start : batch.stop], logits, number)
     yield from blend.finish(first, end)
     if end < image.shape[0]:
       blend.forget(end - first)
@@ -236,25 +294,29 @@ def _predict_batches(
   batch_size: int,
   classes: int | None,
   clock: Clock,
-) -> Iterator[tuple[int, np.ndarray, int]]:
-  """Yields (index of the view, logits, number of their first class) for each view and part.
+  fetch: bool,
+) -> Iterator[tuple[range, Any, int]]:
+  """Yields (views, their logits, number of the first class) for each batch and part.
 
   The next batch is on its way to the device before the last one is waited for, so that device and
-  host work at the same time.
+  host work at the same time, and never more than two are in the device's memory.
   """
 
-  def logits_of(batch: range, result: Any) -> Iterator[tuple[int, np.ndarray, int]]:
+  def logits_of(batch: range, result: Any) -> Iterator[tuple[range, Any, int]]:
     parts = result if isinstance(result, Iterator) else iter((result,))
-    first = 0
+    first, last = 0, None
     while True:
       with clock('network'):
         part = next(parts, None)
-        logits = None if part is None else np.asarray(part)
-      if logits is None:
+        if part is not None and fetch:
+          part = np.asarray(part)
+          clock.count('bytes_from_device', part.nbytes)
+        elif part is None and last is not None:
+          jax.block_until_ready(last)
+      if part is None:
         return
-      for n, values in zip(batch, logits, strict=False):
-        yield n, values, first
-      first += logits.shape[-1]
+      yield batch, part, first
+      first, last = first + part.shape[1], None if fetch else part
       if classes and first >= classes:  # the next part is of another pass
         first = 0
 
@@ -264,6 +326,8 @@ def _predict_batches(
     stack = np.zeros((batch_size, *views[0].shape), np.float32)
     for row, n in enumerate(batch):
       stack[row] = views[n]
+    clock.count('windows', len(batch))
+    clock.count('bytes_to_device', stack.nbytes)
     with clock('network'):
       result = ask(stack, corners[batch.start : batch.stop])
     if pending is not None:

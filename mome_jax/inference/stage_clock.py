@@ -1,4 +1,4 @@
-"""Where the time of a scan goes."""
+"""Where the time of a scan goes, and what else is counted of it."""
 
 import collections
 import contextlib
@@ -13,6 +13,7 @@ class Clock:
     self._seconds: dict[str, float] = collections.defaultdict(float)
     self._running: list[str] = []
     self._since = 0.0
+    self._counts: dict[str, int] = collections.defaultdict(int)
 
   @contextlib.contextmanager
   def __call__(self, stage: str) -> Iterator[None]:
@@ -30,6 +31,14 @@ class Clock:
     if self._running:
       self._seconds[self._running[-1]] += now - self._since
     self._since = now
+
+  def count(self, what: str, number: int = 1) -> None:
+    """Adds to a counter: 'windows', 'bytes_to_device', 'bytes_from_device', 'compilations'."""
+    self._counts[what] += int(number)
+
+  def counts(self) -> dict[str, int]:
+    """What was counted."""
+    return dict(self._counts)
 
   def seconds(self) -> dict[str, float]:
     """Seconds of each stage, rounded to milliseconds."""

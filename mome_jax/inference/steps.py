@@ -43,15 +43,15 @@ def make_see_step(model: MoME) -> Callable[..., Sight]:
 
 
 def make_read_step(model: MoME) -> Callable[..., jax.Array]:
-  """read_step(params, sight, text (K, d_t)) -> logits (B, D, H, W, K).
+  """read_step(params, sight, text (K, d_t)) -> logits (B, K, D, H, W), one class after the other.
 
-  After a see step the same as a predict step; but any number of prompts is read with one program
+  After a see step those of a predict step; but any number of prompts is read with one program
   of few of them, and the backbone runs once.
   """
 
   def read_step(params: Params, sight: Sight, text: jax.Array) -> jax.Array:
     logits = model.apply({'params': params['model']}, sight, text, method=MoME.read)
-    return cast(jax.Array, logits)
+    return jnp.moveaxis(cast(jax.Array, logits), -1, 1)  # as the model made them: nothing moves
 
   return read_step
 
@@ -62,7 +62,7 @@ def make_routing_step(
   """A predict step that also tells what the router did, summed over cells of voxels.
 
   routing_step(params, text (K, d_t), windows (B, D, H, W, C), counted (B, D, H, W) float32 in
-  [0, 1], placement, trained_text) -> logits (B, D, H, W, K) and a dict, all float32:
+  [0, 1], placement, trained_text) -> logits (B, K, D, H, W) and a dict, all float32:
     'maps' (K, B, L + 1, d, h, w): the shares of the scales, and their entropy as a fraction of
       log L; sums over the voxels of each cell of the share or entropy times `counted`;
     'sums' (K, L + 2): over the voxels where the class's logit is above 0, sums of the shares, the
@@ -101,7 +101,8 @@ def make_routing_step(
       return {'maps': cells, 'sums': jnp.concatenate(sums)}
 
     # One class at a time: the weights of all scales are the largest arrays here.
-    by_class = jnp.moveaxis(logits, -1, 0), [jnp.moveaxis(a, 1, 0) for a in aux['router_logits']]
+    logits = jnp.moveaxis(logits, -1, 1)
+    by_class = jax.tree.map(lambda maps: jnp.moveaxis(maps, 1, 0), (logits, aux['router_logits']))
     return logits, jax.lax.map(one_class, by_class)
 
   return routing_step

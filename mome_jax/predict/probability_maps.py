@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from input_pipeline.ct import volume
-from mome_jax.inference.slabs import Slab
+from mome_jax.inference.slabs import Planes
 from mome_jax.predict import output_names
 from mome_jax.predict.request import Target
 
@@ -37,7 +37,7 @@ class ProbabilityMaps:
       os.posix_fallocate(file.fileno(), 0, math.prod(shape))
     self._maps = np.memmap(self._path, np.uint8, mode='r+', shape=shape)
 
-  def add(self, slab: Slab) -> None:
+  def add(self, slab: Planes) -> None:
     """Takes the logits of some planes."""
     for k, values in zip(self._columns, self._maps, strict=True):
       chance = 1 / (1 + np.exp(-np.clip(slab.logits(k), -30, 30)))

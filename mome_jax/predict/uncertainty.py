@@ -1,14 +1,10 @@
 """How sure a segmentation is of its masks, from its own probabilities."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from mome_jax.inference.slabs import Slab
-
-SURE = 0.75  # probability
-_LOGIT = math.log(SURE / (1 - SURE))
+from mome_jax.inference.slabs import Planes
 
 
 class Uncertainty:
@@ -22,19 +18,18 @@ class Uncertainty:
     self._columns = columns
     self._voxels, self._unsure = np.zeros((2, len(columns)), np.int64)
 
-  def add(self, slab: Slab) -> None:
+  def add(self, slab: Planes) -> None:
     """Takes the logits of some planes."""
     for k, column in enumerate(self._columns):
-      claim = slab.positive(column)
-      if claim is not None:
-        _, logits = claim
-        self._voxels[k] += np.count_nonzero(logits > 0)
-        self._unsure[k] += np.count_nonzero((logits > 0) & (logits < _LOGIT))
+      voxels, unsure = slab.sure(column)
+      self._voxels[k] += voxels
+      self._unsure[k] += unsure
 
   def shares(self) -> list[float | None]:
-    """Of the voxels of each class over probability 0.5, the share below `SURE`; None without any.
+    """Of the voxels of each class over probability 0.5, the share below `slabs.SURE`.
 
-    Before rules of post-processing, and before a voxel that several classes claim goes to one.
+    None without any. Before rules of post-processing, and before a voxel that several classes claim
+    goes to one.
     """
     return [
       round(float(unsure / voxels), 4) if voxels else None

@@ -15,7 +15,7 @@ from input_pipeline.ct import volume
 from mome_jax.errors import UserError
 from mome_jax.inference import router_maps
 from mome_jax.inference.segmentation import Segmentation
-from mome_jax.inference.slabs import Slab
+from mome_jax.inference.slabs import Planes
 from mome_jax.inference.stage_clock import Clock
 from mome_jax.predict import (
   class_statistics,
@@ -114,7 +114,7 @@ class Job:
 
       work.uncertainty = Uncertainty(self.model.columns)
 
-      def on_slab(slab: Slab) -> None:
+      def on_slab(slab: Planes) -> None:
         if work.maps is not None:
           work.maps.add(slab)
         work.uncertainty.add(slab)

@@ -55,6 +55,25 @@ def use_cache() -> None:
     jax.config.update('jax_enable_compilation_cache', False)
 
 
+_programs = 0
+
+
+@functools.cache
+def _count_programs() -> None:
+  def note(event: str, duration_secs: float, **details: str | int) -> None:
+    del duration_secs, details
+    global _programs
+    _programs += event == '/jax/core/compile/backend_compile_duration'
+
+  jax.monitoring.register_event_duration_secs_listener(note)
+
+
+def programs() -> int:
+  """How many programs this process has compiled, or read from the cache, since the first call."""
+  _count_programs()
+  return _programs
+
+
 def about(config: Any, *, training: bool) -> str:
   """What decides how long a config's program takes to compile, in words."""
   return f'{network(config, training=training)}, {devices()}'
@@ -63,7 +82,7 @@ def about(config: Any, *, training: bool) -> str:
 def network(config: Any, *, training: bool) -> str:
   """The network of a config and what it is given, in words."""
   backbone, data = config.model.backbone, config.data
-  rows = config.train.batch_size if training else config.evaluation.batch_size
+  rows = config.train.batch_size if training else max(config.evaluation.batch_size, 1)
   sides = data.patch if training else config.evaluation.window
   patch = 'x'.join(map(str, sides))
   return (

@@ -230,7 +230,7 @@ def _request(config, mesh, params):
   params = jax.tree.map(lambda leaf: place(leaf.shape, leaf.dtype), params)
   evaluation = config.evaluation
   text = place((len(config.classes), config.text.d_model), np.float32)
-  windows = (evaluation.batch_size, *evaluation.window, len(config.data.windows))
+  windows = (max(evaluation.batch_size, 1), *evaluation.window, len(config.data.windows))
   return params, text, place(windows, np.float32), text
 
 

@@ -151,7 +151,7 @@ _RULES = {
   'validation.patience': _whole(0),
   'evaluation.window': _three(_COUNT),
   'evaluation.overlap': _number(0, 1, below=True),
-  'evaluation.batch_size': _COUNT,
+  'evaluation.batch_size': _whole(0),
   'evaluation.pictures': _whole(0),
 }
 _CHOICES = {

@@ -117,7 +117,8 @@ class Validation:
 
     def predict(windows: np.ndarray) -> Any:
       batch = self._place({'image': self._local_rows(windows)})
-      return self._gather(self._logits(ema, text, batch['image'], trained))
+      logits = self._gather(self._logits(ema, text, batch['image'], trained))
+      return np.moveaxis(logits, -1, 1)
 
     channels = hu_windows(image.astype(np.float32), self._sampler.windows.tolist())
     tiling = sliding_window.Tiling(self._sampler.patch, _PICTURE_OVERLAP, self._batch_size)
@@ -125,15 +126,14 @@ class Validation:
     columns = [self._classes.index(name) for name in names]
     slabs = sliding_window.sliding_window(predict, channels, tiling, classes=len(self._classes))
     parts = [
-      np.broadcast_to(slab, (*slab.shape[:3], len(self._classes)))[..., columns] > 0
-      for slab in slabs
+      np.broadcast_to(slab, (len(self._classes), *slab.shape[1:]))[columns] > 0 for slab in slabs
     ]
     if not multihost.is_lead():
       return
-    masks = np.concatenate(parts)
+    masks = np.concatenate(parts, 1)
     truths = self._template.code_table(names)[codes]
     layers = overlay.Layers(
-      {name: masks[..., i] for i, name in enumerate(names)},
+      {name: masks[i] for i, name in enumerate(names)},
       {name: truths[..., i] for i, name in enumerate(names)},
       palette(self._classes),
       labelled=truths.any(-1),  # the same slices every time

@@ -55,7 +55,7 @@ class Threshold(Model):
   def reader(self, prompts):
     def read(windows):
       liver = 40 * windows[..., 0] - 20
-      return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(prompts) - 1)], -1))
+      return self._change(np.stack([liver, *[-np.ones_like(liver)] * (len(prompts) - 1)], 1))
 
     return read
 

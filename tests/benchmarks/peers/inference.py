@@ -18,6 +18,6 @@ def make_segmenter(network: torch.nn.Module, config, device: str) -> Segmenter:
   @torch.inference_mode()
   def predict(windows: np.ndarray) -> np.ndarray:
     logits = network(torch.from_numpy(windows).to(device).movedim(-1, 1).contiguous())
-    return logits.movedim(1, -1).float().cpu().numpy()
+    return logits.float().cpu().numpy()
 
   return Segmenter(predict, config.classes, Settings.of_config(config))

@@ -143,7 +143,7 @@ def _time_scans(segmenter, config, image: np.ndarray, spacing, repeats: int) -> 
   def count(batch):
     nonlocal windows
     windows += 1
-    return np.zeros((*batch.shape[:4], 1), np.float32)
+    return np.zeros((len(batch), 1, *batch.shape[1:4]), np.float32)
 
   tiling = dataclasses.replace(segmenter.settings.tiling, batch_size=1)
   for _ in sliding_window.sliding_window(count, segmenter.network_input(image, spacing), tiling):

@@ -98,7 +98,8 @@ def test_one_pass_is_over_before_the_next_begins():
         held.add(name)
         most.append(len(held))
         for first in (0, 4):
-          yield np.full((*windows.shape[:-1], 4), 10.0 * name + first, np.float32)
+          shape = len(windows), 4, *windows.shape[1:-1]
+          yield np.full(shape, 10.0 * name + first, np.float32)
         held.remove(name)
 
       return parts()
@@ -111,7 +112,7 @@ def test_one_pass_is_over_before_the_next_begins():
     mean([reader(name) for name in (1, 2, 4)]), windows, tiling, classes=6
   )
   assert most == [1, 1, 1]
-  np.testing.assert_allclose(maps[0, 0, 0], 70 / 3 + np.repeat([0, 4], [4, 2]), rtol=1e-6)
+  np.testing.assert_allclose(maps[:, 0, 0, 0], 70 / 3 + np.repeat([0, 4], [4, 2]), rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------- folders

@@ -51,7 +51,8 @@ def make_explainer(model, params=None, window=(8, 8, 8), overlap=0.5, batch_size
     model=model, path='m', devices=jax.devices(), embed=lambda texts: text, run=run
   )
   settings = Settings(SPACING, ((0, 100),), Tiling(window, overlap, batch_size))
-  predict = jax.jit(steps.make_predict_step(model))
+  step = steps.make_predict_step(model)
+  predict = jax.jit(lambda *arguments: jnp.moveaxis(step(*arguments), -1, 1))
   segmenter = Segmenter(lambda windows: run(predict, text, windows), NAMES, settings)
   return router_maps.Explainer(predictor, NAMES, NAMES, segmenter), segmenter, batches
 

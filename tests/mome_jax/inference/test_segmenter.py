@@ -13,7 +13,7 @@ def test_a_segmenter_returns_masks_on_the_grid_of_the_scan():
   ball = x**2 + y**2 + z**2 < 15**2
   image = np.where(ball, 100.0, -50.0)
   run = Segmenter(
-    lambda windows: np.stack([windows[..., 0] - 0.5, -np.ones_like(windows[..., 0])], -1),
+    lambda windows: np.stack([windows[..., 0] - 0.5, -np.ones_like(windows[..., 0])], 1),
     ('liver', 'spleen'),
     Settings((2.0, 2.0, 2.0), ((-50, 100),), Tiling((16, 16, 16), 0.5, 2)),
   )

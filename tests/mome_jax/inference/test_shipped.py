@@ -10,7 +10,7 @@ import numpy as np
 from input_pipeline.sources.openkbp import ORGANS
 from input_pipeline.sources.phantom.trunk import make_phantom
 from mome_jax import predict
-from mome_jax.inference.loaded_model import SHIPPED, Predictor
+from mome_jax.inference.loaded_model import SHIPPED, Predictor, windows_that_fit
 from mome_jax.models import build_model
 from mome_jax.text.prompts import default_prompts
 
@@ -70,3 +70,16 @@ def test_bfloat16_computes_nearly_what_float32_does():
   exact, rough = logits['float32'], logits['bfloat16']
   assert 0 < jnp.abs(rough - exact).max() < 2e-2 * jnp.abs(exact).max()
   assert jnp.linalg.norm(rough - exact) < 2e-2 * jnp.linalg.norm(exact)
+
+
+def test_windows_a_call_follow_the_memory_of_a_device():
+  predictor = Predictor()
+  assert predictor.windows_a_call() == 1  # of a CPU
+  assert predictor.segmenter(['mandible'], ['mandible']).settings.tiling.batch_size == 1
+  # The small U-Net keeps 16, 32, 64 and 128 channels of a window of 40^3 at scales of 1, 1/2 ...,
+  # besides 8 channels of each scale.
+  voxels = [40**3 / 8**scale for scale in range(3)]
+  least = 4 * sum(n * (width + 8) for n, width in zip(voxels, (16, 32, 64), strict=True))
+  assert least < predictor.bytes_seen < 1.1 * least
+  counts = [windows_that_fit(10**6, free) for free in (10**5, 10**7, 35 * 10**6, 10**9)]
+  assert counts == [1, 1, 2, 8]

@@ -52,11 +52,16 @@ def test_the_scan_used_longest_ago_goes_first():
   assert Sights(0) and not any(look(Sights(0), 'a', 1) for _ in range(2))
 
 
+def of_one_class(batch):
+  """The image as logits (B, 1, *window)."""
+  return np.moveaxis(batch, -1, 1)
+
+
 def test_progress_counts_windows_and_can_stop():
   image = np.ones((8, 4, 4, 1), np.float32)
   image[:2] = 0  # air: no window looks there
   told = []
-  progress = Progress(lambda batch: batch, lambda *counts: told.append(counts))
+  progress = Progress(of_one_class, lambda *counts: told.append(counts))
   list(sliding_window(None, image, Tiling((2, 4, 4), 0.0, 2), watch=progress))
   assert told == [(0, 3), (1, 3), (2, 3)]
 
@@ -65,7 +70,7 @@ def test_progress_counts_windows_and_can_stop():
       raise InterruptedError
 
   with pytest.raises(InterruptedError):
-    list(sliding_window(None, image, Tiling((2, 4, 4)), watch=Progress(lambda b: b, stop)))
+    list(sliding_window(None, image, Tiling((2, 4, 4)), watch=Progress(of_one_class, stop)))
 
 
 def test_progress_passes_on_to_another_watch():
@@ -74,7 +79,7 @@ def test_progress_passes_on_to_another_watch():
       self.windows = windows
 
     def predict(self, batch, corners):
-      return batch + len(corners)
+      return of_one_class(batch) + len(corners)
 
   other = Other()
   image = np.ones((4, 4, 4, 1), np.float32)

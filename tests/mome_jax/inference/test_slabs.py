@@ -32,7 +32,7 @@ def test_slabwise_resampling_equals_the_whole(shape, target, pieces, max_bytes, 
     expected = np.take(expected, lower, axis) * (1 - w) + np.take(expected, upper, axis) * w
 
   def overwritten():
-    for slab in np.array_split(maps, min(pieces, shape[0])):
+    for slab in np.array_split(np.moveaxis(maps, -1, 0), min(pieces, shape[0]), 1):
       buffer = slab.copy()
       yield buffer
       buffer[:] = np.nan  # as the sliding window does

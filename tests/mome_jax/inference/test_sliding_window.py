@@ -34,12 +34,12 @@ def test_a_voxelwise_function_is_reproduced(shape, overlap, batch_size):
 
   def predict(windows):
     calls.append(windows.shape)
-    return np.concatenate([windows * 3 - 1, windows[..., :1]], -1)
+    return np.moveaxis(np.concatenate([windows * 3 - 1, windows[..., :1]], -1), -1, 1)
 
   tiling = Tiling((8, 12, 16), overlap, batch_size)
   parts = sliding_window.sliding_window(predict, image, tiling)
-  result = np.concatenate([slab.copy() for slab in parts])
-  np.testing.assert_allclose(result, predict(image), atol=1e-5)
+  result = np.concatenate([slab.copy() for slab in parts], 1)
+  np.testing.assert_allclose(result, predict(image[None])[0], atol=1e-5)
   assert set(calls[:-1]) == {(batch_size, 8, 12, 16, 2)}  # one shape: nothing compiles twice
 
 
@@ -50,22 +50,22 @@ def test_air_is_skipped_and_becomes_background():
 
   def predict(windows):
     seen.append(windows.any())
-    return windows * 10 - 5
+    return np.moveaxis(windows * 10 - 5, -1, 1)
 
   result = np.concatenate(
-    [s.copy() for s in sliding_window.sliding_window(predict, image, Tiling((8, 8, 8), 0.0))]
+    [s.copy() for s in sliding_window.sliding_window(predict, image, Tiling((8, 8, 8), 0.0))], 1
   )
   assert all(seen)
   assert len(seen) == 1
-  np.testing.assert_array_equal(result > 0, image > 0)
-  assert (result[:24] == sliding_window.BACKGROUND).all()
+  np.testing.assert_array_equal(result[0] > 0, image[..., 0] > 0)
+  assert (result[:, :24] == sliding_window.BACKGROUND).all()
 
 
 def test_memory_is_bounded_by_the_window_depth():
   image = np.ones((200, 8, 8, 1), np.float32)
-  longest = max(
-    len(slab) for slab in sliding_window.sliding_window(lambda w: w, image, Tiling((16, 8, 8)))
-  )
+  predict = lambda windows: np.moveaxis(windows, -1, 1)
+  slabs = sliding_window.sliding_window(predict, image, Tiling((16, 8, 8)))
+  longest = max(slab.shape[1] for slab in slabs)
   assert longest <= 16
 
 
@@ -73,13 +73,14 @@ def test_few_maps_are_held_at_a_time():
   """Whatever K is: one window depth of K maps, and some maps of a single class."""
   shape, window, classes = (48, 24, 24), (16, 16, 16), 48
   image = np.ones((*shape, 1), np.float32)
-  weights = np.linspace(-1, 1, classes, dtype=np.float32)
+  weights = np.linspace(-1, 1, classes, dtype=np.float32)[:, None, None, None]
   depth_of_maps = 4 * window[0] * shape[1] * shape[2] * classes
   window_of_maps = 4 * np.prod(window) * classes
   target = (96, 48, 48)
 
   def consume():
-    coarse = sliding_window.sliding_window(lambda w: w * weights, image, Tiling(window))
+    predict = lambda windows: windows[..., 0][:, None] * weights
+    coarse = sliding_window.sliding_window(predict, image, Tiling(window))
     for slab in slabs.resample_slabs(coarse, shape, (2, 2, 2), target, (1, 1, 1)):
       for k in range(classes):
         slab.positive(k)

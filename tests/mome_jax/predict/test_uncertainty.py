@@ -8,7 +8,7 @@ from mome_jax.predict.uncertainty import Uncertainty
 
 def feed(logits, columns, spacing=(1.0, 1.0, 1.0), pieces=3):
   uncertainty = Uncertainty(columns)
-  parts = (part.copy() for part in np.array_split(logits, pieces))
+  parts = (part.copy() for part in np.array_split(np.moveaxis(logits, -1, 0), pieces, 1))
   for slab in slabs.resample_slabs(parts, logits.shape[:3], (1,) * 3, logits.shape[:3], spacing):
     uncertainty.add(slab)
   return uncertainty.shares()
