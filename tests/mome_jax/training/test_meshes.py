@@ -26,6 +26,7 @@ SETTINGS = [
   '--config.model.bank.scales=(1,)',
   '--config.model.bank.executor=capacity',
   '--config.model.bank.capacity_factor=4.0',  # C = n: drop-free, so that no mesh may differ
+  '--config.init.text=',  # the encoder of the package has two layers
   '--config.text.num_layers=1',
   '--config.train.steps=30',
   '--config.train.batch_size=8',
@@ -38,6 +39,12 @@ SETTINGS = [
 ]
 
 EXPERTS = ('--config.mesh.expert=4',)
+# Two validations, of which each takes seconds, by two processes of a device each.
+VALIDATED = (
+  '--config.train.steps=10',
+  '--config.train.checkpoint_every=3',
+  '--config.validation.patches=128',
+)
 
 pytestmark = pytest.mark.slow
 
@@ -69,10 +76,10 @@ def run(folder, devices, module, *arguments, launcher=()):
   return done
 
 
-def two_processes():
+def two_processes(devices=4):
   # The grace outlasts JAX's heartbeat: a process that lost the other one must end by itself.
-  return [sys.executable, str(ROOT / 'launch/local_processes.py'), '-n', '2', '--devices', '4',
-          '--grace=300', '--']  # fmt: skip
+  return [sys.executable, str(ROOT / 'launch/local_processes.py'), '-n', '2',
+          f'--devices={devices}', '--grace=300', '--']  # fmt: skip
 
 
 def train(folder, name, devices, *changes, launcher=()):
@@ -161,18 +168,25 @@ def test_a_checkpoint_goes_on_with_another_mesh(folder, experts):
   assert_alike(moved[20:], experts[20:])
 
 
-def start_two(folder, name, rows):
-  """A run of two processes, once it has logged so many steps, and the ids of its processes."""
-  process = subprocess.Popen(
-    [*two_processes(), sys.executable, '-m', 'mome_jax.main', *SETTINGS, f'--workdir={name}',
-     *EXPERTS],
-    cwd=folder, env=environment(folder, 4), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    text=True,
-  )  # fmt: skip
+def start_two(folder, name, is_ready, *changes, devices=4):
+  """A run of two processes, once `is_ready` of the text of its log or of what it printed.
+
+  Returns:
+    The launcher, and the ids of the two.
+  """
+  printed = folder / f'{name}.out'
+  with printed.open('w') as out:
+    process = subprocess.Popen(
+      [*two_processes(devices), sys.executable, '-m', 'mome_jax.main', *SETTINGS,
+       f'--workdir={name}', *changes],
+      cwd=folder, env=environment(folder, devices) | {'PYTHONUNBUFFERED': '1'}, stdout=out,
+      stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
   log = folder / name / 'metrics.jsonl'
   deadline = time.monotonic() + 900
-  while not (log.exists() and len(log.read_text().splitlines()) >= rows):
-    assert process.poll() is None and time.monotonic() < deadline
+  while not is_ready(log.read_text() if log.exists() else '', printed.read_text()):
+    assert process.poll() is None, process.communicate()[1][-3000:]
+    assert time.monotonic() < deadline
     time.sleep(0.02)
   children = pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
   return process, [int(child) for child in children]
@@ -180,7 +194,7 @@ def start_two(folder, name, rows):
 
 def test_two_preempted_processes_save_and_go_on(folder, two):
   """SIGTERM to one of them: both save the same step and exit 75, and the launcher restarts them."""
-  process, children = start_two(folder, 'again', 3)
+  process, children = start_two(folder, 'again', lambda log, _: log.count('\n') >= 3, *EXPERTS)
   os.kill(children[1], signal.SIGTERM)
   _, err = process.communicate(timeout=900)
   assert process.returncode == 0, err[-3000:]
@@ -190,7 +204,7 @@ def test_two_preempted_processes_save_and_go_on(folder, two):
 
 def test_a_killed_process_ends_the_other_one(folder, two):
   """kill -9 of one: the other ends with a message, and the same command resumes."""
-  process, children = start_two(folder, 'bereft', 13)
+  process, children = start_two(folder, 'bereft', lambda log, _: log.count('\n') >= 13, *EXPERTS)
   os.kill(children[1], signal.SIGKILL)
   _, err = process.communicate(timeout=900)
   assert process.returncode == 128 + signal.SIGKILL
@@ -200,3 +214,37 @@ def test_a_killed_process_ends_the_other_one(folder, two):
   assert re.search('lost another one|heartbeat|rendezvous', err, re.IGNORECASE), err[-6000:]
   train(folder, 'bereft', 4, *EXPERTS, launcher=two_processes())
   np.testing.assert_allclose(losses(folder, 'bereft'), two, rtol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def validated(folder):
+  train(folder, 'validated', 1, *VALIDATED, launcher=two_processes(1))
+  return losses(folder, 'validated'), validations(folder, 'validated')
+
+
+@pytest.mark.parametrize('sent', [signal.SIGTERM, signal.SIGKILL])
+def test_ended_while_both_validate(folder, validated, sent):
+  """SIGTERM saves after the validation and is restarted; kill -9 goes on from the last save."""
+  name = f'ended_by_{sent.name}'
+  is_validating = lambda _, printed: 'compiled the predict step' in printed
+  process, children = start_two(folder, name, is_validating, *VALIDATED, devices=1)
+  rows = (folder / name / 'metrics.jsonl').read_text().splitlines()
+  os.kill(children[1], sent)
+  assert len(rows) == 4  # step 5 is logged with its validation
+  _, err = process.communicate(timeout=900)
+  if sent == signal.SIGTERM:
+    assert process.returncode == 0, err[-3000:]
+    assert 'preempted, restart 1 of 3' in err
+  else:
+    assert process.returncode == 128 + signal.SIGKILL, err[-3000:]
+    assert not validations(folder, name)
+    train(folder, name, 1, *VALIDATED, launcher=two_processes(1))
+  whole, measured = validated
+  assert list(measured) == [5, 10]
+  np.testing.assert_allclose(losses(folder, name), whole, rtol=1e-5)
+  resumed = validations(folder, name)
+  assert resumed.keys() == measured.keys()
+  np.testing.assert_allclose(list(resumed.values()), list(measured.values()), rtol=1e-4)
+  assert (folder / name / 'evaluation/table.md').read_text() == (
+    folder / 'validated/evaluation/table.md'
+  ).read_text()
