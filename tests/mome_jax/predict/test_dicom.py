@@ -28,7 +28,7 @@ class Nested(Threshold):
   config = ConfigDict({'classes': ('liver', 'liver tumor')})
 
   def __init__(self):
-    super().__init__(lambda logits: np.stack([logits[..., 0], logits[..., 0] - 8], -1))
+    super().__init__(lambda logits: np.stack([logits[:, 0], logits[:, 0] - 8], 1))
 
 
 def complete(folder, rotation=None, number=3, **changes):

@@ -138,8 +138,8 @@ def test_further_outputs_of_the_same_request_join_those_that_are_there(call, tmp
 
 def spleen(logits):
   """Logits of two classes in those of one: liver above 0 HU, spleen about -200 HU."""
-  window = logits[..., 0] / 40 + 0.5  # back to the channel
-  return np.stack([logits[..., 0], 5 - np.abs(window - 0.3) * 100], -1)
+  window = logits[:, 0] / 40 + 0.5  # back to the channel
+  return np.stack([logits[:, 0], 5 - np.abs(window - 0.3) * 100], 1)
 
 
 def test_a_kept_scan_that_is_mirrored_is_told(tmp_path, monkeypatch, capsys):

@@ -235,7 +235,7 @@ def test_an_empty_prediction_is_zeros_and_not_present(run, tmp_path):
 
 def test_many_prompts_get_labels_beyond_a_byte(run, tmp_path):
   prompts = [f'text {i}' for i in range(60)]
-  last = lambda x: np.concatenate([x[..., 1:], x[..., :1]], -1)  # the box is the last text
+  last = lambda x: np.concatenate([x[:, 1:], x[:, :1]], 1)  # the box is the last text
   [result] = run(
     save_scan(tmp_path / 'a.nii.gz'), prompts=prompts, threshold=Threshold(last), force=True
   )
@@ -334,8 +334,8 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
     nib.save(nib.Nifti1Image(array, np.diag([3.0 * sign, 3, 3, 1])), tmp_path / f'{name}.nii')
 
   def spleen(logits):
-    window = logits[..., 0] / 40 + 0.5  # back to the channel
-    return np.stack([logits[..., 0], 5 - np.abs(window - 0.3) * 100], -1)
+    window = logits[:, 0] / 40 + 0.5  # back to the channel
+    return np.stack([logits[:, 0], 5 - np.abs(window - 0.3) * 100], 1)
 
   monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold(spleen))
   arguments = ['--checkpoint', 'x', '--output', str(tmp_path / 'out'), '--input']
