@@ -45,6 +45,7 @@ GROUPS = {
   'Segment': {
     'predict': Command('mome_jax.predict', 'masks, volumes and pictures of CT scans'),
     'serve': Command('mome_jax.serve', 'a local page to type prompts into, and a JSON API'),
+    'dicom-node': Command('mome_jax.dicom_node', 'CT in, results back, by C-STORE'),
   },
   'Prepare data': {
     'prepare': Command('input_pipeline.prepare', 'check a dataset and write it for training'),

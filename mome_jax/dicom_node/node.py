@@ -1,0 +1,174 @@
+"""From a series that has arrived to results that were sent."""
+
+import dataclasses
+import pathlib
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable
+
+from mome_jax.dicom_node import network
+from mome_jax.dicom_node.settings import Destination, Settings
+from mome_jax.errors import UserError
+from mome_jax.inference.model import Model
+from mome_jax.predict import formats, prompted_model, segment_scans
+from mome_jax.predict.request import Request
+from mome_jax.text.prompts import parse_prompts
+
+_TICK = 0.2  # seconds between looks
+
+
+@dataclasses.dataclass
+class Node:
+  """A node that listens.
+
+  FOLDER/incoming/SERIES holds images that come, working/ what is segmented, outgoing/SERIES results
+  to send, failed/SERIES what could not be segmented or sent, done/ what is kept.
+
+  Attributes:
+    settings: what it does.
+    model: that answers.
+    tell: gets a line for the log.
+  """
+
+  settings: Settings
+  model: Model
+  tell: Callable[[str], object] = print
+  stopped: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+  def __post_init__(self) -> None:
+    root = pathlib.Path(self.settings.folder).absolute()
+    places = ('incoming', 'working', 'outgoing', 'failed', 'done')
+    self.incoming, self.working, self.outgoing, self.failed, self.done = (
+      root / name for name in places
+    )
+    try:
+      for name in places:
+        (root / name).mkdir(parents=True, exist_ok=True)
+      for left in self.working.iterdir():  # the node was stopped while it was at it
+        again = self.incoming / left.name
+        if again.exists():
+          shutil.rmtree(left)
+        else:
+          left.rename(again)
+    except OSError as error:
+      raise network.NodeError(f'{root}: cannot be written ({error.strerror})') from error
+    self._receiver = network.Receiver(self.settings, self.incoming)
+    self._retries: dict[str, tuple[int, float]] = {}  # series -> attempts, not before
+
+  @property
+  def port(self) -> int:
+    """That is listened on."""
+    return self._receiver.port
+
+  def run(self) -> None:
+    """Works until `stopped` is set; what is begun is gone on with at the next start."""
+    try:
+      while not self.stopped.is_set():
+        if not self.step():
+          self.stopped.wait(_TICK)
+    finally:
+      self._receiver.close()
+
+  def step(self) -> bool:
+    """Segments or sends one series; False where there is nothing to do."""
+    for folder in sorted(self.outgoing.iterdir()):
+      if folder.is_dir() and time.monotonic() >= self._retries.get(folder.name, (0, 0.0))[1]:
+        self._send(folder)
+        return True
+    for series in self._receiver.whole():
+      place = self.working / series
+      if self._receiver.take(series, place):
+        self._segment(place)
+        return True
+    return False
+
+  def _segment(self, place: pathlib.Path) -> None:
+    series, count = place.name, sum(1 for _ in place.iterdir())
+    self.tell(f'{series}: {count} images')
+    output = self.outgoing / f'.{series}'
+    shutil.rmtree(output, ignore_errors=True)
+    began = time.monotonic()
+    prompts = parse_prompts(self.settings.prompts) if self.settings.prompts else None
+    options = formats.make_options(self.settings.results)
+    try:
+      with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # they stand in the legend
+        results = segment_scans.segment(
+          lambda: self.model, Request([place], prompts, options), output, progress=False
+        )
+      problems = [r.message for r in results if r.status in ('failed', 'incomplete')]
+    except UserError as error:
+      problems = [str(error)]
+    files = sorted(output.glob('*.dcm')) if output.is_dir() else []
+    if problems or not files:
+      reason = '; '.join(problems) or 'nothing was found in it, so there is no result'
+      self._fail(place, reason)
+    if files:
+      self.tell(f'{series}: segmented in {time.monotonic() - began:.1f} s, {len(files)} results')
+      for file in output.iterdir():
+        if file not in files and not self.settings.keep:
+          shutil.rmtree(file) if file.is_dir() else file.unlink()
+      shutil.rmtree(self.outgoing / series, ignore_errors=True)
+      output.rename(self.outgoing / series)
+    else:
+      shutil.rmtree(output, ignore_errors=True)
+    if place.exists():
+      self._put_away(place, 'images')
+
+  def _send(self, folder: pathlib.Path) -> None:
+    series, files = folder.name, sorted(folder.glob('*.dcm'))
+    lacking: list[str] = []
+    for destination in self.settings.destinations:
+      mark = folder / f'.sent-{destination.ae_title}-{destination.host}-{destination.port}'
+      if not mark.exists():
+        problem = self._send_to(destination, files)
+        if problem:
+          lacking.append(problem)
+        else:
+          mark.touch()
+          self.tell(f'{series}: {len(files)} results sent to {destination.ae_title}')
+    if not lacking:
+      self._retries.pop(series, None)
+      self._put_away(folder, 'results')
+      return
+    attempts = self._retries.get(series, (0, 0.0))[0] + 1
+    told = '; '.join(lacking)
+    if self.stopped.is_set():
+      return
+    if attempts >= self.settings.attempts:
+      self._retries.pop(series, None)
+      self._fail(folder, told)
+      return
+    pause = max(self.settings.wait, 1.0) * 2 ** (attempts - 1)
+    self._retries[series] = attempts, time.monotonic() + pause
+    self.tell(f'{series}: {told}; again in {pause:.0f} s')
+
+  def _send_to(self, destination: Destination, files: list[pathlib.Path]) -> str:
+    try:
+      network.send(files, destination, self.settings.ae_title, stopped=self.stopped.is_set)
+    except network.SendError as error:
+      return str(error)
+    return ''
+
+  def _fail(self, place: pathlib.Path, reason: str) -> None:
+    kept = self.failed / place.name
+    shutil.rmtree(kept, ignore_errors=True)
+    place.rename(kept)
+    (kept / 'reason.txt').write_text(reason + '\n')
+    self.tell(f'{place.name}: failed: {reason} (kept in {kept})')
+
+  def _put_away(self, place: pathlib.Path, noun: str) -> None:
+    if not self.settings.keep:
+      shutil.rmtree(place)
+      return
+    kept = self.done / place.name / noun
+    kept.parent.mkdir(exist_ok=True)
+    shutil.rmtree(kept, ignore_errors=True)
+    place.rename(kept)
+
+
+def load(settings: Settings) -> Model:
+  """The model of a node; errors as of `prompted_model.load`."""
+  return prompted_model.load(settings.model)

@@ -1,0 +1,226 @@
+"""The DICOM node, between a sender and an archive that run pynetdicom on this machine."""
+
+import contextlib
+import pathlib
+import shutil
+import threading
+import time
+
+import pydicom
+import pytest
+from pynetdicom import AE, evt, sop_class
+from threshold import Threshold
+
+from mome_jax.dicom_node import network, settings
+from mome_jax.dicom_node.__main__ import main
+from mome_jax.dicom_node.node import Node
+from mome_jax.dicom_node.settings import Destination, Settings, SettingsError
+from mome_jax.errors import UserError
+from tests.mome_jax.predict.test_dicom import complete
+
+RESULTS = (sop_class.SegmentationStorage, sop_class.RTStructureSetStorage)
+
+
+@contextlib.contextmanager
+def archive(status=0x0000):
+  """(port, what it was sent): takes segmentations and structure sets."""
+  taken = []
+
+  def store(event):
+    dataset = event.dataset
+    dataset.file_meta = event.file_meta
+    taken.append(dataset)
+    return status
+
+  entity = AE('ARCHIVE')
+  for uid in RESULTS:
+    entity.add_supported_context(uid)
+  server = entity.start_server(('127.0.0.1', 0), block=False,
+                               evt_handlers=[(evt.EVT_C_STORE, store)])  # fmt: skip
+  try:
+    yield server.server_address[1], taken
+  finally:
+    server.shutdown()
+
+
+def send(port, paths, *, caller='SENDER', called='MOME', uid=sop_class.CTImageStorage):
+  """Status of each file, or None where the association was refused."""
+  entity = AE(caller)
+  datasets = [pydicom.dcmread(path) for path in paths]
+  for syntax in {dataset.file_meta.TransferSyntaxUID for dataset in datasets}:
+    entity.add_requested_context(uid, syntax)
+  entity.add_requested_context(sop_class.Verification)
+  link = entity.associate('127.0.0.1', port, ae_title=called)
+  if not link.is_established:
+    return None
+  try:
+    assert link.send_c_echo().Status == 0
+    return [link.send_c_store(dataset).Status for dataset in datasets]
+  finally:
+    link.release()
+
+
+@pytest.fixture
+def series(tmp_path):
+  """Files of a CT series that can be referred to."""
+  complete(tmp_path / 'ct')
+  return sorted((tmp_path / 'ct').iterdir())
+
+
+@contextlib.contextmanager
+def running(tmp_path, port, **changes):
+  """(node, its lines) while it works in a thread."""
+  lines = []
+  fields = {'wait': 0.3, 'port': 0, 'results': ('dicom_seg', 'rtstruct'), 'prompts': 'liver',
+            'attempts': 2, 'folder': str(tmp_path / 'node')} | changes  # fmt: skip
+  node = Node(Settings((Destination('ARCHIVE', '127.0.0.1', port),), **fields), Threshold(),
+              lines.append)  # fmt: skip
+  thread = threading.Thread(target=node.run)
+  thread.start()
+  try:
+    yield node, lines
+  finally:
+    node.stopped.set()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def until(true, seconds=60):
+  end = time.monotonic() + seconds
+  while not true():
+    assert time.monotonic() < end
+    time.sleep(0.05)
+
+
+def left(folder):
+  return sorted(path.relative_to(folder).as_posix() for path in pathlib.Path(folder).glob('*/*'))
+
+
+def test_a_series_comes_back_segmented(series, tmp_path):
+  with archive() as (port, taken), running(tmp_path, port) as (node, lines):
+    assert send(node.port, series) == [0] * len(series)
+    until(lambda: any('sent to ARCHIVE' in line for line in lines))
+    until(lambda: left(tmp_path / 'node') == [])
+  ct = pydicom.dcmread(series[0])
+  assert {dataset.SOPClassUID for dataset in taken} == set(RESULTS)
+  for dataset in taken:
+    assert dataset.StudyInstanceUID == ct.StudyInstanceUID
+    assert dataset.PatientID == ct.PatientID
+  [seg] = [dataset for dataset in taken if dataset.Modality == 'SEG']
+  [reference] = seg.ReferencedSeriesSequence
+  assert reference.SeriesInstanceUID == ct.SeriesInstanceUID
+  assert [item.SegmentLabel for item in seg.SegmentSequence] == ['liver']
+  assert seg.pixel_array.any()
+  assert lines[0] == f'{ct.SeriesInstanceUID}: {len(series)} images'
+
+
+def test_who_is_not_meant_is_refused(series, tmp_path):
+  with archive() as (port, _), running(tmp_path, port, callers=('FRIEND',)) as (node, _):
+    assert send(node.port, series[:1], caller='STRANGER') is None
+    assert send(node.port, series[:1], caller='FRIEND', called='OTHER') is None
+    assert send(node.port, series[:1], caller='FRIEND') == [0]
+    with pytest.raises(ValueError, match='presentation context'):  # MR is not taken
+      dataset = pydicom.dcmread(series[0])
+      dataset.SOPClassUID = sop_class.MRImageStorage
+      dataset.save_as(tmp_path / 'mr.dcm')
+      send(node.port, [tmp_path / 'mr.dcm'], caller='FRIEND', uid=sop_class.MRImageStorage)
+
+
+def test_an_archive_that_is_away_is_asked_again(series, tmp_path):
+  with archive() as (port, _):
+    pass  # a port that nobody listens on any more
+  with running(tmp_path, port) as (node, lines):
+    send(node.port, series)
+    until(lambda: any('does not answer' in line for line in lines))
+  [folder] = (tmp_path / 'node' / 'outgoing').iterdir()
+  assert len(list(folder.glob('*.dcm'))) == 2
+  with archive() as (port, taken), running(tmp_path, port) as (node, lines):
+    until(lambda: any('sent to ARCHIVE' in line for line in lines))
+  assert len(taken) == 2
+
+
+def test_what_is_refused_to_the_end_is_kept_with_the_reason(series, tmp_path):
+  with archive(status=0xA700) as (port, _), running(tmp_path, port, attempts=1) as (node, lines):
+    send(node.port, series)
+    until(lambda: any('failed' in line for line in lines))
+  [folder] = (tmp_path / 'node' / 'failed').iterdir()
+  assert 'status 0xA700' in (folder / 'reason.txt').read_text()
+  assert len(list(folder.glob('*.dcm'))) == 2
+
+
+def test_images_that_are_no_scan_fail_and_are_kept(series, tmp_path):
+  with archive() as (port, taken), running(tmp_path, port) as (node, lines):
+    send(node.port, series[:1])
+    until(lambda: any('failed' in line for line in lines))
+  assert not taken
+  [folder] = (tmp_path / 'node' / 'failed').iterdir()
+  assert (folder / f'{pydicom.dcmread(series[0]).SOPInstanceUID}.dcm').exists()
+
+
+def test_a_stop_between_loses_nothing(series, tmp_path):
+  """Images that were there, and a series that was being segmented, are gone on with."""
+  name = pydicom.dcmread(series[0]).SeriesInstanceUID
+  with archive() as (port, taken):
+    with running(tmp_path, port, wait=600) as (node, _):
+      send(node.port, series)
+    assert left(tmp_path / 'node') == [f'incoming/{name}']
+    shutil.move(tmp_path / 'node' / 'incoming' / name, tmp_path / 'node' / 'working' / name)
+    with running(tmp_path, port, keep=True) as (_, lines):
+      until(lambda: any('sent to ARCHIVE' in line for line in lines))
+    assert len(taken) == 2
+  kept = tmp_path / 'node' / 'done' / name
+  assert len(list((kept / 'images').iterdir())) == len(series)
+  assert any(path.name.endswith('_seg.json') for path in (kept / 'results').iterdir())
+
+
+GOOD = """
+ae_title = "MOME"
+port = 0
+results = ["dicom_seg", "rtstruct"]
+callers = ["A", "B"]
+wait = 2
+[[destinations]]
+ae_title = "ARCHIVE"
+host = "localhost"
+port = 4242
+"""
+
+
+def test_a_config_file(tmp_path):
+  path = tmp_path / 'node.toml'
+  path.write_text(GOOD)
+  told = settings.read(path)
+  assert told.destinations == (Destination('ARCHIVE', 'localhost', 4242),)
+  assert (told.results, told.callers, told.wait) == (('dicom_seg', 'rtstruct'), ('A', 'B'), 2)
+  assert told.host == '127.0.0.1'
+
+
+@pytest.mark.parametrize(('old', 'new', 'message'), [
+  ('port = 0', 'prot = 0', "no field is called 'prot'; did you mean port"),
+  ('port = 0', 'port = "x"', "port is 'x'; expected a whole number"),
+  ('port = 0', 'port = true', 'port is True; expected a whole number'),
+  ('port = 0', 'port = 70000', 'up to 65535'),
+  ('"MOME"', '"' + 'M' * 17 + '"', 'an AE title has 1 to 16'),
+  ('["A", "B"]', '["A", 3]', 'expected a list of texts'),
+  ('"rtstruct"', '"masks"', "results: 'masks' is none"),
+  ('wait = 2', 'wait = -1', 'wait must be 0 or more'),
+  ('[[destinations]]', '[[destination]]', 'no destination; add'),
+  ('port = 4242', '', 'destinations: port is missing'),
+  ('port = 0', 'port = ', 'no TOML'),
+])  # fmt: skip
+def test_a_wrong_config_is_explained(old, new, message, tmp_path):
+  path = tmp_path / 'node.toml'
+  path.write_text(GOOD.replace(old, new, 1))
+  with pytest.raises(SettingsError, match='node.toml') as caught:
+    settings.read(path)
+  assert message in str(caught.value)
+
+
+def test_a_port_that_is_taken_is_told(tmp_path):
+  with archive() as (port, _), pytest.raises(UserError, match='cannot be listened on'):
+    network.Receiver(Settings((), port=port), tmp_path)
+
+
+def test_the_command_explains_a_config_that_is_not_there(tmp_path, capsys):
+  assert main(['--config', str(tmp_path / 'none.toml')]) == 1
+  assert 'none.toml: cannot be read' in capsys.readouterr().err
