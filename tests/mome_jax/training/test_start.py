@@ -1,0 +1,35 @@
+"""What a run says of itself when it starts."""
+
+import nibabel as nib
+import numpy as np
+
+from input_pipeline import bricks
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.ct import volume
+from mome_jax.training import start
+
+CLASSES = ('liver', 'spleen', 'pancreas', 'aorta')
+
+
+def record(name, supervised, shown):
+  """A scan with a block of some classes."""
+  codes = np.zeros((16, 16, 16), np.uint8)
+  for n, of in enumerate(shown):
+    codes[2 * n + 2, 4:8, 4:8] = TEMPLATE.get(of).index
+  scan = volume.to_canonical(np.zeros(codes.shape, np.int16), nib.affines.from_matvec(np.eye(3)))
+  return bricks.VolumeRecord(name, 's', 'train', supervised, {}, scan.array, codes, scan.geometry)
+
+
+def store(*records):
+  return bricks.MemoryStore('s', records, spacing=(1, 1, 1), brick=16, template=TEMPLATE)
+
+
+def test_classes_that_no_training_scan_labels_or_shows_are_told():
+  # The second scan shows a pancreas that nobody says it labels.
+  scans = [record('a', ('liver', 'spleen'), ['liver']),
+           record('b', ('liver',), ['liver', 'pancreas'])]  # fmt: skip
+  unlabelled, empty = start.unlearnable([store(scans[0]), store(scans[1])], CLASSES)
+  assert 'no training scan labels pancreas, aorta:' in unlabelled
+  assert 'no training scan shows spleen:' in empty
+  everything = record('c', CLASSES, CLASSES)
+  assert start.unlearnable([store(*scans, everything)], CLASSES) == []
