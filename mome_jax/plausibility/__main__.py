@@ -19,12 +19,7 @@ from input_pipeline.errors import UserError, command
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.plausibility',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser(prog='python -m mome_jax.plausibility', description=__doc__, allow_abbrev=False)
   parser.add_argument(
     '--checkpoint', required=True, help='model folder or workdir, which gets the file'
   )
@@ -58,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   template = bricks.read_template(args.data_dir, sources, config.new_classes)
   fold = folds.held_out(args.data_dir, sources, config.data.fold, config.data.folds)
   stores = [bricks.open_bricks(args.data_dir, source, template, fold) for source in sources]
-  made = learn.learn_stores(stores, config.classes, most=args.most or learn.MOST_CASES)
+  made = learn.learn_stores(
+    stores, config.classes, args.data_dir, most=args.most or learn.MOST_CASES
+  )
   folder = checkpoint.folder_of(args.checkpoint)
   record.write(folder, made)
   print(f'{folder / record.FILE}: {made.cases} training scans; tolerance {made.tolerance}')

@@ -1,7 +1,7 @@
 """Which masks cannot be what they are called."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from mome_jax.plausibility.record import ClassRecord, Record
 
 OUTSIDE = 'outside the field of view'
 FOREIGN = 'the scan does not look like those the model was trained on'
+SPECK = 'too little of it to be measured, or none of it in the patient'
 _SHOWN = 3  # reasons of a verdict
+_UNLIKE = 1.0  # of a scan's measures, from which on it is not like those of training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,49 +49,131 @@ class Judgement:
   reasons: tuple[str, ...] = ()
 
 
-def judge(looks: Mapping[str, Look], scene: Scene, record: Record) -> Judgement:
-  """Compares masks with the training labels, each in itself and in its place among the others.
+@dataclasses.dataclass(frozen=True)
+class Offset:
+  """How far two classes of a scan lie from where they should from each other.
 
-  A mask is implausible where a measure lies farther outside its range than `record.tolerance`, or
-  where it contradicts the places of the others: of classes that disagree, the one that disagrees
-  most is taken out until the others agree. A scan is foreign where its own measures are out of
-  range and at most half of the organs that training scans show have a plausible mask, or where none
-  of several masks is plausible: then none is.
+  Attributes:
+    excess: the largest along an axis.
+    axis: that one.
+    mm: of the other class from this one along it.
+  """
+
+  excess: float
+  axis: int
+  mm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Deviations:
+  """How far a scan and the masks in it lie outside the ranges of a record, in `Range.excess`.
+
+  Attributes:
+    scan: by measure of `measures.SCAN`; None where no patient is to be seen.
+    inside: by class and measure of `measures.MASK`.
+    apart: by class and other class, of those whose offsets are known.
+  """
+
+  scan: Mapping[str, float] | None
+  inside: Mapping[str, Mapping[str, float]]
+  apart: Mapping[str, Mapping[str, Offset]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outliers:
+  """The masks of a scan that are not plausible, and why.
+
+  Attributes:
+    misfits: classes whose mask is wrong in itself.
+    misplaced: class -> the other one that it contradicts most.
+    foreign: whether the scan does not look like those of training: then no mask is plausible.
+  """
+
+  misfits: frozenset[str]
+  misplaced: Mapping[str, str]
+  foreign: bool
+
+
+def judge(
+  looks: Mapping[str, Look], scene: Scene, record: Record, specks: Collection[str] = ()
+) -> Judgement:
+  """Compares masks with the training labels, each in itself and in its place among the others.
 
   Args:
     looks: of all trained classes that have voxels, whatever was asked for.
     scene: the scan.
-    record: of the model.
+    record: of the model; the rule is that of `outliers`.
+    specks: classes whose mask is too small to be measured, as no training label is.
   """
   known = {name: look for name, look in looks.items() if name in record.classes}
-  why = {name: misfits(look, record.classes[name], record) for name, look in known.items()}
-  agreed = {name: look for name, look in known.items() if not why[name]}
-  wrong_place = misplaced(agreed, record)
-  agreed = {name: look for name, look in agreed.items() if name not in wrong_place}
-  unlike = _unlike(scene, record)
-  usual = [name for name, entry in record.classes.items() if entry.usual]
-  few = 2 * sum(name in agreed for name in usual) <= len(usual)
-  foreign = bool(unlike and few) or (len(known) > 1 and not agreed)
+  deviations = deviate(known, scene.values, record)
+  wrong = outliers(deviations, record.tolerance, usual=record.usual)
+  agreed = known.keys() - wrong.misfits - wrong.misplaced.keys()
+  trusted = {name: look for name, look in known.items() if name in agreed}
   verdicts = {name: Verdict(cut=look.cut) for name, look in looks.items()}
-  for name, look in known.items():
-    wrong = [*why[name][:_SHOWN], *wrong_place.get(name, ())]
-    beyond = bool(wrong) and _beyond(name, agreed, scene, record)
-    told = ([OUTSIDE] if beyond else [FOREIGN] if foreign else []) + wrong
-    absent = beyond or (foreign and bool(why[name]))
-    verdicts[name] = Verdict(not told, tuple(told), look.cut, absent)
-  unlike = unlike[:_SHOWN] or ['none of the masks is plausible']
-  return Judgement(verdicts, foreign, tuple(unlike) if foreign else ())
+  for name in (*known, *specks):
+    if name in specks:
+      why = [SPECK]
+    else:
+      why = _misfit(known[name], deviations.inside[name], record.classes[name], record.tolerance)
+      why += _misplacement(name, wrong, deviations, record)
+    beyond = bool(why) and _beyond(name, trusted, scene, record)
+    told = ([OUTSIDE] if beyond else [FOREIGN] if wrong.foreign else []) + why
+    absent = beyond or (wrong.foreign and (name in wrong.misfits or name in specks))
+    cut = None if name in specks else known[name].cut
+    verdicts[name] = Verdict(not told, tuple(told), cut, absent)
+  return Judgement(verdicts, wrong.foreign, tuple(_unlike(scene, record, deviations, wrong)))
 
 
-def misfits(look: Look, known: ClassRecord, record: Record) -> list[str]:
-  """What is wrong with a mask in itself, the worst first."""
-  excess = excesses(look, known)
-  worst = sorted(excess, key=lambda name: -abs(excess[name]))
-  return [
-    reasons.of_mask(name, look.values[name], known.values[name], excess[name])
-    for name in worst
-    if abs(excess[name]) > record.tolerance
-  ]
+def deviate(
+  looks: Mapping[str, Look], scan: Mapping[str, float] | None, record: Record
+) -> Deviations:
+  """How far a scan and its masks lie outside the ranges of a record.
+
+  Args:
+    looks: of classes of the record.
+    scan: `measures.SCAN` of it; None where no patient is to be seen.
+    record: of the model, or of a part of its training scans.
+  """
+  spans = record.scan.items()
+  return Deviations(
+    None if scan is None else {name: span.excess(name, scan[name]) for name, span in spans},
+    {name: excesses(look, record.classes[name]) for name, look in looks.items()},
+    {
+      name: {
+        other: offset
+        for other, seen in looks.items()
+        if other != name and (offset := _offset(name, look, other, seen, record)) is not None
+      }
+      for name, look in looks.items()
+    },
+  )
+
+
+def outliers(deviations: Deviations, tolerance: float, *, usual: Collection[str]) -> Outliers:
+  """The masks that are not plausible: the one rule, by which the tolerance is calibrated too.
+
+  A mask is implausible where a measure lies farther outside its range than the tolerance, or where
+  it contradicts the places of the others. A scan is foreign where its own measures are out of
+  range and at most half of the organs that training scans show have a plausible mask, or where none
+  of several masks does: then none is.
+
+  Args:
+    deviations: of the scan.
+    tolerance: in `Range.excess`.
+    usual: classes that nearly every training scan shows.
+  """
+  misfits = frozenset(
+    name for name, excess in deviations.inside.items() if max(map(abs, excess.values())) > tolerance
+  )
+  apart = {name: row for name, row in deviations.apart.items() if name not in misfits}
+  wrong_place = misplaced(apart, tolerance)
+  agreed = apart.keys() - wrong_place.keys()
+  scan = deviations.scan
+  unlike = scan is None or any(abs(excess) > _UNLIKE for excess in scan.values())
+  few = 2 * len(agreed & set(usual)) <= len(usual)
+  nothing_right = len(deviations.inside) > 1 and not agreed
+  return Outliers(misfits, wrong_place, (unlike and few) or nothing_right)
 
 
 def excesses(look: Look, known: ClassRecord) -> dict[str, float]:
@@ -102,59 +186,77 @@ def excesses(look: Look, known: ClassRecord) -> dict[str, float]:
   return excess
 
 
-def offset_excess(
-  name: str, look: Look, other: str, seen: Look, record: Record
-) -> tuple[float, str]:
-  """How far two classes lie from where they should from each other, and a phrase for it."""
+def misplaced(apart: Mapping[str, Mapping[str, Offset]], tolerance: float) -> dict[str, str]:
+  """The classes to take out until the others agree where they are, each with what it contradicts.
+
+  The one that contradicts most others goes; of equals, the one farther outside all ranges.
+
+  Args:
+    apart: of `Deviations`, of the classes that may be right.
+    tolerance: of an offset.
+  """
+  left = list(apart)
+  removed: dict[str, str] = {}
+  while left:
+    rows = {name: {o: apart[name][o].excess for o in left if o in apart[name]} for name in left}
+    wrong = {name: sum(e > tolerance for e in row.values()) for name, row in rows.items()}
+    worst = max(left, key=lambda name: (wrong[name], sum(rows[name].values())))
+    if not wrong[worst]:
+      break
+    removed[worst] = max(rows[worst], key=rows[worst].__getitem__)
+    left.remove(worst)
+  return removed
+
+
+def _offset(name: str, look: Look, other: str, seen: Look, record: Record) -> Offset | None:
+  """Of two classes in a scan; None where their places are not known."""
   spans = record.classes[name].offsets.get(other, ())
   offset = look.offset(seen)
   # Where the field of view ends in one of them, nobody knows the height of its middle.
   axes = [a for a in range(len(spans)) if a < 2 or not (look.cut or seen.cut)]
-  excess = [spans[a].excess('mm', float(offset[a])) for a in axes]
-  if not excess:
-    return 0.0, ''
-  axis = axes[int(np.abs(excess).argmax())]
-  text = reasons.of_offset(other, axis, -float(offset[axis]), spans[axis])
-  return float(np.abs(excess).max()), text
+  if not axes:
+    return None
+  excess = {axis: abs(spans[axis].excess('mm', float(offset[axis]))) for axis in axes}
+  axis = max(axes, key=excess.__getitem__)
+  return Offset(excess[axis], axis, float(offset[axis]))
 
 
-def misplaced(looks: Mapping[str, Look], record: Record) -> dict[str, list[str]]:
-  """The classes to take out until the others agree where they are, each with the reason.
-
-  The one that contradicts most others goes; of equals, the one farther outside all ranges.
-  """
-  left: dict[str, Look] = dict(looks)
-  removed: dict[str, list[str]] = {}
-  while left:
-    apart = {
-      name: [
-        offset_excess(name, left[name], other, left[other], record)
-        for other in left
-        if other != name
-      ]
-      for name in left
-    }
-    wrong = {n: sum(e > record.tolerance for e, _ in told) for n, told in apart.items()}
-    worst = max(left, key=lambda n: (wrong[n], sum(e for e, _ in apart[n])))
-    if not wrong[worst]:
-      break
-    removed[worst] = [max(apart[worst])[1]]
-    del left[worst]
-  return removed
-
-
-def _unlike(scene: Scene, record: Record) -> list[str]:
-  """How a scan differs from those of training, the worst first."""
-  if scene.values is None:
-    return ['no patient is to be seen in it']
-  values = scene.values
-  excess = {name: span.excess(name, values[name]) for name, span in record.scan.items()}
+def _misfit(
+  look: Look, excess: Mapping[str, float], known: ClassRecord, tolerance: float
+) -> list[str]:
+  """What is wrong with a mask in itself, the worst first."""
   worst = sorted(excess, key=lambda name: -abs(excess[name]))
   return [
+    reasons.of_mask(name, look.values[name], known.values[name], excess[name])
+    for name in worst
+    if abs(excess[name]) > tolerance
+  ][:_SHOWN]
+
+
+def _misplacement(name: str, wrong: Outliers, deviations: Deviations, record: Record) -> list[str]:
+  """Which class a mask contradicts by its place, if it does."""
+  other = wrong.misplaced.get(name)
+  if other is None:
+    return []
+  offset = deviations.apart[name][other]
+  span = record.classes[name].offsets[other][offset.axis]
+  return [reasons.of_offset(other, offset.axis, -offset.mm, span)]
+
+
+def _unlike(scene: Scene, record: Record, deviations: Deviations, wrong: Outliers) -> list[str]:
+  """How a foreign scan differs from those of training, the worst first."""
+  if not wrong.foreign:
+    return []
+  if scene.values is None or deviations.scan is None:
+    return ['no patient is to be seen in it']
+  values, excess = scene.values, deviations.scan
+  worst = sorted(excess, key=lambda name: -abs(excess[name]))
+  told = [
     reasons.of_scan(name, values[name], record.scan[name], excess[name])
     for name in worst
-    if abs(excess[name]) > 1
+    if abs(excess[name]) > _UNLIKE
   ]
+  return told[:_SHOWN] or ['none of the masks is plausible']
 
 
 def _beyond(name: str, agreed: Mapping[str, Look], scene: Scene, record: Record) -> bool:

@@ -1,13 +1,16 @@
 """Makes the record of a model from its training labels."""
 
+import bisect
 import collections
 import dataclasses
+import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import bricks
-from mome_jax.plausibility.judge import excesses, offset_excess
+from input_pipeline import bricks, patient_folds
+from mome_jax.plausibility.judge import Deviations, deviate, outliers
 from mome_jax.plausibility.measures import FINEST_MM, MASK, SCAN, Look, Scene
 from mome_jax.plausibility.record import (
   LEAST_CASES,
@@ -31,22 +34,29 @@ class TrainingLook:
     supervised: classes whose labels can be trusted, there or not.
     looks: of the supervised classes that have voxels, by name.
     partial: those of them that were labelled in a range of slices only.
+    patient: who is to be seen; scans of one patient are left out together.
   """
 
   scan: Mapping[str, float]
   supervised: frozenset[str]
   looks: Mapping[str, Look]
   partial: frozenset[str]
+  patient: str
 
 
 def learn_stores(
-  stores: Sequence[bricks.BrickStore], classes: Sequence[str], *, most: int = MOST_CASES
+  stores: Sequence[bricks.BrickStore],
+  classes: Sequence[str],
+  data_dir: str | os.PathLike,
+  *,
+  most: int = MOST_CASES,
 ) -> Record:
   """The record of the labels in some prepared sources.
 
   Args:
     stores: of the sources.
     classes: K names.
+    data_dir: where the sources are prepared; tells which scans are of one patient.
     most: training scans that are measured; of more, as many of each source, spread evenly.
 
   Raises:
@@ -56,12 +66,21 @@ def learn_stores(
   if len(spacings) != 1:
     raise RecordError(f'sources of spacings {sorted(spacings)} mm; prepare them at one')
   grid = tuple(max(mm, FINEST_MM) for mm in spacings.pop())
-  looks = [look for store in stores for look in _looks(store, classes, most // len(stores), grid)]
+  groups: dict[patient_folds.Key, str] = {}
+  for store in stores:
+    groups |= bricks.read_patients(data_dir, store.name)
+  patients = patient_folds.patients((case for store in stores for case in store.cases), groups)
+  share = most // len(stores)
+  looks = [look for store in stores for look in _looks(store, classes, share, grid, patients)]
   return learn(looks, classes, grid)
 
 
 def _looks(
-  store: bricks.BrickStore, classes: Sequence[str], most: int, grid: Sequence[float]
+  store: bricks.BrickStore,
+  classes: Sequence[str],
+  most: int,
+  grid: Sequence[float],
+  patients: Mapping[patient_folds.Key, str],
 ) -> Iterator[TrainingLook]:
   table = store.template.code_table(classes)
   count = len(store.cases)
@@ -79,7 +98,11 @@ def _looks(
       if name in case.supervised and (look := scene.look(table[:, k][codes])) is not None
     }
     yield TrainingLook(
-      scene.values, frozenset(case.supervised), looks, frozenset(case.slice_ranges)
+      scene.values,
+      frozenset(case.supervised),
+      looks,
+      frozenset(case.slice_ranges),
+      patients[case.source, case.name],
     )
 
 
@@ -98,6 +121,9 @@ def _assemble(store: bricks.BrickStore, number: int) -> tuple[np.ndarray, np.nda
 def learn(scans: Sequence[TrainingLook], classes: Sequence[str], grid: Sequence[float]) -> Record:
   """The record of some training scans, its tolerance calibrated by leaving a fifth of them out.
 
+  It is the smallest by which, in the patients left out, `judge.outliers` calls one label in a
+  hundred implausible at most.
+
   Args:
     scans: what they look like.
     classes: names, in the order of the record.
@@ -112,46 +138,75 @@ def learn(scans: Sequence[TrainingLook], classes: Sequence[str], grid: Sequence[
       f'no class is labelled in {LEAST_CASES} of the {len(scans)} training scans: their ranges '
       'cannot be told; masks of this model are not judged'
     )
-  worst: dict[str, list[float]] = collections.defaultdict(list)
-  for fold in range(_FOLDS):
-    others = [scan for number, scan in enumerate(scans) if number % _FOLDS != fold]
-    known = _ranges(others, classes, grid)
-    for scan in scans[fold::_FOLDS]:
-      for name, excess in _worst(scan, known).items():
-        worst[name].append(excess)
-  every = np.concatenate([*worst.values()]) if worst else np.zeros(1)
-  tolerance = max(_LEAST_TOLERANCE, round(float(np.quantile(every, 1 - _FALSE_ALARMS)), 2))
-  left_out = {
-    'masks': {name: len(worst[name]) for name in record.classes},
-    'implausible': {
-      name: int((np.array(worst[name]) > tolerance).sum()) for name in record.classes
-    },
+  left_out = _leave_out(scans, classes, grid)
+  masks = collections.Counter(name for one in left_out for name in one.deviations.inside)
+  most = int(_FALSE_ALARMS * masks.total())
+  steps = [_LEAST_TOLERANCE, *sorted({t for one in left_out for t in one.steps()})]
+  # From the last step on nothing is called implausible but for the scan's own measures.
+  first = bisect.bisect_left(
+    range(len(steps) - 1), True, key=lambda n: _alarms(left_out, steps[n]).total() <= most
+  )
+  tolerance = steps[first]
+  alarms = _alarms(left_out, tolerance)
+  told = {
+    'masks': {name: masks[name] for name in record.classes},
+    'implausible': {name: alarms[name] for name in record.classes},
   }
-  return dataclasses.replace(record, tolerance=tolerance, left_out=left_out)
+  return dataclasses.replace(record, tolerance=tolerance, left_out=told)
 
 
-def _worst(scan: TrainingLook, known: Record) -> dict[str, float]:
-  """The largest excess of each label, in itself and by its median place from the others."""
-  looks = {name: look for name, look in scan.looks.items() if name in known.classes}
-  worst = {}
-  for name, look in looks.items():
-    inside = max(map(abs, excesses(look, known.classes[name]).values()))
-    apart = [
-      offset_excess(name, look, other, seen, known)[0]
-      for other, seen in looks.items()
-      if other != name
-    ]
-    worst[name] = max(inside, float(np.median(apart)) if apart else 0.0)
-  return worst
+@dataclasses.dataclass(frozen=True)
+class _LeftOut:
+  """A training scan beside the record of other patients.
+
+  Attributes:
+    deviations: of its labels.
+    usual: the classes that it would show, as nearly all do.
+  """
+
+  deviations: Deviations
+  usual: frozenset[str]
+
+  def steps(self) -> set[float]:
+    """Tolerances above the least one from which on a label is judged otherwise, rounded up."""
+    inside = [abs(e) for row in self.deviations.inside.values() for e in row.values()]
+    apart = [offset.excess for row in self.deviations.apart.values() for offset in row.values()]
+    return {math.ceil(100 * e) / 100 for e in (*inside, *apart) if e > _LEAST_TOLERANCE}
+
+
+def _leave_out(
+  scans: Sequence[TrainingLook], classes: Sequence[str], grid: Sequence[float]
+) -> list[_LeftOut]:
+  """Each scan beside the record of the patients of the other folds."""
+  dealt = patient_folds.deal((scan.patient for scan in scans), _FOLDS)
+  left_out = []
+  for fold in range(_FOLDS):
+    known = _ranges([s for s in scans if dealt[s.patient] != fold], classes, grid)
+    for scan in scans:
+      if dealt[scan.patient] != fold:
+        continue
+      looks = {name: look for name, look in scan.looks.items() if name in known.classes}
+      left_out.append(_LeftOut(deviate(looks, scan.scan, known), known.usual & scan.supervised))
+  return left_out
+
+
+def _alarms(left_out: Iterable[_LeftOut], tolerance: float) -> collections.Counter[str]:
+  """How many labels of each class are called implausible."""
+  count: collections.Counter[str] = collections.Counter()
+  for one in left_out:
+    wrong = outliers(one.deviations, tolerance, usual=one.usual)
+    names = one.deviations.inside if wrong.foreign else (*wrong.misfits, *wrong.misplaced)
+    count.update(names)
+  return count
 
 
 def _ranges(scans: Sequence[TrainingLook], classes: Iterable[str], grid: Sequence[float]) -> Record:
   partial = frozenset[str]().union(*(scan.partial for scan in scans))
-  found = {name: [scan.looks[name] for scan in scans if name in scan.looks] for name in classes}
-  known = [name for name, looks in found.items() if len(looks) >= LEAST_CASES]
+  labelled = {name: [s.looks[name] for s in scans if name in s.looks] for name in classes}
+  known = [name for name, looks in labelled.items() if len(looks) >= LEAST_CASES]
   records = {}
   for name in known:
-    looks = found[name]
+    looks = labelled[name]
     values = {m: Range.of([look.values[m] for look in looks]) for m in MASK}
     whole = [look.values['volume_ml'] for look in looks if not look.cut]
     if len(whole) >= LEAST_CASES:

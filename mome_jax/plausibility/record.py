@@ -110,6 +110,11 @@ class Record:
   classes: Mapping[str, ClassRecord]
   left_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+  @property
+  def usual(self) -> frozenset[str]:
+    """The organs that nearly every training scan shows."""
+    return frozenset(name for name, known in self.classes.items() if known.usual)
+
 
 def write(folder: epath.PathLike, record: Record) -> None:
   """Writes FILE into a workdir or model folder."""

@@ -12,7 +12,6 @@ from mome_jax.plausibility.judge import Judgement, Verdict, judge
 from mome_jax.plausibility.measures import Scene
 from mome_jax.plausibility.record import Record
 
-_SPECK = 'too little of it to be measured, or none of it in the patient'
 _UNKNOWN = Verdict()
 
 
@@ -48,11 +47,8 @@ def judge_masks(
     and segmentation.boxes[name] is not None
     and record.classes[name].values['volume_ml'].low > 4 * voxel_ml
   ]
-  judgement = judge({n: look for n, look in looks.items() if look is not None}, scene, record)
-  small = Verdict(plausible=False, reasons=(_SPECK,), absent=judgement.foreign)
-  return dataclasses.replace(
-    judgement, verdicts={**judgement.verdicts, **dict.fromkeys(specks, small)}
-  )
+  seen = {name: look for name, look in looks.items() if look is not None}
+  return judge(seen, scene, record, specks)
 
 
 def verdict_of(judgement: Judgement | None, name: str) -> dict[str, Any]:

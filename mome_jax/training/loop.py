@@ -296,7 +296,8 @@ class _Recorder:
 
   def _record_looks(self) -> None:
     try:
-      looks = learn.learn_stores(self._task.stores, self._task.config.classes)
+      config = self._task.config
+      looks = learn.learn_stores(self._task.stores, config.classes, config.data_dir)
       record.write(self._workdir, looks)
     except record.RecordError as error:
       print(f'no {record.FILE}: {error}', flush=True)

@@ -22,6 +22,7 @@ from input_pipeline.sources.openkbp import ORGANS
 from mome_jax import checkpoint
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.plausibility import record
+from mome_jax.plausibility.judge import OUTSIDE
 from mome_jax.predict import plausible_masks
 
 _RIGHT = 0.5  # Dice
@@ -79,7 +80,7 @@ def other(folder, known):
     missed = [name for name in masks if judgement.verdicts[name].plausible is not False]
     scans, foreign = scans + 1, foreign + judgement.foreign
     total, caught = total + len(masks), caught + len(masks) - len(missed)
-    own += sum(verdict.outside for verdict in verdicts)
+    own += sum(OUTSIDE in verdict.reasons for verdict in verdicts)
     print(f'  {case}: {len(masks) - len(missed)} of {len(masks)} {", ".join(missed)}')
   print(f'masks called implausible: {caught} of {total}, {own} of them outside the field of view')
   print(f'scans called foreign: {foreign} of {scans}')

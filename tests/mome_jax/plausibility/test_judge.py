@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from input_pipeline import patient_folds
 from mome_jax.plausibility import learn
-from mome_jax.plausibility.judge import FOREIGN, OUTSIDE, judge, misplaced
+from mome_jax.plausibility.judge import FOREIGN, OUTSIDE, SPECK, judge
 from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS, Look, Scene
 from mome_jax.plausibility.record import FILE, Range, RecordError, read, write
 
@@ -55,7 +56,8 @@ def training(count=60, **changes):
   for seed in range(count):
     person = Person(seed)
     looks = person.looks(**changes)
-    scans.append(learn.TrainingLook(person.values, frozenset(CLASSES), looks, frozenset()))
+    who = f'patient {seed}'
+    scans.append(learn.TrainingLook(person.values, frozenset(CLASSES), looks, frozenset(), who))
   return scans
 
 
@@ -171,8 +173,65 @@ def test_no_patient_in_the_scan(record):
 
 
 def test_of_two_that_disagree_the_one_that_contradicts_most_goes(record):
-  looks = Person(1000).looks(head={'move': (120, 0, 0)})
-  assert list(misplaced(looks, record)) == ['head']
+  judgement = told(record, head={'move': (120, 0, 0)})
+  assert [name for name in CLASSES if not judgement.verdicts[name].plausible] == ['head']
+  assert 'mm right of the' in judgement.verdicts['head'].reasons[0]
+
+
+def test_a_speck_beyond_the_scan_is_outside_the_field_of_view(record):
+  person = Person(1000)
+  looks = {name: look for name, look in person.looks().items() if name != 'foot'}
+  person.seen = np.array([[-250, 250], [-250, 250], [-150, 500]])  # it ends above the feet
+  speck = judge(looks, person, record, ['foot']).verdicts['foot']
+  assert speck.absent and speck.reasons == (OUTSIDE, SPECK)
+  person.seen[2] = -500, 500
+  speck = judge(looks, person, record, ['foot']).verdicts['foot']
+  assert not speck.plausible and not speck.absent and speck.reasons == (SPECK,)
+
+
+# ---------------------------------------------------------------------------- the tolerance
+def called_implausible(scans, record):
+  """Of training labels, judged by the patients of other folds as a prediction is judged."""
+  dealt = patient_folds.deal((scan.patient for scan in scans), 5)
+  count = 0
+  for fold in range(5):
+    known = learn.learn([s for s in scans if dealt[s.patient] != fold], CLASSES, (4, 4, 3))
+    known = dataclasses.replace(known, tolerance=record.tolerance)
+    for scan in (s for s in scans if dealt[s.patient] == fold):
+      scene = Person()
+      scene.values = scan.scan
+      verdicts = judge(scan.looks, scene, known).verdicts.values()
+      count += sum(verdict.plausible is False for verdict in verdicts)
+  return count
+
+
+def test_the_tolerance_is_that_of_the_rule_that_judges():
+  """One pair that disagrees is enough for it, whatever the median of the others."""
+  scans = training(300)
+  for number in range(12):
+    side = 34 * (-1) ** number  # each is as far from the heart as it may be
+    person = Person(5000 + number)
+    looks = person.looks(head={'move': (side, 0, 0)}, foot={'move': (-side, 0, 0)})
+    scans[25 * number] = dataclasses.replace(scans[25 * number], looks=looks)
+  record = learn.learn(scans, CLASSES, (4, 4, 3))
+  told = called_implausible(scans, record)
+  assert told == sum(record.left_out['implausible'].values()) <= 0.01 * 3 * len(scans)
+  assert record.tolerance > 3.5
+  lower = dataclasses.replace(record, tolerance=record.tolerance - 0.02)
+  assert called_implausible(scans, lower) > 0.01 * 3 * len(scans)
+
+
+def test_scans_of_one_patient_are_left_out_together():
+  """Or else each would vouch for the others: a tenth of the scans are of one odd patient."""
+  scans = training(120)
+  odd = [
+    dataclasses.replace(scan, patient='odd', looks=Person(n).looks(heart={'mean_hu': 100.0 + n}))
+    for n, scan in enumerate(scans[:12])
+  ]
+  together = learn.learn(odd + scans[12:], CLASSES, (4, 4, 3))
+  apart = [dataclasses.replace(s, patient=f'odd {n}') for n, s in enumerate(odd)] + scans[12:]
+  assert learn.learn(apart, CLASSES, (4, 4, 3)).tolerance == 3.5
+  assert together.tolerance > 6
 
 
 # ---------------------------------------------------------------------------- the record

@@ -54,6 +54,8 @@ def test_scans_come_together_from_their_bricks(prepared):
 
 def test_fewer_scans_are_spread_over_the_source(prepared):
   store = bricks.open_bricks(prepared, 'phantom')
-  looks = list(learn._looks(store, ['liver'], 4, store.spacing))
+  patients = {(case.source, case.name): f'patient of {case.name}' for case in store.cases}
+  looks = list(learn._looks(store, ['liver'], 4, store.spacing, patients))
   chosen = [store.cases[n] for n in (0, 8, 15, 23)]
   assert [look.supervised for look in looks] == [frozenset(c.supervised) for c in chosen]
+  assert [look.patient for look in looks] == [f'patient of {c.name}' for c in chosen]

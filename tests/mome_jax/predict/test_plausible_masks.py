@@ -25,7 +25,7 @@ def training_look(folder, seed):
   scan = volume.read_image(save_scan(folder / f'{seed}.nii.gz', BOX, seed=seed))
   scene = Scene(scan.array, scan.spacing, GRID)
   looks = {'liver': scene.look(scan.array > 0)}
-  return learn.TrainingLook(scene.values, frozenset(looks), looks, frozenset())
+  return learn.TrainingLook(scene.values, frozenset(looks), looks, frozenset(), f'patient {seed}')
 
 
 @pytest.fixture(scope='module')
