@@ -145,33 +145,45 @@ class Predictor(Model):
     empty = -len(prompts) % prompt_inputs.BUCKET  # the embedding of an empty prompt is zero
     return jax.device_put(np.pad(vectors, [(0, empty), (0, 0)]), self._everywhere)
 
-  def run(self, step: Callable, text: jax.Array, *batch: Any) -> Any:
-    """What a compiled step of `mome_jax.inference.steps` makes of a batch.
+  @functools.cached_property
+  def routing_step(self) -> Callable[..., Any]:
+    """`steps.make_routing_step` of the model, compiled once whatever the prompts."""
+    return compilation.jit(steps.make_routing_step(self.model), self.devices[0].platform)
 
-    Args:
-      step: called with the parameters, `text`, the batch and `trained_text`.
-      text: (K', d_t) float32, from `embed`.
-      *batch: arrays, or tuples of them, whose first axis the devices share.
-    """
-    with jax.set_mesh(self._mesh):
-      return step(self.params, text, *jax.device_put(batch, self._split), self.trained_text)
+  def buckets(self, prompts: Sequence[str]) -> list[jax.Array]:
+    """Embeddings (4, d_t) float32 of prompts, four at a time; empty ones fill the last four."""
+    vectors = np.asarray(self.embed(prompts))
+    return [
+      jax.device_put(vectors[n : n + prompt_inputs.BUCKET], self._everywhere)
+      for n in range(0, len(vectors), prompt_inputs.BUCKET)
+    ]
 
-  def _logits(self, buckets: Sequence[jax.Array], windows: np.ndarray) -> Iterator[jax.Array]:
-    """Logits (B, 4, D, H, W) float32 of each bucket of prompts, one after the other.
+  def ask(
+    self, step: Callable[..., Any], buckets: Sequence[jax.Array], windows: np.ndarray, *batch: Any
+  ) -> Iterator[Any]:
+    """What a step makes of windows and each bucket of prompts, one after the other.
 
     The windows are seen once, and each bucket is read by the same program, so that neither its
     logits nor the time to compile depend on how many there are. A few are computed ahead of what
     is taken: the device works on while the host takes them, and never holds all.
+
+    Args:
+      step: compiled, of `steps`: of parameters, what was seen, a bucket and the batch.
+      buckets: of `buckets`.
+      windows: (B, D, H, W, C) float32.
+      *batch: arrays, or sequences of them, whose first axis the devices share.
     """
     sight = self._sight(windows) if self.sights is None else self.sights.of(windows, self._sight)
+    with jax.set_mesh(self._mesh):
+      shared = jax.device_put(batch, self._split)
 
-    def read(text: jax.Array) -> jax.Array:
+    def read(text: jax.Array) -> Any:
       with jax.set_mesh(self._mesh):
-        return self._read(self.params, sight, text)
+        return step(self.params, sight, text, *shared)
 
     ahead = collections.deque(map(read, buckets[:_AHEAD]))
 
-    def rest() -> Iterator[jax.Array]:
+    def rest() -> Iterator[Any]:
       for text in buckets[_AHEAD:]:
         yield ahead.popleft()
         ahead.append(read(text))
@@ -218,12 +230,7 @@ class Predictor(Model):
 
   def reader(self, prompts: Sequence[str]) -> Reader:
     """See `Model.reader`; four prompts a part."""
-    vectors = np.asarray(self.embed(prompts))
-    buckets = [
-      jax.device_put(vectors[n : n + prompt_inputs.BUCKET], self._everywhere)
-      for n in range(0, len(vectors), prompt_inputs.BUCKET)
-    ]
-    return functools.partial(self._logits, buckets)
+    return functools.partial(self.ask, self._read, self.buckets(prompts))
 
   def fingerprint(self) -> str:
     """See `Model.fingerprint`."""

@@ -2,16 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from mome_jax.inference import sliding_window, steps
+from mome_jax.inference import sliding_window
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.inference.model import Model
 from mome_jax.inference.segmenter import Segmenter
-from mome_jax.training import compilation
 
 _CELL_MM = 6.0  # maps of all classes and scales are kept in cells of about this size
 
@@ -112,10 +111,8 @@ class Explainer:
     self.names = tuple(names)
     self.spacing = segmenter.settings.spacing
     self.scale_labels = tuple(f'{self.spacing[0] * 2**scale:g} mm' for scale in scales)
-    step = steps.make_routing_step(predictor.model)
-    step = compilation.jit(step, predictor.devices[0].platform)
-    text = predictor.embed(prompts)  # with the empty prompts that fill the bucket
-    self.step = functools.partial(predictor.run, step, text)
+    # (windows, counted, placement) -> of each bucket of prompts, what the routing step returns.
+    self.ask = functools.partial(predictor.ask, predictor.routing_step, predictor.buckets(prompts))
 
   def watch(self) -> 'RoutingWatch':
     """For one scan: `segmenter(image, spacing, watch=watch)`, then `watch.maps()`."""
@@ -139,7 +136,6 @@ class RoutingWatch:
     # (K, L + 2), of `make_routing_step`.
     self._sums = np.zeros((len(explainer.names), len(explainer.scale_labels) + 2))
     self._row = 0  # the first of those that are held
-    self._pending: tuple[Sequence[sliding_window.Corner], Mapping[str, jax.Array]] | None = None
 
   def begin(self, windows: sliding_window.Windows) -> None:
     """See `sliding_window.Watch`."""
@@ -159,7 +155,9 @@ class RoutingWatch:
     beyond = [n + m for n, m in zip(cells, self._reach, strict=True)]
     self._held = np.zeros((*kinds, self._reach[0], *beyond[1:]), np.float32)
 
-  def predict(self, batch: np.ndarray, corners: Sequence[sliding_window.Corner]) -> jax.Array:
+  def predict(
+    self, batch: np.ndarray, corners: Sequence[sliding_window.Corner]
+  ) -> Iterator[jax.Array]:
     """See `sliding_window.Watch`."""
     counted = np.zeros(batch.shape[:-1], np.float32)
     placement = [
@@ -173,14 +171,19 @@ class RoutingWatch:
       for axis, place in enumerate(placement):
         voxels = np.arange(place.shape[-1]) + corner[axis] - self._windows.before[axis]
         place[row] = voxels // self._block == cell[axis] + np.arange(place.shape[1])[:, None]
-    logits, routed = self._explainer.step(batch, counted, placement)
-    self._collect()  # of the batch before, while the device works at this one
-    self._pending = corners, routed
-    return logits
+    parts = self._explainer.ask(batch, counted, placement)
+
+    def logits() -> Iterator[jax.Array]:
+      first = 0
+      for part, routed in parts:
+        yield part
+        self._collect(corners, routed, first)
+        first += part.shape[1]
+
+    return logits()
 
   def maps(self) -> RoutingMaps:
     """What the router did, once the scan is segmented."""
-    self._collect()
     self._finish(self._row + len(self._held[0, 0]))
     spacing, shape = np.array(self._explainer.spacing, float), np.array(self._windows.shape)
     return RoutingMaps(
@@ -200,20 +203,19 @@ class RoutingWatch:
     before = self._windows.before
     return [max(0, c - b) // self._block for c, b in zip(corner, before, strict=True)]
 
-  def _collect(self) -> None:
-    """Adds what the router did in the last batch."""
-    if self._pending is None:
-      return
-    corners, routed = self._pending
-    self._pending = None
-    count = len(self._explainer.names)
-    maps, sums = np.asarray(routed['maps'])[:count], np.asarray(routed['sums'], np.float64)[:count]
-    self._sums = self._sums + sums
+  def _collect(
+    self, corners: Sequence[sliding_window.Corner], routed: Mapping[str, jax.Array], first: int
+  ) -> None:
+    """Adds what the router did in a batch for a bucket of prompts, from number `first` on."""
+    names = slice(first, min(first + len(routed['sums']), len(self._sums)))
+    count = names.stop - first
+    self._sums[names] += np.asarray(routed['sums'], np.float64)[:count]
+    maps = np.asarray(routed['maps'])[:count]
     for row, corner in enumerate(corners):
-      first, *rest = self._cell(corner)
-      self._finish(first)
+      x, *rest = self._cell(corner)
+      self._finish(x)
       place = tuple(slice(c, c + m) for c, m in zip(rest, self._reach[1:], strict=True))
-      self._held[:, :, :, *place] += maps[:, row]
+      self._held[names, :, :, *place] += maps[:, row]
 
   def _finish(self, first: int) -> None:
     """Writes the rows of cells before `first`, which no later window touches."""

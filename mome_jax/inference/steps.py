@@ -59,10 +59,10 @@ def make_read_step(model: MoME) -> Callable[..., jax.Array]:
 def make_routing_step(
   model: MoME,
 ) -> Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]:
-  """A predict step that also tells what the router did, summed over cells of voxels.
+  """A read step that also tells what the router did, summed over cells of voxels.
 
-  routing_step(params, text (K, d_t), windows (B, D, H, W, C), counted (B, D, H, W) float32 in
-  [0, 1], placement, trained_text) -> logits (B, K, D, H, W) and a dict, all float32:
+  routing_step(params, sight, text (K, d_t), counted (B, D, H, W) float32 in [0, 1], placement) ->
+  logits (B, K, D, H, W) and a dict, all float32:
     'maps' (K, B, L + 1, d, h, w): the shares of the scales, and their entropy as a fraction of
       log L; sums over the voxels of each cell of the share or entropy times `counted`;
     'sums' (K, L + 2): over the voxels where the class's logit is above 0, sums of the shares, the
@@ -76,13 +76,12 @@ def make_routing_step(
 
   def routing_step(
     params: Params,
+    sight: Sight,
     text: jax.Array,
-    windows: jax.Array,
     counted: jax.Array,
     placement: Sequence[jax.Array],
-    trained_text: jax.Array | None = None,
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    logits, aux = model.apply({'params': params['model']}, windows, text, trained_text)
+    logits, aux = model.apply({'params': params['model']}, sight, text, method=MoME.explain)
     share = None if model.anchor == 'none' else jnp.tanh(params['model']['mixture_share'])
 
     def one_class(maps: tuple[jax.Array, list[jax.Array]]) -> dict[str, jax.Array]:

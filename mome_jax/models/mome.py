@@ -114,7 +114,12 @@ class MoME(nn.Module):
 
   def read(self, sight: Sight, text: jax.Array) -> jax.Array:
     """Logits (B, D, H, W, K) float32 of the prompts `text` (K, d_t), as a call returns them."""
-    return self._run(None, text, sight=sight)[0]
+    return self.explain(sight, text)[0]
+
+  def explain(self, sight: Sight, text: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    """What a call returns of the prompts `text` (K, d_t), but for the reports of banks."""
+    logits, aux = self._run(None, text, sight=sight)
+    return logits, aux
 
   @nn.compact
   def _run(

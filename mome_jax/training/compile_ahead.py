@@ -41,7 +41,7 @@ class TopologyError(UserError):
 
 
 def compile_config(config: ConfigDict, topology: str) -> dict:
-  """Compiles the train step and the predict step of a config for all chips of a topology.
+  """Compiles what trains and what predicts by a config for the chips of a topology.
 
   Args:
     config: see `configs/base.py`.
@@ -51,16 +51,16 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
 
   Returns:
     What can be written as JSON: `compiler`, `effort`, `topology`, `chip`, `chips`, `slices`,
-    `mesh`, `parameters`, `hbm_limit`, `at_least`, and for `train` and `predict`: `hbm` with
+    `mesh`, `parameters`, `hbm_limit`, `at_least`, and for the step `train`, and the steps `see` (a
+    batch of windows) and `read` (four prompts there) of a prediction on one chip: `hbm` with
     `arguments`, `outputs`, `reused`, `temporaries` and `peak` (bytes of one chip), `fits`, `flops`
     (of one step on all chips; products and convolutions), `bytes_accessed` (of one chip, as XLA
     counts it: loop bodies once), `collectives` (kind -> `count` and output `bytes` of one chip,
     loop bodies once) and `compile_seconds`. `effort` is jax_exec_time_optimization_effort, from -1
     to 1; at -1 the TPU compiler is far quicker, and the temporaries are an upper bound. Of several
-    slices,
-    `collectives` has `between slices` too. `at_least` is what the training must cost on TPUs:
-    `step_seconds`, the FLOPs at the peak of the chips in bfloat16 or the bytes at their bandwidth,
-    whichever takes longer, and `chip_hours` of all `train.steps`; None elsewhere.
+    slices, `collectives` has `between slices` too. `at_least` is what the training must cost on
+    TPUs: `step_seconds`, the FLOPs at the peak of the chips in bfloat16 or the bytes at their
+    bandwidth, whichever takes longer, and `chip_hours` of all `train.steps`; None elsewhere.
 
   Raises:
     TopologyError: see there.
@@ -87,11 +87,8 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
   report['at_least'] = at_least(topology, len(devices), report['train'], config.train.steps)
   # Every host predicts by itself, window by window: one chip is the unit.
   alone = sharding.local_mesh(devices[:1])
-  with jax.set_mesh(alone):
-    predict_step = inference_steps.make_predict_step(build_model(config.model))
-    predict_step = compilation.jit(predict_step, platform)
-    predict = predict_step.trace(*_request(config, alone, params))
-  report['predict'] = _measure(predict, platform, limit)
+  for name, traced in _trace_prediction(config, alone, params, platform).items():
+    report[name] = _measure(traced, platform, limit)
   return report
 
 
@@ -223,15 +220,26 @@ def _prompts(config, mesh):
   return {kind: inputs(rows) for kind, rows in counts.items()}
 
 
-def _request(config, mesh, params):
-  """Shapes of parameters, text and windows of one predict step."""
+def _trace_prediction(
+  config: ConfigDict, mesh: Mesh, params: Any, platform: str
+) -> dict[str, jax.stages.Traced]:
+  """The two programs of a prediction, `see` and `read`, for one device."""
   where = NamedSharding(mesh, sharding.REPLICATED)
-  place = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-  params = jax.tree.map(lambda leaf: place(leaf.shape, leaf.dtype), params)
-  evaluation = config.evaluation
-  text = place((len(config.classes), config.text.d_model), np.float32)
-  windows = (max(evaluation.batch_size, 1), *evaluation.window, len(config.data.windows))
-  return params, text, place(windows, np.float32), text
+  place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+  params = jax.tree.map(place, params)
+  evaluation, width = config.evaluation, config.text.d_model
+  shape = (max(evaluation.batch_size, 1), *evaluation.window, len(config.data.windows))
+  windows, trained, prompts = (
+    place(jax.ShapeDtypeStruct(dims, np.float32))
+    for dims in (shape, (len(config.classes), width), (prompt_inputs.BUCKET, width))
+  )
+  model = build_model(config.model)
+  see = compilation.jit(inference_steps.make_see_step(model), platform)
+  read = compilation.jit(inference_steps.make_read_step(model), platform)
+  with jax.set_mesh(mesh):
+    seeing = see.trace(params, windows, trained)
+    sight = jax.tree.map(place, jax.eval_shape(see, params, windows, trained))
+    return {'see': seeing, 'read': read.trace(params, sight, prompts)}
 
 
 def _measure(traced, platform: str, limit: int | None) -> dict:

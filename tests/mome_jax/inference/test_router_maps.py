@@ -27,7 +27,7 @@ def test_cells_of_about_6_mm(spacing, cells):
 def fake_model(top_k=0):
   """Gates and logits that follow the image; enough of a model for the step."""
 
-  def apply(variables, windows, text, context):
+  def apply(variables, windows, text, trained_text=None, method=None):
     x = jnp.moveaxis(windows, -1, 1)
     gates = [
       jnp.concatenate([x, -2 * x], 1),
@@ -43,17 +43,19 @@ def make_explainer(model, params=None, window=(8, 8, 8), overlap=0.5, batch_size
   params, batches = {'model': params or {}}, []
   text = jnp.zeros((4, 3))
 
-  def run(step, text, *batch):
-    batches.append(batch[0].shape)
-    return step(params, text, *batch, None)
+  def ask(step, buckets, windows, *batch):
+    batches.append(windows.shape)
+    return (step(params, windows, text, *batch) for text in buckets)
 
   predictor = types.SimpleNamespace(
-    model=model, path='m', devices=jax.devices(), embed=lambda texts: text, run=run
-  )
+    model=model, path='m', ask=ask, buckets=lambda texts: [text],
+    routing_step=jax.jit(steps.make_routing_step(model)),
+  )  # fmt: skip
   settings = Settings(SPACING, ((0, 100),), Tiling(window, overlap, batch_size))
-  step = steps.make_predict_step(model)
-  predict = jax.jit(lambda *arguments: jnp.moveaxis(step(*arguments), -1, 1))
-  segmenter = Segmenter(lambda windows: run(predict, text, windows), NAMES, settings)
+  read = jax.jit(
+    steps.make_read_step(types.SimpleNamespace(apply=lambda *a, **k: model.apply(*a, **k)[0]))
+  )
+  segmenter = Segmenter(lambda windows: ask(read, [text], windows), NAMES, settings)
   return router_maps.Explainer(predictor, NAMES, NAMES, segmenter), segmenter, batches
 
 
@@ -103,7 +105,7 @@ def test_maps_and_means_are_those_of_the_whole_scan(top_k, overlap, batch_size, 
 def uneven_model():
   """Gates that depend on the place in the window; logits w_0 - w_1, of scores 1 and -1."""
 
-  def apply(variables, windows, text, context):
+  def apply(variables, windows, text, trained_text=None, method=None):
     ramp = jnp.linspace(-2, 2, windows.shape[1])[:, None, None] + windows[..., 0]
     coarse = jnp.zeros((len(windows), 2, *(n // 2 for n in windows.shape[1:4])))
     gates = [jnp.stack([ramp, -ramp], 1), coarse]
@@ -174,7 +176,7 @@ def test_window_borders_do_not_show():
   """A network that sees every window otherwise, with gates that depend on the place in it."""
   model = fake_model()
 
-  def apply(variables, windows, text, context):
+  def apply(variables, windows, text, trained_text=None, method=None):
     ramp = jnp.broadcast_to(jnp.linspace(-2, 2, 8)[:, None, None], windows.shape[:4])[:, None]
     gates = [jnp.concatenate([ramp, ramp], 1), jnp.zeros((1, 2, 4, 4, 4))]
     return jnp.zeros((*windows.shape[:4], 2)), {'router_logits': gates}
@@ -197,6 +199,6 @@ def test_a_single_scale_is_refused():
 def test_entropy_is_one_where_all_scales_weigh_the_same():
   step = steps.make_routing_step(fake_model())
   windows, cells = jnp.zeros((1, 4, 4, 4, 1)), [jnp.eye(2).repeat(2, 1)[None]] * 3
-  _, routed = step({'model': {}}, jnp.zeros((2, 3)), windows, jnp.ones((1, 4, 4, 4)), cells)
+  _, routed = step({'model': {}}, windows, jnp.zeros((2, 3)), jnp.ones((1, 4, 4, 4)), cells)
   np.testing.assert_allclose(routed['maps'][:, :, 2], 8, rtol=1e-5)
   np.testing.assert_allclose(routed['maps'][:, :, :2], 4, rtol=1e-5)

@@ -16,9 +16,10 @@ from threshold import Threshold, patch, save_scan
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, predict
+from mome_jax.inference import router_maps
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.predict import prompted_model
-from mome_jax.predict.request import make_targets
+from mome_jax.predict.request import Options, make_targets
 
 NAMES = ('liver', 'spleen', 'left kidney')
 
@@ -125,6 +126,8 @@ def test_further_scans_and_prompts_compile_nothing(network, tmp_path):
   save_scan(tmp_path / 'first.nii.gz')
   free = ['something else']  # the encoder that judges familiarity compiles once, too
   predict.predict(network, [tmp_path / 'first.nii.gz'], tmp_path / 'out', free, force=True)
+  report = Options(preview=False, report=True)
+  predict.predict(network, [tmp_path / 'first.nii.gz'], tmp_path / 'report', options=report)
   before = len(compiled)
   assert before  # the listener works
   save_scan(tmp_path / 'second.nii.gz', shape=(33, 17, 40), spacing=(5, 9, 6))
@@ -134,7 +137,34 @@ def test_further_scans_and_prompts_compile_nothing(network, tmp_path):
       network, scans, tmp_path / 'out', prompts, existing='overwrite', force=True
     )
     assert [r.status for r in results] == ['ok']
+    results = predict.predict(
+      network, scans, tmp_path / 'out', prompts, existing='overwrite', force=True, options=report
+    )
+    assert [r.status for r in results] == ['ok']
   assert len(compiled) == before
+  assert network.routing_step._cache_size() == 1
+
+
+def test_routing_maps_of_many_prompts_are_those_of_a_few(network):
+  """Five prompts are two buckets; a batch of two windows lies in one plane of them."""
+  image = np.random.default_rng(0).normal(0, 150, (40, 20, 24)).astype(np.float32)
+  texts = [f'prompt {n}' for n in range(5)]
+
+  def explain(number, watched):
+    segmenter = network.segmenter((), texts[:number], free=texts[:number])
+    explainer = router_maps.make_explainer(network, texts[:number], texts[:number], segmenter)
+    watch, logits = explainer.watch(), []
+    keep = lambda slab: logits.append(np.stack([slab.logits(k) for k in range(number)]))
+    segmenter(image, (9.0, 9.0, 9.0), keep, watch=watch if watched else None)
+    return np.concatenate(logits, 1), watch.maps() if watched else None
+
+  (plain, _), (many, maps), (few, part) = explain(5, False), explain(5, True), explain(2, True)
+  np.testing.assert_array_equal(many, plain)
+  np.testing.assert_array_equal(few, many[:2])
+  for name in ('weights', 'entropy', 'weight_sum', 'voxels'):
+    np.testing.assert_array_equal(getattr(maps, name)[:2], getattr(part, name))
+  shares = maps.weights.astype(int).sum(1)
+  assert len(shares) == 5 and abs(shares - 255).max() <= 2
 
 
 def test_the_second_case_of_a_folder_loads_and_compiles_nothing(network, tmp_path, monkeypatch):
