@@ -55,7 +55,7 @@ def write(
 ) -> None:
   """Writes one binary segment a class; they may overlap, as an organ and its tumour do.
 
-  Holds a byte for every voxel of every class on the slices where any class has one.
+  Of the masks their frames are held, a bit a voxel, and one whole mask at a time.
 
   Args:
     path: `.dcm` file.
@@ -70,15 +70,14 @@ def write(
   from pydicom.sr.codedict import codes
 
   dicom_source.check(series.headers)
-  labelled = segmentation.label_map(dict.fromkeys(colours, 1)) > 0
-  used = np.asarray(volume.from_canonical(labelled, series.volume.geometry).any((0, 1)))
+  frames = _Frames(series, segmentation, list(colours))
   algorithm = highdicom.AlgorithmIdentificationSequence(
     name='MoME-JAX', version=__version__, family=codes.DCM.ArtificialIntelligence
   )
   try:
     made = highdicom.seg.Segmentation(
-      source_images=_completed(series, used),
-      pixel_array=_frames(series, segmentation, list(colours), used),
+      source_images=_completed(series, frames.slices),
+      pixel_array=frames.marks(),
       segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
       segment_descriptions=[
         _describe(number, name, rgb, algorithm)
@@ -96,6 +95,7 @@ def write(
       specific_character_set=dicom_source.character_set(series, colours),
       series_description='MoME-JAX segmentation, for research only',
     )
+    frames.fill(made)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise dicom_source.DicomOutputError(
       f'no DICOM SEG can be made of this series ({error})'
@@ -103,24 +103,77 @@ def write(
   made.save_as(path)
 
 
-def _frames(
-  series: dicom.Series, segmentation: Segmentation, names: Sequence[str], used: np.ndarray
-) -> np.ndarray:
-  """(slices, rows, columns, K) bool: masks of K classes on the used slices of a series."""
-  masks = []
-  for name in names:
-    mask = volume.from_canonical(segmentation.mask(name), series.volume.geometry)
-    masks.append(mask[..., used].T)  # (columns, rows, slices) -> (slices, rows, columns)
-  return np.stack(masks, axis=-1)
+class _Frames:
+  """The frames of K masks of a series, those without a voxel left out, a bit a voxel.
+
+  highdicom takes a byte for every voxel of every mask, and more to see whether they overlap. So it
+  gets `marks`, which tell what frames there are, and `fill` puts their voxels in.
+
+  Args:
+    series: what was segmented.
+    segmentation: of it.
+    names: of the K masks.
+
+  Attributes:
+    slices: of the series, those that any mask has voxels in.
+  """
+
+  def __init__(self, series: dicom.Series, segmentation: Segmentation, names: Sequence[str]):
+    self._uids = [header.SOPInstanceUID for header in series.headers]
+    columns, rows, depth = series.volume.geometry.shape
+    self._size = rows * columns
+    self._shape = rows, columns
+    self._packed: dict[tuple[int, int], np.ndarray] = {}  # by segment from 1 on, and slice
+    self._overlap = False
+    taken = np.zeros((depth, rows, columns), bool)
+    for number, name in enumerate(names, 1):
+      mask = volume.from_canonical(segmentation.mask(name), series.volume.geometry)
+      mask = mask.T  # (columns, rows, slices) -> (slices, rows, columns)
+      for k in np.flatnonzero(mask.any((1, 2))).tolist():
+        self._overlap |= bool((taken[k] & mask[k]).any())
+        taken[k] |= mask[k]
+        self._packed[number, k] = np.packbits(mask[k], bitorder='little')
+    self.slices = sorted({k for _, k in self._packed})
+
+  def marks(self) -> np.ndarray:
+    """(slices, rows, columns) of a label map with a voxel of each segment that a slice has."""
+    marks = np.zeros((len(self.slices), self._size), np.uint16)
+    for n, k in enumerate(self.slices):
+      numbers = [number for number, where in self._packed if where == k]
+      if len(numbers) > self._size:
+        raise ValueError(f'{len(numbers)} segments in a slice of {self._size} voxels')
+      marks[n, : len(numbers)] = numbers
+    return marks.reshape(-1, *self._shape)
+
+  def fill(self, made: Any) -> None:
+    """Puts the voxels of the masks into an object that was made of `marks`."""
+    bits = np.zeros(0, np.uint8)  # of a byte that two frames share
+    parts = []
+    [shared] = made.SharedFunctionalGroupsSequence  # what all frames have in common, as one segment
+    for frame in made.PerFrameFunctionalGroupsSequence:
+      one = lambda name, frame=frame: (frame if name in frame else shared)[name][0]
+      number = one('SegmentIdentificationSequence').ReferencedSegmentNumber
+      image = one('DerivationImageSequence').SourceImageSequence[0]
+      packed = self._packed[number, self._uids.index(image.ReferencedSOPInstanceUID)]
+      if self._size % 8:
+        frame_bits = np.unpackbits(packed, count=self._size, bitorder='little')
+        bits = np.concatenate([bits, frame_bits])
+        whole = len(bits) // 8 * 8
+        packed, bits = np.packbits(bits[:whole], bitorder='little'), bits[whole:]
+      parts.append(packed.tobytes())
+    parts.append(np.packbits(bits, bitorder='little').tobytes())
+    pixels = b''.join(parts)
+    made.PixelData = pixels + b'\0' * (len(pixels) % 2)
+    made.SegmentsOverlap = 'YES' if self._overlap else 'NO'
 
 
-def _completed(series: dicom.Series, used: np.ndarray) -> list[Any]:
-  """Headers of the used slices with what anonymised ones may lack: empty fields, the thickness."""
+def _completed(series: dicom.Series, slices: Sequence[int]) -> list[Any]:
+  """Headers of some slices with what anonymised ones may lack: empty fields, the thickness."""
   axes = series.volume.geometry.affine[:3, :3]
   normal = np.cross(axes[:, 0], axes[:, 1])
   apart = float(abs(axes[:, 2] @ normal) / np.linalg.norm(normal))
   headers = []
-  for k in np.flatnonzero(used):
+  for k in slices:
     stream = getattr(series.headers[k], 'buffer', None)  # closed, and so not to be copied
     headers.append(copy.deepcopy(series.headers[k], {id(stream): None}))
   for header in headers:

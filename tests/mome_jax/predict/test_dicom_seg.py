@@ -2,16 +2,21 @@
 
 import json
 import shutil
+import tracemalloc
 
+import dicom_slices
 import highdicom
 import numpy as np
 import pydicom
 import pytest
 from threshold import Threshold
 
+from input_pipeline.ct import dicom, volume
 from mome_jax import predict
+from mome_jax.inference.packed_mask import PackedMask
+from mome_jax.inference.segmentation import Segmentation
 from mome_jax.pictures.colours import palette
-from mome_jax.predict import prompted_model
+from mome_jax.predict import dicom_seg, prompted_model
 from mome_jax.predict.request import Options
 from tests.mome_jax.predict.test_dicom import Nested, complete
 
@@ -148,3 +153,56 @@ def test_names_of_any_script_are_written(tmp_path):
   written = pydicom.dcmread(tmp_path / 'out' / 'ct_seg.dcm')
   assert written.SegmentSequence[0].SegmentLabel == '肝臓/右'
   assert str(written.PatientName) == 'Müller^Jörg'
+
+
+def of_masks(names, masks):
+  """A segmentation of masks that may overlap, (D, H, W) each."""
+  shape = masks[0].shape
+  free = {}
+  for name, mask in zip(names, masks, strict=True):
+    free[name] = PackedMask(shape)
+    free[name].add(tuple(slice(0, n) for n in shape), mask)
+  return Segmentation((), np.zeros(shape, np.uint8), np.zeros((*shape, 1), np.uint8), free=free)
+
+
+@pytest.mark.parametrize('overlap', [True, False])
+def test_bits_of_slices_that_end_within_a_byte(overlap, tmp_path):
+  """15 x 7 voxels: the segments' frames follow each other without a gap."""
+  rng = np.random.default_rng(0)
+  scan = volume.to_canonical(np.zeros((7, 15, 6), np.float32), np.diag([2.0, 2, 3, 1]))
+  dicom_slices.as_series(tmp_path / 'ct', scan)
+  series = dicom.read_series(tmp_path / 'ct')
+  names = [f'class {n}' for n in range(5)]
+  owner = rng.integers(0, 8, scan.array.shape)
+  masks = [owner >= n if overlap else owner == n for n in range(1, 6)]
+  masks[2][..., 1:3] = False  # no frame of it there
+  path = tmp_path / 'seg.dcm'
+  dicom_seg.write(path, series, of_masks(names, masks), dict.fromkeys(names, (1, 0, 0)))
+  written = highdicom.seg.segread(path)
+  frames = written.get_pixels_by_source_instance(
+    [header.SOPInstanceUID for header in series.headers], assert_missing_frames_are_empty=True
+  )
+  for n, mask in enumerate(masks):
+    expected = volume.from_canonical(mask, series.volume.geometry).T
+    np.testing.assert_array_equal(frames[..., n], expected)
+  slices = [int(mask.any((0, 1)).sum()) for mask in masks]
+  assert written.NumberOfFrames == sum(slices) == 5 * 6 - 2
+  assert written.SegmentsOverlap == ('YES' if overlap else 'NO')
+  assert len(written.PixelData) == -(-sum(slices) * 15 * 7 // 16) * 2
+
+
+def test_many_segments_take_no_more_memory_than_a_few(tmp_path):
+  """Each is in one slice; a byte a voxel of each, and a copy, were 64 maps of the scan."""
+  scan = volume.to_canonical(np.zeros((192, 192, 24), np.float32), np.diag([1.0, 1, 3, 1]))
+  dicom_slices.as_series(tmp_path / 'ct', scan)
+  series = dicom.read_series(tmp_path / 'ct')
+  names, masks = [f'class {n}' for n in range(32)], []
+  for n in range(32):
+    masks.append(np.zeros(scan.array.shape, bool))
+    masks[n][40:60, 40:60, n % 24] = True
+  made = of_masks(names, masks)
+  tracemalloc.start()
+  dicom_seg.write(tmp_path / 'seg.dcm', series, made, dict.fromkeys(names, (1, 0, 0)))
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 16 * masks[0].size
