@@ -1,12 +1,11 @@
 """Verifies a downloaded source without writing anything: files, labels, geometry, plausibility."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
 
-from input_pipeline import errors, sources
+from input_pipeline import errors, remarks, sources
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import body
 
@@ -62,13 +61,11 @@ def check_source(name: str, manual_dir: str | None) -> Iterator[tuple[str, list[
 
 def check_case(case: sources.Case, template: Template = TEMPLATE) -> list[Finding]:
   """Reads a case; warnings of the readers become findings."""
-  with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter('always')
+  with remarks.collected() as messages:
     try:
       scan = case.load()
     except Exception as error:  # whatever is wrong with one case must not stop the check
       return [Finding(case.name, 'error', errors.reason(error))]
-  messages = [str(w.message) for w in caught]
   messages += check_scan(scan, case.supervised, template)
   return [Finding(case.name, 'warning', message) for message in messages]
 

@@ -1,11 +1,11 @@
 """Source labels to template codes: mapping, right and left, organs that contain lesions."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from input_pipeline import remarks
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
 from input_pipeline.ct import body
 from input_pipeline.ct.components import components
@@ -183,13 +183,15 @@ def split_sides(mask: np.ndarray, middle: float, spacing: ArrayLike, *, name: st
     low, high = sorted(centres[pieces])
     same_side = (low > middle) == (high > middle)
     if same_side and (high - low) * np.asarray(spacing)[0] >= _APART_MM:
-      _warn(f'{name}: both lie on one side of the body; the one further right is called right')
+      remarks.tell(
+        f'{name}: both lie on one side of the body; the one further right is called right'
+      )
       middle = (low + high) / 2
   right = np.append(False, centres > middle)
   result = right[parts]
   beyond = planes[:, x > middle].sum(1)
   for i in np.flatnonzero(np.minimum(beyond, sizes - beyond) > _STRADDLES * sizes):
-    _warn(f'{name}: right and left touch; cut at the middle of the body')
+    remarks.tell(f'{name}: right and left touch; cut at the middle of the body')
     part = parts == i + 1
     result[part] = np.broadcast_to((x > middle)[:, None, None], mask.shape)[part]
   return result
@@ -270,7 +272,3 @@ def _middle(codes, mask, image):
   if image is None:
     return (codes.shape[0] - 1) / 2
   return body.midline(image, mask.any((0, 1)))
-
-
-def _warn(message):
-  warnings.warn(message, stacklevel=3)

@@ -11,14 +11,13 @@ import json
 import os
 import pathlib
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from input_pipeline import errors, sources
+from input_pipeline import errors, remarks, sources
 from input_pipeline.bricks import cutting, identity, reader, records, shards
 from input_pipeline.errors import UserError
 
@@ -95,8 +94,7 @@ def stage(case: sources.Case, *, folder: str, conversion: Conversion) -> None:
   if finished is not None and not finished.error:
     return
   path = _case_file(folder, key)
-  with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter('always')
+  with remarks.collected() as messages:
     try:
       scan = case.load()
       digest = identity.scan_digest(cutting.to_int16(scan.image))
@@ -110,13 +108,12 @@ def stage(case: sources.Case, *, folder: str, conversion: Conversion) -> None:
       outcome = Outcome(key, case.name, case.split, errors.reason(error), source=case.source)
     else:
       shards.write_records(path, serialized)
-      messages = tuple(dict.fromkeys(str(warning.message) for warning in caught))
       size = path.stat().length
       about = (
         case.name,
         case.split,
         '',
-        messages,
+        tuple(messages),
         len(serialized),
         size,
         info,

@@ -4,13 +4,12 @@ import dataclasses
 import io
 import os
 import pathlib
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory
+from input_pipeline import inventory, remarks
 from input_pipeline.ct import dicom_series, volume
 from input_pipeline.ct.dicom_series import SeriesFiles, SliceError, Study, find_series, opened
 from input_pipeline.ct.volume import VolumeError
@@ -72,7 +71,8 @@ def read_series(path: str | os.PathLike, *, series: str | SeriesFiles | None = N
   if series.problem:
     raise VolumeError(series.problem)
   place = str(path / series.folder)
-  return _stack(place, _without_copies(place, _read_slices(path, series)))
+  with dicom_series.HUSH:
+    return _stack(place, _without_copies(place, _read_slices(path, series)))
 
 
 def _only_series(path: pathlib.Path, uid: str | None) -> SeriesFiles:
@@ -145,7 +145,7 @@ def _without_copies(place: str, slices: list) -> list:
       )
   if len(at) < len(slices):
     files = inventory.phrases(['copies of slices'] * (len(slices) - len(at)))[0]
-    warnings.warn(f'{place}: left out {files}', stacklevel=4)
+    remarks.tell(f'{place}: left out {files}', stacklevel=4)
   return list(at.values())
 
 
@@ -239,10 +239,9 @@ def _check_line(
     )
   tilt = float(np.degrees(np.arccos(min(1.0, 1 / float(np.linalg.norm(step))))))
   if tilt > _TILT_DEGREES:
-    warnings.warn(
+    remarks.tell(
       f'{place}: the gantry is tilted by {tilt:.1f} degrees; the network sees the anatomy sheared, '
-      'expect less or straighten it with dcm2niix',
-      stacklevel=2,
+      'expect less or straighten it with dcm2niix'
     )
 
 

@@ -8,14 +8,14 @@ import io
 import os
 import pathlib
 import re
-import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from input_pipeline import inventory
+from input_pipeline import inventory, remarks
 from input_pipeline.ct.volume import VolumeError
 
+HUSH = remarks.Hush('pydicom')  # of odd values, mostly in fields that are not used
 _FEW = 4  # slices; what has fewer beside other series is a test bolus or a snapshot
 _ENHANCED_CT = '1.2.840.10008.5.1.4.1.1.2.1'
 _CT = '1.2.840.10008.5.1.4.1.1.2'
@@ -128,8 +128,7 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
     VolumeError: if it is neither a folder nor a zip archive, or cannot be listed.
   """
   path = pathlib.Path(path)
-  with opened(path) as open_file, warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of odd values in fields that are not used
+  with opened(path) as open_file, HUSH:
     try:
       files = inventory.look(path, ('dicom',)) if files is None else files
     except inventory.FolderError as error:
@@ -197,8 +196,7 @@ def parse(name: str, open_file: Callable[[str], BinaryIO], **options) -> Any:
   import pydicom
 
   try:
-    with open_file(name) as stream, warnings.catch_warnings():
-      warnings.simplefilter('ignore')
+    with open_file(name) as stream, HUSH:
       dataset = pydicom.dcmread(stream, force=True, **options)
       sound = any(dataset.get(field) for field in ('SOPClassUID', 'Modality', 'SeriesInstanceUID'))
   except Exception as error:  # many kinds, on damaged files

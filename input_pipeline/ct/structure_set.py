@@ -2,13 +2,12 @@
 
 import dataclasses
 import pathlib
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory
+from input_pipeline import inventory, remarks
 from input_pipeline.ct import contours, dicom_series, segments
 from input_pipeline.ct.volume import Geometry, VolumeError
 
@@ -130,7 +129,7 @@ def _rois(dataset: Any) -> Iterator[tuple[str, list[tuple[str, np.ndarray]]]]:
 
 
 def read_masks(
-  path: pathlib.Path, name: str, geometry: Geometry, wanted: Sequence[str]
+  path: pathlib.Path, name: str, geometry: Geometry, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
   """Masks of some ROIs on the grid of their series.
 
@@ -142,7 +141,7 @@ def read_masks(
     path: folder or zip archive.
     name: of the structure set's file inside.
     geometry: of the series; its own axes are (columns, rows, slices).
-    wanted: names of ROIs.
+    names: of ROIs.
 
   Returns:
     Name -> (columns, rows, slices) bool, of those that have closed contours in the scan.
@@ -158,10 +157,10 @@ def read_masks(
     dataset = dicom_series.parse(name, open_file)
   place = f'{path}/{name}'
   if dataset.get('Modality') == 'SEG':
-    return segments.read(dataset, place, geometry, wanted)
+    return segments.read(dataset, place, geometry, names)
   masks: dict[str, np.ndarray] = {}
   for roi, items in _rois(dataset):
-    if roi not in wanted:
+    if roi not in names:
       continue
     rings = _by_slice(f'{place}: ROI {roi!r}', items, geometry)
     mask = masks.setdefault(roi, np.zeros(geometry.shape, bool))
@@ -202,15 +201,11 @@ def _by_slice(
     same[ring.tobytes()] = ring
   told = ', '.join(f'{count} {what}' for what, count in left_out.items() if count)
   if told:
-    _warn(f'{place}: contours left out: {told}')
+    remarks.tell(f'{place}: contours left out: {told}')
   gaps = sum(k not in rings for k in range(min(rings), max(rings))) if rings else 0
   if gaps:
-    _warn(
+    remarks.tell(
       f'{place}: no contour in {gaps} of the {max(rings) - min(rings) + 1} slices from its first '
       'to its last; they are taken to be without it: interpolate it in the planning system'
     )
   return {k: list(same.values()) for k, same in rings.items()}
-
-
-def _warn(message: str) -> None:
-  warnings.warn(message, stacklevel=3)

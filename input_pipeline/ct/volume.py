@@ -11,7 +11,6 @@ import gzip
 import math
 import os
 import pathlib
-import warnings
 from collections.abc import Sequence
 
 import nibabel as nib
@@ -19,7 +18,7 @@ import numpy as np
 from nibabel import orientations
 from numpy.typing import DTypeLike
 
-from input_pipeline import file_kinds, inventory
+from input_pipeline import file_kinds, inventory, remarks
 from input_pipeline.errors import UserError
 
 _FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
@@ -159,10 +158,10 @@ def read_image(
   array, affine, header = _read(path, assume_spacing, number)
   array = to_hu(array, path)
   if min(array.shape) < 4:
-    _warn(f'{path}: only {min(array.shape)} slices; expect little from so few')
+    remarks.tell(f'{path}: only {min(array.shape)} slices; expect little from so few')
   if assume_spacing is not None:
     affine = _assume(affine, assume_spacing)
-    _warn(f'{path}: spacing {tuple(map(float, assume_spacing))} mm assumed, not read')
+    remarks.tell(f'{path}: spacing {tuple(map(float, assume_spacing))} mm assumed, not read')
   return to_canonical(array, affine, name=path, header=header)
 
 
@@ -200,10 +199,12 @@ def to_hu(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     array = np.where(broken | below, np.float32(AIR), array)
     counts = {'not finite': broken.sum(), f'below {AIR} HU': np.sum(below & ~broken)}
     told = ' and '.join(f'{count} voxels {kind}' for kind, count in counts.items() if count)
-    _warn(f'{path}: {told} taken as air')
+    remarks.tell(f'{path}: {told} taken as air')
   low, high = array.min(), array.max()
   if low > -100 or high < 100:
-    _warn(f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter')
+    remarks.tell(
+      f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter'
+    )
   return array
 
 
@@ -410,7 +411,7 @@ def _check_geometry(image, stored, path):
   if sform is not None and qform is not None:
     apart = (np.abs(sform - qform) @ [*shape[:3], 1]).max()
     if apart > 1e-3:
-      _warn(f'{path}: sform and qform are up to {apart:.3g} mm apart; using sform')
+      remarks.tell(f'{path}: sform and qform are up to {apart:.3g} mm apart; using sform')
 
 
 def _check_shape(shape, name):
@@ -438,8 +439,4 @@ def _check_affine(affine, name):
   if spacing.min() < 0.01 or spacing.max() > 100:
     raise VolumeError(f'{name}: spacing {spacing.tolist()} is outside 0.01 to 100 mm; {_FIX}')
   if angle < 0.999:
-    _warn(f'{name}: axes are not at right angles; distances are approximate')
-
-
-def _warn(message):
-  warnings.warn(message, stacklevel=3)
+    remarks.tell(f'{name}: axes are not at right angles; distances are approximate')

@@ -6,12 +6,12 @@ absent, and is never trained or scored.
 """
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
+from input_pipeline import remarks
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
 from input_pipeline.ct import volume
 from input_pipeline.errors import UserError
@@ -92,10 +92,9 @@ class Source:
     Raises:
       SourceError: as `cases`.
     """
-    with warnings.catch_warnings(record=True) as caught:
-      warnings.simplefilter('always', UserWarning)
+    with remarks.collected() as lines:
       cases = self.cases(manual_dir)
-    return cases, list(dict.fromkeys(str(warning.message) for warning in caught))
+    return cases, lines
 
 
 def loader(name: str) -> Callable[[Loader], Loader]:

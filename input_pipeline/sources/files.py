@@ -3,14 +3,13 @@
 import hashlib
 import os
 import pathlib
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import nibabel as nib
 import numpy as np
 
-from input_pipeline import inventory, labels
+from input_pipeline import inventory, labels, remarks
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import dicom, slicer_segments, volume
 from input_pipeline.sources.base import Scan, SourceError, loader
@@ -55,7 +54,7 @@ def extended_template(new_classes: Iterable[Mapping[str, Any]], path: pathlib.Pa
 
 def note(message: str) -> None:
   """Tells what of a folder is left out; `Source.listed` collects it."""
-  warnings.warn(message, stacklevel=2)
+  remarks.tell(message)
 
 
 def counted(paths: Sequence[pathlib.Path], what: str) -> str:
@@ -180,9 +179,8 @@ def check_grid(
       f'up to {turned + moved:.1f} mm apart; the header of one of them is wrong: get both anew'
     )
   if moved > limit:
-    warnings.warn(
-      f'{label}: its origin is {moved:.1f} mm from that of {other}; taken to be the same grid',
-      stacklevel=2,
+    remarks.tell(
+      f'{label}: its origin is {moved:.1f} mm from that of {other}; taken to be the same grid'
     )
 
 

@@ -4,12 +4,11 @@ import dataclasses
 import functools
 import os
 import pathlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import file_kinds, inventory, text_files
+from input_pipeline import file_kinds, inventory, remarks, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.anatomy.resolve import resolve
 from input_pipeline.ct import slicer_segments, volume
@@ -288,7 +287,7 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
       values = {entry['name']: entry['label'] for entry in text_files.read_json(path)['labels']}
     except (OSError, UserError, KeyError, TypeError) as error:
       damaged = ScoreError(f'{path}: no legend of labels ({error}); predict anew')
-      warnings.warn(str(damaged), stacklevel=2)  # those of other cases say the same
+      remarks.tell(str(damaged))  # those of other cases say the same
       continue
     for name in values:
       inner = [n for n in values if TEMPLATE.contains(name, n)]

@@ -3,11 +3,10 @@
 import dataclasses
 import os
 import pathlib
-import warnings
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from input_pipeline import inventory, progress
+from input_pipeline import inventory, progress, remarks
 from input_pipeline.ct import slicer_segments
 from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError
@@ -63,11 +62,9 @@ def score_folders(
     ScoreError, TextFileError, SourceError, FolderError: if folders or names do not fit.
   """
   folders = pathlib.Path(predictions), pathlib.Path(references)
-  with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter('always', UserWarning)
+  with remarks.collected() as lines:
     scores = _score_folders(*folders, classes, dataset or folders[1].name)
-  notes = dict.fromkeys([*scores.notes, *(str(warning.message) for warning in caught)])
-  return dataclasses.replace(scores, notes=list(notes))
+  return dataclasses.replace(scores, notes=list(dict.fromkeys([*scores.notes, *lines])))
 
 
 def _score_folders(

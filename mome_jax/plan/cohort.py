@@ -6,12 +6,11 @@ Only training cases are read: what is held out decides nothing.
 import dataclasses
 import functools
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import bricks, errors, progress, sources
+from input_pipeline import bricks, errors, progress, remarks, sources
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
 from input_pipeline.ct import volume
 from input_pipeline.ct.components import components
@@ -245,8 +244,7 @@ def read_cohort(
   chosen = [(part, case) for part in parts for case in _spread(part.cases, most)]
   for part, case in progress.bar(chosen, desc='fingerprint', unit='scan'):
     try:
-      with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)  # `prepare --check` tells them
+      with remarks.collected():  # `prepare --check` tells them
         read.append(part.read(case))
     except Exception as error:  # whatever is wrong with one case must not stop the plan
       skipped.append((f'{part.origin.name} {case.name}', errors.reason(error)))

@@ -3,9 +3,9 @@
 import dataclasses
 import difflib
 import functools
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
+from input_pipeline import remarks
 from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
 from mome_jax.inference.model import Model
@@ -63,10 +63,9 @@ def _judgements(
   judges = _judges(trained, predictor.template)
   # What is looked up here already is a class by another spelling, which the judges may not know.
   texts = [t.prompt if t.taken_as == 'free' else t.name for t in doubtful]
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore', UserWarning)  # of a long prompt the model's own text warns
-    found = judges.judge(texts, look_up=not request.as_written)
-  return {target.name: one for target, one in zip(doubtful, found, strict=True)}
+  with remarks.collected():  # of a long prompt the model's own text tells
+    judged = judges.judge(texts, look_up=not request.as_written)
+  return {target.name: judgement for target, judgement in zip(doubtful, judged, strict=True)}
 
 
 @functools.lru_cache(4)  # of a program that predicts more than once

@@ -6,11 +6,11 @@ import functools
 import pathlib
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from input_pipeline import remarks
 from input_pipeline.ct import volume
 from mome_jax.errors import UserError
 from mome_jax.inference import router_maps
@@ -87,13 +87,10 @@ class Job:
 
   def _read(self, scan: ScanFiles) -> '_Work':
     work = _Work(scan)
-    with work.stage('read'), warnings.catch_warnings(record=True) as caught:
-      warnings.simplefilter('always')
+    with work.stage('read'), remarks.collected() as lines:
       work.loaded = self.request.read(scan)
       work.digest = provenance.of_scan(scan)
-    # Other threads warn meanwhile; ours begin with the file.
-    notes = [str(warning.message) for warning in caught] if not work.error else []
-    work.notes = [note for note in dict.fromkeys(notes) if note.startswith(str(scan.path))]
+    work.notes = lines if not work.error else []
     if not work.error and work.loaded.series is not None:
       kinds = formats.asked(self.request.options).values()
       ends = [kind.end for kind in kinds if kind.needs_series]

@@ -6,12 +6,12 @@ import pathlib
 import shutil
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from input_pipeline import remarks
 from mome_jax.errors import UserError
 from mome_jax.inference.packed_mask import PackedMask
 from mome_jax.inference.router_maps import RoutingMaps
@@ -191,14 +191,11 @@ class Scans:
       UserError: if it cannot be read; the message calls it by its title.
     """
     try:
-      with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
+      with remarks.collected() as notes:
         loaded = request.read(files)
         digest = provenance.of_scan(files)
     except UserError as error:
       raise UserError(cleaned(str(error), files, title)) from error
-    notes = [str(one.message) for one in caught]
-    notes = [note for note in dict.fromkeys(notes) if note.startswith(str(files.path))]
     step = viewer_data.shown_step(loaded.volume, html_viewer.SIDES[0])
     scan = Scan(
       number=next(self._numbers),

@@ -6,12 +6,12 @@ Their vectors are made once: nothing here trains, and models run without it.
 import functools
 import json
 import pathlib
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from input_pipeline import remarks
 from mome_jax.errors import reading
 from mome_jax.text.vectors import TextVectorError
 
@@ -74,7 +74,7 @@ class SentenceModel:
       whole = tokenizer(texts)['input_ids']
       for text, ids in zip(texts, whole, strict=True):
         if len(ids) > self._max_length:
-          warnings.warn(f'{text!r} has {len(ids)} tokens and is cut', stacklevel=3)
+          remarks.tell(f'{text!r} has {len(ids)} tokens and is cut', stacklevel=3)
       batch = tokenizer(
         texts, padding=True, truncation=True, max_length=self._max_length, return_tensors='pt'
       )

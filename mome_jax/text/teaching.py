@@ -3,7 +3,6 @@
 import pathlib
 import tempfile
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from input_pipeline import errors, progress
+from input_pipeline import errors, progress, remarks
 from input_pipeline.anatomy import TEMPLATE, vocabulary
 from input_pipeline.anatomy.vocabulary import Term
 from mome_jax import checkpoint
@@ -117,8 +116,7 @@ def _batch(
 
 
 def _encode(pieces: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore', UserWarning)  # the longest phrases are cut
+  with remarks.collected():  # the longest phrases are cut
     return pieces.encode(texts, _LENGTH)
 
 

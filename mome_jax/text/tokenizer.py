@@ -1,13 +1,13 @@
 """SentencePiece tokenizer with T5's conventions: pad 0, end of sentence 1, unknown 2, no start."""
 
 import os
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import sentencepiece
 from etils import epath
 
+from input_pipeline import remarks
 from mome_jax import shipped
 from mome_jax.errors import UserError
 
@@ -96,10 +96,9 @@ class Tokenizer:
       if not pieces:
         raise TokenizerError(f'prompt {row} is empty ({text!r}): name a structure, such as "liver"')
       if len(pieces) > max_length - 1:
-        warnings.warn(
+        remarks.tell(
           f'prompt {text!r} has {len(pieces)} tokens and is cut to {max_length - 1}; shorten it or '
-          f'raise max_length',
-          stacklevel=2,
+          f'raise max_length'
         )
         pieces = pieces[: max_length - 1]
       ids[row, : len(pieces) + 1] = [*pieces, EOS]
