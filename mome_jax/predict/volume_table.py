@@ -35,31 +35,50 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
   return lines
 
 
-def merge(
-  output: pathlib.Path, earlier: Iterable[Mapping[str, Any]], results: Sequence[Result]
-) -> str:
-  """The text of the table: what earlier runs left of other cases, then the cases of this run.
+def of_earlier(output: pathlib.Path, results: Sequence[Result]) -> list[dict[str, str]]:
+  """The lines of a folder's table that stay beside those of some results.
 
-  Lines of a case go when its legend is gone, and are replaced when it has a new result. What is
-  not known is an empty field: `plausible` of free text, the mean of no voxel. Text beyond ASCII
-  starts with a byte order mark, which spreadsheets need to read it as UTF-8.
+  Lines of a case go when its legend is gone, or when it has a new result.
 
   Args:
     output: folder of the results.
-    earlier: lines of the table as it was.
     results: of this run; those that failed have no lines.
+
+  Raises:
+    PredictError: as `read`.
   """
+  earlier = read(output / TABLE)
   done = {result.case for result in results if result.labels}
   exists = {case: (output / f'{case}_seg.json').exists() for case in
             {line['case'] for line in earlier} - done}  # fmt: skip
+  return [line for line in earlier if exists.get(line['case'], False)]
+
+
+def table(earlier: Iterable[Mapping[str, Any]], results: Sequence[Result]) -> str:
+  """The text of the table: lines of earlier runs, then those of results.
+
+  What is not known is an empty field: `plausible` of free text, the mean of no voxel.
+  """
+  return _csv([dict(zip(COLUMNS, COLUMNS, strict=True)), *earlier]) + lines(results)
+
+
+def lines(results: Sequence[Result]) -> str:
+  """The lines of some results, without the header."""
+  return _csv(line for result in results for line in _lines(result))
+
+
+def by_case(earlier: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+  """Case -> the text of its lines."""
+  groups: dict[str, list[Mapping[str, Any]]] = {}
+  for line in earlier:
+    groups.setdefault(line['case'], []).append(line)
+  return {case: _csv(group) for case, group in groups.items()}
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
   text = io.StringIO()
-  writer = csv.DictWriter(text, COLUMNS)
-  writer.writeheader()
-  writer.writerows(line for line in earlier if exists.get(line['case'], False))
-  for result in results:
-    writer.writerows(_lines(result))
-  mark = '' if text.getvalue().isascii() else '\ufeff'
-  return mark + text.getvalue()
+  csv.DictWriter(text, COLUMNS).writerows(rows)
+  return text.getvalue()
 
 
 def _lines(result: Result) -> list[dict[str, Any]]:

@@ -1,13 +1,21 @@
 """The table of a cohort."""
 
 import csv
+import dataclasses
+import json
+import os
 
 import nibabel as nib
 import numpy as np
 import pytest
-from threshold import save_scan
+from threshold import Threshold, save_scan
 
 from mome_jax.errors import UserError
+from mome_jax.predict import PredictError, prompted_model, run_record
+from mome_jax.predict.growing_file import GrowingFile
+from mome_jax.predict.request import Request
+from mome_jax.predict.result import Result
+from mome_jax.predict.run_record import RunRecord
 
 
 def read_table(path):
@@ -25,12 +33,18 @@ def test_the_table_has_a_row_a_scan_and_a_column_a_class(run, tmp_path):
   run(*scans, prompts=['mandible', 'liver'], force=True)
   table = read_table(tmp_path / 'out' / 'report.csv')
   assert list(table[0]) == [
-    'case', 'input', 'status', 'seconds', 'message', 'implausible', 'mandible (ml)', 'liver (ml)',
+    'case', 'input', 'status', 'seconds', 'message', 'implausible', 'unfamiliar', 'mandible (ml)',
+    'liver (ml)',
   ]  # fmt: skip
   assert [(row['case'], row['status']) for row in table] == [
     ('a', 'ok'), ('broken', 'failed'), ('b', 'ok'),
   ]  # fmt: skip
   assert [row['mandible (ml)'] for row in table] == ['0.0', '', '0.0']  # looked for; failed
+  assert [row['unfamiliar'] for row in table] == [
+    'mandible',
+    '',
+    'mandible',
+  ]  # the legend's verdict
   assert table[1]['liver (ml)'] == ''
   for row, side in ((table[0], 6), (table[2], 10)):
     mask = nib.load(tmp_path / 'out' / f'{row["case"]}_seg.nii.gz').get_fdata()
@@ -87,3 +101,109 @@ def test_another_table_called_volumes_is_not_replaced(run, tmp_path):
   with pytest.raises(UserError, match=r'volumes\.csv: has other columns'):
     run(tmp_path / 'a.nii')
   assert (tmp_path / 'out' / 'volumes.csv').read_text() == 'patient,litres\n1,2\n'
+
+
+# ---------------------------------------------------------------------------- as the run goes on
+def result(number, verdict='known', volume=1.5):
+  rows = [{'name': 'liver', 'label': 1, 'volume_ml': volume, 'verdict': verdict, 'reasons': []}]
+  return Result(f'case_{number}', f'in/{number}.nii', 'ok', labels=rows)
+
+
+def begun(output):
+  """A record of a run in an existing folder."""
+  output.mkdir(exist_ok=True)
+  record = RunRecord(output)
+  record.begin(Request(['in']), prompted_model.ask(Threshold(), Request(['in'])), ['a note'],
+               existing='overwrite')  # fmt: skip
+  return record
+
+
+def written(output):
+  """(finished, cases) of the manifest; cases of the report and of the volumes."""
+  manifest = json.loads((output / 'manifest.json').read_text())
+  cases = [[row['case'] for row in read_table(output / name)] for name in
+           ('report.csv', 'volumes.csv')]  # fmt: skip
+  return manifest['finished'], [case['case'] for case in manifest['cases']], *cases
+
+
+def test_files_are_whole_after_each_scan(tmp_path):
+  record = begun(tmp_path / 'out')
+  results = [result(number) for number in range(5)]
+  names = [one.case for one in results]
+  assert written(tmp_path / 'out') == (False, [], [], [])
+  for count, one in enumerate(results, 1):
+    (tmp_path / 'out' / f'{one.case}_seg.json').write_text('{}')
+    record.add(one)
+    assert written(tmp_path / 'out') == (False, *[names[:count]] * 3)
+  grown = {path.name: path.read_bytes() for path in (tmp_path / 'out').glob('*.csv')}
+  record.finish(results)
+  assert written(tmp_path / 'out') == (True, *[names] * 3)
+  assert grown == {path.name: path.read_bytes() for path in (tmp_path / 'out').glob('*.csv')}
+  # An earlier run's lines of the same case are replaced, and others stay.
+  record = begun(tmp_path / 'out')
+  record.add(result(3, volume=7.5))
+  volumes = {row['case']: row['volume_ml'] for row in read_table(tmp_path / 'out' / 'volumes.csv')}
+  assert volumes == dict.fromkeys(names, '1.5') | {'case_3': '7.5'}
+  assert written(tmp_path / 'out')[1:3] == (['case_3'],) * 2
+
+
+def test_what_a_scan_costs_does_not_grow_with_the_scans_before_it(tmp_path, monkeypatch):
+  record = begun(tmp_path / 'out')
+  size = []
+  monkeypatch.setattr(GrowingFile, 'write', lambda *_: size.append('the whole file'))
+  pwrite = os.pwrite
+  monkeypatch.setattr(
+    os, 'pwrite', lambda f, data, at: size.append(len(data)) or pwrite(f, data, at)
+  )
+  for number in range(100, 200):
+    record.add(result(number))
+  assert len(size) == 300 and 'the whole file' not in size
+  assert np.abs(np.subtract(size[:3], size[-3:])).max() <= 4  # digits of the seconds so far
+
+
+def test_text_beyond_ascii_that_comes_later_gets_its_mark(tmp_path):
+  record = begun(tmp_path / 'out')
+  report = tmp_path / 'out' / 'report.csv'
+  record.add(result(0))
+  assert report.read_bytes().startswith(b'case,')
+  record.add(dataclasses.replace(result(1), message='Größe'))
+  record.add(result(2))
+  assert report.read_bytes().startswith(b'\xef\xbb\xbfcase,')
+  assert [row['message'] for row in read_table(report)] == ['', 'Größe', '']
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+  record = begun(tmp_path / 'out')
+  record.add(result(0))
+  before = {path: path.read_bytes() for path in (tmp_path / 'out').iterdir()}
+  pwrite, calls = os.pwrite, []
+
+  def half(file, data, place):  # and room for what was there before
+    calls.append(len(data))
+    return pwrite(file, data[: len(data) // 2] if len(calls) == 1 else data, place)
+
+  monkeypatch.setattr(os, 'pwrite', half)
+  with pytest.raises(PredictError, match='cannot be written'):
+    record.add(result(1))
+  assert before == {path: path.read_bytes() for path in (tmp_path / 'out').iterdir()}
+
+
+def test_a_file_that_another_run_wrote_is_written_anew(tmp_path):
+  first, second = begun(tmp_path / 'out'), None
+  first.add(result(0))
+  (tmp_path / 'out' / 'case_0_seg.json').write_text('{}')
+  second = begun(tmp_path / 'out')
+  second.add(result(1))
+  (tmp_path / 'out' / 'case_1_seg.json').write_text('{}')
+  first.add(result(2))
+  assert {row['case'] for row in read_table(tmp_path / 'out' / 'volumes.csv')} == {
+    'case_0', 'case_1', 'case_2',
+  }  # fmt: skip
+  assert written(tmp_path / 'out')[1:3] == (['case_0', 'case_2'],) * 2
+
+
+def test_prompts_that_mean_nothing_to_the_model_are_named(tmp_path):
+  labels = [result(0, verdict).labels[0] | {'name': verdict} for verdict in ('near', 'unfamiliar')]
+  text = run_record.table([Result('a', 'a.nii', 'ok', labels=labels)], ['near', 'unfamiliar'])
+  [row] = csv.DictReader(text.splitlines())
+  assert row['unfamiliar'] == 'near (near); unfamiliar'
