@@ -26,7 +26,7 @@ def frames(dataset: Any) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def read(
-  dataset: Any, place: str, geometry: Geometry, wanted: Sequence[str]
+  dataset: Any, place: str, geometry: Geometry, chosen: Sequence[str]
 ) -> dict[str, np.ndarray]:
   """Masks of some segments.
 
@@ -34,7 +34,7 @@ def read(
     dataset: of pydicom.
     place: for messages.
     geometry: of the series; its own axes are (columns, rows, slices).
-    wanted: labels of segments.
+    chosen: labels of segments.
 
   Returns:
     Label -> (columns, rows, slices) bool, of those with voxels; a probability counts from one half.
@@ -61,7 +61,7 @@ def read(
   pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
   masks: dict[str, np.ndarray] = {}
   for frame, (number, position) in zip(pixels, frames(dataset), strict=True):
-    if names[number] not in wanted:
+    if names[number] not in chosen:
       continue
     column, row, height = back[:3, :3] @ (position * [-1, -1, 1]) + back[:3, 3]
     k = round(float(height))

@@ -36,7 +36,7 @@ from input_pipeline import file_kinds, inventory, labels, text_files
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import slicer_segments
 from input_pipeline.errors import UserError, suggest
-from input_pipeline.sources import absence, files, nnunet
+from input_pipeline.sources import absence, files, nnunet, split_lists
 from input_pipeline.sources.base import Case, Source, SourceError
 
 _HOLDS = 'dataset.json, imagesTr/ and labelsTr/'
@@ -302,19 +302,8 @@ def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> 
   if twice:
     raise SourceError(f'{folder}: {twice[0]} is in imagesTr and in imagesTs; keep one')
   splits = dict.fromkeys(pairs['Tr'], 'train') | dict.fromkeys(pairs['Ts'], 'test')
-  given = index.get('splits', {})
-  if not isinstance(given, dict) or set(given) - {'train', 'validation', 'test'}:
-    raise SourceError(f'{path}: "splits" must map train, validation or test to lists of cases')
-  faults: list[str] = []
-  seen: dict[str, str] = {}
-  for split, names in given.items():
-    for name in names:
-      if name not in splits:
-        faults.append(f'splits names the case {name!r}, which has no scan and label')
-      elif seen.setdefault(name, split) != split:
-        faults.append(f'{name!r} is in two splits; keep one')
-      else:
-        splits[name] = split
+  given, faults = split_lists.read(index, path, splits)
+  splits |= given
   supervised = index.get('supervised', {})
   for name in supervised if isinstance(supervised, dict) else ():
     if name not in splits:

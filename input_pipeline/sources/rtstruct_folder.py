@@ -37,7 +37,7 @@ from input_pipeline import inventory, labels, text_files
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import dicom, dicom_series, structure_set, volume
 from input_pipeline.errors import UserError
-from input_pipeline.sources import absence, files, roi_names
+from input_pipeline.sources import absence, files, roi_names, split_lists
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
 from input_pipeline.sources.roi_names import RoiNames
 
@@ -170,27 +170,28 @@ def _choose(
   index: dict,
 ) -> structure_set.StructureSet:
   """The newest structure set of those that are asked for and belong to a series that is there."""
-  wanted = index.get('structure_set', '*')
+  pattern = str(index.get('structure_set', '*'))
   named = [
     one for one in sets
-    if any(fnmatch.fnmatchcase(roi_names.plain(text), roi_names.plain(str(wanted)))
+    if any(fnmatch.fnmatchcase(roi_names.plain(text), roi_names.plain(pattern))
            for text in (one.label, pathlib.PurePosixPath(one.name).name))
   ]  # fmt: skip
   if not sets or not named:
-    there = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)
-    kind = f'structure set called {wanted}; there are {there}' if sets else 'RTSTRUCT or SEG'
+    names = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)
+    kind = f'structure set called {pattern}; there are {names}' if sets else 'RTSTRUCT or SEG'
     raise SourceError(f'{path}: no {kind}; export it with its series, or move the patient away')
   uids = {series.uid for series in study.series}
-  ours = [one for one in named if not one.series or uids & set(one.series)]
-  if not ours:
+  matching = [one for one in named if not one.series or uids & set(one.series)]
+  if not matching:
     raise SourceError(
       f'{path}/{named[-1].name}: is of series {", ".join(named[-1].series)}, which is not there; '
       'export both again'
     )
+  newest = matching[-1]
   if len(sets) > 1:
-    others = ', '.join(one.name for one in sets if one is not ours[-1])
-    files.note(f'{path}: takes {ours[-1].name} ({ours[-1].label}), not {others}')
-  return ours[-1]
+    others = ', '.join(one.name for one in sets if one is not newest)
+    files.note(f'{path}: takes {newest.name} ({newest.label}), not {others}')
+  return newest
 
 
 def _series_of(
@@ -281,18 +282,10 @@ def _splits(
   place: pathlib.Path, index: dict, patients: Mapping[str, _Patient]
 ) -> tuple[dict[str, str], bool]:
   """Patient -> split, and whether they are drawn."""
-  given = index.get('splits') or {}
-  if not isinstance(given, dict) or set(given) - {'train', 'validation', 'test'}:
-    raise SourceError(f'{place}: "splits" must map train, validation or test to lists of cases')
-  splits = dict.fromkeys(patients, 'train')
-  seen: dict[str, str] = {}
-  for split, names in given.items():
-    for name in names:
-      if name not in patients:
-        raise SourceError(f'{place}: splits names {name!r}, who is not there')
-      if seen.setdefault(name, split) != split:
-        raise SourceError(f'{place}: {name!r} is in two splits; keep one')
-      splits[name] = split
+  given, faults = split_lists.read(index, place, patients)
+  if faults:
+    raise SourceError(f'{place}: {"; ".join(faults)}')
+  splits = dict.fromkeys(patients, 'train') | given
   if not given:
     splits |= dict.fromkeys(files.hold_out(patients, _VALIDATION_SHARE), 'validation')
   return splits, not given

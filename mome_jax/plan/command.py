@@ -30,12 +30,7 @@ _UNITS = {'k': 10, 'm': 20, 'g': 30, 't': 40}
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.plan',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = Parser(prog='python -m mome_jax.plan', description=__doc__, allow_abbrev=False)
   parser.add_argument(
     '--sources', required=True, metavar='NAME[=FOLDER],...',
     help='as prepare knows them, each with the folder of its download; or prepared in --data-dir',

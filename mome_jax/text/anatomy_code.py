@@ -79,11 +79,11 @@ def loss(embeddings: jax.Array, codes: jax.Array, rows: jax.Array, temperature: 
   both = jnp.concatenate([rows, rows])
   unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
   of_codes = jax.nn.log_softmax(unit(embeddings) @ unit(codes).T / temperature)
-  found = -jnp.take_along_axis(of_codes, both[:, None], axis=1).mean()
+  retrieved = -jnp.take_along_axis(of_codes, both[:, None], axis=1).mean()
   first, second = jnp.split(unit(embeddings), 2)
   similarity = first @ second.T / temperature
   matched = -jnp.diag(jax.nn.log_softmax(similarity, 0) + jax.nn.log_softmax(similarity, 1)).mean()
   away = jnp.sum((embeddings - codes[both]) ** 2, axis=-1).mean() / _NORM**2
   sizes = jnp.mean((jnp.linalg.norm(codes, axis=-1) / _NORM - 1) ** 2)
   centre = jnp.sum(codes.mean(0) ** 2) / _NORM**2
-  return found + 0.25 * matched + away + sizes + centre
+  return retrieved + 0.25 * matched + away + sizes + centre

@@ -158,11 +158,7 @@ def made_of(compare: Comparison, embed: Callable[[Sequence[str]], np.ndarray]) -
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
-  parser = Parser(
-    prog='python -m mome_jax.text.calibrate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = Parser(prog='python -m mome_jax.text.calibrate', description=__doc__)
   parser.add_argument('--output', type=pathlib.Path, default=shipped.FAMILIARITY)
   return parser
 

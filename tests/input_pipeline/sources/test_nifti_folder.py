@@ -125,6 +125,7 @@ def test_a_case_may_label_less(tmp_path):
     ({'splits': {'test': ['z', 'y']}}, r"splits names the case 'z', which has no scan.*case 'y'"),
     ({'supervised': {'A': ['liver']}}, r"supervised names the case 'A', which has no scan"),
     ({'splits': {'validation': ['a'], 'test': ['a']}}, r"'a' is in two splits"),
+    ({'splits': {'test': 'ab'}}, "must map test to a list of cases, not to 'ab'"),
     ({'supervised': {'a': ['spleen']}}, r"supervised of a: 'spleen' has no value"),
   ],
 )

@@ -1,0 +1,38 @@
+"""The lists of `splits` in a `dataset.json`: which cases are trained on, which are held out."""
+
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from input_pipeline.sources.base import SourceError
+
+_SPLITS = ('train', 'validation', 'test')
+
+
+def read(
+  index: Mapping[str, Any], path: pathlib.Path, cases: Collection[str]
+) -> tuple[dict[str, str], list[str]]:
+  """Case -> split, of the cases that are listed, and what is wrong with the lists.
+
+  Args:
+    index: content of the file.
+    path: of the file.
+    cases: names of all that there are.
+
+  Raises:
+    SourceError: if `splits` are no lists of names.
+  """
+  given = index.get('splits') or {}
+  if not isinstance(given, dict) or set(given) - set(_SPLITS):
+    raise SourceError(f'{path}: "splits" must map train, validation or test to lists of cases')
+  splits: dict[str, str] = {}
+  faults = []
+  for split, names in given.items():
+    if isinstance(names, str) or not isinstance(names, Collection):
+      raise SourceError(f'{path}: "splits" must map {split} to a list of cases, not to {names!r}')
+    for name in names:
+      if name not in cases:
+        faults.append(f'splits names the case {name!r}, which has no scan and label')
+      elif splits.setdefault(name, split) != split:
+        faults.append(f'{name!r} is in two splits; keep one')
+  return splits, faults
