@@ -185,40 +185,56 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
 
 def _compare(config: ConfigDict, place: epath.Path, model: str) -> verdict.Verdict:
   """Scores both on the held-out scans; a copy of the start lies in the workdir."""
-  start_config = checkpoint.load_config(model)
-  new = tuple(name for name in config.classes if name not in start_config.classes)
-  shared = tuple(name for name in config.classes if name in start_config.classes)
+  known = checkpoint.load_config(model).classes
+  new = tuple(name for name in config.classes if name not in known)
   try:
     print('\nThe fine-tuned model on the held-out scans:', flush=True)
     evaluate.evaluate(checkpoint.for_evaluation(place, config), place)
   except evaluate.NothingHeldOutError as error:
     return verdict.Verdict(None, new, str(error))
-  if not shared:
+  if not set(config.classes) & set(known):
     return verdict.Verdict(None, new, 'it knows none of your classes')
   folder = place / 'start'
   if not (folder / 'params').exists():
-    export(model, folder)
-  start_config = checkpoint.load_config(folder)
-  start_config.classes = shared
-  start_config.data_dir, start_config.data.sources = config.data_dir, config.data.sources
-  start_config.evaluation = config.evaluation.copy_and_resolve_references()
-  start_config.evaluation.checkpoint = 'last'
+    _export_whole(model, folder)
   print('\nThe start on the same scans:', flush=True)
-  evaluate.evaluate(start_config, folder)
+  evaluate.evaluate(evaluation_of_start(config, folder), folder)
   result = verdict.judge(score_files.read(folder), score_files.read(place), new)
   if result.comparison is not None:
     (place / 'comparison.md').write_text(compare.to_markdown(result.comparison))
   return result
 
 
+def evaluation_of_start(config: ConfigDict, start: epath.Path) -> ConfigDict:
+  """How the start is scored: on the scans of a run and as the run is, with all that it knows.
+
+  Its classes compete where the run has none of them, as they do in a prediction.
+
+  Args:
+    config: of the run.
+    start: its model folder.
+  """
+  other = checkpoint.load_config(start)
+  other.data_dir, other.data.sources = config.data_dir, config.data.sources
+  other.data.fold = -1
+  other.evaluation = config.evaluation.copy_and_resolve_references()
+  other.evaluation.checkpoint = 'last'
+  return other
+
+
 def _export(place: epath.Path, model: str, result: verdict.Verdict) -> None:
   """Writes WORKDIR/model, in place of one of an earlier start of this command."""
-  made = place / '.model'
-  with writing(place):
+  _export_whole(model if result.keeps_start else str(place), place / 'model')
+
+
+def _export_whole(model: str, folder: epath.Path) -> None:
+  """Writes a model folder, which is there only once it is whole."""
+  made = folder.parent / f'.{folder.name}'
+  with writing(folder.parent):
     shutil.rmtree(made, ignore_errors=True)
-    export(model if result.keeps_start else place, made)
-    shutil.rmtree(place / 'model', ignore_errors=True)
-    made.rename(place / 'model')
+    export(model, made)
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
 
 
 def _next(place: epath.Path) -> list[str]:

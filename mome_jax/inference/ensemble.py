@@ -60,8 +60,8 @@ class Ensemble(Model):
     return _joined(sorted(model.fingerprint() for model in self.members))
 
   def text_fingerprint(self, prompts: Sequence[str]) -> str:
-    """See `Model.text_fingerprint`."""
-    return _joined([model.text_fingerprint(prompts) for model in self.members])
+    """See `Model.text_fingerprint`; whatever the order of the models."""
+    return _joined(sorted(model.text_fingerprint(prompts) for model in self.members))
 
 
 def _joined(digests: Sequence[str]) -> str:

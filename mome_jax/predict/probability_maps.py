@@ -14,6 +14,7 @@ from mome_jax.predict.request import Target
 
 # The float32 below 1 / 255, since 255 times the nearest one is above 1.
 _SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
+_CHUNK = 1 << 24  # bytes
 
 
 class ProbabilityMaps:
@@ -33,8 +34,7 @@ class ProbabilityMaps:
     self._columns = columns
     self._path = folder / 'probabilities.raw'
     shape = (len(columns), *scan.array.shape)
-    with self._path.open('wb') as file:  # a full disk shows now, not as a crash at some voxel
-      os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+    _reserve(self._path, math.prod(shape))
     self._maps = np.memmap(self._path, np.uint8, mode='r+', shape=shape)
 
   def add(self, slab: Planes) -> None:
@@ -61,3 +61,13 @@ class ProbabilityMaps:
     finally:
       del self._maps
       self._path.unlink()
+
+
+def _reserve(path: pathlib.Path, size: int) -> None:
+  """Makes a file of `size` zeros with room on the disk: a full one shows now, not at some voxel."""
+  with path.open('wb') as file:
+    if hasattr(os, 'posix_fallocate'):
+      os.posix_fallocate(file.fileno(), 0, size)
+      return
+    for start in range(0, size, _CHUNK):  # macOS has no such call
+      file.write(bytes(min(_CHUNK, size - start)))

@@ -38,10 +38,9 @@ def of_request(
     weights: `predictor.fingerprint()`.
   """
   config = predictor.config.to_dict()
-  network = {key: config.get(key) for key in _NETWORK}
   return {
     'weights': weights,
-    'network': hashlib.sha256(_plain(network).encode()).hexdigest(),
+    'network': _network(predictor),
     'text': predictor.text_fingerprint(prompts),
     'dtype': (config.get('model') or {}).get('dtype'),
     'spacing': segmenter.settings.spacing,
@@ -53,6 +52,17 @@ def of_request(
     'assume_spacing': request.assume_spacing,
     'volume': request.volume_number,
   }
+
+
+def _network(predictor: Model) -> str:
+  """SHA-256 of what the networks are, hexadecimal; of several, whatever their order."""
+  digests = []
+  for member in predictor.members:
+    config = member.config.to_dict()
+    text = _plain({key: config.get(key) for key in _NETWORK})
+    digests.append(hashlib.sha256(text.encode()).hexdigest())
+  first, *others = sorted(digests)
+  return hashlib.sha256(''.join([first, *others]).encode()).hexdigest() if others else first
 
 
 def of_scan(scan: find_scans.ScanFiles) -> str:

@@ -105,6 +105,19 @@ def test_mistakes(words, message, tmp_path, capsys):
   assert not (tmp_path / 'run').exists()
 
 
+def test_the_start_is_scored_with_all_that_it_knows(data_dir, tmp_path):
+  """Banks attend to the classes of training, and all of them compete in a prediction."""
+  config = config_of(data_dir)
+  start = checkpoint.load_config(shipped.MODEL)
+  run.plan(config, start, epath.Path(tmp_path), 100)
+  config.evaluation.overlap = 0.125
+  scored = run.evaluation_of_start(config, epath.Path(shipped.MODEL))
+  assert scored.classes == start.classes != config.classes
+  assert (scored.data_dir, scored.data.sources) == (str(data_dir), ('mine',))
+  assert (scored.evaluation.overlap, scored.evaluation.checkpoint) == (0.125, 'last')
+  assert config.evaluation.checkpoint == 'best'
+
+
 def test_what_got_worse_is_not_exported(tmp_path):
   """WORKDIR/model is the start, which still knows its seven classes; so too when it is there."""
   place = epath.Path(tmp_path)

@@ -202,6 +202,17 @@ def test_predict_with_several_models(folders, models, tmp_path):
   assert (again == both).all() and both.any()
   alone, manifest = labels('alone', '--checkpoint', folders[0])
   assert (alone != both).any() and 'members' not in manifest['checkpoint']
+  # The same models in another order have made it already; of another architecture they have not.
+  swapped = ['--checkpoint', *folders[::-1], '--skip-done']
+  assert command.main([*map(str, [*line, '--output', tmp_path / 'both', *swapped])]) == 0
+  other = tmp_path / 'other'
+  shutil.copytree(folders[1], other)
+  config = json.loads((other / 'config.json').read_text())
+  config['model']['top_k'] = 1
+  (other / 'config.json').write_text(json.dumps(config))
+  sparser = ['--checkpoint', folders[0], other, '--skip-done']
+  assert command.main([*map(str, [*line, '--output', tmp_path / 'both', *sparser])]) == 1
+  assert 'another network' in (tmp_path / 'both/report.csv').read_text()
   # Made otherwise: the result of one pass is not that of two.
   mirrored = ['--checkpoint', folders[0], '--tta', '--skip-done']
   assert command.main([*map(str, [*line, '--output', tmp_path / 'alone', *mirrored])]) == 1

@@ -4,12 +4,18 @@ import os
 
 import nibabel as nib
 import numpy as np
+import pytest
 from threshold import Threshold, save_scan
 
+from mome_jax.predict import probability_maps
 from mome_jax.predict.request import Options
 
 
-def test_probabilities_stay_within_one(run, tmp_path):
+@pytest.mark.parametrize('reserves', [True, False])  # macOS cannot
+def test_probabilities_stay_within_one(reserves, run, tmp_path, monkeypatch):
+  if not reserves:
+    monkeypatch.delattr(os, 'posix_fallocate')
+    monkeypatch.setattr(probability_maps, '_CHUNK', 1000)
   save_scan(tmp_path / 'a.nii.gz')
   options = Options(preview=False, probabilities=True)
   run(tmp_path / 'a.nii.gz', threshold=Threshold(lambda x: 100 * x), options=options)
