@@ -302,7 +302,8 @@ def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> 
   if twice:
     raise SourceError(f'{folder}: {twice[0]} is in imagesTr and in imagesTs; keep one')
   splits = dict.fromkeys(pairs['Tr'], 'train') | dict.fromkeys(pairs['Ts'], 'test')
-  given, faults = split_lists.read(index, path, splits)
+  given, unknown, faults = split_lists.read(index, path, splits)
+  faults += [f'splits names the case {name!r}, which has no scan and label' for name in unknown]
   splits |= given
   supervised = index.get('supervised', {})
   for name in supervised if isinstance(supervised, dict) else ():

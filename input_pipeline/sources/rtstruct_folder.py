@@ -282,7 +282,8 @@ def _splits(
   place: pathlib.Path, index: dict, patients: Mapping[str, _Patient]
 ) -> tuple[dict[str, str], bool]:
   """Patient -> split, and whether they are drawn."""
-  given, faults = split_lists.read(index, place, patients)
+  given, unknown, faults = split_lists.read(index, place, patients)
+  faults += [f'splits names {name!r}, who is not there' for name in unknown]
   if faults:
     raise SourceError(f'{place}: {"; ".join(faults)}')
   splits = dict.fromkeys(patients, 'train') | given

@@ -11,8 +11,8 @@ _SPLITS = ('train', 'validation', 'test')
 
 def read(
   index: Mapping[str, Any], path: pathlib.Path, cases: Collection[str]
-) -> tuple[dict[str, str], list[str]]:
-  """Case -> split, of the cases that are listed, and what is wrong with the lists.
+) -> tuple[dict[str, str], list[str], list[str]]:
+  """Case -> split of the cases that are listed; names that are no case; what else is wrong.
 
   Args:
     index: content of the file.
@@ -26,13 +26,13 @@ def read(
   if not isinstance(given, dict) or set(given) - set(_SPLITS):
     raise SourceError(f'{path}: "splits" must map train, validation or test to lists of cases')
   splits: dict[str, str] = {}
-  faults = []
+  unknown, faults = [], []
   for split, names in given.items():
     if isinstance(names, str) or not isinstance(names, Collection):
       raise SourceError(f'{path}: "splits" must map {split} to a list of cases, not to {names!r}')
     for name in names:
       if name not in cases:
-        faults.append(f'splits names the case {name!r}, which has no scan and label')
+        unknown.append(name)
       elif splits.setdefault(name, split) != split:
         faults.append(f'{name!r} is in two splits; keep one')
-  return splits, faults
+  return splits, unknown, faults

@@ -35,7 +35,8 @@ from mome_jax.training.log import MetricsLog
 from mome_jax.training.log_window import LogWindow, NonFiniteLossError
 from mome_jax.training.monitor import Monitor
 from mome_jax.training.optimizer import make_optimizer
-from mome_jax.training.start import Start, Task, find_start, read_task, unlearnable
+from mome_jax.training.start import Start, Task, find_start, read_task
+from mome_jax.training.unlearnable import unlearnable
 from mome_jax.training.validation import Validation
 
 Feed = Generator[tuple[dict[str, jax.Array], Any], None, None]  # batch and prompts of a step

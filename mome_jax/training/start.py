@@ -1,7 +1,6 @@
 """What a run learns, and where it begins: anew, from another model, or from its last checkpoint."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -70,34 +69,6 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   digests = {store.name: store.digest() for store in stores}
   training, held_out = validation_scans.split(config, stores, template, workdir)
   return Task(config, template, training, digests, text, start, tokenizer, changes, held_out)
-
-
-def unlearnable(stores: Sequence[bricks.Store], classes: Sequence[str]) -> list[str]:
-  """What a run cannot learn of its classes, a line each for people; empty if there is nothing.
-
-  Such classes are scored all the same: in a fold of a cross-validation, which may hold out every
-  scan of a rare one, their Dice of 0 goes into the mean of all.
-
-  Args:
-    stores: that the run is trained on.
-    classes: of the run.
-  """
-  labelled = {name for store in stores for case in store.cases for name in case.supervised}
-  voxels = sum(store.class_voxels(classes).sum(0) for store in stores)
-  shown = {name for name, count in zip(classes, voxels, strict=True) if count}
-  unlabelled = [name for name in classes if name not in labelled]
-  empty = [name for name in classes if name in labelled and name not in shown]
-  lines = []
-  if unlabelled:
-    lines.append(
-      f'CAUTION: no training scan labels {", ".join(unlabelled)}: this run does not learn them; '
-      'their masks mean nothing'
-    )
-  if empty:
-    lines.append(
-      f'CAUTION: no training scan shows {", ".join(empty)}: this run learns only where they are not'
-    )
-  return lines
 
 
 def _find_text(

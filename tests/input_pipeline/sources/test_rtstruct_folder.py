@@ -211,7 +211,7 @@ def test_odd_contours_are_told(tmp_path):
     ({'rois': ['a']}, '"rois" must map classes to names'),
     ({'rois': {'larynx': [3]}}, "rois of 'larynx' must be a name or a list of names"),
     ({'ignored': 'BODY'}, '"ignored" must be a list'),
-    ({'splits': {'test': ['p9']}}, "splits names the case 'p9', which has no scan and label"),
+    ({'splits': {'test': ['p9']}}, "splits names 'p9', who is not there"),
     ({'splits': {'dev': []}}, '"splits" must map'),
     ({'supervised': {'p9': []}}, "supervised names 'p9', who is not there"),
     ({'supervised': {'p1': ['x']}}, "supervised of p1: rois: 'x' is no class"),

@@ -1,4 +1,4 @@
-"""What a run says of itself when it starts."""
+"""Classes that no training scan teaches."""
 
 import nibabel as nib
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 from input_pipeline import bricks
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
-from mome_jax.training import start
+from mome_jax.training.unlearnable import unlearnable
 
 CLASSES = ('liver', 'spleen', 'pancreas', 'aorta')
 
@@ -28,8 +28,8 @@ def test_classes_that_no_training_scan_labels_or_shows_are_told():
   # The second scan shows a pancreas that nobody says it labels.
   scans = [record('a', ('liver', 'spleen'), ['liver']),
            record('b', ('liver',), ['liver', 'pancreas'])]  # fmt: skip
-  unlabelled, empty = start.unlearnable([store(scans[0]), store(scans[1])], CLASSES)
+  unlabelled, empty = unlearnable([store(scans[0]), store(scans[1])], CLASSES)
   assert 'no training scan labels pancreas, aorta:' in unlabelled
   assert 'no training scan shows spleen:' in empty
   everything = record('c', CLASSES, CLASSES)
-  assert start.unlearnable([store(*scans, everything)], CLASSES) == []
+  assert unlearnable([store(*scans, everything)], CLASSES) == []
