@@ -74,11 +74,12 @@ def prepare(
     beam: options of Apache Beam, which then converts the cases; None converts them here.
 
   Returns:
-    settings, new_classes (beyond the built-in template), cases per split, skipped (case, reason),
-    warnings (case, message), assigned (with folds: source, case and split of each case that is
-    there twice), drawn (case -> split of every case whose split was ever drawn),
-    patients (source, case, patient, of the cases in a group), records, bytes, seconds; and changes,
-    which is not stored: how many cases were added, replaced, removed and kept.
+    settings, manual_dir and groups_file as absolute paths, new_classes (beyond the built-in
+    template), cases per split, skipped (case, reason), warnings (case, message), assigned (with
+    folds: source, case and split of each case that is there twice), drawn (case -> split of every
+    case whose split was ever drawn), patients (source, case, patient, of the cases in a group),
+    records, bytes, seconds; and changes, which is not stored: how many cases were added, replaced,
+    removed and kept.
 
   Raises:
     PrepareError: if it is there with other settings, or Beam is asked for and not installed.
@@ -108,7 +109,7 @@ def prepare(
   folds = folds or bool((earlier.settings or {}).get('assigned')) and not overwrite
   cases, assigned = _both_ways(cases) if folds else (cases, [])
   start = time.monotonic()
-  origin = repr((source, manual_dir and os.path.abspath(manual_dir), list(template.additions())))
+  origin = repr((source, _absolute(manual_dir), list(template.additions())))
   conversion = writer.Conversion(mm, brick, origin)
   keys = [conversion.key(case) for case in cases]
   if not overwrite and earlier.settings and earlier.is_current(keys, patients):
@@ -127,6 +128,8 @@ def prepare(
       'settings': settings,
       'new_classes': list(template.additions()),
       'groups': digest,
+      'manual_dir': _absolute(manual_dir),
+      'groups_file': _absolute(groups),
       'patients': patients,
       'drawn': drawn | new_draws,
       **({'assigned': assigned} if folds else {}),
@@ -135,6 +138,10 @@ def prepare(
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
     staging.publish(folder, earlier.folder, place / 'replaced')
   return report | {'changes': _changes(earlier.outcomes, writer.read_outcomes(earlier.folder))}
+
+
+def _absolute(path: str | None) -> str | None:
+  return os.path.abspath(path) if path else path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -281,8 +281,8 @@ class _Part:
 def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLike) -> _Part:
   report = bricks.read_settings(data_dir, name)
   settings = report and report['settings']
-  if settings and not folder:
-    return _prepared(name, settings, data_dir)
+  if report and not folder:
+    return _prepared(name, report, data_dir)
   if source not in sources.SOURCES:
     known = sorted({*bricks.prepared_sources(data_dir), *sources.SOURCES})
     raise CohortError(
@@ -303,7 +303,8 @@ def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLik
   return _Part(Origin(name, source, folder, prepared), template, cases, read)
 
 
-def _prepared(name: str, settings: Mapping, data_dir: str | os.PathLike) -> _Part:
+def _prepared(name: str, report: Mapping, data_dir: str | os.PathLike) -> _Part:
+  settings = report['settings']
   store = bricks.open_bricks(data_dir, name)
   number = {(case.source, case.name): i for i, case in enumerate(store.cases)}
 
@@ -326,7 +327,8 @@ def _prepared(name: str, settings: Mapping, data_dir: str | os.PathLike) -> _Par
     shape = tuple(int(n) for n in np.maximum(np.rint(extent / case.own_spacing), 1))
     return dataclasses.replace(known, spacing=tuple(case.own_spacing), shape=shape)
 
-  origin = Origin(name, settings.get('source', name), None, tuple(settings['spacing']))
+  source, folder = settings.get('source', name), report.get('manual_dir')
+  origin = Origin(name, source, folder, tuple(settings['spacing']))
   return _Part(origin, store.template, store.cases, read)
 
 

@@ -108,7 +108,7 @@ def test_prepared_scans_tell_the_same(raw, folder, tmp_path):
   )
   prepared = cohort.read_cohort([('mine', None)], tmp_path, 100)
   assert prepared.classes == raw.classes and (prepared.spacings == raw.spacings).all()
-  assert prepared.origins[0] == cohort.Origin('mine', 'nifti_folder', None, (2.0, 2.0, 5.0))
+  assert prepared.origins[0] == cohort.Origin('mine', 'nifti_folder', str(folder), (2.0, 2.0, 5.0))
   for ours, theirs in zip(prepared.cases, raw.cases, strict=True):
     assert ours.shape == theirs.shape and ours.volumes == theirs.volumes
     assert all((ours.inside[name] == theirs.inside[name]).all() for name in ours.volumes)
