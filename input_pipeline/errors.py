@@ -16,13 +16,15 @@ _FEW = 6  # known names that a message lists beside the nearest
 class UserError(ValueError):
   """What was asked for cannot be done; one line that names the file or value, and the fix.
 
-  Commands print it without a traceback and end with exit code 1. Any other exception is a fault of
-  this program and keeps its traceback.
+  Commands print it without a traceback and end with its `exit_code`. Any other exception is a fault
+  of this program and keeps its traceback.
   """
+
+  exit_code = 1
 
 
 def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
-  """Makes main(argv=None) -> exit code explain a UserError: one line of the standard error, code 1.
+  """Makes main(argv=None) -> exit code explain a UserError: one line of the standard error.
 
   Every other exception passes, traceback and all. Control-C and SIGTERM unwind the command, so that
   it cleans up, and end it with 130 and 143, as shells have it.
@@ -35,7 +37,7 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
         return main(argv)
     except UserError as error:
       print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
-      return 1
+      return error.exit_code
     except KeyboardInterrupt as stopped:
       number = stopping.number_of(stopped)
       how = 'interrupted' if number == signal.SIGINT else f'stopped by {number.name}'

@@ -26,8 +26,8 @@ from absl import flags, logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from mome_jax.errors import command, one_line, writing
-from mome_jax.training import command_line, config_flag
+from mome_jax.errors import command, writing
+from mome_jax.training import command_line
 from mome_jax.training.command_line import parse
 
 __all__ = ['main', 'make_parser', 'parse']
@@ -38,11 +38,7 @@ make_parser = functools.partial(command_line.make_parser, __doc__)
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
-  try:
-    values = parse(argv)
-  except config_flag.FlagError as error:
-    print(f'error: {one_line(error)} (--help lists the flags)', file=sys.stderr)
-    return 2
+  values = parse(argv)
   if values.help:
     print(command_line.help_text(values, __doc__))
     return 0

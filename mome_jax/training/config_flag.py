@@ -22,6 +22,11 @@ _PARTS = ('__init__', 'base')  # no experiments
 class FlagError(UserError):
   """A flag that does not exist or has no such value; the message names it."""
 
+  exit_code = 2  # as argparse has it
+
+  def __str__(self) -> str:
+    return f'{super().__str__()} (--help lists the flags)'
+
 
 def names() -> list[str]:
   """The experiments of this package."""
