@@ -7,14 +7,21 @@ Sources must be prepared with `--folds`, so that every case can be trained on an
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from input_pipeline import bricks, patient_folds
+from input_pipeline.bricks import Key
 from input_pipeline.errors import UserError
-from input_pipeline.patient_folds import Key
 
 
 class FoldError(UserError):
   """The folds are not what they should be; the message names the fix."""
+
+
+def of_run(config: Any) -> frozenset[Key] | None:
+  """What the fold of a run's config holds out; see `held_out`."""
+  data = config.data
+  return held_out(config.data_dir, data.sources, data.fold, data.folds)
 
 
 def held_out(
@@ -29,7 +36,7 @@ def held_out(
     folds: how many.
 
   Raises:
-    FoldError: if there is no such fold, nothing is in it, or nothing is left to train on.
+    FoldError: if there is no such fold, or there are fewer patients than folds.
     NotPreparedError: if a source is not prepared with folds.
   """
   if fold == -1:

@@ -8,10 +8,9 @@ import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from input_pipeline.bricks.records import CaseInfo, HeldOutCase
+from input_pipeline.bricks.records import CaseInfo, HeldOutCase, Key
 from input_pipeline.sources import files
 
-Key = tuple[str, str]  # source and name of a case
 _LARGEST_PART = 0.2  # of a dataset's cases that is set aside: one of five folds
 
 

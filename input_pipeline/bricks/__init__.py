@@ -29,13 +29,14 @@ from input_pipeline.bricks.records import (
   VERSION,
   CaseInfo,
   HeldOutCase,
+  Key,
   VolumeRecord,
   import_tfds,
 )
 
 __all__ = [
   'INDEX', 'OUTCOMES', 'SETTINGS', 'VERSION', 'BrickStore', 'CaseInfo', 'HeldOutCase',
-  'MemoryStore', 'NotPreparedError', 'Store', 'VolumeRecord', 'cut', 'held_out_cases',
+  'Key', 'MemoryStore', 'NotPreparedError', 'Store', 'VolumeRecord', 'cut', 'held_out_cases',
   'import_tfds', 'open_bricks', 'open_volumes', 'pool_cases', 'prepared_sources', 'read_patients',
   'read_settings', 'read_template', 'to_int16', 'to_spacing',
 ]  # fmt: skip

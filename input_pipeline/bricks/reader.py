@@ -17,10 +17,8 @@ from etils import epath
 from input_pipeline import sources
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.bricks import records
-from input_pipeline.bricks.records import HeldOutCase, VolumeRecord
+from input_pipeline.bricks.records import HeldOutCase, Key, VolumeRecord
 from input_pipeline.errors import UserError, reading, suggest
-
-Key = tuple[str, str]  # source and name of a case
 
 
 class NotPreparedError(UserError):

@@ -13,6 +13,7 @@ import numpy as np
 from input_pipeline import sources
 from input_pipeline.ct import volume
 
+Key = tuple[str, str]  # source and name of a case
 VERSION = '1.1.0'  # of the files' layout, and of how scans are converted to it
 SETTINGS = 'prepare.json'  # what `prepare` was asked for and what came of it
 OUTCOMES = 'cases.json'  # beside it: what came of each case, in the records' order

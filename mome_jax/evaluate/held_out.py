@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import Template
-from input_pipeline.patient_folds import Key
 from mome_jax.checkpoint.training_cases import TrainingCases
 from mome_jax.errors import UserError
 from mome_jax.training import multihost
@@ -71,7 +70,7 @@ def find(
   *,
   split: str = 'auto',
   trained: TrainingCases | None = None,
-  fold: Collection[Key] | None = None,
+  fold: Collection[bricks.Key] | None = None,
 ) -> list[HeldOut]:
   """The held-out scans of prepared sources, split by split.
 
@@ -138,7 +137,7 @@ def _select(
   template: Template,
   split: str,
   trained: TrainingCases | None,
-  fold: Collection[Key] | None,
+  fold: Collection[bricks.Key] | None,
 ) -> HeldOut:
   places, left_out = [], []
   for source, cases in listed.items():

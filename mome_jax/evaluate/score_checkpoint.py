@@ -59,7 +59,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     template,
     split=config.evaluation.split,
     trained=training_cases.of_models(folders),
-    fold=folds.held_out(config.data_dir, config.data.sources, config.data.fold, config.data.folds),
+    fold=folds.of_run(config),
   )
   model = open_model(workdir, config)
   texts = prompts.BY_KIND[kind](names, template)

@@ -62,12 +62,12 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   text = prompt_inputs.for_training(config, template, tokenizer)
   config.text.d_model = text.width
   changes = checkpoint.check_same_run(workdir, config, text.vectors)
-  fold = folds.held_out(config.data_dir, config.data.sources, config.data.fold, config.data.folds)
+  fold = folds.of_run(config)
   stores = [
     bricks.open_bricks(config.data_dir, name, template, fold) for name in config.data.sources
   ]
   digests = {store.name: store.digest() for store in stores}
-  training, held_out = validation_scans.split(config, stores, template, workdir)
+  training, held_out = validation_scans.split(config, stores, template, workdir, fold)
   return Task(config, template, training, digests, text, start, tokenizer, changes, held_out)
 
 

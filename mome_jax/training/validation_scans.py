@@ -6,12 +6,12 @@ choice made on them would be no choice on unseen scans, so none is made.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import ml_collections
 from etils import epath
 
-from input_pipeline import bricks, folds, patient_folds
+from input_pipeline import bricks, patient_folds
 from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
@@ -40,6 +40,7 @@ def split(
   stores: Sequence[bricks.BrickStore],
   template: Template,
   workdir: epath.Path,
+  fold: Collection[bricks.Key] | None = None,
 ) -> tuple[list[bricks.BrickStore], HeldOutScans | None]:
   """What is trained on, and what is held out from it.
 
@@ -47,17 +48,18 @@ def split(
   `init.checkpoint` was trained on is held out.
 
   Args:
-    config: the whole config; uses `validation`, `data.fold`, `data_dir` and `init.checkpoint`.
+    config: the whole config; uses `validation`, `data_dir` and `init.checkpoint`.
     stores: the prepared sources.
     template: of the run.
     workdir: of the run.
+    fold: cases that are held out from training, of `folds.of_run`; None: as prepared.
 
   Returns:
     The stores without what is set aside; and the scans held out, None where there are none.
   """
   seen = _seen(config, workdir)
   if not config.validation.cases:
-    held_out = _watched(config, stores, template, seen) if config.validation.every else None
+    held_out = _watched(config, stores, template, seen, fold) if config.validation.every else None
     return list(stores), held_out
   cases = [case for store in stores for case in store.cases]
   groups: dict[patient_folds.Key, str] = {}
@@ -89,11 +91,9 @@ def _watched(
   stores: Sequence[bricks.BrickStore],
   template: Template,
   seen: TrainingCases | None,
+  fold: Collection[bricks.Key] | None,
 ) -> HeldOutScans | None:
   held_out, about = [], []
-  fold = folds.held_out(
-    config.data_dir, [store.name for store in stores], config.data.fold, config.data.folds
-  )
   for store in stores:
     listed = bricks.held_out_cases(config.data_dir, store.name, fold)
     numbers = [
