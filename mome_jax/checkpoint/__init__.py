@@ -21,6 +21,8 @@ from mome_jax.checkpoint.same_run import (
   check_same_run,
   for_evaluation,
   goes_on,
+  newest,
+  other_values,
 )
 from mome_jax.checkpoint.text_encoder import (
   fit_text,
@@ -53,6 +55,8 @@ __all__ = [
   'load_model',
   'load_text_encoder',
   'members',
+  'newest',
+  'other_values',
   'save_description',
   'save_model',
   'text_file',

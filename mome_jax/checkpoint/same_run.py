@@ -29,11 +29,11 @@ from mome_jax.text.vectors import TextVectors
 # What may change between two starts of one run: where it computes, how fast, what it logs, how it
 # is evaluated, and the learning-rate schedule, which every row of the log tells. Whatever is not
 # listed, new fields too, decides what is learned.
-MAY_CHANGE = (
+_IRRELEVANT = (  # to what is learned and scored
   'data.cache_mb',
   'data.num_parallel',
   'data_dir',  # what is prepared there is compared instead
-  'evaluation.*',
+  'evaluation.pictures',
   'mesh.*',
   'model.class_chunk',
   'model.remat',
@@ -42,14 +42,18 @@ MAY_CHANGE = (
   'train.accumulate',
   'train.checkpoint_every',
   'train.keep_checkpoints',
-  'train.learning_rate',
   'train.log_every',
+  'validation.picture',
+)
+MAY_CHANGE = (
+  *_IRRELEVANT,
+  'evaluation.*',
+  'train.learning_rate',
   'train.steps',
   'train.warmup_steps',
   'validation.every',
   'validation.patches',
   'validation.patience',
-  'validation.picture',
   'validation.smoothing',
 )
 _PATHS = ('init.checkpoint', 'init.text')  # a place, however it is written
@@ -149,6 +153,28 @@ def for_evaluation(
     trained.data.fold, trained.data.folds = config.data.fold, config.data.folds
     trained.evaluation, trained.mesh = config.evaluation, config.mesh
   return trained
+
+
+def other_values(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> list[str]:
+  """'name: old -> new' of each value that makes a config another experiment than a workdir's.
+
+  Args:
+    workdir: of a run with checkpoints.
+    config: as it is given, not completed by training.
+  """
+  config = config.copy_and_resolve_references()
+  before = load_config(workdir)
+  fit_text(config.text, text_sizes(before.text))
+  config.new_classes = before.new_classes  # those that the sources bring along are among them
+  changes = config_changes(folder_of(workdir) / CONFIG, config)
+  return [text for name, text in changes.items() if not _matches(name, (*_IRRELEVANT, *_DERIVED))]
+
+
+def newest(workdir: epath.PathLike) -> tuple[int, float]:
+  """Step of the newest checkpoint of a run, and when it was written, in seconds since 1970."""
+  folder = absolute(workdir) / CHECKPOINTS
+  step = max(finished_steps(folder))
+  return step, (folder / str(step)).stat().mtime
 
 
 def check_same_data(

@@ -1,15 +1,20 @@
 """Cross-validation from the command to the pooled table and the ensemble."""
 
 import json
+import os
+import shutil
 
 import pytest
+from etils import epath
 from tiny import SETTINGS
 
 from input_pipeline import prepare
 from mome_jax import checkpoint, cli
 from mome_jax.checkpoint import training_cases
+from mome_jax.crossval import pool
 from mome_jax.evaluate import score_files
 from mome_jax.plausibility import learn, record
+from mome_jax.training import command_line
 
 FOLDS = 2
 
@@ -84,3 +89,41 @@ def test_what_cannot_be_pooled_or_run(run, capsys):
   _, command = run
   assert cli.main([*command, '--mode=evaluate']) == 2
   assert 'folds are trained one after another' in capsys.readouterr().err
+
+
+def test_folds_of_other_values_are_not_passed_over(run, capfd):
+  workdir, command = run
+  before = (workdir / 'evaluation/summary.json').read_bytes()
+  assert cli.main([*command, '--config.data.folds=3']) == 1
+  assert f'{workdir / "fold_0"}: a fold of another experiment: data.folds: 2 -> 3' in _error(capfd)
+  assert cli.main([*command, '--config.train.learning_rate=0.5']) == 1
+  assert 'train.learning_rate: ' in _error(capfd)
+  assert cli.main([*command, '--config.evaluation.overlap=0.75']) == 1
+  assert 'evaluation.overlap: ' in _error(capfd)
+  assert (workdir / 'evaluation/summary.json').read_bytes() == before
+
+
+def test_scores_of_another_folds_cases_are_not_pooled(run, tmp_path):
+  workdir, command = run
+  values = command_line.parse(['crossval', *command[1:]])
+  copy = epath.Path(shutil.copytree(workdir, tmp_path / 'copy'))
+  scores = (copy / 'fold_1/evaluation' / score_files.CASES).read_bytes()
+  (copy / 'fold_0/evaluation' / score_files.CASES).write_bytes(scores)
+  with pytest.raises(pool.CrossValidationError, match='which another fold holds out now'):
+    pool.pool(copy, values.config)
+
+
+def test_a_fold_scored_at_its_best_checkpoint_is_done(run, tmp_path):
+  workdir, command = run
+  fold = epath.Path(shutil.copytree(workdir / 'fold_0', tmp_path / 'fold_0'))
+  config = pool.of_fold(command_line.parse(['crossval', *command[1:]]).config, 0)
+  assert pool.is_done(fold, config)
+  summary = fold / 'evaluation' / score_files.SUMMARY
+  summary.write_text(json.dumps(json.loads(summary.read_text()) | {'step': 1}))
+  assert pool.is_done(fold, config)
+  os.utime(summary, (0, 0))  # older than the checkpoint
+  assert not pool.is_done(fold, config)
+
+
+def _error(capfd) -> str:
+  return capfd.readouterr().err

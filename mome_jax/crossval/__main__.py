@@ -1,0 +1,10 @@
+"""python -m mome_jax.crossval."""
+
+import sys
+
+from mome_jax.crossval.command import main, make_parser
+
+__all__ = ['main', 'make_parser']
+
+if __name__ == '__main__':
+  sys.exit(main())

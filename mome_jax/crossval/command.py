@@ -1,0 +1,98 @@
+"""Cross-validates an experiment: trains and scores every fold, pools the scores, joins the models.
+
+  python -m mome_jax.crossval --config=openkbp_cpu --workdir=runs/folds --config.data.folds=5
+
+Takes what training takes; the sources must be prepared with --folds. `WORKDIR/fold_0` and the
+others are ordinary workdirs, each trained without the cases that its fold holds out and scored on
+them. Then `WORKDIR/evaluation` has the scores of all cases, each by the one model that did not see
+it, and `WORKDIR` itself is an ensemble: `mome predict --checkpoint=WORKDIR`.
+
+One fold runs at a time. The same command again goes on where it stopped: folds that are trained and
+scored are not repeated; with other values than theirs it is refused. On a cluster, each fold can be
+trained on its own, with --config.data.fold=0 and --workdir=WORKDIR/fold_0; this command then pools
+them.
+
+Exit code 0 if all was done; that of the fold which ended otherwise (75 after a preemption).
+"""
+
+import functools
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from mome_jax.errors import command, writing
+from mome_jax.training import command_line, config_flag
+
+make_parser = functools.partial(
+  command_line.make_parser, __doc__, prog='python -m mome_jax.crossval'
+)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line; returns the exit code."""
+  words = list(sys.argv[1:] if argv is None else argv)
+  values = command_line.parse([sys.argv[0], *words])
+  if values.help:
+    print(command_line.help_text(values, __doc__))
+    return 0
+  if values.mode != 'train' or values.distributed:
+    raise config_flag.FlagError(
+      'folds are trained one after another, each by one process; for several, or another --mode, '
+      'use python -m mome_jax.main with --config.data.fold for each'
+    )
+  from mome_jax.crossval import pool
+  from mome_jax.training import config_check
+
+  config, workdir = values.config, epath.Path(values.workdir)
+  config_check.check(config)
+  with writing(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+  names = pool.names(config)
+  done = [pool.is_done(workdir / name, pool.of_fold(config, n)) for n, name in enumerate(names)]
+  for fold, name in enumerate(names):
+    print(f'{name} of {len(names)}{": trained and scored already" * done[fold]}', flush=True)
+    if done[fold]:
+      continue
+    place = [f'--workdir={workdir / name}', f'--config.data.fold={fold}']
+    code = _run([sys.executable, '-m', 'mome_jax.main', *_without_workdir(words), *place])
+    if code:
+      left = done[fold:].count(False)
+      print(f'{name} ended; {left} of {len(names)} folds are left: the same command goes on',
+            file=sys.stderr)  # fmt: skip
+      return code
+  means, table = pool.pool(workdir, config)
+  shown = ', '.join(f'{100 * mean:.1f}' for mean in means.values())
+  print(f'\n{table}\n\nMean Dice of the folds: {shown}')
+  print(f'Table and scores: {workdir}/evaluation\nEnsemble: mome predict --checkpoint={workdir}')
+  return 0
+
+
+def _without_workdir(words: Sequence[str]) -> list[str]:
+  kept, skip = [], False
+  for word in words:
+    if skip:
+      skip = False
+    elif word in ('--workdir', '-workdir'):
+      skip = True
+    elif not word.startswith(('--workdir=', '-workdir=')):
+      kept.append(word)
+  return kept
+
+
+def _run(words: Sequence[str]) -> int:
+  """The exit code of a process, which gets to know what this one is asked to do."""
+  with subprocess.Popen(words) as process:
+    before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+    try:
+      while True:
+        try:
+          code = process.wait()
+          return code if code >= 0 else 128 - code
+        except KeyboardInterrupt:  # the process got it too, and saves
+          continue
+    finally:
+      signal.signal(signal.SIGTERM, before)

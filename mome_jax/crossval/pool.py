@@ -1,0 +1,90 @@
+"""The folds of a cross-validation: which are done, and what they say together."""
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from input_pipeline import folds
+from mome_jax import checkpoint
+from mome_jax.errors import UserError
+from mome_jax.evaluate import metrics, score_files
+
+
+class CrossValidationError(UserError):
+  """The folds are not of one experiment, or cannot be pooled; the message names the fix."""
+
+
+def names(config: ConfigDict) -> list[str]:
+  """Folders of the folds: 'fold_0' and so on."""
+  return [f'fold_{fold}' for fold in range(config.data.folds)]
+
+
+def of_fold(config: ConfigDict, fold: int) -> ConfigDict:
+  """The experiment with one of its folds held out."""
+  config = config.copy_and_resolve_references()
+  config.data.fold = fold
+  return config
+
+
+def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
+  """Whether a fold is trained for all steps and scored after that.
+
+  One that ended early, by `validation.patience`, is not: training it again ends at once, and scores
+  it again.
+
+  Args:
+    workdir: of the fold.
+    config: of the fold.
+
+  Raises:
+    CrossValidationError: if it was trained or scored with other values.
+  """
+  if not checkpoint.goes_on(workdir):
+    return False
+  other = checkpoint.other_values(workdir, config)
+  if other:
+    values = ', '.join(other)
+    raise CrossValidationError(
+      f'{workdir}: a fold of another experiment: {values}; choose another --workdir, or remove '
+      'that folder'
+    )
+  step, saved = checkpoint.newest(workdir)
+  summary = workdir / 'evaluation' / score_files.SUMMARY
+  return step >= config.train.steps and summary.is_file() and summary.stat().mtime >= saved
+
+
+def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float], str]:
+  """Writes the scores of all folds as one evaluation, and makes an ensemble of their models.
+
+  Args:
+    workdir: that holds the folds, all of them done.
+    config: of the experiment.
+
+  Returns:
+    The mean Dice of each fold by its name, and the table of all cases as Markdown.
+
+  Raises:
+    CrossValidationError: if a fold has no scores, or scores of cases that it does not hold out.
+  """
+  parts = {}
+  for fold, name in enumerate(names(config)):
+    try:
+      parts[name] = score_files.read(workdir / name)
+    except score_files.ResultsError as error:
+      raise CrossValidationError(
+        f'{workdir / name}: no scores to pool; train and evaluate that fold'
+      ) from error
+    held_out = folds.of_run(of_fold(config, fold)) or frozenset()
+    others = sorted({(row['source'], row['case']) for row in parts[name]} - held_out)
+    if others:
+      raise CrossValidationError(
+        f'{workdir / name}: scored {"/".join(others[0])}, which another fold holds out now: the '
+        'prepared cases have changed since; choose another --workdir'
+      )
+  rows = [row for part in parts.values() for row in part]
+  count = len({(row['source'], row['case']) for row in rows})
+  title = f'{count} scans, each by the one of {len(parts)} models that was not trained on it'
+  means = {name: metrics.summarize(part)['mean_dice'] for name, part in parts.items()}
+  origin = {'split': 'validation', 'folds': means}
+  _, table = score_files.write(workdir / 'evaluation', rows, title=title, origin=origin)
+  checkpoint.write_members(workdir, list(parts))
+  return means, table
