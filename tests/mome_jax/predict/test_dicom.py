@@ -187,7 +187,10 @@ def test_bad_series_are_rows_with_one_line(tmp_path):
     assert str(folder / result.case) in result.message
     assert '\n' not in result.message
   assert 'pip install pylibjpeg' in results[2].message
-  with pytest.raises(find_scans.ScanError, match=r'no DICOM CT series at any depth but RTSTRUCT'):
+  with pytest.raises(
+    find_scans.ScanError,
+    match=r'no DICOM CT series at any depth, nor NRRD or MetaImage but RTSTRUCT',
+  ):
     find_scans.find_scans([folder / 'rt'])
   layouts.write_zip(tmp_path / 'rt.zip', {'rt.dcm': (folder / 'rt' / 'rt.dcm').read_bytes()})
   (tmp_path / 'bad.zip').write_bytes(b'PK')
