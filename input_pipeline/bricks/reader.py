@@ -1,14 +1,14 @@
 """Opens prepared sources: bricks with their index, held-out scans, the settings they came from."""
 
 import collections.abc
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import io
 import json
 import os
-import zipfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,27 @@ from etils import epath
 
 from input_pipeline import sources
 from input_pipeline.anatomy import TEMPLATE, Template
-from input_pipeline.bricks import records
+from input_pipeline.bricks import records, voxel_index
 from input_pipeline.bricks.records import HeldOutCase, Key, VolumeRecord
-from input_pipeline.errors import UserError, reading, suggest
+from input_pipeline.errors import UserError, one_line, reading, suggest
 
 
 class NotPreparedError(UserError):
   """No complete prepared source where it was looked for; the message tells how to make it."""
+
+
+@contextlib.contextmanager
+def _readable(path: epath.Path) -> Iterator[None]:
+  """Turns what readers of prepared files raise, each its own, into an error that names the file."""
+  try:
+    yield
+  except (UserError, MemoryError):
+    raise
+  except Exception as error:
+    raise NotPreparedError(
+      f'{path}: damaged, or cannot be read ({one_line(error)[:200]}); bring it back from a copy, '
+      'or prepare the source again with --overwrite'
+    ) from error
 
 
 class BrickStore:
@@ -50,12 +64,12 @@ class BrickStore:
     self.template = template or stored
     self._translate = _translation(stored, self.template)
     self._index = folder / records.INDEX
-    with self._load_index() as arrays:
+    with _readable(self._index), self._load_index() as arrays:
       self.brick = int(arrays['brick'])
       self.spacing = tuple(arrays['spacing'].tolist())
       self.cases = [records.read_case(text) for text in arrays['cases'].tolist()]
       self.case, self.position = arrays['case'], arrays['position']
-    self._numbers = np.arange(len(self.case))
+    self._folder, self._numbers = folder, np.arange(len(self.case))
     self._records = data_source(folder, 'train', skip=('code_voxels',))
 
   def __len__(self) -> int:
@@ -76,22 +90,23 @@ class BrickStore:
   def digest(self) -> str:
     """Sha-256 of the index: which scans the source has, their grids, and what is labelled where.
 
-    The same wherever the files lie.
+    The same wherever the files lie, and as earlier versions had it.
     """
     digest = hashlib.sha256()
-    with self._load_index() as arrays:
-      for name in sorted(arrays.files):
-        array = arrays[name]
-        digest.update(repr((name, array.shape, array.dtype.str)).encode() + array.tobytes())
+    with _readable(self._index), self._load_index() as arrays:
+      count = len(arrays['case'])
+      for name in sorted({*arrays.files, voxel_index.DENSE} - {*voxel_index.NAMES}):
+        if name == voxel_index.DENSE:
+          digest.update(repr((name, (count, 256), np.dtype(np.int32).str)).encode())
+          for part in voxel_index.dense_bytes(arrays, count):
+            digest.update(part)
+        else:
+          array = arrays[name]
+          digest.update(repr((name, array.shape, array.dtype.str)).encode() + array.tobytes())
     return digest.hexdigest()
 
   def _load_index(self):
-    try:
-      return np.load(io.BytesIO(self._index.read_bytes()))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-      raise NotPreparedError(
-        f'{self._index}: damaged ({error}); prepare {self.name} again with --overwrite'
-      ) from error
+    return np.load(io.BytesIO(self._index.read_bytes()))
 
   def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
     """One brick; safe to call from several threads.
@@ -102,7 +117,9 @@ class BrickStore:
     Returns:
       image (brick, brick, brick) int16 HU, label (brick, brick, brick) uint8 codes; read-only.
     """
-    example = self._records[int(self._numbers[record])]
+    number = int(self._numbers[record])
+    with _readable(self._folder):
+      example = self._records[number]
     return example['image'], self._translate(example['label'])
 
   def class_voxels(self, names: Sequence[str]) -> np.ndarray:
@@ -114,12 +131,20 @@ class BrickStore:
     Returns:
       (N, K) int64 voxels; 0 where the case does not supervise the class.
     """
-    with self._load_index() as arrays:
-      table = self._translate(np.arange(256, dtype=np.uint8))
-      voxels = arrays['code_voxels'][self._numbers].astype(np.int64)
-    counts = voxels @ self.template.code_table(names)[table]
-    supervised = np.array([[name in case.supervised for name in names] for case in self.cases])
-    return counts * supervised[self.case]
+    with _readable(self._index), self._load_index() as arrays:
+      record, code, count = voxel_index.entries(arrays)
+      place = np.full(len(arrays['case']), -1, np.int32)
+    place[self._numbers] = np.arange(len(self))
+    table = self._translate(np.arange(256, dtype=np.uint8))
+    of_class = self.template.code_table(names)[table]
+    row = place[record]
+    counts = np.zeros((len(self), len(names)), np.int64)
+    for k, name in enumerate(names):
+      some = of_class[code, k] & (row >= 0)
+      supervised = np.array([name in case.supervised for case in self.cases])
+      voxels = np.bincount(row[some], weights=count[some], minlength=len(self))
+      counts[:, k] = voxels * supervised[self.case]
+    return counts
 
 
 class _Chosen(collections.abc.Sequence):
@@ -140,10 +165,11 @@ class _Volumes(collections.abc.Sequence):
   """The held-out scans of one prepared source, read one at a time."""
 
   def __init__(self, folder: epath.Path, translate: Callable[[np.ndarray], np.ndarray]):
-    self._translate = translate
+    self._folder, self._translate = folder, translate
     self._parts: list[tuple[str, Sequence[Mapping[str, Any]]]] = []
     if folder.is_dir():
-      splits = records.import_tfds().builder_from_directory(folder).info.splits
+      with _readable(folder):
+        splits = records.import_tfds().builder_from_directory(folder).info.splits
       self._parts = [(split, data_source(folder, split)) for split in sorted(splits)]
 
   def __len__(self) -> int:
@@ -153,7 +179,8 @@ class _Volumes(collections.abc.Sequence):
     index = range(len(self))[index]
     for split, part in self._parts:
       if index < len(part):
-        record = records.read_volume(part[index], split)
+        with _readable(self._folder):
+          record = records.read_volume(part[index], split)
         return dataclasses.replace(record, codes=self._translate(record.codes))
       index -= len(part)
     raise IndexError(index)
@@ -281,9 +308,10 @@ def pool_cases(data_dir: str | os.PathLike, source: str) -> list[HeldOutCase]:
 
 def _listed(folder: epath.Path) -> list[HeldOutCase]:
   """The whole scans of a prepared source in the order of their records."""
-  cases = json.loads((folder / records.OUTCOMES).read_text())
   fields = [field.name for field in dataclasses.fields(HeldOutCase)]
-  described = [HeldOutCase(*(case[f] for f in fields)) for case in cases]
+  with _readable(folder / records.OUTCOMES):
+    cases = json.loads((folder / records.OUTCOMES).read_text())
+    described = [HeldOutCase(*(case[f] for f in fields)) for case in cases]
   return sorted((c for c in described if c.split != 'train'), key=lambda case: case.split)
 
 
@@ -360,7 +388,8 @@ def _prepared(data_dir: str | os.PathLike, source: str) -> tuple[epath.Path, dic
     known = {*prepared_sources(data_dir), *sources.SOURCES}
     hint = '' if source in known else suggest(source, sorted(known)).partition('known:')[0]
     raise NotPreparedError(f'{folder}: not prepared; {hint or f"run {command}"}')
-  version = settings['settings']['version']
+  with _readable(folder / records.SETTINGS):
+    version = settings['settings']['version']
   if version != records.VERSION:
     raise NotPreparedError(
       f'{folder}: version {version}, need {records.VERSION}; run {command} --overwrite'
@@ -374,4 +403,5 @@ def data_source(
   """Random access to the records of a split; the fields in `skip` are not decoded."""
   tfds = records.import_tfds()
   decoders = {field: tfds.decode.SkipDecoding() for field in skip}
-  return tfds.builder_from_directory(folder).as_data_source(split=split, decoders=decoders)
+  with _readable(folder):
+    return tfds.builder_from_directory(folder).as_data_source(split=split, decoders=decoders)

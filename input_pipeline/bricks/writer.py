@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import errors, remarks, sources
-from input_pipeline.bricks import cutting, identity, reader, records, shards
+from input_pipeline.bricks import cutting, identity, reader, records, shards, voxel_index
 from input_pipeline.errors import UserError
 
 
@@ -244,19 +244,22 @@ def _write_index(folder: epath.Path, infos: Sequence[Mapping], conversion: Conve
   """Reads every record back and notes what it holds."""
   stored = reader.data_source(folder, 'train', skip=('image', 'label'))
   number = {info['name']: i for i, info in enumerate(infos)}
-  rows = [(number[r['case'].decode()], r['position'], r['code_voxels']) for r in stored]
-  case, position, code_voxels = zip(*rows, strict=True)
+  case, position, voxels = [], [], voxel_index.Builder()
+  for record in stored:
+    case.append(number[record['case'].decode()])
+    position.append(record['position'])
+    voxels.add(record['code_voxels'])
   with tempfile.TemporaryDirectory() as local:
     path = pathlib.Path(local, records.INDEX)
-    np.savez_compressed(
-      path,
-      brick=np.int32(conversion.brick),
-      spacing=np.array(conversion.spacing, np.float64),
-      cases=np.array([json.dumps(info) for info in infos]),
-      case=np.array(case, np.int32),
-      position=np.array(position, np.int32),
-      code_voxels=np.array(code_voxels, np.int32),
-    )
+    arrays: dict[str, Any] = {
+      'brick': np.int32(conversion.brick),
+      'spacing': np.array(conversion.spacing, np.float64),
+      'cases': np.array([json.dumps(info) for info in infos]),
+      'case': np.array(case, np.int32),
+      'position': np.array(position, np.int32),
+      **voxels.arrays(),
+    }
+    np.savez_compressed(path, **arrays)
     (folder / records.INDEX).write_bytes(path.read_bytes())
 
 
