@@ -62,7 +62,7 @@ def _run(values: flags.FlagValues) -> int:
   compilation.use_cache()
   run = {'train': _train, 'evaluate': _evaluate}[values.mode]
   try:
-    with multihost.device_errors():
+    with multihost.device_errors(), multihost.outside_the_steps():
       run(values.config, epath.Path(values.workdir))
   except multihost.Preempted as notice:
     preempted = notice.code == multihost.PREEMPTED

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from input_pipeline import stopping
 from mome_jax.errors import UserError
 from mome_jax.training import local_devices
 
@@ -159,6 +160,21 @@ class Preemption:
       code = 128 + signal.SIGINT
       return Preempted(f'saved at step {step}; the same command goes on from there', code)
     return Preempted(f'asked to end, saved at step {step}; the same command resumes')
+
+
+@contextlib.contextmanager
+def outside_the_steps() -> Iterator[None]:
+  """What SIGTERM means before the first step and after the last: the same command goes on, too.
+
+  Raises:
+    Preempted: if the system asked the run to end.
+  """
+  try:
+    yield
+  except KeyboardInterrupt as stopped:
+    if stopping.number_of(stopped) != signal.SIGTERM:
+      raise
+    raise Preempted('asked to end; the same command resumes') from None
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from input_pipeline import stopping
 from mome_jax.training import multihost
 
 TWICE = """
@@ -40,6 +41,15 @@ def test_a_signal_asks_once(number, code, text, monkeypatch):
   assert signal.getsignal(number) is before
   assert notice.code == code
   assert 'saved at step 2' in str(notice) and text in str(notice)
+
+
+def test_sigterm_outside_the_steps_asks_for_a_new_start():
+  """In the evaluation, say: launchers start again on 75, and on nothing else."""
+  with pytest.raises(multihost.Preempted) as notice, multihost.outside_the_steps():
+    raise stopping.Stopped(signal.SIGTERM)
+  assert notice.value.code == 75
+  with pytest.raises(KeyboardInterrupt), multihost.outside_the_steps():
+    raise KeyboardInterrupt
 
 
 def test_a_second_control_c_ends_at_once():
