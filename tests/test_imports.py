@@ -28,7 +28,8 @@ ROOMS = {
   'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.labels '
   'input_pipeline.file_kinds input_pipeline.inventory input_pipeline.text_files '
   'input_pipeline.progress',
-  'input_pipeline.bricks': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.sources',
+  'input_pipeline.bricks': 'input_pipeline.anatomy input_pipeline.cli input_pipeline.ct '
+  'input_pipeline.sources',
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.bricks',
   'input_pipeline': 'input_pipeline',  # the programs
   'mome_jax.errors': 'input_pipeline.errors',

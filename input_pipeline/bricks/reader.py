@@ -17,6 +17,7 @@ from etils import epath
 from input_pipeline import sources
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.bricks import records, voxel_index
+from input_pipeline.bricks.command import prepare_command
 from input_pipeline.bricks.records import HeldOutCase, Key, VolumeRecord
 from input_pipeline.errors import UserError, one_line, reading, suggest
 
@@ -300,8 +301,8 @@ def pool_cases(data_dir: str | os.PathLike, source: str) -> list[HeldOutCase]:
   folder, settings = _prepared(data_dir, source)
   if not _assigned(settings):
     raise NotPreparedError(
-      f'{folder}: prepared without folds; give its prepare command again with --folds, which '
-      'writes every case both for training and for scoring'
+      f'{folder}: prepared without folds; run {prepare_command(data_dir, source, settings)} '
+      '--folds, which adds every case in the other form, for training and for scoring'
     )
   return [case for case in _listed(folder) if case.split == records.POOL]
 
@@ -383,7 +384,7 @@ def _prepared(data_dir: str | os.PathLike, source: str) -> tuple[epath.Path, dic
   """
   settings = read_settings(data_dir, source)
   folder = epath.Path(data_dir) / source
-  command = f'python -m input_pipeline.prepare --source={source} --data_dir={data_dir}'
+  command = prepare_command(data_dir, source, settings)
   if settings is None:
     known = {*prepared_sources(data_dir), *sources.SOURCES}
     hint = '' if source in known else suggest(source, sorted(known)).partition('known:')[0]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from input_pipeline.bricks.command import DOWNLOADED
 from input_pipeline.cli import spoken
 from mome_jax.plan import config_file, report, target
 from mome_jax.plan.cohort import Cohort, CohortError, Origin, read_cohort
@@ -109,7 +110,7 @@ def _prepare(origin: Origin, chosen: Layout, data_dir: str) -> list[str]:
   if origin.folder:
     words.append(f'--manual_dir={shlex.quote(origin.folder)}')
   elif origin.prepared is not None and not origin.source.startswith('phantom'):
-    words.append('--manual_dir=DOWNLOADED')  # nobody noted where it was
+    words.append(f'--manual_dir={DOWNLOADED}')  # earlier versions did not note it
   name = origin.name_at(chosen.spacing)
   if name != origin.source:
     words.append(f'--name={name}')

@@ -1,6 +1,8 @@
 """Folds: every case is held out once, patients stay together, both forms of a case are there."""
 
 import json
+import re
+import shlex
 
 import nibabel as nib
 import numpy as np
@@ -87,9 +89,12 @@ def test_without_a_fold_nothing_changes(data, folder, tmp_path):
 
 def test_a_source_gets_its_folds_later_and_keeps_them(folder, tmp_path):
   prepared(folder, tmp_path)
-  with pytest.raises(UserError, match='prepared without folds; .* again with --folds'):
+  with pytest.raises(UserError, match='prepared without folds; run .* --folds, which') as caught:
     folds.held_out(tmp_path, ['nifti_folder'], 0, 5)
-  prepared(folder, tmp_path, folds=True)
+  # The command of the message is the one to type.
+  words = re.search('run (.*--folds)', str(caught.value))[1]
+  assert words.startswith('python -m input_pipeline.prepare --source=nifti_folder --manual_dir=')
+  assert prepare.main(shlex.split(words)[3:]) == 0
   first = folds.held_out(tmp_path, ['nifti_folder'], 0, 3)
   report = prepared(folder, tmp_path)  # the command without the option
   assert report['changes']['kept'] == 2 * 13 + 1

@@ -1,0 +1,43 @@
+"""The command that a source was prepared by, for messages that ask for it again."""
+
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from input_pipeline.cli import spoken
+
+DOWNLOADED = 'DOWNLOADED'  # stands for a folder that nobody noted
+_BUILT_IN = 'phantom'  # sources that draw their scans: they need no folder
+
+
+def prepare_command(
+  data_dir: str | os.PathLike, name: str, report: Mapping[str, Any] | None, *options: str
+) -> str:
+  """What to type to prepare a source again.
+
+  Args:
+    data_dir: of the prepared sources.
+    name: of the source.
+    report: what `prepare` left of it; None: it is not prepared.
+    *options: further ones.
+  """
+  known = report or {}
+  settings = known.get('settings', {})
+  source = settings.get('source', name)
+  words = ['python -m input_pipeline.prepare', f'--source={source}']
+  # Earlier versions did not note the folder.
+  folder = known.get('manual_dir', None if source.startswith(_BUILT_IN) else DOWNLOADED)
+  if known and folder:
+    words.append(f'--manual_dir={shlex.quote(folder)}')
+  if name != source:
+    words.append(f'--name={name}')
+  words.append(f'--data_dir={shlex.quote(os.fspath(data_dir))}')
+  if 'spacing' in settings and 'brick' in settings:
+    words.append(f'--spacing={",".join(f"{mm:g}" for mm in settings["spacing"])}')
+    words.append(f'--brick={settings["brick"]}')
+  if settings.get('limit'):
+    words.append(f'--cases={settings["limit"]}')
+  if known.get('groups'):
+    words.append(f'--groups={shlex.quote(known.get("groups_file") or "GROUPS.json")}')
+  return spoken(' '.join([*words, *options]))

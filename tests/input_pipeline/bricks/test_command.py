@@ -1,0 +1,33 @@
+"""The command to prepare a source again, as it is typed."""
+
+from input_pipeline.bricks.command import prepare_command
+from input_pipeline.cli import called_as
+
+SETTINGS = {'source': 'nifti_folder', 'spacing': [4.0, 4.0, 3.0], 'brick': 32, 'limit': None}
+
+
+def test_with_all_that_it_was_prepared_by():
+  report = {
+    'settings': SETTINGS | {'limit': 3},
+    'manual_dir': '/scans/of mine',
+    'groups': 'digest',
+    'groups_file': '/scans/groups.json',
+  }
+  assert prepare_command('runs/data', 'mine', report, '--folds') == (
+    "python -m input_pipeline.prepare --source=nifti_folder --manual_dir='/scans/of mine' "
+    '--name=mine --data_dir=runs/data --spacing=4,4,3 --brick=32 --cases=3 '
+    '--groups=/scans/groups.json --folds'
+  )
+
+
+def test_a_source_of_an_earlier_version_says_that_its_folder_is_missing():
+  command = prepare_command('data', 'openkbp', {'settings': SETTINGS | {'source': 'openkbp'}})
+  assert '--source=openkbp --manual_dir=DOWNLOADED --data_dir=data ' in command
+  command = prepare_command('data', 'phantom', {'settings': SETTINGS | {'source': 'phantom'}})
+  assert '--source=phantom --data_dir=data ' in command
+
+
+def test_what_is_not_prepared_has_no_settings():
+  with called_as('mome train', {'python -m input_pipeline.prepare': 'mome prepare'}):
+    command = prepare_command('data', 'openkbp', None)
+  assert command == 'mome prepare --source=openkbp --data_dir=data'
