@@ -116,3 +116,33 @@ def key_of(config: ml_collections.ConfigDict, *, devices: bool = True) -> str:
 def last_step(config: ml_collections.ConfigDict) -> float | None:
   """Seconds of a step of the last run like this one, on whatever device; None if there was none."""
   return durations.last(f'{_STEP}: {key_of(config, devices=False)}')
+
+
+def of_folds(config: ml_collections.ConfigDict, left: int) -> str:
+  """How long the folds take that are left, as far as the last run like them tells.
+
+  Asks no device: each fold is a process, and takes them for itself.
+  """
+  steps, step = config.train.steps, last_step(config)
+  what = f'{left} folds of {steps} steps'
+  if step is None:
+    return f'{what}: how long they take is told after the first one'
+  seconds = left * steps * step
+  return (
+    f'{what}: about {progress.in_words(seconds)} of training ({step:.2g} s a step, as last time), '
+    f'{progress.until(seconds)}; scoring comes after each'
+  )
+
+
+def after_fold(left: int, seconds: float) -> str:
+  """How long the folds take that are left, after one that was trained from its start.
+
+  Args:
+    left: how many.
+    seconds: that it took, with its scores.
+  """
+  whole = left * seconds
+  return (
+    f'{left} folds are left: about {progress.in_words(whole)}, if each takes as long as this one '
+    f'({progress.in_words(seconds)}), {progress.until(whole)}'
+  )

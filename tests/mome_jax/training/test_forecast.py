@@ -109,3 +109,19 @@ def test_whatever_is_in_the_file(cache):
   durations.note('a', 3.0)
   assert json.loads((cache / 'seconds.json').read_text()) == {'b': 2.0, 'a': 3.0}
   assert durations.last('') == 3.0  # the newest
+
+
+def test_folds():
+  config = demo.get_config()
+  config.data.fold = 2
+  assert forecast.of_folds(config, 5) == (
+    '5 folds of 1200 steps: how long they take is told after the first one'
+  )
+  begin(config)[0].row({'seconds_per_step': 0.5})
+  # 4 folds of 1200 steps of half a second: 2400 s.
+  text = forecast.of_folds(config, 4)
+  assert text.startswith('4 folds of 1200 steps: about 40 min of training (0.5 s a step, as last')
+  text = forecast.after_fold(3, 1800.0)
+  assert text.startswith(
+    '3 folds are left: about 1.5 h, if each takes as long as this one (30 min)'
+  )
