@@ -19,6 +19,7 @@ import functools
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 from etils import epath
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       'use python -m mome_jax.main with --config.data.fold for each'
     )
   from mome_jax.crossval import pool
-  from mome_jax.training import config_check
+  from mome_jax.training import compilation, config_check, forecast
 
   config, workdir = values.config, epath.Path(values.workdir)
   config_check.check(config)
@@ -53,17 +54,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
   names = pool.names(config)
   done = [pool.is_done(workdir / name, pool.of_fold(config, n)) for n, name in enumerate(names)]
+  left = done.count(False)
+  if left:
+    compilation.use_cache()  # it knows how long steps took
+    print(forecast.of_folds(config, left), flush=True)
   for fold, name in enumerate(names):
     print(f'{name} of {len(names)}{": trained and scored already" * done[fold]}', flush=True)
     if done[fold]:
       continue
     place = [f'--workdir={workdir / name}', f'--config.data.fold={fold}']
+    begins, since = not (workdir / name).exists(), time.monotonic()
     code = _run([sys.executable, '-m', 'mome_jax.main', *_without_workdir(words), *place])
     if code:
-      left = done[fold:].count(False)
       print(f'{name} ended; {left} of {len(names)} folds are left: the same command goes on',
             file=sys.stderr)  # fmt: skip
       return code
+    left -= 1
+    if left and begins:
+      print(forecast.after_fold(left, time.monotonic() - since), flush=True)
   means, table = pool.pool(workdir, config)
   shown = ', '.join(f'{100 * mean:.1f}' for mean in means.values())
   print(f'\n{table}\n\nMean Dice of the folds: {shown}')
