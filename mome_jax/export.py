@@ -1,8 +1,11 @@
 r"""Makes a model folder of a training, to hand on: parameters, config and vocabulary, no optimizer.
 
 python -m mome_jax.export --checkpoint=runs/openkbp_cpu --output=models/openkbp --dtype=bfloat16
+python -m mome_jax.export --checkpoint=runs/openkbp_cpu --output=models/hub --format=hf
 
-Of several, one folder is made that holds them all and is used as one: --checkpoint A B C.
+Of several, one folder is made that holds them all and is used as one: --checkpoint A B C. With
+--format=hf parameters are `model.safetensors`, and README.md is a model card with the front matter
+of the Hugging Face Hub: upload the folder, and --checkpoint hf:ORG/NAME uses it from there.
 """
 
 import argparse
@@ -16,7 +19,14 @@ from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import command
 
 
-def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32') -> None:
+def export(
+  path: epath.PathLike,
+  output: epath.PathLike,
+  dtype: str = 'float32',
+  *,
+  form: str = 'orbax',
+  licence: str = '',
+) -> None:
   """Writes a model folder.
 
   The list of its training cases, names included, and what its classes look like go along.
@@ -27,6 +37,8 @@ def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32')
     output: of the model folder; created.
     dtype: parameters are stored in; bfloat16 halves the size and costs 2 or 3 digits. They are
       float32 again when they are read.
+    form: 'orbax', or 'hf' with a model card.
+    licence: for the model card, such as apache-2.0.
 
   Raises:
     CheckpointError: if there is no model, or the output holds one already.
@@ -49,7 +61,9 @@ def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32')
   if config.text.mode == 'frozen':
     text = {'vectors': TextVectors.load(description)}
   params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
-  checkpoint.save_model(output, config, params, **text)
+  checkpoint.save_model(output, config, params, **text, form=form)
+  if form == 'hf':
+    _write_card(path, output, config, params, licence)
   cases = training_cases.read(checkpoint.folder_of(path))
   if cases is not None:
     training_cases.write(checkpoint.folder_of(output), cases)
@@ -58,8 +72,30 @@ def export(path: epath.PathLike, output: epath.PathLike, dtype: str = 'float32')
     record.write(checkpoint.folder_of(output), looks)
 
 
+def _write_card(path, output, config, params, licence: str) -> None:
+  import jax
+
+  from mome_jax import checkpoint
+  from mome_jax.checkpoint import hf_folder
+
+  before = checkpoint.folder_of(path) / hf_folder.CARD
+  text = hf_folder.card(
+    config,
+    name=epath.Path(output).name,
+    licence=licence,
+    body=hf_folder.without_front(before.read_text()) if before.is_file() else '',
+    parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+  )
+  hf_folder.write_card(output, text)
+
+
 def export_ensemble(
-  paths: Sequence[epath.PathLike], output: epath.PathLike, dtype: str = 'float32'
+  paths: Sequence[epath.PathLike],
+  output: epath.PathLike,
+  dtype: str = 'float32',
+  *,
+  form: str = 'orbax',
+  licence: str = '',
 ) -> None:
   """Writes model folders `model_0`, `model_1`, ... and the `ensemble.json` that joins them.
 
@@ -67,6 +103,8 @@ def export_ensemble(
     paths: of the models, each as for `export`.
     output: folder of the ensemble; created.
     dtype: as for `export`.
+    form: as for `export`; the card of the whole is that of its first model.
+    licence: as for `export`.
 
   Raises:
     CheckpointError: if there is no model, or the output holds one already.
@@ -78,7 +116,10 @@ def export_ensemble(
   open_model(paths)  # before anything is written
   names = [f'model_{number}' for number in range(len(paths))]
   for name, path in zip(names, paths, strict=True):
-    export(path, epath.Path(output) / name, dtype)
+    export(path, epath.Path(output) / name, dtype, form=form, licence=licence)
+  if form == 'hf':
+    first = epath.Path(output) / names[0] / 'README.md'
+    (epath.Path(output) / 'README.md').write_text(first.read_text())
   checkpoint.write_members(output, names)
 
 
@@ -94,6 +135,13 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--output', required=True, help='the new model folder')
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+  parser.add_argument(
+    '--format',
+    choices=('orbax', 'hf'),
+    default='orbax',
+    help='hf: a folder for the Hugging Face Hub, with a model card',
+  )
+  parser.add_argument('--licence', default='', help='for the model card, such as apache-2.0')
   return parser
 
 
@@ -105,11 +153,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   from mome_jax import checkpoint
 
   members = checkpoint.expand(args.checkpoint)
+  more = {'form': args.format, 'licence': args.licence}
   if len(members) == 1:
-    export(members[0], args.output, args.dtype)
+    export(members[0], args.output, args.dtype, **more)
     print(f'{args.output}: model of {members[0]} in {args.dtype}')
     return 0
-  export_ensemble(members, args.output, args.dtype)
+  export_ensemble(members, args.output, args.dtype, **more)
   print(f'{args.output}: ensemble of {len(members)} models in {args.dtype}')
   return 0
 

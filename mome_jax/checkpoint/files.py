@@ -7,11 +7,13 @@ import os
 import orbax.checkpoint as ocp
 from etils import epath
 
+from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 
 CONFIG, TOKENIZER, TEXT_VECTORS = 'config.json', 'tokenizer.model', 'text.npz'
 ENSEMBLE = 'ensemble.json'  # names the models that are averaged, in a folder that is none itself
 CHECKPOINTS, PARAMS = 'checkpoints', 'params'
+SAFETENSORS = 'model.safetensors'  # in place of `params` in folders as on the Hugging Face Hub
 METRICS, SCORE = 'metrics', 'dice'  # of a checkpoint that was measured: Orbax's file, its one value
 LAST, BEST = 'last', 'best'  # choices of `evaluation.checkpoint`
 
@@ -22,7 +24,7 @@ class Location:
 
   Attributes:
     folder: of what describes it: `config.json` and its text.
-    params: folder of its parameters; None before the first checkpoint.
+    params: folder of its parameters, or their safetensors file; None before the first checkpoint.
     step: of training, or None where nobody knows.
   """
 
@@ -35,7 +37,7 @@ def locate(path: epath.PathLike, choice: str = LAST) -> Location:
   """Where the parts of a model lie.
 
   Args:
-    path: a model folder, a training workdir, or one of its `checkpoints/STEP`.
+    path: a model folder, a training workdir, one of its `checkpoints/STEP`, or `hf:ORG/NAME`.
     choice: which checkpoint of a workdir: 'last', the newest, or 'best'.
 
   Raises:
@@ -46,6 +48,8 @@ def locate(path: epath.PathLike, choice: str = LAST) -> Location:
     place = Location(folder.parent.parent, folder / 'ema', int(folder.name))
   elif (folder / PARAMS).is_dir():
     place = Location(folder, folder / PARAMS, None)
+  elif (folder / SAFETENSORS).is_file():
+    place = Location(folder, folder / SAFETENSORS, None)
   elif steps := finished_steps(folder / CHECKPOINTS):
     step = best_step(folder / CHECKPOINTS) if choice == BEST else max(steps)
     if step is None:
@@ -90,7 +94,9 @@ def _score(checkpoint: epath.Path) -> float | None:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-  """The same place from every working directory."""
+  """The same place from every working directory; of `hf:ORG/NAME` the files that were fetched."""
+  if hub.is_remote(path):
+    return hub.fetch(os.fspath(path))
   path = epath.Path(path).expanduser()
   # NOTE: epath's resolve takes gs://bucket for a relative local path.
   return path if '://' in os.fspath(path) else path.resolve()

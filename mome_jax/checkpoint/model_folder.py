@@ -12,10 +12,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from mome_jax.checkpoint import checksums
+from mome_jax.checkpoint import checksums, hf_folder
 from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.errors import CheckpointError, first_line, shortened
-from mome_jax.checkpoint.files import CONFIG, PARAMS, TEXT_VECTORS, TOKENIZER, absolute, locate
+from mome_jax.checkpoint.files import (
+  CONFIG,
+  PARAMS,
+  SAFETENSORS,
+  TEXT_VECTORS,
+  TOKENIZER,
+  absolute,
+  locate,
+)
 from mome_jax.configs import base
 from mome_jax.errors import writing
 from mome_jax.text.tokenizer import DEFAULT_MODEL
@@ -46,6 +54,7 @@ def save_model(
   *,
   tokenizer: epath.PathLike = DEFAULT_MODEL,
   vectors: TextVectors | None = None,
+  form: str = 'orbax',
 ) -> None:
   """Writes a model folder: config, parameters with checksums, `tokenizer.model` or `text.npz`.
 
@@ -55,16 +64,21 @@ def save_model(
     params: {'model': ..., 'text': ...}; without 'text' the model's text is frozen.
     tokenizer: SentencePiece file of the text encoder.
     vectors: of a frozen model, the embeddings of its classes' default prompts at least.
+    form: of the parameters: 'orbax', `params/`, or 'hf', `model.safetensors`.
 
   Raises:
     CheckpointError: if the folder holds a model already, or a frozen model comes without vectors.
   """
   folder = absolute(folder)
-  if (folder / PARAMS).exists():
+  if (folder / PARAMS).exists() or (folder / SAFETENSORS).exists():
     raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
   save_description(folder, config, tokenizer=tokenizer, vectors=vectors)
-  with writing(folder, CheckpointError), ocp.StandardCheckpointer() as writer:
+  with writing(folder, CheckpointError):
     checksums.write(folder, params)
+  if form == 'hf':
+    hf_folder.save_params(folder, params)
+    return
+  with writing(folder, CheckpointError), ocp.StandardCheckpointer() as writer:
     writer.save(folder / PARAMS, params)
 
 
@@ -207,20 +221,10 @@ def load_model(
   place = locate(path, choice or load_config(path).evaluation.checkpoint)
   if place.params is None:
     raise CheckpointError(f'{place.folder} holds no checkpoint; train first (--mode=train)')
-  try:
-    with ocp.StandardCheckpointer() as reader:
-      shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-          leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32), sharding=sharding
-        ),
-        reader.metadata(place.params).item_metadata.tree,
-      )
-      loaded = reader.restore(place.params, shapes)
-  except Exception as error:  # Orbax and its storage layers each raise their own
-    raise CheckpointError(
-      f'{place.params}: cannot be read ({first_line(error)}); copy it again or choose another '
-      'checkpoint'
-    ) from error
+  if place.params.name == SAFETENSORS:
+    loaded = hf_folder.load_params(place.params, sharding)
+  else:
+    loaded = _restored(place.params, sharding)
   wrong = checksums.changed(loaded, checksums.read(place.params))
   if wrong:
     raise CheckpointError(
@@ -228,3 +232,20 @@ def load_model(
       'another checkpoint'
     )
   return TrainedModel(load_config(path), loaded, place.step, place.folder)
+
+
+def _restored(folder: epath.Path, sharding: jax.sharding.Sharding) -> Any:
+  """The parameters that Orbax has in a folder."""
+  try:
+    with ocp.StandardCheckpointer() as reader:
+      shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+          leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32), sharding=sharding
+        ),
+        reader.metadata(folder).item_metadata.tree,
+      )
+      return reader.restore(folder, shapes)
+  except Exception as error:  # Orbax and its storage layers each raise their own
+    raise CheckpointError(
+      f'{folder}: cannot be read ({first_line(error)}); copy it again or choose another checkpoint'
+    ) from error

@@ -67,8 +67,8 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
     nargs='+',
     default=[shipped.MODEL],
     metavar='MODEL',
-    help='model folder, or --workdir of a training; of several the logits are averaged; default: '
-    'the model that comes with the package, for head and neck organs',
+    help='model folder, --workdir of a training, or hf:ORG/NAME; of several the logits are '
+    'averaged; default: the model that comes with the package, for head and neck organs',
   )
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument('--input', nargs='+', help='NIfTI files, DICOM .zip files, folders of either')

@@ -1,0 +1,120 @@
+"""Model folders as on the Hugging Face Hub: parameters in one safetensors file, a model card."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+
+from mome_jax.checkpoint.errors import CheckpointError, first_line
+from mome_jax.checkpoint.files import SAFETENSORS, absolute
+from mome_jax.errors import writing
+
+CARD = 'README.md'
+_TAGS = ('medical', 'computed-tomography', 'image-segmentation', 'text-prompted',
+         'mixture-of-experts', 'jax', 'flax')  # fmt: skip
+
+
+_TYPES = {'F32': np.float32, 'BF16': jnp.bfloat16, 'F16': np.float16}
+
+
+def save_params(folder: epath.PathLike, params: Any) -> None:
+  """Writes `model.safetensors`; a parameter is called 'model.backbone.…', by its place.
+
+  Args:
+    folder: existing.
+    params: nested dict of arrays.
+
+  Raises:
+    CheckpointError: if it cannot be written.
+  """
+  import safetensors.numpy
+
+  flat = flax.traverse_util.flatten_dict(params)
+  tensors = {'.'.join(path): np.ascontiguousarray(leaf) for path, leaf in flat.items()}
+  place = absolute(folder)
+  with writing(place, CheckpointError):
+    data = safetensors.numpy.save(tensors, {'format': 'flax'})
+    (place / SAFETENSORS).write_bytes(data)
+
+
+def load_params(file: epath.Path, sharding: jax.sharding.Sharding) -> Any:
+  """Reads what `save_params` wrote; bfloat16 becomes float32.
+
+  Args:
+    file: `model.safetensors`.
+    sharding: of every parameter.
+
+  Raises:
+    CheckpointError: if it cannot be read.
+  """
+  import safetensors
+
+  placed = {}
+  try:
+    for name, stored in safetensors.deserialize(file.read_bytes()):
+      array = np.frombuffer(stored['data'], _TYPES[stored['dtype']]).reshape(stored['shape'])
+      wide = array.astype(np.promote_types(array.dtype, np.float32))
+      placed[tuple(name.split('.'))] = jax.device_put(wide, sharding)
+  except Exception as error:  # of the library or the disk
+    raise CheckpointError(f'{file}: cannot be read ({first_line(error)}); get it again') from error
+  return flax.traverse_util.unflatten_dict(placed)
+
+
+def card(
+  config: ml_collections.ConfigDict,
+  *,
+  name: str,
+  licence: str = '',
+  body: str = '',
+  parameters: int,
+) -> str:
+  """The text of a model card: front matter that the Hub reads, what the model is, how to use it.
+
+  Args:
+    config: of the model.
+    name: of the model.
+    licence: identifier such as apache-2.0; '' where nobody said.
+    body: of the card that the model came with, '' where it had none.
+    parameters: their number.
+  """
+  front = ['---', 'library_name: mome-jax', 'pipeline_tag: image-segmentation']
+  front += [f'license: {licence}'] if licence else []
+  front += ['tags:', *(f'- {tag}' for tag in _TAGS), '---', '']
+  spacing = ' x '.join(f'{mm:g}' for mm in config.data.spacing)
+  facts = [
+    f'# {name}',
+    '',
+    'Text-prompted segmentation of CT with [MoME-JAX](https://pypi.org/project/mome-jax).',
+    '',
+    '| | |',
+    '|:--|:--|',
+    f'| classes | {", ".join(config.classes)} |',
+    f'| network | {config.model.backbone.name}, {parameters:,} parameters |',
+    f'| input | CT in HU, resampled to {spacing} mm |',
+    '',
+    '```bash',
+    'mome predict --checkpoint hf:ORG/NAME --input scan.nii.gz --output out',
+    '```',
+    '',
+    '**Not a medical device.**',
+    '',
+  ]
+  return '\n'.join([*front, *([body] if body else facts)])
+
+
+def write_card(folder: epath.PathLike, text: str) -> None:
+  """Writes the model card of a folder."""
+  place = absolute(folder)
+  with writing(place, CheckpointError):
+    (place / CARD).write_text(text)
+
+
+def without_front(text: str) -> str:
+  """A card without the front matter that it may begin with."""
+  if not text.startswith('---\n'):
+    return text
+  return text.partition('\n---\n')[2].lstrip('\n')
