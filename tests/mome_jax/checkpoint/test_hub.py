@@ -51,7 +51,8 @@ def test_a_folder_for_the_hub(model, dtype, tmp_path):
   assert again.params['text']['b'].shape == ()
   assert again.config.classes == demo.get_config().classes
   assert sorted(os.listdir(out)) == [
-    'README.md', 'checksums.json', 'config.json', 'model.safetensors', 'tokenizer.model']  # fmt: skip
+    'README.md', 'checksums.json', 'config.json', 'model.safetensors', 'tokenizer.model',
+  ]  # fmt: skip
 
 
 def test_the_card_has_front_matter_and_keeps_its_text(model, tmp_path):
