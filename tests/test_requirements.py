@@ -89,7 +89,7 @@ def test_the_extra_for_buckets_has_the_library_of_the_tests():
   assert gcsfs.specifier.contains(pins('requirements-dev.txt', SYSTEMS[0])['gcsfs'])
 
 
-@pytest.mark.parametrize('extra', ['itk', 'node'])
+@pytest.mark.parametrize('extra', ['hub', 'itk', 'node'])
 def test_the_extras_for_formats_have_the_libraries_of_the_tests(extra):
   exact = pins('requirements-dev.txt', {})
   for need in map(Requirement, EXTRAS[extra]):

@@ -34,7 +34,7 @@ def save_params(folder: epath.PathLike, params: Any) -> None:
   import safetensors.numpy
 
   flat = flax.traverse_util.flatten_dict(params)
-  tensors = {'.'.join(path): np.ascontiguousarray(leaf) for path, leaf in flat.items()}
+  tensors = {'.'.join(path): np.asarray(leaf, order='C') for path, leaf in flat.items()}
   place = absolute(folder)
   with writing(place, CheckpointError):
     data = safetensors.numpy.save(tensors, {'format': 'flax'})

@@ -24,18 +24,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def do_GET(self):
     self._asked.append(self.path)
     parts = self.path.partition('?')[0].strip('/').split('/')
-    if parts[:2] == ['api', 'models']:
+    if parts[:2] == ['api', 'models'] and len(parts) > 3:
       folder = self._root / parts[2] / parts[3]
       names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob('*')) if p.is_file()]
-      if not names or parts[5:] not in ([], ['main']):
+      if not names or parts[5:] not in ([], ['main'], [COMMIT]):
         self._answer(404, b'', {'X-Error-Code': 'RepoNotFound'})
+        return
+      if parts[4:5] == ['tree']:
+        files = [{'type': 'file', 'path': name, 'size': (folder / name).stat().st_size,
+                  'oid': hashlib.sha1(name.encode()).hexdigest()} for name in names]  # fmt: skip
+        self._answer(200, json.dumps(files).encode(), {'Content-Type': 'application/json'})
         return
       info = {'id': '/'.join(parts[2:4]), 'sha': COMMIT, 'private': False, 'tags': [],
               'downloads': 0, 'siblings': [{'rfilename': name} for name in names]}  # fmt: skip
       self._answer(200, json.dumps(info).encode(), {'Content-Type': 'application/json'})
       return
     file = self._root.joinpath(*parts[:2], *parts[4:])
-    if parts[2] != 'resolve' or not file.is_file():
+    if parts[2:3] != ['resolve'] or not file.is_file():
       self._answer(404, b'', {'X-Error-Code': 'EntryNotFound'})
       return
     data = file.read_bytes()

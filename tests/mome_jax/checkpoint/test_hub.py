@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 import yaml
 
-from mome_jax import checkpoint, export
+from mome_jax import checkpoint, export, shipped
 from mome_jax.checkpoint import hf_folder, hub
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.configs import demo
@@ -62,7 +62,8 @@ def test_the_card_has_front_matter_and_keeps_its_text(model, tmp_path):
   fields = yaml.safe_load(front)
   assert fields['license'] == 'apache-2.0' and fields['library_name'] == 'mome-jax'
   assert fields['pipeline_tag'] == 'image-segmentation' and 'jax' in fields['tags']
-  assert 'classes | liver' in body and '13 parameters' in body
+  assert f'| classes | {", ".join(demo.get_config().classes)} |' in body
+  assert ', 13 parameters |' in body
   (out / 'README.md').write_text(text.replace('# out', '# My organs'))
   again = exported(out, tmp_path / 'again')
   written = (again / 'README.md').read_text()
@@ -70,13 +71,11 @@ def test_the_card_has_front_matter_and_keeps_its_text(model, tmp_path):
   assert hf_folder.without_front('plain') == 'plain'
 
 
-def test_an_ensemble_for_the_hub(model, tmp_path):
-  for name in 'ab':
-    exported(model, tmp_path / name)
-  export.export_ensemble([tmp_path / 'a'], tmp_path / 'both', form='hf')
+def test_an_ensemble_for_the_hub(tmp_path):
+  export.export_ensemble([shipped.MODEL] * 2, tmp_path / 'both', form='hf')
   members = checkpoint.members(tmp_path / 'both')
-  assert [member.name for member in members] == ['model_0']
-  checkpoint.load_model(members[0], DEVICE)
+  assert [member.name for member in members] == ['model_0', 'model_1']
+  checkpoint.load_model(members[1], DEVICE)
   assert (tmp_path / 'both' / 'README.md').read_text().startswith('---\n')
 
 
