@@ -184,6 +184,7 @@ def _listening(port: int) -> Iterator[socket.socket]:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
       listener.bind((_HOST, port))
+      listener.listen()  # whoever reads the address may ask at once
     except (OSError, OverflowError) as error:
       reason = getattr(error, 'strerror', None) or error
       raise ServeError(f'--port {port}: {reason}; choose another, or 0 for any') from error

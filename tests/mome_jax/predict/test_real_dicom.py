@@ -50,7 +50,8 @@ def test_a_real_study_that_misses_slices(tmp_path):
 
 def test_a_study_without_ct():
   with pytest.raises(
-    find_scans.ScanError, match=r'no DICOM CT series at any depth but MR \(17 files\)'
+    find_scans.ScanError,
+    match=r'no DICOM CT series at any depth, nor NRRD or MetaImage but MR \(17 files\)',
   ):
     find_scans.find_scans([STUDIES / '98892003'])
 

@@ -232,7 +232,7 @@ def test_two_predictors_on_two_devices_work_side_by_side(tmp_path, monkeypatch):
 
   def check():
     for numbers, segmenter in zip(where, segmenters, strict=True):
-      [got] = segmenter._predict(windows)
+      [got] = segmenter.predict(windows)
       assert {device.id for device in got.devices()} == set(numbers)
       np.testing.assert_allclose(got, windows + 2 * len(numbers), rtol=1e-6)
 
