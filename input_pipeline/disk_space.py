@@ -36,9 +36,9 @@ def estimate(cases: Iterable[sources.Case], spacing: Sequence[float]) -> int:
     if shape_and_size is None:  # DICOM, or a case that will fail and say why
       continue
     shape, size = shape_and_size
-    own = float(np.prod(shape))
+    voxels = float(np.prod(shape))
     scale = float(np.prod(size) / np.prod(spacing)) if case.split == 'train' else 1.0
-    total += int(_VOXEL * _COPIES * own * scale)
+    total += int(_VOXEL * _COPIES * voxels * scale)
   return total
 
 
@@ -66,13 +66,13 @@ def check(folder: str | os.PathLike, needed: int, what: str) -> str:
 
   Args:
     folder: to be written, there or not; nothing is known of gs:// and the like.
-    needed: bytes.
+    needed: bytes, 0 where no header tells.
     what: is written, for the message.
 
   Raises:
     DiskError: if less is free.
   """
-  text = f'{what}: about {in_words(needed)}'
+  text = f'{what}: {"about " + in_words(needed) if needed else "of unknown size"}'
   if '://' in os.fspath(folder):
     return text
   place = pathlib.Path(folder).expanduser().absolute()
@@ -84,7 +84,7 @@ def check(folder: str | os.PathLike, needed: int, what: str) -> str:
       f'{folder}: {what} take about {in_words(needed)}, and {in_words(free)} are free on its disk; '
       'free space or choose another place'
     )
-  return f'{text} of {in_words(free)} that are free'
+  return f'{text}, {in_words(free)} of the disk are free'
 
 
 def in_words(number: int) -> str:

@@ -70,11 +70,11 @@ def embed(part: volume.Volume, geometry: volume.Geometry) -> volume.Volume:
     part: (D, H, W) on its own grid; voxels beyond it are 0.
     geometry: of the scan.
   """
-  own, whole = part.geometry.canonical_affine, geometry.canonical_affine
+  inner, whole = part.geometry.canonical_affine, geometry.canonical_affine
   shape, outer = np.array(part.array.shape), np.array(geometry.canonical_shape)
   if np.array_equal(shape, outer):
     return part
-  steps = np.linalg.solve(whole, own)  # own voxel indices -> those of the scan
+  steps = np.linalg.solve(whole, inner)  # the part's voxel indices -> those of the scan
   offset = np.rint(steps[:3, 3]).astype(int)
   turned = np.abs(steps[:3, :3] - np.eye(3)) @ shape
   apart = max(np.abs(steps[:3, 3] - offset).max(), turned.max())

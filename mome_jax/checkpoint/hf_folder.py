@@ -88,7 +88,7 @@ def card(
   facts = [
     f'# {name}',
     '',
-    'Text-prompted segmentation of CT with [MoME-JAX](https://pypi.org/project/mome-jax).',
+    'Text-prompted segmentation of CT with MoME-JAX.',
     '',
     '| | |',
     '|:--|:--|',

@@ -151,7 +151,7 @@ def labelling(folder: pathlib.Path) -> Labelling:
   path = next(filter(os.path.lexists, files), None)
   if path is None:
     return Labelling()
-  content = _content(path)
+  content = declaration(path)
   word, listed = absence.reads(content, path), content.get('supervised')
   if listed is None:
     return Labelling(word)
@@ -302,11 +302,11 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
 
 
 def _declared(path: pathlib.Path) -> dict[str, list[int]]:
-  named = nifti_folder.by_name(_content(path)['labels'], path)
+  named = nifti_folder.by_name(declaration(path)['labels'], path)
   return {canonical(name): values for name, values in named.items()}
 
 
-def _content(path: pathlib.Path) -> Mapping:
+def declaration(path: pathlib.Path) -> Mapping:
   """A `dataset.json` that declares labels."""
   try:
     content = text_files.read_json(path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory, text_files
+from input_pipeline import inventory
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import itk_image, volume
 from input_pipeline.sources import nifti_folder
@@ -78,14 +78,8 @@ def write(
 
 def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:
   """The content of a dataset.json, and class -> value in the order of painting."""
-  try:
-    index = text_files.read_json(path)
-  except OSError as error:
-    raise ScoreError(inventory.unreadable(path, error)) from error
-  declared = index.get('labels') if isinstance(index, Mapping) else None
-  if not isinstance(declared, Mapping):
-    raise ScoreError(f'{path}: no "labels"; it must hold an object of name -> value')
-  named = nifti_folder.by_name(declared, path)
+  index = mask_folders.declaration(path)
+  named = nifti_folder.by_name(index['labels'], path)
   regions = {name: held for name, held in named.items() if name not in _UNSET}
   if any(len(held) > 1 for held in regions.values()):
     values = _of_regions(path, list(regions), index.get('regions_class_order'))

@@ -103,8 +103,8 @@ class Model(abc.ABC):
     if settings.tta:
       other = mirroring.mirrored_prompts(names, prompts, template)
       reader = mean([reader, mirroring.mirrored(self.reader(other))])
-    there = bool(self.devices) and self.devices[0].platform != 'cpu'
-    return Segmenter(reader, names, settings, template, free=free, on_device=there)
+    accelerated = bool(self.devices) and self.devices[0].platform != 'cpu'
+    return Segmenter(reader, names, settings, template, free=free, on_device=accelerated)
 
 
 def mean(readers: Sequence[Reader]) -> Reader:

@@ -253,7 +253,7 @@ def _tables(names: Sequence[str], template: Template) -> dict[str, np.ndarray]:
   """Of `segmentation.decide`: the classes, innermost first, and what of them contains what.
 
   Returns:
-    'order' (K,) int32; of each in this order 'own' (K,) int32, its place among the containers, -1
+    'order' (K,) int32; of each in this order 'bit' (K,) int32, its place among the containers, -1
     for none, and 'outer' (K, max(1, A)) bool, the containers around it; 'around' (A,) int32.
   """
   around = [names.index(name) for name in containers(names, template)]
@@ -261,10 +261,10 @@ def _tables(names: Sequence[str], template: Template) -> dict[str, np.ndarray]:
   for k, name in enumerate(names):
     outer[k, : len(around)] = [template.contains(names[o], name) for o in around]
   order = sorted(range(len(names)), key=lambda k: -outer[k].sum())
-  own = [around.index(k) if k in around else -1 for k in order]
+  bit = [around.index(k) if k in around else -1 for k in order]
   return {
     'order': np.array(order, np.int32),
-    'own': np.array(own, np.int32),
+    'bit': np.array(bit, np.int32),
     'outer': outer[order],
     'around': np.array(around, np.int32),
   }
@@ -355,13 +355,13 @@ def _decide(total, axes, tables, count, rivals, free, kind, size):
 
   def one(carry, row):
     winner, best, over, covered = carry
-    k, own, outer = row
+    k, bit, outer = row
     logits = _interpolate(total, k, axes)
     leaf = logits > 0
     counts = counted(leaf, logits)
-    bits = leaf.astype(jnp.uint8) << (7 - own % 8).astype(jnp.uint8)
-    over = over | jnp.where((jnp.arange(size) == own // 8) & (own >= 0), bits[..., None], 0)
-    inside = covered[jnp.maximum(own, 0)] & (own >= 0)
+    bits = leaf.astype(jnp.uint8) << (7 - bit % 8).astype(jnp.uint8)
+    over = over | jnp.where((jnp.arange(size) == bit // 8) & (bit >= 0), bits[..., None], 0)
+    inside = covered[jnp.maximum(bit, 0)] & (bit >= 0)
     covered = covered | (leaf & outer[:, None, None, None])
     number = (k + 1).astype(winner.dtype)
     tie = (logits == best) & (number < winner)
@@ -375,7 +375,7 @@ def _decide(total, axes, tables, count, rivals, free, kind, size):
     jnp.zeros((*fine, size), jnp.uint8),
     jnp.zeros((outers, *fine), bool),
   )
-  rows = tables['order'], tables['own'], tables['outer']
+  rows = tables['order'], tables['bit'], tables['outer']
   (winner, _, over, _), counts = jax.lax.scan(one, begin, rows)
   counts = jnp.zeros_like(counts).at[tables['order']].set(counts)
 

@@ -98,9 +98,9 @@ def lost(present: Iterable[str], classes: Sequence[str]) -> list[str]:
     if name in present:
       continue
     source = sources.get_source(name)
-    own = [one for one in classes if one in _labelled([name])]
-    alone = [one for one in own if one not in labelled]
-    effect = f'{source.expected} scans and its {len(own)} rows of the tables'
+    scored = rows(name, classes)
+    alone = [one for one in scored if one not in labelled]
+    effect = f'{source.expected} scans and its {len(scored)} rows of the tables'
     if name in trained and alone:
       effect += f'; nothing here labels {", ".join(alone)}'
     lines.append(f'without {name}: {effect}')

@@ -203,8 +203,8 @@ def write_bricks(plan: Plan) -> list[str]:
   skipped = []
   for download in plan.downloads:
     settings = bricks.read_settings(plan.data_dir, download.source)
-    found = settings['skipped'] if settings else [('', 'not one scan could be prepared')]
-    skipped += [f'{download.source} {case}: {reason}' for case, reason in found]
+    reasons = settings['skipped'] if settings else [('', 'not one scan could be prepared')]
+    skipped += [f'{download.source} {case}: {reason}' for case, reason in reasons]
   return skipped
 
 

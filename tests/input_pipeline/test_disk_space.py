@@ -44,7 +44,8 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path):
   folder = tmp_path / 'not' / 'there'
   with pytest.raises(disk_space.DiskError, match='not/there: the scans take about'):
     disk_space.check(folder, free * 2, 'the scans')
-  assert 'the scans: about 1.5 kB of ' in disk_space.check(folder, 1500, 'the scans')
+  assert 'the scans: about 1.5 kB, ' in disk_space.check(folder, 1500, 'the scans')
+  assert 'the scans: of unknown size, ' in disk_space.check(folder, 0, 'the scans')
   assert not pathlib.Path(tmp_path / 'not').exists()
   assert disk_space.check('gs://bucket/data', free * 2, 'the scans').startswith('the scans: about')
 
