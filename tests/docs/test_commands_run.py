@@ -41,6 +41,7 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
     'mome evaluate --workdir=runs/demo': (),
     'mome evaluate --workdir=runs/demo --config.evaluation.split=all': (),
     'mome export --checkpoint runs/demo --output models/demo --dtype bfloat16': (),
+    'mome export --checkpoint runs/demo --output models/hub --format hf --licence apache-2.0': (),
     'mome predict --checkpoint runs/demo --input FOLDER --output out': (),
     'mome predict --checkpoint runs/demo --input FOLDER --output out --report': (),
     f'mome prepare --check {MINE}': (),

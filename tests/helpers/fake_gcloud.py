@@ -70,10 +70,17 @@ def event(plan, line):
       entry[1] -= 1
       if entry[1] == 0:
         plan['events'].remove(entry)
-        (CLOUD / 'plan.json').write_text(json.dumps(plan))
+      remember(plan)
+      if entry[1] == 0:
         return entry[2]
-  (CLOUD / 'plan.json').write_text(json.dumps(plan))
   return None
+
+
+def remember(plan):
+  """Whole at every moment: the script calls for all slices at once."""
+  part = CLOUD / f'plan-{os.getpid()}.part'
+  part.write_text(json.dumps(plan))
+  part.replace(CLOUD / 'plan.json')
 
 
 def queued(verb, words, plan, what):
