@@ -50,7 +50,14 @@ def _describe(folder) -> dict:
     'path': str(folder),
     'spacing_mm': list(config.data.spacing),
     'hu_windows': [list(window) for window in config.data.windows],
-    'classes': [{'name': one.name, 'synonyms': list(one.synonyms)} for one in classes],
+    'classes': [
+      {
+        'name': one.name,
+        'synonyms': list(one.synonyms),
+        'experimental': one.name in config.experimental,
+      }
+      for one in classes
+    ],
   }
 
 
@@ -69,7 +76,8 @@ def text(facts: dict) -> str:
     lines += ['', f'Model {model["name"]}, {spacing} mm, {model["path"]}']
     width = max(len(one['name']) for one in model['classes']) + 2
     for one in model['classes']:
-      lines.append(f'  {one["name"]:{width}}{", ".join(one["synonyms"])}'.rstrip())
+      names = (['(experimental)'] if one['experimental'] else []) + [', '.join(one['synonyms'])]
+      lines.append(f'  {one["name"]:{width}}{" ".join(names)}'.rstrip())
   return '\n'.join(lines)
 
 

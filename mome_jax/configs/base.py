@@ -15,6 +15,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Classes beyond those, as dicts of name, prompt, synonyms, parent: see anatomy.Template.extend.
   # Those that a prepared source brings along are added when training starts.
   config.new_classes = ()
+  # Classes that too few patients taught: `predict` makes their masks where they are asked for by
+  # name only, and says what they are.
+  config.experimental = ()
 
   config.data = ml_collections.ConfigDict()
   config.data.sources = ml_collections.config_dict.placeholder(tuple)

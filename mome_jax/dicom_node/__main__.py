@@ -8,7 +8,7 @@ A config file (TOML):
   port = 11112
   host = "127.0.0.1"             # listened on; "0.0.0.0" to be reached from other machines
   callers = ["ARCHIVE"]          # AE titles that may send; without: everybody
-  prompts = "mandible, larynx"   # without: all classes of the model
+  prompts = "mandible, larynx"   # without: all but the experimental classes
   results = ["dicom_seg", "rtstruct"]
   wait = 10                      # seconds without a further image: the series is whole
 

@@ -44,7 +44,7 @@ class Settings:
     port: that is listened on; 0 is any that is free.
     callers: AE titles that may send; empty is everybody.
     checkpoint: model, as of `mome predict`; '' is the shipped one.
-    prompts: names or any text, separated by commas; '' is all classes of the model.
+    prompts: names or any text, separated by commas; '' is all but the experimental classes.
     results: of formats.FORMATS, those for DICOM: dicom_seg, rtstruct, ...
     folder: for series and results until they are done with; what is left there when the node
       stops is gone on with.

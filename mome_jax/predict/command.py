@@ -77,7 +77,10 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument('--output', required=True, help='folder for the results')
   asked = parser.add_mutually_exclusive_group()
-  asked.add_argument('--prompts', help='names or any text, separated by commas; default: all')
+  asked.add_argument(
+    '--prompts',
+    help='names or any text, separated by commas; default: all but experimental classes',
+  )
   asked.add_argument(
     '--prompts-file', metavar='FILE', help='one a line; blank lines and those with # are skipped'
   )

@@ -116,9 +116,8 @@ def ask(predictor: Model, request: Request) -> PromptedModel:
     UserError: if a prompt is empty, or there are too many.
   """
   trained = tuple(predictor.config.classes)
-  targets = make_targets(
-    request.prompts or trained, predictor.template, as_written=request.as_written
-  )
+  prompts = request.prompts or verdicts.default_classes(predictor)
+  targets = make_targets(prompts, predictor.template, as_written=request.as_written)
   if request.check_sides and not {'liver', 'spleen'} <= set(trained):
     raise PredictError(
       '--check-sides compares liver and spleen, and the model was not trained on both'

@@ -20,6 +20,12 @@ class UnfamiliarError(PredictError):
   """A prompt means nothing that the model was trained on; the message names all such."""
 
 
+def default_classes(predictor: Model) -> tuple[str, ...]:
+  """The classes that a request without prompts asks for: all but the experimental ones."""
+  config = predictor.config
+  return tuple(name for name in config.classes if name not in config.experimental)
+
+
 def judge(
   targets: Sequence[Target], predictor: Model, request: Request
 ) -> tuple[list[Target], list[str]]:
@@ -35,7 +41,8 @@ def judge(
     request: with `as_written` no name decides, the text alone.
 
   Returns:
-    The targets with their familiarity and verdict, and notes on those that are not known.
+    The targets with their familiarity and verdict, and notes on those that are not known, or
+    experimental.
 
   Raises:
     UnfamiliarError: if some are unfamiliar, and the request does not force them.
@@ -51,6 +58,12 @@ def judge(
       'those, or pass --force for masks that cannot be trusted'
     )
   notes = [_note(t, judgements[t.name]) for t in doubtful if judgements[t.name].verdict != 'known']
+  experimental = [t.name for t in targets if t.name in predictor.config.experimental]
+  if experimental:
+    notes.append(
+      f'CAUTION: {_listed(experimental)}: experimental, too few patients taught the model; check '
+      'the masks'
+    )
   return [_with(target, judgements.get(target.name)) for target in targets], notes
 
 

@@ -119,13 +119,21 @@ async def model(request: Request) -> Response:
   """The model, its classes, and what scans can be chosen."""
   desk: Desk = request.app.state.desk
   predictor = desk.answerer.model
-  classes = [predictor.template.get(name) for name in predictor.config.classes]
+  config = predictor.config
+  classes = [
+    {
+      'name': name,
+      'synonyms': list(predictor.template.get(name).synonyms),
+      'experimental': name in config.experimental,
+    }
+    for name in config.classes
+  ]
   return JSONResponse(
     {
       'version': __version__,
       'checkpoint': pathlib.PurePath(predictor.path).name,
       'step': predictor.step,
-      'classes': [{'name': one.name, 'synonyms': list(one.synonyms)} for one in classes],
+      'classes': classes,
       'inputs': list(desk.inputs),
       'max_upload_bytes': desk.limit,
     }
@@ -140,7 +148,7 @@ async def judge(request: Request) -> Response:
 
 
 def _prompts(value: Any) -> list[str] | None:
-  """Prompts as text with commas, or as a list; None for all classes of the model."""
+  """Prompts as text with commas, or as a list; None where a request says nothing."""
   if value is None:
     return None
   if isinstance(value, str):

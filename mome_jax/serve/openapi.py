@@ -6,6 +6,7 @@ from mome_jax import __version__
 from mome_jax.serve import downloads
 
 _TEXT = {'type': 'string'}
+_YES_NO = {'type': 'boolean'}
 _COUNT = {'type': 'integer', 'minimum': 0}
 _TEXTS = {'type': 'array', 'items': _TEXT}
 
@@ -28,7 +29,7 @@ SCHEMAS: dict[str, Any] = {
     version=_TEXT,
     checkpoint=_TEXT,
     step={'type': ['integer', 'null']},
-    classes={'type': 'array', 'items': _object(name=_TEXT, synonyms=_TEXTS)},
+    classes={'type': 'array', 'items': _object(name=_TEXT, synonyms=_TEXTS, experimental=_YES_NO)},
     inputs={**_TEXTS, 'description': 'Scans of the folder that the server was started with.'},
     max_upload_bytes=_COUNT,
   ),
@@ -52,11 +53,11 @@ SCHEMAS: dict[str, Any] = {
     set=_COUNT,
     scan=_COUNT,
     prompts=_TEXTS,
-    force={'type': 'boolean'},
+    force=_YES_NO,
     names={**_TEXTS, 'description': 'Of the masks.'},
     notes=_TEXTS,
     job=_COUNT,
-    done={'type': 'boolean'},
+    done=_YES_NO,
     labels={
       'type': 'array',
       'items': {'type': 'object'},
@@ -98,7 +99,7 @@ def _parameter(name: str, schema: dict[str, Any], place: str = 'path') -> dict[s
 
 
 _PROMPTS = {'anyOf': [_TEXT, _TEXTS, {'type': 'null'}],
-            'description': 'Text with commas, or a list; null is all classes.'}  # fmt: skip
+            'description': 'Text with commas, or a list; null: all not experimental.'}  # fmt: skip
 _SCAN = {
   'content': {
     'application/octet-stream': {
@@ -112,8 +113,8 @@ _SCAN = {
 
 
 def _paths() -> dict[str, dict[str, Any]]:
-  prompts = {'type': 'object', 'properties': {'prompts': _PROMPTS, 'force': {'type': 'boolean'},
-                                              'as_written': {'type': 'boolean'}}}  # fmt: skip
+  prompts = {'type': 'object', 'properties': {'prompts': _PROMPTS, 'force': _YES_NO,
+                                              'as_written': _YES_NO}}  # fmt: skip
   opened = _object(scans=_list('Scan'), problems=_TEXTS)
   gone = {'description': 'Gone.'}
   return {

@@ -215,12 +215,21 @@ def _holds(rule: _Rule, value: Any) -> bool:
     return False
 
 
+def _check_experimental(config: ConfigDict) -> None:
+  names = tuple(config.experimental)
+  if unknown := [name for name in names if name not in config.classes]:
+    raise ConfigError(f'{", ".join(unknown)}: not in config.classes; leave it out there')
+  if config.classes and set(names) == set(config.classes):
+    raise ConfigError('names every class, so that none is predicted by default; leave some out')
+
+
 def _contradictions(config: ConfigDict) -> Iterator[str]:
   """What cannot be of values that can."""
   parts = {
     'data.augment': lambda: augment.complete(config.data.augment),
     'evaluation.postprocess': lambda: postprocess.check(config.evaluation.postprocess),
     'new_classes': lambda: TEMPLATE.extend(config.new_classes),
+    'experimental': lambda: _check_experimental(config),
     'init.checkpoint': lambda: (
       config.init.checkpoint and checkpoint.load_config(config.init.checkpoint)
     ),

@@ -39,7 +39,7 @@ class Threshold(Model):
   """Every voxel denser than 0 HU is liver, and nothing is spleen."""
 
   path, folder, step = 'threshold', 'threshold', None
-  config = ConfigDict({'classes': ('liver', 'spleen')})
+  config = ConfigDict({'classes': ('liver', 'spleen'), 'experimental': ()})
   template = TEMPLATE
   vectors = None
 

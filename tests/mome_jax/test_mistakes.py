@@ -22,6 +22,7 @@ VALUES = [
   ("classes=('liver','splen')", "no class is called 'splen'; did you mean spleen?"),
   ('classes=()', 'config.classes is ()'),
   ("classes=('liver','liver')", 'names of classes, each once'),
+  ("experimental=('spleens',)", 'config.experimental: spleens: not in config.classes'),
   ('data.sources=fantom', 'data/fantom: not prepared; did you mean phantom?'),
   ('data.patch=(30,32,32)', 'expected multiples of 8'),
   ('data.patch=(32,32)', 'expected three of them'),

@@ -25,7 +25,7 @@ SEG = Options(preview=False, dicom_seg=True)
 class Nested(Threshold):
   """Over 0 HU is liver, over 200 HU its tumor."""
 
-  config = ConfigDict({'classes': ('liver', 'liver tumor')})
+  config = ConfigDict({'classes': ('liver', 'liver tumor'), 'experimental': ()})
 
   def __init__(self):
     super().__init__(lambda logits: np.stack([logits[:, 0], logits[:, 0] - 8], 1))

@@ -27,6 +27,20 @@ def test_trained_classes_are_known_and_load_nothing(monkeypatch):
   assert notes == []
 
 
+def test_experimental_classes_are_asked_for_by_name_only(tmp_path, monkeypatch):
+  experimental = Threshold.config.copy_and_resolve_references()
+  experimental.experimental = ('spleen',)
+  monkeypatch.setattr(Threshold, 'config', experimental)
+  scan = save_scan(tmp_path / 'scan.nii.gz')
+  asked = prompted_model.ask(Threshold(), Request([scan]))
+  assert [target.name for target in asked.targets] == ['liver'] and not asked.notes
+  assert asked.segmenter.classes == ('liver', 'spleen')  # it still competes
+  asked = prompted_model.ask(Threshold(), Request([scan], ['spleen']))
+  assert [target.name for target in asked.targets] == ['spleen']
+  [note] = asked.notes
+  assert note.startswith('CAUTION: spleen: experimental')
+
+
 @pytest.mark.parametrize(
   ('prompt', 'hint'),
   [
