@@ -4,6 +4,7 @@ Every patch is a function of (seed, global index) alone; the index is step * bat
 batch is the same on any number of hosts, and a run resumed at step n sees what it would have seen.
 """
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,7 +136,8 @@ class PatchSampler:
     self._weights = tuple(getattr(config, 'weights', ()))
     self._augment = augment.complete(config.augment)
     self._stores = list(stores)
-    self._cache = BrickCache(lambda key: self._stores[key[0]].read(key[1]), config.cache_mb)
+    self._megabytes = config.cache_mb
+    self._cache = self._empty_cache(config.cache_mb)
     _check_stores(self._stores, getattr(config, 'spacing', None))
     template = self._stores[0].template
     self._view = self._look(config.balance, template, self.classes)
@@ -202,6 +204,15 @@ class PatchSampler:
       ranges = [info.slice_ranges.get(name, (-np.inf, np.inf)) for name in names]
       limits = np.array(ranges, np.float32)
       yield StoreCase(number, info, records, table, voxels, supervised, limits, store.brick)
+
+  def _empty_cache(self, megabytes: float) -> BrickCache:
+    return BrickCache([store.read_all for store in self._stores], megabytes)
+
+  def part(self, of: int) -> 'PatchSampler':
+    """The same sampler for one of several processes, with its part of the cache, empty."""
+    part = copy.copy(self)
+    part._cache = self._empty_cache(self._megabytes / of)
+    return part
 
   @property
   def cases(self) -> list[StoreCase]:
@@ -271,7 +282,7 @@ class PatchSampler:
     """A voxel (3,) of class k, uniformly over those of the case."""
     records, probabilities = case.voxels[k]
     record = int(rng.choice(records, p=probabilities))
-    _, label = self._cache((case.store, record))
+    _, label = self._cache.get(case.store, [record])[0]
     voxels = np.flatnonzero(case.table[:, k][label])
     inside = np.unravel_index(voxels[rng.integers(len(voxels))], label.shape)
     return self._stores[case.store].position[record] + np.array(inside)
@@ -337,14 +348,13 @@ class PatchSampler:
     edge = self._stores[case.store].brick
     first = np.maximum(low // edge, 0)
     last = np.minimum(-(-high // edge), case.records.shape)
-    for cell in itertools.product(*map(range, first, last)):
-      record = int(case.records[cell])
-      if record < 0:
-        continue
+    cells = itertools.product(*map(range, first, last))
+    touched = {cell: int(case.records[cell]) for cell in cells if case.records[cell] >= 0}
+    bricks_read = self._cache.get(case.store, list(touched.values()))
+    for cell, (part, codes) in zip(touched, bricks_read, strict=True):
       begin = np.array(cell) * edge
       a, b = np.maximum(begin, low), np.minimum(begin + edge, high)
       to = tuple(map(slice, a - low, b - low))
       of = tuple(map(slice, a - begin, b - begin))
-      part, codes = self._cache((case.store, record))
       image[to], label[to] = part[of], codes[of]
     return image, label

@@ -25,6 +25,9 @@ class Store(Protocol):
   def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
     """One brick: image int16 HU and label uint8 codes."""
 
+  def read_all(self, numbers: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Several bricks by one request."""
+
   def class_voxels(self, names: Sequence[str]) -> np.ndarray:
     """(N, K) int64: how much of each class every brick holds."""
 
@@ -74,6 +77,10 @@ class MemoryStore:
   def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
     """One brick."""
     return self._bricks[record]
+
+  def read_all(self, numbers: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Several bricks."""
+    return [self._bricks[number] for number in numbers]
 
   def class_voxels(self, names: Sequence[str]) -> np.ndarray:
     """(N, K) int64 voxels; 0 where the case does not supervise the class."""

@@ -9,7 +9,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
@@ -20,6 +20,18 @@ from input_pipeline.bricks import records, voxel_index
 from input_pipeline.bricks.command import prepare_command
 from input_pipeline.bricks.records import HeldOutCase, Key, VolumeRecord
 from input_pipeline.errors import UserError, one_line, reading, suggest
+
+
+class RecordSource(Protocol):
+  """Records by number, one or several at once."""
+
+  def __len__(self) -> int: ...
+
+  def __iter__(self) -> Iterator[Mapping[str, Any]]: ...
+
+  def __getitem__(self, number: int) -> Mapping[str, Any]: ...
+
+  def __getitems__(self, numbers: Sequence[int]) -> Sequence[Mapping[str, Any]]: ...
 
 
 class NotPreparedError(UserError):
@@ -118,10 +130,13 @@ class BrickStore:
     Returns:
       image (brick, brick, brick) int16 HU, label (brick, brick, brick) uint8 codes; read-only.
     """
-    number = int(self._numbers[record])
+    return self.read_all([record])[0]
+
+  def read_all(self, numbers: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Several bricks by one request to the disk or server; each as of `read`."""
     with _readable(self._folder):
-      example = self._records[number]
-    return example['image'], self._translate(example['label'])
+      examples = self._records.__getitems__([int(self._numbers[number]) for number in numbers])
+    return [(example['image'], self._translate(example['label'])) for example in examples]
 
   def class_voxels(self, names: Sequence[str]) -> np.ndarray:
     """How much of each class every brick holds.
@@ -167,7 +182,7 @@ class _Volumes(collections.abc.Sequence):
 
   def __init__(self, folder: epath.Path, translate: Callable[[np.ndarray], np.ndarray]):
     self._folder, self._translate = folder, translate
-    self._parts: list[tuple[str, Sequence[Mapping[str, Any]]]] = []
+    self._parts: list[tuple[str, RecordSource]] = []
     if folder.is_dir():
       with _readable(folder):
         splits = records.import_tfds().builder_from_directory(folder).info.splits
@@ -398,9 +413,7 @@ def _prepared(data_dir: str | os.PathLike, source: str) -> tuple[epath.Path, dic
   return folder, settings
 
 
-def data_source(
-  folder: epath.Path, split: str, *, skip: Sequence[str] = ()
-) -> Sequence[Mapping[str, Any]]:
+def data_source(folder: epath.Path, split: str, *, skip: Sequence[str] = ()) -> RecordSource:
   """Random access to the records of a split; the fields in `skip` are not decoded."""
   tfds = records.import_tfds()
   decoders = {field: tfds.decode.SkipDecoding() for field in skip}

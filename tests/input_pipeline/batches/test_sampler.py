@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -114,13 +116,13 @@ def test_frame_gives_the_height_of_every_patch_voxel(store, settings, elastic, m
     make_config(augment=settings, windows=((-100.0, 900.0),), foreground=0.0), [store], CLASSES
   )
 
-  def read(key):
-    record = key[1]
+  def read(record):
     offset = store.cases[store.case[record]].offset[2]
     height = offset + (store.position[record][2] + np.arange(16)) * store.spacing[2]
     return np.broadcast_to(height, (16, 16, 16)).astype(np.float32), np.ones((16,) * 3, np.uint8)
 
-  sampler._cache = read
+  get = lambda store, records: [read(record) for record in records]
+  sampler._cache = types.SimpleNamespace(get=get)
   sampler._augment = {**augment.complete(settings), 'p_intensity': 0, 'p_noise': 0, 'p_blur': 0}
   sampler._augment |= {'p_low_resolution': 0, 'p_gamma': 0, 'p_gamma_inverted': 0, 'p_cut_out': 0}
   sampler._augment['p_elastic'] = float(elastic)
