@@ -16,7 +16,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo test test-fast test-slow coverage test-py312 lint package docs vendor clean clean-runs
 
-$(VENV)/run.stamp: requirements.txt requirements-predict.txt
+$(VENV)/run.stamp: requirements.txt requirements-grain.txt requirements-predict.txt
 	@echo 'Installing jax, TensorFlow and others into $(VENV), 2.4 GB: half a minute to two minutes.'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt

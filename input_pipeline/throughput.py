@@ -1,14 +1,17 @@
-r"""How fast prepared sources become training batches on this machine.
+r"""How fast prepared sources become training batches on this machine, by loader and workers.
 
   python -m input_pipeline.throughput --data_dir=DIR [--source=NAME ...] [--patch=96]
 
-Prints patches a second, how many voxels were read from disk for each one in a patch, and the memory
-of the process. Give it the sources and the settings of a training run; what that run waited for
-is `data_wait` in its `metrics.jsonl`.
+Prints a table: patches a second, how many voxels were read from disk for each one in a patch, and
+the memory of all processes. Give it the sources and the settings of a training run; what that run
+waited for is `data_wait` in its `metrics.jsonl`. Every row is measured in a process of its own,
+with an empty cache of bricks.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
+import multiprocessing
 import pathlib
 import resource
 import sys
@@ -29,7 +32,8 @@ class Throughput:
   Attributes:
     patches_per_second: while batches are taken as fast as they come.
     read_amplification: voxels decoded from the shards for each voxel of a patch.
-    peak_memory: largest resident size of the process so far, bytes.
+    peak_memory: largest resident size of the process so far and of the workers it had, bytes; pages
+      that they share count for each.
   """
 
   patches_per_second: float
@@ -57,18 +61,23 @@ def measure(
   supervised = {name for store in stores for case in store.cases for name in case.supervised}
   classes = [name for name in stores[0].template.names() if name in supervised]
   batches = dataset.make_dataset(config, stores, classes, seed=0, batch_size=batch_size)
+  next(batches)  # what starts the workers is no part of any rate
   for duration in (warm_up, seconds):
     taken, before, start = 0, batches.voxels_read, time.perf_counter()
     while taken == 0 or time.perf_counter() - start < duration:
       taken += len(next(batches)['label'])
     passed = time.perf_counter() - start
   voxels = taken * config.patch[0] * config.patch[1] * config.patch[2]
+  amplification = (batches.voxels_read - before) / voxels
+  batches.close()
+  memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  if dataset.choose_loader(config.loader) == 'grain':  # of ended processes, the largest is known
+    memory += config.num_parallel * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
   return Throughput(
     patches_per_second=taken / passed,
-    read_amplification=(batches.voxels_read - before) / voxels,
+    read_amplification=amplification,
     # In bytes on macOS, in KiB elsewhere.
-    peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    * (1 if sys.platform == 'darwin' else 1024),
+    peak_memory=memory * (1 if sys.platform == 'darwin' else 1024),
   )
 
 
@@ -80,10 +89,22 @@ def make_parser() -> argparse.ArgumentParser:
   for option, default, text in (
     ('--patch', 96, 'voxels along an edge'),
     ('--batch-size', 8, 'patches in a batch'),
-    ('--parallel', 2, 'patches made at the same time'),
   ):
     text = f'{text} ({default})'
     parser.add_argument(option, type=cli.at_least(1), metavar='N', default=default, help=text)
+  parser.add_argument(
+    '--parallel',
+    type=cli.at_least(1),
+    action='append',
+    metavar='N',
+    help='patches made at the same time; may be repeated (1, 2, 4 ... up to all processors)',
+  )
+  parser.add_argument(
+    '--loader',
+    action='append',
+    choices=[name for name in dataset.LOADERS if name != dataset.AUTO],
+    help='what makes the batches, config.data.loader; may be repeated (all that are installed)',
+  )
   parser.add_argument(
     '--cache-mb', type=cli.at_least(0), default=1024, help='decoded bricks kept (1024)'
   )
@@ -96,6 +117,49 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(cli.dashed(argv))
+  names = args.source or bricks.prepared_sources(args.data_dir)
+  if not _open(args.data_dir, names):
+    raise bricks.NotPreparedError(
+      f'{args.data_dir}: holds no prepared source; run python -m input_pipeline.prepare first'
+    )
+  loaders = [dataset.choose_loader(name) for name in args.loader or dataset.installed_loaders()]
+  print(
+    f'{", ".join(names)}: {"plain" if args.plain else "augmented"} patches of {args.patch}^3, '
+    f'{args.cache_mb} MB of cache, {dataset.usable_cpus()} processors\n'
+  )
+  print('| loader | workers | patches/s | voxels read for each one used | memory (GB) |')
+  print('|:--|--:|--:|--:|--:|', flush=True)
+  for loader in loaders:
+    for workers in args.parallel or _doublings(dataset.usable_cpus()):
+      speed = _apart(_measure, args, names, loader, workers)
+      print(
+        f'| {loader} | {workers} | {speed.patches_per_second:.1f} | {speed.read_amplification:.1f} '
+        f'| {speed.peak_memory / 1e9:.2f} |',
+        flush=True,
+      )
+  return 0
+
+
+def _open(data_dir: pathlib.Path, names: Sequence[str]) -> list[bricks.BrickStore]:
+  template = bricks.read_template(data_dir, names)
+  return [bricks.open_bricks(data_dir, name, template) for name in names]
+
+
+def _doublings(most: int) -> list[int]:
+  """1, 2, 4 ... and `most`."""
+  return sorted({min(2**i, most) for i in range(most.bit_length() + 1)})
+
+
+def _apart(work: Any, *arguments: Any) -> Any:
+  """What `work` returns, computed in a process of its own."""
+  context = multiprocessing.get_context('spawn')
+  with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as process:
+    return process.submit(work, *arguments).result()
+
+
+def _measure(
+  args: argparse.Namespace, names: Sequence[str], loader: str, workers: int
+) -> Throughput:
   config = ml_collections.ConfigDict(
     {
       'patch': (args.patch,) * 3,
@@ -103,26 +167,18 @@ def main(argv: Sequence[str] | None = None) -> int:
       'foreground': 0.67,
       'balance': 'sources',
       'cache_mb': args.cache_mb,
-      'num_parallel': args.parallel,
+      'loader': loader,
+      'num_parallel': workers,
       'augment': {'enabled': not args.plain},
     }
   )
-  names = args.source or bricks.prepared_sources(args.data_dir)
-  template = bricks.read_template(args.data_dir, names)
-  stores = [bricks.open_bricks(args.data_dir, name, template) for name in names]
-  if not stores:
-    raise bricks.NotPreparedError(
-      f'{args.data_dir}: holds no prepared source; run python -m input_pipeline.prepare first'
-    )
-  speed = measure(
-    config, stores, batch_size=args.batch_size, seconds=args.seconds, warm_up=args.seconds / 2
+  return measure(
+    config,
+    _open(args.data_dir, names),
+    batch_size=args.batch_size,
+    seconds=args.seconds,
+    warm_up=args.seconds / 2,
   )
-  print(
-    f'{", ".join(names)}: {speed.patches_per_second:.1f} {"plain" if args.plain else "augmented"} '
-    f'patches of {args.patch}^3 a second, {speed.read_amplification:.1f} voxels read for each one '
-    f'used, {speed.peak_memory / 1e9:.2f} GB of memory'
-  )
-  return 0
 
 
 if __name__ == '__main__':

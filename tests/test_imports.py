@@ -87,6 +87,7 @@ LIBRARIES = {
   'tensorflow': ('input_pipeline',),
   'tensorflow_datasets': ('input_pipeline',),
   'apache_beam': ('input_pipeline',),
+  'grain': ('input_pipeline',),
   'orbax': ('mome_jax.checkpoint',),
   'clu': ('mome_jax.training',),
   'optax': ('mome_jax.training', 'mome_jax.text.teaching'),
@@ -94,7 +95,7 @@ LIBRARIES = {
   'starlette': ('mome_jax.serve',),
   'uvicorn': ('mome_jax.serve',),
 }
-LAZY = 'tensorflow', 'tensorflow_datasets', 'apache_beam'
+LAZY = 'tensorflow', 'tensorflow_datasets', 'apache_beam', 'grain'
 # What knows arrays and nothing of files.
 ARRAYS = 'mome_jax.ops', 'mome_jax.moe', 'mome_jax.models'
 FILES = 'os', 'io', 'pathlib', 'shutil', 'tempfile', 'etils', 'nibabel', 'pydicom', 'json'

@@ -16,6 +16,7 @@ EXTRAS = PROJECT['optional-dependencies']
 FILES = {
   'requirements-predict.txt': PROJECT['dependencies'],
   'requirements-serve.txt': EXTRAS['serve'],
+  'requirements-grain.txt': EXTRAS['grain'],
   'requirements.txt': EXTRAS['train'],
   'requirements-beam.txt': EXTRAS['beam'],
 }
@@ -59,8 +60,9 @@ def test_every_requirement_has_a_pin_that_satisfies_it(file, environment):
 
 
 def test_each_file_includes_the_one_it_extends():
-  for file, base in (('requirements.txt', 'requirements-predict.txt'),
-                     ('requirements-serve.txt', 'requirements-predict.txt'),
+  for file, base in (('requirements-serve.txt', 'requirements-predict.txt'),
+                     ('requirements-grain.txt', 'requirements-predict.txt'),
+                     ('requirements.txt', 'requirements-grain.txt'),
                      ('requirements-beam.txt', 'requirements.txt'),
                      ('requirements-aot.txt', 'requirements.txt'),
                      ('requirements-dev.txt', 'requirements.txt')):  # fmt: skip

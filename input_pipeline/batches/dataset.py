@@ -1,19 +1,28 @@
-"""Training batches of one host, made in the background by tf.data from what `sampler` draws."""
+"""Training batches of one host, made in the background from what `sampler` draws."""
 
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import importlib.util
+import os
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from input_pipeline import bricks
-from input_pipeline.batches import spec
+from input_pipeline.batches import grain_loader, tf_loader
+from input_pipeline.batches.background import Batches
 from input_pipeline.batches.sampler import PatchSampler, PipelineError
+from input_pipeline.errors import suggest
+
+AUTO = 'auto'
+# What makes the batches, and the package it needs.
+_NEEDS = {'tf.data': 'tensorflow', 'grain': 'grain'}
+LOADERS = (*_NEEDS, AUTO)
+# Beyond it a host makes patches faster than eight accelerators take them, and only memory grows.
+_MOST_WORKERS = 32
 
 
 def make_dataset(
   config: Any,
-  stores: Sequence[bricks.BrickStore],
+  stores: Sequence[bricks.Store],
   classes: Sequence[str],
   *,
   seed: int,
@@ -21,13 +30,16 @@ def make_dataset(
   batch_size: int,
   host: int = 0,
   num_hosts: int = 1,
-) -> 'Batches':
-  """Endless batches of one host, made in the background by tf.data.
+) -> Batches:
+  """Endless batches of one host, made in the background.
 
-  Its many options are all that one batch depends on: nothing is kept from an earlier one.
+  Its many options are all that one batch depends on: nothing is kept from an earlier one. Which
+  loader makes them, and how many at once, changes no number.
 
   Args:
-    config: of `PatchSampler`, and num_parallel, the number of patches made at the same time.
+    config: of `PatchSampler`, and
+      loader: one of LOADERS, by default AUTO, see `choose_loader`;
+      num_parallel: patches made at the same time; 0: as many as `usable_cpus`, at most 32.
     stores: the prepared sources.
     classes: K class names.
     seed: of the run.
@@ -40,69 +52,59 @@ def make_dataset(
     Iterator over what `PatchSampler.sample` returns, with a leading axis of B / num_hosts.
 
   Raises:
-    PipelineError: as `PatchSampler`, and if the hosts cannot share the batch evenly.
+    PipelineError: as `PatchSampler`, if the hosts cannot share the batch evenly, or the loader is
+      not installed.
   """
   if batch_size % num_hosts:
     raise PipelineError(f'batch size {batch_size} cannot be shared by {num_hosts} hosts evenly')
+  make = {'tf.data': tf_loader.batches, 'grain': grain_loader.batches}
+  loader = choose_loader(getattr(config, 'loader', AUTO))
   sampler = PatchSampler(config, stores, classes)
   rows = batch_size // num_hosts
-
-  def draw(number: int) -> dict[str, np.ndarray]:
-    step, row = divmod(number, rows)
-    return sampler.sample(step * batch_size + host * rows + row, seed)
-
-  return Batches(_in_background(config, sampler, draw, start_step * rows, rows), sampler)
-
-
-def _in_background(
-  config: Any,
-  sampler: PatchSampler,
-  draw: Callable[[int], dict[str, np.ndarray]],
-  first: int,
-  rows: int,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Iterator over batches of `rows` examples draw(first), draw(first + 1), ..."""
-  bricks.import_tfds()
-  import tensorflow as tf
-
-  shapes = spec.shapes(sampler.patch, windows=len(sampler.windows), classes=len(sampler.classes))
-
-  def in_order(number):
-    example = draw(int(number))
-    return [example[name] for name in shapes]
-
-  def to_example(number):
-    types = [tf.as_dtype(spec.BATCH[name].dtype) for name in shapes]
-    tensors = tf.numpy_function(in_order, [number], types)
-    return {
-      name: tf.ensure_shape(tensor, shape)
-      for (name, shape), tensor in zip(shapes.items(), tensors, strict=True)
-    }
-
-  dataset = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
-  dataset = dataset.map(to_example, num_parallel_calls=config.num_parallel, deterministic=True)
-  dataset = dataset.batch(rows, drop_remainder=True).prefetch(2)
-  return dataset.as_numpy_iterator()
+  number = functools.partial(_example_number, rows=rows, batch_size=batch_size, host=host)
+  workers = config.num_parallel or min(usable_cpus(), _MOST_WORKERS)
+  return make[loader](
+    sampler, number, seed=seed, first=start_step * rows, rows=rows, workers=workers
+  )
 
 
-class Batches:
-  """An iterator that ends its background threads before the interpreter goes.
+def _example_number(local: int, *, rows: int, batch_size: int, host: int) -> int:
+  """Global number of the example that is number `local` of this host."""
+  step, row = divmod(local, rows)
+  return step * batch_size + host * rows + row
 
-  NOTE: threads of tf.data that wait for Python while it shuts down would hang the process for ever.
+
+def choose_loader(name: str) -> str:
+  """What makes the batches: `tf.data` by threads of this process, `grain` by processes.
+
+  Args:
+    name: one of LOADERS; AUTO is tf.data where TensorFlow is installed, or else grain.
+
+  Raises:
+    PipelineError: if there is no such loader, or what it needs is not installed.
   """
+  if name == AUTO:
+    name = 'tf.data' if _is_installed(_NEEDS['tf.data']) else 'grain'
+  if name not in _NEEDS:
+    raise PipelineError(f'data.loader is {name!r}; {suggest(name, LOADERS)}')
+  if not _is_installed(_NEEDS[name]):
+    [other] = set(_NEEDS) - {name}
+    raise PipelineError(
+      f'data.loader is {name!r}, and {_NEEDS[name]} is not installed; pip install '
+      f'{_NEEDS[name]}, or set --config.data.loader={other}, which makes the same batches'
+    )
+  return name
 
-  def __init__(self, iterator: Iterator[dict[str, np.ndarray]], sampler: PatchSampler):
-    self._running = [iterator]
-    self._sampler = sampler
-    weakref.finalize(self, self._running.clear)  # runs at exit too
 
-  def __iter__(self):
-    return self
+def installed_loaders() -> list[str]:
+  """Those whose package is installed."""
+  return [name for name, package in _NEEDS.items() if _is_installed(package)]
 
-  def __next__(self) -> dict[str, np.ndarray]:
-    return next(self._running[0])
 
-  @property
-  def voxels_read(self) -> int:
-    """Voxels of all bricks decoded so far, those of batches that are still to come among them."""
-    return self._sampler.voxels_read
+def _is_installed(package: str) -> bool:
+  return importlib.util.find_spec(package) is not None
+
+
+def usable_cpus() -> int:
+  """Of this machine's processors, as many as this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

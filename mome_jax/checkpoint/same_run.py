@@ -31,6 +31,7 @@ from mome_jax.text.vectors import TextVectors
 # listed, new fields too, decides what is learned.
 _IRRELEVANT = (  # to what is learned and scored
   'data.cache_mb',
+  'data.loader',  # makes the same batches
   'data.num_parallel',
   'data_dir',  # what is prepared there is compared instead
   'evaluation.pictures',

@@ -34,7 +34,10 @@ def get_config() -> ml_collections.ConfigDict:
   # Of datasets by name, times that: (('phantom_liver', 2.0),); the others have 1.
   config.data.weights = ()
   config.data.cache_mb = 1024
-  config.data.num_parallel = 2
+  # What makes the batches, which are the same: 'tf.data', threads; 'grain', processes without
+  # TensorFlow; 'auto', tf.data where TensorFlow is installed.
+  config.data.loader = 'auto'
+  config.data.num_parallel = 0  # patches made at the same time; 0: one a processor, at most 32
   config.data.augment = ml_collections.ConfigDict(dict(augment.DEFAULTS))  # explained there
 
   config.text = ml_collections.ConfigDict()

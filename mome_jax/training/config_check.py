@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import TEMPLATE
-from input_pipeline.batches import augment
+from input_pipeline.batches import augment, dataset
 from mome_jax import checkpoint
 from mome_jax.configs import base
 from mome_jax.errors import ConfigError, UserError, suggest
@@ -106,7 +106,7 @@ _RULES = {
     "pairs of a dataset and a number above 0, as (('phantom_liver', 2.0),)",
   ),
   'data.cache_mb': _WEIGHT,
-  'data.num_parallel': _COUNT,
+  'data.num_parallel': _whole(0),
   'text.vocab_size': _COUNT,
   'text.max_length': _whole(2),
   'text.d_model': _COUNT,
@@ -157,6 +157,7 @@ _RULES = {
 _CHOICES = {
   'text.mode': MODES,
   'data.balance': ('sources', 'classes'),
+  'data.loader': dataset.LOADERS,
   'train.optimizer': tuple(OPTIMIZERS),
   'train.schedule': tuple(SCHEDULES),
   'evaluation.checkpoint': (checkpoint.LAST, checkpoint.BEST),

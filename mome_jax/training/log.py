@@ -4,8 +4,8 @@ import json
 import sys
 
 import numpy as np
-from clu import metric_writers
 from etils import epath
+from tensorboard import summary
 
 from mome_jax.errors import UserError, one_line
 
@@ -58,7 +58,17 @@ class MetricsLog:
         'space and run the same command again'
       ) from error
     if self._tensorboard:
-      self._tensorboard.write_scalars(step, scalars)
+      self._write_events(self._tensorboard, step, scalars)
+
+  def _write_events(self, writer: summary.Writer, step: int, scalars: dict[str, float]) -> None:
+    """Writes events; ends that where they cannot be written."""
+    try:
+      for name, value in scalars.items():
+        writer.add_scalar(name, value, step=step)
+      writer.flush()  # a run that is asked to end does not close its log
+    except Exception as error:  # each file system raises its own
+      _note(self._path.parent / 'tensorboard', error)
+      self._tensorboard = None
 
   def close(self) -> None:
     """Flushes the TensorBoard events."""
@@ -67,17 +77,21 @@ class MetricsLog:
       self._tensorboard.close()
 
 
-def _open_tensorboard(folder: epath.Path) -> metric_writers.SummaryWriter | None:
-  """The writer of events, None where TensorFlow cannot write there: they are a copy."""
+def _open_tensorboard(folder: epath.Path) -> summary.Writer | None:
+  """TensorBoard's own writer, which needs no TensorFlow; None where it cannot write: a copy."""
   try:
-    return metric_writers.SummaryWriter(str(folder))
-  except Exception as error:  # TensorFlow raises its own
-    print(
-      f'note: no events for TensorBoard: {folder} cannot be written ({one_line(error)[:200]}); '
-      'metrics.jsonl has the same numbers',
-      file=sys.stderr,
-    )
+    return summary.Writer(str(folder))
+  except Exception as error:  # each file system raises its own
+    _note(folder, error)
     return None
+
+
+def _note(folder: epath.Path, error: Exception) -> None:
+  print(
+    f'note: no events for TensorBoard: {folder} cannot be written ({one_line(error)[:200]}); '
+    'metrics.jsonl has the same numbers',
+    file=sys.stderr,
+  )
 
 
 def _append(path: epath.Path, row: dict) -> None:

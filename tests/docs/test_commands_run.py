@@ -47,7 +47,11 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
     f'mome prepare --check {MINE}': (),
     f'mome prepare {MINE} --name=mine --data_dir=runs/data --spacing=6 --brick=32': SMALL,
     'mome inspect --data_dir=runs/data': (),
-    'mome throughput --data_dir=runs/data --patch=32': ('--patch=16', '--seconds=0.1'),
+    'mome throughput --data_dir=runs/data --patch=32': (
+      '--patch=16',
+      '--seconds=0.1',
+      '--parallel=1',
+    ),
     'mome train --config=finetune:runs/demo --workdir=runs/mine --config.data.sources="(\'mine\',)"'
     " --config.classes=\"('liver', 'metastasis')\"": QUICK,
     'mome evaluate --workdir=runs/mine': (),

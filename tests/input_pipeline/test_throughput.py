@@ -7,23 +7,29 @@ from input_pipeline import bricks, throughput
 
 def test_the_command_measures_prepared_sources(tiny_data, capsys):
   command = [f'--data-dir={tiny_data}', '--patch=16', '--batch-size=2', '--seconds=0.2']
-  assert throughput.main([*command, '--cache-mb=0']) == 0
-  cold = capsys.readouterr().out
-  printed = re.fullmatch(
-    r'phantom: ([\d.]+) augmented patches of 16\^3 a second, ([\d.]+) voxels read for each one '
-    r'used, ([\d.]+) GB of memory\n',
-    cold,
-  )
-  rate, amplification, memory = map(float, printed.groups())
-  assert rate > 0
-  # Bricks have the size of the patches, which touch 8 of them, or more where they are turned, and
-  # fewer where there is air; without a cache the voxel to place them at costs one more.
-  assert 2 < amplification < 20
-  assert 0.1 < memory < 100
-  assert throughput.main([*command, '--plain', '--source=phantom']) == 0
-  warm = capsys.readouterr().out
-  assert 'plain patches' in warm
-  assert float(re.search(r'([\d.]+) voxels read', warm)[1]) < amplification
+  assert throughput.main([*command, '--cache-mb=0', '--parallel=2']) == 0
+  title, _, header, _, *rows = capsys.readouterr().out.splitlines()
+  assert re.fullmatch(r'phantom: augmented patches of 16\^3, 0 MB of cache, \d+ processors', title)
+  assert 'patches/s' in header
+  cold = [cells(row) for row in rows]
+  assert [row[:2] for row in cold] == [['tf.data', '2'], ['grain', '2']]
+  for *_, rate, amplification, memory in cold:
+    assert float(rate) > 0
+    # Bricks have the size of the patches, which touch 8 of them, or more where they are turned, and
+    # fewer where there is air; without a cache the voxel to place them at costs one more.
+    assert 2 < float(amplification) < 20
+    assert 0.1 < float(memory) < 100
+  options = ['--plain', '--source=phantom', '--loader=grain', '--parallel=1']
+  assert throughput.main([*command, *options]) == 0
+  title, *_, row = capsys.readouterr().out.splitlines()
+  assert 'plain patches' in title
+  loader, workers, _, amplification, _ = cells(row)
+  assert (loader, workers) == ('grain', '1')
+  assert float(amplification) < float(cold[0][3])
+
+
+def cells(row):
+  return [cell.strip() for cell in row.strip('|').split('|')]
 
 
 @pytest.mark.parametrize('arguments', [[], ['--source=lits']])

@@ -4,9 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+from without import without
 
 from input_pipeline.batches import dataset
-from input_pipeline.batches.sampler import PipelineError
+from input_pipeline.batches.sampler import PatchSampler, PipelineError
 from tests.input_pipeline.batches.settings import CLASSES, PATCH, make_config
 
 
@@ -56,17 +57,65 @@ class TestDataset:
       joined = {k: np.concatenate([part[step][k] for part in parts]) for k in batch}
       self.assert_equal(joined, batch)
 
+  def test_processes_of_grain_make_the_batches_of_tf_data(self, store):
+    options = {'start_step': 3, 'host': 1, 'num_hosts': 2}
+    threads = self.batches(store, 3, config=make_config(loader='tf.data'), **options)
+    # Three processes that share batches of two rows: each makes some of them.
+    config = make_config(loader='grain', num_parallel=3)
+    for a, b in zip(self.batches(store, 3, config=config, **options), threads, strict=True):
+      self.assert_equal(a, b)
+      assert {k: v.dtype for k, v in a.items()} == {k: v.dtype for k, v in b.items()}
+
+  def test_what_processes_read_is_counted(self, store):
+    config = make_config(loader='grain', num_parallel=1)
+    batches = dataset.make_dataset(config, [store], CLASSES, seed=5, batch_size=2)
+    sampler = PatchSampler(config, [store], CLASSES)
+    for step in range(2):
+      next(batches)
+      for row in range(2):
+        sampler.sample(2 * step + row, 5)
+      assert batches.voxels_read == sampler.voxels_read > 0
+    batches.close()
+
+  def test_shared_memory_that_is_too_small(self, store):
+    config = make_config(loader='grain', num_parallel=10**9)
+    with pytest.raises(PipelineError, match='/dev/shm: .* MiB are free.*lower data.num_parallel'):
+      self.batches(store, 1, config=config)
+
+  def test_an_unknown_loader(self, store):
+    with pytest.raises(PipelineError, match="data.loader is 'tf_data'; did you mean tf.data?"):
+      self.batches(store, 1, config=make_config(loader='tf_data'))
+
   def test_uneven_hosts(self, store):
     with pytest.raises(PipelineError, match='batch size 4 .* 3 hosts'):
       self.batches(store, 1, num_hosts=3)
 
 
-def test_a_process_with_a_running_pipeline_ends(tiny_data):
+def test_without_tensorflow_grain_is_chosen(tmp_path):
+  script = """
+from input_pipeline.batches import dataset
+print(dataset.choose_loader('auto'), dataset.installed_loaders())
+dataset.choose_loader('tf.data')
+"""
+  environment = without('tensorflow', tmp_path)
+  process = subprocess.run(
+    [sys.executable, '-c', script], env=environment, capture_output=True, text=True
+  )
+  assert process.stdout == "grain ['grain']\n"
+  assert process.stderr.endswith(
+    "data.loader is 'tf.data', and tensorflow is not installed; pip install tensorflow, or set "
+    '--config.data.loader=grain, which makes the same batches\n'
+  )
+  assert dataset.choose_loader('auto') == 'tf.data'
+
+
+@pytest.mark.parametrize('loader', ['tf.data', 'grain'])
+def test_a_process_with_a_running_pipeline_ends(tiny_data, loader):
   script = f"""
 import ml_collections
 from input_pipeline import bricks
 from input_pipeline.batches import dataset
-config = ml_collections.ConfigDict({make_config().to_dict()!r})
+config = ml_collections.ConfigDict({make_config(loader=loader).to_dict()!r})
 store = bricks.open_bricks({str(tiny_data)!r}, 'phantom')
 batches = dataset.make_dataset(config, [store], {CLASSES!r}, seed=0, batch_size=4)
 for _ in range(10):

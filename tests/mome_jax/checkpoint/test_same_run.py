@@ -86,6 +86,7 @@ def test_every_field_is_refused_unless_it_is_listed(workdir):
   free = [
     'data_dir',
     'data.cache_mb',
+    'data.loader',
     'data.num_parallel',
     'model.class_chunk',
     'model.remat',
