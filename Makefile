@@ -3,6 +3,7 @@
 # make test-fast: those that neither train nor compile a network; make coverage: what all reach.
 # make package: wheel and sdist, and the wheel tried in an empty environment.
 # make docs: the documentation site, into build/site.
+# make accelerator: what is measured on a GPU or TPU, in parts that resume.
 # make clean: without caches and environments again; make clean-runs: without trained models too.
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ export GRPC_VERBOSITY ?= ERROR
 # Large pages for large arrays: steps on the CPU otherwise pay for many page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-fast test-slow coverage test-py312 lint package docs vendor clean clean-runs
+.PHONY: demo test test-fast test-slow coverage test-py312 lint package docs vendor accelerator clean clean-runs
 
 $(VENV)/run.stamp: requirements.txt requirements-grain.txt requirements-predict.txt
 	@echo 'Installing jax, TensorFlow and others into $(VENV), 2.4 GB: half a minute to two minutes.'
@@ -91,6 +92,10 @@ vendor:
 	tar -xzf build/niivue/niivue-niivue-$(NIIVUE).tgz -C build/niivue package/dist/niivue.umd.js
 	awk '/of dist/ {print $$4 "  build/niivue/package/dist/niivue.umd.js"}' mome_jax/assets/niivue-LICENSE.txt | sha256sum --check
 	gzip -9nc build/niivue/package/dist/niivue.umd.js > mome_jax/assets/niivue-$(NIIVUE).umd.js.gz
+
+# With the Python that has jax for the device; PARTS='a b' chooses, DATA=FOLDER holds prepared sources.
+accelerator:
+	$(PYTHON) -m tests.benchmarks.accelerator $(if $(PARTS),--parts $(PARTS)) $(if $(DATA),--data-dir $(DATA))
 
 # Caches, environments and what can be built again; trained models in runs/ stay.
 clean:

@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   print('|:--|--:|--:|--:|--:|', flush=True)
   for loader in loaders:
     for workers in args.parallel or _doublings(dataset.usable_cpus()):
-      speed = _apart(_measure, args, names, loader, workers)
+      speed = measure_apart(args, names, loader, workers)
       print(
         f'| {loader} | {workers} | {speed.patches_per_second:.1f} | {speed.read_amplification:.1f} '
         f'| {speed.peak_memory / 1e9:.2f} |',
@@ -150,11 +150,20 @@ def _doublings(most: int) -> list[int]:
   return sorted({min(2**i, most) for i in range(most.bit_length() + 1)})
 
 
-def _apart(work: Any, *arguments: Any) -> Any:
-  """What `work` returns, computed in a process of its own."""
+def measure_apart(
+  args: argparse.Namespace, names: Sequence[str], loader: str, workers: int
+) -> Throughput:
+  """What `measure` finds in a process of its own.
+
+  Args:
+    args: of `make_parser`.
+    names: of the sources.
+    loader: one of `dataset.LOADERS`.
+    workers: patches made at the same time.
+  """
   context = multiprocessing.get_context('spawn')
   with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as process:
-    return process.submit(work, *arguments).result()
+    return process.submit(_measure, args, names, loader, workers).result()
 
 
 def _measure(

@@ -1,0 +1,1 @@
+"""What an hour with an accelerator is for: one command, in parts that resume."""

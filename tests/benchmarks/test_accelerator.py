@@ -1,0 +1,116 @@
+"""The accelerator command, in tiny sizes on the CPU: no minute there is lost to a typo."""
+
+import json
+import tarfile
+
+import pytest
+
+from tests.benchmarks.accelerator import __main__ as accelerator
+from tests.benchmarks.accelerator import pack, runner, training, training_run
+
+
+def run(folder, parts):
+  command = ['--tiny', '--here', '--repeats=1', f'--output={folder}']
+  code = accelerator.main([*command, '--parts', *parts])
+  failed = [path.read_text()[-3000:] for path in folder.glob('*.errors.txt')]
+  assert not failed, failed
+  assert code == 0
+  for part in parts:
+    title, _, header, _, *lines = (folder / f'{part}.md').read_text().splitlines()
+    assert 'sizes tiny' in title and header.startswith('| case |')
+    assert len(lines) == len(rows(folder, part)) > 1
+
+
+@pytest.fixture(scope='module')
+def output(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('accelerator')
+  run(folder, 'de')
+  return folder
+
+
+def rows(output, part):
+  return json.loads((output / f'{part}.json').read_text())['rows']
+
+
+def test_a_scan_and_the_feed(output):
+  one, three = rows(output, 'd').values()
+  assert one['windows'] == three['windows'] > 1
+  assert one['seconds'] > 0 and one['bytes_to_device'] > 0
+  assert {row['patches_per_second'] > 0 for row in rows(output, 'e').values()} == {True}
+
+
+@pytest.mark.slow
+def test_steps_and_numerics(tmp_path):
+  run(tmp_path, 'abc')
+  compared = rows(tmp_path, 'a')['unet float32']
+  assert compared['forward'] < 1e-5 and compared['passed'] == 'yes'
+  assert 1e-4 < rows(tmp_path, 'a')['unet bfloat16']['forward'] < 6e-2
+  steps = rows(tmp_path, 'b')
+  assert steps['step, unet 16^3 x 1']['patches'] == pytest.approx(
+    1e3 / steps['step, unet 16^3 x 1']['ms']
+  )
+  assert steps['backbone in PyTorch, eager, unet 16^3 x 1']['ms'] > 0
+  kernels = steps['kernels, unet 16^3 x 1']['kernels']
+  assert len(kernels) > 3 and kernels[0][1] >= kernels[1][1] > 0
+  mixture = rows(tmp_path, 'c')
+  assert mixture['mixture']['tflop'] > mixture['finest layer alone']['tflop']
+
+
+def test_what_is_there_is_not_measured_again_and_what_failed_is(tmp_path):
+  measured = []
+
+  def case(name, fails=False):
+    def measure():
+      measured.append(name)
+      if fails and measured.count(name) == 1:
+        raise ValueError('out of\nmemory')
+      return {'ms': 1.0}
+
+    return runner.Case(name, measure)
+
+  part = runner.Part('Title;', {'ms': 'ms'}, lambda settings: [case('x'), case('y', True)])
+  settings = runner.Settings(tmp_path, tiny=True)
+  assert not runner.run('p', part, settings, limit=60)
+  assert '| y | ValueError: out of memory |' in (tmp_path / 'p.md').read_text()
+  assert not runner.run('p', part, settings, limit=-1)  # no time is left
+  assert runner.run('p', part, settings, limit=60)
+  assert measured == ['x', 'y', 'y']
+  assert '| y | 1 |' in (tmp_path / 'p.md').read_text()
+  with pytest.raises(SystemExit, match='was measured on .* choose another --output'):
+    runner.run('p', part, runner.Settings(tmp_path), limit=60)
+
+
+def test_kernels_of_a_gpu_are_told_from_what_the_host_does():
+  name = lambda kind, args, **of: {'ph': 'M', 'name': kind, 'args': {'name': args}, **of}
+  events = [
+    name('process_name', '/device:GPU:0', pid=1),
+    name('thread_name', 'Stream #1(Compute)', pid=1, tid=2),
+    name('process_name', '/host:CPU', pid=3),
+    name('thread_name', 'python', pid=3, tid=4),
+    {'ph': 'X', 'name': 'dgrad', 'pid': 1, 'tid': 2, 'dur': 1500},
+    {'ph': 'X', 'name': 'dgrad', 'pid': 1, 'tid': 2, 'dur': 500},
+    {'ph': 'X', 'name': 'main', 'pid': 3, 'tid': 4, 'dur': 9000},
+  ]
+  assert training.kernel_times(events) == {'dgrad': 2.0}
+
+
+def test_a_model_in_pieces_is_whole_again(tmp_path):
+  (tmp_path / 'model').mkdir()
+  content = bytes(range(256)) * 1000
+  (tmp_path / 'model' / 'params').write_bytes(content)
+  pieces = training_run.split(tmp_path / 'model', tmp_path / 'pieces', size=100_000)
+  assert len(pieces) == 3 and max(piece.stat().st_size for piece in pieces) == 100_000
+  whole = tmp_path / 'whole.tar'
+  whole.write_bytes(b''.join(piece.read_bytes() for piece in sorted(pieces)))
+  with tarfile.open(whole) as archive:
+    assert archive.extractfile('model/params').read() == content
+
+
+def test_packed_data_is_what_was_prepared(output, tmp_path):
+  size = pack.pack_data(output / 'phantoms', ['phantom'], tmp_path, limit=40_000_000)
+  with tarfile.open(tmp_path / 'data.tar') as archive:
+    names = archive.getnames()
+  assert size > 1000 and 'data/phantom/prepare.json' in names
+  assert all(any(kind in name for name in names) for kind in ('bricks', 'volumes', 'index.npz'))
+  with pytest.raises(SystemExit, match='prepare fewer cases'):
+    pack.pack_data(output / 'phantoms', ['phantom'], tmp_path, limit=1000)
