@@ -1,13 +1,13 @@
 """Batches made by threads of this process, which tf.data keeps in order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from input_pipeline import bricks
 from input_pipeline.batches import spec
-from input_pipeline.batches.background import Batches
+from input_pipeline.batches.background import Batch, Batches
 from input_pipeline.batches.sampler import PatchSampler
 
 
@@ -35,8 +35,14 @@ def batches(
 
   shapes = spec.shapes(sampler.patch, windows=len(sampler.windows), classes=len(sampler.classes))
 
+  failures: list[Exception] = []
+
   def in_order(position):
-    example = sampler.sample(number(int(position)), seed)
+    try:
+      example = sampler.sample(number(int(position)), seed)
+    except Exception as error:
+      failures.append(error)
+      raise
     return [example[name] for name in shapes]
 
   def to_example(position):
@@ -53,10 +59,24 @@ def batches(
   # Each example is one thread's work: threads of BLAS on top of them would only wait for a core.
   limits = threadpool_limits(1, user_api='blas')
   return Batches(
-    dataset.as_numpy_iterator(),
+    _raising(dataset.as_numpy_iterator(), failures),
     close=limits.restore_original_limits,
     voxels_read=lambda: sampler.voxels_read,
   )
+
+
+def _raising(iterator: Iterator[Batch], failures: list[Exception]) -> Iterator[Batch]:
+  """The batches; where an example failed, the reason itself and not what TensorFlow makes of it."""
+  while True:
+    try:
+      batch = next(iterator)
+    except StopIteration:
+      return
+    except Exception:
+      if failures:
+        raise failures[0] from None
+      raise
+    yield batch
 
 
 def _import_tensorflow() -> Any:

@@ -1,4 +1,5 @@
 import itertools
+import shutil
 import subprocess
 import sys
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from without import without
 
+from input_pipeline import bricks
 from input_pipeline.batches import dataset
 from input_pipeline.batches.sampler import PatchSampler, PipelineError
 from tests.input_pipeline.batches.settings import CLASSES, PATCH, make_config
@@ -85,6 +87,18 @@ class TestDataset:
   def test_an_unknown_loader(self, store):
     with pytest.raises(PipelineError, match="data.loader is 'tf_data'; did you mean tf.data?"):
       self.batches(store, 1, config=make_config(loader='tf_data'))
+
+  @pytest.mark.parametrize('loader', ['tf.data', 'grain'])
+  def test_damaged_bricks_are_named_in_one_line(self, tiny_data, tmp_path, loader):
+    shutil.copytree(tiny_data, tmp_path, dirs_exist_ok=True)
+    [shard] = tmp_path.rglob('phantom-train.array_record*')
+    content = np.fromfile(shard, np.uint8)
+    content[len(content) // 4 : -len(content) // 4] ^= 0x55
+    content.tofile(shard)
+    store = bricks.open_bricks(tmp_path, 'phantom')
+    config = make_config(loader=loader, cache_mb=0, num_parallel=1, spacing=store.spacing)
+    with pytest.raises(bricks.NotPreparedError, match='phantom.*: damaged, or cannot be read'):
+      self.batches(store, 20, config=config)
 
   def test_uneven_hosts(self, store):
     with pytest.raises(PipelineError, match='batch size 4 .* 3 hosts'):
