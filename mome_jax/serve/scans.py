@@ -13,34 +13,17 @@ import numpy as np
 
 from input_pipeline import remarks
 from mome_jax.errors import UserError
-from mome_jax.inference.packed_mask import PackedMask
 from mome_jax.inference.router_maps import RoutingMaps
-from mome_jax.inference.segmentation import Segmentation
-from mome_jax.plausibility.judge import Judgement
 from mome_jax.predict import find_scans, html_viewer, provenance, viewer_data
-from mome_jax.predict.find_scans import LoadedScan, ScanFiles
+from mome_jax.predict.find_scans import ScanFiles
 from mome_jax.predict.formats import SegmentedScan
+from mome_jax.predict.open_scan import OpenScan
 from mome_jax.predict.prompted_model import PromptedModel
 from mome_jax.predict.request import Request
 
 
 class GoneError(UserError):
   """What is asked about is not here, or not any more."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """Masks that were made in one pass over the windows of a scan.
-
-  Attributes:
-    segmentation: of them.
-    unsure: by name, the share of a mask that is; see `uncertainty.Uncertainty`.
-    judgement: of the masks, or None.
-  """
-
-  segmentation: Segmentation
-  unsure: dict[str, float | None]
-  judgement: Judgement | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,47 +53,32 @@ class PromptSet:
   files: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(eq=False)
-class Scan:
-  """A scan that is open.
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Scan(OpenScan):
+  """A scan that the page has open.
 
   Attributes:
     number: of it.
-    title: what it is called.
     files: where it lies.
     folder: of its own, for temporary files.
-    loaded: the scan.
     digest: of its content; see `provenance.of_scan`.
     step: (3,) mm of the voxels in which it is shown.
     image: NIfTI, compressed, as it is shown.
     notes: what was odd about it.
     sets: what was asked about it, by number.
-    trained: the masks of all classes that the model was trained on, once one was asked for.
-    free: masks of anything else, by name and text of the prompt, with their unsure share.
     lock: held while files of it are written.
   """
 
   number: int
-  title: str
   files: ScanFiles
   folder: pathlib.Path
-  loaded: LoadedScan
   digest: str
   step: np.ndarray
   image: bytes
   notes: Sequence[str]
   sets: dict[int, PromptSet] = dataclasses.field(default_factory=dict)
-  trained: Part | None = None
-  free: dict[tuple[str, str], tuple[PackedMask, float | None]] = dataclasses.field(
-    default_factory=dict
-  )
   numbers: itertools.count = dataclasses.field(default_factory=lambda: itertools.count(1))
   lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-
-  @property
-  def key(self) -> str:
-    """Its name among what the model has seen."""
-    return f'scan {self.number}'
 
   def told(self) -> dict[str, Any]:
     """What it is, fit for JSON."""
@@ -197,8 +165,10 @@ class Scans:
     except UserError as error:
       raise UserError(cleaned(str(error), files, title)) from error
     step = viewer_data.shown_step(loaded.volume, html_viewer.SIDES[0])
+    number = next(self._numbers)
     scan = Scan(
-      number=next(self._numbers),
+      key=f'scan {number}',
+      number=number,
       title=title,
       files=files,
       folder=self.new_folder(),
