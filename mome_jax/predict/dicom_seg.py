@@ -1,9 +1,8 @@
 """Masks as a DICOM SEG object, which archives and viewers show over the scan it belongs to."""
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -172,21 +171,36 @@ def _completed(series: dicom.Series, slices: Sequence[int]) -> list[Any]:
   axes = series.volume.geometry.affine[:3, :3]
   normal = np.cross(axes[:, 0], axes[:, 1])
   apart = float(abs(axes[:, 2] @ normal) / np.linalg.norm(normal))
-  headers = []
-  for k in slices:
-    stream = getattr(series.headers[k], 'buffer', None)  # closed, and so not to be copied
-    headers.append(copy.deepcopy(series.headers[k], {id(stream): None}))
+  headers = dicom_source.completed([series.headers[k] for k in slices])
   for header in headers:
-    for field in dicom_source.EMPTY:
-      if header.get(field) is None:
-        setattr(header, field, '')
     if not header.get('SliceThickness'):
       header.SliceThickness = round(apart, 6)
   return headers
 
 
-def _describe(number: int, name: str, rgb: Sequence[float], algorithm: Any) -> Any:
-  """The coded description of a segment."""
+class Coded(NamedTuple):
+  """What a class is in codes.
+
+  Attributes:
+    category: of the segmented property.
+    type: of the segmented property.
+    site: where a lesion is, else None.
+    side: of the body, else None.
+  """
+
+  category: Any
+  type: Any
+  site: Any
+  side: Any
+
+
+def label(name: str) -> str:
+  """What the segment of a class is called: its name, as far as DICOM takes it."""
+  return name.replace('\\', '/')[:64]
+
+
+def coded(name: str) -> Coded:
+  """The codes of a class."""
   import highdicom
 
   code = lambda pair: highdicom.sr.CodedConcept(pair[0], 'SCT', pair[1])
@@ -195,17 +209,30 @@ def _describe(number: int, name: str, rgb: Sequence[float], algorithm: Any) -> A
   words = organ.split()
   lesion = _LESIONS.get(words[-1]) if organ not in _ORGANS else None
   region = _ORGANS.get(' '.join(words[:-1])) if lesion else None
+  return Coded(
+    code(_LESION if lesion else _STRUCTURE),
+    code(lesion or _ORGANS.get(organ, _STRUCTURE)),
+    code(region) if region else None,
+    code(_SIDES[side]) if side in _SIDES else None,
+  )
+
+
+def _describe(number: int, name: str, rgb: Sequence[float], algorithm: Any) -> Any:
+  """The coded description of a segment."""
+  import highdicom
+
+  codes = coded(name)
   description = highdicom.seg.SegmentDescription(
     segment_number=number,
-    segment_label=name.replace('\\', '/')[:64],
+    segment_label=label(name),
     display_color=highdicom.color.CIELabColor.from_rgb(*(round(255 * v) for v in rgb)),
-    segmented_property_category=code(_LESION if lesion else _STRUCTURE),
-    segmented_property_type=code(lesion or _ORGANS.get(organ, _STRUCTURE)),
+    segmented_property_category=codes.category,
+    segmented_property_type=codes.type,
     algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
     algorithm_identification=algorithm,
-    anatomic_regions=[code(region)] if region else None,
+    anatomic_regions=[codes.site] if codes.site else None,
   )
-  if side in _SIDES:
+  if codes.side:
     kind = description.SegmentedPropertyTypeCodeSequence[0]
-    kind.SegmentedPropertyTypeModifierCodeSequence = [code(_SIDES[side])]
+    kind.SegmentedPropertyTypeModifierCodeSequence = [codes.side]
   return description

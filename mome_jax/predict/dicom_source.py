@@ -1,6 +1,7 @@
 """What DICOM outputs repeat of the series that they belong to, and what a series lacks for that."""
 
 import contextlib
+import copy
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -57,6 +58,18 @@ def impossible(scans: Sequence[find_scans.ScanFiles], ends: Collection[str]) -> 
       if problem:
         reasons |= {f'{scan.name}_{end}': problem for end in ends}
   return reasons
+
+
+def completed(headers: Iterable[Any]) -> list[Any]:
+  """Copies of pydicom headers with what may be empty and must be there."""
+  copies = []
+  for header in headers:
+    stream = getattr(header, 'buffer', None)  # closed, and so not to be copied
+    copies.append(copy.deepcopy(header, {id(stream): None}))
+    for field in EMPTY:
+      if copies[-1].get(field) is None:
+        setattr(copies[-1], field, '')
+  return copies
 
 
 def character_set(series: dicom.Series, names: Iterable[str]) -> str | None:

@@ -23,6 +23,7 @@ _RESULTS = (
   '_seg.mha',
   '_seg.dcm',
   '_rtstruct.dcm',
+  '_sr.dcm',
   '_masks',
   '_totalsegmentator',
   '_probabilities',

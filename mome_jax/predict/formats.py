@@ -122,6 +122,15 @@ def _rtstruct(path: pathlib.Path, segmented: SegmentedScan) -> None:
   rtstruct.write(path, series, segmented.segmentation, targets, colours)
 
 
+def _dicom_sr(path: pathlib.Path, segmented: SegmentedScan) -> None:
+  from mome_jax.predict import dicom_sr
+
+  rows = [row for row in segmented.rows if row['name'] in segmented.present]
+  series = cast('Series', segmented.scan.series)  # of anything else it is refused before
+  seg = path.with_name(f'{segmented.name}_{FORMATS["dicom_seg"].end}')
+  dicom_sr.write(path, series, rows, seg if seg.is_file() else None)
+
+
 def _needs_itk(switch: str) -> None:
   from mome_jax.predict import itk_outputs
 
@@ -205,6 +214,14 @@ FORMATS: dict[str, Format] = {
     _rtstruct,
     '--rtstruct',
     'also NAME_rtstruct.dcm, a DICOM RT Structure Set (contours); for DICOM input',
+    needs_voxels=True,
+    needs_series=True,
+  ),
+  'dicom_sr': Format(
+    'sr.dcm',
+    _dicom_sr,
+    '--dicom-sr',
+    'also NAME_sr.dcm, a DICOM Structured Report of volumes and HU; for DICOM input',
     needs_voxels=True,
     needs_series=True,
   ),

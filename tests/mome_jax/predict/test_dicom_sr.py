@@ -1,0 +1,107 @@
+"""Measurements as a DICOM Structured Report."""
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from highdicom import sr
+from threshold import Threshold, save_scan
+
+from mome_jax import predict
+from mome_jax.predict import dicom_seg, formats
+from mome_jax.predict.request import PredictError
+from tests.mome_jax.predict.test_dicom import Nested, complete
+
+
+def run(tmp_path, *names, prompts=('liver', 'left kidney'), model=None):
+  options = formats.make_options(['dicom_sr', *names])
+  return predict.predict(
+    model or Threshold(), [tmp_path / 'ct'], tmp_path / 'out', prompts,
+    options=options, progress=False, force=True, existing='overwrite',
+  )  # fmt: skip
+
+
+def numbers(group):
+  """(name, derivation) -> value and unit, by hand from the content tree."""
+  values = {}
+  for item in group.ContentSequence:
+    if item.ValueType == 'NUM':
+      inner = [one for one in item.get('ContentSequence', ())
+               if one.ConceptNameCodeSequence[0].CodeMeaning == 'Derivation']  # fmt: skip
+      how = inner[0].ConceptCodeSequence[0].CodeMeaning if inner else ''
+      [value] = item.MeasuredValueSequence
+      unit = value.MeasurementUnitsCodeSequence[0].CodeValue
+      values[item.ConceptNameCodeSequence[0].CodeMeaning, how] = float(value.NumericValue), unit
+  return values
+
+
+@pytest.mark.parametrize('with_seg', [True, False])
+def test_the_report_says_what_was_measured(with_seg, tmp_path):
+  headers = complete(tmp_path / 'ct')
+  [result] = run(tmp_path, *['dicom_seg'] * with_seg)
+  assert result.status == 'ok' and not result.missing, result.message
+  path = tmp_path / 'out' / 'ct_sr.dcm'
+  read = pydicom.dcmread(path)
+  assert read.SOPClassUID == '1.2.840.10008.5.1.4.1.1.88.22' and read.Modality == 'SR'
+  assert read.StudyInstanceUID == headers[0].StudyInstanceUID
+  assert read.PatientID == headers[0].PatientID
+  assert (read.CompletionFlag, read.VerificationFlag) == ('COMPLETE', 'UNVERIFIED')
+  report = sr.srread(path).content
+  groups = (
+    report.get_volumetric_roi_measurement_groups() if with_seg
+    else report.get_image_measurement_groups()
+  )  # fmt: skip
+  [group] = groups  # nothing is said of the kidney, which has no voxel
+  assert group.tracking_identifier == 'liver'
+  assert group.finding_type.value == '10200004'
+  labels = nib.load(tmp_path / 'out' / 'ct_seg.nii.gz')
+  mask = np.asarray(labels.dataobj) > 0
+  ml = mask.sum() * np.prod(labels.header.get_zooms()) / 1000
+  row = next(row for row in result.labels if row['name'] == 'liver')
+  assert numbers(group[0]) == {
+    ('Volume', ''): (pytest.approx(ml, rel=1e-3), 'mL'),
+    ('Attenuation Coefficient', 'Mean'): (row['mean_hu'], "[hnsf'U]"),
+    ('Attenuation Coefficient', 'Standard Deviation'): (row['sd_hu'], "[hnsf'U]"),
+  }
+  if with_seg:
+    seg = pydicom.dcmread(tmp_path / 'out' / 'ct_seg.dcm')
+    segment = group.referenced_segment
+    assert segment.referenced_sop_instance_uid == seg.SOPInstanceUID
+    number = segment.referenced_segment_numbers[0]
+    assert seg.SegmentSequence[number - 1].SegmentLabel == 'liver'
+
+
+def test_each_of_several_classes_refers_to_its_segment(tmp_path):
+  headers = complete(tmp_path / 'ct')
+  names = 'liver', 'liver tumor'
+  [result] = run(tmp_path, 'dicom_seg', prompts=names, model=Nested())
+  assert result.status == 'ok' and not result.missing, result.message
+  seg = pydicom.dcmread(tmp_path / 'out' / 'ct_seg.dcm')
+  report = sr.srread(tmp_path / 'out' / 'ct_sr.dcm')
+  groups = report.content.get_volumetric_roi_measurement_groups()
+  for group, name, item in zip(groups, names, seg.SegmentSequence, strict=True):
+    segment = group.referenced_segment
+    assert group.tracking_identifier == item.SegmentLabel == name
+    assert segment.referenced_segment_numbers == [item.SegmentNumber]
+    assert segment.source_series_for_segmentation.value == headers[0].SeriesInstanceUID
+  uids = {
+    instance.ReferencedSOPInstanceUID
+    for field in ('CurrentRequestedProcedureEvidenceSequence', 'PertinentOtherEvidenceSequence')
+    for study in report.get(field, ())
+    for series in study.ReferencedSeriesSequence
+    for instance in series.ReferencedSOPSequence
+  }
+  assert uids == {seg.SOPInstanceUID, *(ds.SOPInstanceUID for ds in headers)}
+
+
+def test_nifti_is_refused_and_a_series_without_uids_told(tmp_path):
+  save_scan(tmp_path / 'ct.nii.gz')
+  with pytest.raises(PredictError, match='--dicom-sr needs the headers'):
+    predict.predict(Threshold(), [tmp_path / 'ct.nii.gz'], tmp_path / 'out',
+                    options=formats.make_options(['dicom_sr']))  # fmt: skip
+
+
+def test_codes_of_a_side_and_of_a_lesion():
+  kidney, tumor = dicom_seg.coded('left kidney'), dicom_seg.coded('liver tumor')
+  assert (kidney.type.meaning, kidney.side.meaning, kidney.site) == ('Kidney', 'Left', None)
+  assert (tumor.type.meaning, tumor.site.meaning, tumor.side) == ('Neoplasm', 'Liver', None)
