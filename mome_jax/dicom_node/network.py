@@ -14,8 +14,10 @@ from mome_jax.errors import UserError
 
 _SUCCESS, _NO_SPACE, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 _CT = ('1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.2.1')  # CT and Enhanced CT
-_UID = re.compile(r'[0-9.]{1,64}')
+# No '.' or '..': they name files and folders here.
+_UID = re.compile(r'(?=.{1,64}$)\d+(\.\d+)*', re.ASCII)
 _SPARE = 1 << 30  # bytes of the disk that stay free
+_SECONDS = 60  # that a destination may take to answer
 
 
 class NodeError(UserError):
@@ -51,6 +53,8 @@ class Receiver:
     net = library()
     self._folder, self._wait = folder, settings.wait
     self._lock = threading.Lock()
+    for part in folder.glob('*/.*'):  # of an image that was being written when an earlier run ended
+      part.unlink()
     # What an earlier run has left is whole once `wait` is over.
     self._last = {path.name: time.monotonic() for path in folder.iterdir() if path.is_dir()}
     entity = net.AE(settings.ae_title)
@@ -140,7 +144,8 @@ def send(
 
   net = library()
   entity = net.AE(ae_title)
-  entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 60
+  entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _SECONDS
+  entity.connection_timeout = _SECONDS
   datasets = [pydicom.dcmread(path) for path in files]
   for dataset in datasets:
     entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
@@ -154,7 +159,7 @@ def send(
         raise SendError('the node was stopped')
       try:
         status = link.send_c_store(dataset)
-      except ValueError as error:
+      except (ValueError, RuntimeError) as error:  # of its kind, or the connection has ended
         raise SendError(f'{where} does not take {path.name} ({error})') from error
       code = status.get('Status')
       # 0xBxxx: taken, with a remark.

@@ -1,12 +1,14 @@
 """From a series that has arrived to results that were sent."""
 
 import dataclasses
+import fcntl
 import pathlib
 import shutil
 import threading
 import time
 import warnings
 from collections.abc import Callable
+from typing import TextIO
 
 from mome_jax.dicom_node import network
 from mome_jax.dicom_node.settings import Destination, Settings
@@ -24,7 +26,8 @@ class Node:
   """A node that listens.
 
   FOLDER/incoming/SERIES holds images that come, working/ what is segmented, outgoing/SERIES results
-  to send, failed/SERIES what could not be segmented or sent, done/ what is kept.
+  to send; failed/SERIES and done/SERIES hold the images or results that could not be segmented or
+  sent, and those that are kept. One node at a time works in a folder.
 
   Attributes:
     settings: what it does.
@@ -46,6 +49,7 @@ class Node:
     try:
       for name in places:
         (root / name).mkdir(parents=True, exist_ok=True)
+      self._lock = _locked(root)
       for left in self.working.iterdir():  # the node was stopped while it was at it
         again = self.incoming / left.name
         if again.exists():
@@ -70,6 +74,7 @@ class Node:
           self.stopped.wait(_TICK)
     finally:
       self._receiver.close()
+      self._lock.close()
 
   def step(self) -> bool:
     """Segments or sends one series; False where there is nothing to do."""
@@ -104,7 +109,7 @@ class Node:
     files = sorted(output.glob('*.dcm')) if output.is_dir() else []
     if problems or not files:
       reason = '; '.join(problems) or 'nothing was found in it, so there is no result'
-      self._fail(place, reason)
+      self._fail(place, 'images', reason)
     if files:
       self.tell(f'{series}: segmented in {time.monotonic() - began:.1f} s, {len(files)} results')
       for file in output.iterdir():
@@ -139,7 +144,7 @@ class Node:
       return
     if attempts >= self.settings.attempts:
       self._retries.pop(series, None)
-      self._fail(folder, told)
+      self._fail(folder, 'results', told)
       return
     pause = max(self.settings.wait, 1.0) * 2 ** (attempts - 1)
     self._retries[series] = attempts, time.monotonic() + pause
@@ -152,21 +157,37 @@ class Node:
       return str(error)
     return ''
 
-  def _fail(self, place: pathlib.Path, reason: str) -> None:
-    kept = self.failed / place.name
-    shutil.rmtree(kept, ignore_errors=True)
-    place.rename(kept)
+  def _fail(self, place: pathlib.Path, noun: str, reason: str) -> None:
+    kept = _moved(place, self.failed, noun)
     (kept / 'reason.txt').write_text(reason + '\n')
     self.tell(f'{place.name}: failed: {reason} (kept in {kept})')
 
   def _put_away(self, place: pathlib.Path, noun: str) -> None:
-    if not self.settings.keep:
+    if self.settings.keep:
+      _moved(place, self.done, noun)
+    else:
       shutil.rmtree(place)
-      return
-    kept = self.done / place.name / noun
-    kept.parent.mkdir(exist_ok=True)
-    shutil.rmtree(kept, ignore_errors=True)
-    place.rename(kept)
+
+
+def _locked(root: pathlib.Path) -> TextIO:
+  """A file that is locked as long as it is open; NodeError where another node has it."""
+  lock = (root / '.lock').open('w')
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    lock.close()
+    raise network.NodeError(
+      f'{root}: another node works in it; stop that one, or set another folder'
+    ) from error
+  return lock
+
+
+def _moved(place: pathlib.Path, folder: pathlib.Path, noun: str) -> pathlib.Path:
+  """FOLDER/SERIES/NOUN, to which a series was moved, in place of what an earlier one left there."""
+  kept = folder / place.name / noun
+  kept.parent.mkdir(exist_ok=True)
+  shutil.rmtree(kept, ignore_errors=True)
+  return place.rename(kept)
 
 
 def load(settings: Settings) -> Model:

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import threading
 import time
+import types
 
 import pydicom
 import pytest
@@ -143,9 +144,53 @@ def test_what_is_refused_to_the_end_is_kept_with_the_reason(series, tmp_path):
   with archive(status=0xA700) as (port, _), running(tmp_path, port, attempts=1) as (node, lines):
     send(node.port, series)
     until(lambda: any('failed' in line for line in lines))
-  [folder] = (tmp_path / 'node' / 'failed').iterdir()
+  [folder] = (tmp_path / 'node' / 'failed').glob('*/results')
   assert 'status 0xA700' in (folder / 'reason.txt').read_text()
   assert len(list(folder.glob('*.dcm'))) == 2
+
+
+def test_identifiers_that_are_none_name_no_folder(tmp_path):
+  """A sender chooses them: they must not lead out of the folder of what comes in."""
+  (tmp_path / 'node').mkdir()
+  receiver = network.Receiver(Settings((), port=0), tmp_path / 'node')
+  try:
+    for uid in ('..', '.', '1..2', '1.2.', '../x', '1' * 65, '1.2\n', ''):
+      for series, image in ((uid, '1.2.3'), ('1.2.3', uid)):
+        event = types.SimpleNamespace(
+          dataset={'SeriesInstanceUID': series},
+          request=types.SimpleNamespace(AffectedSOPInstanceUID=image),
+          encoded_dataset=lambda: b'x',
+        )
+        assert receiver._store(event) == 0xC000, uid
+  finally:
+    receiver.close()
+  assert [path.name for path in tmp_path.rglob('*')] == ['node'] and receiver.whole() == []
+
+
+def test_a_second_node_leaves_the_folder_of_the_first_alone(tmp_path):
+  with archive() as (port, _), running(tmp_path, port) as (node, _):
+    (node.working / '1.2').mkdir()  # the first is at it
+    with pytest.raises(UserError, match='another node works in it'), running(tmp_path, port):
+      pass
+    assert (node.working / '1.2').is_dir()
+
+
+def test_a_connection_that_ends_between_files_is_told(series, tmp_path):
+  def leave(event):
+    event.assoc.abort()
+    return 0
+
+  entity = AE('ARCHIVE')
+  entity.add_supported_context(sop_class.CTImageStorage)
+  server = entity.start_server(
+    ('127.0.0.1', 0), block=False, evt_handlers=[(evt.EVT_C_STORE, leave)]
+  )
+  try:
+    destination = Destination('ARCHIVE', '127.0.0.1', server.server_address[1])
+    with pytest.raises(network.SendError, match='does not take'):
+      network.send(series[:2], destination, 'MOME')
+  finally:
+    server.shutdown()
 
 
 def test_images_that_are_no_scan_fail_and_are_kept(series, tmp_path):
@@ -153,7 +198,7 @@ def test_images_that_are_no_scan_fail_and_are_kept(series, tmp_path):
     send(node.port, series[:1])
     until(lambda: any('failed' in line for line in lines))
   assert not taken
-  [folder] = (tmp_path / 'node' / 'failed').iterdir()
+  [folder] = (tmp_path / 'node' / 'failed').glob('*/images')
   assert (folder / f'{pydicom.dcmread(series[0]).SOPInstanceUID}.dcm').exists()
 
 
