@@ -131,7 +131,7 @@ class Answerer:
     air = np.zeros(
       (settings.tiling.batch_size, *settings.tiling.window, len(settings.hu_windows)), np.float32
     )
-    with self._seeing('nothing'):
+    with self.seeing('nothing'):
       parts = asked.segmenter.predict(air)
       for part in parts if hasattr(parts, '__next__') else [parts]:
         np.asarray(part)
@@ -195,7 +195,7 @@ class Answerer:
       listener.check()
       uncertainty.add(slab)
 
-    with self._seeing(scan.key):
+    with self.seeing(scan.key):
       segmentation = segmenter(
         volume.array,
         tuple(volume.spacing),
@@ -206,7 +206,12 @@ class Answerer:
     return Part(segmentation, dict(zip(segmenter.classes, uncertainty.shares(), strict=True)))
 
   @contextlib.contextmanager
-  def _seeing(self, key: str):
+  def seeing(self, key: str) -> Iterator[None]:
+    """In this block, what the model has seen of a scan is there for its windows.
+
+    Args:
+      key: of the scan.
+    """
     with contextlib.ExitStack() as stack:
       for sights in self._sights:
         stack.enter_context(sights.scan(key))

@@ -43,7 +43,8 @@ class Answerer(open_scan.Answerer):
     job.enter('routing')
     watch = asked.explainer.watch()
     volume = scan.loaded.volume
-    asked.segmenter(volume.array, tuple(volume.spacing), watch=Progress(watch, job.progress))
+    with self.seeing(scan.key):
+      asked.segmenter(volume.array, tuple(volume.spacing), watch=Progress(watch, job.progress))
     one.routing = watch.maps()
     one.segmented = dataclasses.replace(one.segmented, routing=one.routing)
     one.view = viewer_data.masks(

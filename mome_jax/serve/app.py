@@ -169,7 +169,7 @@ async def post_scan(request: Request) -> Response:
   desk: Desk = request.app.state.desk
   if request.headers.get('content-type', '').startswith('application/json'):
     name = (await _body(request)).get('input')
-    if name not in desk.inputs:
+    if not isinstance(name, str) or name not in desk.inputs:
       raise GoneError(f'{name}: is not in the folder of --input')
     parts = [(desk.inputs[name], uploads.title_of(name))]
     return await _open(desk, parts)
@@ -268,7 +268,7 @@ async def delete_set(request: Request) -> Response:
   one = scan.get_set(_number(request, 'set'))
   for job in desk.line.of(scan=scan.number, set=one.number):
     job.cancel()
-  del scan.sets[one.number]
+  scan.drop(one)
   return Response(status_code=204)
 
 
@@ -289,6 +289,7 @@ async def post_routing(request: Request) -> Response:
   desk: Desk = request.app.state.desk
   scan = _scan(request)
   one = scan.get_set(_number(request, 'set'))
+  downloads.check_done(scan, one)
   job = desk.line.add(
     lambda job: desk.answerer.explain(scan, one, job), scan=scan.number, set=one.number
   )
@@ -401,6 +402,11 @@ async def _refuse(request: Request, error: Exception) -> Response:
   return JSONResponse({'error': f'{request.url.path}: {error.detail}'}, error.status_code)
 
 
+async def _fault(request: Request, error: Exception) -> Response:
+  """A fault of this program, whose traceback the server prints."""
+  return JSONResponse({'error': f'{type(error).__name__}: {one_line(error)}'}, 500)
+
+
 def make_app(desk: Desk, on_start: Callable[[], object] = lambda: None) -> Starlette:
   """The app.
 
@@ -417,8 +423,9 @@ def make_app(desk: Desk, on_start: Callable[[], object] = lambda: None) -> Starl
 
   app = Starlette(
     routes=ROUTES,
-    exception_handlers={UserError: _explain, HTTPException: _refuse},
+    exception_handlers={UserError: _explain, HTTPException: _refuse, Exception: _fault},
     lifespan=lifespan,
   )
+  app.router.redirect_slashes = False  # it would lead out of what is behind the token
   app.state.desk = desk
   return app

@@ -125,7 +125,7 @@ def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path
   from mome_jax.serve import answers, app, compute, guard, scans
   from mome_jax.training import compilation
 
-  offered, notes = find_scans.find_scans([args.input]) if args.input else ([], [])
+  offered, notes = find_scans.find_scans([os.path.abspath(args.input)]) if args.input else ([], [])
   for note in notes:
     print(f'note: {note}', file=sys.stderr)
   compilation.use_cache()

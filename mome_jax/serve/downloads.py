@@ -38,7 +38,7 @@ def of_kind(scan: Scan, one: PromptSet, kind: str) -> pathlib.Path:
   """
   if kind not in KINDS:
     raise GoneError(f'{kind}: no such file; there are {", ".join(KINDS)}')
-  _check_done(scan, one)
+  check_done(scan, one)
   with scan.lock:
     path = one.files.get(kind)
     if path is None:
@@ -53,7 +53,7 @@ def mask(scan: Scan, one: PromptSet, name: str) -> pathlib.Path:
     GoneError: if it was not asked for.
     UserError: if it is not finished.
   """
-  _check_done(scan, one)
+  check_done(scan, one)
   assert one.segmented is not None
   targets = {target.name: target for target in one.segmented.targets}
   if name not in targets:
@@ -101,7 +101,8 @@ def _zipped(folder: pathlib.Path, masks: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def _check_done(scan: Scan, one: PromptSet) -> None:
+def check_done(scan: Scan, one: PromptSet) -> None:
+  """UserError if masks of a set of prompts are not finished."""
   if not one.is_whole or one.segmented is None:
     raise UserError(f'{scan.title}: prompts {one.number} are not finished; wait for their job')
 

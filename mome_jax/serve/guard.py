@@ -70,7 +70,7 @@ class Guard:
       return _no(403, f'a page of {origin} asks; pages of this server may alone')
     if headers.get('sec-fetch-site', 'same-origin') not in ('same-origin', 'none'):
       return _no(403, 'a page of another site asks; pages of this server may alone')
-    first = scope['path'].split('/')[1]
+    first = scope['path'].removeprefix('/').partition('/')[0]
     if not secrets.compare_digest(first.encode(), self._token.encode()):
       return _no(404, 'no such address; use the whole one that the command printed')
     return None

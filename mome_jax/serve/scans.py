@@ -20,6 +20,7 @@ from mome_jax.predict.formats import SegmentedScan
 from mome_jax.predict.open_scan import OpenScan
 from mome_jax.predict.prompted_model import PromptedModel
 from mome_jax.predict.request import Request
+from mome_jax.serve import uploads
 
 
 class GoneError(UserError):
@@ -113,6 +114,13 @@ class Scan(OpenScan):
       raise GoneError(f'{self.title}: no prompts of number {number}; ask again')
     return self.sets[number]
 
+  def drop(self, one: PromptSet) -> None:
+    """Forgets a set of prompts and removes its files."""
+    with self.lock:
+      self.sets.pop(one.number, None)
+      for path in self.folder.glob(f'{one.number}_*'):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
   def clean(self, text: str) -> str:
     """A message without the place of the scan on this machine."""
     return cleaned(text, self.files, self.title)
@@ -201,18 +209,19 @@ class Scans:
   def close(self, number: int) -> None:
     """Forgets a scan and removes its files; GoneError if it is not open."""
     scan = self.get(number)
-    del self._scans[number]
+    if self._scans.pop(number, None) is None:  # somebody else was faster
+      return
     self._on_close(scan)
     shutil.rmtree(scan.folder, ignore_errors=True)
-    if self._folder in scan.files.path.parents and not any(
-      other.files.path == scan.files.path for other in self.all()
-    ):
-      self.drop(scan.files.path)
+    sent = self._sent(scan)
+    if sent is not None and sent not in map(self._sent, self.all()):
+      shutil.rmtree(sent, ignore_errors=True)
 
-  def drop(self, path: pathlib.Path) -> None:
-    """Removes what was sent: the folder of `new_folder` that a path lies in."""
-    top = self._folder / path.relative_to(self._folder).parts[0]
-    shutil.rmtree(top, ignore_errors=True)
+  def _sent(self, scan: Scan) -> pathlib.Path | None:
+    """The folder of `new_folder` in which a scan was sent, maybe with others."""
+    if self._folder not in scan.files.path.parents:
+      return None
+    return self._folder / scan.files.path.relative_to(self._folder).parts[0]
 
 
 def find(path: pathlib.Path, title: str) -> list[tuple[ScanFiles, str]]:
@@ -227,4 +236,4 @@ def find(path: pathlib.Path, title: str) -> list[tuple[ScanFiles, str]]:
     raise UserError(cleaned(str(error), ScanFiles(title, path), title)) from error
   if len(scans) == 1:
     return [(scans[0], title)]
-  return [(scan, f'{title}_{scan.name}') for scan in scans]
+  return [(scan, uploads.title_of(f'{title}_{scan.name}')) for scan in scans]

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 
 import nibabel as nib
 
-from mome_jax.errors import UserError
+from input_pipeline.ct import itk_image
+from mome_jax.errors import UserError, one_line, writing
 
 _ENDING = re.compile(r'(\.nii)?\.[a-z0-9]{1,6}$')
 _BYTES_A_VOXEL = 4  # of a scan in memory
@@ -50,7 +51,7 @@ async def save(
   ending = _ENDING.search(name.lower())
   path = folder / f'scan{ending[0] if ending else ""}'
   size = 0
-  with path.open('wb') as file:
+  with writing(name, UploadError), path.open('wb') as file:
     async for chunk in chunks:
       size += len(chunk)
       if size > limit:
@@ -78,10 +79,14 @@ def unpack(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
     if file.read(len(_TAR[1])) == _TAR[1]:
       return _unpack_tar(path, name, limit)
   if zipfile.is_zipfile(path):
-    with zipfile.ZipFile(path) as archive:
-      if sum(item.file_size for item in archive.infolist()) > limit:
-        raise TooLargeError(f'{name}: unpacked, it {_too_large(limit)}')
-  elif path.name.endswith(('.nii', '.nii.gz')) and _voxels(path) * _BYTES_A_VOXEL > limit:
+    try:
+      with zipfile.ZipFile(path) as archive:
+        size = sum(item.file_size for item in archive.infolist())
+    except zipfile.BadZipFile as error:
+      raise UploadError(f'{name}: {_broken(error)}') from error
+    if size > limit:
+      raise TooLargeError(f'{name}: unpacked, it {_too_large(limit)}')
+  elif _voxels(path) * _BYTES_A_VOXEL > limit:
     raise TooLargeError(f'{name}: its scan {_too_large(limit)}')
   return path
 
@@ -91,7 +96,7 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
   folder.mkdir()
   size = 0
   try:
-    with tarfile.open(path, 'r:') as archive:
+    with writing(name, UploadError), tarfile.open(path, 'r:') as archive:
       for number, item in enumerate(archive):
         content = archive.extractfile(item) if item.isreg() else None
         if content is None:
@@ -105,17 +110,23 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
           while chunk := content.read(1 << 20):
             file.write(chunk)
   except tarfile.TarError as error:
-    raise UploadError(f'{name}: a broken archive ({error}); send it again') from error
+    raise UploadError(f'{name}: {_broken(error)}') from error
   path.unlink()
   return folder
 
 
 def _voxels(path: pathlib.Path) -> int:
-  """Of a NIfTI file by its header; 0 where that cannot be read, which the reader explains."""
+  """By the header of a file; 0 where that cannot be read, which the reader explains."""
   try:
+    if itk_image.is_itk(path):
+      return math.prod(itk_image.grid(path)[0])
     return math.prod(nib.Nifti1Image.from_filename(path).shape)
   except Exception:  # of a broken file, of whatever kind
     return 0
+
+
+def _broken(error: Exception) -> str:
+  return f'a broken archive ({one_line(error)}); send it again'
 
 
 def _too_large(limit: int) -> str:

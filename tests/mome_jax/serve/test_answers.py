@@ -87,8 +87,10 @@ def test_routing_is_told_on_demand(network, tmp_path):
     _, one = ask(client, scan, ['liver', 'left kidney'])
     place = f'api/scans/{scan}/sets/{one["set"]}'
     assert client.get(f'{place}/view').json()['routing'] is None
+    made = network.sights.made
     job = client.post(f'{place}/routing').json()['job']
     assert desks.follow(client, job)[-1]['state'] == 'done'
+    assert network.sights.made == made  # the backbone did not run again
     routing = client.get(f'{place}/view').json()['routing']
     present = [n for n, row in enumerate(one['labels']) if row['volume_ml']]
     assert present and sorted(map(int, routing['maps'])) == present

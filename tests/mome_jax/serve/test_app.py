@@ -16,6 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 from desks import ask, follow, send
+from starlette.testclient import TestClient
 from threshold import Threshold, patch, save_scan
 
 from input_pipeline.ct import volume
@@ -224,6 +225,67 @@ def test_what_the_model_does_not_know_is_refused_or_forced(client, tmp_path):
   assert one['labels'][0]['volume_ml'] > 0
   for body in ({'prompts': 7}, {'prompts': []}, [], {'prompts': ' , '}):
     assert client.post(f'api/scans/{scan}/prompts', json=body).status_code == 400
+
+
+def test_what_is_sent_wrongly_is_explained(client):
+  answer = client.post('api/scans', json={'input': ['scan']})
+  assert answer.status_code == 404 and 'folder of --input' in answer.json()['error']
+  end = b'PK\5\6' + bytes(4) + b'\2\0\2\0' + b'\xff\0\0\0' + b'\1\0\0\0' + bytes(2)
+  for content in (end, b'PK' + end):  # of an archive whose list of files is nowhere
+    answer = client.post('api/scans', params={'name': 'x.zip'}, content=content)
+    assert answer.status_code == 400 and 'x.zip: a broken archive' in answer.json()['error']
+  answer = client.get('api/scans/', follow_redirects=False)  # whose address has no token
+  assert answer.status_code == 404 and answer.json()['error']
+
+
+def test_a_large_scan_in_a_small_nrrd_is_refused(folder):
+  itk = pytest.importorskip('SimpleITK')
+  path = folder / 'bomb.nrrd'
+  itk.WriteImage(itk.Image(60, 60, 60, itk.sitkInt16), str(path), True)
+  content = path.read_bytes()
+  path.unlink()
+  with desks.desk(Threshold(), folder, limit=200_000) as desk, desks.client(desk) as client:
+    answer = client.post('api/scans', params={'name': 'bomb.nrrd'}, content=content)
+    assert answer.status_code == 413 and 'its scan is larger' in answer.json()['error']
+  assert len(content) < 10_000
+
+
+def test_a_fault_is_told_as_json(folder, monkeypatch):
+  def fail(request):
+    raise ZeroDivisionError('a\nfault')
+
+  with desks.desk(Threshold(), folder) as desk:
+    monkeypatch.setattr(desk.scans, 'all', lambda: fail(None))
+    one = TestClient(desks.guarded(desk), desks.ADDRESS, raise_server_exceptions=False)
+    answer = one.get('api/scans')
+  assert answer.status_code == 500
+  assert answer.json() == {'error': 'ZeroDivisionError: a fault'}
+
+
+def test_scans_that_were_sent_together_share_their_files(folder, tmp_path):
+  stream = io.BytesIO()
+  with tarfile.open(fileobj=stream, mode='w') as archive:
+    for name in ('a', 'b'):
+      archive.add(save_scan(tmp_path / f'{name}.nii.gz'), f'{name}.nii.gz')
+  with desks.desk(Threshold(), folder) as desk, desks.client(desk) as client:
+    answer = client.post('api/scans', params={'name': 'two.tar'}, content=stream.getvalue())
+    first, second = (scan['scan'] for scan in answer.json()['scans'])
+    client.delete(f'api/scans/{first}')
+    assert desk.scans.get(second).files.path.is_file()
+    client.delete(f'api/scans/{second}')
+    assert not list(folder.iterdir())
+
+
+def test_prompts_that_are_forgotten_leave_no_files(client, folder, tmp_path):
+  scan = send(client, save_scan(tmp_path / 'scan.nii.gz'))
+  before = sorted(folder.rglob('*'))
+  _, one = ask(client, scan, 'liver')
+  place = f'api/scans/{scan}/sets/{one["set"]}'
+  assert client.get(f'{place}/files/masks.zip').status_code == 200
+  assert client.get(f'{place}/masks/liver').status_code == 200
+  assert sorted(folder.rglob('*')) != before
+  assert client.delete(place).status_code == 204
+  assert sorted(folder.rglob('*')) == before
 
 
 def test_files_that_cannot_be_made_say_why(client, tmp_path):

@@ -23,7 +23,9 @@ def test_it_answers_itself(app):
   assert get(app, sec_fetch_site='none').status_code == 200  # typed into the browser
 
 
-@pytest.mark.parametrize('path', ['/', '/api/scans', '/wrong/api/scans', '//', f'/{desks.TOKEN}x/'])
+@pytest.mark.parametrize(
+  'path', ['/', '/api/scans', '/wrong/api/scans', '//', '*', f'/{desks.TOKEN}x/']
+)
 def test_without_the_token_there_is_nothing(app, path):
   answer = get(app, path)
   assert answer.status_code == 404 and 'address' in answer.json()['error']
