@@ -91,6 +91,15 @@ def resolve(text: str, template: Template = TEMPLATE) -> tuple[Structure, ...]:
   return meant
 
 
+def find_class(text: str, template: Template = TEMPLATE) -> str | None:
+  """The class that a name means, or the pair of a paired organ without its side; None if none."""
+  meant = [structure.name for structure in resolve(text, template)]
+  if len(meant) < 2:
+    return meant[0] if meant else None
+  pairs = template.pairs()
+  return next((noun for noun, sides in pairs.items() if set(sides) == set(meant)), None)
+
+
 def _lookup(entry: dict[str, set[Structure]], sides: frozenset[str]) -> tuple[Structure, ...]:
   """The classes of one entry of the index that named sides leave."""
   if sides == {'left', 'right'} or (not sides and '' not in entry):

@@ -9,9 +9,10 @@ Files end in .nii.gz, .nii, .nrrd, .mha, .nhdr or .mhd (all but NIfTI with the e
 map may be a segmentation of 3D Slicer, NAME.seg.nrrd, with segments named and numbered as here.
 
 `dataset.json` needs `labels`, name -> value (or the older value -> name); a list of values makes a
-region that holds several structures. Names are those of the template, their synonyms, paired organs
-without a side ('kidney'), or names declared in `new_classes`. Voxels of the label `ignore` are
-neither trained nor scored. Optional fields:
+region that holds several structures. Names are those of the template and their synonyms, however
+they are spelled ('SpinalCord', 'Parotid_L'), paired organs without a side ('kidney'), or names
+declared in `new_classes`. Voxels of the label `ignore` are neither trained nor scored. Optional
+fields:
 
   new_classes  list of objects: name, prompt, synonyms, parent, ... as `anatomy.Template.extend`
   ignored      names of labels that are not used: background
@@ -30,13 +31,15 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from input_pipeline import file_kinds, inventory, labels, text_files
 from input_pipeline.anatomy import Template
+from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.ct import slicer_segments
 from input_pipeline.errors import UserError, suggest
-from input_pipeline.sources import absence, files, nnunet, split_lists
+from input_pipeline.sources import absence, files, nnunet, roi_names, split_lists
 from input_pipeline.sources.base import Case, Source, SourceError
 
 _HOLDS = 'dataset.json, imagesTr/ and labelsTr/'
@@ -98,14 +101,14 @@ def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
 
 def _meanings(index: dict, template: Template, path: pathlib.Path) -> dict[int, labels.Meaning]:
   """Label value -> class names, or None where it is not used; one error names all bad labels."""
-  unused = {_plain(name) for name in index.get('ignored', ())}
+  unused = {roi_names.plain(name) for name in _texts(index.get('ignored', ()), '"ignored"', path)}
   names_of: dict[int, list[str]] = {}
   faults = []
   for name, values in by_name(index['labels'], path).items():
-    if _plain(name) == 'background':
+    if roi_names.plain(name) == 'background':
       continue
-    resolved = labels.IGNORE if _plain(name) == labels.IGNORE else None
-    if not resolved and _plain(name) not in unused:
+    resolved = labels.IGNORE if roi_names.plain(name) == labels.IGNORE else None
+    if not resolved and roi_names.plain(name) not in unused:
       try:
         resolved = _resolve(name, template)
       except ValueError as error:
@@ -124,21 +127,30 @@ def _meanings(index: dict, template: Template, path: pathlib.Path) -> dict[int, 
   return {value: tuple(names) or None for value, names in names_of.items()}
 
 
+def _texts(value: Any, what: str, path: pathlib.Path) -> Sequence[str]:
+  """A list of names; SourceError if it is anything else, as one name without its brackets."""
+  if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+    raise SourceError(f'{path}: {what} is {value!r}; expected a list of names')
+  return value
+
+
 def by_name(declared: Mapping, path: pathlib.Path) -> dict[str, list[int]]:
   """Both styles of nnU-Net: {"liver": 1}, {"liver": [1, 2]}, and the older {"1": "liver"}.
 
   Raises:
     SourceError: if values are no integers; it names all of them.
   """
-  named, faults = {}, []
+  named: dict[str, list[int]] = {}
+  faults = []
   for key, value in declared.items():
     if isinstance(value, str):
       key, value = value, key
     values = value if isinstance(value, list) else [value]
     try:
-      named[key] = [int(v) for v in values]
-      if any(number != float(v) for number, v in zip(named[key], values, strict=True)):
+      numbers = [int(v) for v in values]
+      if any(number != float(v) for number, v in zip(numbers, values, strict=True)):
         raise ValueError
+      named.setdefault(key, []).extend(numbers)
     except (TypeError, ValueError):
       faults.append(f'label {key!r} has value {value!r}; expected a whole number')
   if faults:
@@ -148,23 +160,16 @@ def by_name(declared: Mapping, path: pathlib.Path) -> dict[str, list[int]]:
 
 def _resolve(name: str, template: Template) -> str:
   """Canonical name or pair that a label's name means; ValueError with the fix if there is none."""
-  text = _plain(name)
-  words = text.split(' ')
-  turned = ' '.join([words[-1], *words[:-1]]) if words[-1] in ('left', 'right') else text
-  for candidate in (text, turned):
-    hit = template.find(candidate)
-    if hit or candidate in template.pairs():
-      return hit.name if hit else candidate
+  known = find_class(name, template)
+  if known is not None:
+    return known
+  text = roi_names.plain(name)
   guess = suggest(text, template.names()).partition('known:')[0].strip()
   guess = f'{guess} Otherwise ' if guess else ''
   raise SourceError(
     f'is no class of the template; {guess}declare it: "new_classes": [{{"name": "{text}"}}], or '
     'list it in "ignored"'
   )
-
-
-def _plain(name: str) -> str:
-  return ' '.join(str(name).replace('_', ' ').casefold().split())
 
 
 def _all_pairs(folder: pathlib.Path, index: dict) -> dict[str, dict[str, '_Pair']]:
@@ -186,11 +191,13 @@ def _of_slicer(pair: '_Pair', index: dict, path: pathlib.Path) -> '_Pair':
   """A pair; with a problem where 3D Slicer has numbered its segments otherwise."""
   if pair.problem or pair.label is None or not slicer_segments.is_segmentation(pair.label):
     return pair
-  declared = {_plain(name): values for name, values in by_name(index['labels'], path).items()}
+  declared = {
+    roi_names.plain(name): values for name, values in by_name(index['labels'], path).items()
+  }
   problem = ''
   try:
     for segment in slicer_segments.segments(pair.label):
-      values = declared.get(_plain(segment.name), [])
+      values = declared.get(roi_names.plain(segment.name), [])
       if segment.layer:
         problem = f'segment {segment.name!r} overlaps others; a label map holds one layer'
       elif segment.value not in values:
@@ -360,7 +367,7 @@ def _supervised(
     return dict(meanings)
   path = folder / 'dataset.json'
   known, faults = [], []
-  for text in names:
+  for text in _texts(names, f'supervised of {name}', path):
     try:
       known.append(_resolve(text, template))
     except ValueError as error:

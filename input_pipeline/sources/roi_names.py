@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from input_pipeline.anatomy import Template
-from input_pipeline.anatomy.resolve import resolve
+from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.errors import UserError, suggest
 
 
@@ -86,15 +86,6 @@ def make(rois: Any, ignored: Any, template: Template) -> RoiNames:
   if faults:
     raise RoiNameError('; '.join(faults))
   return RoiNames(patterns, [plain(name) for name in ignored], template)
-
-
-def find_class(text: str, template: Template) -> str | None:
-  """The class that a name means, or the pair of a paired organ without its side; None if none."""
-  meant = [structure.name for structure in resolve(text, template)]
-  if len(meant) < 2:
-    return meant[0] if meant else None
-  pairs = template.pairs()
-  return next((noun for noun, sides in pairs.items() if set(sides) == set(meant)), None)
 
 
 def plain(name: str) -> str:

@@ -135,8 +135,9 @@ def learn(scans: Sequence[TrainingLook], classes: Sequence[str], grid: Sequence[
   record = _ranges(scans, classes, grid)
   if not record.classes:
     raise RecordError(
-      f'no class is labelled in {LEAST_CASES} of the {len(scans)} training scans: their ranges '
-      'cannot be told; masks of this model are not judged'
+      f'each class is labelled in fewer than {LEAST_CASES} of the {len(scans)} training scans that '
+      'were measured: how much it varies cannot be told; masks of this model are not judged. More '
+      'labelled scans mend it'
     )
   left_out = _leave_out(scans, classes, grid)
   masks = collections.Counter(name for one in left_out for name in one.deviations.inside)

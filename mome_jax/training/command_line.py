@@ -30,7 +30,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
   Raises:
     FlagError, ConfigError: if it cannot be understood.
   """
-  argv = config_flag.of_trained_model(argv)
+  argv = config_flag.last_of_each(config_flag.of_trained_model(argv))
   values = _define(argv)
   words = config_flag.parse(values, argv)
   if not values.help:

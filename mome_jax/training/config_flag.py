@@ -78,6 +78,23 @@ def _value(argv: Sequence[str], at: int) -> str:
   return value if equals else ''.join(argv[at + 1 : at + 2])
 
 
+def last_of_each(argv: Sequence[str]) -> list[str]:
+  """The command line with each value of the config once, the last one, as of any other flag.
+
+  A tuple that is given twice would be both joined.
+  """
+  places: dict[str, tuple[int, int]] = {}  # of the words of a flag, by its name
+  dropped: set[int] = set()
+  for at, word in enumerate(argv):
+    match = re.match(r'--?(config\.[^=]+)(=?)', word)
+    if match is None:
+      continue
+    apart = not match[2] and at + 1 < len(argv) and not re.match('--?[a-zA-Z]', argv[at + 1])
+    dropped.update(range(*places.get(match[1], (0, 0))))
+    places[match[1]] = at, at + 1 + apart
+  return [word for at, word in enumerate(argv) if at not in dropped]
+
+
 def define(name: str, values: flags.FlagValues, argv: Sequence[str]) -> None:
   """Defines `--NAME`, which reads a config, and `--NAME.VALUE`, which changes a value of it.
 

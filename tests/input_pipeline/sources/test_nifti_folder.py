@@ -127,12 +127,24 @@ def test_a_case_may_label_less(tmp_path):
     ({'splits': {'validation': ['a'], 'test': ['a']}}, r"'a' is in two splits"),
     ({'splits': {'test': 'ab'}}, "must map test to a list of cases, not to 'ab'"),
     ({'supervised': {'a': ['spleen']}}, r"supervised of a: 'spleen' has no value"),
+    ({'supervised': {'a': 'liver'}}, "supervised of a is 'liver'; expected a list of names"),
+    ({'ignored': 'spleen'}, '"ignored" is \'spleen\'; expected a list of names'),
   ],
 )
 def test_a_malformed_index_is_named(change, message, tmp_path):
   write(tmp_path, {**INDEX, **change})
   with pytest.raises(sources.SourceError, match=f'dataset.json: .*{message}'):
     cases_of(tmp_path)
+
+
+def test_labels_are_spelled_as_anything_else(tmp_path):
+  """The names of planning systems, as rtstruct_folder and prompts take them."""
+  given = {'SpinalCord': 1, 'Parotid_L': 2, 'Glnd_Parotid_R': 3, 'Kidneys': 4, '5': 'Oesophagus'}
+  write(tmp_path, {'labels': {'background': 0, **given}, 'supervised': {}}, cases=('a',))
+  [case] = cases_of(tmp_path)
+  assert set(case.supervised) == {
+    'spinal cord', 'left parotid', 'right parotid', 'right kidney', 'left kidney', 'esophagus',
+  }  # fmt: skip
 
 
 def test_all_bad_labels_are_named_at_once(tmp_path):

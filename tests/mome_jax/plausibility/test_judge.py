@@ -265,7 +265,7 @@ def test_a_damaged_record_is_told(tmp_path, text):
 
 
 def test_too_few_labels_are_no_record():
-  with pytest.raises(RecordError, match='no class is labelled in 10 of the 9 training scans'):
+  with pytest.raises(RecordError, match='labelled in fewer than 10 of the 9 training scans'):
     learn.learn(training(9), CLASSES, (4, 4, 3))
   scans = training(30)
   few = [

@@ -85,6 +85,16 @@ def test_an_evaluation_changes_the_config_of_its_model(tmp_path):
     assert config.evaluation.split == 'all'
 
 
+def test_of_a_value_that_is_given_twice_the_last_one_counts():
+  words = ['--config=demo', '--config.data.spacing=1,2,3', '--config.train.steps', '-7',
+           '--config.data.sources=a', '--config.train.steps=5', "--config.data.sources=('b','c')",
+           '--config.data.spacing', '(4.0,4.0,3.0)', '--workdir=x']  # fmt: skip
+  values = main.parse(['main', *words])
+  config = values.config
+  assert (config.data.spacing, config.data.sources) == ((4.0, 4.0, 3.0), ('b', 'c'))
+  assert (config.train.steps, values.workdir) == (5, 'x')
+
+
 def test_a_training_does_not_take_the_config_of_the_workdir(tmp_path):
   checkpoint.save_description(tmp_path, demo.get_config())
   with pytest.raises(config_flag.FlagError, match='it needs --config=NAME before it'):
