@@ -15,7 +15,9 @@ import math
 import re
 import sys
 
-# As in mome_jax/training/multihost.py; nothing is imported, so that any Python runs this file.
+from plain_parser import Parser  # beside this file
+
+# As in mome_jax/training/multihost.py; that is not imported: any Python runs this file.
 PREEMPTED = 75
 # Label of the nodes: cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
 ACCELERATORS = {
@@ -33,17 +35,8 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-class _Parser(argparse.ArgumentParser):
-  """Errors take one line, as those of the other commands."""
-
-  def error(self, message: str):
-    self.exit(2, f'error: {message} ({self.prog} --help lists the options)\n')
-
-
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-  parser = _Parser(
-    description=__doc__.split('\n')[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-  )
+  parser = Parser(__doc__.split('\n')[0])
   add = parser.add_argument
   add('--image', required=True, help='container image of launch/Dockerfile')
   add('--bucket', required=True, help='of Google Cloud Storage, without gs://')

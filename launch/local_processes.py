@@ -15,7 +15,9 @@ import subprocess
 import sys
 import time
 
-# As in mome_jax/training/multihost.py; nothing is imported, so that any Python runs this file.
+from plain_parser import Parser  # beside this file
+
+# As in mome_jax/training/multihost.py; that is not imported: any Python runs this file.
 PREEMPTED = 75
 
 
@@ -34,17 +36,8 @@ def main(argv: list[str] | None = None) -> int:
   return code
 
 
-class _Parser(argparse.ArgumentParser):
-  """Errors take one line, as those of the other commands."""
-
-  def error(self, message: str):
-    self.exit(2, f'error: {message} ({self.prog} --help lists the options)\n')
-
-
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-  parser = _Parser(
-    description=__doc__.split('\n')[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-  )
+  parser = Parser(__doc__.split('\n')[0])
   add = parser.add_argument
   add('-n', '--processes', type=int, required=True, help='how many')
   add('--devices', type=int, help='virtual CPU devices of each; without it, what JAX finds')

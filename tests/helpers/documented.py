@@ -45,6 +45,7 @@ def understand(words, monkeypatch):
     case ['python', '-m', module, *arguments]:
       call_main(module, arguments, monkeypatch)
     case ['python', 'launch/local_processes.py' | 'launch/gke_jobset.py' as script, *arguments]:
+      monkeypatch.syspath_prepend(ROOT / 'launch')  # as Python does for a script
       spec = importlib.util.spec_from_file_location(pathlib.Path(script).stem, script)
       module = importlib.util.module_from_spec(spec)
       spec.loader.exec_module(module)
