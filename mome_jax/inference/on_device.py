@@ -69,41 +69,72 @@ class Finished:
     return int(self.counts[k, 0]), int(self.counts[k, 1])
 
 
+@dataclasses.dataclass(frozen=True)
+class Classes:
+  """What is decided between.
+
+  Attributes:
+    names: of the classes that compete.
+    free: number of those that follow them and compete with nothing.
+    template: tells which classes contain which.
+  """
+
+  names: Sequence[str]
+  free: int
+  template: Template
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grids:
+  """Where logits are computed, and where they are decided.
+
+  Attributes:
+    windows: of the scan on the network's grid.
+    spacing: (3,) mm of that grid.
+    shape: (D, H, W) of the scan.
+    target_spacing: (3,) mm of the scan.
+  """
+
+  windows: Windows
+  spacing: Sequence[float]
+  shape: Sequence[int]
+  target_spacing: Sequence[float] | np.ndarray
+
+  def axes(self) -> list[AxisWeights]:
+    """`resample.axis_weights` of each axis, from the padded scan on the network's grid."""
+    axes = []
+    for n, mm, m, to, before in zip(
+      self.windows.shape,
+      self.spacing,
+      self.shape,
+      self.target_spacing,
+      self.windows.before,
+      strict=True,
+    ):
+      lower, upper, weight = resample.axis_weights(n, mm, m, float(to))
+      axes.append((lower + before, upper + before, weight))
+    return axes
+
+
 class Decider:
   """Takes the place of blend, slabs and decision on the host, for one scan.
 
   Args:
-    windows: of the scan on the network's grid.
-    names: of the classes that compete.
-    free: number of those that follow them and compete with nothing.
-    template: tells which classes contain which.
-    spacing: (3,) mm of the network's grid.
-    shape: (D, H, W) of the scan.
-    target_spacing: (3,) mm of the scan.
+    grids: of the network and the scan.
+    classes: that are decided between.
     clock: counts bytes that travel.
     max_bytes: of one map of the planes that are decided at a time.
   """
 
-  def __init__(
-    self,
-    windows: Windows,
-    names: Sequence[str],
-    free: int,
-    template: Template,
-    spacing: Sequence[float],
-    shape: Sequence[int],
-    target_spacing: Sequence[float] | np.ndarray,
-    clock: Clock,
-    *,
-    max_bytes: int = 64 << 20,
-  ):
-    self._windows, self._clock, self._shape = windows, clock, tuple(shape)
-    self._rivals, self._free, self._classes = len(names), free, len(names) + free
-    self._tables = _tables(names, template)
-    self._axes = _axes(windows, spacing, shape, target_spacing)
-    ready = windows.size[0] / 2 * spacing[0] / target_spacing[0]
-    self._rows = _rows(math.ceil(ready) + 1, max(1, max_bytes // (4 * shape[1] * shape[2])))
-    self._kinds = index_type(names), over_bytes(self._tables['around'].tolist())
+  def __init__(self, grids: Grids, classes: Classes, clock: Clock, *, max_bytes: int = 64 << 20):
+    self._windows, self._clock, self._shape = grids.windows, clock, tuple(grids.shape)
+    self._free, self._classes = classes.free, len(classes.names) + classes.free
+    self._tables = _tables(classes.names, classes.template)
+    self._axes = grids.axes()
+    ready = grids.windows.size[0] / 2 * grids.spacing[0] / grids.target_spacing[0]
+    plane = 4 * self._shape[1] * self._shape[2]
+    self._rows = _rows(math.ceil(ready) + 1, max(1, max_bytes // plane))
+    self._kinds = index_type(classes.names), over_bytes(self._tables['around'].tolist())
     self._total: jax.Array | None = None
     self._mass: jax.Array | None = None
     self._emitted = 0
@@ -197,7 +228,7 @@ class Decider:
     along = _compact((lower, upper, weight[index]))
     axes = [along, *self._sent]
     winner, over, free, counts = self._programs.decide(
-      self._total, axes, self._order, np.int32(count), self._rivals, self._free, kind, size
+      self._total, axes, self._order, np.int32(count), self._free, kind, size
     )
     total = self._total
 
@@ -217,22 +248,6 @@ class Decider:
       self._take(counts),
       fetch,
     )
-
-
-def _axes(
-  windows: Windows,
-  spacing: Sequence[float],
-  shape: Sequence[int],
-  target_spacing: Sequence[float] | np.ndarray,
-) -> list[AxisWeights]:
-  """`resample.axis_weights` of each axis, from the padded scan on the network's grid."""
-  axes = []
-  for n, mm, m, to, before in zip(
-    windows.shape, spacing, shape, target_spacing, windows.before, strict=True
-  ):
-    lower, upper, weight = resample.axis_weights(n, mm, m, float(to))
-    axes.append((lower + before, upper + before, weight))
-  return axes
 
 
 def _rows(ready: int, most: int) -> int:
@@ -290,7 +305,7 @@ def _programs(where: Any) -> _Programs:
     jit(_finish, donate_argnums=(0, 1)),
     jit(_forget, donate_argnums=(0, 1)),
     jit(_interpolate),
-    jit(_decide, static_argnums=(4, 5, 6, 7)),
+    jit(_decide, static_argnums=(4, 5, 6)),
   )
 
 
@@ -343,11 +358,11 @@ def _interpolate(total, k, axes):
   return maps
 
 
-def _decide(total, axes, tables, count, rivals, free, kind, size):
+def _decide(total, axes, tables, count, free, kind, size):
   """Winner, containers over their threshold, free masks as bits, and counts of each class."""
   fine = len(axes[0][0]), len(axes[1][0]), len(axes[2][0])
   valid = (jnp.arange(fine[0]) < count)[:, None, None]
-  outers = tables['outer'].shape[1]
+  rivals, outers = tables['outer'].shape
 
   def counted(leaf, logits):
     unsure = leaf & (logits < UNSURE)

@@ -210,20 +210,12 @@ class Segmenter:
   ) -> Iterator[_Decided]:
     """The same on the device."""
     image, windows = sliding_window.tile(channels, self.settings.tiling)
-    blend = on_device.Decider(
-      windows,
-      self.names,
-      len(self.free),
-      self._template,
-      self.settings.spacing,
-      shape,
-      spacing,
-      clock,
-    )
+    grids = on_device.Grids(windows, self.settings.spacing, shape, spacing)
+    decided = on_device.Classes(self.names, len(self.free), self._template)
+    blend = on_device.Decider(grids, decided, clock)
+    ask = sliding_window.asking(self.predict, windows, watch)
     size, count = self.settings.tiling.batch_size, len(self.classes)
-    for part in sliding_window.visit(
-      self.predict, image, windows, size, blend, classes=count, clock=clock, watch=watch
-    ):
+    for part in sliding_window.visit(ask, image, windows, size, blend, classes=count, clock=clock):
       whole = tuple(slice(0, n) for n in part.shape)
       yield part, part.over, part.winner, [(whole, mask) for mask in part.free]
 

@@ -242,14 +242,26 @@ def sliding_window(
     the first window that is not air. Each is overwritten when the next one is made.
   """
   image, windows = tile(image, tiling)
-  blend = _HostBlend(windows, classes)
-  return visit(
-    predict, image, windows, tiling.batch_size, blend, classes=classes, clock=clock, watch=watch
-  )
+  blend, ask = _HostBlend(windows, classes), asking(predict, windows, watch)
+  return visit(ask, image, windows, tiling.batch_size, blend, classes=classes, clock=clock)
+
+
+def asking(predict: Callable[[np.ndarray], Any], windows: Windows, watch: Watch | None) -> Ask:
+  """What is asked for the logits of a scan's windows: the watch, or `predict` where none is.
+
+  Args:
+    predict: see `sliding_window`.
+    windows: of the scan.
+    watch: is told that they begin.
+  """
+  if watch is None:
+    return lambda batch, _: predict(batch)
+  watch.begin(windows)
+  return watch.predict
 
 
 def visit(
-  predict: Callable[[np.ndarray], Any],
+  ask: Ask,
   image: np.ndarray,
   windows: Windows,
   batch_size: int,
@@ -257,24 +269,18 @@ def visit(
   *,
   classes: int | None,
   clock: Clock | None,
-  watch: Watch | None,
 ) -> Iterator[Any]:
   """Predicts all windows of a scan, plane by plane, and yields what `blend` makes of them.
 
   Args:
-    predict: see `sliding_window`.
+    ask: of `asking`.
     image: of `tile`.
     windows: likewise.
     batch_size: windows a call.
     blend: takes the logits; only the one of the host gets them there.
     classes: see `sliding_window`.
     clock: likewise.
-    watch: likewise.
   """
-  ask: Ask = lambda batch, _: predict(batch)
-  if watch is not None:
-    watch.begin(windows)
-    ask = watch.predict
   fetch = isinstance(blend, _HostBlend)
   ends = [*list(windows.planes)[1:], image.shape[0]]
   for (first, corners), end in zip(windows.planes.items(), ends, strict=True):
