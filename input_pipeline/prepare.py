@@ -92,13 +92,7 @@ def prepare(
   template = declared.template(manual_dir)
   declared = dataclasses.replace(declared, name=name or source)
   mm = cutting.triple([float(number) for number in spacing])
-  settings = {
-    'source': source,
-    'version': bricks.VERSION,
-    'spacing': list(mm),
-    'brick': brick,
-    'limit': limit,
-  }
+  settings = _settings(source, mm, brick, limit)
   earlier = _read_earlier(epath.Path(data_dir) / declared.name)
   if not overwrite:
     earlier.check(settings, groups)
@@ -138,6 +132,19 @@ def prepare(
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
     staging.publish(folder, earlier.folder, place / 'replaced')
   return report | {'changes': _changes(earlier.outcomes, writer.read_outcomes(earlier.folder))}
+
+
+def _settings(
+  source: str, spacing: Sequence[float], brick: int, limit: int | None
+) -> dict[str, Any]:
+  """What must be the same where prepared cases are taken over."""
+  return {
+    'source': source,
+    'version': bricks.VERSION,
+    'spacing': list(spacing),
+    'brick': brick,
+    'limit': limit,
+  }
 
 
 def _absolute(path: str | None) -> str | None:

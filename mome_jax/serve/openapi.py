@@ -112,11 +112,13 @@ _SCAN = {
 }
 
 
-def _paths() -> dict[str, dict[str, Any]]:
-  prompts = {'type': 'object', 'properties': {'prompts': _PROMPTS, 'force': _YES_NO,
-                                              'as_written': _YES_NO}}  # fmt: skip
-  opened = _object(scans=_list('Scan'), problems=_TEXTS)
-  gone = {'description': 'Gone.'}
+_ASKED = {'type': 'object', 'properties': {'prompts': _PROMPTS, 'force': _YES_NO,
+                                           'as_written': _YES_NO}}  # fmt: skip
+_OPENED = _object(scans=_list('Scan'), problems=_TEXTS)
+_GONE = {'description': 'Gone.'}
+
+
+def _of_model() -> dict[str, dict[str, Any]]:
   return {
     '/api/openapi.json': {'get': _operation('This document', 200, _bytes('', 'application/json'))},
     '/api/model': {'get': _operation('The model and its classes', 200, _json(_ref('Model'), ''))},
@@ -128,19 +130,24 @@ def _paths() -> dict[str, dict[str, Any]]:
         requestBody=_sent(_object(prompts=_PROMPTS)),
       )
     },
+  }
+
+
+def _of_scans() -> dict[str, dict[str, Any]]:
+  return {
     '/api/scans': {
       'get': _operation('Open scans', 200, _json(_object(scans=_list('Scan')), '')),
       'post': _operation(
         'Open a scan, or all series of an archive',
         201,
-        _json(opened, ''),
+        _json(_OPENED, ''),
         requestBody=_SCAN,
         parameters=[_parameter('name', _TEXT, 'query')],
       ),
     },
     '/api/scans/{scan}': {
       'get': _operation('A scan', 200, _json(_ref('Scan'), '')),
-      'delete': _operation('Close it', 204, gone),
+      'delete': _operation('Close it', 204, _GONE),
     },
     '/api/scans/{scan}/image.nii.gz': {
       'get': _operation('It, in the voxels of the page', 200, _bytes('NIfTI', 'application/gzip'))
@@ -148,17 +155,22 @@ def _paths() -> dict[str, dict[str, Any]]:
     '/api/scans/{scan}/view': {
       'get': _operation('What the viewer is told of it', 200, _json({'type': 'object'}, ''))
     },
+  }
+
+
+def _of_prompts() -> dict[str, dict[str, Any]]:
+  return {
     '/api/scans/{scan}/prompts': {
       'post': _operation(
         'Ask for masks',
         202,
         _json({'allOf': [_ref('PromptSet'), _ref('Job')]}, 'The set of prompts, and its job.'),
-        requestBody=_sent(prompts),
+        requestBody=_sent(_ASKED),
       )
     },
     '/api/scans/{scan}/sets/{set}': {
       'get': _operation('A set of prompts', 200, _json(_ref('PromptSet'), '')),
-      'delete': _operation('Forget it; its job is cancelled', 204, gone),
+      'delete': _operation('Forget it; its job is cancelled', 204, _GONE),
     },
     '/api/scans/{scan}/sets/{set}/view': {
       'get': _operation('What the viewer is told of the masks', 200, _json({'type': 'object'}, ''))
@@ -172,6 +184,11 @@ def _paths() -> dict[str, dict[str, Any]]:
     '/api/scans/{scan}/sets/{set}/files/{kind}': {
       'get': _operation('A file, as predict writes it', 200, _bytes(', '.join(downloads.KINDS)))
     },
+  }
+
+
+def _of_jobs() -> dict[str, dict[str, Any]]:
+  return {
     '/api/jobs/{job}': {
       'get': _operation('How far a job is', 200, _json(_ref('Job'), '')),
       'delete': _operation('Cancel it', 200, _json(_ref('Job'), '')),
@@ -186,7 +203,7 @@ def _paths() -> dict[str, dict[str, Any]]:
 
 def document() -> dict[str, Any]:
   """The document; paths are behind the address that the server prints."""
-  paths = _paths()
+  paths = {**_of_model(), **_of_scans(), **_of_prompts(), **_of_jobs()}
   for path, operations in paths.items():
     names = [part[1:-1] for part in path.split('/') if part.startswith('{')]
     kinds: dict[str, Any] = {'name': _TEXT, 'kind': {'enum': list(downloads.KINDS)}}
