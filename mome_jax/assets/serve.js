@@ -22,7 +22,7 @@ async function call(path, options = {}) {
   }
   if (answer.status === 204) return null;
   const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error);
+  if (!answer.ok) throw Object.assign(new Error(told.error), { canForce: told.can_force });
   return told;
 }
 
@@ -162,9 +162,7 @@ async function ask(prompts, force = false) {
     await reload();
     await showSet(told.set);
   } catch (error) {
-    const unknown = /pass --force/.test(error.message);
-    const text = error.message.replace(/ask for those, or pass --force for masks that cannot be trusted/, 'its masks cannot be trusted');
-    complain(text, ...(unknown ? [make('button', { id: 'force', onclick: trying(() => { complain(null); return ask(prompts, true); }) }, 'ask all the same')] : []));
+    complain(error.message, ...(error.canForce ? [make('button', { id: 'force', onclick: trying(() => { complain(null); return ask(prompts, true); }) }, 'ask all the same')] : []));
   }
 }
 

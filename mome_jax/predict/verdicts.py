@@ -17,7 +17,15 @@ _TYPING_ERROR = 0.75  # likeness of two words from which on one is meant for the
 
 
 class UnfamiliarError(PredictError):
-  """A prompt means nothing that the model was trained on; the message names all such."""
+  """A prompt means nothing that the model was trained on; the message names all such.
+
+  Args:
+    what: is wrong, without the fix, which is another one where there is no command line.
+  """
+
+  def __init__(self, what: str):
+    super().__init__(f'{what}; ask for those, or pass --force for masks that cannot be trusted')
+    self.what = what
 
 
 def default_classes(predictor: Model) -> tuple[str, ...]:
@@ -54,8 +62,7 @@ def judge(
   if refused and not request.force:
     hints = [f'"{t.prompt}"{_hint(t, judgements[t.name], predictor)}' for t in refused]
     raise UnfamiliarError(
-      f'{_listed(hints)}: the model was not trained on this; it knows {_listed(trained)}; ask for '
-      'those, or pass --force for masks that cannot be trusted'
+      f'{_listed(hints)}: the model was not trained on this; it knows {_listed(trained)}'
     )
   notes = [_note(t, judgements[t.name]) for t in doubtful if judgements[t.name].verdict != 'known']
   experimental = [t.name for t in targets if t.name in predictor.config.experimental]
@@ -112,10 +119,7 @@ def _note(target: Target, judgement: Judgement) -> str:
       f'CAUTION: "{target.prompt}" is near to what the model was trained on ({judgement.nearest}) '
       'and may mean something else; check its mask'
     )
-  return (
-    f'CAUTION: the model was not trained on "{target.prompt}"; --force asks all the same, and its '
-    'mask cannot be trusted'
-  )
+  return f'CAUTION: the model was not trained on "{target.prompt}": its mask cannot be trusted'
 
 
 def _listed(names: Iterable[str]) -> str:

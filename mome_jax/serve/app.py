@@ -21,6 +21,7 @@ from mome_jax import __version__
 from mome_jax.errors import UserError, one_line
 from mome_jax.predict import html_viewer, viewer_data
 from mome_jax.predict.find_scans import ScanFiles
+from mome_jax.predict.verdicts import UnfamiliarError
 from mome_jax.serve import answers, downloads, openapi, uploads
 from mome_jax.serve.answers import Answerer
 from mome_jax.serve.compute import BusyError, Job, Line
@@ -394,6 +395,9 @@ ROUTES = [
 
 async def _explain(request: Request, error: Exception) -> Response:
   status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 400)
+  if isinstance(error, UnfamiliarError):
+    text = f'{error.what}; masks of anything else cannot be trusted'
+    return JSONResponse({'error': one_line(text), 'can_force': True}, status)
   return JSONResponse({'error': one_line(error)}, status)
 
 

@@ -24,7 +24,14 @@ def _ref(kind: str) -> dict[str, Any]:
 
 
 SCHEMAS: dict[str, Any] = {
-  'Error': {**_object(error=_TEXT), 'description': 'One line: what is wrong, and the fix.'},
+  'Error': {
+    'type': 'object',
+    'properties': {
+      'error': {**_TEXT, 'description': 'One line: what is wrong, and the fix.'},
+      'can_force': {**_YES_NO, 'description': 'Whether it is answered with "force": true.'},
+    },
+    'required': ['error'],
+  },
   'Model': _object(
     version=_TEXT,
     checkpoint=_TEXT,

@@ -216,12 +216,14 @@ def test_the_oldest_scan_goes_and_so_do_its_files(folder, tmp_path):
 def test_what_the_model_does_not_know_is_refused_or_forced(client, tmp_path):
   scan = send(client, save_scan(tmp_path / 'scan.nii.gz'))
   refused = client.post(f'api/scans/{scan}/prompts', json={'prompts': 'pineapple pizza'})
-  assert refused.status_code == 400 and 'pass --force' in refused.json()['error']
+  assert refused.status_code == 400 and refused.json()['can_force'] is True
+  assert 'not trained on this; it knows ' in refused.json()['error']
   judged = client.post('api/judge', json={'prompts': ['hepar', 'pineapple pizza']}).json()
   assert [(one['name'], one['verdict']) for one in judged['prompts']] == [
     ('liver', 'known'), ('pineapple pizza', 'unfamiliar')]  # fmt: skip
   _, one = ask(client, scan, 'pineapple pizza', force=True)
   assert one['labels'][0]['verdict'] == 'unfamiliar' and one['notes'][0].startswith('CAUTION')
+  assert '--' not in refused.json()['error'] + one['notes'][0]  # no options of a command line
   assert one['labels'][0]['volume_ml'] > 0
   for body in ({'prompts': 7}, {'prompts': []}, [], {'prompts': ' , '}):
     assert client.post(f'api/scans/{scan}/prompts', json=body).status_code == 400
