@@ -66,7 +66,7 @@ def check_case(case: sources.Case, template: Template = TEMPLATE) -> list[Findin
       scan = case.load()
     except Exception as error:  # whatever is wrong with one case must not stop the check
       return [Finding(case.name, 'error', errors.reason(error))]
-  messages += check_scan(scan, case.supervised, template)
+  messages += check_scan(scan, case.labelled, template)
   return [Finding(case.name, 'warning', message) for message in messages]
 
 

@@ -24,7 +24,7 @@ class _Classes:
 
   Attributes:
     names: of each.
-    cases: training cases that supervise it.
+    cases: training cases that label it.
     voxels: (K,) int64, there.
     colours: (K, 4) float64, red, green, blue, opacity in [0, 1].
     table: (256, K) bool, the codes that count as each.
@@ -49,7 +49,7 @@ def contact_sheet(
     patches: how many to draw.
 
   Returns:
-    class -> (training cases that supervise it, voxels there), for the supervised classes.
+    class -> (training cases that label it, voxels there), for the labelled classes.
 
   Raises:
     UserError: if the file cannot be written.
@@ -152,11 +152,11 @@ def _each_alone(
 
 
 def _classes(store: bricks.BrickStore, colour_map) -> _Classes:
-  supervised = {name for case in store.cases for name in case.supervised}
-  names = [name for name in store.template.names() if name in supervised]
+  labelled = {name for case in store.cases for name in case.labelled}
+  names = [name for name in store.template.names() if name in labelled]
   return _Classes(
     names,
-    [sum(name in case.supervised for case in store.cases) for name in names],
+    [sum(name in case.labelled for case in store.cases) for name in names],
     store.class_voxels(names).sum(0),
     colour_map(np.arange(len(names)) % 20),
     store.template.code_table(names),

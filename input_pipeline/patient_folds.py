@@ -86,12 +86,12 @@ def set_aside(
   barred = {patient[key] for key in without if key in patient}
   total = collections.Counter(case.source for case in cases)
   room = {source: min(number, int(_LARGEST_PART * n)) for source, n in total.items()}
-  labelled = collections.Counter(name for case in cases for name in case.supervised)
+  labelled = collections.Counter(name for case in cases for name in case.labelled)
   taken: dict[str, set[Key]] = {source: set() for source in sorted(total)}
   for who in sorted(by_patient.keys() - barred, key=place):
     theirs = by_patient[who]
     more = collections.Counter(case.source for case in theirs)
-    lost = collections.Counter(name for case in theirs for name in case.supervised)
+    lost = collections.Counter(name for case in theirs for name in case.labelled)
     if all(n <= room[source] for source, n in more.items()) and all(
       n < labelled[name] for name, n in lost.items()
     ):

@@ -58,8 +58,8 @@ def measure(
     seconds: of the measurement.
     warm_up: seconds before it, in which files and cache get warm.
   """
-  supervised = {name for store in stores for case in store.cases for name in case.supervised}
-  classes = [name for name in stores[0].template.names() if name in supervised]
+  labelled = {name for store in stores for case in store.cases for name in case.labelled}
+  classes = [name for name in stores[0].template.names() if name in labelled]
   batches = dataset.make_dataset(config, stores, classes, seed=0, batch_size=batch_size)
   next(batches)  # what starts the workers is no part of any rate
   for duration in (warm_up, seconds):

@@ -95,5 +95,13 @@ def _describe(
   mm = tuple(map(float, volume.geometry.spacing))
   x, y, z = shape
   return CaseInfo(
-    volume.name, volume.source, volume.supervised, ranges, (x, y, z), offset, mm, volume.digest
+    volume.name,
+    volume.source,
+    volume.supervised,
+    ranges,
+    (x, y, z),
+    offset,
+    mm,
+    volume.digest,
+    volume.absent,
   )

@@ -12,6 +12,7 @@ import numpy as np
 
 from input_pipeline import sources
 from input_pipeline.ct import volume
+from input_pipeline.sources import base
 
 Key = tuple[str, str]  # source and name of a case
 VERSION = '1.1.0'  # of the files' layout, and of how scans are converted to it
@@ -22,7 +23,7 @@ POOL = 'pool'  # split of the whole scans of a source whose cases can all be tra
 
 
 @dataclasses.dataclass(frozen=True)
-class CaseInfo:
+class CaseInfo(base.Known):
   """A training scan on the grid of its bricks.
 
   Attributes:
@@ -32,6 +33,7 @@ class CaseInfo:
       resampled one, along the canonical axes.
     own_spacing: (3,) mm of the scan before it was resampled; () where that was not noted.
     digest: of the scan, see `identity.scan_digest`.
+    absent: as in `sources.Case`.
   """
 
   name: str
@@ -42,6 +44,7 @@ class CaseInfo:
   offset: tuple[float, float, float]
   own_spacing: tuple[float, ...] = ()
   digest: str = ''
+  absent: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ class HeldOutCase:
 
 
 @dataclasses.dataclass(frozen=True)
-class VolumeRecord:
+class VolumeRecord(base.Known):
   """A validation or test scan on its own grid, in canonical axis order.
 
   Attributes:
@@ -64,6 +67,7 @@ class VolumeRecord:
     codes: (D, H, W) uint8.
     geometry: of the scan's own grid.
     digest: of the scan, see `identity.scan_digest`.
+    absent: as in `sources.Case`.
   """
 
   name: str
@@ -75,6 +79,7 @@ class VolumeRecord:
   codes: np.ndarray
   geometry: volume.Geometry
   digest: str = ''
+  absent: tuple[str, ...] = ()
 
 
 def import_tfds() -> types.ModuleType:
@@ -135,7 +140,9 @@ def volume_features() -> Any:
       # NOTE: encoded, because a plain float tensor is stored in single precision.
       'affine': features.Tensor(shape=(4, 4), dtype=np.float64, encoding='bytes'),
       'own_shape': features.Tensor(shape=(3,), dtype=np.int32),
-      'case': features.Text(doc='JSON: name, source, split, supervised, slice_ranges, digest'),
+      'case': features.Text(
+        doc='JSON: name, source, split, supervised, slice_ranges, digest, absent'
+      ),
     }
   )
 
@@ -144,7 +151,7 @@ def volume_example(
   case: sources.Case, scan: sources.Scan, image: np.ndarray, digest: str
 ) -> dict[str, Any]:
   """The record of a held-out scan, see `volume_features`; `image` is the scan's, int16 HU."""
-  fields = ('name', 'source', 'split', 'supervised', 'slice_ranges')
+  fields = ('name', 'source', 'split', 'supervised', 'slice_ranges', 'absent')
   described = {field: plain(getattr(case, field)) for field in fields} | {'digest': digest}
   return {
     'image': image,
@@ -193,4 +200,5 @@ def read_volume(example: Mapping[str, Any], split: str) -> VolumeRecord:
     codes=example['label'],
     geometry=volume.Geometry(shape, affine, orientation, spacing, example['image'].shape),
     digest=case['digest'],
+    absent=tuple(case.get('absent', ())),  # earlier versions knew of none
   )

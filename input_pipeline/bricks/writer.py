@@ -33,7 +33,8 @@ class Conversion:
   def key(self, case: sources.Case) -> str:
     """Names the case's file: other settings, labels, meanings or files give another name."""
     ranges = sorted(case.slice_ranges.items())
-    parts = (case.source, case.name, case.split, case.supervised, ranges)
+    parts: tuple = (case.source, case.name, case.split, case.supervised, ranges)
+    parts += (('absent', *case.absent),) if case.absent else ()
     # NOTE: not a word of these may change, or every user's scans are converted again.
     how = f'Request(spacing={self.spacing!r}, brick={self.brick!r}, origin={self.origin!r})'
     texts = (repr(records.VERSION), how, *map(repr, (*parts, identity.describe(case.load))))
@@ -169,6 +170,7 @@ def _examples(
     offset,
     tuple(map(float, scan.geometry.spacing)),
     digest,
+    case.absent,
   )
   return examples, {field: records.plain(value) for field, value in vars(info).items()}
 

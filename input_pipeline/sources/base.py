@@ -38,19 +38,34 @@ class Scan:
   geometry: volume.Geometry
 
 
+class Known:
+  """What is known of the classes of a scan, as the dataclasses that describe one say it."""
+
+  supervised: tuple[str, ...]
+  absent: tuple[str, ...]
+
+  @property
+  def labelled(self) -> tuple[str, ...]:
+    """The supervised classes that somebody labelled."""
+    return tuple(name for name in self.supervised if name not in self.absent)
+
+
 @dataclasses.dataclass(frozen=True)
-class Case:
+class Case(Known):
   """What is known of a scan before it is read.
 
   Attributes:
     source: name of its dataset; sampling balances over these.
     name: unique within the source.
     split: 'train', 'validation' or 'test'.
-    supervised: classes that the case labels, in the template's order.
+    supervised: classes that are known in every voxel: those that the case labels, and those of
+      `absent`; in the template's order.
     load: reads the scan: a partial of a function that `loader` declares, whose arguments say which.
     slice_ranges: class -> (low, high), the heights in mm above the centre of the lowest slice
       between which the class was contoured; a class that is not there: over the whole scan.
     drawn: whether the split is a draw, which `prepare` keeps once it is made, not a declaration.
+    absent: those of `supervised` that nobody labelled, as the scan cannot show them: they are
+      outside its field of view. See `field_of_view`.
   """
 
   source: str
@@ -60,6 +75,7 @@ class Case:
   load: Callable[[], Scan]
   slice_ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   drawn: bool = False
+  absent: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

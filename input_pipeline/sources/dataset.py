@@ -8,8 +8,9 @@ import types
 from collections.abc import Mapping, Sequence
 
 from input_pipeline import inventory, labels
+from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import volume
-from input_pipeline.sources import files
+from input_pipeline.sources import field_of_view, files
 from input_pipeline.sources.base import Case, Source, SourceError
 
 SHARES = types.MappingProxyType({'train': 0.7, 'validation': 0.1, 'test': 0.2})
@@ -28,8 +29,13 @@ class Dataset:
     meanings: label value -> what it stands for, as `labels.convert`.
     partial: (regular expression of the label map's path, classes): what is labelled there, where
       that is not everything; the first that matches counts.
+    absent: (regular expression of the scan's path, classes or pairs): what the field of view of
+      these scans cannot show; all that match count.
+    slice_ranges: (regular expression of the scan's path, ranges as of `Case`), where a class was
+      not labelled over the whole scan.
     splits: (regular expression of the scan's path, split), where the dataset has official ones.
     shares: of the splits that the others are drawn into.
+    template: of the names.
   """
 
   name: str
@@ -41,8 +47,11 @@ class Dataset:
   label: tuple[str, ...]
   meanings: Mapping[int, labels.Meaning]
   partial: tuple[tuple[str, tuple[str, ...]], ...] = ()
+  absent: tuple[tuple[str, tuple[str, ...]], ...] = ()
+  slice_ranges: tuple[tuple[str, Mapping[str, tuple[float, float]]], ...] = ()
   splits: tuple[tuple[str, str], ...] = ()
   shares: Mapping[str, float] = dataclasses.field(default_factory=lambda: SHARES)
+  template: Template = TEMPLATE
 
   def source(self) -> Source:
     """The source that `prepare` reads."""
@@ -53,7 +62,8 @@ class Dataset:
       citation=self.citation,
       cases=self.cases,
       expected=self.expected,
-      classes=labels.classes_of(self.meanings),
+      classes=labels.classes_of(self.meanings, self.template),
+      template=lambda manual_dir: self.template,
     )
 
   def cases(self, manual_dir: str | None) -> list[Case]:
@@ -116,11 +126,24 @@ class Dataset:
   ) -> Case:
     relative = {path: path.relative_to(folder).as_posix() for path in (image, label)}
     labelled = [names for pattern, names in self.partial if _ends(pattern, relative[label])]
-    meanings = labels.restrict(self.meanings, labelled[0]) if labelled else dict(self.meanings)
+    meanings = dict(self.meanings)
+    if labelled:
+      meanings = labels.restrict(self.meanings, labelled[0], self.template)
     official = [split for pattern, split in self.splits if _ends(pattern, relative[image])]
     split = official[0] if official else files.split_of(self.name, name, self.shares)
-    load = functools.partial(files.load, image, label, meanings)
-    return Case(self.name, name, split, labels.classes_of(meanings), load)
+    # Without the built-in one, which no key of a prepared case has.
+    extended = (self.template,) if self.template is not TEMPLATE else ()
+    load = functools.partial(files.load, image, label, meanings, *extended)
+    supervised = labels.classes_of(meanings, self.template)
+    ranges = {
+      label: heights
+      for pattern, of_class in self.slice_ranges
+      if _ends(pattern, relative[image])
+      for label, heights in of_class.items()
+    }
+    case = Case(self.name, name, split, supervised, load, slice_ranges=ranges)
+    absent = [n for pattern, names in self.absent if _ends(pattern, relative[image]) for n in names]
+    return field_of_view.declare(case, absent, self.template)
 
 
 def _ends(pattern: str, path: str) -> re.Match | None:

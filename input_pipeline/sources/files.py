@@ -220,8 +220,13 @@ def _unlisted(error: OSError) -> NoReturn:
 
 
 @loader('load')
-def load(image: pathlib.Path, label: pathlib.Path, meanings: Mapping[int, labels.Meaning]) -> Scan:
+def load(
+  image: pathlib.Path,
+  label: pathlib.Path,
+  meanings: Mapping[int, labels.Meaning],
+  template: Template = TEMPLATE,
+) -> Scan:
   """As `load_nifti`; the scan may also be a DICOM series, a folder or zip archive."""
   nifti = image.name.lower().endswith(volume.ENDINGS) and not image.is_dir()
   scan = volume.read_image(image) if nifti else dicom.read_dicom(image)
-  return join(image, scan, label, volume.read_labels(label), meanings)
+  return join(image, scan, label, volume.read_labels(label), meanings, template)

@@ -11,7 +11,7 @@ import numpy as np
 from input_pipeline import labels, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
-from input_pipeline.sources import files
+from input_pipeline.sources import field_of_view, files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order, loader
 
 ORGANS = {
@@ -26,6 +26,13 @@ ORGANS = {
 # Often contoured over part of the scan only. The others are contoured whole: background beyond
 # their first and last slice is reliable.
 _OPENKBP_PARTIAL = ('SpinalCord', 'Esophagus')
+# Below the field of view of every scan: what shows most ends at the carina, 360 mm from the vertex.
+# Lungs, aorta, heart and the like are partly visible: nobody labelled them, which is another thing.
+_ABSENT = (
+  'spleen', 'kidney', 'gallbladder', 'liver', 'stomach', 'postcava', 'portal and splenic vein',
+  'pancreas', 'adrenal gland', 'duodenum', 'colon', 'intestine', 'rectum', 'bladder', 'prostate',
+  'femoral head', 'celiac trunk',
+)  # fmt: skip
 _TUNE_CASES, _TUNE_SEED = 16, 20261
 # What each of three institutions would have contoured, had they not shared a protocol.
 _PARTS = (
@@ -92,7 +99,7 @@ def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
     for organ in _OPENKBP_PARTIAL
     if organ in labelled
   }
-  return Case(
+  case = Case(
     source='openkbp',
     name=entry['id'],
     split=split,
@@ -100,6 +107,7 @@ def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
     load=load,
     slice_ranges=ranges,
   )
+  return field_of_view.declare(case, _ABSENT)
 
 
 def _heights(entry: dict, slices: Sequence[int]) -> tuple[float, float]:
@@ -159,10 +167,11 @@ def openkbp_parts_cases(manual_dir: str | None) -> list[Case]:
   cases = openkbp_cases(manual_dir)
   kept = [case for case in cases if case.split != 'train']
   for number, case in enumerate(case for case in cases if case.split == 'train'):
-    part = tuple(name for name in case.supervised if name in _PARTS[number % len(_PARTS)])
+    part = tuple(name for name in case.labelled if name in _PARTS[number % len(_PARTS)])
     ranges = {name: heights for name, heights in case.slice_ranges.items() if name in part}
     if part:
-      kept.append(dataclasses.replace(case, supervised=part, slice_ranges=ranges))
+      known = in_template_order((*part, *case.absent))
+      kept.append(dataclasses.replace(case, supervised=known, slice_ranges=ranges))
   return kept
 
 
@@ -203,7 +212,8 @@ def openkbp_ptv_cases(manual_dir: str | None) -> list[Case]:
       load = functools.partial(
         files.load_nifti, ct, ptv, {70: 'ptv70', 63: None, 56: None}, _PTV_TEMPLATE
       )
-      cases.append(Case('openkbp_ptv', case.name, case.split, ('ptv70',), load))
+      target = Case('openkbp_ptv', case.name, case.split, ('ptv70',), load)
+      cases.append(field_of_view.declare(target, _ABSENT, _PTV_TEMPLATE))
     else:
       lacking.append(ptv)
   if lacking:

@@ -148,7 +148,7 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
   stores = [bricks.open_bricks(config.data_dir, name, template) for name in config.data.sources]
   cases = [case for store in stores for case in store.cases]
-  labelled = {name for case in cases for name in case.supervised}
+  labelled = {name for case in cases for name in case.labelled}
   known = [name for name in start.classes if name in labelled]
   new = [name for name in template.names() if name in labelled and name not in known]
   if not labelled:

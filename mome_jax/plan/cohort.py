@@ -30,7 +30,8 @@ class CaseFacts:
   """What is kept of a training scan.
 
   Attributes:
-    source, name, supervised: as in `sources.Case`.
+    source, name: as in `sources.Case`.
+    supervised: the classes that the case labels.
     spacing: (3,) mm, of the scan's own grid, canonical axis order.
     shape: (3,) voxels of it.
     volumes: class -> millilitres, of the supervised classes that are there.
@@ -255,13 +256,13 @@ def read_cohort(
   every = [case for part in parts for case in part.cases]
   families: dict[str, set[str]] = {}
   for case in every:
-    families.setdefault(case.source, set()).update(case.supervised)
+    families.setdefault(case.source, set()).update(case.labelled)
   supervised = sorted({name for labelled in families.values() for name in labelled})
   return Cohort(
     origins=[part.origin for part in parts],
     template=template,
     cases=read,
-    labelled={name: sum(name in case.supervised for case in every) for name in supervised},
+    labelled={name: sum(name in case.labelled for case in every) for name in supervised},
     families={name: len(labelled) for name, labelled in families.items()},
     total=len(every),
     skipped=skipped,
@@ -295,7 +296,7 @@ def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLik
   def read(case: sources.Case) -> CaseFacts:
     scan = case.load()
     return facts(
-      scan.image, scan.codes, scan.geometry.spacing.tolist(), case.supervised, template,
+      scan.image, scan.codes, scan.geometry.spacing.tolist(), case.labelled, template,
       source=case.source, name=case.name,
     )  # fmt: skip
 
@@ -318,7 +319,7 @@ def _prepared(name: str, report: Mapping, data_dir: str | os.PathLike) -> _Part:
       part, labels = store.read(int(record))
       image[place], codes[place] = part[of], labels[of]
     known = facts(
-      image, codes, store.spacing, case.supervised, store.template,
+      image, codes, store.spacing, case.labelled, store.template,
       source=case.source, name=case.name,
     )  # fmt: skip
     if not case.own_spacing:

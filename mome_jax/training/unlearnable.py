@@ -15,7 +15,7 @@ def unlearnable(stores: Sequence[bricks.Store], classes: Sequence[str]) -> list[
     stores: that the run is trained on.
     classes: of the run.
   """
-  labelled = {name for store in stores for case in store.cases for name in case.supervised}
+  labelled = {name for store in stores for case in store.cases for name in case.labelled}
   voxels = sum(store.class_voxels(classes).sum(0) for store in stores)
   shown = {name for name, count in zip(classes, voxels, strict=True) if count}
   unlabelled = [name for name in classes if name not in labelled]

@@ -109,6 +109,6 @@ def _watched(
       part = bricks.MemoryStore(store.name, read, spacing=mm, brick=brick, template=template)
       held_out.append(part)
       about.append(f'{len(part.cases)} of {len(numbers)} {store.name}')
-  if not any(set(config.classes) & set(c.supervised) for part in held_out for c in part.cases):
+  if not any(set(config.classes) & set(c.labelled) for part in held_out for c in part.cases):
     return None
   return HeldOutScans(held_out, False, f'validation scans, only watched: {", ".join(about)}')

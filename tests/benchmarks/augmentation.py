@@ -59,7 +59,7 @@ def added(
 
 def sampler(store: bricks.BrickStore, side: int, augmentation: dict) -> PatchSampler:
   """Draws patches of `side` voxels with two HU windows."""
-  names = sorted({name for case in store.cases for name in case.supervised})
+  names = sorted({name for case in store.cases for name in case.labelled})
   config = ml_collections.ConfigDict(
     {
       'patch': (side,) * 3,

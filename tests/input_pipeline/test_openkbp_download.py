@@ -99,7 +99,7 @@ def test_blanked_slices_lose_scan_and_labels(tmp_path):
   openkbp_download.convert(tmp_path, tmp_path / 'out')
   (tmp_path / 'out' / 'val').mkdir(exist_ok=True)
   (case,) = sources.get_source('openkbp').cases(str(tmp_path / 'out'))
-  assert case.supervised == ('spinal cord',)
+  assert case.labelled == ('spinal cord',)
   scan = case.load()
   # Slices run from the head down; the canonical axis from the feet up.
   cord_heights = np.flatnonzero((scan.codes == TEMPLATE.get('spinal cord').index).any((0, 1)))

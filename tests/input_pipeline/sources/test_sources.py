@@ -151,7 +151,7 @@ class TestOpenKbp:
     cases = sources.get_source('openkbp').cases(str(real_data / 'openkbp'))
     assert collections.Counter(c.split for c in cases) == {'train': 158, 'validation': 29}
     case = next(c for c in cases if c.name == 'pt_201')
-    assert len(case.supervised) == 7
+    assert len(case.labelled) == 7
     assert set(case.slice_ranges) == {'spinal cord', 'esophagus'}
     scan = case.load()
     heights = np.arange(scan.codes.shape[2]) * scan.geometry.spacing[2]
@@ -169,13 +169,13 @@ class TestOpenKbp:
     folder = str(real_data / 'openkbp')
     whole = {case.name: case for case in sources.get_source('openkbp').cases(folder)}
     parts = sources.get_source('openkbp_parts').cases(folder)
-    kinds = {case.supervised for case in parts if case.split == 'train'}
+    kinds = {case.labelled for case in parts if case.split == 'train'}
     assert len(set().union(*kinds)) == 7 and all(len(kind) <= 3 for kind in kinds)
     for case in parts:
       if case.split == 'train':
-        assert set(case.slice_ranges) <= set(case.supervised) <= set(whole[case.name].supervised)
+        assert set(case.slice_ranges) <= set(case.labelled) <= set(whole[case.name].labelled)
       else:
-        assert case.supervised == whole[case.name].supervised
+        assert case.labelled == whole[case.name].labelled
 
   def test_patients_are_prepared_with_the_organs_of_the_index(self, real_data, tmp_path):
     """Per-organ counts of dataset.json; of the scans kept on their own grids, voxel for voxel."""
@@ -197,7 +197,7 @@ class TestOpenKbp:
       index = json.loads((folder / split / 'dataset.json').read_text())
       listed = [c for c in cases if (c.split == 'train') == (split == 'train')]
       assert len(listed) == index['n_cases']
-      count = collections.Counter(name for case in listed for name in case.supervised)
+      count = collections.Counter(name for case in listed for name in case.labelled)
       assert count == {openkbp.ORGANS[o][1]: n for o, n in index['cases_with_organ'].items()}
       entries = {entry['id']: entry for entry in index['cases']}
       for number, info in enumerate(infos):
