@@ -78,7 +78,12 @@ class CasePictures:
 
 
 def _draw_masks(path: epath.Path, case: VolumeRecord, segmentation: Segmentation) -> None:
-  names = [name for name in segmentation.names if name in case.supervised]
+  # What the scan cannot show is drawn where the model sees it all the same.
+  names = [
+    name
+    for name in segmentation.names
+    if name in case.supervised and (name not in case.absent or segmentation.mask(name).any())
+  ]
   table = segmentation.template.code_table(names)
   layers = overlay.Layers(
     {name: segmentation.view(name) for name in names},

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mome_jax.evaluate import lesions
+from mome_jax.evaluate import false_positives, lesions
 from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_macro
 
 
@@ -180,15 +180,17 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Args:
     rows: one mapping per supervised (case, class) pair with the keys `case`, `class` and those of
       `METRICS`; both masks empty is told by NaN Dice. Optional: `source`, the dataset of the case,
-      and the keys of `lesions.FIELDS`.
+      and the keys of `lesions.FIELDS` and of `false_positives.FIELDS`.
 
   Returns:
     A JSON-safe dict (None where nothing is defined): `mean_dice` and `mean_nsd` are the mean over
     classes of the mean over cases, their intervals resample whole cases; `classes` maps a name, in
     order of appearance, to the means of its metrics, the standard ones with intervals, `n` cases in
     the mean, `n_both_empty` cases left out, `hd95_infinite` cases that `hd95_mm` leaves out (so for
-    every metric that can be infinite), and, for tumours and cysts, `detection` as
-    `lesions.summarize` gives it. `datasets` maps every source to the same numbers of its cases
+    every metric that can be infinite), for tumours and cysts `detection` as
+    `lesions.summarize` gives it, and where scans do not hold the class `false_positives` as
+    `false_positives.summarize` gives it: a class that a scan's field of view cannot show is in no
+    other number. `datasets` maps every source to the same numbers of its cases
     alone.
 
   Raises:
@@ -251,8 +253,10 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       'hd95_mm': mean(column['hd95_mm'][~infinite]),
       'hd95_infinite': int(infinite.sum()),
       'n': n,
-      'n_both_empty': len(of_class) - n,
+      'n_both_empty': sum(not row.get('absent') for row in of_class) - n,
     }
+    if volumes := false_positives.summarize(of_class):
+      classes[name]['false_positives'] = volumes
     for metric, kind in further().items():
       values = column[metric]
       classes[name][metric] = mean(values[~np.isinf(values)])

@@ -173,7 +173,8 @@ def score_case(case: bricks.VolumeRecord, segmentation: Segmentation) -> list[di
   rows = []
   for name, truth in truths(case, segmentation.names, segmentation.template):
     mask = contoured(case, name, segmentation.mask(name))
-    row = score_files.score(case.source, case.name, name, mask, truth, spacing)
+    absent = name in case.absent
+    row = score_files.score(case.source, case.name, name, mask, truth, spacing, absent=absent)
     rows.append(row | {'split': case.split})
   return rows
 
@@ -198,7 +199,7 @@ def count_lesions(
 def truths(
   case: bricks.VolumeRecord, names: Sequence[str], template: Template
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Name and mask, inside the heights where it was contoured, of each class the case labels."""
+  """Name and mask, inside the heights where it was contoured, of each class that is known."""
   for name in names:
     if name in case.supervised:
       yield name, contoured(case, name, template.code_table([name])[case.codes, 0])

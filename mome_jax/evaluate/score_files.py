@@ -14,10 +14,11 @@ from etils import epath
 
 from input_pipeline import text_files
 from mome_jax.errors import UserError, writing
-from mome_jax.evaluate import froc, lesions, metrics, tables
+from mome_jax.evaluate import false_positives, froc, lesions, metrics, tables
 
 CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
 CURVE = 'detection.csv'
+_COLUMNS = (*metrics.METRICS, *lesions.FIELDS, *false_positives.FIELDS)
 _KEYS = ('source', 'case', 'split', 'class')
 
 
@@ -32,6 +33,8 @@ def score(
   prediction: np.ndarray,
   truth: np.ndarray,
   spacing: Sequence[float] | np.ndarray,
+  *,
+  absent: bool = False,
 ) -> dict[str, Any]:
   """The row of one class in one scan.
 
@@ -42,14 +45,18 @@ def score(
     prediction: (D, H, W) bool.
     truth: (D, H, W) bool, on the same grid.
     spacing: (3,) mm.
+    absent: whether the scan's field of view cannot show the class: it has no part in any metric.
 
   Returns:
-    `source`, `case`, `split` (not known here: ''), `class`, the values of `metrics.METRICS` and
-    those of `lesions.FIELDS`.
+    `source`, `case`, `split` (not known here: ''), `class`, the values of `metrics.METRICS`, those
+    of `lesions.FIELDS`, and those of `false_positives.FIELDS`.
   """
   row: dict[str, Any] = {'source': source, 'case': case, 'split': '', 'class': name}
-  row |= metrics.measure(prediction, truth, spacing)
-  counted = lesions.is_lesion(name)
+  row |= dict.fromkeys(metrics.METRICS, math.nan)
+  if not absent:
+    row |= metrics.measure(prediction, truth, spacing)
+  row |= false_positives.measure(prediction, truth, spacing, absent=absent)
+  counted = lesions.is_lesion(name) and not absent
   counts = lesions.count(prediction, truth, spacing, name) if counted else {}
   return row | {field: counts.get(field) for field in lesions.FIELDS}
 
@@ -90,7 +97,7 @@ def write(
     summary['failed'] = [{'case': case, 'reason': reason} for case, reason in failed]
   with writing(place, ResultsError):
     place.mkdir(parents=True, exist_ok=True)
-    (place / CASES).write_text(tables.csv_text((*_KEYS, *metrics.METRICS, *lesions.FIELDS), rows))
+    (place / CASES).write_text(tables.csv_text((*_KEYS, *_COLUMNS), rows))
     (place / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
     (place / TABLE).write_text(table)
     (place / TABLE_CSV).write_text(tables.to_csv(summary))
@@ -108,8 +115,8 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
       its `cases.csv`.
 
   Returns:
-    Rows as `score` gives them; what older files did not note is None in the counts of detection, ''
-    in `split`, and NaN in metrics besides the standard ones.
+    Rows as `score` gives them; what older files did not note is None in the counts of detection and
+    in volumes, '' in `split`, and NaN in metrics besides the standard ones.
 
   Raises:
     ResultsError: if there are no scores, or they cannot be read.
@@ -142,5 +149,6 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 def _parse(row: Mapping[str, str]) -> dict[str, Any]:
   parsed: dict[str, Any] = {key: row.get(key, '') for key in _KEYS}
   parsed |= {name: float(row.get(name) or math.nan) for name in metrics.METRICS}
+  parsed |= false_positives.parse(row)
   counts = {name: row.get(name) for name in lesions.FIELDS}
   return parsed | {name: int(text) if text else None for name, text in counts.items()}

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mome_jax.evaluate import metrics
+from mome_jax.evaluate import false_positives, metrics
 
 _DETECTION = ('sensitivity', 'specificity', 'harmonic_mean', 'lesion_sensitivity',
               'false_positives_per_healthy')  # fmt: skip
@@ -21,10 +21,12 @@ def report(summary: Mapping[str, Any], *, title: str) -> str:
     title: of the first table.
 
   Returns:
-    Scores by class; detection where there are tumours or cysts; Dice by dataset and class where
+    Scores by class; detection where there are tumours or cysts; volumes of masks in scans that do
+    not hold the class, where there are such; Dice by dataset and class where
     there are several datasets; published numbers where they are of one of these datasets.
   """
-  parts = [scores(summary, title=title), detection(summary), by_dataset(summary)]
+  parts = [scores(summary, title=title), detection(summary), false_masks(summary)]
+  parts.append(by_dataset(summary))
   return '\n'.join(part for part in (*parts, published(summary)) if part)
 
 
@@ -33,6 +35,8 @@ def scores(summary: Mapping[str, Any], *, title: str) -> str:
   more = {name: metric for name, metric in metrics.further().items() if metric.title}
   rows = []
   for name, row in summary['classes'].items():
+    if not _scored(row):
+      continue
     distance = '–' if row['hd95_mm'] is None else f'{row["hd95_mm"]:.1f}'
     if row['hd95_infinite']:
       distance += f' ({row["hd95_infinite"]} infinite)'
@@ -44,6 +48,23 @@ def scores(summary: Mapping[str, Any], *, title: str) -> str:
   rows.append(('**mean over classes**', '', f'**{dice}**', f'**{nsd}**', *[''] * (1 + len(more))))
   titles = (metric.title for metric in more.values())
   return markdown(title, ('class', 'n', 'Dice %', 'NSD 2 mm %', 'HD95 mm', *titles), rows)
+
+
+def _scored(row: Mapping[str, Any]) -> bool:
+  """Whether a class can be in any of the scans: if not, there is nothing to overlap with."""
+  return row['n'] + row['n_both_empty'] > 0
+
+
+def false_masks(summary: Mapping[str, Any]) -> str:
+  """Volumes of masks where the class is not; see `false_positives`. Empty where it always is."""
+  rows = []
+  for name, row in summary['classes'].items():
+    if numbers := row.get('false_positives'):
+      volumes = (f'{numbers[key]:.1f}' for key in ('mean_ml', 'max_ml'))
+      rows.append((name, numbers['n'], numbers['n_absent'], numbers['n_above'], *volumes))
+  limit = f'scans with more than {false_positives.LIMIT_ML:g} ml'
+  header = ('class', 'scans without it', 'out of view', limit, 'mean ml', 'largest ml')
+  return markdown('Masks where the class is not', header, rows) if rows else ''
 
 
 def _further(row: Mapping[str, Any], more: Mapping[str, metrics.Metric]) -> Iterator[str]:
@@ -84,7 +105,7 @@ def by_dataset(summary: Mapping[str, Any]) -> str:
   if len(datasets) < 2:
     return ''
   rows = []
-  for name in summary['classes']:
+  for name in (name for name, row in summary['classes'].items() if _scored(row)):
     cells = [part['classes'].get(name, {}).get('dice') for part in datasets.values()]
     rows.append((name, *map(percent, cells)))
   rows.append(
@@ -132,11 +153,15 @@ def to_csv(summary: Mapping[str, Any]) -> str:
   header = ['dataset', 'class', 'n', 'n_both_empty']
   header += [f'{name}{end}' for name in ('dice', 'nsd') for end in ('', '_low', '_high')]
   header += ['nsd_1mm', 'nsd_3mm', 'hd95_mm', 'hd95_infinite', 'n_diseased', 'n_healthy']
-  header += [*_DETECTION, *metrics.further()]
+  volumes = ('n', 'n_absent', 'n_above', 'mean_ml', 'max_ml')
+  header += [*_DETECTION, *metrics.further(), *(f'false_positive_{name}' for name in volumes)]
   lines = []
   for dataset, part in {'all': summary, **summary['datasets']}.items():
     for name, row in part['classes'].items():
-      lines.append({'dataset': dataset, 'class': name, **_flat(row), **row.get('detection', {})})
+      more = row.get('detection', {}) | {
+        f'false_positive_{field}': value for field, value in row.get('false_positives', {}).items()
+      }
+      lines.append({'dataset': dataset, 'class': name, **_flat(row), **more})
     mean = {key.removeprefix('mean_'): part[key] for key in part if key.startswith('mean_')}
     lines.append({'dataset': dataset, 'class': 'mean over classes', **_flat(mean)})
   return csv_text(header, lines)
