@@ -7,7 +7,8 @@ as wrong. No file can tell the two apart, so whoever knows is asked.
 import functools
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -51,14 +52,23 @@ def _values(path: pathlib.Path, changed: int, size: int) -> frozenset[int]:
 
 
 def partial(
-  occurs: Mapping[str, frozenset[str]], names: Sequence[str]
+  occurs: Mapping[str, frozenset[str]],
+  names: Sequence[str],
+  declared: Mapping[str, Collection[str]] = types.MappingProxyType({}),
 ) -> dict[str, tuple[list[str], list[str]]]:
-  """Name -> the cases with it and those without, of the names that some cases have and some not."""
+  """Name -> the cases with it and those without, of the names that some cases have and some not.
+
+  Args:
+    occurs: case -> names of which its label map has voxels.
+    names: to look at.
+    declared: case -> names of which it is known why they have none.
+  """
   table = {}
   for name in names:
     cases = [case for case, held in occurs.items() if name in held]
-    if 0 < len(cases) < len(occurs):
-      table[name] = cases, [case for case in occurs if case not in cases]
+    others = [case for case in occurs if case not in cases and name not in declared.get(case, ())]
+    if cases and others:
+      table[name] = cases, others
   return table
 
 

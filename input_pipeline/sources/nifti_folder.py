@@ -20,6 +20,8 @@ fields:
   missing_is   what it means where a label map has no voxel of a class that others have, in the
                cases that `supervised` does not name: 'unlabelled', it is neither trained nor scored
                there, or 'absent' from the patient; without either, that is an error
+  absent       case -> names of what its field of view cannot show, or one list for all cases, also
+               of classes that are no labels: background, which is trained and scored
   splits       {"validation": [cases], "test": [cases]}; by default, without imagesTs, about a fifth
                is held out, each case drawn by its name, and `prepare` keeps what was drawn
   licence, citation (or reference)
@@ -31,7 +33,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from input_pipeline import file_kinds, inventory, labels, text_files
@@ -39,7 +41,14 @@ from input_pipeline.anatomy import Template
 from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.ct import slicer_segments
 from input_pipeline.errors import UserError, suggest
-from input_pipeline.sources import absence, files, nnunet, roi_names, split_lists
+from input_pipeline.sources import (
+  absence,
+  field_of_view,
+  files,
+  nnunet,
+  roi_names,
+  split_lists,
+)
 from input_pipeline.sources.base import Case, Source, SourceError
 
 _HOLDS = 'dataset.json, imagesTr/ and labelsTr/'
@@ -65,17 +74,26 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
   splits = _splits(folder, index, pairs)
   drawn = _draws(index, pairs)
   cases = []
-  labelled = _labelled(folder, index, pairs, meanings)
+  path = folder / 'dataset.json'
+  resolve = functools.partial(_resolve, template=template)
+  absent = field_of_view.read(index, path, splits, resolve, template)
+  labelled = _labelled(folder, index, pairs, meanings, absent, template)
   for name, pair in {**pairs['Tr'], **pairs['Ts']}.items():
     known = _supervised(folder, index, name, meanings, template)
     if name in labelled:
       known = labels.restrict(meanings, sorted(labelled[name]), template)
+    if set(classes := absent.get(name, ())) & set(labels.classes_of(known, template)):
+      left = field_of_view.labelled(labels.names_of(known), classes, template, path)
+      if pair.label is not None and not pair.problem:
+        field_of_view.check_empty(name, pair.label, meanings, classes, template)
+      known = labels.restrict(known, left, template)
     if pair.problem or pair.image is None or pair.label is None:
       load = functools.partial(files.fail, pair.problem)
     else:
       load = functools.partial(files.load_nifti, pair.image, pair.label, known, template)
     supervised = labels.classes_of(known, template)
-    cases.append(Case('nifti_folder', name, splits[name], supervised, load, drawn=drawn))
+    case = Case('nifti_folder', name, splits[name], supervised, load, drawn=drawn)
+    cases.append(field_of_view.declare(case, classes, template))
   return cases
 
 
@@ -332,6 +350,8 @@ def _labelled(
   index: dict,
   pairs: Mapping[str, Mapping[str, '_Pair']],
   meanings: Mapping[int, labels.Meaning],
+  absent: Mapping[str, Collection[str]],
+  template: Template,
 ) -> dict[str, frozenset[str]]:
   """Case -> names that its label map holds, of the cases in which all others are not labelled.
 
@@ -349,7 +369,12 @@ def _labelled(
     if pair.label is not None and not pair.problem and name not in listed
   }
   occurs = absence.occurring(maps, meanings)
-  table = absence.partial(occurs, sorted(labels.names_of(meanings)))
+  names = sorted(labels.names_of(meanings))
+  declared = {
+    case: set(names) - set(field_of_view.labelled(names, classes, template, path))
+    for case, classes in absent.items()
+  }
+  table = absence.partial(occurs, names, declared)
   if word == absence.UNLABELLED:
     absence.tell(table)
     return occurs

@@ -17,6 +17,8 @@ Of several structure sets the newest counts. An ROI stands for a class by its na
                  'absent': it was looked for in every patient, and is not there
   supervised     patient -> classes that were looked for in it, or one list for all; goes before
                  `missing_is`
+  absent         patient -> classes that the scan's field of view cannot show, or one list for all:
+                 background, which is trained and scored
   splits         {"validation": [patients], "test": [patients]}; by default about a fifth is held
                  out, each patient drawn by its name
   licence, citation
@@ -37,7 +39,7 @@ from input_pipeline import inventory, labels, text_files
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import dicom, dicom_series, structure_set, volume
 from input_pipeline.errors import UserError
-from input_pipeline.sources import absence, files, roi_names, split_lists
+from input_pipeline.sources import absence, field_of_view, files, roi_names, split_lists
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
 from input_pipeline.sources.roi_names import RoiNames
 
@@ -88,12 +90,19 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
   patients = {name: _read(path, names, index) for name, path in paths.items()}
   _tell(patients, names)
   everywhere = {noun for patient in patients.values() for noun in patient.meanings.values()}
+  resolve = functools.partial(_class, template=template)
+  absent = field_of_view.read(index, place, patients, resolve, template)
   looked_for = _looked_for(place, index, patients, everywhere, template)
+  for name, classes in absent.items():
+    contoured = set(patients[name].meanings.values())
+    in_view = field_of_view.labelled(looked_for[name], classes, template, place)
+    looked_for[name] = tuple(noun for noun in looked_for[name] if noun in {*in_view, *contoured})
   splits, drawn = _splits(place, index, patients)
-  return [
+  cases = (
     _case(name, patient, splits[name], looked_for[name], partial, template, drawn)
     for name, patient in patients.items()
-  ]
+  )
+  return [field_of_view.declare(case, absent.get(case.name, ()), template) for case in cases]
 
 
 def rtstruct_folder_template(manual_dir: str | None) -> Template:
@@ -246,6 +255,11 @@ def _tell(patients: Mapping[str, _Patient], names: RoiNames) -> None:
 def _classes(names: Any, template: Template) -> tuple[str, ...]:
   """Classes and pairs of a list; RoiNameError if one is unknown."""
   return tuple(roi_names.make({name: [] for name in names}, (), template).patterns)
+
+
+def _class(name: str, template: Template) -> str:
+  """The class or pair of a name; RoiNameError if there is none."""
+  return _classes([name], template)[0]
 
 
 def _looked_for(
