@@ -6,7 +6,7 @@ absent, and is never trained or scored.
 """
 
 from input_pipeline.errors import suggest
-from input_pipeline.sources import abdomen, tumors
+from input_pipeline.sources import abdomen, regions, tumors
 from input_pipeline.sources.base import (
   Case,
   Scan,
@@ -28,7 +28,7 @@ __all__ = [
   'phantom_cases', 'restrict_table',
 ]  # fmt: skip
 
-_DATASETS = (*abdomen.DATASETS, *tumors.DATASETS)
+_DATASETS = (*abdomen.DATASETS, *tumors.DATASETS, *regions.DATASETS)
 SOURCES: dict[str, Source] = {
   source.name: source
   for source in (

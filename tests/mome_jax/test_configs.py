@@ -26,8 +26,8 @@ def test_an_experiment_can_be_made(name):
   assert 'python -m mome_jax' in module.__doc__  # how it is run, or where its weights come from
   more = _keys(config) - _keys(base.get_config())
   assert all(key.startswith('model.backbone.') for key in more)  # each network has its own
-  assert set(config.classes) <= set(TEMPLATE.names())
-  assert set(config.data.sources or ()) <= set(sources.SOURCES)
+  brought = {label for s in config.data.sources or () for label in sources.get_source(s).classes}
+  assert set(config.classes) <= {*TEMPLATE.names(), *brought}
   encoder = build_text_encoder(config.text) if config.text.mode == 'joint' else None
   create = functools.partial(state.init_params, config, build_model(config.model), encoder)
   params = jax.eval_shape(create, jax.random.key(0))

@@ -252,4 +252,9 @@ LAYOUTS = {
   'ct_org': pairs('OrganSegmentations/volume-2{}.nii.gz', 'OrganSegmentations/labels-2{}.nii.gz'),
   'abdomenct_12organ': pairs('img/Organ12_{:04d}_0000.nii.gz', 'label/Organ12_{:04d}.nii.gz'),
   'totalsegmentator': totalsegmentator,
+  'thorax': pairs('LIDC-IDRI-{:04d}_ct.nii.gz', 'LIDC-IDRI-{:04d}_seg.nii.gz'),
+  'chest_abdomen': pairs('scan-{}_ct.nii.gz', 'scan-{}_totalseg117.nii.gz'),
+  'totalsegmentator_sample': pairs(
+    'example_ct.nii.gz', 'example_seg_fast_force_split.nii.gz', count=1, axes='RAS'
+  ),
 }

@@ -61,10 +61,11 @@ def test_labels_equal_the_published_table(name, tmp_path):
   cases, boxes = fabricate(name, tmp_path)
   codes, supervised = golden(name)
   image = layouts.body(codes)[0]
+  template = sources.get_source(name).template(str(tmp_path))
   assert cases
   for case in cases:
     scan = pickle.loads(pickle.dumps(case)).load()  # as on a Beam worker
-    assert [TEMPLATE.get(n).index for n in case.supervised] == supervised
+    assert [template.get(n).index for n in case.labelled] == supervised
     np.testing.assert_array_equal(scan.image, np.maximum(image, -1024))
     np.testing.assert_allclose(scan.geometry.spacing, layouts.SPACING)
     expected = np.zeros(layouts.SHAPE, np.uint8)
@@ -72,7 +73,7 @@ def test_labels_equal_the_published_table(name, tmp_path):
       for box, code in zip(sides, codes[value], strict=True):
         expected[box] = code
     np.testing.assert_array_equal(scan.codes, expected)
-  assert set(supervised) <= {TEMPLATE.get(n).index for n in sources.get_source(name).classes}
+  assert set(supervised) <= {template.get(n).index for n in sources.get_source(name).classes}
 
 
 @pytest.mark.parametrize('name', layouts.LAYOUTS)
@@ -85,8 +86,9 @@ def test_from_files_to_batches(name, tmp_path):
   assert len(bricks.open_volumes(data, name)) == len(held_out)
   if len(held_out) < len(cases):
     store = bricks.open_bricks(data, name)
-    sampler = PatchSampler(CONFIG, [store], cases[0].supervised)
-    table = TEMPLATE.code_table(cases[0].supervised)
+    labelled = [name for name in cases[0].labelled if store.class_voxels([name]).any()]
+    sampler = PatchSampler(CONFIG, [store], labelled)
+    table = store.template.code_table(labelled)
     for index in range(4):
       example = sampler.sample(index, 0)
       assert example['supervised'].all()
