@@ -11,7 +11,7 @@ import numpy as np
 
 from input_pipeline import bricks, errors
 from input_pipeline.anatomy import ClassError
-from input_pipeline.batches import augment, mirror
+from input_pipeline.batches import augment, contrast, mirror
 from input_pipeline.batches.sampler import PatchSampler
 
 _PATCHES = 6
@@ -118,7 +118,9 @@ def augmentations(store: bricks.BrickStore, path: pathlib.Path, *, seed: int = 0
   for i, (name, example) in enumerate(examples.items()):
     row, column = divmod(i, columns)
     axes = [figure.add_subplot(grid[2 * row + part, column]) for part in (0, 1)]
-    _draw_patch(axes, example, classes, store.spacing)
+    # Of rays, the slices with most of them.
+    shown = np.abs(example['image'] - plain['image'])[..., 0] if name == 'streaks' else None
+    _draw_patch(axes, example, classes, store.spacing, shown)
     axes[0].set_title(name.replace('_', ' '), fontsize=9)
     axes[1].set_title('')
   with errors.writing(path):
@@ -141,12 +143,17 @@ def _each_alone(
   strong = {
     field: (value[1], value[1])
     for field, value in augment.DEFAULTS.items()
-    if isinstance(value, tuple) and field != 'stretch'  # whose axes differ
-  }
+    # The axes of stretch differ; the phase goes through all, below.
+    if isinstance(value, tuple) and field not in ('stretch', 'contrast_phase', 'contrast_dose')
+  } | {'contrast_dose': (1.0, 1.0)}
   for switch in switches:
     name = switch.removeprefix('p_')
-    if name != 'mirror':
-      alone = strong | dict.fromkeys(switches, 0.0) | {switch: 1.0}
+    alone = strong | dict.fromkeys(switches, 0.0) | {switch: 1.0}
+    if name == 'contrast':
+      for time, phase in enumerate(contrast.NAMES, 1):
+        at = alone | {'contrast_phase': (time, time)}
+        examples[f'{name}: {phase}'] = _sampler(store, names, at).sample(0, seed)
+    elif name != 'mirror':
       examples[name] = _sampler(store, names, alone).sample(0, seed)
   return examples
 
@@ -181,14 +188,21 @@ def _sampler(
 
 
 def _draw_patch(
-  axes, example: Mapping[str, np.ndarray], classes: _Classes, spacing: Sequence[float]
+  axes,
+  example: Mapping[str, np.ndarray],
+  classes: _Classes,
+  spacing: Sequence[float],
+  shown_by: np.ndarray | None = None,
 ) -> None:
-  """The axial and coronal slice with the most labelled voxels, as radiologists read them."""
+  """The axial and coronal slice with the most labelled voxels, as radiologists read them.
+
+  Or with most of `shown_by`, (D, H, W).
+  """
   image, label = example['image'][..., 0], example['label']
-  labelled = classes.table[label].any(-1)
+  most = classes.table[label].any(-1) if shown_by is None else shown_by
   for axis, subplot in zip((2, 1), axes, strict=True):
     others = tuple(a for a in range(3) if a != axis)
-    at = int(labelled.sum(others).argmax())
+    at = int(most.sum(others).argmax())
     # (vertical, horizontal): x runs to the patient's right and is drawn to the left; the other up.
     aspect = spacing[others[1]] / spacing[0]
     view = {'origin': 'lower', 'aspect': aspect}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from input_pipeline.batches import artefacts
 from input_pipeline.ct import resample
 from input_pipeline.errors import UserError, suggest
 
@@ -28,9 +29,26 @@ DEFAULTS: Mapping = types.MappingProxyType(
     'zoom': (0.85, 1.25),  # above 1 enlarges the anatomy
     'p_stretch': 0.0,
     'stretch': (0.85, 1.25),  # as zoom, but each axis by its own factor
+    'p_shear': 0.0,
+    'shear': (0.0, 0.15),  # as a patient lies bent: mm along one axis per mm along another
     'p_elastic': 0.0,
     'elastic': (2.0, 8.0),  # mm, largest shift along an axis
     'elastic_grid': 40.0,  # mm between the points that are shifted
+    'p_warp': 0.0,  # elastic again, on the scale of organs
+    'warp': (8.0, 24.0),
+    'warp_grid': 120.0,
+    # Whether the voxel that a patch is drawn for stays where it is when the patch is turned and
+    # deformed, not the patch's centre: strong deformations would move small structures out of it.
+    'hold_voxel': False,
+    'p_field': 0.0,  # the scan ends within the patch
+    'field': (0.1, 0.5),  # part of the patch that lies beyond its end
+    'p_contrast': 0.0,  # another phase: see contrast.py
+    'contrast_phase': (0.0, 4.0),  # up to 1 none, 2 arterial, 3 portal venous, 4 delayed
+    'contrast_dose': (0.7, 1.3),  # enhancement is multiplied by it
+    'contrast_spread': 8.0,  # HU, standard deviation of each organ between patients
+    'p_content': 0.0,  # stomach and bowel with water or oral contrast medium
+    'p_streaks': 0.0,
+    'streaks': (40.0, 250.0),  # HU of the strongest ray at 20 mm from what casts it
     'p_intensity': 0.3,
     'intensity_scale': 0.1,  # HU are multiplied by 1 +- this
     'intensity_shift': 20.0,  # HU added, +- this
@@ -40,6 +58,8 @@ DEFAULTS: Mapping = types.MappingProxyType(
     'blur': (0.5, 1.0),  # voxels, standard deviation
     'p_low_resolution': 0.1,
     'low_resolution': (1.0, 2.0),  # voxels of the patch per voxel of the simulated scan
+    'p_thick_slices': 0.0,
+    'thick_slices': (4.0, 10.0),  # mm
     'p_cut_out': 0.0,
     'cut_out': (1, 4),  # neighbouring axial slices that are lost
     'p_gamma': 0.2,
@@ -78,18 +98,28 @@ def complete(config: Mapping | None) -> dict:
       config[name] = value if config['enabled'] else 0.0
     elif isinstance(DEFAULTS[name], tuple) and not (len(value) == 2 and 0 <= value[0] <= value[1]):
       raise AugmentError(f'data.augment.{name} is {value}; expected (lowest, highest)')
-  if config['elastic'][1] > config['elastic_grid'] / _FOLDS:
-    raise AugmentError(
-      f'data.augment.elastic shifts by up to {config["elastic"][1]} mm; expected at most '
-      f'{config["elastic_grid"] / _FOLDS:g}, the elastic_grid / {_FOLDS}, or the scan would fold'
-    )
+  _check_folds(config)
   return config
+
+
+def _check_folds(config: Mapping) -> None:
+  """AugmentError where shifts could fold the scan; of a sum of splines the bounds add up."""
+  left = 1 / _FOLDS
+  for name in ('elastic', 'warp'):
+    grid = config[f'{name}_grid']
+    if config[name][1] > grid * left:
+      raise AugmentError(
+        f'data.augment.{name} shifts by up to {config[name][1]} mm; expected at most '
+        f'{grid * left:g} with a {name}_grid of {grid:g}, or the scan would fold'
+      )
+    if config['p_elastic'] and config['p_warp']:
+      left -= config[name][1] / grid
 
 
 def draw_matrix(
   rng: np.random.Generator, config: Mapping, spacing: Sequence[float]
 ) -> np.ndarray | None:
-  """A random rotation, zoom and stretch.
+  """A random rotation, zoom, stretch and shear.
 
   Args:
     rng: source of randomness.
@@ -105,8 +135,8 @@ def draw_matrix(
   rotate, zoom = rng.random(2) < (config['p_rotate'], config['p_zoom'])
   degrees = rng.uniform(-config['max_degrees'], config['max_degrees'], 3)
   factor = rng.uniform(*config['zoom'])
-  stretch = draws(rng, config, 'p_stretch')
-  if not (rotate or zoom or stretch):
+  stretch, shear = draws(rng, config, 'p_stretch'), draws(rng, config, 'p_shear')
+  if not (rotate or zoom or stretch or shear):
     return None
   matrix = Rotation.from_euler('xyz', degrees, degrees=True).as_matrix() if rotate else np.eye(3)
   if zoom:
@@ -114,6 +144,11 @@ def draw_matrix(
   if stretch:
     low, high = config['stretch']
     matrix = matrix / rng.uniform(low, high, 3)
+  if shear:
+    along, across = rng.choice(3, 2, replace=False)
+    tilt = np.eye(3)
+    tilt[along, across] = rng.choice((-1, 1)) * rng.uniform(*config['shear'])
+    matrix = matrix @ tilt
   mm = np.asarray(spacing, float)
   return matrix * mm / mm[:, None]
 
@@ -144,17 +179,65 @@ def draw_shifts(
     (3, D, H, W) float32, how many voxels of the scan each voxel of the patch is shifted along each
     axis, or None where none was drawn.
   """
-  if not draws(rng, config, 'p_elastic'):
-    return None
+  shifts = None
+  for name in ('elastic', 'warp'):
+    if draws(rng, config, f'p_{name}'):
+      drawn = _smooth(rng, shape, spacing, config[name], config[f'{name}_grid'])
+      shifts = drawn if shifts is None else shifts + drawn
+  if level and shifts is not None:
+    shifts[2] = 0
+  return shifts
+
+
+def _smooth(
+  rng: np.random.Generator,
+  shape: Sequence[int],
+  spacing: Sequence[float],
+  bounds: Sequence[float],
+  grid: float,
+) -> np.ndarray:
+  """As `draw_shifts`, from points `grid` mm apart; the largest shift is within bounds, mm."""
   mm = np.asarray(spacing, float)
-  bases = [_spline(n, edge / config['elastic_grid']) for n, edge in zip(shape, mm, strict=True)]
+  bases = [_spline(n, edge / grid) for n, edge in zip(shape, mm, strict=True)]
   points = rng.uniform(-1, 1, (3, *(basis.shape[1] for basis in bases))).astype(np.float32)
-  points *= (rng.uniform(*config['elastic']) / mm[:, None, None, None]).astype(np.float32)
-  if level:
-    points[2] = 0
+  points *= (rng.uniform(*bounds) / mm[:, None, None, None]).astype(np.float32)
   for basis in bases:  # one axis after the other; each goes to the end
     points = np.tensordot(points, basis.astype(np.float32), ([1], [1]))
   return points
+
+
+def draw_field(
+  rng: np.random.Generator,
+  config: Mapping,
+  start: np.ndarray,
+  patch: Sequence[int],
+  voxel: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Where a scan ends that was made of a part of the patient: below, above, or at its sides.
+
+  Args:
+    rng: source of randomness.
+    config: from `complete`.
+    start: (3,) first voxel of the patch, in the scan.
+    patch: (3,) its voxels.
+    voxel: (3,) of the scan, which stays in it.
+
+  Returns:
+    (3,) first voxel and (3,) one past the last, or None where none was drawn.
+  """
+  if not draws(rng, config, 'p_field'):
+    return None
+  reach = np.iinfo(np.int32).max
+  low, high = np.full(3, -reach), np.full(3, reach)
+  # Half of them end at a slice, as most scans do.
+  axis = int(rng.choice(3, p=(0.25, 0.25, 0.5)))
+  for at_end in np.flatnonzero(rng.permutation((True, rng.random() < 0.25))):
+    lost = round(rng.uniform(*config['field']) * patch[axis])
+    if at_end:
+      high[axis] = max(start[axis] + patch[axis] - lost, voxel[axis] + 1)
+    else:
+      low[axis] = min(start[axis] + lost, voxel[axis])
+  return low, high
 
 
 def _spline(size: int, step: float) -> np.ndarray:
@@ -167,6 +250,29 @@ def _spline(size: int, step: float) -> np.ndarray:
   for i, weight in enumerate(weights):
     basis[np.arange(size), first + i] = weight / 6
   return basis
+
+
+def change_scan(
+  rng: np.random.Generator, image: np.ndarray, config: Mapping, spacing: Sequence[float]
+) -> np.ndarray:
+  """Streaks, and slices as thick as they were in older scans.
+
+  Args:
+    rng: source of randomness.
+    image: (D, H, W) float32 HU; left as it is.
+    config: from `complete`.
+    spacing: (3,) mm.
+
+  Returns:
+    (D, H, W) float32 HU.
+  """
+  if draws(rng, config, 'p_streaks'):
+    image = artefacts.streaks(rng, image, rng.uniform(*config['streaks']), spacing)
+  if draws(rng, config, 'p_thick_slices'):
+    thickness, offset = rng.uniform(*config['thick_slices']) / spacing[2], rng.random()
+    if thickness > 1:
+      image = artefacts.thick_slices(image, thickness, offset)
+  return image
 
 
 def change_hu(rng: np.random.Generator, image: np.ndarray, config: Mapping) -> np.ndarray:

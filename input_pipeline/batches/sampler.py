@@ -14,7 +14,7 @@ import numpy as np
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import Template
-from input_pipeline.batches import augment, mirror
+from input_pipeline.batches import augment, contrast, mirror
 from input_pipeline.batches.brick_cache import BrickCache
 from input_pipeline.ct import volume
 from input_pipeline.ct.hu_windows import hu_windows
@@ -141,6 +141,7 @@ class PatchSampler:
     _check_stores(self._stores, getattr(config, 'spacing', None))
     template = self._stores[0].template
     self._view = self._look(config.balance, template, self.classes)
+    self._organs = contrast.organ_table(template)
     self._mirrored: _View | None = None
     if self._augment['p_mirror']:
       try:
@@ -239,14 +240,18 @@ class PatchSampler:
     view, mirrored = self._view, False
     if self._mirrored is not None and rng.random() < self._augment['p_mirror']:
       view, mirrored = self._mirrored, True
-    case, start = self._place(rng, view)
+    case, start, voxel = self._place(rng, view)
     spacing = self._stores[case.store].spacing
     matrix = augment.draw_matrix(rng, self._augment, spacing)
     # Where a class was contoured over some slices only, heights say which voxels are known.
     level = bool(np.isfinite(case.slice_range).any())
     shifts = augment.draw_shifts(rng, self._augment, self.patch, spacing, level=level)
-    image, label, matrix, origin = self.crop(case, start, matrix, shifts)
-    image = augment.change_hu(rng, image.astype(np.float32), self._augment)
+    field = augment.draw_field(rng, self._augment, start, self.patch, voxel)
+    fixed = voxel - start if self._augment['hold_voxel'] else None
+    image, label, matrix, origin = self.crop(case, start, matrix, shifts, fixed, field)
+    image = self._change_contrast(rng, image.astype(np.float32), label, case.info)
+    image = augment.change_scan(rng, image, self._augment, spacing)
+    image = augment.change_hu(rng, image, self._augment)
     image = hu_windows(image, self.windows.tolist())
     image = augment.change_contrast(rng, image, self._augment)
     frame = np.append(matrix[2], origin[2]) * spacing[2]
@@ -261,22 +266,38 @@ class PatchSampler:
       'slice_range': case.slice_range,
     }
 
-  def _place(self, rng: np.random.Generator, view: _View) -> tuple[StoreCase, np.ndarray]:
-    """A case and the first voxel of a patch in it."""
+  def _change_contrast(
+    self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray, info: bricks.CaseInfo
+  ) -> np.ndarray:
+    """Another contrast phase and other bowel content, where drawn."""
+    known = set(info.supervised) - set(info.slice_ranges)
+    if augment.draws(rng, self._augment, 'p_contrast'):
+      image = contrast.change_phase(rng, image, label, self._organs, known, self._augment)
+    if augment.draws(rng, self._augment, 'p_content'):
+      image = contrast.change_content(rng, image, label, self._organs, known)
+    return image
+
+  def _place(
+    self, rng: np.random.Generator, view: _View
+  ) -> tuple[StoreCase, np.ndarray, np.ndarray]:
+    """A case, the first voxel of a patch in it, and the voxel that it is drawn for."""
     members, having = view.datasets[rng.choice(len(view.datasets), p=view.odds)]
     patch = np.array(self.patch)
     if having and rng.random() < self._foreground:
       k, cases = having[rng.integers(len(having))]
       case = cases[rng.integers(len(cases))]
       reach = np.floor(patch * _JITTER).astype(int)
-      start = self._voxel(rng, case, k) - patch // 2 + rng.integers(-reach, reach + 1)
+      voxel = self._voxel(rng, case, k)
+      start = voxel - patch // 2 + rng.integers(-reach, reach + 1)
       room = np.array(case.info.shape) - patch
     else:
+      voxel = None
       case = members[rng.integers(len(members))]
       room = np.array(case.info.shape) - patch
       start = rng.integers(np.minimum(room, 0), np.maximum(room, 0) + 1)
     # A patch stays inside the scan, or the scan inside the patch.
-    return case, np.clip(start, np.minimum(room, 0), np.maximum(room, 0))
+    start = np.clip(start, np.minimum(room, 0), np.maximum(room, 0))
+    return case, start, start + patch // 2 if voxel is None else voxel
 
   def _voxel(self, rng: np.random.Generator, case: StoreCase, k: int) -> np.ndarray:
     """A voxel (3,) of class k, uniformly over those of the case."""
@@ -293,6 +314,8 @@ class PatchSampler:
     start: np.ndarray,
     matrix: np.ndarray | None,
     shifts: np.ndarray | None = None,
+    fixed: np.ndarray | None = None,
+    field: tuple[np.ndarray, np.ndarray] | None = None,
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A patch, turned and zoomed about its centre, and deformed.
 
@@ -301,24 +324,28 @@ class PatchSampler:
       start: (3,) first voxel of the patch before it is turned.
       matrix: (3, 3) from `augment.draw_matrix`, or None.
       shifts: (3, D, H, W) from `augment.draw_shifts`, or None.
+      fixed: (3,) voxel of the patch that stays where it is; None: its centre is turned about.
+      field: from `augment.draw_field`, or None: outside is air, as beyond the scan.
 
     Returns:
       image (D, H, W) int16 or float32 HU, label (D, H, W) uint8, and the map of a patch voxel v to
       the scan before it is deformed: matrix (3, 3) @ v + origin (3,), in voxels.
     """
     if matrix is None and shifts is None:
-      return *self.read(case, start, start + self.patch), np.eye(3), start
+      return *self._read(case, start, start + self.patch, field), np.eye(3), start
     matrix = np.eye(3) if matrix is None else matrix
     from scipy import ndimage  # slow to import
 
-    middle = (np.array(self.patch) - 1) / 2
+    middle = (np.array(self.patch) - 1) / 2 if fixed is None else fixed
+    if shifts is not None and fixed is not None:
+      shifts = shifts - shifts[:, *fixed, None, None, None]
     origin = start + middle - matrix @ middle
     corners = np.array(list(itertools.product(*((0, n - 1) for n in self.patch))))
     reached = corners @ matrix.T + origin
     reach = 0 if shifts is None else np.abs(shifts).max((1, 2, 3))
     low = np.floor(reached.min(0) - reach).astype(int)
     high = np.ceil(reached.max(0) + reach).astype(int) + 1
-    image, label = self.read(case, low, high)
+    image, label = self._read(case, low, high, field)
     if shifts is not None:
       return *_deform(image, label, matrix, origin - low, shifts), matrix, origin
     place = {'matrix': matrix, 'offset': origin - low, 'output_shape': self.patch}
@@ -328,6 +355,23 @@ class PatchSampler:
       matrix,
       origin,
     )
+
+  def _read(
+    self,
+    case: StoreCase,
+    low: np.ndarray,
+    high: np.ndarray,
+    field: tuple[np.ndarray, np.ndarray] | None,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """As `read`, of a scan that has nothing outside a field of view."""
+    image, label = self.read(case, low, high)
+    if field is not None:
+      inside = np.clip(np.array(field) - low, 0, high - low).T
+      for axis, (begin, end) in enumerate(inside):
+        for beyond in (slice(0, begin), slice(end, None)):
+          at = (slice(None),) * axis + (beyond,)
+          image[at], label[at] = volume.AIR, 0
+    return image, label
 
   def read(
     self, case: StoreCase, low: np.ndarray, high: np.ndarray

@@ -32,7 +32,7 @@ def test_wrong_fields_are_named():
 
 @pytest.mark.parametrize('spacing', [ISOTROPIC, (0.7, 0.7, 5.0)])
 def test_matrix_is_a_rotation_and_a_zoom_in_mm(spacing):
-  config = augment.complete({**ALWAYS, 'p_stretch': 0.0})
+  config = augment.complete({**ALWAYS, 'p_stretch': 0.0, 'p_shear': 0.0})
   mm = np.diag(spacing)
   for seed in range(50):
     matrix = augment.draw_matrix(np.random.default_rng(seed), config, spacing)
@@ -48,7 +48,7 @@ def test_matrix_is_a_rotation_and_a_zoom_in_mm(spacing):
 
 
 def test_zoom_above_one_enlarges():
-  config = augment.complete({**ALWAYS, 'p_rotate': 0.0, 'p_stretch': 0.0, 'zoom': (1.25, 1.25)})
+  config = augment.complete({**dict.fromkeys(ALWAYS, 0.0), 'p_zoom': 1.0, 'zoom': (1.25, 1.25)})
   matrix = augment.draw_matrix(np.random.default_rng(0), config, ISOTROPIC)
   # A step of one patch voxel is a step of 0.8 voxels in the scan.
   np.testing.assert_allclose(matrix, 0.8 * np.eye(3))

@@ -82,7 +82,7 @@ def test_turned_crop_equals_sampling_the_whole_scan(store):
 
 
 def test_a_deformed_crop_equals_sampling_the_whole_scan(store):
-  config = augment.complete({**ON, 'elastic': (16.0, 16.0)})
+  config = augment.complete({**ON, 'p_warp': 0.0, 'elastic': (16.0, 16.0)})
   sampler = PatchSampler(make_config(), [store], CLASSES)
   voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'))
   case = sampler._view.datasets[0][0][0]
@@ -125,7 +125,8 @@ def test_frame_gives_the_height_of_every_patch_voxel(store, settings, elastic, m
   sampler._cache = types.SimpleNamespace(get=get)
   sampler._augment = {**augment.complete(settings), 'p_intensity': 0, 'p_noise': 0, 'p_blur': 0}
   sampler._augment |= {'p_low_resolution': 0, 'p_gamma': 0, 'p_gamma_inverted': 0, 'p_cut_out': 0}
-  sampler._augment['p_elastic'] = float(elastic)
+  sampler._augment |= dict.fromkeys(('p_contrast', 'p_content', 'p_streaks', 'p_thick_slices'), 0)
+  sampler._augment |= dict.fromkeys(('p_elastic', 'p_warp'), float(elastic))
   voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'), -1)
   compared = 0
   for index in range(20):
