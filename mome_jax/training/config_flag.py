@@ -160,8 +160,8 @@ def load(path: str) -> ConfigDict:
   """The locked config that `--config` names; see `resolve`.
 
   'trained:MODEL' is the config of a trained model, of an ensemble its first. A `get_config` with a
-  parameter `start` gets the config of the model after the colon, of `start_from`; any other one
-  gets those words themselves.
+  parameter `start` gets the config of the model after the colon, of `start_from`, one with a
+  parameter `experiment` that of the experiment there; any other one gets those words themselves.
 
   Raises:
     ConfigError: if there is none.
@@ -192,6 +192,8 @@ def load(path: str) -> ConfigDict:
   try:
     if 'start' in parameters:
       config = module.get_config(start_from(*argument))
+    elif 'experiment' in parameters:
+      config = module.get_config(*map(load, argument))
     else:
       config = module.get_config(*argument)
   except UserError as error:
