@@ -273,6 +273,8 @@ def _noise(deviations: np.ndarray, organ: np.ndarray) -> float:
 
 def _shifted(hu: np.ndarray, organ: np.ndarray, grown: np.ndarray, tones: _Tones) -> np.ndarray:
   """What is added, (D, H, W) float32 HU: less at the edges, as a voxel holds what is beside it."""
+  if not tones.shift.any():
+    return np.zeros_like(hu)
   inside = organ > 0
   weight = _blur(inside.astype(np.float32))  # at a flat edge 0.75 inside, 0.25 outside
   edges = np.where(inside, 0.4 + 0.6 * weight, 0.8 * weight)

@@ -16,6 +16,7 @@ from input_pipeline import bricks
 from input_pipeline.anatomy import Template
 from input_pipeline.batches import augment, contrast, mirror
 from input_pipeline.batches.brick_cache import BrickCache
+from input_pipeline.batches.deform import deform
 from input_pipeline.ct import volume
 from input_pipeline.ct.hu_windows import hu_windows
 from input_pipeline.errors import UserError, suggest
@@ -23,6 +24,7 @@ from input_pipeline.errors import UserError, suggest
 # The chosen voxel lies at most this part of the patch's edge from its centre, along each axis: a
 # network that only ever sees a structure in the middle would learn to look there.
 _JITTER = 0.25
+_ROUNDING = 1e-4  # voxels by which a place that is computed in another order may lie further out
 
 
 class PipelineError(UserError):
@@ -80,26 +82,6 @@ def _check_stores(stores: Sequence[bricks.Store], spacing: Sequence[float] | Non
         f'{store.name} is prepared at {store.spacing} mm, the configuration wants '
         f'{tuple(spacing)}; prepare it again with --spacing, or change the configuration'
       )
-
-
-def _deform(
-  image: np.ndarray,
-  label: np.ndarray,
-  matrix: np.ndarray,
-  origin: np.ndarray,
-  shifts: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Image and label at matrix @ v + origin + shifts[:, v] of every voxel v of a patch."""
-  from scipy import ndimage  # slow to import
-
-  places = shifts + origin.astype(np.float32)[:, None, None, None]
-  for axis, size in enumerate(shifts.shape[1:]):
-    along = np.arange(size, dtype=np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-    places += matrix[:, axis].astype(np.float32)[:, None, None, None] * along
-  return (
-    ndimage.map_coordinates(image, places, order=1, output=np.float32, cval=volume.AIR),
-    ndimage.map_coordinates(label, places, order=0, cval=0),
-  )
 
 
 class PatchSampler:
@@ -334,8 +316,6 @@ class PatchSampler:
     if matrix is None and shifts is None:
       return *self._read(case, start, start + self.patch, field), np.eye(3), start
     matrix = np.eye(3) if matrix is None else matrix
-    from scipy import ndimage  # slow to import
-
     middle = (np.array(self.patch) - 1) / 2 if fixed is None else fixed
     if shifts is not None and fixed is not None:
       shifts = shifts - shifts[:, *fixed, None, None, None]
@@ -343,18 +323,10 @@ class PatchSampler:
     corners = np.array(list(itertools.product(*((0, n - 1) for n in self.patch))))
     reached = corners @ matrix.T + origin
     reach = 0 if shifts is None else np.abs(shifts).max((1, 2, 3))
-    low = np.floor(reached.min(0) - reach).astype(int)
-    high = np.ceil(reached.max(0) + reach).astype(int) + 1
+    low = np.floor(reached.min(0) - reach - _ROUNDING).astype(int)
+    high = np.ceil(reached.max(0) + reach + _ROUNDING).astype(int) + 2
     image, label = self._read(case, low, high, field)
-    if shifts is not None:
-      return *_deform(image, label, matrix, origin - low, shifts), matrix, origin
-    place = {'matrix': matrix, 'offset': origin - low, 'output_shape': self.patch}
-    return (
-      ndimage.affine_transform(image, order=1, output=np.float32, cval=volume.AIR, **place),
-      ndimage.affine_transform(label, order=0, cval=0, **place),
-      matrix,
-      origin,
-    )
+    return *deform(image, label, matrix, origin - low, shifts, self.patch), matrix, origin
 
   def _read(
     self,
