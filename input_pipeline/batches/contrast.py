@@ -50,7 +50,8 @@ _NEEDED = frozenset(
   {'aorta', 'postcava', 'portal and splenic vein', 'liver', 'spleen', 'right kidney', 'left kidney'}
 )
 _WATER, _ORAL = (0.0, 25.0), (120.0, 320.0)  # HU
-_FAT, _GAS = -110.0, -150.0  # HU at and below which nothing enhances
+_FAT, _GAS = -110.0, -150.0  # HU between which a voxel of bowel holds less and less liquid
+_ALIKE = 40.0  # HU by which an organ differs little from what is beside it
 _SOFT = 0.0  # HU above which a voxel holds little else than tissue
 _ENHANCED = 15.0  # HU above its native median from which an organ has contrast medium
 # Of normal noise a quarter deviates by less than 0.32 sigma; times this makes 2 sigma. HU.
@@ -156,11 +157,32 @@ def change_content(
   filled = rng.random(len(HOLLOW)) < 0.7
   spread = 10 * rng.standard_normal(len(HOLLOW))
   aims = {
-    n: _Aim(filling + spread[i])
+    n: filling + spread[i]
     for i, (n, name) in enumerate(enumerate(HOLLOW, len(PHASES) + 1))
     if filled[i] and name in known
   }
-  return _retone(image, table[label], aims)
+  return _fill(image, table[label], aims)
+
+
+def _fill(image: np.ndarray, organ: np.ndarray, aims: Mapping[int, float]) -> np.ndarray:
+  """Brings the content of hollow organs to the HU of `aims`; walls and gas stay."""
+  part = _part(organ, aims)
+  if part is None:
+    return image
+  box, organ = part
+  hu = image[box]
+  inner = _blur((organ > 0).astype(np.float32))
+  shift = np.zeros(256, np.float32)
+  for number, aim in aims.items():
+    content = hu[(organ == number) & (hu > _FAT) & (inner > 0.999)]
+    if len(content) >= _FEWEST:
+      shift[number] = aim - np.median(content)
+  if not shift.any():
+    return image
+  liquid = np.clip((hu - _GAS) / (_FAT - _GAS), 0, 1)
+  changed = image.copy()
+  changed[box] += shift[organ] * np.maximum(2 * inner - 1, 0) * liquid
+  return changed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,22 +205,18 @@ class _Tones:
   """How the voxels of each number change; arrays (256,) float32, HU but for `lost`.
 
   Attributes:
-    shift: added to all of the organ.
-    start: HU up to which a voxel is something else, and is not shifted.
-    full: HU from which it is shifted as a whole.
+    median: of the organ.
+    shift: added to all of it.
     lost: part of its enhancement that is taken away.
     native: HU without enhancement.
     bright: HU above which what lies beside the organ is something else, such as bone.
-    noise: deviations from the surroundings of up to this are noise, and stay.
   """
 
+  median: np.ndarray
   shift: np.ndarray
-  start: np.ndarray
-  full: np.ndarray
   lost: np.ndarray
   native: np.ndarray
   bright: np.ndarray
-  noise: np.ndarray
 
 
 def _retone(image: np.ndarray, organ: np.ndarray, aims: Mapping[int, _Aim]) -> np.ndarray:
@@ -209,97 +227,125 @@ def _retone(image: np.ndarray, organ: np.ndarray, aims: Mapping[int, _Aim]) -> n
     organ: (D, H, W) uint8 numbers.
     aims: of the numbers to change.
   """
-  chosen = np.zeros(256, bool)
-  chosen[list(aims)] = True
-  box = _box(chosen[organ])
-  if box is None:
+  part = _part(organ, aims)
+  if part is None:
     return image
-  hu, organ = image[box], np.where(chosen[organ[box]], organ[box], np.uint8(0))
+  box, organ = part
+  hu = image[box]
+  inner = _blur((organ > 0).astype(np.float32))  # at a flat edge 0.75 inside, 0.25 outside
+  tissue = ((organ > 0) & (hu > _SOFT)).astype(np.float32)
+  around = _blur(hu * tissue) / np.maximum(_blur(tissue), 1e-3)
+  noise = _noise((hu - around)[inner > 0.999])
+  tones = _tones(hu, organ, inner > 0.999, aims, noise)
   grown = _grow(organ)
-  near = ((organ > 0) & (hu > _SOFT)).astype(np.float32)
-  around = _blur(hu * near) / np.maximum(_blur(near), 1e-3)  # without fat and lung beside them
-  tones = _tones(hu, around, organ, aims)
+  change = np.zeros_like(hu)
+  lowest = _lowest(hu) + noise
+  if tones.shift.any():
+    change += _shifted(hu, organ, grown, lowest, inner, tones)
+  if tones.lost.any():
+    change -= _lost(hu - np.clip(hu - around, -noise, noise), organ, grown, lowest, tones)
   changed = image.copy()
-  changed[box] += _shifted(hu, organ, grown, tones) - _lost(hu, around, organ, grown, tones)
+  changed[box] += change
   return changed
 
 
-def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
-  """The box around a mask, with two voxels of margin."""
+def _part(
+  organ: np.ndarray, numbers: Collection[int]
+) -> tuple[tuple[slice, ...], np.ndarray] | None:
+  """A box around some organs with two voxels of margin, and their numbers in it alone."""
+  chosen = np.zeros(256, bool)
+  chosen[list(numbers)] = True
+  mask = chosen[organ]
   box = []
   for axis in range(3):
     at = np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))
     if not len(at):
       return None
     box.append(slice(max(at[0] - 2, 0), at[-1] + 3))
-  return tuple(box)
+  return tuple(box), np.where(mask[*box], organ[*box], np.uint8(0))
+
+
+def _noise(deviations: np.ndarray) -> float:
+  """HU that noise seldom exceeds, from deviations from the neighbours, away from edges."""
+  if len(deviations) < _FEWEST:
+    return 0.0
+  return min(_NOISE * float(np.percentile(np.abs(deviations), 25)), _MOST_NOISE)
 
 
 def _tones(
-  hu: np.ndarray, around: np.ndarray, organ: np.ndarray, aims: Mapping[int, _Aim]
+  hu: np.ndarray, organ: np.ndarray, inner: np.ndarray, aims: Mapping[int, _Aim], noise: float
 ) -> _Tones:
-  """From what the organs are to what they are to become."""
-  rows = np.zeros((256, 7), np.float32)
-  rows[:, 2] = 1
+  """From what the organs are, away from edges where they are large enough, to what they become."""
+  rows = np.zeros((256, 5), np.float32)
   voxels = np.flatnonzero(organ)
-  numbers, values = organ.ravel()[voxels], hu.ravel()[voxels]
-  noise = _noise(hu - around, organ)
+  numbers, values, inner = (part.ravel()[voxels] for part in (organ, hu, inner))
   for number, aim in aims.items():
-    inside = values[numbers == number]
-    hollow = number > len(PHASES)
-    if hollow:
-      inside = inside[inside > _FAT]
-    if len(inside) < _FEWEST:
+    chosen = numbers == number
+    if (chosen & inner).sum() >= _FEWEST:
+      chosen &= inner
+    if chosen.sum() < _FEWEST:
       continue
-    low, median = np.percentile(inside, (5, 50))
+    median = float(np.median(values[chosen]))
     shift = aim.added if aim.hu is None else aim.hu - median
-    if aim.native is not None and shift < 0 and median > aim.native + _ENHANCED:
-      lost = -shift / (median - aim.native)
-      rows[number, 3:] = lost, aim.native, median + noise, noise
+    enhancement = 0 if aim.native is None else median - aim.native
+    if shift < 0 and enhancement > _ENHANCED:
+      bright = median + noise + 0.25 * enhancement
+      rows[number] = median, 0, -shift / enhancement, aim.native, bright
     else:
-      full = max(low - 10, -50)
-      # Fat and gas beside an organ do not enhance.
-      rows[number, :3] = (shift, _GAS, _FAT) if hollow else (shift, _FAT, full)
+      rows[number] = median, shift, 0, 0, 0
   return _Tones(*rows.T)
 
 
-def _noise(deviations: np.ndarray, organ: np.ndarray) -> float:
-  """HU that noise seldom exceeds, from deviations within organs, away from their edges."""
-  inner = _blur((organ > 0).astype(np.float32)) > 0.999
-  if inner.sum() < _FEWEST:
-    return 0.0
-  return min(_NOISE * float(np.percentile(np.abs(deviations[inner]), 25)), _MOST_NOISE)
+def _shifted(
+  hu: np.ndarray,
+  organ: np.ndarray,
+  grown: np.ndarray,
+  lowest: np.ndarray,
+  inner: np.ndarray,
+  tones: _Tones,
+) -> np.ndarray:
+  """What is added, (D, H, W) float32 HU: as much as a voxel holds of the organ.
 
-
-def _shifted(hu: np.ndarray, organ: np.ndarray, grown: np.ndarray, tones: _Tones) -> np.ndarray:
-  """What is added, (D, H, W) float32 HU: less at the edges, as a voxel holds what is beside it."""
-  if not tones.shift.any():
-    return np.zeros_like(hu)
+  Beside fat or lung its HU tell how much that is; beside tissue alike, its place does.
+  """
   inside = organ > 0
-  weight = _blur(inside.astype(np.float32))  # at a flat edge 0.75 inside, 0.25 outside
-  edges = np.where(inside, 0.4 + 0.6 * weight, 0.8 * weight)
-  edges = np.where(grown > len(PHASES), np.maximum(2 * weight - 1, 0), edges)  # walls stay
+  edges = np.where(inside, 0.4 + 0.6 * inner, 0.8 * inner)
+  median = tones.median[grown]
+  depth = np.maximum(median - lowest, 1)
+  told = np.clip((depth - _ALIKE) / _ALIKE, 0, 1)
+  held = told * np.clip((hu - lowest) / depth, 0, 1) + (1 - told) * edges
+  held = np.where(inside, held, np.minimum(held, 0.3))
   # Two organs side by side: no edge sharper than a scanner's.
   share = _blur((grown > 0).astype(np.float32))
   shift = _blur(tones.shift[grown]) / np.maximum(share, 1e-3)
-  start, full = tones.start[grown], tones.full[grown]
-  return edges * shift * np.clip((hu - start) / (full - start), 0, 1)
+  return held * shift
 
 
 def _lost(
-  hu: np.ndarray, around: np.ndarray, organ: np.ndarray, grown: np.ndarray, tones: _Tones
+  hu: np.ndarray, organ: np.ndarray, grown: np.ndarray, lowest: np.ndarray, tones: _Tones
 ) -> np.ndarray:
   """Enhancement that is taken away, (D, H, W) float32 HU.
 
   All that is brighter than the organ without contrast loses the same part: muscle and blood of the
-  heart, cortex and medulla, and a rim of a vessel that its label misses.
+  heart, cortex and medulla, and a rim of a vessel that its label misses. Where a voxel holds fat or
+  lung as well, it has the less to lose.
   """
-  if not tones.lost.any():
-    return np.zeros_like(hu)
-  noise = tones.noise[grown]
-  enhanced = hu - np.clip(hu - around, -noise, noise) - tones.native[grown]
+  native, median = tones.native[grown], tones.median[grown]
+  base = np.minimum(lowest, native)
+  enhanced = (hu - base) * (median - native) / np.maximum(median - base, 1)
   beside = np.where(hu < tones.bright[grown], 0.95, 0)
   return np.where(organ > 0, 1, beside) * tones.lost[grown] * np.maximum(enhanced, 0)
+
+
+def _lowest(hu: np.ndarray) -> np.ndarray:
+  """Lowest of each voxel and its 26 neighbours."""
+  for axis in range(3):
+    line = np.moveaxis(hu, axis, 0)
+    low = line.copy()
+    np.minimum(low[1:], line[:-1], out=low[1:])
+    np.minimum(low[:-1], line[1:], out=low[:-1])
+    hu = np.moveaxis(low, 0, axis)
+  return hu
 
 
 def _grow(organ: np.ndarray) -> np.ndarray:
@@ -315,7 +361,7 @@ def _grow(organ: np.ndarray) -> np.ndarray:
 
 
 def _blur(array: np.ndarray) -> np.ndarray:
-  """Weights 1/4, 1/2, 1/4 along each axis; edges are repeated."""
+  """Weights 1/4, 1/2, 1/4 along each axis; the ends are repeated."""
   for axis in range(3):
     line = np.moveaxis(array, axis, 0)
     smooth = 0.5 * line

@@ -182,3 +182,60 @@ def test_what_is_off_by_default_draws_no_number():
   other = np.random.default_rng(5)
   other.random(2 + 3 + 1 + 4 + 1)
   assert rng.random() == other.random()
+
+
+def test_shear_keeps_volume_and_slides_planes():
+  off = dict.fromkeys(ALWAYS, 0.0)
+  config = augment.complete({**off, 'p_shear': 1.0, 'shear': (0.05, 0.15)})
+  spacing = (0.7, 0.7, 5.0)
+  pairs = set()
+  for seed in range(60):
+    matrix = augment.draw_matrix(np.random.default_rng(seed), config, spacing)
+    world = matrix * np.reshape(spacing, (3, 1)) / spacing
+    slide = world - np.eye(3)
+    [(along, across)] = np.argwhere(slide)
+    assert along != across and 0.05 <= abs(slide[along, across]) <= 0.15
+    pairs.add((along, across, slide[along, across] > 0))
+  assert len(pairs) == 12
+
+
+def test_warps_reach_further_and_never_fold_with_elastic():
+  off = dict.fromkeys(ALWAYS, 0.0)
+  changes = {'p_elastic': 1.0, 'p_warp': 1.0, 'elastic': (7.0, 7.0), 'warp': (27.0, 27.0)}
+  config = augment.complete({**off, **changes})
+  largest = 0
+  for seed in range(10):
+    rng = np.random.default_rng(seed)
+    shifts = augment.draw_shifts(rng, config, (50, 50, 20), (3.0, 3.0, 5.0), level=seed == 9)
+    mm = shifts * np.reshape((3, 3, 5), (3, 1, 1, 1))
+    largest = max(largest, np.abs(mm).max())
+    slopes = np.stack([np.stack(np.gradient(part), -1) for part in shifts], -2) + np.eye(3)
+    assert np.linalg.det(slopes).min() > 0
+    assert shifts[2].any() == (seed != 9)
+  assert 16 < largest <= 34
+  with pytest.raises(augment.AugmentError, match=r'warp shifts by up to 28 .* at most 27\.38'):
+    augment.complete({**changes, 'warp': (0, 28)})  # 120 / 2.48 less 7 / 40 of 120
+  assert augment.complete({**changes, 'p_elastic': 0.0, 'warp': (0, 48)})
+
+
+def test_a_field_ends_where_it_says_and_keeps_the_voxel():
+  off = dict.fromkeys(ALWAYS, 0.0)
+  config = augment.complete({**off, 'p_field': 1.0, 'field': (0.2, 0.5)})
+  start, patch = np.array([5, -3, 40]), (20, 30, 10)
+  ends = []
+  for seed in range(400):
+    rng = np.random.default_rng(seed)
+    voxel = start + rng.integers(patch)
+    low, high = augment.draw_field(rng, config, start, patch, voxel)
+    assert (low <= voxel).all() and (voxel < high).all()
+    below, above = low > start, high < start + patch
+    assert (below | above).sum() <= 1
+    lost = np.maximum(low - start, 0) + np.maximum(start + patch - high, 0)
+    assert (lost[below ^ above] <= np.array(patch)[below ^ above] / 2).all()
+    ends += [
+      (axis, side) for side, cut in enumerate((below, above)) for axis in np.flatnonzero(cut)
+    ]
+  counts = {end: ends.count(end) for end in set(ends)}
+  assert len(counts) == 6
+  assert min(counts[2, side] for side in (0, 1)) > max(counts[0, 0], counts[1, 1])
+  assert augment.draw_field(rng, augment.complete({}), start, patch, voxel) is None

@@ -259,3 +259,50 @@ def test_wrong_spacing_and_missing_classes_are_named(store):
     PatchSampler(make_config(spacing=(1.5, 1.5, 1.5)), [store], CLASSES)
   with pytest.raises(PipelineError, match='brainstem'):
     PatchSampler(make_config(), [store], ('brainstem',))
+
+
+STRONG = dict.fromkeys(ON, 0.0) | {
+  'p_rotate': 1.0, 'max_degrees': 40.0, 'p_zoom': 1.0, 'zoom': (1.2, 1.6), 'p_shear': 1.0,
+  'p_warp': 1.0, 'warp': (30.0, 40.0), 'p_field': 1.0, 'field': (0.5, 0.9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('hold', [True, False])
+def test_the_class_that_a_patch_is_drawn_for_stays_in_it(store, hold):
+  config = make_config(foreground=1.0, augment=STRONG | {'hold_voxel': hold}, patch=(12, 12, 12))
+  sampler = PatchSampler(config, [store], CLASSES)
+  voxel, drawn = sampler._voxel, []
+  sampler._voxel = lambda rng, case, k: drawn.append(k) or voxel(rng, case, k)
+  examples = [sampler.sample(index, 1) for index in range(80)]
+  table = TEMPLATE.code_table(CLASSES)
+  kept = [table[e['label']][..., k].any() for e, k in zip(examples, drawn, strict=True)]
+  assert all(kept) == hold
+
+
+def test_beyond_the_field_is_what_is_beyond_a_scan(store):
+  sampler = PatchSampler(make_config(), [store], CLASSES)
+  case = sampler._view.datasets[0][0][0]
+  shape = np.array(case.info.shape)
+  low, high = np.full(3, -10), shape + 10
+  field = np.array([-50, 7, 11]), np.array([shape[0] // 2, 900, shape[2] - 3])
+  image, label = sampler._read(case, low, high, field)
+  whole, codes = sampler.read(case, low, high)
+  inside = np.zeros(whole.shape, bool)
+  inside[: 10 + shape[0] // 2, 17:, 21 : 10 + shape[2] - 3] = True
+  np.testing.assert_array_equal(image, np.where(inside, whole, volume.AIR))
+  np.testing.assert_array_equal(label, np.where(inside, codes, 0))
+  assert codes[~inside].any()
+  # A field that the box does not touch leaves nothing.
+  image, label = sampler._read(case, low, high, (np.array([-90, 0, 0]), np.array([-50, 90, 90])))
+  assert not label.any() and (image == volume.AIR).all()
+
+
+def test_all_augmentation_together_depends_on_seed_and_index_alone(store):
+  settings = ON | {'hold_voxel': True}
+  one, two = (PatchSampler(make_config(augment=settings), [store], CLASSES) for _ in range(2))
+  for index in (0, 5, 3):
+    for a, b in zip(one.sample(index, 7).values(), two.sample(index, 7).values(), strict=True):
+      np.testing.assert_array_equal(a, b)
+      assert a.dtype == b.dtype
+  other = one.sample(3, 8)['image']
+  assert (other != one.sample(3, 7)['image']).any() and np.isfinite(other).all()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mome_jax import checkpoint, main, shipped
-from mome_jax.configs import base, demo
+from mome_jax.configs import base, demo, few_scans
 from mome_jax.errors import ConfigError
 from mome_jax.training import config_check, config_flag
 
@@ -50,6 +50,16 @@ def test_every_experiment_passes_the_check():
     assert file.stem == name
     config.init.checkpoint = ''  # a model that the user has to make first
     config_check.check(config, data=config.data.sources is not None)
+
+
+@pytest.mark.parametrize('name', ['demo', 'finetune:shipped'])
+def test_few_scans_change_the_augmentation_of_another_experiment_alone(name):
+  plain, strong = config_flag.load(name).to_dict(), config_flag.load(f'few_scans:{name}').to_dict()
+  assert strong['data']['augment'].items() >= few_scans.AUGMENTATION.items()
+  assert strong['data'].pop('augment') != plain['data'].pop('augment')
+  assert strong == plain
+  with pytest.raises(ConfigError, match='no such experiment'):
+    config_flag.load('few_scans:dem')
 
 
 def test_a_value_that_nothing_reads_is_refused():
