@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
 from input_pipeline import check as checking
 from mome_jax.errors import UserError
+from mome_jax.evaluate import score_files
 from mome_jax.reproduce import tables
 from mome_jax.reproduce.families import Download
 
@@ -223,8 +224,17 @@ def _is_scored(workdir: pathlib.Path) -> bool:
   return (json.loads(summary.read_text()).get('step') or 0) >= steps
 
 
+def _came_later(plan: Plan, model: str) -> list[str]:
+  """Sources that a trained model has not learned from: they were prepared after it."""
+  config = json.loads((plan.run(model) / 'config.json').read_text())
+  return [name for name in plan.trained() if name not in config['data']['sources']]
+
+
 def train(plan: Plan) -> list[str]:
-  """Trains every model on the ten families and scores it on their held-out scans."""
+  """Trains every model on the ten families and scores it on their held-out scans.
+
+  A model that was trained before a download came stays as it is: that is told.
+  """
   names = plan.trained()
   if not names:
     raise StageError('nothing is prepared to train on; see the stage before')
@@ -235,14 +245,22 @@ def train(plan: Plan) -> list[str]:
       f'--config.data_dir={plan.data_dir}', f'--config.data.sources={tuple(names)!r}',
       f'--config.data.spacing={plan.spacing!r}',
     )  # fmt: skip
-  return []
+  return [
+    f'{model}: was trained before {", ".join(later)} came; to train it with all, remove '
+    f'{plan.run(model)} and {plan.external(model)}, and give the same command again'
+    for model in plan.models
+    if (later := _came_later(plan, model))
+  ]
 
 
 def to_score(plan: Plan) -> list[str]:
-  """Models without scores on the datasets that are scored only."""
-  if not plan.scored_only():
-    return []
-  return [one for one in plan.models if not tables.folders(plan.external(one))]
+  """Models without scores on all of the datasets that are scored only."""
+  names = set(plan.scored_only())
+  return [model for model in plan.models if names - _scored_on(plan.external(model))]
+
+
+def _scored_on(folder: pathlib.Path) -> set[str]:
+  return {row['source'] for part in tables.folders(folder) for row in score_files.read(part)}
 
 
 def score(plan: Plan) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from input_pipeline import sources
 from mome_jax.configs import paper_unet
-from mome_jax.reproduce import command, families
+from mome_jax.reproduce import command, families, stages
 from mome_jax.text import vectors
 from tests.input_pipeline.sources import layouts
 
@@ -106,6 +106,32 @@ def _all_prompts():
   from mome_jax.text import prompts
 
   return list(prompts.default_prompts(paper_unet.get_config().classes, TEMPLATE))
+
+
+def test_what_comes_after_a_training_is_told_and_scored(tmp_path):
+  of = lambda name, external: families.Download(name, name, tmp_path / name, external)
+  plan = stages.Plan(
+    tmp_path, [of('lits', False), of('kits', False), of('chaos', True), of('btcv', True)],
+    {'m': ()}, ('liver',), (1.5, 1.5, 1.5), 64,
+  )  # fmt: skip
+  for name in ('lits', 'chaos'):
+    (plan.data_dir / name).mkdir(parents=True)
+    (plan.data_dir / name / 'prepare.json').write_text('{}')
+  run = plan.run('m')
+  (run / 'evaluation').mkdir(parents=True)
+  (run / 'config.json').write_text('{"train": {"steps": 2}, "data": {"sources": ["lits"]}}')
+  (run / 'evaluation/summary.json').write_text('{"step": 2}')
+  (plan.external('m') / 'evaluation').mkdir(parents=True)
+  (plan.external('m') / 'evaluation/cases.csv').write_text(
+    'source,case,class,dice,nsd_1mm,nsd,nsd_3mm,hd95_mm\nchaos,a,liver,0.5,1,1,1,1\n'
+  )
+  assert stages.train(plan) == [] == stages.to_score(plan)
+  for name in ('kits', 'btcv'):
+    (plan.data_dir / name).mkdir()
+    (plan.data_dir / name / 'prepare.json').write_text('{}')
+  [line] = stages.train(plan)
+  assert line.startswith('m: was trained before kits came; ') and str(run) in line
+  assert stages.to_score(plan) == ['m']
 
 
 def test_every_class_of_the_experiment_is_labelled_by_the_ten_families():
