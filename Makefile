@@ -23,7 +23,7 @@ $(VENV)/run.stamp: requirements.txt requirements-grain.txt requirements-predict.
 	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt requirements-package.txt requirements-serve.txt $(VENV)/run.stamp
+$(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt requirements-napari.txt requirements-package.txt requirements-serve.txt $(VENV)/run.stamp
 	$(PIP) -r requirements-dev.txt
 	touch $@
 

@@ -9,6 +9,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import mome_jax
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 EXTRAS = PROJECT['optional-dependencies']
@@ -62,6 +64,8 @@ def test_every_requirement_has_a_pin_that_satisfies_it(file, environment):
 def test_each_file_includes_the_one_it_extends():
   for file, base in (('requirements-serve.txt', 'requirements-predict.txt'),
                      ('requirements-grain.txt', 'requirements-predict.txt'),
+                     ('requirements-napari.txt', 'requirements-predict.txt'),
+                     ('requirements-dev.txt', 'requirements-napari.txt'),
                      ('requirements.txt', 'requirements-grain.txt'),
                      ('requirements-beam.txt', 'requirements.txt'),
                      ('requirements-aot.txt', 'requirements.txt'),
@@ -96,6 +100,18 @@ def test_the_extras_for_formats_have_the_libraries_of_the_tests(extra):
   exact = pins('requirements-dev.txt', {})
   for need in map(Requirement, EXTRAS[extra]):
     assert need.specifier.contains(exact[canonicalize_name(need.name)]), need
+
+
+def test_the_napari_plugin_has_the_libraries_of_the_tests_and_no_qt_of_its_own():
+  text = (ROOT / 'integrations' / 'napari' / 'pyproject.toml').read_text()
+  needs = {
+    one.name: one for one in map(Requirement, tomllib.loads(text)['project']['dependencies'])
+  }
+  exact = pins('requirements-napari.txt', {})
+  assert needs.pop('mome-jax').specifier.contains(mome_jax.__version__)
+  assert exact.keys() - needs.keys() == {'pyqt6', 'pyqt6-qt6'}
+  for name, need in needs.items():
+    assert need.specifier.contains(exact[name]), need
 
 
 def test_the_compiler_for_tpus_is_the_one_of_this_jax():

@@ -1,0 +1,154 @@
+"""A model that answers prompts about layers: what was made of a layer once is there later on."""
+
+import dataclasses
+import itertools
+import os
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from napari.layers import Image
+
+from input_pipeline import remarks
+from mome_jax import shipped
+from mome_jax.inference.model import Model
+from mome_jax.predict import plausible_masks, prompted_model
+from mome_jax.predict.formats import SegmentedScan
+from mome_jax.predict.open_scan import Answerer, Listener, OpenScan
+from mome_jax.predict.request import Request
+from mome_jax.training import compilation
+from napari_mome import placement, result_layer
+from napari_mome.placement import PlacedScan
+
+KEPT = 4 << 30  # bytes of what the backbone has seen, for later prompts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Question:
+  """What is asked about a layer.
+
+  Attributes:
+    layer: the image.
+    world: where the axes of napari's world grow to; see `placement`.
+    prompts: None is all classes of the model.
+    force: ask also for what the model was not trained on.
+  """
+
+  layer: Image
+  world: str = placement.WORLD
+  prompts: Sequence[str] | None = None
+  force: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answer:
+  """Masks that are finished.
+
+  Attributes:
+    question: what was asked.
+    placed: the scan of the layer.
+    segmented: the masks, with the rows of their legend.
+    labels: the label map on the axes of the layer.
+    notes: what the user should know.
+    origin: fields of a legend: which model it was.
+  """
+
+  question: Question
+  placed: PlacedScan
+  segmented: SegmentedScan
+  labels: np.ndarray
+  notes: Sequence[str]
+  origin: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Opened:
+  """A layer that was asked about, as it was then."""
+
+  state: tuple
+  placed: PlacedScan
+  scan: OpenScan
+  notes: Sequence[str]
+
+
+class Desk:
+  """A model in memory, and the layers that were asked about.
+
+  Args:
+    model: as for `predict`: a model folder, or a model in memory; None is the model that comes with
+      the package.
+
+  Raises:
+    CheckpointError: if there is no model.
+  """
+
+  def __init__(self, model: str | os.PathLike | Model | None = None):
+    compilation.use_cache()
+    self.model = prompted_model.load(shipped.MODEL if model is None else model)
+    self._answerer = Answerer(self.model, Request(()), KEPT)
+    self._open: weakref.WeakKeyDictionary[Image, _Opened] = weakref.WeakKeyDictionary()
+    self._numbers = itertools.count(1)
+
+  def phrases(self) -> dict[str, str]:
+    """What may be typed for the classes of the model: phrase -> class."""
+    config, template = self.model.config, self.model.template
+    named = {name: name for name in config.classes}
+    others = {word: name for name in named for word in template.get(name).synonyms}
+    return {**others, **named}
+
+  def answer(self, question: Question, listener: Listener) -> Iterator[Answer]:
+    """Makes masks; yields those that are finished, again whenever there are more.
+
+    Raises:
+      LayerError, VolumeError: if the layer cannot be segmented.
+      UnfamiliarError: if the model was not trained on what a prompt means; see `verdicts.judge`.
+      UserError: if a prompt is empty.
+    """
+    request = self._answerer.request(question.prompts, force=question.force)
+    listener.enter('reading')
+    asked = self._answerer.read_prompts(request)
+    opened = self._opened(question)
+    for segmented in self._answerer.segment(opened.scan, request, asked, listener):
+      names = [target.name for target in segmented.targets]
+      labels = result_layer.labels_of(segmented, opened.placed)
+      told = plausible_masks.notes(opened.scan.title, segmented.judgement, names)
+      notes = [*asked.notes, *opened.notes, *told, *_hidden(segmented, labels)]
+      yield Answer(question, opened.placed, segmented, labels, notes, asked.origin)
+
+  def forget(self, layer: Image) -> None:
+    """Drops what was made of a layer."""
+    opened = self._open.pop(layer, None)
+    if opened is not None:
+      self._answerer.forget(opened.scan)
+
+  def _opened(self, question: Question) -> '_Opened':
+    """The scan of a layer; a new one where voxels or place have changed."""
+    layer = question.layer
+    with remarks.collected() as notes:
+      placed = placement.place(layer, question.world)
+    array = placed.loaded.volume.array
+    # Of the voxels themselves: an array that is changed in place stays the same object.
+    state = zlib.crc32(array.data), placed.grid.affine.tobytes(), array.shape
+    before = self._open.get(layer)
+    if before is not None and before.state == state:
+      return before
+    self.forget(layer)
+    scan = OpenScan(key=f'layer {next(self._numbers)}', title=layer.name, loaded=placed.loaded)
+    self._open[layer] = opened = _Opened(state, placed, scan, list(notes))
+    return opened
+
+
+def _hidden(segmented: SegmentedScan, labels: np.ndarray) -> Iterator[str]:
+  """A line for each free prompt whose mask lies under others of the one label map."""
+  for target in segmented.targets:
+    mask = segmented.segmentation.free.get(target.name)
+    if mask is None or mask.box is None:
+      continue
+    whole, drawn = np.count_nonzero(mask[mask.box]), np.count_nonzero(labels == target.label)
+    if drawn < whole:
+      yield (
+        f'{target.name}: {(whole - drawn) / whole:.0%} of its mask lies under other classes; ask '
+        'for it alone to see all of it'
+      )

@@ -1,0 +1,71 @@
+"""Files to layers: CT as NIfTI, DICOM series in folders or archives, NRRD, MetaImage; and masks."""
+
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import file_kinds, inventory, remarks
+from mome_jax import shipped
+from mome_jax.errors import UserError
+from mome_jax.predict import find_scans
+from napari_mome import placement, result_layer
+
+Layer = tuple[np.ndarray, dict[str, Any], str]
+_LOOKED_AT = 16  # files of a folder, to see whether it may hold scans
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[Layer]] | None:
+  """What reads a path, or None where this plugin does not; see npe2."""
+  paths = [path] if isinstance(path, str) else list(path)
+  return read if all(_may_be_scan(pathlib.Path(one)) for one in paths) else None
+
+
+def read(path: str | Sequence[str]) -> list[Layer]:
+  """The layers of files and folders: an image for each scan, labels for results of `predict`.
+
+  Raises:
+    UserError: if nothing can be read; the message is one line.
+  """
+  layers, problems = [], []
+  with remarks.collected() as notes:
+    for one in [path] if isinstance(path, str) else path:
+      if _is_result(pathlib.Path(one)):
+        layers.append(result_layer.of_file(pathlib.Path(one)))
+        continue
+      scans, more = find_scans.find_scans([one])
+      notes += more
+      for scan in scans:
+        try:
+          layers.append(placement.layer_of(find_scans.read(scan), scan.name))
+        except UserError as error:
+          problems.append(str(error))
+  if not layers:
+    raise UserError('; '.join(problems))
+  for line in [*notes, *problems]:
+    warnings.warn(line, stacklevel=2)  # which napari shows
+  return layers
+
+
+def demo() -> list[Layer]:
+  """The CT that comes with MoME-JAX."""
+  return read(str(shipped.SCAN))
+
+
+def _may_be_scan(path: pathlib.Path) -> bool:
+  kinds = (*file_kinds.VOLUMES, 'dicom', 'zip')
+  if not path.is_dir():
+    return path.exists() and inventory.look_at(path).kind in kinds
+  for n, (folder, _, names) in enumerate(os.walk(path)):
+    if any(inventory.look_at(pathlib.Path(folder, name)).kind in kinds for name in names[:4]):
+      return True
+    if n == _LOOKED_AT:
+      break
+  return False
+
+
+def _is_result(path: pathlib.Path) -> bool:
+  return path.name.endswith(result_layer.ENDING) and result_layer.legend_of(path).is_file()

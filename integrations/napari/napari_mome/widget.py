@@ -1,0 +1,271 @@
+"""The dock widget: a scan, a model, prompts; masks with their volumes."""
+
+import html
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from napari.layers import Image, Labels
+from napari.utils.notifications import notification_manager
+from napari.viewer import Viewer
+from qtpy.QtWidgets import QFileDialog
+
+from input_pipeline.ct import volume
+from mome_jax.errors import UserError, one_line, writing
+from mome_jax.text.prompts import parse_prompts
+from napari_mome import placement, result_layer
+from napari_mome.answering import Answer, Desk, Question
+from napari_mome.panel import OTHER, SHIPPED, Panel
+from napari_mome.work import Answering, Loading
+
+_ERROR = '#d33c2f'  # to be read on light and dark
+
+
+class PromptWidget(Panel):
+  """Asks a model for masks of an image layer.
+
+  Args:
+    napari_viewer: whose layers these are.
+
+  Attributes:
+    desk: the model, once it is loaded.
+    answer: the last one.
+    result: the layer that shows it.
+  """
+
+  def __init__(self, napari_viewer: Viewer):
+    super().__init__()
+    self.viewer = napari_viewer
+    self.desk: Desk | None = None
+    self.answer: Answer | None = None
+    self.result: Labels | None = None
+    self._drawn = 0  # checksum of what was written into the layer
+    self._loading = 0  # number of the model that is loaded last
+    self._worker: Answering | None = None
+    self._connect()
+    self._list_images()
+    self.load_model(None)
+
+  # ------------------------------------------------------------------------- what users do
+  def load_model(self, checkpoint: str | None) -> None:
+    """Loads a model folder, or the model of the package, beside the window."""
+    self.cancel()
+    self.desk = None
+    self._loading += 1
+    self._tell([])
+    self._wait_for('loading the model')
+    worker = Loading(self._loading, checkpoint)
+    worker.returned.connect(self._have_model)
+    worker.errored.connect(self._explain)
+    worker.finished.connect(self._rest)
+    worker.start()
+
+  def segment(self) -> None:
+    """Asks for what is written on the line."""
+    if self.desk is None or self._worker is not None:
+      return
+    try:
+      question = self._question()
+    except UserError as error:
+      self._explain(error)
+      return
+    self._tell([])
+    self._worker = worker = Answering(self.desk, question)
+    worker.listener.stage.connect(self._wait_for)
+    worker.listener.windows.connect(self._progress)
+    worker.yielded.connect(self._show)
+    worker.errored.connect(self._explain)
+    worker.finished.connect(self._rest)
+    if self.keep.isChecked():
+      self.result = None
+    self._wait_for('reading the scan')
+    worker.start()
+
+  def cancel(self) -> None:
+    """Ends what is computed, at the next window."""
+    if self._worker is not None:
+      self._worker.quit()
+      self._wait_for('cancelling')
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes the labels as they are shown to a NIfTI file on the scan's own grid.
+
+    Their legend goes into a JSON file beside it, unless they were changed by hand: its volumes are
+    those of what the model has made.
+
+    Raises:
+      UserError: if they cannot be written.
+    """
+    if self.answer is None or self.result is None:
+      raise UserError('there is nothing to save; ask for something')
+    path = pathlib.Path(path)
+    if not path.name.endswith(volume.ENDINGS):
+      path = path.with_name(f'{path.name}{result_layer.ENDING}')
+    answer, labels = self.answer, np.asarray(self.result.data)
+    scan = answer.segmented.scan.volume
+    with writing(path):
+      volume.write_nifti(path, answer.placed.from_layer(labels), scan.geometry, labels.dtype)
+      if self._is_changed():
+        self._tell([f'{path.name}: written as changed by hand, without a legend of volumes'])
+        return
+      legend = {'input': answer.segmented.name, **answer.origin, 'warnings': list(answer.notes)}
+      text = json.dumps({**legend, 'labels': list(answer.segmented.rows)}, indent=2) + '\n'
+      path.with_name(f'{volume.stem(path)}.json').write_text(text)
+    self._tell([f'{path.name}: written, with its legend beside it', *answer.notes])
+
+  # ------------------------------------------------------------------------- what follows
+  def _connect(self) -> None:
+    self.start.clicked.connect(self.segment)
+    self.prompts.returnPressed.connect(self.segment)
+    self.stop.clicked.connect(self.cancel)
+    self.write.clicked.connect(self._choose_file)
+    self.models.activated.connect(self._choose_model)
+    self.images.currentIndexChanged.connect(self._follow_image)
+    self.table.cellClicked.connect(lambda row, _: self._go_to(row))
+    events = self.viewer.layers.events
+    for event in (events.inserted, events.removed, events.reordered):
+      event.connect(self._list_images)
+    events.removed.connect(self._forget)
+
+  def _list_images(self, event=None) -> None:
+    """The image layers, the uppermost first; what was chosen stays so."""
+    layers = [layer for layer in reversed(self.viewer.layers) if isinstance(layer, Image)]
+    chosen = self.images.currentData()
+    self.images.blockSignals(True)
+    self.images.clear()
+    for layer in layers:
+      self.images.addItem(layer.name, layer)
+    if chosen in layers:
+      self.images.setCurrentIndex(layers.index(chosen))
+    self.images.blockSignals(False)
+    self._follow_image()
+
+  def _follow_image(self) -> None:
+    """Layers of this plugin tell themselves where they lie."""
+    layer = self.images.currentData()
+    knows = layer is not None and placement.SCAN in layer.metadata
+    self.world.setEnabled(not knows)
+    if knows:
+      self.world.setCurrentText(placement.WORLD)
+    self._rest()
+
+  def _forget(self, event) -> None:
+    if isinstance(event.value, Image) and self.desk is not None:
+      self.desk.forget(event.value)
+
+  def _question(self) -> Question:
+    layer = self.images.currentData()
+    if layer is None:
+      raise UserError('there is no image layer; open a CT, such as File > Open Sample > MoME-JAX')
+    text = self.prompts.text().strip().rstrip(',')
+    prompts = parse_prompts(text) if text else None
+    return Question(layer, self.world.currentText(), prompts, self.force.isChecked())
+
+  def _have_model(self, loaded: tuple[int, Desk]) -> None:
+    number, desk = loaded
+    if number == self._loading:
+      self.desk = desk
+      self.prompts.set_phrases(desk.phrases())
+
+  def _show(self, answer: Answer) -> None:
+    """Shows masks that are finished: in the layer of the last answer, or a new one."""
+    image, rows = answer.question.layer, answer.segmented.rows
+    if image not in self.viewer.layers:
+      self.cancel()
+      return
+    layer = result_layer.layer_over(image, answer.labels, rows)
+    if self._can_redraw(layer):
+      result_layer.redraw(self.result, layer)
+    else:
+      self.result = self.viewer.add_layer(layer)
+    self._drawn = zlib.crc32(np.ascontiguousarray(self.result.data))
+    self.answer = answer
+    self.table.show_rows(rows, self.desk.model.config.experimental if self.desk else ())
+    self._tell(answer.notes)
+
+  def _can_redraw(self, layer: Labels) -> bool:
+    """Whether the last result may go for another: of the same scan, and not changed by hand."""
+    last = self.result
+    return (
+      last is not None
+      and last in self.viewer.layers
+      and last.data.shape == layer.data.shape
+      and np.allclose(placement.to_world(last), placement.to_world(layer))
+      and not self._is_changed()
+    )
+
+  def _is_changed(self) -> bool:
+    return zlib.crc32(np.ascontiguousarray(self.result.data)) != self._drawn
+
+  def _go_to(self, number: int) -> None:
+    """Shows the middle of the mask of a row."""
+    if self.answer is None or self.result is None:
+      return
+    row = self.answer.segmented.rows[number]
+    self.result.selected_label = row['label']
+    voxels = np.nonzero(np.asarray(self.result.data) == row['label'])
+    if voxels[0].size:
+      middle = self.result.data_to_world([np.median(axis) for axis in voxels])
+      self.viewer.dims.set_point(range(3), middle)
+
+  # ------------------------------------------------------------------------- dialogs
+  def _choose_model(self) -> None:
+    if self.models.currentText() == OTHER:
+      folder = QFileDialog.getExistingDirectory(self, 'Model folder, or workdir of a training')
+      if not folder:
+        self.models.setCurrentIndex(0 if self.models.currentText() == OTHER else -1)
+        return
+      if self.models.findText(folder) < 0:
+        self.models.insertItem(self.models.count() - 1, folder)
+      self.models.setCurrentText(folder)
+    chosen = self.models.currentText()
+    self.load_model(None if chosen == SHIPPED else chosen)
+
+  def _choose_file(self) -> None:
+    name = '' if self.answer is None else f'{self.answer.segmented.name}{result_layer.ENDING}'
+    path, _ = QFileDialog.getSaveFileName(self, 'Labels', name, 'NIfTI (*.nii.gz *.nii)')
+    if path:
+      try:
+        self.save(path)
+      except UserError as error:
+        self._explain(error)
+
+  # ------------------------------------------------------------------------- what is told
+  def _wait_for(self, stage: str) -> None:
+    self.stage.setText(stage)
+    self.bar.setRange(0, 0)
+    self.stage.show()
+    self.bar.show()
+    self.stop.setEnabled(self._worker is not None)
+    self.start.setEnabled(False)
+
+  def _progress(self, done: int, total: int) -> None:
+    self.bar.setRange(0, total)
+    self.bar.setValue(done)
+
+  def _rest(self) -> None:
+    """Nothing is computed, or the last work has ended."""
+    if self._worker is not None and not self._worker.is_running:
+      self._worker = None
+    if self._worker is None and self.desk is not None:
+      self.stage.hide()
+      self.bar.hide()
+    self.stop.setEnabled(self._worker is not None)
+    self.start.setEnabled(self._worker is None and self.desk is not None)
+    self.write.setEnabled(self.answer is not None and self._worker is None)
+
+  def _explain(self, error: BaseException) -> None:
+    """A line of what the user can mend; what else went wrong is reported by napari."""
+    if isinstance(error, UserError):
+      text = html.escape(one_line(error), quote=False)
+      self.notes.setText(f'<span style="color:{_ERROR}">{text}</span>')
+      self.notes.show()
+    else:
+      notification_manager.receive_error(type(error), error, error.__traceback__)
+
+  def _tell(self, lines: Sequence[str]) -> None:
+    self.notes.setText('<br>'.join(html.escape(line, quote=False) for line in lines))
+    self.notes.setVisible(bool(lines))

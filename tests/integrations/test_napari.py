@@ -1,0 +1,372 @@
+"""The plugin in a real napari: masks lie on the scan, and are those of `predict`."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pytest
+from threshold import Threshold, save_scan
+
+from input_pipeline.ct import volume
+from mome_jax import shipped
+from mome_jax.errors import UserError
+from mome_jax.predict import predict
+from mome_jax.predict.request import Options
+
+pytest.importorskip('napari', reason='napari is not installed', exc_type=ImportError)
+pytest.importorskip('qtpy.QtWidgets', reason='Qt lacks a library', exc_type=ImportError)
+
+import napari  # noqa: E402
+import npe2  # noqa: E402
+from napari.components import ViewerModel  # noqa: E402
+from napari.layers import Image, Labels, Layer  # noqa: E402
+from napari_mome import answering, placement, read_scans  # noqa: E402
+from napari_mome.prompt_line import PromptLine  # noqa: E402
+from napari_mome.widget import PromptWidget  # noqa: E402
+from qtpy.QtWidgets import QApplication  # noqa: E402
+
+PLUGIN = pathlib.Path(__file__).parents[2] / 'integrations' / 'napari'
+# A world whose axes grow to superior, posterior, left -> right, anterior, superior.
+SPL = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+TURNED = [[0, 0, 3, -20], [-2, 0.1, 0, 30], [0.1, -4, 0, 60], [0, 0, 0, 1.0]]  # sagittal, oblique
+
+
+@pytest.fixture(scope='module')
+def app(draws):
+  return QApplication.instance() or QApplication([])
+
+
+@pytest.fixture(scope='module')
+def plugin(app):
+  """npe2 knows the plugin, as from its entry point."""
+  manager = npe2.PluginManager.instance()
+  manager.register(npe2.PluginManifest.from_file(PLUGIN / 'napari_mome' / 'napari.yaml'))
+  yield manager
+  manager.unregister('napari-mome')
+
+
+@pytest.fixture
+def viewer(plugin, draws):
+  """A viewer with its canvas, where that can be drawn."""
+  if not draws:
+    yield ViewerModel()
+    return
+  made = napari.Viewer(show=False)
+  yield made
+  made.close()
+
+
+def wait(condition, seconds=120):
+  """Lets Qt work until something is so."""
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end
+    QApplication.processEvents()
+    time.sleep(0.01)
+
+
+def dock(viewer, model=None):
+  """The widget in a viewer, with its model loaded."""
+  if model is None and hasattr(viewer, 'window'):
+    _, widget = viewer.window.add_plugin_dock_widget('napari-mome')
+  else:
+    widget = PromptWidget(viewer)
+  if model is not None:
+    widget.load_model(model)
+  wait(widget.start.isEnabled)
+  return widget
+
+
+def ask(widget, text):
+  widget.prompts.setText(text)
+  widget.segment()
+  wait(lambda: widget.start.isEnabled())
+
+
+def texts(table):
+  return [[table.item(y, x).text() for x in range(1, 5)] for y in range(table.rowCount())]
+
+
+def on_file(layer, affine, to_ras=SPL):
+  """(N, 3) voxel indices of a layer -> those of the file that its world was made of."""
+  index = np.argwhere(np.ones(layer.data.shape, bool))
+  corners = np.array([layer.data_to_world(p) for p in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))])
+  world = corners[0] + index @ (corners[1:] - corners[0])
+  patient = np.c_[world, np.ones(len(world))] @ to_ras.T
+  inside = (patient @ np.linalg.inv(affine).T)[:, :3]
+  np.testing.assert_allclose(inside, np.rint(inside), atol=1e-3)
+  return index, np.rint(inside).astype(int)
+
+
+def check_on_scan(layer, path, to_ras=SPL):
+  """The labels of a layer are those of a file, voxel for voxel in the world."""
+  image = nib.load(path)
+  here, there = on_file(layer, image.affine, to_ras)
+  expected = np.asarray(image.dataobj)
+  np.testing.assert_array_equal(np.asarray(layer.data)[tuple(here.T)], expected[tuple(there.T)])
+  assert expected.any() and layer.data.size == expected.size
+
+
+# ------------------------------------------------------------------------------- where things lie
+def as_read(path):
+  [layer] = read_scans.read(str(path))
+  return Layer.create(*layer), 'SPL', SPL
+
+
+def as_nibabel(path):
+  image = nib.load(path)
+  layer = Image(np.asarray(image.dataobj), affine=image.affine, name='CT')
+  return layer, 'RAS', np.eye(4)
+
+
+def as_itk(path):
+  """Axes z, y, x of ITK's world, whose x grows to the left and y to posterior."""
+  image = nib.load(path)
+  lps = np.diag([-1, -1, 1, 1]) @ image.affine
+  turned = lps[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
+  return Image(np.asarray(image.dataobj).transpose(2, 1, 0), affine=turned, name='CT'), 'SPL', SPL
+
+
+def in_metres(path):
+  layer, world, to_ras = as_itk(path)
+  thousandth = np.diag([1e-3, 1e-3, 1e-3, 1])
+  affine = thousandth @ layer.affine.affine_matrix
+  layer = Image(layer.data, affine=affine, name='CT', units=('m', 'm', 'm'))
+  return layer, world, to_ras @ np.diag([1e3, 1e3, 1e3, 1])
+
+
+@pytest.mark.parametrize('affine', [np.diag([-8, -7, 9, 1.0]), TURNED], ids=['LPS', 'oblique'])
+@pytest.mark.parametrize('as_layer', [as_read, as_nibabel, as_itk, in_metres])
+def test_masks_lie_on_the_scan_whatever_its_axes(tmp_path, as_layer, affine):
+  path = save_scan(tmp_path / 'scan.nii.gz', affine=np.array(affine))
+  layer, world, to_ras = as_layer(path)
+  placed, scan = placement.place(layer, world), volume.read_image(path)
+  np.testing.assert_array_equal(placed.loaded.volume.array, scan.array)  # what the model sees
+  canonical = placed.loaded.volume.geometry.canonical_affine
+  np.testing.assert_allclose(canonical, scan.geometry.canonical_affine, atol=1e-5)
+
+  desk = answering.Desk(Threshold())
+  *_, answer = desk.answer(answering.Question(layer, world, ['liver']), Silent())
+  shown = answering.result_layer.layer_over(layer, answer.labels, answer.segmented.rows)
+  predict(Threshold(), [path], tmp_path, ['liver'], options=Options(preview=False), progress=False)
+  check_on_scan(shown, tmp_path / 'scan_seg.nii.gz', to_ras)
+
+
+class Silent:
+  """Hears of progress and does nothing."""
+
+  check = enter = progress = staticmethod(lambda *told: None)
+
+
+def ct(**more):
+  return Image(np.linspace(-1000, 1000, 6 * 7 * 8).reshape(6, 7, 8), name='CT', **more)
+
+
+@pytest.mark.parametrize(
+  ('layer', 'world', 'reason'),
+  [
+    (lambda: ct(), 'SPL', 'nothing tells how large its voxels are; set layer.scale'),
+    (lambda: ct(scale=(2, 1, 1)), 'SPR?', "world axes 'SPR?': expected three letters"),
+    (lambda: ct(scale=(2, 1, 1)), 'SPS', "world axes 'SPS': expected three letters"),
+    (lambda: ct(scale=(2, 1, 1), units=('s', 'mm', 'mm')), 'SPL', 'its unit second is no length'),
+    (lambda: Image(np.zeros((2, 6, 7, 8)), name='CT'), 'SPL', 'CT: is of 4 axes'),
+    (lambda: Image(np.zeros((6, 7, 8, 3)), rgb=True, name='CT'), 'SPL', 'CT: is a colour image'),
+    (
+      lambda: Image(np.arange(336.0).reshape(6, 7, 8) * 9, scale=(2, 1, 1), name='CT'),
+      'SPL',
+      'values 0..3015 are not HU (air -1000); subtract 1024',
+    ),
+  ],
+)
+def test_what_is_no_ct_is_refused_in_a_line(layer, world, reason):
+  with pytest.raises(UserError) as caught:
+    placement.place(layer(), world)
+  assert reason in str(caught.value)
+
+
+# ------------------------------------------------------------------------------- the window
+def test_the_demo_scan_is_asked_three_times(viewer, draws, tmp_path):
+  [image] = viewer.open_sample('napari-mome', 'head_neck')
+  widget = dock(viewer)
+  assert widget.images.currentData() is image and not widget.world.isEnabled()
+  ask(widget, 'mandible, Parotid_L')
+  first = widget.result
+  prompts = ['mandible', 'Parotid_L']
+  options = Options(preview=False)
+  predict(widget.desk.model, [shipped.SCAN], tmp_path, prompts, options=options, progress=False)
+  legend = json.loads((tmp_path / 'head_neck_seg.json').read_text())
+  check_on_scan(first, tmp_path / 'head_neck_seg.nii.gz')
+  rows = legend['labels']
+  assert [row['name'] for row in rows] == ['mandible', 'left parotid']
+  assert [row[:2] for row in texts(widget.table)] == [
+    [row['name'], f'{row["volume_ml"]:.1f}'] for row in rows
+  ]
+  assert dict(zip(first.features['index'], first.features['class'], strict=True)) == {
+    0: '',
+    **{row['label']: row['name'] for row in rows},
+  }
+  np.testing.assert_allclose(
+    first.colormap.color_dict[rows[0]['label']], (1, 0xA5 / 255, 0x1F / 255, 1), atol=1e-6
+  )  # the mandible of COLOURS
+  if draws:
+    widget._go_to(0)
+    seen = viewer.screenshot(canvas_only=True, flash=False)[..., :3].astype(int)
+    assert (seen[..., 0] - seen[..., 2] > 60).mean() > 0.001  # the orange of the mandible
+
+  # What the model was not trained on: the line of the command, and the last result stays.
+  before = first.data.copy()
+  ask(widget, 'liver')
+  assert 'the model was not trained on this' in widget.notes.text()
+  np.testing.assert_array_equal(first.data, before)
+  widget.force.setChecked(True)
+  sights = widget.desk.model.sights
+  made = sights.made
+  ask(widget, 'larynx, liver')
+  assert widget.result is first and sights.made == made  # the backbone has not run again
+  assert sights.reused > 0 or made == 0
+  [larynx, liver] = texts(widget.table)
+  assert larynx[0] == 'larynx' and liver[3].startswith('the model was not trained on it')
+  assert 'cannot be trusted' in widget.notes.text()
+
+
+@pytest.fixture
+def boxes(viewer, tmp_path):
+  """A viewer with a box of a scan, and the widget with a threshold in place of a model."""
+  path = save_scan(tmp_path / 'scan.nii.gz', affine=np.array(TURNED))
+  [image] = viewer.open(path, plugin='napari-mome')
+  return image, dock(viewer, Threshold()), path
+
+
+def test_cancel_ends_at_the_next_window(viewer, tmp_path):
+  path = save_scan(tmp_path / 'scan.nii.gz', (60, 60, 60), (3, 3, 3))
+  started, told, windows = threading.Event(), threading.Event(), []
+
+  def change(logits):
+    windows.append(1)
+    started.set()
+    assert told.wait(60)
+    return logits
+
+  viewer.open(path, plugin='napari-mome')
+  widget = dock(viewer, Threshold(change))
+  widget.prompts.setText('liver')
+  widget.segment()
+  assert not widget.start.isEnabled()
+  wait(started.is_set)
+  assert widget.stop.isEnabled()
+  widget.cancel()
+  told.set()
+  wait(widget.start.isEnabled)
+  assert widget.result is None and not [x for x in viewer.layers if isinstance(x, Labels)]
+  assert not widget.notes.text()
+  stopped = len(windows)
+  ask(widget, 'liver')
+  assert widget.result.data.any() and len(windows) > 2 * stopped
+
+
+def test_what_was_changed_by_hand_stays(boxes, viewer):
+  _, widget, _ = boxes
+  ask(widget, 'liver')
+  first = widget.result
+  first.data[:3] = 7
+  painted = first.data.copy()
+  ask(widget, 'liver')
+  second = widget.result
+  assert second is not first and (second.data[:3] != 7).all()
+  np.testing.assert_array_equal(first.data, painted)
+  widget.keep.setChecked(True)
+  ask(widget, 'liver')
+  assert widget.result not in (first, second) and len(viewer.layers) == 4
+
+
+def test_a_scan_that_changes_is_segmented_again(boxes):
+  image, widget, _ = boxes
+  ask(widget, 'liver')
+  full = widget.result.data.copy()
+  image.data[: len(image.data) // 2] = -1000  # in place
+  ask(widget, 'liver')
+  assert 0 < np.count_nonzero(widget.result.data) < np.count_nonzero(full)
+
+
+def test_labels_are_saved_on_the_grid_of_the_file_and_come_back(boxes, tmp_path):
+  _, widget, path = boxes
+  ask(widget, 'liver')
+  out = tmp_path / 'out'
+  predict(Threshold(), [path], out, ['liver'], options=Options(preview=False), progress=False)
+  widget.save(tmp_path / 'mine_seg.nii.gz')
+  ours, theirs = nib.load(tmp_path / 'mine_seg.nii.gz'), nib.load(out / 'scan_seg.nii.gz')
+  np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+  assert ours.header.get_sform().tolist() == theirs.header.get_sform().tolist()
+  row, expected = (
+    json.loads(file.read_text())['labels'][0]
+    for file in (tmp_path / 'mine_seg.json', out / 'scan_seg.json')
+  )
+  assert row == {name: value for name, value in expected.items() if name != 'mask'}
+  [layer] = read_scans.read(str(tmp_path / 'mine_seg.nii.gz'))
+  back = Layer.create(*layer)
+  assert isinstance(back, Labels) and list(back.features['class']) == ['', 'liver']
+  check_on_scan(back, out / 'scan_seg.nii.gz')
+  widget.result.data[:3] = 7
+  widget.save(tmp_path / 'painted.nii.gz')
+  assert not (tmp_path / 'painted.json').exists() and 'changed by hand' in widget.notes.text()
+  with pytest.raises(UserError, match='cannot be written'):
+    widget.save(tmp_path / 'nowhere' / 'x.nii.gz')
+
+
+def test_without_a_scan_a_line_says_so(viewer):
+  widget = dock(viewer, Threshold())
+  ask(widget, 'liver')
+  assert 'there is no image layer' in widget.notes.text()
+
+
+def test_a_folder_without_a_model_is_told(viewer, tmp_path):
+  widget = dock(viewer, Threshold())
+  widget.load_model(str(tmp_path))
+  wait(lambda: str(tmp_path) in widget.notes.text())
+  assert not widget.start.isEnabled()
+
+
+def test_prompts_are_completed(app):
+  line = PromptLine()
+  line.set_phrases({'left parotid gland': 'left parotid', 'left parotid': 'left parotid',
+                    'right parotid': 'right parotid', 'mandible': 'mandible'})  # fmt: skip
+  line.setText('mandible, PAROT, larynx')
+  line.setCursorPosition(len('mandible, PAR'))
+  assert line.suggestions() == ['left parotid', 'right parotid', 'left parotid gland']
+  line.complete('right parotid')
+  assert line.text() == 'mandible, right parotid, larynx'
+  line.setText('m')
+  line.complete(line.suggestions()[-1])
+  assert line.text() == 'mandible'
+
+
+# ------------------------------------------------------------------------------- the package
+def test_the_wheel_tells_napari_of_the_plugin(tmp_path):
+  folder = shutil.copytree(PLUGIN, tmp_path / 'plugin')
+  command = [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', tmp_path]
+  done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+  [path] = tmp_path.glob('*.whl')
+  with zipfile.ZipFile(path) as wheel:
+    names = set(wheel.namelist())
+    [entries] = [name for name in names if name.endswith('entry_points.txt')]
+    told = wheel.read(entries).decode()
+  assert 'napari-mome = napari_mome:napari.yaml' in told.splitlines()
+  files = {
+    f'napari_mome/{file.name}' for file in (PLUGIN / 'napari_mome').iterdir() if file.is_file()
+  }
+  assert {name for name in names if 'dist-info' not in name} == files
+
+
+def test_its_version_is_that_of_the_project():
+  from mome_jax import __version__
+
+  assert tomllib.loads((PLUGIN / 'pyproject.toml').read_text())['project']['version'] == __version__
