@@ -91,6 +91,13 @@ def ask(widget, text):
   wait(lambda: widget.start.isEnabled())
 
 
+def picture(viewer):
+  """(H, W, 3) int: the window as it is drawn."""
+  for _ in range(20):
+    QApplication.processEvents()
+  return viewer.screenshot(canvas_only=False, flash=False)[..., :3].astype(int)
+
+
 def texts(table):
   return [[table.item(y, x).text() for x in range(1, 5)] for y in range(table.rowCount())]
 
@@ -218,8 +225,11 @@ def test_the_demo_scan_is_asked_three_times(viewer, draws, tmp_path):
   )  # the mandible of COLOURS
   if draws:
     widget._go_to(0)
-    seen = viewer.screenshot(canvas_only=True, flash=False)[..., :3].astype(int)
-    assert (seen[..., 0] - seen[..., 2] > 60).mean() > 0.001  # the orange of the mandible
+    shown = picture(viewer)
+    first.visible = False
+    change = (shown - picture(viewer)) @ (1, 0, -1)
+    first.visible = True
+    assert (change > 60).mean() > 0.001  # more red and less blue: the orange of the mandible
 
   # What the model was not trained on: the line of the command, and the last result stays.
   before = first.data.copy()
