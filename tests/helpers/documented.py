@@ -70,6 +70,10 @@ def understand(words, monkeypatch):
       pass
     case ['pip', 'install', *names] if set(names) <= {'build', 'pre-commit', 'twine'}:
       pass
+    case ['pip', 'install', *parts] if 'napari[pyqt6]' in parts:
+      assert all((ROOT / part / 'pyproject.toml').is_file() for part in parts if '[' not in part)
+    case ['napari']:
+      pass
     case ['pip', 'install', what]:
       project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
       extras = re.fullmatch(r'(?:\.|mome-jax|jax)(?:\[([\w,]+)\])?(?:==[\d.]+)?', what)[1]
