@@ -47,14 +47,10 @@ def read(
     raise VolumeError(f'{place}: a SEG of type {kind or "none"}; export it as BINARY')
   other = VolumeError(f'{place}: lies on another grid than its series; export it on that of the CT')
   back = np.linalg.inv(geometry.affine)
-  shared = dataset.SharedFunctionalGroupsSequence[0]
-  if (dataset.Columns, dataset.Rows) != geometry.shape[:2]:
+  told = *dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence
+  same = all(_has_axes(groups, geometry) for groups in told)
+  if (dataset.Columns, dataset.Rows) != geometry.shape[:2] or not same:
     raise other
-  if 'PlaneOrientationSequence' in shared:
-    turns = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64)
-    axes = geometry.affine[:3, :2] / np.linalg.norm(geometry.affine[:3, :2], axis=0)
-    if np.abs(turns.reshape(2, 3).T * [[-1], [-1], [1]] - axes).max() > 1e-3:
-      raise other
   names, least = labels(dataset), 1
   if kind == 'FRACTIONAL':
     least = (int(dataset.MaximumFractionalValue) + 1) // 2
@@ -70,3 +66,18 @@ def read(
     mask = masks.setdefault(names[number], np.zeros(geometry.shape, bool))
     mask[..., k] |= least <= frame.T
   return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def _has_axes(groups: Any, geometry: Geometry) -> bool:
+  """Whether columns and rows run, and are as far apart, as those of a series, where it is said."""
+  steps = geometry.affine[:3, :2] * [[-1], [-1], [1]]
+  apart = np.linalg.norm(steps, axis=0)
+  if 'PlaneOrientationSequence' in groups:
+    turns = np.array(groups.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64)
+    if np.abs(turns.reshape(2, 3).T - steps / apart).max() > 1e-3:
+      return False
+  if 'PixelMeasuresSequence' in groups:
+    rows_apart, columns_apart = map(float, groups.PixelMeasuresSequence[0].PixelSpacing)
+    off = np.abs([columns_apart, rows_apart] - apart) * geometry.shape[:2]  # mm, at the far end
+    return bool((off < apart / 2).all())
+  return True

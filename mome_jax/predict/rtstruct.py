@@ -21,7 +21,7 @@ import numpy as np
 from input_pipeline.ct import contours, dicom, volume
 from mome_jax import __version__
 from mome_jax.inference.segmentation import Segmentation
-from mome_jax.predict import dicom_source
+from mome_jax.predict import dicom_seg, dicom_source
 from mome_jax.predict.request import Target
 
 LABEL, WARNING = 'MoME-JAX', 'not for clinical use'
@@ -137,15 +137,11 @@ def _slice(header: Any) -> Any:
   return image
 
 
-def _name(target: Target) -> str:
-  return target.name.replace('\\', '/')[:64]
-
-
 def _roi(number: int, target: Target, frame: str) -> Any:
   from pydicom import Dataset
 
   roi = Dataset()
-  roi.ROINumber, roi.ROIName = number, _name(target)
+  roi.ROINumber, roi.ROIName = number, dicom_seg.label(target.name)
   roi.ReferencedFrameOfReferenceUID = frame
   roi.ROIGenerationAlgorithm = 'AUTOMATIC'
   roi.ROIGenerationDescription = f'{LABEL}, {WARNING}'

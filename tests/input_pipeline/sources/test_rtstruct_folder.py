@@ -318,7 +318,9 @@ def test_segments_of_a_dicom_seg_are_rois(kind, tmp_path):
   assert not told
 
 
-@pytest.mark.parametrize('field', ['Rows', 'ImagePositionPatient', 'ImageOrientationPatient'])
+@pytest.mark.parametrize(
+  'field', ['Rows', 'ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing']
+)
 def test_a_seg_on_another_grid(field, tmp_path):
   series(tmp_path / 'p1')
   write_seg(tmp_path / 'p1', 1, {'SpinalCord': boxed((11, 12), (9, 11), (2, 7))})
@@ -328,6 +330,8 @@ def test_a_seg_on_another_grid(field, tmp_path):
     seg.Rows, seg.Columns = seg.Columns, seg.Rows
   elif field == 'ImageOrientationPatient':
     shared.PlaneOrientationSequence[0].ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
+  elif field == 'PixelSpacing':  # of another reconstruction, that begins at the same place
+    shared.PixelMeasuresSequence[0].PixelSpacing = [5, 5]
   else:
     place = seg.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
     place.ImagePositionPatient = [-96, -50, 12]
