@@ -91,6 +91,7 @@ class Source:
     expected: number of cases of the complete download; None where the user decides.
     classes: that its cases may label; () where the user decides.
     template: manual_dir -> the template of its codes. Raises SourceError.
+    absent: classes that every case of it declares to be out of view.
   """
 
   name: str
@@ -101,6 +102,7 @@ class Source:
   expected: int | None = None
   classes: tuple[str, ...] = ()
   template: Callable[[str | None], Template] = lambda manual_dir: TEMPLATE
+  absent: frozenset[str] = frozenset()
 
   def listed(self, manual_dir: str | None) -> tuple[list[Case], list[str]]:
     """All cases, and what of the folder is none of them, as lines for people.

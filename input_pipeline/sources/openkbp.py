@@ -144,6 +144,7 @@ OPENKBP = Source(
   cases=openkbp_cases,
   expected=187,
   classes=in_template_order([name for _, name in ORGANS.values()]),
+  absent=field_of_view.closure(_ABSENT),
 )
 
 OPENKBP_TUNE = dataclasses.replace(

@@ -36,7 +36,7 @@ from mome_jax.training.log_window import LogWindow, NonFiniteLossError
 from mome_jax.training.monitor import Monitor
 from mome_jax.training.optimizer import make_optimizer
 from mome_jax.training.start import Start, Task, find_start, read_task
-from mome_jax.training.unlearnable import unlearnable
+from mome_jax.training.unlearnable import undeclared, unlearnable
 from mome_jax.training.validation import Validation
 
 Feed = Generator[tuple[dict[str, jax.Array], Any], None, None]  # batch and prompts of a step
@@ -312,7 +312,9 @@ def _print_start(task: Task, workdir: epath.Path, start: Start) -> None:
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   print(f'{count:,} parameters on {jax.device_count()} {jax.default_backend()} device(s)', end='; ')
   print(f'resuming {workdir} at step {step}' if step else f'training in {workdir}', flush=True)
-  for line in unlearnable(task.stores, task.config.classes):
+  config = task.config
+  lines = unlearnable(task.stores, config.classes)
+  for line in (*lines, *undeclared(task.stores, config.classes, config.data_dir)):
     print(line, flush=True)
   if step and task.changes:
     print(f'changed since: {", ".join(task.changes)}', flush=True)

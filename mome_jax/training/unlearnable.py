@@ -1,8 +1,10 @@
 """Which classes of a run its training scans teach nothing of."""
 
+import os
 from collections.abc import Sequence
 
-from input_pipeline import bricks
+from input_pipeline import bricks, sources
+from input_pipeline.bricks.command import prepare_command
 
 
 def unlearnable(stores: Sequence[bricks.Store], classes: Sequence[str]) -> list[str]:
@@ -30,4 +32,31 @@ def unlearnable(stores: Sequence[bricks.Store], classes: Sequence[str]) -> list[
     lines.append(
       f'CAUTION: no training scan shows {", ".join(empty)}: this run learns only where they are not'
     )
+  return lines
+
+
+def undeclared(
+  stores: Sequence[bricks.Store], classes: Sequence[str], data_dir: str | os.PathLike
+) -> list[str]:
+  """Sources that were prepared before they declared what their scans cannot show, a line each.
+
+  They stay valid: of such classes nothing is learned there, as before.
+
+  Args:
+    stores: that the run is trained on.
+    classes: of the run.
+    data_dir: of the prepared sources.
+  """
+  lines = []
+  for store in stores:
+    report = bricks.read_settings(data_dir, store.name)
+    source = sources.SOURCES.get(((report or {}).get('settings') or {}).get('source', store.name))
+    known = {name for case in store.cases for name in case.supervised}
+    missing = [name for name in classes if source and name in source.absent - known]
+    if missing:
+      lines.append(
+        f'note: {store.name} was prepared before it declared that its scans cannot show '
+        f'{", ".join(missing)}: this run does not learn that; prepare it again with '
+        f'{prepare_command(data_dir, store.name, report)}'
+      )
   return lines

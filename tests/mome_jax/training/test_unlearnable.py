@@ -1,12 +1,15 @@
 """Classes that no training scan teaches."""
 
+import dataclasses
+import json
+
 import nibabel as nib
 import numpy as np
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
-from mome_jax.training.unlearnable import unlearnable
+from mome_jax.training.unlearnable import undeclared, unlearnable
 
 CLASSES = ('liver', 'spleen', 'pancreas', 'aorta')
 
@@ -33,3 +36,22 @@ def test_classes_that_no_training_scan_labels_or_shows_are_told():
   assert 'no training scan shows spleen:' in empty
   everything = record('c', CLASSES, CLASSES)
   assert unlearnable([store(*scans, everything)], CLASSES) == []
+
+
+def test_sources_that_were_prepared_before_they_declared_absence_are_told(tmp_path):
+  (tmp_path / 'openkbp').mkdir()
+  settings = {'source': 'openkbp', 'spacing': [4, 4, 3], 'brick': 32}
+  report = {'settings': settings, 'manual_dir': '/downloads/openkbp'}
+  (tmp_path / 'openkbp' / bricks.SETTINGS).write_text(json.dumps(report))
+
+  def prepared(**fields):
+    scan = dataclasses.replace(record('a', ('brainstem', *fields.get('absent', ())), []), **fields)
+    return bricks.MemoryStore('openkbp', [scan], spacing=(4, 4, 3), brick=32, template=TEMPLATE)
+
+  (line,) = undeclared([prepared()], ('brainstem', 'aorta', 'liver', 'spleen'), tmp_path)
+  assert 'cannot show liver, spleen: this run does not learn that' in line
+  assert '--source=openkbp --manual_dir=/downloads/openkbp' in line
+  # Seven organs of the head and neck ask for nothing, nor does a source that is up to date.
+  assert undeclared([prepared()], ('brainstem', 'aorta'), tmp_path) == []
+  assert undeclared([prepared(absent=('liver', 'spleen'))], ('liver', 'spleen'), tmp_path) == []
+  assert undeclared([store(record('a', (), []))], CLASSES, tmp_path) == []
