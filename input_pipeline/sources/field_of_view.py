@@ -6,7 +6,7 @@ background in every voxel: it is trained as that, and a mask of it is wrong.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from input_pipeline import labels
@@ -57,6 +57,26 @@ def declare(case: Case, names: Iterable[str], template: Template = TEMPLATE) -> 
   )
 
 
+def written(
+  index: Mapping[str, Any], path: pathlib.Path
+) -> tuple[Sequence[str], dict[str, Sequence[str]]]:
+  """The field `absent` of a `dataset.json`: the names for all cases, and those of single ones.
+
+  Args:
+    index: content of the file.
+    path: of the file.
+
+  Raises:
+    SourceError: if it is neither a list of names nor one a case.
+  """
+  given = index.get('absent', ())
+  by_case = given if isinstance(given, Mapping) else {'': given}
+  for names in by_case.values():
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+      raise SourceError(f'{path}: "absent" must be a list of classes, or map cases to lists')
+  return ((), dict(by_case)) if isinstance(given, Mapping) else (given, {})
+
+
 def read(
   index: Mapping[str, Any],
   path: pathlib.Path,
@@ -76,22 +96,20 @@ def read(
   Raises:
     SourceError: if it is neither, or names what is no case or no class; it names all of them.
   """
-  given = index.get('absent', ())
-  by_case = given if isinstance(given, Mapping) else dict.fromkeys(cases, given)
+  everywhere, by_case = written(index, path)
   faults = [
-    f'absent names the case {name!r}, which is not there' for name in by_case.keys() - cases
+    f'absent names the case {name!r}, which is not there' for name in by_case if name not in cases
   ]
   declared = {}
-  for case, names in by_case.items():
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-      raise SourceError(f'{path}: "absent" must be a list of classes, or map cases to lists')
+  for case in cases:
     known = []
-    for name in names:
+    for name in by_case.get(case, everywhere):
       try:
         known.append(resolve(name))
       except ValueError as error:
         faults.append(f'absent: {name!r} {error}')
-    declared[case] = closure(known, template)
+    if known:
+      declared[case] = closure(known, template)
   if faults:
     raise SourceError(f'{path}: {"; ".join(dict.fromkeys(faults))}')
   return declared

@@ -12,7 +12,7 @@ from input_pipeline import file_kinds, inventory, remarks, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.anatomy.resolve import resolve
 from input_pipeline.ct import slicer_segments, volume
-from input_pipeline.sources import absence, nifti_folder
+from input_pipeline.sources import absence, field_of_view, nifti_folder
 from mome_jax.errors import UserError
 
 _SUFFIXES = ('_seg', '_masks', '_totalsegmentator')  # of what `predict` writes
@@ -121,11 +121,19 @@ class Labelling:
     missing_is: 'unlabelled', 'absent', or '' where it does not say; as the source nifti_folder.
     supervised: case -> what was labelled in it; cases that are not there are as `missing_is` says.
     everywhere: what was labelled in every case; None: all.
+    absent: case -> what its field of view cannot show.
+    absent_everywhere: the same of cases that are not there.
   """
 
   missing_is: str = ''
   supervised: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
   everywhere: frozenset[str] | None = None
+  absent: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+  absent_everywhere: frozenset[str] = frozenset()
+
+  def out_of_view(self, case: str) -> frozenset[str]:
+    """Classes that the field of view of a case cannot show."""
+    return self.absent.get(case, self.absent_everywhere)
 
   def says(self, case: str) -> bool:
     """Whether it tells what it means where a case lacks a class."""
@@ -152,12 +160,26 @@ def labelling(folder: pathlib.Path) -> Labelling:
   if path is None:
     return Labelling()
   content = declaration(path)
-  word, listed = absence.reads(content, path), content.get('supervised')
+  everywhere, by_case = field_of_view.written(content, path)
+  known = Labelling(
+    absence.reads(content, path),
+    absent={case: _out_of_view(names) for case, names in by_case.items()},
+    absent_everywhere=_out_of_view(everywhere),
+  )
+  listed = content.get('supervised')
   if listed is None:
-    return Labelling(word)
+    return known
   if not isinstance(listed, Mapping):
-    return Labelling(word, everywhere=frozenset(map(canonical, listed)))
-  return Labelling(word, {case: frozenset(map(canonical, names)) for case, names in listed.items()})
+    return dataclasses.replace(known, everywhere=frozenset(map(canonical, listed)))
+  supervised = {case: frozenset(map(canonical, names)) for case, names in listed.items()}
+  return dataclasses.replace(known, supervised=supervised)
+
+
+def _out_of_view(names: Sequence[str]) -> frozenset[str]:
+  """Names as those of masks, with what lies only in them."""
+  nouns = {canonical(name) for name in names}
+  built_in = nouns & {*TEMPLATE.names(), *TEMPLATE.pairs()}
+  return frozenset(nouns | field_of_view.closure(built_in))
 
 
 def canonical(name: str) -> str:

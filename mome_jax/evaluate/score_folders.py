@@ -6,8 +6,10 @@ import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 from input_pipeline import inventory, progress, remarks
-from input_pipeline.ct import slicer_segments
+from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError
 from mome_jax.evaluate import mask_folders, score_files
@@ -48,7 +50,8 @@ def score_folders(
   they mean in the references, else the class template. Or it holds one folder a case with one mask
   a class (TotalSegmentator): `NAME/spleen.nii.gz`, `NAME/segmentations/kidney_left.nii.gz`. A class
   without a reference mask is not scored in that case; nor is one that is not labelled there, by
-  `missing_is` or `supervised` in the `dataset.json` of the references. A channel in a name is
+  `missing_is` or `supervised` in the `dataset.json` of the references. Of a class that is `absent`
+  there, the field of view cannot show it, the volume of its mask is told. A channel in a name is
   passed over, where that makes a pair: `NAME_0000_seg.nii.gz`. What cannot be scored costs only
   itself: it is named, in the summary and the table too, and the exit code is 1.
 
@@ -77,7 +80,9 @@ def _score_folders(
   )
   failed, notes = [*truth.failed, *predicted.failed], [*truth.notes, *predicted.notes]
   pairs = _pairs(truth.masks, predicted.masks)
-  known = _known(truth, [mask_folders.canonical(name) for name in classes])
+  lacks = _Lacks(mask_folders.labelling(references))
+  asked = [mask_folders.canonical(name) for name in classes]
+  known = _known(truth, asked, lacks)
   lacking = [
     case for case in truth.masks if case not in pairs and case not in dict(predicted.failed)
   ]
@@ -85,9 +90,11 @@ def _score_folders(
   if extra := sorted(predicted.masks.keys() - set(pairs.values())):
     notes.append(f'{predictions}: predictions without a reference: {", ".join(extra)}')
   _check_predicted(predictions, [predicted.masks[name] for name in pairs.values()], known)
-  rows, lacks = [], _Lacks(mask_folders.labelling(references))
+  rows = []
   for case, name in progress.bar(pairs.items(), desc='score'):
     names = [name for name in truth.masks[case].names if name in known]
+    absent = lacks.out_of_view(case) - set(names)
+    names += [n for n in predicted.masks[name].names if n in absent and (n in asked or not asked)]
     masks = predicted.masks[name], truth.masks[case]
     scored, faults = _score_case(dataset, case, names, *masks, lacks)
     rows += scored
@@ -104,8 +111,19 @@ class _Lacks:
     self._empty: dict[str, list[str]] = {}
     self._left_out: dict[str, list[str]] = {}
 
+  def out_of_view(self, case: str) -> frozenset[str]:
+    """Classes that the field of view of a case cannot show."""
+    return self._labelling.out_of_view(case)
+
+  def anywhere(self, name: str) -> bool:
+    """Whether a class is out of view in any case."""
+    sets = (self._labelling.absent_everywhere, *self._labelling.absent.values())
+    return any(name in absent for absent in sets)
+
   def scores(self, case: str, name: str, occurs: bool) -> bool:
     """Whether a class is scored in a case; keeps account of it."""
+    if name in self.out_of_view(case):
+      return True
     labelled = self._labelling.labels(case, name, occurs=occurs)
     if not labelled:
       self._left_out.setdefault(name, []).append(case)
@@ -135,10 +153,15 @@ def _few(cases: Sequence[str]) -> str:
   return ', '.join(cases[:_SHOWN]) + more
 
 
-def _known(truth: MaskFolder, classes: Sequence[str]) -> list[str]:
+def _nothing(like: volume.Volume) -> volume.Volume:
+  """An empty mask on the same grid."""
+  return volume.Volume(np.zeros(like.array.shape, bool), like.geometry)
+
+
+def _known(truth: MaskFolder, classes: Sequence[str], lacks: _Lacks) -> list[str]:
   """The classes to score; ScoreError if one is asked for that no reference has."""
   known = list(dict.fromkeys(name for masks in truth.masks.values() for name in masks.names))
-  unknown = [name for name in classes if name not in known]
+  unknown = [name for name in classes if name not in known and not lacks.anywhere(name)]
   if unknown:
     told = ', '.join(map(repr, unknown))
     raise ScoreError(f'{truth.path}: no class {told}; there are {", ".join(sorted(known))}')
@@ -176,7 +199,9 @@ def _score_case(
       faults.append(f'{predicted.path}: no class {name!r}; there are {", ".join(predicted.names)}')
       continue
     try:
-      reference, prediction = truth.read(name), predicted.read(name)
+      prediction = predicted.read(name)
+      # What is out of view needs no reference of its own.
+      reference = truth.read(name) if name in truth.names else _nothing(prediction)
       if slicer_segments.is_segmentation(predicted.path):
         prediction = slicer_segments.embed(prediction, reference.geometry)
       if slicer_segments.is_segmentation(truth.path):
@@ -188,6 +213,11 @@ def _score_case(
       continue
     if not lacks.scores(case, name, bool(reference.array.any())):
       continue
+    absent = name in lacks.out_of_view(case)
+    if absent and reference.array.any():
+      faults.append(f'{truth.path}: holds {name}, which "absent" declares out of view; correct it')
+      continue
     mask, true = prediction.array & scored, reference.array & scored
-    rows.append(score_files.score(source, case, name, mask, true, reference.spacing))
+    row = score_files.score(source, case, name, mask, true, reference.spacing, absent=absent)
+    rows.append(row)
   return rows, list(dict.fromkeys(faults))

@@ -84,6 +84,33 @@ def test_what_a_reference_does_not_label_is_not_scored(more, scored, told, nnune
   assert not scores.failed
 
 
+@pytest.mark.parametrize('absent', [['spleen', 'brainstem'], {'a': ['spleen', 'brain_stem']}])
+def test_masks_of_what_is_out_of_view_are_measured(absent, nnunet):
+  """In case a: a spleen that its reference lacks, and a brainstem that is no label there."""
+  predictions, references = nnunet
+  declare(predictions, liver=[LIVER, TUMOR], liver_tumor=TUMOR, spleen=SPLEEN, brainstem=9)
+  array = labels(shift=1)
+  array[0, 0, :2] = 9
+  save(predictions / 'a.nii.gz', array)
+  array = labels()
+  array[array == SPLEEN] = 0
+  save(references / 'a.nii.gz', array)
+  path = references.parent / 'dataset.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'absent': absent}))
+  scores = score_folders.score_folders(predictions, references)
+  by_name = by_class(scores.rows, 'a')
+  voxel = 2.0 * 1.5 * 3.0 / 1000
+  assert by_name['brainstem']['false_positive_ml'] == pytest.approx(2 * voxel)
+  spleen = np.count_nonzero(labels(shift=1) == SPLEEN)
+  assert by_name['spleen']['false_positive_ml'] == pytest.approx(spleen * voxel)
+  assert np.isnan([by_name[name]['dice'] for name in ('brainstem', 'spleen')]).all()
+  # Case b holds a spleen: declared for all, that is a mistake of it alone.
+  wrong = [case for case, reason in scores.failed if 'holds spleen' in reason]
+  assert wrong == (['b'] if isinstance(absent, list) else [])
+  one = score_folders.score_folders(predictions, references, classes=['brainstem']).rows
+  assert {row['class'] for row in one} == {'brainstem'}
+
+
 def test_ignored_voxels_are_left_out(nnunet):
   predictions, references = nnunet
   for folder in nnunet:  # where the prediction lies outside the liver, nobody looked
