@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 
 from input_pipeline.cli import Parser, dashed
-from input_pipeline.errors import command
+from input_pipeline.errors import UserError, command
 
 
 def export(
@@ -149,6 +149,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
+  if args.licence and args.format != 'hf':
+    raise UserError(f'--licence {args.licence}: is for the model card; add --format=hf')
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   from mome_jax import checkpoint
 

@@ -259,7 +259,7 @@ def open_bricks(
   store = BrickStore(folder, source, stored=stored, template=template)
   assigned = _assigned(settings)
   if held_out is None and assigned:
-    return store.part([key for key, split in assigned.items() if split == 'train'])
+    return store.part({key for key, split in assigned.items() if split == 'train'})
   if held_out is not None:
     pool_cases(data_dir, source)  # raises where there is none
     return store.part(set(assigned) - set(held_out))

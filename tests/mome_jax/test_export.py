@@ -58,3 +58,10 @@ def test_no_model_is_an_error(tmp_path, capsys):
   assert export.main(['--checkpoint', str(tmp_path), '--output', str(tmp_path / 'out')]) == 1
   assert 'no model there' in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
+
+
+def test_a_licence_without_a_card_to_stand_in_is_refused(model, tmp_path, capsys):
+  words = ['--checkpoint', str(model), '--output', str(tmp_path / 'out'), '--licence', 'mit']
+  assert export.main(words) == 1
+  assert 'add --format=hf' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
