@@ -18,7 +18,6 @@ from mome_jax.evaluate import false_positives, froc, lesions, metrics, tables
 
 CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
 CURVE = 'detection.csv'
-_COLUMNS = (*metrics.METRICS, *lesions.FIELDS, *false_positives.FIELDS)
 _KEYS = ('source', 'case', 'split', 'class')
 
 
@@ -95,9 +94,10 @@ def write(
   if failed:
     table += f'\n{tables.failures(failed)}'
     summary['failed'] = [{'case': case, 'reason': reason} for case, reason in failed]
+  columns = (*_KEYS, *metrics.METRICS, *lesions.FIELDS, *false_positives.FIELDS)
   with writing(place, ResultsError):
     place.mkdir(parents=True, exist_ok=True)
-    (place / CASES).write_text(tables.csv_text((*_KEYS, *_COLUMNS), rows))
+    (place / CASES).write_text(tables.csv_text(columns, rows))
     (place / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
     (place / TABLE).write_text(table)
     (place / TABLE_CSV).write_text(tables.to_csv(summary))
