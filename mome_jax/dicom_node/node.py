@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import TextIO
 
 from mome_jax.dicom_node import network
-from mome_jax.dicom_node.settings import Destination, Settings
+from mome_jax.dicom_node.settings import Destination, Settings, SettingsError
 from mome_jax.errors import UserError
 from mome_jax.inference.model import Model
 from mome_jax.predict import formats, prompted_model, segment_scans
 from mome_jax.predict.request import Request
+from mome_jax.predict.verdicts import UnfamiliarError
 from mome_jax.text.prompts import parse_prompts
 
 _TICK = 0.2  # seconds between looks
@@ -95,13 +96,15 @@ class Node:
     output = self.outgoing / f'.{series}'
     shutil.rmtree(output, ignore_errors=True)
     began = time.monotonic()
-    prompts = parse_prompts(self.settings.prompts) if self.settings.prompts else None
     options = formats.make_options(self.settings.results)
     try:
       with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # they stand in the legend
         results = segment_scans.segment(
-          lambda: self.model, Request([place], prompts, options), output, progress=False
+          lambda: self.model,
+          Request([place], _prompts(self.settings), options),
+          output,
+          progress=False,
         )
       problems = [r.message for r in results if r.status in ('failed', 'incomplete')]
     except UserError as error:
@@ -191,5 +194,24 @@ def _moved(place: pathlib.Path, folder: pathlib.Path, noun: str) -> pathlib.Path
 
 
 def load(settings: Settings) -> Model:
-  """The model of a node; errors as of `prompted_model.load`."""
-  return prompted_model.load(settings.model)
+  """The model of a node; errors as of `prompted_model.load` and `check_prompts`."""
+  model = prompted_model.load(settings.model)
+  check_prompts(settings, model)
+  return model
+
+
+def check_prompts(settings: Settings, model: Model) -> None:
+  """Has a model read the prompts once, so that a slip in them does not cost every series.
+
+  Raises:
+    SettingsError: if the model was not trained on one of them.
+    UserError: as `prompted_model.ask`.
+  """
+  try:
+    prompted_model.ask(model, Request((), _prompts(settings)))
+  except UnfamiliarError as error:
+    raise SettingsError(f'prompts: {error.what}; ask for those') from error
+
+
+def _prompts(settings: Settings) -> list[str] | None:
+  return parse_prompts(settings.prompts) if settings.prompts else None

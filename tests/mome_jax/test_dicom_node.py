@@ -12,7 +12,7 @@ import pytest
 from pynetdicom import AE, evt, sop_class
 from threshold import Threshold
 
-from mome_jax.dicom_node import network, settings
+from mome_jax.dicom_node import network, node, settings
 from mome_jax.dicom_node.__main__ import main
 from mome_jax.dicom_node.node import Node
 from mome_jax.dicom_node.settings import Destination, Settings, SettingsError
@@ -259,6 +259,13 @@ def test_a_wrong_config_is_explained(old, new, message, tmp_path):
   with pytest.raises(SettingsError, match='node.toml') as caught:
     settings.read(path)
   assert message in str(caught.value)
+
+
+def test_a_slip_in_the_prompts_is_told_before_the_first_series():
+  slip = Settings((), prompts='liver, pineapple pizza')
+  with pytest.raises(SettingsError, match='^prompts: "pineapple pizza".*; ask for those$'):
+    node.check_prompts(slip, Threshold())
+  node.check_prompts(Settings((), prompts='hepar'), Threshold())
 
 
 def test_a_port_that_is_taken_is_told(tmp_path):
