@@ -193,14 +193,15 @@ def _smooth(
   rng: np.random.Generator,
   shape: Sequence[int],
   spacing: Sequence[float],
-  bounds: Sequence[float],
+  bounds: tuple[float, float],
   grid: float,
 ) -> np.ndarray:
   """As `draw_shifts`, from points `grid` mm apart; the largest shift is within bounds, mm."""
   mm = np.asarray(spacing, float)
   bases = [_spline(n, edge / grid) for n, edge in zip(shape, mm, strict=True)]
   points = rng.uniform(-1, 1, (3, *(basis.shape[1] for basis in bases))).astype(np.float32)
-  points *= (rng.uniform(*bounds) / mm[:, None, None, None]).astype(np.float32)
+  low, high = bounds
+  points *= (rng.uniform(low, high) / mm[:, None, None, None]).astype(np.float32)
   for basis in bases:  # one axis after the other; each goes to the end
     points = np.tensordot(points, basis.astype(np.float32), ([1], [1]))
   return points

@@ -90,7 +90,7 @@ def is_complete(image: np.ndarray, known: Collection[str]) -> bool:
     image: (D, H, W) HU.
     known: names of the classes that are labelled over the whole scan, or cannot be in it.
   """
-  if not known >= _NEEDED:
+  if not _NEEDED.issubset(known):
     return False
   some = image[::2, ::2, ::2]
   in_chest = ((some > _LUNG_HU[0]) & (some < _LUNG_HU[1])).mean() > _LUNG_SHARE
