@@ -154,7 +154,7 @@ def to_csv(summary: Mapping[str, Any]) -> str:
   header += [f'{name}{end}' for name in ('dice', 'nsd') for end in ('', '_low', '_high')]
   header += ['nsd_1mm', 'nsd_3mm', 'hd95_mm', 'hd95_infinite', 'n_diseased', 'n_healthy']
   volumes = ('n', 'n_absent', 'n_above', 'mean_ml', 'max_ml')
-  header += [*_DETECTION, *metrics.further(), *(f'false_positive_{name}' for name in volumes)]
+  header += [*_DETECTION, *(f'false_positive_{name}' for name in volumes), *metrics.further()]
   lines = []
   for dataset, part in {'all': summary, **summary['datasets']}.items():
     for name, row in part['classes'].items():
