@@ -68,7 +68,7 @@ def export(
   if cases is not None:
     training_cases.write(checkpoint.folder_of(output), cases)
   looks = record.read(checkpoint.folder_of(path))
-  if looks is not None:
+  if looks:
     record.write(checkpoint.folder_of(output), looks)
 
 

@@ -6,15 +6,21 @@ Training does the same at its end; this is for models that were made before, or 
 fold of a cross-validation holds out is left out here too. With the record, prediction tells which
 masks cannot be what they are called, and which scans show another part of the body. Volume,
 density, place in the body, surroundings and the places of classes from each other are measured in
-the prepared training scans, in those labels only that supervise a class.
+the prepared training scans, in those labels only that supervise a class. Sources that contradict
+each other on what a scan can show (one labels a liver, the other declares it absent) are regions of
+the body with a record each; a scan is judged by the one that it is most like.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from input_pipeline.cli import Parser, at_least, dashed
 from input_pipeline.errors import UserError, command
+
+if TYPE_CHECKING:
+  from mome_jax.plausibility import record
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,6 +40,24 @@ def make_parser() -> argparse.ArgumentParser:
     help='training scans to measure, spread evenly over the sources (default: 300)',
   )
   return parser
+
+
+def _told(region: 'record.Record', classes: Sequence[str]) -> Iterator[str]:
+  yield (
+    f'{", ".join(region.sources)}: {region.cases} training scans; tolerance {region.tolerance:g}'
+  )
+  for name, known in region.classes.items():
+    size = known.values['volume_ml']
+    masks, implausible = (region.left_out[key][name] for key in ('masks', 'implausible'))
+    yield (
+      f'  {name}: {known.cases} labels, {known.cut} of them cut; {size.low:.3g} to {size.high:.3g} '
+      f'ml; left out, {implausible} of {masks} called implausible'
+    )
+  missing = [name for name in classes if name not in (*region.classes, *region.absent)]
+  if missing:
+    yield f'  too few labels, not judged: {", ".join(missing)}'
+  if region.absent:
+    yield f'  not to be seen there, implausible: {", ".join(region.absent)}'
 
 
 @command
@@ -58,17 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   folder = checkpoint.folder_of(args.checkpoint)
   record.write(folder, made)
-  print(f'{folder / record.FILE}: {made.cases} training scans; tolerance {made.tolerance}')
-  for name, known in made.classes.items():
-    size = known.values['volume_ml']
-    masks, implausible = (made.left_out[key][name] for key in ('masks', 'implausible'))
-    print(
-      f'  {name}: {known.cases} labels, {known.cut} of them cut; {size.low:.3g} to {size.high:.3g} '
-      f'ml; left out, {implausible} of {masks} called implausible'
-    )
-  missing = [name for name in config.classes if name not in made.classes]
-  if missing:
-    print(f'  too few labels, not judged: {", ".join(missing)}')
+  print(
+    f'{folder / record.FILE}: {len(made)} {"regions" if len(made) > 1 else "region"} of the body'
+  )
+  for one in made:
+    print('\n'.join(_told(one, config.classes)))
   return 0
 
 

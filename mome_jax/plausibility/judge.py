@@ -1,16 +1,17 @@
 """Which masks cannot be what they are called."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from mome_jax.plausibility import measures, reasons
 from mome_jax.plausibility.measures import Look, Scene
-from mome_jax.plausibility.record import ClassRecord, Record
+from mome_jax.plausibility.record import LEAST_CASES, ClassRecord, Record
 
 OUTSIDE = 'outside the field of view'
 FOREIGN = 'the scan does not look like those the model was trained on'
+ELSEWHERE = 'scans of this part of the body do not show it'
 SPECK = 'too little of it to be measured, or none of it in the patient'
 _SHOWN = 3  # reasons of a verdict
 _UNLIKE = 1.0  # of a scan's measures, from which on it is not like those of training
@@ -24,8 +25,8 @@ class Verdict:
     plausible: None where the record does not know the class or there is no mask.
     reasons: why it is not plausible, the weightiest first.
     cut: whether it reaches the end of the field of view; None without a mask.
-    absent: whether the mask counts as none: its class cannot be in the field of view, or it looks
-      like no such organ in a foreign scan.
+    absent: whether the mask counts as none: its class cannot be in the field of view or in this
+      part of the body, or it looks like no such organ in a foreign scan.
   """
 
   plausible: bool | None = None
@@ -94,6 +95,34 @@ class Outliers:
   foreign: bool
 
 
+def choose(looks: Mapping[str, Look], scene: Scene, records: Sequence[Record]) -> Record:
+  """The record of the region of the body that a scan shows.
+
+  It is one of which more than half of the organs that its scans show have a plausible mask; else
+  that of the scans which this one is most like.
+
+  Args:
+    looks: of all trained classes that have voxels.
+    scene: the scan.
+    records: of the model, at least one.
+  """
+  for record in records:
+    known = {name: look for name, look in looks.items() if name in record.classes}
+    deviations = deviate(known, scene.values, record)
+    wrong = outliers(deviations, record.tolerance, usual=record.usual)
+    agreed = known.keys() - wrong.misfits - wrong.misplaced.keys()
+    if 2 * len(agreed & record.usual) > len(record.usual):
+      return record
+  values = scene.values
+  if values is None:
+    return records[0]
+
+  def unlike(record: Record) -> float:
+    return max(abs(span.excess(name, values[name])) for name, span in record.scan.items())
+
+  return min(records, key=unlike)
+
+
 def judge(
   looks: Mapping[str, Look], scene: Scene, record: Record, specks: Collection[str] = ()
 ) -> Judgement:
@@ -102,16 +131,21 @@ def judge(
   Args:
     looks: of all trained classes that have voxels, whatever was asked for.
     scene: the scan.
-    record: of the model; the rule is that of `outliers`.
+    record: of the region that the scan shows; the rule is that of `outliers`.
     specks: classes whose mask is too small to be measured, as no training label is.
   """
   known = {name: look for name, look in looks.items() if name in record.classes}
   deviations = deviate(known, scene.values, record)
-  wrong = outliers(deviations, record.tolerance, usual=record.usual)
+  unlike = _UNLIKE if record.cases >= LEAST_CASES else record.tolerance
+  wrong = outliers(deviations, record.tolerance, usual=record.usual, unlike=unlike)
   agreed = known.keys() - wrong.misfits - wrong.misplaced.keys()
   trusted = {name: look for name, look in known.items() if name in agreed}
   verdicts = {name: Verdict(cut=look.cut) for name, look in looks.items()}
-  for name in (*known, *specks):
+  for name in record.absent:
+    if name in looks or name in specks:
+      cut = looks[name].cut if name in looks else None
+      verdicts[name] = Verdict(False, (ELSEWHERE,), cut, absent=True)
+  for name in (*known, *(name for name in specks if name not in record.absent)):
     if name in specks:
       why = [SPECK]
     else:
@@ -150,7 +184,9 @@ def deviate(
   )
 
 
-def outliers(deviations: Deviations, tolerance: float, *, usual: Collection[str]) -> Outliers:
+def outliers(
+  deviations: Deviations, tolerance: float, *, usual: Collection[str], unlike: float = _UNLIKE
+) -> Outliers:
   """The masks that are not plausible: the one rule, by which the tolerance is calibrated too.
 
   A mask is implausible where a measure lies farther outside its range than the tolerance, or where
@@ -162,6 +198,7 @@ def outliers(deviations: Deviations, tolerance: float, *, usual: Collection[str]
     deviations: of the scan.
     tolerance: in `Range.excess`.
     usual: classes that nearly every training scan shows.
+    unlike: excess of the scan's own measures from which on they are out of range.
   """
   misfits = frozenset(
     name for name, excess in deviations.inside.items() if max(map(abs, excess.values())) > tolerance
@@ -170,10 +207,10 @@ def outliers(deviations: Deviations, tolerance: float, *, usual: Collection[str]
   wrong_place = misplaced(apart, tolerance)
   agreed = apart.keys() - wrong_place.keys()
   scan = deviations.scan
-  unlike = scan is None or any(abs(excess) > _UNLIKE for excess in scan.values())
+  odd = scan is None or any(abs(excess) > unlike for excess in scan.values())
   few = 2 * len(agreed & set(usual)) <= len(usual)
   nothing_right = len(deviations.inside) > 1 and not agreed
-  return Outliers(misfits, wrong_place, (unlike and few) or nothing_right)
+  return Outliers(misfits, wrong_place, (odd and few) or nothing_right)
 
 
 def excesses(look: Look, known: ClassRecord) -> dict[str, float]:

@@ -35,6 +35,8 @@ class TrainingLook:
     looks: of the supervised classes that have voxels, by name.
     partial: those of them that were labelled in a range of slices only.
     patient: who is to be seen; scans of one patient are left out together.
+    source: of the scan.
+    absent: classes that such a scan cannot show, as its source declares.
   """
 
   scan: Mapping[str, float]
@@ -42,6 +44,8 @@ class TrainingLook:
   looks: Mapping[str, Look]
   partial: frozenset[str]
   patient: str
+  source: str = ''
+  absent: frozenset[str] = frozenset()
 
 
 def learn_stores(
@@ -50,8 +54,8 @@ def learn_stores(
   data_dir: str | os.PathLike,
   *,
   most: int = MOST_CASES,
-) -> Record:
-  """The record of the labels in some prepared sources.
+) -> list[Record]:
+  """The records of the labels in some prepared sources, of the region with most scans first.
 
   Args:
     stores: of the sources.
@@ -71,8 +75,44 @@ def learn_stores(
     groups |= bricks.read_patients(data_dir, store.name)
   patients = patient_folds.patients((case for store in stores for case in store.cases), groups)
   share = most // len(stores)
-  looks = [look for store in stores for look in _looks(store, classes, share, grid, patients)]
-  return learn(looks, classes, grid)
+  looks = [list(_looks(store, classes, share, grid, patients)) for store in stores]
+  records = [learn(scans, classes, grid) for scans in regions(looks)]
+  if not any(record.classes or record.absent for record in records):
+    raise RecordError(
+      f'each class is labelled in fewer than {LEAST_CASES} of the {sum(map(len, looks))} training '
+      'scans that were measured: how much it varies cannot be told; masks of this model are not '
+      'judged. More labelled scans mend it'
+    )
+  return sorted(records, key=lambda record: -record.cases)
+
+
+def regions(sources: Iterable[Sequence[TrainingLook]]) -> list[list[TrainingLook]]:
+  """The scans of each region of the body.
+
+  A source belongs to the first region that shows nothing of what it declares absent, and that
+  declares nothing absent of what it shows.
+
+  Args:
+    sources: the scans of each.
+  """
+  made: list[list[TrainingLook]] = []
+  for scans in sources:
+    for region in made:
+      if not (_shown(region) & _absent(scans) or _shown(scans) & _absent(region)):
+        region += scans
+        break
+    else:
+      made.append(list(scans))
+  return [region for region in made if region]
+
+
+def _shown(scans: Iterable[TrainingLook]) -> frozenset[str]:
+  return frozenset(name for scan in scans for name in scan.looks)
+
+
+def _absent(scans: Sequence[TrainingLook]) -> frozenset[str]:
+  """What none of the scans can show."""
+  return frozenset.intersection(*(scan.absent for scan in scans)) if scans else frozenset()
 
 
 def _looks(
@@ -103,6 +143,8 @@ def _looks(
       looks,
       frozenset(case.slice_ranges),
       patients[case.source, case.name],
+      store.name,
+      frozenset(case.absent) & frozenset(classes),
     )
 
 
@@ -125,20 +167,11 @@ def learn(scans: Sequence[TrainingLook], classes: Sequence[str], grid: Sequence[
   hundred implausible at most.
 
   Args:
-    scans: what they look like.
+    scans: what they look like, of one region.
     classes: names, in the order of the record.
     grid: (3,) mm that was measured on.
-
-  Raises:
-    RecordError: if no class is labelled in at least `LEAST_CASES` of them.
   """
   record = _ranges(scans, classes, grid)
-  if not record.classes:
-    raise RecordError(
-      f'each class is labelled in fewer than {LEAST_CASES} of the {len(scans)} training scans that '
-      'were measured: how much it varies cannot be told; masks of this model are not judged. More '
-      'labelled scans mend it'
-    )
   left_out = _leave_out(scans, classes, grid)
   masks = collections.Counter(name for one in left_out for name in one.deviations.inside)
   most = int(_FALSE_ALARMS * masks.total())
@@ -221,7 +254,11 @@ def _ranges(scans: Sequence[TrainingLook], classes: Iterable[str], grid: Sequenc
     cut = sum(look.cut for look in looks)
     records[name] = ClassRecord(len(looks), supervised, cut, name in partial, values, offsets)
   scan = {m: Range.of([scan.scan[m] for scan in scans]) for m in SCAN} if scans else {}
-  return Record(tuple(grid), len(scans), _LEAST_TOLERANCE, scan, records)
+  sources = tuple(dict.fromkeys(scan.source for scan in scans))
+  absent = tuple(sorted(_absent(scans)))
+  return Record(
+    tuple(grid), len(scans), _LEAST_TOLERANCE, scan, records, sources=sources, absent=absent
+  )
 
 
 def _offsets(

@@ -1,4 +1,8 @@
-"""The record of a model: ranges of what its classes look like in the training labels."""
+"""The records of a model: ranges of what its classes look like in the training labels.
+
+There is one of each region of the body that it was trained on: of sources that do not contradict
+each other on what a scan can show.
+"""
 
 import dataclasses
 import json
@@ -13,7 +17,7 @@ from mome_jax.errors import UserError
 from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS
 
 FILE = 'class_statistics.json'  # beside `config.json` of a workdir or model folder
-VERSION = 1
+VERSION = 2  # 1 had one region, without a list
 LEAST_CASES = 10  # of fewer, nobody knows a range
 MOST_CASES = 300  # more do not change the quantiles, and each takes a while to measure
 QUANTILES = (0.02, 0.98)
@@ -91,7 +95,7 @@ class ClassRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """What the training scans of a model look like, and the labels in them.
+  """What the training scans of a region look like, and the labels in them.
 
   Attributes:
     grid: (3,) mm that was measured on.
@@ -101,6 +105,8 @@ class Record:
     classes: by name; those with fewer than `LEAST_CASES` labels are missing.
     left_out: what came of training labels judged by the records of other training scans: `masks`,
       how many, and `implausible`, how many of them, by class.
+    sources: that the scans are of.
+    absent: classes that none of the scans can show, as every source of the region declares.
   """
 
   grid: tuple[float, ...]
@@ -109,6 +115,8 @@ class Record:
   scan: Mapping[str, Range]
   classes: Mapping[str, ClassRecord]
   left_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  sources: tuple[str, ...] = ()
+  absent: tuple[str, ...] = ()
 
   @property
   def usual(self) -> frozenset[str]:
@@ -116,36 +124,44 @@ class Record:
     return frozenset(name for name, known in self.classes.items() if known.usual)
 
 
-def write(folder: epath.PathLike, record: Record) -> None:
+def write(folder: epath.PathLike, records: Sequence[Record]) -> None:
   """Writes FILE into a workdir or model folder."""
-  content = {'version': VERSION, **dataclasses.asdict(record)}
+  content = {'version': VERSION, 'regions': [dataclasses.asdict(record) for record in records]}
   text = json.dumps(_short(content), indent=1)
   (epath.Path(folder) / FILE).write_text(text + '\n')
 
 
-def read(folder: epath.PathLike) -> Record | None:
-  """Reads FILE of a workdir or model folder; None where there is none.
+def read(folder: epath.PathLike) -> tuple[Record, ...]:
+  """Reads FILE of a workdir or model folder: a record of each region; none where there is none.
 
   Raises:
     RecordError: if it is damaged, or of another version.
   """
   file = epath.Path(folder) / FILE
   if not file.is_file():
-    return None
+    return ()
   try:
     content = json.loads(file.read_text())
     version = content.pop('version')
-    if version != VERSION:
+    if version not in (1, VERSION):
       raise ValueError(f'version {version}, need {VERSION}')
-    classes = {name: _read_class(entry) for name, entry in content.pop('classes').items()}
-    scan = {name: Range(*content['scan'][name]) for name in SCAN}
-    grid = tuple(map(float, content['grid']))
-    return Record(**{**content, 'grid': grid, 'scan': scan, 'classes': classes})
+    return tuple(map(_read_region, [content] if version == 1 else content['regions']))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise RecordError(
       f'{file}: not a record of what classes look like ({error!r}); make it again with python -m '
       'mome_jax.plausibility, or remove it'
     ) from error
+
+
+def _read_region(entry: Mapping[str, Any]) -> Record:
+  changed = {
+    'grid': tuple(map(float, entry['grid'])),
+    'scan': {name: Range(*entry['scan'][name]) for name in SCAN},
+    'classes': {name: _read_class(one) for name, one in entry['classes'].items()},
+    'sources': tuple(entry.get('sources', ())),
+    'absent': tuple(entry.get('absent', ())),
+  }
+  return Record(**{**entry, **changed})
 
 
 def _read_class(entry: Mapping[str, Any]) -> ClassRecord:

@@ -1,6 +1,7 @@
-"""Judges the masks of a scan by the record that comes with the model, and tells of it."""
+"""Judges the masks of a scan by the records that come with the model, and tells of it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from input_pipeline.ct import volume
 from mome_jax.inference.segmentation import Segmentation
-from mome_jax.plausibility.judge import Judgement, Verdict, judge
+from mome_jax.plausibility.judge import Judgement, Verdict, choose, judge
 from mome_jax.plausibility.measures import Scene
 from mome_jax.plausibility.record import Record
 
@@ -16,39 +17,43 @@ _UNKNOWN = Verdict()
 
 
 def judge_masks(
-  scan: volume.Volume, segmentation: Segmentation, record: Record | None
+  scan: volume.Volume, segmentation: Segmentation, records: Sequence[Record]
 ) -> Judgement | None:
   """Judges the masks of all classes that the model was trained on.
 
   Args:
     scan: the CT.
     segmentation: of it. Whatever was asked for, all trained classes compete in it.
-    record: of the model.
+    records: of the model.
 
   Returns:
     None without a record, or where nothing but free text was asked for.
   """
-  known = [name for name in segmentation.names if record is not None and name in record.classes]
-  if record is None or not known:
+  judged = frozenset[str]().union(*(record.classes.keys() | {*record.absent} for record in records))
+  names = [name for name in segmentation.names if name in judged]
+  if not names:
     return None
-  scene = Scene(scan.array, scan.spacing, record.grid)
+  scene = Scene(scan.array, scan.spacing, records[0].grid)
   coarse = dataclasses.replace(
     segmentation,
     winner=scene.sample(segmentation.winner),
     over=scene.sample(segmentation.over),
     free={},
   )
-  looks = {name: scene.look(coarse.mask(name)) for name in known}
+  measured = {name: scene.look(coarse.mask(name)) for name in names}
+  looks = {name: look for name, look in measured.items() if look is not None}
+  record = choose(looks, scene, records)
   voxel_ml = float(np.prod(record.grid)) / 1000
+  least = {name: known.values['volume_ml'].low for name, known in record.classes.items()}
+  least |= dict.fromkeys(record.absent, math.inf)
   specks = [
     name
-    for name in known
-    if looks[name] is None
+    for name in names
+    if name not in looks
     and segmentation.boxes[name] is not None
-    and record.classes[name].values['volume_ml'].low > 4 * voxel_ml
+    and least.get(name, 0) > 4 * voxel_ml
   ]
-  seen = {name: look for name, look in looks.items() if look is not None}
-  return judge(seen, scene, record, specks)
+  return judge(looks, scene, record, specks)
 
 
 def verdict_of(judgement: Judgement | None, name: str) -> dict[str, Any]:

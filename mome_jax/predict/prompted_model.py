@@ -31,7 +31,7 @@ class PromptedModel:
       `provenance.of_request`.
     explainer: makes the routing maps of the page, or None.
     notes: what the user should know of these prompts.
-    looks: the record of what its classes look like, or None.
+    looks: the records of what its classes look like, of each region.
     meanings: a line on what each prompt was taken for; none where no prompt was given.
   """
 
@@ -42,7 +42,7 @@ class PromptedModel:
   provenance: Mapping[str, Any]
   explainer: router_maps.Explainer | None
   notes: Sequence[str]
-  looks: record.Record | None = None
+  looks: Sequence[record.Record] = ()
   meanings: Sequence[str] = ()
 
   @property

@@ -34,7 +34,8 @@ def judged(folder, known):
     legend = json.loads(file.read_text())
     scan = volume.read_image(legend['input'])
     labels = volume.read_labels(file.with_suffix('').with_suffix('.nii.gz')).array
-    rows = [row for row in legend['labels'] if row['name'] in known.classes]
+    judged_classes = {name for region in known for name in (*region.classes, *region.absent)}
+    rows = [row for row in legend['labels'] if row['name'] in judged_classes]
     names = tuple(row['name'] for row in rows)
     winner = np.zeros(labels.shape, np.uint8)
     for k, row in enumerate(rows, 1):

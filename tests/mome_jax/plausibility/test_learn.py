@@ -26,7 +26,7 @@ def test_the_command(prepared, tmp_path, capsys):
   words = ['--checkpoint', str(prepared / 'model'), '--data_dir', str(prepared)]
   assert command.main(words) == 0
   told = capsys.readouterr().out
-  made = record.read(prepared / 'model')
+  [made] = record.read(prepared / 'model')
   assert made.cases == 24 and made.grid == (12, 12, 12)
   store = bricks.open_bricks(prepared, 'phantom')
   for name, known in made.classes.items():
@@ -36,7 +36,7 @@ def test_the_command(prepared, tmp_path, capsys):
   assert all(name in told.partition('too few labels')[2] for name in missing)
   assert made.classes['liver'].values['volume_ml'].median > 100
   export.export(prepared / 'model', tmp_path / 'out')
-  assert record.read(tmp_path / 'out') == made
+  assert record.read(tmp_path / 'out') == (made,)
 
 
 def test_scans_come_together_from_their_bricks(prepared):

@@ -34,7 +34,7 @@ def model(tmp_path_factory):
   """A `Threshold` whose folder holds a record of twenty scans."""
   folder = tmp_path_factory.mktemp('model')
   looks = [training_look(folder, seed) for seed in range(20)]
-  record.write(folder, learn.learn(looks, ('liver', 'spleen'), GRID))
+  record.write(folder, [learn.learn(looks, ('liver', 'spleen'), GRID)])
   threshold = Threshold()
   threshold.folder = folder
   return threshold
@@ -104,7 +104,7 @@ def test_a_speck_is_no_organ(model, tmp_path):
   known = record.read(model.folder)
   scan = volume.read_image(save_scan(tmp_path / 's.nii.gz', (40, 48, 30), (4, 3.5, 4.5), seed=3))
   winner = np.zeros(scan.array.shape, np.uint8)
-  scene = Scene(scan.array, scan.spacing, known.grid)
+  scene = Scene(scan.array, scan.spacing, known[0].grid)
   taken = scene.sample(np.arange(winner.size).reshape(winner.shape))
   winner[np.unravel_index(np.setdiff1d(np.arange(winner.size), taken)[0], winner.shape)] = 1
   over = np.zeros((*winner.shape, 1), np.uint8)
