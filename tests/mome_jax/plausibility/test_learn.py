@@ -59,3 +59,11 @@ def test_fewer_scans_are_spread_over_the_source(prepared):
   chosen = [store.cases[n] for n in (0, 8, 15, 23)]
   assert [look.supervised for look in looks] == [frozenset(c.supervised) for c in chosen]
   assert [look.patient for look in looks] == [f'patient of {c.name}' for c in chosen]
+
+
+def test_too_few_labels_are_no_record(prepared):
+  store = bricks.open_bricks(prepared, 'phantom')
+  with pytest.raises(
+    record.RecordError, match='labelled in fewer than 10 of the 24 training scans'
+  ):
+    learn.learn_stores([store], ['brainstem'], prepared)
