@@ -43,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(command_line.help_text(values, __doc__))
     return 0
   # What computes is imported from here on, so that help and mistakes come at once.
-  from mome_jax.training import compile_ahead, config_check
+  from mome_jax.training import compile_ahead, config_check, roofline
 
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   if values.config is not None:
     config_check.check(values.config, data=values.mode != 'compile')
   if values.mode == 'compile':
-    print(json.dumps(compile_ahead.compile_config(values.config, values.topology), indent=2))
+    report = compile_ahead.compile_config(values.config, values.topology)
+    print(json.dumps(report, indent=2))
+    print(roofline.table(report), file=sys.stderr)
     return 0
   return _run(values)
 

@@ -18,21 +18,24 @@ from mome_jax.inference import steps as inference_steps
 from mome_jax.models import build_model
 from mome_jax.text import prompt_inputs
 from mome_jax.text.t5 import build_text_encoder
-from mome_jax.training import compilation, optimizer, sharding, state, steps, text_start
+from mome_jax.training import (
+  compilation,
+  hlo_traffic,
+  optimizer,
+  roofline,
+  sharding,
+  state,
+  steps,
+  text_start,
+)
 from mome_jax.training.flops import count_flops
 
-# Of one chip, cloud.google.com/tpu/docs/system-architecture-tpu-vm: GiB, FLOPs a second in
-# bfloat16, bytes a second.
-_HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32}
-_PEAK = {'v5e': 197e12, 'v5p': 459e12, 'v6e': 918e12}
-_BANDWIDTH = {'v5e': 819e9, 'v5p': 2765e9, 'v6e': 1640e9}
 # Number of chips -> the shape that a slice of so many has.
 _FLAT = {'4': '2x2', '8': '2x4', '16': '4x4', '32': '4x8', '64': '8x8', '256': '16x16'}
 _CUBES = {'4': '2x2x1', '8': '2x2x2', '16': '2x2x4', '32': '2x4x4', '64': '4x4x4'}
 _SHAPES = {'v5e': _FLAT, 'v6e': _FLAT, 'v5p': _CUBES}
 HERE = 'here'
 _COLLECTIVES = r'(all-to-all|all-gather|all-reduce|reduce-scatter|collective-permute)'
-_BITS = {'pred': 8, 's4': 4, 'u4': 4}
 _BETWEEN_SLICES = r'= ([^\n]*?) send\([^\n]*xla_megascale_runtime'
 
 
@@ -54,13 +57,16 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
     `mesh`, `parameters`, `hbm_limit`, `at_least`, and for the step `train`, and the steps `see` (a
     batch of windows) and `read` (four prompts there) of a prediction on one chip: `hbm` with
     `arguments`, `outputs`, `reused`, `temporaries` and `peak` (bytes of one chip), `fits`, `flops`
-    (of one step on all chips; products and convolutions), `bytes_accessed` (of one chip, as XLA
-    counts it: loop bodies once), `collectives` (kind -> `count` and output `bytes` of one chip,
-    loop bodies once) and `compile_seconds`. `effort` is jax_exec_time_optimization_effort, from -1
-    to 1; at -1 the TPU compiler is far quicker, and the temporaries are an upper bound. Of several
-    slices, `collectives` has `between slices` too. `at_least` is what the training must cost on
-    TPUs: `step_seconds`, the FLOPs at the peak of the chips in bfloat16 or the bytes at their
-    bandwidth, whichever takes longer, and `chip_hours` of all `train.steps`; None elsewhere.
+    (of one step on all chips; products and convolutions), `flops_per_patch`, `patches_per_chip`,
+    `bytes_accessed` (of one chip, as XLA counts it: loop bodies once), `traffic` (bytes a patch of
+    one chip, loop bodies as often as they run: `total`, and `kinds` by `hlo_traffic.by_kind`),
+    `roofline` (of one step on one chip, see `roofline.bound`; None where no peak is known),
+    `collectives` (kind -> `count` and output `bytes` of one chip, loop bodies once) and
+    `compile_seconds`. `effort` is jax_exec_time_optimization_effort, from -1 to 1; at -1 the TPU
+    compiler is far quicker, and the temporaries are an upper bound. Of several slices,
+    `collectives` has `between slices` too. `at_least` is what the training must cost on TPUs:
+    `step_seconds`, the FLOPs at the peak of the chips in bfloat16 or the bytes at their bandwidth,
+    whichever takes longer, and `chip_hours` of all `train.steps`; None elsewhere.
 
   Raises:
     TopologyError: see there.
@@ -82,13 +88,16 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
     'mesh': dict(mesh.shape),
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
     'hbm_limit': limit and limit * 2**30,
-    'train': _measure(train, platform, limit),
+    'train': measure(
+      train, platform, topology, patches=config.train.batch_size, devices=len(devices)
+    ),
   }
   report['at_least'] = at_least(topology, len(devices), report['train'], config.train.steps)
   # Every host predicts by itself, window by window: one chip is the unit.
   alone = sharding.local_mesh(devices[:1])
+  windows = max(config.evaluation.batch_size, 1)
   for name, traced in _trace_prediction(config, alone, params, platform).items():
-    report[name] = _measure(traced, platform, limit)
+    report[name] = measure(traced, platform, topology, patches=windows, devices=1)
   return report
 
 
@@ -111,7 +120,13 @@ def trace_train_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Traced,
 
 def hbm_gib(topology: str) -> int | None:
   """Memory of one chip of a topology, GiB; None where it is none of a TPU."""
-  return _HBM.get(_split(topology)[1])
+  chip = find_chip(topology)
+  return chip and chip.hbm_gib
+
+
+def find_chip(topology: str) -> roofline.Chip | None:
+  """What one chip of a topology can do; None where it is none of a TPU."""
+  return roofline.CHIPS.get(_split(topology)[1])
 
 
 def at_least(topology: str, chips: int, step: dict, steps: int) -> dict[str, float] | None:
@@ -123,11 +138,10 @@ def at_least(topology: str, chips: int, step: dict, steps: int) -> dict[str, flo
     step: of the report of a train step, `flops` of all chips and `bytes_accessed` of one.
     steps: of the training.
   """
-  family = _split(topology)[1]
-  if family not in _PEAK:
+  chip = find_chip(topology)
+  if chip is None:
     return None
-  computing = step['flops'] / chips / _PEAK[family]
-  seconds = max(computing, (step['bytes_accessed'] or 0) / _BANDWIDTH[family])
+  seconds = roofline.bound(chip, step['flops'] / chips, step['bytes_accessed'] or 0)['seconds']
   return {
     'step_seconds': float(f'{seconds:.3g}'),
     'chip_hours': float(f'{seconds * steps * chips / 3600:.3g}'),
@@ -154,10 +168,10 @@ def find_devices(topology: str) -> tuple[Sequence[Any], str]:
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', int(size))
     return jax.devices(), 'cpu'
-  if slices < 1 or family not in _HBM or not re.fullmatch(r'\d+x\d+(x\d+)?', size):
+  if slices < 1 or family not in roofline.CHIPS or not re.fullmatch(r'\d+x\d+(x\d+)?', size):
     raise TopologyError(
-      f'--topology={topology}: expected {HERE}, cpu:N or one of {", ".join(_HBM)} with a shape '
-      f'or a number of chips ({", ".join(_FLAT)}), as v5e:4x4, or 2xv5e:4x4 for two slices'
+      f'--topology={topology}: expected {HERE}, cpu:N or one of {", ".join(roofline.CHIPS)} with '
+      f'a shape or a number of chips ({", ".join(_FLAT)}), as v5e:4x4, or 2xv5e:4x4 for two slices'
     )
   # No TPU is here: ask nobody for its metadata, run nothing on it, and lock nobody out.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
@@ -242,17 +256,39 @@ def _trace_prediction(
     return {'see': seeing, 'read': read.trace(params, sight, prompts)}
 
 
-def _measure(traced, platform: str, limit: int | None) -> dict:
+def measure(
+  traced: jax.stages.Traced, platform: str, topology: str, *, patches: int, devices: int
+) -> dict:
+  """Compiles a step and says what it needs: `train` or `predict` of `compile_config`.
+
+  Args:
+    traced: the step.
+    platform: as of `find_devices`.
+    topology: see there.
+    patches: of a step, on all devices.
+    devices: how many the step runs on.
+  """
+  chip = find_chip(topology)
   start = time.perf_counter()
   compiled = traced.lower(lowering_platforms=(platform,)).compile()
   seconds = time.perf_counter() - start
-  hbm = memory(compiled)
+  hbm, hlo = memory(compiled), compiled.as_text()
+  flops, share = count_flops(traced.jaxpr, platform), patches / devices
+  kinds = hlo_traffic.by_kind(hlo)
+  traffic = sum(kinds.values())
   return {
     'hbm': hbm,
-    'fits': None if limit is None else hbm['peak'] <= limit * 2**30,
-    'flops': count_flops(traced.jaxpr, platform),
+    'fits': None if chip is None else hbm['peak'] <= chip.hbm_gib * 2**30,
+    'flops': flops,
+    'flops_per_patch': flops / patches,
+    'patches_per_chip': share,
     'bytes_accessed': (compiled.cost_analysis() or {}).get('bytes accessed'),
-    'collectives': collectives(compiled.as_text()),
+    'traffic': {
+      'total': traffic / share,
+      'kinds': {kind: size / share for kind, size in kinds.items()},
+    },
+    'roofline': chip and roofline.bound(chip, flops / devices, traffic),
+    'collectives': collectives(hlo),
     'compile_seconds': round(seconds, 1),
   }
 
@@ -294,5 +330,5 @@ def _sizes(shape: str) -> list[int]:
 
 
 def _bytes(dtype: str, shape: str) -> int:
-  bits = _BITS.get(dtype) or int(re.sub(r'\D', '', dtype) or 8)
-  return int(np.prod([int(n) for n in shape.split(',') if n], dtype=np.int64)) * bits // 8
+  sizes = [int(n) for n in shape.split(',') if n]
+  return int(np.prod(sizes, dtype=np.int64)) * hlo_traffic.bits(dtype) // 8

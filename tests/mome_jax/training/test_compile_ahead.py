@@ -109,6 +109,7 @@ def test_two_slices_exchange_gradients_alone():
   """Of the two all-to-alls none leaves its slice; what does is no more than the parameters."""
   done = compile_for('2xv5e:2x2', '--config.mesh.expert=4')
   assert done.returncode == 0, done.stderr[-2000:]
+  assert 'GB moved a patch' in done.stderr  # the table of it
   report = json.loads(done.stdout)
   assert (report['slices'], report['chips']) == (2, 8)
   assert report['mesh'] == {'data': 2, 'expert': 4}
