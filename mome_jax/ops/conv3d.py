@@ -1,4 +1,4 @@
-"""3D convolutions: XLA's own on a TPU and a GPU, those of `conv3d_cpu.py` on a CPU."""
+"""3D convolutions: XLA's own on a GPU, those of `conv3d_cpu.py` and `conv3d_tpu.py` elsewhere."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mome_jax.ops import conv3d_cpu
+from mome_jax.ops import conv3d_cpu, conv3d_tpu
 from mome_jax.ops.dense import broadcast, matmul
 
 
@@ -30,7 +30,9 @@ def conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """
   if kernel.shape[:3] == (1, 1, 1):
     return matmul(x, kernel[0, 0, 0])
-  return lax.platform_dependent(x, kernel, cpu=conv3d_cpu.conv3d, default=conv3d_plain)
+  return lax.platform_dependent(
+    x, kernel, cpu=conv3d_cpu.conv3d, tpu=conv3d_tpu.conv3d, default=conv3d_plain
+  )
 
 
 def conv3d_halving_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:

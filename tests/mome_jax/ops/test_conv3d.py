@@ -1,4 +1,4 @@
-"""3D convolutions against PyTorch, and the forms of a CPU against the plain ones."""
+"""3D convolutions against PyTorch, and the forms of a CPU and a TPU against the plain ones."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mome_jax.ops import conv3d, conv3d_cpu
+from mome_jax.ops import conv3d, conv3d_cpu, conv3d_tpu
 from tests.mome_jax.ops.against import assert_same, from_torch, to_torch
 
 RNG = np.random.default_rng(0)
@@ -20,7 +20,7 @@ SHAPES = (
 )
 
 
-@pytest.mark.parametrize('lowering', [conv3d_cpu.conv3d, conv3d.conv3d_plain])
+@pytest.mark.parametrize('lowering', [conv3d_cpu.conv3d, conv3d_tpu.conv3d, conv3d.conv3d_plain])
 @pytest.mark.parametrize('shape', SHAPES)
 def test_conv3d_and_its_gradients(lowering, shape):
   *shape, features = shape
@@ -48,6 +48,15 @@ def test_the_convolution_of_a_cpu_is_the_plain_one(shape, dtype):
   atol = 1e-5 if dtype == np.float32 else 2**-7
   assert_same(conv3d_cpu.conv3d, conv3d.conv3d_plain, x, kernel, atol=atol)
   assert_same(conv3d.conv3d, conv3d.conv3d_plain, x, kernel, atol=atol)
+
+
+@pytest.mark.parametrize('size', [3, 5])
+@pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16])
+def test_the_convolution_of_a_tpu_is_the_plain_one(size, dtype):
+  x = jnp.asarray(RNG.normal(size=(2, 4, 5, 6, 3)), dtype)
+  kernel = jnp.asarray(RNG.normal(size=(size, size, size, 3, 4)), dtype)
+  atol = 1e-5 if dtype == np.float32 else 2**-7
+  assert_same(conv3d_tpu.conv3d, conv3d.conv3d_plain, x, kernel, atol=atol)
 
 
 def test_conv3d_of_size_one_is_a_matrix_product():
