@@ -64,12 +64,41 @@ def apply_head(theta: jax.Array, z: jax.Array, activation: str = 'relu') -> jax.
     (B, D, H, W) float32.
   """
   batch, _, *grid = z.shape
-  bounds = [sum(_SIZES[: i + 1]) for i in range(len(_SIZES) - 1)]
-  w1, w2, w3, b1, b2, b3 = jnp.split(theta, bounds, axis=-1)
-  w1, w2 = (w.reshape(-1, WIDTH, WIDTH) for w in (w1, w2))
+  w1, w2, w3, b1, b2, b3 = _weights(theta)
   w1, w2, w3, b1, b2 = (w.astype(z.dtype) for w in (w1, w2, w3, b1[..., None], b2[..., None]))
   act = ACTIVATIONS[activation]
   hidden = act(jnp.einsum('boi,bin->bon', w1, z.reshape(batch, WIDTH, -1)) + b1)
   hidden = act(jnp.einsum('boi,bin->bon', w2, hidden) + b2)
   logits = jnp.einsum('bi,bin->bn', w3, hidden, preferred_element_type=jnp.float32) + b3
   return logits.reshape(batch, *grid)
+
+
+def _weights(theta: jax.Array) -> list[jax.Array]:
+  """(..., 153) -> w1 (..., 8, 8), w2 (..., 8, 8), w3 (..., 8), b1, b2 (..., 8), b3 (..., 1)."""
+  bounds = [sum(_SIZES[: i + 1]) for i in range(len(_SIZES) - 1)]
+  w1, w2, *rest = jnp.split(theta, bounds, axis=-1)
+  return [*(w.reshape(*w.shape[:-1], WIDTH, WIDTH) for w in (w1, w2)), *rest]
+
+
+def apply_heads(theta: jax.Array, z: jax.Array, activation: str = 'relu') -> jax.Array:
+  """`apply_head` of K classes at once, as a TPU lowers it.
+
+  The first layer is one product of all classes, and space keeps its axes: a TPU would move every
+  value to join them in one.
+
+  Args:
+    theta: (B, K, 153) float32.
+    z: (B, 8, D, H, W), the expert's output, in the compute dtype.
+    activation: see `apply_head`.
+
+  Returns:
+    (B, K, D, H, W) in the dtype of z; the last sum is float32.
+  """
+  w1, w2, w3, b1, b2, b3 = _weights(theta)
+  w1, w2, w3, b1, b2 = (w.astype(z.dtype) for w in (w1, w2, w3, b1, b2))
+  at_voxels = lambda b: b[..., None, None, None]
+  act = ACTIVATIONS[activation]
+  hidden = act(jnp.einsum('bkoi,bidhw->bkodhw', w1, z) + at_voxels(b1))
+  hidden = act(jnp.einsum('bkoi,bkidhw->bkodhw', w2, hidden) + at_voxels(b2))
+  logits = jnp.einsum('bki,bkidhw->bkdhw', w3, hidden, preferred_element_type=jnp.float32)
+  return (logits + at_voxels(b3[..., 0])).astype(z.dtype)

@@ -10,9 +10,10 @@ import ml_collections
 
 from mome_jax import ops
 from mome_jax.errors import ConfigError, suggest
-from mome_jax.models import backbones, heads, router, scale_expert
+from mome_jax.models import backbones, class_maps, heads, router, scale_expert
 from mome_jax.models.sparse_bank import BankOptions, make_options
 
+AIR = 0.1  # of a HU window; noise of augmentation stays below
 DTYPES = ('float32', 'bfloat16', 'float16')
 # y = anchor + tanh(share) (mixture - anchor). 'none': the mixture alone, of which the finest expert
 # has most at the start. 'finest': the finest expert; a network whose other variables come from a
@@ -170,7 +171,8 @@ class MoME(nn.Module):
     for scale, x in zip(self.active_scales, features, strict=True):
       options = self.bank if self.bank and scale in self.bank.scales else None
       expert = scale_expert.ScaleExpert(options, self.dtype, name=f'expert_{scale}')
-      z, report = expert(x, trained, train=train)
+      body = None if options is None else _body(image, image.shape[1] // x.shape[1])
+      z, report = expert(x, trained, body, train=train)
       outputs.append(jnp.moveaxis(z, -1, 1))
       if report is not None:
         reports[scale] = report
@@ -182,41 +184,15 @@ class MoME(nn.Module):
     gates: Sequence[router.Gate],
     features: Sequence[jax.Array],
     outputs: Sequence[jax.Array],
-  ) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
-    """Every class's logits: what its head reads at each scale, mixed as its gates say.
-
-    Args:
-      theta: (B, K, 153) float32, weights of the class heads.
-      gates: L of them, or none for one scale.
-      features: L arrays (B, D_l, H_l, W_l, C_l).
-      outputs: L arrays (B, 8, D_l, H_l, W_l), from the experts.
-
-    Returns:
-      logits (B, K, D, H, W), and L arrays (B, K, D_l, H_l, W_l) each of the experts' scores and of
-      router logits (none for one scale). All float32.
-    """
+  ) -> class_maps.Maps:
+    """The maps of every class; arguments as of `class_maps.Sources`."""
     share = None
     if gates and self.anchor != 'none':
       share = jnp.tanh(self.param('mixture_share', nn.initializers.zeros, ()))
 
-    # Checkpointed and a few classes at a time: neither the heads' hidden layers nor the upsampled
-    # maps of all classes and scales are ever held together.
-    @jax.checkpoint
-    def one_class(generated):
-      theta, gates = generated
-      scores = [heads.apply_head(theta, z, self.head_activation) for z in outputs]
-      if not gates:
-        return scores[0], scores, []
-      router_logits = [gate(x) for gate, x in zip(gates, features, strict=True)]
-      mixture = ops.fuse(scores, router_logits, self.top_k)
-      if share is not None:
-        anchor = scores[0] if self.anchor == 'finest' else ops.mean_of_scales(scores)
-        mixture = anchor + share * (mixture - anchor)
-      return mixture, scores, router_logits
-
-    by_class = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (theta, list(gates)))
-    maps = jax.lax.map(one_class, by_class, batch_size=self.class_chunk)
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), maps)
+    sources = class_maps.Sources(theta, tuple(gates), tuple(features), tuple(outputs), share)
+    options = class_maps.Options(self.top_k, self.anchor, self.head_activation, self.class_chunk)
+    return class_maps.make_maps(sources, options)
 
   def _trained_text(
     self, text: jax.Array | None, given: jax.Array | None, train: bool
@@ -233,6 +209,17 @@ class MoME(nn.Module):
       )
     assert text is not None  # in training there are prompts
     return text
+
+
+def _body(image: jax.Array, factor: int) -> jax.Array:
+  """Which blocks of factor^3 voxels are not air: (B, D, H, W, C_in) -> (B, D/f, H/f, W/f) bool.
+
+  Air is below `AIR` in all HU windows, and so is most of the lung in one of soft tissue.
+  """
+  window = (1, factor, factor, factor, 1)
+  image = jax.lax.stop_gradient(image)
+  brightest = jax.lax.reduce_window(image, -jnp.inf, jax.lax.max, window, window, 'VALID')
+  return brightest.max(-1) > AIR
 
 
 def build_model(config: ml_collections.ConfigDict) -> MoME:

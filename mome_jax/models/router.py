@@ -1,5 +1,6 @@
 """Text-guided router across scales. Everything here is float32."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -29,6 +30,23 @@ class Gate:
     """Router logits of one class: weight (B, C_l), features (B, D, H, W, C_l) -> (B, D, H, W)."""
     product = ops.exact('bc,bdhwc->bdhw', self.weight, features.astype(jnp.float32))
     return product + self.bias[:, None, None, None]
+
+  def of_all(self, features: jax.Array) -> jax.Array:
+    """Router logits of all classes: weight (B, K, C_l), features as above -> (B, K, D, H, W).
+
+    Features in bfloat16 are multiplied as they are, with the weights in two parts of 8 bits each:
+    what remains of a weight, 2^-17, is below the rounding of the features.
+    """
+    product = functools.partial(
+      jnp.einsum, 'bkc,bdhwc->bkdhw', preferred_element_type=jnp.float32, precision=ops.EXACT
+    )
+    if features.dtype == jnp.bfloat16:
+      high = self.weight.astype(jnp.bfloat16)
+      low = (self.weight - high).astype(jnp.bfloat16)
+      logits = product(high, features) + product(low, features)
+    else:
+      logits = product(self.weight, features.astype(jnp.float32))
+    return logits + self.bias[..., None, None, None]
 
 
 INPUTS = ('text+vision', 'text', 'vision', 'uniform')

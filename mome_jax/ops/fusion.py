@@ -1,4 +1,7 @@
-"""Fusion of maps of several scales, voxel by voxel. Everything here is float32."""
+"""Fusion of maps of several scales, voxel by voxel.
+
+Weights and sums are float32. Maps may come in bfloat16: they are interpolated and kept as such.
+"""
 
 import functools
 import operator
@@ -8,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mome_jax.ops.precision import at_least_float32
 from mome_jax.ops.resize import upsample
 
 
@@ -15,7 +19,7 @@ def scale_weights(router_logits: Sequence[jax.Array], top_k: int = 0) -> list[ja
   """Softmax over scales at the finest resolution, optionally of the top-k scales only.
 
   Args:
-    router_logits: L arrays (..., D / 2^l, H / 2^l, W / 2^l) float32, finest first.
+    router_logits: L arrays (..., D / 2^l, H / 2^l, W / 2^l) float32 or bfloat16, finest first.
     top_k: how many scales each class uses at a voxel; 0 uses all. Ties go to the finer scale.
       The kept weights are renormalised for k >= 2; for k = 1 they are not, since a weight that is
       always 1 would leave the router without gradient.
@@ -23,7 +27,7 @@ def scale_weights(router_logits: Sequence[jax.Array], top_k: int = 0) -> list[ja
   Returns:
     L arrays (..., D, H, W) float32.
   """
-  logits = _at_finest(router_logits)
+  logits = _wide(_at_finest(router_logits))
   log_total = _log_total(logits, top_k)
   return [_weight(logits, i, log_total, top_k) for i in range(len(logits))]
 
@@ -34,6 +38,10 @@ def _at_finest(maps: Sequence[jax.Array]) -> list[jax.Array]:
   Behind a barrier, or XLA would interpolate again inside every later loop that reads the result.
   """
   return lax.optimization_barrier([upsample(m, maps[0].shape[-1] // m.shape[-1]) for m in maps])
+
+
+def _wide(maps: Sequence[jax.Array]) -> list[jax.Array]:
+  return [m.astype(at_least_float32(m.dtype)) for m in maps]
 
 
 def _log_total(logits: Sequence[jax.Array], top_k: int) -> jax.Array:
@@ -66,7 +74,7 @@ def fuse_plain(
 ) -> jax.Array:
   """`fuse` by its definition, with the gradients that XLA makes."""
   weights = scale_weights(router_logits, top_k)
-  return _sum(w * s for w, s in zip(weights, _at_finest(scores), strict=True))
+  return _sum(w * s for w, s in zip(weights, _wide(_at_finest(scores)), strict=True))
 
 
 def _sum(terms: Iterable[jax.Array]) -> jax.Array:
@@ -77,9 +85,9 @@ def mean_of_scales(scores: Sequence[jax.Array]) -> jax.Array:
   """Mean of the experts' class logits at the finest resolution: (..., D, H, W) float32.
 
   Args:
-    scores: L arrays (..., D / 2^l, H / 2^l, W / 2^l) float32, finest first.
+    scores: L arrays (..., D / 2^l, H / 2^l, W / 2^l) float32 or bfloat16, finest first.
   """
-  return _sum(_at_finest(scores)) / len(scores)
+  return _sum(_wide(_at_finest(scores))) / len(scores)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -93,7 +101,8 @@ def fuse(
   top-k leaves scale l out.
 
   Args:
-    scores: L arrays (..., D / 2^l, H / 2^l, W / 2^l) float32, finest first; class logits.
+    scores: L arrays (..., D / 2^l, H / 2^l, W / 2^l) float32 or bfloat16, finest first; class
+      logits.
     router_logits: L arrays of the same shapes.
     top_k: see `scale_weights`.
 
@@ -110,7 +119,7 @@ def _fuse_forward(scores, router_logits, top_k):
   shapes, expected = [s.shape for s in scores], [a.shape for a in router_logits]
   if shapes != expected:
     raise ValueError(f'scores {shapes} and router logits {expected} differ in shape')
-  logits, fine = _at_finest(router_logits), _at_finest(scores)
+  logits, fine = _wide(_at_finest(router_logits)), _wide(_at_finest(scores))
   log_total = _log_total(logits, top_k)
   fused = _sum(_weight(logits, i, log_total, top_k) * s for i, s in enumerate(fine))
   return fused, (scores, router_logits, fused, log_total)
@@ -118,7 +127,7 @@ def _fuse_forward(scores, router_logits, top_k):
 
 def _fuse_backward(top_k, residuals, d_fused):
   scores, router_logits, fused, log_total = residuals
-  logits, fine = _at_finest(router_logits), _at_finest(scores)
+  logits, fine = _wide(_at_finest(router_logits)), _wide(_at_finest(scores))
   d_scores, d_logits = [], []
   for i, (s, a) in enumerate(zip(fine, router_logits, strict=True)):
     d_score = _weight(logits, i, log_total, top_k) * d_fused
@@ -128,7 +137,8 @@ def _fuse_backward(top_k, residuals, d_fused):
     else:
       d_logit = d_score * (s - fused)
     down = jax.linear_transpose(lambda x, f=s.shape[-1] // a.shape[-1]: upsample(x, f), a)
-    d_score, d_logit = lax.optimization_barrier((d_score, d_logit))
+    kept = d_score.astype(scores[i].dtype), d_logit.astype(a.dtype)
+    d_score, d_logit = lax.optimization_barrier(kept)
     d_scores += down(d_score)
     d_logits += down(d_logit)
   return d_scores, d_logits

@@ -22,6 +22,7 @@ class Counts(NamedTuple):
   parts: jax.Array
 
 
+@jax.named_scope('class_maps')
 def count(targets: jax.Array, valid: jax.Array, known: jax.Array) -> Counts:
   """The counts of one part of a batch; the sums over all parts are those of the batch.
 
@@ -35,6 +36,7 @@ def count(targets: jax.Array, valid: jax.Array, known: jax.Array) -> Counts:
   return Counts(some(valid), some(targets & valid), some(known), jnp.ones((), jnp.int32))
 
 
+@jax.named_scope('class_maps')
 def masked_bce_dice(
   logits: jax.Array,
   targets: jax.Array,
@@ -115,6 +117,29 @@ def prompt_contrast(sampled: jax.Array, default: jax.Array, temperature: float =
   return -jnp.diag(jax.nn.log_softmax(similarity)).mean()
 
 
+@jax.named_scope('class_maps')
+def look_up(code_table: jax.Array, label: jax.Array) -> jax.Array:
+  """Where each class is: (256, K) bool by code, label (B, D, H, W) uint8 -> (B, K, D, H, W) bool.
+
+  On a TPU a product with the codes' one-hot vectors, which are never stored: a gather would fetch
+  the K values of every voxel by themselves.
+  """
+  return jax.lax.platform_dependent(code_table, label, tpu=look_up_product, default=look_up_plain)
+
+
+def look_up_plain(code_table: jax.Array, label: jax.Array) -> jax.Array:
+  """`look_up` as a gather."""
+  return jnp.moveaxis(code_table.T[:, label.astype(jnp.int32)], 0, 1)
+
+
+def look_up_product(code_table: jax.Array, label: jax.Array) -> jax.Array:
+  """`look_up` as a matrix product."""
+  codes = jnp.arange(len(code_table), dtype=jnp.int32)[:, None, None, None]
+  one_hot = (label[:, None].astype(jnp.int32) == codes).astype(jnp.bfloat16)
+  return jnp.einsum('ck,bcdhw->bkdhw', code_table.astype(jnp.bfloat16), one_hot) > 0.5
+
+
+@jax.named_scope('class_maps')
 def valid_voxels(
   shape: tuple[int, int, int], supervised: jax.Array, frame: jax.Array, slice_range: jax.Array
 ) -> jax.Array:
@@ -150,6 +175,7 @@ def block_mean(x: jax.Array, factor: int) -> jax.Array:
   return blocks.mean((3, 5, 7))
 
 
+@jax.named_scope('class_maps')
 def block_supervision(
   targets: jax.Array, valid: jax.Array, factor: int
 ) -> tuple[jax.Array, jax.Array]:

@@ -92,7 +92,7 @@ def make_loss_fn(
 
 def _supervision(code_table: jax.Array, batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
   """Targets, and where the labels say something about the class: (B, K, D, H, W) bool both."""
-  targets = jnp.moveaxis(code_table.T[:, batch['label'].astype(jnp.int32)], 0, 1)
+  targets = losses.look_up(code_table, batch['label'])
   valid = losses.valid_voxels(
     batch['label'].shape[1:], batch['supervised'], batch['frame'], batch['slice_range']
   )

@@ -95,3 +95,21 @@ def test_fusion_and_its_gradient_are_the_plain_ones(top_k):
   for fuse in (fusion.fuse_plain, fusion.fuse):
     for ours, theirs in zip(*map(jax.tree.leaves, (run(fuse), expected)), strict=True):
       np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
+
+
+def test_maps_in_bfloat16_are_mixed_in_float32():
+  """What comes out is float32, off by the rounding of the maps; so are the gradients."""
+  scores, logits = pyramid(), pyramid()
+
+  def run(maps):
+    loss = lambda scores, logits: jnp.sin(fusion.fuse(scores, logits)).sum()
+    return fusion.fuse(*maps), *jax.grad(loss, argnums=(0, 1))(*maps)
+
+  y, *gradients = run(jax.tree.map(lambda m: m.astype(jnp.bfloat16), (scores, logits)))
+  expected, *slopes = run((scores, logits))
+  assert y.dtype == jnp.float32
+  assert {g.dtype for g in jax.tree.leaves(gradients)} == {jnp.dtype(jnp.bfloat16)}
+  np.testing.assert_allclose(y, expected, atol=0.04)
+  for ours, theirs in zip(*map(jax.tree.leaves, (gradients, slopes)), strict=True):
+    scale = float(jnp.abs(theirs).max())
+    np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=0.03 * scale)

@@ -40,3 +40,18 @@ def test_upsample_is_trilinear_with_half_pixel_centres(factor):
   forms = resize.upsample, resize.upsample_plain
   fast, plain = (lambda x, f=f: f(x, factor) for f in forms)
   assert_same(fast, plain, x)
+
+
+@pytest.mark.parametrize('factor', [2, 3, 4, 8])
+def test_upsampling_by_products_is_the_plain_one(factor):
+  x = RNG.normal(size=(2, 3, 2, 4, 5)).astype(np.float32)
+  fast, plain = resize.upsample_products, resize.upsample_plain
+  assert_same(lambda x: fast(x, factor), lambda x: plain(x, factor), x)
+
+
+def test_products_of_bfloat16_are_rounded_behind_each_axis_only():
+  x = jnp.asarray(RNG.normal(size=(1, 2, 3, 4, 5)), jnp.bfloat16)
+  exact = resize.upsample_plain(x.astype(jnp.float32), 4)
+  y = resize.upsample_products(x, 4)
+  assert y.dtype == jnp.bfloat16
+  np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=3 * 2**-9 * np.abs(exact).max())

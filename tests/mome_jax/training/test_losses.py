@@ -202,3 +202,14 @@ def test_a_loss_over_blocks_is_that_of_their_voxels(factor):
   blocks = losses.block_supervision(jnp.asarray(targets), jnp.asarray(valid), factor)
   got = losses.masked_bce_dice(jnp.asarray(logits, jnp.float32), *blocks)
   np.testing.assert_allclose(got, of_voxels(logits), rtol=1e-5)
+
+
+def test_labels_looked_up_by_a_product_are_those_of_the_table():
+  rng = np.random.default_rng(0)
+  table = jnp.asarray(rng.random((256, 5)) > 0.5)
+  label = jnp.asarray(rng.integers(0, 256, (2, 3, 4, 5)), jnp.uint8)
+  expected = np.moveaxis(np.asarray(table)[np.asarray(label)], -1, 1)
+  for look_up in (losses.look_up_product, losses.look_up_plain, losses.look_up):
+    got = look_up(table, label)
+    assert got.dtype == bool
+    np.testing.assert_array_equal(got, expected)

@@ -1,0 +1,79 @@
+"""The maps of all classes as a TPU makes them, against the loop over classes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mome_jax.models import class_maps, heads, router
+
+B, K, WIDTHS = 2, 5, (6, 4)
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape, dtype=jnp.float32):
+  return jnp.asarray(RNG.normal(size=shape), dtype)
+
+
+def sources(scales=2, dtype=jnp.float32, share=None):
+  widths, grids = WIDTHS[:scales], [(4 >> level, 6 >> level, 8 >> level) for level in range(scales)]
+  gates = [router.Gate(normal(B, K, width), normal(B, K)) for width in widths]
+  return class_maps.Sources(
+    theta=0.5 * normal(B, K, heads.NUM_PARAMETERS),
+    gates=tuple(gates) if scales > 1 else (),
+    features=tuple(
+      normal(B, *grid, width, dtype=dtype) for grid, width in zip(grids, widths, strict=True)
+    ),
+    outputs=tuple(normal(B, heads.WIDTH, *grid, dtype=dtype) for grid in grids),
+    share=share,
+  )
+
+
+def run(make, given, options):
+  """Maps, and the gradients of a sum of them by all sources."""
+
+  def loss(given):
+    maps = make(given, options)
+    return sum(jnp.sin(m).sum() for m in jax.tree.leaves(maps)), maps
+
+  (_, maps), slopes = jax.jit(jax.value_and_grad(loss, has_aux=True))(given)
+  return maps, slopes
+
+
+@pytest.mark.parametrize(
+  ('scales', 'anchor', 'share', 'top_k'),
+  [(1, 'none', None, 0), (2, 'none', None, 1), (2, 'equal', 0.3, 0), (2, 'finest', 0.3, 0)],
+)
+def test_maps_made_together_are_those_made_by_class(scales, anchor, share, top_k):
+  """Of a number of classes that no chunk divides."""
+  given = sources(scales, share=None if share is None else jnp.float32(share))
+  options = class_maps.Options(top_k, anchor, 'leaky_relu', chunk=2)
+  expected = run(class_maps.maps_by_class, given, options)
+  got = run(class_maps.maps_together, given, options)
+  for ours, theirs in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(jnp.abs(theirs).max()))
+
+
+def test_maps_of_a_network_in_bfloat16_are_close_to_those_in_float32():
+  given = sources(dtype=jnp.bfloat16)
+  options = class_maps.Options(0, 'none', 'leaky_relu', chunk=8)
+  exact = jax.tree.map(lambda x: x.astype(jnp.float32), given)
+  expected = class_maps.maps_by_class(exact, options)
+  got = jax.jit(functools.partial(class_maps.maps_together, options=options))(given)
+  for ours, theirs in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, theirs, atol=0.03 * float(jnp.abs(theirs).max()))
+
+
+def test_weights_in_two_parts_are_exact_to_a_millionth():
+  """In one part of 8 bits they would be off by 2^-9."""
+  features = normal(1, 2, 3, 4, 64, dtype=jnp.bfloat16)
+  gate = router.Gate(normal(1, K, 64), normal(1, K))
+  exact = np.einsum(
+    'bkc,bdhwc->bkdhw', np.asarray(gate.weight, np.float64), np.asarray(features, np.float64)
+  )
+  exact += np.asarray(gate.bias)[..., None, None, None]
+  np.testing.assert_allclose(gate.of_all(features), exact, atol=2**-16 * np.abs(exact).max())
