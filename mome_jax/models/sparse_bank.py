@@ -111,13 +111,19 @@ class SparseBank(nn.Module):
 
   @nn.compact
   def __call__(
-    self, features: jax.Array, trained: jax.Array, *, train: bool
+    self,
+    features: jax.Array,
+    trained: jax.Array,
+    body: jax.Array | None = None,
+    *,
+    train: bool,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """See the class.
 
     Args:
       features: (B, D_l, H_l, W_l, C_l).
       trained: (J, d) float32, features of the training classes.
+      body: (B, D_l, H_l, W_l) bool, False in air, which the balance loss leaves out; None: all.
       train: experts drop what they have no room for; otherwise no token is dropped, so that a
         result depends on neither the batch nor the mesh.
 
@@ -150,8 +156,11 @@ class SparseBank(nn.Module):
       )
       slots = o.num_experts * room * devices if train else None
     grid = features.shape[:-1]
+    # Most of a patch may be air, all of which looks alike: balanced with it, the experts of air
+    # would be as many as its share, and those of the body the fewer.
+    balanced = valid if body is None else valid & jnp.pad(body.reshape(-1), (0, len(x) - count))
     report = {
-      'balance': losses.balance_loss(routes, valid),
+      'balance': losses.balance_loss(routes, balanced),
       'z': losses.z_loss(routes, valid),
       'experts': routes.experts[:count].reshape(*grid, o.top_k),
       **router_stats.summarize(routes, valid, served, slots),

@@ -2,7 +2,8 @@
 
 Inside `shard_map` every device sorts its own tokens by expert, gathers C rows for each, exchanges
 them over the mesh axis 'expert' with one `all_to_all`, runs its E / P experts and sends the results
-back with another. No row is scattered and nothing is gathered from other devices.
+back with another. No row is scattered, in the gradient neither, and nothing is gathered from other
+devices.
 """
 
 import dataclasses
@@ -99,12 +100,9 @@ class _Device:
     def serve(waiting):
       choices = jnp.where(waiting, experts, self.num_experts)
       plan = routing.make_plan(choices, self.num_experts, self.capacity)
-      rows = tokens.at[plan.source].get(mode='fill', fill_value=0)
+      rows = fill_slots(tokens, plan)
       rows = rows.reshape(self.num_experts, self.capacity, tokens.shape[-1])
-      y = self._on_experts(params, rows)
-      y = y.at[plan.slot].get(mode='fill', fill_value=0)
-      y = jnp.where(plan.keep[..., None], weights[..., None].astype(y.dtype) * y, 0)
-      return y.sum(1), plan.keep
+      return combine(self._on_experts(params, rows), weights, plan), plan.keep
 
     waiting = jnp.broadcast_to(valid[:, None], experts.shape)
     if self.capacity == 0:
@@ -142,3 +140,64 @@ class _Device:
     rows = jnp.moveaxis(rows, 0, 1).reshape(local, devices * capacity, width)
     y = self.expert_fn(params, rows).reshape(local, devices, capacity, width)
     return exchange(jnp.moveaxis(y, 1, 0)).reshape(num_experts * capacity, width)
+
+
+def _take(rows: jax.Array, index: jax.Array) -> jax.Array:
+  """Rows at indices, zeros where out of range."""
+  return rows.at[index].get(mode='fill', fill_value=0)
+
+
+def fill_slots_plain(tokens: jax.Array, plan: routing.Plan) -> jax.Array:
+  """`fill_slots` with the gradient that XLA makes: each slot's, scattered to its token."""
+  return _take(tokens, plan.source)
+
+
+@jax.custom_vjp
+def fill_slots(tokens: jax.Array, plan: routing.Plan) -> jax.Array:
+  """The token in each slot, zeros in empty ones: (n, d) -> (E * C, d).
+
+  Its gradient is a gather too: a token's is the sum over the slots that it is in.
+  """
+  return fill_slots_plain(tokens, plan)
+
+
+def _fill_slots_backward(plan, d_rows):
+  return _take(d_rows, plan.slot).sum(1), None
+
+
+fill_slots.defvjp(lambda tokens, plan: (fill_slots_plain(tokens, plan), plan), _fill_slots_backward)
+
+
+def combine_plain(y: jax.Array, weights: jax.Array, plan: routing.Plan) -> jax.Array:
+  """`combine` with the gradients that XLA makes: each token's, scattered to its slots."""
+  chosen = weights[..., None].astype(y.dtype) * _take(y, plan.slot)
+  return jnp.where(plan.keep[..., None], chosen, 0).sum(1)
+
+
+@jax.custom_vjp
+def combine(y: jax.Array, weights: jax.Array, plan: routing.Plan) -> jax.Array:
+  """Weighted sum over the slots that a token is in: (E * C, d), weights (n, k) -> (n, d).
+
+  Its gradients are gathers too: each slot holds one choice of one token.
+  """
+  return combine_plain(y, weights, plan)
+
+
+def _combine_backward(residuals, d_output):
+  y, weights, plan = residuals
+  k, n = weights.shape[1], weights.shape[0]
+  rows = _take(d_output, plan.source)  # zeros in empty slots
+  place = jnp.where(plan.choice < k, plan.choice * n + plan.source, k * n)
+  by_y = _take(weights.T.reshape(-1), place)[:, None].astype(y.dtype) * rows
+  wide = lambda x: x.astype(weights.dtype)
+  # What an empty slot holds is no number to rely on.
+  products = jnp.where((plan.choice < k)[:, None], wide(rows) * wide(y), 0)
+  by_weights = _take(products.sum(-1), plan.slot)
+  return by_y, by_weights, None
+
+
+def _combine_forward(y, weights, plan):
+  return combine_plain(y, weights, plan), (y, weights, plan)
+
+
+combine.defvjp(_combine_forward, _combine_backward)

@@ -41,6 +41,7 @@ class Plan:
     keep: (n, k) bool; False where the expert is full or the choice is none.
     slot: (n, k) int32, expert * C + rank; E * C, that is out of range, where not kept.
     source: (E * C,) int32, the token in each slot; n, that is out of range, where empty.
+    choice: (E * C,) int32, which of the token's choices it is; k where empty.
   """
 
   counts: jax.Array
@@ -48,6 +49,7 @@ class Plan:
   keep: jax.Array
   slot: jax.Array
   source: jax.Array
+  choice: jax.Array
 
 
 def route(logits: jax.Array, valid: jax.Array, top_k: int) -> Routes:
@@ -116,7 +118,9 @@ def make_plan(experts: jax.Array, num_experts: int, capacity: int) -> Plan:
   rank = jnp.zeros_like(flat).at[order].set(place - start[flat[order]], unique_indices=True)
   keep = (rank < capacity) & (flat < num_experts)
   slot = jnp.where(keep, flat * capacity + rank, num_experts * capacity)
-  source = jnp.full((num_experts * capacity,), n, jnp.int32)
-  source = source.at[slot].set(place % n, mode='drop', unique_indices=True)
+  places = jnp.full((num_experts * capacity,), k * n, jnp.int32)
+  places = places.at[slot].set(place, mode='drop', unique_indices=True)
+  choice = places // n
+  source = jnp.where(choice < k, places % n, n)
   back = lambda x: x.reshape(k, n).T
-  return Plan(counts[:num_experts], back(rank), back(keep), back(slot), source)
+  return Plan(counts[:num_experts], back(rank), back(keep), back(slot), source, choice)

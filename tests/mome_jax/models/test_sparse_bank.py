@@ -10,7 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from mome_jax import ops
-from mome_jax.models import MoME, sparse_bank
+from mome_jax.models import MoME, mome, sparse_bank
+from mome_jax.moe import losses, routing
 
 
 class Pyramid(nn.Module):
@@ -157,3 +158,38 @@ def test_training_drops_and_every_part_of_a_bank_learns(variables):
 def test_a_wrong_config_says_what_is_known(changes, message):
   with pytest.raises(ValueError, match=message):
     model(**changes)
+
+
+def test_air_is_what_no_window_shows():
+  """Blocks by hand: one voxel above a tenth of either window makes a block of the body."""
+  image = np.zeros((1, 4, 4, 4, 2), np.float32)
+  image[0, 0, 1, 0, 0] = 0.5  # block (0, 0, 0), first window
+  image[0, 2, 2, 3, 1] = 0.2  # block (1, 1, 1), second window
+  image[0, 2, 0, 0, 0] = 0.09  # noise in the air of block (1, 0, 0)
+  expected = np.zeros((1, 2, 2, 2), bool)
+  expected[0, 0, 0, 0] = expected[0, 1, 1, 1] = True
+  np.testing.assert_array_equal(mome._body(jnp.asarray(image), 2), expected)
+  np.testing.assert_array_equal(mome._body(jnp.asarray(image), 1), image.max(-1) > 0.1)
+
+
+def test_the_balance_of_a_bank_leaves_air_out():
+  """It is that of the body's tokens alone, and air has no gradient by it."""
+  options = sparse_bank.make_options(bank_config(executor='dense'), (0, 1), router_width=8)
+  rng = np.random.default_rng(2)
+  x = jnp.asarray(rng.normal(size=(1, 2, 2, 4, 16)), jnp.float32)
+  trained = jnp.asarray(rng.normal(size=(5, 16)), jnp.float32)
+  body = np.zeros((1, 2, 2, 4), bool)
+  body[0, 0] = True
+  bank = sparse_bank.SparseBank(options)
+  variables = bank.init(jax.random.key(0, impl='rbg'), x, trained, train=True)
+  variables['params']['gate']['kernel'] *= 50
+  _, report = bank.apply(variables, x, trained, jnp.asarray(body), train=True)
+  _, whole = bank.apply(variables, x, trained, train=True)
+
+  p = variables['params']
+  tokens = ops.GroupNorm().apply({'params': p['norm']}, x).reshape(-1, 16)
+  logits = sparse_bank.TokenGate(options).apply({'params': p['gate']}, tokens, trained)
+  routes = routing.route(logits, jnp.asarray(body.reshape(-1)), 2)
+  expected = losses.balance_loss(routes, jnp.asarray(body.reshape(-1)))
+  assert report['balance'] == pytest.approx(float(expected), rel=1e-5)
+  assert abs(float(report['balance'] - whole['balance'])) > 1e-3

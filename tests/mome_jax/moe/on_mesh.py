@@ -292,3 +292,47 @@ def test_what_the_mesh_cannot_divide_is_refused(tokens, experts, message):
   routes = routing.route(jnp.zeros((tokens, experts)), valid, 2)
   with jax.set_mesh(mesh_of((2, 4))), pytest.raises(ValueError, match=message):
     capacity.execute(lambda p, x: x, {}, jnp.zeros((tokens, 4)), routes, valid, capacity=8)
+
+
+def plan_of(room, dropped=0.3):
+  """A plan with empty slots, full experts and choices of none."""
+  rng = np.random.default_rng(3)
+  choices = np.argsort(rng.normal(size=(N, E)) - 2 * (np.arange(E) == 0), 1)[:, :K]
+  choices[rng.random(N) < dropped] = E
+  return routing.make_plan(jnp.asarray(choices, jnp.int32), E, room)
+
+
+@pytest.mark.parametrize('room', [8, 24, N])
+def test_slots_and_sums_have_the_gradients_that_xla_makes(room):
+  rng = np.random.default_rng(4)
+  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  plan, tokens, y, weights = plan_of(room), normal(N, D), normal(E * room, D), normal(N, K)
+  for fast, plain, inputs in (
+    (capacity.fill_slots, capacity.fill_slots_plain, (tokens,)),
+    (capacity.combine, capacity.combine_plain, (y, weights)),
+  ):
+    rows, pull = jax.vjp(lambda *x, f=fast: f(*x, plan), *inputs)
+    expected, pull_plain = jax.vjp(lambda *x, f=plain: f(*x, plan), *inputs)
+    np.testing.assert_array_equal(rows, expected)
+    towards = normal(*rows.shape)
+    for ours, theirs in zip(pull(towards), pull_plain(towards), strict=True):
+      np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_no_row_is_scattered_in_the_gradient():
+  """Scatters of ints make the plan; one of rows adds to memory row by row."""
+
+  def scattered_widths(fill, mix):
+    plan = plan_of(24)
+
+    def loss(tokens, weights):
+      return jnp.sin(mix(fill(tokens, plan) ** 2, weights, plan)).sum()
+
+    grad = jax.grad(loss, argnums=(0, 1))
+    hlo = jax.jit(grad).lower(np.ones((N, D), np.float32), np.ones((N, K), np.float32)).as_text()
+    updates = re.findall(r'"stablehlo.scatter".*?-> tensor<(\d+)x(\d+)xf32>', hlo, re.DOTALL)
+    return {int(width) for _, width in updates}
+
+  assert scattered_widths(capacity.fill_slots, capacity.combine) == set()
+  plain = scattered_widths(capacity.fill_slots_plain, capacity.combine_plain)
+  assert D in plain  # the test sees them where they are
