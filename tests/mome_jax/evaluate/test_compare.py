@@ -18,7 +18,7 @@ def rows(**scores):
   return [
     {'source': 's', 'case': f'c{i}', 'split': '', 'class': name, 'dice': dice, 'nsd_1mm': dice / 2,
      'nsd': dice / 2, 'nsd_3mm': dice / 2, 'hd95_mm': hd95,
-     'lesions': None, 'found': None, 'predicted': None}
+     'lesions': None, 'found': None, 'predicted': None, 'absent': False, 'false_positive_ml': None}
     for name, values in scores.items()
     for i, (dice, hd95) in enumerate(values)
   ]  # fmt: skip
