@@ -3,13 +3,12 @@
 import dataclasses
 import itertools
 import os
-import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Layer
 
 from input_pipeline import remarks
 from mome_jax import shipped
@@ -88,7 +87,7 @@ class Desk:
     compilation.use_cache()
     self.model = prompted_model.load(shipped.MODEL if model is None else model)
     self._answerer = Answerer(self.model, Request(()), KEPT)
-    self._open: weakref.WeakKeyDictionary[Image, _Opened] = weakref.WeakKeyDictionary()
+    self._open: dict[Image, _Opened] = {}
     self._numbers = itertools.count(1)
 
   def phrases(self) -> dict[str, str]:
@@ -117,8 +116,12 @@ class Desk:
       notes = [*asked.notes, *opened.notes, *told, *_hidden(segmented, labels)]
       yield Answer(question, opened.placed, segmented, labels, notes, asked.origin)
 
-  def forget(self, layer: Image) -> None:
-    """Drops what was made of a layer."""
+  def forget_all_but(self, layers: Collection[Layer]) -> None:
+    """Drops what was made of other layers than these; not while an answer is made."""
+    for layer in [layer for layer in self._open if layer not in layers]:
+      self._forget(layer)
+
+  def _forget(self, layer: Image) -> None:
     opened = self._open.pop(layer, None)
     if opened is not None:
       self._answerer.forget(opened.scan)
@@ -130,11 +133,11 @@ class Desk:
       placed = placement.place(layer, question.world)
     array = placed.loaded.volume.array
     # Of the voxels themselves: an array that is changed in place stays the same object.
-    state = zlib.crc32(array.data), placed.grid.affine.tobytes(), array.shape
+    state = zlib.crc32(np.ascontiguousarray(array)), placed.grid.affine.tobytes(), array.shape
     before = self._open.get(layer)
     if before is not None and before.state == state:
       return before
-    self.forget(layer)
+    self._forget(layer)
     scan = OpenScan(key=f'layer {next(self._numbers)}', title=layer.name, loaded=placed.loaded)
     self._open[layer] = opened = _Opened(state, placed, scan, list(notes))
     return opened

@@ -128,7 +128,6 @@ class PromptWidget(Panel):
     events = self.viewer.layers.events
     for event in (events.inserted, events.removed, events.reordered):
       event.connect(self._list_images)
-    events.removed.connect(self._forget)
 
   def _list_images(self, event=None) -> None:
     """The image layers, the uppermost first; what was chosen stays so."""
@@ -151,10 +150,6 @@ class PromptWidget(Panel):
     if knows:
       self.world.setCurrentText(placement.WORLD)
     self._rest()
-
-  def _forget(self, event) -> None:
-    if isinstance(event.value, Image) and self.desk is not None:
-      self.desk.forget(event.value)
 
   def _question(self) -> Question:
     layer = self.images.currentData()
@@ -251,6 +246,7 @@ class PromptWidget(Panel):
     if self._worker is not None and not self._worker.is_running:
       self._worker = None
     if self._worker is None and self.desk is not None:
+      self.desk.forget_all_but(self.viewer.layers)
       self.stage.hide()
       self.bar.hide()
     self.stop.setEnabled(self._worker is not None)
