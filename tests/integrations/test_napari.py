@@ -33,6 +33,7 @@ from napari_mome import answering, placement, read_scans  # noqa: E402
 from napari_mome.prompt_line import PromptLine  # noqa: E402
 from napari_mome.widget import PromptWidget  # noqa: E402
 from qtpy.QtWidgets import QApplication  # noqa: E402
+from superqt.utils import WorkerBase  # noqa: E402
 
 PLUGIN = pathlib.Path(__file__).parents[2] / 'integrations' / 'napari'
 # A world whose axes grow to superior, posterior, left -> right, anterior, superior.
@@ -57,18 +58,24 @@ def plugin(app):
 @pytest.fixture
 def viewer(plugin):
   """A viewer without a window."""
-  return ViewerModel()
+  yield ViewerModel()
+  rest()
 
 
 @pytest.fixture
 def window(plugin, draws):
   """A viewer with its window, where that can be drawn."""
-  if not draws:
-    yield ViewerModel()
-    return
-  made = napari.Viewer(show=False)
+  made = napari.Viewer(show=False) if draws else ViewerModel()
   yield made
-  made.close()
+  rest()
+  if draws:
+    made.close()
+
+
+def rest():
+  """Lets threads end while what they tell is still there."""
+  WorkerBase.await_workers(60_000)
+  QApplication.processEvents()
 
 
 def wait(condition, seconds=120):
@@ -85,9 +92,7 @@ def dock(viewer, model=None):
   if model is None and hasattr(viewer, 'window'):
     _, widget = viewer.window.add_plugin_dock_widget('napari-mome')
   else:
-    widget = PromptWidget(viewer)
-  if model is not None:
-    widget.load_model(model)
+    widget = PromptWidget(viewer, model)
   wait(widget.start.isEnabled)
   return widget
 
@@ -172,6 +177,29 @@ def test_masks_lie_on_the_scan_whatever_its_axes(tmp_path, as_layer, affine):
   shown = answering.result_layer.layer_over(layer, answer.labels, answer.segmented.rows)
   predict(Threshold(), [path], tmp_path, ['liver'], options=Options(preview=False), progress=False)
   check_on_scan(shown, tmp_path / 'scan_seg.nii.gz', to_ras)
+
+
+@pytest.mark.parametrize('turn', [(2, 0, 1), (1, 2, 0), (0, 1, 2)])
+def test_a_file_tells_where_a_layer_of_another_reader_lies(viewer, tmp_path, turn):
+  path = save_scan(tmp_path / 'scan.nii.gz', affine=np.array(TURNED))
+  image, scan = nib.load(path), volume.read_image(path)
+  array = np.asarray(image.dataobj).transpose(turn)[::-1]
+  with npe2.DynamicPlugin('other') as other:
+
+    @other.contribute.reader(filename_patterns=['*.nii.gz'])
+    def get_reader(path):
+      return lambda path: [(array, {'name': 'CT'}, 'image')]  # without any place
+
+    [layer] = viewer.open(path, plugin='other')
+  placed = placement.place(layer, 'LPS')
+  np.testing.assert_array_equal(placed.loaded.volume.array, scan.array)
+  np.testing.assert_array_equal(placed.on_layer(scan.array), array)
+  np.testing.assert_array_equal(placed.from_layer(array), scan.array)
+  expected = image.affine @ [*(np.argsort(turn) == 0) * (len(array) - 1), 1]
+  np.testing.assert_allclose(placed.grid.affine @ [0, 0, 0, 1], expected, atol=1e-5)
+  layer.data = array + 1  # it is not the file's any more
+  with pytest.raises(UserError, match='nothing tells how large its voxels are'):
+    placement.place(layer, 'LPS')
 
 
 def test_folders_are_read_that_hold_dicom(tmp_path):

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import os
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -129,14 +128,12 @@ class Desk:
   def _opened(self, question: Question) -> '_Opened':
     """The scan of a layer; a new one where voxels or place have changed."""
     layer = question.layer
-    with remarks.collected() as notes:
-      placed = placement.place(layer, question.world)
-    array = placed.loaded.volume.array
-    # Of the voxels themselves: an array that is changed in place stays the same object.
-    state = zlib.crc32(np.ascontiguousarray(array)), placed.grid.affine.tobytes(), array.shape
+    state = placement.state_of(layer, question.world)
     before = self._open.get(layer)
     if before is not None and before.state == state:
       return before
+    with remarks.collected() as notes:
+      placed = placement.place(layer, question.world)
     self._forget(layer)
     scan = OpenScan(key=f'layer {next(self._numbers)}', title=layer.name, loaded=placed.loaded)
     self._open[layer] = opened = _Opened(state, placed, scan, list(notes))

@@ -46,6 +46,7 @@ class Panel(QWidget):
     self.world.setToolTip(
       "Where the axes of napari's world grow to, a letter each: R or L, A or P, S or I.\n"
       + '\n'.join(f'{code}: {meaning}' for code, meaning in WORLDS.items())
+      + '\nNot needed where the file of the layer has its voxels: then the file tells.'
     )
     self.models = QComboBox()
     self.models.addItems([SHIPPED, OTHER])

@@ -3,20 +3,24 @@
 The world of napari has axes and no directions. This plugin, as whoever shows ITK images or DICOM,
 lets them grow to superior, posterior and left, in mm: then slices stand upright, the patient's
 right is on the left. Layers of other origin may use any other directions; these are named by three
-letters, one an axis, of R or L, A or P, S or I: where the axis grows to.
+letters, one an axis, of R or L, A or P, S or I: where the axis grows to. They are not needed where
+the file that a layer was read from has its voxels: then the file tells where they lie.
 """
 
 import dataclasses
+import zlib
 from typing import Any
 
 import numpy as np
 from napari.layers import Image
 from nibabel import orientations
 
+from input_pipeline import remarks
 from input_pipeline.ct import volume
 from input_pipeline.ct.volume import Geometry, Volume
 from mome_jax.errors import UserError
 from mome_jax.predict.find_scans import LoadedScan
+from napari_mome import same_file
 
 WORLD = 'SPL'
 SCAN = 'mome_scan'  # in the metadata of layers that this plugin has read
@@ -34,7 +38,6 @@ class PlacedScan:
   Attributes:
     loaded: the scan, in canonical order.
     grid: of the layer.
-    header: whether `loaded` is what a file holds.
   """
 
   loaded: LoadedScan
@@ -60,24 +63,52 @@ def place(layer: Image, world: str = WORLD) -> PlacedScan:
     LayerError: if it is no CT in HU, or its place is not known.
     VolumeError: as `volume.to_canonical`.
   """
-  data = layer.data[0] if layer.multiscale else layer.data
-  if layer.rgb or layer.ndim != 3:
-    kind = 'a colour image' if layer.rgb else f'of {layer.ndim} axes'
-    raise LayerError(f'{layer.name}: is {kind}; choose a CT of three axes (split a stack)')
-  to_patient = directions(world) @ _to_mm(layer) @ to_world(layer)
-  grid = _geometry(data.shape, to_patient, layer.name)
-  read = layer.metadata.get(SCAN)
-  if isinstance(read, LoadedScan) and _is_of(data, grid, read):
-    return PlacedScan(read, grid)
+  data, read = voxels(layer), layer.metadata.get(SCAN)
+  if isinstance(read, LoadedScan):
+    grid = _geometry(data.shape, _to_patient(layer, world), layer.name)
+    if _is_of(data, grid, read):
+      return PlacedScan(read, grid)
   array = np.asarray(data)
   if array.dtype.kind not in 'iuf':
     raise LayerError(f'{layer.name}: voxels of type {array.dtype}; choose a CT in HU')
+  path = layer.source.path
+  same = same_file.find(array, path) if path and read is None else None
+  if same is not None:
+    remarks.tell(f'{layer.name}: has the voxels of {path}, which tells where they lie')
+    return PlacedScan(same[0], _geometry(array.shape, same[1], layer.name))
+  to_patient = _to_patient(layer, world)
   array = volume.to_hu(array, layer.name)
   low, high = float(array.min()), float(array.max())
   if low > -100 or high < 100:
     fix = 'subtract 1024 where air is 0' if low >= 0 else 'choose the CT itself'
     raise LayerError(f'{layer.name}: values {low:g}..{high:g} are not HU (air -1000); {fix}')
-  return PlacedScan(LoadedScan(volume.to_canonical(array, to_patient, name=layer.name)), grid)
+  scan = volume.to_canonical(array, to_patient, name=layer.name)
+  return PlacedScan(LoadedScan(scan), scan.geometry)
+
+
+def voxels(layer: Image) -> Any:
+  """The array of a layer, in full resolution.
+
+  Raises:
+    LayerError: if it has not three axes.
+  """
+  if layer.rgb or layer.ndim != 3:
+    kind = 'a colour image' if layer.rgb else f'of {layer.ndim} axes'
+    raise LayerError(f'{layer.name}: is {kind}; choose a CT of three axes (split a stack)')
+  return layer.data[0] if layer.multiscale else layer.data
+
+
+def state_of(layer: Image, world: str) -> tuple:
+  """What `place` depends on: equal before and after, if nothing has changed.
+
+  Of the voxels themselves: an array that is changed in place stays the same object.
+
+  Raises:
+    LayerError: if the layer has not three axes.
+  """
+  array = np.ascontiguousarray(voxels(layer))
+  placed = to_world(layer).tobytes(), tuple(map(str, layer.units)), world
+  return zlib.crc32(array), array.shape, *placed
 
 
 def directions(world: str) -> np.ndarray:
@@ -127,6 +158,11 @@ def upright(scan: Volume) -> tuple[np.ndarray, dict[str, Any]]:
     return array, {'scale': scale, 'translate': placed[:3, 3]}
   placed[:3, :3] /= scale  # an oblique scan
   return array, {'scale': scale, 'affine': placed}
+
+
+def _to_patient(layer: Image, world: str) -> np.ndarray:
+  """(4, 4): voxel indices of a layer -> mm to right, anterior, superior."""
+  return directions(world) @ _to_mm(layer) @ to_world(layer)
 
 
 def to_world(layer: Image) -> np.ndarray:

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from input_pipeline.ct import volume
 from mome_jax.errors import UserError, one_line, writing
+from mome_jax.inference.model import Model
 from mome_jax.text.prompts import parse_prompts
 from napari_mome import placement, result_layer
 from napari_mome.answering import Answer, Desk, Question
@@ -29,6 +30,7 @@ class PromptWidget(Panel):
 
   Args:
     napari_viewer: whose layers these are.
+    model: see `Desk`.
 
   Attributes:
     desk: the model, once it is loaded.
@@ -36,7 +38,7 @@ class PromptWidget(Panel):
     result: the layer that shows it.
   """
 
-  def __init__(self, napari_viewer: Viewer):
+  def __init__(self, napari_viewer: Viewer, model: str | Model | None = None):
     super().__init__()
     self.viewer = napari_viewer
     self.desk: Desk | None = None
@@ -47,17 +49,17 @@ class PromptWidget(Panel):
     self._worker: Answering | None = None
     self._connect()
     self._list_images()
-    self.load_model(None)
+    self.load_model(model)
 
   # ------------------------------------------------------------------------- what users do
-  def load_model(self, checkpoint: str | None) -> None:
-    """Loads a model folder, or the model of the package, beside the window."""
+  def load_model(self, model: str | Model | None) -> None:
+    """Loads a model beside the window; see `Desk`."""
     self.cancel()
     self.desk = None
     self._loading += 1
     self._tell([])
     self._wait_for('loading the model')
-    worker = Loading(self._loading, checkpoint)
+    worker = Loading(self._loading, model)
     worker.returned.connect(self._have_model)
     worker.errored.connect(self._explain)
     worker.finished.connect(self._rest)
@@ -78,7 +80,7 @@ class PromptWidget(Panel):
     worker.listener.windows.connect(self._progress)
     worker.yielded.connect(self._show)
     worker.errored.connect(self._explain)
-    worker.finished.connect(self._rest)
+    worker.finished.connect(self._end)
     if self.keep.isChecked():
       self.result = None
     self._wait_for('reading the scan')
@@ -241,10 +243,12 @@ class PromptWidget(Panel):
     self.bar.setRange(0, total)
     self.bar.setValue(done)
 
+  def _end(self) -> None:
+    self._worker = None
+    self._rest()
+
   def _rest(self) -> None:
-    """Nothing is computed, or the last work has ended."""
-    if self._worker is not None and not self._worker.is_running:
-      self._worker = None
+    """Offers what can be done now."""
     if self._worker is None and self.desk is not None:
       self.desk.forget_all_but(self.viewer.layers)
       self.stage.hide()

@@ -1,10 +1,12 @@
 """What runs beside the window: loading a model, and answering, with progress and an end."""
 
+import threading
 from collections.abc import Iterator
 
 from qtpy.QtCore import QObject, Signal
 from superqt.utils import FunctionWorker, GeneratorWorker
 
+from mome_jax.inference.model import Model
 from napari_mome.answering import Answer, Desk, Question
 
 
@@ -13,18 +15,22 @@ class Cancelled(Exception):
 
 
 class Listener(QObject):
-  """Hears in the thread that works, and tells the window; see `open_scan.Listener`."""
+  """Hears in the thread that works, and tells the window; see `open_scan.Listener`.
+
+  Attributes:
+    stop: set once the work is to end.
+  """
 
   stage = Signal(str)
   windows = Signal(int, int)
 
-  def __init__(self, worker: GeneratorWorker):
+  def __init__(self) -> None:
     super().__init__()
-    self._worker = worker
+    self.stop = threading.Event()
 
   def check(self) -> None:
     """Raises Cancelled once the work is to end."""
-    if self._worker.abort_requested:
+    if self.stop.is_set():
       raise Cancelled
 
   def enter(self, stage: str) -> None:
@@ -43,11 +49,15 @@ class Loading(FunctionWorker):
 
   Args:
     number: of it.
-    checkpoint: see `Desk`.
+    model: see `Desk`.
   """
 
-  def __init__(self, number: int, checkpoint: str | None):
-    super().__init__(lambda: (number, Desk(checkpoint)))
+  def __init__(self, number: int, model: str | Model | None):
+    super().__init__(_load, number, model)
+
+
+def _load(number: int, model: str | Model | None) -> tuple[int, Desk]:
+  return number, Desk(model)
 
 
 class Answering(GeneratorWorker):
@@ -59,12 +69,18 @@ class Answering(GeneratorWorker):
   """
 
   def __init__(self, desk: Desk, question: Question):
-    super().__init__(self._answers)
-    self._desk, self._question = desk, question
-    self.listener = Listener(self)
+    self.listener = Listener()
+    super().__init__(_answers, desk, question, self.listener)
 
-  def _answers(self) -> Iterator[Answer]:
-    try:
-      yield from self._desk.answer(self._question, self.listener)
-    except Cancelled:
-      return
+  def quit(self) -> None:
+    """Ends it at the next window."""
+    self.listener.stop.set()
+    super().quit()
+
+
+# NOTE: no method of the worker: both would hold each other, and end in whichever thread collects.
+def _answers(desk: Desk, question: Question, listener: Listener) -> Iterator[Answer]:
+  try:
+    yield from desk.answer(question, listener)
+  except Cancelled:
+    return
