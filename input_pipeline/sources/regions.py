@@ -62,7 +62,7 @@ THORAX = Dataset(
     'Chest CT, 5 patients: lungs by rule, lung tumors by hand. To have seen a chest, not to '
     'measure by.'
   ),
-  licence='CC BY 3.0; pyradiomics-lung1: BSD-3-Clause',
+  licence='CC BY 3.0 (of NSCLC-R01-001: ask its collection first); pyradiomics-lung1: BSD-3-Clause',
   citation=(
     'S.G. Armato III et al., "The Lung Image Database Consortium (LIDC) and Image Database '
     'Resource Initiative (IDRI)," Medical Physics 38(2), 2011; G.D. Hugo et al., "4D-Lung," The '

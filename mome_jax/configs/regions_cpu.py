@@ -6,7 +6,8 @@ for s in openkbp thorax chest_abdomen totalsegmentator_sample; do
 done
 python -m mome_jax.main --config=regions_cpu --workdir=runs/regions_cpu
 
-Classes beyond those of OpenKBP rest on one to five patients and on labels that are partly made by
+To make choices on: --config.data.sources="('openkbp_tune','thorax','chest_abdomen',
+'totalsegmentator_sample')". Classes beyond those of OpenKBP rest on one to five patients and on labels that are partly made by
 rules and models: the model knows that they exist, no number of them tells how good it is.
 """
 
