@@ -6,9 +6,9 @@ for s in openkbp thorax chest_abdomen totalsegmentator_sample; do
 done
 python -m mome_jax.main --config=regions_cpu --workdir=runs/regions_cpu
 
-To make choices on: --config.data.sources="('openkbp_tune','thorax','chest_abdomen',
-'totalsegmentator_sample')". Classes beyond those of OpenKBP rest on one to five patients and on labels that are partly made by
-rules and models: the model knows that they exist, no number of them tells how good it is.
+Choices are made with 'openkbp_tune' in the place of 'openkbp' in --config.data.sources. Classes
+beyond those of OpenKBP rest on one to five patients and on labels that are partly made by rules and
+models: the model knows that they exist, no number of them tells how good it is.
 """
 
 import ml_collections
