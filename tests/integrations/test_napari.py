@@ -255,6 +255,8 @@ def test_the_demo_scan_is_asked_three_times(window, draws, tmp_path):
   assert widget.images.currentData() is image and not widget.world.isEnabled()
   ask(widget, 'mandible, Parotid_L')
   first = widget.result
+  height = round(first.world_to_data(window.dims.point)[0])
+  assert first.data[height].any()  # the slice that was shown before has none
   prompts = ['mandible', 'Parotid_L']
   options = Options(preview=False)
   predict(widget.desk.model, [shipped.SCAN], tmp_path, prompts, options=options, progress=False)

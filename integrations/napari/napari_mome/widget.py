@@ -22,7 +22,7 @@ from napari_mome.answering import Answer, Desk, Question
 from napari_mome.panel import OTHER, SHIPPED, Panel
 from napari_mome.work import Answering, Loading
 
-_ERROR = '#d33c2f'  # to be read on light and dark
+_ERROR = '#e5534b'  # to be read on light and dark
 
 
 class PromptWidget(Panel):
@@ -176,12 +176,28 @@ class PromptWidget(Panel):
     layer = result_layer.layer_over(image, answer.labels, rows)
     if self._can_redraw(layer):
       result_layer.redraw(self.result, layer)
+      is_new = False
     else:
       self.result = self.viewer.add_layer(layer)
+      is_new = True
     self._drawn = zlib.crc32(np.ascontiguousarray(self.result.data))
     self.answer = answer
     self.table.show_rows(rows, self.desk.model.config.experimental if self.desk else ())
     self._tell(answer.notes)
+    present = [number for number, row in enumerate(rows) if row['volume_ml']]
+    if is_new and present and not self._is_seen():
+      self._go_to(present[0])
+
+  def _is_seen(self) -> bool:
+    """Whether there is a label in what the viewer shows."""
+    dims, labels = self.viewer.dims, np.asarray(self.result.data)
+    if dims.ndisplay == 3 or dims.ndim != labels.ndim:
+      return True
+    middle = self.result.world_to_data(dims.point)
+    where: list[int | slice] = [slice(None)] * labels.ndim
+    for axis in dims.not_displayed:
+      where[axis] = int(np.clip(np.rint(middle[axis]), 0, labels.shape[axis] - 1))
+    return bool(labels[tuple(where)].any())
 
   def _can_redraw(self, layer: Labels) -> bool:
     """Whether the last result may go for another: of the same scan, and not changed by hand."""
