@@ -10,10 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_CELL, _HALF = (
-  4,
-  6,
-)  # voxels of the fingerprint's grid along a cell; cells on one side of the middle
+_CELL = 4  # voxels of the fingerprint's grid along a cell
+_HALF = 6  # cells on one side of the middle
 CHANNELS = 2 * _HALF**2
 _BLOCK = 4  # slices
 _ROWS = 1024  # scans compared at once
