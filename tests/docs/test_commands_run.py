@@ -10,7 +10,7 @@ import os
 import pathlib
 import shutil
 
-import jax
+import compiled
 import nibabel as nib
 import numpy as np
 import pages
@@ -27,7 +27,6 @@ from tests.input_pipeline.sources import layouts
 RESULTS = pages.ROOT / 'docs/results/openkbp'
 SMALL = '--spacing=12', '--brick=16'
 QUICK = '--config.train.steps=2', '--config.evaluation.pictures=0'
-FEW = ('--config.model.scales=(0, 1)',)  # it compiles quicker
 MINE = '--source=nifti_folder --manual_dir=FOLDER'
 
 # Story -> commands in order -> options that are added.
@@ -37,7 +36,7 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
       *SMALL,
       '--cases=3',
     ),
-    'mome train --config=demo --workdir=runs/demo': (*tiny.SETTINGS, *FEW, *QUICK),
+    'mome train --config=demo --workdir=runs/demo': (*tiny.SETTINGS, *QUICK),
     'mome evaluate --workdir=runs/demo': (),
     'mome evaluate --workdir=runs/demo --config.evaluation.split=all': (),
     'mome export --checkpoint runs/demo --output models/demo --dtype bfloat16': (),
@@ -177,10 +176,8 @@ def written(words):
 def folder(tmp_path, monkeypatch):
   """The working folder; what is compiled is kept in it."""
   monkeypatch.chdir(tmp_path)
-  before = jax.config.jax_compilation_cache_dir
-  jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'compiled'))
-  yield tmp_path
-  jax.config.update('jax_compilation_cache_dir', before)
+  with compiled.kept(tmp_path / 'compiled'):
+    yield tmp_path
 
 
 @pytest.mark.parametrize('story', STORIES)

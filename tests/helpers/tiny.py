@@ -5,6 +5,7 @@ SETTINGS = (
   '--config.data.patch=(16, 16, 16)',
   '--config.evaluation.window=(32, 32, 32)',
   '--config.model.backbone.size=tiny',
+  '--config.model.scales=(0, 1)',  # two of four: it compiles in half the time
   '--config.train.batch_size=2',
   '--config.validation.every=0',
 )

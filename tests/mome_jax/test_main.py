@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 
+import compiled
 import jax
 import numpy as np
 import pytest
 import tiny
 
-from mome_jax import checkpoint
+from mome_jax import checkpoint, main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 8
@@ -165,6 +166,8 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
     assert message.splitlines()[-1].startswith(f'{name}: ')
     assert 'Traceback' not in message
     assert (workdir / 'checkpoints' / str(last)).is_dir()
+  if sent == signal.SIGINT:
+    return  # it saves as a preempted run does
 
   printed = run(folder, environment, 'mome_jax.main', *training(name))
   assert f'resuming {name} at step' in printed
@@ -194,9 +197,22 @@ def test_the_same_command_again_trains_nothing_and_overwrites_nothing(trained, w
   assert {name: (trained[0] / name).read_bytes() for name in names} == before
 
 
-def test_going_on_with_another_task_is_refused(trained, workplace):
-  """Nothing of the run that is there changes, its tables included."""
+@pytest.fixture
+def refused(workplace, monkeypatch, capsys):
+  """refused(*words) -> the one line of a command that fails, in this process."""
   folder, environment = workplace
+  monkeypatch.chdir(folder)
+
+  def call(*words):
+    with compiled.kept(environment['JAX_COMPILATION_CACHE_DIR']):
+      assert main.main(words) == 1
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+  return call
+
+
+def test_going_on_with_another_task_is_refused(trained, refused):
+  """Nothing of the run that is there changes, its tables included."""
   files = lambda: {
     path.relative_to(trained[0]): path.read_bytes()
     for path in trained[0].rglob('*')
@@ -204,12 +220,7 @@ def test_going_on_with_another_task_is_refused(trained, workplace):
   }
   before = files()
   changes = "--config.classes=('liver', 'spleen')", '--config.train.steps=20'
-  done = subprocess.run(
-    command('mome_jax.main', *training('whole', *changes)),
-    cwd=folder, env=environment, capture_output=True, text=True,
-  )  # fmt: skip
-  assert done.returncode == 1
-  message = done.stderr.strip().splitlines()[-1]
+  message = refused(*training('whole', *changes))
   assert message.startswith('error: ')
   assert "classes: ['spleen', 'right kidney'," in message
   assert "-> ['liver', 'spleen']" in message
@@ -290,11 +301,5 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(trained, work
     (['--mode=evaluate', '--workdir=empty'], 'empty: no model there; expected a model folder'),
   ],
 )
-def test_mistakes_are_explained_in_one_line(workplace, changes, message):
-  folder, environment = workplace
-  done = subprocess.run(
-    command('mome_jax.main', *training('mistake'), *changes),
-    cwd=folder, env=environment, capture_output=True, text=True,
-  )  # fmt: skip
-  assert done.returncode == 1
-  assert message in done.stderr.strip().splitlines()[-1]
+def test_mistakes_are_explained_in_one_line(refused, changes, message):
+  assert message in refused(*training('mistake'), *changes)

@@ -2,10 +2,10 @@
 
 import json
 
+import compiled
 import jax
 import pytest
 from etils import epath
-from jax.experimental.compilation_cache import compilation_cache
 
 from input_pipeline import bricks
 from input_pipeline.prepare import prepare
@@ -22,12 +22,8 @@ DICE = 0.2, 0.6, 0.5, 0.4  # of the four validations: the best one is the second
 @pytest.fixture(autouse=True)
 def compiled_once(tmp_path):
   """Both starts of the run share what is compiled."""
-  before = jax.config.jax_compilation_cache_dir
-  jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'compiled'))
-  compilation_cache.reset_cache()
-  yield
-  jax.config.update('jax_compilation_cache_dir', before)
-  compilation_cache.reset_cache()
+  with compiled.kept(tmp_path / 'compiled'):
+    yield
 
 
 @pytest.fixture
