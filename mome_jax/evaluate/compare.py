@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mome_jax.evaluate import metrics, score_files, tables
+from mome_jax.evaluate import false_positives, metrics, score_files, tables
 from mome_jax.evaluate.bootstrap import bootstrap_macro
 
 MEAN = 'mean over classes'
@@ -51,13 +51,28 @@ class Difference:
   a_infinite: int
   b_infinite: int
 
+  @property
+  def is_empty(self) -> bool:
+    """Whether neither side scores the class anywhere: no scan can show it."""
+    return not (self.n or self.unpaired or self.a_infinite or self.b_infinite)
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Names of A and B, and their differences, metric by metric."""
+  """Names of A and B, and their differences, metric by metric.
+
+  Attributes:
+    names: of both.
+    differences: of each metric and class.
+    false_masks: class -> `false_positives.summarize` of A and of B, of the classes that some scan
+      does not hold.
+  """
 
   names: tuple[str, str]
   differences: tuple[Difference, ...]
+  false_masks: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 def compare(
@@ -93,7 +108,11 @@ def compare(
     for k, name in enumerate(order):
       differences.append(_difference(metric, name, pair[0][:, [k]], pair[1][:, [k]], better))
     differences.append(_difference(metric, MEAN, *pair, better))
-  return Comparison(names, tuple(differences))
+  of_class = lambda rows, name: false_positives.summarize(r for r in rows if r['class'] == name)
+  false_masks = {name: (of_class(a, name), of_class(b, name)) for name in order}
+  return Comparison(
+    names, tuple(differences), {name: pair for name, pair in false_masks.items() if all(pair)}
+  )
 
 
 def _key(row: Row) -> Key:
@@ -202,7 +221,7 @@ def to_markdown(comparison: Comparison) -> str:
     scale = 100 if kind.share else 1
     rows = []
     for row in comparison.differences:
-      if row.metric == metric:
+      if row.metric == metric and not (row.is_empty and row.name != MEAN):
         empty = math.isnan(row.difference)
         means = ['–' if empty else f'{scale * mean:.1f}' for mean in (row.a, row.b)]
         means.append(_apart(row, scale))
@@ -212,7 +231,20 @@ def to_markdown(comparison: Comparison) -> str:
         rows.append((*cells, *infinite))
     columns = (*header, 'infinite A/B') if distance else header
     parts.append(tables.markdown(kind.title, columns, rows))
+  if comparison.false_masks:
+    parts.append(_false_masks(comparison))
   return '\n'.join(parts)
+
+
+def _false_masks(comparison: Comparison) -> str:
+  """The table of masks in scans that do not hold the class."""
+  limit = f'more than {false_positives.LIMIT_ML:g} ml'
+  header = ('class', 'scans without it', f'A: {limit}', f'B: {limit}', 'A: mean ml', 'B: mean ml')
+  rows = [
+    (name, a['n'], a['n_above'], b['n_above'], f'{a["mean_ml"]:.1f}', f'{b["mean_ml"]:.1f}')
+    for name, (a, b) in comparison.false_masks.items()
+  ]
+  return tables.markdown('Masks where the class is not', header, rows)
 
 
 def _p(value: float) -> str:
@@ -239,7 +271,8 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
     ResultsError: as `compare`.
   """
   (first, reference), *_ = runs.items()
-  names = list(dict.fromkeys(row['class'] for row in reference))
+  scored = (row['class'] for row in reference if not row.get('absent'))  # the others have no Dice
+  names = list(dict.fromkeys(scored))
   means, classes = [], []
   for name, rows in runs.items():
     cells = ('', '')

@@ -174,3 +174,23 @@ def test_files_that_are_no_scores_are_named(tmp_path, capsys):
   path.write_text(text.replace('0.6', 'six', 1))
   with pytest.raises(score_files.ResultsError, match="cases.csv: line 3: .*'six'; evaluate again"):
     score_files.read(path)
+
+
+def test_classes_that_no_scan_can_show_have_volumes_alone():
+  absent = {'dice': NAN, 'nsd_1mm': NAN, 'nsd': NAN, 'nsd_3mm': NAN, 'hd95_mm': NAN, 'absent': True}
+
+  def with_bladder(side, volumes):
+    more = [
+      {**row, **absent, 'class': 'bladder', 'false_positive_ml': ml}
+      for row, ml in zip(side[:4], volumes, strict=True)
+    ]
+    return [*side, *more]
+
+  a, b = with_bladder(A, (0.0, 3.0, 0.5, 8.5)), with_bladder(B, (0.0, 0.0, 1.0, 3.0))
+  comparison = compare.compare(a, b)
+  text = compare.to_markdown(comparison)
+  assert text.count('bladder') == 1
+  assert '| bladder | 4 | 2 | 1 | 3.0 | 1.0 |' in text
+  assert comparison.differences[-1].difference == compare.compare(A, B).differences[-1].difference
+  assert 'bladder' not in compare.overview({'a': a, 'b': b})
+  assert 'Masks where' not in compare.to_markdown(compare.compare(A, B))
