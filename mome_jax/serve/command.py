@@ -100,8 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   _check(args)
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   with _listening(args.port) as listener, _temporary() as folder:
-    _run(args, listener, folder)
+    ended = _run(args, listener, folder)
   print('stopped; temporary files are removed', file=sys.stderr)
+  if not ended:  # what still compiles would abort the process where the interpreter ends under it
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
   return 0
 
 
@@ -117,7 +121,8 @@ def _check(args: argparse.Namespace) -> None:
     raise ServeError(f'{args.input}: no such folder; correct --input')
 
 
-def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path) -> None:
+def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path) -> bool:
+  """Serves until it is stopped; whether all that computed has ended."""
   # What computes is imported from here on, so that help and mistakes come at once.
   import uvicorn
 
@@ -175,7 +180,8 @@ def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path
     with contextlib.suppress(KeyboardInterrupt):  # the usual end
       Server(config).run(sockets=[listener])
   finally:
-    line.close()
+    ended = line.close()
+  return ended
 
 
 @contextlib.contextmanager

@@ -154,14 +154,15 @@ class Line:
     fits = lambda job: about.items() <= job.about.items() and not job.is_over
     return [job for job in self._all() if fits(job)]
 
-  def close(self) -> None:
-    """Cancels all jobs and waits a while for the one that runs."""
+  def close(self, seconds: float = 10.0) -> bool:
+    """Cancels all jobs and waits a while for the one that runs; whether it has ended."""
     with self._change:
       self._closed = True
       for job in self._all():
         job.cancel()
       self._change.notify()
-    self._thread.join(10)
+    self._thread.join(seconds)
+    return not self._thread.is_alive()
 
   def _all(self) -> list[Job]:
     return list(self._jobs.values())
