@@ -9,33 +9,31 @@ import pytest
 
 
 @pytest.fixture(scope='session')
-def draws(tmp_path_factory):
-  """Whether napari can draw; chooses the platform of Qt, which a process has once."""
-  folder = tmp_path_factory.mktemp('napari')
-  os.environ |= {'NAPARI_CONFIG': str(folder / 'settings.yaml'), 'QT_QPA_PLATFORM': 'offscreen'}
+def screen():
+  """Number of the screen, or ''; Qt keeps to it as long as the process lives."""
   program = shutil.which('Xvfb')
   if program is None:
-    yield False
+    yield ''
     return
   reading, writing = os.pipe()
-  command = [
-    program,
-    '-displayfd',
-    str(writing),
-    '-screen',
-    '0',
-    '1600x1000x24',
-    '-nolisten',
-    'tcp',
-  ]
-  with subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL) as server:
+  words = f'{program} -displayfd {writing} -screen 0 1600x1000x24 -nolisten tcp'.split()
+  with subprocess.Popen(words, pass_fds=[writing], stderr=subprocess.DEVNULL) as server:
     os.close(writing)
     try:
       ready, _, _ = select.select([reading], [], [], 60)
-      number = os.read(reading, 16).decode().strip() if ready else ''
-      if number:
-        os.environ |= {'DISPLAY': f':{number}', 'QT_QPA_PLATFORM': 'xcb'}
-      yield bool(number)
+      yield os.read(reading, 16).decode().strip() if ready else ''
     finally:
       server.terminate()
       os.close(reading)
+
+
+@pytest.fixture(scope='package')
+def draws(screen, tmp_path_factory):
+  """Whether napari can draw; chooses the platform of Qt, of these tests alone."""
+  folder = tmp_path_factory.mktemp('napari')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('NAPARI_CONFIG', str(folder / 'settings.yaml'))
+    patch.setenv('QT_QPA_PLATFORM', 'xcb' if screen else 'offscreen')
+    if screen:
+      patch.setenv('DISPLAY', f':{screen}')
+    yield bool(screen)
