@@ -100,8 +100,8 @@ def test_a_mirrored_patch_is_the_patch_of_the_mirrored_scan(stores, turn, monkey
     matrix = (
       augment.draw_matrix(rng, augment.complete({'p_rotate': 1.0}), SPACING) if turn else None
     )
-    monkeypatch.setattr(ours, '_place', lambda *_, at=(case, start): at)
-    monkeypatch.setattr(theirs, '_place', lambda *_, at=(twin, there): at)
+    monkeypatch.setattr(ours, '_place', lambda *_, at=(case, start, start): at)
+    monkeypatch.setattr(theirs, '_place', lambda *_, at=(twin, there, there): at)
     monkeypatch.setattr(augment, 'draw_matrix', lambda *_, m=matrix: m)
     a = ours.sample(index, 0)
     if turn:

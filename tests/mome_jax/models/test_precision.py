@@ -11,7 +11,7 @@ from mome_jax.models import MoME, sparse_bank
 
 # Parts of the path of an operation in the network: of the router, the gates it makes, a bank's
 # gate, and the class features and the scan's context that both read.
-DECIDE = ('/router/', 'bc,bdhwc->bdhw', '/gate/', '/text/', '/context/')
+DECIDE = ('/router/', 'bkc,bdhwc->bkdhw', '/gate/', '/text/', '/context/')
 
 
 class Pyramid(nn.Module):
