@@ -33,8 +33,10 @@ demo: $(VENV)/run.stamp
 	@echo 'Compiling, half a minute; training, 3 to 5 minutes on two idle cores; scores and pictures, half a minute:'
 	$(BIN)/python -m mome_jax.main --config=demo --workdir=runs/demo
 
+# Those of napari have a process of their own: Qt keeps to one screen as long as it lives.
 test: $(VENV)/dev.stamp lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/integrations
+	$(BIN)/python -m pytest tests/integrations
 
 # Without the files of tests/long.txt.
 test-fast: $(VENV)/dev.stamp

@@ -16,7 +16,7 @@ def screen():
     yield ''
     return
   reading, writing = os.pipe()
-  words = f'{program} -displayfd {writing} -screen 0 1600x1000x24 -nolisten tcp'.split()
+  words = f'{program} -displayfd {writing} -screen 0 1600x1000x24 -nolisten tcp -noreset'.split()
   with subprocess.Popen(words, pass_fds=[writing], stderr=subprocess.DEVNULL) as server:
     os.close(writing)
     try:
