@@ -33,10 +33,11 @@ demo: $(VENV)/run.stamp
 	@echo 'Compiling, half a minute; training, 3 to 5 minutes on two idle cores; scores and pictures, half a minute:'
 	$(BIN)/python -m mome_jax.main --config=demo --workdir=runs/demo
 
-# Those of napari have a process of their own: Qt keeps to one screen as long as it lives.
+# Those of napari have a process of their own: what draws for Qt does not bear TensorFlow beside it.
+# 5 is pytest's code where all are skipped, for want of a library.
 test: $(VENV)/dev.stamp lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/integrations
-	$(BIN)/python -m pytest tests/integrations
+	$(BIN)/python -m pytest tests/integrations || [ $$? = 5 ]
 
 # Without the files of tests/long.txt.
 test-fast: $(VENV)/dev.stamp
