@@ -74,8 +74,11 @@ def learn_stores(
   for store in stores:
     groups |= bricks.read_patients(data_dir, store.name)
   patients = patient_folds.patients((case for store in stores for case in store.cases), groups)
-  share = most // len(stores)
-  looks = [list(_looks(store, classes, share, grid, patients)) for store in stores]
+  shares = _shares([len(store.cases) for store in stores], most)
+  looks = [
+    list(_looks(store, classes, share, grid, patients))
+    for store, share in zip(stores, shares, strict=True)
+  ]
   records = [learn(scans, classes, grid) for scans in regions(looks)]
   if not any(record.classes or record.absent for record in records):
     raise RecordError(
@@ -113,6 +116,14 @@ def _shown(scans: Iterable[TrainingLook]) -> frozenset[str]:
 def _absent(scans: Sequence[TrainingLook]) -> frozenset[str]:
   """What none of the scans can show."""
   return frozenset.intersection(*(scan.absent for scan in scans)) if scans else frozenset()
+
+
+def _shares(counts: Sequence[int], most: int) -> list[int]:
+  """How many scans of each source are measured: alike, but for what small ones leave to others."""
+  shares = [0] * len(counts)
+  for left, source in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
+    shares[source] = min(counts[source], (most - sum(shares)) // (len(counts) - left))
+  return shares
 
 
 def _looks(

@@ -67,3 +67,17 @@ def test_too_few_labels_are_no_record(prepared):
     record.RecordError, match='labelled in fewer than 10 of the 24 training scans'
   ):
     learn.learn_stores([store], ['brainstem'], prepared)
+
+
+@pytest.mark.parametrize(
+  ('counts', 'most', 'shares'),
+  [
+    ([158, 4, 1], 300, [158, 4, 1]),
+    ([158, 4, 1], 100, [95, 4, 1]),
+    ([400, 400, 10], 300, [145, 145, 10]),
+    ([900], 300, [300]),
+    ([5, 5, 5], 2, [0, 1, 1]),
+  ],
+)
+def test_what_small_sources_leave_goes_to_the_others(counts, most, shares):
+  assert learn._shares(counts, most) == shares
