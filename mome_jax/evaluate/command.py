@@ -46,6 +46,9 @@ def make_parser() -> argparse.ArgumentParser:
   )
   comparing.add_argument('a', metavar='A', help='workdir, evaluation folder or cases.csv')
   comparing.add_argument('others', metavar='B', nargs='+', help='several: one line each')
+  comparing.add_argument(
+    '--sources', default='', help='of these datasets alone, separated by commas; default: all'
+  )
   comparing.add_argument('--output', metavar='DIR', help='also write comparison.md and .csv there')
   converting = commands.add_parser(
     'nnunet', help='results as nnU-Net writes them', description=_purpose(nnunet_results.write)
@@ -61,8 +64,12 @@ def _purpose(function: Callable) -> str:
   return (function.__doc__ or '').split('\n\n  Args:')[0]
 
 
+def _names(text: str) -> list[str]:
+  return [name.strip() for name in text.split(',') if name.strip()]
+
+
 def _score(args: argparse.Namespace) -> int:
-  classes = [name.strip() for name in args.classes.split(',') if name.strip()]
+  classes = _names(args.classes)
   folder = epath.Path(args.output or epath.Path(args.predictions) / 'evaluation')
   made = args.output and not folder.exists()
   if args.output:
@@ -91,7 +98,11 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-  runs = {name: score_files.read(name) for name in (args.a, *args.others)}
+  sources = _names(args.sources)
+  runs = {
+    name: compare.of_sources(score_files.read(name), sources, name)
+    for name in (args.a, *args.others)
+  }
   comparisons = [
     compare.compare(runs[args.a], runs[name], names=(args.a, name)) for name in args.others
   ]

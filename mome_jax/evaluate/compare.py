@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.errors import suggest
 from mome_jax.evaluate import false_positives, metrics, score_files, tables
 from mome_jax.evaluate.bootstrap import bootstrap_macro
 
@@ -113,6 +114,24 @@ def compare(
   return Comparison(
     names, tuple(differences), {name: pair for name, pair in false_masks.items() if all(pair)}
   )
+
+
+def of_sources(rows: Sequence[Row], sources: Sequence[str], name: str) -> Sequence[Row]:
+  """The scores of some datasets; of all where none is named.
+
+  Args:
+    rows: of `score_files.read`.
+    sources: names of datasets.
+    name: of the evaluation, for messages.
+
+  Raises:
+    ResultsError: if a dataset has no scores.
+  """
+  known = sorted({row.get('source', '') for row in rows})
+  for source in sources:
+    if source not in known:
+      raise score_files.ResultsError(f'{name}: no scores of {source!r}; {suggest(source, known)}')
+  return [row for row in rows if row.get('source', '') in sources] if sources else rows
 
 
 def _key(row: Row) -> Key:

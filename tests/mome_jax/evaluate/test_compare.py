@@ -194,3 +194,15 @@ def test_classes_that_no_scan_can_show_have_volumes_alone():
   assert comparison.differences[-1].difference == compare.compare(A, B).differences[-1].difference
   assert 'bladder' not in compare.overview({'a': a, 'b': b})
   assert 'Masks where' not in compare.to_markdown(compare.compare(A, B))
+
+
+def test_one_dataset_of_several(tmp_path, capsys):
+  other = lambda side: [{**row, 'source': 'chests', 'dice': row['dice'] / 2} for row in side[:4]]
+  a, b = (write(tmp_path / name, [*s, *other(s)]) for name, s in (('a', A), ('b', B)))
+  assert evaluate.main(['compare', a, b, '--sources', 's']) == 0
+  alone = capsys.readouterr().out
+  assert evaluate.main(['compare', a, b]) == 0
+  assert '| liver | 4 | 47.5 | 52.5 |' in alone
+  assert '| liver | 8 | 35.6 | 39.4 |' in capsys.readouterr().out
+  assert evaluate.main(['compare', a, b, '--sources', 's, chest']) == 1
+  assert "no scores of 'chest'; did you mean chests?" in capsys.readouterr().err
