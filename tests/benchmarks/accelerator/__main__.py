@@ -61,18 +61,22 @@ def main(argv: list[str] | None = None) -> int:
   if args.here:
     complete = [_run(name, args) for name in args.parts]
     return 0 if all(complete) else 1
-  codes = []
-  for name in args.parts:
-    # A process each: what one part leaves on the device is gone when the next one begins.
-    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != '--parts']
-    kept = [word for word in words if word not in PARTS]
-    command = [sys.executable, '-m', 'tests.benchmarks.accelerator', *kept, '--parts', name]
-    try:
-      codes.append(subprocess.run([*command, '--here'], timeout=_LONGEST).returncode)
-    except subprocess.TimeoutExpired:
-      print(f'{name}: stopped after {_LONGEST} s; the same command goes on', flush=True)
-      codes.append(1)
-  return max(codes)
+  words = sys.argv[1:] if argv is None else argv
+  complete = [_run_apart(name, words) for name in args.parts]
+  return 0 if all(complete) else 1
+
+
+def _run_apart(name: str, words: list[str]) -> bool:
+  """Runs a part in a process of its own: what it leaves on the device is gone with it."""
+  command = [sys.executable, '-m', 'tests.benchmarks.accelerator', *words]
+  try:
+    done = subprocess.run([*command, '--parts', name, '--here'], timeout=_LONGEST)
+  except subprocess.TimeoutExpired:
+    print(f'{name}: stopped after {_LONGEST} s; the same command goes on', flush=True)
+    return False
+  if done.returncode < 0:
+    print(f'{name}: ended by signal {-done.returncode}; the same command goes on', flush=True)
+  return done.returncode == 0
 
 
 def _run(name: str, args: argparse.Namespace) -> bool:
