@@ -187,7 +187,7 @@ def _combine_backward(residuals, d_output):
   y, weights, plan = residuals
   k, n = weights.shape[1], weights.shape[0]
   rows = _take(d_output, plan.source)  # zeros in empty slots
-  place = jnp.where(plan.choice < k, plan.choice * n + plan.source, k * n)
+  place = plan.choice * n + plan.source  # of an empty slot k n + n, that is out of range
   by_y = _take(weights.T.reshape(-1), place)[:, None].astype(y.dtype) * rows
   wide = lambda x: x.astype(weights.dtype)
   # What an empty slot holds is no number to rely on.
