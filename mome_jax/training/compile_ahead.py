@@ -259,7 +259,7 @@ def _trace_prediction(
 def measure(
   traced: jax.stages.Traced, platform: str, topology: str, *, patches: int, devices: int
 ) -> dict:
-  """Compiles a step and says what it needs: `train` or `predict` of `compile_config`.
+  """Compiles a step and says what it needs: `train`, `see` or `read` of `compile_config`.
 
   Args:
     traced: the step.

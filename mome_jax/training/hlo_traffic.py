@@ -32,7 +32,6 @@ class _Operation:
   opcode: str
   operands: tuple[str, ...]
   attributes: str
-  is_root: bool
 
   @property
   def path(self) -> str:
@@ -139,9 +138,9 @@ def _bytes(program: _Program, operations: Mapping[str, _Operation], operation: _
   if operation.opcode == 'dynamic-update-slice':
     return 2.0 * _size(operations[operation.operands[1]].shape)
   if operation.opcode in ('copy-start', 'slice-start'):
-    arrays = [_stored(*array) for array in _ARRAY.findall(operation.shape)]
-    moved = min((_stored(d, n, _in_memory(f)) for d, n, f in _ARRAY.findall(operation.shape)[:2]))
-    return float(moved * sum(size > 0 for size in arrays[:2]))
+    ends = _ARRAY.findall(operation.shape)[:2]  # destination and source, each in either memory
+    moved = min(_stored(dtype, sizes, _in_memory(layout)) for dtype, sizes, layout in ends)
+    return float(moved * sum(_stored(*end) > 0 for end in ends))
   shapes = [operations[name].shape for name in operation.operands if name in operations]
   if operation.opcode != 'fusion':
     return float(_size(operation.shape) + sum(map(_size, shapes)))
@@ -212,7 +211,7 @@ def _read(hlo: str) -> tuple[_Program, str | None]:
 
 
 def _operation(line: str) -> _Operation | None:
-  head = re.match(r'\s+(ROOT )?%([\w.-]+) = ', line)
+  head = re.match(r'\s+(?:ROOT )?%([\w.-]+) = ', line)
   if not head:
     return None
   rest = line[head.end() :]
@@ -224,8 +223,7 @@ def _operation(line: str) -> _Operation | None:
   operands = tuple(re.findall(r'%([\w.-]+)', inputs))
   # The number of a parameter and the value of a constant stand where others have operands.
   value = inputs if rest.startswith(('parameter', 'constant')) else ''
-  attributes = value + rest[end:]
-  return _Operation(head[2], shape, rest[:start], operands, attributes, bool(head[1]))
+  return _Operation(head[1], shape, rest[:start], operands, value + rest[end:])
 
 
 def _closing(text: str, start: int) -> int:
