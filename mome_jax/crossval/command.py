@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       continue
     place = [f'--workdir={workdir / name}', f'--config.data.fold={fold}']
     begins, since = not (workdir / name).exists(), time.monotonic()
-    code = _run([sys.executable, '-m', 'mome_jax.main', *_without_workdir(words), *place])
+    code = _run([sys.executable, '-m', 'mome_jax.main', *words, *place])  # the last of each counts
     if code:
       print(f'{name} ended; {left} of {len(names)} folds are left: the same command goes on',
             file=sys.stderr)  # fmt: skip
@@ -77,18 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   print(f'\n{table}\n\nMean Dice of the folds: {shown}')
   print(f'Table and scores: {workdir}/evaluation\nEnsemble: mome predict --checkpoint={workdir}')
   return 0
-
-
-def _without_workdir(words: Sequence[str]) -> list[str]:
-  kept, skip = [], False
-  for word in words:
-    if skip:
-      skip = False
-    elif word in ('--workdir', '-workdir'):
-      skip = True
-    elif not word.startswith(('--workdir=', '-workdir=')):
-      kept.append(word)
-  return kept
 
 
 def _run(words: Sequence[str]) -> int:
