@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mome_jax.models import class_maps, heads, router
+from mome_jax.training import hlo_traffic, losses
 
 B, K, WIDTHS = 2, 5, (6, 4)
 RNG = np.random.default_rng(0)
@@ -77,3 +78,16 @@ def test_weights_in_two_parts_are_exact_to_a_millionth():
   )
   exact += np.asarray(gate.bias)[..., None, None, None]
   np.testing.assert_allclose(gate.of_all(features), exact, atol=2**-16 * np.abs(exact).max())
+
+
+def test_what_is_made_for_maps_is_told_apart_in_the_traffic_of_a_program():
+  """By the name of their scope: of maps, their loss and its gradient hardly a byte lacks it."""
+  given, options = sources(scales=1), class_maps.Options(0, 'none', 'leaky_relu', chunk=K)
+  known = jnp.ones((B, K, 4, 6, 8), bool)
+
+  def loss(given):
+    bce, dice = losses.masked_bce_dice(class_maps.make_maps(given, options).logits, known, known)
+    return bce + dice
+
+  kinds = hlo_traffic.by_kind(jax.jit(jax.grad(loss)).lower(given).compile().as_text())
+  assert kinds['class maps'] > 0.9 * sum(kinds.values())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mome_jax.training import hlo_traffic, roofline
+from mome_jax.training import hlo_traffic
 
 # A TPU stores bf16[96,96,64]{0,2,1:T(8,128)(2,1)} as 96 x 64 rows of 128: 96 * 64 * 128 * 2 bytes.
 TILED = 96 * 64 * 128 * 2
@@ -75,6 +75,38 @@ def test_every_kind_of_a_small_program():
   }
 
 
+BRANCHES = """
+HloModule jit_branches, is_scheduled=true
+
+%small (p.1: f32[8,128]) -> f32[8,128] {
+  %p.1 = f32[8,128]{1,0} parameter(0)
+  ROOT %neg.1 = f32[8,128]{1,0} negate(%p.1)
+}
+
+%large (p.2: f32[8,128]) -> f32[8,128] {
+  %p.2 = f32[8,128]{1,0} parameter(0)
+  %neg.2 = f32[8,128]{1,0} negate(%p.2)
+  ROOT %called.2 = f32[8,128]{1,0} call(%neg.2), to_apply=%small
+}
+
+ENTRY %main (i: s32[], a: f32[8,128]) -> f32[8,128] {
+  %i = s32[] parameter(0)
+  %a = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %near = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%a)
+  %near.1 = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%near)
+  %far = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%a)
+  %far.1 = f32[8,128]{1,0:T(8,128)} copy-done(%far)
+  ROOT %chosen = f32[8,128]{1,0} conditional(%i, %a, %a), branch_computations={%small, %large}
+}
+"""
+
+
+def test_the_larger_branch_counts_and_a_copy_by_its_ends_in_main_memory():
+  """Arrays of 4096 bytes: one is read, one read and written; the larger branch has two negations."""
+  expected = dict.fromkeys(hlo_traffic.KINDS, 0) | {'copy': 3 * 4096, 'other': 2 * 2 * 4096}
+  assert hlo_traffic.by_kind(BRANCHES) == expected
+
+
 def test_a_program_without_computations_moves_nothing():
   assert sum(hlo_traffic.by_kind('HloModule empty').values()) == 0
 
@@ -94,12 +126,3 @@ def test_a_program_without_computations_moves_nothing():
 )
 def test_what_an_array_takes_in_memory(shape, size):
   assert hlo_traffic._size(shape) == size
-
-
-def test_the_roofline_of_a_chip_by_hand():
-  """1.97e12 operations are 10 ms of a v5e, 16.38e9 bytes 20 ms."""
-  got = roofline.bound(roofline.CHIPS['v5e'], 1.97e12, 16.38e9)
-  assert got == pytest.approx(
-    {'compute_seconds': 0.01, 'memory_seconds': 0.02, 'seconds': 0.02, 'mfu_bound': 0.5}
-  )
-  assert roofline.bound(roofline.CHIPS['v5e'], 1.97e12, 0)['mfu_bound'] == 1
