@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from input_pipeline.batches import dataset
 from mome_jax.errors import UserError
 from mome_jax.plan import trial
 from mome_jax.plan.fit import Budget, gib
@@ -101,7 +102,7 @@ def _words(machine: trial.Machine, here: bool, memory: int, topology: str | None
   if topology:
     return f'{machine.devices} x {machine.kind} ({topology}), {gib(memory)} each'
   if here and machine.platform == 'cpu':
-    return f"this machine's {trial.cores()} CPU cores, {gib(memory)}"
+    return f"this machine's {dataset.usable_cpus()} CPU cores, {gib(memory)}"
   if here:
     return f'{machine.devices} x {machine.kind} of this machine, {gib(memory)} each'
   return f'an accelerator of {gib(memory)}, by the compiler for the CPU of this machine'
@@ -110,7 +111,7 @@ def _words(machine: trial.Machine, here: bool, memory: int, topology: str | None
 def busy() -> str:
   """A remark where other work slows down what is timed here; '' where there is none."""
   try:
-    load, cores = os.getloadavg()[0], trial.cores()
+    load, cores = os.getloadavg()[0], dataset.usable_cpus()
   except OSError:
     return ''
   if load < cores + 1:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from input_pipeline.batches import dataset
 from mome_jax.errors import UserError
 
 _STEPS = 3  # that are timed, after one that warms up
@@ -222,7 +223,7 @@ def _execute(compiled: Any, device: Any) -> tuple[int | None, float]:
     jax.block_until_ready((train_state, metrics))
     seconds, used = time.perf_counter() - start, time.process_time() - used
     # Other work on the machine delays a step, and costs it hardly more time of the cores.
-    idle = _SHARED * used / cores() if device.platform == 'cpu' else seconds
+    idle = _SHARED * used / dataset.usable_cpus() if device.platform == 'cpu' else seconds
     times.append(min(seconds, idle))
   return (_peak(device) - before) or None, min(times[1:])
 
@@ -269,8 +270,3 @@ def _kib(file: pathlib.Path, field: str) -> int:
     match = re.search(rf'^{field}:\s+(\d+) kB', file.read_text(), re.MULTILINE)
     return int(match[1]) * 1024 if match else 0
   return 0
-
-
-def cores() -> int:
-  """Of this machine's CPU, as many as this process may use."""
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from input_pipeline.batches import dataset
 
 ROUND = 4  # digits of a number in the table
 
@@ -122,7 +123,7 @@ def machine(settings: Settings) -> dict[str, Any]:
   return {
     'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),
-    'processors': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 0,
+    'processors': dataset.usable_cpus(),
     'jax': jax.__version__,
     'sizes': 'tiny' if settings.tiny else 'full',
   }
