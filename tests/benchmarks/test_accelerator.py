@@ -1,12 +1,13 @@
 """The accelerator command, in tiny sizes on the CPU: no minute there is lost to a typo."""
 
 import json
+import subprocess
 import tarfile
 
 import pytest
 
 from tests.benchmarks.accelerator import __main__ as accelerator
-from tests.benchmarks.accelerator import pack, runner, training, training_run
+from tests.benchmarks.accelerator import networks, pack, runner, training, training_run
 
 
 def run(folder, parts):
@@ -78,6 +79,46 @@ def test_what_is_there_is_not_measured_again_and_what_failed_is(tmp_path):
   assert '| y | 1 |' in (tmp_path / 'p.md').read_text()
   with pytest.raises(SystemExit, match='was measured on .* choose another --output'):
     runner.run('p', part, runner.Settings(tmp_path), limit=60)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'tera'),
+  [
+    ('NVIDIA H100 80GB HBM3', 989),
+    ('NVIDIA A100-SXM4-40GB', 312),
+    ('NVIDIA L4', 121),
+    ('TPU v5 lite', 197),
+    ('TPU v5', 459),
+    ('TPU v6 lite', 918),
+  ],
+)
+def test_the_peak_of_a_device(kind, tera):
+  assert networks.peak_flops(kind) == tera * 1e12
+
+
+@pytest.mark.parametrize('kind', ['NVIDIA L40S', 'NVIDIA A10G', 'cpu'])
+def test_a_device_that_is_called_alike_has_no_peak_of_another(kind):
+  assert networks.peak_flops(kind) is None
+
+
+@pytest.mark.parametrize('ends', [[0, -11], [1, 0], [0, 0]])
+def test_every_part_must_end_well(ends, tmp_path, monkeypatch):
+  """The last part too that its process was killed in; no option's value is lost on the way."""
+  commands = []
+
+  def run_process(command, **_):
+    commands.append(command)
+    return subprocess.CompletedProcess(command, ends[len(commands) - 1])
+
+  monkeypatch.setattr(subprocess, 'run', run_process)
+  monkeypatch.chdir(tmp_path)
+  code = accelerator.main(['--output', 'a', '--parts', 'b', 'c', '--tiny'])
+  assert code == (0 if ends == [0, 0] else 1)
+  given = [accelerator.make_parser().parse_args(command[3:]) for command in commands]
+  assert [(args.output.name, args.parts, args.here) for args in given] == [
+    ('a', ['b'], True),
+    ('a', ['c'], True),
+  ]
 
 
 def test_kernels_of_a_gpu_are_told_from_what_the_host_does():

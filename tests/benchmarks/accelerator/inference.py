@@ -31,8 +31,7 @@ def cases(settings: Settings) -> list[Case]:
 def _segment(settings: Settings, count: int) -> dict:
   """The second of two scans; the first one compiles."""
   model = _model(settings)
-  template = TEMPLATE.names()
-  names = list(template)[: min(count, len(template))]
+  names = list(TEMPLATE.names())[:count]
   free = [f'structure number {i}' for i in range(count - len(names))]
   prompts = default_prompts(names, TEMPLATE) + free
   segmenter = model.segmenter(names, prompts, rules=(), free=free)

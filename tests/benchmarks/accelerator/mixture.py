@@ -18,7 +18,7 @@ def cases(settings: Settings) -> list[Case]:
     'repeats': settings.repeats,
   }
   rows = [
-    Case(f'{what}', functools.partial(_mixture, experts, **size))
+    Case(what, functools.partial(_mixture, experts, **size))
     for what, experts in (('finest layer alone', 'finest'), ('mixture', 'pyramid'))
   ]
   for count in (8,) if settings.tiny else (8, 16, 32, 64):
@@ -54,7 +54,7 @@ def _measure(config, repeats: int) -> dict:
     'ms': 1e3 * seconds,
     'tflop': step.flops / 1e12,
     'mfu': networks.mfu(step.flops, seconds),
-    'gigabytes': networks.peak_bytes(step.compiled),
+    'gigabytes': networks.peak_gigabytes(step.compiled),
   }
 
 

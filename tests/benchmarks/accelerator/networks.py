@@ -1,5 +1,6 @@
 """The networks that are measured: of the full-size configs, or tiny ones; batches for them."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -13,16 +14,16 @@ from ml_collections import ConfigDict
 from mome_jax.configs import paper_resenc_unet, paper_swin_unetr, paper_unet
 from mome_jax.models import build_model
 from mome_jax.text.t5 import build_text_encoder
-from mome_jax.training import compilation, optimizer, sharding, state, steps
+from mome_jax.training import compile_ahead, optimizer, roofline, sharding, state, steps
 from mome_jax.training.flops import count_flops
 
 CONFIGS = {'unet': paper_unet, 'resenc_unet': paper_resenc_unet, 'swin_unetr': paper_swin_unetr}
-# Dense bfloat16 TFLOP/s that the makers state of one device.
-PEAK = {
-  'H100': 989, 'H200': 989, 'A100': 312, 'L4': 121, 'A10': 125, 'V100': 125,
-  'TPU v4': 275, 'TPU v5 lite': 197, 'TPU v5e': 197, 'TPU v5p': 459, 'TPU v5': 459,
-  'TPU v6 lite': 918, 'TPU v6e': 918,
-}  # fmt: skip
+# Dense bfloat16 FLOP/s that the makers state of one device.
+PEAK = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12, 'L4': 121e12, 'A10': 125e12,
+        'V100': 125e12, 'TPU v4': 275e12}  # fmt: skip
+_FAMILIES = {'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5p': 'v5p', 'TPU v5': 'v5p',
+             'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e'}  # fmt: skip
+PEAK |= {name: roofline.CHIPS[family].flops for name, family in _FAMILIES.items()}
 
 
 def config_of(backbone: str, *, tiny: bool, side: int, batch: int, dtype: str) -> ConfigDict:
@@ -90,23 +91,21 @@ class TrainStep:
     return jax.block_until_ready(metrics)
 
 
-def peak_tflops() -> float | None:
-  """Of the first device, as its maker states it; None where that is not known."""
-  kind = jax.devices()[0].device_kind
-  return next((float(peak) for name, peak in PEAK.items() if name in kind), None)
+def peak_flops(kind: str) -> float | None:
+  """Of a `device_kind`, as its maker states it; None where that is not known."""
+  names = (name for name in PEAK if re.search(rf'\b{name}\b', kind))  # an L40S is no L4
+  return next((PEAK[name] for name in names), None)
 
 
 def mfu(flops: float, seconds: float) -> float | None:
   """Share of what the device could do."""
-  peak = peak_tflops()
-  return peak and flops / seconds / (peak * 1e12)
+  peak = peak_flops(jax.devices()[0].device_kind)
+  return peak and flops / seconds / peak
 
 
-def peak_bytes(compiled: Any) -> float:
-  """Gigabytes of the device that a program needs, as its compiler says."""
-  sizes = compiled.memory_analysis()
-  total = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
-  return (total - sizes.alias_size_in_bytes) / 1e9
+def peak_gigabytes(compiled: jax.stages.Compiled) -> float:
+  """Of the device, what a program needs as its compiler says."""
+  return compile_ahead.memory(compiled)['peak'] / 1e9
 
 
 def seconds_of(function: Callable[[], Any], repeats: int) -> float:
@@ -118,11 +117,6 @@ def seconds_of(function: Callable[[], Any], repeats: int) -> float:
     function()
     times.append(time.perf_counter() - start)
   return statistics.median(times)
-
-
-def jit(function: Callable, **options: Any) -> Any:
-  """As the product compiles."""
-  return compilation.jit(function, jax.default_backend(), **options)
 
 
 def loss_of(features: Any) -> jax.Array:

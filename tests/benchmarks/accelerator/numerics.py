@@ -34,9 +34,9 @@ def _compare(backbone: str, dtype: str, tiny: bool) -> dict:
   side = 16 if tiny else 64
   device, cpu = jax.devices()[0], jax.devices('cpu')[0]
   with jax.default_matmul_precision('highest' if dtype == 'float32' else 'default'):
-    here = _one_step(backbone, dtype, tiny, side, device)
-    there = _one_step(backbone, 'float32', tiny, side, cpu)
-  differences = {key: _difference(here[key], there[key]) for key in here}
+    measured = _one_step(backbone, dtype, tiny, side, device)
+    expected = _one_step(backbone, 'float32', tiny, side, cpu)
+  differences = {key: _difference(measured[key], expected[key]) for key in expected}
   worst = max(value for key, value in differences.items() if key != 'step')
   if not worst < TOLERANCE[dtype]:
     raise ValueError(f'differs from the CPU by {worst:.1e} of the largest number: {differences}')

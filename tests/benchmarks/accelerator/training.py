@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from mome_jax.training.flops import count_flops
+from tests.benchmarks import timing
 from tests.benchmarks.accelerator import networks
 from tests.benchmarks.accelerator.runner import Case, Part, Settings
 
@@ -68,33 +70,33 @@ def _step(name: str, *, side: int, batch: int, tiny: bool, repeats: int) -> dict
   config = networks.config_of(name, tiny=tiny, side=side, batch=batch, dtype='bfloat16')
   step = networks.TrainStep(config, jax.devices()[0])
   seconds = networks.seconds_of(step, repeats)
-  row = _row(step.flops, seconds, batch, networks.peak_bytes(step.compiled))
+  row = _row(step.flops, seconds, batch, networks.peak_gigabytes(step.compiled))
   return {**row, 'compile_seconds': step.compile_seconds}
 
 
-def _module(name: str, tiny: bool) -> tuple[Any, int]:
+def _module(name: str, tiny: bool) -> Any:
   from mome_jax.models.backbones import swin_unetr, unet
 
   size = 'tiny' if tiny else 'base'
   if name == 'unet':
-    return unet.UNet(**unet.SIZES[size], dtype=jax.numpy.bfloat16), 1
-  return swin_unetr.SwinUNETR(**swin_unetr.SIZES[size], dtype=jax.numpy.bfloat16), 1
+    return unet.UNet(**unet.SIZES[size], dtype=jax.numpy.bfloat16)
+  return swin_unetr.SwinUNETR(**swin_unetr.SIZES[size], dtype=jax.numpy.bfloat16)
 
 
 def _backbone(name: str, *, side: int, batch: int, tiny: bool, repeats: int) -> dict:
   """Gradient of the mean square of the finest features by every parameter."""
-  module, channels = _module(name, tiny)
-  image = np.random.default_rng(0).random((batch, side, side, side, channels), np.float32)
+  module = _module(name, tiny)
+  image = np.random.default_rng(0).random((batch, side, side, side, 1), np.float32)
   params = jax.jit(module.init)(jax.random.key(0, impl='rbg'), image[:1])['params']
-  gradient = networks.jit(
+  gradient = timing.jit(
     jax.grad(lambda params, image: networks.loss_of(module.apply({'params': params}, image)[0]))
   )
   traced = gradient.trace(params, image)
   compiled = traced.lower().compile()
   arguments = jax.device_put((params, image), jax.devices()[0])
   seconds = networks.seconds_of(lambda: jax.block_until_ready(compiled(*arguments)), repeats)
-  flops = networks.count_flops(traced.jaxpr, jax.default_backend())
-  return _row(flops, seconds, batch, networks.peak_bytes(compiled))
+  flops = count_flops(traced.jaxpr, jax.default_backend())
+  return _row(flops, seconds, batch, networks.peak_gigabytes(compiled))
 
 
 def _their_unet(tiny: bool) -> Callable:

@@ -102,7 +102,7 @@ ENTRY %main (i: s32[], a: f32[8,128]) -> f32[8,128] {
 
 
 def test_the_larger_branch_counts_and_a_copy_by_its_ends_in_main_memory():
-  """Arrays of 4096 bytes: one is read, one read and written; the larger branch has two negations."""
+  """Of 4096 bytes one copy reads alone, one writes too; the larger branch has two negations."""
   expected = dict.fromkeys(hlo_traffic.KINDS, 0) | {'copy': 3 * 4096, 'other': 2 * 2 * 4096}
   assert hlo_traffic.by_kind(BRANCHES) == expected
 
