@@ -79,20 +79,17 @@ def batches(
 
 def _counted(iterator: Iterator[Batch], total: list[int], workers: int) -> Iterator[Batch]:
   """The batches without what was decoded for them, which is added to `total`."""
-  while True:
-    try:
-      batch = next(iterator)
-    except StopIteration:
-      return
-    except RuntimeError as error:
-      if 'terminated unexpectedly' not in str(error):
-        raise
-      raise PipelineError(
-        f'a process that makes patches was ended from outside ({error}); where memory ran out, '
-        f'lower data.num_parallel (here {workers}) or data.cache_mb'
-      ) from error
-    total[0] += int(batch.pop(_READ).sum())
-    yield batch
+  try:
+    for batch in iterator:
+      total[0] += int(batch.pop(_READ).sum())
+      yield batch
+  except RuntimeError as error:
+    if 'terminated unexpectedly' not in str(error):
+      raise
+    raise PipelineError(
+      f'a process that makes patches was ended from outside ({error}); where memory ran out, '
+      f'lower data.num_parallel (here {workers}) or data.cache_mb'
+    ) from error
 
 
 def _check_shared_memory(sampler: PatchSampler, examples: int) -> None:
@@ -100,9 +97,9 @@ def _check_shared_memory(sampler: PatchSampler, examples: int) -> None:
 
   Containers have 64 MB of it unless told otherwise.
   """
-  shapes = spec.shapes(sampler.patch, windows=len(sampler.windows), classes=len(sampler.classes))
   size = sum(
-    math.prod(shape) * np.dtype(spec.BATCH[name].dtype).itemsize for name, shape in shapes.items()
+    math.prod(shape) * np.dtype(spec.BATCH[name].dtype).itemsize
+    for name, shape in sampler.shapes.items()
   )
   needed = 2 * size * examples  # those on their way, and those being made
   if os.path.isdir(_SHARED) and (free := shutil.disk_usage(_SHARED).free) < needed:

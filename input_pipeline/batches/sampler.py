@@ -14,7 +14,7 @@ import numpy as np
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import Template
-from input_pipeline.batches import augment, contrast, mirror
+from input_pipeline.batches import augment, contrast, mirror, spec
 from input_pipeline.batches.brick_cache import BrickCache
 from input_pipeline.batches.deform import deform
 from input_pipeline.ct import volume
@@ -196,6 +196,11 @@ class PatchSampler:
     part = copy.copy(self)
     part._cache = self._empty_cache(self._megabytes / of)
     return part
+
+  @property
+  def shapes(self) -> dict[str, tuple[int, ...]]:
+    """Shape of each array of an example."""
+    return spec.shapes(self.patch, windows=len(self.windows), classes=len(self.classes))
 
   @property
   def cases(self) -> list[StoreCase]:

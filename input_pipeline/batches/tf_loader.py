@@ -33,8 +33,7 @@ def batches(
   tf = _import_tensorflow()
   from threadpoolctl import threadpool_limits
 
-  shapes = spec.shapes(sampler.patch, windows=len(sampler.windows), classes=len(sampler.classes))
-
+  shapes = sampler.shapes
   failures: list[Exception] = []
 
   def in_order(position):
@@ -67,16 +66,12 @@ def batches(
 
 def _raising(iterator: Iterator[Batch], failures: list[Exception]) -> Iterator[Batch]:
   """The batches; where an example failed, the reason itself and not what TensorFlow makes of it."""
-  while True:
-    try:
-      batch = next(iterator)
-    except StopIteration:
-      return
-    except Exception:
-      if failures:
-        raise failures[0] from None
-      raise
-    yield batch
+  try:
+    yield from iterator
+  except Exception:
+    if failures:
+      raise failures[0] from None
+    raise
 
 
 def _import_tensorflow() -> Any:
