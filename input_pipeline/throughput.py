@@ -122,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise bricks.NotPreparedError(
       f'{args.data_dir}: holds no prepared source; run python -m input_pipeline.prepare first'
     )
-  loaders = [dataset.choose_loader(name) for name in args.loader or dataset.installed_loaders()]
+  chosen = args.loader or dataset.installed_loaders() or [dataset.AUTO]  # none: an error tells
+  loaders = [dataset.choose_loader(name) for name in chosen]
   print(
     f'{", ".join(names)}: {"plain" if args.plain else "augmented"} patches of {args.patch}^3, '
     f'{args.cache_mb} MB of cache, {dataset.usable_cpus()} processors\n'

@@ -3,6 +3,7 @@ import re
 import pytest
 
 from input_pipeline import bricks, throughput
+from input_pipeline.batches import dataset
 
 
 def test_the_command_measures_prepared_sources(tiny_data, capsys):
@@ -37,3 +38,10 @@ def test_what_is_not_prepared_is_named(arguments, tmp_path, capsys):
   assert throughput.main([f'--data-dir={tmp_path}', *arguments]) == 1
   assert 'prepared' in capsys.readouterr().err
   assert bricks.prepared_sources(tmp_path) == []
+
+
+def test_without_a_loader_no_table_is_printed(tiny_data, capsys, monkeypatch):
+  monkeypatch.setattr(dataset, '_is_installed', lambda package: False)
+  assert throughput.main([f'--data-dir={tiny_data}']) == 1
+  printed = capsys.readouterr()
+  assert not printed.out and 'grain is not installed; pip install grain' in printed.err
