@@ -128,7 +128,7 @@ def draw_matrix(
 
   Returns:
     (3, 3) float64, offset from the patch centre (voxels) -> offset in the scan (voxels), or None
-    where neither was drawn.
+    where none was drawn.
   """
   from scipy.spatial.transform import Rotation  # slow to import
 
@@ -207,6 +207,18 @@ def _smooth(
   return points
 
 
+def _spline(size: int, step: float) -> np.ndarray:
+  """(size, points) float64: what each point of a uniform cubic B-spline gives to each voxel."""
+  place = np.arange(size) * step
+  first = place.astype(int)
+  u = place - first
+  weights = ((1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3)
+  basis = np.zeros((size, first[-1] + 4))
+  for i, weight in enumerate(weights):
+    basis[np.arange(size), first + i] = weight / 6
+  return basis
+
+
 def draw_field(
   rng: np.random.Generator,
   config: Mapping,
@@ -239,18 +251,6 @@ def draw_field(
     else:
       low[axis] = min(start[axis] + lost, voxel[axis])
   return low, high
-
-
-def _spline(size: int, step: float) -> np.ndarray:
-  """(size, points) float64: what each point of a uniform cubic B-spline gives to each voxel."""
-  place = np.arange(size) * step
-  first = place.astype(int)
-  u = place - first
-  weights = ((1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3)
-  basis = np.zeros((size, first[-1] + 4))
-  for i, weight in enumerate(weights):
-    basis[np.arange(size), first + i] = weight / 6
-  return basis
 
 
 def change_scan(

@@ -73,11 +73,10 @@ def test_another_phase_is_what_the_phantom_looks_like_in_it(start, end):
     assert abs(np.median(changed[inside]) - contrast.PHASES[name][end - 1]) < 4
     # The noise is the scan's own.
     np.testing.assert_allclose(changed[inside].std(), image[inside].std(), rtol=0.15)
-    kept = np.corrcoef(changed[inside] - expected[inside], image[inside])
-    assert np.abs(changed - expected)[inside].mean() < 8, kept
+    assert np.abs(changed - expected)[inside].mean() < 8
   # No halo: what is off at the edges is a fraction of what changed, and nothing beyond them is.
   edge = ndimage.binary_dilation(label > 0, iterations=2) & ~ndimage.binary_erosion(label > 0)
-  difference = np.abs(np.subtract(*([contrast.PHASES['aorta'][t - 1]] for t in (start, end))))[0]
+  difference = abs(contrast.PHASES['aorta'][start - 1] - contrast.PHASES['aorta'][end - 1])
   assert np.abs(changed - expected)[edge].mean() < 6 + 0.1 * difference
   assert abs((changed - expected)[edge].mean()) < 3 + 0.05 * difference
   far = ~ndimage.binary_dilation(label > 0, np.ones((3, 3, 3)), iterations=2)
