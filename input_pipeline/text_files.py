@@ -49,6 +49,11 @@ def read_json(path: str | os.PathLike) -> Any:
     raise TextFileError(f'{path}: not JSON ({error}); correct it') from error
 
 
+def are_texts(value: Any) -> bool:
+  """Whether a value of a JSON file is a list of texts: one name without its brackets is none."""
+  return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+
+
 def read_csv(path: str | os.PathLike, separators: str = ',;\t') -> tuple[list[str], list[dict]]:
   """The column names and the rows of a CSV file; errors as `read_text`.
 

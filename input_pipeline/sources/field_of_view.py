@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from input_pipeline import labels
+from input_pipeline import labels, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.sources import absence
 from input_pipeline.sources.base import Case, SourceError, in_template_order
@@ -58,22 +58,23 @@ def declare(case: Case, names: Iterable[str], template: Template = TEMPLATE) -> 
 
 
 def written(
-  index: Mapping[str, Any], path: pathlib.Path
+  index: Mapping[str, Any], path: pathlib.Path, field: str = 'absent'
 ) -> tuple[Sequence[str], dict[str, Sequence[str]]]:
-  """The field `absent` of a `dataset.json`: the names for all cases, and those of single ones.
+  """A field of a `dataset.json`: the names for all cases, and those of single ones.
 
   Args:
     index: content of the file.
     path: of the file.
+    field: 'absent', or another that is written so.
 
   Raises:
     SourceError: if it is neither a list of names nor one a case.
   """
-  given = index.get('absent', ())
+  given = index.get(field, ())
   by_case = given if isinstance(given, Mapping) else {'': given}
   for names in by_case.values():
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-      raise SourceError(f'{path}: "absent" must be a list of classes, or map cases to lists')
+    if not text_files.are_texts(names):
+      raise SourceError(f'{path}: "{field}" must be a list of classes, or map cases to lists')
   return ((), dict(by_case)) if isinstance(given, Mapping) else (given, {})
 
 

@@ -147,7 +147,7 @@ def _meanings(index: dict, template: Template, path: pathlib.Path) -> dict[int, 
 
 def _texts(value: Any, what: str, path: pathlib.Path) -> Sequence[str]:
   """A list of names; SourceError if it is anything else, as one name without its brackets."""
-  if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+  if not text_files.are_texts(value):
     raise SourceError(f'{path}: {what} is {value!r}; expected a list of names')
   return value
 

@@ -8,6 +8,7 @@ from typing import Any
 from input_pipeline.anatomy import Template
 from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.errors import UserError, suggest
+from input_pipeline.text_files import are_texts
 
 
 class RoiNameError(UserError):
@@ -67,14 +68,14 @@ def make(rois: Any, ignored: Any, template: Template) -> RoiNames:
   """
   if not isinstance(rois, Mapping):
     raise RoiNameError('"rois" must map classes to names, as {"left parotid": ["Parotid_L*"]}')
-  if not _are_texts(ignored):
+  if not are_texts(ignored):
     raise RoiNameError('"ignored" must be a list of names of ROIs')
   faults: list[str] = []
   patterns: dict[str, list[str]] = {}
   for noun, names in rois.items():
     names = [names] if isinstance(names, str) else names
     known = find_class(noun, template)
-    if not _are_texts(names):
+    if not are_texts(names):
       faults.append(f'rois of {noun!r} must be a name or a list of names')
     elif known is None:
       guess = suggest(noun, template.names())
@@ -97,7 +98,3 @@ def _fits(name: str, patterns: Collection[str], exact: bool) -> bool:
   if exact:
     return name in patterns
   return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _are_texts(names: Any) -> bool:
-  return isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)

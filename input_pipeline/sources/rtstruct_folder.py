@@ -83,9 +83,12 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
   place = folder / 'dataset.json'
   try:
     names = roi_names.make(index.get('rois', {}), index.get('ignored', ()), template)
-    partial = _classes(index.get('partial', ()), template)
   except UserError as error:
     raise SourceError(f'{place}: {error}') from error
+  try:
+    partial = _classes(index.get('partial', ()), template)
+  except UserError as error:
+    raise SourceError(f'{place}: partial: {error}') from error
   paths = _patients(folder)
   patients = {name: _read(path, names, index) for name, path in paths.items()}
   _tell(patients, names)
@@ -253,7 +256,9 @@ def _tell(patients: Mapping[str, _Patient], names: RoiNames) -> None:
 
 
 def _classes(names: Any, template: Template) -> tuple[str, ...]:
-  """Classes and pairs of a list; RoiNameError if one is unknown."""
+  """Classes and pairs of a list; RoiNameError if it is none, or one is unknown."""
+  if not text_files.are_texts(names):
+    raise roi_names.RoiNameError(f'{names!r} is no list of classes')
   return tuple(roi_names.make({name: [] for name in names}, (), template).patterns)
 
 

@@ -166,12 +166,12 @@ def labelling(folder: pathlib.Path) -> Labelling:
     absent={case: _out_of_view(names) for case, names in by_case.items()},
     absent_everywhere=_out_of_view(everywhere),
   )
-  listed = content.get('supervised')
-  if listed is None:
+  if content.get('supervised') is None:
     return known
-  if not isinstance(listed, Mapping):
-    return dataclasses.replace(known, everywhere=frozenset(map(canonical, listed)))
-  supervised = {case: frozenset(map(canonical, names)) for case, names in listed.items()}
+  everywhere, by_case = field_of_view.written(content, path, 'supervised')
+  if not isinstance(content['supervised'], Mapping):
+    return dataclasses.replace(known, everywhere=frozenset(map(canonical, everywhere)))
+  supervised = {case: frozenset(map(canonical, names)) for case, names in by_case.items()}
   return dataclasses.replace(known, supervised=supervised)
 
 

@@ -215,6 +215,9 @@ def test_odd_contours_are_told(tmp_path):
     ({'splits': {'dev': []}}, '"splits" must map'),
     ({'supervised': {'p9': []}}, "supervised names 'p9', who is not there"),
     ({'supervised': {'p1': ['x']}}, "supervised of p1: rois: 'x' is no class"),
+    ({'supervised': {'p1': 'larynx'}}, "supervised of p1: 'larynx' is no list of classes"),
+    ({'supervised': {'p1': 3}}, 'supervised of p1: 3 is no list of classes'),
+    ({'partial': 'larynx'}, "partial: 'larynx' is no list of classes"),
     ({'new_classes': [{}]}, 'it has no name'),
   ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mome_jax import evaluate
+from mome_jax.errors import UserError
 from mome_jax.evaluate import metrics, score_files, score_folders
 from mome_jax.evaluate.mask_folders import ScoreError
 
@@ -82,6 +83,16 @@ def test_what_a_reference_does_not_label_is_not_scored(more, scored, told, nnune
   notes = [note for note in scores.notes if "'spleen'" in note]
   assert len(notes) == bool(told) and all(told in note for note in notes)
   assert not scores.failed
+
+
+@pytest.mark.parametrize('supervised', ['liver', {'a': 'liver'}, [3]])
+def test_one_name_is_no_list_of_them(supervised, nnunet):
+  """Its letters would be the classes, and the class itself not scored."""
+  predictions, references = nnunet
+  path = references.parent / 'dataset.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'supervised': supervised}))
+  with pytest.raises(UserError, match='"supervised" must be a list of classes, or map cases'):
+    score_folders.score_folders(predictions, references)
 
 
 @pytest.mark.parametrize('absent', [['spleen', 'brainstem'], {'a': ['spleen', 'brain_stem']}])
