@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,16 @@ class TestDataset:
         sampler.sample(2 * step + row, 5)
       assert batches.voxels_read == sampler.voxels_read > 0
     batches.close()
+
+  def test_a_process_that_is_killed_is_told_of(self, store):
+    config = make_config(loader='grain', num_parallel=1)
+    batches = dataset.make_dataset(config, [store], CLASSES, seed=5, batch_size=2)
+    next(batches)
+    [worker] = [p for p in multiprocessing.active_children() if 'grain' in p.name]
+    worker.kill()
+    with pytest.raises(PipelineError, match='ended from outside .*lower data.num_parallel'):
+      for _ in range(1000):  # those made before
+        next(batches)
 
   def test_shared_memory_that_is_too_small(self, store):
     config = make_config(loader='grain', num_parallel=10**9)
