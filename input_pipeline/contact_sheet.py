@@ -144,7 +144,7 @@ def _each_alone(
     field: (value[1], value[1])
     for field, value in augment.DEFAULTS.items()
     # The axes of stretch differ; the phase goes through all, below.
-    if isinstance(value, tuple) and field not in ('stretch', 'contrast_phase', 'contrast_dose')
+    if isinstance(value, tuple) and field not in ('stretch', 'contrast_phase')
   } | {'contrast_dose': (1.0, 1.0)}
   for switch in switches:
     name = switch.removeprefix('p_')
