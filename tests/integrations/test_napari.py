@@ -30,9 +30,10 @@ import npe2  # noqa: E402
 from napari.components import ViewerModel  # noqa: E402
 from napari.layers import Image, Labels, Layer  # noqa: E402
 from napari_mome import answering, placement, read_scans  # noqa: E402
+from napari_mome.panel import OTHER  # noqa: E402
 from napari_mome.prompt_line import PromptLine  # noqa: E402
 from napari_mome.widget import PromptWidget  # noqa: E402
-from qtpy.QtWidgets import QApplication  # noqa: E402
+from qtpy.QtWidgets import QApplication, QFileDialog  # noqa: E402
 from superqt.utils import WorkerBase  # noqa: E402
 
 PLUGIN = pathlib.Path(__file__).parents[2] / 'integrations' / 'napari'
@@ -398,11 +399,18 @@ def test_without_a_scan_a_line_says_so(viewer):
   assert 'there is no image layer' in widget.notes.text()
 
 
-def test_a_folder_without_a_model_is_told(viewer, tmp_path):
+def test_a_folder_without_a_model_is_told(viewer, tmp_path, monkeypatch):
   widget = dock(viewer, Threshold())
-  widget.load_model(str(tmp_path))
-  wait(lambda: str(tmp_path) in widget.notes.text())
-  assert not widget.start.isEnabled()
+  folders = [str(tmp_path), '']  # the second dialog is cancelled
+  monkeypatch.setattr(QFileDialog, 'getExistingDirectory', lambda *told: folders.pop(0))
+  for _ in range(2):
+    widget.models.setCurrentText(OTHER)
+    widget.models.activated.emit(widget.models.currentIndex())
+    wait(widget.bar.isHidden)
+    assert str(tmp_path) in widget.notes.text()
+    assert not widget.start.isEnabled()
+    assert widget.models.currentText() == str(tmp_path)
+  assert not folders
 
 
 def test_prompts_are_completed(app):

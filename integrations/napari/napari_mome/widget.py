@@ -46,6 +46,8 @@ class PromptWidget(Panel):
     self.result: Labels | None = None
     self._drawn = 0  # checksum of what was written into the layer
     self._loading = 0  # number of the model that is loaded last
+    self._loads = 0  # that have not ended
+    self._chosen = SHIPPED
     self._worker: Answering | None = None
     self._connect()
     self._list_images()
@@ -57,12 +59,13 @@ class PromptWidget(Panel):
     self.cancel()
     self.desk = None
     self._loading += 1
+    self._loads += 1
     self._tell([])
     self._wait_for('loading the model')
     worker = Loading(self._loading, model)
     worker.returned.connect(self._have_model)
     worker.errored.connect(self._explain)
-    worker.finished.connect(self._rest)
+    worker.finished.connect(self._end_loading)
     worker.start()
 
   def segment(self) -> None:
@@ -229,13 +232,13 @@ class PromptWidget(Panel):
     if self.models.currentText() == OTHER:
       folder = QFileDialog.getExistingDirectory(self, 'Model folder, or workdir of a training')
       if not folder:
-        self.models.setCurrentIndex(0 if self.models.currentText() == OTHER else -1)
+        self.models.setCurrentText(self._chosen)
         return
       if self.models.findText(folder) < 0:
         self.models.insertItem(self.models.count() - 1, folder)
       self.models.setCurrentText(folder)
-    chosen = self.models.currentText()
-    self.load_model(None if chosen == SHIPPED else chosen)
+    self._chosen = self.models.currentText()
+    self.load_model(None if self._chosen == SHIPPED else self._chosen)
 
   def _choose_file(self) -> None:
     name = '' if self.answer is None else f'{self.answer.segmented.name}{result_layer.ENDING}'
@@ -263,10 +266,15 @@ class PromptWidget(Panel):
     self._worker = None
     self._rest()
 
+  def _end_loading(self) -> None:
+    self._loads -= 1
+    self._rest()
+
   def _rest(self) -> None:
     """Offers what can be done now."""
     if self._worker is None and self.desk is not None:
       self.desk.forget_all_but(self.viewer.layers)
+    if self._worker is None and not self._loads:
       self.stage.hide()
       self.bar.hide()
     self.stop.setEnabled(self._worker is not None)
