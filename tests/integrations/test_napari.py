@@ -345,6 +345,8 @@ def test_what_was_changed_by_hand_stays(boxes, viewer):
   assert second is not first and (second.data[:3] != 7).all()
   np.testing.assert_array_equal(first.data, painted)
   widget.keep.setChecked(True)
+  ask(widget, 'pineapple pizza')  # which is refused
+  assert widget.result is second
   ask(widget, 'liver')
   assert widget.result not in (first, second) and len(viewer.layers) == 4
 

@@ -48,6 +48,7 @@ class PromptWidget(Panel):
     self._loading = 0  # number of the model that is loaded last
     self._loads = 0  # that have not ended
     self._chosen = SHIPPED
+    self._is_apart = False  # the answer that comes goes into a layer of its own
     self._worker: Answering | None = None
     self._connect()
     self._list_images()
@@ -84,8 +85,7 @@ class PromptWidget(Panel):
     worker.yielded.connect(self._show)
     worker.errored.connect(self._explain)
     worker.finished.connect(self._end)
-    if self.keep.isChecked():
-      self.result = None
+    self._is_apart = self.keep.isChecked()
     self._wait_for('reading the scan')
     worker.start()
 
@@ -177,12 +177,12 @@ class PromptWidget(Panel):
       self.cancel()
       return
     layer = result_layer.layer_over(image, answer.labels, rows)
-    if self._can_redraw(layer):
+    if self._can_redraw(layer) and not self._is_apart:
       result_layer.redraw(self.result, layer)
       is_new = False
     else:
       self.result = self.viewer.add_layer(layer)
-      is_new = True
+      is_new, self._is_apart = True, False
     self._drawn = zlib.crc32(np.ascontiguousarray(self.result.data))
     self.answer = answer
     self.table.show_rows(rows, self.desk.model.config.experimental if self.desk else ())
