@@ -389,8 +389,8 @@ def test_labels_are_saved_on_the_grid_of_the_file_and_come_back(boxes, tmp_path)
   assert isinstance(back, Labels) and list(back.features['class']) == ['', 'liver']
   check_on_scan(back, out / 'scan_seg.nii.gz')
   widget.result.data[:3] = 7
-  widget.save(tmp_path / 'painted.nii.gz')
-  assert not (tmp_path / 'painted.json').exists() and 'changed by hand' in widget.notes.text()
+  widget.save(tmp_path / 'mine_seg.nii.gz')
+  assert not (tmp_path / 'mine_seg.json').exists() and 'changed by hand' in widget.notes.text()
   with pytest.raises(UserError, match='cannot be written'):
     widget.save(tmp_path / 'nowhere' / 'x.nii.gz')
 

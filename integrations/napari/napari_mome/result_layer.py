@@ -71,7 +71,7 @@ def layer_over(image: Image, labels: np.ndarray, rows: Sequence[Mapping[str, Any
 
 def legend_of(path: pathlib.Path) -> pathlib.Path:
   """Where the legend of a file of labels lies."""
-  return path.with_name(path.name.removesuffix(ENDING) + '_seg.json')
+  return path.with_name(f'{volume.stem(path)}.json')
 
 
 def of_file(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any], str]:
@@ -84,7 +84,7 @@ def of_file(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any], str]:
   array, transform = placement.upright(labels)
   rows = json.loads(legend_of(path).read_text())['labels']
   shown = {
-    'name': path.name.removesuffix('.nii.gz'),
+    'name': volume.stem(path),
     'opacity': 0.5,
     'axis_labels': ('z', 'y', 'x'),
     'units': ('mm', 'mm', 'mm'),

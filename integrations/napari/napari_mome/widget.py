@@ -114,11 +114,12 @@ class PromptWidget(Panel):
     with writing(path):
       volume.write_nifti(path, answer.placed.from_layer(labels), scan.geometry, labels.dtype)
       if self._is_changed():
+        result_layer.legend_of(path).unlink(missing_ok=True)  # of what the file held before
         self._tell([f'{path.name}: written as changed by hand, without a legend of volumes'])
         return
       legend = {'input': answer.segmented.name, **answer.origin, 'warnings': list(answer.notes)}
       text = json.dumps({**legend, 'labels': list(answer.segmented.rows)}, indent=2) + '\n'
-      path.with_name(f'{volume.stem(path)}.json').write_text(text)
+      result_layer.legend_of(path).write_text(text)
     self._tell([f'{path.name}: written, with its legend beside it', *answer.notes])
 
   # ------------------------------------------------------------------------- what follows
