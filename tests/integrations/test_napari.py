@@ -16,6 +16,7 @@ import pytest
 from dicom_slices import as_series
 from threshold import Threshold, save_scan
 
+from input_pipeline import file_kinds
 from input_pipeline.ct import volume
 from mome_jax import shipped
 from mome_jax.errors import UserError
@@ -206,6 +207,8 @@ def test_a_file_tells_where_a_layer_of_another_reader_lies(viewer, tmp_path, tur
 def test_folders_are_read_that_hold_dicom(tmp_path):
   scan = volume.read_image(save_scan(tmp_path / 'scan.nii.gz', affine=np.diag([-3.0, -4, 5, 1])))
   as_series(tmp_path / 'series', scan)
+  for number in range(200):  # which may come first
+    (tmp_path / 'series' / f'{number}.txt').write_text('no slice')
   (tmp_path / 'other').mkdir()
   (tmp_path / 'other' / 'notes.txt').write_text('no scan')
   assert read_scans.get_reader(str(tmp_path / 'other')) is None
@@ -297,6 +300,12 @@ def test_the_demo_scan_is_asked_three_times(window, draws, tmp_path):
   [larynx, liver] = texts(widget.table)
   assert larynx[0] == 'larynx' and liver[3].startswith('the model was not trained on it')
   assert 'cannot be trusted' in widget.notes.text()
+
+
+def test_each_kind_of_file_that_is_read_is_offered(plugin):
+  for ending in (*file_kinds.NIFTI_ENDINGS, *file_kinds.ITK_ENDINGS, '.zip'):
+    offered = plugin.iter_compatible_readers([f'scan{ending}'])
+    assert 'napari-mome' in {reader.plugin_name for reader in offered}, ending
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Files to layers: CT as NIfTI, DICOM series in folders or archives, NRRD, MetaImage; and masks."""
 
+import itertools
 import os
 import pathlib
 import warnings
@@ -15,7 +16,7 @@ from mome_jax.predict import find_scans
 from napari_mome import placement, result_layer
 
 Layer = tuple[np.ndarray, dict[str, Any], str]
-_LOOKED_AT = 16  # files of a folder, to see whether it may hold scans
+_LOOKED_AT = 256  # files of a folder, to see whether it may hold scans
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[Layer]] | None:
@@ -59,12 +60,9 @@ def _may_be_scan(path: pathlib.Path) -> bool:
   kinds = (*file_kinds.VOLUMES, 'dicom', 'zip')
   if not path.is_dir():
     return path.exists() and inventory.look_at(path).kind in kinds
-  for n, (folder, _, names) in enumerate(os.walk(path)):
-    if any(inventory.look_at(pathlib.Path(folder, name)).kind in kinds for name in names[:4]):
-      return True
-    if n == _LOOKED_AT:
-      break
-  return False
+  files = (pathlib.Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+  first = itertools.islice(files, _LOOKED_AT)
+  return any(inventory.look_at(file).kind in kinds for file in first)
 
 
 def _is_result(path: pathlib.Path) -> bool:
