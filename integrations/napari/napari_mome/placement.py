@@ -138,8 +138,6 @@ def layer_of(loaded: LoadedScan, name: str) -> tuple[np.ndarray, dict[str, Any],
     'contrast_limits': CONTRAST,
     'colormap': 'gray',
     'metadata': {SCAN: loaded},
-    'axis_labels': ('z', 'y', 'x'),
-    'units': ('mm', 'mm', 'mm'),
     **transform,
   }
   return array, shown, 'image'
@@ -154,10 +152,11 @@ def upright(scan: Volume) -> tuple[np.ndarray, dict[str, Any]]:
   own = scan.geometry.canonical_affine @ orientations.inv_ornt_aff(turn, scan.array.shape)
   placed = np.linalg.inv(directions(WORLD)) @ own
   scale = np.linalg.norm(placed[:3, :3], axis=0)
+  transform = {'scale': scale, 'axis_labels': ('z', 'y', 'x'), 'units': ('mm', 'mm', 'mm')}
   if np.allclose(placed[:3, :3], np.diag(scale), atol=1e-6):
-    return array, {'scale': scale, 'translate': placed[:3, 3]}
+    return array, {**transform, 'translate': placed[:3, 3]}
   placed[:3, :3] /= scale  # an oblique scan
-  return array, {'scale': scale, 'affine': placed}
+  return array, {**transform, 'affine': placed}
 
 
 def _to_patient(layer: Image, world: str) -> np.ndarray:

@@ -86,8 +86,6 @@ def of_file(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any], str]:
   shown = {
     'name': volume.stem(path),
     'opacity': 0.5,
-    'axis_labels': ('z', 'y', 'x'),
-    'units': ('mm', 'mm', 'mm'),
     **transform,
     **looks(rows),
   }
