@@ -30,7 +30,7 @@ class Question:
   Attributes:
     layer: the image.
     world: where the axes of napari's world grow to; see `placement`.
-    prompts: None is all classes of the model.
+    prompts: None is all classes of the model but the experimental ones.
     force: ask also for what the model was not trained on.
   """
 

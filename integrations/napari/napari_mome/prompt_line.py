@@ -12,7 +12,7 @@ class PromptLine(QLineEdit):
 
   def __init__(self, parent: QWidget | None = None):
     super().__init__(parent)
-    self.setPlaceholderText('mandible, left parotid; empty: all classes')
+    self.setPlaceholderText('mandible, left parotid; empty: all not experimental')
     self._phrases = QStringListModel(self)
     self._completer = QCompleter(self._phrases, self)
     self._completer.setWidget(self)
