@@ -71,7 +71,11 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
     'averaged; default: the model that comes with the package, for head and neck organs',
   )
   source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument('--input', nargs='+', help='NIfTI files, DICOM .zip files, folders of either')
+  source.add_argument(
+    '--input',
+    nargs='+',
+    help='NIfTI, NRRD and MetaImage files, DICOM .zip files, folders of any',
+  )
   source.add_argument(
     '--demo', action='store_true', help='the head and neck CT that comes with the package'
   )
