@@ -11,7 +11,9 @@ of the Hugging Face Hub: upload the folder, and --checkpoint hf:ORG/NAME uses it
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+import ml_collections
 from absl import logging
 from etils import epath
 
@@ -72,7 +74,13 @@ def export(
     record.write(checkpoint.folder_of(output), looks)
 
 
-def _write_card(path, output, config, params, licence: str) -> None:
+def _write_card(
+  path: epath.PathLike,
+  output: epath.PathLike,
+  config: ml_collections.ConfigDict,
+  params: Any,
+  licence: str,
+) -> None:
   import jax
 
   from mome_jax import checkpoint
@@ -111,6 +119,7 @@ def export_ensemble(
     EnsembleError: if they cannot be averaged.
   """
   from mome_jax import checkpoint
+  from mome_jax.checkpoint import hf_folder
   from mome_jax.inference.ensemble import open_model
 
   open_model(paths)  # before anything is written
@@ -118,8 +127,8 @@ def export_ensemble(
   for name, path in zip(names, paths, strict=True):
     export(path, epath.Path(output) / name, dtype, form=form, licence=licence)
   if form == 'hf':
-    first = epath.Path(output) / names[0] / 'README.md'
-    (epath.Path(output) / 'README.md').write_text(first.read_text())
+    first = epath.Path(output) / names[0] / hf_folder.CARD
+    hf_folder.write_card(output, first.read_text())
   checkpoint.write_members(output, names)
 
 
