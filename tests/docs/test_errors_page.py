@@ -21,7 +21,7 @@ def quoted():
 
 def texts():
   """Every text of the sources, with … for what is filled in."""
-  for part in ('mome_jax', 'input_pipeline'):
+  for part in ('mome_jax', 'input_pipeline', 'integrations'):
     for path in (ROOT / part).rglob('*.py'):
       for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr):
