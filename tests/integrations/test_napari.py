@@ -23,7 +23,7 @@ from mome_jax.errors import UserError
 from mome_jax.predict import predict
 from mome_jax.predict.request import Options
 
-pytest.importorskip('napari', reason='napari is not installed', exc_type=ImportError)
+pytest.importorskip('napari', reason='napari is not installed', exc_type=ModuleNotFoundError)
 pytest.importorskip('qtpy.QtWidgets', reason='Qt lacks a library', exc_type=ImportError)
 
 import napari  # noqa: E402
