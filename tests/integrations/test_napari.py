@@ -31,7 +31,7 @@ import npe2  # noqa: E402
 from napari.components import ViewerModel  # noqa: E402
 from napari.layers import Image, Labels, Layer  # noqa: E402
 from napari_mome import answering, placement, read_scans  # noqa: E402
-from napari_mome.panel import OTHER  # noqa: E402
+from napari_mome.panel import OTHER, SHIPPED  # noqa: E402
 from napari_mome.prompt_line import PromptLine  # noqa: E402
 from napari_mome.widget import PromptWidget  # noqa: E402
 from qtpy.QtWidgets import QApplication, QFileDialog  # noqa: E402
@@ -404,6 +404,30 @@ def test_labels_are_saved_on_the_grid_of_the_file_and_come_back(boxes, tmp_path)
     widget.save(tmp_path / 'nowhere' / 'x.nii.gz')
 
 
+def test_saving_takes_the_place_of_its_own_files_alone(boxes, tmp_path):
+  _, widget, _ = boxes
+  ask(widget, 'liver')
+  for name, content, told in [
+    ('ct.nii.gz', '{"Modality": "CT"}', 'is no legend of ct.nii.gz'),  # a BIDS sidecar
+    ('ct.nii', '{"labels": []}', 'is no legend of ct.nii'),  # of ct.nii.gz, which lies there
+  ]:
+    (tmp_path / 'ct.nii.gz').write_bytes(b'a scan')
+    (tmp_path / 'ct.json').write_text(content)
+    with pytest.raises(UserError, match=told):
+      widget.save(tmp_path / name)
+    assert (tmp_path / 'ct.nii.gz').read_bytes() == b'a scan'
+    assert (tmp_path / 'ct.json').read_text() == content
+  widget.save(tmp_path / 'new')
+  with pytest.raises(UserError, match='new_seg.nii.gz: lies there already'):
+    widget.save(tmp_path / 'new')
+  widget.save(tmp_path / 'new_seg.nii.gz')  # as its dialog has asked
+  widget.result.data[:3] = 7
+  with pytest.raises(UserError, match='is no legend of new_seg.nii'):
+    widget.save(tmp_path / 'new_seg.nii')  # it would go with the legend of the other one
+  names = {'ct.json', 'ct.nii.gz', 'new_seg.json', 'new_seg.nii.gz', 'scan.nii.gz'}
+  assert {path.name for path in tmp_path.iterdir()} == names
+
+
 def test_without_a_scan_a_line_says_so(viewer):
   widget = dock(viewer, Threshold())
   ask(widget, 'liver')
@@ -424,10 +448,24 @@ def test_a_folder_without_a_model_is_told(viewer, tmp_path, monkeypatch):
   assert not folders
 
 
+def test_the_model_that_answers_is_the_one_that_is_shown(viewer, tmp_path):
+  model = Threshold()
+  widget = dock(viewer, model)
+  assert widget.models.currentText() == 'in memory: threshold'
+  widget.load_model(tmp_path)  # there is no model, and before that is known comes another one
+  assert widget.models.currentText() == str(tmp_path)
+  widget.models.setCurrentText('in memory: threshold')
+  widget.models.activated.emit(widget.models.currentIndex())
+  wait(widget.start.isEnabled)
+  wait(widget.bar.isHidden)
+  assert widget.desk.model is model and not widget.notes.text()
+  names = [widget.models.itemText(number) for number in range(widget.models.count())]
+  assert names == [SHIPPED, 'in memory: threshold', str(tmp_path), OTHER]
+
+
 def test_prompts_are_completed(app):
   line = PromptLine()
-  line.set_phrases({'left parotid gland': 'left parotid', 'left parotid': 'left parotid',
-                    'right parotid': 'right parotid', 'mandible': 'mandible'})  # fmt: skip
+  line.set_phrases(['left parotid', 'right parotid', 'mandible', 'left parotid gland'])
   line.setText('mandible, PAROT, larynx')
   line.setCursorPosition(len('mandible, PAR'))
   assert line.suggestions() == ['left parotid', 'right parotid', 'left parotid gland']

@@ -89,12 +89,11 @@ class Desk:
     self._open: dict[Image, _Opened] = {}
     self._numbers = itertools.count(1)
 
-  def phrases(self) -> dict[str, str]:
-    """What may be typed for the classes of the model: phrase -> class."""
-    config, template = self.model.config, self.model.template
-    named = {name: name for name in config.classes}
-    others = {word: name for name in named for word in template.get(name).synonyms}
-    return {**others, **named}
+  def phrases(self) -> list[str]:
+    """What may be typed for the classes of the model: their names, then synonyms."""
+    names, template = self.model.config.classes, self.model.template
+    synonyms = {word for name in names for word in template.get(name).synonyms}
+    return [*names, *sorted(synonyms.difference(names))]
 
   def answer(self, question: Question, listener: Listener) -> Iterator[Answer]:
     """Makes masks; yields those that are finished, again whenever there are more.

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
   QWidget,
 )
 
+from mome_jax.inference.model import Model
 from napari_mome.class_table import ClassTable
 from napari_mome.prompt_line import PromptLine
 
@@ -50,6 +51,7 @@ class Panel(QWidget):
     )
     self.models = QComboBox()
     self.models.addItems([SHIPPED, OTHER])
+    self._model: str | Model | None = None
     self.prompts = PromptLine()
     self.force = QCheckBox('ask also for what the model was not trained on (--force)')
     self.keep = QCheckBox('keep the last result: a layer of its own')
@@ -61,6 +63,21 @@ class Panel(QWidget):
     self.table = ClassTable()
     self.write = QPushButton('Save NIfTI ...')
     self._lay_out()
+
+  @property
+  def model(self) -> str | Model | None:
+    """That is shown; None is the one of the package."""
+    return self._model
+
+  def show_model(self, model: str | Model | None) -> None:
+    """Shows which model is asked; a new one is added to the list."""
+    self._model = model
+    data = [self.models.itemData(number) for number in range(self.models.count() - 1)]
+    if model not in data:
+      name = f'in memory: {model.path}' if isinstance(model, Model) else model
+      self.models.insertItem(len(data), name, model)
+      data.append(model)
+    self.models.setCurrentIndex(data.index(model))
 
   def _lay_out(self) -> None:
     form = QFormLayout()

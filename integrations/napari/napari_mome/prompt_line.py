@@ -1,6 +1,6 @@
 """A line of prompts between commas, completed from what a model knows."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from qtpy.QtCore import QStringListModel, Qt
 from qtpy.QtGui import QKeyEvent
@@ -21,11 +21,9 @@ class PromptLine(QLineEdit):
     self._completer.activated[str].connect(self.complete)
     self.textEdited.connect(self._suggest)
 
-  def set_phrases(self, phrases: Mapping[str, str]) -> None:
-    """Offers phrases; a synonym is completed by itself, names of classes come first."""
-    names = dict.fromkeys(phrases.values())
-    others = sorted(phrase for phrase in phrases if phrase not in names)
-    self._phrases.setStringList([*names, *others])
+  def set_phrases(self, phrases: Sequence[str]) -> None:
+    """Offers phrases, in this order."""
+    self._phrases.setStringList(phrases)
 
   def suggestions(self) -> list[str]:
     """What is offered for the prompt in which the cursor is."""

@@ -34,8 +34,10 @@ def read(path: str | Sequence[str]) -> list[Layer]:
   layers, problems = [], []
   with remarks.collected() as notes:
     for one in [path] if isinstance(path, str) else path:
-      if _is_result(pathlib.Path(one)):
-        layers.append(result_layer.of_file(pathlib.Path(one)))
+      file = pathlib.Path(one)
+      rows = result_layer.rows_of(file) if file.name.endswith(result_layer.ENDING) else None
+      if rows is not None:
+        layers.append(result_layer.of_file(file, rows))
         continue
       scans, more = find_scans.find_scans([one])
       notes += more
@@ -63,7 +65,3 @@ def _may_be_scan(path: pathlib.Path) -> bool:
   files = (pathlib.Path(folder, name) for folder, _, names in os.walk(path) for name in names)
   first = itertools.islice(files, _LOOKED_AT)
   return any(inventory.look_at(file).kind in kinds for file in first)
-
-
-def _is_result(path: pathlib.Path) -> bool:
-  return path.name.endswith(result_layer.ENDING) and result_layer.legend_of(path).is_file()

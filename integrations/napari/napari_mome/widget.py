@@ -1,7 +1,6 @@
 """The dock widget: a scan, a model, prompts; masks with their volumes."""
 
 import html
-import json
 import os
 import pathlib
 import zlib
@@ -14,12 +13,12 @@ from napari.viewer import Viewer
 from qtpy.QtWidgets import QFileDialog
 
 from input_pipeline.ct import volume
-from mome_jax.errors import UserError, one_line, writing
+from mome_jax.errors import UserError, one_line
 from mome_jax.inference.model import Model
 from mome_jax.text.prompts import parse_prompts
 from napari_mome import placement, result_layer
 from napari_mome.answering import Answer, Desk, Question
-from napari_mome.panel import OTHER, SHIPPED, Panel
+from napari_mome.panel import OTHER, Panel
 from napari_mome.work import Answering, Loading
 
 _ERROR = '#e5534b'  # to be read on light and dark
@@ -38,7 +37,7 @@ class PromptWidget(Panel):
     result: the layer that shows it.
   """
 
-  def __init__(self, napari_viewer: Viewer, model: str | Model | None = None):
+  def __init__(self, napari_viewer: Viewer, model: str | os.PathLike | Model | None = None):
     super().__init__()
     self.viewer = napari_viewer
     self.desk: Desk | None = None
@@ -47,7 +46,6 @@ class PromptWidget(Panel):
     self._drawn = 0  # checksum of what was written into the layer
     self._loading = 0  # number of the model that is loaded last
     self._loads = 0  # that have not ended
-    self._chosen = SHIPPED
     self._is_apart = False  # the answer that comes goes into a layer of its own
     self._worker: Answering | None = None
     self._connect()
@@ -55,9 +53,11 @@ class PromptWidget(Panel):
     self.load_model(model)
 
   # ------------------------------------------------------------------------- what users do
-  def load_model(self, model: str | Model | None) -> None:
-    """Loads a model beside the window; see `Desk`."""
+  def load_model(self, model: str | os.PathLike | Model | None) -> None:
+    """Loads a model beside the window, and shows which; see `Desk`."""
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     self.cancel()
+    self.show_model(model)
     self.desk = None
     self._loading += 1
     self._loads += 1
@@ -65,7 +65,7 @@ class PromptWidget(Panel):
     self._wait_for('loading the model')
     worker = Loading(self._loading, model)
     worker.returned.connect(self._have_model)
-    worker.errored.connect(self._explain)
+    worker.errored.connect(self._explain)  # a fault of this program, of whichever model
     worker.finished.connect(self._end_loading)
     worker.start()
 
@@ -99,27 +99,30 @@ class PromptWidget(Panel):
     """Writes the labels as they are shown to a NIfTI file on the scan's own grid.
 
     Their legend goes into a JSON file beside it, unless they were changed by hand: its volumes are
-    those of what the model has made.
+    those of what the model has made. A file of labels that lies there is replaced with its legend.
+
+    Args:
+      path: of it; a name without an ending gets '_seg.nii.gz'.
 
     Raises:
-      UserError: if they cannot be written.
+      UserError: if they cannot be written, or would take the place of anything else.
     """
     if self.answer is None or self.result is None:
       raise UserError('there is nothing to save; ask for something')
     path = pathlib.Path(path)
     if not path.name.endswith(volume.ENDINGS):
       path = path.with_name(f'{path.name}{result_layer.ENDING}')
+      if path.exists():  # nobody was asked about this name
+        raise UserError(f'{path}: lies there already; to replace it, give its whole name')
     answer, labels = self.answer, np.asarray(self.result.data)
-    scan = answer.segmented.scan.volume
-    with writing(path):
-      volume.write_nifti(path, answer.placed.from_layer(labels), scan.geometry, labels.dtype)
-      if self._is_changed():
-        result_layer.legend_of(path).unlink(missing_ok=True)  # of what the file held before
-        self._tell([f'{path.name}: written as changed by hand, without a legend of volumes'])
-        return
-      legend = {'input': answer.segmented.name, **answer.origin, 'warnings': list(answer.notes)}
-      text = json.dumps({**legend, 'labels': list(answer.segmented.rows)}, indent=2) + '\n'
-      result_layer.legend_of(path).write_text(text)
+    geometry, array = answer.segmented.scan.volume.geometry, answer.placed.from_layer(labels)
+    if self._is_changed():
+      result_layer.write(path, array, geometry, None)
+      self._tell([f'{path.name}: written as changed by hand, without a legend of volumes'])
+      return
+    told = {'input': answer.segmented.name, **answer.origin, 'warnings': list(answer.notes)}
+    legend = {**told, 'labels': list(answer.segmented.rows)}
+    result_layer.write(path, array, geometry, legend)
     self._tell([f'{path.name}: written, with its legend beside it', *answer.notes])
 
   # ------------------------------------------------------------------------- what follows
@@ -165,11 +168,15 @@ class PromptWidget(Panel):
     prompts = parse_prompts(text) if text else None
     return Question(layer, self.world.currentText(), prompts, self.force.isChecked())
 
-  def _have_model(self, loaded: tuple[int, Desk]) -> None:
-    number, desk = loaded
-    if number == self._loading:
-      self.desk = desk
-      self.prompts.set_phrases(desk.phrases())
+  def _have_model(self, loaded: tuple[int, Desk | UserError]) -> None:
+    number, result = loaded
+    if number != self._loading:  # another one was asked for since
+      return
+    if isinstance(result, UserError):
+      self._explain(result)
+      return
+    self.desk = result
+    self.prompts.set_phrases(result.phrases())
 
   def _show(self, answer: Answer) -> None:
     """Shows masks that are finished: in the layer of the last answer, or a new one."""
@@ -230,16 +237,14 @@ class PromptWidget(Panel):
 
   # ------------------------------------------------------------------------- dialogs
   def _choose_model(self) -> None:
-    if self.models.currentText() == OTHER:
-      folder = QFileDialog.getExistingDirectory(self, 'Model folder, or workdir of a training')
-      if not folder:
-        self.models.setCurrentText(self._chosen)
-        return
-      if self.models.findText(folder) < 0:
-        self.models.insertItem(self.models.count() - 1, folder)
-      self.models.setCurrentText(folder)
-    self._chosen = self.models.currentText()
-    self.load_model(None if self._chosen == SHIPPED else self._chosen)
+    if self.models.currentText() != OTHER:
+      self.load_model(self.models.currentData())
+      return
+    folder = QFileDialog.getExistingDirectory(self, 'Model folder, or workdir of a training')
+    if folder:
+      self.load_model(folder)
+    else:
+      self.show_model(self.model)
 
   def _choose_file(self) -> None:
     name = '' if self.answer is None else f'{self.answer.segmented.name}{result_layer.ENDING}'

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from qtpy.QtCore import QObject, Signal
 from superqt.utils import FunctionWorker, GeneratorWorker
 
+from mome_jax.errors import UserError
 from mome_jax.inference.model import Model
 from napari_mome.answering import Answer, Desk, Question
 
@@ -45,7 +46,7 @@ class Listener(QObject):
 
 
 class Loading(FunctionWorker):
-  """Returns its number and a desk.
+  """Returns its number and a desk, or why there is none.
 
   Args:
     number: of it.
@@ -56,8 +57,11 @@ class Loading(FunctionWorker):
     super().__init__(_load, number, model)
 
 
-def _load(number: int, model: str | Model | None) -> tuple[int, Desk]:
-  return number, Desk(model)
+def _load(number: int, model: str | Model | None) -> tuple[int, Desk | UserError]:
+  try:
+    return number, Desk(model)
+  except UserError as error:
+    return number, error
 
 
 class Answering(GeneratorWorker):
@@ -84,3 +88,6 @@ def _answers(desk: Desk, question: Question, listener: Listener) -> Iterator[Ans
     yield from desk.answer(question, listener)
   except Cancelled:
     return
+  except UserError:
+    if not listener.stop.is_set():  # otherwise nobody asks any more
+      raise
