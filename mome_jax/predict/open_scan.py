@@ -10,7 +10,7 @@ again.
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -22,11 +22,11 @@ from mome_jax.inference.segmentation import Segmentation
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.inference.sights import Sights
 from mome_jax.plausibility.judge import Judgement
-from mome_jax.predict import plausible_masks, prompted_model, verdicts, write_results
+from mome_jax.predict import plausible_masks, prompted_model, write_results
 from mome_jax.predict.find_scans import LoadedScan
 from mome_jax.predict.formats import SegmentedScan
 from mome_jax.predict.prompted_model import PromptedModel
-from mome_jax.predict.request import Request, Target, make_targets
+from mome_jax.predict.request import Request, Target
 from mome_jax.predict.uncertainty import Uncertainty
 
 _TOGETHER = 4  # free prompts in a pass: what the network reads at a time
@@ -107,36 +107,10 @@ class Answerer:
     """Has the model read prompts; UserError as `prompted_model.ask`."""
     return prompted_model.ask(self.model, request)
 
-  def judge(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
-    """What each prompt would be taken for, and whether the model knows it.
-
-    Raises:
-      UserError: if a prompt is empty.
-    """
-    targets = make_targets(prompts, self.model.template)
-    targets, notes = verdicts.judge(targets, self.model, self.request(prompts, force=True))
-    fields = 'name', 'prompt', 'taken_as', 'verdict', 'familiarity'
-    return [{field: getattr(target, field) for field in fields} for target in targets]
-
-  def forget(self, scan: OpenScan) -> None:
-    """Drops what was seen of a scan."""
+  def forget(self, key: str) -> None:
+    """Drops what was seen of a scan of this key."""
     for sights in self._sights:
-      sights.forget(scan.key)
-
-  def warm_up(self, listener: Listener) -> None:
-    """Has the model answer about nothing, so that its programs are there for the first scan."""
-    asked = self.read_prompts(self.request(None))
-    listener.enter('getting ready')
-    settings = asked.segmenter.settings
-    air = np.zeros(
-      (settings.tiling.batch_size, *settings.tiling.window, len(settings.hu_windows)), np.float32
-    )
-    with self.seeing('nothing'):
-      parts = asked.segmenter.predict(air)
-      for part in parts if hasattr(parts, '__next__') else [parts]:
-        np.asarray(part)
-    for sights in self._sights:
-      sights.forget('nothing')
+      sights.forget(key)
 
   def segment(
     self, scan: OpenScan, request: Request, asked: PromptedModel, listener: Listener

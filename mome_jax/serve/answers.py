@@ -1,7 +1,10 @@
 """What the page is shown of the masks that were asked for, and which scales are trusted where."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from mome_jax.errors import UserError
 from mome_jax.inference.progress import Progress
@@ -9,10 +12,11 @@ from mome_jax.predict import (
   class_statistics,
   open_scan,
   plausible_masks,
+  verdicts,
   viewer_data,
   write_results,
 )
-from mome_jax.predict.request import Options
+from mome_jax.predict.request import Options, make_targets
 from mome_jax.serve.compute import Job
 from mome_jax.serve.scans import PromptSet, Scan
 
@@ -20,8 +24,33 @@ from mome_jax.serve.scans import PromptSet, Scan
 class Answerer(open_scan.Answerer):
   """Has a model answer prompts, and shows the page what is finished."""
 
+  def warm_up(self, job: Job) -> None:
+    """Has the model answer about nothing, so that its programs are there for the first scan."""
+    asked = self.read_prompts(self.request(None))
+    job.enter('getting ready')
+    settings = asked.segmenter.settings
+    air = np.zeros(
+      (settings.tiling.batch_size, *settings.tiling.window, len(settings.hu_windows)), np.float32
+    )
+    with self.seeing('nothing'):
+      parts = asked.segmenter.predict(air)
+      for part in parts if hasattr(parts, '__next__') else [parts]:
+        np.asarray(part)
+    self.forget('nothing')
+
+  def judge(self, prompts: Sequence[str]) -> list[dict[str, Any]]:
+    """What each prompt would be taken for, and whether the model knows it.
+
+    Raises:
+      UserError: if a prompt is empty.
+    """
+    targets = make_targets(prompts, self.model.template)
+    targets, _ = verdicts.judge(targets, self.model, self.request(prompts, force=True))
+    fields = 'name', 'prompt', 'taken_as', 'verdict', 'familiarity'
+    return [{field: getattr(target, field) for field in fields} for target in targets]
+
   def answer(self, scan: Scan, one: PromptSet, job: Job) -> None:
-    """Makes the masks of a set of prompts, and shows them as they are finished."""
+    """Makes the masks of a set of prompts, and shows those of each pass as it ends."""
     volume = scan.loaded.volume
     for segmented in self.segment(scan, one.request, one.asked, job):
       # The rows come last: where they are, there is a view.

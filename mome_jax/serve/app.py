@@ -60,7 +60,7 @@ class Desk:
     for job in self.line.of(scan=scan.number):
       job.cancel()
     with contextlib.suppress(BusyError):
-      self.line.add(lambda job: self.answerer.forget(scan), purpose='forget')
+      self.line.add(lambda job: self.answerer.forget(scan.key), purpose='forget')
 
 
 async def _in_thread(work: Callable, *arguments: Any) -> Any:

@@ -122,7 +122,7 @@ class Desk:
   def _forget(self, layer: Image) -> None:
     opened = self._open.pop(layer, None)
     if opened is not None:
-      self._answerer.forget(opened.scan)
+      self._answerer.forget(opened.scan.key)
 
   def _opened(self, question: Question) -> '_Opened':
     """The scan of a layer; a new one where voxels or place have changed."""
