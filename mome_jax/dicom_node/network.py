@@ -1,5 +1,6 @@
 """C-STORE in and out, by pynetdicom: the extra `node`."""
 
+import contextlib
 import pathlib
 import re
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from mome_jax.dicom_node import folders
 from mome_jax.dicom_node.settings import Destination, Settings
 from mome_jax.errors import UserError
 
@@ -91,12 +93,17 @@ class Receiver:
       return sorted(due, key=self._last.__getitem__)
 
   def take(self, series: str, place: pathlib.Path) -> bool:
-    """Moves a series out of the way of further images; False where one has just come."""
+    """Moves a series out of the way of further images; False where one has just come.
+
+    Raises:
+      OSError: of the disk; the series is whole again after a while.
+    """
     with self._lock:
-      if time.monotonic() - self._last[series] < self._wait:
+      now = time.monotonic()
+      if now - self._last[series] < self._wait:
         return False
-      shutil.rmtree(place, ignore_errors=True)
-      (self._folder / series).rename(place)
+      self._last[series] = now
+      folders.move(self._folder / series, place)
       del self._last[series]
       return True
 
@@ -111,12 +118,15 @@ class Receiver:
       return _NO_SPACE
     with self._lock:
       place = self._folder / series
+      part = place / f'.{image}'
       try:
         place.mkdir(exist_ok=True)
-        part = place / f'.{image}'
         part.write_bytes(data)
         part.rename(place / f'{image}.dcm')
       except OSError:
+        with contextlib.suppress(OSError):
+          part.unlink(missing_ok=True)
+          place.rmdir()  # unless others came before
         return _NO_SPACE
       self._last[series] = time.monotonic()
     return _SUCCESS

@@ -1,5 +1,6 @@
 """From a series that has arrived to results that were sent."""
 
+import contextlib
 import dataclasses
 import fcntl
 import pathlib
@@ -10,8 +11,8 @@ import warnings
 from collections.abc import Callable
 from typing import TextIO
 
-from mome_jax.dicom_node import network
-from mome_jax.dicom_node.settings import Destination, Settings, SettingsError
+from mome_jax.dicom_node import folders, network
+from mome_jax.dicom_node.settings import Settings, SettingsError
 from mome_jax.errors import UserError
 from mome_jax.inference.model import Model
 from mome_jax.predict import formats, prompted_model, segment_scans
@@ -20,6 +21,7 @@ from mome_jax.predict.verdicts import UnfamiliarError
 from mome_jax.text.prompts import parse_prompts
 
 _TICK = 0.2  # seconds between looks
+_MOST_DOUBLINGS = 10  # of the pause between attempts
 
 
 @dataclasses.dataclass
@@ -28,7 +30,8 @@ class Node:
 
   FOLDER/incoming/SERIES holds images that come, working/ what is segmented, outgoing/SERIES results
   to send; failed/SERIES and done/SERIES hold the images or results that could not be segmented or
-  sent, and those that are kept. One node at a time works in a folder.
+  sent, and those that are kept. One node at a time works in a folder. What the disk refuses costs
+  the series that it is about, and nothing of what has come.
 
   Attributes:
     settings: what it does.
@@ -50,16 +53,16 @@ class Node:
     try:
       for name in places:
         (root / name).mkdir(parents=True, exist_ok=True)
-      self._lock = _locked(root)
-      for left in self.working.iterdir():  # the node was stopped while it was at it
-        again = self.incoming / left.name
-        if again.exists():
-          shutil.rmtree(left)
-        else:
-          left.rename(again)
+      with contextlib.ExitStack() as stack:
+        self._lock = stack.enter_context(_locked(root))
+        for left in self.working.iterdir():  # the node was stopped while it was at it
+          folders.move(left, self.incoming / left.name)
+        for half in self.outgoing.glob('.*'):  # of what it was at
+          shutil.rmtree(half)
+        self._receiver = network.Receiver(self.settings, self.incoming)
+        stack.pop_all()
     except OSError as error:
-      raise network.NodeError(f'{root}: cannot be written ({error.strerror})') from error
-    self._receiver = network.Receiver(self.settings, self.incoming)
+      raise network.NodeError(f'{root}: cannot be written ({folders.refusal(error)})') from error
     self._retries: dict[str, tuple[int, float]] = {}  # series -> attempts, not before
 
   @property
@@ -68,11 +71,17 @@ class Node:
     return self._receiver.port
 
   def run(self) -> None:
-    """Works until `stopped` is set; what is begun is gone on with at the next start."""
+    """Works until `stopped` is set; what is begun is gone on with at the next start.
+
+    Raises:
+      NodeError: if its folder is gone.
+    """
     try:
       while not self.stopped.is_set():
         if not self.step():
           self.stopped.wait(_TICK)
+    except OSError as error:
+      raise network.NodeError(f'the node cannot go on: {folders.refusal(error)}') from error
     finally:
       self._receiver.close()
       self._lock.close()
@@ -85,16 +94,24 @@ class Node:
         return True
     for series in self._receiver.whole():
       place = self.working / series
-      if self._receiver.take(series, place):
-        self._segment(place)
+      try:
+        is_taken = self._receiver.take(series, place)
+      except OSError as error:
+        self.tell(f'{series}: {folders.refusal(error)}; again in {self.settings.wait:.0f} s')
+        continue
+      if is_taken:
+        output = self.outgoing / f'.{series}'
+        try:
+          self._segment(place, output)
+        except OSError as error:
+          self._fail(place, 'images', folders.refusal(error))
+        shutil.rmtree(output, ignore_errors=True)
         return True
     return False
 
-  def _segment(self, place: pathlib.Path) -> None:
+  def _segment(self, place: pathlib.Path, output: pathlib.Path) -> None:
     series, count = place.name, sum(1 for _ in place.iterdir())
     self.tell(f'{series}: {count} images')
-    output = self.outgoing / f'.{series}'
-    shutil.rmtree(output, ignore_errors=True)
     began = time.monotonic()
     options = formats.make_options(self.settings.results)
     try:
@@ -120,8 +137,6 @@ class Node:
           shutil.rmtree(file) if file.is_dir() else file.unlink()
       shutil.rmtree(self.outgoing / series, ignore_errors=True)
       output.rename(self.outgoing / series)
-    else:
-      shutil.rmtree(output, ignore_errors=True)
     if place.exists():
       self._put_away(place, 'images')
 
@@ -130,44 +145,54 @@ class Node:
     lacking: list[str] = []
     for destination in self.settings.destinations:
       mark = folder / f'.sent-{destination.ae_title}-{destination.host}-{destination.port}'
-      if not mark.exists():
-        problem = self._send_to(destination, files)
-        if problem:
-          lacking.append(problem)
-        else:
-          mark.touch()
-          self.tell(f'{series}: {len(files)} results sent to {destination.ae_title}')
+      if mark.exists():
+        continue
+      try:
+        network.send(files, destination, self.settings.ae_title, stopped=self.stopped.is_set)
+        mark.touch()
+      except network.SendError as error:
+        lacking.append(str(error))
+      except OSError as error:
+        lacking.append(folders.refusal(error))
+      else:
+        self.tell(f'{series}: {len(files)} results sent to {destination.ae_title}')
     if not lacking:
-      self._retries.pop(series, None)
-      self._put_away(folder, 'results')
-      return
-    attempts = self._retries.get(series, (0, 0.0))[0] + 1
-    told = '; '.join(lacking)
-    if self.stopped.is_set():
-      return
-    if attempts >= self.settings.attempts:
-      self._retries.pop(series, None)
-      self._fail(folder, 'results', told)
-      return
-    pause = max(self.settings.wait, 1.0) * 2 ** (attempts - 1)
-    self._retries[series] = attempts, time.monotonic() + pause
-    self.tell(f'{series}: {told}; again in {pause:.0f} s')
+      try:
+        self._put_away(folder, 'results')
+        self._retries.pop(series, None)
+        return
+      except OSError as error:
+        lacking.append(folders.refusal(error))
+    if not self.stopped.is_set():
+      self._try_again(folder, '; '.join(lacking))
 
-  def _send_to(self, destination: Destination, files: list[pathlib.Path]) -> str:
-    try:
-      network.send(files, destination, self.settings.ae_title, stopped=self.stopped.is_set)
-    except network.SendError as error:
-      return str(error)
-    return ''
+  def _try_again(self, folder: pathlib.Path, reason: str) -> None:
+    """Has results sent later once more, or gives them up."""
+    series = folder.name
+    attempts = self._retries.get(series, (0, 0.0))[0] + 1
+    if attempts >= self.settings.attempts:
+      self._fail(folder, 'results', reason)
+      if not folder.exists():
+        self._retries.pop(series, None)
+        return
+    pause = max(self.settings.wait, 1.0) * 2 ** min(attempts - 1, _MOST_DOUBLINGS)
+    self._retries[series] = attempts, time.monotonic() + pause
+    self.tell(f'{series}: {reason}; again in {pause:.0f} s')
 
   def _fail(self, place: pathlib.Path, noun: str, reason: str) -> None:
-    kept = _moved(place, self.failed, noun)
-    (kept / 'reason.txt').write_text(reason + '\n')
+    """Keeps what could not be done, and tells; where that cannot be moved, it stays."""
+    kept = self.failed / place.name / noun
+    try:
+      folders.move(place, kept)
+      (kept / 'reason.txt').write_text(reason + '\n')
+    except OSError as error:
+      reason = f'{reason}; {folders.refusal(error)}'
+    kept = place if place.exists() else kept
     self.tell(f'{place.name}: failed: {reason} (kept in {kept})')
 
   def _put_away(self, place: pathlib.Path, noun: str) -> None:
     if self.settings.keep:
-      _moved(place, self.done, noun)
+      folders.move(place, self.done / place.name / noun)
     else:
       shutil.rmtree(place)
 
@@ -183,14 +208,6 @@ def _locked(root: pathlib.Path) -> TextIO:
       f'{root}: another node works in it; stop that one, or set another folder'
     ) from error
   return lock
-
-
-def _moved(place: pathlib.Path, folder: pathlib.Path, noun: str) -> pathlib.Path:
-  """FOLDER/SERIES/NOUN, to which a series was moved, in place of what an earlier one left there."""
-  kept = folder / place.name / noun
-  kept.parent.mkdir(exist_ok=True)
-  shutil.rmtree(kept, ignore_errors=True)
-  return place.rename(kept)
 
 
 def load(settings: Settings) -> Model:

@@ -1,7 +1,9 @@
 """The DICOM node, between a sender and an archive that run pynetdicom on this machine."""
 
 import contextlib
+import dataclasses
 import pathlib
+import resource
 import shutil
 import threading
 import time
@@ -216,6 +218,93 @@ def test_a_stop_between_loses_nothing(series, tmp_path):
   kept = tmp_path / 'node' / 'done' / name
   assert len(list((kept / 'images').iterdir())) == len(series)
   assert any(path.name.endswith('_seg.json') for path in (kept / 'results').iterdir())
+
+
+@contextlib.contextmanager
+def full_disk():
+  """No file of this process grows any more: what a full disk refuses."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def waiting(tmp_path, series, port=1, **changes):
+  """A node in which a series is whole, its lines, and the series; it does not run."""
+  name = pydicom.dcmread(series[0]).SeriesInstanceUID
+  shutil.copytree(series[0].parent, tmp_path / 'node' / 'incoming' / name)
+  lines = []
+  fields = {'wait': 0.0, 'port': 0, 'prompts': 'liver', 'folder': str(tmp_path / 'node')}
+  archives = (Destination('ARCHIVE', '127.0.0.1', port),)
+  return Node(Settings(archives, **fields | changes), Threshold(), lines.append), lines, name
+
+
+def end(node):
+  node.stopped.set()
+  node.run()
+
+
+def test_a_full_disk_costs_one_series_and_the_node_goes_on(series, tmp_path):
+  with archive() as (port, taken):
+    node, lines, name = waiting(tmp_path, series, port)
+    with full_disk():
+      assert node.step() and not node.step()
+    assert lines[-1].startswith(f'{name}: failed: ') and 'File too large' in lines[-1]
+    assert left(tmp_path / 'node') == [f'failed/{name}']
+    images = tmp_path / 'node' / 'failed' / name / 'images'
+    assert {path.name for path in series} <= {path.name for path in images.iterdir()}
+    assert send(node.port, series) == [0] * len(series)
+    assert node.step() and node.step()
+    assert lines[-1] == f'{name}: 1 results sent to ARCHIVE' and len(taken) == 1
+    end(node)
+
+
+def test_what_cannot_be_put_away_stays(series, tmp_path):
+  with archive() as (port, taken):
+    node, lines, name = waiting(tmp_path, series, port, keep=True, attempts=1)
+    for folder in (node.done, node.failed):
+      folder.rmdir()
+      folder.write_text('in the way')
+    assert node.step() and node.step() and not node.step()
+    assert len(taken) == 1 and any('Not a directory' in line for line in lines)
+    assert left(tmp_path / 'node') == [f'outgoing/{name}', f'working/{name}']
+    assert len(list((node.working / name).iterdir())) == len(series)
+    end(node)
+
+
+def test_images_of_a_series_that_comes_twice_are_all_kept(series, tmp_path):
+  """Its first images had failed, or were left when the node was stopped."""
+  node, lines, name = waiting(tmp_path, series[:1], prompts='liver')
+  places = node.incoming / name, node.failed / name / 'images'
+  for place in places:
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+  shutil.copy(series[0], places[0])
+  shutil.copy(series[1], places[1])
+  assert node.step() and 'failed' in lines[-1]
+  kept = {path.name for path in places[1].iterdir()}
+  assert kept == {series[0].name, series[1].name, 'reason.txt'}
+  end(node)
+  (node.working / name).mkdir()
+  shutil.copy(series[0], node.working / name)
+  places[0].mkdir()
+  shutil.copy(series[1], places[0])
+  (node.outgoing / f'.{name}').mkdir()  # half of a result
+  again = Node(node.settings, Threshold())
+  assert {path.name for path in places[0].iterdir()} == {series[0].name, series[1].name}
+  assert not list(again.outgoing.iterdir())
+  end(again)
+
+
+def test_a_port_that_is_taken_frees_the_folder(tmp_path):
+  with archive() as (port, _):
+    taken = Settings((), port=port, folder=str(tmp_path))
+    with pytest.raises(UserError, match='cannot be listened on') as caught:
+      Node(taken, Threshold())
+    end(Node(dataclasses.replace(taken, port=0), Threshold()))  # while the error is still held
+    assert caught.tb
 
 
 GOOD = """
