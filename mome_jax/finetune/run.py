@@ -17,7 +17,7 @@ from input_pipeline import bricks, check, disk_space, prepare, sources
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
 from mome_jax.configs import finetune
-from mome_jax.errors import UserError, writing
+from mome_jax.errors import UserError, one_line, writing
 from mome_jax.evaluate import compare, score_files
 from mome_jax.export import export
 from mome_jax.finetune import verdict
@@ -93,7 +93,7 @@ def _note(place: epath.Path, data: str, model: str) -> None:
   content = {'data': os.path.abspath(data), 'from': str(checkpoint.folder_of(model))}
   file = place / _NOTE
   if file.is_file():
-    before = json.loads(file.read_text())
+    before = _noted(file, content)
     differ = [f'{key} {before.get(key)}' for key in content if before.get(key) != content[key]]
     if differ:
       raise FinetuneError(f'{place}: fine-tunes {", ".join(differ)}; choose another --workdir')
@@ -102,7 +102,24 @@ def _note(place: epath.Path, data: str, model: str) -> None:
     raise FinetuneError(f'{place}: holds another run; choose another --workdir')
   with writing(place):
     place.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + '\n')
+    part = place / f'.{_NOTE}'
+    part.write_text(json.dumps(content, indent=2) + '\n')
+    part.replace(file)
+
+
+def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:
+  """What a workdir is for; FinetuneError, with the content as it should be, if that is damaged."""
+  try:
+    before = json.loads(file.read_text())
+    if isinstance(before, dict):
+      return before
+    reason = f'{type(before).__name__} in place of an object'
+  except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError among them
+    reason = one_line(error)
+  raise FinetuneError(
+    f'{file}: cannot be read ({reason}); if this workdir is of these scans and this start, write '
+    f'{json.dumps(content)} into it, or choose another --workdir'
+  )
 
 
 def _check(data: str, config: ConfigDict) -> None:

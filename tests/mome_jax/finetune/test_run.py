@@ -85,6 +85,15 @@ def test_a_workdir_is_of_one_folder_and_model(tmp_path):
   run._note(place, 'a', str(shipped.MODEL))  # the same command again
   with pytest.raises(run.FinetuneError, match='fine-tunes data .*a; choose another --workdir'):
     run._note(place, 'b', str(shipped.MODEL))
+  file = place / 'finetune.json'
+  whole = file.read_text()
+  for damaged in (b'', whole.encode()[:9], b'\xff', b'[]'):
+    file.write_bytes(damaged)
+    with pytest.raises(run.FinetuneError, match='finetune.json: cannot be read') as caught:
+      run._note(place, 'a', str(shipped.MODEL))
+    told = str(caught.value)
+    file.write_text(told[told.index('{') : told.rindex('}') + 1])  # as it says
+    run._note(place, 'a', str(shipped.MODEL))
 
 
 def test_absent_labels_are_asked_about_before_anything_is_written(tmp_path, capsys):
