@@ -14,7 +14,7 @@ from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
 from mome_jax.text import prompt_inputs
 from mome_jax.text.tokenizer import DEFAULT_MODEL
-from mome_jax.training import text_start, validation_scans
+from mome_jax.training import text_start, unlearnable, validation_scans
 from mome_jax.training.monitor import Choice
 from mome_jax.training.state import TrainState
 
@@ -53,7 +53,8 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   Raises:
     TextVectorError: if the text is frozen and its vectors are missing.
     CheckpointError: if `workdir` holds a run that learns something else.
-    ConfigError: if the text encoder to start from is not the one that the config describes.
+    ConfigError: if the text encoder to start from is not the one that the config describes, or no
+      training scan shows any of the classes.
   """
   config = config.copy_and_resolve_references()
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
@@ -68,6 +69,7 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   ]
   digests = {store.name: store.digest() for store in stores}
   training, held_out = validation_scans.split(config, stores, template, workdir, fold)
+  unlearnable.check(training, config.classes)
   return Task(config, template, training, digests, text, start, tokenizer, changes, held_out)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from input_pipeline import bricks, sources
 from input_pipeline.bricks.command import prepare_command
+from mome_jax.errors import ConfigError
 
 
 def unlearnable(stores: Sequence[bricks.Store], classes: Sequence[str]) -> list[str]:
@@ -33,6 +34,29 @@ def unlearnable(stores: Sequence[bricks.Store], classes: Sequence[str]) -> list[
       f'CAUTION: no training scan shows {", ".join(empty)}: this run learns only where they are not'
     )
   return lines
+
+
+def check(stores: Sequence[bricks.Store], classes: Sequence[str]) -> None:
+  """Refuses a run that could learn nothing: no training scan shows any of its classes.
+
+  Args:
+    stores: that the run is trained on.
+    classes: of the run.
+
+  Raises:
+    ConfigError: with the classes that the scans do show.
+  """
+  if any(store.class_voxels(classes).any() for store in stores):
+    return
+  labelled = sorted({name for store in stores for case in store.cases for name in case.labelled})
+  voxels = sum(store.class_voxels(labelled).sum(0) for store in stores)
+  shown = [name for name, count in zip(labelled, voxels, strict=True) if count]
+  has = f'they show {", ".join(shown)}' if shown else 'nor any other class'
+  raise ConfigError(
+    f'no training scan of {", ".join(store.name for store in stores)} shows {" or ".join(classes)} '
+    f'({has}), so there is nothing to learn; add a source that does to config.data.sources, or '
+    'choose other config.classes'
+  )
 
 
 def undeclared(

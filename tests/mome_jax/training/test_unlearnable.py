@@ -5,11 +5,13 @@ import json
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
-from mome_jax.training.unlearnable import undeclared, unlearnable
+from mome_jax.errors import ConfigError
+from mome_jax.training.unlearnable import check, undeclared, unlearnable
 
 CLASSES = ('liver', 'spleen', 'pancreas', 'aorta')
 
@@ -36,6 +38,17 @@ def test_classes_that_no_training_scan_labels_or_shows_are_told():
   assert 'no training scan shows spleen:' in empty
   everything = record('c', CLASSES, CLASSES)
   assert unlearnable([store(*scans, everything)], CLASSES) == []
+
+
+def test_a_run_that_could_learn_nothing_is_refused():
+  absent = dataclasses.replace(record('a', ('liver', 'spleen'), []), absent=('liver', 'spleen'))
+  empty = record('b', ('aorta',), ['pancreas'])  # nobody says that it labels it
+  with pytest.raises(ConfigError, match=r'shows liver or spleen \(nor any other class\)'):
+    check([store(absent), store(empty)], ('liver', 'spleen'))
+  shows = record('c', ('aorta', 'spleen'), ['aorta'])
+  with pytest.raises(ConfigError, match=r'shows liver or spleen \(they show aorta\), .*; add a so'):
+    check([store(absent), store(shows)], ('liver', 'spleen'))
+  check([store(absent), store(shows)], CLASSES)  # of liver and spleen a caution is enough
 
 
 def test_sources_that_were_prepared_before_they_declared_absence_are_told(tmp_path):
