@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from input_pipeline import bricks
@@ -13,9 +13,12 @@ from input_pipeline.batches.sampler import PatchSampler, PipelineError
 from input_pipeline.errors import suggest
 
 AUTO = 'auto'
-# What makes the batches, and the package it needs.
-_NEEDS = {'tf.data': 'tensorflow', 'grain': 'grain'}
-LOADERS = (*_NEEDS, AUTO)
+# What makes the batches, and the package it needs; AUTO is the first that is installed.
+_MAKERS: dict[str, tuple[Callable[..., Batches], str]] = {
+  'tf.data': (tf_loader.batches, 'tensorflow'),
+  'grain': (grain_loader.batches, 'grain'),
+}
+LOADERS = (*_MAKERS, AUTO)
 # Beyond it a host makes patches faster than eight accelerators take them, and only memory grows.
 _MOST_WORKERS = 32
 
@@ -57,15 +60,12 @@ def make_dataset(
   """
   if batch_size % num_hosts:
     raise PipelineError(f'batch size {batch_size} cannot be shared by {num_hosts} hosts evenly')
-  make = {'tf.data': tf_loader.batches, 'grain': grain_loader.batches}
-  loader = choose_loader(getattr(config, 'loader', AUTO))
+  make, _ = _MAKERS[choose_loader(getattr(config, 'loader', AUTO))]
   sampler = PatchSampler(config, stores, classes)
   rows = batch_size // num_hosts
   number = functools.partial(_example_number, rows=rows, batch_size=batch_size, host=host)
   workers = config.num_parallel or min(usable_cpus(), _MOST_WORKERS)
-  return make[loader](
-    sampler, number, seed=seed, first=start_step * rows, rows=rows, workers=workers
-  )
+  return make(sampler, number, seed=seed, first=start_step * rows, rows=rows, workers=workers)
 
 
 def _example_number(local: int, *, rows: int, batch_size: int, host: int) -> int:
@@ -83,26 +83,26 @@ def choose_loader(name: str) -> str:
   Raises:
     PipelineError: if there is no such loader, or what it needs is not installed.
   """
-  if name == AUTO:
-    name = 'tf.data' if _is_installed(_NEEDS['tf.data']) else 'grain'
-  if name not in _NEEDS:
+  if name not in LOADERS:
     raise PipelineError(f'data.loader is {name!r}; {suggest(name, LOADERS)}')
-  if not _is_installed(_NEEDS[name]):
-    [other] = set(_NEEDS) - {name}
+  installed = installed_loaders()
+  if not installed:
+    packages = ' or '.join(package for _, package in _MAKERS.values())
+    raise PipelineError(f'nothing that makes batches is installed; pip install {packages}')
+  if name == AUTO:
+    return installed[0]
+  if name not in installed:
+    package = _MAKERS[name][1]
     raise PipelineError(
-      f'data.loader is {name!r}, and {_NEEDS[name]} is not installed; pip install '
-      f'{_NEEDS[name]}, or set --config.data.loader={other}, which makes the same batches'
+      f'data.loader is {name!r}, and {package} is not installed; pip install {package}, or set '
+      f'--config.data.loader={installed[0]}, which makes the same batches'
     )
   return name
 
 
 def installed_loaders() -> list[str]:
   """Those whose package is installed."""
-  return [name for name, package in _NEEDS.items() if _is_installed(package)]
-
-
-def _is_installed(package: str) -> bool:
-  return importlib.util.find_spec(package) is not None
+  return [name for name, (_, package) in _MAKERS.items() if importlib.util.find_spec(package)]
 
 
 def usable_cpus() -> int:

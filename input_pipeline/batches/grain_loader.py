@@ -95,7 +95,8 @@ def _counted(iterator: Iterator[Batch], total: list[int], workers: int) -> Itera
 def _check_shared_memory(sampler: PatchSampler, examples: int) -> None:
   """Refuses what shared memory cannot hold: a process that writes beyond it is killed.
 
-  Containers have 64 MB of it unless told otherwise.
+  Grain does not always notice that, and then the run waits for ever. Containers have 64 MB of it
+  unless told otherwise.
   """
   size = sum(
     math.prod(shape) * np.dtype(spec.BATCH[name].dtype).itemsize

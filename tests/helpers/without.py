@@ -1,4 +1,4 @@
-"""An environment of processes in which a package is not installed, as far as imports can tell."""
+"""An environment of processes in which packages are not installed, as far as imports can tell."""
 
 import os
 import textwrap
@@ -11,7 +11,7 @@ import sys
 class Without(importlib.machinery.PathFinder):
   @classmethod
   def find_spec(cls, name, path=None, target=None):
-    if name.split('.')[0] == {package!r}:
+    if name.split('.')[0] in {packages!r}:
       return None
     return importlib.machinery.PathFinder.find_spec(name, path, target)
 
@@ -20,9 +20,9 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Without
 """
 
 
-def without(package, folder, **environment):
-  """The environment; `folder` gets the module that Python imports as it starts."""
+def without(packages, folder, **environment):
+  """The environment; `packages` with spaces, `folder` gets the module that Python imports first."""
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'sitecustomize.py').write_text(textwrap.dedent(SITE.format(package=package)))
+  (folder / 'sitecustomize.py').write_text(textwrap.dedent(SITE.format(packages=packages.split())))
   path = os.pathsep.join([str(folder), *filter(None, [os.environ.get('PYTHONPATH')])])
   return {**os.environ, **environment, 'PYTHONPATH': path}

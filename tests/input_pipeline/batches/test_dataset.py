@@ -134,6 +134,21 @@ dataset.choose_loader('tf.data')
   assert dataset.choose_loader('auto') == 'tf.data'
 
 
+@pytest.mark.parametrize('loader', ['auto', 'grain'])
+def test_without_any_loader_both_packages_are_named(tmp_path, loader):
+  script = f"""
+from input_pipeline.batches import dataset
+dataset.choose_loader({loader!r})
+"""
+  environment = without('tensorflow grain', tmp_path)
+  process = subprocess.run(
+    [sys.executable, '-c', script], env=environment, capture_output=True, text=True
+  )
+  assert process.stderr.endswith(
+    'PipelineError: nothing that makes batches is installed; pip install tensorflow or grain\n'
+  )
+
+
 @pytest.mark.parametrize('loader', ['tf.data', 'grain'])
 def test_a_process_with_a_running_pipeline_ends(tiny_data, loader):
   script = f"""
