@@ -1,13 +1,23 @@
 """The accelerator command, in tiny sizes on the CPU: no minute there is lost to a typo."""
 
 import json
+import pathlib
 import subprocess
+import sys
 import tarfile
+import time
 
 import pytest
 
 from tests.benchmarks.accelerator import __main__ as accelerator
-from tests.benchmarks.accelerator import networks, pack, runner, training, training_run
+from tests.benchmarks.accelerator import (
+  networks,
+  pack,
+  process_group,
+  runner,
+  training,
+  training_run,
+)
 
 
 def run(folder, parts):
@@ -85,6 +95,12 @@ def test_what_is_there_is_not_measured_again_and_what_failed_is(tmp_path):
   ('kind', 'tera'),
   [
     ('NVIDIA H100 80GB HBM3', 989),
+    ('NVIDIA H100 PCIe', 756),
+    ('NVIDIA H100 NVL', 835),
+    ('NVIDIA H200', 989),
+    ('NVIDIA H200 NVL', 835),
+    ('Tesla V100-SXM2-16GB', 125),
+    ('Tesla V100-PCIE-16GB', 112),
     ('NVIDIA A100-SXM4-40GB', 312),
     ('NVIDIA L4', 121),
     ('TPU v5 lite', 197),
@@ -96,7 +112,9 @@ def test_the_peak_of_a_device(kind, tera):
   assert networks.peak_flops(kind) == tera * 1e12
 
 
-@pytest.mark.parametrize('kind', ['NVIDIA L40S', 'NVIDIA A10G', 'cpu'])
+@pytest.mark.parametrize(
+  'kind', ['NVIDIA L40S', 'NVIDIA A10G', 'NVIDIA H100 80GB HBM3 MIG 1g.10gb', 'cpu']
+)
 def test_a_device_that_is_called_alike_has_no_peak_of_another(kind):
   assert networks.peak_flops(kind) is None
 
@@ -106,11 +124,11 @@ def test_every_part_must_end_well(ends, tmp_path, monkeypatch):
   """The last part too that its process was killed in; no option's value is lost on the way."""
   commands = []
 
-  def run_process(command, **_):
+  def run_process(command, limit):
     commands.append(command)
-    return subprocess.CompletedProcess(command, ends[len(commands) - 1])
+    return ends[len(commands) - 1]
 
-  monkeypatch.setattr(subprocess, 'run', run_process)
+  monkeypatch.setattr(process_group, 'run', run_process)
   monkeypatch.chdir(tmp_path)
   code = accelerator.main(['--output', 'a', '--parts', 'b', 'c', '--tiny'])
   assert code == (0 if ends == [0, 0] else 1)
@@ -119,6 +137,34 @@ def test_every_part_must_end_well(ends, tmp_path, monkeypatch):
     ('a', ['b'], True),
     ('a', ['c'], True),
   ]
+
+
+def test_nothing_is_left_of_a_part_that_takes_too_long(tmp_path):
+  """Neither what it has started, though that ignores SIGTERM."""
+  pid = tmp_path / 'pid'
+  deaf = (
+    'import os, pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); '
+    f'pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)'
+  )
+  part = f'import subprocess, sys; subprocess.run([sys.executable, "-c", {deaf!r}])'
+  with pytest.raises(subprocess.TimeoutExpired):
+    process_group.run([sys.executable, '-c', part], limit=3, grace=0.5)
+  end = time.monotonic() + 10  # whoever takes over orphans has to see that it is dead
+  while _runs(int(pid.read_text())):
+    assert time.monotonic() < end
+    time.sleep(0.05)
+  assert process_group.run([sys.executable, '-c', 'raise SystemExit(3)'], limit=60) == 3
+
+
+def _runs(pid):
+  status = pathlib.Path(f'/proc/{pid}/status')
+  return status.exists() and 'State:\tZ' not in status.read_text()
+
+
+def test_minutes_that_do_not_fit_into_a_part_are_refused(tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    accelerator.main([f'--output={tmp_path}', '--parts', 'f', '--minutes=6.5'])
+  assert 'a part has 5.8' in capsys.readouterr().err
 
 
 def test_kernels_of_a_gpu_are_told_from_what_the_host_does():

@@ -19,6 +19,7 @@ from tests.benchmarks.accelerator import (
   inference,
   mixture,
   numerics,
+  process_group,
   runner,
   training,
   training_run,
@@ -47,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--output', type=pathlib.Path, default=pathlib.Path('runs/accelerator'))
   parser.add_argument('--data-dir', help='prepared sources, for e and f; by default phantoms')
   parser.add_argument('--config', default='openkbp', help='of the training run (openkbp)')
-  parser.add_argument('--minutes', type=float, default=6.5, help='of the training run (6.5)')
+  parser.add_argument('--minutes', type=float, default=5.5, help='of the training run (5.5)')
   parser.add_argument('--repeats', type=int, default=5, help='of every measurement of time (5)')
   parser.add_argument('--tiny', action='store_true', help='sizes for a CPU')
   parser.add_argument('--here', action='store_true', help='parts in this process, without a limit')
@@ -56,7 +57,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
   """The command line; 0 if every row of the parts is there without an error."""
-  args = make_parser().parse_args(argv)
+  parser = make_parser()
+  args = parser.parse_args(argv)
+  most = (_LONGEST - training_run.AROUND) / 60
+  if not args.here and args.minutes > most:
+    parser.error(
+      f'--minutes {args.minutes:g}: with its start and end a part has {most:.1f}; --here'
+    )
   args.output.mkdir(parents=True, exist_ok=True)
   if args.here:
     complete = [_run(name, args) for name in args.parts]
@@ -70,13 +77,13 @@ def _run_apart(name: str, words: list[str]) -> bool:
   """Runs a part in a process of its own: what it leaves on the device is gone with it."""
   command = [sys.executable, '-m', 'tests.benchmarks.accelerator', *words]
   try:
-    done = subprocess.run([*command, '--parts', name, '--here'], timeout=_LONGEST)
+    code = process_group.run([*command, '--parts', name, '--here'], _LONGEST)
   except subprocess.TimeoutExpired:
     print(f'{name}: stopped after {_LONGEST} s; the same command goes on', flush=True)
     return False
-  if done.returncode < 0:
-    print(f'{name}: ended by signal {-done.returncode}; the same command goes on', flush=True)
-  return done.returncode == 0
+  if code < 0:
+    print(f'{name}: ended by signal {-code}; the same command goes on', flush=True)
+  return code == 0
 
 
 def _run(name: str, args: argparse.Namespace) -> bool:

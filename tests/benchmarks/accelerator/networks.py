@@ -18,9 +18,11 @@ from mome_jax.training import compile_ahead, optimizer, roofline, sharding, stat
 from mome_jax.training.flops import count_flops
 
 CONFIGS = {'unet': paper_unet, 'resenc_unet': paper_resenc_unet, 'swin_unetr': paper_swin_unetr}
-# Dense bfloat16 FLOP/s that the makers state of one device.
-PEAK = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12, 'L4': 121e12, 'A10': 125e12,
-        'V100': 125e12, 'TPU v4': 275e12}  # fmt: skip
+# Dense bfloat16 (V100: float16) FLOP/s that the makers state of one device; the first name that
+# fits counts. A plain H100, H200 or V100 is the one on an SXM board.
+PEAK = {'H100 PCIe': 756e12, 'H100 NVL': 835e12, 'H100': 989e12, 'H200 NVL': 835e12, 'H200': 989e12,
+        'A100': 312e12, 'L4': 121e12, 'A10': 125e12, 'V100-PCIE': 112e12, 'V100': 125e12,
+        'TPU v4': 275e12}  # fmt: skip
 _FAMILIES = {'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5p': 'v5p', 'TPU v5': 'v5p',
              'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e'}  # fmt: skip
 PEAK |= {name: roofline.CHIPS[family].flops for name, family in _FAMILIES.items()}
@@ -93,6 +95,8 @@ class TrainStep:
 
 def peak_flops(kind: str) -> float | None:
   """Of a `device_kind`, as its maker states it; None where that is not known."""
+  if re.search(r'\bMIG\b', kind):  # a part of one
+    return None
   names = (name for name in PEAK if re.search(rf'\b{name}\b', kind))  # an L40S is no L4
   return next((PEAK[name] for name in names), None)
 

@@ -58,7 +58,7 @@ class Settings:
   tiny: bool = False
   data_dir: str | None = None
   repeats: int = 5
-  minutes: float = 8.0
+  minutes: float = 5.5
   config: str = 'openkbp'
 
 

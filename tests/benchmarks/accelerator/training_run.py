@@ -13,6 +13,7 @@ from tests.benchmarks.accelerator.runner import Case, Part, Settings
 
 PIECE = 16 * 2**20  # bytes
 _GRACE = 120  # seconds for the last step and its checkpoint
+AROUND = _GRACE + 60  # seconds of a part beside the training: also its start, and the export
 _STOPPED = 75  # exit code after saving, see `mome_jax.main`
 
 
@@ -35,7 +36,11 @@ def _train(settings: Settings) -> dict:
       code = process.wait(60 * settings.minutes)
     except subprocess.TimeoutExpired:
       process.send_signal(signal.SIGTERM)  # it saves, and the same command goes on
-      code = process.wait(_GRACE)
+      try:
+        code = process.wait(_GRACE)
+      except subprocess.TimeoutExpired:
+        process.kill()  # otherwise it would be waited for without an end
+        raise
   if code not in (0, _STOPPED):
     raise RuntimeError(f'training ended with {code}: {log.read_text()[-200:]}')
   rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
