@@ -2,7 +2,7 @@
 
 from mome_jax.checkpoint.ensemble import expand, members, write_members
 from mome_jax.checkpoint.errors import CheckpointError
-from mome_jax.checkpoint.files import BEST, CONFIG, LAST, TEXT_VECTORS, TOKENIZER
+from mome_jax.checkpoint.files import BEST, CONFIG, LAST, TEXT_VECTORS, TOKENIZER, locate
 from mome_jax.checkpoint.model_folder import (
   TrainedModel,
   check_fit,
@@ -21,7 +21,6 @@ from mome_jax.checkpoint.same_run import (
   check_same_run,
   for_evaluation,
   goes_on,
-  newest,
   other_values,
 )
 from mome_jax.checkpoint.text_encoder import (
@@ -54,8 +53,8 @@ __all__ = [
   'load_config',
   'load_model',
   'load_text_encoder',
+  'locate',
   'members',
-  'newest',
   'other_values',
   'save_description',
   'save_model',

@@ -171,13 +171,6 @@ def other_values(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> 
   return [text for name, text in changes.items() if not _matches(name, (*_IRRELEVANT, *_DERIVED))]
 
 
-def newest(workdir: epath.PathLike) -> tuple[int, float]:
-  """Step of the newest checkpoint of a run, and when it was written, in seconds since 1970."""
-  folder = absolute(workdir) / CHECKPOINTS
-  step = max(finished_steps(folder))
-  return step, (folder / str(step)).stat().mtime
-
-
 def check_same_data(
   workdir: epath.PathLike, position: Mapping[str, Any], digests: Mapping[str, str]
 ) -> None:

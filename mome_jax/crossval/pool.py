@@ -26,7 +26,7 @@ def of_fold(config: ConfigDict, fold: int) -> ConfigDict:
 
 
 def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
-  """Whether a fold is trained for all steps and scored after that.
+  """Whether a fold is trained for all steps, and the checkpoint that counts was scored.
 
   One that ended early, by `validation.patience`, is not: training it again ends at once, and scores
   it again.
@@ -47,9 +47,11 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
       f'{workdir}: a fold of another experiment: {values}; choose another --workdir, or remove '
       'that folder'
     )
-  step, saved = checkpoint.newest(workdir)
-  summary = workdir / 'evaluation' / score_files.SUMMARY
-  return step >= config.train.steps and summary.is_file() and summary.stat().mtime >= saved
+  newest = checkpoint.locate(workdir).step
+  chosen = checkpoint.locate(workdir, config.evaluation.checkpoint).step
+  # Not by the times of files: hosts that share a disk need not agree on the time.
+  scored = score_files.read_step(workdir / 'evaluation')
+  return newest is not None and newest >= config.train.steps and scored == chosen
 
 
 def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float], str]:

@@ -152,9 +152,9 @@ class _Evaluation:
     if self.unseen:
       title += ', prompts not seen in training'
     origin = part.origin() | {'step': self.step, 'postprocess': rules, 'prompts': self.texts}
-    summary, table = score_files.write(folder, rows, title=title, origin=origin, points=points)
     if not self.unseen:
       pictures.finish(end, points)
+    summary, table = score_files.write(folder, rows, title=title, origin=origin, points=points)
     print(f'\n{table}\n\nTable and scores: {folder}\nPictures: {pictures.folder}')
     return summary
 

@@ -97,14 +97,23 @@ def write(
   columns = (*_KEYS, *metrics.METRICS, *lesions.FIELDS, *false_positives.FIELDS)
   with writing(place, ResultsError):
     place.mkdir(parents=True, exist_ok=True)
+    (place / SUMMARY).unlink(missing_ok=True)  # written last: with it, the others are whole
     (place / CASES).write_text(tables.csv_text(columns, rows))
-    (place / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
     (place / TABLE).write_text(table)
     (place / TABLE_CSV).write_text(tables.to_csv(summary))
     (place / CURVE).unlink(missing_ok=True)
     if points:
       (place / CURVE).write_text(tables.csv_text(froc.FIELDS, points))
+    (place / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
   return summary, table
+
+
+def read_step(folder: epath.Path) -> int | None:
+  """The step of training that an evaluation folder holds whole scores of; None where of none."""
+  try:
+    return json.loads((folder / SUMMARY).read_text()).get('step')
+  except (OSError, ValueError):  # a process that wrote it was killed
+    return None
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:

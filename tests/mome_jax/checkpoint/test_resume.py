@@ -1,6 +1,8 @@
 """Saving and resuming when files are damaged, disks are full and configs have changed."""
 
 import contextlib
+import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -256,6 +258,23 @@ def test_steps_of_an_object_store_count_when_finished(saved, tmp_path, monkeypat
   model = checkpoint.load_model(workdir, where)
   assert model.step == 5
   jax.tree.map(np.testing.assert_array_equal, model.params, state(5).ema)
+
+
+def test_no_clock_decides_which_checkpoint_is_newest(saved, tmp_path):
+  """Nor which are kept: of hosts that share a disk, some clocks are wrong."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(saved, workdir)
+  for step, seconds in ((3, 2**32), (5, 1)):
+    folder = workdir / f'checkpoints/{step}'
+    file = folder / '_CHECKPOINT_METADATA'
+    times = dict.fromkeys(('init_timestamp_nsecs', 'commit_timestamp_nsecs'), seconds * 10**9)
+    file.write_text(json.dumps(json.loads(file.read_text()) | times))
+    for path in (*folder.rglob('*'), folder):
+      os.utime(path, (seconds, seconds))
+  with opened(workdir) as checkpointer:
+    assert_state(checkpointer.restore(abstract(), CONFIG), 5)
+    checkpointer.save(7, state(7), {'step': 7, 'seed': 0})
+  assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['5', '7']
 
 
 # ---------------------------------------------------------------------------- where a run began

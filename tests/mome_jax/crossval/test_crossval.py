@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import jax.numpy as jnp
 import pytest
 from etils import epath
 from tiny import SETTINGS
@@ -11,10 +12,12 @@ from tiny import SETTINGS
 from input_pipeline import prepare
 from mome_jax import checkpoint, cli
 from mome_jax.checkpoint import training_cases
+from mome_jax.configs import demo
 from mome_jax.crossval import pool
 from mome_jax.evaluate import score_files
 from mome_jax.plausibility import learn, record
 from mome_jax.training import command_line
+from mome_jax.training.state import TrainState
 
 FOLDS = 2
 
@@ -113,16 +116,43 @@ def test_scores_of_another_folds_cases_are_not_pooled(run, tmp_path):
     pool.pool(copy, values.config)
 
 
-def test_a_fold_scored_at_its_best_checkpoint_is_done(run, tmp_path):
-  workdir, command = run
-  fold = epath.Path(shutil.copytree(workdir / 'fold_0', tmp_path / 'fold_0'))
-  config = pool.of_fold(command_line.parse(['crossval', *command[1:]]).config, 0)
-  assert pool.is_done(fold, config)
-  summary = fold / 'evaluation' / score_files.SUMMARY
-  summary.write_text(json.dumps(json.loads(summary.read_text()) | {'step': 1}))
-  assert pool.is_done(fold, config)
-  os.utime(summary, (0, 0))  # older than the checkpoint
-  assert not pool.is_done(fold, config)
+@pytest.fixture
+def fold(tmp_path):
+  """A fold as training and scoring leave it, better after one of its two steps; its config."""
+  folder, config = epath.Path(tmp_path), demo.get_config()
+  config.train.steps = 2
+  checkpoint.save_description(folder, config)
+  params = {'model': {'bias': jnp.ones(3)}}
+  writer = checkpoint.Checkpointer(folder)
+  for step, dice in ((1, 0.5), (2, 0.4)):
+    state = TrainState(jnp.int32(step), params, params, (params,))
+    writer.save(step, state, {'step': step}, dice)
+  writer.close()
+  (folder / 'evaluation').mkdir()
+  (folder / 'evaluation/summary.json').write_text('{"step": 2, "mean_dice": 0.4}')
+  return folder, config
+
+
+def test_a_fold_scored_at_the_checkpoint_that_counts_is_done(fold):
+  folder, config = fold
+  assert pool.is_done(folder, config)
+  summary = folder / 'evaluation/summary.json'
+  summary.write_text('{"step": 1, "mean_dice": 0.5}')
+  assert not pool.is_done(folder, config)
+  config.evaluation.checkpoint = 'best'
+  checkpoint.save_description(folder, config)
+  assert pool.is_done(folder, config)
+  summary.write_text('{"step": 1, "mean_d')  # killed while it was written
+  assert not pool.is_done(folder, config)
+  summary.unlink()
+  assert not pool.is_done(folder, config)
+
+
+@pytest.mark.parametrize('file', ['evaluation/summary.json', 'checkpoints/2'])
+def test_no_clock_decides_whether_a_fold_is_done(fold, file):
+  folder, config = fold
+  os.utime(folder / file, (0, 0))
+  assert pool.is_done(folder, config)
 
 
 def _error(capfd) -> str:
