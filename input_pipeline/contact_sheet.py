@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
-import pathlib
+import io
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
+from etils import epath
 
 from input_pipeline import bricks, errors
 from input_pipeline.anatomy import ClassError
@@ -38,13 +40,13 @@ class _Classes:
 
 
 def contact_sheet(
-  store: bricks.BrickStore, path: pathlib.Path, *, seed: int = 0, patches: int = _PATCHES
+  store: bricks.BrickStore, path: os.PathLike, *, seed: int = 0, patches: int = _PATCHES
 ) -> dict[str, tuple[int, int]]:
   """Draws one source.
 
   Args:
     store: its bricks.
-    path: PNG file to write.
+    path: PNG file to write, may be gs://.
     seed: of the patches.
     patches: how many to draw.
 
@@ -81,20 +83,27 @@ def contact_sheet(
   known = [case.own_spacing for case in store.cases if case.own_spacing]
   if known:
     _draw_axes(figure.add_subplot(below[5]), np.array(known), 'their own spacing, mm')
-  with errors.writing(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+  _save(figure, path)
   pyplot.close(figure)
   counts = zip(classes.cases, map(int, classes.voxels), strict=True)
   return dict(zip(classes.names, counts, strict=True))
 
 
-def augmentations(store: bricks.BrickStore, path: pathlib.Path, *, seed: int = 0) -> list[str]:
+def _save(figure: Any, path: os.PathLike) -> None:
+  png = io.BytesIO()
+  figure.savefig(png, dpi=80, format='png')
+  file = epath.Path(path)
+  with errors.writing(path):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(png.getvalue())
+
+
+def augmentations(store: bricks.BrickStore, path: os.PathLike, *, seed: int = 0) -> list[str]:
   """Draws one patch as it is, and after each augmentation alone, at the strong end of its range.
 
   Args:
     store: bricks of the source.
-    path: PNG file to write.
+    path: PNG file to write, may be gs://.
     seed: of the patch and what is drawn.
 
   Returns:
@@ -123,9 +132,7 @@ def augmentations(store: bricks.BrickStore, path: pathlib.Path, *, seed: int = 0
     _draw_patch(axes, example, classes, store.spacing, shown)
     axes[0].set_title(name.replace('_', ' '), fontsize=9)
     axes[1].set_title('')
-  with errors.writing(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+  _save(figure, path)
   pyplot.close(figure)
   return [*examples][1:]
 

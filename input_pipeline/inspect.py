@@ -8,9 +8,10 @@ spacings. And `SOURCE_augmentations.png`: one patch, and after each augmentation
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
+
+from etils import epath
 
 from input_pipeline import bricks, cli, errors
 from input_pipeline.contact_sheet import augmentations, contact_sheet
@@ -19,9 +20,9 @@ from input_pipeline.contact_sheet import augmentations, contact_sheet
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = cli.Parser(prog='python -m input_pipeline.inspect', description=__doc__)
-  parser.add_argument('--data-dir', required=True, type=pathlib.Path)
+  parser.add_argument('--data-dir', required=True, type=epath.Path)
   parser.add_argument('--source', action='append', help='default: every prepared one')
-  parser.add_argument('--output', type=pathlib.Path, help='default: DATA_DIR/inspect')
+  parser.add_argument('--output', type=epath.Path, help='default: DATA_DIR/inspect')
   parser.add_argument('--seed', type=int, default=0, help='of the patches (0)')
   return parser
 

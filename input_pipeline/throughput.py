@@ -12,7 +12,6 @@ import argparse
 import concurrent.futures
 import dataclasses
 import multiprocessing
-import pathlib
 import resource
 import sys
 import time
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from input_pipeline import bricks, cli, errors
 from input_pipeline.batches import dataset
@@ -84,7 +84,7 @@ def measure(
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = cli.Parser(prog='python -m input_pipeline.throughput', description=__doc__)
-  parser.add_argument('--data-dir', required=True, type=pathlib.Path)
+  parser.add_argument('--data-dir', required=True, type=epath.Path)
   parser.add_argument('--source', action='append', help='default: every prepared one')
   for option, default, text in (
     ('--patch', 96, 'voxels along an edge'),
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _open(data_dir: pathlib.Path, names: Sequence[str]) -> list[bricks.BrickStore]:
+def _open(data_dir: epath.Path, names: Sequence[str]) -> list[bricks.BrickStore]:
   template = bricks.read_template(data_dir, names)
   return [bricks.open_bricks(data_dir, name, template) for name in names]
 

@@ -1,8 +1,9 @@
+import os
 import re
 
 import pytest
 
-from input_pipeline import bricks, throughput
+from input_pipeline import bricks, inspect, throughput
 from input_pipeline.batches import dataset
 
 
@@ -45,3 +46,9 @@ def test_without_a_loader_no_table_is_printed(tiny_data, capsys, monkeypatch):
   assert throughput.main([f'--data-dir={tiny_data}']) == 1
   printed = capsys.readouterr()
   assert not printed.out and 'is installed; pip install tensorflow or grain' in printed.err
+
+
+@pytest.mark.parametrize('command', [inspect, throughput])
+def test_the_address_of_a_bucket_stays_as_it_is(command):
+  arguments = command.make_parser().parse_args(['--data-dir=gs://bucket/data'])
+  assert os.fspath(arguments.data_dir / 'inspect') == 'gs://bucket/data/inspect'
