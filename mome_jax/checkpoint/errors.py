@@ -1,6 +1,6 @@
 """What can be wrong with checkpoints and model folders, and its messages cut to a line."""
 
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, one_line
 
 
 class CheckpointError(UserError):
@@ -11,9 +11,9 @@ class TrainingCasesError(CheckpointError):
   """The list of training cases cannot be read; the message names the file."""
 
 
-def first_line(error: Exception) -> str:
-  """What an error says, short enough to stand in a sentence."""
-  return str(error).strip().split('\n')[0][:300] or type(error).__name__
+def brief(error: Exception) -> str:
+  """What an error says, in a line and short enough to stand in a sentence."""
+  return one_line(error)[:300] or type(error).__name__
 
 
 def shortened(items: list[str], limit: int = 3) -> str:

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from mome_jax.checkpoint.errors import CheckpointError, first_line
+from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import SAFETENSORS, absolute
 from mome_jax.errors import writing
 
@@ -60,7 +60,7 @@ def load_params(file: epath.Path, sharding: jax.sharding.Sharding) -> Any:
       wide = array.astype(np.promote_types(array.dtype, np.float32))
       placed[tuple(name.split('.'))] = jax.device_put(wide, sharding)
   except Exception as error:  # of the library or the disk
-    raise CheckpointError(f'{file}: cannot be read ({first_line(error)}); get it again') from error
+    raise CheckpointError(f'{file}: cannot be read ({brief(error)}); get it again') from error
   return flax.traverse_util.unflatten_dict(placed)
 
 

@@ -6,7 +6,7 @@ import re
 
 from etils import epath
 
-from mome_jax.checkpoint.errors import CheckpointError, first_line
+from mome_jax.checkpoint.errors import CheckpointError, brief
 
 PREFIX = 'hf:'
 _PATH = re.compile(r'hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?')
@@ -46,7 +46,7 @@ def fetch(path: str) -> epath.Path:
     folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES)
   except Exception as error:  # the library, its transport and the disk each raise their own
     raise CheckpointError(
-      f'{path}: cannot be fetched ({first_line(error)}); check the name and the connection, or '
+      f'{path}: cannot be fetched ({brief(error)}); check the name and the connection, or '
       'give a local folder'
     ) from error
   return epath.Path(folder)

@@ -14,7 +14,7 @@ from etils import epath
 
 from mome_jax.checkpoint import checksums, hf_folder
 from mome_jax.checkpoint.config_file import read_config
-from mome_jax.checkpoint.errors import CheckpointError, first_line, shortened
+from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
 from mome_jax.checkpoint.files import (
   CONFIG,
   PARAMS,
@@ -247,5 +247,5 @@ def _restored(folder: epath.Path, sharding: jax.sharding.Sharding) -> Any:
       return reader.restore(folder, shapes)
   except Exception as error:  # Orbax and its storage layers each raise their own
     raise CheckpointError(
-      f'{folder}: cannot be read ({first_line(error)}); copy it again or choose another checkpoint'
+      f'{folder}: cannot be read ({brief(error)}); copy it again or choose another checkpoint'
     ) from error

@@ -4,6 +4,7 @@ import contextlib
 import enum
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from mome_jax.checkpoint import checksums, same_run
-from mome_jax.checkpoint.errors import CheckpointError, first_line, shortened
+from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
 from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps
 
 
@@ -63,6 +64,7 @@ class Checkpointer:
   def __init__(self, workdir, *, keep: int = 2):
     self._workdir = absolute(workdir)
     self._folder = self._workdir / CHECKPOINTS
+    logging.getLogger('absl').addFilter(_is_news)
     policies = ocp.checkpoint_managers
     newest = policies.LatestN(keep)
     best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
@@ -153,7 +155,7 @@ class Checkpointer:
       except CheckpointError:
         raise
       except Exception as error:  # Orbax and its storage layers each raise their own
-        reason, outcome = first_line(error), _classify(error)
+        reason, outcome = brief(error), _classify(error)
       outcome = _worst_of_all_hosts(outcome)
       if outcome == _Outcome.READ:
         outcome, reason = _compare(restored)
@@ -189,7 +191,7 @@ class Checkpointer:
     except Exception as error:  # nothing but columns of the log depend on it
       outcome = _classify(error)
       _say(
-        f'note: {self._workdir / _START} cannot be read ({first_line(error)}); how far the '
+        f'note: {self._workdir / _START} cannot be read ({brief(error)}); how far the '
         'parameters moved will not be logged'
       )
     return params if _worst_of_all_hosts(outcome) == _Outcome.READ else None
@@ -260,9 +262,11 @@ class Checkpointer:
       logging.getLogger('asyncio').setLevel(logging.CRITICAL)
       steps = finished_steps(self._folder)
       good = f'{self._folder / str(max(steps))} is complete' if steps else 'there is none yet'
+      is_bucket = '://' in os.fspath(self._folder)
+      mend = "See to the bucket's billing and permissions" if is_bucket else 'Free space'
       raise CheckpointError(
-        f'cannot write a checkpoint into {self._folder} ({first_line(error)}); of the earlier '
-        f'ones, {good}. Free space and run the same command again'
+        f'cannot write a checkpoint into {self._folder} ({brief(error)}); of the earlier '
+        f'ones, {good}. {mend} and run the same command again'
       ) from error
 
 
@@ -278,6 +282,11 @@ def _compare(restored: Any) -> tuple[_Outcome, str]:
     for name in checksums.changed(restored[item], sums.get(item))
   ]
   return (_Outcome.DAMAGED if wrong else _Outcome.READ), f'not what was written: {shortened(wrong)}'
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  """False for the errors that Orbax logs with a traceback for each array, and raises besides."""
+  return record.levelno < logging.ERROR or '/orbax/' not in record.pathname
 
 
 def _score(metrics: Mapping[str, float]) -> float:
