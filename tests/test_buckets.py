@@ -1,13 +1,16 @@
 """Data and workdirs in a bucket, against a server of Google Cloud Storage's API on this machine."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import bucket
+import bucket_gate
 import pytest
 
 from input_pipeline import bricks
@@ -25,7 +28,7 @@ SETTINGS = (
   '--config.validation.every=0',
 )  # fmt: skip
 # Saves twice, marks the second as unfinished, as a killed process leaves it, and reads.
-CHECKPOINTS = """
+BEGIN = """
 import jax, jax.numpy as jnp, numpy as np, ml_collections
 from etils import epath
 from input_pipeline import bricks
@@ -33,35 +36,58 @@ from mome_jax import checkpoint
 from mome_jax.configs import demo
 from mome_jax.training.state import TrainState
 
+params = {'model': {'kernel': jnp.arange(6000.0).reshape(60, 100)}}
+state = lambda step: TrainState(jnp.int32(step), params, params, (params,))
+abstract = jax.tree.map(
+  lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
+"""
+CHECKPOINTS = f"""{BEGIN}
 store = bricks.open_bricks('gs://bucket/data', 'phantom')
 print('digest', store.digest(), len(bricks.open_volumes('gs://bucket/data', 'phantom')))
 print('voxels', sum(int(store.read(i)[0].astype(int).sum()) for i in range(len(store))))
 
 folder = epath.Path('gs://bucket/saved')
-params = {'model': {'kernel': jnp.arange(6000.0).reshape(60, 100)}}
-state = lambda step: TrainState(jnp.int32(step), params, params, (params,))
 checkpointer = checkpoint.Checkpointer(folder)
 for step in (1, 2):
-  checkpointer.save(step, state(step), {'step': step})
+  checkpointer.save(step, state(step), dict(step=step))
 checkpointer.close()
 (folder / 'checkpoints/2/commit_success.txt').unlink()
-abstract = jax.tree.map(
-  lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
 checkpointer = checkpoint.Checkpointer(folder)
 restored, position = checkpointer.restore(abstract, ml_collections.ConfigDict())
 print('went on from', position['step'], int(restored.step))
-checkpointer.save(2, state(2), {'step': 2})
+checkpointer.save(2, state(2), dict(step=2))
 checkpointer.close()
 checkpoint.save_model(epath.Path('gs://bucket/model'), demo.get_config(), params)
 place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 loaded = checkpoint.load_model('gs://bucket/model', place)
 np.testing.assert_array_equal(loaded.params['model']['kernel'], params['model']['kernel'])
 """
+# Waits for a line before it saves again, and for another before it reads and saves once more.
+FULL = f"""{BEGIN}
+folder = epath.Path('gs://bucket/full')
+for step in (1, 2, 2):
+  try:
+    checkpointer = checkpoint.Checkpointer(folder)
+    restored = checkpointer.restore(abstract, ml_collections.ConfigDict())
+    print('at', restored and restored[1]['step'], flush=True)
+    checkpointer.save(step, state(step), dict(step=step))
+    checkpointer.close()
+  except checkpoint.CheckpointError as error:
+    print('error:', error, flush=True)
+  print('next?', flush=True)
+  input()
+"""
 
 
 @pytest.fixture(scope='module')
-def environment(tmp_path_factory):
-  with bucket.served(tmp_path_factory.mktemp('bucket') / 'log') as environment:
+def gate():
+  with bucket_gate.gate() as gate:
+    yield gate
+
+
+@pytest.fixture(scope='module')
+def environment(gate, tmp_path_factory):
+  with bucket.served(tmp_path_factory.mktemp('bucket') / 'log', gate) as environment:
     yield environment
 
 
@@ -94,6 +120,71 @@ def test_prepared_data_and_checkpoints(prepared, tmp_path):
   assert f'digest {store.digest()} 1' in out and f'voxels {voxels}' in out
   assert 'went on from 1 1' in out
   assert {name.split('/')[2] for name in bucket.names(prepared, 'saved/checkpoints/')} == {'1', '2'}
+
+
+def test_a_bucket_that_takes_nothing_more(environment, gate, tmp_path):
+  """One line says so, the earlier checkpoint stays, and saving goes on once it takes more."""
+  with (
+    (tmp_path / 'errors').open('w') as errors,
+    subprocess.Popen(
+      [sys.executable, '-c', FULL], env=bucket.inherited(environment), stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE, stderr=errors, text=True,
+    ) as process,
+  ):  # fmt: skip
+    alarm = threading.Timer(300, process.kill)
+    alarm.start()
+    told = []
+    try:
+      for refuses in (True, False, False):
+        told.append(list(itertools.takewhile(lambda line: line != 'next?\n', process.stdout)))
+        gate.refuses = refuses
+        print(file=process.stdin, flush=True)
+    finally:
+      gate.refuses = False
+      alarm.cancel()
+      process.kill()
+  assert told[0] == ['at None\n'] and told[2] == ['at 1\n']
+  where, error = told[1]
+  assert where == 'at 1\n'
+  assert (
+    'billing account' in error and 'gs://bucket/full/checkpoints/1 is complete. See to' in error
+  )
+  assert 'Traceback' not in (tmp_path / 'errors').read_text()
+  steps = {name.split('/')[2] for name in bucket.names(environment, 'full/checkpoints/')}
+  assert steps == {'1', '2'}
+
+
+SAME = """
+from etils import epath
+from input_pipeline.bricks import shards
+
+read = lambda name: {
+  path.name: list(shards.read_records(path))
+  for kind in ('bricks', 'volumes')
+  for path in epath.Path(f'gs://bucket/{name}/phantom').glob(f'{kind}/*/*.array_*')
+}
+assert read('data') == read('beam') and len(read('beam')) == 2
+"""
+
+
+@pytest.mark.slow
+def test_beam_prepares_the_same(prepared):
+  pytest.importorskip('apache_beam')
+  place = f'--data_dir=gs://{bucket.NAME}/beam'
+  options = '--beam=--runner=DirectRunner --direct_num_workers=2'
+  out = run(prepared, *PHANTOM, place, '--cases=1', options)
+  assert 'phantom: 1 train, 1 validation cases' in out
+  assert not bucket.names(prepared, 'beam/.phantom')
+  run(prepared, SAME)
+
+
+@pytest.mark.slow
+def test_what_is_prepared_is_drawn_and_measured(prepared):
+  run(prepared, 'input_pipeline.inspect', f'--data_dir={DATA}')
+  assert 'data/inspect/phantom_augmentations.png' in bucket.names(prepared, 'data/inspect')
+  words = '--patch=16', '--seconds=1', '--parallel=1', '--loader=tf.data'
+  out = run(prepared, 'input_pipeline.throughput', f'--data_dir={DATA}', *words)
+  assert '| tf.data | 1 |' in out
 
 
 @pytest.mark.slow

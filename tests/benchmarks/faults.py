@@ -1,6 +1,6 @@
 """What a training survives: faults tried on real processes, and what each costs.
 
-PYTHONPATH=. python tests/benchmarks/faults.py --work=DIR [--fault=NAME ...] [--kills=20]
+PYTHONPATH=. python tests/benchmarks/faults.py --work=DIR [--fault=NAME ...]
 
 A small demo is prepared and trained once without faults. Then it is trained again for each fault,
 which comes when the run is where it hurts; the same command goes on afterwards. Survived is what
@@ -9,8 +9,8 @@ that were logged and had to be done again.
 """
 
 import argparse
+import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import random
@@ -21,123 +21,21 @@ import sys
 import time
 from collections.abc import Callable
 
-import numpy as np
+from tests.benchmarks import fault_runs
+from tests.benchmarks.fault_runs import (
+  EVERY,
+  SECOND,
+  STEPS,
+  Moment,
+  Run,
+  saved_and_on,
+  steps_done,
+  wait_for,
+)
+from tests.helpers import bucket, bucket_gate
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-STEPS, EVERY = 20, 5
-SETTINGS = (
-  '--config=demo', '--config.data_dir=data', '--config.data.spacing=(12.0, 12.0, 12.0)',
-  '--config.data.patch=(16, 16, 16)', '--config.evaluation.window=(32, 32, 32)',
-  '--config.evaluation.pictures=1', '--config.model.backbone.size=tiny',
-  '--config.model.scales=(0, 1)', '--config.text.num_layers=1', '--config.init.text=',
-  '--config.train.negatives=0',
-  f'--config.train.steps={STEPS}', '--config.train.batch_size=4', '--config.train.log_every=1',
-  f'--config.train.checkpoint_every={EVERY}', '--config.train.warmup_steps=1',
-  '--config.train.learning_rate=1e-3', '--config.validation.every=10',
-  '--config.validation.patches=4',
-)  # fmt: skip
 LOST = re.compile('lost another one|heartbeat|rendezvous|ended with', re.IGNORECASE)
-_PATIENCE = 600.0  # seconds that a run may take
-
-
-@dataclasses.dataclass
-class Run:
-  """A training in `folder/name`, of one process or of several under launch/local_processes.py."""
-
-  folder: pathlib.Path
-  name: str
-  processes: int = 2
-
-  @property
-  def workdir(self) -> pathlib.Path:
-    """Of the training."""
-    return self.folder / self.name
-
-  def start(self, limit: int | None = None) -> subprocess.Popen:
-    """Starts it, in a session of its own."""
-    launcher = [
-      sys.executable, ROOT / 'launch/local_processes.py', '-n', str(self.processes),
-      '--devices', '1', '--grace', '20', '--restarts', '3', '--',
-    ]  # fmt: skip
-    words = [sys.executable, '-m', 'mome_jax.main', *SETTINGS, f'--workdir={self.name}']
-    environment = {
-      **os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu',
-      'MOME_CACHE': str(self.folder / 'compiled'),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }  # fmt: skip
-    output = (self.folder / f'{self.name}.log').open('a')
-    return subprocess.Popen(
-      [*(launcher if self.processes > 1 else ()), *words],
-      cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True,
-    )  # fmt: skip
-
-  def finish(self) -> int:
-    """Runs the command until it ends; its exit code."""
-    return self.start().wait(_PATIENCE)
-
-  def output(self) -> str:
-    """All that was printed."""
-    return (self.folder / f'{self.name}.log').read_text()
-
-  def rows(self) -> list[dict]:
-    """What was logged of each step."""
-    file = self.workdir / 'metrics.jsonl'
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith('}')]
-
-  def resumed(self) -> list[int]:
-    """Steps that starts went on from."""
-    return [int(step) for step in re.findall(r'resuming \S+ at step (\d+)', self.output())]
-
-
-def prepare(folder: pathlib.Path) -> None:
-  """Prepares the phantoms of all runs in `folder`."""
-  if not (folder / 'data/phantom/prepare.json').exists():
-    subprocess.run(
-      [sys.executable, '-m', 'input_pipeline.prepare', '--source=phantom', '--data_dir=data',
-       '--spacing=12', '--brick=16', '--cases=3'],
-      cwd=folder, env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=True, capture_output=True,
-    )  # fmt: skip
-
-
-# ---------------------------------------------------------------------------- when it hurts
-Moment = Callable[[Run], bool]
-
-
-def steps_done(count: int) -> Moment:
-  """After so many steps."""
-  return lambda run: len(run.rows()) >= count
-
-
-def in_a_save(run: Run) -> bool:
-  """While the checkpoint of step 10 is written."""
-  return any((run.workdir / 'checkpoints').glob('10.*tmp*'))
-
-
-def in_validation(run: Run) -> bool:
-  """After the step before a validation, whose row is written after it."""
-  return len(run.rows()) >= 9
-
-
-def in_evaluation(run: Run) -> bool:
-  """After the last step, once its checkpoint is there, before there are scores."""
-  done = (run.workdir / f'checkpoints/{STEPS}/ema').exists()
-  return done and not (run.workdir / 'evaluation/summary.json').exists()
-
-
-def wait_for(run: Run, process: subprocess.Popen, moment: Moment) -> None:
-  """Waits until a run is where a fault is to come."""
-  deadline = time.monotonic() + _PATIENCE
-  while not moment(run):
-    if process.poll() is not None or time.monotonic() > deadline:
-      raise RuntimeError(f'{run.name}: the moment of the fault never came\n{run.output()[-2000:]}')
-    time.sleep(0.005)
-
-
-def children(process: subprocess.Popen) -> list[int]:
-  """Ids of the processes that a launcher started."""
-  text = pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text()
-  return [int(word) for word in text.split()]
+_DAY = 24 * 3600.0
 
 
 # ---------------------------------------------------------------------------- faults
@@ -147,8 +45,8 @@ def kill_one(moment: Moment, which: int, number: int = signal.SIGKILL) -> Callab
   def fault(run: Run) -> None:
     process = run.start()
     wait_for(run, process, moment)
-    os.kill(children(process)[which], number)
-    code = process.wait(_PATIENCE)
+    os.kill(fault_runs.children(process)[which], number)
+    code = process.wait(fault_runs.PATIENCE)
     if number == signal.SIGKILL:
       assert code, f'{run.name}: ended with 0 although a process was killed'
       assert LOST.search(run.output()), run.output()[-2000:]
@@ -156,12 +54,15 @@ def kill_one(moment: Moment, which: int, number: int = signal.SIGKILL) -> Callab
   return fault
 
 
-def kill_all(run: Run) -> None:
-  """Power that goes off: all processes are gone at once, in a save."""
-  process = run.start()
-  wait_for(run, process, in_a_save)
-  os.killpg(process.pid, signal.SIGKILL)
-  process.wait(_PATIENCE)
+def kill_all(moment: Moment) -> Callable[[Run], None]:
+  """All processes are gone at once."""
+
+  def fault(run: Run) -> None:
+    process = run.start()
+    wait_for(run, process, moment)
+    fault_runs.kill(process)
+
+  return fault
 
 
 def full_disk(run: Run) -> None:
@@ -170,113 +71,153 @@ def full_disk(run: Run) -> None:
   mount = ['mount', '-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', str(run.workdir)]
   subprocess.run(mount, check=True)
   process = run.start()
-  wait_for(run, process, lambda run: (run.workdir / 'checkpoints/5').exists())
+  wait_for(run, process, lambda run: run.saved(EVERY))
   filler = run.workdir / 'filler'
-  with filler.open('ab', buffering=0) as out:
-    try:
-      while True:
-        out.write(b'x' * 4096)
-    except OSError:
-      pass
-  code = process.wait(_PATIENCE)
-  assert code == 1, code
-  assert 'is complete' in run.output() or 'cannot be written' in run.output()
+  with open(filler, 'ab', buffering=0) as out, contextlib.suppress(OSError):
+    while True:
+      out.write(b'x' * 4096)
+  _must_refuse(run, process)
   filler.unlink()
 
 
+def full_bucket(run: Run) -> None:
+  """The bucket takes nothing after the first checkpoint, and does again after the run ended."""
+  process = run.start()
+  wait_for(run, process, lambda run: run.saved(EVERY))
+  assert run.gate is not None
+  run.gate.refuses = True
+  try:
+    _must_refuse(run, process)
+  finally:
+    run.gate.refuses = False
+
+
+def _must_refuse(run: Run, process: subprocess.Popen) -> None:
+  """The run ends with the one line that says what could not be written."""
+  code = process.wait(fault_runs.PATIENCE)
+  last = run.output().rstrip().splitlines()[-1]
+  assert code == 1, f'exit code {code}: {last}'
+  assert re.match('error: .*(is complete|there is none yet|cannot be written)', last), last
+
+
+def clock_skew(run: Run) -> None:
+  """All is killed, and what it left was written by clocks that are up to two days off."""
+  kill_all(saved_and_on)(run)
+  rng = random.Random(0)
+  for path in sorted(pathlib.Path(run.workdir).rglob('*')):
+    if path.name == '_CHECKPOINT_METADATA':
+      shifted = lambda match: f'{match[1]}{int(match[2]) + int(rng.uniform(-2, 2) * _DAY * 1e9)}'
+      path.write_text(re.sub(r'(_timestamp_nsecs": )(\d+)', shifted, path.read_text()))
+    then = time.time() + rng.uniform(-2, 2) * _DAY
+    os.utime(path, (then, then))
+
+
+def damaged_checkpoint(run: Run) -> None:
+  """All is killed, and a bit flips in the newest checkpoint."""
+  kill_all(saved_and_on)(run)
+  fault_runs.flip(fault_runs.largest(pathlib.Path(run.workdir, f'checkpoints/{SECOND}').rglob('*')))
+
+
+def damaged_records(run: Run) -> None:
+  """All is killed, and a bit flips in the training records, which a copy brings back."""
+  kill_all(steps_done(EVERY + 1))(run)
+  shard = fault_runs.largest((run.folder / 'data/phantom/bricks').rglob('*'))
+  sound = fault_runs.flip(shard)
+  try:
+    code = run.finish()
+  finally:
+    shard.write_bytes(sound)
+  last = run.output().rstrip().splitlines()[-1]
+  assert code == 1 and re.match('error: data/phantom/bricks.*damaged', last), (code, last)
+
+
 def random_kills(count: int) -> Callable[[Run], None]:
-  """kill -9 at random times, each after the run has got somewhere."""
+  """kill -9 at random times: a third before the first step, the others some steps later."""
 
   def fault(run: Run) -> None:
     rng = random.Random(0)
-    for _ in range(count):
+    for number in range(count):
       process = run.start()
-      begun = time.monotonic()
-      wait = rng.uniform(1, 25)
-      while process.poll() is None and time.monotonic() - begun < wait:
+      goal = run.logged() + rng.randint(1, 5)
+      moment = time.monotonic() + rng.uniform(1, 12)
+      while process.poll() is None:
+        is_over = time.monotonic() > moment if number % 3 == 0 else run.logged() >= goal
+        if is_over:
+          time.sleep(rng.uniform(0, 2))
+          break
         time.sleep(0.01)
-      if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-      process.wait(_PATIENCE)
+      assert process.poll() is None, f'ended after {number} kills: {run.output()[-500:]}'
+      fault_runs.kill(process)
 
   return fault
 
 
-FAULTS: dict[str, tuple[str, int, Callable[[Run], None]]] = {
-  'save': ('kill -9 of one of two processes in a save', 2, kill_one(in_a_save, 1)),
-  'save_lead': ('kill -9 of the first of two processes in a save', 2, kill_one(in_a_save, 0)),
-  'power': ('all processes gone at once in a save', 2, kill_all),
-  'validation': ('kill -9 of one of two in a validation', 2, kill_one(in_validation, 1)),
-  'evaluation': ('kill -9 of one of two in the evaluation', 2, kill_one(in_evaluation, 1)),
-  'term': ('SIGTERM to one of two processes', 2, kill_one(steps_done(8), 1, signal.SIGTERM)),
-  'stalled': ('one of two processes stops (SIGSTOP)', 2,
-              kill_one(steps_done(8), 1, signal.SIGSTOP)),
-  'stalled_lead': ('the first of two processes stops', 2,
-                   kill_one(steps_done(8), 0, signal.SIGSTOP)),
-  'full': ('full disk in a save', 1, full_disk),
-  'random': ('random kills of one process', 1, random_kills(20)),
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """What is tried, on how many processes and steps; what is then said; whether in a bucket."""
+
+  words: str
+  act: Callable[[Run], None]
+  processes: int = 2
+  steps: int = STEPS
+  told: str = ''
+  in_bucket: bool = False
+
+
+FAULTS = {
+  'save': Fault('kill -9 of one of two processes in a save', kill_one(fault_runs.in_a_save, 1)),
+  'save_lead': Fault(
+    'kill -9 of the first of two processes in a save', kill_one(fault_runs.in_a_save, 0)
+  ),
+  'power': Fault('all processes gone at once in a save', kill_all(fault_runs.in_a_save)),
+  'validation': Fault(
+    'kill -9 of one of two in a validation', kill_one(fault_runs.in_validation, 1)
+  ),
+  'evaluation': Fault(
+    'kill -9 of one of two in the evaluation', kill_one(fault_runs.in_evaluation, 1)
+  ),
+  'term': Fault(
+    'SIGTERM to one of two processes', kill_one(steps_done(EVERY + 2), 1, signal.SIGTERM)
+  ),
+  'stalled': Fault(
+    'one of two processes stops (SIGSTOP)', kill_one(steps_done(EVERY + 2), 1, signal.SIGSTOP)
+  ),
+  'stalled_lead': Fault(
+    'the first of two processes stops', kill_one(steps_done(EVERY + 2), 0, signal.SIGSTOP)
+  ),
+  'skew': Fault('killed, and clocks of files up to two days off', clock_skew, 1),
+  'bits': Fault(
+    'killed, and a bit flipped in the newest checkpoint', damaged_checkpoint, 1,
+    told=f'checkpoints/{SECOND} is damaged',
+  ),
+  'records': Fault('killed, and a bit flipped in the training records', damaged_records, 1),
+  'full': Fault('full disk in a save', full_disk, 1),
+  'bucket': Fault('bucket that takes nothing more', full_bucket, 1, in_bucket=True),
+  'random': Fault('20 random kills of one process', random_kills(20), 1, 60),
 }  # fmt: skip
 
 
-# ---------------------------------------------------------------------------- afterwards
-def files(workdir: pathlib.Path) -> set[str]:
-  """What a run leaves, but for the random parts of the names of TensorBoard and TensorStore."""
-  names = {str(p.relative_to(workdir)) for p in workdir.rglob('*') if p.is_file()}
-  return {re.sub(r'events\.out.*|/d/\w+$', '', name) for name in names}
-
-
-def compare(run: Run, sound: Run) -> list[str]:
-  """What differs from the undisturbed run."""
-  problems = []
-  rows, expected = run.rows(), sound.rows()
-  if [row['step'] for row in rows] != [row['step'] for row in expected]:
-    problems.append('other steps in metrics.jsonl')
-  else:
-    for key in ('loss', 'validation/loss', 'validation/dice'):
-      got, want = ([row[key] for row in part if key in row] for part in (rows, expected))
-      if len(got) != len(want) or not np.allclose(got, want, rtol=1e-5, atol=1e-7):
-        problems.append(f'another {key}')
-  scores = [
-    json.loads((one.workdir / 'evaluation/summary.json').read_text())['mean_dice']
-    for one in (run, sound)
-  ]
-  if not np.isclose(*scores, atol=1e-6):
-    problems.append(f'mean Dice {scores[0]} instead of {scores[1]}')
-  left = {name for name in files(run.workdir) if 'damaged/' not in name}
-  if left != files(sound.workdir):
-    problems.append(f'other files: {sorted(left ^ files(sound.workdir))[:5]}')
-  return problems
-
-
-def try_fault(name: str, folder: pathlib.Path, sound: Run) -> dict:
-  """Tries one fault; name, what it is, whether it was survived, steps lost, seconds, problems."""
-  words, processes, fault = FAULTS[name]
-  run = Run(folder, name, processes)
+# ---------------------------------------------------------------------------- the table
+def try_fault(fault: Fault, run: Run) -> dict:
+  """Tries one fault; what it is, whether it was survived, steps lost, seconds, problems."""
+  sound = fault_runs.undisturbed(run)
   start = time.monotonic()
+  problems = []
   try:
-    fault(run)
-    logged = max((row['step'] for row in run.rows()), default=0)
-    before = len(run.resumed())
+    fault.act(run)
     code = run.finish()
-    problems = [] if code == 0 else [f'exit code {code}: {run.output()[-300:]}']
-    problems += compare(run, sound) if code == 0 else []
-    later = run.resumed()[before:] or run.resumed()
-    lost = max(logged - later[0], 0) if later else logged
+    problems += [f'exit code {code}: {run.output()[-300:]}'] if code else []
+    problems += fault_runs.compare(run, sound) if code == 0 else []
+    problems += [] if fault.told in run.output() else [f'nothing told of {fault.told!r}']
+  except AssertionError as error:
+    problems.append(str(error))
   finally:
     subprocess.run(['umount', '-l', run.workdir], capture_output=True)
+  starts, lost = run.starts()
   return {
-    'fault': words, 'survived': not problems, 'lost': lost, 'starts': len(run.resumed()) + 1,
+    'fault': fault.words, 'survived': not problems, 'lost': lost, 'starts': starts,
     'seconds': round(time.monotonic() - start), 'problems': problems,
   }  # fmt: skip
-
-
-def undisturbed(folder: pathlib.Path, processes: int) -> Run:
-  """The run that the others are compared with, trained where it is not there yet."""
-  run = Run(folder, f'sound_{processes}', processes)
-  if not (run.workdir / 'evaluation/summary.json').exists():
-    code = run.finish()
-    assert code == 0, run.output()[-3000:]
-  return run
 
 
 def main() -> int:
@@ -284,17 +225,21 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--work', type=pathlib.Path, required=True, help='an empty folder')
   parser.add_argument('--fault', nargs='+', choices=FAULTS, default=list(FAULTS))
-  parser.add_argument('--kills', type=int, default=20, help='of the random ones')
   arguments = parser.parse_args()
   folder = arguments.work.absolute()
   folder.mkdir(parents=True, exist_ok=True)
-  words, processes, _ = FAULTS['random']
-  FAULTS['random'] = f'{arguments.kills} {words}', processes, random_kills(arguments.kills)
-  prepare(folder)
+  fault_runs.prepare(folder)
   print('| fault | survived | steps lost | starts | s |\n|:--|:--|--:|--:|--:|', flush=True)
   failed = 0
   for name in arguments.fault:
-    row = try_fault(name, folder, undisturbed(folder, FAULTS[name][1]))
+    fault = FAULTS[name]
+    with contextlib.ExitStack() as stack:
+      run = Run(folder, name, fault.processes, fault.steps)
+      if fault.in_bucket:
+        run.gate = stack.enter_context(bucket_gate.gate())
+        run.environment = stack.enter_context(bucket.served(folder / 'bucket.log', run.gate))
+        os.environ.update(run.environment)  # for what is looked at from here
+      row = try_fault(fault, run)
     failed += not row['survived']
     told = 'yes' if row['survived'] else f'**no**: {"; ".join(row["problems"])}'
     print(f'| {row["fault"]} | {told} | {row["lost"]} | {row["starts"]} | {row["seconds"]} |',

