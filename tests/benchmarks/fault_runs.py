@@ -1,5 +1,6 @@
 """Trainings that `faults.py` disturbs: how they are started, watched and compared."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -46,6 +47,7 @@ class Run:
     steps: of the training.
     environment: of a bucket, which then holds the workdir; empty: it is on disk.
     gate: of that bucket.
+    started: what ran or runs.
   """
 
   folder: pathlib.Path
@@ -54,6 +56,7 @@ class Run:
   steps: int = STEPS
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
   gate: Gate | None = None
+  started: list[subprocess.Popen] = dataclasses.field(default_factory=list)
 
   @property
   def workdir(self) -> epath.Path:
@@ -81,10 +84,18 @@ class Run:
     }  # fmt: skip
     output = (self.folder / f'{self.name}.log').open('a')
     print(_START.format(self.logged()), file=output, flush=True)
-    return subprocess.Popen(
+    process = subprocess.Popen(
       [*(launcher if self.processes > 1 else ()), *words],
       cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True,
     )  # fmt: skip
+    self.started.append(process)
+    return process
+
+  def stop(self) -> None:
+    """Ends what still runs."""
+    for process in self.started:
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
   def finish(self) -> int:
     """Runs the command until it ends; its exit code."""

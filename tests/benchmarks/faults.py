@@ -200,18 +200,19 @@ FAULTS = {
 # ---------------------------------------------------------------------------- the table
 def try_fault(fault: Fault, run: Run) -> dict:
   """Tries one fault; what it is, whether it was survived, steps lost, seconds, problems."""
-  sound = fault_runs.undisturbed(run)
-  start = time.monotonic()
-  problems = []
+  problems, start = [], time.monotonic()
   try:
+    sound = fault_runs.undisturbed(run)
+    start = time.monotonic()
     fault.act(run)
     code = run.finish()
     problems += [f'exit code {code}: {run.output()[-300:]}'] if code else []
     problems += fault_runs.compare(run, sound) if code == 0 else []
     problems += [] if fault.told in run.output() else [f'nothing told of {fault.told!r}']
-  except AssertionError as error:
+  except (AssertionError, RuntimeError) as error:
     problems.append(str(error))
   finally:
+    run.stop()
     subprocess.run(['umount', '-l', run.workdir], capture_output=True)
   starts, lost = run.starts()
   return {
@@ -228,6 +229,7 @@ def main() -> int:
   arguments = parser.parse_args()
   folder = arguments.work.absolute()
   folder.mkdir(parents=True, exist_ok=True)
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the runs, too
   fault_runs.prepare(folder)
   print('| fault | survived | steps lost | starts | s |\n|:--|:--|--:|--:|--:|', flush=True)
   failed = 0
