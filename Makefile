@@ -10,6 +10,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Python compiles what it imports; all of TensorFlow's modules would take longer than the download.
 PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+# Files of tests go to the first of two processes that is free, in the order of tests/long.txt.
+TWO = -n 2 --dist loadfile --no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export GRPC_VERBOSITY ?= ERROR
 # Large pages for large arrays: steps on the CPU otherwise pay for many page faults.
@@ -37,20 +39,20 @@ demo: $(VENV)/run.stamp
 # 5 is pytest's code where all are skipped: good only where the system lacks a library of Qt, which
 # is printed; napari itself is there, from the requirements.
 test: $(VENV)/dev.stamp lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/integrations
+	$(BIN)/python -m pytest $(TWO) --ignore=tests/integrations
 	$(BIN)/python -m pytest tests/integrations || { [ $$? = 5 ] && \
 	  $(BIN)/python -c 'import PyQt6.QtWidgets' 2>&1 | grep 'cannot open shared object file'; }
 
 # Without the files of tests/long.txt.
 test-fast: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not long'
+	$(BIN)/python -m pytest $(TWO) -m 'not slow and not long'
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
 
 # What runs in processes that tests start does not count.
 coverage: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov
+	$(BIN)/python -m pytest $(TWO) --cov
 
 # The suite on a newer Python, which gets a newer jax.
 test-py312:

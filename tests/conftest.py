@@ -13,16 +13,29 @@ LONG = pathlib.Path(__file__).with_name('long.txt')
 
 
 def long_files() -> list[pathlib.Path]:
-  """The files whose tests take long."""
+  """The files whose tests take long, the longest first."""
   lines = LONG.read_text().splitlines()
   return [LONG.parent / line for line in lines if line and not line.startswith('#')]
 
 
-def pytest_collection_modifyitems(items):
+def is_worker(config) -> bool:
+  """Whether this process is one of several that share the tests."""
+  return hasattr(config, 'workerinput')
+
+
+def longest_first(items: list) -> None:
+  """Sorts tests by file as tests/long.txt has them; all others follow as they were."""
+  places = {file: place for place, file in enumerate(long_files())}
+  items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_modifyitems(config, items):
   files = set(long_files())
   for item in items:
     if item.path in files:
       item.add_marker('long')
+  if is_worker(config):  # files are handed out in this order
+    longest_first(items)
 
 
 @pytest.fixture(scope='session')

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -31,16 +32,38 @@ def test_clean_keeps_trained_models(tmp_path):
   assert make(tmp_path, 'clean-runs') == {'mome_jax/main.py'}
 
 
-def test_files_that_take_long_exist(pytestconfig):
-  [tests] = [
+@pytest.fixture
+def tests(pytestconfig):
+  """The conftest of all tests, as a module."""
+  [module] = [
     plugin
     for plugin in pytestconfig.pluginmanager.get_plugins()
     if getattr(plugin, '__file__', None) == str(ROOT / 'tests' / 'conftest.py')
   ]
+  return module
+
+
+def test_files_that_take_long_exist(tests):
   files = tests.long_files()
   assert len(files) == len(set(files)) > 0
   for file in files:
     assert file.is_file(), f'{tests.LONG}: {file} is gone'
+
+
+def test_two_processes_take_the_longest_files_first(request, tests):
+  """Each file in one piece, the short ones as they were collected, and in this order to the end."""
+  here, (first, second, *_) = request.node.path, tests.long_files()
+  items = [
+    types.SimpleNamespace(path=path, name=name)
+    for path, name in [(here, 'z'), (second, 'b'), (here, 'a'), (first, 'd'), (second, 'a')]
+  ]
+  tests.longest_first(items)
+  assert [(item.path, item.name) for item in items] == [
+    (first, 'd'), (second, 'b'), (second, 'a'), (here, 'z'), (here, 'a')]  # fmt: skip
+  recipe = subprocess.run(
+    ['make', '-n', 'test-fast'], cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  assert '-n 2 --dist loadfile --no-loadscope-reorder' in recipe.stdout
 
 
 @pytest.mark.parametrize(
