@@ -17,7 +17,7 @@ export GRPC_VERBOSITY ?= ERROR
 # Large pages for large arrays: steps on the CPU otherwise pay for many page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-fast test-slow coverage test-py312 lint package docs vendor accelerator clean clean-runs
+.PHONY: demo test test-fast test-napari test-slow coverage test-py312 lint package docs vendor accelerator clean clean-runs
 
 $(VENV)/run.stamp: requirements.txt requirements-grain.txt requirements-predict.txt
 	@echo 'Installing jax, TensorFlow and others into $(VENV), 2.4 GB: half a minute to two minutes.'
@@ -35,11 +35,15 @@ demo: $(VENV)/run.stamp
 	@echo 'Compiling, half a minute; training, 3 to 5 minutes on two idle cores; scores and pictures, half a minute:'
 	$(BIN)/python -m mome_jax.main --config=demo --workdir=runs/demo
 
+# First what has no work for two cores, side by side.
+test: $(VENV)/dev.stamp
+	$(MAKE) --jobs=2 --output-sync=target lint test-napari
+	$(BIN)/python -m pytest $(TWO) --ignore=tests/integrations
+
 # Those of napari have a process of their own: what draws for Qt does not bear TensorFlow beside it.
 # 5 is pytest's code where all are skipped: good only where the system lacks a library of Qt, which
 # is printed; napari itself is there, from the requirements.
-test: $(VENV)/dev.stamp lint
-	$(BIN)/python -m pytest $(TWO) --ignore=tests/integrations
+test-napari: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/integrations || { [ $$? = 5 ] && \
 	  $(BIN)/python -c 'import PyQt6.QtWidgets' 2>&1 | grep 'cannot open shared object file'; }
 
