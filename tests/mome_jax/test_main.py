@@ -157,6 +157,7 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
   while not ready(workdir):
     assert process.poll() is None, 'the run ended before it could be ended'
     assert time.monotonic() < deadline
+    time.sleep(0.01)  # the run needs the processor
   process.send_signal(sent)
   message = process.communicate()[1]
   assert process.returncode == code
