@@ -54,8 +54,8 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
 
   Returns:
     What can be written as JSON: `compiler`, `effort`, `topology`, `chip`, `chips`, `slices`,
-    `mesh`, `parameters`, `hbm_limit`, `at_least`, and for the step `train`, and the steps `see` (a
-    batch of windows) and `read` (four prompts there) of a prediction on one chip: `hbm` with
+    `mesh`, `parameters`, `hbm_limit`, `chip_hours`, and for the step `train`, and the steps `see`
+    (a batch of windows) and `read` (four prompts there) of a prediction on one chip: `hbm` with
     `arguments`, `outputs`, `reused`, `temporaries` and `peak` (bytes of one chip), `fits`, `flops`
     (of one step on all chips; products and convolutions), `flops_per_patch`, `patches_per_chip`,
     `bytes_accessed` (of one chip, as XLA counts it: loop bodies once), `traffic` (bytes a patch of
@@ -64,9 +64,8 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
     `collectives` (kind -> `count` and output `bytes` of one chip, loop bodies once) and
     `compile_seconds`. `effort` is jax_exec_time_optimization_effort, from -1 to 1; at -1 the TPU
     compiler is far quicker, and the temporaries are an upper bound. Of several slices,
-    `collectives` has `between slices` too. `at_least` is what the training must cost on TPUs:
-    `step_seconds`, the FLOPs at the peak of the chips in bfloat16 or the bytes at their bandwidth,
-    whichever takes longer, and `chip_hours` of all `train.steps`; None elsewhere.
+    `collectives` has `between slices` too. `chip_hours` is what all `train.steps` cost at least, at
+    the `roofline` of one; None where there is none.
 
   Raises:
     TopologyError: see there.
@@ -92,7 +91,8 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
       train, platform, topology, patches=config.train.batch_size, devices=len(devices)
     ),
   }
-  report['at_least'] = at_least(topology, len(devices), report['train'], config.train.steps)
+  bound = report['train']['roofline']
+  report['chip_hours'] = bound and roofline.chip_hours(bound, len(devices), config.train.steps)
   # Every host predicts by itself, window by window: one chip is the unit.
   alone = sharding.local_mesh(devices[:1])
   windows = max(config.evaluation.batch_size, 1)
@@ -127,25 +127,6 @@ def hbm_gib(topology: str) -> int | None:
 def find_chip(topology: str) -> roofline.Chip | None:
   """What one chip of a topology can do; None where it is none of a TPU."""
   return roofline.CHIPS.get(_split(topology)[1])
-
-
-def at_least(topology: str, chips: int, step: dict, steps: int) -> dict[str, float] | None:
-  """What a training costs at least; see `compile_config`.
-
-  Args:
-    topology: of TPUs, or any other, for which nothing is known.
-    chips: of all slices.
-    step: of the report of a train step, `flops` of all chips and `bytes_accessed` of one.
-    steps: of the training.
-  """
-  chip = find_chip(topology)
-  if chip is None:
-    return None
-  seconds = roofline.bound(chip, step['flops'] / chips, step['bytes_accessed'] or 0)['seconds']
-  return {
-    'step_seconds': float(f'{seconds:.3g}'),
-    'chip_hours': float(f'{seconds * steps * chips / 3600:.3g}'),
-  }
 
 
 def _split(topology: str) -> tuple[int, str, str]:

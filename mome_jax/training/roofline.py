@@ -49,6 +49,17 @@ def bound(chip: Chip, flops: float, traffic: float) -> dict[str, float]:
   }
 
 
+def chip_hours(bound: Mapping[str, float], chips: int, steps: int) -> float:
+  """What a training costs at least, three digits.
+
+  Args:
+    bound: of one step, see `bound`.
+    chips: that take the step together.
+    steps: of the training.
+  """
+  return float(f'{bound["seconds"] * steps * chips / 3600:.3g}')
+
+
 def table(report: Mapping[str, Any]) -> str:
   """The report of `compile_ahead.compile_config` as a Markdown table to read."""
   steps = [(name, report[name]) for name in ('train', 'see', 'read')]
@@ -64,6 +75,7 @@ def table(report: Mapping[str, Any]) -> str:
     add('ms of a step, computing at peak', milliseconds('compute_seconds'))
     add('ms of a step, moving at full bandwidth', milliseconds('memory_seconds'))
     add('MFU at most', lambda step: f'{step["roofline"]["mfu_bound"]:.0%}')
+    rows.append(('chip hours of all steps, at least', f'{report["chip_hours"]:g}', '', ''))
   limit = report['hbm_limit']
   add(
     'GiB of a chip' + (f' (of {limit / 2**30:.0f})' if limit else ''),

@@ -21,6 +21,13 @@ def test_the_slower_of_computing_and_moving_bounds_a_step(flops, traffic, second
   assert bound['mfu_bound'] == pytest.approx(share)
 
 
+def test_what_a_training_must_cost():
+  """By hand: a step of a second, 8 chips, 900 steps are 2 hours of chips."""
+  for flops, traffic in ((197e12, 1), (1, 819e9)):  # computing, moving
+    assert roofline.chip_hours(roofline.bound(V5E, flops, traffic), 8, 900) == 2
+  assert roofline.chip_hours({'seconds': 1}, 4, 123_456) == 137
+
+
 def step(gigabytes, teraflops, patches, chip=V5E):
   sizes = {'convolution': 0.75e9 * gigabytes, 'copy': 0.25e9 * gigabytes}
   work, traffic = 1e12 * teraflops * patches, 1e9 * gigabytes * patches
@@ -35,7 +42,8 @@ def step(gigabytes, teraflops, patches, chip=V5E):
 
 def test_the_table_has_all_programs_of_a_report():
   programs = {'train': step(81.9, 1.97, 2), 'see': step(8.19, 0.0197, 1), 'read': step(4, 0, 1)}
-  report = {'topology': 'v5e:2x2', 'chips': 4, 'hbm_limit': 16 * 2**30, **programs}
+  slice_of_four = {'topology': 'v5e:2x2', 'chips': 4, 'hbm_limit': 16 * 2**30}
+  report = {**slice_of_four, 'chip_hours': 222, **programs}
   lines = roofline.table(report).splitlines()
   assert len(set(map(len, lines))) == 1
   rows = {name: cells for name, *cells in ([c.strip() for c in line[2:-2].split(' | ')]
@@ -50,6 +58,7 @@ def test_the_table_has_all_programs_of_a_report():
     'ms of a step, computing at peak': ['20', '0', '0'],
     'ms of a step, moving at full bandwidth': ['200', '10', '5'],
     'MFU at most': ['10%', '1%', '0%'],
+    'chip hours of all steps, at least': ['222', '', ''],
     'GiB of a chip (of 16)': ['1.5', '1.5', '1.5'],
   }
   report |= {'hbm_limit': None, **{name: step(1, 1, 1, None) for name in programs}}
