@@ -15,6 +15,8 @@ from jax import lax
 from mome_jax import ops
 from mome_jax.models import heads, router
 
+SCOPE = 'class_maps'  # the jax.named_scope of what is computed for every class and voxel
+
 
 @flax.struct.dataclass
 class Sources:
@@ -72,7 +74,7 @@ def make_maps(sources: Sources, options: Options) -> Maps:
   are ever held together. On a TPU the maps of a network in bfloat16 are in bfloat16 too, between
   products and sums in float32.
   """
-  with jax.named_scope('class_maps'):
+  with jax.named_scope(SCOPE):
     return lax.platform_dependent(
       sources,
       tpu=functools.partial(maps_together, options=options),

@@ -9,8 +9,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+from mome_jax.models import class_maps
+
 KINDS = ('convolution', 'copy', 'normalisation', 'class maps', 'other')
-CLASS_MAPS = 'class_maps'  # the jax.named_scope of what is computed for every class and voxel
 # Nothing moves: these name, group or make up values.
 _FREE = frozenset(('parameter', 'constant', 'bitcast', 'tuple', 'get-tuple-element', 'iota'))
 _FREE |= {'after-all', 'partition-id', 'replica-id', 'opt-barrier', 'add-dependency'}
@@ -108,7 +109,7 @@ def _trips(program: _Program, loop: _Operation) -> int:
 
 
 def _kind(program: _Program, operation: _Operation) -> str:
-  if f'/{CLASS_MAPS}/' in f'/{_plain(operation.path)}/':
+  if f'/{class_maps.SCOPE}/' in f'/{_plain(operation.path)}/':
     return 'class maps'
   opcodes = {inner.opcode for inner in _inside(program, operation)}
   if opcodes & {'convolution', 'dot'}:

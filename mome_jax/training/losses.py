@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mome_jax.models import class_maps
+
 
 class Counts(NamedTuple):
   """What the means of a loss run over, where a batch is computed in parts: those of all its parts.
@@ -22,7 +24,7 @@ class Counts(NamedTuple):
   parts: jax.Array
 
 
-@jax.named_scope('class_maps')
+@jax.named_scope(class_maps.SCOPE)
 def count(targets: jax.Array, valid: jax.Array, known: jax.Array) -> Counts:
   """The counts of one part of a batch; the sums over all parts are those of the batch.
 
@@ -36,7 +38,7 @@ def count(targets: jax.Array, valid: jax.Array, known: jax.Array) -> Counts:
   return Counts(some(valid), some(targets & valid), some(known), jnp.ones((), jnp.int32))
 
 
-@jax.named_scope('class_maps')
+@jax.named_scope(class_maps.SCOPE)
 def masked_bce_dice(
   logits: jax.Array,
   targets: jax.Array,
@@ -117,7 +119,7 @@ def prompt_contrast(sampled: jax.Array, default: jax.Array, temperature: float =
   return -jnp.diag(jax.nn.log_softmax(similarity)).mean()
 
 
-@jax.named_scope('class_maps')
+@jax.named_scope(class_maps.SCOPE)
 def look_up(code_table: jax.Array, label: jax.Array) -> jax.Array:
   """Where each class is: (256, K) bool by code, label (B, D, H, W) uint8 -> (B, K, D, H, W) bool.
 
@@ -139,7 +141,7 @@ def look_up_product(code_table: jax.Array, label: jax.Array) -> jax.Array:
   return jnp.einsum('ck,bcdhw->bkdhw', code_table.astype(jnp.bfloat16), one_hot) > 0.5
 
 
-@jax.named_scope('class_maps')
+@jax.named_scope(class_maps.SCOPE)
 def valid_voxels(
   shape: tuple[int, int, int], supervised: jax.Array, frame: jax.Array, slice_range: jax.Array
 ) -> jax.Array:
@@ -175,7 +177,7 @@ def block_mean(x: jax.Array, factor: int) -> jax.Array:
   return blocks.mean((3, 5, 7))
 
 
-@jax.named_scope('class_maps')
+@jax.named_scope(class_maps.SCOPE)
 def block_supervision(
   targets: jax.Array, valid: jax.Array, factor: int
 ) -> tuple[jax.Array, jax.Array]:
