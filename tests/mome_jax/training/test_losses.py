@@ -152,6 +152,15 @@ def test_block_mean(factor):
   np.testing.assert_allclose(losses.block_mean(jnp.asarray(x), factor), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize('factor', [1, 2, 16, 32])
+def test_block_means_by_products_are_exact(factor):
+  """Of full blocks too, whose sums are the largest numbers on the way."""
+  x = np.random.default_rng(0).random((1, 2, 32, 64, 32)) < 0.3
+  x[:, 1, :, 32:] = True
+  products = jax.jit(losses.block_mean_products, static_argnums=1)
+  np.testing.assert_array_equal(products(x, factor), losses.block_mean_plain(x, factor))
+
+
 def test_block_supervision_at_the_border_of_a_contoured_range():
   """Blocks of 2^3, of which two voxels in height: above the range, across its end, inside it."""
   valid = jnp.zeros((1, 1, 2, 2, 6), bool).at[..., 3:].set(True)
