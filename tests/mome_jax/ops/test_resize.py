@@ -21,7 +21,7 @@ def test_max_pool_and_its_gradient():
   np.testing.assert_array_equal(y, from_torch(expected))
   (gradient,) = torch.autograd.grad(expected, tx, to_torch(dy))
   np.testing.assert_array_equal(pull(jnp.asarray(dy))[0], from_torch(gradient))
-  assert_same(resize.max_pool, resize.max_pool_plain, x, atol=0)
+  assert_same(resize.max_pool_pairs, resize.max_pool_plain, x, atol=0)
 
 
 def test_mean_pool():
