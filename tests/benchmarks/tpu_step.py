@@ -15,8 +15,8 @@ import subprocess
 import sys
 
 HEAD = (
-  'config', 'chip', 'patches a chip', 'convolution', 'copy', 'normalisation', 'class maps', 'other',
-  'GB a patch', 'XLA, loops once', 'TFLOP a patch', 'ms a patch, computing', 'ms a patch, moving',
+  'config', 'chip', 'patches a chip', 'GB a patch', 'convolution', 'copy', 'normalisation',
+  'class maps', 'other', 'TFLOP a patch', 'ms a patch, computing', 'ms a patch, moving',
   'MFU at most', 'peak GiB', 'fits', 'seconds to compile',
 )  # fmt: skip
 
@@ -46,9 +46,8 @@ def line(report: dict) -> str:
     report['config'],
     report['topology'].partition(':')[0],
     f'{share:g}',
-    *(f'{size / 1e9:.1f}' for size in traffic['kinds'].values()),
     f'{traffic["total"] / 1e9:.1f}',
-    f'{report["bytes_accessed"] / share / 1e9:.1f}',
+    *(f'{size / 1e9:.1f}' for size in traffic['kinds'].values()),
     f'{report["flops_per_patch"] / 1e12:.2f}',
     f'{1e3 * roofline["compute_seconds"] / share:.0f}',
     f'{1e3 * roofline["memory_seconds"] / share:.0f}',
