@@ -2,10 +2,7 @@
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Callable
-
-from ml_collections import ConfigDict
 
 from mome_jax.errors import UserError
 from mome_jax.plan import rules, trial
@@ -94,12 +91,9 @@ def fit(
   machine: trial.Machine,
   budget: Budget,
   arrange: Callable[[Room], Layout],
-  make_config: Callable[[Layout], ConfigDict],
+  compile_layout: Callable[[Layout], trial.Trial],
   *,
   size: str,
-  execute: bool,
-  folder: pathlib.Path | None,
-  again: bool = False,
   tell: Callable[[str], None] = lambda line: None,
 ) -> list[Attempt]:
   """Looks for the largest layout that fits.
@@ -109,11 +103,8 @@ def fit(
     machine: to plan for.
     budget: of memory and time.
     arrange: the layout for a room.
-    make_config: the experiment with a layout.
+    compile_layout: what the compiler says of the experiment with a layout.
     size: of the backbone, for the first guess.
-    execute: whether steps are also run here.
-    folder: where answers of the compiler are kept.
-    again: ask the compiler what it answered before.
     tell: takes a line for each compilation.
 
   Returns:
@@ -121,33 +112,31 @@ def fit(
 
   Raises:
     FitError: if even the smallest patch does not fit.
-    TrialError, TopologyError: as `trial.run`.
+    TrialError, TopologyError: as `compile_layout`.
   """
   model = _guess(size, machine.platform, len(cohort.classes))
   tried: list[Attempt] = []
   while True:
     room = _room(model, machine, budget)
-    wanted = arrange(room)
-    voxels = wanted.voxels * wanted.batch // machine.devices
+    next_layout = arrange(room)
+    voxels = next_layout.voxels * next_layout.batch // machine.devices
     fitting = [attempt for attempt in tried if attempt.fits]
-    before = [attempt for attempt in tried if attempt.layout == wanted]
+    before = [attempt for attempt in tried if attempt.layout == next_layout]
     if room.by_time:
-      before += [attempt for attempt in fitting if _is_near(attempt.layout, wanted)]
+      before += [attempt for attempt in fitting if _is_near(attempt.layout, next_layout)]
     if before or (fitting and len(tried) >= MOST):
       best = before[0] if before and before[0].fits else max(fitting, key=_size, default=None)
       if best is None:
         raise FitError(_too_little(tried[-1], budget))
       return [*(attempt for attempt in tried if attempt is not best), best]
     tell(
-      f'compiling {_shape(wanted.patch)} voxels, {wanted.batch} a step: '
+      f'compiling {_shape(next_layout.patch)} voxels, {next_layout.batch} a step: '
       f'{gib(model.peak(voxels))} predicted ...'
     )
-    seen = trial.run(
-      make_config(wanted), machine.topology, execute=execute, folder=folder, again=again
-    )
+    seen = compile_layout(next_layout)
     fits = seen.peak <= budget.memory
     tell(f'  {gib(seen.peak)} of {gib(budget.memory)}{"" if fits else ": too much"}{_timed(seen)}')
-    tried.append(Attempt(wanted, model.peak(voxels), seen, fits))
+    tried.append(Attempt(next_layout, model.peak(voxels), seen, fits))
     model.learn(voxels, seen)
     if fits and seen.peak >= ENOUGH * budget.memory:
       return tried
@@ -161,9 +150,9 @@ def _room(model: _Model, machine: trial.Machine, budget: Budget) -> Room:
   return Room(min(by_memory, by_time), machine.devices, by_time=by_time < by_memory)
 
 
-def _is_near(layout: Layout, wanted: Layout) -> bool:
+def _is_near(layout: Layout, other: Layout) -> bool:
   """Whether nothing is gained by another compilation: steps follow from the time of one anyway."""
-  ratio = layout.voxels * layout.batch / (wanted.voxels * wanted.batch)
+  ratio = layout.voxels * layout.batch / (other.voxels * other.batch)
   return _NEAR <= ratio <= 1 / _NEAR
 
 

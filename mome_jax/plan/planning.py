@@ -11,7 +11,7 @@ import numpy as np
 
 from input_pipeline.bricks.command import DOWNLOADED
 from input_pipeline.cli import spoken
-from mome_jax.plan import config_file, report, target
+from mome_jax.plan import config_file, report, target, trial
 from mome_jax.plan.cohort import Cohort, CohortError, Origin, read_cohort
 from mome_jax.plan.experiment import Experiment
 from mome_jax.plan.fit import Attempt, fit
@@ -77,12 +77,18 @@ def _fit(experiment: Experiment, args: argparse.Namespace) -> list[Attempt]:
     rule = ' x '.join(f'{mm:g}' for mm in free.spacing)
     return place(spacing=prepared, why=f'prepared so; the rules give {rule}: {free.why_spacing}')
 
+  def compile_layout(planned: Layout) -> trial.Trial:
+    return trial.run(
+      experiment.config(planned),
+      aim.machine.topology,
+      execute=aim.here,
+      folder=pathlib.Path(compilation.cache_folder(), 'plan'),
+      again=args.again,
+    )
+
   attempts = fit(
-    cohort, aim.machine, aim.budget, arrange, experiment.config,
+    cohort, aim.machine, aim.budget, arrange, compile_layout,
     size=aim.size,
-    execute=aim.here,
-    folder=pathlib.Path(compilation.cache_folder(), 'plan'),
-    again=args.again,
     tell=lambda line: print(line, file=sys.stderr, flush=True),
   )  # fmt: skip
   remark = target.busy() if aim.on_cpu else ''

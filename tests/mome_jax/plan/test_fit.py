@@ -1,9 +1,10 @@
 """The search for what fits, by a compiler whose answers are known; test_trial asks the real one."""
 
+import math
+
 import pytest
 from cohorts import case, cohort
 
-from mome_jax.configs import demo
 from mome_jax.plan import fit, rules, trial
 from mome_jax.plan.fit import Budget
 
@@ -11,30 +12,21 @@ ABDOMEN = cohort([case((1.5, 1.5, 2.0), (256, 200, 220))] * 40)
 MACHINE = trial.Machine('here', 'cpu', 'cpu', 1, 2**35)
 
 
-def search(monkeypatch, memory, *, per_voxel, fixed=5e8, seconds=None, speed=1e-6):
+def search(memory, *, per_voxel, fixed=5e8, seconds=None, speed=1e-6):
   """What is tried where a step needs fixed + per_voxel * voxels bytes."""
   asked = []
 
-  def run(config, topology, *, execute, folder, again):
-    voxels = config.train.batch_size * int(
-      config.data.patch[0] * config.data.patch[1] * config.data.patch[2]
-    )
+  def compile_layout(layout):
+    voxels = layout.batch * math.prod(layout.patch)
     asked.append(voxels)
-    took = speed * voxels if execute else None
+    took, measured = (None, None) if seconds is None else (speed * voxels, 1)
     return trial.Trial(
-      int(fixed + per_voxel * voxels), 1e9, 10_000_000, 1.0, execute and 1, took, 'none'
+      int(fixed + per_voxel * voxels), 1e9, 10_000_000, 1.0, measured, took, 'none'
     )
 
-  def make_config(layout):
-    config = demo.get_config()
-    config.data.patch, config.train.batch_size = layout.patch, layout.batch
-    return config
-
-  monkeypatch.setattr(trial, 'run', run)
   attempts = fit.fit(
     ABDOMEN, MACHINE, Budget(memory, seconds),
-    lambda room: rules.layout(ABDOMEN, room, stride=8), make_config,
-    size='base', execute=seconds is not None, folder=None,
+    lambda room: rules.layout(ABDOMEN, room, stride=8), compile_layout, size='base',
   )  # fmt: skip
   assert len(attempts) == len(asked)
   return attempts
@@ -42,8 +34,8 @@ def search(monkeypatch, memory, *, per_voxel, fixed=5e8, seconds=None, speed=1e-
 
 @pytest.mark.parametrize('per_voxel', [1_000, 6_000, 14_000, 40_000])
 @pytest.mark.parametrize('memory', [4e9, 24e9, 80e9])
-def test_few_compilations_find_what_fits(per_voxel, memory, monkeypatch):
-  attempts = search(monkeypatch, memory, per_voxel=per_voxel)
+def test_few_compilations_find_what_fits(per_voxel, memory):
+  attempts = search(memory, per_voxel=per_voxel)
   best = attempts[-1]
   assert best.fits and best.trial.peak <= memory
   assert len(attempts) <= fit.MOST + 1
@@ -68,17 +60,17 @@ def test_one_answer_is_shared_by_parameters_and_voxels():
   assert model.seconds == 2.0 / 1000
 
 
-def test_time_bounds_the_patch(monkeypatch):
-  attempts = search(monkeypatch, 24e9, per_voxel=4_000, seconds=1680.0, speed=4.7e-6)
+def test_time_bounds_the_patch():
+  attempts = search(24e9, per_voxel=4_000, seconds=1680.0, speed=4.7e-6)
   # 28 minutes at 4.7 microseconds a voxel: the 358 million voxels of openkbp_cpu, so its patch.
   assert len(attempts) <= 2  # the first, by a guess of the speed, and one by what it took
   best = attempts[-1]
   assert 0.7 * 40**3 <= best.layout.voxels <= 1.2 * 40**3 and best.layout.batch == 1
 
 
-def test_too_little_memory_is_explained(monkeypatch):
+def test_too_little_memory_is_explained():
   with pytest.raises(fit.FitError, match='even a patch of 32x32x32 voxels, 2 a step, needs'):
-    search(monkeypatch, 1e8, per_voxel=14_000)
+    search(1e8, per_voxel=14_000)
 
 
 @pytest.mark.parametrize(('voxels', 'classes', 'gib'), [
