@@ -42,6 +42,7 @@ class StoreCase:
     table: (256, K) bool; the codes that count as each class.
     voxels: class -> (record numbers, probability of each), for the classes present.
     supervised: (K,) bool.
+    absent: (K,) bool; of those, the classes that the scan cannot show.
     slice_range: (K, 2) float32 mm.
     edge: voxels along an edge of its bricks.
   """
@@ -52,6 +53,7 @@ class StoreCase:
   table: np.ndarray
   voxels: Mapping[int, tuple[np.ndarray, np.ndarray]]
   supervised: np.ndarray
+  absent: np.ndarray
   slice_range: np.ndarray
   edge: int
 
@@ -176,6 +178,7 @@ class PatchSampler:
       supervised = np.array([name in info.supervised for name in names])
       if not supervised.any():
         continue
+      absent = np.array([name in info.absent for name in names])
       numbers = order[bounds[i] : bounds[i + 1]]
       records = np.full([-(-n // store.brick) for n in info.shape], -1, np.int32)
       records[tuple(store.position[numbers].T // store.brick)] = numbers
@@ -186,7 +189,7 @@ class PatchSampler:
         voxels[int(k)] = (some, counts[some, k] / total[k])
       ranges = [info.slice_ranges.get(name, (-np.inf, np.inf)) for name in names]
       limits = np.array(ranges, np.float32)
-      yield StoreCase(number, info, records, table, voxels, supervised, limits, store.brick)
+      yield StoreCase(number, info, records, table, voxels, supervised, absent, limits, store.brick)
 
   def _empty_cache(self, megabytes: float) -> BrickCache:
     return BrickCache([store.read_all for store in self._stores], megabytes)
@@ -249,6 +252,7 @@ class PatchSampler:
       'image': image,
       'label': label,
       'supervised': case.supervised,
+      'absent': case.absent,
       'frame': frame.astype(np.float32),
       'slice_range': case.slice_range,
     }

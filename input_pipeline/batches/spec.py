@@ -26,13 +26,14 @@ class BatchArray:
 
 _VOXELS = 'depth', 'height', 'width'
 # Image in [0, 1], one channel for each HU window; label codes of the template; whether the case's
-# dataset labels each class; frame, of which patch voxel (i, j, k) lies at height
-# frame[:3] . (i, j, k) + frame[3] in mm above the centre of the scan's lowest slice; the lowest and
-# the highest such height where each class was contoured.
+# dataset labels each class; whether its scan cannot show it; frame, of which patch
+# voxel (i, j, k) lies at height frame[:3] . (i, j, k) + frame[3] in mm above the centre of the
+# scan's lowest slice; the lowest and the highest such height where each class was contoured.
 BATCH = {
   'image': BatchArray((*_VOXELS, 'window'), np.float32),
   'label': BatchArray(_VOXELS, np.uint8),
   'supervised': BatchArray(('class',), np.bool_),
+  'absent': BatchArray(('class',), np.bool_),
   'frame': BatchArray(('coefficient',), np.float32),
   'slice_range': BatchArray(('class', 'bound'), np.float32),
 }

@@ -23,6 +23,7 @@ class Inputs:
     logits: (B, K, D, H, W) float32, of the mixture.
     targets: (B, K, D, H, W) bool.
     valid: (B, K, D, H, W) bool; where the labels say something about the class.
+    pairs: losses of the mixture.
     expert_logits: of each expert alone, finest first: (B, K, D/f, H/f, W/f) float32.
     sampled: (K, d_t) float32, embeddings of a random prompt of each class.
     default: (K, d_t) float32, those of the default prompts.
@@ -36,6 +37,7 @@ class Inputs:
   logits: jax.Array
   targets: jax.Array
   valid: jax.Array
+  pairs: losses.PairLosses
   expert_logits: tuple[jax.Array, ...]
   sampled: jax.Array
   default: jax.Array
@@ -60,6 +62,24 @@ class Term(NamedTuple):
   value: Callable[[Inputs], jax.Array | None]
   always: bool = False
   adds_up: bool = False
+
+
+def bce_dice(
+  pairs: losses.PairLosses, absent: jax.Array, counts: losses.Counts | None
+) -> tuple[jax.Array, jax.Array]:
+  """BCE of the classes that their scans can show, and Dice of those that are in the patch.
+
+  Args:
+    pairs: losses of the mixture.
+    absent: (B, K) bool; classes that the case's scan cannot show.
+    counts: as of `Inputs`.
+  """
+  shown = None if counts is None else counts.supervised - counts.absent
+  present = None if counts is None else counts.present
+  return (
+    losses.mean(pairs.bce, pairs.supervised & ~absent, shown),
+    losses.mean(pairs.dice, pairs.present, present),
+  )
 
 
 def text(inputs: Inputs) -> jax.Array | None:
@@ -95,6 +115,16 @@ def negative(inputs: Inputs) -> jax.Array | None:
   return losses.masked_bce_dice(logits, jnp.zeros_like(known), known, pairs=pairs)[0]
 
 
+def absent(inputs: Inputs) -> jax.Array:
+  """BCE of the classes that their scan cannot show, against an empty mask; 0 where there are none.
+
+  Apart from that of the other classes, whose share would fall with every class that is absent.
+  """
+  pairs, counts = inputs.pairs, inputs.counts
+  count = None if counts is None else counts.absent
+  return losses.mean(pairs.bce, pairs.supervised & inputs.batch['absent'], count)
+
+
 def denominators(counts: losses.Counts | None) -> dict[str, Any]:
   """Of `masked_bce_dice`."""
   return {} if counts is None else {'pairs': counts.supervised, 'pairs_present': counts.present}
@@ -105,6 +135,7 @@ TERMS = {
   'text': Term('text_loss', text, always=True),
   'experts': Term('expert_loss', experts, adds_up=True),
   'negative': Term('negative_loss', negative, adds_up=True),
+  'absent': Term('absent_loss', absent, adds_up=True),
 }
 
 

@@ -16,29 +16,66 @@ class Counts(NamedTuple):
 
   Attributes:
     supervised: () int32, (case, class) pairs with a valid voxel.
+    absent: () int32, those of a class that the case's scan cannot show.
     present: () int32, those with a target among the valid voxels.
     known: () int32, cases with a voxel that is not to be ignored.
     parts: () int32, of the batch.
   """
 
   supervised: jax.Array
+  absent: jax.Array
   present: jax.Array
   known: jax.Array
   parts: jax.Array
 
 
 @jax.named_scope(class_maps.SCOPE)
-def count(targets: jax.Array, valid: jax.Array, known: jax.Array) -> Counts:
+def count(targets: jax.Array, valid: jax.Array, known: jax.Array, absent: jax.Array) -> Counts:
   """The counts of one part of a batch; the sums over all parts are those of the batch.
 
   Args:
     targets: (B, K, D, H, W) bool.
     valid: (B, K, D, H, W) bool.
     known: (B, D, H, W) bool; voxels that are not to be ignored.
+    absent: (B, K) bool; classes that the case's scan cannot show.
   """
-  spatial = (-3, -2, -1)
-  some = lambda x: x.any(spatial).sum(dtype=jnp.int32)
-  return Counts(some(valid), some(targets & valid), some(known), jnp.ones((), jnp.int32))
+  some = lambda x: x.any((-3, -2, -1))
+  number = lambda x: x.sum(dtype=jnp.int32)
+  return Counts(
+    number(some(valid)),
+    number(some(valid) & absent),
+    number(some(targets & valid)),
+    number(some(known)),
+    jnp.ones((), jnp.int32),
+  )
+
+
+class PairLosses(NamedTuple):
+  """Losses of each (case, class) pair.
+
+  Attributes:
+    bce: (B, K) float32, binary cross entropy.
+    dice: (B, K) float32, 1 - Dice or -log(Dice).
+    supervised: (B, K) bool; has a valid voxel.
+    present: (B, K) bool; has a target in one.
+  """
+
+  bce: jax.Array
+  dice: jax.Array
+  supervised: jax.Array
+  present: jax.Array
+
+
+def mean(values: jax.Array, of: jax.Array, count: jax.Array | None = None) -> jax.Array:
+  """Mean of some pairs' values, 0 where there are none.
+
+  Args:
+    values: (B, K) float32.
+    of: (B, K) bool; the pairs.
+    count: () int32, what their sum is divided by; None is how many there are here. With that of a
+      whole batch the results of its parts add up to its own.
+  """
+  return (values * of).sum() / jnp.maximum(of.sum() if count is None else count, 1)
 
 
 @jax.named_scope(class_maps.SCOPE)
@@ -57,7 +94,32 @@ def masked_bce_dice(
   counted one, gets a gradient of exactly zero. The means run over the arrays as given, so under
   jit with a sharded batch they are means over the global batch.
 
-  Dice is taken over the pairs with a target in the patch only. Of an absent class it would push
+  Args:
+    logits: as of `pair_losses`, like the next three.
+    targets: (B, K, D, H, W).
+    valid: (B, K, D, H, W).
+    log: -log(Dice) in place of 1 - Dice.
+    pairs: () int32, of all pairs of a batch that this is a part of: see `mean`.
+    pairs_present: the same of the pairs with a target.
+
+  Returns:
+    Two float32 scalars: the mean over supervised pairs of BCE, and the mean over pairs with a
+    target of 1 - Dice or -log(Dice).
+  """
+  losses = pair_losses(logits, targets, valid, log=log)
+  return (
+    mean(losses.bce, losses.supervised, pairs),
+    mean(losses.dice, losses.present, pairs_present),
+  )
+
+
+@jax.named_scope(class_maps.SCOPE)
+def pair_losses(
+  logits: jax.Array, targets: jax.Array, valid: jax.Array, *, log: bool = False
+) -> PairLosses:
+  """Binary cross entropy and soft Dice of every (case, class) pair.
+
+  Dice is meant for the pairs with a target in the patch only. Of an absent class it would push
   every probability p down with a force near 0.25 a pair, while a class that is there pulls its few
   voxels up with a force near 2 p: early in training, patches without an organ would then hold its
   probability at zero. BCE alone teaches absence.
@@ -72,13 +134,9 @@ def masked_bce_dice(
     valid: (B, K, D, H, W), 0 to 1; the weight of a voxel or block, 0 where the label says nothing
       about the class.
     log: -log(Dice) in place of 1 - Dice.
-    pairs: () int32, what the sum over pairs is divided by; None is how many there are here. With
-      those of a whole batch the results of its parts add up to its own.
-    pairs_present: the same of the pairs with a target.
 
   Returns:
-    Two float32 scalars: the mean over pairs of the mean of BCE weighted by v, and the mean over
-    pairs with a target of 1 - Dice or -log(Dice), where
+    The mean of BCE weighted by v, and 1 - Dice or -log(Dice), where
     Dice = (2 sum v p t + e) / (sum v p + sum v t + e), with e = 1, or 1e-7 under the logarithm.
   """
   spatial = (2, 3, 4)
@@ -95,11 +153,7 @@ def masked_bce_dice(
   e = 1e-7 if log else 1.0
   dice = (2 * overlap + e) / (probability.sum(spatial) + size + e)
   dice = -jnp.log(dice) if log else 1 - dice
-  present = size > 0
-  pairs = supervised.sum() if pairs is None else pairs
-  pairs_present = present.sum() if pairs_present is None else pairs_present
-  dice = (dice * present).sum() / jnp.maximum(pairs_present, 1)
-  return (bce * supervised).sum() / jnp.maximum(pairs, 1), dice
+  return PairLosses(bce, dice, supervised, size > 0)
 
 
 def prompt_contrast(sampled: jax.Array, default: jax.Array, temperature: float = 0.1) -> jax.Array:

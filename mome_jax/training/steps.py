@@ -59,15 +59,15 @@ def make_loss_fn(
       logits, negative = jnp.split(logits, [len(sampled)], axis=1)
       expert_logits = tuple(scores[:, : len(sampled)] for scores in expert_logits)
     targets, valid = _supervision(code_table, batch)
-    bce, dice = losses.masked_bce_dice(
-      logits, targets, valid, log=config.log_dice, **loss_terms.denominators(counts)
-    )
+    pairs = losses.pair_losses(logits, targets, valid, log=config.log_dice)
+    bce, dice = loss_terms.bce_dice(pairs, batch['absent'], counts)
     metrics = {'loss_bce': bce, 'loss_dice': dice}
     loss = bce + dice
     inputs = loss_terms.Inputs(
       logits,
       targets,
       valid,
+      pairs,
       expert_logits,
       sampled,
       default,
@@ -105,7 +105,12 @@ def make_count_fn(code_table: jax.Array) -> CountFn:
   Args:
     code_table: (256, K) bool; whether a label code belongs to a class.
   """
-  return lambda batch: losses.count(*_supervision(code_table, batch), batch['label'] != IGNORE_CODE)
+
+  def count(batch: dict[str, jax.Array]) -> losses.Counts:
+    known = batch['label'] != IGNORE_CODE
+    return losses.count(*_supervision(code_table, batch), known, batch['absent'])
+
+  return count
 
 
 def _embeddings(

@@ -40,6 +40,7 @@ def measure(experts: str, args) -> tuple[float, float]:
     'image': rng.random((1, side, side, side, 1), np.float32),
     'label': rng.integers(0, k, (1, side, side, side)).astype(np.uint8),
     'supervised': np.ones((1, k), bool),
+    'absent': np.zeros((1, k), bool),
     'frame': np.zeros((1, 4), np.float32),
     'slice_range': np.tile(np.array([-1e9, 1e9], np.float32), (1, k, 1)),
   }

@@ -106,6 +106,7 @@ def test_a_term_of_the_loss():
     'image': jnp.zeros((1, 2, 2, 2, 1)),
     'label': jnp.ones((1, 2, 2, 2), jnp.uint8),
     'supervised': jnp.array([[True, False]]),
+    'absent': jnp.zeros((1, 2), bool),
     'frame': jnp.array([[0.0, 0.0, 1.0, 0.0]]),
     'slice_range': jnp.array([[[-np.inf, np.inf]] * 2]),
   }

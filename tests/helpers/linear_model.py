@@ -45,6 +45,7 @@ def example():
     'image': rng.normal(size=(B, N, N, N, 2)).astype(np.float32),
     'label': label.astype(np.uint8),
     'supervised': supervised,
+    'absent': np.random.default_rng(1).random((B, K)) < 0.3,
     'frame': np.tile(np.float32([0, 0, 1, 0]), (B, 1)),
     'slice_range': np.stack([low, np.full((B, K), np.inf)], -1).astype(np.float32),
   }

@@ -53,6 +53,7 @@ def make_batch(config: ConfigDict) -> tuple[dict[str, np.ndarray], dict[str, Any
     'image': rng.random((rows, *patch, len(config.data.windows)), np.float32),
     'label': rng.integers(0, k + 1, (rows, *patch)).astype(np.uint8),
     'supervised': np.ones((rows, k), bool),
+    'absent': np.zeros((rows, k), bool),
     'frame': np.zeros((rows, 4), np.float32),
     'slice_range': np.tile(bounds, (rows, k, 1)),
   }

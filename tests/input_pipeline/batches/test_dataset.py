@@ -31,6 +31,7 @@ class TestDataset:
       'image': ((4, *PATCH, 2), 'float32'),
       'label': ((4, *PATCH), 'uint8'),
       'supervised': ((4, 6), 'bool'),
+      'absent': ((4, 6), 'bool'),
       'frame': ((4, 4), 'float32'),
       'slice_range': ((4, 6, 2), 'float32'),
     }

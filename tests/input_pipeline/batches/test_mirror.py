@@ -28,6 +28,8 @@ LABELLED = {
     {'liver': (-99.0, 99.0), 'left parotid': (10.0, 20.0)},
   ),
 }
+# Case -> what it cannot show, and the same of its mirror image.
+ABSENT = {'both': ((), ()), 'one side': (('left kidney',), ('right kidney',))}
 CODES = {'both': (0, 2, 3, 26, 201, 202), 'one side': (0, 6, 35)}
 NOTHING_ELSE = {name: 0.0 for name in augment.DEFAULTS if name.startswith('p_')}
 CLASSES = ('liver', 'right kidney', 'left kidney', 'kidney tumor', 'right parotid')
@@ -47,9 +49,10 @@ def make_case(name, *, turned):
     for a, b in EXCHANGED:
       codes[plain == a], codes[plain == b] = b, a
   geometry = volume.to_canonical(image, np.diag([*SPACING, 1])).geometry
-  names = sources.in_template_order(labelled)
+  absent = ABSENT[name][turned]
+  names = sources.in_template_order((*labelled, *absent))
   load = lambda: sources.Scan(image, codes, geometry)
-  return sources.Case(f'random_{seed}', name, 'train', names, load, labelled)
+  return sources.Case(f'random_{seed}', name, 'train', names, load, labelled, absent=absent)
 
 
 @pytest.fixture(scope='module')
@@ -85,7 +88,7 @@ def test_a_mirrored_patch_is_the_patch_of_the_mirrored_scan(stores, turn, monkey
   """Pixels, labels, supervision, heights and slice ranges, with and without rotation and zoom."""
   ours, theirs = make_sampler(stores[0], 1.0), make_sampler(stores[1], 0.0)
   flip = np.diag([-1.0, 1, 1])
-  labelled = 0
+  labelled = unseen = 0
   for index in range(24):
     rng = np.random.default_rng(index)
     name = list(LABELLED)[index % 2]
@@ -113,15 +116,16 @@ def test_a_mirrored_patch_is_the_patch_of_the_mirrored_scan(stores, turn, monkey
     np.testing.assert_allclose(a.pop('frame'), b.pop('frame'), atol=1e-4)
     for field in a:
       np.testing.assert_array_equal(a[field], b[field])
+    unseen += a['absent'].sum()
     labelled += np.isin(a['label'], (2, 3, 35, 36, 201, 202)).sum()
-  assert labelled > 1000
+  assert labelled > 1000 and unseen == 12
 
 
 def test_a_side_is_trained_only_where_its_partner_was_labelled(stores):
   """Of `one side` the right parotid is labelled: its mirror image shows a left one."""
   sampler = make_sampler(stores[0], 1.0)
   seen = {tuple(sampler.sample(i, 0)['supervised'].astype(int).tolist()) for i in range(20)}
-  assert seen == {(1, 0, 0, 0, 0), (0, 1, 1, 1, 0)}
+  assert seen == {(1, 1, 0, 0, 0), (0, 1, 1, 1, 0)}
   # Asked for the left one, its mirror image has it, and the scan itself does not.
   classes = ('liver', 'left parotid')
   for p_mirror in (0.0, 1.0):

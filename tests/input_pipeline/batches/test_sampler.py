@@ -159,6 +159,16 @@ def test_slice_range_and_supervision_are_those_of_the_case(store, monkeypatch):
   assert seen == allowed
 
 
+def test_what_a_scan_cannot_show_is_that_of_the_case(store, monkeypatch):
+  absent = lambda info: tuple(n for n in info.supervised if n in ('liver', 'left kidney'))
+  cases = [bricks.CaseInfo(**{**vars(c), 'absent': absent(c)}) for c in store.cases]
+  monkeypatch.setattr(store, 'cases', cases)
+  sampler = PatchSampler(make_config(), [store], CLASSES)
+  seen = {tuple(sampler.sample(i, 0)['absent'].astype(int).tolist()) for i in range(40)}
+  # Classes by dataset, in the order of CLASSES.
+  assert seen == {(1, 0, 0, 0, 0, 0), (0, 0, 1, 0, 0, 0), (1, 0, 1, 0, 0, 0)}
+
+
 def test_labels_hold_no_class_beyond_the_supervised(store):
   sampler = PatchSampler(make_config(), [store], CLASSES)
   table = TEMPLATE.code_table(CLASSES)

@@ -11,6 +11,7 @@ def test_shapes_follow_the_axes():
     'image': (4, 6, 8, 2),
     'label': (4, 6, 8),
     'supervised': (5,),
+    'absent': (5,),
     'frame': (4,),
     'slice_range': (5, 2),
   }
@@ -18,4 +19,4 @@ def test_shapes_follow_the_axes():
 
 
 def test_every_array_has_a_numpy_type():
-  assert [np.dtype(array.dtype).itemsize for array in spec.BATCH.values()] == [4, 1, 1, 4, 4]
+  assert [np.dtype(array.dtype).itemsize for array in spec.BATCH.values()] == [4, 1, 1, 1, 4, 4]

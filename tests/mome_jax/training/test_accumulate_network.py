@@ -31,6 +31,7 @@ def patches():
     'image': image,
     'label': label.astype(np.uint8),
     'supervised': np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [1, 1, 0]], bool),
+    'absent': np.array([[0, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 0]], bool),
     'frame': np.tile(np.float32([0, 0, 1, 0]), (CASES, 1)),
     'slice_range': np.full((CASES, 3, 2), (-np.inf, np.inf), np.float32),
   }

@@ -35,6 +35,7 @@ def patch(size):
     'image': np.repeat((0.3 + 0.4 * ball + noise)[None, ..., None], 2, -1).astype(np.float32),
     'label': np.where(ball, TEMPLATE.get('liver').index, 0).astype(np.uint8)[None],
     'supervised': np.ones((1, 2), bool),
+    'absent': np.zeros((1, 2), bool),
     'frame': np.array([[0, 0, 1, 0]], np.float32),
     'slice_range': np.full((1, 2, 2), (-np.inf, np.inf), np.float32),
   }
@@ -65,6 +66,27 @@ def test_bce_of_an_empty_mask_beside_what_the_classes_learn():
     metrics['loss'], alone['loss'] + 0.5 * metrics['loss_negative'], rtol=1e-6
   )
   assert 'loss_negative' not in alone
+
+
+def test_classes_that_the_scan_cannot_show_have_a_term_of_their_own():
+  batch = patch(8)
+  config = demo.get_config().train
+  config.update({'absent_loss': 3.0, 'expert_loss': 0.0})
+  loss_fn = steps.make_loss_fn(Given(), None, jnp.asarray(TEMPLATE.code_table(CLASSES)), config)
+  logits = np.random.default_rng(1).normal(size=(1, 8, 8, 8, 2)).astype(np.float32)
+  prompts = {kind: {'vectors': jnp.ones((2, 4))} for kind in ('sampled', 'default')}
+  learn = jax.jit(jax.grad(lambda x, *inputs: loss_fn({'model': x}, *inputs), has_aux=True))
+  unknown, alone = learn(logits, batch | {'supervised': np.array([[True, False]])}, prompts)
+  slopes, metrics = learn(logits, batch | {'absent': np.array([[False, True]])}, prompts)
+  x = logits[..., 1].astype(np.float64)
+  np.testing.assert_allclose(metrics['loss_absent'], np.logaddexp(0, x).mean(), rtol=1e-5)
+  np.testing.assert_allclose(slopes[..., 1], 3 / (1 + np.exp(-x)) / x.size, rtol=1e-4)
+  # What the other class learns does not depend on it.
+  np.testing.assert_array_equal(slopes[..., 0], unknown[..., 0])
+  for name in ('loss_bce', 'loss_dice'):
+    assert metrics[name] == alone[name] > 0
+  assert alone['loss_absent'] == 0
+  np.testing.assert_allclose(metrics['loss'], alone['loss'] + 3 * metrics['loss_absent'], rtol=1e-6)
 
 
 @pytest.fixture(scope='module')

@@ -102,6 +102,7 @@ def test_ignored_voxels_train_no_class(config):
     'image': np.zeros((1, 4, 4, 4, 1)),
     'label': label,
     'supervised': np.array([[True, True]]),
+    'absent': np.zeros((1, 2), bool),
     'frame': np.array([[0, 0, 1.0, 0]]),
     'slice_range': np.full((1, 2, 2), (-np.inf, np.inf)),
   }

@@ -8,7 +8,15 @@ from ml_collections import ConfigDict
 
 from mome_jax.training import steps
 
-CONFIG = ConfigDict({'log_dice': False, 'expert_loss': 1.0, 'text_loss': 0.0, 'negative_loss': 0.0})
+CONFIG = ConfigDict(
+  {
+    'log_dice': False,
+    'expert_loss': 1.0,
+    'text_loss': 0.0,
+    'negative_loss': 0.0,
+    'absent_loss': 0.0,
+  }
+)
 
 
 def test_a_coarse_expert_is_not_taught_less_organ_at_the_border_of_a_range():
@@ -20,6 +28,7 @@ def test_a_coarse_expert_is_not_taught_less_organ_at_the_border_of_a_range():
     'image': jnp.zeros((1, 2, 2, 4, 1)),
     'label': jnp.ones((1, 2, 2, 4), jnp.uint8),
     'supervised': jnp.ones((1, 1), bool),
+    'absent': jnp.zeros((1, 1), bool),
     'frame': jnp.array([[0.0, 0.0, 2.0, 1.0]]),  # slices at 1, 3, 5, 7 mm
     'slice_range': jnp.array([[[2.0, np.inf]]]),
   }
