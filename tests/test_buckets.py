@@ -77,6 +77,25 @@ for step in (1, 2, 2):
   print('next?', flush=True)
   input()
 """
+# Flips a bit in the largest object of the second checkpoint, and reads.
+DAMAGED = f"""{BEGIN}
+import bucket, os
+folder = epath.Path('gs://bucket/damaged')
+checkpointer = checkpoint.Checkpointer(folder)
+for step in (1, 2):
+  checkpointer.save(step, state(step), dict(step=step))
+checkpointer.close()
+objects = bucket.names(os.environ, 'damaged/checkpoints/2/')
+path = max((epath.Path(f'gs://bucket/{{name}}') for name in objects), key=lambda p: p.stat().length)
+content = bytearray(path.read_bytes())
+content[len(content) // 2] ^= 16
+path.write_bytes(bytes(content))
+checkpointer = checkpoint.Checkpointer(folder)
+restored, position = checkpointer.restore(abstract, ml_collections.ConfigDict())
+print('went on from', position['step'], int(restored.step))
+checkpointer.save(2, state(2), dict(step=2))
+checkpointer.close()
+"""
 
 
 @pytest.fixture(scope='module')
@@ -152,6 +171,17 @@ def test_a_bucket_that_takes_nothing_more(environment, gate, tmp_path):
   assert 'Traceback' not in (tmp_path / 'errors').read_text()
   steps = {name.split('/')[2] for name in bucket.names(environment, 'full/checkpoints/')}
   assert steps == {'1', '2'}
+
+
+def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(environment):
+  out = run(environment, DAMAGED)
+  assert 'went on from 1 1' in out
+  names = bucket.names(environment, 'damaged/')
+  assert {tuple(name.split('/')[1:3]) for name in names} == {
+    ('checkpoints', '1'),
+    ('checkpoints', '2'),
+    ('damaged', '2'),
+  }
 
 
 SAME = """

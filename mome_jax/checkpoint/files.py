@@ -15,6 +15,7 @@ ENSEMBLE = 'ensemble.json'  # names the models that are averaged, in a folder th
 CHECKPOINTS, PARAMS = 'checkpoints', 'params'
 SAFETENSORS = 'model.safetensors'  # in place of `params` in folders as on the Hugging Face Hub
 METRICS, SCORE = 'metrics', 'dice'  # of a checkpoint that was measured: Orbax's file, its one value
+_SUCCESS = 'commit_success.txt'  # Orbax's mark of a finished checkpoint in a bucket
 LAST, BEST = 'last', 'best'  # choices of `evaluation.checkpoint`
 
 
@@ -91,6 +92,25 @@ def _score(checkpoint: epath.Path) -> float | None:
     return float(json.loads(file.read_text())[SCORE]) if file.is_file() else None
   except (OSError, ValueError, KeyError, TypeError):  # damaged: no reason to trust it
     return None
+
+
+def move(checkpoint: epath.Path, target: epath.Path) -> None:
+  """Moves a checkpoint to another place; in a bucket, which renames no folders, file by file."""
+  if '://' not in os.fspath(checkpoint):
+    checkpoint.rename(target)
+    return
+  _copy(checkpoint, target)
+  (checkpoint / _SUCCESS).unlink(missing_ok=True)  # killed from here on, what is left is unfinished
+  checkpoint.rmtree()
+
+
+def _copy(folder: epath.Path, target: epath.Path) -> None:
+  target.mkdir(parents=True, exist_ok=True)
+  for path in folder.iterdir():
+    if path.is_dir():
+      _copy(path, target / path.name)
+    else:
+      path.copy(target / path.name)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:

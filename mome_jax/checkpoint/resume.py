@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from mome_jax.checkpoint import checksums, same_run
 from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
-from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps
+from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps, move
 
 
 class State(Protocol):
@@ -238,7 +238,7 @@ class Checkpointer:
       target.parent.mkdir(parents=True, exist_ok=True)
       if target.exists():
         target.rmtree()
-      (self._folder / str(step)).rename(target)
+      move(self._folder / str(step), target)
     multihost_utils.sync_global_devices(f'set aside {step}')
     self._manager.reload()
 

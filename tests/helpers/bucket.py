@@ -96,4 +96,9 @@ def remove(environment: dict[str, str], name: str) -> None:
 def inherited(environment: dict[str, str]) -> dict[str, str]:
   """The environment of a program: this process's, and that of the bucket."""
   root = pathlib.Path(__file__).resolve().parents[2]
-  return {**os.environ, 'PYTHONPATH': str(root), 'JAX_PLATFORMS': 'cpu', **environment}
+  return {
+    **os.environ,
+    'PYTHONPATH': f'{root}:{root}/tests/helpers',
+    'JAX_PLATFORMS': 'cpu',
+    **environment,
+  }
