@@ -6,20 +6,22 @@ import signal
 import subprocess
 import sys
 
+import bucket
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 WORKER = """
-import os, pathlib, signal, sys
+import os, signal, sys
 import jax, jax.numpy as jnp, numpy as np
 from mome_jax.training import multihost, sharding
 multihost.initialize()
 from jax.sharding import NamedSharding, PartitionSpec as P
+from etils import epath
 from ml_collections import ConfigDict
 from mome_jax import checkpoint
 from mome_jax.training.state import TrainState
 
-folder, victim = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+folder, victim = epath.Path(sys.argv[1]), int(sys.argv[2])
 mesh = sharding.make_mesh(ConfigDict({'data': -1, 'expert': 1, 'spatial': False}))
 jax.set_mesh(mesh)
 SHAPE = 512, 2048
@@ -53,13 +55,37 @@ if multihost.is_lead():
 """
 
 
-@pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_one_of_two_is_killed_in_a_save(tmp_path, victim):
+@pytest.fixture
+def place(request, tmp_path):
+  """A folder on disk or in a bucket, what is in it, and the environment to reach it."""
+  if request.param == 'disk':
+    entries = lambda: {path.name for path in (tmp_path / 'checkpoints').iterdir()}
+    yield tmp_path, entries, {**os.environ, 'PYTHONPATH': str(ROOT)}
+    return
+  with bucket.served(tmp_path / 'log') as environment:
+    listed = lambda: bucket.names(environment, 'run/checkpoints/')
+    entries = lambda: {name.split('/')[2] for name in listed()}
+    yield f'gs://{bucket.NAME}/run', entries, bucket.inherited(environment)
+
+
+@pytest.mark.parametrize(
+  ('place', 'victim'),
+  [
+    ('disk', 1),
+    pytest.param('disk', 0, marks=pytest.mark.slow),
+    pytest.param('bucket', 0, marks=pytest.mark.slow),
+    pytest.param('bucket', 1, marks=pytest.mark.slow),
+  ],
+  indirect=['place'],
+)
+def test_one_of_two_is_killed_in_a_save(place, victim):
+  folder, entries, environment = place
+
   def start():
     return subprocess.run(
       [sys.executable, ROOT / 'launch/local_processes.py', '-n', '2', '--devices', '1',
-       '--grace=5', '--', sys.executable, '-c', WORKER, tmp_path, str(victim)],
-      env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=200,
+       '--grace=5', '--', sys.executable, '-c', WORKER, folder, str(victim)],
+      env=environment, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
 
   done = start()
@@ -68,5 +94,4 @@ def test_one_of_two_is_killed_in_a_save(tmp_path, victim):
   done = start()
   assert done.returncode == 0, done.stderr[-2000:]
   assert 'went on from 1' in done.stdout or 'went on from 2' in done.stdout
-  names = sorted(path.name for path in (tmp_path / 'checkpoints').iterdir())
-  assert names == ['2', '3']
+  assert entries() == {'2', '3'}
