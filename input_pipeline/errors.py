@@ -77,6 +77,8 @@ def writing(path: str | os.PathLike, error: type[UserError] = UserError) -> Iter
   try:
     yield
   except OSError as refusal:
+    if isinstance(refusal, (FileExistsError, NotADirectoryError)) and os.path.isfile(path):
+      raise error(f'{path}: is a file, no folder; choose another place') from refusal
     raise error(
       f'{path}: cannot be written ({_refusal(refusal, path)}); free space, or choose another place'
     ) from refusal

@@ -9,10 +9,9 @@ r"""Prepares a source for training and evaluation.
 `DIR/SOURCE` appears when everything is written, or not at all. A run that is killed leaves its
 finished cases in `DIR/.SOURCE.incomplete`, and the same command goes on from there. Given again, it
 compares every case (files, label meanings, classes, split) with what is prepared: what changed is
-converted again, what is gone is removed. Exit code 0 if
-all cases were written, 1 if some were skipped (the others are there) or nothing could be done; the
-same command tries the skipped ones again. `--beam` converts the cases on a Beam runner. `--check`
-reads every case and writes nothing.
+converted again, what is gone is removed. Exit code 0 if all cases were written, 1 if some were
+skipped (the others are there) or nothing could be done; the same command tries the skipped ones
+again. `--beam` converts the cases on a Beam runner. `--check` reads every case and writes nothing.
 """
 
 import argparse
@@ -338,9 +337,7 @@ def _first_of_each_split(cases: Sequence[sources.Case], limit: int | None) -> li
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = cli.Parser(
-    prog='python -m input_pipeline.prepare',
-    description='Prepares CT scans for training and evaluation.',
-    allow_abbrev=False,
+    prog='python -m input_pipeline.prepare', description=__doc__, allow_abbrev=False
   )
   parser.add_argument('--source', help=', '.join(sorted(sources.SOURCES)))
   parser.add_argument('--data-dir', help='folder of all prepared sources')

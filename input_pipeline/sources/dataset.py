@@ -94,8 +94,8 @@ class Dataset:
       cases.append(case)
     if not cases:
       raise SourceError(
-        f'{folder}: no scan of {self.name} with its labels; expected files like {self.image} and '
-        f'{self.label[0]} in it or below'
+        f'{folder}: no scan of {self.name} with its labels; expected files like '
+        f'{_readable(self.image)} and {_readable(self.label[0])} in it or below (#: digits)'
       )
     self._tell(paths, images, maps, without)
     return cases
@@ -166,3 +166,17 @@ def _match(
     if hit := _ends(pattern, path.relative_to(folder).as_posix()):
       matches.setdefault(hit['case'], []).append(path)
   return dict(sorted(matches.items()))
+
+
+def _readable(pattern: str) -> str:
+  """What a regular expression of paths stands for: 'imagesTr/liver_#.nii.gz'.
+
+  A # stands for one digit where their number is given, or else for any number of them; of
+  alternatives the first is shown.
+  """
+  text = re.sub(r'\\d\{(\d)\}', lambda count: '#' * int(count[1]), pattern)
+  text = re.sub(r'\\d\+?|\[\d-\d\]', '#', text).replace('[^/]+', 'NAME').replace('\\', '')
+  text = re.sub(r'\(\?(?:P<\w+>|:)', '(', text)
+  while (simpler := re.sub(r'\(([^()|]*)[^()]*\)\??', r'\1', text)) != text:
+    text = simpler
+  return text

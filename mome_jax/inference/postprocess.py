@@ -44,9 +44,11 @@ class PostprocessError(UserError):
 
 def check(rules: Collection[str]) -> None:
   """Raises PostprocessError where a name is not in `RULES`."""
-  unknown = [rule for rule in rules if rule not in RULES]
-  if unknown:
-    raise PostprocessError(f'post-processing names {unknown}; {suggest(unknown[0], RULES)}')
+  for rule in rules:
+    if rule not in RULES:
+      raise PostprocessError(
+        f'no rule of post-processing is called {rule!r}; {suggest(rule, RULES)}'
+      )
 
 
 def parse(text: str) -> tuple[str, ...]:

@@ -8,18 +8,18 @@ r"""CT in, segmentation out.
   python -m mome_jax.predict --checkpoint MODEL --input STUDY.zip --output out --dicom-seg
   python -m mome_jax.predict --checkpoint MODEL --input FOLDER --output out --skip-done --json
 
-The input is NIfTI or DICOM: files, .zip archives, or folders, searched to any depth. Every CT
-series is a scan of its own, and so is every phase of one; localizers, other modalities, label maps
-and earlier results are left out with a note. What looks like a scan and cannot be read is a failed
-row of the report.
+The input is NIfTI or DICOM, with the extra itk also NRRD and MetaImage: files, .zip archives, or
+folders, searched to any depth. Every CT series is a scan of its own, and so is every phase of one;
+localizers, other modalities, label maps and earlier results are left out with a note. What looks
+like a scan and cannot be read is a failed row of the report.
 
 Writes NAME_seg.nii.gz (labels on the scan's own grid), NAME_seg.json (legend, volumes, mean HU,
-components) and NAME_preview.png for every scan; report.csv and manifest.json of the run. Names of
-the built-in classes and their synonyms, however they are spelled, keep the label of the class; any
-other text is read by the text encoder and gets a label from 200 on, in the order given, and a mask
-of its own in NAME_masks/. What each prompt was taken for is told. No mask depends on what else is
-asked for. A prompt that means nothing which the model was trained on is refused before anything is
-segmented; --force asks all the same, and marks the results.
+components) and NAME_preview.png for every scan; report.csv, volumes.csv and manifest.json of the
+run. Names of the built-in classes and their synonyms, however they are spelled, keep the label of
+the class; any other text is read by the text encoder and gets a label from 200 on, in the order
+given, and a mask of its own in NAME_masks/. What each prompt was taken for is told. No mask depends
+on what else is asked for. A prompt that means nothing which the model was trained on is refused
+before anything is segmented; --force asks all the same, and marks the results.
 
 Exit code 0 if everything asked for was done; 1 if a scan failed or lacks an output (all else is
 written) or nothing could be done; 3 if --check-sides found a scan that looks mirrored.

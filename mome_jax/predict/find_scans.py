@@ -168,6 +168,9 @@ def _of_file(path: pathlib.Path) -> tuple[list[ScanFiles], list[str]]:
   problem = file.problem
   if file.kind == 'dicom' and not problem:
     problem = f'{path}: one DICOM file; pass the folder or zip of its whole series'
+  if file.kind == 'other':
+    kinds = 'NIfTI, NRRD, MetaImage, a DICOM folder or a .zip'
+    problem = f'{path}: is no scan ({file.reason}); expected {kinds}'
   siblings = [path.name]
   if file.kind in file_kinds.VOLUMES:
     siblings += [name for name in os.listdir(path.parent) if inventory.is_volume_name(name)]

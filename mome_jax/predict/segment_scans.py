@@ -220,6 +220,8 @@ def _impossible(request: Request, scans: Sequence[ScanFiles]) -> dict[str, str]:
 def _make_output(output: pathlib.Path, inputs: Sequence[str | os.PathLike]) -> None:
   if any(pathlib.Path(path).resolve() == output.resolve() for path in inputs):
     raise PredictError(f'{output}: is the input too; masks there would be read as scans next time')
+  if output.is_file():
+    raise PredictError(f'{output}: is a file, no folder; change --output')
   try:
     output.mkdir(parents=True, exist_ok=True)
     staging.sweep(output)

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from absl import logging
 
 from input_pipeline import errors
-from input_pipeline.cli import Parser, dashed
+from input_pipeline.cli import Parser, at_least, dashed
 from mome_jax import shipped
 from mome_jax.errors import UserError
 from mome_jax.inference import postprocess
@@ -34,6 +34,7 @@ from mome_jax.predict import staging
 from mome_jax.predict.request import FAST_OVERLAP, Request
 
 _HOST = '127.0.0.1'
+_LAST_PORT = 65535
 _NEEDED = 'starlette', 'uvicorn'
 _SECONDS = 3  # that open connections have to end
 
@@ -53,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     help='as for predict; default: the model that comes with the package',
   )
   parser.add_argument('--input', metavar='FOLDER', help='scans to choose from, as for predict')
-  parser.add_argument('--port', type=int, default=0, help='default 0: any that is free')
+  parser.add_argument('--port', type=_port, default=0, help='default 0: any that is free')
   parser.add_argument('--open', action='store_true', help='open the page in the browser')
   parser.add_argument(
     '--max-upload',
@@ -64,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     '--keep-scans',
-    type=int,
+    type=at_least(1),
     default=4,
     metavar='N',
     help='scans that are open at a time; the oldest goes for a new one; default %(default)s',
@@ -90,6 +91,13 @@ def make_parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _port(text: str) -> int:
+  number = at_least(0)(text)
+  if number > _LAST_PORT:
+    raise argparse.ArgumentTypeError(f'{text!r}: expected a number up to {_LAST_PORT}')
+  return number
+
+
 @errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
@@ -112,7 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(args: argparse.Namespace) -> None:
   for option, value in (
     ('--max-upload', args.max_upload),
-    ('--keep-scans', args.keep_scans),
     ('--keep-features', args.keep_features + 1),
   ):
     if not value > 0:
@@ -191,9 +198,8 @@ def _listening(port: int) -> Iterator[socket.socket]:
     try:
       listener.bind((_HOST, port))
       listener.listen()  # whoever reads the address may ask at once
-    except (OSError, OverflowError) as error:
-      reason = getattr(error, 'strerror', None) or error
-      raise ServeError(f'--port {port}: {reason}; choose another, or 0 for any') from error
+    except OSError as error:
+      raise ServeError(f'--port {port}: {error.strerror}; choose another, or 0 for any') from error
     yield listener
 
 

@@ -12,6 +12,7 @@ from mistakes import told
 from input_pipeline import bricks
 from mome_jax import evaluate, export, main, predict
 from mome_jax.evaluate import metrics
+from mome_jax.serve import command as serve
 from mome_jax.text import embed, train_tokenizer
 from mome_jax.training import loop, multihost
 from mome_jax.weights import __main__ as weights
@@ -98,7 +99,7 @@ CONFIGS = [
 LINES = [
   (main, '', 2, '--mode=train needs --config'),
   (main, '--config=demo', 2, '--mode=train needs --workdir'),
-  (main, '--config=demo --workdir=file', 1, 'file: cannot be written'),
+  (main, '--config=demo --workdir=file', 1, 'file: is a file, no folder'),
   (main, '--workdir=w --config.train.steps=4', 2, 'it needs --config=NAME before it'),
   (main, '--mode=evaluate', 2, '--mode=evaluate needs --workdir'),
   (main, '--mode=evaluate --workdir=empty', 1, 'empty: no model there'),
@@ -108,7 +109,7 @@ LINES = [
   (evaluate, 'compare file file', 1, "file: no column 'case'"),
   (evaluate, 'score --predictions=empty --references=empty', 1, 'empty: no NAME.nii.gz'),
   (evaluate, 'compare twice twice', 1, 'liver of a has several rows'),
-  (evaluate, 'score --predictions=empty --references=empty --output=file', 1, 'file: cannot be'),
+  (evaluate, 'score --predictions=empty --references=empty --output=file', 1, 'file: is a file'),
   (evaluate, 'scor', 2, "invalid choice: 'scor'"),
   (export, '--checkpoint=nowhere --output=o', 1, 'nowhere: no model there'),
   (export, '--checkpoint=nowhere --output=o --dtype=float', 2, "invalid choice: 'float'"),
@@ -123,7 +124,10 @@ LINES = [
   (train_tokenizer, '--output=empty', 1, 'empty: cannot be written'),
   (predict, '--input=nowhere --output=o', 1, 'nowhere: no such file or folder'),
   (predict, '--input=empty --output=o', 1, 'empty: no .nii.gz'),
-  (predict, '--input=scan.nii --output=file', 1, 'file: cannot be written'),
+  (predict, '--input=scan.nii --output=file', 1, 'file: is a file, no folder'),
+  (serve, '--port=70000', 2, 'expected a number up to 65535'),
+  (serve, '--port=x', 2, "'x': expected a whole number from 0 on"),
+  (serve, '--keep-scans=0', 2, 'expected a whole number from 1 on'),
   (predict, '--input=scan.nii --output=o --promts=liver', 2, 'did you mean --prompts'),
   (predict, '--input=scan.nii --output=o --prompts=,', 1, 'an empty one'),
   (predict, '--input=scan.nii --output=o --prompts-file=nowhere', 1, 'nowhere: cannot be read'),

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from threshold import save_scan
 
+from mome_jax.errors import UserError
 from mome_jax.predict import find_scans
 from tests.input_pipeline.sources import layouts
 
@@ -181,3 +182,12 @@ def test_a_scan_in_two_files_is_one(tmp_path):
   assert find_scans.read(case).volume.array.shape == SHAPE
   sizes = [len(stream.read()) for stream in find_scans.open_files(case)]
   assert sizes == [(tmp_path / name).stat().st_size for name in ('a.hdr', 'a.img')]
+
+
+def test_a_named_file_of_another_kind_is_told_by_its_kind(tmp_path):
+  (tmp_path / 'notes.txt').write_text('no scan')
+  (tmp_path / 'picture.png').write_bytes(b'\x89PNG\r\n')
+  for name, kind in (('notes.txt', 'text'), ('picture.png', 'picture')):
+    [one], _ = find_scans.find_scans([tmp_path / name])
+    with pytest.raises(UserError, match=rf'{name}: is no scan \({kind}\); expected NIfTI'):
+      find_scans.read(one)
