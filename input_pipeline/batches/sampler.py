@@ -44,7 +44,6 @@ class StoreCase:
     supervised: (K,) bool.
     absent: (K,) bool; of those, the classes that the scan cannot show.
     slice_range: (K, 2) float32 mm.
-    edge: voxels along an edge of its bricks.
   """
 
   store: int
@@ -55,7 +54,6 @@ class StoreCase:
   supervised: np.ndarray
   absent: np.ndarray
   slice_range: np.ndarray
-  edge: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +187,7 @@ class PatchSampler:
         voxels[int(k)] = (some, counts[some, k] / total[k])
       ranges = [info.slice_ranges.get(name, (-np.inf, np.inf)) for name in names]
       limits = np.array(ranges, np.float32)
-      yield StoreCase(number, info, records, table, voxels, supervised, absent, limits, store.brick)
+      yield StoreCase(number, info, records, table, voxels, supervised, absent, limits)
 
   def _empty_cache(self, megabytes: float) -> BrickCache:
     return BrickCache([store.read_all for store in self._stores], megabytes)
@@ -239,7 +237,7 @@ class PatchSampler:
     field = augment.draw_field(rng, self._augment, start, self.patch, voxel)
     fixed = voxel - start if self._augment['hold_voxel'] else None
     image, label, matrix, origin = self.crop(case, start, matrix, shifts, fixed, field)
-    image = self._change_contrast(rng, image.astype(np.float32), label, case.info)
+    image = self._change_organs(rng, image.astype(np.float32), label, case.info)
     image = augment.change_scan(rng, image, self._augment, spacing)
     image = augment.change_hu(rng, image, self._augment)
     image = hu_windows(image, self.windows.tolist())
@@ -257,7 +255,7 @@ class PatchSampler:
       'slice_range': case.slice_range,
     }
 
-  def _change_contrast(
+  def _change_organs(
     self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray, info: bricks.CaseInfo
   ) -> np.ndarray:
     """Another contrast phase and other bowel content, where drawn."""

@@ -61,7 +61,8 @@ class Validation:
     data.augment = {'enabled': False}
     data.weights = ()
     data.cache_mb = min(data.cache_mb, _CACHE_MB)
-    self._sampler = PatchSampler(data, scans.stores, self._classes)
+    self._stores = scans.stores
+    self._sampler = PatchSampler(data, self._stores, self._classes)
     default = prompts.default_prompts(self._classes, self._template)
     self._prompts = prompt_inputs.fill_bucket(text.inputs(default))
     trained = len(default) if model.bank is not None else None
@@ -153,7 +154,7 @@ class Validation:
 
   def _labelled_box(self, case: StoreCase) -> tuple[np.ndarray, np.ndarray]:
     """The first voxel of the bricks that hold a class, and one past the last, plus half a patch."""
-    edge = case.edge
+    edge = self._stores[case.store].brick
     numbers = np.concatenate([records for records, _ in case.voxels.values()])
     cells = np.argwhere(np.isin(case.records, numbers))
     margin = np.array(self._sampler.patch) // 2
