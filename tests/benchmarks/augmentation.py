@@ -4,8 +4,9 @@ r"""What each augmentation of a training patch costs: CPU milliseconds more than
       --data_dir=runs/data --source=phantom_organs
 
 Every augmentation alone, at its full range, on patches of a prepared source whose bricks are in
-memory; medians, in turns with plain patches. One thread of linear algebra: others wait busily and
-count. Prints a Markdown table.
+memory; medians, in turns with plain patches. Last the plain patches themselves, and what is drawn
+by default and by `few_scans`, on average, as each happens now and then. One thread of linear
+algebra: others wait busily and count. Prints a Markdown table.
 """
 
 import argparse
@@ -17,6 +18,9 @@ import ml_collections
 from input_pipeline import bricks
 from input_pipeline.batches import augment
 from input_pipeline.batches.sampler import PatchSampler
+from mome_jax.configs import few_scans
+
+_MORE = 10  # times as many patches for what is drawn only now and then
 
 
 def main() -> None:
@@ -33,10 +37,13 @@ def main() -> None:
   switches = [field for field in augment.DEFAULTS if field.startswith('p_')]
   print('| alone | ' + ' | '.join(f'{side}^3 (ms)' for side in args.patch) + ' |')
   print('|:--|' + '--:|' * len(args.patch))
-  columns = [added(store, switches, side, args.patches) for side in args.patch]
-  for switch in switches:
-    cells = ' | '.join(f'{column[switch]:.1f}' for column in columns)
-    print(f'| {switch.removeprefix("p_")} | {cells} |')
+  columns = [
+    added(store, switches, side, args.patches) | mixed(store, switches, side, _MORE * args.patches)
+    for side in args.patch
+  ]
+  for name in columns[0]:
+    cells = ' | '.join(f'{column[name]:.1f}' for column in columns)
+    print(f'| {name.removeprefix("p_")} | {cells} |')
 
 
 def added(
@@ -52,9 +59,28 @@ def added(
     for number in range(patches):
       for one in (plain, alone):
         one.sample(0, number)  # its bricks are decoded
-      differences.append(milliseconds(alone, number) - milliseconds(plain, number))
+      differences.append(milliseconds(alone, 0, number) - milliseconds(plain, 0, number))
     more[switch] = statistics.median(differences)
   return more
+
+
+def mixed(
+  store: bricks.BrickStore, switches: list[str], side: int, patches: int
+) -> dict[str, float]:
+  """Mean CPU ms of a plain patch, and of what mixtures of augmentations add to it."""
+  mixtures = {
+    'a plain patch': dict.fromkeys(switches, 0.0),
+    'by default': {},
+    'few_scans': few_scans.AUGMENTATION,
+  }
+  samplers = {name: sampler(store, side, mixture) for name, mixture in mixtures.items()}
+  times: dict[str, list[float]] = {name: [] for name in mixtures}
+  for number in range(patches):
+    for name, one in samplers.items():
+      one.sample(number, 0)  # its bricks are decoded
+      times[name].append(milliseconds(one, number, 0))
+  plain, *others = [statistics.mean(some) for some in times.values()]
+  return dict(zip(mixtures, [plain, *(other - plain for other in others)], strict=True))
 
 
 def sampler(store: bricks.BrickStore, side: int, augmentation: dict) -> PatchSampler:
@@ -73,10 +99,10 @@ def sampler(store: bricks.BrickStore, side: int, augmentation: dict) -> PatchSam
   return PatchSampler(config, [store], names)
 
 
-def milliseconds(one: PatchSampler, number: int) -> float:
+def milliseconds(one: PatchSampler, index: int, seed: int) -> float:
   """CPU time of a patch."""
   start = time.process_time()
-  one.sample(0, number)
+  one.sample(index, seed)
   return 1000 * (time.process_time() - start)
 
 
