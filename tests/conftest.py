@@ -38,6 +38,18 @@ def pytest_collection_modifyitems(config, items):
     longest_first(items)
 
 
+@pytest.fixture(scope='module')
+def soon():
+  """Programs of a file of tests are compiled soon rather than well; see tests/helpers/compiled.py.
+
+  A file asks for it by `pytestmark = pytest.mark.usefixtures('soon')`.
+  """
+  import compiled
+
+  with compiled.soon():
+    yield
+
+
 @pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
   """The folder of real CT beside the checkout; tests skip where it is absent."""

@@ -1,9 +1,25 @@
-"""Programs that a test compiles once, whatever starts it and however often."""
+"""Programs that tests compile soon, and once, whatever starts them and however often."""
 
 import contextlib
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+
+# Of processes: LLVM leaves out its costly passes, and compiling takes half the time. XLA's own
+# passes stay, so that programs, their memory and collectives are those that users have.
+SOON = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+
+
+@contextlib.contextmanager
+def soon():
+  """In this block, programs are compiled as with `SOON`: for those that run briefly."""
+  name = 'jax_disable_most_optimizations'
+  before = jax.config.read(name)
+  jax.config.update(name, True)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import pytest
 from mome_jax.models import class_maps, heads, router
 from mome_jax.training import hlo_traffic, losses
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 B, K, WIDTHS = 2, 5, (6, 4)
 RNG = np.random.default_rng(0)
 

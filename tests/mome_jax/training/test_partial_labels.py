@@ -17,6 +17,8 @@ from mome_jax.configs import demo
 from mome_jax.models import build_model
 from mome_jax.training import steps
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 SPACING = (12.0, 12.0, 12.0)
 # One source labels a class beyond the phantom's, over some slices; nobody labels the last one.
 CLASSES = ('liver', 'liver tumor', 'right kidney', 'stomach', 'right parotid', 'larynx')
@@ -128,8 +130,12 @@ def test_logits_of_unlabelled_classes_get_no_gradient(config, batch):
   vectors = np.random.default_rng(0).normal(size=(2 * len(CLASSES), config.text.d_model))
   sampled, default = np.split(vectors.astype(np.float32), 2)
   prompts = {'sampled': {'vectors': sampled}, 'default': {'vectors': default}}
-  key = jax.random.key(0, impl='rbg')
-  params = {'model': model.init(key, batch['image'], sampled)['params']}
+  # Initialised outside of a program, a network compiles each of its operations.
+  shapes = jax.eval_shape(model.init, jax.random.key(0), batch['image'], sampled)['params']
+  rng = np.random.default_rng(1)
+  params = {
+    'model': jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
+  }
   apply = lambda: model.apply({'params': params['model']}, batch['image'], sampled, train=True)
   logits, aux = jax.eval_shape(apply)
   zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
