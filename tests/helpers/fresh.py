@@ -2,6 +2,7 @@
 
 import functools
 
+import compiled
 import jax
 import numpy as np
 
@@ -25,13 +26,14 @@ def make_config():
 def make_params():
   """Its parameters, which no class has a part in: compiled once in a process of tests."""
   config = make_config()
-  made, _ = state.init_state(
-    config,
-    sharding.make_mesh(config.mesh),
-    build_model(config.model),
-    build_text_encoder(config.text),
-    optimizer.make_optimizer(config.train),
-  )
+  with compiled.soon():
+    made, _ = state.init_state(
+      config,
+      sharding.make_mesh(config.mesh),
+      build_model(config.model),
+      build_text_encoder(config.text),
+      optimizer.make_optimizer(config.train),
+    )
   return jax.tree.map(np.array, made.params)
 
 

@@ -21,6 +21,8 @@ from mome_jax.inference.model import mean
 from mome_jax.predict import command
 from mome_jax.text.prompts import default_prompts
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 CLASSES = ('liver', 'left kidney', 'right kidney')
 FREE = ('cyst of the left kidney', 'cyst of the right kidney', 'air')
 TEXTS = (*default_prompts(CLASSES), *FREE)

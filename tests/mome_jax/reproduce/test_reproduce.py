@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import compiled
 import numpy as np
 import pytest
 
@@ -42,7 +43,7 @@ def fabricate(root, names, count=6):
 def reproduce(*words):
   return subprocess.run(
     [sys.executable, '-m', 'mome_jax.reproduce', *words], capture_output=True, text=True,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)}, timeout=3000,
+    env={**os.environ, **compiled.SOON, 'PYTHONPATH': str(ROOT)}, timeout=3000,
   )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import compiled
+
 HERE = pathlib.Path(__file__).parent
 FILES = [HERE / 'on_mesh.py', HERE.parent / 'moe' / 'on_mesh.py']
 
@@ -13,7 +15,7 @@ def test_on_eight_devices():
   done = subprocess.run(
     [sys.executable, '-m', 'pytest', '-q', '--durations=5', '-p', 'no:cacheprovider', *FILES],
     cwd=HERE.parents[2],
-    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '8', 'JAX_PLATFORMS': 'cpu'},
+    env={**os.environ, **compiled.SOON, 'JAX_NUM_CPU_DEVICES': '8', 'JAX_PLATFORMS': 'cpu'},
     capture_output=True,
     text=True,
   )
