@@ -185,15 +185,17 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(environment):
 
 
 SAME = """
-from etils import epath
-from input_pipeline.bricks import shards
+import numpy as np
+from input_pipeline import bricks
 
-read = lambda name: {
-  path.name: list(shards.read_records(path))
-  for kind in ('bricks', 'volumes')
-  for path in epath.Path(f'gs://bucket/{name}/phantom').glob(f'{kind}/*/*.array_*')
-}
-assert read('data') == read('beam') and len(read('beam')) == 2
+data, beam = (f'gs://bucket/{name}' for name in ('data', 'beam'))
+one, other = (bricks.open_bricks(place, 'phantom') for place in (data, beam))
+assert one.digest() == other.digest() and len(one) == len(other) > 0
+for pair in zip(one.read_all(range(len(one))), other.read_all(range(len(one)))):
+  np.testing.assert_array_equal(*pair)
+(one,), (other,) = (bricks.open_volumes(place, 'phantom') for place in (data, beam))
+np.testing.assert_array_equal(one.image, other.image)
+np.testing.assert_array_equal(one.codes, other.codes)
 """
 
 
