@@ -36,7 +36,11 @@ def make_parser() -> argparse.ArgumentParser:
   scoring.add_argument('--references', required=True, metavar='DIR')
   scoring.add_argument('--classes', default='', help='names separated by commas; default: all')
   scoring.add_argument(
-    '--dataset', default='', help='as in `input_pipeline.prepare --list`, for published numbers'
+    '--dataset',
+    default='',
+    metavar='NAME',
+    help='what the rows call it; a name of `input_pipeline.prepare --list` has published numbers '
+    'shown beside; default: that of the folder of references',
   )
   scoring.add_argument('--output', metavar='DIR', help='default: evaluation/ in --predictions')
   comparing = commands.add_parser(

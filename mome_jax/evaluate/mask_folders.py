@@ -73,7 +73,7 @@ def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | Non
   for cache in (_labels, _layers):  # files may have changed since the last call
     cache.cache_clear()
   if not folder.is_dir():
-    raise ScoreError(f'{folder}: no such folder')
+    raise ScoreError(f'{folder}: no such folder; correct its path')
   held = inventory.look(folder, file_kinds.VOLUMES, deep=False)
   maps = list(_label_maps(held, meaning))
   # What `predict` wrote beside NAME_seg.nii.gz is the same once more.
