@@ -38,6 +38,16 @@ def pytest_collection_modifyitems(config, items):
     longest_first(items)
 
 
+@pytest.fixture(scope='session')
+def programs(pytestconfig, tmp_path_factory) -> pathlib.Path:
+  """Where compiled programs are kept: one folder for the workers and all that their tests start.
+
+  For what goes through JAX_COMPILATION_CACHE_DIR or `compiled.kept`. It begins empty in each run.
+  """
+  folder = tmp_path_factory.getbasetemp()
+  return (folder.parent if is_worker(pytestconfig) else folder) / 'compiled'
+
+
 @pytest.fixture(scope='module')
 def soon():
   """Programs of a file of tests are compiled soon rather than well; see tests/helpers/compiled.py.

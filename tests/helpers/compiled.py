@@ -10,6 +10,14 @@ from jax.experimental.compilation_cache import compilation_cache
 SOON = {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
 
 
+def variables(folder):
+  """The environment of processes that compile soon, and keep all compiled programs in a folder."""
+  return SOON | {
+    'JAX_COMPILATION_CACHE_DIR': str(folder),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+
+
 @contextlib.contextmanager
 def soon():
   """In this block, programs are compiled as with `SOON`: for those that run briefly."""

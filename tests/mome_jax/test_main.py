@@ -32,15 +32,10 @@ SETTINGS = (
 
 
 @pytest.fixture(scope='module')
-def workplace(tmp_path_factory):
+def workplace(tmp_path_factory, programs):
   """A folder with prepared phantoms, and an environment whose compilations are shared."""
   folder = tmp_path_factory.mktemp('main')
-  environment = {
-    **os.environ,
-    'PYTHONPATH': str(ROOT),
-    'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
+  environment = {**os.environ, **compiled.variables(programs), 'PYTHONPATH': str(ROOT)}
   run(folder, environment, 'input_pipeline.prepare', '--source=phantom', '--data_dir=data',
       '--spacing=12', '--brick=16', '--cases=3')  # fmt: skip
   return folder, environment
@@ -189,25 +184,37 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
   assert (workdir / table).read_text() == (trained[0] / table).read_text()
 
 
-def test_the_same_command_again_trains_nothing_and_overwrites_nothing(trained, workplace):
-  folder, environment = workplace
-  names = ('config.json', 'metrics.jsonl', 'tokenizer.model', 'evaluation/cases.csv')
-  before = {name: (trained[0] / name).read_bytes() for name in names}
-  printed = run(folder, environment, 'mome_jax.main', *training('whole', '--config.train.steps=5'))
-  assert f'whole is trained: {STEPS} of 5 steps are done' in printed
-  assert {name: (trained[0] / name).read_bytes() for name in names} == before
-
-
 @pytest.fixture
-def refused(workplace, monkeypatch, capsys):
-  """refused(*words) -> the one line of a command that fails, in this process."""
+def here(workplace, monkeypatch, capsys):
+  """here(*words) -> exit code, and what was printed, of the command in this process."""
   folder, environment = workplace
   monkeypatch.chdir(folder)
 
   def call(*words):
-    with compiled.kept(environment['JAX_COMPILATION_CACHE_DIR']):
-      assert main.main(words) == 1
-    return capsys.readouterr().err.strip().splitlines()[-1]
+    with compiled.kept(environment['JAX_COMPILATION_CACHE_DIR']), compiled.soon():
+      code = main.main(words)
+    return code, capsys.readouterr()
+
+  return call
+
+
+def test_the_same_command_again_trains_nothing_and_overwrites_nothing(trained, here):
+  names = ('config.json', 'metrics.jsonl', 'tokenizer.model', 'evaluation/cases.csv')
+  before = {name: (trained[0] / name).read_bytes() for name in names}
+  code, printed = here(*training('whole', '--config.train.steps=5'))
+  assert code == 0
+  assert f'whole is trained: {STEPS} of 5 steps are done' in printed.out
+  assert {name: (trained[0] / name).read_bytes() for name in names} == before
+
+
+@pytest.fixture
+def refused(here):
+  """refused(*words) -> the one line of a command that fails."""
+
+  def call(*words):
+    code, printed = here(*words)
+    assert code == 1
+    return printed.err.strip().splitlines()[-1]
 
   return call
 
@@ -228,34 +235,27 @@ def test_going_on_with_another_task_is_refused(trained, refused):
   assert files() == before
 
 
-def test_evaluation_alone_repeats_the_table(trained, workplace):
-  folder, environment = workplace
+def test_evaluation_alone_repeats_the_table(trained, here):
   before = (trained[0] / 'evaluation/cases.csv').read_text()
   (trained[0] / 'evaluation/cases.csv').unlink()
-  run(folder, environment, 'mome_jax.main', '--mode=evaluate', '--workdir=whole')  # no --config
+  assert here('--mode=evaluate', '--workdir=whole')[0] == 0  # no --config
   assert (trained[0] / 'evaluation/cases.csv').read_text() == before
 
 
-def test_evaluation_with_names_never_trained_on(trained, workplace):
-  folder, environment = workplace
+def test_evaluation_with_names_never_trained_on(trained, here):
   config = '--config.evaluation.prompts=held_out'
-  run(folder, environment, 'mome_jax.main', '--mode=evaluate', *training('whole', config))
+  assert here('--mode=evaluate', *training('whole', config))[0] == 0
   summary = json.loads((trained[0] / 'evaluation_held_out/summary.json').read_text())
   assert 'hepatic tissue' in summary['prompts']
   assert (trained[0] / 'evaluation/summary.json').is_file()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(trained, workplace):
+def test_a_loss_that_is_not_finite_stops_the_run(trained, workplace, refused):
   """The step is named, and the checkpoints before it stay."""
-  folder, environment = workplace
+  folder, _ = workplace
   shutil.copytree(trained[0], folder / 'diverged')
   changes = '--config.train.learning_rate=1e30', '--config.train.steps=20'
-  done = subprocess.run(
-    command('mome_jax.main', *training('diverged', *changes)),
-    cwd=folder, env=environment, capture_output=True, text=True,
-  )  # fmt: skip
-  assert done.returncode == 1
-  message = done.stderr.strip().splitlines()[-1]
+  message = refused(*training('diverged', *changes))
   assert message.startswith('error: the loss is ')
   # Step 9 made the parameters useless; the ten from there on were left out, and no more may be.
   assert ' at step 20 and at 10 before it;' in message

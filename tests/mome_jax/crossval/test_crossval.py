@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import compiled
 import jax.numpy as jnp
 import pytest
 from etils import epath
@@ -23,7 +24,7 @@ FOLDS = 2
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
+def run(tmp_path_factory, programs):
   """The folder of two folds of a few phantoms, each trained for two steps, and its command."""
   root = tmp_path_factory.mktemp('crossval')
   line = ['--source=phantom', f'--data_dir={root / "data"}', '--spacing=12', '--brick=16']
@@ -31,7 +32,10 @@ def run(tmp_path_factory):
   command = ['crossval', '--config=demo', f'--workdir={root / "run"}', *SETTINGS]
   command += [f'--config.data_dir={root / "data"}', f'--config.data.folds={FOLDS}']
   command += ['--config.train.steps=2', '--config.evaluation.pictures=0']
-  assert cli.main(command) == 0
+  with pytest.MonkeyPatch.context() as patch:  # each fold is a process
+    for name, value in compiled.variables(programs).items():
+      patch.setenv(name, value)
+    assert cli.main(command) == 0
   return root / 'run', command
 
 

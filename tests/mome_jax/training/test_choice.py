@@ -20,9 +20,9 @@ DICE = 0.2, 0.6, 0.5, 0.4  # of the four validations: the best one is the second
 
 
 @pytest.fixture(autouse=True)
-def compiled_once(tmp_path):
+def compiled_once(programs):
   """Both starts of the run share what is compiled."""
-  with compiled.kept(tmp_path / 'compiled'):
+  with compiled.kept(programs), compiled.soon():
     yield
 
 

@@ -3,6 +3,7 @@ import pathlib
 import subprocess
 import sys
 
+import compiled
 from tiny import SETTINGS
 from without import without
 
@@ -16,8 +17,8 @@ def run(folder, environment, module, *arguments):
   return process.stdout
 
 
-def test_preparing_and_training_where_tensorflow_is_not_installed(tmp_path):
-  environment = without('tensorflow', tmp_path / 'site')
+def test_preparing_and_training_where_tensorflow_is_not_installed(tmp_path, programs):
+  environment = without('tensorflow', tmp_path / 'site') | compiled.variables(programs)
   environment['PYTHONPATH'] += f':{ROOT}'
   run(tmp_path, environment, 'input_pipeline.prepare', '--source=phantom', '--data_dir=data',
       '--spacing=12', '--brick=16', '--cases=3')  # fmt: skip
