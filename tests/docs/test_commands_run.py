@@ -107,7 +107,8 @@ def nnunet_folder(folder):
   new = [{'name': 'metastasis', 'parent': 'liver', 'synonyms': ['secondary liver tumor']}]
   for part in ('imagesTr', 'labelsTr'):
     (folder / part).mkdir(parents=True)
-  cases = sources.phantom_cases(train=2, validation=0, spacing=(12.0, 12.0, 12.0))
+  # Of three phantoms one is of the source that labels liver and tumour.
+  cases = sources.phantom_cases(train=4, validation=0, spacing=(12.0, 12.0, 12.0))[::3]
   codes = TEMPLATE.get('liver').index, TEMPLATE.get('liver tumor').index
   for i, case in enumerate(cases):
     scan = case.load()

@@ -20,8 +20,6 @@ from mome_jax.text import embedders, prompts, tokenizer
 from mome_jax.text.vectors import TextVectors
 from mome_jax.training import config_flag, loop, state
 
-pytestmark = pytest.mark.usefixtures('soon')
-
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 

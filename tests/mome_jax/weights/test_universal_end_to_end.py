@@ -15,8 +15,6 @@ from mome_jax.training import config_flag, loop
 from mome_jax.weights import __main__ as convert
 from tests.mome_jax.weights import layouts
 
-pytestmark = pytest.mark.usefixtures('soon')
-
 CLASSES = 32
 
 
