@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from input_pipeline import sources
+from input_pipeline.buckets import is_in_bucket
 from input_pipeline.ct import itk_image, volume
 from input_pipeline.errors import UserError
 
@@ -73,7 +74,7 @@ def check(folder: str | os.PathLike, needed: int, what: str) -> str:
     DiskError: if less is free.
   """
   text = f'{what}: {"about " + in_words(needed) if needed else "of unknown size"}'
-  if '://' in os.fspath(folder):
+  if is_in_bucket(folder):
     return text
   place = pathlib.Path(folder).expanduser().absolute()
   while not place.exists():

@@ -17,6 +17,7 @@ ROOMS = {
   'input_pipeline.cli': '',
   'input_pipeline.remarks': '',
   'input_pipeline.progress': '',
+  'input_pipeline.buckets': '',
   'input_pipeline.text_files': '',
   'input_pipeline.file_kinds': '',
   'input_pipeline.image_headers': '',
@@ -28,8 +29,8 @@ ROOMS = {
   'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.labels '
   'input_pipeline.file_kinds input_pipeline.inventory input_pipeline.text_files '
   'input_pipeline.progress',
-  'input_pipeline.bricks': 'input_pipeline.anatomy input_pipeline.cli input_pipeline.ct '
-  'input_pipeline.sources',
+  'input_pipeline.bricks': 'input_pipeline.anatomy input_pipeline.buckets input_pipeline.cli '
+  'input_pipeline.ct input_pipeline.sources',
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.bricks',
   'input_pipeline': 'input_pipeline',  # the programs
   'mome_jax.errors': 'input_pipeline.errors',
@@ -40,7 +41,8 @@ ROOMS = {
   'mome_jax.configs': 'input_pipeline.batches',
   'mome_jax.text': 'input_pipeline.anatomy input_pipeline.cli input_pipeline.progress '
   'input_pipeline.text_files mome_jax.shipped',
-  'mome_jax.checkpoint': 'input_pipeline.bricks mome_jax.shipped mome_jax.configs mome_jax.text',
+  'mome_jax.checkpoint': 'input_pipeline.bricks input_pipeline.buckets mome_jax.shipped '
+  'mome_jax.configs mome_jax.text',
   'mome_jax.weights': 'input_pipeline.cli mome_jax.checkpoint mome_jax.configs mome_jax.models '
   'mome_jax.text',
   'mome_jax.plausibility': 'input_pipeline mome_jax.checkpoint',

@@ -14,6 +14,7 @@ from etils import epath
 
 from input_pipeline import sources
 from input_pipeline.bricks import records
+from input_pipeline.buckets import is_in_bucket
 
 _SHARD_BYTES = 128 * 2**20
 
@@ -46,7 +47,7 @@ def write_records(path: epath.Path, content: Iterable[bytes]) -> None:
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
   """Writes a file, in one step or not at all."""
-  if '://' in os.fspath(path):  # an object of a bucket appears when it is whole
+  if is_in_bucket(path):  # an object of a bucket appears when it is whole
     path.write_bytes(content)
     return
   temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.part')
@@ -60,7 +61,7 @@ def read_records(path: epath.Path) -> Iterator[bytes]:
 
   with contextlib.ExitStack() as stack:
     local = os.fspath(path)
-    if '://' in local:
+    if is_in_bucket(path):
       folder = stack.enter_context(tempfile.TemporaryDirectory())
       local = os.path.join(folder, 'records')
       path.copy(local)

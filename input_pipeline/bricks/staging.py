@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from input_pipeline.bricks import records
+from input_pipeline.buckets import is_in_bucket
 from input_pipeline.errors import UserError
 
 CASES = 'cases'  # folder of finished cases, which a killed run leaves to the next one
@@ -43,7 +44,7 @@ def stage_folder(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
 
 @contextlib.contextmanager
 def _locked(folder: epath.Path, source: str) -> Iterator[None]:
-  if '://' in os.fspath(folder):
+  if is_in_bucket(folder):
     yield
     return
   handle = os.open(folder, os.O_RDONLY)

@@ -7,6 +7,7 @@ import os
 import orbax.checkpoint as ocp
 from etils import epath
 
+from input_pipeline.buckets import is_in_bucket
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 
@@ -96,7 +97,7 @@ def _score(checkpoint: epath.Path) -> float | None:
 
 def move(checkpoint: epath.Path, target: epath.Path) -> None:
   """Moves a checkpoint to another place; in a bucket, which renames no folders, file by file."""
-  if '://' not in os.fspath(checkpoint):
+  if not is_in_bucket(checkpoint):
     checkpoint.rename(target)
     return
   _copy(checkpoint, target)
@@ -119,4 +120,4 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return hub.fetch(os.fspath(path))
   path = epath.Path(path).expanduser()
   # NOTE: epath's resolve takes gs://bucket for a relative local path.
-  return path if '://' in os.fspath(path) else path.resolve()
+  return path if is_in_bucket(path) else path.resolve()

@@ -4,7 +4,6 @@ import contextlib
 import enum
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from input_pipeline.buckets import is_in_bucket
 from mome_jax.checkpoint import checksums, same_run
 from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
 from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps, move
@@ -262,7 +262,7 @@ class Checkpointer:
       logging.getLogger('asyncio').setLevel(logging.CRITICAL)
       steps = finished_steps(self._folder)
       good = f'{self._folder / str(max(steps))} is complete' if steps else 'there is none yet'
-      is_bucket = '://' in os.fspath(self._folder)
+      is_bucket = is_in_bucket(self._folder)
       mend = "See to the bucket's billing and permissions" if is_bucket else 'Free space'
       raise CheckpointError(
         f'cannot write a checkpoint into {self._folder} ({brief(error)}); of the earlier '

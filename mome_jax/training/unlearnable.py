@@ -18,9 +18,8 @@ def unlearnable(stores: Sequence[bricks.Store], classes: Sequence[str]) -> list[
     stores: that the run is trained on.
     classes: of the run.
   """
-  labelled = {name for store in stores for case in store.cases for name in case.labelled}
-  voxels = sum(store.class_voxels(classes).sum(0) for store in stores)
-  shown = {name for name, count in zip(classes, voxels, strict=True) if count}
+  labelled = _labelled(stores)
+  shown = _shown(stores, classes)
   unlabelled = [name for name in classes if name not in labelled]
   empty = [name for name in classes if name in labelled and name not in shown]
   lines = []
@@ -46,17 +45,25 @@ def check(stores: Sequence[bricks.Store], classes: Sequence[str]) -> None:
   Raises:
     ConfigError: with the classes that the scans do show.
   """
-  if any(store.class_voxels(classes).any() for store in stores):
+  if _shown(stores, classes):
     return
-  labelled = sorted({name for store in stores for case in store.cases for name in case.labelled})
-  voxels = sum(store.class_voxels(labelled).sum(0) for store in stores)
-  shown = [name for name, count in zip(labelled, voxels, strict=True) if count]
+  shown = _shown(stores, sorted(_labelled(stores)))
   has = f'they show {", ".join(shown)}' if shown else 'nor any other class'
   raise ConfigError(
     f'no training scan of {", ".join(store.name for store in stores)} shows {" or ".join(classes)} '
     f'({has}), so there is nothing to learn; add a source that does to config.data.sources, or '
     'choose other config.classes'
   )
+
+
+def _labelled(stores: Sequence[bricks.Store]) -> set[str]:
+  return {name for store in stores for case in store.cases for name in case.labelled}
+
+
+def _shown(stores: Sequence[bricks.Store], classes: Sequence[str]) -> list[str]:
+  """The classes that have a voxel."""
+  voxels = sum(store.class_voxels(classes).sum(0) for store in stores)
+  return [name for name, count in zip(classes, voxels, strict=True) if count]
 
 
 def undeclared(
