@@ -3,7 +3,7 @@
 python -m mome_jax.main --config=paper_unet --workdir=DIR --config.data_dir=DIR
 
 Never trained yet: neither time nor Dice is known. Compiled for chips of TPU v5e with a patch on
-each, it needs 5.2 of the 16 GiB of a chip and 6.7 TFLOP a patch.
+each, it needs 5.3 of the 16 GiB of a chip and 6.7 TFLOP a patch.
 """
 
 import ml_collections
