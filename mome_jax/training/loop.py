@@ -39,6 +39,7 @@ from mome_jax.training.start import Start, Task, find_start, read_task
 from mome_jax.training.unlearnable import undeclared, unlearnable
 from mome_jax.training.validation import Validation
 
+_CURVES = 'pictures/training.png'
 Feed = Generator[tuple[dict[str, jax.Array], Any], None, None]  # batch and prompts of a step
 
 
@@ -88,6 +89,10 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
     checkpointer.close()
     if multihost.is_lead():
       print(f'{workdir} is trained: {_done(start.step, config, monitor)}', flush=True)
+      if not (workdir / _CURVES).exists():  # it ended after its last checkpoint
+        log = MetricsLog(workdir, start.step)
+        _summarise(task, workdir, log)
+        log.close()
     return config
   recorder = _Recorder(task, workdir, checkpointer, start, monitor)
   feed = _feed(task, mesh, start.step)
@@ -284,24 +289,24 @@ class _Recorder:
     self._checkpointer.close()
 
   def finish(self) -> None:
-    """Closes log and checkpoints, draws the curves, and writes what the classes look like."""
+    """Closes log and checkpoints, and sums up."""
     self.close()
     self.monitor.tell()
     if self._log:
-      self._record_looks()
-      pictures = self._workdir / 'pictures'
-      training_curves.training_curves(pictures / 'training.png', self._log.rows())
-      for row in self._log.expert_rows()[-1:]:
-        router_pictures.experts(pictures, row, self._task.config.classes)
+      _summarise(self._task, self._workdir, self._log)
       self._log.close()
 
-  def _record_looks(self) -> None:
-    try:
-      config = self._task.config
-      looks = learn.learn_stores(self._task.stores, config.classes, config.data_dir)
-      record.write(self._workdir, looks)
-    except record.RecordError as error:
-      print(f'no {record.FILE}: {error}', flush=True)
+
+def _summarise(task: Task, workdir: epath.Path, log: MetricsLog) -> None:
+  """Writes what the classes look like, and draws the log; the curves last, as a mark of the end."""
+  config = task.config
+  try:
+    record.write(workdir, learn.learn_stores(task.stores, config.classes, config.data_dir))
+  except record.RecordError as error:
+    print(f'no {record.FILE}: {error}', flush=True)
+  for row in log.expert_rows()[-1:]:
+    router_pictures.experts(workdir / 'pictures', row, config.classes)
+  training_curves.training_curves(workdir / _CURVES, log.rows())
 
 
 def _print_start(task: Task, workdir: epath.Path, start: Start) -> None:

@@ -21,8 +21,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.benchmarks import fault_runs
-from tests.benchmarks.fault_runs import (
+os.environ.setdefault('EPATH_USE_TF', '0')  # of what is looked at from here; before etils is there
+
+from tests.benchmarks import fault_runs  # noqa: E402
+from tests.benchmarks.fault_runs import (  # noqa: E402
   EVERY,
   SECOND,
   STEPS,
@@ -32,7 +34,7 @@ from tests.benchmarks.fault_runs import (
   steps_done,
   wait_for,
 )
-from tests.helpers import bucket, bucket_gate
+from tests.helpers import bucket, bucket_gate  # noqa: E402
 
 LOST = re.compile('lost another one|heartbeat|rendezvous|ended with', re.IGNORECASE)
 _DAY = 24 * 3600.0
@@ -239,7 +241,7 @@ def main() -> int:
       run = Run(folder, name, fault.processes, fault.steps)
       if fault.in_bucket:
         run.gate = stack.enter_context(bucket_gate.gate())
-        run.environment = stack.enter_context(bucket.served(folder / 'bucket.log', run.gate))
+        run.environment = stack.enter_context(bucket.served(folder / 'server.log', run.gate))
         os.environ.update(run.environment)  # for what is looked at from here
       row = try_fault(fault, run)
     failed += not row['survived']

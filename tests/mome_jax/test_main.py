@@ -207,6 +207,16 @@ def test_the_same_command_again_trains_nothing_and_overwrites_nothing(trained, h
   assert {name: (trained[0] / name).read_bytes() for name in names} == before
 
 
+def test_the_same_command_makes_what_a_run_killed_at_its_end_lacks(trained, here):
+  picture = trained[0] / 'pictures/training.png'
+  before = picture.read_bytes()
+  picture.unlink()
+  code, printed = here(*training('whole', '--config.train.steps=5'))
+  assert code == 0
+  assert 'no class_statistics.json' in printed.out  # too few scans
+  assert picture.read_bytes() == before
+
+
 @pytest.fixture
 def refused(here):
   """refused(*words) -> the one line of a command that fails."""
