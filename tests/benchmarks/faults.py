@@ -195,7 +195,7 @@ FAULTS = {
   'records': Fault('killed, and a bit flipped in the training records', damaged_records, 1),
   'full': Fault('full disk in a save', full_disk, 1),
   'bucket': Fault('bucket that takes nothing more', full_bucket, 1, in_bucket=True),
-  'random': Fault('20 random kills of one process', random_kills(20), 1, 60),
+  'random': Fault('20 random kills of one process', random_kills(20), 1, 100),
 }  # fmt: skip
 
 
