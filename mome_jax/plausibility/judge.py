@@ -22,7 +22,8 @@ class Verdict:
   """What is to be thought of one mask.
 
   Attributes:
-    plausible: None where the record does not know the class or there is no mask.
+    plausible: None where there is no mask, or the record does not know its class and the scan is
+      not foreign.
     reasons: why it is not plausible, the weightiest first.
     cut: whether it reaches the end of the field of view; None without a mask.
     absent: whether the mask counts as none: its class cannot be in the field of view or in this
@@ -140,7 +141,9 @@ def judge(
   wrong = outliers(deviations, record.tolerance, usual=record.usual, unlike=unlike)
   agreed = known.keys() - wrong.misfits - wrong.misplaced.keys()
   trusted = {name: look for name, look in known.items() if name in agreed}
-  verdicts = {name: Verdict(cut=look.cut) for name, look in looks.items()}
+  # Of classes without ranges too: nothing says that they are right in such a scan.
+  unknown = (False, (FOREIGN,)) if wrong.foreign else (None, ())
+  verdicts = {name: Verdict(*unknown, look.cut) for name, look in looks.items()}
   for name in record.absent:
     if name in looks or name in specks:
       cut = looks[name].cut if name in looks else None

@@ -153,6 +153,14 @@ def test_a_scan_of_something_else(record):
   # The foot looks like one: it may be there, in a scan that nobody should trust.
   assert not judgement.verdicts['foot'].absent
   assert judgement.verdicts['foot'].reasons == (FOREIGN,)
+  # A class without ranges is no exception.
+  odd_scan = Person(1000, scan=4.0)
+  looks = odd_scan.looks(head=odd, heart=odd)
+  verdict = judge(looks | {'tumor': looks['foot']}, odd_scan, record).verdicts['tumor']
+  assert (verdict.plausible, verdict.reasons, verdict.absent) == (False, (FOREIGN,), False)
+  person = Person(1000)
+  verdicts = judge(person.looks() | {'tumor': looks['foot']}, person, record).verdicts
+  assert verdicts['tumor'].plausible is None
   # Of another size alone, with every organ in its place: a scan of the whole body.
   assert not told(record, Person(1000, scan=4.0)).foreign
   # Two odd masks alone: the scan is as it should be.
