@@ -6,6 +6,7 @@ python -m mome_jax.export --checkpoint=runs/openkbp_cpu --output=models/hub --fo
 Of several, one folder is made that holds them all and is used as one: --checkpoint A B C. With
 --format=hf parameters are `model.safetensors`, and README.md is a model card with the front matter
 of the Hugging Face Hub: upload the folder, and --checkpoint hf:ORG/NAME uses it from there.
+--without-experimental leaves out the classes that too few patients taught.
 """
 
 import argparse
@@ -28,6 +29,7 @@ def export(
   *,
   form: str = 'orbax',
   licence: str = '',
+  experimental: bool = True,
 ) -> None:
   """Writes a model folder.
 
@@ -41,9 +43,11 @@ def export(
       float32 again when they are read.
     form: 'orbax', or 'hf' with a model card.
     licence: for the model card, such as apache-2.0.
+    experimental: whether it knows the classes of `config.experimental`.
 
   Raises:
     CheckpointError: if there is no model, or the output holds one already.
+    UserError: if it cannot do without the experimental classes.
   """
   import jax
 
@@ -58,6 +62,8 @@ def export(
   # Folders that others do not have.
   config.data_dir, config.init = base.get_config().data_dir, base.get_config().init
   config.text.vectors = ''
+  if not experimental:
+    _leave_out_experimental(config, path)
   description = checkpoint.text_file(path, config)
   text = {'tokenizer': description}
   if config.text.mode == 'frozen':
@@ -71,7 +77,21 @@ def export(
     training_cases.write(checkpoint.folder_of(output), cases)
   looks = record.read(checkpoint.folder_of(path))
   if looks:
-    record.write(checkpoint.folder_of(output), looks)
+    known = looks if experimental else [look.of(config.classes) for look in looks]
+    record.write(checkpoint.folder_of(output), known)
+
+
+def _leave_out_experimental(config: ml_collections.ConfigDict, path: epath.PathLike) -> None:
+  """Changes a config to the classes that enough patients taught."""
+  rest = tuple(name for name in config.classes if name not in config.experimental)
+  if config.model.bank.scales:
+    raise UserError(
+      f'{path}: its banks of experts attend to all classes of its training, experimental ones too; '
+      'export it without --without-experimental'
+    )
+  if not rest:
+    raise UserError(f'{path}: all its classes are experimental; nothing would be left')
+  config.classes, config.experimental = rest, ()
 
 
 def _write_card(
@@ -104,6 +124,7 @@ def export_ensemble(
   *,
   form: str = 'orbax',
   licence: str = '',
+  experimental: bool = True,
 ) -> None:
   """Writes model folders `model_0`, `model_1`, ... and the `ensemble.json` that joins them.
 
@@ -113,9 +134,11 @@ def export_ensemble(
     dtype: as for `export`.
     form: as for `export`; the card of the whole is that of its first model.
     licence: as for `export`.
+    experimental: as for `export`.
 
   Raises:
     CheckpointError: if there is no model, or the output holds one already.
+    UserError: as of `export`.
     EnsembleError: if they cannot be averaged.
   """
   from mome_jax import checkpoint
@@ -125,7 +148,8 @@ def export_ensemble(
   open_model(paths)  # before anything is written
   names = [f'model_{number}' for number in range(len(paths))]
   for name, path in zip(names, paths, strict=True):
-    export(path, epath.Path(output) / name, dtype, form=form, licence=licence)
+    folder = epath.Path(output) / name
+    export(path, folder, dtype, form=form, licence=licence, experimental=experimental)
   if form == 'hf':
     first = epath.Path(output) / names[0] / hf_folder.CARD
     hf_folder.write_card(output, first.read_text())
@@ -150,6 +174,11 @@ def make_parser() -> argparse.ArgumentParser:
     default='orbax',
     help='hf: a folder for the Hugging Face Hub, with a model card',
   )
+  parser.add_argument(
+    '--without-experimental',
+    action='store_true',
+    help='the new folder does not know the experimental classes',
+  )
   parser.add_argument('--licence', default='', help='for the model card, such as apache-2.0')
   return parser
 
@@ -164,7 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   from mome_jax import checkpoint
 
   members = checkpoint.expand(args.checkpoint)
-  more = {'form': args.format, 'licence': args.licence}
+  more = {
+    'form': args.format,
+    'licence': args.licence,
+    'experimental': not args.without_experimental,
+  }
   if len(members) == 1:
     export(members[0], args.output, args.dtype, **more)
     print(f'{args.output}: model of {members[0]} in {args.dtype}')

@@ -7,7 +7,7 @@ each other on what a scan can show.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,18 @@ class Record:
   def usual(self) -> frozenset[str]:
     """The organs that nearly every training scan shows."""
     return frozenset(name for name, known in self.classes.items() if known.usual)
+
+  def of(self, names: Collection[str]) -> 'Record':
+    """The same for a model that knows these of its classes only."""
+    classes = {
+      name: dataclasses.replace(
+        known, offsets={other: span for other, span in known.offsets.items() if other in names}
+      )
+      for name, known in self.classes.items()
+      if name in names
+    }
+    absent = tuple(name for name in self.absent if name in names)
+    return dataclasses.replace(self, classes=classes, absent=absent)
 
 
 def write(folder: epath.PathLike, records: Sequence[Record]) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from mome_jax import checkpoint, export
 from mome_jax.configs import demo
+from mome_jax.plausibility import record
+from mome_jax.plausibility.measures import MASK, SCAN
 from mome_jax.text.vectors import TextVectors
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -65,3 +67,34 @@ def test_a_licence_without_a_card_to_stand_in_is_refused(model, tmp_path, capsys
   assert export.main(words) == 1
   assert 'add --format=hf' in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
+
+
+def test_without_experimental_classes(tmp_path, capsys):
+  config = demo.get_config()
+  config.classes, config.experimental = ('liver', 'spleen', 'pancreas'), ('spleen',)
+  checkpoint.save_model(tmp_path / 'in', config, {'model': {'a': KERNEL}})
+  span = record.Range(1.0, 2.0, 3.0)
+  offsets = dict.fromkeys(('liver', 'spleen'), (span,) * 3)
+  look = record.ClassRecord(20, 20, 0, False, dict.fromkeys(MASK, span), offsets)
+  looks = dict.fromkeys(config.classes, look)
+  absent = ('spleen', 'pancreas')
+  known = record.Record((4, 4, 3), 20, 3.5, dict.fromkeys(SCAN, span), looks, absent=absent)
+  record.write(tmp_path / 'in', [known])
+  words = ['--checkpoint', str(tmp_path / 'in'), '--without-experimental', '--output']
+  assert export.main([*words, str(tmp_path / 'out')]) == 0
+  config = checkpoint.load_config(tmp_path / 'out')
+  assert (config.classes, config.experimental) == (('liver', 'pancreas'), ())
+  [rest] = record.read(tmp_path / 'out')
+  assert list(rest.classes) == ['liver', 'pancreas'] and rest.absent == ('pancreas',)
+  assert list(rest.classes['pancreas'].offsets) == ['liver']
+  # A bank reads the embeddings of all classes of training; and something must be left.
+  for change in ({'model.bank.scales': (1,)}, {'experimental': ('liver', 'spleen', 'pancreas')}):
+    other = demo.get_config()
+    other.classes, other.experimental = ('liver', 'spleen', 'pancreas'), ('spleen',)
+    other.update_from_flattened_dict(change)
+    place = tmp_path / next(iter(change))
+    checkpoint.save_model(place, other, {'model': {'a': KERNEL}})
+    assert export.main(['--checkpoint', str(place), *words[2:], str(tmp_path / 'no')]) == 1
+    assert not (tmp_path / 'no').exists()
+  told = capsys.readouterr().err
+  assert 'attend to all classes' in told and 'nothing would be left' in told
