@@ -11,6 +11,8 @@ import time
 
 import bucket
 import bucket_gate
+import nibabel as nib
+import numpy as np
 import pytest
 
 from input_pipeline import bricks
@@ -246,3 +248,33 @@ def test_training_is_preempted_resumed_scored_and_predicts(prepared, tmp_path):
       str(tmp_path / 'out'))  # fmt: skip
   (written,) = (tmp_path / 'out').glob('*_seg.json')
   assert json.loads(written.read_text())['labels']
+
+  # Its weights go on with scans of this machine, in a workdir of the bucket; twice the same.
+  mine = f'gs://{bucket.NAME}/mine'
+  words = ('mome_jax.finetune', f'--data={own_scans(tmp_path)}', f'--from={RUN}', '--steps=2')
+  for _ in range(2):
+    out = run(environment, *words, f'--workdir={mine}')
+    assert f'Model: {mine}/model' in out
+  run(environment, 'mome_jax.predict', '--checkpoint', f'{mine}/model', '--input', str(scan),
+      '--output', str(tmp_path / 'finetuned'))  # fmt: skip
+  assert (tmp_path / 'finetuned' / 'manifest.json').exists()
+
+
+def own_scans(folder):
+  """Three scans of a liver, as nnU-Net wants them; one is held out."""
+  place = folder / 'own'
+  for part in ('imagesTr', 'labelsTr'):
+    (place / part).mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  for name in 'abc':
+    label = np.zeros((16, 16, 16), np.uint8)
+    label[4:12, 4:12, 4:12] = 1
+    image = (rng.integers(-40, 40, label.shape) + 60 * label).astype(np.int16)
+    for part, array, end in (('imagesTr', image, '_0000'), ('labelsTr', label, '')):
+      nib.save(
+        nib.Nifti1Image(array, np.diag([12.0, 12.0, 12.0, 1.0])),
+        place / part / f'{name}{end}.nii.gz',
+      )
+  content = {'labels': {'background': 0, 'liver': 1}, 'splits': {'validation': ['c']}}
+  (place / 'dataset.json').write_text(json.dumps(content))
+  return place

@@ -6,7 +6,6 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import sys
 
 from absl import logging
@@ -248,9 +247,9 @@ def _export_whole(model: str, folder: epath.Path) -> None:
   """Writes a model folder, which is there only once it is whole."""
   made = folder.parent / f'.{folder.name}'
   with writing(folder.parent):
-    shutil.rmtree(made, ignore_errors=True)
+    made.rmtree(missing_ok=True)
     export(model, made)
-    shutil.rmtree(folder, ignore_errors=True)
+    folder.rmtree(missing_ok=True)
     made.rename(folder)
 
 

@@ -23,7 +23,7 @@ def config_of(data_dir):
 
 
 def folder_of(place, number):
-  """A folder of small scans; liver everywhere, larynx in the first alone."""
+  """A folder of small scans; pancreas everywhere, larynx in the first alone."""
   rng = np.random.default_rng(0)
   for part in ('imagesTr', 'labelsTr'):
     (place / part).mkdir(parents=True)
@@ -39,13 +39,13 @@ def folder_of(place, number):
 
 
 def declare(place, **more):
-  content = {'labels': {'background': 0, 'liver': 1, 'larynx': 2}} | more
+  content = {'labels': {'background': 0, 'pancreas': 1, 'larynx': 2}} | more
   (place / 'dataset.json').write_text(json.dumps(content))
 
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
-  """Twelve training scans with liver; larynx is labelled in one."""
+  """Twelve training scans with pancreas; larynx is labelled in one."""
   place = folder_of(tmp_path_factory.mktemp('mine') / 'Own Scans', 13)
   declare(place, missing_is='unlabelled', splits={'validation': ['c12']})
   prepare('nifti_folder', place.parent / 'data', manual_dir=str(place), name='mine',
@@ -57,11 +57,11 @@ def test_plan(data_dir, tmp_path, capsys):
   config = config_of(data_dir)
   start = config.copy_and_resolve_references()
   run.plan(config, start, epath.Path(tmp_path), None)
-  assert config.classes == ('larynx', 'liver')  # what the start knows comes first
+  assert config.classes == ('larynx', 'pancreas')  # what the start knows comes first
   assert config.train.steps == 480  # 12 scans, 40 each
   assert config.validation.cases == 2 and config.evaluation.checkpoint == 'best'
   shown = capsys.readouterr().out
-  assert 'new classes: liver' in shown
+  assert 'new classes: pancreas' in shown
   assert '480 steps (40 a training scan, 300 to 2000: a guess' in shown
   assert 'the best of 5 checkpoints' in shown  # after 96 steps each
   assert 'not in the new model: brainstem, spinal cord, right parotid' in shown
