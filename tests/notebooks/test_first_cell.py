@@ -1,10 +1,13 @@
 """The first cell of a notebook, in an empty folder."""
 
+import functools
+import http.server
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 import venv
 
@@ -77,9 +80,22 @@ def test_a_promised_accelerator_that_jax_does_not_use_is_told(tmp_path):
   assert code == 1 and 'the runtime has a gpu, jax uses the cpu' in told
 
 
+@pytest.fixture
+def repository(tmp_path):
+  """Address of a copy of this repository, as a host of git serves it."""
+  place = tmp_path / 'served' / 'mome-jax.git'
+  subprocess.run(['git', 'clone', '--quiet', '--bare', ROOT, place], check=True)
+  subprocess.run(['git', '-C', place, 'update-server-info'], check=True)
+  handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=place.parent)
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}/{place.name}'
+    server.shutdown()
+
+
 @pytest.mark.slow  # installs the package and what it needs
 @pytest.mark.parametrize('source', ['checkout', 'git', 'wheel'])
-def test_a_fresh_environment_and_an_empty_folder(source, tmp_path):
+def test_a_fresh_environment_and_an_empty_folder(source, repository, tmp_path):
   """The first cell of the quickstart installs the package, which then answers from there."""
   venv.create(tmp_path / 'env', with_pip=True)
   python = tmp_path / 'env' / 'bin' / 'python'
@@ -87,7 +103,7 @@ def test_a_fresh_environment_and_an_empty_folder(source, tmp_path):
   empty.mkdir()
   settings = {'MOME_SOURCE': str(ROOT)}
   if source == 'git':
-    settings = {'MOME_SOURCE': f'file://{ROOT}'}
+    settings = {'MOME_SOURCE': repository}
   elif source == 'wheel':
     made = tmp_path / 'checkout'
     shutil.copytree(ROOT, made, ignore=shutil.ignore_patterns('.*', 'runs', 'shared', 'tests'))
