@@ -23,9 +23,8 @@ import ml_collections
 from mome_jax.configs import few_scans, openkbp_cpu
 
 
-def get_config() -> ml_collections.ConfigDict:
-  """Returns the experiment."""
-  config = openkbp_cpu.get_config()
+def learn_regions(config: ml_collections.ConfigDict) -> None:
+  """Adds chest and abdomen to an experiment on OpenKBP."""
   # Of few patients, or of no use yet.
   config.experimental = (
     'lung tumor', 'heart', 'aorta', 'liver', 'spleen', 'stomach', 'right kidney', 'left kidney',
@@ -36,14 +35,18 @@ def get_config() -> ml_collections.ConfigDict:
   # that of the cases: the rule holds for openkbp_tune as well.
   config.data.balance = 'sources'
   config.data.weights = (('openkbp', 6.0),)
-  few_scans.augment_strongly(config)
-  config.data.augment.p_mirror = 0.5
-
-  config.model.anchor = 'equal'
   config.model.class_chunk = 32  # all at once, with prompts of other anatomy
-
-  config.train.steps = 8500
   config.train.ema_decay = 0.998
   config.train.checkpoint_every = 500
   config.validation.every = 0
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the experiment."""
+  config = openkbp_cpu.get_config()
+  learn_regions(config)
+  few_scans.augment_strongly(config)
+  config.data.augment.p_mirror = 0.5
+  config.model.anchor = 'equal'
+  config.train.steps = 8500
   return config

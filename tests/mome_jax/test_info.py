@@ -27,7 +27,7 @@ def test_json_holds_what_is_installed_here(capsys, monkeypatch, tmp_path):
   assert pathlib.Path(model['path']) == SHIPPED
   config = json.loads((SHIPPED / 'config.json').read_text())
   assert [one['name'] for one in model['classes']] == config['classes']
-  assert model['spacing_mm'] == config['data']['spacing'] == [4, 4, 3]
+  assert model['spacing_mm'] == config['data']['spacing'] == [3, 3, 2.5]
   [mandible] = [one for one in model['classes'] if one['name'] == 'mandible']
   assert 'jaw bone' in mandible['synonyms'] and not mandible['experimental']
 
@@ -35,4 +35,4 @@ def test_json_holds_what_is_installed_here(capsys, monkeypatch, tmp_path):
 def test_the_page_names_model_and_classes(capsys):
   assert info.main([]) == 0
   text = capsys.readouterr().out
-  assert 'Model openkbp, 4 x 4 x 3 mm' in text and 'jaw bone' in text
+  assert 'Model openkbp, 3 x 3 x 2.5 mm' in text and 'jaw bone' in text

@@ -1,6 +1,7 @@
 """The model that comes with the package, as a user meets it."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +77,10 @@ def test_windows_a_call_follow_the_memory_of_a_device():
   predictor = Predictor()
   assert predictor.windows_a_call() == 1  # of a CPU
   assert predictor.segmenter(['mandible'], ['mandible']).settings.tiling.batch_size == 1
-  # The small U-Net keeps 16, 32, 64 and 128 channels of a window of 40^3 at scales of 1, 1/2 ...,
-  # besides 8 channels of each scale.
-  voxels = [40**3 / 8**scale for scale in range(3)]
+  # The small U-Net keeps 16, 32, 64 and 128 channels of a window at scales of 1, 1/2 ..., besides 8
+  # channels of each scale.
+  window = math.prod(predictor.config.evaluation.window)
+  voxels = [window / 8**scale for scale in range(3)]
   least = 4 * sum(n * (width + 8) for n, width in zip(voxels, (16, 32, 64), strict=True))
   assert least < predictor.bytes_seen < 1.1 * least
   counts = [windows_that_fit(10**6, free) for free in (10**5, 10**7, 35 * 10**6, 10**9)]
