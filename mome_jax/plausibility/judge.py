@@ -142,8 +142,8 @@ def judge(
   agreed = known.keys() - wrong.misfits - wrong.misplaced.keys()
   trusted = {name: look for name, look in known.items() if name in agreed}
   # Of classes without ranges too: nothing says that they are right in such a scan.
-  unknown = (False, (FOREIGN,)) if wrong.foreign else (None, ())
-  verdicts = {name: Verdict(*unknown, look.cut) for name, look in looks.items()}
+  unknown = Verdict(False, (FOREIGN,)) if wrong.foreign else Verdict()
+  verdicts = {name: dataclasses.replace(unknown, cut=look.cut) for name, look in looks.items()}
   for name in record.absent:
     if name in looks or name in specks:
       cut = looks[name].cut if name in looks else None
