@@ -23,7 +23,7 @@ def checkout(tmp_path_factory):
   for part in ('mome_jax', 'launch', 'docs', 'tests'):
     (folder / part).symlink_to(ROOT / part)
   (folder / 'runs').mkdir()
-  for run in ('demo', 'openkbp_cpu'):
+  for run in ('demo', 'openkbp_cpu', 'shipped'):
     (folder / 'runs' / run).symlink_to(ROOT / 'mome_jax/assets/openkbp')
   return folder
 
