@@ -70,6 +70,9 @@ def export(
     text = {'vectors': TextVectors.load(description)}
   params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
   checkpoint.save_model(output, config, params, **text, form=form)
+  mark = checkpoint.folder_of(output) / 'params' / 'commit_success.txt'
+  if mark.exists():  # Orbax writes there where it saved to, which is nobody else's business
+    mark.write_text('Checkpoint commit was successful to params')
   if form == 'hf':
     _write_card(path, output, config, params, licence)
   cases = training_cases.read(checkpoint.folder_of(path))

@@ -43,6 +43,8 @@ def test_parameters_come_back_in_float32(model, tmp_path, dtype, tolerance):
   assert (tmp_path / 'out' / 'tokenizer.model').is_file()
   if dtype == 'bfloat16':
     assert size(tmp_path / 'out') < 0.75 * size(model)
+  files = [path for path in (tmp_path / 'out').rglob('*') if path.is_file()]
+  assert files and not any(str(tmp_path).encode() in path.read_bytes() for path in files)
   assert export.main(arguments) == 1  # nothing is overwritten
 
 
