@@ -13,8 +13,8 @@ python -m mome_jax.export --checkpoint=runs/openkbp_fine --output=models/openkbp
     --dtype=bfloat16 --without-experimental
 
 Two CPU cores: 30 minutes of steps, and 60. Mean Dice 74.9 % over 7 organs of the 29 validation
-patients of OpenKBP, NSD 68.3. Chests are there to learn what a chest is not; their lungs are learned
-too, from three patients, and do not hold up on another (Dice 88.6 and 72.1 %).
+patients of OpenKBP, NSD 68.3. Chests are there to learn what a chest is not; their lungs are
+learned too, from three patients, and do not hold up on another (Dice 88.6 and 72.1 %).
 """
 
 import ml_collections
