@@ -153,12 +153,14 @@ const typed = () => $('prompt').value.split(',').map((text) => text.trim()).filt
 async function ask(prompts, force = false) {
   const before = $('add').checked && set ? set.prompts.filter((text) => !prompts.includes(text)) : [];
   const all = [...before, ...prompts];
+  const text = $('prompt').value;
   try {
     // What was forced before is asked for again with the rest.
     const told = await post(`${here()}/prompts`, { prompts: all, force: force || Boolean(before.length && set.force) });
-    $('prompt').value = '';
-    $('meaning').textContent = '';
-    offer([]);
+    if ($('prompt').value === text) { // what was typed meanwhile stays
+      $('prompt').value = $('meaning').textContent = '';
+      offer([]);
+    }
     await reload();
     await showSet(told.set);
   } catch (error) {
@@ -200,6 +202,7 @@ function unwatch() {
   jobs?.close();
   jobs = null;
   $('work').hidden = true;
+  $('stage').textContent = '';
 }
 
 function watch(number) {
@@ -207,7 +210,6 @@ function watch(number) {
   const stream = jobs;
   let shown = 0;
   $('work').hidden = false;
-  $('stage').textContent = '';
   $('done').style.width = 0;
   $('cancel').onclick = trying(() => remove(`jobs/${number}`));
   stream.onmessage = async ({ data: text }) => {
@@ -234,7 +236,9 @@ function watch(number) {
 async function finished(job, over) {
   if (over) await reload();
   if (set?.set !== job.set) return;
-  set = { ...set, ...await call(`${here()}/sets/${job.set}`) };
+  const told = await call(`${here()}/sets/${job.set}`);
+  if (set?.set !== job.set) return; // another one is shown by now
+  set = told;
   refresh();
   if (set.labels.length) await drawSet();
   else if (over) await undo();

@@ -77,6 +77,11 @@ def ask(page, text):
   page.press('Enter', 13)
 
 
+def until_stuck(page, prompts):
+  """Waits until windows of prompts have come to the gate."""
+  page.until(f'/^{prompts}: .* windows$/.test($("stage").textContent)')
+
+
 def shown(page):
   return page.run('data.classes.map((row) => row.name).join(", ")')
 
@@ -188,7 +193,7 @@ def test_two_tabs_share_scans_and_the_line(page, server, gate):
   ask(page, 'a, b')  # not names of the model: forced, they need the network
   page.until('!!$("force")')
   page.run('$("force").click()')
-  page.until('$("stage").textContent.includes("windows")')
+  until_stuck(page, 'a, b')
   other.run('$("add").checked = false')
   ask(other, 'c')
   other.until('!!$("force")')
@@ -200,13 +205,20 @@ def test_two_tabs_share_scans_and_the_line(page, server, gate):
   other.close()
 
 
+def test_what_is_typed_meanwhile_stays(page):
+  page.run('(() => { const asked = ask(["spleen"]); $("prompt").value = "li"; return asked; })()')
+  page.until('document.body.dataset.shown === "spleen"')
+  assert page.run('$("prompt").value') == 'li'
+  page.run('$("prompt").value = ""')
+
+
 def test_work_can_be_cancelled(page, gate):
   gate.open.clear()
   ask(page, 'd')
   page.until('!!$("force")')
   page.run('$("force").click()')
-  page.until('$("stage").textContent.includes("windows")')
-  page.run('$("cancel").click()')
+  until_stuck(page, 'd')
+  page.run('$("cancel").onclick()')  # waits for the server, before the gate lets it finish
   gate.open.set()
   page.until('$("work").hidden && document.body.dataset.shown !== "d" && set && set.done')
   assert 'd' not in page.run('$("sets").textContent').split(': ')
@@ -220,7 +232,7 @@ def test_a_server_that_stops_is_told(page, server, gate):
   ask(page, 'e')
   page.until('!!$("force")')
   page.run('$("force").click()')
-  page.until('$("stage").textContent.includes("windows")')
+  until_stuck(page, 'e')
   stop()
   page.until('!$("gone").hidden')
   assert 'server has stopped' in page.run('$("gone").textContent')
