@@ -102,6 +102,11 @@ def complete(config: Mapping | None) -> dict:
   return config
 
 
+def complete_for(config: Mapping | None, fields: Mapping) -> dict:
+  """As `complete`, for a dataset that has some fields otherwise; it is off where `config` is."""
+  return complete(None if config is None else {**config, **fields})
+
+
 def _check_folds(config: Mapping) -> None:
   """AugmentError where shifts could fold the scan; of a sum of splines the bounds add up."""
   left = 1 / _FOLDS

@@ -61,12 +61,17 @@ class _View:
   """What is drawn from: the scans as they are, or their mirror images.
 
   Attributes:
-    datasets: of each dataset its cases, and (class, the cases that have it) of each class.
+    datasets: of each dataset, by its name, its cases, and (class, the cases that have it) of each
+      class.
     odds: (len(datasets),) float64, how often each is drawn.
   """
 
-  datasets: Sequence[tuple[list[StoreCase], list[tuple[int, list[StoreCase]]]]]
+  datasets: Mapping[str, tuple[list[StoreCase], list[tuple[int, list[StoreCase]]]]]
   odds: np.ndarray
+
+  def draw(self, rng: np.random.Generator) -> str:
+    """The name of a dataset."""
+    return list(self.datasets)[rng.choice(len(self.datasets), p=self.odds)]
 
 
 def _check_stores(stores: Sequence[bricks.Store], spacing: Sequence[float] | None) -> None:
@@ -82,6 +87,11 @@ def _check_stores(stores: Sequence[bricks.Store], spacing: Sequence[float] | Non
         f'{store.name} is prepared at {store.spacing} mm, the configuration wants '
         f'{tuple(spacing)}; prepare it again with --spacing, or change the configuration'
       )
+
+
+def _check_dataset(setting: str, name: str, datasets: Sequence[str]) -> None:
+  if name not in datasets:
+    raise PipelineError(f'{setting}: no dataset is called {name!r}; {suggest(name, datasets)}')
 
 
 class PatchSampler:
@@ -101,13 +111,15 @@ class PatchSampler:
       weights: optionally pairs of a dataset's name and what its odds are multiplied by;
       cache_mb: bound on decoded bricks in memory;
       augment: mapping of `augment.DEFAULTS` fields, or None;
+      augment_of: optionally pairs of a dataset's name and the fields that it has otherwise;
       spacing: (3,) mm, checked against the stores where it is given.
     stores: the prepared sources, opened with one template.
     classes: K class names of it.
 
   Raises:
     PipelineError: if a store has another spacing or another template, no case supervises one of
-      the classes, `weights` names no dataset, or mirror images are asked for and a class has none.
+      the classes, `weights` or `augment_of` names no dataset, or mirror images are asked for and a
+      class has none.
   """
 
   def __init__(self, config: Any, stores: Sequence[bricks.Store], classes: Sequence[str]):
@@ -116,7 +128,6 @@ class PatchSampler:
     self.classes = tuple(classes)
     self._foreground = config.foreground
     self._weights = tuple(getattr(config, 'weights', ()))
-    self._augment = augment.complete(config.augment)
     self._stores = list(stores)
     self._megabytes = config.cache_mb
     self._cache = self._empty_cache(config.cache_mb)
@@ -125,7 +136,8 @@ class PatchSampler:
     self._view = self._look(config.balance, template, self.classes)
     self._organs = contrast.organ_table(template)
     self._mirrored: _View | None = None
-    if self._augment['p_mirror']:
+    self._augment = self._augmentations(config)
+    if any(of['p_mirror'] for of in self._augment.values()):
       try:
         names = mirror.mirrored_names(template)
         self._mirrored_codes = mirror.mirrored_codes(template)
@@ -139,12 +151,12 @@ class PatchSampler:
     """The stores with the structures `names` in the place of the K classes."""
     table = template.code_table(names)
     cases = [case for i in range(len(self._stores)) for case in self._open(i, names, table)]
-    datasets = []
+    datasets = {}
     for source in sorted({case.info.source for case in cases}):
       members = [case for case in cases if case.info.source == source]
       having = [(k, [c for c in members if k in c.voxels]) for k in range(len(names))]
-      datasets.append((members, [(k, some) for k, some in having if some]))
-    weights = [max(len(having), 1) for _, having in datasets]
+      datasets[source] = members, [(k, some) for k, some in having if some]
+    weights = [max(len(having), 1) for _, having in datasets.values()]
     if balance not in ('sources', 'classes'):
       hint = suggest(balance, ('sources', 'classes'))
       raise PipelineError(f'data.balance is {balance!r}; {hint}')
@@ -153,18 +165,24 @@ class PatchSampler:
     if not datasets:
       stores = [store.name for store in self._stores]
       raise PipelineError(f'no case of {stores} labels one of {names}; choose other classes')
-    odds = np.array(weights) * self._factors([members[0].info.source for members, _ in datasets])
+    odds = np.array(weights) * self._factors(list(datasets))
     return _View(datasets, odds / odds.sum())
 
   def _factors(self, datasets: Sequence[str]) -> np.ndarray:
     """What `weights` multiplies the odds of each dataset by."""
     factors = dict.fromkeys(datasets, 1.0)
     for name, factor in self._weights:
-      if name not in factors:
-        hint = suggest(name, datasets)
-        raise PipelineError(f'data.weights: no dataset is called {name!r}; {hint}')
+      _check_dataset('data.weights', name, datasets)
       factors[name] = factor
     return np.array([factors[name] for name in datasets])
+
+  def _augmentations(self, config: Any) -> dict[str, dict]:
+    """What is done to the patches of each dataset."""
+    names = sorted({case.source for store in self._stores for case in store.cases})
+    fields = dict(getattr(config, 'augment_of', ()))
+    for name in fields:
+      _check_dataset('data.augment_of', name, names)
+    return {name: augment.complete_for(config.augment, fields.get(name, {})) for name in names}
 
   def _open(self, number: int, names: Sequence[str], table: np.ndarray) -> Iterator[StoreCase]:
     """The cases of a store that supervise at least one of the structures."""
@@ -206,7 +224,7 @@ class PatchSampler:
   @property
   def cases(self) -> list[StoreCase]:
     """Every scan that patches are drawn from."""
-    return [case for members, _ in self._view.datasets for case in members]
+    return [case for members, _ in self._view.datasets.values() for case in members]
 
   @property
   def voxels_read(self) -> int:
@@ -224,27 +242,25 @@ class PatchSampler:
       The arrays of `spec.BATCH`.
     """
     rng = np.random.default_rng([seed, index])
-    # No number is drawn where mirroring is off, so that such runs keep their batches.
-    view, mirrored = self._view, False
-    if self._mirrored is not None and rng.random() < self._augment['p_mirror']:
-      view, mirrored = self._mirrored, True
-    case, start, voxel = self._place(rng, view)
+    view, name = self._dataset(rng)
+    config = self._augment[name]
+    case, start, voxel = self._place(rng, *view.datasets[name])
     spacing = self._stores[case.store].spacing
-    matrix = augment.draw_matrix(rng, self._augment, spacing)
+    matrix = augment.draw_matrix(rng, config, spacing)
     # Where a class was contoured over some slices only, heights say which voxels are known.
     level = bool(np.isfinite(case.slice_range).any())
-    shifts = augment.draw_shifts(rng, self._augment, self.patch, spacing, level=level)
-    field = augment.draw_field(rng, self._augment, start, self.patch, voxel)
-    fixed = voxel - start if self._augment['hold_voxel'] else None
+    shifts = augment.draw_shifts(rng, config, self.patch, spacing, level=level)
+    field = augment.draw_field(rng, config, start, self.patch, voxel)
+    fixed = voxel - start if config['hold_voxel'] else None
     image, label, matrix, origin = self.crop(case, start, matrix, shifts, fixed, field)
-    image = self._change_organs(rng, image.astype(np.float32), label, case.info)
-    image = augment.change_scan(rng, image, self._augment, spacing)
-    image = augment.change_hu(rng, image, self._augment)
+    image = self._change_organs(rng, image.astype(np.float32), label, case.info, config)
+    image = augment.change_scan(rng, image, config, spacing)
+    image = augment.change_hu(rng, image, config)
     image = hu_windows(image, self.windows.tolist())
-    image = augment.change_contrast(rng, image, self._augment)
+    image = augment.change_contrast(rng, image, config)
     frame = np.append(matrix[2], origin[2]) * spacing[2]
     frame[3] += case.info.offset[2]
-    if mirrored:
+    if view is self._mirrored:
       image, label, frame = mirror.mirror(image, label, frame, self._mirrored_codes)
     return {
       'image': image,
@@ -255,22 +271,41 @@ class PatchSampler:
       'slice_range': case.slice_range,
     }
 
+  def _dataset(self, rng: np.random.Generator) -> tuple[_View, str]:
+    """Of what an example is: the scans or their mirror images, and which dataset's."""
+    # No number is drawn where mirroring is off, so that such runs keep their batches.
+    number = 1.0 if self._mirrored is None else rng.random()
+    rates = {name: config['p_mirror'] for name, config in self._augment.items()}
+    if self._mirrored is None or number >= max(rates.values()):
+      return self._view, self._view.draw(rng)
+    name = self._mirrored.draw(rng)
+    if number < rates[name]:
+      return self._mirrored, name
+    return self._view, name if name in self._view.datasets else self._view.draw(rng)
+
   def _change_organs(
-    self, rng: np.random.Generator, image: np.ndarray, label: np.ndarray, info: bricks.CaseInfo
+    self,
+    rng: np.random.Generator,
+    image: np.ndarray,
+    label: np.ndarray,
+    info: bricks.CaseInfo,
+    config: Mapping,
   ) -> np.ndarray:
     """Another contrast phase and other bowel content, where drawn."""
     known = set(info.supervised) - set(info.slice_ranges)
-    if augment.draws(rng, self._augment, 'p_contrast'):
-      image = contrast.change_phase(rng, image, label, self._organs, known, self._augment)
-    if augment.draws(rng, self._augment, 'p_content'):
+    if augment.draws(rng, config, 'p_contrast'):
+      image = contrast.change_phase(rng, image, label, self._organs, known, config)
+    if augment.draws(rng, config, 'p_content'):
       image = contrast.change_content(rng, image, label, self._organs, known)
     return image
 
   def _place(
-    self, rng: np.random.Generator, view: _View
+    self,
+    rng: np.random.Generator,
+    members: list[StoreCase],
+    having: list[tuple[int, list[StoreCase]]],
   ) -> tuple[StoreCase, np.ndarray, np.ndarray]:
-    """A case, the first voxel of a patch in it, and the voxel that it is drawn for."""
-    members, having = view.datasets[rng.choice(len(view.datasets), p=view.odds)]
+    """A case of a dataset, the first voxel of a patch in it, and the voxel it is drawn for."""
     patch = np.array(self.patch)
     if having and rng.random() < self._foreground:
       k, cases = having[rng.integers(len(having))]

@@ -39,6 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.loader = 'auto'
   config.data.num_parallel = 0  # patches made at the same time; 0: one a processor, at most 32
   config.data.augment = ml_collections.ConfigDict(dict(augment.DEFAULTS))  # explained there
+  # Of datasets by name, what is otherwise: (('phantom_liver', {'p_warp': 0.25}),).
+  config.data.augment_of = ()
 
   config.text = ml_collections.ConfigDict()
   config.text.mode = 'joint'  # a small T5 that trains with the model; 'frozen': vectors made once

@@ -59,7 +59,9 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   model = str(shipped.MODEL) if start == 'shipped' else start
   config = finetune.get_config(config_flag.start_from(model))
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
-  config.data.weights, config.data.fold = (), -1  # those of the start are of other scans
+  # Those of the start are of other scans.
+  config.data.weights = config.data.augment_of = ()
+  config.data.fold = -1
   if bricks.read_settings(config.data_dir, name) is None:
     _check(data, config)  # before anything is written
   _note(place, data, model)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -104,6 +104,10 @@ _RULES = {
   'data.weights': _Rule(
     _pairs(lambda v: isinstance(v, str), _POSITIVE.holds),
     "pairs of a dataset and a number above 0, as (('phantom_liver', 2.0),)",
+  ),
+  'data.augment_of': _Rule(
+    _pairs(lambda v: isinstance(v, str), lambda v: isinstance(v, Mapping)),
+    "pairs of a dataset and fields of data.augment, as (('phantom_liver', {'p_warp': 0.25}),)",
   ),
   'data.cache_mb': _WEIGHT,
   'data.num_parallel': _whole(0),
@@ -224,10 +228,19 @@ def _check_experimental(config: ConfigDict) -> None:
     raise ConfigError('names every class, so that none is predicted by default; leave some out')
 
 
+def _check_augmentation(config: ConfigDict) -> None:
+  for name, fields in config.data.augment_of:
+    try:
+      augment.complete_for(config.data.augment, fields)
+    except UserError as error:
+      raise ConfigError(f'{name}: {error}') from error
+
+
 def _contradictions(config: ConfigDict) -> Iterator[str]:
   """What cannot be of values that can."""
   parts = {
     'data.augment': lambda: augment.complete(config.data.augment),
+    'data.augment_of': lambda: _check_augmentation(config),
     'evaluation.postprocess': lambda: postprocess.check(config.evaluation.postprocess),
     'new_classes': lambda: TEMPLATE.extend(config.new_classes),
     'experimental': lambda: _check_experimental(config),

@@ -59,7 +59,7 @@ class Validation:
     self._classes, self._template = text.classes, text.template
     data = ml_collections.ConfigDict(config.data.to_dict())
     data.augment = {'enabled': False}
-    data.weights = ()
+    data.weights = data.augment_of = ()
     data.cache_mb = min(data.cache_mb, _CACHE_MB)
     self._stores = scans.stores
     self._sampler = PatchSampler(data, self._stores, self._classes)

@@ -151,7 +151,7 @@ def measure(scans: int) -> dict[str, str]:
 def _draw(sampler: PatchSampler, rng: np.random.Generator) -> None:
   """A dataset, a class, a case and a brick, without reading it."""
   view = sampler._view
-  _, having = view.datasets[rng.choice(len(view.datasets), p=view.odds)]
+  _, having = view.datasets[view.draw(rng)]
   k, cases = having[rng.integers(len(having))]
   numbers, odds = cases[rng.integers(len(cases))].voxels[k]
   rng.choice(numbers, p=odds)

@@ -62,6 +62,11 @@ VALUES = [
   ("train.freeze=('model/(',)", 'expected regular expressions of paths'),
   ("train.rates=(('text',),)", 'pairs of a regular expression of paths and a factor'),
   ("data.weights=(('phantom_liver', 0.0),)", 'pairs of a dataset and a number above 0'),
+  ("data.augment_of=(('phantom_liver', 0.5),)", 'pairs of a dataset and fields of data.augment'),
+  (
+    "data.augment_of=(('phantom_liver', {'p_warb': 0.5}),)",
+    "data.augment_of: phantom_liver: data.augment has no field 'p_warb'; did you mean p_warp",
+  ),
   ('train.negatives=-1', 'config.train.negatives is -1'),
   ('train.negatives=1000', 'train.negatives is 1000; the vocabulary has'),
   ('mesh.data=3', 'mesh.data=3 x mesh.expert=1 does not fit 1 devices'),

@@ -32,7 +32,7 @@ def padded(array, low, high, fill):
 def test_any_box_equals_a_slice_of_the_scan(store, scans):
   sampler = PatchSampler(make_config(), [store], CLASSES)
   rng = np.random.default_rng(0)
-  cases = [case for members, _ in sampler._view.datasets for case in members]
+  cases = sampler.cases
   reached_outside = 0
   for _ in range(200):
     case = cases[rng.integers(len(cases))]
@@ -50,7 +50,7 @@ def test_any_box_equals_a_slice_of_the_scan(store, scans):
 
 def test_identity_matrix_equals_the_crop(store):
   sampler = PatchSampler(make_config(), [store], CLASSES)
-  case = sampler._view.datasets[0][0][0]
+  case = sampler.cases[0]
   for start in ([0, 0, 0], [-7, 5, 20], [33, 30, 40]):
     plain = sampler.crop(case, np.array(start), None)
     turned = sampler.crop(case, np.array(start), np.eye(3))
@@ -63,7 +63,7 @@ def test_turned_crop_equals_sampling_the_whole_scan(store):
   config = augment.complete(ON)
   patch = np.array(PATCH)
   voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'))
-  cases = [case for members, _ in sampler._view.datasets for case in members]
+  cases = sampler.cases
   for seed in range(12):
     rng = np.random.default_rng(seed)
     case = cases[seed % len(cases)]
@@ -85,7 +85,7 @@ def test_a_deformed_crop_equals_sampling_the_whole_scan(store):
   config = augment.complete({**ON, 'p_warp': 0.0, 'elastic': (16.0, 16.0)})
   sampler = PatchSampler(make_config(), [store], CLASSES)
   voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'))
-  case = sampler._view.datasets[0][0][0]
+  case = sampler.cases[0]
   for seed, turned in ((0, False), (1, True)):
     rng = np.random.default_rng(seed)
     matrix = augment.draw_matrix(rng, config, store.spacing) if turned else None
@@ -123,10 +123,11 @@ def test_frame_gives_the_height_of_every_patch_voxel(store, settings, elastic, m
 
   get = lambda store, records: [read(record) for record in records]
   sampler._cache = types.SimpleNamespace(get=get)
-  sampler._augment = {**augment.complete(settings), 'p_intensity': 0, 'p_noise': 0, 'p_blur': 0}
-  sampler._augment |= {'p_low_resolution': 0, 'p_gamma': 0, 'p_gamma_inverted': 0, 'p_cut_out': 0}
-  sampler._augment |= dict.fromkeys(('p_contrast', 'p_content', 'p_streaks', 'p_thick_slices'), 0)
-  sampler._augment |= dict.fromkeys(('p_elastic', 'p_warp'), float(elastic))
+  config = {**augment.complete(settings), 'p_intensity': 0, 'p_noise': 0, 'p_blur': 0}
+  config |= {'p_low_resolution': 0, 'p_gamma': 0, 'p_gamma_inverted': 0, 'p_cut_out': 0}
+  config |= dict.fromkeys(('p_contrast', 'p_content', 'p_streaks', 'p_thick_slices'), 0)
+  config |= dict.fromkeys(('p_elastic', 'p_warp'), float(elastic))
+  sampler._augment = dict.fromkeys(sampler._augment, config)
   voxels = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing='ij'), -1)
   compared = 0
   for index in range(20):
@@ -214,7 +215,7 @@ def draws(store, balance, weights=()):
 
   sampler._voxel = note
   for index in range(900):
-    sampler._place(np.random.default_rng([0, index]), sampler._view)
+    sampler.sample(index, 0)
   assert len(drawn) == 900
   return drawn
 
@@ -247,6 +248,40 @@ def test_a_dataset_is_drawn_more_often(store):
     assert abs(count - 900 * p) < 4 * np.sqrt(900 * p * (1 - p)), name
   with pytest.raises(PipelineError, match="data.weights: .*'phantom_livr'; did you mean phantom_l"):
     draws(store, 'sources', (('phantom_livr', 3.0),))
+
+
+def test_a_dataset_is_augmented_as_it_asks(store):
+  """Patches of the others stay as they were."""
+  turned = {'p_rotate': 1.0, 'p_noise': 1.0}
+  plain = PatchSampler(make_config(augment={}), [store], CLASSES)
+  some = make_config(augment={}, augment_of=(('phantom_liver', turned),))
+  some = PatchSampler(some, [store], CLASSES)
+  all_so = PatchSampler(make_config(augment=turned), [store], CLASSES)
+  drawn = set()
+  for index in range(20):
+    name = plain._dataset(np.random.default_rng([0, index]))[1]
+    expected = (all_so if name == 'phantom_liver' else plain).sample(index, 0)
+    for field, value in some.sample(index, 0).items():
+      np.testing.assert_array_equal(value, expected[field])
+    drawn.add(name)
+  assert len(drawn) == 3
+  with pytest.raises(PipelineError, match="augment_of: no dataset is called 'liver'; known: ph"):
+    PatchSampler(make_config(augment_of=(('liver', turned),)), [store], CLASSES)
+
+
+@pytest.mark.parametrize('everywhere', [0.0, 0.5])
+def test_mirror_images_of_one_dataset_come_no_more_often(store, everywhere):
+  nothing = dict.fromkeys(ON, 0.0)
+  of = (('phantom_liver', {'p_mirror': 1.0}),)
+  config = make_config(augment={**nothing, 'p_mirror': everywhere}, augment_of=of)
+  sampler = PatchSampler(config, [store], CLASSES)
+  drawn = [sampler._dataset(np.random.default_rng([0, i])) for i in range(900)]
+  names = [name for _, name in drawn]
+  turned = [name for view, name in drawn if view is sampler._mirrored]
+  assert turned.count('phantom_liver') == names.count('phantom_liver')
+  for name in set(names):
+    assert abs(names.count(name) - 300) < 57  # four standard deviations
+  assert abs((len(turned) - 300) - everywhere * 600) < 57
 
 
 def test_an_unknown_balance_is_refused(store):
@@ -291,7 +326,7 @@ def test_the_class_that_a_patch_is_drawn_for_stays_in_it(store, hold):
 
 def test_beyond_the_field_is_what_is_beyond_a_scan(store):
   sampler = PatchSampler(make_config(), [store], CLASSES)
-  case = sampler._view.datasets[0][0][0]
+  case = sampler.cases[0]
   shape = np.array(case.info.shape)
   low, high = np.full(3, -10), shape + 10
   field = np.array([-50, 7, 11]), np.array([shape[0] // 2, 900, shape[2] - 3])
