@@ -12,6 +12,7 @@ from mome_jax.plausibility.record import LEAST_CASES, ClassRecord, Record
 OUTSIDE = 'outside the field of view'
 FOREIGN = 'the scan does not look like those the model was trained on'
 ELSEWHERE = 'scans of this part of the body do not show it'
+UNSEEN = 'in training, scans of other parts of the body showed it, and it looked otherwise'
 SPECK = 'too little of it to be measured, or none of it in the patient'
 _SHOWN = 3  # reasons of a verdict
 _UNLIKE = 1.0  # of a scan's measures, from which on it is not like those of training
@@ -27,7 +28,8 @@ class Verdict:
     reasons: why it is not plausible, the weightiest first.
     cut: whether it reaches the end of the field of view; None without a mask.
     absent: whether the mask counts as none: its class cannot be in the field of view or in this
-      part of the body, or it looks like no such organ in a foreign scan.
+      part of the body, or it looks like no such organ in a foreign scan, or in one of a part of the
+      body in which training did not show it.
   """
 
   plausible: bool | None = None
@@ -125,7 +127,11 @@ def choose(looks: Mapping[str, Look], scene: Scene, records: Sequence[Record]) -
 
 
 def judge(
-  looks: Mapping[str, Look], scene: Scene, record: Record, specks: Collection[str] = ()
+  looks: Mapping[str, Look],
+  scene: Scene,
+  record: Record,
+  specks: Collection[str] = (),
+  others: Sequence[Record] = (),
 ) -> Judgement:
   """Compares masks with the training labels, each in itself and in its place among the others.
 
@@ -134,6 +140,8 @@ def judge(
     scene: the scan.
     record: of the region that the scan shows; the rule is that of `outliers`.
     specks: classes whose mask is too small to be measured, as no training label is.
+    others: the records of other regions. Masks of classes that only they know are compared with
+      theirs, in themselves: they may be there, but not look like something else.
   """
   known = {name: look for name, look in looks.items() if name in record.classes}
   deviations = deviate(known, scene.values, record)
@@ -148,6 +156,8 @@ def judge(
     if name in looks or name in specks:
       cut = looks[name].cut if name in looks else None
       verdicts[name] = Verdict(False, (ELSEWHERE,), cut, absent=True)
+  for name, why in _misfits_elsewhere(looks, record, others).items():
+    verdicts[name] = Verdict(False, (UNSEEN, *why), looks[name].cut, absent=True)
   for name in (*known, *(name for name in specks if name not in record.absent)):
     if name in specks:
       why = [SPECK]
@@ -156,7 +166,8 @@ def judge(
       why += _misplacement(name, wrong, deviations, record)
     beyond = bool(why) and _beyond(name, trusted, scene, record)
     told = ([OUTSIDE] if beyond else [FOREIGN] if wrong.foreign else []) + why
-    absent = beyond or (wrong.foreign and (name in wrong.misfits or name in specks))
+    unseen = name not in record.classes
+    absent = beyond or unseen or (wrong.foreign and (name in wrong.misfits or name in specks))
     cut = None if name in specks else known[name].cut
     verdicts[name] = Verdict(not told, tuple(told), cut, absent)
   return Judgement(verdicts, wrong.foreign, tuple(_unlike(scene, record, deviations, wrong)))
@@ -271,6 +282,21 @@ def _misfit(
     for name in worst
     if abs(excess[name]) > tolerance
   ][:_SHOWN]
+
+
+def _misfits_elsewhere(
+  looks: Mapping[str, Look], record: Record, others: Sequence[Record]
+) -> dict[str, list[str]]:
+  """What is wrong with the masks of classes that only the records of other regions know."""
+  wrong = {}
+  for name in looks.keys() - record.classes.keys() - set(record.absent):
+    for other in others:
+      if known := other.classes.get(name):
+        why = _misfit(looks[name], excesses(looks[name], known), known, other.tolerance)
+        if why:
+          wrong[name] = why
+        break
+  return wrong
 
 
 def _misplacement(name: str, wrong: Outliers, deviations: Deviations, record: Record) -> list[str]:

@@ -1,6 +1,7 @@
 """Judges the masks of a scan by the records that come with the model, and tells of it."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,7 +45,9 @@ def judge_masks(
   looks = {name: look for name, look in measured.items() if look is not None}
   record = choose(looks, scene, records)
   voxel_ml = float(np.prod(record.grid)) / 1000
-  least = {name: known.values['volume_ml'].low for name, known in record.classes.items()}
+  others = [other for other in records if other is not record]
+  classes = dict(itertools.chain(*(one.classes.items() for one in (*reversed(others), record))))
+  least = {name: known.values['volume_ml'].low for name, known in classes.items()}
   least |= dict.fromkeys(record.absent, math.inf)
   specks = [
     name
@@ -53,7 +56,7 @@ def judge_masks(
     and segmentation.boxes[name] is not None
     and least.get(name, 0) > 4 * voxel_ml
   ]
-  return judge(looks, scene, record, specks)
+  return judge(looks, scene, record, specks, others)
 
 
 def verdict_of(judgement: Judgement | None, name: str) -> dict[str, Any]:

@@ -9,7 +9,15 @@ import pytest
 
 from input_pipeline import patient_folds
 from mome_jax.plausibility import learn
-from mome_jax.plausibility.judge import ELSEWHERE, FOREIGN, OUTSIDE, SPECK, choose, judge
+from mome_jax.plausibility.judge import (
+  ELSEWHERE,
+  FOREIGN,
+  OUTSIDE,
+  SPECK,
+  UNSEEN,
+  choose,
+  judge,
+)
 from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS, Look, Scene
 from mome_jax.plausibility.record import FILE, Range, RecordError, read, write
 
@@ -355,6 +363,20 @@ def test_each_scan_is_judged_by_its_region():
   assert choose({}, Person(1000), records) is records[0]
   giant = Person(1000, scan=12.0)
   assert judge({}, giant, choose({}, giant, records)).foreign
+
+
+def test_what_only_another_region_shows_must_look_as_it_does_there():
+  people, walkers = (learn.learn(scans, CLASSES, (4, 4, 3)) for scans in (training(), legs()))
+  walker = Person(1000, scan=3.0)
+  judged = lambda **changes: (
+    judge({'heart': walker.look('heart', **changes)}, walker, walkers, ['foot'], [people]).verdicts
+  )
+  assert judged()['heart'].plausible is None  # it may be there: nobody knows
+  heart = judged(volume_ml=3.0)['heart']
+  assert (heart.plausible, heart.absent, heart.reasons[0]) == (False, True, UNSEEN)
+  assert 'ml' in heart.reasons[1]
+  assert judged(volume_ml=3.0, cut=True)['heart'].plausible is None  # the rest may lie beyond
+  assert judged()['foot'].absent  # a speck
 
 
 def test_a_speck_that_cannot_be_there_is_absent():
