@@ -1,5 +1,5 @@
 # make demo: everything from a fresh machine to a trained model and its Dice table.
-# make test: every test, on the CPU.
+# make test: every test on the CPU but the slow ones; make test-slow: those.
 # make test-fast: those that neither train nor compile a network; make coverage: what all reach.
 # make package: wheel and sdist, and the wheel tried in an empty environment.
 # make docs: the documentation site, into build/site.

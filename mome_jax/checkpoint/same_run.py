@@ -27,7 +27,7 @@ from mome_jax.configs import base
 from mome_jax.text.vectors import TextVectors
 
 # What may change between two starts of one run: where it computes, how fast, what it logs, how it
-# is evaluated, and the learning-rate schedule, which every row of the log tells. Whatever is not
+# is evaluated, and learning rate and warm-up, which every row of the log tells. Whatever is not
 # listed, new fields too, decides what is learned.
 _IRRELEVANT = (  # to what is learned and scored
   'data.cache_mb',

@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.augment_of = ()
 
   config.text = ml_collections.ConfigDict()
-  config.text.mode = 'joint'  # a small T5 that trains with the model; 'frozen': vectors made once
+  config.text.mode = 'joint'  # a small T5 beside the model; 'frozen': vectors made once
   config.text.vectors = ''  # of frozen text: what mome_jax.text.embed wrote, or CUM's file
   # The sizes are those of the encoder of the package; another one that init names brings its own.
   config.text.vocab_size = 2048
