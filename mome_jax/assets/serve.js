@@ -16,10 +16,12 @@ async function call(path, options = {}) {
   let answer;
   try {
     answer = await fetch(`api/${path}`, options);
-  } catch {
-    $('gone').hidden = false;
-    throw new Error('the server does not answer');
+  } catch { // a server that is gone, or a file that cannot be read any more
+    const answers = await fetch('api/model').then(() => true, () => false);
+    $('gone').hidden = answers;
+    throw new Error(answers ? 'what was to be sent cannot be read, or the connection broke; try again' : 'the server does not answer');
   }
+  $('gone').hidden = true;
   if (answer.status === 204) return null;
   const told = await answer.json();
   if (!answer.ok) throw Object.assign(new Error(told.error), { canForce: told.can_force });
@@ -123,6 +125,7 @@ async function closeScan(number) {
   await remove(`scans/${number}`);
   if (scan?.scan === number) {
     unwatch();
+    closeBeside();
     scan = set = null;
     await showMasks(null);
     for (const volume of [...nv.volumes]) nv.removeVolume(volume);
@@ -136,6 +139,7 @@ async function closeScan(number) {
 
 async function choose(number) {
   const next = await call(`scans/${number}`);
+  if (scan?.scan !== number) closeBeside();
   unwatch();
   scan = next;
   set = null;
@@ -180,7 +184,9 @@ async function showSet(number) {
   refresh();
   if (told.labels.length) await drawSet();
   else if (!nv.volumes[1]) await inOrder(() => showMasks(null));
-  if (!told.done) watch(told.job);
+  if (told.done) return;
+  const job = await call(`jobs/${told.job}`).catch(() => null); // long forgotten
+  if (job && set === told) watch(told.job);
 }
 
 async function drawSet() {
@@ -338,6 +344,11 @@ function showBeside() {
     nv.drawScene();
   });
   document.body.append(frame);
+}
+
+function closeBeside() {
+  $('beside').value = '';
+  showBeside();
 }
 
 function showNames() {

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -196,7 +196,13 @@ async def _open(desk: Desk, parts: Sequence[tuple[ScanFiles, str]], sent: str = 
   if desk.reading is None:
     desk.reading = anyio.CapacityLimiter(1)
   opened, problems = [], []
-  for files, title in parts:
+  kept, most = parts[: desk.scans.most], desk.scans.most
+  if left := [title for _, title in parts[most:]]:
+    problems.append(
+      f'{", ".join(left)}: not opened, as {most} scans are kept; send fewer at a time, or start '
+      'the server with a larger --keep-scans'
+    )
+  for files, title in kept:
     try:
       scan = await anyio.to_thread.run_sync(
         desk.scans.open, files, title, desk.answerer.request(None), limiter=desk.reading
@@ -269,7 +275,7 @@ async def delete_set(request: Request) -> Response:
   one = scan.get_set(_number(request, 'set'))
   for job in desk.line.of(scan=scan.number, set=one.number):
     job.cancel()
-  scan.drop(one)
+  await _in_thread(scan.drop, one)  # it waits for a file that is being written
   return Response(status_code=204)
 
 
@@ -384,7 +390,7 @@ ROUTES = [
   Route('/api/scans/{scan:int}/sets/{set:int}', delete_set, methods=['DELETE']),
   Route('/api/scans/{scan:int}/sets/{set:int}/view', set_view),
   Route('/api/scans/{scan:int}/sets/{set:int}/routing', post_routing, methods=['POST']),
-  Route('/api/scans/{scan:int}/sets/{set:int}/masks/{name}', get_mask),
+  Route('/api/scans/{scan:int}/sets/{set:int}/masks/{name:path}', get_mask),
   Route('/api/scans/{scan:int}/sets/{set:int}/files/{kind}', get_file),
   Route('/api/jobs/{job:int}', get_job),
   Route('/api/jobs/{job:int}', delete_job, methods=['DELETE']),
@@ -404,6 +410,11 @@ async def _explain(request: Request, error: Exception) -> Response:
 async def _refuse(request: Request, error: Exception) -> Response:
   assert isinstance(error, HTTPException)
   return JSONResponse({'error': f'{request.url.path}: {error.detail}'}, error.status_code)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+  """Of whoever has gone while sending; nobody reads it."""
+  return Response(status_code=499)
 
 
 async def _fault(request: Request, error: Exception) -> Response:
@@ -427,7 +438,12 @@ def make_app(desk: Desk, on_start: Callable[[], object] = lambda: None) -> Starl
 
   app = Starlette(
     routes=ROUTES,
-    exception_handlers={UserError: _explain, HTTPException: _refuse, Exception: _fault},
+    exception_handlers={
+      UserError: _explain,
+      HTTPException: _refuse,
+      ClientDisconnect: _left,
+      Exception: _fault,
+    },
     lifespan=lifespan,
   )
   app.router.redirect_slashes = False  # it would lead out of what is behind the token

@@ -176,5 +176,6 @@ class Line:
         self._change.wait_for(lambda: self._closed or any(self._next()))
         if self._closed:
           return
-        job = next(self._next())
-      job.run()
+        job = next(self._next(), None)
+      if job is not None:  # it may have been cancelled since
+        job.run()

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 
 from input_pipeline.ct import volume
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, writing
 from mome_jax.predict import formats, output_names, write_results
 from mome_jax.serve import answers
 from mome_jax.serve.scans import GoneError, PromptSet, Scan
@@ -42,7 +42,8 @@ def of_kind(scan: Scan, one: PromptSet, kind: str) -> pathlib.Path:
   with scan.lock:
     path = one.files.get(kind)
     if path is None:
-      path = one.files[kind] = _write(scan, one, kind)
+      with writing(f'{scan.title}_{kind}'):
+        path = one.files[kind] = _write(scan, one, kind)
     return path
 
 
@@ -62,7 +63,8 @@ def mask(scan: Scan, one: PromptSet, name: str) -> pathlib.Path:
   with scan.lock:
     if not path.exists():
       values = one.segmented.segmentation.mask(name)
-      volume.write_nifti(path, values, scan.loaded.volume.geometry, np.uint8)
+      with writing(path.name):
+        volume.write_nifti(path, values, scan.loaded.volume.geometry, np.uint8)
   return path
 
 
@@ -84,9 +86,10 @@ def _write(scan: Scan, one: PromptSet, kind: str) -> pathlib.Path:
     origin=answers.origin_of(scan, one),
     missing=missing,
   )
-  if kind == 'masks.zip':
-    return _zipped(folder, folder / f'{scan.title}_masks')
+  masks = folder / f'{scan.title}_masks'
   path = folder / f'{scan.title}_{kind}'
+  if kind == 'masks.zip' and masks.is_dir():
+    return _zipped(folder, masks)
   if not path.exists():
     reason = '; '.join(missing.values()) or 'no class has a voxel'
     raise UserError(scan.clean(f'{path.name} is not written: {reason}'))

@@ -144,13 +144,16 @@ class Scans:
     folder: for temporary files.
     most: how many are kept.
     on_close: called with each that goes.
+
+  Attributes:
+    most: how many are kept.
   """
 
   def __init__(
     self, folder: pathlib.Path, most: int, on_close: Callable[[Scan], object] = lambda scan: None
   ):
     self._folder = folder
-    self._most = most
+    self.most = most
     self._on_close = on_close
     self._scans: dict[int, Scan] = {}
     self._numbers = itertools.count(1)
@@ -187,7 +190,7 @@ class Scans:
       notes=[cleaned(note, files, title) for note in notes],
     )
     with self._lock:
-      old = list(self._scans)[: len(self._scans) + 1 - self._most]
+      old = list(self._scans)[: max(0, len(self._scans) + 1 - self.most)]
       self._scans[scan.number] = scan
     for number in old:
       self.close(number)
@@ -202,7 +205,7 @@ class Scans:
     scan = self._scans.get(number)
     if scan is None:
       raise GoneError(
-        f'scan {number} is not open (any more): at most {self._most} are kept; load it again'
+        f'scan {number} is not open (any more): at most {self.most} are kept; load it again'
       )
     return scan
 

@@ -13,6 +13,8 @@ from input_pipeline.ct import itk_image
 from mome_jax.errors import UserError, one_line, writing
 
 _ENDING = re.compile(r'(\.nii)?\.[a-z0-9]{1,6}$')
+# Scans in two files: what is sent gets names of the server, and one would not find the other.
+_HALVES = ('.hdr', '.img', '.mhd', '.nhdr', '.raw', '.zraw')
 _BYTES_A_VOXEL = 4  # of a scan in memory
 _LONGEST = 60  # characters of a title
 _TAR = 257, b'ustar'  # place and bytes of its mark
@@ -46,8 +48,9 @@ async def save(
 
   Raises:
     TooLargeError: if there is more.
-    UploadError: if there is nothing.
+    UploadError: if there is nothing, or half of a scan in two files.
   """
+  _check_whole(name, name)
   ending = _ENDING.search(name.lower())
   path = folder / f'scan{ending[0] if ending else ""}'
   size = 0
@@ -104,6 +107,7 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
         size += item.size
         if size > limit:
           raise TooLargeError(f'{name}: {_too_large(limit)}')
+        _check_whole(item.name, name)
         ending = _ENDING.search(item.name.lower())
         target = folder / f'{number:06d}{ending[0] if ending else ""}'
         with target.open('wb') as file:
@@ -113,6 +117,14 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
     raise UploadError(f'{name}: {_broken(error)}') from error
   path.unlink()
   return folder
+
+
+def _check_whole(file: str, name: str) -> None:
+  """UploadError for half of a scan."""
+  if file.lower().endswith(_HALVES):
+    raise UploadError(
+      f'{name}: a scan in two files, as .hdr and .img are; convert it to .nii.gz, .nrrd or .mha'
+    )
 
 
 def _voxels(path: pathlib.Path) -> int:

@@ -4,10 +4,12 @@ import gzip
 import io
 import json
 import pathlib
+import re
 import tarfile
 import threading
 import zipfile
 
+import anyio
 import desks
 import dicom_slices
 import jsonschema
@@ -213,6 +215,71 @@ def test_the_oldest_scan_goes_and_so_do_its_files(folder, tmp_path):
     assert not list(folder.iterdir())
 
 
+def test_as_many_scans_stay_open_as_are_kept(folder, tmp_path):
+  path = save_scan(tmp_path / 'scan.nii.gz')
+  with desks.desk(Threshold(), folder, most=4) as desk, desks.client(desk) as client:
+    numbers = [send(client, path) for _ in range(4)]
+    scans = lambda: [scan['scan'] for scan in client.get('api/scans').json()['scans']]
+    assert scans() == numbers
+    newest = send(client, path)
+    assert scans() == [*numbers[1:], newest]
+
+
+def test_of_more_scans_than_are_kept_the_rest_is_named(folder, tmp_path):
+  with zipfile.ZipFile(tmp_path / 'study.zip', 'w') as archive:
+    for number in range(3):
+      nifti = save_scan(tmp_path / f'{number}.nii.gz', (20, 24, 8), seed=number)
+      dicom_slices.as_series(tmp_path / str(number), volume.read_image(nifti))
+      for file in (tmp_path / str(number)).iterdir():
+        header = pydicom.dcmread(file)
+        header.SeriesInstanceUID += f'.{number}'
+        header.SOPInstanceUID += f'.{number}'
+        header.save_as(file)
+        archive.write(file, f'{number}/{file.name}')
+  with desks.desk(Threshold(), folder, most=2) as desk, desks.client(desk) as client:
+    content = (tmp_path / 'study.zip').read_bytes()
+    told = client.post('api/scans?name=study.zip', content=content).json()
+    assert [scan['scan'] for scan in told['scans']] == [1, 2]
+    assert len(client.get('api/scans').json()['scans']) == 2
+    [problem] = told['problems']
+    assert problem.startswith('study_') and 'as 2 scans are kept' in problem
+
+
+@pytest.mark.parametrize('name', ['a.hdr', 'A.IMG', 'b.mhd'])
+def test_half_of_a_scan_is_refused(client, folder, name):
+  stream = io.BytesIO()
+  with tarfile.open(fileobj=stream, mode='w') as archive:
+    archive.addfile(tarfile.TarInfo(f'0{pathlib.Path(name).suffix}'))
+  for title, content in ((name, b'x'), ('both.tar', stream.getvalue())):
+    answer = client.post('api/scans', params={'name': title}, content=content)
+    assert answer.status_code == 400
+    assert answer.json()['error'].startswith(f'{title}: a scan in two files')
+  assert not list(folder.iterdir())
+
+
+def test_who_leaves_while_sending_leaves_nothing(folder):
+  async def leave():
+    sent = iter([{'type': 'http.request', 'body': b'x', 'more_body': True}])
+    answers = []
+
+    async def receive():
+      return next(sent, {'type': 'http.disconnect'})
+
+    async def take(message):
+      answers.append(message)
+
+    scope = {
+      'type': 'http', 'method': 'POST', 'path': '/api/scans', 'query_string': b'name=a.nii',
+      'headers': [], 'root_path': '', 'http_version': '1.1', 'scheme': 'http',
+    }  # fmt: skip
+    await app.make_app(desk)(scope, receive, take)
+    return answers[0]['status']
+
+  with desks.desk(Threshold(), folder) as desk:
+    assert anyio.run(leave) == 499
+  assert not list(folder.iterdir())
+
+
 def test_what_the_model_does_not_know_is_refused_or_forced(client, tmp_path):
   scan = send(client, save_scan(tmp_path / 'scan.nii.gz'))
   refused = client.post(f'api/scans/{scan}/prompts', json={'prompts': 'pineapple pizza'})
@@ -369,7 +436,7 @@ def test_the_document_describes_every_route_and_answer(client, tmp_path):
     if method != 'parameters'
   }
   served = {
-    (route.path.replace(':int', ''), method)
+    (re.sub(':int|:path', '', route.path), method)
     for route in app.ROUTES
     for method in route.methods - {'HEAD'}
     if route.path.startswith('/api')
