@@ -160,7 +160,10 @@ def send(
   for dataset in datasets:
     entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
   where = f'{destination.ae_title} at {destination.host}:{destination.port}'
-  link = entity.associate(destination.host, destination.port, ae_title=destination.ae_title)
+  try:
+    link = entity.associate(destination.host, destination.port, ae_title=destination.ae_title)
+  except OSError as error:  # no such host
+    raise SendError(f'{where} cannot be reached ({error})') from error
   if not link.is_established:
     raise SendError(f'{where} does not answer, or refuses this node')
   try:

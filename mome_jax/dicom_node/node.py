@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import threading
 import time
+import urllib.parse
 import warnings
 from collections.abc import Callable
 from typing import TextIO
@@ -22,6 +23,7 @@ from mome_jax.text.prompts import parse_prompts
 
 _TICK = 0.2  # seconds between looks
 _MOST_DOUBLINGS = 10  # of the pause between attempts
+_MOST_BEGUN = 3  # times that a series may be begun
 
 
 @dataclasses.dataclass
@@ -55,8 +57,8 @@ class Node:
         (root / name).mkdir(parents=True, exist_ok=True)
       with contextlib.ExitStack() as stack:
         self._lock = stack.enter_context(_locked(root))
-        for left in self.working.iterdir():  # the node was stopped while it was at it
-          folders.move(left, self.incoming / left.name)
+        for left in self.working.glob('[!.]*'):  # the node was stopped while it was at it
+          self._take_up(left)
         for half in self.outgoing.glob('.*'):  # of what it was at
           shutil.rmtree(half)
         self._receiver = network.Receiver(self.settings, self.incoming)
@@ -100,14 +102,30 @@ class Node:
         self.tell(f'{series}: {folders.refusal(error)}; again in {self.settings.wait:.0f} s')
         continue
       if is_taken:
-        output = self.outgoing / f'.{series}'
+        output, count = self.outgoing / f'.{series}', self._count(series)
         try:
+          count.write_text(str(_number(count) + 1))
           self._segment(place, output)
         except OSError as error:
           self._fail(place, 'images', folders.refusal(error))
         shutil.rmtree(output, ignore_errors=True)
+        count.unlink(missing_ok=True)
         return True
     return False
+
+  def _count(self, series: str) -> pathlib.Path:
+    """The file with how often a series was begun, as long as it is not done."""
+    return self.working / f'.{series}'
+
+  def _take_up(self, place: pathlib.Path) -> None:
+    """Has a series begun once more; one that ends the process does not do so for ever."""
+    count = self._count(place.name)
+    begun = _number(count)
+    if begun >= _MOST_BEGUN:
+      self._fail(place, 'images', f'the node ended {begun} times while it was at it')
+      count.unlink(missing_ok=True)
+    else:
+      folders.move(place, self.incoming / place.name)
 
   def _segment(self, place: pathlib.Path, output: pathlib.Path) -> None:
     series, count = place.name, sum(1 for _ in place.iterdir())
@@ -127,7 +145,8 @@ class Node:
     except UserError as error:
       problems = [str(error)]
     files = sorted(output.glob('*.dcm')) if output.is_dir() else []
-    if problems or not files:
+    failed = bool(problems) or not files
+    if failed:
       reason = '; '.join(problems) or 'nothing was found in it, so there is no result'
       self._fail(place, 'images', reason)
     if files:
@@ -137,14 +156,15 @@ class Node:
           shutil.rmtree(file) if file.is_dir() else file.unlink()
       shutil.rmtree(self.outgoing / series, ignore_errors=True)
       output.rename(self.outgoing / series)
-    if place.exists():
+    if not failed:
       self._put_away(place, 'images')
 
   def _send(self, folder: pathlib.Path) -> None:
     series, files = folder.name, sorted(folder.glob('*.dcm'))
     lacking: list[str] = []
-    for destination in self.settings.destinations:
-      mark = folder / f'.sent-{destination.ae_title}-{destination.host}-{destination.port}'
+    for destination in self.settings.destinations if files else ():
+      address = f'{destination.ae_title}-{destination.host}-{destination.port}'
+      mark = folder / f'.sent-{urllib.parse.quote(address, safe="")}'
       if mark.exists():
         continue
       try:
@@ -195,6 +215,14 @@ class Node:
       folders.move(place, self.done / place.name / noun)
     else:
       shutil.rmtree(place)
+
+
+def _number(file: pathlib.Path) -> int:
+  """The number in a file; 0 without one."""
+  try:
+    return int(file.read_text())
+  except (FileNotFoundError, ValueError):
+    return 0
 
 
 def _locked(root: pathlib.Path) -> TextIO:

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import resource
 import shutil
+import sys
 import threading
 import time
 import types
@@ -272,6 +273,48 @@ def test_what_cannot_be_put_away_stays(series, tmp_path):
     assert left(tmp_path / 'node') == [f'outgoing/{name}', f'working/{name}']
     assert len(list((node.working / name).iterdir())) == len(series)
     end(node)
+
+
+def test_images_that_fail_and_cannot_be_moved_stay(series, tmp_path):
+  node, lines, name = waiting(tmp_path, series)
+  for path in series[1:]:
+    (node.incoming / name / path.name).unlink()  # one image is no scan
+  node.failed.rmdir()
+  node.failed.write_text('in the way')
+  assert node.step() and 'failed' in lines[-1]
+  assert [path.name for path in (node.working / name).iterdir()] == [series[0].name]
+  end(node)
+
+
+def test_a_series_that_ends_the_process_is_given_up(series, tmp_path, monkeypatch):
+  node, lines, name = waiting(tmp_path, series)
+  for start in range(3):
+    with monkeypatch.context() as patch:
+      patch.setattr(Node, '_segment', lambda *_: sys.exit(137))
+      with pytest.raises(SystemExit):
+        node.step()
+    end(node)
+    node = Node(node.settings, Threshold(), lines.append)
+    assert (node.incoming / name).is_dir() == (start < 2)
+  assert 'ended 3 times' in lines[-1] and left(tmp_path / 'node') == [f'failed/{name}']
+  assert len(list((node.failed / name / 'images').glob('*.dcm'))) == len(series)
+  end(node)
+
+
+def test_a_title_may_hold_anything_and_a_host_may_not_exist(series, tmp_path, monkeypatch):
+  node, lines, name = waiting(tmp_path, series)
+  (node.outgoing / 'empty').mkdir()  # what a removal left that was interrupted
+  assert node.step() and not list(node.outgoing.iterdir())
+  node.settings = dataclasses.replace(
+    node.settings, destinations=(Destination('A/B', 'no-such-host.invalid', 104),)
+  )
+  assert node.step() and node.step()
+  assert 'A/B at no-such-host.invalid:104 cannot be reached' in lines[-1]
+  monkeypatch.setattr(network, 'send', lambda *_, **__: None)
+  node._retries.clear()
+  assert node.step()
+  assert lines[-1] == f'{name}: 1 results sent to A/B' and not list(node.outgoing.iterdir())
+  end(node)
 
 
 def test_images_of_a_series_that_comes_twice_are_all_kept(series, tmp_path):
