@@ -104,6 +104,8 @@ def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | Non
 def label_values(folder: pathlib.Path) -> dict[str, list[int]] | None:
   """Class -> values, from what lies in a folder or beside it; None where nothing says.
 
+  Of an organ those beside its tumours, cysts and vessels: a mask of it is read with them.
+
   Raises:
     ScoreError, TextFileError, SourceError: if what says so cannot be read.
   """
@@ -191,7 +193,10 @@ def canonical(name: str) -> str:
 def _label_maps(
   held: inventory.Inventory, meaning: Mapping[str, Sequence[int]] | None
 ) -> Iterator[tuple[str, Masks]]:
-  if meaning is None:
+  parts: dict[str, list[str]] = {}
+  if meaning is not None:
+    parts = {name: [one for one in meaning if TEMPLATE.contains(name, one)] for name in meaning}
+  else:
     table = TEMPLATE.code_table(TEMPLATE.names())
     meaning = {
       name: np.flatnonzero(table[:, k]).tolist() for k, name in enumerate(TEMPLATE.names())
@@ -205,7 +210,7 @@ def _label_maps(
         Masks(file.path, tuple(segments), functools.partial(_read_segment, file, segments)),
       )
       continue
-    read = functools.partial(_read_label, file, meaning)
+    read = functools.partial(_read_label, file, meaning, parts)
     ignored = functools.partial(read, 'ignore') if 'ignore' in meaning else None
     yield case, Masks(file.path, names, read, ignored)
 
@@ -259,14 +264,39 @@ def _labels(path: pathlib.Path) -> volume.Volume | UserError:
 
 
 def _read_label(
-  file: inventory.File, meaning: Mapping[str, Sequence[int]], name: str
+  file: inventory.File,
+  meaning: Mapping[str, Sequence[int]],
+  parts: Mapping[str, Sequence[str]],
+  name: str,
 ) -> volume.Volume:
+  """The mask of a class, with the `parts` of it that have values of their own."""
   if file.problem:
     raise ScoreError(file.problem)
   labels = _labels(file.path)
   if isinstance(labels, UserError):
     raise labels
-  return volume.Volume(np.isin(labels.array, meaning[name]), labels.geometry)
+  mask = np.isin(labels.array, meaning[name])
+  for part in parts.get(name, ()):
+    mask |= _within(labels.array, meaning, name, part)
+  return volume.Volume(mask, labels.geometry)
+
+
+def _within(
+  array: np.ndarray, meaning: Mapping[str, Sequence[int]], name: str, part: str
+) -> np.ndarray:
+  """The voxels of a lesion or vessel that lie in an organ; of a pair, in the nearer one."""
+  mask = np.isin(array, meaning[part])
+  others = [parent for parent in TEMPLATE.get(part).parents if parent != name]
+  if not others or not mask.any():
+    return mask
+  spans = [
+    np.flatnonzero(np.isin(array, meaning.get(one, ())).any((1, 2))) for one in (name, *others)
+  ]
+  if not all(map(len, spans)):  # all of it is where the one organ is
+    return mask if len(spans[0]) else np.zeros_like(mask)
+  this, other = (span.mean() for span in spans)
+  place = np.arange(len(array))[:, None, None]
+  return mask & (abs(place - this) < abs(place - other))
 
 
 def _mask_folders(
@@ -301,7 +331,7 @@ def _read_mask(by_class: Mapping[str, inventory.File], name: str) -> volume.Volu
 
 
 def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
-  """Class -> values, from the legends of `predict`; an organ includes its tumours."""
+  """Class -> values, from the legends of `predict`."""
   meaning: dict[str, list[int]] = {}
   damaged = None
   for path in sorted(folder.glob('*_seg.json')):
@@ -311,10 +341,8 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
       damaged = ScoreError(f'{path}: no legend of labels ({error}); predict anew')
       remarks.tell(str(damaged))  # those of other cases say the same
       continue
-    for name in values:
-      inner = [n for n in values if TEMPLATE.contains(name, n)]
-      union = sorted(values[n] for n in (name, *inner))
-      if meaning.setdefault(name, union) != union:
+    for name, value in values.items():
+      if meaning.setdefault(name, [value]) != [value]:
         raise ScoreError(
           f'{path}: {name!r} means another label than in other legends; predict anew'
         )

@@ -163,6 +163,35 @@ def test_what_predict_writes(nnunet, tmp_path):
   assert by_name['liver tumor']['dice'] == pytest.approx(2 / 3)
 
 
+def test_an_organ_is_scored_with_its_tumor_however_it_is_declared(tmp_path):
+  declare(tmp_path, liver=LIVER, liver_tumor=TUMOR, spleen=SPLEEN)  # as nnU-Net without regions
+  save(tmp_path / 'labelsTr/a.nii.gz', labels())
+  save(tmp_path / 'seg/a_seg.nii.gz', np.array([0, 6, 27, 1], np.uint8)[labels()])
+  legend = [{'label': k, 'name': n} for k, n in ((6, 'liver'), (27, 'liver tumor'), (1, 'spleen'))]
+  (tmp_path / 'seg/a_seg.json').write_text(json.dumps({'labels': legend}))
+  rows = score_folders.score_folders(tmp_path / 'seg', tmp_path / 'labelsTr').rows
+  assert {row['dice'] for row in rows} == {1.0} and len(rows) == 3
+
+
+@pytest.mark.parametrize('both', [True, False])
+def test_a_tumor_belongs_to_the_nearer_one_of_a_pair(both, tmp_path):
+  codes = np.zeros((20, 8, 8), np.uint8)  # axis 0 runs to the left
+  codes[2:6, 2:6, 2:6] = 1
+  codes[13:17, 2:6, 2:6] = 2 if both else 0
+  codes[4:7, 2:4, 2:4] = 3
+  declare(tmp_path, right_kidney=1, left_kidney=2, kidney_tumor=3)
+  save(tmp_path / 'labelsTr/a.nii.gz', codes)
+  whole = {'right kidney': (codes == 1) | (codes == 3), 'left kidney': codes == 2}
+  for name, mask in whole.items():
+    save(tmp_path / f'out/a/{name}.nii.gz', mask.astype(np.uint8))
+  rows = score_folders.score_folders(
+    tmp_path / 'out', tmp_path / 'labelsTr', classes=list(whole)
+  ).rows
+  assert by_class(rows, 'a')['right kidney']['dice'] == 1.0
+  dice = by_class(rows, 'a')['left kidney']['dice']
+  assert dice == 1.0 if both else np.isnan(dice)
+
+
 def test_without_any_declaration_values_are_those_of_the_class_table(tmp_path):
   for folder in ('p', 'r'):
     save(tmp_path / f'{folder}/a.nii', np.array([0, 6, 27, 1], np.uint8)[labels()])
