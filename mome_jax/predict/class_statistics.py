@@ -35,8 +35,6 @@ def statistics(
     `plausible` and `reasons`, None and empty where nothing is known.
   """
   millilitres = abs(float(np.linalg.det(scan.geometry.affine[:3, :3]))) / 1000
-  if scan.geometry.header is not None:  # its spacing may have been assumed
-    millilitres = float(np.prod(scan.spacing)) / 1000
   rows = []
   for target in targets:
     box = segmentation.boxes[target.name]

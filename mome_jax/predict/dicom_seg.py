@@ -207,7 +207,7 @@ def coded(name: str) -> Coded:
   side, _, rest = name.partition(' ')
   organ = rest if side in _SIDES else name
   words = organ.split()
-  lesion = _LESIONS.get(words[-1]) if organ not in _ORGANS else None
+  lesion = _LESIONS.get(words[-1]) if words and organ not in _ORGANS else None
   region = _ORGANS.get(' '.join(words[:-1])) if lesion else None
   return Coded(
     code(_LESION if lesion else _STRUCTURE),

@@ -30,6 +30,9 @@ def lacking(headers: Sequence[Any]) -> str:
       return f'the series has no {field}, which the object must repeat; export it with its UIDs'
     if field in _COMMON and len({header.get(field) for header in headers}) > 1:
       return f'the slices differ in their {field}, of which the object has one'
+  uids = [header.get('SOPInstanceUID') for header in headers]
+  if len(set(uids)) < len(uids):
+    return 'slices share a SOPInstanceUID, by which the object tells them; export it with its UIDs'
   return ''
 
 

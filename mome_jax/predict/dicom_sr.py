@@ -25,7 +25,7 @@ def write(
     path: `.dcm` file.
     series: what was segmented.
     rows: of the legend, of classes with voxels; see `class_statistics.statistics`.
-    segments: DICOM SEG of the same classes by their names, which the measurements then refer to;
+    segments: DICOM SEG of the same classes in that order, which the measurements then refer to;
       without it they refer to the series.
 
   Raises:
@@ -47,7 +47,9 @@ def write(
     report = sr.MeasurementReport(
       observation_context=sr.ObservationContext(observer_device_context=observer),
       procedure_reported=sr.CodedConcept(*_CT_OF),
-      imaging_measurements=[_group(row, seg, headers) for row in rows],
+      imaging_measurements=[
+        _group(row, number, seg, headers) for number, row in enumerate(rows, 1)
+      ],
       title=codes.DCM.ImagingMeasurementReport,
     )
     made = sr.EnhancedSR(
@@ -71,8 +73,8 @@ def write(
   made.save_as(path)
 
 
-def _group(row: Mapping[str, Any], seg: Any, headers: Sequence[Any]) -> Any:
-  """What was measured of one class."""
+def _group(row: Mapping[str, Any], number: int, seg: Any, headers: Sequence[Any]) -> Any:
+  """What was measured of one class, which is the segment of that number."""
   import highdicom
   from highdicom import sr
   from pydicom.sr.codedict import codes
@@ -100,8 +102,6 @@ def _group(row: Mapping[str, Any], seg: Any, headers: Sequence[Any]) -> Any:
       for header in headers
     ]
     return sr.MeasurementsAndQualitativeEvaluations(**common, source_images=images)
-  numbers = {item.SegmentLabel: item.SegmentNumber for item in seg.SegmentSequence}
-  number = numbers[dicom_seg.label(row['name'])]
   # `from_segmentation` looks into each frame for its segment, which one for all is not told in.
   series = sr.SourceSeriesForSegmentation(headers[0].SeriesInstanceUID)
   segment = sr.ReferencedSegment(seg.SOPClassUID, seg.SOPInstanceUID, number, source_series=series)

@@ -1,6 +1,8 @@
 """Numbers of a segmented scan."""
 
+import nibabel as nib
 import numpy as np
+import pytest
 
 from input_pipeline.ct import volume
 from mome_jax.inference.segmentation import Segmentation
@@ -16,3 +18,15 @@ def test_two_lone_voxels_in_a_line_are_two_components():
   scan = volume.to_canonical(array, np.eye(4))
   (row,) = class_statistics.statistics(scan, segmentation, [Target(3, 'spleen', 'spleen', '')])
   assert (row['components'], row['volume_ml']) == (2, 0.002)
+
+
+@pytest.mark.parametrize('kind', [nib.Nifti1Header, None])
+def test_a_voxel_of_a_tilted_gantry_is_smaller_than_its_edges(kind):
+  affine = np.diag([2.0, 2.0, 3.0, 1.0])
+  affine[1, 2] = 3 * np.tan(np.radians(20))  # sheared: the edge between slices is longer
+  array = np.zeros((6, 5, 7), np.float32)
+  winner = np.ones(array.shape, np.uint8)
+  segmentation = Segmentation(('spleen',), winner, np.zeros((*array.shape, 1), np.uint8))
+  scan = volume.to_canonical(array, affine, header=kind and nib.Nifti1Image(array, affine).header)
+  (row,) = class_statistics.statistics(scan, segmentation, [Target(3, 'spleen', 'spleen', '')])
+  assert row['volume_ml'] == pytest.approx(array.size * 12 / 1000, abs=1e-3)

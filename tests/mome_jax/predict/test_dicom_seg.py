@@ -80,10 +80,15 @@ def two_frames(number, ds):
   ds.FrameOfReferenceUID = f'1.2.{number // 4}'
 
 
+def one_image(number, ds):
+  ds.SOPInstanceUID = '1.2.3'
+
+
 @pytest.mark.parametrize(
   ('edit', 'reason'),
   [
     (no_frame, 'the series has no FrameOfReferenceUID, which the object must repeat'),
+    (one_image, 'slices share a SOPInstanceUID, by which the object tells them'),
     (two_frames, 'the slices differ in their FrameOfReferenceUID, of which the object has one'),
   ],
 )

@@ -94,6 +94,17 @@ def test_each_of_several_classes_refers_to_its_segment(tmp_path):
   assert uids == {seg.SOPInstanceUID, *(ds.SOPInstanceUID for ds in headers)}
 
 
+def test_names_that_are_cut_alike_refer_to_their_own_segments(tmp_path):
+  complete(tmp_path / 'ct')
+  names = [f'{"a word that nobody would call an organ " * 2}{end}' for end in 'xy']
+  model = Threshold(lambda logits: np.repeat(logits[:, :1], logits.shape[1], 1))
+  [result] = run(tmp_path, 'dicom_seg', prompts=names, model=model)
+  assert result.status == 'ok' and not result.missing, result.message
+  report = sr.srread(tmp_path / 'out' / 'ct_sr.dcm')
+  groups = report.content.get_volumetric_roi_measurement_groups()
+  assert [group.referenced_segment.referenced_segment_numbers for group in groups] == [[1], [2]]
+
+
 def test_nifti_is_refused_and_a_series_without_uids_told(tmp_path):
   save_scan(tmp_path / 'ct.nii.gz')
   with pytest.raises(PredictError, match='--dicom-sr needs the headers'):
