@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,8 +49,13 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
 
 def one_line(error: BaseException | str) -> str:
-  """A message without line breaks."""
-  return ' '.join(str(error).split())
+  """A message without line breaks, and `printable`."""
+  return printable(' '.join(str(error).split()))
+
+
+def printable(text: str) -> str:
+  """Text without what UTF-8 cannot hold: the bytes of a file's name in another encoding."""
+  return re.sub('[\ud800-\udfff]', '\N{REPLACEMENT CHARACTER}', text)
 
 
 def reason(error: BaseException) -> str:

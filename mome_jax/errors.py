@@ -1,8 +1,25 @@
 """The one base of every mistake that a user can mend."""
 
-from input_pipeline.errors import UserError, command, one_line, reading, suggest, writing
+from input_pipeline.errors import (
+  UserError,
+  command,
+  one_line,
+  printable,
+  reading,
+  suggest,
+  writing,
+)
 
-__all__ = ['ConfigError', 'UserError', 'command', 'one_line', 'reading', 'suggest', 'writing']
+__all__ = [
+  'ConfigError',
+  'UserError',
+  'command',
+  'one_line',
+  'printable',
+  'reading',
+  'suggest',
+  'writing',
+]
 
 
 class ConfigError(UserError):

@@ -334,6 +334,8 @@ def _read_nifti(path, assume_spacing, number):
     # none): look at the stored one.
     with nib.imageglobals.LoggingOutputSuppressor():
       image = _load(path)
+    if not isinstance(image.header, nib.Nifti1Header):
+      raise VolumeError(f'{path}: is Analyze 7.5, which does not tell sides; convert it to NIfTI')
     file = image.file_map.get('header', image.file_map['image'])
     with file.get_prepare_fileobj('rb') as stream:
       stored = image.header_class.from_fileobj(stream, check=False)

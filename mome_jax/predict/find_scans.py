@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from input_pipeline import file_kinds, inventory
 from input_pipeline.ct import dicom, volume
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, printable
 
 _KINDS = (*file_kinds.VOLUMES, 'zip', 'dicom')
 # Folders and files that hold labels beside scans, in the layouts of public datasets.
@@ -53,7 +53,8 @@ class ScanFiles:
   @property
   def input(self) -> str:
     """Where the scan itself lies: of DICOM its folder, or first file, in the folder or archive."""
-    return str(self.path) if self.series is None else self.series.place_in(self.path)
+    place = str(self.path) if self.series is None else self.series.place_in(self.path)
+    return printable(place)
 
   @property
   def series_uid(self) -> str:
@@ -85,7 +86,7 @@ def find_scans(
     output: folder that is left out where it lies in one of them.
 
   Returns:
-    The scans, by input and name; and notes on what was left out.
+    The scans, by input and name, which UTF-8 can hold; and notes on what was left out.
 
   Raises:
     ScanError: if a path does not exist, or a folder holds no scan.
@@ -102,7 +103,7 @@ def find_scans(
     scans += more
     notes += [f'{path}: left out {", ".join(left_out)}'] if left_out else []
   scans, again = _once(scans)
-  return _distinct(scans), notes + again
+  return _distinct(scans), list(map(printable, notes + again))
 
 
 def read(
@@ -326,5 +327,5 @@ def _distinct(scans: Sequence[ScanFiles]) -> list[ScanFiles]:
     problem = scan.problem
     if len(twins[scan.name, above]) > 1 and not problem:
       problem = f'{" and ".join(same)} would both be written as {name}_seg; rename one'
-    made.append(dataclasses.replace(scan, name=name, problem=problem))
+    made.append(dataclasses.replace(scan, name=printable(name), problem=printable(problem)))
   return made

@@ -12,7 +12,7 @@ from typing import Any
 
 from input_pipeline import remarks
 from input_pipeline.ct import volume
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, one_line, printable
 from mome_jax.inference import router_maps
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.inference.slabs import Planes
@@ -186,7 +186,7 @@ def joined(notes: Sequence[str], path: str) -> str:
   told: list[str] = []
   for note in notes:
     told.append(note.removeprefix(head) if any(t.startswith(head) for t in told) else note)
-  return '; '.join(told)
+  return printable('; '.join(told))
 
 
 def mirrored_note(scan: ScanFiles) -> str:
@@ -230,7 +230,7 @@ class _Work:
 
 
 def _reason(error: Exception, path: str) -> str:
-  text = ' '.join(str(error).split())
+  text = one_line(error)
   if isinstance(error, volume.VolumeError):
     return text
   if isinstance(error, UserError):

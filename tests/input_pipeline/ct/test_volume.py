@@ -67,6 +67,14 @@ def patch(path, offset, content):
   return path
 
 
+def test_analyze_is_refused(tmp_path):
+  path = tmp_path / 'scan.img'
+  nib.save(nib.AnalyzeImage(np.zeros((4, 5, 6), np.int16), np.eye(4)), path)
+  for spacing in (None, (1.0, 1.0, 1.0)):
+    with pytest.raises(volume.VolumeError, match='is Analyze 7.5, which does not tell sides'):
+      volume.read_image(path, assume_spacing=spacing)
+
+
 def test_there_are_48_orientations():
   assert len(set(ORIENTATIONS)) == 48
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import runpy
 import shutil
@@ -10,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from threshold import Threshold
+from threshold import Threshold, save_scan
 
 from input_pipeline import bricks, prepare
 from input_pipeline.ct import volume
@@ -57,6 +58,26 @@ def run_predict(odd, tmp_path, monkeypatch, capsys):
     return code, [(row['case'], row['status'], row['input']) for row in rows], capsys.readouterr()
 
   return call
+
+
+def test_a_name_in_another_encoding_costs_nothing(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold())
+  place = os.fsencode(tmp_path / 'in')
+  os.mkdir(place)
+  content = save_scan(tmp_path / 'scan.nii').read_bytes()
+  for name in (b'M\xfcller.nii', b'Maier.nii', b'M\xfcller broken.nii'):
+    pathlib.Path(os.fsdecode(place + b'/' + name)).write_bytes(
+      content[:100] if b'broken' in name else content
+    )
+  words = ['--checkpoint', 'x', '--input', str(tmp_path / 'in'), '--output', str(tmp_path / 'out')]
+  for more in ([], ['--skip-done']):
+    assert predict.main([*words, '--no-preview', *more]) == 1  # the broken one
+    shown = capsys.readouterr()
+    (shown.out + shown.err).encode()
+    text = (tmp_path / 'out' / 'report.csv').read_text()
+    assert 'M\ufffdller broken' in text and 'Traceback' not in shown.err
+    assert (tmp_path / 'out' / 'M\ufffdller_seg.nii.gz').exists()
+    assert (tmp_path / 'out' / 'Maier_seg.nii.gz').exists()
 
 
 @pytest.mark.parametrize(
