@@ -140,8 +140,8 @@ def judge(
     scene: the scan.
     record: of the region that the scan shows; the rule is that of `outliers`.
     specks: classes whose mask is too small to be measured, as no training label is.
-    others: the records of other regions. Masks of classes that only they know are compared with
-      theirs, in themselves: they may be there, but not look like something else.
+    others: the records of other regions. Masks of classes that only their scans showed are
+      compared with theirs, in themselves: they may be there, but not look like something else.
   """
   known = {name: look for name, look in looks.items() if name in record.classes}
   deviations = deviate(known, scene.values, record)
@@ -166,7 +166,7 @@ def judge(
       why += _misplacement(name, wrong, deviations, record)
     beyond = bool(why) and _beyond(name, trusted, scene, record)
     told = ([OUTSIDE] if beyond else [FOREIGN] if wrong.foreign else []) + why
-    unseen = name not in record.classes
+    unseen = name not in record.classes and name not in record.shown
     absent = beyond or unseen or (wrong.foreign and (name in wrong.misfits or name in specks))
     cut = None if name in specks else known[name].cut
     verdicts[name] = Verdict(not told, tuple(told), cut, absent)
@@ -289,13 +289,16 @@ def _misfits_elsewhere(
 ) -> dict[str, list[str]]:
   """What is wrong with the masks of classes that only the records of other regions know."""
   wrong = {}
-  for name in looks.keys() - record.classes.keys() - set(record.absent):
-    for other in others:
-      if known := other.classes.get(name):
-        why = _misfit(looks[name], excesses(looks[name], known), known, other.tolerance)
-        if why:
-          wrong[name] = why
-        break
+  for name in looks.keys() - record.classes.keys() - {*record.absent, *record.shown}:
+    look = looks[name]
+    whys = [
+      _misfit(look, excesses(look, other.classes[name]), other.classes[name], other.tolerance)
+      for other in others
+      if name in other.classes
+    ]
+    # What the field of view cuts may look like anything.
+    if whys and all(whys) and not look.cut:
+      wrong[name] = whys[0]
   return wrong
 
 

@@ -266,9 +266,15 @@ def _ranges(scans: Sequence[TrainingLook], classes: Iterable[str], grid: Sequenc
     records[name] = ClassRecord(len(looks), supervised, cut, name in partial, values, offsets)
   scan = {m: Range.of([scan.scan[m] for scan in scans]) for m in SCAN} if scans else {}
   sources = tuple(dict.fromkeys(scan.source for scan in scans))
-  absent = tuple(sorted(_absent(scans)))
   return Record(
-    tuple(grid), len(scans), _LEAST_TOLERANCE, scan, records, sources=sources, absent=absent
+    tuple(grid),
+    len(scans),
+    _LEAST_TOLERANCE,
+    scan,
+    records,
+    sources=sources,
+    absent=tuple(sorted(_absent(scans))),
+    shown=tuple(sorted(_shown(scans))),
   )
 
 

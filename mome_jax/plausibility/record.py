@@ -107,6 +107,7 @@ class Record:
       how many, and `implausible`, how many of them, by class.
     sources: that the scans are of.
     absent: classes that none of the scans can show, as every source of the region declares.
+    shown: classes that one of them is labelled with, however few.
   """
 
   grid: tuple[float, ...]
@@ -117,6 +118,7 @@ class Record:
   left_out: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   sources: tuple[str, ...] = ()
   absent: tuple[str, ...] = ()
+  shown: tuple[str, ...] = ()
 
   @property
   def usual(self) -> frozenset[str]:
@@ -133,7 +135,8 @@ class Record:
       if name in names
     }
     absent = tuple(name for name in self.absent if name in names)
-    return dataclasses.replace(self, classes=classes, absent=absent)
+    shown = tuple(name for name in self.shown if name in names)
+    return dataclasses.replace(self, classes=classes, absent=absent, shown=shown)
 
 
 def write(folder: epath.PathLike, records: Sequence[Record]) -> None:
@@ -172,6 +175,7 @@ def _read_region(entry: Mapping[str, Any]) -> Record:
     'classes': {name: _read_class(one) for name, one in entry['classes'].items()},
     'sources': tuple(entry.get('sources', ())),
     'absent': tuple(entry.get('absent', ())),
+    'shown': tuple(entry.get('shown', entry['classes'])),
   }
   return Record(**{**entry, **changed})
 

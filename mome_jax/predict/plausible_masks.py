@@ -47,7 +47,8 @@ def judge_masks(
   voxel_ml = float(np.prod(record.grid)) / 1000
   others = [other for other in records if other is not record]
   classes = dict(itertools.chain(*(one.classes.items() for one in (*reversed(others), record))))
-  least = {name: known.values['volume_ml'].low for name, known in classes.items()}
+  few = set(record.shown) - record.classes.keys()  # what they may look like is not known
+  least = {n: known.values['volume_ml'].low for n, known in classes.items() if n not in few}
   least |= dict.fromkeys(record.absent, math.inf)
   specks = [
     name

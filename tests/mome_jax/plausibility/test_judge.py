@@ -376,7 +376,19 @@ def test_what_only_another_region_shows_must_look_as_it_does_there():
   assert (heart.plausible, heart.absent, heart.reasons[0]) == (False, True, UNSEEN)
   assert 'ml' in heart.reasons[1]
   assert judged(volume_ml=3.0, cut=True)['heart'].plausible is None  # the rest may lie beyond
-  assert judged()['foot'].absent  # a speck
+  giants = dataclasses.replace(
+    people,
+    classes={
+      'heart': learn.learn(training(heart={'volume_ml': 3.0}), CLASSES, (4, 4, 3)).classes['heart']
+    },
+  )
+  small = {'heart': walker.look('heart', volume_ml=3.0)}
+  for others in ([people, giants], [giants, people]):  # like one of them
+    assert judge(small, walker, walkers, (), others).verdicts['heart'].plausible is None
+  # A few scans of this region showed one: what it may look like there is not known.
+  few = dataclasses.replace(walkers, shown=('heart',))
+  assert judge(small, walker, few, (), [people]).verdicts['heart'].plausible is None
+  assert judge({}, walker, walkers, ['heart'], [people]).verdicts['heart'].absent  # a speck
 
 
 def test_a_speck_that_cannot_be_there_is_absent():
