@@ -81,8 +81,8 @@ def complete(config: Mapping | None) -> dict:
     config: some of the fields of DEFAULTS; {'enabled': False} or None turns everything off.
 
   Raises:
-    AugmentError: if a field is unknown, a probability is outside 0..1, a range is none, or shifts
-      are so large that the scan would fold.
+    AugmentError: if a field is unknown or of another type, a probability is outside 0..1, a range
+      is none, or shifts are so large that the scan would fold.
   """
   config = {'enabled': False} if config is None else dict(config)
   unknown = sorted(set(config) - set(DEFAULTS))
@@ -93,13 +93,24 @@ def complete(config: Mapping | None) -> dict:
   config = {**DEFAULTS, **config}
   for name, value in config.items():
     if name.startswith('p_'):
-      if not 0 <= value <= 1:
-        raise AugmentError(f'data.augment.{name} is {value}; expected a probability, 0 to 1')
+      if not (_is_number(value) and 0 <= value <= 1):
+        raise AugmentError(f'data.augment.{name} is {value!r}; expected a probability, 0 to 1')
       config[name] = value if config['enabled'] else 0.0
-    elif isinstance(DEFAULTS[name], tuple) and not (len(value) == 2 and 0 <= value[0] <= value[1]):
-      raise AugmentError(f'data.augment.{name} is {value}; expected (lowest, highest)')
+    elif isinstance(DEFAULTS[name], tuple):
+      pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
+      if not (pair and 0 <= value[0] <= value[1]):
+        raise AugmentError(f'data.augment.{name} is {value!r}; expected (lowest, highest)')
+    elif isinstance(DEFAULTS[name], bool):
+      if not isinstance(value, bool):
+        raise AugmentError(f'data.augment.{name} is {value!r}; expected True or False')
+    elif not _is_number(value):
+      raise AugmentError(f'data.augment.{name} is {value!r}; expected a number')
   _check_folds(config)
   return config
+
+
+def _is_number(value: object) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def complete_for(config: Mapping | None, fields: Mapping) -> dict:

@@ -56,22 +56,8 @@ class StoreCase:
   slice_range: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class _View:
-  """What is drawn from: the scans as they are, or their mirror images.
-
-  Attributes:
-    datasets: of each dataset, by its name, its cases, and (class, the cases that have it) of each
-      class.
-    odds: (len(datasets),) float64, how often each is drawn.
-  """
-
-  datasets: Mapping[str, tuple[list[StoreCase], list[tuple[int, list[StoreCase]]]]]
-  odds: np.ndarray
-
-  def draw(self, rng: np.random.Generator) -> str:
-    """The name of a dataset."""
-    return list(self.datasets)[rng.choice(len(self.datasets), p=self.odds)]
+# Of each dataset, by its name, its cases, and (class, the cases that have it) of each class.
+_Datasets = Mapping[str, tuple[list[StoreCase], list[tuple[int, list[StoreCase]]]]]
 
 
 def _check_stores(stores: Sequence[bricks.Store], spacing: Sequence[float] | None) -> None:
@@ -92,6 +78,14 @@ def _check_stores(stores: Sequence[bricks.Store], spacing: Sequence[float] | Non
 def _check_dataset(setting: str, name: str, datasets: Sequence[str]) -> None:
   if name not in datasets:
     raise PipelineError(f'{setting}: no dataset is called {name!r}; {suggest(name, datasets)}')
+
+
+def _augmentations(config: Any, known: Sequence[str]) -> dict[str, dict]:
+  """What is done to the patches of each dataset."""
+  fields = dict(getattr(config, 'augment_of', ()))
+  for name in fields:
+    _check_dataset('data.augment_of', name, known)
+  return {name: augment.complete_for(config.augment, fields.get(name, {})) for name in known}
 
 
 class PatchSampler:
@@ -127,28 +121,31 @@ class PatchSampler:
     self.windows = np.array(config.windows, np.float32).reshape(-1, 2)
     self.classes = tuple(classes)
     self._foreground = config.foreground
-    self._weights = tuple(getattr(config, 'weights', ()))
     self._stores = list(stores)
     self._megabytes = config.cache_mb
     self._cache = self._empty_cache(config.cache_mb)
     _check_stores(self._stores, getattr(config, 'spacing', None))
     template = self._stores[0].template
-    self._view = self._look(config.balance, template, self.classes)
+    known = sorted({name for store in self._stores for name in store.datasets})
+    self._augment = _augmentations(config, known)
     self._organs = contrast.organ_table(template)
-    self._mirrored: _View | None = None
-    self._augment = self._augmentations(config)
+    self._datasets = self._look(template, self.classes)
+    self._mirrored: _Datasets | None = None
     if any(of['p_mirror'] for of in self._augment.values()):
       try:
         names = mirror.mirrored_names(template)
         self._mirrored_codes = mirror.mirrored_codes(template)
         # A class of the mirror image is what its partner is in the scan.
         partners = tuple(names[template.get(name).name] for name in self.classes)
-        self._mirrored = self._look(config.balance, template, partners)
+        self._mirrored = self._look(template, partners)
       except UserError as error:
         raise PipelineError(f'data.augment.p_mirror: {error}; or set it to 0') from error
+    self._names, self._odds = self._draw_odds(
+      config.balance, dict(getattr(config, 'weights', ())), known
+    )
 
-  def _look(self, balance: str, template: Template, names: Sequence[str]) -> _View:
-    """The stores with the structures `names` in the place of the K classes."""
+  def _look(self, template: Template, names: Sequence[str]) -> _Datasets:
+    """The cases with the structures `names` in the place of the K classes."""
     table = template.code_table(names)
     cases = [case for i in range(len(self._stores)) for case in self._open(i, names, table)]
     datasets = {}
@@ -156,33 +153,27 @@ class PatchSampler:
       members = [case for case in cases if case.info.source == source]
       having = [(k, [c for c in members if k in c.voxels]) for k in range(len(names))]
       datasets[source] = members, [(k, some) for k, some in having if some]
-    weights = [max(len(having), 1) for _, having in datasets.values()]
-    if balance not in ('sources', 'classes'):
-      hint = suggest(balance, ('sources', 'classes'))
-      raise PipelineError(f'data.balance is {balance!r}; {hint}')
-    if balance == 'sources':
-      weights = [1] * len(weights)
     if not datasets:
       stores = [store.name for store in self._stores]
       raise PipelineError(f'no case of {stores} labels one of {names}; choose other classes')
-    odds = np.array(weights) * self._factors(list(datasets))
-    return _View(datasets, odds / odds.sum())
+    return datasets
 
-  def _factors(self, datasets: Sequence[str]) -> np.ndarray:
-    """What `weights` multiplies the odds of each dataset by."""
-    factors = dict.fromkeys(datasets, 1.0)
-    for name, factor in self._weights:
-      _check_dataset('data.weights', name, datasets)
-      factors[name] = factor
-    return np.array([factors[name] for name in datasets])
-
-  def _augmentations(self, config: Any) -> dict[str, dict]:
-    """What is done to the patches of each dataset."""
-    names = sorted({case.source for store in self._stores for case in store.cases})
-    fields = dict(getattr(config, 'augment_of', ()))
-    for name in fields:
-      _check_dataset('data.augment_of', name, names)
-    return {name: augment.complete_for(config.augment, fields.get(name, {})) for name in names}
+  def _draw_odds(
+    self, balance: str, weights: Mapping[str, float], known: Sequence[str]
+  ) -> tuple[list[str], np.ndarray]:
+    """The datasets, and how often each is drawn, as it is or as its mirror image."""
+    if balance not in ('sources', 'classes'):
+      raise PipelineError(
+        f'data.balance is {balance!r}; {suggest(balance, ("sources", "classes"))}'
+      )
+    for name in weights:
+      _check_dataset('data.weights', name, known)
+    drawn = {n: d for n, d in (self._mirrored or {}).items() if self._augment[n]['p_mirror']}
+    drawn |= self._datasets
+    names = sorted(drawn)
+    counts = [max(len(drawn[name][1]), 1) if balance == 'classes' else 1 for name in names]
+    odds = np.array(counts) * [weights.get(name, 1.0) for name in names]
+    return names, odds / odds.sum()
 
   def _open(self, number: int, names: Sequence[str], table: np.ndarray) -> Iterator[StoreCase]:
     """The cases of a store that supervise at least one of the structures."""
@@ -224,7 +215,7 @@ class PatchSampler:
   @property
   def cases(self) -> list[StoreCase]:
     """Every scan that patches are drawn from."""
-    return [case for members, _ in self._view.datasets.values() for case in members]
+    return [case for members, _ in self._datasets.values() for case in members]
 
   @property
   def voxels_read(self) -> int:
@@ -242,9 +233,10 @@ class PatchSampler:
       The arrays of `spec.BATCH`.
     """
     rng = np.random.default_rng([seed, index])
-    view, name = self._dataset(rng)
+    name, mirrored = self._dataset(rng)
     config = self._augment[name]
-    case, start, voxel = self._place(rng, *view.datasets[name])
+    datasets = self._mirrored if mirrored and self._mirrored else self._datasets
+    case, start, voxel = self._place(rng, *datasets[name])
     spacing = self._stores[case.store].spacing
     matrix = augment.draw_matrix(rng, config, spacing)
     # Where a class was contoured over some slices only, heights say which voxels are known.
@@ -260,7 +252,7 @@ class PatchSampler:
     image = augment.change_contrast(rng, image, config)
     frame = np.append(matrix[2], origin[2]) * spacing[2]
     frame[3] += case.info.offset[2]
-    if view is self._mirrored:
+    if mirrored:
       image, label, frame = mirror.mirror(image, label, frame, self._mirrored_codes)
     return {
       'image': image,
@@ -271,17 +263,14 @@ class PatchSampler:
       'slice_range': case.slice_range,
     }
 
-  def _dataset(self, rng: np.random.Generator) -> tuple[_View, str]:
-    """Of what an example is: the scans or their mirror images, and which dataset's."""
+  def _dataset(self, rng: np.random.Generator) -> tuple[str, bool]:
+    """The dataset of an example, and whether it is of a mirror image."""
     # No number is drawn where mirroring is off, so that such runs keep their batches.
     number = 1.0 if self._mirrored is None else rng.random()
-    rates = {name: config['p_mirror'] for name, config in self._augment.items()}
-    if self._mirrored is None or number >= max(rates.values()):
-      return self._view, self._view.draw(rng)
-    name = self._mirrored.draw(rng)
-    if number < rates[name]:
-      return self._mirrored, name
-    return self._view, name if name in self._view.datasets else self._view.draw(rng)
+    name = self._names[rng.choice(len(self._names), p=self._odds)]
+    if self._mirrored is None or name not in self._mirrored:
+      return name, False
+    return name, number < self._augment[name]['p_mirror'] or name not in self._datasets
 
   def _change_organs(
     self,

@@ -18,6 +18,7 @@ class Store(Protocol):
   brick: int
   spacing: tuple[float, ...]
   cases: list[CaseInfo]
+  datasets: frozenset[str]
   template: Template
   case: np.ndarray
   position: np.ndarray
@@ -65,6 +66,7 @@ class MemoryStore:
         position.append(first)
         self._bricks.append((arrays[0], arrays[1]))
       self.cases.append(_describe(volume, image.shape, offset))
+    self.datasets = frozenset(case.source for case in self.cases)
     self.case = np.array(case, np.int32)
     self.position = np.array(position, np.int32).reshape(-1, 3)
     self._codes = np.array(

@@ -60,6 +60,7 @@ class BrickStore:
     brick: voxels along an edge.
     spacing: (3,) mm.
     cases: C CaseInfo.
+    datasets: that they are of; of a `part`, those of the whole.
     template: of the label codes that `read` gives.
     case: (N,) int32; index into `cases` of each record.
     position: (N, 3) int32; first voxel of each record on its case's grid, a multiple of `brick`.
@@ -81,6 +82,7 @@ class BrickStore:
       self.brick = int(arrays['brick'])
       self.spacing = tuple(arrays['spacing'].tolist())
       self.cases = [records.read_case(text) for text in arrays['cases'].tolist()]
+      self.datasets = frozenset(case.source for case in self.cases)
       self.case, self.position = arrays['case'], arrays['position']
     self._folder, self._numbers = folder, np.arange(len(self.case))
     self._records = data_source(folder, 'train', skip=('code_voxels',))

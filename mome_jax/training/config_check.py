@@ -229,6 +229,9 @@ def _check_experimental(config: ConfigDict) -> None:
 
 
 def _check_augmentation(config: ConfigDict) -> None:
+  names = [name for name, _ in config.data.augment_of]
+  if twice := {name for name in names if names.count(name) > 1}:
+    raise ConfigError(f'{", ".join(sorted(twice))}: named twice; keep one')
   for name, fields in config.data.augment_of:
     try:
       augment.complete_for(config.data.augment, fields)

@@ -150,8 +150,8 @@ def measure(scans: int) -> dict[str, str]:
 
 def _draw(sampler: PatchSampler, rng: np.random.Generator) -> None:
   """A dataset, a class, a case and a brick, without reading it."""
-  view = sampler._view
-  _, having = view.datasets[view.draw(rng)]
+  name, _ = sampler._dataset(rng)
+  _, having = sampler._datasets[name]
   k, cases = having[rng.integers(len(having))]
   numbers, odds = cases[rng.integers(len(cases))].voxels[k]
   rng.choice(numbers, p=odds)

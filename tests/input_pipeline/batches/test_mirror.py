@@ -93,8 +93,8 @@ def test_a_mirrored_patch_is_the_patch_of_the_mirrored_scan(stores, turn, monkey
     rng = np.random.default_rng(index)
     name = list(LABELLED)[index % 2]
     ((case,), (twin,)) = (
-      [c for members, _ in view.datasets.values() for c in members if c.info.name == name]
-      for view in (ours._mirrored, theirs._view)
+      [c for members, _ in datasets.values() for c in members if c.info.name == name]
+      for datasets in (ours._mirrored, theirs._datasets)
     )
     shape = np.array(case.info.shape)
     start = rng.integers(-4, shape - PATCH + 4)

@@ -259,7 +259,7 @@ def test_a_dataset_is_augmented_as_it_asks(store):
   all_so = PatchSampler(make_config(augment=turned), [store], CLASSES)
   drawn = set()
   for index in range(20):
-    name = plain._dataset(np.random.default_rng([0, index]))[1]
+    name, _ = plain._dataset(np.random.default_rng([0, index]))
     expected = (all_so if name == 'phantom_liver' else plain).sample(index, 0)
     for field, value in some.sample(index, 0).items():
       np.testing.assert_array_equal(value, expected[field])
@@ -276,12 +276,19 @@ def test_mirror_images_of_one_dataset_come_no_more_often(store, everywhere):
   config = make_config(augment={**nothing, 'p_mirror': everywhere}, augment_of=of)
   sampler = PatchSampler(config, [store], CLASSES)
   drawn = [sampler._dataset(np.random.default_rng([0, i])) for i in range(900)]
-  names = [name for _, name in drawn]
-  turned = [name for view, name in drawn if view is sampler._mirrored]
+  names = [name for name, _ in drawn]
+  turned = [name for name, mirrored in drawn if mirrored]
   assert turned.count('phantom_liver') == names.count('phantom_liver')
   for name in set(names):
     assert abs(names.count(name) - 300) < 57  # four standard deviations
   assert abs((len(turned) - 300) - everywhere * 600) < 57
+
+
+def test_a_dataset_without_cases_in_a_fold_is_known(store):
+  rest = [(case.source, case.name) for case in store.cases if case.source != 'phantom_kidney']
+  fields = {'weights': (('phantom_kidney', 2.0),), 'augment_of': (('phantom_kidney', {}),)}
+  sampler = PatchSampler(make_config(**fields), [store.part(rest)], ('liver', 'left lung'))
+  assert {case.info.source for case in sampler.cases} == {'phantom_liver', 'phantom_organs'}
 
 
 def test_an_unknown_balance_is_refused(store):
