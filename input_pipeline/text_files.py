@@ -41,6 +41,23 @@ def read_text(path: str | os.PathLike) -> str:
   return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
+def replace(path: str | os.PathLike, content: str | bytes) -> None:
+  """Writes a file in one step: whoever reads it, or a kill, finds the old or the new content.
+
+  Text is written as UTF-8.
+
+  Raises:
+    OSError: if it cannot be written; the old content stays.
+  """
+  file = epath.Path(path)
+  part = file.with_name(f'.{file.name}.part')
+  try:
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    part.replace(file)
+  finally:
+    part.unlink(missing_ok=True)
+
+
 def read_json(path: str | os.PathLike) -> Any:
   """What a JSON file holds; errors as `read_text`, and TextFileError if it is not JSON."""
   try:

@@ -7,6 +7,7 @@ import os
 import orbax.checkpoint as ocp
 from etils import epath
 
+from input_pipeline import remarks
 from input_pipeline.buckets import is_in_bucket
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
@@ -54,6 +55,12 @@ def locate(path: epath.PathLike, choice: str = LAST) -> Location:
     place = Location(folder, folder / SAFETENSORS, None)
   elif steps := finished_steps(folder / CHECKPOINTS):
     step = best_step(folder / CHECKPOINTS) if choice == BEST else max(steps)
+    if step is None and _chooses(folder):
+      step = max(steps)
+      remarks.tell(
+        f'{folder}: none of its scans set aside shows a class, so that no checkpoint is the best: '
+        f'the newest counts, step {step}'
+      )
     if step is None:
       raise CheckpointError(
         f'{folder}: no checkpoint was chosen as the best: training needs validation.every and '
@@ -78,6 +85,15 @@ def finished_steps(folder: epath.Path) -> list[int]:
   On object stores, which cannot rename a folder, an unfinished one bears a step's name too.
   """
   return ocp.utils.checkpoint_steps(folder)
+
+
+def _chooses(folder: epath.Path) -> bool:
+  """Whether the config of a workdir asks for a choice on scans set aside."""
+  try:
+    validation = json.loads((folder / CONFIG).read_text())['validation']
+    return bool(validation['every'] and validation['cases'])
+  except (OSError, ValueError, KeyError, TypeError):  # told where the config is read
+    return False
 
 
 def best_step(folder: epath.Path) -> int | None:

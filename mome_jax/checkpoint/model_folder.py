@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.checkpoint import checksums, hf_folder
 from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
@@ -100,8 +101,8 @@ def save_description(
     if vectors is not None:
       vectors.save(folder / TEXT_VECTORS)
     else:
-      (folder / TOKENIZER).write_bytes(epath.Path(tokenizer).read_bytes())
-    (folder / CONFIG).write_text(config.to_json_best_effort(indent=2) + '\n')
+      text_files.replace(folder / TOKENIZER, epath.Path(tokenizer).read_bytes())
+    text_files.replace(folder / CONFIG, config.to_json_best_effort(indent=2) + '\n')
   except OSError as error:
     raise CheckpointError(
       f'{folder}: cannot write what describes the model ({error.strerror}); free space or change '

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from input_pipeline import bricks
+from input_pipeline import bricks, text_files
 from mome_jax.checkpoint.errors import TrainingCasesError
 from mome_jax.checkpoint.model_folder import folder_of
 
@@ -76,7 +76,7 @@ def write(folder: epath.Path, cases: TrainingCases) -> None:
   """Writes FILE into a workdir or model folder."""
   lines = ',\n'.join(json.dumps(case) for case in sorted(cases.cases))
   complete = json.dumps(cases.complete)
-  (folder / FILE).write_text(f'{{"complete": {complete}, "cases": [\n{lines}\n]}}\n')
+  text_files.replace(folder / FILE, f'{{"complete": {complete}, "cases": [\n{lines}\n]}}\n')
 
 
 def of_models(folders: Iterable[epath.Path]) -> TrainingCases | None:

@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import bricks, check, disk_space, prepare, sources
+from input_pipeline import bricks, check, disk_space, prepare, sources, text_files
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
 from mome_jax.configs import finetune
@@ -103,9 +103,7 @@ def _note(place: epath.Path, data: str, model: str) -> None:
     raise FinetuneError(f'{place}: holds another run; choose another --workdir')
   with writing(place):
     place.mkdir(parents=True, exist_ok=True)
-    part = place / f'.{_NOTE}'
-    part.write_text(json.dumps(content, indent=2) + '\n')
-    part.replace(file)
+    text_files.replace(file, json.dumps(content, indent=2) + '\n')
 
 
 def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:

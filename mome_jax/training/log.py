@@ -7,7 +7,8 @@ import numpy as np
 from etils import epath
 from tensorboard import summary
 
-from mome_jax.errors import UserError, one_line
+from input_pipeline import text_files
+from mome_jax.errors import UserError, one_line, writing
 
 
 class LogError(UserError):
@@ -29,7 +30,8 @@ class MetricsLog:
     for path in (self._path, self._experts):
       if path.exists():
         kept = [row for row in _complete_rows(path) if row['step'] <= start]
-        path.write_text(''.join(map(_line, kept)))
+        with writing(path, LogError):
+          text_files.replace(path, ''.join(map(_line, kept)))
     self._tensorboard = _open_tensorboard(workdir / 'tensorboard')
 
   def rows(self) -> list[dict[str, float]]:

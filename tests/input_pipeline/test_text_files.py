@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from etils import epath
 
 from input_pipeline import text_files
 
@@ -39,3 +40,18 @@ def test_what_is_no_text_is_named(tmp_path):
   path.write_text('{"a": 1,}')
   with pytest.raises(text_files.TextFileError, match=r'a\.json: not JSON .*line 1.*; correct it'):
     text_files.read_json(path)
+
+
+def test_a_file_is_replaced_whole_or_not(tmp_path, monkeypatch):
+  path = tmp_path / 'a.json'
+  text_files.replace(path, 'old')
+  text_files.replace(path, b'new')
+  assert path.read_text() == 'new'
+
+  def refuse(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(type(epath.Path(path)), 'replace', refuse)
+  with pytest.raises(OSError, match='No space'):
+    text_files.replace(path, 'newer')
+  assert path.read_text() == 'new' and [file.name for file in tmp_path.iterdir()] == ['a.json']
