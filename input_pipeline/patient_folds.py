@@ -64,6 +64,7 @@ def set_aside(
   patient: Mapping[Key, str],
   number: int,
   *,
+  classes: Collection[str] | None = None,
   without: Collection[Key] = (),
 ) -> dict[str, Part]:
   """The cases of each dataset that are not trained on, so that choices can be made on them.
@@ -75,6 +76,7 @@ def set_aside(
     cases: that could be trained on, of any datasets.
     patient: of each case, from `patients`.
     number: of cases of each dataset.
+    classes: one of which a patient must be labelled with to be taken; None: any.
     without: cases that are never taken, such as those a run's start has seen.
 
   Returns:
@@ -90,6 +92,8 @@ def set_aside(
   taken: dict[str, set[Key]] = {source: set() for source in sorted(total)}
   for who in sorted(by_patient.keys() - barred, key=place):
     theirs = by_patient[who]
+    if classes is not None and not any(set(classes) & set(case.labelled) for case in theirs):
+      continue
     more = collections.Counter(case.source for case in theirs)
     lost = collections.Counter(name for case in theirs for name in case.labelled)
     if all(n <= room[source] for source, n in more.items()) and all(

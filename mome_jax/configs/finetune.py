@@ -22,6 +22,8 @@ def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """
   config = start.copy_and_resolve_references()
   config.experimental = ()  # as few patients taught the start
+  config.data.weights = config.data.augment_of = ()  # of its datasets
+  config.data.fold = -1
   config.train.steps = 300
   config.train.learning_rate = config.train.learning_rate / 4
   config.train.warmup_steps = 20

@@ -46,10 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       'use python -m mome_jax.main with --config.data.fold for each'
     )
   from mome_jax.crossval import pool
+  from mome_jax.evaluate import tables
   from mome_jax.training import compilation, config_check, forecast
 
   config, workdir = values.config, epath.Path(values.workdir)
   config_check.check(config)
+  pool.check(config)
   with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
   names = pool.names(config)
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if left and begins:
       print(forecast.after_fold(left, time.monotonic() - since), flush=True)
   means, table = pool.pool(workdir, config)
-  shown = ', '.join(f'{100 * mean:.1f}' for mean in means.values())
+  shown = ', '.join(tables.percent(mean) for mean in means.values())
   print(f'\n{table}\n\nMean Dice of the folds: {shown}')
   print(f'Table and scores: {workdir}/evaluation\nEnsemble: mome predict --checkpoint={workdir}')
   return 0

@@ -13,6 +13,17 @@ class CrossValidationError(UserError):
   """The folds are not of one experiment, or cannot be pooled; the message names the fix."""
 
 
+def check(config: ConfigDict) -> None:
+  """CrossValidationError where the scores would not be of what each fold holds out."""
+  evaluation = config.evaluation
+  for name, other in (('split', 'test'), ('prompts', 'held_out')):
+    if evaluation[name] == other:
+      raise CrossValidationError(
+        f'config.evaluation.{name} is {other!r}: folds are pooled over the cases that they hold '
+        'out, asked by their default prompts; leave it out, and evaluate a fold that way afterwards'
+      )
+
+
 def names(config: ConfigDict) -> list[str]:
   """Folders of the folds: 'fold_0' and so on."""
   return [f'fold_{fold}' for fold in range(config.data.folds)]
@@ -54,7 +65,7 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
   return newest is not None and newest >= config.train.steps and scored == chosen
 
 
-def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float], str]:
+def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float | None], str]:
   """Writes the scores of all folds as one evaluation, and makes an ensemble of their models.
 
   Args:
@@ -62,7 +73,8 @@ def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float], str
     config: of the experiment.
 
   Returns:
-    The mean Dice of each fold by its name, and the table of all cases as Markdown.
+    The mean Dice of each fold by its name, None where no case has one; and the table of all cases
+    as Markdown.
 
   Raises:
     CrossValidationError: if a fold has no scores, or scores of cases that it does not hold out.

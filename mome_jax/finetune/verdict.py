@@ -90,15 +90,19 @@ def judge(
 
   Args:
     start: rows of `score_files.read`, of the start.
-    tuned: those of the new model; what the start has no row of is left out.
+    tuned: those of the new model; what only one of them has a row of is left out.
     new: classes that the start does not know.
 
   Raises:
     ResultsError: if the two did not score the same scans.
   """
-  known = {row['class'] for row in start}
-  same = [row for row in tuned if row['class'] in known]
-  if not known or not same:
+  case = lambda row: (row['source'], row['case'])
+  pair = lambda row: (*case(row), row['class'])
+  # A row that one side lacks is of a class that it does not know; a case that it lacks is an error.
+  common, both = set(map(pair, start)) & set(map(pair, tuned)), []
+  for rows, others in ((start, tuned), (tuned, start)):
+    cases = set(map(case, others))
+    both.append([row for row in rows if pair(row) in common or case(row) not in cases])
+  if not common:
     return Verdict(None, tuple(new), 'no held-out scan labels a class that it knows')
-  names = 'start', 'fine-tuned'
-  return Verdict(compare.compare(start, same, names=names), tuple(new))
+  return Verdict(compare.compare(*both, names=('start', 'fine-tuned')), tuple(new))

@@ -140,7 +140,7 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
       save = last or preempted or done % config.train.checkpoint_every == 0
       if done % config.train.log_every == 0 or save or validated:
         row = recorder.row(done, window, train_state.params)
-        if validated:
+        if validated and not window.ends_skipped:  # see below
           row |= recorder.monitor.measure(done, train_state.ema)
           last = last or recorder.monitor.is_exhausted
           save = save or last or recorder.monitor.is_best(done)

@@ -153,7 +153,12 @@ class Validation:
     return self._compiled(*arguments)
 
   def _labelled_box(self, case: StoreCase) -> tuple[np.ndarray, np.ndarray]:
-    """The first voxel of the bricks that hold a class, and one past the last, plus half a patch."""
+    """The first voxel of the bricks that hold a class, and one past the last, plus half a patch.
+
+    Of a scan without any, all of it.
+    """
+    if not case.voxels:
+      return np.zeros(3, int), np.array(case.info.shape)
     edge = self._stores[case.store].brick
     numbers = np.concatenate([records for records, _ in case.voxels.values()])
     cells = np.argwhere(np.isin(case.records, numbers))

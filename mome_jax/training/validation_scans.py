@@ -48,7 +48,7 @@ def split(
   `init.checkpoint` was trained on is held out.
 
   Args:
-    config: the whole config; uses `validation`, `data_dir` and `init.checkpoint`.
+    config: the whole config; uses `validation`, `classes`, `data_dir` and `init.checkpoint`.
     stores: the prepared sources.
     template: of the run.
     workdir: of the run.
@@ -67,7 +67,9 @@ def split(
     groups |= bricks.read_patients(config.data_dir, store.name)
   without = {(case.source, case.name) for case in cases if seen and seen.reason(case)}
   patients = patient_folds.patients(cases, groups)
-  parts = patient_folds.set_aside(cases, patients, config.validation.cases, without=without)
+  parts = patient_folds.set_aside(
+    cases, patients, config.validation.cases, classes=config.classes, without=without
+  )
   taken = {key for part in parts.values() for key in part.cases}
   rest = [(case.source, case.name) for case in cases if (case.source, case.name) not in taken]
   training = [store.part(rest) for store in stores]

@@ -24,9 +24,9 @@ def names(parts):
   return {name for part in parts.values() for _, name in part.cases}
 
 
-def set_aside(cases, number, groups=None, without=()):
+def set_aside(cases, number, groups=None, **more):
   patients = patient_folds.patients(cases, groups)
-  return patient_folds.set_aside(cases, patients, number, without=without)
+  return patient_folds.set_aside(cases, patients, number, **more)
 
 
 def test_the_first_places_are_set_aside():
@@ -52,6 +52,13 @@ def test_folds_are_even_and_hardly_change(patients, folds, new):
   assert [dealt[who] for who in order] == sorted(dealt.values())
   after = patient_folds.deal(patients | {new}, folds)
   assert sum(after[who] != dealt[who] for who in patients) <= folds - 1
+
+
+def test_only_who_is_labelled_with_a_class_of_the_run_is_set_aside():
+  cases = [case(f'c{i}', supervised=('tumor',) if i % 3 else ('liver',)) for i in range(20)]
+  assert names(set_aside(cases, 4)) & {f'c{i}' for i in range(0, 20, 3)}
+  taken = names(set_aside(cases, 4, classes=('tumor',)))
+  assert len(taken) == 4 and not taken & {f'c{i}' for i in range(0, 20, 3)}
 
 
 def test_each_dataset_has_its_part():

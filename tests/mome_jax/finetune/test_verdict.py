@@ -58,6 +58,12 @@ def test_a_class_that_lost_is_named_though_the_mean_rose():
   assert result.lines()[-1] == 'Better in the mean, but worse in: spleen'
 
 
+def test_a_class_that_only_the_start_has_scores_of_is_left_out():
+  start = rows(liver=(0.5, 0.7), brainstem=(math.nan, 0.0))  # declared absent: no class of the new
+  result = verdict.judge(start, rows(liver=(0.6, 0.8)), ())
+  assert result.mean.difference == pytest.approx(0.1)
+
+
 def test_what_cannot_be_compared():
   nothing = verdict.judge([], rows(spleen=(0.9, 0.9)), ('spleen',))
   assert not nothing.worse and nothing.lines()[0].startswith('NOT COMPARED')
