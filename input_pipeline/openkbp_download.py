@@ -100,6 +100,7 @@ def convert(original: pathlib.Path, output: pathlib.Path, patients: Sequence[str
       f'{original}: no {", ".join(sorted(missing))} in it; patients are pt_1 and on'
     )
   if patients:
+    _check_no_others(output, patients)
     folders = {name: [p for p in paths if p.name in patients] for name, paths in folders.items()}
   for name, paths in folders.items():
     folder = output / _FOLDERS[name]
@@ -107,6 +108,19 @@ def convert(original: pathlib.Path, output: pathlib.Path, patients: Sequence[str
     paths.sort(key=lambda path: int(path.name.split('_')[1]))
     cases = [_convert_patient(path, folder) for path in progress.bar(paths, desc=name)]
     (folder / 'dataset.json').write_text(json.dumps({'cases': cases}, indent=1) + '\n')
+
+
+def _check_no_others(output: pathlib.Path, patients: Sequence[str]) -> None:
+  """SourceError where a folder lists patients that would be struck from its list."""
+  for place in _FOLDERS.values():
+    index = output / place / 'dataset.json'
+    if index.is_file():
+      others = {case['id'] for case in text_files.read_json(index)['cases']} - set(patients)
+      if others:
+        raise SourceError(
+          f'{index}: lists {len(others)} other patients, such as {min(others)}; choose another '
+          '--output for some alone'
+        )
 
 
 def read_sparse(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:

@@ -234,6 +234,12 @@ def _read_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     'synonyms': tuple(entry.get('synonyms', ())),
     'held_out': tuple(entry.get('held_out', ())),
   }
+  if len(fields['parents']) > 1:
+    # Codes that say which of two organs a lesion lies in exist for the built-in pairs alone.
+    raise ClassError(
+      f'new class {name!r}: has several parents, and a voxel of it does not tell in which it lies; '
+      'make a class of each, as "left ..." and "right ...", with one parent'
+    )
   if 'index' in entry:
     if not isinstance(entry['index'], int):
       raise ClassError(f'new class {name!r}: index is {entry["index"]!r}; expected a whole number')

@@ -334,7 +334,14 @@ def _case(
   ranges: dict[str, tuple[float, float]] = {}
   for noun in partial:
     heights = [patient.structures.heights[roi] for roi, one in meanings.items() if one == noun]
-    if heights and np.isfinite(patient.step):
+    if heights and not np.isfinite(patient.step):
+      problem = (
+        f'{patient.path}: {noun} is contoured in a range of axial slices, and those of the series '
+        'are not axial; take the class out of "partial" and of this patient\'s labels'
+      )
+      load = functools.partial(files.fail, problem)
+      return Case('rtstruct_folder', name, split, (), load, drawn=drawn)
+    if heights:
       low, high = min(low for low, _ in heights), max(high for _, high in heights)
       span = (low - patient.lowest - patient.step / 2, high - patient.lowest + patient.step / 2)
       ranges |= dict.fromkeys(template.pairs().get(noun, (noun,)), span)

@@ -18,4 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.experimental = tuple(name for name in config.experimental if not name.endswith(' lung'))
   chests = {**few_scans.AUGMENTATION, 'p_mirror': 0.5}
   config.data.augment_of = (('thorax', chests), ('chest_abdomen', chests))
+  config.train.steps = 5000
+  config.train.learning_rate = 1e-3
   return config

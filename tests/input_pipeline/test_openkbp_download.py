@@ -58,6 +58,9 @@ def test_some_patients_only(original, tmp_path, capsys):
   assert [path.name for path in tmp_path.glob('*/*_ct.nii.gz')] == [f'{validation}_ct.nii.gz']
   assert openkbp_download.main([*arguments, '--patients=pt_9999']) == 1
   assert 'no pt_9999 in it' in capsys.readouterr().err
+  training = next(original.glob('**/train-pats/*')).name
+  assert openkbp_download.main([*arguments, f'--patients={training}']) == 1
+  assert f'lists 1 other patients, such as {validation}' in capsys.readouterr().err
 
 
 def test_csv_files_give_what_the_converted_ones_give(original, real_data, tmp_path):

@@ -13,6 +13,7 @@ from structure_sets import box, series, structures
 from input_pipeline import bricks, check, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.errors import UserError
+from input_pipeline.sources import rtstruct_folder
 from tests.input_pipeline.sources import layouts
 
 SOURCE = sources.get_source('rtstruct_folder')
@@ -169,6 +170,15 @@ def test_partial_classes_are_known_where_they_are_contoured(tmp_path):
   [case] = listed(tmp_path)[0].values()
   # From the lower face of slice 2 to the upper one of slice 7, above the centre of the lowest.
   assert case.slice_ranges == {'spinal cord': (pytest.approx(9), pytest.approx(45))}
+
+
+def test_a_range_of_slices_that_are_not_axial_is_no_range_of_heights(tmp_path, monkeypatch):
+  patient(tmp_path / 'p1')
+  declare(tmp_path, partial=['spinal cord'])
+  monkeypatch.setattr(rtstruct_folder, '_heights', lambda *_: (np.nan, np.nan))
+  [case] = listed(tmp_path)[0].values()
+  with pytest.raises(UserError, match='spinal cord is contoured in a range of axial slices'):
+    case.load()
 
 
 @pytest.mark.parametrize(
