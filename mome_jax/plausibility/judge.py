@@ -156,8 +156,11 @@ def judge(
     if name in looks or name in specks:
       cut = looks[name].cut if name in looks else None
       verdicts[name] = Verdict(False, (ELSEWHERE,), cut, absent=True)
-  for name, why in _misfits_elsewhere(looks, record, others).items():
-    verdicts[name] = Verdict(False, (UNSEEN, *why), looks[name].cut, absent=True)
+  for name, whys in _elsewhere(looks, record, others).items():
+    # What the field of view cuts may look like anything, but not in a scan of nobody knows what.
+    if wrong.foreign or (all(whys) and not looks[name].cut):
+      first = (UNSEEN, *whys[0]) if all(whys) else (FOREIGN,)
+      verdicts[name] = Verdict(False, first, looks[name].cut, absent=True)
   for name in (*known, *(name for name in specks if name not in record.absent)):
     if name in specks:
       why = [SPECK]
@@ -284,21 +287,18 @@ def _misfit(
   ][:_SHOWN]
 
 
-def _misfits_elsewhere(
+def _elsewhere(
   looks: Mapping[str, Look], record: Record, others: Sequence[Record]
-) -> dict[str, list[str]]:
-  """What is wrong with the masks of classes that only the records of other regions know."""
+) -> dict[str, list[list[str]]]:
+  """Of masks of classes that only other regions showed, what each of their records finds wrong."""
   wrong = {}
-  for name in looks.keys() - record.classes.keys() - {*record.absent, *record.shown}:
-    look = looks[name]
-    whys = [
-      _misfit(look, excesses(look, other.classes[name]), other.classes[name], other.tolerance)
-      for other in others
-      if name in other.classes
-    ]
-    # What the field of view cuts may look like anything.
-    if whys and all(whys) and not look.cut:
-      wrong[name] = whys[0]
+  for name in looks.keys() - {*record.classes, *record.absent, *record.shown}:
+    known = [(other.classes[name], other.tolerance) for other in others if name in other.classes]
+    if known:
+      look = looks[name]
+      wrong[name] = [
+        _misfit(look, excesses(look, ranges), ranges, tolerance) for ranges, tolerance in known
+      ]
   return wrong
 
 

@@ -30,7 +30,9 @@ def judge_masks(
   Returns:
     None without a record, or where nothing but free text was asked for.
   """
-  judged = frozenset[str]().union(*(record.classes.keys() | {*record.absent} for record in records))
+  judged = frozenset[str]().union(
+    *({*record.classes, *record.absent, *record.shown} for record in records)
+  )
   names = [name for name in segmentation.names if name in judged]
   if not names:
     return None

@@ -376,6 +376,9 @@ def test_what_only_another_region_shows_must_look_as_it_does_there():
   assert (heart.plausible, heart.absent, heart.reasons[0]) == (False, True, UNSEEN)
   assert 'ml' in heart.reasons[1]
   assert judged(volume_ml=3.0, cut=True)['heart'].plausible is None  # the rest may lie beyond
+  odd = Person(1000, scan=30.0)
+  cut = judge({'heart': odd.look('heart', cut=True)}, odd, walkers, (), [people])
+  assert cut.foreign and cut.verdicts['heart'].absent  # in a scan of nobody knows what
   giants = dataclasses.replace(
     people,
     classes={
