@@ -9,6 +9,8 @@ cluster with JobSet, a node pool of each slice, an image (launch/Dockerfile), an
 that may write to the bucket: see docs/how-to/pods.md.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math

@@ -7,6 +7,8 @@ If one fails, the others are ended and its exit code is returned; if all exit wi
 were preempted and have saved, they are started again.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import signal

@@ -1,5 +1,7 @@
 """Command lines of the launchers; only Python itself is needed, of any version."""
 
+from __future__ import annotations
+
 import argparse
 
 

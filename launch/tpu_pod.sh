@@ -19,7 +19,7 @@ set -euo pipefail
 POLL=${POLL:-30} MISSES=${MISSES:-10} RESTARTS=${RESTARTS:-20}
 PREEMPTED=75 # as mome_jax/training/multihost.py
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-MEMORY=${XDG_STATE_HOME:-$HOME/.local/state}/mome_jax/pods/$NAME
+MEMORY=${XDG_STATE_HOME:-$HOME/.local/state}/mome_jax/pods/$ZONE/$NAME
 read -ra SSH <<<"${SSH_FLAGS:-}"
 
 say() { echo "$(date +%H:%M:%S) $*" >&2; }
@@ -144,18 +144,34 @@ on_all() {
 
 worker() { on_all "cd mome && launch/tpu_worker.sh $1"; }
 
-# Sets WORKERS, and fails unless as many answer.
-check_workers() {
-  [[ -n ${DRY_RUN:-} ]] && return
-  local node answered
+# Sets WORKERS, 0 where that cannot be told.
+count_workers() {
+  local node count
   WORKERS=0
   for node in $(nodes); do
-    WORKERS=$((WORKERS + $(gcloud compute tpus tpu-vm describe "$node" --zone="$ZONE" \
-      --format='value(networkEndpoints.len())')))
+    count=$(gcloud compute tpus tpu-vm describe "$node" --zone="$ZONE" \
+      --format='value(networkEndpoints.len())') || count=''
+    if [[ ! $count =~ ^[0-9]+$ ]]; then
+      WORKERS=0
+      return
+    fi
+    WORKERS=$((WORKERS + count))
   done
-  answered=$(on_all 'echo worker-is-here' 2>/dev/null | grep -c worker-is-here || true)
-  [[ $answered == "$WORKERS" ]] ||
-    fail "$answered of $WORKERS workers of $NAME answer; see: $0 status"
+}
+
+# Sets WORKERS, and fails unless as many answer; a TPU is there before all of it takes ssh.
+check_workers() {
+  [[ -n ${DRY_RUN:-} ]] && return
+  local answered missed=0
+  while :; do
+    count_workers
+    answered=$(on_all 'echo worker-is-here' 2>/dev/null | grep -c worker-is-here || true)
+    ((WORKERS == 0)) || [[ $answered != "$WORKERS" ]] || return 0
+    missed=$((missed + 1))
+    ((missed < MISSES)) || fail "$answered of $WORKERS workers of $NAME answer; see: $0 status"
+    say "$answered of $WORKERS workers answer ($missed of $MISSES)"
+    sleep "$POLL"
+  done
 }
 
 setup() {
@@ -179,10 +195,15 @@ start() {
   local words=(env 'JAX_PLATFORMS=tpu,cpu')
   [[ -z ${MOME_CACHE:-} ]] || words+=("MOME_CACHE=$MOME_CACHE")
   words+=(.venv/bin/python -m mome_jax.main --distributed "$@")
-  ID=$(date +%Y%m%d-%H%M%S)-$RANDOM
-  remember run "$ID" "$@"
+  local before=''
   check_workers
-  worker "start $ID $(printf '%q ' "${words[@]}")" || fail "the run was not started on all workers"
+  [[ ! -f $MEMORY/run ]] || before=$(<"$MEMORY/run")
+  ID=$(date +%Y%m%d-%H%M%S)-$RANDOM
+  remember run "$ID" "$@" # before it starts: whoever ends this script can still watch
+  if ! worker "start $ID $(printf '%q ' "${words[@]}")"; then
+    if [[ -n $before ]]; then echo "$before" >"$MEMORY/run"; else rm -f "$MEMORY/run"; fi
+    fail "the run was not started on all workers"
+  fi
   say "run $ID started on ${WORKERS:-all} workers; '$0 logs' shows its output, '$0 watch' comes back"
 }
 
@@ -278,10 +299,10 @@ report() {
 
 verb=${1:-}
 [[ $# == 0 ]] || shift
-settings
+[[ $verb == create ]] || settings
 case $verb in
   create)
-    TYPE=${TYPE:-v5litepod-16} FLAGS=("$@")
+    SLICES=${SLICES:-1} TYPE=${TYPE:-v5litepod-16} FLAGS=("$@")
     VERSION=${VERSION:-$(version_of "$TYPE")}
     remember create "$TYPE" "$VERSION" "$SLICES" "$@"
     create
@@ -294,7 +315,11 @@ case $verb in
   watch)
     recall run || fail "no run was started on $NAME from here"
     ID=${WORDS[0]}
-    check_workers
+    now=$(state)
+    case $now in
+      SUSPENDED | FAILED | GONE) restart "$NAME is $now" new || exit "$PREEMPTED" ;;
+      *) check_workers ;;
+    esac
     watch
     ;;
   logs) on_all 'tail -n 20 mome/run.log' ;;

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -139,6 +140,9 @@ def test_the_image_has_what_its_recipe_copies():
   lines = (LAUNCH / 'Dockerfile').read_text().splitlines()
   copied = [word for line in lines if line.startswith('COPY') for word in line.split()[1:-1]]
   ignored = (LAUNCH.parent / '.dockerignore').read_text().splitlines()
+  for name in [name for name in copied if name.startswith('requirements')]:
+    included = re.findall(r'^-r (\S+)', (LAUNCH.parent / name).read_text(), re.MULTILINE)
+    assert set(included) <= set(copied)
   for name in copied:
     assert (LAUNCH.parent / name).exists()
     pattern = '!requirements*.txt' if name.startswith('requirements') else f'!{name}'

@@ -79,7 +79,7 @@ def test_from_nothing_to_a_finished_run(tmp_path):
   status = cloud('status').stdout
   assert status.startswith('ACTIVE\n') and status.count(' exit 0') == 2
   assert cloud('delete').returncode == 0
-  assert not (cloud.folder / '.local/state/mome_jax/pods/mome').exists()
+  assert not (cloud.folder / '.local/state/mome_jax/pods/us-east5-b/mome').exists()
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,37 @@ def test_a_failed_run_ends_the_others_and_shows_its_output(tmp_path):
 
 
 def test_a_missing_worker_is_an_error_before_anything_starts(tmp_path):
-  cloud = Cloud(tmp_path, events=[['worker-is-here', 2, 'mute 1']]).ready()
+  cloud = Cloud(tmp_path, events=[['worker-is-here', 2, 'mute 1']] * 3).ready()
   done = cloud('run', '--config=x')
   assert done.returncode == 1
   assert '1 of 2 workers of mome answer' in done.stderr
   assert not cloud.starts(0)
+
+
+def test_a_worker_that_answers_late_is_waited_for(tmp_path):
+  cloud = Cloud(tmp_path, events=[['worker-is-here', 1, 'mute 1']] * 2).ready()
+  done = cloud('run', '--config=x')
+  assert done.returncode == 0, done.stderr
+
+
+def test_a_tpu_that_went_while_nobody_looked_is_created_again(tmp_path):
+  events = [['tpu_worker.sh status', 1, 'deaf'] for _ in range(3)]
+  cloud = Cloud(tmp_path, codes=['long', 0], events=events).ready()
+  assert cloud('run', *RUN).returncode == 1  # gave up looking
+  plan = json.loads((cloud.folder / 'plan.json').read_text())
+  plan['events'] = [['queued-resources describe', 1, 'preempt']]
+  (cloud.folder / 'plan.json').write_text(json.dumps(plan))
+  done = cloud('watch')
+  assert done.returncode == 0, done.stderr
+  assert 'mome is SUSPENDED: restart 1 of 20' in done.stderr and 'mome: done' in done.stderr
+  assert cloud.starts(1)[-1][0][-len(RUN) :] == list(RUN)
+
+
+def test_another_type_is_asked_for_as_given(tmp_path):
+  cloud = Cloud(tmp_path, events=[['queued-resources create', 1, 'offline']])
+  assert cloud('create', TYPE='v5litepod-16').returncode == 1
+  assert cloud('create', TYPE='v6e-8').returncode == 0
+  assert '--accelerator-type=v6e-8' in cloud.calls('queued-resources create')[-1]
 
 
 def test_broken_connections_start_no_second_run(tmp_path):
@@ -214,6 +240,8 @@ def test_a_second_run_beside_the_first_is_refused(tmp_path):
   assert done.returncode == 1
   assert 'is still going; stop it first' in done.stderr
   assert len(cloud.starts(0)) == 1
+  [remembered] = (cloud.folder / '.local/state').rglob('run')
+  assert '--config=x' in remembered.read_text()  # a preemption would start that one again
   assert cloud('stop').returncode == 0
   assert cloud('delete').returncode == 0
 
