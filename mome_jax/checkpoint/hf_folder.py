@@ -1,5 +1,6 @@
 """Model folders as on the Hugging Face Hub: parameters in one safetensors file, a model card."""
 
+import json
 from typing import Any
 
 import flax
@@ -39,6 +40,18 @@ def save_params(folder: epath.PathLike, params: Any) -> None:
   with writing(place, CheckpointError):
     data = safetensors.numpy.save(tensors, {'format': 'flax'})
     (place / SAFETENSORS).write_bytes(data)
+
+
+def names(file: epath.Path) -> list[str]:
+  """What the parameters of `model.safetensors` are called; CheckpointError if it cannot be read."""
+  try:
+    with file.open('rb') as stream:
+      header = json.loads(stream.read(int.from_bytes(stream.read(8), 'little')))
+    return [name for name in header if name != '__metadata__']
+  except (OSError, ValueError, OverflowError, MemoryError) as error:
+    raise CheckpointError(
+      f'{file}: cannot be read ({brief(error)}); copy the model again'
+    ) from error
 
 
 def load_params(file: epath.Path, sharding: jax.sharding.Sharding) -> Any:

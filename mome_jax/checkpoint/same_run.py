@@ -17,6 +17,7 @@ from mome_jax.checkpoint.files import (
   CHECKPOINTS,
   CONFIG,
   PARAMS,
+  SAFETENSORS,
   TEXT_VECTORS,
   absolute,
   finished_steps,
@@ -86,7 +87,7 @@ def check_same_run(
     CheckpointError: if anything else differs, or `workdir` is a model folder.
   """
   folder = absolute(workdir)
-  if (folder / PARAMS).is_dir():
+  if (folder / PARAMS).is_dir() or (folder / SAFETENSORS).is_file():
     raise CheckpointError(
       f'{folder} is a model folder, not the workdir of a run; start from it in another --workdir '
       f'with --config.init.checkpoint={workdir}'

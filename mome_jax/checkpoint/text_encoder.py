@@ -10,8 +10,9 @@ import ml_collections
 from etils import epath
 
 from mome_jax import shipped
+from mome_jax.checkpoint import hf_folder
 from mome_jax.checkpoint.errors import CheckpointError
-from mome_jax.checkpoint.files import TOKENIZER, locate
+from mome_jax.checkpoint.files import SAFETENSORS, TOKENIZER, locate
 from mome_jax.checkpoint.model_folder import load_config, load_model
 from mome_jax.configs import base
 from mome_jax.text.t5 import T5Config, build_text_encoder
@@ -61,6 +62,8 @@ def has_text_encoder(path: epath.PathLike) -> bool:
   if place.params is None or load_config(path).text.mode == 'frozen':
     return False
   # NOTE: Orbax's own way to ask starts JAX, which a run of several processes must not do so early.
+  if place.params.name == SAFETENSORS:
+    return any(name.startswith('text.') for name in hf_folder.names(place.params))
   file = place.params / '_METADATA'
   try:
     names = json.loads(file.read_text())['tree_metadata']

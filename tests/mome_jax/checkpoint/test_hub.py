@@ -17,6 +17,7 @@ from mome_jax import checkpoint, export, shipped
 from mome_jax.checkpoint import hf_folder, hub
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.configs import demo
+from mome_jax.training import config_check
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 KERNEL = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -53,6 +54,19 @@ def test_a_folder_for_the_hub(model, dtype, tmp_path):
   assert sorted(os.listdir(out)) == [
     'README.md', 'checksums.json', 'config.json', 'model.safetensors', 'tokenizer.model',
   ]  # fmt: skip
+
+
+def test_a_run_starts_from_such_a_folder_and_not_in_it(model, tmp_path):
+  out = exported(model, tmp_path / 'out')
+  assert checkpoint.has_text_encoder(out)
+  config = demo.get_config()
+  config.init.checkpoint = str(out)
+  config_check.check(config, data=False)
+  with pytest.raises(CheckpointError, match='is a model folder, not the workdir of a run'):
+    checkpoint.check_same_run(out, config)
+  (out / 'model.safetensors').write_bytes(b'short')
+  with pytest.raises(CheckpointError, match=r'model.safetensors: cannot be read'):
+    checkpoint.has_text_encoder(out)
 
 
 def test_the_card_has_front_matter_and_keeps_its_text(model, tmp_path):
