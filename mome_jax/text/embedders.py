@@ -60,6 +60,11 @@ def open_model(folder: str | os.PathLike[str]) -> Embedder:
   """
   folder = pathlib.Path(folder)
   if sentence_model.model_type(folder) in ('', 't5', 'mt5'):
+    if sentence_model.read_modules(folder) != ('mean', False):
+      raise TextVectorError(
+        f'{folder / "modules.json"}: asks for more than the mean over tokens, which is all that is '
+        'made of a T5; take an encoder of another kind'
+      )
     return _open_t5(folder)
   return _open_sentence_model(folder)
 

@@ -42,7 +42,7 @@ class SentenceModel:
 
   def __init__(self, folder: pathlib.Path, max_length: int):
     self._folder, self._max_length = folder, max_length
-    self.pooling, self.normalize = _read_modules(folder)
+    self.pooling, self.normalize = read_modules(folder)
     names = (folder / name for name in (*_TOKENIZERS, 'tokenizer_config.json'))
     self.tokenizer_files = [path for path in names if path.is_file()]
     if not any(path.name in _TOKENIZERS for path in self.tokenizer_files):
@@ -104,8 +104,8 @@ def model_type(folder: pathlib.Path) -> str:
   return str(_read(file).get('model_type', ''))
 
 
-def _read_modules(folder: pathlib.Path) -> tuple[str, bool]:
-  """Pooling, and whether vectors have unit length."""
+def read_modules(folder: pathlib.Path) -> tuple[str, bool]:
+  """Pooling, and whether vectors have unit length; TextVectorError for what is not known."""
   file = folder / 'modules.json'
   if not file.is_file():
     return 'mean', False

@@ -239,6 +239,20 @@ def _check_augmentation(config: ConfigDict) -> None:
       raise ConfigError(f'{name}: {error}') from error
 
 
+def _check_start(config: ConfigDict) -> None:
+  """ConfigError where the parameters that a run starts from would compute something else."""
+  if not config.init.checkpoint:
+    return
+  start = checkpoint.load_config(config.init.checkpoint)
+  if {config.model.backbone.name, start.model.backbone.name} == {'swin_unetr'}:
+    ours, theirs = (one.model.backbone.get('merging', 'monai') for one in (config, start))
+    if ours != theirs:
+      raise ConfigError(
+        f'{config.init.checkpoint} joins the neighbours of its patch merging in the order '
+        f'{theirs!r}, model.backbone.merging is {ours!r}; set it to {theirs!r}'
+      )
+
+
 def _contradictions(config: ConfigDict) -> Iterator[str]:
   """What cannot be of values that can."""
   parts = {
@@ -247,9 +261,7 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
     'evaluation.postprocess': lambda: postprocess.check(config.evaluation.postprocess),
     'new_classes': lambda: TEMPLATE.extend(config.new_classes),
     'experimental': lambda: _check_experimental(config),
-    'init.checkpoint': lambda: (
-      config.init.checkpoint and checkpoint.load_config(config.init.checkpoint)
-    ),
+    'init.checkpoint': lambda: _check_start(config),
     'init.text': lambda: text_start.complete(config.copy_and_resolve_references()),
   }
   for name, check_part in parts.items():

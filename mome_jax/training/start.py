@@ -154,4 +154,24 @@ def _initial(task: Task, fresh: Any) -> Any:
     params |= taken
     random += ['text'] if text and not text.load else []
     print(f'starting from {origin}; random: {", ".join(random) or "nothing"}')
+    if 'model' not in random and (
+      others := _otherwise(task.config, checkpoint.load_config(origin))
+    ):
+      print(f'CAUTION: {origin} was trained with {"; ".join(others)}')
+  if text and not text.load and not task.config.train.text_rate:
+    print('CAUTION: the text encoder is random and stays so; set config.train.text_rate=1')
   return params
+
+
+def _otherwise(config: ml_collections.ConfigDict, start: ml_collections.ConfigDict) -> list[str]:
+  """What makes equal parameters mean something else in a run and in its start."""
+  values = [
+    ('model.head_activation', lambda one: one.model.head_activation),
+    ('data.windows', lambda one: [list(window) for window in one.data.windows]),
+    ('data.spacing', lambda one: list(one.data.spacing)),
+  ]
+  return [
+    f'{name}={of(start)}, this run has {of(config)}'
+    for name, of in values
+    if of(start) != of(config)
+  ]

@@ -65,7 +65,7 @@ def fit(config: ml_collections.ConfigDict, start: TextStart) -> None:
   if wishes:
     raise ConfigError(
       f'{", ".join(wishes)}: of the text encoder of {start.name}, which the run starts from; leave '
-      'that out, or start from a random text encoder with --config.init.text='
+      'that out, or train a random text encoder: --config.init.text= --config.train.text_rate=1'
     )
 
 

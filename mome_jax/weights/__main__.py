@@ -27,7 +27,9 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--output', required=True, type=pathlib.Path, help='folder to write')
   parser.add_argument(
     '--merging', choices=weights.MERGING_ORDERS,
-    help='order of patch merging the MONAI checkpoint was trained with (default monai)',
+    help='needed for the monai sources: the order of patch merging that the checkpoint was trained '
+    'with. cum: by MONAI until January 2025 (its pull request 8285); monai: by MONAI since then; '
+    'monai_v2: with use_v2',
   )  # fmt: skip
   parser.add_argument(
     '--text-vectors', type=pathlib.Path,
@@ -43,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   options = parser.parse_args(dashed(argv))
   if options.merging and not options.source.startswith('monai'):
     parser.error(f'--merging is for the monai sources; {options.source} has one order')
+  if options.source.startswith('monai') and not options.merging:
+    parser.error(
+      f'{options.source} needs --merging, which no tensor tells: cum of weights trained with MONAI '
+      'until January 2025, monai of later ones'
+    )
   if options.text_vectors and not options.source.startswith('universal'):
     parser.error(f'--text-vectors is for the universal sources, not for {options.source}')
   # What computes is imported from here on, so that help and mistakes come at once.

@@ -85,6 +85,22 @@ def test_the_command_writes_every_training_prompt_once(t5, tmp_path, capsys, mon
   assert TextVectors.load(output).key != vectors.key
 
 
+def test_a_t5_with_more_than_the_mean_is_refused(t5, tmp_path):
+  folder = tmp_path / 'sentence-t5'
+  shutil.copytree(t5[0], folder)
+  kinds = 'Transformer', 'Pooling', 'Dense'
+  modules = [{'type': f'sentence_transformers.models.{kind}', 'path': kind} for kind in kinds]
+  (folder / 'Pooling').mkdir()
+  (folder / 'Pooling' / 'config.json').write_text('{"pooling_mode_mean_tokens": true}')
+  for count, told in ((2, None), (3, 'asks for Dense')):
+    (folder / 'modules.json').write_text(json.dumps(modules[:count]))
+    if told is None:
+      embedders.open_model(folder)
+      continue
+    with pytest.raises(TextVectorError, match=told):
+      embedders.open_model(folder)
+
+
 def test_only_the_same_checkpoint_adds_to_its_vectors(t5, tmp_path):
   vectors = embedders.open_model(t5[0])(TEXTS[:1])
   more = embed.extend(vectors, TEXTS, t5[0])

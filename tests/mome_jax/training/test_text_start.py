@@ -100,7 +100,7 @@ def test_sizes_that_somebody_asked_for_are_not_passed_over(published, trained):
   config = config_of()
   config.text.num_layers = 5
   with pytest.raises(
-    ConfigError, match='text.num_layers is 5, not 2: of .* of the package.*text=$'
+    ConfigError, match='text.num_layers is 5, not 2: of .* of the package.*text_rate=1$'
   ):
     text_start.complete(config)
   config.init.text = str(published[0])

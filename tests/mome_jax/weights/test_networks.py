@@ -7,8 +7,11 @@ import torch
 from monai.networks.nets import swin_unetr as monai
 
 from mome_jax import checkpoint, weights
+from mome_jax.configs import paper_swin_unetr
+from mome_jax.errors import ConfigError
 from mome_jax.text import prompts
 from mome_jax.text.vectors import TextVectors
+from mome_jax.training import config_check
 from mome_jax.weights import __main__ as command
 from mome_jax.weights import networks
 
@@ -125,3 +128,18 @@ def test_the_command_line_refuses_what_does_not_belong_together(tmp_path, capsys
   with pytest.raises(SystemExit) as error:
     command.main([*line, '--merging=cum'])
   assert error.value.code == 2
+  with pytest.raises(SystemExit) as error:  # no tensor tells it, and the wrong one fits too
+    command.main(['--source=monai_swin_vit', '--checkpoint=x', '--output=y'])
+  assert error.value.code == 2 and 'needs --merging' in capsys.readouterr().err
+
+
+def test_a_run_joins_neighbours_in_the_order_of_its_start(swin_state, tmp_path):
+  torch.save({k: torch.from_numpy(v) for k, v in swin_state.items()}, tmp_path / 'swin.pt')
+  line = ['--source=monai_swin_unetr', f'--checkpoint={tmp_path / "swin.pt"}', '--merging=cum']
+  assert command.main([*line, f'--output={tmp_path / "start"}']) == 0
+  config = paper_swin_unetr.get_config()
+  config.init.checkpoint = str(tmp_path / 'start')
+  with pytest.raises(ConfigError, match="the order 'cum', model.backbone.merging is 'monai'"):
+    config_check.check(config, data=False)
+  config.model.backbone.merging = 'cum'
+  config_check.check(config, data=False)
