@@ -92,6 +92,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   if config.freeze:
     parts = {'trained': transformation, 'frozen': optax.set_to_zero()}
     transformation = optax.partition(parts, lambda params: _frozen(params, config.freeze))
+  if config.rates:
+    transformation = _checked(transformation, [pattern for pattern, _ in config.rates])
   if config.skip_nonfinite:
     transformation = optax.apply_if_finite(transformation, config.skip_nonfinite)
   return transformation
@@ -134,15 +136,21 @@ def _scale_by_rates(config) -> optax.GradientTransformation:
 
 
 def _scale_by_paths(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+  factor = lambda path: next((f for pattern, f in rates if _fits(pattern, path)), 1.0)
+  scale = lambda path, u: u * factor(_path(path))
+  return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def _checked(
+  transformation: optax.GradientTransformation, patterns: Sequence[str]
+) -> optax.GradientTransformation:
+  """The same; patterns of `rates` are looked for among all parameters, frozen ones too."""
+
   def init(params):
-    _check_patterns('rates', [pattern for pattern, _ in rates], params)
-    return optax.EmptyState()
+    _check_patterns('rates', patterns, params)
+    return transformation.init(params)
 
-  def update(updates, state, params=None):
-    scale = lambda path, u: u * next((f for pattern, f in rates if _fits(pattern, path)), 1.0)
-    return jax.tree_util.tree_map_with_path(lambda path, u: scale(_path(path), u), updates), state
-
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformation(init, transformation.update)
 
 
 def _frozen(params: Any, patterns: Iterable[str]) -> Any:

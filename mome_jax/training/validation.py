@@ -187,7 +187,8 @@ def make_score_step(table: jax.Array, *, log: bool) -> Callable[..., dict[str, j
   """score_step(logits (B, D, H, W, K or more), batch) -> sums over the batch, float32.
 
   `batch` holds the arrays of `input_pipeline.batches.spec.BATCH` but the image. The sums: `bce` and
-  `dice`, losses of the (patch, class) pairs that are supervised and that hold the class; `pairs`
+  `dice`, losses of the (patch, class) pairs that are supervised and not declared absent, and that
+  hold the class; `pairs`
   and `present`, their numbers; `overlap`, `predicted` and `labelled` (K,), in voxels.
 
   Args:
@@ -208,10 +209,11 @@ def make_score_step(table: jax.Array, *, log: bool) -> Callable[..., dict[str, j
     bce, dice = jax.vmap(jax.vmap(of_pair))(logits, targets, valid)
     truth, mask = targets & valid, (logits > 0) & valid
     voxels = lambda x: x.sum((2, 3, 4), dtype=jnp.float32).sum(0)
+    shown = ~batch['absent']  # those that cannot be there are a term of their own in training
     return {
-      'bce': bce.sum(),
+      'bce': (bce * shown).sum(),
       'dice': dice.sum(),
-      'pairs': valid.any((2, 3, 4)).sum(dtype=jnp.float32),
+      'pairs': (valid.any((2, 3, 4)) & shown).sum(dtype=jnp.float32),
       'present': truth.any((2, 3, 4)).sum(dtype=jnp.float32),
       'overlap': voxels(truth & mask),
       'predicted': voxels(mask),

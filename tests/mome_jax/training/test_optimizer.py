@@ -127,6 +127,8 @@ def test_rates_by_path_and_what_is_frozen():
   )
   held = [leaf.size for leaf in jax.tree.leaves(state)]
   assert sum(n for n in held if n > 1) == 2 * 4  # Adam's moments of what is left
+  moved, _ = updates(rates=(('model/backbone', 0.25),), freeze=('model/backbone',))
+  assert moved[kernel] == moved[bias] == 0
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def batch():
   supervised = np.array([[True, True, False], [True, True, False]])
   frame = np.array([[0, 0, 1, 0], [1, 0, 0, 0]], np.float32)
   return logits, {
-    'label': label, 'supervised': supervised, 'frame': frame, 'slice_range': limits
+    'label': label, 'supervised': supervised, 'frame': frame, 'slice_range': limits,
+    'absent': np.zeros((2, K), bool),
   }  # fmt: skip
 
 
@@ -40,7 +41,8 @@ def by_hand(logits, batch):
         valid &= np.isin(np.arange(SHAPE[0]), (1, 2))[:, None, None]
       truth = (batch['label'][n] == k + 1) & valid
       q = p[n, ..., k]
-      bce.append(-np.where(truth, np.log(q), np.log(1 - q))[valid].mean())
+      if not batch['absent'][n, k]:
+        bce.append(-np.where(truth, np.log(q), np.log(1 - q))[valid].mean())
       if truth.any():
         dice.append(-np.log((2 * q[truth].sum() + 1e-7) / (q[valid].sum() + truth.sum() + 1e-7)))
       mask = (logits[n, ..., k] > 0) & valid
@@ -50,8 +52,12 @@ def by_hand(logits, batch):
   return table, np.mean(bce), np.mean(dice), 2 * overlap / np.maximum(predicted + labelled, 1)
 
 
-def test_scores_of_a_batch(batch):
+@pytest.mark.parametrize('absent', [False, True])
+def test_scores_of_a_batch(batch, absent):
   logits, arrays = batch
+  if absent:  # it has no voxel in the second patch, and is no part of the mean
+    arrays['label'][1][arrays['label'][1] == 1] = 0
+    arrays['absent'][1, 0] = True
   table, bce, dice_loss, dice = by_hand(logits, arrays)
   step = make_score_step(jnp.asarray(table), log=True)
   total = {name: np.asarray(value) for name, value in step(jnp.asarray(logits), arrays).items()}
