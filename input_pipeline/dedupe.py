@@ -40,19 +40,36 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(cli.dashed(argv))
+  return 1 if write_groups(args.download, args.output) else 0
+
+
+def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> int:
+  """Compares the scans of several downloads and writes which are of one patient.
+
+  Args:
+    downloads: (source, folder) of each.
+    output: JSON file, for `prepare --groups`.
+
+  Returns:
+    How many scans could not be read; each is told.
+
+  Raises:
+    SourceError: if a folder holds no scans of its source.
+    UserError: if the file cannot be written.
+  """
   # Slow to import.
   from input_pipeline.fingerprint import find_groups, fingerprint
   from input_pipeline.fingerprint_store import FingerprintStore
 
   cases = []
-  for source, folder in args.download:
+  for source, folder in downloads:
     of_source, notes = sources.get_source(source).listed(folder)
     cases += of_source
     for note in notes:
       print(f'note: {note}', file=sys.stderr)
-  with errors.writing(args.output):  # before the work, not after it
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.touch()
+  with errors.writing(output):  # before the work, not after it
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.touch()
   prints = FingerprintStore()
   splits: dict[tuple[str, str], str] = {}
   failed = 0
@@ -68,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     {'split': max((splits[key] for key in keys), key=_HELD_OUT.index), 'members': keys}
     for keys in find_groups(prints)
   ]
-  patient_groups.write(args.output, groups, cases)
+  patient_groups.write(output, groups, cases)
   number = sum(len(group['members']) for group in groups)
-  print(f'{args.output}: {len(groups)} groups with {number} of {len(prints)} scans')
-  return 1 if failed else 0
+  print(f'{output}: {len(groups)} groups with {number} of {len(prints)} scans')
+  return failed
 
 
 if __name__ == '__main__':

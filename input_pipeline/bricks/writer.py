@@ -19,7 +19,6 @@ from etils import epath
 
 from input_pipeline import errors, remarks, sources
 from input_pipeline.bricks import cutting, identity, reader, records, shards, voxel_index
-from input_pipeline.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,12 +209,14 @@ def gather(
     conversion: that the cases were staged with.
 
   Raises:
-    UserError: if no case could be converted.
+    SourceError: if no case could be converted.
   """
   good = [outcome for outcome in outcomes if not outcome.error]
   if outcomes and not good:
     first = outcomes[0]
-    raise UserError(f'{source.name}: every case failed, first {first.name}: {first.error}')
+    raise sources.SourceError(
+      f'{source.name}: every case failed, first {first.name}: {first.error}'
+    )
   splits: dict[str, list[shards.CaseFile]] = {}
   for outcome in good:
     file = shards.CaseFile(_case_file(staged, outcome.key), outcome.records, outcome.bytes)

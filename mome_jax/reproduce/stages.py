@@ -157,8 +157,8 @@ def compare_scans(plan: Plan) -> list[str]:
   """Finds scans that several downloads hold, so that no patient is trained on and scored."""
   if to_compare(plan):
     states = {one.source: _state(one) for one in plan.downloads}
-    words = [f'--download={one.source}={one.folder}' for one in plan.downloads]
-    dedupe.main([*words, f'--output={plan.groups}'])  # broken scans are told by check
+    downloads = [(one.source, str(one.folder)) for one in plan.downloads]
+    dedupe.write_groups(downloads, plan.groups)  # broken scans are told by check
     _note(plan, 'dedupe', {'states': states})
   return []
 
@@ -220,8 +220,13 @@ def _is_scored(workdir: pathlib.Path) -> bool:
   summary, config = workdir / 'evaluation/summary.json', workdir / 'config.json'
   if not (summary.exists() and config.exists()):
     return False
-  steps = json.loads(config.read_text())['train']['steps']
-  return (json.loads(summary.read_text()).get('step') or 0) >= steps
+  values = json.loads(config.read_text())
+  newest = max((int(place.name) for place in (workdir / 'checkpoints').glob('[0-9]*')), default=0)
+  scored = json.loads(summary.read_text()).get('step') or 0
+  if values['validation']['patience']:
+    return scored > 0  # it may have ended early
+  is_newest = values['evaluation']['checkpoint'] == 'last'
+  return newest >= values['train']['steps'] and (scored == newest if is_newest else scored > 0)
 
 
 def _came_later(plan: Plan, model: str) -> list[str]:

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import compiled
 import numpy as np
@@ -120,7 +121,10 @@ def test_what_comes_after_a_training_is_told_and_scored(tmp_path):
     (plan.data_dir / name / 'prepare.json').write_text('{}')
   run = plan.run('m')
   (run / 'evaluation').mkdir(parents=True)
-  (run / 'config.json').write_text('{"train": {"steps": 2}, "data": {"sources": ["lits"]}}')
+  config = {'train': {'steps': 2}, 'data': {'sources': ['lits']}}
+  config |= {'validation': {'patience': 0}, 'evaluation': {'checkpoint': 'last'}}
+  (run / 'config.json').write_text(json.dumps(config))
+  (run / 'checkpoints' / '2').mkdir(parents=True)
   (run / 'evaluation/summary.json').write_text('{"step": 2}')
   (plan.external('m') / 'evaluation').mkdir(parents=True)
   (plan.external('m') / 'evaluation/cases.csv').write_text(
@@ -133,6 +137,45 @@ def test_what_comes_after_a_training_is_told_and_scored(tmp_path):
   [line] = stages.train(plan)
   assert line.startswith('m: was trained before kits came; ') and str(run) in line
   assert stages.to_score(plan) == ['m']
+
+
+@pytest.mark.parametrize(
+  ('checkpoint', 'patience', 'newest', 'scored', 'is_done'),
+  [
+    ('last', 0, 20, 20, True),
+    ('last', 0, 20, 10, False),
+    ('last', 0, 10, 10, False),
+    ('best', 0, 20, 10, True),
+    ('best', 5, 15, 10, True),
+  ],
+)
+def test_when_a_model_is_scored(checkpoint, patience, newest, scored, is_done, tmp_path):
+  config = {'train': {'steps': 20}, 'validation': {'patience': patience}}
+  config |= {'evaluation': {'checkpoint': checkpoint}}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  for step in (5, newest):
+    (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
+  (tmp_path / 'evaluation').mkdir()
+  (tmp_path / 'evaluation/summary.json').write_text(json.dumps({'step': scored}))
+  assert stages._is_scored(tmp_path) == is_done
+
+
+def test_a_comparison_that_is_interrupted_is_not_done(tmp_path, monkeypatch):
+  plan = types.SimpleNamespace(
+    work=tmp_path,
+    groups=tmp_path / 'groups.json',
+    downloads=[families.Download('lits', 'lits', tmp_path / 'lits', external=False)],
+  )
+  (tmp_path / 'lits').mkdir()
+
+  def interrupted(downloads, output):
+    output.touch()
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(stages.dedupe, 'write_groups', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    stages.compare_scans(plan)
+  assert stages.to_compare(plan) == ['all']
 
 
 def test_every_class_of_the_experiment_is_labelled_by_the_ten_families():
