@@ -24,9 +24,35 @@ class UserError(ValueError):
   exit_code = 1
 
 
+# What an extra brings, by the module that is missing without it.
+_EXTRAS = {
+  **dict.fromkeys(
+    ('array_record', 'clu', 'grain', 'optax', 'tensorboard', 'tensorflow', 'tensorflow_datasets'),
+    'train',
+  ),
+  'SimpleITK': 'itk',
+  'apache_beam': 'beam',
+  'gcsfs': 'gcs',
+  'huggingface_hub': 'hub',
+  'pynetdicom': 'node',
+  'starlette': 'serve',
+  'torch': 'weights',
+  'uvicorn': 'serve',
+}
+
+
+def lacking(error: ModuleNotFoundError) -> str:
+  """Which extra of the package would bring a module, and how; '' where none does."""
+  extra = _EXTRAS.get((error.name or '').partition('.')[0])
+  return f"needs {error.name}, which is not installed: pip install 'mome-jax[{extra}]'" * bool(
+    extra
+  )
+
+
 def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
   """Makes main(argv=None) -> exit code explain a UserError: one line of the standard error.
 
+  So it is with a module that an extra of the package would bring.
   Every other exception passes, traceback and all. Control-C and SIGTERM unwind the command, so that
   it cleans up, and end it with 130 and 143, as shells have it.
   """
@@ -39,6 +65,11 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
     except UserError as error:
       print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
       return error.exit_code
+    except ModuleNotFoundError as error:
+      if not lacking(error):
+        raise
+      print(f'error: {lacking(error)}', file=sys.stderr, flush=True)
+      return 1
     except KeyboardInterrupt as stopped:
       number = stopping.number_of(stopped)
       how = 'interrupted' if number == signal.SIGINT else f'stopped by {number.name}'

@@ -292,7 +292,13 @@ def _stage(
   if len(missing) < len(cases):
     print(f'{len(cases) - len(missing)} of {len(cases)} cases are converted already')
   run(missing, functools.partial(writer.stage, folder=os.fspath(staged), conversion=conversion))
-  return writer.read_staged(staged, keys)
+  outcomes = writer.read_staged(staged, keys)
+  if len(outcomes) < len(cases):
+    raise PrepareError(
+      f'{staged}: of {len(cases) - len(outcomes)} of {len(cases)} cases nothing came back; the '
+      'workers must see the same data_dir: a bucket, or a disk that they share'
+    )
+  return outcomes
 
 
 def _run_here(cases: Sequence[sources.Case], stage: Callable[[sources.Case], None]) -> None:
@@ -363,7 +369,7 @@ def make_parser() -> argparse.ArgumentParser:
     nargs='?',
     const='',
     metavar='OPTIONS',
-    help="convert the cases with Apache Beam, here or with e.g. '--runner=DataflowRunner ...'",
+    help="convert the cases with Apache Beam, here or with --beam='--runner=DataflowRunner ...'",
   )
   parser.add_argument('--list', action='store_true', help='print the known sources and end')
   parser.add_argument(

@@ -36,8 +36,14 @@ def prepare_command(
   if 'spacing' in settings and 'brick' in settings:
     words.append(f'--spacing={",".join(f"{mm:g}" for mm in settings["spacing"])}')
     words.append(f'--brick={settings["brick"]}')
-  if settings.get('limit'):
-    words.append(f'--cases={settings["limit"]}')
-  if known.get('groups'):
-    words.append(f'--groups={shlex.quote(known.get("groups_file") or "GROUPS.json")}')
-  return spoken(' '.join([*words, *options]))
+  return spoken(' '.join([*words, *which_cases(known), *options]))
+
+
+def which_cases(report: Mapping[str, Any]) -> list[str]:
+  """The options that said which cases were prepared, and in which split."""
+  limit, words = report.get('settings', {}).get('limit'), []
+  if limit:
+    words.append(f'--cases={limit}')
+  if report.get('groups'):
+    words.append(f'--groups={shlex.quote(report.get("groups_file") or "GROUPS.json")}')
+  return words

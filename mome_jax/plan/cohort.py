@@ -12,6 +12,7 @@ import numpy as np
 
 from input_pipeline import bricks, errors, progress, remarks, sources
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
+from input_pipeline.bricks.command import which_cases
 from input_pipeline.ct import volume
 from input_pipeline.ct.components import components
 from mome_jax.errors import UserError
@@ -60,12 +61,14 @@ class Origin:
     source: as `prepare --source` takes it.
     folder: of the download, or None.
     prepared: (3,) mm of what is prepared under that name; None: nothing is.
+    options: of `prepare` that said which of its cases, and in which split.
   """
 
   name: str
   source: str
   folder: str | None = None
   prepared: tuple[float, ...] | None = None
+  options: tuple[str, ...] = ()
 
   def is_prepared(self, spacing: Sequence[float]) -> bool:
     """Whether it is prepared with a spacing."""
@@ -301,7 +304,8 @@ def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLik
     )  # fmt: skip
 
   prepared = tuple(settings['spacing']) if settings else None
-  return _Part(Origin(name, source, folder, prepared), template, cases, read)
+  options = tuple(which_cases(report or {}))
+  return _Part(Origin(name, source, folder, prepared, options), template, cases, read)
 
 
 def _prepared(name: str, report: Mapping, data_dir: str | os.PathLike) -> _Part:
@@ -329,7 +333,8 @@ def _prepared(name: str, report: Mapping, data_dir: str | os.PathLike) -> _Part:
     return dataclasses.replace(known, spacing=tuple(case.own_spacing), shape=shape)
 
   source, folder = settings.get('source', name), report.get('manual_dir')
-  origin = Origin(name, source, folder, tuple(settings['spacing']))
+  options = tuple(which_cases(report))
+  origin = Origin(name, source, folder, tuple(settings['spacing']), options)
   return _Part(origin, store.template, store.cases, read)
 
 

@@ -62,8 +62,6 @@ def _names(args: argparse.Namespace) -> list[tuple[str, str | None]]:
 
 
 def _fit(experiment: Experiment, args: argparse.Namespace) -> list[Attempt]:
-  from mome_jax.training import compilation
-
   cohort, aim = experiment.cohort, experiment.target
 
   def arrange(room: Room) -> Layout:
@@ -82,7 +80,7 @@ def _fit(experiment: Experiment, args: argparse.Namespace) -> list[Attempt]:
       experiment.config(planned),
       aim.machine.topology,
       execute=aim.here,
-      folder=pathlib.Path(compilation.cache_folder(), 'plan'),
+      folder=_answers(),
       again=args.again,
     )
 
@@ -111,6 +109,14 @@ def _commands(cohort: Cohort, chosen: Layout, args: argparse.Namespace) -> list[
   return [*lines, *_broken(train)]
 
 
+def _answers() -> pathlib.Path | None:
+  """Where answers of the compiler are kept: beside its programs, if that is a folder here."""
+  from mome_jax.training import compilation
+
+  folder = compilation.cache_folder()
+  return pathlib.Path(folder, 'plan') if folder and '://' not in folder else None
+
+
 def _prepare(origin: Origin, chosen: Layout, data_dir: str) -> list[str]:
   words = ['python -m input_pipeline.prepare', f'--source={origin.source}']
   if origin.folder:
@@ -122,7 +128,7 @@ def _prepare(origin: Origin, chosen: Layout, data_dir: str) -> list[str]:
     words.append(f'--name={name}')
   mm = ','.join(f'{edge:g}' for edge in chosen.spacing)
   words += [f'--data_dir={shlex.quote(data_dir)}', f'--spacing={mm}']
-  return [*words, f'--brick={brick(chosen.patch)}']
+  return [*words, f'--brick={brick(chosen.patch)}', *origin.options]
 
 
 def _broken(words: Sequence[str]) -> list[str]:

@@ -29,6 +29,20 @@ def test_a_fault_of_the_program_passes(fault, capsys):
   assert capsys.readouterr().err == ''
 
 
+def test_a_module_that_an_extra_brings_is_named(capsys):
+  @errors.command
+  def main(argv=None):
+    raise ModuleNotFoundError('No module named', name=argv[0])
+
+  assert main(['optax.losses']) == 1
+  told = capsys.readouterr().err
+  assert (
+    told == "error: needs optax.losses, which is not installed: pip install 'mome-jax[train]'\n"
+  )
+  with pytest.raises(ModuleNotFoundError):
+    main(['nobody_knows'])
+
+
 def test_exit_codes_pass_and_control_c_is_130(capsys):
   assert errors.command(lambda argv: 75)([]) == 75
 

@@ -181,6 +181,15 @@ class TestPrepare:
     assert self.run(tmp_path, '--overwrite') == 0
     assert len(bricks.open_bricks(tmp_path, 'phantom').cases) == 2
 
+  def test_workers_that_leave_nothing_cost_nothing_that_is_there(
+    self, small, tmp_path, monkeypatch, capsys
+  ):
+    assert self.run(tmp_path) == 0
+    monkeypatch.setattr(prepare, '_run_beam', lambda *_, **__: None)  # their disk is another
+    assert self.run(tmp_path, '--overwrite', '--spacing=10', '--beam') == 1
+    assert 'of 3 of 3 cases nothing came back' in capsys.readouterr().err
+    assert len(bricks.open_bricks(tmp_path, 'phantom').cases) == 2
+
   def test_a_broken_case_costs_only_itself(self, small, tmp_path, monkeypatch, capsys):
     def fail():
       raise volume.VolumeError('scan.nii.gz: pixdim 0 along axis 2; correct the header')

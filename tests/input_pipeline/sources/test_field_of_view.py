@@ -46,7 +46,7 @@ def test_what_lies_only_in_absent_organs_is_absent_with_them():
     'right kidney', 'left kidney', 'kidney tumor', 'kidney cyst',
   }  # fmt: skip
   longer = TEMPLATE.extend(
-    [{'name': 'a', 'parent': 'liver tumor'}, {'name': 'b', 'parents': ['a', 'spleen']}]
+    [{'name': 'a', 'parent': 'liver tumor'}, {'name': 'b', 'parent': 'spleen'}]
   )
   assert {'a'} == field_of_view.closure(['liver'], longer) - field_of_view.closure(['liver'])
   with pytest.raises(ClassError, match='livr'):

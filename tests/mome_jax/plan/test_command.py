@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline import prepare
+from input_pipeline import dedupe, prepare
 from mome_jax import cli
-from mome_jax.plan import command, target, trial
+from mome_jax.plan import cohort, command, target, trial
 from mome_jax.training import config_check, config_flag
 
 GIB = 2**30
@@ -113,6 +113,17 @@ def test_what_is_prepared_otherwise_stays(scans, compiler, tmp_path, capsys):
   config = config_flag.load(str(tmp_path / 'planned.py'))
   assert config.data.sources == ('mine_1p1x1p1x2p1',)
   assert '--name=mine_1p1x1p1x2p1' in page and '--overwrite' not in page
+
+
+def test_a_further_preparation_takes_the_same_cases(scans, compiler, tmp_path, capsys):
+  data, groups = tmp_path / 'data', tmp_path / 'my groups.json'
+  dedupe.write_groups([('nifti_folder', str(scans))], groups)
+  prepare.prepare(
+    'nifti_folder', data, manual_dir=str(scans), name='mine', spacing=(3, 3, 3), limit=2,
+    groups=str(groups),
+  )  # fmt: skip
+  origin = cohort.read_cohort([('mine', None)], data, 100).origins[0]
+  assert origin.options == ('--cases=2', f"--groups='{groups}'")
 
 
 def test_what_is_prepared_nearly_so_is_taken(scans, compiler, tmp_path, capsys):
