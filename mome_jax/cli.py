@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from input_pipeline.cli import called_as
 from mome_jax import __version__
-from mome_jax.errors import suggest
+from mome_jax.errors import lacking, suggest
 
 _WIDTH = 14  # of the column of names
 
@@ -133,6 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with called_as(f'mome {name}', spelled()):
       code = command.load().main([*command.first, *rest])
     sys.stdout.flush()
+  except ModuleNotFoundError as error:  # of a command that could not be loaded
+    if not lacking(error):
+      raise
+    print(f'error: {lacking(error)}', file=sys.stderr)
+    return 1
   except BrokenPipeError:  # whoever read the output wants no more of it: `mome info | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE

@@ -3,6 +3,7 @@
 from input_pipeline.errors import (
   UserError,
   command,
+  lacking,
   one_line,
   printable,
   reading,
@@ -14,6 +15,7 @@ __all__ = [
   'ConfigError',
   'UserError',
   'command',
+  'lacking',
   'one_line',
   'printable',
   'reading',

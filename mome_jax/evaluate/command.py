@@ -12,6 +12,7 @@ evaluation. A checkpoint is scored by
 """
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _purpose(function: Callable) -> str:
   """The docstring of a function, up to its arguments."""
-  return (function.__doc__ or '').split('\n\n  Args:')[0]
+  return inspect.cleandoc(function.__doc__ or '').split('\n\nArgs:')[0]
 
 
 def _names(text: str) -> list[str]:
