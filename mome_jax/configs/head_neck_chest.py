@@ -1,10 +1,16 @@
-r"""Head and neck organs and lungs at 3 x 3 x 2.5 mm, two CPU cores: `openkbp_fine` goes on.
+r"""Head and neck organs and lungs, two CPU cores: the model that comes with the package.
+
+It goes on from `openkbp_fine`, whose data it takes:
 
 python -m mome_jax.main --config=head_neck_chest --workdir=runs/head_neck_chest \
     --config.data_dir=runs/fine --config.init.checkpoint=runs/openkbp_fine
+python -m mome_jax.export --checkpoint=runs/head_neck_chest --output=models/openkbp \
+    --dtype=bfloat16 --without-experimental
 
-Chests, of which there are four, are turned, bent and mirrored more than necks, of which there are a
-hundred: what lungs need (`openkbp_fine`) costs necks 2.6 points of Dice (docs/results/regions).
+Chests, of which there are four, are turned, bent and mirrored more than necks, of which there are
+158 and which lose 2.6 points of Dice by it (docs/results/regions). Two CPU cores: 51 minutes of
+steps. Mean Dice 75.6 % over 7 organs of the 29 validation patients of OpenKBP, NSD 69.4; lungs of
+two held-out chests 95.0 (right) and 93.4 % (left).
 """
 
 import ml_collections
