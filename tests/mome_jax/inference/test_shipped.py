@@ -52,7 +52,6 @@ def test_an_abdomen_is_told_from_a_head_and_neck(real_data, tmp_path, capsys):
   # What an upper abdomen may show.
   there = {'spinal cord', 'esophagus', 'right lung', 'left lung'}
   assert {name for name, row in marked.items() if row['present']} <= there
-  assert {'right lung', 'left lung'} <= marked.keys()
   others = marked.keys() - there
   assert all(marked[name]['plausible'] is False and marked[name]['reasons'] for name in others)
   assert others and all(name in told for name in others)
