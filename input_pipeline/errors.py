@@ -44,9 +44,9 @@ _EXTRAS = {
 def lacking(error: ModuleNotFoundError) -> str:
   """Which extra of the package would bring a module, and how; '' where none does."""
   extra = _EXTRAS.get((error.name or '').partition('.')[0])
-  return f"needs {error.name}, which is not installed: pip install 'mome-jax[{extra}]'" * bool(
-    extra
-  )
+  if extra is None:
+    return ''
+  return f"needs {error.name}, which is not installed: pip install 'mome-jax[{extra}]'"
 
 
 def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:

@@ -185,24 +185,24 @@ async def post_scan(request: Request) -> Response:
     path = await uploads.save(request.stream(), folder, name, desk.limit)
     path = await _in_thread(uploads.unpack, path, name, desk.limit)
     parts = await _in_thread(find, path, uploads.title_of(name))
-    return await _open(desk, parts, sent=name)
+    return await _open(desk, parts)
   except BaseException:
     shutil.rmtree(folder, ignore_errors=True)
     raise
 
 
-async def _open(desk: Desk, parts: Sequence[tuple[ScanFiles, str]], sent: str = '') -> Response:
+async def _open(desk: Desk, parts: Sequence[tuple[ScanFiles, str]]) -> Response:
   """Opens scans; what is wrong with one does not cost the others."""
   if desk.reading is None:
     desk.reading = anyio.CapacityLimiter(1)
   opened, problems = [], []
-  kept, most = parts[: desk.scans.most], desk.scans.most
+  most = desk.scans.most
   if left := [title for _, title in parts[most:]]:
     problems.append(
       f'{", ".join(left)}: not opened, as {most} scans are kept; send fewer at a time, or start '
       'the server with a larger --keep-scans'
     )
-  for files, title in kept:
+  for files, title in parts[:most]:
     try:
       scan = await anyio.to_thread.run_sync(
         desk.scans.open, files, title, desk.answerer.request(None), limiter=desk.reading

@@ -22,7 +22,8 @@ MASKED = -100.0  # added to the scores of voxels that the shift brought together
 
 # Offsets (i, j, k) of the eight neighbours that patch merging joins, in the order of the channels.
 MERGING_ORDERS = {
-  # The CLIP-Driven Universal Model took over an early slip: two neighbours come twice, two never.
+  # Of the CLIP-Driven Universal Model, and of MONAI until January 2025 (its issue 8284): two
+  # neighbours come twice, two never.
   'cum': ('000', '100', '010', '001', '101', '010', '001', '111'),
   'monai': ('000', '100', '010', '001', '110', '101', '011', '111'),
   'monai_v2': ('000', '001', '010', '011', '100', '101', '110', '111'),

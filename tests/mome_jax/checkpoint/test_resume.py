@@ -315,3 +315,12 @@ def test_no_best_checkpoint_is_told(saved, tmp_path):
   where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   with pytest.raises(checkpoint.CheckpointError, match='no checkpoint was chosen as the best'):
     checkpoint.load_model(tmp_path / 'run', where, 'best')
+
+
+def test_where_no_scan_set_aside_shows_a_class_the_newest_is_the_best(saved, tmp_path):
+  shutil.copytree(saved, tmp_path / 'run')
+  config = {'validation': {'every': 10, 'cases': 2}}
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(config))
+  with pytest.warns(UserWarning, match='none of its scans set aside shows a class'):
+    best = checkpoint.locate(tmp_path / 'run', 'best')
+  assert best.step == checkpoint.locate(tmp_path / 'run').step

@@ -23,6 +23,15 @@ from mome_jax.training.state import TrainState
 FOLDS = 2
 
 
+@pytest.mark.parametrize(('field', 'value'), [('split', 'test'), ('prompts', 'held_out')])
+def test_other_scans_or_prompts_are_refused_before_anything_is_trained(field, value):
+  config = demo.get_config()
+  pool.check(config)
+  config.evaluation[field] = value
+  with pytest.raises(pool.CrossValidationError, match=f'evaluation.{field} is .{value}.: folds'):
+    pool.check(config)
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, programs):
   """The folder of two folds of a few phantoms, each trained for two steps, and its command."""

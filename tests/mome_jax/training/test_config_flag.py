@@ -33,6 +33,12 @@ def test_fine_tuning_the_model_of_the_package():
   assert config.data.spacing == checkpoint.load_config(shipped.MODEL).data.spacing
 
 
+def test_what_was_of_the_datasets_of_the_start_is_left_behind():
+  assert checkpoint.load_config(shipped.MODEL).data.weights
+  config = config_flag.load('finetune:shipped')
+  assert (config.data.weights, config.data.augment_of, config.data.fold) == ((), (), -1)
+
+
 def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'demo').mkdir()  # a folder is no config

@@ -1,11 +1,13 @@
 """Dice and losses of held-out patches, against plain loops over voxels."""
 
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from input_pipeline.anatomy import IGNORE_CODE
-from mome_jax.training.validation import make_score_step, summarise
+from mome_jax.training.validation import Validation, make_score_step, summarise
 
 K, SHAPE = 3, (4, 3, 2)
 NAMES = 'a', 'b', 'c'
@@ -88,3 +90,9 @@ def test_nothing_labelled_gives_no_dice():
   total = {name: np.zeros(K) for name in ('overlap', 'predicted', 'labelled')}
   total |= {name: np.zeros(()) for name in ('bce', 'dice', 'pairs', 'present')}
   assert summarise(total, NAMES) == {'loss': 0, 'loss_bce': 0, 'loss_dice': 0}
+
+
+def test_of_a_scan_without_a_class_all_is_drawn():
+  case = types.SimpleNamespace(voxels={}, info=types.SimpleNamespace(shape=(3, 4, 5)))
+  low, high = Validation._labelled_box(None, case)
+  assert low.tolist() == [0, 0, 0] and high.tolist() == [3, 4, 5]
