@@ -23,12 +23,14 @@ _BOTH = ('both', 'bilateral', 'bilaterally', 'bilat')
 # Words around a name that change nothing about what is meant.
 # fmt: off
 _FILLERS = frozenset({
-  'a', 'an', 'the', 'of', 'on', 'in', 'with', 'its', 'and', 'side', 'sided', 'patient', 'ct',
+  'a', 'an', 'the', 'of', 'on', 'in', 'its', 'side', 'sided', 'patient', 'ct',
   'scan', 'image', 'computerized', 'computed', 'tomography', 'axial', 'show', 'showing', 'segment',
   'delineate', 'find', 'contour', 'where', 'is', 'there', 'this', 'please', 'voxels', 'that',
   'belong', 'to',
 })
 # fmt: on
+# They join what a phrase of the table names; elsewhere 'liver and tumor' is no liver tumor.
+_JOINING = frozenset({'and', 'with'})
 _BRITISH = {
   'œ': 'oe',
   'æ': 'ae',
@@ -80,7 +82,7 @@ def resolve(text: str, template: Template = TEMPLATE) -> tuple[Structure, ...]:
   exact = template.find(text)
   if exact is not None:
     return (exact,)
-  sides, words = _key(text)
+  sides, words = key(text)
   index = _index(template)
   meant = _lookup(index.get(words, {}), sides)
   if not meant and not sides:  # 'lparotid', 'kidneyright': the side without a space
@@ -116,28 +118,59 @@ def _index(template: Template) -> dict[str, dict[str, set[Structure]]]:
     lambda: collections.defaultdict(set)
   )
   for structure in template:
-    sides, words = _key(structure.name)
+    sides, words = key(structure.name)
     more = [f'{" ".join(sides)} {name}' for organ, names in _ABBREVIATIONS.items()
-            if words == _key(organ)[1] for name in names]  # fmt: skip
+            if words == key(organ)[1] for name in names]  # fmt: skip
     phrases = (structure.name, *structure.synonyms, *structure.held_out, structure.prompt, *more)
-    for sides, words in map(_key, phrases):
-      if words and len(sides) < 2:
-        index[words][next(iter(sides), '')].add(structure)
+    for phrase in phrases:
+      for sides, words in (key(phrase), key(phrase, joining=False)):
+        if words and len(sides) < 2:
+          index[words][next(iter(sides), '')].add(structure)
   return index
 
 
-def _key(text: str) -> Key:
-  """What a text comes down to: the sides that it names, and its other words without spaces."""
+def unpaired(words: str, template: Template = TEMPLATE) -> str:
+  """The class without sides that the words of a `key` mean, or ''."""
+  entry = _index(template).get(words, {})
+  hits = entry.get('', set())
+  return next(iter(hits)).name if len(entry) == len(hits) == 1 else ''
+
+
+def key(text: str, *, joining: bool = True) -> Key:
+  """What a text comes down to: the sides that it names, and its other words without spaces.
+
+  Args:
+    text: any words.
+    joining: whether 'and' and 'with' are words, but for those between the two sides.
+  """
+  tokens = words_of(text)
+  sides = {_SIDES[token] for token in tokens if token in _SIDES}
+  sides |= {'left', 'right'} if any(token in _BOTH for token in tokens) else set()
+  # 'image left' is the patient's right.
+  fillers = _FILLERS - {'image'} if sides else _FILLERS
+  tokens = [token for token in tokens if token not in fillers]
+  kept = [
+    token
+    for place, token in enumerate(tokens)
+    if token not in _JOINING or (joining and not _joins_sides(tokens, place))
+  ]
+  return frozenset(sides), ''.join(
+    _singular(token) for token in kept if token not in _SIDES and token not in _BOTH
+  )
+
+
+def _joins_sides(tokens: list[str], place: int) -> bool:
+  return all(n in _SIDES for n in (*tokens[:place][-1:], *tokens[place + 1 :][:1]))
+
+
+def words_of(text: str) -> list[str]:
+  """The words of a text in lower case and American spelling, 'SpinalCord_PRV' being three."""
   text = unicodedata.normalize('NFKC', text)
   text = re.sub(r'(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', ' ', text).casefold()
   text = re.sub(r"['\u2019]s?\b", '', text)
   for british, american in _BRITISH.items():
     text = text.replace(british, american)
-  tokens = re.sub(r'[\W_]+', ' ', text).split()
-  sides = {_SIDES[token] for token in tokens if token in _SIDES}
-  sides |= {'left', 'right'} if any(token in _BOTH for token in tokens) else set()
-  ignored = {*_SIDES, *_BOTH, *_FILLERS}
-  return frozenset(sides), ''.join(_singular(t) for t in tokens if t not in ignored)
+  return re.sub(r'[\W_]+', ' ', text).split()
 
 
 def _singular(word: str) -> str:

@@ -255,7 +255,7 @@ def check_prompts(settings: Settings, model: Model) -> None:
   try:
     prompted_model.ask(model, Request((), _prompts(settings)))
   except UnfamiliarError as error:
-    raise SettingsError(f'prompts: {error.what}; ask for those') from error
+    raise SettingsError(f'prompts: {error.what}') from error
 
 
 def _prompts(settings: Settings) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,14 @@ class Target:
     return f'{prompts}: the class {self.name}, label {self.label}'
 
 
+def _plain(prompt: str) -> str:
+  """What the encoder reads of free text: words as in the prompts that it learned from.
+
+  Of 'Mandible_Bone' or 'mandible (bone)' it would make a vector far from that of 'mandible bone'.
+  """
+  return ' '.join(re.sub(r'[\W_]+', ' ', prompt.casefold()).split()) or prompt
+
+
 def make_targets(
   prompts: Sequence[str], template: Template = TEMPLATE, *, as_written: bool = False
 ) -> list[Target]:
@@ -127,13 +136,13 @@ def make_targets(
 
   Names and synonyms of a class, however they are spelled, stand for the sentence it was trained
   with, and keep its label; see `anatomy.resolve`. A paired organ without its side stands for both.
-  Any other text is for the text encoder as it is, and gets a label from 200 on. What several
-  prompts ask for is one target.
+  Any other text is for the text encoder, its words in lower case, and gets a label from 200 on.
+  What several prompts ask for is one target.
 
   Args:
     prompts: texts.
     template: of the class names.
-    as_written: look nothing up: all of it is free text.
+    as_written: look nothing up: all of it is free text, and read as it is.
 
   Raises:
     UserError: if a prompt is empty, or there are more texts than labels.
@@ -149,7 +158,8 @@ def make_targets(
       Target(s.index, s.name, prompt, s.prompt, 'class' if s.name == name else 'synonym')
       for s in (() if as_written else resolve(prompt, template))
     ]
-    for target in asked or [Target(label, name, prompt, prompt, 'free')]:
+    read = prompt if as_written else _plain(prompt)
+    for target in asked or [Target(label, name, prompt, read, 'free')]:
       before = targets.get(target.name)
       if before is None:
         targets[target.name] = target

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from input_pipeline import remarks
 from input_pipeline.anatomy import Template
+from input_pipeline.anatomy.wording import objection
 from mome_jax import checkpoint
 from mome_jax.inference.model import Model
 from mome_jax.predict.request import PredictError, Request, Target
@@ -24,7 +25,7 @@ class UnfamiliarError(PredictError):
   """
 
   def __init__(self, what: str):
-    super().__init__(f'{what}; ask for those, or pass --force for masks that cannot be trusted')
+    super().__init__(f'{what}, or pass --force for masks that cannot be trusted')
     self.what = what
 
 
@@ -59,13 +60,25 @@ def judge(
   doubtful = [t for t in targets if t.taken_as == 'free' or t.name not in trained]
   judgements = _judgements(doubtful, trained, predictor, request)
   refused = [t for t in doubtful if judgements[t.name].verdict == 'unfamiliar']
+  free = [t.prompt for t in doubtful if t.taken_as == 'free']
+  said = {text: objection(text, frozenset(trained), predictor.template) for text in free}
+  objections = {text: why for text, why in said.items() if why}
+  if objections and not request.force:
+    raise UnfamiliarError('; '.join(f'"{text}" {why}' for text, why in objections.items()))
   if refused and not request.force:
     hints = [f'"{t.prompt}"{_hint(t, judgements[t.name], predictor)}' for t in refused]
     raise UnfamiliarError(
-      f'{_listed(hints)}: the model was not trained on this; it knows {_listed(trained)}'
+      f'{_listed(hints)}: the model was not trained on this; it knows {_known(predictor)}; ask for '
+      'those'
     )
-  notes = [_note(t, judgements[t.name]) for t in doubtful if judgements[t.name].verdict != 'known']
-  experimental = [t.name for t in targets if t.name in predictor.config.experimental]
+  notes = [f'CAUTION: "{text}" {why}; check its mask' for text, why in objections.items()]
+  notes += [_note(t, judgements[t.name]) for t in doubtful if judgements[t.name].verdict != 'known']
+  experimental = [
+    t.name
+    for t in targets
+    if t.name in predictor.config.experimental
+    or (t in doubtful and judgements[t.name].nearest in predictor.config.experimental)
+  ]
   if experimental:
     notes.append(
       f'CAUTION: {_listed(experimental)}: experimental, too few patients taught the model; check '
@@ -120,6 +133,14 @@ def _note(target: Target, judgement: Judgement) -> str:
       'and may mean something else; check its mask'
     )
   return f'CAUTION: the model was not trained on "{target.prompt}": its mask cannot be trusted'
+
+
+def _known(predictor: Model) -> str:
+  """The classes of a model, which of them are experimental, for people."""
+  config = predictor.config
+  usual = _listed(name for name in config.classes if name not in config.experimental)
+  rest = _listed(name for name in config.classes if name in config.experimental)
+  return f'{usual} (experimental: {rest})' if rest else usual
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -45,10 +45,8 @@ def test_experimental_classes_are_asked_for_by_name_only(tmp_path, monkeypatch):
   ('prompt', 'hint'),
   [
     ('pineapple pizza', 'nearest: '),
-    ('GTV', 'nearest: '),  # a term of the vocabulary
     ('mandible', 'nearest: '),  # a class of the template
     ('jaw bone', 'nearest: '),  # a synonym of it
-    ('left', 'nearest: '),
     ('肝臓', 'nearest: '),
     ('livr', 'did you mean liver?'),
     ('splean', 'did you mean spleen?'),
@@ -134,3 +132,16 @@ def test_python_callers_force_too(tmp_path, run):
     run(scan, prompts=['pizza'], options=options)
   [result] = run(scan, prompts=['pizza'], options=options, force=True)
   assert [row['verdict'] for row in result.labels] == ['unfamiliar']
+
+
+def test_words_that_say_more_than_a_name_are_refused_with_what_to_write():
+  with pytest.raises(verdicts.UnfamiliarError) as error:
+    judge(['liver', 'no liver', 'left'])
+  assert str(error.value) == (
+    '"no liver" says what to leave out; write what to segment; "left" names a side alone; write '
+    '"left parotid" in one prompt, or pass --force for masks that cannot be trusted'
+  )
+  _, notes = judge(['no liver'], force=True)
+  assert notes[0] == (
+    'CAUTION: "no liver" says what to leave out; write what to segment; check its mask'
+  )

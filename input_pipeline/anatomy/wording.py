@@ -1,0 +1,67 @@
+"""What free text says beside the name of a structure, for which no mask can be made."""
+
+import functools
+import re
+
+from input_pipeline.anatomy import resolve, vocabulary
+from input_pipeline.anatomy.template import TEMPLATE, Template
+
+_NEGATIONS = frozenset({'no', 'not', 'without', 'except', 'excluding', 'exclude', 'but', 'minus'})
+_PLANNING = frozenset({'prv', 'ptv', 'gtv', 'ctv', 'itv', 'igtv', 'margin', 'expansion'})
+_RELATIVE = frozenset({'ipsilateral', 'contralateral'})
+_SEEN_FROM = frozenset({'image', 'picture', 'screen', 'viewer'})
+_PARTS = re.compile(r'[;/+&\n]|\band\b|\bwith\b', re.IGNORECASE)
+
+
+def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE) -> str:
+  """Why some words, which name no class, should not be asked for; '' if nothing speaks against it.
+
+  A text encoder hears the organ in 'no mandible', 'spinal cord PRV' and 'parotid tumor', and the
+  model then segments the organ: a mask of something else than what was asked for.
+
+  Args:
+    text: of a prompt; nothing is said of one that `resolve` takes for a class.
+    trained: names of the classes of the model.
+    template: of the names.
+  """
+  if resolve.resolve(text, template):
+    return ''
+  words = resolve.words_of(text)
+  sides, rest = resolve.key(text)
+  if not rest:
+    if sides:
+      return 'names a side alone; write "left parotid" in one prompt'
+    return 'names no structure; write its English name'
+  if _NEGATIONS.intersection(words):
+    return 'says what to leave out; write what to segment'
+  taught = _words_of_classes(trained, template)
+  if _PLANNING.intersection(words) - taught or re.search(r'\d *mm\b', text):
+    return 'is of a planning volume, which is no anatomy; ask for the organ and expand its mask'
+  if _RELATIVE.intersection(words) or (sides and _SEEN_FROM.intersection(words)):
+    return "leaves the side open; write the patient's left or right"
+  parts = [part for part in _PARTS.split(text) if part.strip()]
+  if len(parts) > 1 and any(resolve.resolve(part, template) for part in parts):
+    return 'has several names; separate them with commas'
+  findings = _finding_words(template).intersection(words) - taught
+  if findings:
+    return f'names a finding ({", ".join(sorted(findings))}) that was not taught; ask for the organ'
+  if sides and (name := resolve.unpaired(rest, template)):
+    return f'{name} has no left and right here; ask for {name}'
+  return ''
+
+
+@functools.lru_cache(4)
+def _finding_words(template: Template) -> frozenset[str]:
+  """Words that are in names of tumors and other findings, and in no name of anatomy."""
+  of_findings: set[str] = set()
+  of_others: set[str] = set()
+  for term in vocabulary.read(template):
+    to = of_findings if term.kind == 'finding' else of_others
+    to.update(word for phrase in term.phrases for word in resolve.words_of(phrase))
+  return frozenset(word for word in of_findings - of_others if not word.isdigit())
+
+
+def _words_of_classes(names: frozenset[str], template: Template) -> frozenset[str]:
+  structures = [template.get(name) for name in names]
+  phrases = [p for s in structures for p in (s.name, *s.synonyms, *s.held_out)]
+  return frozenset(word for phrase in phrases for word in resolve.words_of(phrase))

@@ -1,0 +1,78 @@
+"""What free text says beside a name, and what joins two names."""
+
+import pytest
+
+from input_pipeline.anatomy.resolve import resolve
+from input_pipeline.anatomy.wording import objection
+
+HEAD = frozenset(
+  ('brainstem', 'spinal cord', 'right parotid', 'left parotid', 'larynx', 'mandible')
+)
+
+
+@pytest.mark.parametrize(
+  ('text', 'said'),
+  [
+    ('no mandible', 'says what to leave out'),
+    ('everything but the mandible', 'says what to leave out'),
+    ('spinal cord PRV', 'is of a planning volume'),
+    ('SpinalCord_PRV', 'is of a planning volume'),
+    ('Parotid_L-PTV', 'is of a planning volume'),
+    ('spinal cord + 5mm', 'is of a planning volume'),
+    ('contralateral parotid', 'leaves the side open'),
+    ('image left parotid', 'leaves the side open'),
+    ("viewer's left parotid", 'leaves the side open'),
+    ('mandible and larynx', 'has several names'),
+    ('mandible;larynx', 'has several names'),
+    ('left parotid and right parotid', 'has several names'),
+    ('heart and lungs', 'has several names'),
+    ('left', 'names a side alone'),
+    ('Lt', 'names a side alone'),
+    ('\N{BRAIN}', 'names no structure'),
+    ('spinal cord tumor', 'names a finding (tumor)'),
+    ('left parotid tumour', 'names a finding (tumor)'),
+    ('metastases of the larynx', 'names a finding (metastases)'),
+    ('left mandible', 'mandible has no left and right here; ask for mandible'),
+  ],
+)
+def test_what_is_no_structure_is_named(text, said):
+  assert not resolve(text)
+  assert objection(text, HEAD).startswith(said)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'bone of my lower jaw',
+    'lt. parotid gl.',
+    'left half of the mandible',
+    'pons',
+    'Mandible_Bone',
+    'voice box',
+  ],
+)
+def test_other_words_are_left_to_the_judge(text):
+  assert not objection(text, HEAD)
+
+
+def test_a_finding_that_was_taught_may_be_asked_for():
+  assert objection('tumor of my liver', HEAD)
+  assert not objection('tumor of my liver', HEAD | {'liver tumor'})
+
+
+@pytest.mark.parametrize(
+  ('text', 'names'),
+  [
+    ('liver and tumor', ()),
+    ('kidney with its tumor', ()),
+    ('left and right parotid', ('right parotid', 'left parotid')),
+    ('both the left and the right parotid', ('right parotid', 'left parotid')),
+    ('portal and splenic vein', ('portal and splenic vein',)),
+    ('portal splenic vein', ('portal and splenic vein',)),
+    ('CT image of the left parotid', ()),
+    ('CT scan of the left parotid', ('left parotid',)),
+    ('CT image of the mandible', ('mandible',)),
+  ],
+)
+def test_words_that_join_names(text, names):
+  assert tuple(structure.name for structure in resolve(text)) == names
