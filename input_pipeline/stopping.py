@@ -42,3 +42,13 @@ def stoppable() -> Iterator[None]:
   finally:
     for number in numbers:
       signal.signal(number, signal.SIG_DFL)
+
+
+def listen(number: signal.Signals) -> None:
+  """Lets a signal raise `Stopped` from now on, whatever listened before; in the main thread."""
+
+  def stop(number, _):
+    signal.signal(number, signal.SIG_IGN)  # a second one would end the cleaning up
+    raise Stopped(number)
+
+  signal.signal(number, stop)

@@ -64,11 +64,13 @@ def _run(values: flags.FlagValues) -> int:
   compilation.use_cache()
   run = {'train': _train, 'evaluate': _evaluate}[values.mode]
   try:
-    with multihost.device_errors(), multihost.outside_the_steps():
+    with multihost.lone_errors(), multihost.device_errors(), multihost.outside_the_steps():
       run(values.config, epath.Path(values.workdir))
   except multihost.Preempted as notice:
     preempted = notice.code == multihost.PREEMPTED
     print(f'preempted: {notice}' if preempted else f'interrupted: {notice}', file=sys.stderr)
+    if not notice.agreed:
+      multihost.leave(notice.code)
     return notice.code
   return 0
 

@@ -70,14 +70,13 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   config_check.check(config)
   compilation.use_cache()
   try:
-    with multihost.device_errors():
+    with multihost.device_errors(), multihost.outside_the_steps():
       config = loop.train(config, place)
+      result = _compare(config, place, model)
+      _export(place, model, result)
   except multihost.Preempted as notice:
     print(f'stopped: {notice}; the same command goes on', file=sys.stderr)
     return notice.code
-  with multihost.device_errors():
-    result = _compare(config, place, model)
-  _export(place, model, result)
   print('\n'.join(['', *result.lines()]), flush=True)
   print('\n'.join(['', f'Model: {place / "model"}. Next:', *_next(place)]))
   return 0

@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from input_pipeline import stopping
+from input_pipeline.errors import one_line
 from mome_jax.errors import UserError
 from mome_jax.training import local_devices
 
@@ -35,11 +36,12 @@ class Preempted(Exception):
 
   Attributes:
     code: exit code: 130 after Control-C, which nobody restarts, or else PREEMPTED.
+    agreed: whether all processes end now; else this one by itself.
   """
 
-  def __init__(self, message: str, code: int = PREEMPTED):
+  def __init__(self, message: str, code: int = PREEMPTED, *, agreed: bool = True):
     super().__init__(message)
-    self.code = code
+    self.code, self.agreed = code, agreed
 
 
 def initialize() -> None:
@@ -115,13 +117,14 @@ def gather_rows(rows: list[dict]) -> list[dict]:
 class Preemption:
   """Whether the run was asked to end, by SIGTERM of the system or by Control-C.
 
-  Under `jax.distributed` JAX itself listens for SIGTERM and lets all processes agree on a step; a
-  single process needs its own handler. A second Control-C ends the process at once. Use as a
+  Under `jax.distributed` JAX itself listens for SIGTERM and lets all processes agree on when to
+  end; a single process needs its own handler. A second Control-C ends the process at once. Use as a
   context manager.
   """
 
   def __enter__(self):
     self._asked: signal.Signals | None = None
+    self._calls = 0
     self._since = 0.0
     self._before = {}
     if threading.current_thread() is threading.main_thread():
@@ -134,6 +137,8 @@ class Preemption:
   def __exit__(self, *_):
     for number, handler in self._before.items():
       signal.signal(number, handler)
+    if jax.process_count() > 1 and threading.current_thread() is threading.main_thread():
+      stopping.listen(signal.SIGTERM)  # JAX has replaced the handler, and is no longer asked
 
   def _note(self, number: int, _):
     if self._asked == number == signal.SIGINT:
@@ -148,11 +153,16 @@ class Preemption:
       if jax.process_count() > 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
-  def requested(self, step: int) -> bool:
-    """True at the same `step` on all processes, once one of them got the signal."""
-    if jax.process_count() > 1:
-      return multihost_utils.reached_preemption_sync_point(step)
-    return self._asked is not None
+  def requested(self) -> bool:
+    """True in the same call on all processes, once one of them got the signal.
+
+    JAX agrees on the call after the highest number that any process has come to, and compares with
+    `==`: steps of a resumed run, which begin later, would miss it.
+    """
+    self._calls += 1
+    agreed = jax.distributed.is_initialized()
+    agreed = agreed and multihost_utils.reached_preemption_sync_point(self._calls)
+    return agreed or (jax.process_count() == 1 and self._asked is not None)
 
   def ending(self, step: int) -> Preempted:
     """What to raise after the checkpoint of `step` is written."""
@@ -166,6 +176,8 @@ class Preemption:
 def outside_the_steps() -> Iterator[None]:
   """What SIGTERM means before the first step and after the last: the same command goes on, too.
 
+  Of several processes each ends by itself: a goodbye would wait for the others.
+
   Raises:
     Preempted: if the system asked the run to end.
   """
@@ -174,7 +186,7 @@ def outside_the_steps() -> Iterator[None]:
   except KeyboardInterrupt as stopped:
     if stopping.number_of(stopped) != signal.SIGTERM:
       raise
-    raise Preempted('asked to end; the same command resumes') from None
+    raise Preempted('asked to end; the same command resumes', agreed=False) from None
 
 
 @contextlib.contextmanager
@@ -209,6 +221,29 @@ def abandon(error: Exception) -> None:
   os._exit(1)
 
 
+def leave(code: int) -> None:
+  """Ends this process where several run: no goodbye that would wait for the others."""
+  if jax.process_count() > 1:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def lone_errors() -> Iterator[None]:
+  """Tells what a user can mend and one process alone has met, such as a full disk, and ends it.
+
+  JAX would wait minutes for the others, who wait for this one; then it ends by a signal.
+  """
+  try:
+    yield
+  except UserError as error:
+    if jax.process_count() > 1:
+      print(f'error: {one_line(error)}', file=sys.stderr)
+    leave(error.exit_code)
+    raise
+
+
 @contextlib.contextmanager
 def device_errors() -> Iterator[None]:
   """What devices report while a run computes: where another process is gone, this one ends.
@@ -219,9 +254,10 @@ def device_errors() -> Iterator[None]:
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() > 1:
+    full = str(error).startswith(_OUT_OF_MEMORY)
+    if jax.process_count() > 1 and not full:
       abandon(error)
-    if not str(error).startswith(_OUT_OF_MEMORY):
+    if not full:
       raise
     raise UserError(
       f'the devices are out of memory ({str(error).splitlines()[0]}); lower train.batch_size, '

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Every process adds up over all others, each step, until the run is asked to end.
 WORKER = """
@@ -22,6 +24,9 @@ rows = multihost.gather_rows([{'host': me, 'text': 'x' * (5 + me)}])
 assert [row['host'] for row in rows] == [0, 1] and len(rows[1]['text']) == 6
 first = not os.path.exists(os.path.join(folder, f'done_{me}'))
 step = 0
+if me == 1 and first and mode == 'early':  # while it compiles, say
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(1)
 try:
   with multihost.Preemption() as preemption:
     while step < 200:
@@ -34,13 +39,45 @@ try:
         os.kill(os.getpid(), signal.SIGTERM)
       if step == 5 and mode == 'short' or not first:
         break
-      if preemption.requested(step):
+      if preemption.requested():
         open(os.path.join(folder, f'done_{me}'), 'w').write(str(step))
         jax.distributed.shutdown()
         sys.exit(multihost.PREEMPTED)
       time.sleep(0.05)
 except (jax.errors.JaxRuntimeError, ValueError) as error:
   multihost.abandon(error)
+"""
+
+
+# A run that is scored after its steps, by the program's own handling of what ends it.
+SCORING = """
+import os, signal, sys, time, types
+from mome_jax import main
+from mome_jax.errors import UserError
+from mome_jax.training import multihost
+multihost.initialize()
+import jax
+from jax.experimental import multihost_utils
+
+mode, folder = sys.argv[1:]
+me = jax.process_index()
+done = os.path.join(folder, f'done_{me}')
+
+def score(config, workdir):
+  with multihost.Preemption():
+    multihost_utils.process_allgather(jax.numpy.ones(()))
+  if mode == 'full':
+    if me == 0:
+      raise UserError('disk full')
+    multihost_utils.process_allgather(jax.numpy.ones(()))
+  elif not os.path.exists(done):
+    open(done, 'w').close()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+main._evaluate = score
+values = dict(distributed=False, mode='evaluate', config=None, workdir=folder)
+sys.exit(main._run(types.SimpleNamespace(**values)))
 """
 
 
@@ -53,8 +90,8 @@ def launch(*command, grace=60):
   )  # fmt: skip
 
 
-def work(mode, folder):
-  process = launch(sys.executable, '-c', WORKER, mode, str(folder))
+def work(mode, folder, worker=WORKER, **options):
+  process = launch(sys.executable, '-c', worker, mode, str(folder), **options)
   out, err = process.communicate(timeout=200)
   return process.returncode, err
 
@@ -83,12 +120,28 @@ def test_a_signal_counts_before_the_errors_that_it_causes():
   assert 'process 0 of 2 ended with 1' in err and 'process 1 of 2 ended with -9' in err
 
 
-def test_preempted_processes_agree_on_a_step_and_are_started_again(tmp_path):
-  code, err = work('preempted', tmp_path)
+@pytest.mark.parametrize('mode', ['preempted', 'early'])
+def test_preempted_processes_agree_on_a_step_and_are_started_again(tmp_path, mode):
+  code, err = work(mode, tmp_path)
   assert code == 0, err
   assert 'preempted, restart 1 of 3' in err
   steps = [(tmp_path / f'done_{n}').read_text() for n in (0, 1)]
   assert steps[0] == steps[1]
+
+
+def test_processes_that_are_preempted_while_they_score_are_started_again(tmp_path):
+  code, err = work('preempted', tmp_path, SCORING)
+  assert code == 0, err
+  assert 'preempted: asked to end; the same command resumes' in err
+  assert 'preempted, restart 1 of 3' in err
+
+
+def test_what_one_process_alone_meets_ends_all_at_once(tmp_path):
+  start = time.monotonic()
+  code, err = work('full', tmp_path, SCORING, grace=1)
+  assert code in (1, 128 + signal.SIGABRT)  # JAX ends the others: they have lost the coordinator
+  assert 'error: disk full' in err
+  assert time.monotonic() - start < 100  # JAX's own goodbye takes 300 s
 
 
 def test_a_signal_to_the_launcher_reaches_all_and_restarts_none(tmp_path):

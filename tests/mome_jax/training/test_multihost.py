@@ -17,7 +17,7 @@ from mome_jax.training import multihost
 with multihost.Preemption() as preemption:
   os.kill(os.getpid(), signal.SIGINT)
   os.kill(os.getpid(), signal.SIGINT)  # as a launcher passes it on: the same press
-  print(preemption.requested(1), preemption.ending(1), preemption.ending(1).code, flush=True)
+  print(preemption.requested(), preemption.ending(1), preemption.ending(1).code, flush=True)
   time.sleep(1.2)
   os.kill(os.getpid(), signal.SIGINT)
   time.sleep(60)
@@ -34,9 +34,9 @@ def test_a_signal_asks_once(number, code, text, monkeypatch):
     monkeypatch.setattr(signal, 'SIG_IGN', None)
   before = signal.getsignal(number)
   with multihost.Preemption() as preemption:
-    assert not preemption.requested(1)
+    assert not preemption.requested()
     os.kill(os.getpid(), number)
-    assert preemption.requested(2)
+    assert preemption.requested()
     notice = preemption.ending(2)
   assert signal.getsignal(number) is before
   assert notice.code == code
