@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from input_pipeline import cli, errors, patient_groups, progress, sources
+from input_pipeline.bricks import identity
 
 _HELD_OUT = ('train', 'validation', 'test')
 
@@ -55,7 +56,7 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
 
   Raises:
     SourceError: if a folder holds no scans of its source.
-    UserError: if the file cannot be written.
+    UserError: if two cases of a source have one name, or the file cannot be written.
   """
   # Slow to import.
   from input_pipeline.fingerprint import find_groups, fingerprint
@@ -67,6 +68,7 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     cases += of_source
     for note in notes:
       print(f'note: {note}', file=sys.stderr)
+  identity.check_names(cases)
   with errors.writing(output):  # before the work, not after it
     output.parent.mkdir(parents=True, exist_ok=True)
     output.touch()
@@ -85,7 +87,8 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     {'split': max((splits[key] for key in keys), key=_HELD_OUT.index), 'members': keys}
     for keys in find_groups(prints)
   ]
-  patient_groups.write(output, groups, cases)
+  compared = [case for case in cases if (case.source, case.name) in splits]
+  patient_groups.write(output, groups, compared)
   number = sum(len(group['members']) for group in groups)
   print(f'{output}: {len(groups)} groups with {number} of {len(prints)} scans')
   return failed

@@ -29,7 +29,7 @@ from typing import Any
 from etils import epath
 
 from input_pipeline import bricks, check, cli, disk_space, errors, patient_groups, progress, sources
-from input_pipeline.bricks import cutting, records, staging, writer
+from input_pipeline.bricks import cutting, identity, records, staging, writer
 from input_pipeline.errors import UserError
 from input_pipeline.sources import splits
 
@@ -221,6 +221,7 @@ def _list_cases(
   cases, notes = declared.listed(manual_dir)
   for note in notes:
     print(f'note: {note}', file=sys.stderr)
+  identity.check_names(cases)
   digest, patients = None, {}
   if path is not None:
     same = patient_groups.read(path)
@@ -279,8 +280,6 @@ def _stage(
   run: Callable,
 ) -> list[writer.Outcome]:
   """The outcome of each case, after converting those that no earlier run has finished."""
-  if len(set(keys)) < len(keys):
-    raise PrepareError('two cases have the same name and labels; rename one')
   staged.mkdir(parents=True, exist_ok=True)
   if finished is not None:
     writer.restore(finished, staged, keys)

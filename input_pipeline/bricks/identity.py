@@ -4,13 +4,16 @@ import dataclasses
 import functools
 import hashlib
 import os
+import pathlib
 import types
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
 
+from input_pipeline import inventory
 from input_pipeline.anatomy import Template
+from input_pipeline.errors import UserError
 from input_pipeline.sources import base
 
 
@@ -59,11 +62,24 @@ def files_of(value: Any) -> list[str]:
   return list(files_below(value)) if isinstance(value, os.PathLike) else []
 
 
+def check_names(cases: Iterable[base.Case]) -> None:
+  """UserError, with a file of each, if two cases of one source have one name."""
+  first: dict[tuple[str, str], base.Case] = {}
+  for case in cases:
+    other = first.setdefault((case.source, case.name), case)
+    if other is not case:
+      places = [next(iter(files_of(one.load)), 'no file') for one in (other, case)]
+      raise UserError(
+        f'{case.source}: two cases are called {case.name!r} ({" and ".join(places)}); '
+        'rename one, or move it away'
+      )
+
+
 def files_below(path: str | os.PathLike) -> Iterator[str]:
-  """A file itself, or the files at any depth of a folder in order; links are followed once."""
+  """The files of a volume, or those at any depth of a folder in order; links are followed once."""
   path = os.fspath(path)
   if not os.path.isdir(path):
-    yield path
+    yield from map(os.fspath, inventory.halves(pathlib.Path(path)))
     return
   seen = set()
   for folder, below, names in os.walk(path, followlinks=True):

@@ -25,6 +25,14 @@ def frames(dataset: Any) -> Iterator[tuple[int, np.ndarray]]:
     yield number, np.array(place.PlanePositionSequence[0].ImagePositionPatient, np.float64)
 
 
+def check_kind(dataset: Any, place: str) -> str:
+  """BINARY or FRACTIONAL; VolumeError of another kind."""
+  kind = str(dataset.get('SegmentationType', ''))
+  if kind not in ('BINARY', 'FRACTIONAL'):
+    raise VolumeError(f'{place}: a SEG of type {kind or "none"}; export it as BINARY')
+  return kind
+
+
 def read(
   dataset: Any, place: str, geometry: Geometry, chosen: Sequence[str]
 ) -> dict[str, np.ndarray]:
@@ -42,9 +50,7 @@ def read(
   Raises:
     VolumeError: if it lies on another grid, or is no binary or fractional object.
   """
-  kind = str(dataset.get('SegmentationType', ''))
-  if kind not in ('BINARY', 'FRACTIONAL'):
-    raise VolumeError(f'{place}: a SEG of type {kind or "none"}; export it as BINARY')
+  kind = check_kind(dataset, place)
   other = VolumeError(f'{place}: lies on another grid than its series; export it on that of the CT')
   back = np.linalg.inv(geometry.affine)
   told = *dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence

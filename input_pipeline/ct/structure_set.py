@@ -58,7 +58,11 @@ def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
         if header.get('Modality') == 'RTSTRUCT':
           sets.append(_read(file.name, dicom_series.parse(file.name, open_file)))
         elif header.get('Modality') == 'SEG':
-          sets.append(_read_segments(file.name, dicom_series.parse(file.name, open_file)))
+          dataset = dicom_series.parse(file.name, open_file)
+          segments.check_kind(dataset, str(file.path))
+          sets.append(_read_segments(file.name, dataset))
+      except VolumeError:
+        raise
       except dicom_series.SliceError as error:
         raise VolumeError(f'{file.path}: {error}') from error
       except Exception as error:  # pydicom reads values when they are asked for, and raises many

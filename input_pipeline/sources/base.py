@@ -62,10 +62,10 @@ class Case(Known):
       `absent`; in the template's order.
     load: reads the scan: a partial of a function that `loader` declares, whose arguments say which.
     slice_ranges: class -> (low, high), the heights in mm above the centre of the lowest slice
-      between which the class was contoured; a class that is not there: over the whole scan.
+      between which the class is known; a class that is not there: over the whole scan.
     drawn: whether the split is a draw, which `prepare` keeps once it is made, not a declaration.
     absent: those of `supervised` that nobody labelled, as the scan cannot show them: they are
-      outside its field of view. See `field_of_view`.
+      outside its field of view, or of the part of it that `slice_ranges` says. See `field_of_view`.
   """
 
   source: str
@@ -137,7 +137,7 @@ def loader_name(function: Callable) -> str:
   return getattr(function, '_loader_name', None) or function.__qualname__
 
 
-def restrict_table(names: Sequence[str]) -> np.ndarray:
+def restrict_table(names: Sequence[str], template: Template = TEMPLATE) -> np.ndarray:
   """How codes look in a dataset that labels only some classes.
 
   A voxel keeps what the dataset knows about it: where liver is labelled but liver tumor is not, a
@@ -145,13 +145,14 @@ def restrict_table(names: Sequence[str]) -> np.ndarray:
 
   Args:
     names: canonical names of the labelled classes.
+    template: of the codes.
 
   Returns:
     (256,) uint8: code -> the code that says least besides the same labelled classes; what is
     ignored stays so.
   """
-  members = TEMPLATE.code_table(TEMPLATE.names())
-  labelled = members[:, np.isin(TEMPLATE.names(), names)]
+  members = template.code_table(template.names())
+  labelled = members[:, np.isin(template.names(), names)]
   least = np.argsort(members.sum(1), kind='stable')
   same = (labelled[:, None] == labelled[least]).all(-1)
   table = least[same.argmax(1)].astype(np.uint8)

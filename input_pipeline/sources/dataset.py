@@ -126,15 +126,16 @@ class Dataset:
   ) -> Case:
     relative = {path: path.relative_to(folder).as_posix() for path in (image, label)}
     labelled = [names for pattern, names in self.partial if _ends(pattern, relative[label])]
-    meanings = dict(self.meanings)
+    supervised = labels.classes_of(self.meanings, self.template)
+    # Without what holds for all cases, which no key of a prepared case has.
+    told: tuple = (self.template,) if self.template is not TEMPLATE else ()
     if labelled:
-      meanings = labels.restrict(self.meanings, labelled[0], self.template)
+      known = labels.restrict(self.meanings, labelled[0], self.template)
+      supervised = labels.classes_of(known, self.template)
+      told = (self.template, supervised)
     official = [split for pattern, split in self.splits if _ends(pattern, relative[image])]
     split = official[0] if official else files.split_of(self.name, name, self.shares)
-    # Without the built-in one, which no key of a prepared case has.
-    extended = (self.template,) if self.template is not TEMPLATE else ()
-    load = functools.partial(files.load, image, label, meanings, *extended)
-    supervised = labels.classes_of(meanings, self.template)
+    load = functools.partial(files.load, image, label, dict(self.meanings), *told)
     ranges = {
       label: heights
       for pattern, of_class in self.slice_ranges

@@ -12,7 +12,7 @@ import numpy as np
 from input_pipeline import inventory, labels, remarks
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import dicom, slicer_segments, volume
-from input_pipeline.sources.base import Scan, SourceError, loader
+from input_pipeline.sources.base import Scan, SourceError, loader, restrict_table
 
 
 def folder_of(source: str, manual_dir: str | None, holds: str) -> pathlib.Path:
@@ -101,6 +101,7 @@ def load_nifti(
   label: pathlib.Path,
   meanings: Mapping[int, labels.Meaning],
   template: Template = TEMPLATE,
+  labelled: Sequence[str] | None = None,
 ) -> Scan:
   """Reads a scan and one label map on the same grid.
 
@@ -109,13 +110,16 @@ def load_nifti(
     label: the same.
     meanings: label value -> what it stands for, as `labels.convert`.
     template: of the names.
+    labelled: of the classes that the meanings tell, those that are known in the case; all by
+      default. A tumor that is not is plain organ, or nothing.
 
   Raises:
     SourceError: if the grids differ.
     VolumeError: as `volume.read_image` and `volume.read_labels`.
     LabelError: as `labels.convert`.
   """
-  return join(image, volume.read_image(image), label, volume.read_labels(label), meanings, template)
+  scan, organs = volume.read_image(image), volume.read_labels(label)
+  return join(image, scan, label, organs, meanings, template, labelled)
 
 
 def join(
@@ -125,6 +129,7 @@ def join(
   organs: volume.Volume,
   meanings: Mapping[int, labels.Meaning],
   template: Template = TEMPLATE,
+  labelled: Sequence[str] | None = None,
 ) -> Scan:
   """A scan with its label map converted; errors as `load_nifti`."""
   if slicer_segments.is_segmentation(label):
@@ -138,6 +143,8 @@ def join(
     image=scan.array,
     template=template,
   )
+  if labelled is not None:
+    codes = restrict_table(labelled, template)[codes]
   return Scan(scan.array, codes, scan.geometry)
 
 
@@ -225,8 +232,9 @@ def load(
   label: pathlib.Path,
   meanings: Mapping[int, labels.Meaning],
   template: Template = TEMPLATE,
+  labelled: Sequence[str] | None = None,
 ) -> Scan:
   """As `load_nifti`; the scan may also be a DICOM series, a folder or zip archive."""
   nifti = image.name.lower().endswith(volume.ENDINGS) and not image.is_dir()
   scan = volume.read_image(image) if nifti else dicom.read_dicom(image)
-  return join(image, scan, label, volume.read_labels(label), meanings, template)
+  return join(image, scan, label, volume.read_labels(label), meanings, template, labelled)

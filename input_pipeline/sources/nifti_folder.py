@@ -87,11 +87,12 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
       if pair.label is not None and not pair.problem:
         field_of_view.check_empty(name, pair.label, meanings, classes, template)
       known = labels.restrict(known, left, template)
+    supervised = labels.classes_of(known, template)
+    some = () if supervised == labels.classes_of(meanings, template) else (supervised,)
     if pair.problem or pair.image is None or pair.label is None:
       load = functools.partial(files.fail, pair.problem)
     else:
-      load = functools.partial(files.load_nifti, pair.image, pair.label, known, template)
-    supervised = labels.classes_of(known, template)
+      load = functools.partial(files.load_nifti, pair.image, pair.label, meanings, template, *some)
     case = Case('nifti_folder', name, splits[name], supervised, load, drawn=drawn)
     cases.append(field_of_view.declare(case, classes, template))
   return cases

@@ -30,7 +30,7 @@ import fnmatch
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,13 +86,16 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
   except UserError as error:
     raise SourceError(f'{place}: {error}') from error
   try:
-    partial = _classes(index.get('partial', ()), template)
+    listed = _classes(index.get('partial', ()), template)
   except UserError as error:
     raise SourceError(f'{place}: partial: {error}') from error
   paths = _patients(folder)
   patients = {name: _read(path, names, index) for name, path in paths.items()}
   _tell(patients, names)
   everywhere = {noun for patient in patients.values() for noun in patient.meanings.values()}
+  partial = _sides(listed, template)
+  if idle := [name for name in partial if name not in _sides(everywhere, template)]:
+    files.note(f'{place}: partial: nobody has contours of {", ".join(idle)}')
   resolve = functools.partial(_class, template=template)
   absent = field_of_view.read(index, place, patients, resolve, template)
   looked_for = _looked_for(place, index, patients, everywhere, template)
@@ -267,6 +270,11 @@ def _class(name: str, template: Template) -> str:
   return _classes([name], template)[0]
 
 
+def _sides(nouns: Iterable[str], template: Template) -> tuple[str, ...]:
+  """Classes; of pairs, both sides."""
+  return labels.classes_of(dict(enumerate(nouns)), template)
+
+
 def _looked_for(
   place: pathlib.Path,
   index: dict,
@@ -323,7 +331,7 @@ def _case(
   if patient.problem or patient.structures is None:
     load = functools.partial(files.fail, patient.problem)
     return Case('rtstruct_folder', name, split, (), load, drawn=drawn)
-  supervised = labels.classes_of(dict(enumerate(looked_for)), template)
+  supervised = _sides(looked_for, template)
   sides = {noun: template.pairs().get(noun, (noun,)) for noun in patient.meanings.values()}
   meanings = {
     roi: noun for roi, noun in patient.meanings.items() if set(sides[noun]) & set(supervised)
@@ -333,7 +341,9 @@ def _case(
   )
   ranges: dict[str, tuple[float, float]] = {}
   for noun in partial:
-    heights = [patient.structures.heights[roi] for roi, one in meanings.items() if one == noun]
+    heights = [
+      patient.structures.heights[roi] for roi, one in meanings.items() if noun in sides[one]
+    ]
     if heights and not np.isfinite(patient.step):
       problem = (
         f'{patient.path}: {noun} is contoured in a range of axial slices, and those of the series '
@@ -344,7 +354,7 @@ def _case(
     if heights:
       low, high = min(low for low, _ in heights), max(high for _, high in heights)
       span = (low - patient.lowest - patient.step / 2, high - patient.lowest + patient.step / 2)
-      ranges |= dict.fromkeys(template.pairs().get(noun, (noun,)), span)
+      ranges[noun] = span
   return Case('rtstruct_folder', name, split, supervised, load, ranges, drawn)
 
 

@@ -13,6 +13,7 @@ import pytest
 from input_pipeline import sources
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.bricks import identity, writer
+from input_pipeline.errors import UserError
 from input_pipeline.sources import chaos, files, ircadb, openkbp, totalsegmentator
 from input_pipeline.sources.base import loader
 from input_pipeline.sources.phantom import cohort
@@ -101,9 +102,10 @@ def test_a_loader_may_be_renamed_and_moved():
 def test_keys_of_cases_are_those_of_data_that_users_have_prepared():
   conversion = writer.Conversion((1.5, 1.5, 1.5), 64, "('phantom', None, [])")
   cases = {case.name: case for case in sources.get_source('phantom').cases(None)}
-  # Of version 1.1.0, from the first release that wrote it.
-  assert conversion.key(cases['phantom_liver_0000000']) == '18f0b35a0c21d65d5c9cd4ce'
+  # A held-out scan: from the first release that wrote version 1.1.0.
   assert conversion.key(cases['phantom_1000001']) == '0b789cf07ffc8c3a2d6bf781'
+  # One to train on: from the first that told what is outside the patient.
+  assert conversion.key(cases['phantom_liver_0000000']) == '3ae552daaea7ee22d6ecc406'
 
 
 def test_a_folder_stands_for_every_file_below_it(tmp_path):
@@ -122,6 +124,27 @@ def test_a_folder_stands_for_every_file_below_it(tmp_path):
   assert longer != before
   (series / '3.dcm').write_text('c')
   assert identity.describe(load) not in (before, longer)
+
+
+@pytest.mark.parametrize(('header', 'voxels'), [('a.mhd', 'a.raw'), ('a.hdr', 'a.img')])
+def test_voxels_beside_a_header_belong_to_it(tmp_path, header, voxels):
+  (tmp_path / header).write_text('ObjectType = Image\nElementDataFile = a.raw\n')
+  (tmp_path / voxels).write_text('1')
+  load = functools.partial(print, tmp_path / header)
+  assert identity.files_of(load) == [str(tmp_path / header), str(tmp_path / voxels)]
+  before = identity.describe(load)
+  (tmp_path / voxels).write_text('12')
+  assert identity.describe(load) != before
+
+
+def test_cases_of_one_name_are_refused(tmp_path):
+  cases = [
+    sources.Case('s', name, 'train', (), functools.partial(print, tmp_path / place))
+    for name, place in (('a', 'one'), ('b', 'two'), ('a', 'three'))
+  ]
+  identity.check_names(cases[:2])
+  with pytest.raises(UserError, match=r"two cases are called 'a' \(.*/one and .*/three\); rename"):
+    identity.check_names(cases)
 
 
 def test_a_link_stands_for_its_target(tmp_path):

@@ -456,3 +456,31 @@ def test_what_is_missing_is_not_there(said, tmp_path):
   write(tmp_path, INDEX | said)
   without(tmp_path, 2, 3)
   assert len({case.supervised for case in cases_of(tmp_path)}) == 1
+
+
+# ---------------------------------------------------------------------------- some of the labels
+@pytest.mark.parametrize(
+  ('supervised', 'names'),
+  [
+    (['right lung', 'left lung'], {1: 'right lung', 2: 'left lung'}),
+    (['lung'], {1: 'right lung', 2: 'left lung'}),
+    (['right lung'], {1: 'right lung'}),
+    (['lung tumor'], {}),
+  ],
+)
+def test_where_only_organs_are_labelled_a_tumor_is_the_one_around_it(tmp_path, supervised, names):
+  index = {'labels': {'background': 0, 'right lung': 1, 'left lung': 2, 'lung tumor': 3}}
+  write(tmp_path, {**index, 'supervised': {'a': supervised}}, cases=('a',))
+  organ = np.zeros(body()[0].shape, np.uint8)
+  organ[3:6, 4:7, 3:6], organ[8:12, 4:7, 3:6] = 1, 2  # both right of the middle of the grid
+  tumor = np.zeros(organ.shape, bool)
+  tumor[4, 5, 4] = tumor[9:11, 5, 4] = True
+  label = np.where(tumor, 3, organ).astype(np.uint8)
+  nib.save(nib.Nifti1Image(label, AFFINE), tmp_path / 'labelsTr/a.nii.gz')
+  (case,) = cases_of(tmp_path)
+  expected = np.zeros(organ.shape, np.uint8)
+  for value, name in names.items():
+    expected[organ == value] = TEMPLATE.get(name).index
+  if not names:
+    expected[tumor] = TEMPLATE.get('lung tumor').index
+  np.testing.assert_array_equal(case.load().codes, expected[::-1])

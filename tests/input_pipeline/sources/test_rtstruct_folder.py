@@ -172,6 +172,17 @@ def test_partial_classes_are_known_where_they_are_contoured(tmp_path):
   assert case.slice_ranges == {'spinal cord': (pytest.approx(9), pytest.approx(45))}
 
 
+@pytest.mark.parametrize('partial', [['parotid'], ['right parotid', 'left parotid']])
+@pytest.mark.parametrize('rois', [{'Parotid_R': RIGHT, 'Parotid_L': LEFT}, {'Parotids': RIGHT}])
+def test_partial_pairs_hold_for_sides_and_sides_for_pairs(tmp_path, rois, partial):
+  patient(tmp_path / 'p1', rois)
+  declare(tmp_path, partial=[*partial, 'larynx'])
+  cases, notes = listed(tmp_path)
+  assert set(cases['p1'].slice_ranges) == {'right parotid', 'left parotid'}
+  assert len(set(cases['p1'].slice_ranges.values())) == 1
+  assert [note for note in notes if 'partial: nobody has contours of larynx' in note]
+
+
 def test_a_range_of_slices_that_are_not_axial_is_no_range_of_heights(tmp_path, monkeypatch):
   patient(tmp_path / 'p1')
   declare(tmp_path, partial=['spinal cord'])
@@ -329,6 +340,17 @@ def test_segments_of_a_dicom_seg_are_rois(kind, tmp_path):
   np.testing.assert_array_equal(voxels(scan, 'spinal cord'), cord)
   np.testing.assert_array_equal(voxels(scan, 'right parotid'), parotid)
   assert not told
+
+
+def test_a_seg_of_another_kind_is_named(tmp_path):
+  series(tmp_path / 'p1')
+  write_seg(tmp_path / 'p1', 1, {'SpinalCord': boxed((11, 12), (9, 11), (2, 7))})
+  seg = pydicom.dcmread(tmp_path / 'p1' / 'seg1.dcm')
+  seg.SegmentationType = 'LABELMAP'
+  seg.save_as(tmp_path / 'p1' / 'seg1.dcm')
+  [case] = listed(tmp_path)[0].values()
+  with pytest.raises(UserError, match=r'seg1\.dcm: a SEG of type LABELMAP; export it as BINARY'):
+    case.load()
 
 
 @pytest.mark.parametrize(
