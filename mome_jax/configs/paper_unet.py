@@ -1,6 +1,7 @@
-"""MoME on the U-Net of the CLIP-Driven Universal Model: four scales, 32 classes, 1.5 mm, 96^3.
+r"""MoME on the U-Net of the CLIP-Driven Universal Model: four scales, 32 classes, 1.5 mm, 96^3.
 
-python -m mome_jax.main --config=paper_unet --workdir=DIR --config.data_dir=DIR
+python -m mome_jax.main --config=paper_unet --workdir=DIR --config.data_dir=DIR \
+    --config.data.sources="('lits', 'word')"
 
 Never trained yet: neither time nor Dice is known. Compiled for chips of TPU v5e with a patch on
 each, it needs 5.3 of the 16 GiB of a chip and 6.7 TFLOP a patch.

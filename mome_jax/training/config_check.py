@@ -181,7 +181,7 @@ def check(config: ConfigDict, *, data: bool = True) -> None:
   Raises:
     ConfigError: that names every wrong value, what it is and what was expected.
   """
-  faults = [] if config.init.checkpoint else [*_unknown(config)]
+  faults = [*_unknown(config)]
   faults += _wrong(config, () if data or config.data.sources else ('data.sources',))
   if not faults:
     faults = [*_contradictions(config)]
@@ -191,6 +191,11 @@ def check(config: ConfigDict, *, data: bool = True) -> None:
 
 def _unknown(config: ConfigDict) -> Iterator[str]:
   known = list(config_flag.keys(base.get_config()))
+  if config.init.checkpoint:
+    try:
+      known += config_flag.keys(checkpoint.load_config(config.init.checkpoint))
+    except UserError:
+      return  # told with what else is wrong of the start
   for name in config_flag.keys(config):
     # Each network has options of its own; models.backbones knows them.
     if name not in known and not name.startswith('model.backbone.'):
@@ -269,6 +274,8 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
       check_part()
     except UserError as error:
       yield str(error) if str(error).startswith((name, 'text.')) else f'{name}: {error}'
+  if config.model.dtype == 'float16':
+    yield 'model.dtype is float16, in which most slopes are zero; train in bfloat16 or float32'
   try:
     stride = build_model(config.model).backbone.stride
   except UserError as error:

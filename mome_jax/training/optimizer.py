@@ -100,10 +100,14 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _decays(params):
-  """True for weights; the biases of a bank are matrices too."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, p: p.ndim > 1 and not path[-1].key.startswith('bias'), params
-  )
+  """True for weights; biases of a bank and tables of relative positions are matrices too."""
+
+  def decays(path, p):
+    keys = [step.key for step in path]
+    is_bias = keys[-1].startswith('bias') or keys[-1] == 'position_bias' or 'relpos' in keys
+    return p.ndim > 1 and not is_bias
+
+  return jax.tree_util.tree_map_with_path(decays, params)
 
 
 _GENERATING = ('generator', 'router_kernels')

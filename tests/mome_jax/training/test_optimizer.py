@@ -13,7 +13,7 @@ from mome_jax.configs import baseline_unet, demo
 from mome_jax.errors import ConfigError
 from mome_jax.models import build_model
 from mome_jax.text.t5 import build_text_encoder
-from mome_jax.training import state
+from mome_jax.training import optimizer, state
 from mome_jax.training.optimizer import OPTIMIZERS, learning_rate, make_optimizer
 
 RATE, GENERATOR, MIXTURE, TEXT, LAYER = 1e-2, 0.25, 0.5, 0.125, 0.375
@@ -149,6 +149,17 @@ def test_every_optimizer_goes_down_and_decays_weights_alone(name):
   if name != 'lamb':  # which normalises what it adds
     rest = moved.keys() - {bias}
     assert all(decayed[key] > 1.2 * moved[key] for key in rest)
+
+
+def test_tables_of_relative_positions_do_not_decay():
+  params = {
+    'model': {'attention': {'position_bias': np.ones((9, 3)), 'kernel': np.ones((3, 3))}},
+    'text': {'relpos': {'embedding': np.ones((32, 4))}},
+  }
+  assert optimizer._decays(params) == {
+    'model': {'attention': {'position_bias': False, 'kernel': True}},
+    'text': {'relpos': {'embedding': False}},
+  }
 
 
 def test_nesterov_momentum_of_sgd():
