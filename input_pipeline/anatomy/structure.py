@@ -8,6 +8,8 @@ from input_pipeline.errors import UserError
 FIRST_SIDED_CODE = 200
 # Of voxels that nobody labelled: they are neither sampled, trained nor scored, for any class.
 IGNORE_CODE = 255
+# Of voxels around the patient, which belong to no class, whatever their dataset labels.
+OUTSIDE_CODE = 254
 
 
 class ClassError(UserError):

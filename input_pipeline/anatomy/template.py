@@ -10,7 +10,7 @@ import numpy as np
 from input_pipeline.anatomy import classes
 from input_pipeline.anatomy.structure import (
   FIRST_SIDED_CODE,
-  IGNORE_CODE,
+  OUTSIDE_CODE,
   ClassError,
   Structure,
 )
@@ -189,9 +189,9 @@ class Template:
           f'{s.name!r}: parents {missing} are not in the template; {hint or "add them"}'
         )
     for code, (name, parent) in self.sided_codes.items():
-      inside = FIRST_SIDED_CODE <= code < IGNORE_CODE
+      inside = FIRST_SIDED_CODE <= code < OUTSIDE_CODE
       if not inside or parent not in self.get(name).parents:
-        bounds = f'{FIRST_SIDED_CODE}..{IGNORE_CODE - 1}'
+        bounds = f'{FIRST_SIDED_CODE}..{OUTSIDE_CODE - 1}'
         raise ValueError(f'code {code} must be in {bounds}, {parent!r} contain {name!r}')
 
 

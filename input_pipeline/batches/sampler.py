@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import bricks
-from input_pipeline.anatomy import Template
+from input_pipeline.anatomy import OUTSIDE_CODE, Template
 from input_pipeline.batches import augment, contrast, mirror, spec
 from input_pipeline.batches.brick_cache import BrickCache
 from input_pipeline.batches.deform import deform
@@ -122,6 +122,7 @@ class PatchSampler:
     self.classes = tuple(classes)
     self._foreground = config.foreground
     self._stores = list(stores)
+    self._outside = [OUTSIDE_CODE if store.tells_outside else 0 for store in self._stores]
     self._megabytes = config.cache_mb
     self._cache = self._empty_cache(config.cache_mb)
     _check_stores(self._stores, getattr(config, 'spacing', None))
@@ -373,13 +374,13 @@ class PatchSampler:
       for axis, (begin, end) in enumerate(inside):
         for beyond in (slice(0, begin), slice(end, None)):
           at = (slice(None),) * axis + (beyond,)
-          image[at], label[at] = volume.AIR, 0
+          image[at], label[at] = volume.AIR, self._outside[case.store]
     return image, label
 
   def read(
     self, case: StoreCase, low: np.ndarray, high: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """A box of a scan, from the bricks it touches; air where there is none.
+    """A box of a scan, from the bricks it touches; air around the patient where there is none.
 
     Args:
       case: to read.
@@ -391,7 +392,7 @@ class PatchSampler:
     """
     low, high = np.asarray(low), np.asarray(high)
     image = np.full(high - low, volume.AIR, np.int16)
-    label = np.zeros(high - low, np.uint8)
+    label = np.full(high - low, self._outside[case.store], np.uint8)
     edge = self._stores[case.store].brick
     first = np.maximum(low // edge, 0)
     last = np.minimum(-(-high // edge), case.records.shape)

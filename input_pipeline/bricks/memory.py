@@ -23,6 +23,10 @@ class Store(Protocol):
   case: np.ndarray
   position: np.ndarray
 
+  @property
+  def tells_outside(self) -> bool:
+    """Whether the codes tell what is outside the patient; those of earlier versions do not."""
+
   def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
     """One brick: image int16 HU and label uint8 codes."""
 
@@ -75,6 +79,11 @@ class MemoryStore:
 
   def __len__(self) -> int:
     return len(self._bricks)
+
+  @property
+  def tells_outside(self) -> bool:
+    """Yes."""
+    return True
 
   def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
     """One brick."""

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import sources
-from input_pipeline.anatomy import TEMPLATE, Template
+from input_pipeline.anatomy import OUTSIDE_CODE, TEMPLATE, Template
 from input_pipeline.bricks import records, voxel_index
 from input_pipeline.bricks.command import prepare_command
 from input_pipeline.bricks.records import HeldOutCase, Key, VolumeRecord
@@ -139,6 +139,13 @@ class BrickStore:
     with _readable(self._folder):
       examples = self._records.__getitems__([int(self._numbers[number]) for number in numbers])
     return [(example['image'], self._translate(example['label'])) for example in examples]
+
+  @property
+  def tells_outside(self) -> bool:
+    """Whether the codes tell what is outside the patient; those of earlier versions do not."""
+    with _readable(self._index), self._load_index() as arrays:
+      _, code, _ = voxel_index.entries(arrays)
+    return OUTSIDE_CODE in code
 
   def class_voxels(self, names: Sequence[str]) -> np.ndarray:
     """How much of each class every brick holds.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+AIR_HU = -900.0  # less is air without tissue; lungs have more on average
+_AROUND = 5  # voxels along the square whose mean that is
 BODY_HU = -500.0  # denser is tissue, bone or couch; between air and fat, but for partial volumes
 
 
@@ -32,6 +34,39 @@ def patient(image: np.ndarray) -> np.ndarray:
   if image.ndim == 2:
     return ndimage.binary_fill_holes(part)
   return np.stack([ndimage.binary_fill_holes(plane) for plane in part.transpose(2, 0, 1)], -1)
+
+
+def outside(image: np.ndarray) -> np.ndarray:
+  """What lies around patient and couch: air that nothing encloses within an axial slice.
+
+  Open nostrils and mouths belong to it. Lung that the border of the scan, or of a round field of
+  view, cuts open does not: around a voxel of lung its mean tells which it is.
+
+  Args:
+    image: (D, H, W) HU.
+
+  Returns:
+    (D, H, W) bool.
+  """
+  around = np.zeros(image.shape, bool)
+  for z in range(image.shape[2]):
+    around[..., z] = _outside(image[..., z])
+  return around
+
+
+def _outside(plane: np.ndarray) -> np.ndarray:
+  """`outside` of one axial slice (D, H)."""
+  from scipy import ndimage  # slow to import
+
+  thin = ~is_dense(plane)
+  share = ndimage.uniform_filter(thin.astype(np.float32), _AROUND)
+  total = ndimage.uniform_filter(np.where(thin, plane, 0).astype(np.float32), _AROUND)
+  parts, number = ndimage.label(thin & (total < AIR_HU * share))
+  edge = np.zeros(number + 1, bool)
+  for line in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+    edge[line] = True
+  edge[0] = False  # what is dense
+  return edge[parts]
 
 
 def midline(image: np.ndarray, slices: np.ndarray | None = None) -> float:

@@ -33,13 +33,19 @@ def _inside(absent: set[str], template: Template) -> Iterable[set[str]]:
     yield from _inside(absent | inner, template)
 
 
-def declare(case: Case, names: Iterable[str], template: Template = TEMPLATE) -> Case:
+def declare(
+  case: Case,
+  names: Iterable[str],
+  template: Template = TEMPLATE,
+  heights: tuple[float, float] | None = None,
+) -> Case:
   """The case, with classes outside its field of view.
 
   Args:
     case: of any source.
     names: classes of the template, or pairs: 'kidney' is both.
     template: of the names.
+    heights: between which they cannot be, as of `Case.slice_ranges`; nowhere by default.
 
   Raises:
     SourceError: if the case labels one of them, or what lies in them.
@@ -50,9 +56,11 @@ def declare(case: Case, names: Iterable[str], template: Template = TEMPLATE) -> 
     raise SourceError(
       f'{case.source}/{case.name}: {", ".join(both)} is both labelled and declared absent; decide'
     )
+  ranges = {} if heights is None else dict.fromkeys(sorted(absent), heights)
   return dataclasses.replace(
     case,
     supervised=in_template_order({*case.supervised, *absent}, template),
+    slice_ranges={**case.slice_ranges, **ranges},
     absent=in_template_order({*case.absent, *absent}, template),
   )
 

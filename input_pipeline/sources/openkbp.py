@@ -33,6 +33,8 @@ _ABSENT = (
   'pancreas', 'adrenal gland', 'duodenum', 'colon', 'intestine', 'rectum', 'bladder', 'prostate',
   'femoral head', 'celiac trunk',
 )  # fmt: skip
+# Not above the lowest slice of the mandible: in none of 131 scans does a lung come within 40 mm.
+_BELOW_THE_MANDIBLE = ('lung',)
 _TUNE_CASES, _TUNE_SEED = 16, 20261
 # What each of three institutions would have contoured, had they not shared a protocol.
 _PARTS = (
@@ -107,7 +109,12 @@ def _openkbp_case(folder: pathlib.Path, entry: dict, split: str) -> Case:
     load=load,
     slice_ranges=ranges,
   )
-  return field_of_view.declare(case, _ABSENT)
+  case = field_of_view.declare(case, _ABSENT)
+  if 'Mandible' not in labelled:
+    return case
+  low, _ = _heights(entry, entry['label_slices']['Mandible'])
+  top = (entry['shape'][2] - 0.5) * entry['spacing_mm'][2]
+  return field_of_view.declare(case, _BELOW_THE_MANDIBLE, heights=(low, top))
 
 
 def _heights(entry: dict, slices: Sequence[int]) -> tuple[float, float]:
@@ -169,9 +176,9 @@ def openkbp_parts_cases(manual_dir: str | None) -> list[Case]:
   kept = [case for case in cases if case.split != 'train']
   for number, case in enumerate(case for case in cases if case.split == 'train'):
     part = tuple(name for name in case.labelled if name in _PARTS[number % len(_PARTS)])
-    ranges = {name: heights for name, heights in case.slice_ranges.items() if name in part}
+    known = in_template_order((*part, *case.absent))
+    ranges = {name: heights for name, heights in case.slice_ranges.items() if name in known}
     if part:
-      known = in_template_order((*part, *case.absent))
       kept.append(dataclasses.replace(case, supervised=known, slice_ranges=ranges))
   return kept
 

@@ -124,6 +124,9 @@ def get_config() -> ml_collections.ConfigDict:
   # A mask in the place of an organ is a hundredth of a patch, and so is its mean BCE.
   config.train.negative_loss = 10.0
   config.train.absent_loss = 10.0  # the same of classes that a scan cannot show
+  # The same outside the patient, of classes without a label. Classes that are contoured over some
+  # slices learn there as part of their own mean, whatever this is.
+  config.train.outside_loss = 10.0
   config.train.balance_loss = 1e-2  # equal use of the experts of a bank
   config.train.z_loss = 1e-4  # small gate logits of a bank
   config.train.log_every = 50

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from input_pipeline.bricks import VolumeRecord
+from mome_jax.evaluate import metrics
 from mome_jax.inference import router_maps
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.pictures import froc_curve, overlay, router_pictures
@@ -78,17 +80,29 @@ class CasePictures:
 
 
 def _draw_masks(path: epath.Path, case: VolumeRecord, segmentation: Segmentation) -> None:
-  # What the scan cannot show is drawn where the model sees it all the same.
-  names = [
-    name
-    for name in segmentation.names
-    if name in case.supervised and (name not in case.absent or segmentation.mask(name).any())
-  ]
+  masks = {}
+  for name in segmentation.names:
+    if name in case.absent:
+      # What the scan cannot show is drawn where the model sees it all the same.
+      mask = segmentation.mask(name) & _known_slices(case, name)
+      if mask.any():
+        masks[name] = mask
+    elif name in case.supervised:
+      masks[name] = segmentation.view(name)
+  names = list(masks)
   table = segmentation.template.code_table(names)
   layers = overlay.Layers(
-    {name: segmentation.view(name) for name in names},
+    masks,
     {name: table[case.codes, i] for i, name in enumerate(names)},
     palette(segmentation.names),
   )
   title = f'{case.name}: prediction filled, reference dashed'
   overlay.overlay(path, case.image, case.geometry.spacing, layers, title)
+
+
+def _known_slices(case: VolumeRecord, name: str) -> np.ndarray:
+  """(W,) bool: the slices in which something is known of a class."""
+  number = case.image.shape[2]
+  heights = case.slice_ranges.get(name, (-np.inf, np.inf))
+  slices = np.arange(number).reshape(1, 1, -1)
+  return np.isin(np.arange(number), metrics.restrict(slices, case.geometry.spacing, heights))

@@ -81,7 +81,8 @@ def compare(
 ) -> Comparison:
   """Paired differences B - A by class, and in the mean over classes.
 
-  Cases are matched by dataset and name, and both sides must have scored the same classes in them.
+  Cases are matched by dataset and name, and both sides must have scored the same classes in them,
+  but for those that a scan cannot show, which one side may not know.
   Intervals resample whole cases; the test is Wilcoxon's signed-rank over cases (of the mean over
   classes: over the cases' means). p is not corrected for the number of classes. A higher Dice and
   NSD and a lower HD95 win. HD95 is compared where both sides have a finite distance, wins and
@@ -96,6 +97,7 @@ def compare(
     ResultsError: if there are no scores, or splits, cases or classes differ.
   """
   _check_splits(a, b, names)
+  a, b = _without_lone_absent(a, b), _without_lone_absent(b, a)
   _check_same({_key(row) for row in a}, {_key(row) for row in b}, names)
   ordered = [sorted(rows, key=_key) for rows in (a, b)]
   (_, classes, first), (_, _, second) = map(metrics.tabulate, ordered)
@@ -114,6 +116,12 @@ def compare(
   return Comparison(
     names, tuple(differences), {name: pair for name, pair in false_masks.items() if all(pair)}
   )
+
+
+def _without_lone_absent(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+  """The rows but for those, of classes that a scan cannot show, that the other side lacks."""
+  keys = {_key(row) for row in others}
+  return [row for row in rows if not row.get('absent') or _key(row) in keys]
 
 
 def of_sources(rows: Sequence[Row], sources: Sequence[str], name: str) -> Sequence[Row]:

@@ -184,13 +184,16 @@ def count_lesions(
 ) -> list[dict[str, Any]]:
   """Counts of every lesion class that the case labels, at every threshold; see `froc.count`.
 
+  A scan that cannot show a lesion says nothing of how it is detected.
+
   Args:
     case: with its labels.
     levels: of its image.
     template: of the class names.
   """
   rows = []
-  for name, truth in truths(case, levels.names, template):
+  shown = [name for name in levels.names if name not in case.absent]
+  for name, truth in truths(case, shown, template):
     passed = contoured(case, name, levels.of(name))
     rows += froc.count(passed, truth, case.geometry.spacing, name)
   return rows

@@ -148,14 +148,16 @@ def _looks(
       for k, name in enumerate(classes)
       if name in case.supervised and (look := scene.look(table[:, k][codes])) is not None
     }
+    # Of a class that is absent from a part of the scan, nothing is known elsewhere.
+    unknown = frozenset(case.absent) & frozenset(case.slice_ranges)
     yield TrainingLook(
       scene.values,
-      frozenset(case.supervised),
+      frozenset(case.supervised) - unknown,
       looks,
-      frozenset(case.slice_ranges),
+      frozenset(case.slice_ranges) - unknown,
       patients[case.source, case.name],
       store.name,
-      frozenset(case.absent) & frozenset(classes),
+      frozenset(case.absent) & frozenset(classes) - unknown,
     )
 
 

@@ -36,7 +36,7 @@ from mome_jax.training.log_window import LogWindow, NonFiniteLossError
 from mome_jax.training.monitor import Monitor
 from mome_jax.training.optimizer import make_optimizer
 from mome_jax.training.start import Start, Task, find_start, read_task
-from mome_jax.training.unlearnable import undeclared, unlearnable
+from mome_jax.training.unlearnable import outdated, unlearnable
 from mome_jax.training.validation import Validation
 
 _CURVES = 'pictures/training.png'
@@ -135,7 +135,7 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
       done = step + 1
       forecast.step(done)
       last = done == config.train.steps
-      preempted = preemption.requested(done)
+      preempted = preemption.requested()
       validated = recorder.monitor.is_due(done)
       save = last or preempted or done % config.train.checkpoint_every == 0
       if done % config.train.log_every == 0 or save or validated:
@@ -152,11 +152,11 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
       # before it would be lost to copies of these.
       if save and (last or preempted or not window.ends_skipped):
         recorder.save(done, train_state)
-      if last:
+      if last or preempted:
         break
-      if preempted:
-        recorder.close()
-        raise preemption.ending(done)
+    if preempted or preemption.requested():  # in the last step, or while it was validated
+      recorder.close()
+      raise preemption.ending(done)
   bar.close()
   trace.close()
   if done < config.train.steps and multihost.is_lead():
@@ -319,7 +319,7 @@ def _print_start(task: Task, workdir: epath.Path, start: Start) -> None:
   print(f'resuming {workdir} at step {step}' if step else f'training in {workdir}', flush=True)
   config = task.config
   lines = unlearnable(task.stores, config.classes)
-  for line in (*lines, *undeclared(task.stores, config.classes, config.data_dir)):
+  for line in (*lines, *outdated(task.stores, config.classes, config.data_dir)):
     print(line, flush=True)
   if step and task.changes:
     print(f'changed since: {", ".join(task.changes)}', flush=True)

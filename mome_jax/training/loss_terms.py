@@ -23,7 +23,8 @@ class Inputs:
     logits: (B, K, D, H, W) float32, of the mixture.
     targets: (B, K, D, H, W) bool.
     valid: (B, K, D, H, W) bool; where the labels say something about the class.
-    pairs: losses of the mixture.
+    labelled: (B, K) bool; where they say it anywhere in the patch.
+    pairs: losses of the mixture, where the labels say something and outside the patient.
     expert_logits: of each expert alone, finest first: (B, K, D/f, H/f, W/f) float32.
     sampled: (K, d_t) float32, embeddings of a random prompt of each class.
     default: (K, d_t) float32, those of the default prompts.
@@ -37,6 +38,7 @@ class Inputs:
   logits: jax.Array
   targets: jax.Array
   valid: jax.Array
+  labelled: jax.Array
   pairs: losses.PairLosses
   expert_logits: tuple[jax.Array, ...]
   sampled: jax.Array
@@ -65,19 +67,23 @@ class Term(NamedTuple):
 
 
 def bce_dice(
-  pairs: losses.PairLosses, absent: jax.Array, counts: losses.Counts | None
+  pairs: losses.PairLosses,
+  labelled: jax.Array,
+  absent: jax.Array,
+  counts: losses.Counts | None,
 ) -> tuple[jax.Array, jax.Array]:
   """BCE of the classes that their scans can show, and Dice of those that are in the patch.
 
   Args:
-    pairs: losses of the mixture.
+    pairs: as of `Inputs`.
+    labelled: the same.
     absent: (B, K) bool; classes that the case's scan cannot show.
     counts: as of `Inputs`.
   """
   shown = None if counts is None else counts.supervised - counts.absent
   present = None if counts is None else counts.present
   return (
-    losses.mean(pairs.bce, pairs.supervised & ~absent, shown),
+    losses.mean(pairs.bce, labelled & ~absent, shown),
     losses.mean(pairs.dice, pairs.present, present),
   )
 
@@ -120,9 +126,17 @@ def absent(inputs: Inputs) -> jax.Array:
 
   Apart from that of the other classes, whose share would fall with every class that is absent.
   """
-  pairs, counts = inputs.pairs, inputs.counts
-  count = None if counts is None else counts.absent
-  return losses.mean(pairs.bce, pairs.supervised & inputs.batch['absent'], count)
+  count = None if inputs.counts is None else inputs.counts.absent
+  return losses.mean(inputs.pairs.bce, inputs.labelled & inputs.batch['absent'], count)
+
+
+def outside(inputs: Inputs) -> jax.Array:
+  """BCE against an empty mask outside the patient, of the classes of which no label says anything.
+
+  Air is known in every scan: a lung learned in chests must not be seen in the air around a head.
+  """
+  count = None if inputs.counts is None else inputs.counts.outside
+  return losses.mean(inputs.pairs.bce, inputs.pairs.supervised & ~inputs.labelled, count)
 
 
 def denominators(counts: losses.Counts | None) -> dict[str, Any]:
@@ -136,6 +150,7 @@ TERMS = {
   'experts': Term('expert_loss', experts, adds_up=True),
   'negative': Term('negative_loss', negative, adds_up=True),
   'absent': Term('absent_loss', absent, adds_up=True),
+  'outside': Term('outside_loss', outside, adds_up=True),
 }
 
 

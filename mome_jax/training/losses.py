@@ -17,6 +17,7 @@ class Counts(NamedTuple):
   Attributes:
     supervised: () int32, (case, class) pairs with a valid voxel.
     absent: () int32, those of a class that the case's scan cannot show.
+    outside: () int32, pairs with no valid voxel, and with one outside the patient.
     present: () int32, those with a target among the valid voxels.
     known: () int32, cases with a voxel that is not to be ignored.
     parts: () int32, of the batch.
@@ -24,18 +25,22 @@ class Counts(NamedTuple):
 
   supervised: jax.Array
   absent: jax.Array
+  outside: jax.Array
   present: jax.Array
   known: jax.Array
   parts: jax.Array
 
 
 @jax.named_scope(class_maps.SCOPE)
-def count(targets: jax.Array, valid: jax.Array, known: jax.Array, absent: jax.Array) -> Counts:
+def count(
+  targets: jax.Array, valid: jax.Array, outside: jax.Array, known: jax.Array, absent: jax.Array
+) -> Counts:
   """The counts of one part of a batch; the sums over all parts are those of the batch.
 
   Args:
     targets: (B, K, D, H, W) bool.
     valid: (B, K, D, H, W) bool.
+    outside: (B, D, H, W) bool; voxels outside the patient.
     known: (B, D, H, W) bool; voxels that are not to be ignored.
     absent: (B, K) bool; classes that the case's scan cannot show.
   """
@@ -44,6 +49,7 @@ def count(targets: jax.Array, valid: jax.Array, known: jax.Array, absent: jax.Ar
   return Counts(
     number(some(valid)),
     number(some(valid) & absent),
+    number(some(outside)[:, None] & ~some(valid)),
     number(some(targets & valid)),
     number(some(known)),
     jnp.ones((), jnp.int32),

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from input_pipeline.anatomy import IGNORE_CODE
+from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE
 from mome_jax.models import MoME
 from mome_jax.moe import router_stats
 from mome_jax.text import prompt_inputs
@@ -59,14 +59,18 @@ def make_loss_fn(
       logits, negative = jnp.split(logits, [len(sampled)], axis=1)
       expert_logits = tuple(scores[:, : len(sampled)] for scores in expert_logits)
     targets, valid = _supervision(code_table, batch)
-    pairs = losses.pair_losses(logits, targets, valid, log=config.log_dice)
-    bce, dice = loss_terms.bce_dice(pairs, batch['absent'], counts)
+    labelled = valid.any((2, 3, 4))
+    # Nothing lies outside the patient, whatever is labelled there.
+    outside = (batch['label'] == OUTSIDE_CODE)[:, None]
+    pairs = losses.pair_losses(logits, targets, valid | outside, log=config.log_dice)
+    bce, dice = loss_terms.bce_dice(pairs, labelled, batch['absent'], counts)
     metrics = {'loss_bce': bce, 'loss_dice': dice}
     loss = bce + dice
     inputs = loss_terms.Inputs(
       logits,
       targets,
       valid,
+      labelled,
       pairs,
       expert_logits,
       sampled,
@@ -108,7 +112,8 @@ def make_count_fn(code_table: jax.Array) -> CountFn:
 
   def count(batch: dict[str, jax.Array]) -> losses.Counts:
     known = batch['label'] != IGNORE_CODE
-    return losses.count(*_supervision(code_table, batch), known, batch['absent'])
+    outside = batch['label'] == OUTSIDE_CODE
+    return losses.count(*_supervision(code_table, batch), outside, known, batch['absent'])
 
   return count
 

@@ -66,12 +66,14 @@ def _shown(stores: Sequence[bricks.Store], classes: Sequence[str]) -> list[str]:
   return [name for name, count in zip(classes, voxels, strict=True) if count]
 
 
-def undeclared(
+def outdated(
   stores: Sequence[bricks.Store], classes: Sequence[str], data_dir: str | os.PathLike
 ) -> list[str]:
-  """Sources that were prepared before they declared what their scans cannot show, a line each.
+  """What sources that an earlier version prepared do not teach, a line each.
 
-  They stay valid: of such classes nothing is learned there, as before.
+  They stay valid: nothing is learned from what they do not tell, as before. Of a scan that declares
+  what it cannot show, these classes are learned; of one that tells what is around the patient, that
+  no class is there.
 
   Args:
     stores: that the run is trained on.
@@ -83,11 +85,17 @@ def undeclared(
     report = bricks.read_settings(data_dir, store.name)
     source = sources.SOURCES.get(((report or {}).get('settings') or {}).get('source', store.name))
     known = {name for case in store.cases for name in case.supervised}
+    again = f'prepare it again with {prepare_command(data_dir, store.name, report)}'
     missing = [name for name in classes if source and name in source.absent - known]
     if missing:
       lines.append(
         f'note: {store.name} was prepared before it declared that its scans cannot show '
-        f'{", ".join(missing)}: this run does not learn that; prepare it again with '
-        f'{prepare_command(data_dir, store.name, report)}'
+        f'{", ".join(missing)}: this run does not learn that; {again}'
+      )
+    unknown = [c for c in classes if any(c not in case.supervised for case in store.cases)]
+    if unknown and not store.tells_outside:
+      lines.append(
+        f'note: {store.name} was prepared before the air around patients was told: that '
+        f'{", ".join(unknown)} cannot be there is not learned from it; {again}'
       )
   return lines

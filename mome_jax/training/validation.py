@@ -17,7 +17,7 @@ import tqdm
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
-from input_pipeline.anatomy import IGNORE_CODE
+from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE
 from input_pipeline.batches.sampler import PatchSampler, StoreCase
 from input_pipeline.ct.hu_windows import hu_windows
 from mome_jax.errors import writing
@@ -123,7 +123,8 @@ class Validation:
 
     channels = hu_windows(image.astype(np.float32), self._sampler.windows.tolist())
     tiling = sliding_window.Tiling(self._sampler.patch, _PICTURE_OVERLAP, self._batch_size)
-    names = [name for k, name in enumerate(self._classes) if case.supervised[k]]
+    shown = case.supervised & ~case.absent
+    names = [name for k, name in enumerate(self._classes) if shown[k]]
     columns = [self._classes.index(name) for name in names]
     slabs = sliding_window.sliding_window(predict, channels, tiling, classes=len(self._classes))
     parts = [
@@ -205,15 +206,17 @@ def make_score_step(table: jax.Array, *, log: bool) -> Callable[..., dict[str, j
       (depth, height, width), batch['supervised'], batch['frame'], batch['slice_range']
     )
     valid &= (label != IGNORE_CODE)[:, None]
+    known = valid | (label == OUTSIDE_CODE)[:, None]
     of_pair = lambda *pair: losses.masked_bce_dice(*(x[None, None] for x in pair), log=log)
-    bce, dice = jax.vmap(jax.vmap(of_pair))(logits, targets, valid)
+    bce, dice = jax.vmap(jax.vmap(of_pair))(logits, targets, known)
     truth, mask = targets & valid, (logits > 0) & valid
     voxels = lambda x: x.sum((2, 3, 4), dtype=jnp.float32).sum(0)
-    shown = ~batch['absent']  # those that cannot be there are a term of their own in training
+    # What cannot be there is a term of its own in training.
+    pairs = valid.any((2, 3, 4)) & ~batch['absent']
     return {
-      'bce': (bce * shown).sum(),
+      'bce': (bce * pairs).sum(),
       'dice': dice.sum(),
-      'pairs': (valid.any((2, 3, 4)) & shown).sum(dtype=jnp.float32),
+      'pairs': pairs.sum(dtype=jnp.float32),
       'present': truth.any((2, 3, 4)).sum(dtype=jnp.float32),
       'overlap': voxels(truth & mask),
       'predicted': voxels(mask),

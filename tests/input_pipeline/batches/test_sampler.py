@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from input_pipeline import bricks
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import OUTSIDE_CODE, TEMPLATE
 from input_pipeline.batches import augment
 from input_pipeline.batches.sampler import PatchSampler, PipelineError
 from input_pipeline.ct import volume
@@ -43,7 +43,7 @@ def test_any_box_equals_a_slice_of_the_scan(store, scans):
     expected = padded(full_image, low, high, volume.AIR)
     # Air within a stored brick keeps its noise.
     np.testing.assert_array_equal(np.where(image <= -900, volume.AIR, image), expected)
-    np.testing.assert_array_equal(label, padded(full_codes, low, high, 0))
+    np.testing.assert_array_equal(label, padded(full_codes, low, high, OUTSIDE_CODE))
     reached_outside += (low < 0).any() or (high > case.info.shape).any()
   assert 50 < reached_outside < 200
 
@@ -298,12 +298,13 @@ def test_an_unknown_balance_is_refused(store):
 
 def test_patch_larger_than_the_scan_holds_all_of_it(store, scans):
   sampler = PatchSampler(make_config(patch=(64, 64, 80), augment=OFF), [store], CLASSES)
-  wholes = {tuple(np.bincount(codes.ravel(), minlength=256)[1:]) for _, codes in scans.values()}
+  count = lambda codes: tuple(np.bincount(codes.ravel(), minlength=256)[1:OUTSIDE_CODE])
+  wholes = {count(codes) for _, codes in scans.values()}
   assert len(wholes) == 6
   for index in range(6):
     label = sampler.sample(index, 0)['label']
     assert label.shape == (64, 64, 80)
-    assert tuple(np.bincount(label.ravel(), minlength=256)[1:]) in wholes
+    assert count(label) in wholes
 
 
 def test_wrong_spacing_and_missing_classes_are_named(store):
@@ -342,11 +343,11 @@ def test_beyond_the_field_is_what_is_beyond_a_scan(store):
   inside = np.zeros(whole.shape, bool)
   inside[: 10 + shape[0] // 2, 17:, 21 : 10 + shape[2] - 3] = True
   np.testing.assert_array_equal(image, np.where(inside, whole, volume.AIR))
-  np.testing.assert_array_equal(label, np.where(inside, codes, 0))
-  assert codes[~inside].any()
+  np.testing.assert_array_equal(label, np.where(inside, codes, OUTSIDE_CODE))
+  assert (codes[~inside] != OUTSIDE_CODE).any()
   # A field that the box does not touch leaves nothing.
   image, label = sampler._read(case, low, high, (np.array([-90, 0, 0]), np.array([-50, 90, 90])))
-  assert not label.any() and (image == volume.AIR).all()
+  assert (label == OUTSIDE_CODE).all() and (image == volume.AIR).all()
 
 
 def test_all_augmentation_together_depends_on_seed_and_index_alone(store):

@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 from input_pipeline import bricks, prepare, sources
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import OUTSIDE_CODE, TEMPLATE
 from input_pipeline.bricks import shards, staging, writer
 from input_pipeline.ct import volume
 
@@ -25,7 +25,7 @@ def assemble(store, case):
   shape = store.cases[case].shape
   padded = [-(-n // store.brick) * store.brick for n in shape]
   image = np.full(padded, volume.AIR, np.int16)
-  codes = np.zeros(padded, np.uint8)
+  codes = np.full(padded, OUTSIDE_CODE, np.uint8)
   for record in np.flatnonzero(store.case == case):
     inside = tuple(slice(p, p + store.brick) for p in store.position[record])
     image[inside], codes[inside] = store.read(record)
@@ -35,7 +35,7 @@ def assemble(store, case):
 def test_bricks_put_together_are_the_scan(tiny_data, tiny_cases):
   store = bricks.open_bricks(tiny_data, 'phantom')
   assert len(store.cases) == 6
-  assert store.spacing == SPACING
+  assert store.spacing == SPACING and store.tells_outside
   dropped = 0
   for number, info in enumerate(store.cases):
     case = next(c for c in tiny_cases if c.name == info.name)
@@ -47,19 +47,33 @@ def test_bricks_put_together_are_the_scan(tiny_data, tiny_cases):
     differs = found_image[inside] != image
     assert (image[differs] <= -900).all()
     dropped += differs.any()
-    # What lies beyond the scan is air.
-    found_image[inside], found_codes[inside] = volume.AIR, 0
+    # What lies beyond the scan is air, and not in the patient.
+    found_image[inside], found_codes[inside] = volume.AIR, OUTSIDE_CODE
     assert (found_image == volume.AIR).all()
-    assert not found_codes.any()
+    assert (found_codes == OUTSIDE_CODE).all()
 
 
-def test_air_bricks_are_left_out_but_labelled_air_is_kept():
+def test_air_around_the_patient_is_left_out_but_labelled_and_enclosed_air_is_kept():
   image = np.full((8, 4, 4), -1000, np.int16)
   image[7, 0, 0] = -899
-  codes = np.zeros(image.shape, np.uint8)
+  codes = np.full(image.shape, OUTSIDE_CODE, np.uint8)
   assert [p for p, _, _ in bricks.cut(image, codes, 4)] == [(4, 0, 0)]
-  codes[0, 0, 0] = 16
-  assert [p for p, _, _ in bricks.cut(image, codes, 4)] == [(0, 0, 0), (4, 0, 0)]
+  for code in (16, 0):
+    codes[0, 0, 0] = code
+    assert [p for p, _, _ in bricks.cut(image, codes, 4)] == [(0, 0, 0), (4, 0, 0)]
+
+
+def test_air_around_the_patient_is_told_from_what_is_not_labelled():
+  image = np.full((12, 12, 3), -1000, np.float32)
+  image[3:9, 3:9] = 40
+  image[5:7, 5:7] = -1000  # bowel gas
+  codes = np.zeros(image.shape, np.uint8)
+  codes[2:4, 3:9] = TEMPLATE.get('liver').index  # over the skin, too
+  scan = sources.Scan(image, codes, volume.to_canonical(image, np.eye(4)).geometry)
+  _, told, _ = bricks.to_spacing(scan, (1.0, 1.0, 1.0))
+  around = np.ones(image.shape, bool)
+  around[3:9, 3:9] = around[2, 3:9] = False
+  np.testing.assert_array_equal(told, np.where(around, OUTSIDE_CODE, codes))
 
 
 def test_offset_is_where_the_first_voxel_lies():

@@ -40,6 +40,28 @@ def test_the_patient_has_lungs_and_no_couch():
   assert not body.patient(np.full((4, 4, 4), AIR)).any()
 
 
+def test_outside_is_air_that_nothing_encloses():
+  rng = np.random.default_rng(0)
+  image = rng.normal(AIR, 30, (30, 14, 4))
+  image[2:12, 3:11] = 40
+  image[5:8, 5:8] = AIR  # bowel gas, open in one slice
+  image[5:8, 3:8, 2] = AIR
+  image[18:, 1:13, 3] = 40  # a chest that the border cuts,
+  image[20:, 2:12, 3] = -800  # and lung in it
+  expected = np.ones(image.shape, bool)
+  expected[2:12, 3:11] = expected[18:, 1:13, 3] = False
+  expected[5:8, 3:8, 2] = True
+  np.testing.assert_array_equal(body.outside(image), expected)
+  # Nor does lung beyond which a round field of view has nothing.
+  image = np.full((40, 40, 1), -800.0)
+  place = np.hypot(*np.indices((40, 40)) - 19.5)
+  image[place > 16] = -1024
+  around = body.outside(image)[..., 0]
+  assert not around[place < 14].any() and around[place > 18].all()
+  assert not body.outside(np.full((4, 4, 4), -850.0)).any()
+  assert body.outside(np.full((4, 4, 4), AIR)).all()
+
+
 @pytest.mark.parametrize(
   ('margin', 'expected'),
   [

@@ -1,5 +1,7 @@
 """Which cases of an evaluation are drawn, and what of all of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -9,6 +11,7 @@ from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
 from mome_jax.evaluate.case_pictures import CasePictures
 from mome_jax.inference.segmentation import Segmentation
+from mome_jax.pictures import overlay
 from tests.mome_jax.inference.test_router_maps import NAMES, SPACING, fake_model, make_explainer
 
 SHAPE = (16, 8, 8)
@@ -53,3 +56,25 @@ def test_the_first_cases_are_drawn_and_the_router_of_all_of_them(tmp_path, templ
 def test_a_model_without_a_router_has_no_picture_of_it(tmp_path, template):
   assert draw(epath.Path(tmp_path), 1, None, template) == 0
   assert [path.name for path in tmp_path.iterdir()] == ['one.png']
+
+
+@pytest.mark.parametrize('claimed', [[1], [1, 5], []])
+def test_what_a_scan_cannot_show_is_drawn_where_that_is_known(
+  tmp_path, template, monkeypatch, claimed
+):
+  """The second class cannot lie in the upper half of the slices; below, nobody labelled it."""
+  case = make_case('one', template)
+  case = dataclasses.replace(
+    case, absent=NAMES[1:2], slice_ranges={NAMES[1]: (3.5 * SPACING[2], np.inf)}
+  )
+  winner = (case.codes > 0).astype(np.uint8)
+  winner[10:12, 3:5, claimed] = 2
+  drawn = {}
+  monkeypatch.setattr(overlay, 'overlay', lambda *args: drawn.update(args[3].masks))
+  over = np.zeros((*SHAPE, 1), np.uint8)
+  CasePictures(epath.Path(tmp_path), 1).draw(
+    case, Segmentation(NAMES, winner, over, template), None
+  )
+  assert (NAMES[1] in drawn) == (5 in claimed)
+  if 5 in claimed:
+    assert np.flatnonzero(np.asarray(drawn[NAMES[1]]).any((0, 1))).tolist() == [5]

@@ -194,6 +194,9 @@ def test_classes_that_no_scan_can_show_have_volumes_alone():
   assert comparison.differences[-1].difference == compare.compare(A, B).differences[-1].difference
   assert 'bladder' not in compare.overview({'a': a, 'b': b})
   assert 'Masks where' not in compare.to_markdown(compare.compare(A, B))
+  # One side may know of a class that no scan can show, and the other not.
+  for pair in ((a, B), (A, b)):
+    assert compare.compare(*pair) == compare.compare(A, B)
 
 
 def test_one_dataset_of_several(tmp_path, capsys):

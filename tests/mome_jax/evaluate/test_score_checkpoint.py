@@ -1,5 +1,6 @@
 """Scores of a segmentation against a stored label map."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -50,6 +51,12 @@ def test_ignored_voxels_hold_no_lesion_at_any_threshold(case):
   )
   rows = score_checkpoint.count_lesions(case, levels, TEMPLATE)
   assert {(row['lesions'], row['found'], row['predicted']) for row in rows} == {(1, 1, 1)}
+
+
+def test_a_scan_that_cannot_show_a_lesion_is_no_healthy_one(case):
+  absent = dataclasses.replace(case, codes=np.zeros_like(case.codes), absent=('liver tumor',))
+  levels = froc.Levels(('liver tumor',), case.codes.shape)
+  assert score_checkpoint.count_lesions(absent, levels, TEMPLATE) == []
 
 
 def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):

@@ -3,8 +3,11 @@
 import highdicom
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from input_pipeline.anatomy import TEMPLATE
+from mome_jax import checkpoint, shipped
+from mome_jax.configs import demo
 from mome_jax.pictures.colours import COLOURS, colour_of, lab, palette
 
 HEAD = ('brainstem', 'spinal cord', 'right parotid', 'left parotid', 'larynx', 'mandible')
@@ -24,6 +27,13 @@ def distances(colours):
 def test_every_class_of_the_template_has_a_colour():
   assert set(COLOURS) == set(TEMPLATE.names())
   assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+@pytest.mark.parametrize(
+  'names', [checkpoint.load_config(shipped.MODEL).classes, demo.get_config().classes]
+)
+def test_the_classes_of_a_model_are_told_apart(names):
+  assert distances([to_rgb(COLOURS[name]) for name in names]).min() > 20
 
 
 # A difference of 2.3 is just noticeable, one of 10 is seen at a glance.

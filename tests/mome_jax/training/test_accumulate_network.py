@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
+from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE, TEMPLATE
 from mome_jax.configs import demo
 from mome_jax.models import build_model, mome
 from mome_jax.text import prompt_inputs
@@ -22,8 +22,8 @@ CASES = 4  # of 16^3 voxels
 def patches():
   """Patches that label different numbers of classes; some hold none of them."""
   rng = np.random.default_rng(0)
-  codes = [0, *(TEMPLATE.get(name).index for name in CLASSES), IGNORE_CODE]
-  blocks = rng.choice(codes, (CASES, 4, 4, 4), p=(0.5, 0.2, 0.15, 0.1, 0.05))
+  codes = [0, *(TEMPLATE.get(name).index for name in CLASSES), IGNORE_CODE, OUTSIDE_CODE]
+  blocks = rng.choice(codes, (CASES, 4, 4, 4), p=(0.4, 0.2, 0.15, 0.1, 0.05, 0.1))
   label = blocks.repeat(4, 1).repeat(4, 2).repeat(4, 3)
   label[3] = 0
   image = 0.5 + 0.1 * (label[..., None] > 0) + rng.normal(0, 0.1, (*label.shape, 2))

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
+from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE, TEMPLATE
 from mome_jax.configs import demo
 from mome_jax.models import build_model
 from mome_jax.text import prompt_inputs
@@ -87,6 +87,32 @@ def test_classes_that_the_scan_cannot_show_have_a_term_of_their_own():
     assert metrics[name] == alone[name] > 0
   assert alone['loss_absent'] == 0
   np.testing.assert_allclose(metrics['loss'], alone['loss'] + 3 * metrics['loss_absent'], rtol=1e-6)
+
+
+def test_what_no_label_tells_is_empty_outside_the_patient():
+  """Of two classes: liver known in the upper half of the patch, the kidney nowhere."""
+  batch = patch(8)
+  batch['label'][0, :, :, ::2] = OUTSIDE_CODE  # half of every slice
+  batch['slice_range'][0, 0] = 4, np.inf
+  batch['supervised'][0, 1] = False
+  config = demo.get_config().train
+  config.update({'outside_loss': 3.0, 'expert_loss': 0.0})
+  loss_fn = steps.make_loss_fn(Given(), None, jnp.asarray(TEMPLATE.code_table(CLASSES)), config)
+  logits = np.random.default_rng(1).normal(size=(1, 8, 8, 8, 2)).astype(np.float32)
+  prompts = {kind: {'vectors': jnp.ones((2, 4))} for kind in ('sampled', 'default')}
+  learn = jax.jit(jax.grad(lambda x, *inputs: loss_fn({'model': x}, *inputs), has_aux=True))
+  slopes, metrics = learn(logits, batch, prompts)
+  outside = batch['label'][0] == OUTSIDE_CODE
+  liver, kidney = (logits[0, ..., k].astype(np.float64) for k in (0, 1))
+  np.testing.assert_allclose(metrics['loss_outside'], np.logaddexp(0, kidney[outside]).mean(), 1e-5)
+  taught = 3 / (1 + np.exp(-kidney)) / outside.sum()
+  np.testing.assert_allclose(slopes[0, ..., 1], np.where(outside, taught, 0), rtol=1e-4)
+  # Beyond its heights the liver learns there too, as part of its mean.
+  known = outside | (np.arange(8) >= 4)
+  target = (batch['label'][0] == TEMPLATE.get('liver').index) & known
+  bce = np.logaddexp(0, liver) - target * liver
+  np.testing.assert_allclose(metrics['loss_bce'], bce[known].mean(), rtol=1e-5)
+  assert (np.asarray(slopes[0, ..., 0]) != 0).tolist() == known.tolist()
 
 
 @pytest.fixture(scope='module')

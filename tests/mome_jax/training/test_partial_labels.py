@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import bricks, sources
-from input_pipeline.anatomy import IGNORE_CODE
+from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE
 from input_pipeline.batches import dataset
 from input_pipeline.bricks import writer
 from input_pipeline.ct import volume
@@ -145,9 +145,13 @@ def test_logits_of_unlabelled_classes_get_no_gradient(config, batch):
     loss_fn = steps.make_loss_fn(Probe(model, added), None, table, config.train)
     return loss_fn(params, batch, prompts)[0]
 
-  of_logits, of_prompts = jax.jit(jax.grad(loss, (0, 1)))(added, prompts)
+  of_logits = jax.jit(jax.grad(loss))(added, prompts)
   labelled = batch['supervised']
-  fine = np.abs(np.moveaxis(of_logits['logits'], -1, 1))
+  # Outside the patient every class is known, and taught.
+  outside = (batch['label'] == OUTSIDE_CODE)[:, None]
+  slopes = np.abs(np.moveaxis(of_logits['logits'], -1, 1))
+  assert (slopes > 0)[np.broadcast_to(outside, slopes.shape)].all() and outside.any()
+  fine = np.where(outside, 0, slopes)
   np.testing.assert_array_equal(fine.max((2, 3, 4)) > 0, labelled)
   assert (fine[~labelled] == 0).all()
   assert len(of_logits['experts']) > 1
@@ -162,7 +166,9 @@ def test_logits_of_unlabelled_classes_get_no_gradient(config, batch):
       height = first + step * np.arange(16)
       inside = (height >= 60) & (height <= 150)
       np.testing.assert_array_equal((fine[row, 4] > 0).any((0, 1)), inside)
-  # No prompt of a class that nobody in the batch labels is moved, every other one is.
+  # No prompt of a class that nobody in the batch labels is moved by more, every other one is.
+  config.train.outside_loss = 0.0
+  of_prompts = jax.jit(jax.grad(loss, 1))(added, prompts)
   moved = np.abs(of_prompts['sampled']['vectors']).max(1) > 0
   np.testing.assert_array_equal(moved, labelled.any(0))
   assert moved.tolist() == [True] * 5 + [False]

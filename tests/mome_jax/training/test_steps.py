@@ -15,6 +15,7 @@ CONFIG = ConfigDict(
     'text_loss': 0.0,
     'negative_loss': 0.0,
     'absent_loss': 0.0,
+    'outside_loss': 0.0,
   }
 )
 

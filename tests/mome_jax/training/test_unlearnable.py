@@ -11,7 +11,7 @@ from input_pipeline import bricks
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
 from mome_jax.errors import ConfigError
-from mome_jax.training.unlearnable import check, undeclared, unlearnable
+from mome_jax.training.unlearnable import check, outdated, unlearnable
 
 CLASSES = ('liver', 'spleen', 'pancreas', 'aorta')
 
@@ -61,10 +61,19 @@ def test_sources_that_were_prepared_before_they_declared_absence_are_told(tmp_pa
     scan = dataclasses.replace(record('a', ('brainstem', *fields.get('absent', ())), []), **fields)
     return bricks.MemoryStore('openkbp', [scan], spacing=(4, 4, 3), brick=32, template=TEMPLATE)
 
-  (line,) = undeclared([prepared()], ('brainstem', 'aorta', 'liver', 'spleen'), tmp_path)
+  (line,) = outdated([prepared()], ('brainstem', 'aorta', 'liver', 'spleen'), tmp_path)
   assert 'cannot show liver, spleen: this run does not learn that' in line
   assert '--source=openkbp --manual_dir=/downloads/openkbp' in line
   # Seven organs of the head and neck ask for nothing, nor does a source that is up to date.
-  assert undeclared([prepared()], ('brainstem', 'aorta'), tmp_path) == []
-  assert undeclared([prepared(absent=('liver', 'spleen'))], ('liver', 'spleen'), tmp_path) == []
-  assert undeclared([store(record('a', (), []))], CLASSES, tmp_path) == []
+  assert outdated([prepared()], ('brainstem', 'aorta'), tmp_path) == []
+  assert outdated([prepared(absent=('liver', 'spleen'))], ('liver', 'spleen'), tmp_path) == []
+  assert outdated([store(record('a', (), []))], CLASSES, tmp_path) == []
+
+
+def test_sources_that_were_prepared_before_air_was_told_are_told(tmp_path, monkeypatch):
+  scans = store(record('a', ('liver',), ['liver']), record('b', ('liver', 'spleen'), ['spleen']))
+  assert outdated([scans], CLASSES, tmp_path) == []
+  monkeypatch.setattr(bricks.MemoryStore, 'tells_outside', False)
+  (line,) = outdated([scans], ('liver', 'spleen'), tmp_path)
+  assert 's was prepared before the air around patients was told: that spleen cannot be' in line
+  assert outdated([scans], ('liver',), tmp_path) == []  # its labels tell it everywhere

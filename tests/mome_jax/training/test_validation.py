@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline.anatomy import IGNORE_CODE
+from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE
 from mome_jax.training.validation import Validation, make_score_step, summarise
 
 K, SHAPE = 3, (4, 3, 2)
@@ -41,12 +41,13 @@ def by_hand(logits, batch):
       valid = batch['label'][n] != IGNORE_CODE
       if (n, k) == (1, 1):
         valid &= np.isin(np.arange(SHAPE[0]), (1, 2))[:, None, None]
+      known = valid | (batch['label'][n] == OUTSIDE_CODE)
       truth = (batch['label'][n] == k + 1) & valid
       q = p[n, ..., k]
       if not batch['absent'][n, k]:
-        bce.append(-np.where(truth, np.log(q), np.log(1 - q))[valid].mean())
+        bce.append(-np.where(truth, np.log(q), np.log(1 - q))[known].mean())
       if truth.any():
-        dice.append(-np.log((2 * q[truth].sum() + 1e-7) / (q[valid].sum() + truth.sum() + 1e-7)))
+        dice.append(-np.log((2 * q[truth].sum() + 1e-7) / (q[known].sum() + truth.sum() + 1e-7)))
       mask = (logits[n, ..., k] > 0) & valid
       overlap[k] += (mask & truth).sum()
       predicted[k] += mask.sum()
