@@ -87,8 +87,7 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     {'split': max((splits[key] for key in keys), key=_HELD_OUT.index), 'members': keys}
     for keys in find_groups(prints)
   ]
-  compared = [case for case in cases if (case.source, case.name) in splits]
-  patient_groups.write(output, groups, compared)
+  patient_groups.write(output, groups, cases)
   number = sum(len(group['members']) for group in groups)
   print(f'{output}: {len(groups)} groups with {number} of {len(prints)} scans')
   return failed

@@ -82,6 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 1 if undone else 0
 
 
+# What the stages tell every training, and the option that says it.
+_SET_BY = {
+  '--config.data.spacing': '--spacing',
+  '--config.data.sources': '--downloads and --download',
+  '--config.data_dir': '--work',
+}
+
+
 def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
   """What the options ask for.
 
@@ -92,6 +100,10 @@ def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
   """
   from mome_jax.training import command_line
 
+  for change in changes:
+    name = change.partition('=')[0]
+    if name in _SET_BY:
+      raise StageError(f'{name}: is set by {_SET_BY[name]}; give that')
   given = {}
   for word in args.download:
     source, equals, folder = word.partition('=')

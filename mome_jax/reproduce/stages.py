@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
 from input_pipeline import check as checking
@@ -170,9 +171,14 @@ def to_prepare(plan: Plan) -> list[str]:
   return [
     one.source
     for one in plan.downloads
-    if one.source not in ready
-    or notes.get(f'prepare {one.source}') != {'state': _state(one), 'groups': _digest(plan)}
+    if one.source not in ready or notes.get(f'prepare {one.source}') != _prepared(plan, one)
   ]
+
+
+def _prepared(plan: Plan, download: Download) -> dict[str, Any]:
+  """What is noted of a source that is written as it is now asked for."""
+  how = {'spacing': list(plan.spacing), 'brick': plan.brick}
+  return {'state': _state(download), 'groups': _digest(plan), **how}
 
 
 def _digest(plan: Plan) -> str:
@@ -185,7 +191,7 @@ def write_bricks(plan: Plan) -> list[str]:
   for download in plan.downloads:
     if download.source not in left:
       continue
-    state = _state(download)
+    noted = _prepared(plan, download)
     try:
       report = prepare.prepare(
         download.source,
@@ -200,7 +206,7 @@ def write_bricks(plan: Plan) -> list[str]:
       continue
     cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
     print(f'{download.source}: {cases}, {report["bytes"] / 1e6:.1f} MB', flush=True)
-    _note(plan, f'prepare {download.source}', {'state': state, 'groups': _digest(plan)})
+    _note(plan, f'prepare {download.source}', noted)
   skipped = []
   for download in plan.downloads:
     settings = bricks.read_settings(plan.data_dir, download.source)

@@ -98,21 +98,6 @@ def test_two_folders_with_the_same_names_are_refused(tmp_path, capsys):
   assert f'{tmp_path}/one/' in message and f'{tmp_path}/two/' in message
 
 
-def test_scans_that_could_not_be_compared_are_not_said_to_be(tmp_path, capsys):
-  """Prepared later, one of them must be compared first."""
-  folder = tmp_path / 'word'
-  for part in ('images', 'labels'):
-    (folder / f'{part}Tr').mkdir(parents=True)
-    for name in ('word_0001', 'word_0002'):
-      array = np.arange(512, dtype=np.int16).reshape(8, 8, 8) * (part == 'images')
-      nib.save(nib.Nifti1Image(array, np.diag([6.0, 6, 6, 1])), folder / f'{part}Tr/{name}.nii.gz')
-  (folder / 'imagesTr/word_0002.nii.gz').write_bytes(b'no scan')
-  output = tmp_path / 'groups.json'
-  assert dedupe.main([f'--download=word={folder}', f'--output={output}']) == 1
-  assert 'skipped word word_0002' in capsys.readouterr().err
-  assert [name for _, name, _ in json.loads(output.read_text())['scans']] == ['word_0001']
-
-
 def test_wrong_downloads_are_named(tmp_path, capsys):
   with pytest.raises(SystemExit):
     dedupe.main(['--download=nothing', f'--output={tmp_path}/x'])

@@ -34,7 +34,7 @@ class Cloud:
         'CLOUD': str(self.folder), 'NAME': 'mome', 'ZONE': 'us-east5-b', 'POLL': '0.2',
         'MISSES': '3', **environment,
       },
-      capture_output=True, text=True, timeout=60,
+      capture_output=True, text=True, timeout=180,
     )  # fmt: skip
 
   def calls(self, *parts):

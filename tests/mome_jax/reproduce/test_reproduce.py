@@ -1,5 +1,6 @@
 """The paper's experiment on fabricated downloads: short with three datasets, long with all."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -208,3 +209,21 @@ def test_mistakes_take_one_line(words, message, tmp_path, monkeypatch, capsys):
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('error: ') and message in line
   assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize('name', ['data.spacing', 'data.sources', 'data_dir'])
+def test_what_the_stages_set_is_not_changed_beside_them(name, tmp_path):
+  words = [f'--downloads={tmp_path}', f'--work={tmp_path}']
+  args = command.make_parser().parse_args(words)
+  with pytest.raises(stages.StageError, match=f'--config.{name}: is set by --'):
+    command.make_plan(args, [f'--config.{name}=x'])
+
+
+def test_another_spacing_is_another_preparation(tmp_path, monkeypatch):
+  download = families.Download('lits', 'lits', tmp_path, False)
+  plan = stages.Plan(tmp_path, [download], {}, (), (1.5, 1.5, 1.5), 64)
+  monkeypatch.setattr(stages.bricks, 'prepared_sources', lambda _: ['lits'])
+  monkeypatch.setattr(stages, '_state', lambda _: 'as it was')
+  stages._note(plan, 'prepare lits', stages._prepared(plan, download))
+  assert stages.to_prepare(plan) == []
+  assert stages.to_prepare(dataclasses.replace(plan, spacing=(2.0, 2.0, 2.0))) == ['lits']
