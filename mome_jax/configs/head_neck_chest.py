@@ -8,8 +8,8 @@ python -m mome_jax.export --checkpoint=runs/head_neck_chest --output=models/open
     --dtype=bfloat16 --without-experimental
 
 Chests, of which there are four, are turned, bent and mirrored more than necks, of which there are
-158 and which lose 2.6 points of Dice by it (docs/results/regions). Two CPU cores: 51 to 66 minutes of
-steps. Mean Dice 75.6 % over 7 organs of the 29 validation patients of OpenKBP, NSD 69.5; lungs of
+158 and which lose 2.6 points of Dice by it (docs/results/regions). Two CPU cores: 51 to 66 minutes
+of steps. Mean Dice 75.6 % over 7 organs of OpenKBP's 29 validation patients, NSD 69.5; lungs of
 two held-out chests 95.1 (right) and 91.3 % (left). In necks, where nobody labelled them, they cover
 the tips of the lungs in part, and nothing above the mandible.
 """
