@@ -1,14 +1,13 @@
 """The folder in which a source is prepared, and how it takes the place of the earlier one."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 
 from etils import epath
 
+from input_pipeline import folder_lock
 from input_pipeline.bricks import records
-from input_pipeline.buckets import is_in_bucket
 from input_pipeline.errors import UserError
 
 CASES = 'cases'  # folder of finished cases, which a killed run leaves to the next one
@@ -34,28 +33,13 @@ def stage_folder(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
   """
   folder = data_dir / f'.{source}.incomplete'
   folder.mkdir(parents=True, exist_ok=True)
-  with _locked(folder, source):
+  refusal = StagingError(f'{folder}: another process is preparing {source}; wait for it')
+  with folder_lock.sole(folder, refusal):
     for leftover in entries(folder):  # of a run that was killed
       if leftover.name != CASES:
         leftover.rmtree()
     yield folder
     remove(folder)
-
-
-@contextlib.contextmanager
-def _locked(folder: epath.Path, source: str) -> Iterator[None]:
-  if is_in_bucket(folder):
-    yield
-    return
-  handle = os.open(folder, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise StagingError(f'{folder}: another process is preparing {source}; wait for it') from error
-    yield
-  finally:
-    os.close(handle)
 
 
 def publish(folder: epath.Path, final: epath.Path, replaced: epath.Path) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from input_pipeline import folder_lock
 from mome_jax import __version__
 from mome_jax.predict import volume_table
 from mome_jax.predict.growing_file import GrowingFile
@@ -145,7 +146,8 @@ class RunRecord:
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
     try:
-      yield
+      with folder_lock.in_turn(self._output):  # another run may add its cases
+        yield
     except OSError as error:
       raise PredictError(f'{self._output}: cannot be written ({error.strerror})') from error
 

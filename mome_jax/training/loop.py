@@ -35,6 +35,7 @@ from mome_jax.training.log import MetricsLog
 from mome_jax.training.log_window import LogWindow, NonFiniteLossError
 from mome_jax.training.monitor import Monitor
 from mome_jax.training.optimizer import make_optimizer
+from mome_jax.training.sole_run import sole_run
 from mome_jax.training.start import Start, Task, find_start, read_task
 from mome_jax.training.unlearnable import outdated, unlearnable
 from mome_jax.training.validation import Validation
@@ -61,12 +62,20 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
 
   Raises:
     TextVectorError: if the text is frozen and its vectors are missing.
-    CheckpointError: if `workdir` holds a run that learns something else, or cannot be read.
+    CheckpointError: if `workdir` holds a run that learns something else, cannot be read, or
+      another run is in it.
     ValidationError: if something is to be chosen by scans set aside, and there are none.
     NonFiniteLossError: if the loss is NaN or infinite; the last good checkpoint stays.
     Preempted: if the system or Control-C asked the run to end; it has saved.
   """
   task = read_task(config, workdir)
+  with sole_run(workdir):
+    _train(task, workdir)
+  return task.config
+
+
+def _train(task: Task, workdir: epath.Path) -> None:
+  """Sets a run up, runs the steps that are left and closes it."""
   config = task.config
 
   # ---- mesh, model, state ------------------------------------------------------------------------
@@ -93,7 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
         log = MetricsLog(workdir, start.step)
         _summarise(task, workdir, log)
         log.close()
-    return config
+    return
   recorder = _Recorder(task, workdir, checkpointer, start, monitor)
   feed = _feed(task, mesh, start.step)
   table = task.template.code_table(config.classes)
@@ -104,7 +113,6 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
 
   _loop(task, start, train_step, feed, recorder)
   recorder.finish()
-  return config
 
 
 def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Recorder') -> None:

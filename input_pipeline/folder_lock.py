@@ -1,0 +1,53 @@
+"""Folders that one process works in at a time.
+
+The lock is the folder's own, so that nothing is left in it, and ends with its process, however that
+ends. A bucket and some network disks have no locks: there it is up to the user.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from input_pipeline.buckets import is_in_bucket
+
+
+@contextlib.contextmanager
+def sole(folder: os.PathLike, refusal: Exception) -> Iterator[None]:
+  """Has a folder alone.
+
+  Args:
+    folder: existing.
+    refusal: raised where another process has it.
+  """
+  if is_in_bucket(folder):
+    yield
+    return
+  with _opened(folder) as handle:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise refusal from None
+    except OSError:  # this file system has no locks
+      pass
+    yield
+
+
+@contextlib.contextmanager
+def in_turn(folder: os.PathLike) -> Iterator[None]:
+  """Has an existing folder alone, after whoever has it."""
+  with _opened(folder) as handle:
+    with contextlib.suppress(OSError):
+      fcntl.flock(handle, fcntl.LOCK_EX)
+    yield
+
+
+@contextlib.contextmanager
+def _opened(folder: os.PathLike) -> Iterator[int]:
+  handle = os.open(folder, os.O_RDONLY)
+  try:
+    yield handle
+  finally:
+    with contextlib.suppress(OSError):  # closing is not enough while a forked worker has it open
+      fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
