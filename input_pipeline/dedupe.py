@@ -74,7 +74,7 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     output.touch()
   prints = FingerprintStore()
   splits: dict[tuple[str, str], str] = {}
-  failed = 0
+  unread = []
   for case in progress.bar(cases, desc='fingerprints', unit='case'):
     try:
       scan = case.load()
@@ -82,15 +82,15 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
       splits[case.source, case.name] = case.split
     except Exception as error:  # whatever is wrong with one case must not cost the others
       print(f'skipped {case.source} {case.name}: {errors.reason(error)}', file=sys.stderr)
-      failed += 1
+      unread.append((case.source, case.name))
   groups = [
     {'split': max((splits[key] for key in keys), key=_HELD_OUT.index), 'members': keys}
     for keys in find_groups(prints)
   ]
-  patient_groups.write(output, groups, cases)
+  patient_groups.write(output, groups, cases, unread)
   number = sum(len(group['members']) for group in groups)
   print(f'{output}: {len(groups)} groups with {number} of {len(prints)} scans')
-  return failed
+  return len(unread)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from input_pipeline import errors, sources, text_files
 from input_pipeline.bricks import identity
@@ -27,12 +27,14 @@ class Groups:
   Attributes:
     path: of the file.
     groups: each with its `split` and its `members`, pairs of source and case.
-    scans: (source, case) -> bytes of what was compared; None where that was not noted.
+    scans: (source, case) -> bytes of what was there; None where that was not noted.
+    unread: those of them that could not be read, and so were compared with none.
   """
 
   path: str
   groups: Sequence[Mapping]
   scans: Mapping[tuple[str, str], int] | None
+  unread: Collection[tuple[str, str]]
 
   @property
   def digest(self) -> str:
@@ -40,7 +42,7 @@ class Groups:
     return hashlib.sha256(json.dumps(self.groups).encode()).hexdigest()
 
   def check_current(self, cases: Sequence[sources.Case], fix: str) -> None:
-    """Tells whether scans came or were replaced since the groups were found.
+    """Checks that no scan came or was replaced since the groups were found; notes the unread.
 
     Args:
       cases: that are there now.
@@ -62,6 +64,14 @@ class Groups:
         f'{self.path}: {len(other)} of {len(cases)} scans were not there or not the same when it '
         f'was made, such as {other[0].name}; run input_pipeline.dedupe again with {fix}'
       )
+    unread = [case.name for case in cases if (case.source, case.name) in self.unread]
+    if unread:
+      print(
+        f'note: {self.path}: {len(unread)} of {len(cases)} scans could not be read when it was '
+        f'made, such as {unread[0]}, and were compared with none; correct them and run '
+        f'input_pipeline.dedupe again with {fix}',
+        file=sys.stderr,
+      )
 
 
 def read(path: str) -> Groups:
@@ -78,24 +88,37 @@ def read(path: str) -> Groups:
     scans = None
     if listed is not None:
       scans = {(source, name): size for source, name, size in listed}
+    unread = {(source, name) for source, name in content.get('unread', ())}
   except UserError:
     raise
   except OSError as error:
     raise GroupsError(f'{path}: cannot be read ({error.strerror}); correct --groups') from error
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise GroupsError(f'{path}: not a file of input_pipeline.dedupe ({error!r})') from error
-  return Groups(path, groups, scans)
+  return Groups(path, groups, scans, unread)
 
 
-def write(path: pathlib.Path, groups: Sequence[Mapping], cases: Iterable[sources.Case]) -> None:
-  """Writes groups as `Groups` describes them, and the cases that were compared.
+def write(
+  path: pathlib.Path,
+  groups: Sequence[Mapping],
+  cases: Iterable[sources.Case],
+  unread: Sequence[tuple[str, str]],
+) -> None:
+  """Writes what `read` reads.
+
+  Args:
+    path: JSON file.
+    groups: as of `Groups`.
+    cases: that were there.
+    unread: (source, case) of those that could not be read.
 
   Raises:
     UserError: if the file cannot be written.
   """
   with errors.writing(path):
     scans = [(case.source, case.name, size_of(case)) for case in cases]
-    path.write_text(json.dumps({'groups': groups, 'scans': scans}, indent=1) + '\n')
+    content = {'groups': groups, 'scans': scans, 'unread': unread}
+    path.write_text(json.dumps(content, indent=1) + '\n')
 
 
 def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> list[sources.Case]:

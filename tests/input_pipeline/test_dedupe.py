@@ -79,6 +79,14 @@ def test_groups_that_were_found_before_scans_came_or_changed_are_not_current(tmp
   (tmp_path / 'groups.json').write_text(json.dumps({'groups': content['groups']}))
   assert prepare.main(command) == 0
   assert 'does not say which scans were compared' in capsys.readouterr().err
+  # What could not be read was compared with nothing: preparing says so.
+  write('word_0004', 4)
+  (tmp_path / 'word' / 'imagesTr' / 'word_0004.nii.gz').write_bytes(b'broken')
+  assert dedupe.main(find) == 1
+  capsys.readouterr()
+  prepare.main(command)
+  message = capsys.readouterr().err
+  assert '1 of 4 scans could not be read when it was made, such as word_0004' in message
 
 
 def test_two_folders_with_the_same_names_are_refused(tmp_path, capsys):
