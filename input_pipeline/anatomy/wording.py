@@ -1,5 +1,6 @@
 """What free text says beside the name of a structure, for which no mask can be made."""
 
+import difflib
 import functools
 import re
 
@@ -10,6 +11,7 @@ _NEGATIONS = frozenset({'no', 'not', 'without', 'except', 'excluding', 'exclude'
 _PLANNING = frozenset({'prv', 'ptv', 'gtv', 'ctv', 'itv', 'igtv', 'margin', 'expansion'})
 _RELATIVE = frozenset({'ipsilateral', 'contralateral'})
 _SEEN_FROM = frozenset({'image', 'picture', 'screen', 'viewer'})
+_TYPING_ERROR = 0.8  # likeness of two words from which on one is meant for the other
 _PARTS = re.compile(r'[;/+&\n]|\band\b|\bwith\b', re.IGNORECASE)
 
 
@@ -47,7 +49,33 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
     return f'names a finding ({", ".join(sorted(findings))}) that was not taught; ask for the organ'
   if sides and (name := resolve.unpaired(rest, template)):
     return f'{name} has no left and right here; ask for {name}'
+  if meant := _respelled(words, template):
+    return f'has a typing error; write "{meant}"'
   return ''
+
+
+def _respelled(words: list[str], template: Template) -> str:
+  """What some words name when those of no name are spelled as the most similar one; '' if nothing.
+
+  Of 'rigth parotid' a text encoder hears the parotid, of either side.
+  """
+  known = _vocabulary_words(template)
+  respelled = [
+    word
+    if word in known
+    else next(iter(difflib.get_close_matches(word, known, 1, _TYPING_ERROR)), word)
+    for word in words
+  ]
+  text = ' '.join(respelled)
+  return text if respelled != words and resolve.resolve(text, template) else ''
+
+
+@functools.lru_cache(4)
+def _vocabulary_words(template: Template) -> tuple[str, ...]:
+  """All words of names, and those that say a side."""
+  names = {word for term in vocabulary.read(template) for p in term.phrases for word in
+           resolve.words_of(p)}  # fmt: skip
+  return tuple(sorted(names | {'left', 'right'}))
 
 
 @functools.lru_cache(4)

@@ -69,6 +69,8 @@ def _differences(
   if any('verdict' not in row for row in rows):
     return 'made by an earlier version, in which prompts meant something else'
   prompts = json.loads(json.dumps([dataclasses.asdict(target) for target in targets]))
+  for prompt in prompts:
+    del prompt['nearest']  # follows from the others; earlier versions did not write it
   if [{key: row[key] for key in prompts[0]} for row in rows] != prompts:
     now = {key: value for key, value in now.items() if key != 'text'}
     others = ['other prompts', *provenance.differences(legend['request'], now)]

@@ -102,6 +102,7 @@ class Target:
     also: further prompts that ask for the same.
     familiarity: of the prompt to the model, 0 to 1; see `text.familiarity`.
     verdict: 'known', 'near' or 'unfamiliar'.
+    nearest: of free text the trained class that it is like; '' where it is like none.
   """
 
   label: int
@@ -112,12 +113,14 @@ class Target:
   also: tuple[str, ...] = ()
   familiarity: float = 1.0
   verdict: str = 'known'
+  nearest: str = ''
 
   def told(self) -> str:
     """One line for people: what the prompts were taken for."""
     prompts = ' and '.join(f'"{prompt}"' for prompt in (self.prompt, *self.also))
     if self.taken_as == 'free':
-      return f'{prompts}: free text, label {self.label}'
+      like = f' like the class {self.nearest}' if self.nearest else ''
+      return f'{prompts}: free text{like}, label {self.label}'
     return f'{prompts}: the class {self.name}, label {self.label}'
 
 

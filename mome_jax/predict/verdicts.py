@@ -1,7 +1,6 @@
 """Which prompts a model may be asked: known ones, near ones with a note, others by force only."""
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,7 +13,6 @@ from mome_jax.predict.request import PredictError, Request, Target
 from mome_jax.text.familiarity import Familiarity, Judgement
 
 _MOST = 10  # names that one message lists
-_TYPING_ERROR = 0.75  # likeness of two words from which on one is meant for the other
 
 
 class UnfamiliarError(PredictError):
@@ -66,7 +64,11 @@ def judge(
   if objections and not request.force:
     raise UnfamiliarError('; '.join(f'"{text}" {why}' for text, why in objections.items()))
   if refused and not request.force:
-    hints = [f'"{t.prompt}"{_hint(t, judgements[t.name], predictor)}' for t in refused]
+    nearest = [judgements[target.name].nearest for target in refused]
+    hints = [
+      f'"{target.prompt}" (nearest: {name})' if name else f'"{target.prompt}"'
+      for target, name in zip(refused, nearest, strict=True)
+    ]
     raise UnfamiliarError(
       f'{_listed(hints)}: the model was not trained on this; it knows {_known(predictor)}; ask for '
       'those'
@@ -84,7 +86,11 @@ def judge(
       f'CAUTION: {_listed(experimental)}: experimental, too few patients taught the model; check '
       'the masks'
     )
-  return [_with(target, judgements.get(target.name)) for target in targets], notes
+  judged = [_with(target, judgements.get(target.name)) for target in targets]
+  return [
+    dataclasses.replace(target, verdict='unfamiliar') if target.prompt in objections else target
+    for target in judged
+  ], notes
 
 
 def _judgements(
@@ -109,28 +115,20 @@ def _judges(trained: tuple[str, ...], template: Template) -> Familiarity:
 def _with(target: Target, judgement: Judgement | None) -> Target:
   if judgement is None:
     return target
-  familiarity = round(judgement.familiarity, 2)
-  return dataclasses.replace(target, familiarity=familiarity, verdict=judgement.verdict)
-
-
-def _hint(target: Target, judgement: Judgement, predictor: Model) -> str:
-  """What may have been meant: of a typing error the right word, else the nearest class."""
-  if judgement.meaning or target.taken_as != 'free':
-    return f' (nearest: {judgement.nearest})'
-  phrases = {
-    phrase.casefold(): name
-    for name in predictor.config.classes
-    for phrase in (name, *predictor.template.get(name).synonyms)
-  }
-  close = difflib.get_close_matches(target.prompt.casefold(), phrases, 1, _TYPING_ERROR)
-  return f' (did you mean {close[0]}?)' if close else f' (nearest: {judgement.nearest})'
+  return dataclasses.replace(
+    target,
+    familiarity=round(judgement.familiarity, 2),
+    verdict=judgement.verdict,
+    nearest=judgement.nearest if target.taken_as == 'free' else '',
+  )
 
 
 def _note(target: Target, judgement: Judgement) -> str:
   if judgement.verdict == 'near':
+    like = f' ({judgement.nearest})' if judgement.nearest else ''
     return (
-      f'CAUTION: "{target.prompt}" is near to what the model was trained on ({judgement.nearest}) '
-      'and may mean something else; check its mask'
+      f'CAUTION: "{target.prompt}" is near to what the model was trained on{like} and '
+      'may mean something else; check its mask'
     )
   return f'CAUTION: the model was not trained on "{target.prompt}": its mask cannot be trusted'
 

@@ -43,6 +43,7 @@ _SENTENCES = ('{}', 'A computerized tomography of the {}', 'segment the {}', '{}
 _OF_TERMS = 'A computerized tomography of the {}'
 _TEMPERATURE = 0.1  # that the encoder was pre-trained with
 _MOST_ODDS = 12.0
+_LIKE = 0.6  # cosine of the text and of the words, summed; that of nonsense stays below
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # K texts -> (K, d) float32
 
@@ -171,7 +172,7 @@ class Judgement:
   Attributes:
     familiarity: in [0, 1].
     verdict: one of VERDICTS.
-    nearest: the trained class that it is nearest to.
+    nearest: the trained class that it is nearest to; '' where it is like none of them.
     meaning: the term of the vocabulary whose name it is, or ''.
   """
 
@@ -223,10 +224,10 @@ class Familiarity:
     scores = self._calibration.familiarity(features(likeness, self.trained))
     # Of the classes the nearest by both, as each alone has odd neighbours.
     near = likeness.cosine + likeness.words
-    nearest = np.where(self.trained, near, -np.inf).argmax(1)
+    near = np.where(self.trained, near, -np.inf)
     judgements = []
-    for prompt, score, row in zip(prompts, scores.tolist(), nearest, strict=True):
-      name = self._terms.terms[row].name
+    for prompt, score, row in zip(prompts, scores.tolist(), near, strict=True):
+      name = self._terms.terms[row.argmax()].name if row.max() >= _LIKE else ''
       term = self._terms.find(prompt) if look_up else None
       if term is not None:
         score = float(term.name in self._classes)

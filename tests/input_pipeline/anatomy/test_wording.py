@@ -32,6 +32,8 @@ HEAD = frozenset(
     ('spinal cord tumor', 'names a finding (tumor)'),
     ('left parotid tumour', 'names a finding (tumor)'),
     ('metastases of the larynx', 'names a finding (metastases)'),
+    ('rigth parotid', 'has a typing error; write "right parotid"'),
+    ('Mandibel', 'has a typing error; write "mandible"'),
     ('left mandible', 'mandible has no left and right here; ask for mandible'),
   ],
 )

@@ -44,13 +44,11 @@ def test_experimental_classes_are_asked_for_by_name_only(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ('prompt', 'hint'),
   [
-    ('pineapple pizza', 'nearest: '),
-    ('mandible', 'nearest: '),  # a class of the template
-    ('jaw bone', 'nearest: '),  # a synonym of it
-    ('肝臓', 'nearest: '),
-    ('livr', 'did you mean liver?'),
-    ('splean', 'did you mean spleen?'),
-    ('hepatic parenchym', 'did you mean hepatic parenchyma?'),
+    ('pineapple pizza', ''),
+    ('mandible', ''),  # a class of the template
+    ('jaw bone', ''),  # a synonym of it
+    ('肝臓', ''),
+    ('liver segment 4', ' (nearest: liver)'),
   ],
 )
 def test_what_is_unfamiliar_is_refused_in_one_line(prompt, hint):
@@ -58,18 +56,17 @@ def test_what_is_unfamiliar_is_refused_in_one_line(prompt, hint):
     judge(['liver', prompt])
   message = str(error.value)
   assert isinstance(error.value, UserError)
-  assert message.startswith(f'"{prompt}" ({hint}')
+  assert message.startswith(f'"{prompt}"{hint}: the model was not trained on this')
   assert message.endswith(
-    ': the model was not trained on this; it knows liver, spleen; ask for those, or pass --force '
-    'for masks that cannot be trusted'
+    '; it knows liver, spleen; ask for those, or pass --force for masks that cannot be trusted'
   )
   assert '\n' not in message
 
 
 def test_all_that_is_refused_is_named():
-  with pytest.raises(verdicts.UnfamiliarError, match='"pizza" .*, "spinal cord" .*: the model'):
+  with pytest.raises(verdicts.UnfamiliarError, match='"pizza", "spinal cord": the model'):
     judge(['pizza', 'liver', 'spinal cord'])
-  with pytest.raises(verdicts.UnfamiliarError, match='"dish 9" .* and 3 more: the model'):
+  with pytest.raises(verdicts.UnfamiliarError, match='"dish 9" and 3 more: the model'):
     judge([f'dish {n}' for n in range(13)])
 
 
@@ -113,7 +110,7 @@ def test_a_refusal_comes_before_the_scans(tmp_path, monkeypatch, capsys):
   words = ['--checkpoint', 'x', '--input', str(scan), '--output', str(tmp_path / 'out')]
   assert predict.main([*words, '--prompts', 'liver, pineapple pizza']) == 1
   error = capsys.readouterr().err
-  assert error.startswith('error: "pineapple pizza" (') and error.count('\n') == 1
+  assert error.startswith('error: "pineapple pizza": the model') and error.count('\n') == 1
   assert list((tmp_path / 'out').iterdir()) == []
   assert predict.main([*words, '--prompts', 'liver, pineapple pizza', '--force']) == 0
   assert 'note: CAUTION: the model was not trained on "pineapple pizza"' in capsys.readouterr().err
