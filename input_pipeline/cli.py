@@ -31,6 +31,11 @@ def called_as(command: str, names: Mapping[str, str]) -> Iterator[None]:
     _called.reset(token)
 
 
+def called() -> str:
+  """The console command that runs, as 'mome predict'; '' of a module."""
+  return _called.get()[0]
+
+
 def spoken(text: str) -> str:
   """A text of help with its commands as the user calls them; longer ones are replaced first."""
   _, names = _called.get()
@@ -47,10 +52,9 @@ class Parser(argparse.ArgumentParser):
   """
 
   def __init__(self, *, prog: str | None = None, description: str | None = None, **options):
-    command, _ = _called.get()
     description = description and spoken(description)
     options.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
-    super().__init__(prog=command or prog, description=description, **options)
+    super().__init__(prog=called() or prog, description=description, **options)
 
   def parse_args(self, args=None, namespace=None):
     parsed, unknown = self.parse_known_args(args, namespace)

@@ -6,7 +6,7 @@
 
 Any value of the config can be changed on the command line: `--config.train.steps=100`. The same
 command again resumes where the run stopped. `--mode=evaluate` needs no --config: the workdir, or a
-model folder, has its own.
+model folder, has its own. `--mode=MODE --help` tells more of one.
 
 Exit code 0 if all was done; 75 after a preemption (SIGTERM) and 130 after Control-C, which save
 first: the same command goes on; 2 where the command line cannot be read, 1 after any other error.
@@ -26,6 +26,7 @@ from absl import flags, logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from input_pipeline.cli import called
 from mome_jax.errors import command, writing
 from mome_jax.training import command_line
 from mome_jax.training.command_line import parse
@@ -40,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
   values = parse(argv)
   if values.help:
-    print(command_line.help_text(values, __doc__))
+    of_mode = called() or values['mode'].present
+    text = command_line.help_of_mode(values) if of_mode else command_line.help_text(values, __doc__)
+    print(text)
     return 0
   # What computes is imported from here on, so that help and mistakes come at once.
   from mome_jax.training import compile_ahead, config_check, roofline

@@ -21,6 +21,40 @@ _NEEDED = {
   'evaluate': ('workdir',),
   'compile': ('config', 'topology'),
 }
+# Of each mode what --help says of it, and the flags that it reads.
+_TRAIN = """Trains an experiment and scores it on its held-out scans.
+
+  python -m mome_jax.main --config=demo --workdir=runs/demo
+  python -m mome_jax.main --config=mine.py --workdir=runs/mine --config.train.steps=5000
+
+The same command again resumes where the run stopped. The workdir holds checkpoints, metrics.jsonl
+and TensorBoard events, pictures/, and in the end evaluation/; `predict --checkpoint` reads it.
+
+Exit code 0 if all was done; 75 after a preemption (SIGTERM) and 130 after Control-C, which save
+first: the same command goes on; 2 where the command line cannot be read, 1 after any other error.
+"""
+_EVALUATE = """Scores a model on its held-out scans: Dice, NSD and HD95 of classes, with intervals.
+
+  python -m mome_jax.main --mode=evaluate --workdir=runs/demo
+  python -m mome_jax.main --mode=evaluate --workdir=runs/demo --config.evaluation.split=test
+  python -m mome_jax.main --mode=evaluate --workdir=MODEL --config.data_dir=runs/data
+
+The workdir is that of a training, or a model folder; it has its own config. The tables go to
+evaluation/ in it, and replace those of an earlier evaluation.
+"""
+_COMPILE = """Tells what a train step would need on chips that are not here; nothing is trained.
+
+  python -m mome_jax.main --mode=compile --config=paper_unet --topology=v5e:4x4
+  python -m mome_jax.main --mode=compile --config=openkbp_cpu --topology=here
+
+The chip's own compiler answers (TPUs: pip install -r requirements-aot.txt). On the console memory,
+FLOPs, traffic and the bound that follows for a step; on standard output all of it as JSON.
+"""
+_HELP = {
+  'train': (_TRAIN, ('config', 'workdir', 'distributed', 'help')),
+  'evaluate': (_EVALUATE, ('workdir', 'config', 'distributed', 'help')),
+  'compile': (_COMPILE, ('config', 'topology', 'help')),
+}
 _EXAMPLES = {'config': 'demo', 'topology': 'v5e:4x4', 'workdir': 'runs/demo'}
 
 
@@ -74,10 +108,15 @@ def _check(values: flags.FlagValues, words: Sequence[str]) -> None:
       )
 
 
-def help_text(values: flags.FlagValues, purpose: str) -> str:
-  """What --help prints below the purpose of the program."""
+def help_of_mode(values: flags.FlagValues) -> str:
+  """What --help prints of the chosen mode alone."""
+  return help_text(values, *_HELP[values.mode])
+
+
+def help_text(values: flags.FlagValues, purpose: str, names: Sequence[str] = _NAMES) -> str:
+  """What --help prints: the purpose of the program, and its flags."""
   lines = [spoken(purpose), 'Flags:']
-  for name in _NAMES:
+  for name in names:
     choices = f'={"|".join(MODES)}' if name == 'mode' else ''
     text = textwrap.wrap(_help_of(values, name), 92, break_on_hyphens=False)
     lines += [f'  --{name}{choices}', *(f'      {line}' for line in text)]
