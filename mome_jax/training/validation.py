@@ -115,10 +115,13 @@ class Validation:
     low, high = self._labelled_box(case)
     image, codes = self._sampler.read(case, low, high)
     text, trained = self._embed(ema, sharding.replicate(self._mesh, self._prompts))
+    spec = sharding.batch_spec('image', spatial=self._config.mesh.spatial)
+    placement = NamedSharding(self._mesh, spec)
 
     def predict(windows: np.ndarray) -> Any:
-      batch = self._place({'image': self._local_rows(windows)})
-      logits = self._gather(self._logits(ema, text, batch['image'], trained))
+      # Every process has all windows: each device takes its rows, however the hosts' interleave.
+      image = jax.make_array_from_callback(windows.shape, placement, lambda rows: windows[rows])
+      logits = self._gather(self._logits(ema, text, image, trained))
       return np.moveaxis(logits, -1, 1)
 
     channels = hu_windows(image.astype(np.float32), self._sampler.windows.tolist())
@@ -175,10 +178,6 @@ class Validation:
       numbers = range(first + host * rows, first + (host + 1) * rows)
       examples = [self._sampler.sample(number, _SEED) for number in numbers]
       yield self._place({name: np.stack([e[name] for e in examples]) for name in examples[0]})
-
-  def _local_rows(self, batch: np.ndarray) -> np.ndarray:
-    rows = len(batch) // jax.process_count()
-    return batch[jax.process_index() * rows :][:rows]
 
   def _place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return sharding.shard_batch(self._mesh, batch, spatial=self._config.mesh.spatial)
