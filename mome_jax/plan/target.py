@@ -11,7 +11,9 @@ from mome_jax.plan.fit import Budget, gib
 _PROGRAM = 2**30  # bytes: Python, JAX and TensorFlow themselves
 _DEVICE = 0.9  # share of a device's memory: prefetched batches and fragments take the rest
 _CPU_HOURS = 8.0
-_KEPT = 0.9  # of the time: reading, logging and checkpoints take the rest
+# Of the time, that of steps: reading, logging and checkpoints take the rest. The batches are made on
+# the same cores where these are the device.
+_KEPT, _KEPT_CPU = 0.9, 0.75
 
 
 class TargetError(UserError):
@@ -89,7 +91,7 @@ def find_target(
   return Target(
     machine=machine,
     memory=total,
-    budget=Budget(left, hours and _KEPT * hours * 3600),
+    budget=Budget(left, hours and (_KEPT_CPU if on_cpu else _KEPT) * hours * 3600),
     cache_mb=int(cache_mb),
     size=size or ('small' if on_cpu else 'base'),
     why_size=why,

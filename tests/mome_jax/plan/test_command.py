@@ -75,9 +75,9 @@ def test_from_scans_to_a_config(scans, compiler, tmp_path, capsys):
   # 67 x 63 x 120 mm: 0.7 x 0.7 x 5 brought to 2 : 1, where the median scan fits into a patch.
   assert config.data.spacing == (1.1, 1.1, 2.1)
   assert config.data.patch == config.evaluation.window
-  # 0.9 h of 4 microseconds a voxel.
+  # 0.75 h of 4 microseconds a voxel.
   voxels = np.prod(config.data.patch) * config.train.batch_size
-  assert config.train.steps == int(float(f'{0.9 * 3600 / (4e-6 * voxels):.2g}'))
+  assert config.train.steps == int(float(f'{0.75 * 3600 / (4e-6 * voxels):.2g}'))
   for name in ('spacing', 'patch', 'windows'):
     line = next(line for line in page.splitlines() if line.startswith(f'data.{name} '))
     assert repr(config.data[name]) in line and '  # ' in line
@@ -192,7 +192,7 @@ def test_memory_without_a_unit_is_refused(text):
 def test_what_else_lies_in_memory_is_left_out(compiler):
   cpu = target.find_target(None, 8 * GIB, 1.0, None)
   assert cpu.budget.memory == 8 * GIB - GIB - cpu.cache_mb * 2**20 and cpu.cache_mb == 1024
-  assert cpu.budget.seconds == pytest.approx(0.9 * 3600)
+  assert cpu.budget.seconds == pytest.approx(0.75 * 3600)
   other = target.find_target(None, 24 * GIB, None, None)
   assert other.budget.memory == pytest.approx(0.9 * 24 * GIB) and other.budget.seconds is None
   assert not other.here and cpu.here and target.find_target(None, None, None, None).here
