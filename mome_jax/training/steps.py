@@ -33,7 +33,8 @@ def make_loss_fn(
     text_encoder: from `build_text_encoder`; None: the text is frozen.
     code_table: (256, K) bool; whether a label code belongs to a class.
     config: `config.train`; uses `log_dice`, the weights of `loss_terms.TERMS`, and `balance_loss`
-      and `z_loss`, of the banks of sparse experts.
+      and `z_loss`, of the banks of sparse experts; where `text_rate` is 0, nothing is
+      differentiated for the text encoder, and the norm that is clipped is that of the others.
 
   Returns:
     loss_fn(params, batch, prompts, counts=None) -> (loss, metrics). `batch` holds the arrays of
@@ -45,6 +46,8 @@ def make_loss_fn(
   """
 
   def loss_fn(params, batch, prompts, counts=None):
+    if text_encoder is not None and not config.text_rate:
+      params = params | {'text': jax.lax.stop_gradient(params['text'])}
     text = _embeddings(text_encoder, params, prompts)
     sampled, default, others = text['sampled'], text['default'], text.get('negative')
     asked = sampled if others is None else jnp.concatenate([sampled, others])

@@ -121,7 +121,7 @@ def run():
   config = demo.get_config()
   config.classes = CLASSES
   config.model.backbone.size = 'tiny'
-  config.train.text_loss = 0.0
+  config.train.update({'text_loss': 0.0, 'text_rate': 1.0})
   model, encoder = build_model(config.model), build_text_encoder(config.text)
   kept = {}
 
@@ -175,3 +175,29 @@ def test_other_anatomy_and_absent_classes_become_empty(run):
   assert overlap > 0.9
   assert masks(before)[..., 1:].any((0, 1, 2)).all()
   assert not masks(after)[..., 1:].any()
+
+
+def test_a_text_encoder_that_stays_as_it_is_has_no_gradient():
+  """Else it would count in the norm that is clipped, and slow all others."""
+
+  class OfText:
+    def apply(self, variables, image, text, trained_text=None, **kwargs):
+      logits = variables['params'] * text.sum(-1) + jnp.zeros((*image.shape[:-1], 1))
+      return logits, {'expert_logits': [None], 'banks': {}}
+
+  config = demo.get_config()
+  config.train.text_loss = 0.0
+  encoder = build_text_encoder(config.text)
+  prompts = prompt_inputs.joint(Tokenizer(DEFAULT_MODEL), 16)(list(CLASSES))
+  prompts = {'sampled': prompts, 'default': prompts}
+  params = {'model': jnp.ones(2)}
+  params['text'] = encoder.init(jax.random.key(0), **prompts['default'])['params']
+  table = jnp.asarray(TEMPLATE.code_table(CLASSES))
+  norms = []
+  for rate in (0.0, 0.5):
+    config.train.text_rate = rate
+    loss_fn = steps.make_loss_fn(OfText(), encoder, table, config.train)
+    slopes, _ = jax.jit(jax.grad(loss_fn, has_aux=True))(params, patch(8), prompts)
+    norms.append(float(optax.tree.norm(slopes['text'])))
+    assert optax.tree.norm(slopes['model']) > 0
+  assert norms[0] == 0 < norms[1]
