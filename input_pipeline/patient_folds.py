@@ -29,11 +29,22 @@ def patients(
   """
   groups = groups or {}
   first: dict[str, str] = {}  # digest of a scan -> patient
-  keys = {}
+  keys: dict[Key, str] = {}
+  same: dict[str, str] = {}  # a group -> another one of the same patient
   for case in sorted(cases, key=lambda case: ((case.source, case.name) not in groups, case.source)):
     key = groups.get((case.source, case.name), f'{case.source}/{case.name}')
-    keys[case.source, case.name] = first.setdefault(case.digest, key) if case.digest else key
-  return keys
+    keys[case.source, case.name] = key
+    other = first.setdefault(case.digest, key) if case.digest else key
+    one, two = _last(same, key), _last(same, other)
+    if one != two:  # groups of several files may share a scan
+      same[one] = two
+  return {case: _last(same, key) for case, key in keys.items()}
+
+
+def _last(same: Mapping[str, str], key: str) -> str:
+  while key in same:
+    key = same[key]
+  return key
 
 
 def place(patient: str) -> float:
@@ -66,11 +77,12 @@ def set_aside(
   *,
   classes: Collection[str] | None = None,
   without: Collection[Key] = (),
+  shown: Mapping[Key, Collection[str]] | None = None,
 ) -> dict[str, Part]:
   """The cases of each dataset that are not trained on, so that choices can be made on them.
 
   Whole patients, those with the first places, until there are `number` cases or a fifth of the
-  dataset; never one without whom some class would have no training case.
+  dataset; never one without whom no training case would have a class labelled, or show it.
 
   Args:
     cases: that could be trained on, of any datasets.
@@ -78,6 +90,7 @@ def set_aside(
     number: of cases of each dataset.
     classes: one of which a patient must be labelled with to be taken; None: any.
     without: cases that are never taken, such as those a run's start has seen.
+    shown: classes that have a voxel in each case, where that is known.
 
   Returns:
     Dataset -> what is taken of it.
@@ -88,19 +101,29 @@ def set_aside(
   barred = {patient[key] for key in without if key in patient}
   total = collections.Counter(case.source for case in cases)
   room = {source: min(number, int(_LARGEST_PART * n)) for source, n in total.items()}
-  labelled = collections.Counter(name for case in cases for name in case.labelled)
+
+  def count(cases: Iterable[CaseInfo]) -> collections.Counter:
+    keys = [(case.source, case.name) for case in cases]
+    seen = collections.Counter(
+      ('shown', name) for key in keys for name in (shown or {}).get(key, ())
+    )
+    return seen + collections.Counter(
+      ('labelled', name) for case in cases for name in case.labelled
+    )
+
+  left = count(cases)
   taken: dict[str, set[Key]] = {source: set() for source in sorted(total)}
   for who in sorted(by_patient.keys() - barred, key=place):
     theirs = by_patient[who]
     if classes is not None and not any(set(classes) & set(case.labelled) for case in theirs):
       continue
     more = collections.Counter(case.source for case in theirs)
-    lost = collections.Counter(name for case in theirs for name in case.labelled)
+    lost = count(theirs)
     if all(n <= room[source] for source, n in more.items()) and all(
-      n < labelled[name] for name, n in lost.items()
+      n < left[what] for what, n in lost.items()
     ):
       room = {source: n - more[source] for source, n in room.items()}
-      labelled -= lost
+      left -= lost
       for case in theirs:
         taken[case.source].add((case.source, case.name))
   return {source: Part(frozenset(names), total[source]) for source, names in taken.items()}

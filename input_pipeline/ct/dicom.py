@@ -20,6 +20,7 @@ __all__ = ['Series', 'SeriesFiles', 'find_series', 'like', 'opened', 'read_dicom
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _OFF = 0.15  # slices may lie this part of their distance off a line of even steps
 _ROUNDED = 0.06  # mm; what positions of one decimal may lie off it, at most a quarter of the step
+_TISSUE = -900.0, 3072.0  # HU between which padding is none: a program has changed the one only
 _TILT = 1e-3
 _TILT_DEGREES = 0.5  # of the gantry; less is round-off
 # Field -> how many numbers it has.
@@ -267,11 +268,18 @@ def _pixels(place: str, name: str, dataset) -> np.ndarray:
   number = lambda field, default: (
     default if (v := dicom_series.value(dataset, field)) is None else v
   )
-  image = stored.astype(np.float32) * float(number('RescaleSlope', 1))
-  image += float(number('RescaleIntercept', 0))
+  slope, intercept = float(number('RescaleSlope', 1)), float(number('RescaleIntercept', 0))
+  image = stored.astype(np.float32) * slope
+  image += intercept
   padding = dicom_series.value(dataset, 'PixelPaddingValue')
   if padding is not None:
-    image[stored == padding] = volume.AIR
+    hu = float(padding) * slope + intercept
+    if _TISSUE[0] < hu < _TISSUE[1]:
+      remarks.tell(
+        f'{place}: PixelPaddingValue stands for {hu:.0f} HU, which is tissue; not heeded'
+      )
+    else:
+      image[stored == padding] = volume.AIR
   return image.T
 
 

@@ -5,12 +5,15 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import os
 import pathlib
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from input_pipeline import inventory, remarks
 from input_pipeline.ct.volume import VolumeError
@@ -41,6 +44,11 @@ class SliceError(VolumeError):
   """What is wrong with one DICOM file; the message starts after its name."""
 
 
+def _folder(name: str) -> str:
+  """The folder inside of a file; some programs begin the names in an archive with a slash."""
+  return os.path.dirname(name).lstrip('/')
+
+
 @dataclasses.dataclass(frozen=True)
 class SeriesFiles:
   """Where the slices of one CT scan lie: a series, or one phase of it.
@@ -68,7 +76,7 @@ class SeriesFiles:
   @functools.cached_property
   def folders(self) -> frozenset[str]:
     """The folders inside that its files lie in, '' for the outermost."""
-    return frozenset(os.path.dirname(name) for name in self.names)
+    return frozenset(_folder(name) for name in self.names)
 
   @property
   def folder(self) -> str:
@@ -77,7 +85,7 @@ class SeriesFiles:
 
   def place_in(self, path: str | os.PathLike) -> str:
     """Where it lies: its folder, or its first file where that holds other scans."""
-    inside = self.names[0] if self.shared else self.folder
+    inside = self.names[0].lstrip('/') if self.shared else self.folder
     return os.path.join(path, inside) if inside else str(path)
 
 
@@ -107,7 +115,7 @@ class _Slice:
 
   @property
   def folder(self) -> str:
-    return self.name.rpartition('/')[0]
+    return _folder(self.name)
 
 
 def find_series(path: str | os.PathLike, files: inventory.Inventory | None = None) -> Study:
@@ -302,15 +310,36 @@ def _by_uid(slices: Sequence[_Slice]) -> tuple[list[list[_Slice]], list[_Slice]]
 
 
 def _phases(group: Sequence[_Slice]) -> list[SeriesFiles]:
-  """One scan for each phase of a series, where it has several slices at one place."""
-  if _doubled(group):
-    for field in ('', *_PHASES):
-      parts: dict[str, list[_Slice]] = collections.defaultdict(list)
-      for slice_ in group:
-        parts[slice_.phase[field] if field else slice_.folder].append(slice_)
-      if len(parts) > 1 and not any(_doubled(part) or len(part) < 2 for part in parts.values()):
-        return [_scan(part, field, text) for text, part in sorted(parts.items())]
+  """One scan for each phase of a series, where several slices lie at one place, or take turns."""
+  doubled = _doubled(group)
+  for field in ('', *_PHASES):
+    parts: dict[str, list[_Slice]] = collections.defaultdict(list)
+    for slice_ in group:
+      parts[_phase(slice_, field)].append(slice_)
+    whole = len(parts) > 1 and not any(_doubled(part) or len(part) < 2 for part in parts.values())
+    if whole and (doubled or (len(parts) <= len(group) / _FEW and _take_turns(group, field))):
+      return [_scan(part, field, text) for text, part in sorted(parts.items())]
   return [_scan(group)]
+
+
+def _phase(slice_: _Slice, field: str) -> str:
+  """What a field says of a slice; '' is its folder."""
+  return slice_.phase[field] if field else slice_.folder
+
+
+def _take_turns(group: Sequence[_Slice], field: str) -> bool:
+  """Whether along the scan most slices are of another phase than the one before.
+
+  Those of an acquisition for each rotation, or for each part of the body, follow each other; files
+  may lie in any folders.
+  """
+  places = np.array([slice_.position for slice_ in group if len(slice_.position) == 3])
+  if not field or len(places) < len(group):
+    return False
+  order = places[:, int(np.ptp(places, axis=0).argmax())].argsort()
+  phases = [_phase(group[n], field) for n in order]
+  turns = sum(one != other for one, other in itertools.pairwise(phases))
+  return turns > len(group) / 2
 
 
 def _doubled(slices: Sequence[_Slice]) -> bool:
@@ -336,7 +365,7 @@ def _blame(
   """The scans, those that miss a file with its problem; and the problems of files of none."""
   problems, failed = collections.defaultdict(list), {}
   for name, problem in bad.items():
-    folder = name.rpartition('/')[0]
+    folder = _folder(name)
     beside = [scan for scan in scans if folder in scan.folders]
     same = [scan for scan in scans if scan.uid in owners[name]]
     hit = [scan for scan in same if scan in beside] or same or (beside if len(beside) == 1 else [])

@@ -7,7 +7,7 @@ import numpy as np
 
 from input_pipeline.ct.volume import Geometry, VolumeError
 
-_OFF = 0.05  # voxels; as far as a frame may lie off its slice
+_OFF = 0.35  # voxels; as far as a frame may lie off its slice, as those of a series off even steps
 
 
 def labels(dataset: Any) -> dict[int, str]:

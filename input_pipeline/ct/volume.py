@@ -8,6 +8,7 @@ oblique scan stays oblique and every voxel keeps its value and its place in the 
 import contextlib
 import dataclasses
 import gzip
+import io
 import math
 import os
 import pathlib
@@ -361,17 +362,44 @@ def _one_of(array, number, path):
 def _load(path):
   """The image of a file; its first bytes say whether it is compressed, names are often wrong."""
   path = pathlib.Path(path)
-  with path.open('rb') as stream:
-    compressed = file_kinds.is_gzip(stream.read(2))
-  if not compressed and path.name.lower().endswith(('.nii', '.hdr', '.img')):
+  if not _is_compressed(path) and path.name.lower().endswith(('.nii', '.hdr', '.img')):
     return nib.load(path)
-  content = path.read_bytes()
-  if compressed:
-    # To the end, where the checksum is: nibabel would stop at the last voxel.
-    content = gzip.decompress(content)
-  size = {content[:4], content[3::-1]}
-  kind = nib.Nifti2Image if (540).to_bytes(4) in size else nib.Nifti1Image
+  with _unpacked(path) as stream:
+    kind, header, content = _stored_header(stream)
+    size = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    # What is packed behind the voxels could be of any size.
+    content += stream.read(max(int(header['vox_offset']) + size - len(content), 0))
+    while stream.read(1 << 20):  # to the end, where the checksum is: nibabel would not look
+      pass
   return kind.from_bytes(content)
+
+
+def stored_shape(path: str | os.PathLike) -> tuple[int, ...]:
+  """Voxels along the axes of a NIfTI file, by its header alone, compressed or not.
+
+  Raises:
+    Exception: of any kind, where there is no such header.
+  """
+  with _unpacked(pathlib.Path(path)) as stream:
+    return _stored_header(stream)[1].get_data_shape()
+
+
+def _is_compressed(path):
+  with path.open('rb') as stream:
+    return file_kinds.is_gzip(stream.read(2))
+
+
+def _unpacked(path):
+  """The open file, its content without compression."""
+  return gzip.open(path) if _is_compressed(path) else path.open('rb')
+
+
+def _stored_header(stream):
+  """Class of image, header as it is stored, and the bytes read for it."""
+  content = stream.read(nib.Nifti2Header.sizeof_hdr)
+  two = nib.Nifti2Header.sizeof_hdr.to_bytes(4) in (content[:4], content[3::-1])
+  kind = nib.Nifti2Image if two else nib.Nifti1Image
+  return kind, kind.header_class.from_fileobj(io.BytesIO(content), check=False), content
 
 
 def _check_header(image, stored, number, path):

@@ -229,12 +229,14 @@ def _heights(path: pathlib.Path, series: dicom.SeriesFiles) -> tuple[float, floa
     for name in series.names:
       header = dicom_series.parse(name, open_file, specific_tags=[*fields, 'SOPClassUID'])
       place, turns = (dicom_series.value(header, field) for field in fields[:2])
-      if place is None or turns is None:
-        return np.nan, np.nan  # told of when the series is read
-      rows, columns = np.array(turns, float).reshape(2, 3)
+      try:
+        rows, columns = np.array(turns, float).reshape(2, 3)
+        height = float(place[2])
+      except (TypeError, ValueError, IndexError):  # told of when the series is read
+        return np.nan, np.nan
       if abs(np.cross(rows, columns)[2]) < 0.999:
         return np.nan, np.nan
-      heights.append(float(place[2]))
+      heights.append(height)
   different = np.unique(heights)
   return float(different[0]), float(np.median(np.diff(different))) if len(different) > 1 else np.nan
 

@@ -31,6 +31,7 @@ async function call(path, options = {}) {
 const post = (path, body) => call(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body ?? {}) });
 const remove = (path) => call(path, { method: 'DELETE' });
 const here = () => `scans/${scan.scan}`;
+const isHere = (place) => scan !== null && here() === place; // a late answer may be of a scan that was left
 const inOrder = (work) => { wait = wait.then(work, work); return wait; };
 
 function complain(text, ...more) {
@@ -143,8 +144,14 @@ async function choose(number) {
   unwatch();
   scan = next;
   set = null;
-  await inOrder(async () => showScan({ ...await call(`${here()}/view`), image: { url: `api/${here()}/image.nii.gz` } }));
+  const place = here();
+  await inOrder(async () => {
+    if (!isHere(place)) return;
+    const view = await call(`${place}/view`);
+    if (isHere(place)) await showScan({ ...view, image: { url: `api/${place}/image.nii.gz` } });
+  });
   await listScans();
+  if (!isHere(place)) return;
   const last = scan.sets[scan.sets.length - 1];
   if (last) await showSet(last.set);
   refresh();
@@ -157,29 +164,35 @@ const typed = () => $('prompt').value.split(',').map((text) => text.trim()).filt
 async function ask(prompts, force = false) {
   const before = $('add').checked && set ? set.prompts.filter((text) => !prompts.includes(text)) : [];
   const all = [...before, ...prompts];
-  const text = $('prompt').value;
+  const text = $('prompt').value, place = here();
   try {
     // What was forced before is asked for again with the rest.
-    const told = await post(`${here()}/prompts`, { prompts: all, force: force || Boolean(before.length && set.force) });
+    const told = await post(`${place}/prompts`, { prompts: all, force: force || Boolean(before.length && set.force) });
     if ($('prompt').value === text) { // what was typed meanwhile stays
       $('prompt').value = $('meaning').textContent = '';
       offer([]);
     }
+    if (!isHere(place)) return;
     await reload();
-    await showSet(told.set);
+    if (isHere(place)) await showSet(told.set);
   } catch (error) {
-    complain(error.message, ...(error.canForce ? [make('button', { id: 'force', onclick: trying(() => { complain(null); return ask(prompts, true); }) }, 'ask all the same')] : []));
+    if (isHere(place)) complain(error.message, ...(error.canForce ? [make('button', { id: 'force', onclick: trying(() => { complain(null); return ask(prompts, true); }) }, 'ask all the same')] : []));
   }
 }
 
 async function reload() {
-  scan = await call(here());
+  const place = here();
+  const told = await call(place);
+  if (!isHere(place)) return;
+  scan = told;
   refresh();
 }
 
 async function showSet(number) {
   unwatch();
-  const told = await call(`${here()}/sets/${number}`);
+  const place = here();
+  const told = await call(`${place}/sets/${number}`);
+  if (!isHere(place)) return;
   set = told;
   refresh();
   if (told.labels.length) await drawSet();
@@ -190,11 +203,12 @@ async function showSet(number) {
 }
 
 async function drawSet() {
-  const { set: number } = set;
+  const { set: number } = set, place = here();
   await inOrder(async () => {
-    if (set?.set !== number) return;
+    if (!isHere(place) || set?.set !== number) return;
     const first = !data.classes.length;
-    const told = await call(`${here()}/sets/${number}/view`);
+    const told = await call(`${place}/sets/${number}/view`);
+    if (!isHere(place)) return;
     await showMasks(told);
     showWarnings(told.warnings);
     if (first) goToLargest();
@@ -240,10 +254,12 @@ function watch(number) {
 }
 
 async function finished(job, over) {
+  const place = here();
+  const isShown = () => isHere(place) && set?.set === job.set; // another one may be by now
   if (over) await reload();
-  if (set?.set !== job.set) return;
-  const told = await call(`${here()}/sets/${job.set}`);
-  if (set?.set !== job.set) return; // another one is shown by now
+  if (!isShown()) return;
+  const told = await call(`${place}/sets/${job.set}`);
+  if (!isShown()) return;
   set = told;
   refresh();
   if (set.labels.length) await drawSet();
@@ -251,10 +267,12 @@ async function finished(job, over) {
 }
 
 async function undo() {
-  const { set: number } = set;
-  await remove(`${here()}/sets/${number}`);
+  const { set: number } = set, place = here();
+  await remove(`${place}/sets/${number}`);
+  const told = await call(place);
+  if (!isHere(place)) return;
   unwatch();
-  scan = await call(here());
+  scan = told;
   const last = scan.sets[scan.sets.length - 1];
   set = null;
   if (last) await showSet(last.set);

@@ -182,16 +182,24 @@ function showLocation(location) {
   ].filter(Boolean).join('   ·   ');
 }
 
-async function showMap() {
-  const k = $('routed').value, frame = Number($('quantity').value);
+let turns = 0; // of maps
+
+function dropMap() {
   if (map) nv.removeVolume(map);
   map = null;
+  return ++turns;
+}
+
+async function showMap() {
+  const k = $('routed').value, frame = Number($('quantity').value), turn = dropMap();
   $('legend').hidden = k === '';
   if (k === '') return paint();
-  map = await load(data.routing.maps[k], { colormap: 'routing', opacity: 0.55, cal_min: 0, cal_max: 255, frame4D: frame });
+  const { scales, maps } = data.routing;
+  const next = await load(maps[k], { colormap: 'routing', opacity: 0.55, cal_min: 0, cal_max: 255, frame4D: frame });
+  if (turn !== turns) return; // something else was chosen meanwhile
+  map = next;
   nv.addVolume(map);
   paint();
-  const { scales } = data.routing;
   const isScale = frame === scales.length;
   $('low').textContent = isScale ? scales[0] : '0 %';
   $('high').textContent = isScale ? scales[scales.length - 1] : '100 %';
@@ -231,6 +239,7 @@ async function showScan(scan) {
   await attached;
   for (const volume of [...nv.volumes]) nv.removeVolume(volume);
   labels = map = null;
+  turns += 1;
   data = { ...NOTHING, ...scan };
   document.title = `${data.title} – MoME-JAX`;
   $('title').textContent = data.title;
@@ -259,8 +268,8 @@ function showMaskControls() {
 // Masks of the scan that is shown, in place of those before; null for none.
 async function showMasks(masks) {
   const next = masks && await load(masks.labels, { opacity: Number($('opacity').value) });
-  for (const volume of [map, labels]) if (volume) nv.removeVolume(volume);
-  map = null;
+  dropMap();
+  if (labels) nv.removeVolume(labels);
   labels = next;
   Object.assign(data, NOTHING, masks);
   showMaskControls();

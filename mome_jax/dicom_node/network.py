@@ -15,11 +15,11 @@ from mome_jax.dicom_node.settings import Destination, Settings
 from mome_jax.errors import UserError
 
 _SUCCESS, _NO_SPACE, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
-_CT = ('1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.2.1')  # CT and Enhanced CT
+_CT = '1.2.840.10008.5.1.4.1.1.2'  # CT Image Storage; the frames of Enhanced CT are not read
 # No '.' or '..': they name files and folders here.
 _UID = re.compile(r'(?=.{1,64}$)\d+(\.\d+)*', re.ASCII)
 _SPARE = 1 << 30  # bytes of the disk that stay free
-_SECONDS = 60  # that a destination may take to answer
+_SECONDS = 60  # that a destination may take to answer, or a sender between two images
 
 
 class NodeError(UserError):
@@ -59,13 +59,14 @@ class Receiver:
       part.unlink()
     # What an earlier run has left is whole once `wait` is over.
     self._last = {path.name: time.monotonic() for path in folder.iterdir() if path.is_dir()}
+    self._coming: dict[Any, set[str]] = {}  # open association -> series of its images
     entity = net.AE(settings.ae_title)
     entity.require_called_aet = True
     entity.require_calling_aet = list(settings.callers)
     entity.add_supported_context(net.sop_class.Verification)
-    for uid in _CT:
-      entity.add_supported_context(uid, net.ALL_TRANSFER_SYNTAXES)
-    handlers = [(net.evt.EVT_C_STORE, self._store)]
+    entity.add_supported_context(_CT, _readable(net.ALL_TRANSFER_SYNTAXES))
+    entity.network_timeout = _SECONDS
+    handlers = [(net.evt.EVT_C_STORE, self._store), (net.evt.EVT_CONN_CLOSE, self._closed)]
     try:
       self._server = entity.start_server(
         (settings.host, settings.port), block=False, evt_handlers=handlers
@@ -86,11 +87,18 @@ class Receiver:
     self._server.shutdown()
 
   def whole(self) -> list[str]:
-    """Series of which no image came for a while, the longest waiting first."""
+    """Series of which no image came for a while, the longest waiting first.
+
+    While the association that sent them is open a while is a minute: a scanner sends images as they
+    are reconstructed.
+    """
     with self._lock:
-      now = time.monotonic()
-      due = [name for name, last in self._last.items() if now - last >= self._wait]
-      return sorted(due, key=self._last.__getitem__)
+      return sorted(filter(self._is_due, self._last), key=self._last.__getitem__)
+
+  def _is_due(self, series: str) -> bool:
+    open_ = any(series in coming for coming in self._coming.values())
+    wait = max(self._wait, _SECONDS) if open_ else self._wait
+    return time.monotonic() - self._last[series] >= wait
 
   def take(self, series: str, place: pathlib.Path) -> bool:
     """Moves a series out of the way of further images; False where one has just come.
@@ -99,10 +107,9 @@ class Receiver:
       OSError: of the disk; the series is whole again after a while.
     """
     with self._lock:
-      now = time.monotonic()
-      if now - self._last[series] < self._wait:
+      if not self._is_due(series):
         return False
-      self._last[series] = now
+      self._last[series] = time.monotonic()
       folders.move(self._folder / series, place)
       del self._last[series]
       return True
@@ -129,7 +136,26 @@ class Receiver:
           place.rmdir()  # unless others came before
         return _NO_SPACE
       self._last[series] = time.monotonic()
+      self._coming.setdefault(event.assoc, set()).add(series)
     return _SUCCESS
+
+  def _closed(self, event: Any) -> None:
+    with self._lock:
+      self._coming.pop(event.assoc, None)
+
+
+def _readable(syntaxes: Sequence[str]) -> list[str]:
+  """Those that can be decoded here: of others a sender may have a plainer form."""
+  from pydicom.pixels import get_decoder
+  from pydicom.uid import UID
+
+  def is_readable(syntax: str) -> bool:
+    try:
+      return not UID(syntax).is_compressed or get_decoder(UID(syntax)).is_available
+    except NotImplementedError:  # no decoder knows it
+      return False
+
+  return list(filter(is_readable, syntaxes))
 
 
 def send(
@@ -158,7 +184,9 @@ def send(
   entity.connection_timeout = _SECONDS
   datasets = [pydicom.dcmread(path) for path in files]
   for dataset in datasets:
-    entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    stored = dataset.file_meta.TransferSyntaxUID
+    plain = [] if stored.is_compressed else [pydicom.uid.ImplicitVRLittleEndian]  # all must take it
+    entity.add_requested_context(dataset.SOPClassUID, [stored, *plain])
   where = f'{destination.ae_title} at {destination.host}:{destination.port}'
   try:
     link = entity.associate(destination.host, destination.port, ae_title=destination.ae_title)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import TextIO
 
+from input_pipeline.ct import dicom
 from mome_jax.dicom_node import folders, network
 from mome_jax.dicom_node.settings import Settings, SettingsError
 from mome_jax.errors import UserError
@@ -66,6 +67,7 @@ class Node:
     except OSError as error:
       raise network.NodeError(f'{root}: cannot be written ({folders.refusal(error)})') from error
     self._retries: dict[str, tuple[int, float]] = {}  # series -> attempts, not before
+    self._segmented: set[str] = set()  # series since the start
 
   @property
   def port(self) -> int:
@@ -129,7 +131,13 @@ class Node:
 
   def _segment(self, place: pathlib.Path, output: pathlib.Path) -> None:
     series, count = place.name, sum(1 for _ in place.iterdir())
-    self.tell(f'{series}: {count} images')
+    again = ', later than those segmented before; the results are of these alone'
+    self.tell(f'{series}: {count} images{again if series in self._segmented else ""}')
+    self._segmented.add(series)
+    if left_out := _left_out(place):
+      self.tell(f'{series}: nothing to segment: {", ".join(left_out)}')
+      self._put_away(place, 'images')
+      return
     began = time.monotonic()
     options = formats.make_options(self.settings.results)
     try:
@@ -215,6 +223,15 @@ class Node:
       folders.move(place, self.done / place.name / noun)
     else:
       shutil.rmtree(place)
+
+
+def _left_out(place: pathlib.Path) -> tuple[str, ...]:
+  """What there is where it is all no scan, as localizers are; nothing where a scan may be."""
+  try:
+    study = dicom.find_series(place)
+  except UserError:  # told of when it is segmented
+    return ()
+  return () if study.series or study.failed else study.left_out
 
 
 def _number(file: pathlib.Path) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -75,7 +75,9 @@ def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | Non
   if not folder.is_dir():
     raise ScoreError(f'{folder}: no such folder; correct its path')
   held = inventory.look(folder, file_kinds.VOLUMES, deep=False)
-  maps = list(_label_maps(held, meaning))
+  # As in `label_values`: what a dataset.json says goes before what `predict` noted.
+  legends = {} if os.path.lexists(folder / 'dataset.json') else _read_legends(folder)
+  maps = list(_label_maps(held, meaning, legends))
   # What `predict` wrote beside NAME_seg.nii.gz is the same once more.
   names = {case for case, _ in maps}
   labels = {file.name for file in held.used if file.name.endswith('_seg.nii.gz')}
@@ -191,12 +193,12 @@ def canonical(name: str) -> str:
 
 
 def _label_maps(
-  held: inventory.Inventory, meaning: Mapping[str, Sequence[int]] | None
+  held: inventory.Inventory,
+  meaning: Mapping[str, Sequence[int]] | None,
+  legends: Mapping[str, Sequence[Mapping]],
 ) -> Iterator[tuple[str, Masks]]:
-  parts: dict[str, list[str]] = {}
-  if meaning is not None:
-    parts = {name: [one for one in meaning if TEMPLATE.contains(name, one)] for name in meaning}
-  else:
+  parts = {} if meaning is None else _parts(meaning)
+  if meaning is None:
     table = TEMPLATE.code_table(TEMPLATE.names())
     meaning = {
       name: np.flatnonzero(table[:, k]).tolist() for k, name in enumerate(TEMPLATE.names())
@@ -210,9 +212,31 @@ def _label_maps(
         Masks(file.path, tuple(segments), functools.partial(_read_segment, file, segments)),
       )
       continue
+    if case in legends and file.name == f'{case}_seg.nii.gz':
+      # Other cases may have been asked for other classes, and give a label another meaning.
+      values = {row['name']: [row['label']] for row in legends[case]}
+      whole = {r['name']: file.path.parent / r['mask'] for r in legends[case] if r['mask']}
+      read = functools.partial(_read_label, file, values, _parts(values))
+      yield case, Masks(file.path, tuple(values), functools.partial(_read_whole, whole, read))
+      continue
     read = functools.partial(_read_label, file, meaning, parts)
     ignored = functools.partial(read, 'ignore') if 'ignore' in meaning else None
     yield case, Masks(file.path, names, read, ignored)
+
+
+def _parts(names: Collection[str]) -> dict[str, list[str]]:
+  """Of each class those of the others that lie in it."""
+  return {name: [one for one in names if TEMPLATE.contains(name, one)] for name in names}
+
+
+def _read_whole(
+  whole: Mapping[str, pathlib.Path], read_label: Callable[[str], volume.Volume], name: str
+) -> volume.Volume:
+  """The mask of a class: what overlaps others has a file, and is in the label map only in part."""
+  if name not in whole:
+    return read_label(name)
+  mask = volume.read_labels(whole[name])
+  return volume.Volume(mask.array > 0, mask.geometry)
 
 
 def _segments(file: inventory.File) -> dict[str, list[slicer_segments.Segment]]:
@@ -301,8 +325,8 @@ def _within(
 
 def _mask_folders(
   held: inventory.Inventory,
-) -> Iterator[tuple[str, Masks | inventory.FolderError]]:
-  """The folders with masks, and those that cannot be listed with the reason."""
+) -> Iterator[tuple[str, Masks | UserError]]:
+  """The folders with masks, and those that cannot be used with the reason."""
   for folder in held.folders:
     if folder.name.endswith(_PROBABILITIES):
       continue
@@ -314,12 +338,18 @@ def _mask_folders(
     except inventory.FolderError as error:  # costs only this case
       yield _case(folder.name), error
       continue
-    by_class = {canonical(inventory.stem(f.path.name)): f for f in (*masks.used, *masks.failed)}
-    if by_class:
-      yield (
-        _case(folder.name),
-        Masks(folder, tuple(by_class), functools.partial(_read_mask, by_class)),
-      )
+    by_class: dict[str, inventory.File] = {}
+    twice = ''
+    for file in (*masks.used, *masks.failed):
+      name = file.path.name
+      other = by_class.setdefault(canonical(inventory.stem(name)), file)
+      if other is not file:
+        twice = f'{folder}: {other.path.name} and {name} are one class; keep one'
+    if twice:
+      yield _case(folder.name), ScoreError(twice)
+    elif by_class:
+      read = functools.partial(_read_mask, by_class)
+      yield _case(folder.name), Masks(folder, tuple(by_class), read)
 
 
 def _read_mask(by_class: Mapping[str, inventory.File], name: str) -> volume.Volume:
@@ -331,29 +361,39 @@ def _read_mask(by_class: Mapping[str, inventory.File], name: str) -> volume.Volu
 
 
 def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
-  """Class -> values, from the legends of `predict`."""
+  """Class -> values, from the legends of `predict`; for cases without one of their own."""
   meaning: dict[str, list[int]] = {}
+  for rows in _read_legends(folder).values():
+    for row in rows:
+      meaning.setdefault(row['name'], [row['label']])
+  return meaning or None
+
+
+def _read_legends(folder: pathlib.Path) -> dict[str, list[dict]]:
+  """Case -> rows of its legend; ScoreError where all are damaged, else a note on those that are."""
+  legends: dict[str, list[dict]] = {}
   damaged = None
   for path in sorted(folder.glob('*_seg.json')):
     try:
-      values = {entry['name']: entry['label'] for entry in text_files.read_json(path)['labels']}
-    except (OSError, UserError, KeyError, TypeError) as error:
+      rows = text_files.read_json(path)['labels']
+      legends[path.name.removesuffix('_seg.json')] = [
+        {key: row.get(key) if key == 'mask' else row[key] for key in ('name', 'label', 'mask')}
+        for row in rows
+      ]
+    except (OSError, UserError, KeyError, TypeError, AttributeError) as error:
       damaged = ScoreError(f'{path}: no legend of labels ({error}); predict anew')
       remarks.tell(str(damaged))  # those of other cases say the same
-      continue
-    for name, value in values.items():
-      if meaning.setdefault(name, [value]) != [value]:
-        raise ScoreError(
-          f'{path}: {name!r} means another label than in other legends; predict anew'
-        )
-  if damaged and not meaning:
+  if damaged and not legends:
     raise damaged
-  return meaning or None
+  return legends
 
 
 def _declared(path: pathlib.Path) -> dict[str, list[int]]:
   named = nifti_folder.by_name(declaration(path)['labels'], path)
-  return {canonical(name): values for name, values in named.items()}
+  by_class = {canonical(name): values for name, values in named.items()}
+  if len(by_class) < len(named):
+    raise ScoreError(f'{path}: two of the labels {", ".join(named)} are one class; rename one')
+  return by_class
 
 
 def declaration(path: pathlib.Path) -> Mapping:

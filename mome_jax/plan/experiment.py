@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from mome_jax.models import build_model
 from mome_jax.plan import rules
 from mome_jax.plan.cohort import Cohort
+from mome_jax.plan.fit import Attempt
 from mome_jax.plan.rules import Choice, Layout
 from mome_jax.plan.target import Target
-from mome_jax.plan.trial import Trial
 
 _STARTS = {'small': 'demo', 'base': 'base'}
 
@@ -43,15 +43,17 @@ class Experiment:
   def _start(self) -> ConfigDict:
     return importlib.import_module(f'mome_jax.configs.{self.start}').get_config()
 
-  def choices(self, layout: Layout, step: Trial | None = None) -> list[Choice]:
+  def choices(self, layout: Layout, attempt: Attempt | None = None) -> list[Choice]:
     """Every value that is set.
 
     Args:
       layout: spacing, patch and batch.
-      step: of that layout; None: not known yet.
+      attempt: of that layout; None: not known yet.
     """
     seconds = self.target.budget.seconds
-    steps = rules.steps(layout.batch, seconds, None if step is None else step.seconds)
+    step = None if attempt is None else attempt.seconds
+    timed = attempt is not None and attempt.trial.seconds is not None
+    steps = rules.steps(layout.batch, seconds, step, timed=timed)
     return [
       Choice('data_dir', self.data_dir, ''),
       self._classes(),
@@ -85,7 +87,14 @@ class Experiment:
     least = min(self.cohort.classes, key=lambda name: labelled[name])
     why = f'all that occur in a training scan; {least} is labelled in fewest, {labelled[least]}'
     if absent:
-      why += f'; left out, as labelled and never there: {", ".join(absent)}'
+      read, total = len(self.cohort.cases), self.cohort.total
+      if read == total:
+        why += f'; left out, as labelled and never there: {", ".join(absent)}'
+      else:
+        why += (
+          f'; left out, as labelled and in none of the {read} of {total} scans that were read: '
+          f'{", ".join(absent)} (--scans={total} reads all)'
+        )
     return Choice('classes', self.cohort.classes, why)
 
   def _machine(self) -> list[Choice]:

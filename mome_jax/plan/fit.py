@@ -36,12 +36,17 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-  """A layout that was compiled, what was predicted of it, and what the compiler said."""
+  """A layout that was compiled, what was predicted of it, and what the compiler said.
+
+  `seconds` of a step are as timed, or follow from the time of others and its size; None where
+  nothing bounds the time.
+  """
 
   layout: Layout
   predicted: float
   trial: trial.Trial
   fits: bool
+  seconds: float | None = None
 
 
 @dataclasses.dataclass
@@ -51,7 +56,7 @@ class _Model:
   fixed: float
   bytes: float
   seconds: float
-  known: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+  known: dict[int, int] = dataclasses.field(default_factory=dict)  # voxels -> largest peak
 
   def peak(self, voxels: float) -> float:
     return self.fixed + self.bytes * voxels
@@ -61,10 +66,10 @@ class _Model:
 
   def learn(self, voxels: int, seen: trial.Trial) -> None:
     """Goes through the answers of the compiler."""
-    self.known.append((voxels, seen.peak))
+    self.known[voxels] = max(seen.peak, self.known.get(voxels, 0))
     if seen.seconds is not None:
       self.seconds = seen.seconds / voxels
-    (x, y), *_ = others = sorted(set(self.known))
+    (x, y), *_ = others = sorted(self.known.items())
     if len(others) > 1:
       (x, y), (x2, y2) = others[-2:]
       slope = (y2 - y) / (x2 - x)
@@ -136,8 +141,10 @@ def fit(
     seen = compile_layout(next_layout)
     fits = seen.peak <= budget.memory
     tell(f'  {gib(seen.peak)} of {gib(budget.memory)}{"" if fits else ": too much"}{_timed(seen)}')
-    tried.append(Attempt(next_layout, model.peak(voxels), seen, fits))
+    predicted = model.peak(voxels)
     model.learn(voxels, seen)
+    seconds = None if budget.seconds is None else model.seconds * voxels
+    tried.append(Attempt(next_layout, predicted, seen, fits, seconds))
     if fits and seen.peak >= ENOUGH * budget.memory:
       return tried
 

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
   experiment = Experiment(cohort, aim, args.data_dir)
   attempts = _fit(experiment, args)
   best = attempts[-1]
-  choices = experiment.choices(best.layout, best.trial)
+  choices = experiment.choices(best.layout, best)
   print(report.plan(choices))
   print(report.memory(aim, attempts))
   commands = _commands(cohort, best.layout, args)

@@ -276,22 +276,22 @@ def balance(cohort: Cohort) -> Choice:
   return Choice('data.balance', 'sources', 'every dataset labels as many classes')
 
 
-def steps(batch: int, whole: float | None, step: float | None) -> Choice:
+def steps(batch: int, whole: float | None, step: float | None, *, timed: bool) -> Choice:
   """How many steps.
 
   Args:
     batch: patches of a step.
     whole: seconds of the training, or None where nothing bounds them.
-    step: seconds of one step, or None where it was not timed.
+    step: seconds of one step, or None where nothing tells.
+    timed: whether it was, or else follows from its size.
   """
   if whole is None or step is None:
     number = _round_number(PATCHES / batch)
     why = f"nnU-Net's {PATCHES:,} patches, {batch} a step"
-    if whole is not None:
-      why += '; too little memory is free here to time a step'
     return Choice('train.steps', number, why)
   number = max(_round_number(whole / step), 1)
-  why = f'{whole / 3600:.2g} h at {step:.3g} s a step, as timed here'
+  how = 'as timed here' if timed else 'by its size: too little memory is free here to time it'
+  why = f'{whole / 3600:.2g} h at {step:.3g} s a step, {how}'
   return Choice('train.steps', number, why)
 
 

@@ -11,8 +11,8 @@ from mome_jax.plan.fit import Budget, gib
 _PROGRAM = 2**30  # bytes: Python, JAX and TensorFlow themselves
 _DEVICE = 0.9  # share of a device's memory: prefetched batches and fragments take the rest
 _CPU_HOURS = 8.0
-# Of the time, that of steps: reading, logging and checkpoints take the rest. The batches are made on
-# the same cores where these are the device.
+# Share of the time that steps get; reading, logging and checkpoints take the rest. On a CPU the
+# batches are made on the same cores.
 _KEPT, _KEPT_CPU = 0.9, 0.75
 
 

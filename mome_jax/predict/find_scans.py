@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Generator, Sequence
 from typing import BinaryIO
 
@@ -244,7 +245,7 @@ def _of_study(path: pathlib.Path, base: str, study: dicom.Study) -> list[ScanFil
   for folder, [(name, problem), *more] in failed.items():
     others = f' (and {len(more)} more)' if more else ''
     title = os.path.basename(name if not more else folder) or base
-    scans.append(ScanFiles(title, path / name, problem=problem + others))
+    scans.append(ScanFiles(title, path / name.lstrip('/'), problem=problem + others))
   return scans
 
 
@@ -288,11 +289,11 @@ def _series_names(base: str, series: Sequence[dicom.SeriesFiles]) -> list[str]:
   """A name for each series: that of the whole for a single one, else with its folder and number."""
   if len(series) == 1:
     return [base]
-  names = ['_'.join(pathlib.PurePath(one.folder).parts) or base for one in series]
+  names = ['_'.join(one.folder.split('/')) or base for one in series]
   for endings in (
     [f'_s{one.number}' for one in series],
     [one.part and f'_{one.part}' for one in series],
-    [f'_{one.uid}' for one in series],
+    [f'_{re.sub("[^0-9.]", "-", one.uid)}' for one in series],
     [f'_{number}' for number in range(1, len(series) + 1)],
   ):
     groups = collections.defaultdict(set)

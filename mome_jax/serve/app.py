@@ -172,7 +172,7 @@ async def post_scan(request: Request) -> Response:
     name = (await _body(request)).get('input')
     if not isinstance(name, str) or name not in desk.inputs:
       raise GoneError(f'{name}: is not in the folder of --input')
-    parts = [(desk.inputs[name], uploads.title_of(name))]
+    parts = [(desk.inputs[name], uploads.plain(name))]
     return await _open(desk, parts)
   name = request.query_params.get('name', 'scan')
   size = request.headers.get('content-length', '')
@@ -259,6 +259,11 @@ async def post_prompts(request: Request) -> Response:
   )
   one.job = job.number
   scan.sets[one.number] = one
+  try:
+    desk.scans.get(scan.number)
+  except GoneError:  # closed while its prompts were read
+    job.cancel()
+    raise
   return JSONResponse({**scan.set_told(one), **_told(desk, job)}, 202)
 
 

@@ -1,5 +1,6 @@
 """The scans that are open, each with what was asked about it; the oldest goes for a new one."""
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
@@ -193,7 +194,8 @@ class Scans:
       old = list(self._scans)[: max(0, len(self._scans) + 1 - self.most)]
       self._scans[scan.number] = scan
     for number in old:
-      self.close(number)
+      with contextlib.suppress(GoneError):  # somebody has closed it meanwhile
+        self.close(number)
     return scan
 
   def all(self) -> list[Scan]:
@@ -239,4 +241,4 @@ def find(path: pathlib.Path, title: str) -> list[tuple[ScanFiles, str]]:
     raise UserError(cleaned(str(error), ScanFiles(title, path), title)) from error
   if len(scans) == 1:
     return [(scans[0], title)]
-  return [(scan, uploads.title_of(f'{title}_{scan.name}')) for scan in scans]
+  return [(scan, uploads.plain(f'{title}_{scan.name}')) for scan in scans]

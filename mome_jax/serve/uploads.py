@@ -7,9 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import AsyncIterator
 
-import nibabel as nib
-
-from input_pipeline.ct import itk_image
+from input_pipeline.ct import itk_image, volume
 from mome_jax.errors import UserError, one_line, writing
 
 _ENDING = re.compile(r'(\.nii)?\.[a-z0-9]{1,6}$')
@@ -29,10 +27,16 @@ class TooLargeError(UploadError):
 
 
 def title_of(name: str) -> str:
-  """What a scan is called after a file's name: letters, digits, '_' and '-', at most 60."""
+  """What a scan is called after a file's name, without its folder and ending; as of `plain`."""
   base = re.split(r'[/\\]', name)[-1]
-  base = re.sub(r'(\.nii)?\.[A-Za-z][A-Za-z0-9]{0,5}$', '', base)
-  return re.sub(r'[^\w-]+', '_', base).strip('_-')[:_LONGEST] or 'scan'
+  return plain(re.sub(r'(\.nii)?\.[A-Za-z][A-Za-z0-9]{0,5}$', '', base))
+
+
+def plain(name: str) -> str:
+  """A name in letters, digits, '_' and '-', at most 60: of a longer one both ends."""
+  text = re.sub(r'[^\w-]+', '_', name).strip('_-') or 'scan'
+  half = _LONGEST // 2
+  return text if len(text) <= _LONGEST else f'{text[: half - 1]}_{text[-half:]}'
 
 
 async def save(
@@ -132,7 +136,7 @@ def _voxels(path: pathlib.Path) -> int:
   try:
     if itk_image.is_itk(path):
       return math.prod(itk_image.grid(path)[0])
-    return math.prod(nib.Nifti1Image.from_filename(path).shape)
+    return math.prod(volume.stored_shape(path))
   except Exception:  # of a broken file, of whatever kind
     return 0
 

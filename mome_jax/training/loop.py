@@ -329,5 +329,11 @@ def _print_start(task: Task, workdir: epath.Path, start: Start) -> None:
   lines = unlearnable(task.stores, config.classes)
   for line in (*lines, *outdated(task.stores, config.classes, config.data_dir)):
     print(line, flush=True)
+  if config.train.warmup_steps > config.train.steps:
+    print(
+      f'CAUTION: train.warmup_steps={config.train.warmup_steps} exceeds the {config.train.steps} '
+      'steps of the run: the learning rate never comes to its height',
+      flush=True,
+    )
   if step and task.changes:
     print(f'changed since: {", ".join(task.changes)}', flush=True)

@@ -160,12 +160,17 @@ def check_choices(config: ml_collections.ConfigDict, scans: HeldOutScans | None)
 
   Raises:
     ValidationError: if `evaluation.checkpoint` or `validation.patience` needs scans set aside, and
-      there are none.
+      there are none; or if some are, and nothing is ever measured on them.
   """
   asked = {
     'evaluation.checkpoint=best': config.evaluation.checkpoint == 'best',
     f'validation.patience={config.validation.patience}': config.validation.patience > 0,
   }
+  if config.validation.cases and not config.validation.every:
+    raise ValidationError(
+      f'config.validation.cases={config.validation.cases} sets scans aside from training, and with '
+      'config.validation.every=0 nothing is measured on them; set that to a number of steps'
+    )
   if scans is None or not scans.chooses:
     for name, is_asked in asked.items():
       if is_asked:

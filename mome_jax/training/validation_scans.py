@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 
 import ml_collections
+import numpy as np
 from etils import epath
 
 from input_pipeline import bricks, patient_folds
@@ -68,7 +69,12 @@ def split(
   without = {(case.source, case.name) for case in cases if seen and seen.reason(case)}
   patients = patient_folds.patients(cases, groups)
   parts = patient_folds.set_aside(
-    cases, patients, config.validation.cases, classes=config.classes, without=without
+    cases,
+    patients,
+    config.validation.cases,
+    classes=config.classes,
+    without=without,
+    shown=_shown(stores, config.classes),
   )
   taken = {key for part in parts.values() for key in part.cases}
   rest = [(case.source, case.name) for case in cases if (case.source, case.name) not in taken]
@@ -78,6 +84,20 @@ def split(
   about = ', '.join(f'{len(part.cases)} of {part.total} {name}' for name, part in parts.items())
   parts_held_out = [store.part(taken) for store in stores]
   return training, HeldOutScans(parts_held_out, True, f'scans set aside from training: {about}')
+
+
+def _shown(
+  stores: Sequence[bricks.BrickStore], classes: Sequence[str]
+) -> dict[bricks.Key, list[str]]:
+  """The classes that have a voxel in each case."""
+  shown = {}
+  for store in stores:
+    voxels = np.zeros((len(store.cases), len(classes)), np.int64)
+    np.add.at(voxels, store.case, store.class_voxels(classes))
+    for case, row in zip(store.cases, voxels, strict=True):
+      names = [name for name, count in zip(classes, row, strict=True) if count]
+      shown[case.source, case.name] = names
+  return shown
 
 
 def _seen(config: ml_collections.ConfigDict, workdir: epath.Path) -> TrainingCases | None:

@@ -77,7 +77,7 @@ def plan(words: list[str]) -> tuple[str, ...]:
   experiment = Experiment(cohort, aim, args.data_dir)
   attempts = planning._fit(experiment, args)
   best = attempts[-1]
-  choices = experiment.choices(best.layout, best.trial)
+  choices = experiment.choices(best.layout, best)
   print(report.plan(choices))
   print(report.memory(aim, attempts), flush=True)
   values = {choice.name: choice.value for choice in choices}

@@ -106,3 +106,21 @@ def test_what_the_start_has_seen_is_not_set_aside():
 @pytest.mark.parametrize('number', [0, 1])
 def test_few_or_none(number):
   assert names(set_aside([case('only')], number)) == set()
+
+
+def test_the_only_case_that_shows_a_class_is_not_set_aside():
+  cases = [case(f'c{i}', supervised=('liver', 'tumor')) for i in range(10)]
+  taken = sorted(names(set_aside(cases, 2)))
+  shown = {('a', c.name): ['liver'] for c in cases} | {('a', taken[0]): ['liver', 'tumor']}
+  assert taken[0] not in names(set_aside(cases, 2, shown=shown))
+  assert len(names(set_aside(cases, 2, shown=shown))) == 2
+
+
+def test_groups_of_several_files_that_share_a_scan_are_one_patient():
+  cases = [case('x1', digest='1'), case('x2', digest='2'),
+           case('y1', 'b', digest='1'),
+           case('y2', 'b', digest='3')]  # fmt: skip
+  groups = {('a', 'x1'): 'a/x1', ('a', 'x2'): 'a/x1', ('b', 'y1'): 'b/y1', ('b', 'y2'): 'b/y1'}
+  assert len(set(patient_folds.patients(cases, groups).values())) == 1
+  del groups['b', 'y2']
+  assert patient_folds.patients(cases, groups)['b', 'y2'] == 'b/y2'

@@ -170,6 +170,45 @@ def test_identifiers_that_are_none_name_no_folder(tmp_path):
   assert [path.name for path in tmp_path.rglob('*')] == ['node'] and receiver.whole() == []
 
 
+def test_a_pause_in_an_open_association_is_no_end(series, tmp_path):
+  with archive() as (port, taken), running(tmp_path, port) as (node, lines):
+    entity = AE('SENDER')
+    datasets = [pydicom.dcmread(path) for path in series]
+    entity.add_requested_context(sop_class.CTImageStorage,
+                                 datasets[0].file_meta.TransferSyntaxUID)  # fmt: skip
+    link = entity.associate('127.0.0.1', node.port, ae_title='MOME')
+    for dataset in datasets[:-2]:
+      link.send_c_store(dataset)
+    time.sleep(1)  # more than three times `wait`
+    assert lines == []
+    for dataset in datasets[-2:]:
+      link.send_c_store(dataset)
+    link.release()
+    until(lambda: any('sent to ARCHIVE' in line for line in lines))
+    assert lines[0].endswith(f': {len(series)} images')
+    # What comes afterwards is another result, and is told.
+    send(node.port, series[:4])
+    until(lambda: any(': 4 images, later than those segmented before' in line for line in lines))
+
+
+def test_localizers_are_no_failure(series, tmp_path):
+  for path in series:
+    dataset = pydicom.dcmread(path)
+    dataset.ImageType = ['ORIGINAL', 'PRIMARY', 'LOCALIZER']
+    dataset.save_as(path)
+  with archive() as (port, _), running(tmp_path, port) as (node, lines):
+    send(node.port, series)
+    until(lambda: len(lines) == 2)
+    until(lambda: left(tmp_path / 'node') == [])
+  assert ': nothing to segment: ' in lines[1] and 'localizer' in lines[1]
+
+
+def test_what_cannot_be_decoded_is_not_taken():
+  plain = pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.DeflatedExplicitVRLittleEndian
+  taken = network._readable([*plain, pydicom.uid.MPEG2MPML, pydicom.uid.RLELossless])
+  assert taken == [*plain, pydicom.uid.RLELossless]
+
+
 def test_a_second_node_leaves_the_folder_of_the_first_alone(tmp_path):
   with archive() as (port, _), running(tmp_path, port) as (node, _):
     (node.working / '1.2').mkdir()  # the first is at it

@@ -69,9 +69,18 @@ def test_every_voxel_lies_where_nibabel_puts_it(seed, tmp_path):
 
 
 def test_padding_becomes_air(tmp_path):
-  series(tmp_path / 's', PixelPaddingValue=(40 + 1024) // 2)
+  air = int(scan().min())
+  assert air > -1024
+  series(tmp_path / 's', PixelPaddingValue=(air + 1024) // 2)
   result = dicom.read_dicom(tmp_path / 's')
-  np.testing.assert_array_equal(result.array == -1024, scan() == 40)
+  np.testing.assert_array_equal(result.array == -1024, scan() == air)
+
+
+def test_padding_that_stands_for_tissue_is_not_heeded(tmp_path):
+  series(tmp_path / 's', PixelPaddingValue=(40 + 1024) // 2)
+  with pytest.warns(UserWarning, match='PixelPaddingValue stands for 40 HU'):
+    result = dicom.read_dicom(tmp_path / 's')
+  np.testing.assert_array_equal(result.array, scan())
 
 
 def move(folder, heights):

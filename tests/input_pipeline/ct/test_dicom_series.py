@@ -42,11 +42,37 @@ def test_phases_are_scans_of_their_own(field, values, parts, tmp_path):
   assert [scan.place_in('root') for scan in scans] == ['root/a000', 'root/b000']
 
 
+def test_acquisitions_that_take_turns_are_scans_of_their_own(tmp_path):
+  names = series(tmp_path, AcquisitionNumber=lambda k: 1 + k % 2)
+  scans = dicom_series.find_series(tmp_path).series
+  assert [(sorted(scan.names), scan.part) for scan in scans] == [
+    (names[::2], 'a1'),
+    (names[1::2], 'a2'),
+  ]
+
+
 def test_an_acquisition_for_each_rotation_is_no_phase(tmp_path):
   names = series(tmp_path, AcquisitionNumber=lambda k: k)
   [scan] = dicom_series.find_series(tmp_path).series
   assert (sorted(scan.names), scan.part) == (names, '')
   assert scan.place_in(tmp_path) == str(tmp_path)
+  series(tmp_path, AcquisitionNumber=lambda k: k // 4)  # three rotations
+  [scan] = dicom_series.find_series(tmp_path).series
+  assert sorted(scan.names) == names
+
+
+def test_names_in_an_archive_that_begin_with_a_slash(tmp_path):
+  content = {
+    f'/{folder}/{name}': data
+    for folder, uid in (('A', '1.2'), ('B', '1.3'))
+    for name, data in layouts.dicom_files(layouts.body([1])[0], 'i{:03d}', series=uid).items()
+  }
+  layouts.write_zip(tmp_path / 'study.zip', content)
+  scans = dicom_series.find_series(tmp_path / 'study.zip').series
+  assert [scan.folder for scan in scans] == ['A', 'B']
+  assert scans[0].place_in('x.zip') == 'x.zip/A'
+  both = dicom_series.SeriesFiles('1.2', 1, ('/A/i0', 'B/i1'))
+  assert both.folder == ''
 
 
 def test_one_uid_in_two_folders(tmp_path):

@@ -163,6 +163,44 @@ def test_what_predict_writes(nnunet, tmp_path):
   assert by_name['liver tumor']['dice'] == pytest.approx(2 / 3)
 
 
+def test_each_case_has_the_classes_of_its_own_legend(tmp_path):
+  """Two runs into one folder: label 200 is one free text here and another there."""
+  liver, lobe = labels() > 0, np.zeros((16, 14, 12), np.uint8)
+  lobe[3:6, 3:9, 3:9] = 1
+  declare(tmp_path, liver=LIVER, **{'liver lobe': TUMOR}, thyroid=SPLEEN)
+  for case, mask in (('a', lobe), ('b', lobe[:, ::-1])):
+    save(tmp_path / f'labelsTr/{case}.nii.gz', np.where(mask, TUMOR if case == 'a' else SPLEEN, 0)
+         .astype(np.uint8))  # fmt: skip
+  # The label map has the lobe only where no class is; its own file has all of it.
+  save(tmp_path / 'seg/a_seg.nii.gz', np.where(liver, 6, 200 * lobe).astype(np.uint8))
+  save(tmp_path / 'seg/a_masks/liver_lobe.nii.gz', lobe)
+  save(tmp_path / 'seg/b_seg.nii.gz', (200 * lobe[:, ::-1]).astype(np.uint8))
+  rows = {
+    'a': [{'label': 6, 'name': 'liver'},
+          {'label': 200, 'name': 'liver lobe', 'mask': 'a_masks/liver_lobe.nii.gz'}],
+    'b': [{'label': 200, 'name': 'thyroid'}],
+  }  # fmt: skip
+  for case, legend in rows.items():
+    (tmp_path / f'seg/{case}_seg.json').write_text(json.dumps({'labels': legend}))
+  scores = score_folders.score_folders(tmp_path / 'seg', tmp_path / 'labelsTr')
+  by_case = {case: by_class(scores.rows, case) for case in 'ab'}
+  assert by_case['a']['liver lobe']['dice'] == by_case['b']['thyroid']['dice'] == 1
+  assert {(case, name) for case in 'ab' for name in by_case[case]} == {
+    ('a', 'liver'), ('a', 'liver lobe'), ('b', 'thyroid')
+  }  # fmt: skip
+  assert any("no class 'thyroid'" in reason for case, reason in scores.failed if case == 'a')
+
+
+def test_two_names_of_one_class_are_refused(nnunet, tmp_path):
+  declare(tmp_path, liver=LIVER, liver_tumor=TUMOR, liver_cancer=SPLEEN)
+  with pytest.raises(ScoreError, match='two of the labels .* are one class; rename one'):
+    score_folders.score_folders(*nnunet)
+  for name in ('lung_left', 'left_lung'):
+    save(tmp_path / f'masks/a/{name}.nii.gz', labels())
+  with pytest.raises(ScoreError, match='are one class; keep one'):
+    score_folders.score_folders(tmp_path / 'masks', tmp_path / 'masks')
+
+
 def test_an_organ_is_scored_with_its_tumor_however_it_is_declared(tmp_path):
   declare(tmp_path, liver=LIVER, liver_tumor=TUMOR, spleen=SPLEEN)  # as nnU-Net without regions
   save(tmp_path / 'labelsTr/a.nii.gz', labels())

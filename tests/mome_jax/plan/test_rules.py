@@ -160,8 +160,10 @@ def test_organs_in_pieces_keep_them():
 
 
 def test_steps_fill_the_time_or_are_those_of_nnunet():
-  assert rules.steps(2, None, None).value == 250_000
-  assert rules.steps(1, 480.0, 0.25).value == 1900  # 1920, in two digits
+  assert rules.steps(2, None, None, timed=False).value == 250_000
+  assert rules.steps(1, 480.0, 0.25, timed=True).value == 1900  # 1920, in two digits
+  guessed = rules.steps(1, 480.0, 0.25, timed=False)
+  assert guessed.value == 1900 and 'too little memory' in guessed.why
 
 
 def test_a_longer_run_has_larger_patches_and_more_steps():

@@ -146,6 +146,16 @@ class TestFolders:
     [case], _ = find_scans.find_scans([tmp_path / 'code.zip'])
     assert 'no DICOM CT series in it but text (1 file)' in case.problem
 
+  def test_names_with_a_slash_in_front_stay_in_the_output(self, tmp_path):
+    content = {
+      f'/{folder}/{name}': data
+      for folder, uid in (('A', '1.2'), ('B', '1.3'))
+      for name, data in layouts.dicom_files(layouts.body([1])[0], 'i{:03d}', series=uid).items()
+    }
+    layouts.write_zip(tmp_path / 'study.zip', content)
+    cases, _ = find_scans.find_scans([tmp_path / 'study.zip'])
+    assert [case.name for case in cases] == ['A', 'B']
+
   def test_nothing_to_segment_says_what_is_there(self, tmp_path):
     layouts.write_files(tmp_path, {'notes.txt': b'x', 'preview.png': b'x'})
     with pytest.raises(find_scans.ScanError, match=r'but picture \(1 file\), text \(1 file\)'):

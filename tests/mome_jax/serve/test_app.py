@@ -181,6 +181,7 @@ def test_what_is_too_large_is_not_taken(folder, tmp_path):
       ('a', iter([b'0' * 150_000] * 2)),  # by what comes
       ('a.nii.gz', path.read_bytes()),  # 64,000 voxels of four bytes
       ('a.zip', bomb()),
+      ('a', gzip.compress(nib.Nifti2Image(np.zeros((40, 40, 40), np.int16), np.eye(4)).to_bytes())),
     ):
       answer = client.post('api/scans', params={'name': name}, content=content)
       assert answer.status_code == 413 and 'larger than 0.0002 GB' in answer.json()['error'], name
