@@ -8,7 +8,6 @@ oblique scan stays oblique and every voxel keeps its value and its place in the 
 import contextlib
 import dataclasses
 import gzip
-import io
 import math
 import os
 import pathlib
@@ -399,7 +398,8 @@ def _stored_header(stream):
   content = stream.read(nib.Nifti2Header.sizeof_hdr)
   two = nib.Nifti2Header.sizeof_hdr.to_bytes(4) in (content[:4], content[3::-1])
   kind = nib.Nifti2Image if two else nib.Nifti1Image
-  return kind, kind.header_class.from_fileobj(io.BytesIO(content), check=False), content
+  header = kind.header_class(content[: kind.header_class.sizeof_hdr], check=False)
+  return kind, header, content
 
 
 def _check_header(image, stored, number, path):

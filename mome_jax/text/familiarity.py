@@ -43,7 +43,9 @@ _SENTENCES = ('{}', 'A computerized tomography of the {}', 'segment the {}', '{}
 _OF_TERMS = 'A computerized tomography of the {}'
 _TEMPERATURE = 0.1  # that the encoder was pre-trained with
 _MOST_ODDS = 12.0
-_LIKE = 0.6  # cosine of the text and of the words, summed; that of nonsense stays below
+_LIKE = (
+  0.6  # cosine of texts that share no word and are alike all the same; that of nonsense is less
+)
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # K texts -> (K, d) float32
 
@@ -224,10 +226,11 @@ class Familiarity:
     scores = self._calibration.familiarity(features(likeness, self.trained))
     # Of the classes the nearest by both, as each alone has odd neighbours.
     near = likeness.cosine + likeness.words
-    near = np.where(self.trained, near, -np.inf)
+    nearest = np.where(self.trained, near, -np.inf).argmax(1)
     judgements = []
-    for prompt, score, row in zip(prompts, scores.tolist(), near, strict=True):
-      name = self._terms.terms[row.argmax()].name if row.max() >= _LIKE else ''
+    for k, (prompt, score, n) in enumerate(zip(prompts, scores.tolist(), nearest, strict=True)):
+      alike = likeness.words[k, n] > 0 or likeness.cosine[k, n] >= _LIKE
+      name = self._terms.terms[n].name if alike else ''
       term = self._terms.find(prompt) if look_up else None
       if term is not None:
         score = float(term.name in self._classes)

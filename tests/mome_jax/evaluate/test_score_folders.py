@@ -196,9 +196,9 @@ def test_two_names_of_one_class_are_refused(nnunet, tmp_path):
   with pytest.raises(ScoreError, match='two of the labels .* are one class; rename one'):
     score_folders.score_folders(*nnunet)
   for name in ('lung_left', 'left_lung'):
-    save(tmp_path / f'masks/a/{name}.nii.gz', labels())
+    save(tmp_path / f'twice/masks/a/{name}.nii.gz', labels())
   with pytest.raises(ScoreError, match='are one class; keep one'):
-    score_folders.score_folders(tmp_path / 'masks', tmp_path / 'masks')
+    score_folders.score_folders(tmp_path / 'twice/masks', tmp_path / 'twice/masks')
 
 
 def test_an_organ_is_scored_with_its_tumor_however_it_is_declared(tmp_path):

@@ -91,7 +91,17 @@ def test_the_command_line_without_what_trains(model, tmp_path):
   assert legend[1]['text'] == 'A computerized tomography of a liver'
   assert legend[2]['text'] == 'the thing on top'
   record = json.loads((out / 'manifest.json').read_text())
-  fields = ('label', 'name', 'prompt', 'text', 'taken_as', 'also', 'familiarity', 'verdict')
+  fields = (
+    'label',
+    'name',
+    'prompt',
+    'text',
+    'taken_as',
+    'also',
+    'familiarity',
+    'verdict',
+    'nearest',
+  )
   assert record['prompts'] == [{field: row[field] for field in fields} for row in legend]
   assert '"hepar" and "LIVER": the class liver, label 6' in done.stderr
   assert 'asked for as hepar' in page and 'free text' in page

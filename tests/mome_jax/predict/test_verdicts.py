@@ -48,7 +48,7 @@ def test_experimental_classes_are_asked_for_by_name_only(tmp_path, monkeypatch):
     ('mandible', ''),  # a class of the template
     ('jaw bone', ''),  # a synonym of it
     ('肝臓', ''),
-    ('liver cyst', ' (nearest: liver)'),
+    ('liver segment 4', ' (nearest: liver)'),
   ],
 )
 def test_what_is_unfamiliar_is_refused_in_one_line(prompt, hint):

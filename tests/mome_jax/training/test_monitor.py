@@ -100,5 +100,5 @@ def test_best_needs_scans_set_aside():
 def test_scans_set_aside_that_nothing_is_measured_on_are_refused():
   config = demo.get_config()
   config.validation.cases, config.validation.every = 4, 0
-  with pytest.raises(ValidationError, match='cases=4 sets scans aside .* every=0 nothing'):
+  with pytest.raises(ValidationError, match='cases=4 sets scans aside.*every=0 nothing'):
     Monitor(config, ASIDE, None, Choice(), epath.Path('nowhere'))

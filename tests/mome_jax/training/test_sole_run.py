@@ -6,6 +6,7 @@ import sys
 import pytest
 from etils import epath
 
+from input_pipeline import folder_lock
 from mome_jax.checkpoint import CheckpointError
 from mome_jax.training.sole_run import sole_run
 
@@ -38,5 +39,5 @@ def test_a_workdir_has_one_run_at_a_time(tmp_path):
 
 
 def test_a_bucket_cannot_be_locked():
-  with sole_run('gs://bucket/run'):
+  with folder_lock.sole('gs://bucket/run', AssertionError()):
     pass
