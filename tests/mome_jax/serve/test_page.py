@@ -1,5 +1,6 @@
 """The page of the server in a real browser: from dropping a scan to a server that stops."""
 
+import shutil
 import threading
 
 import browser
@@ -210,6 +211,22 @@ def test_what_is_typed_meanwhile_stays(page):
   page.until('document.body.dataset.shown === "spleen"')
   assert page.run('$("prompt").value') == 'li'
   page.run('$("prompt").value = ""')
+
+
+def test_a_late_answer_for_a_scan_that_was_left_is_dropped(page, scan, tmp_path):
+  first = page.run('scan.scan')
+  shutil.copy(scan, tmp_path / 'other.nii.gz')
+  page.drop(700, 300, tmp_path / 'other.nii.gz')
+  page.until('scan.title === "other" && $("title").textContent === "other"')
+  other = page.run('scan.scan')
+  page.run(f'choose({first})')
+  page.run(f'Promise.all([ask(["spleen", "liver"]), choose({other})])')
+  assert page.run('scan.title') == page.run('$("title").textContent') == 'other'
+  assert page.run('set') is None and page.run('data.classes.length') == 0
+  assert page.run('$("error").hidden')
+  page.run(f'choose({first})')
+  page.until('document.body.dataset.shown === "spleen, liver"')
+  page.run(f'closeScan({other})')
 
 
 def test_work_can_be_cancelled(page, gate):
