@@ -87,7 +87,7 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
   'nothing': {
     'mome --help': (),
     'mome predict --help': (),
-    'python -m mome_jax.cli predict --help': (),
+    'python -m mome_jax predict --help': (),
     'mome info': (),
     'mome completion bash': (),
   },
