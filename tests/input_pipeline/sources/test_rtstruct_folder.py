@@ -68,6 +68,20 @@ def test_contours_are_where_they_were_drawn(tmp_path):
   assert not [f for f in check.check_case(cases['p1']) if f.kind == 'error']
 
 
+@pytest.mark.parametrize('value', [['1', '0', '0', '0', '1'], None])
+def test_a_slice_whose_directions_are_none_costs_its_patient(value, tmp_path):
+  patient(tmp_path / 'p1')
+  patient(tmp_path / 'p2')
+  path = tmp_path / 'p2' / 'ct002.dcm'
+  ds = pydicom.dcmread(path)
+  ds.ImageOrientationPatient = value
+  ds.save_as(path)
+  cases, _ = listed(tmp_path)
+  assert voxels(load(cases['p1'])[0], 'spinal cord').any()
+  with pytest.raises(UserError, match=f'{path.name}.*ImageOrientationPatient'):
+    cases['p2'].load()
+
+
 @pytest.mark.parametrize('holes', ['keyhole', 'separate'])
 def test_holes(holes, tmp_path):
   outer, inner = box((2, 10), (2, 10), 5), box((5, 6), (5, 6), 5)
