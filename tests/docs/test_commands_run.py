@@ -153,7 +153,7 @@ def set_up(story):
 def call(words):
   """Runs a command in this process; its exit code."""
   match words:
-    case ['mome', *arguments]:
+    case ['mome', *arguments] | ['python', '-m', 'mome_jax', *arguments]:
       module = 'mome_jax.cli'
     case ['python', '-m', module, *arguments]:
       pass
