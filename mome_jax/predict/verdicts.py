@@ -9,6 +9,7 @@ from input_pipeline.anatomy import Template
 from input_pipeline.anatomy.wording import objection
 from mome_jax import checkpoint
 from mome_jax.inference.model import Model
+from mome_jax.inference.packed_mask import PackedMask
 from mome_jax.predict.request import PredictError, Request, Target
 from mome_jax.text.familiarity import Familiarity, Judgement
 
@@ -91,6 +92,24 @@ def judge(
     dataclasses.replace(target, verdict='unfamiliar') if target.prompt in objections else target
     for target in judged
   ], notes
+
+
+def unanswered(path: str, targets: Sequence[Target], masks: Mapping[str, PackedMask]) -> list[str]:
+  """Notes on free text that gave no voxel though its words are like a class.
+
+  A text encoder may be far from a class with words that the judge finds near to it.
+
+  Args:
+    path: of the scan.
+    targets: what was asked for.
+    masks: of a segmentation, by the names of what competes with nothing.
+  """
+  return [
+    f'{path}: nothing was found for "{target.prompt}"; its words are like the class '
+    f'{target.nearest}: ask for that'
+    for target in targets
+    if target.nearest and target.name in masks and masks[target.name].box is None
+  ]
 
 
 def _judgements(

@@ -24,6 +24,7 @@ from mome_jax.predict import (
   plausible_masks,
   provenance,
   staging,
+  verdicts,
   write_results,
 )
 from mome_jax.predict.find_scans import LoadedScan, ScanFiles
@@ -160,6 +161,8 @@ class Job:
     judgement = plausible_masks.judge_masks(work.loaded.volume, work.segmentation, self.model.looks)
     names = [target.name for target in self.model.targets]
     work.notes += plausible_masks.notes(work.files.input, judgement, names)
+    free = work.segmentation.free
+    work.notes += verdicts.unanswered(work.files.input, self.model.targets, free)
     origin = write_results.origin_of(
       work.files, work.digest, self.model, judgement, mirrored=mirrored, warnings=work.notes
     )

@@ -87,7 +87,8 @@ def warnings_of(scan: Scan, one: PromptSet) -> list[str]:
   assert one.segmented is not None  # asked for once there is something to show
   names = [target.name for target in one.segmented.targets]
   told = plausible_masks.notes(scan.title, one.segmented.judgement, names)
-  return [*scan.notes, *told]
+  free = one.segmented.segmentation.free
+  return [*scan.notes, *told, *verdicts.unanswered(scan.title, one.segmented.targets, free)]
 
 
 def origin_of(scan: Scan, one: PromptSet) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from threshold import Threshold, save_scan
 
 from mome_jax import predict
 from mome_jax.errors import UserError
+from mome_jax.inference.packed_mask import PackedMask
 from mome_jax.predict import prompted_model, verdicts
 from mome_jax.predict.request import Options, Request, make_targets
 
@@ -142,3 +144,19 @@ def test_words_that_say_more_than_a_name_are_refused_with_what_to_write():
   assert notes[0] == (
     'CAUTION: "no liver" says what to leave out; write what to segment; check its mask'
   )
+
+
+def test_free_text_like_a_class_that_finds_nothing_is_told():
+  """As 'bone of my lower jaw' with the package's model: known, and no voxel."""
+  targets, _ = judge(['hepatic tissue'], as_written=True)
+  assert targets[0].nearest == 'liver'
+  mask = PackedMask((2, 2, 2))
+  masks = {targets[0].name: mask}
+  [note] = verdicts.unanswered('a.nii.gz', targets, masks)
+  assert note == (
+    'a.nii.gz: nothing was found for "hepatic tissue"; its words are like the class liver: ask for '
+    'that'
+  )
+  full = PackedMask((2, 2, 2))
+  full.add((slice(0, 2),) * 3, np.ones((2, 2, 2), bool))
+  assert verdicts.unanswered('a.nii.gz', targets, {targets[0].name: full}) == []
