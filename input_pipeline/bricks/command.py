@@ -36,7 +36,8 @@ def prepare_command(
   if 'spacing' in settings and 'brick' in settings:
     words.append(f'--spacing={",".join(f"{mm:g}" for mm in settings["spacing"])}')
     words.append(f'--brick={settings["brick"]}')
-  return spoken(' '.join([*words, *which_cases(known), *options]))
+  words += which_cases(known)
+  return spoken(' '.join([*words, *(option for option in options if option not in words)]))
 
 
 def which_cases(report: Mapping[str, Any]) -> list[str]:
@@ -46,4 +47,6 @@ def which_cases(report: Mapping[str, Any]) -> list[str]:
     words.append(f'--cases={limit}')
   if report.get('groups'):
     words.append(f'--groups={shlex.quote(report.get("groups_file") or "GROUPS.json")}')
+  if 'assigned' in report:
+    words.append('--folds')
   return words

@@ -18,6 +18,10 @@ def test_with_all_that_it_was_prepared_by():
     '--name=mine --data_dir=runs/data --spacing=4,4,3 --brick=32 --cases=3 '
     '--groups=/scans/groups.json --folds'
   )
+  both_ways = report | {'assigned': []}  # prepared with --folds: nobody need ask for them again
+  for options in ((), ('--folds',)):
+    command = prepare_command('runs/data', 'mine', both_ways, *options)
+    assert command.endswith('--groups=/scans/groups.json --folds') and command.count('--folds') == 1
 
 
 def test_a_source_of_an_earlier_version_says_that_its_folder_is_missing():
