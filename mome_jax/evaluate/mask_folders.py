@@ -18,6 +18,7 @@ from mome_jax.errors import UserError
 _SUFFIXES = ('_seg', '_masks', '_totalsegmentator')  # of what `predict` writes
 _PROBABILITIES = '_probabilities'
 _UNSCORED = ('background', 'ignore')
+LegendRow = tuple[str, int, str | None]  # name, label, file of the whole mask
 _NO_MASKS = ('text', 'picture')  # legends, tables and previews beside masks are nothing to tell of
 
 
@@ -195,7 +196,7 @@ def canonical(name: str) -> str:
 def _label_maps(
   held: inventory.Inventory,
   meaning: Mapping[str, Sequence[int]] | None,
-  legends: Mapping[str, Sequence[Mapping]],
+  legends: Mapping[str, Sequence[LegendRow]],
 ) -> Iterator[tuple[str, Masks]]:
   parts = {} if meaning is None else _parts(meaning)
   if meaning is None:
@@ -214,8 +215,8 @@ def _label_maps(
       continue
     if case in legends and file.name == f'{case}_seg.nii.gz':
       # Other cases may have been asked for other classes, and give a label another meaning.
-      values = {row['name']: [row['label']] for row in legends[case]}
-      whole = {r['name']: file.path.parent / r['mask'] for r in legends[case] if r['mask']}
+      values = {name: [label] for name, label, _ in legends[case]}
+      whole = {name: file.path.parent / mask for name, _, mask in legends[case] if mask}
       read = functools.partial(_read_label, file, values, _parts(values))
       yield case, Masks(file.path, tuple(values), functools.partial(_read_whole, whole, read))
       continue
@@ -364,22 +365,20 @@ def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
   """Class -> values, from the legends of `predict`; for cases without one of their own."""
   meaning: dict[str, list[int]] = {}
   for rows in _read_legends(folder).values():
-    for row in rows:
-      meaning.setdefault(row['name'], [row['label']])
+    for name, label, _ in rows:
+      meaning.setdefault(name, [label])
   return meaning or None
 
 
-def _read_legends(folder: pathlib.Path) -> dict[str, list[dict]]:
+def _read_legends(folder: pathlib.Path) -> dict[str, list[LegendRow]]:
   """Case -> rows of its legend; ScoreError where all are damaged, else a note on those that are."""
-  legends: dict[str, list[dict]] = {}
+  legends: dict[str, list[LegendRow]] = {}
   damaged = None
   for path in sorted(folder.glob('*_seg.json')):
     try:
       rows = text_files.read_json(path)['labels']
-      legends[path.name.removesuffix('_seg.json')] = [
-        {key: row.get(key) if key == 'mask' else row[key] for key in ('name', 'label', 'mask')}
-        for row in rows
-      ]
+      case = path.name.removesuffix('_seg.json')
+      legends[case] = [(row['name'], row['label'], row.get('mask')) for row in rows]
     except (OSError, UserError, KeyError, TypeError, AttributeError) as error:
       damaged = ScoreError(f'{path}: no legend of labels ({error}); predict anew')
       remarks.tell(str(damaged))  # those of other cases say the same

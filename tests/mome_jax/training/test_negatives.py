@@ -41,19 +41,23 @@ def patch(size):
   }
 
 
+def given(classes=2, **weights):
+  """learn(logits, batch, prompts) -> slopes, metrics; logits and prompts of so many."""
+  config = demo.get_config().train
+  config.update({'expert_loss': 0.0, **weights})
+  loss_fn = steps.make_loss_fn(Given(), None, jnp.asarray(TEMPLATE.code_table(CLASSES)), config)
+  logits = np.random.default_rng(1).normal(size=(1, 8, 8, 8, classes)).astype(np.float32)
+  prompts = {kind: {'vectors': jnp.ones((2, 4))} for kind in ('sampled', 'default')}
+  learn = jax.jit(jax.grad(lambda x, *inputs: loss_fn({'model': x}, *inputs), has_aux=True))
+  return learn, logits, prompts
+
+
 def test_bce_of_an_empty_mask_beside_what_the_classes_learn():
   batch = patch(8)
   batch['label'][0, 0] = IGNORE_CODE
   batch['supervised'][0, 1] = False
-  config = demo.get_config().train
-  config.update({'negative_loss': 0.5, 'expert_loss': 0.0})
-  loss_fn = steps.make_loss_fn(Given(), None, jnp.asarray(TEMPLATE.code_table(CLASSES)), config)
-  logits = np.random.default_rng(1).normal(size=(1, 8, 8, 8, 5)).astype(np.float32)
-  vectors = lambda rows: {'vectors': jnp.ones((rows, 4))}
-  prompts = {'sampled': vectors(2), 'default': vectors(2)}
-  of_logits = lambda logits, *inputs: loss_fn({'model': logits}, *inputs)
-  learn = jax.jit(jax.grad(of_logits, has_aux=True))
-  slopes, metrics = learn(logits, batch, prompts | {'negative': vectors(3)})
+  learn, logits, prompts = given(classes=5, negative_loss=0.5)
+  slopes, metrics = learn(logits, batch, prompts | {'negative': {'vectors': jnp.ones((3, 4))}})
   without, alone = learn(logits, batch, prompts)
   x = logits[0, 1:, ..., 2:].astype(np.float64)  # what is ignored, first, counts for nothing
   np.testing.assert_allclose(metrics['loss_negative'], np.logaddexp(0, x).mean(), rtol=1e-5)
@@ -70,12 +74,7 @@ def test_bce_of_an_empty_mask_beside_what_the_classes_learn():
 
 def test_classes_that_the_scan_cannot_show_have_a_term_of_their_own():
   batch = patch(8)
-  config = demo.get_config().train
-  config.update({'absent_loss': 3.0, 'expert_loss': 0.0})
-  loss_fn = steps.make_loss_fn(Given(), None, jnp.asarray(TEMPLATE.code_table(CLASSES)), config)
-  logits = np.random.default_rng(1).normal(size=(1, 8, 8, 8, 2)).astype(np.float32)
-  prompts = {kind: {'vectors': jnp.ones((2, 4))} for kind in ('sampled', 'default')}
-  learn = jax.jit(jax.grad(lambda x, *inputs: loss_fn({'model': x}, *inputs), has_aux=True))
+  learn, logits, prompts = given(absent_loss=3.0)
   unknown, alone = learn(logits, batch | {'supervised': np.array([[True, False]])}, prompts)
   slopes, metrics = learn(logits, batch | {'absent': np.array([[False, True]])}, prompts)
   x = logits[..., 1].astype(np.float64)
@@ -95,12 +94,7 @@ def test_what_no_label_tells_is_empty_outside_the_patient():
   batch['label'][0, :, :, ::2] = OUTSIDE_CODE  # half of every slice
   batch['slice_range'][0, 0] = 4, np.inf
   batch['supervised'][0, 1] = False
-  config = demo.get_config().train
-  config.update({'outside_loss': 3.0, 'expert_loss': 0.0})
-  loss_fn = steps.make_loss_fn(Given(), None, jnp.asarray(TEMPLATE.code_table(CLASSES)), config)
-  logits = np.random.default_rng(1).normal(size=(1, 8, 8, 8, 2)).astype(np.float32)
-  prompts = {kind: {'vectors': jnp.ones((2, 4))} for kind in ('sampled', 'default')}
-  learn = jax.jit(jax.grad(lambda x, *inputs: loss_fn({'model': x}, *inputs), has_aux=True))
+  learn, logits, prompts = given(outside_loss=3.0)
   slopes, metrics = learn(logits, batch, prompts)
   outside = batch['label'][0] == OUTSIDE_CODE
   liver, kidney = (logits[0, ..., k].astype(np.float64) for k in (0, 1))
