@@ -39,7 +39,7 @@ class NotPreparedError(UserError):
 
 
 @contextlib.contextmanager
-def _readable(path: epath.Path) -> Iterator[None]:
+def readable(path: epath.Path) -> Iterator[None]:
   """Turns what readers of prepared files raise, each its own, into an error that names the file."""
   try:
     yield
@@ -78,7 +78,7 @@ class BrickStore:
     self.template = template or stored
     self._translate = _translation(stored, self.template)
     self._index = folder / records.INDEX
-    with _readable(self._index), self._load_index() as arrays:
+    with readable(self._index), self._load_index() as arrays:
       self.brick = int(arrays['brick'])
       self.spacing = tuple(arrays['spacing'].tolist())
       self.cases = [records.read_case(text) for text in arrays['cases'].tolist()]
@@ -108,7 +108,7 @@ class BrickStore:
     The same wherever the files lie, and as earlier versions had it.
     """
     digest = hashlib.sha256()
-    with _readable(self._index), self._load_index() as arrays:
+    with readable(self._index), self._load_index() as arrays:
       count = len(arrays['case'])
       for name in sorted({*arrays.files, voxel_index.DENSE} - {*voxel_index.NAMES}):
         if name == voxel_index.DENSE:
@@ -136,14 +136,14 @@ class BrickStore:
 
   def read_all(self, numbers: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Several bricks by one request to the disk or server; each as of `read`."""
-    with _readable(self._folder):
+    with readable(self._folder):
       examples = self._records.__getitems__([int(self._numbers[number]) for number in numbers])
     return [(example['image'], self._translate(example['label'])) for example in examples]
 
   @property
   def tells_outside(self) -> bool:
     """Whether the codes tell what is outside the patient; those of earlier versions do not."""
-    with _readable(self._index), self._load_index() as arrays:
+    with readable(self._index), self._load_index() as arrays:
       _, code, _ = voxel_index.entries(arrays)
     return OUTSIDE_CODE in code
 
@@ -156,7 +156,7 @@ class BrickStore:
     Returns:
       (N, K) int64 voxels; 0 where the case does not supervise the class.
     """
-    with _readable(self._index), self._load_index() as arrays:
+    with readable(self._index), self._load_index() as arrays:
       record, code, count = voxel_index.entries(arrays)
       place = np.full(len(arrays['case']), -1, np.int32)
     place[self._numbers] = np.arange(len(self))
@@ -193,7 +193,7 @@ class _Volumes(collections.abc.Sequence):
     self._folder, self._translate = folder, translate
     self._parts: list[tuple[str, RecordSource]] = []
     if folder.is_dir():
-      with _readable(folder):
+      with readable(folder):
         splits = records.import_tfds().builder_from_directory(folder).info.splits
       self._parts = [(split, data_source(folder, split)) for split in sorted(splits)]
 
@@ -204,7 +204,7 @@ class _Volumes(collections.abc.Sequence):
     index = range(len(self))[index]
     for split, part in self._parts:
       if index < len(part):
-        with _readable(self._folder):
+        with readable(self._folder):
           record = records.read_volume(part[index], split)
         return dataclasses.replace(record, codes=self._translate(record.codes))
       index -= len(part)
@@ -334,7 +334,7 @@ def pool_cases(data_dir: str | os.PathLike, source: str) -> list[HeldOutCase]:
 def _listed(folder: epath.Path) -> list[HeldOutCase]:
   """The whole scans of a prepared source in the order of their records."""
   fields = [field.name for field in dataclasses.fields(HeldOutCase)]
-  with _readable(folder / records.OUTCOMES):
+  with readable(folder / records.OUTCOMES):
     cases = json.loads((folder / records.OUTCOMES).read_text())
     described = [HeldOutCase(*(case[f] for f in fields)) for case in cases]
   return sorted((c for c in described if c.split != 'train'), key=lambda case: case.split)
@@ -413,7 +413,7 @@ def _prepared(data_dir: str | os.PathLike, source: str) -> tuple[epath.Path, dic
     known = {*prepared_sources(data_dir), *sources.SOURCES}
     hint = '' if source in known else suggest(source, sorted(known)).partition('known:')[0]
     raise NotPreparedError(f'{folder}: not prepared; {hint or f"run {command}"}')
-  with _readable(folder / records.SETTINGS):
+  with readable(folder / records.SETTINGS):
     version = settings['settings']['version']
   if version != records.VERSION:
     raise NotPreparedError(
@@ -426,5 +426,5 @@ def data_source(folder: epath.Path, split: str, *, skip: Sequence[str] = ()) -> 
   """Random access to the records of a split; the fields in `skip` are not decoded."""
   tfds = records.import_tfds()
   decoders = {field: tfds.decode.SkipDecoding() for field in skip}
-  with _readable(folder):
+  with readable(folder):
     return tfds.builder_from_directory(folder).as_data_source(split=split, decoders=decoders)

@@ -280,6 +280,9 @@ def restore(folder: epath.Path, staged: str | os.PathLike, keys: Iterable[str]) 
     folder: the prepared source.
     staged: folder of the case files.
     keys: of the cases to take.
+
+  Raises:
+    NotPreparedError: if a shard is missing or damaged; cases of those before it are taken.
   """
   keys = set(keys)
   streams: dict[str, Iterator[bytes]] = {}
@@ -293,6 +296,13 @@ def restore(folder: epath.Path, staged: str | os.PathLike, keys: Iterable[str]) 
 
 
 def _stream(folder: epath.Path, split: str) -> Iterator[bytes]:
+  """The records of a split; each shard is read whole before the first of it, and is complete."""
   place = folder / ('bricks' if split == 'train' else 'volumes') / records.VERSION
-  for path in sorted(place.glob(f'*-{split}.array_record-*')):
-    yield from shards.read_records(path)
+  with reader.readable(place):
+    about = records.import_tfds().builder_from_directory(place).info.splits[split]
+  for name, length in zip(about.filenames, about.shard_lengths, strict=True):
+    with reader.readable(place / name):
+      stored = list(shards.read_records(place / name))
+      if len(stored) != length:
+        raise ValueError(f'{len(stored)} of {length} records')
+    yield from stored

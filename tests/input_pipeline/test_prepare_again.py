@@ -10,7 +10,7 @@ import pytest
 
 from input_pipeline import bricks, prepare
 from input_pipeline.anatomy import TEMPLATE
-from input_pipeline.bricks import writer
+from input_pipeline.bricks import shards, writer
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 LABELS = {'background': 0, 'liver': 1, 'spleen': 2}
@@ -43,12 +43,13 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, folder):
-  """run(*options) -> the changes it reports."""
+  """run(manual_dir, overwrite) -> the changes it reports."""
 
-  def call(*options, manual_dir=folder):
+  def call(manual_dir=folder, overwrite=False):
     report = prepare.prepare(
-      'nifti_folder', tmp_path / 'data', manual_dir=str(manual_dir), spacing=(4, 4, 4), brick=8
-    )
+      'nifti_folder', tmp_path / 'data', manual_dir=str(manual_dir), spacing=(4, 4, 4), brick=8,
+      overwrite=overwrite,
+    )  # fmt: skip
     assert not report['skipped']
     return {what: number for what, number in report['changes'].items() if number}
 
@@ -219,3 +220,27 @@ def test_every_case_carries_the_digest_of_its_scan(tmp_path, folder, run):
   (record,) = bricks.open_volumes(tmp_path / 'data', 'nifti_folder')
   assert len(digests['a']) == 32
   assert record.digest == digests['a'] != digests['b']
+
+
+@pytest.mark.parametrize('damage', ['missing', 'cut', 'other'])
+def test_a_damaged_shard_is_named_and_no_case_takes_the_records_of_another(
+  tmp_path, folder, run, monkeypatch, damage
+):
+  monkeypatch.setattr(shards, '_SHARD_BYTES', 1)  # each case has one
+  run()
+  before = stored(tmp_path)
+  place = tmp_path / 'data' / 'nifti_folder' / 'bricks' / bricks.VERSION
+  first, second = sorted(place.glob('*.array_record-*'))
+  if damage == 'missing':
+    first.unlink()
+  elif damage == 'cut':
+    first.write_bytes(first.read_bytes()[:-100])
+  else:
+    shards.write_records(first, [*shards.read_records(second)] * 2)
+  added = write_case(folder, 'c', 7)
+  with pytest.raises(bricks.NotPreparedError, match=f'{first.name}: damaged.*--overwrite'):
+    run()
+  assert run(overwrite=True) == {'added': 1, 'kept': 3}
+  assert stored(tmp_path) == before | {
+    'c': (int(added.sum()), {0, code('liver'), code('spleen')}, 'train')
+  }
