@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 import pathlib
 
 import hypothesis
@@ -21,6 +22,19 @@ def long_files() -> list[pathlib.Path]:
 def is_worker(config) -> bool:
   """Whether this process is one of several that share the tests."""
   return hasattr(config, 'workerinput')
+
+
+def take_cores(worker: dict) -> None:
+  """Gives a worker cores of its own: threads of two on the same cores wait for each other."""
+  cores = sorted(os.sched_getaffinity(0))
+  number, count = int(worker['workerid'].removeprefix('gw')), worker['workercount']
+  if len(cores) >= count:
+    os.sched_setaffinity(0, cores[number % count :: count])
+
+
+def pytest_configure(config):
+  if is_worker(config) and hasattr(os, 'sched_setaffinity'):
+    take_cores(config.workerinput)
 
 
 def longest_first(items: list) -> None:
