@@ -192,14 +192,20 @@ def case_names(stems: Iterable[str]) -> dict[str, str]:
   return names
 
 
-def further_channels(stems: Iterable[str]) -> list[str]:
+def further_channels(stems: Iterable[str], maps: Iterable[str] = ()) -> list[str]:
   """Those of one folder's stems that are second channels, as `NAME_0001` beside `NAME_0000`.
 
-  Where one of the numbers exceeds 9, they count patients and not channels.
+  Where one of the numbers exceeds 9, or a label map has one, they count patients and not channels.
+
+  Args:
+    stems: of the scans of one folder.
+    maps: stems of their label maps, where there are any.
   """
   stems = list(stems)
   channels = {case: numbers for case, numbers in _channels(stems).items() if 0 in numbers}
-  single = {case for case, numbers in channels.items() if max(numbers) < 10}
+  single = {case for case, numbers in channels.items() if max(numbers) < 10} - _channels(
+    maps
+  ).keys()
   matches = filter(None, map(_CHANNEL.fullmatch, stems))
   return [match[0] for match in matches if match[1] in single and int(match[2])]
 
