@@ -89,7 +89,7 @@ def prepare(
   """
   declared = sources.get_source(source)
   template = declared.template(manual_dir)
-  declared = dataclasses.replace(declared, name=name or source)
+  declared = dataclasses.replace(declared, name=name or source, **declared.terms(manual_dir))
   mm = cutting.triple([float(number) for number in spacing])
   settings = _settings(source, mm, brick, limit)
   earlier = _read_earlier(epath.Path(data_dir) / declared.name)

@@ -56,7 +56,7 @@ def partial(
   names: Sequence[str],
   declared: Mapping[str, Collection[str]] = types.MappingProxyType({}),
 ) -> dict[str, tuple[list[str], list[str]]]:
-  """Name -> the cases with it and those without, of the names that some cases have and some not.
+  """Name -> the cases with it and those without, of the names that not all cases have.
 
   Args:
     occurs: case -> names of which its label map has voxels.
@@ -67,7 +67,7 @@ def partial(
   for name in names:
     cases = [case for case, held in occurs.items() if name in held]
     others = [case for case in occurs if case not in cases and name not in declared.get(case, ())]
-    if cases and others:
+    if others:
       table[name] = cases, others
   return table
 

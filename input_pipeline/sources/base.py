@@ -92,6 +92,8 @@ class Source:
     classes: that its cases may label; () where the user decides.
     template: manual_dir -> the template of its codes. Raises SourceError.
     absent: classes that every case of it declares to be out of view.
+    terms: manual_dir -> the `licence` and `citation` that the user's folder says. Raises
+      SourceError.
   """
 
   name: str
@@ -103,6 +105,7 @@ class Source:
   classes: tuple[str, ...] = ()
   template: Callable[[str | None], Template] = lambda manual_dir: TEMPLATE
   absent: frozenset[str] = frozenset()
+  terms: Callable[[str | None], Mapping[str, str]] = lambda manual_dir: {}
 
   def listed(self, manual_dir: str | None) -> tuple[list[Case], list[str]]:
     """All cases, and what of the folder is none of them, as lines for people.

@@ -52,6 +52,26 @@ def extended_template(new_classes: Iterable[Mapping[str, Any]], path: pathlib.Pa
     raise SourceError(f'{path}: {error}') from error
 
 
+def terms(index: Mapping[str, Any], path: pathlib.Path) -> dict[str, str]:
+  """`licence` and `citation` of a user's `dataset.json`, where it says them.
+
+  Raises:
+    SourceError: if one is no text.
+  """
+  said = {}
+  for field, names in (
+    ('licence', ('licence', 'license')),
+    ('citation', ('citation', 'reference')),
+  ):
+    for name in names:
+      text = index.get(name, '')
+      if not isinstance(text, str):
+        raise SourceError(f'{path}: "{name}" is {text!r}; expected a text')
+      if text.strip():
+        said.setdefault(field, text.strip())
+  return said
+
+
 def note(message: str) -> None:
   """Tells what of a folder is left out; `Source.listed` collects it."""
   remarks.tell(message)

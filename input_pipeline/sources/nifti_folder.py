@@ -17,14 +17,14 @@ fields:
   new_classes  list of objects: name, prompt, synonyms, parent, ... as `anatomy.Template.extend`
   ignored      names of labels that are not used: background
   supervised   case -> names of what was labelled in it, or one list for all cases
-  missing_is   what it means where a label map has no voxel of a class that others have, in the
-               cases that `supervised` does not name: 'unlabelled', it is neither trained nor scored
-               there, or 'absent' from the patient; without either, that is an error
+  missing_is   what it means where a label map has no voxel of a class, in the cases that
+               `supervised` does not name: 'unlabelled', it is neither trained nor scored there, or
+               'absent' from the patient; without either, that is an error
   absent       case -> names of what its field of view cannot show, or one list for all cases, also
                of classes that are no labels: background, which is trained and scored
   splits       {"validation": [cases], "test": [cases]}; by default, without imagesTs, about a fifth
                is held out, each case drawn by its name, and `prepare` keeps what was drawn
-  licence, citation (or reference)
+  licence, citation (or reference)  texts that the prepared source keeps
   channel_names (or modality)  of nnU-Net: channel 0 must be the CT, others are not used
   dataset      of nnU-Net: case -> {"images": [CT], "label": file}, in place of imagesTr
 """
@@ -102,6 +102,12 @@ def nifti_folder_template(manual_dir: str | None) -> Template:
   """The built-in template and the folder's `new_classes`; SourceError if they are malformed."""
   folder, index = _open(manual_dir)
   return files.extended_template(index.get('new_classes', ()), folder / 'dataset.json')
+
+
+def nifti_folder_terms(manual_dir: str | None) -> dict[str, str]:
+  """Licence and citation as the folder says them; SourceError if they are no texts."""
+  folder, index = _open(manual_dir)
+  return files.terms(index, folder / 'dataset.json')
 
 
 def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
@@ -250,7 +256,7 @@ def _pairs(folder: pathlib.Path, part: str, *, several: bool) -> dict[str, _Pair
       scans.
   """
   images, maps = (_held(_part(folder, f'{kind}{part}')) for kind in ('images', 'labels'))
-  further = [stem for stem in inventory.further_channels(images) if stem not in maps]
+  further = inventory.further_channels(images, maps)
   names = inventory.case_names([stem for stem in images if stem not in further])
   scans: dict[str, list[inventory.File]] = {}
   for stem, name in names.items():
@@ -413,4 +419,5 @@ NIFTI_FOLDER = Source(
   citation='',
   cases=nifti_folder_cases,
   template=nifti_folder_template,
+  terms=nifti_folder_terms,
 )

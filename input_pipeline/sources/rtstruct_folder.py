@@ -117,6 +117,12 @@ def rtstruct_folder_template(manual_dir: str | None) -> Template:
   return files.extended_template(index.get('new_classes', ()), folder / 'dataset.json')
 
 
+def rtstruct_folder_terms(manual_dir: str | None) -> dict[str, str]:
+  """Licence and citation as the folder says them; SourceError if they are no texts."""
+  folder, index = _open(manual_dir)
+  return files.terms(index, folder / 'dataset.json')
+
+
 def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
   folder = files.folder_of('rtstruct_folder', manual_dir, 'a folder or .zip of DICOM a patient')
   path = folder / 'dataset.json'
@@ -437,4 +443,5 @@ RTSTRUCT_FOLDER = Source(
   citation='',
   cases=rtstruct_folder_cases,
   template=rtstruct_folder_template,
+  terms=rtstruct_folder_terms,
 )

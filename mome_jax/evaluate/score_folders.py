@@ -107,7 +107,6 @@ class _Lacks:
 
   def __init__(self, labelling: mask_folders.Labelling):
     self._labelling = labelling
-    self._with: set[str] = set()
     self._empty: dict[str, list[str]] = {}
     self._left_out: dict[str, list[str]] = {}
 
@@ -127,9 +126,7 @@ class _Lacks:
     labelled = self._labelling.labels(case, name, occurs=occurs)
     if not labelled:
       self._left_out.setdefault(name, []).append(case)
-    elif occurs:
-      self._with.add(name)
-    elif not self._labelling.says(case):
+    elif not occurs and not self._labelling.says(case):
       self._empty.setdefault(name, []).append(case)
     return labelled
 
@@ -144,7 +141,6 @@ class _Lacks:
       f'there: {_few(cases)}; where it was only not labelled, say "missing_is": '
       f'"{absence.UNLABELLED}" or "supervised" in dataset.json, else "{absence.ABSENT}"'
       for name, cases in self._empty.items()
-      if name in self._with
     ]
 
 

@@ -433,6 +433,15 @@ def test_a_class_that_some_label_maps_lack_is_asked_about(tmp_path):
     cases_of(tmp_path)
 
 
+def test_a_class_that_all_label_maps_lack_is_asked_about(tmp_path):
+  write(tmp_path, INDEX | {'labels': INDEX['labels'] | {'spleen': 9}})
+  with pytest.raises(UserError, match="'spleen' is in 0 of 3 label maps, not in a, b, c"):
+    cases_of(tmp_path)
+  index = INDEX | {'labels': INDEX['labels'] | {'spleen': 9}, 'missing_is': 'unlabelled'}
+  (tmp_path / 'dataset.json').write_text(json.dumps(index))
+  assert not any('spleen' in case.supervised for case in cases_of(tmp_path))
+
+
 def test_what_is_missing_is_not_labelled(tmp_path):
   write(tmp_path, INDEX | {'missing_is': 'unlabelled'})
   without(tmp_path, 2, 3)
@@ -484,3 +493,30 @@ def test_where_only_organs_are_labelled_a_tumor_is_the_one_around_it(tmp_path, s
   if not names:
     expected[tumor] = TEMPLATE.get('lung tumor').index
   np.testing.assert_array_equal(case.load().codes, expected[::-1])
+
+
+def test_scans_are_numbered_where_their_label_maps_are(tmp_path):
+  """One without a label map is no second channel."""
+  write(tmp_path)
+  for part, end in (('images', '_0000'), ('labels', '')):
+    for number, name in enumerate('abc'):
+      old = tmp_path / f'{part}Tr/{name}{end}.nii.gz'
+      old.rename(tmp_path / f'{part}Tr/patient_{number:04d}.nii.gz')
+  (tmp_path / 'labelsTr/patient_0001.nii.gz').unlink()
+  named = {case.name: case for case in cases_of(tmp_path)}
+  assert sorted(named) == ['patient_0000', 'patient_0001', 'patient_0002']
+  with pytest.raises(UserError, match='patient_0001.nii.gz: no labelsTr/patient_0001'):
+    named['patient_0001'].load()
+
+
+def test_the_prepared_source_keeps_licence_and_citation(tmp_path):
+  write(tmp_path / 'mine', INDEX | {'licence': 'CC BY 4.0', 'reference': 'Doe 2026'})
+  prepare.prepare(
+    'nifti_folder', tmp_path / 'data', manual_dir=str(tmp_path / 'mine'), spacing=(4, 4, 4), brick=8
+  )
+  info = next((tmp_path / 'data').glob('nifti_folder/bricks/*/dataset_info.json')).read_text()
+  assert json.loads(info)['citation'] == 'Doe 2026'
+  assert 'CC BY 4.0' in info
+  write(tmp_path / 'other', INDEX | {'licence': ['CC BY 4.0']})
+  with pytest.raises(UserError, match='"licence" is .*; expected a text'):
+    sources.get_source('nifti_folder').terms(str(tmp_path / 'other'))
