@@ -97,7 +97,7 @@ ABDOMENCT_1K = Dataset(
 
 AMOS22 = Dataset(
   name='amos22',
-  description='Abdomen with disease from several scanners, 15 organs; its MRI is left out.',
+  description='Abdomen with disease from several scanners, 14 organs; its MRI is left out.',
   licence='CC BY 4.0',
   citation=(
     'Y. Ji et al., "AMOS: A large-scale abdominal multi-organ benchmark for versatile medical '
@@ -111,11 +111,12 @@ AMOS22 = Dataset(
     enumerate(
       (
         *TEMPLATE.names()[:9], 'pancreas', 'right adrenal gland', 'left adrenal gland', 'duodenum',
-        'bladder', 'prostate',
+        'bladder',
       ),
       1,
     )
-  ),
+  )
+  | {15: None},  # the prostate of men, the uterus of women
   splits=((r'imagesTr/[^/]*', 'train'), (r'imagesVa/[^/]*', 'validation')),
 )  # fmt: skip
 

@@ -37,6 +37,8 @@ _FILES = {
   'prostate': ('prostate',),
   'spinal cord': ('spinal_cord',),
 }
+# What belongs to a class as well; since version 2, which leaves cysts out of the kidneys.
+_PARTS = {'right kidney': 'kidney_cyst_right', 'left kidney': 'kidney_cyst_left'}
 _SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}
 
 
@@ -62,7 +64,7 @@ def totalsegmentator_cases(manual_dir: str | None) -> list[Case]:
   for place in places:
     scan, masks = _nifti(place).get('ct'), _nifti(place / 'segmentations')
     organs = {
-      label: [masks[file] for file in parts]
+      label: [masks[file] for file in (*parts, _PARTS.get(label)) if file in masks]
       for label, parts in _FILES.items()
       if all(file in masks for file in parts)
     }

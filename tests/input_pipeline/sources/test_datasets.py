@@ -127,6 +127,14 @@ class TestSpecialCases:
     cases = sources.get_source('amos22').cases(str(tmp_path))
     assert {c.name: c.split for c in cases} == {'amos_0001': 'train', 'amos_0008': 'validation'}
 
+  def test_amos_labels_prostate_and_uterus_alike(self, tmp_path):
+    image, label, _ = layouts.body([14, 15])
+    layouts.nifti(tmp_path / 'imagesTr/amos_0001.nii.gz', image)
+    layouts.nifti(tmp_path / 'labelsTr/amos_0001.nii.gz', label)
+    (case,) = sources.get_source('amos22').cases(str(tmp_path))
+    assert 'bladder' in case.supervised and 'prostate' not in case.supervised
+    assert set(np.unique(case.load().codes)) == {0, TEMPLATE.get('bladder').index}
+
   def test_ct_org_tests_on_its_first_21(self, tmp_path):
     image, label, _ = layouts.body([1])
     for number in (0, 20, 21, 139):
@@ -142,7 +150,10 @@ class TestSpecialCases:
     names = json.loads((folder / 'labels_total_v2.json').read_text())
     names = {int(k): v for k, v in (names.get('labels') or names).items()}
     label = nib.load(folder / 'example_seg_fast_force_split.nii.gz')
-    array = np.asarray(label.dataobj)
+    array = np.asarray(label.dataobj).copy()
+    values = {v: k for k, v in names.items()}
+    cyst = np.argwhere(array == values['kidney_right'])[:50]
+    array[tuple(cyst.T)] = values['kidney_cyst_right']  # the example has none
     case = tmp_path / 's0000'
     (case / 'segmentations').mkdir(parents=True)
     (case / 'ct.nii.gz').symlink_to(folder / 'example_ct.nii.gz')
@@ -153,8 +164,9 @@ class TestSpecialCases:
     (case,) = sources.get_source('totalsegmentator').cases(str(tmp_path))
     assert len(case.supervised) == 21
     scan = case.load()
-    values = {v: k for k, v in names.items()}
     assert (scan.codes == 6).sum() == (array == values['liver']).sum() > 0
+    kidney = np.isin(array, [values['kidney_right'], values['kidney_cyst_right']])
+    assert np.array_equal(scan.codes == TEMPLATE.get('right kidney').index, kidney)
     assert check.check_scan(scan, case.supervised) == []
     mirrored = sources.Scan(scan.image[::-1], scan.codes[::-1], scan.geometry)
     messages = check.check_scan(mirrored, case.supervised)
