@@ -62,13 +62,14 @@ def _header(case: sources.Case) -> tuple[tuple[int, ...], np.ndarray] | None:
     return None
 
 
-def check(folder: str | os.PathLike, needed: int, what: str) -> str:
+def check(folder: str | os.PathLike, needed: int, what: str, written: int = 0) -> str:
   """Says how much is needed of how much is free.
 
   Args:
     folder: to be written, there or not; nothing is known of gs:// and the like.
     needed: bytes, 0 where no header tells.
     what: is written, for the message.
+    written: bytes of it that are on the disk already.
 
   Raises:
     DiskError: if less is free.
@@ -80,10 +81,11 @@ def check(folder: str | os.PathLike, needed: int, what: str) -> str:
   while not place.exists():
     place = place.parent
   free = shutil.disk_usage(place).free
-  if needed > free:
+  if needed > free + written:
+    more = f' ({in_words(written)} are written)' if written else ''
     raise DiskError(
-      f'{folder}: {what} take about {in_words(needed)}, and {in_words(free)} are free on its disk; '
-      'free space or choose another place'
+      f'{folder}: {what} take about {in_words(needed)}{more}, and {in_words(free)} are free on its '
+      'disk; free space or choose another place'
     )
   return f'{text}, {in_words(free)} of the disk are free'
 

@@ -30,6 +30,7 @@ from etils import epath
 
 from input_pipeline import bricks, check, cli, disk_space, errors, patient_groups, progress, sources
 from input_pipeline.bricks import cutting, identity, records, staging, writer
+from input_pipeline.buckets import is_in_bucket
 from input_pipeline.errors import UserError
 from input_pipeline.sources import splits
 
@@ -108,7 +109,7 @@ def prepare(
   if not overwrite and earlier.settings and earlier.is_current(keys, patients):
     return earlier.settings | {'changes': _changes(earlier.outcomes, earlier.outcomes)}
   if earlier.settings is None:
-    print(disk_space.check(data_dir, disk_space.estimate(cases, mm), f'the scans of {source}'))
+    print(check_disk(cases, data_dir, declared.name, mm, f'the scans of {source}'))
   run = _run_here if beam is None else functools.partial(_run_beam, flags=beam)
   # Whatever is wrong with a case is its outcome: what the disk refuses in here is a write.
   writing = errors.writing(data_dir, PrepareError)
@@ -131,6 +132,19 @@ def prepare(
     (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
     staging.publish(folder, earlier.folder, place / 'replaced')
   return report | {'changes': _changes(earlier.outcomes, writer.read_outcomes(earlier.folder))}
+
+
+def check_disk(
+  cases: Sequence[sources.Case],
+  data_dir: str | os.PathLike,
+  name: str,
+  spacing: Sequence[float],
+  what: str,
+) -> str:
+  """Says how much disk a source takes that is not prepared; see `disk_space.check`."""
+  needed = disk_space.estimate(cases, spacing)
+  written = 0 if is_in_bucket(data_dir) else staging.bytes_of_cases(epath.Path(data_dir), name)
+  return disk_space.check(data_dir, needed, what, written)
 
 
 def _settings(

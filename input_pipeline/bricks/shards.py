@@ -4,6 +4,7 @@ Records are moved from one file to another as they are, neither decoded nor comp
 """
 
 import contextlib
+import errno
 import os
 import tempfile
 import uuid
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from input_pipeline import sources
+from input_pipeline import errors, sources
 from input_pipeline.bricks import records
 from input_pipeline.buckets import is_in_bucket
 
@@ -30,19 +31,31 @@ class CaseFile(NamedTuple):
 def write_records(path: epath.Path, content: Iterable[bytes]) -> None:
   """Writes a file, in one step or not at all.
 
-  ArrayRecord writes to local disks only: the file is made there and copied.
+  Raises:
+    OSError: if it cannot be written.
   """
+  if is_in_bucket(path):  # ArrayRecord writes to local disks only
+    with tempfile.TemporaryDirectory() as folder:
+      local = epath.Path(folder) / 'records'
+      _write_local(local, content)
+      path.write_bytes(local.read_bytes())
+    return
+  with _in_one_step(path) as temporary:
+    _write_local(temporary, content)
+
+
+def _write_local(path: epath.Path, content: Iterable[bytes]) -> None:
   from array_record.python import array_record_module
 
-  with tempfile.TemporaryDirectory() as folder:
-    local = os.path.join(folder, 'records')
-    writer = array_record_module.ArrayRecordWriter(local, 'group_size:1')
+  try:
+    writer = array_record_module.ArrayRecordWriter(os.fspath(path), 'group_size:1')
     try:
       for record in content:
         writer.write(record)
     finally:
       writer.close()
-    write_bytes(path, epath.Path(local).read_bytes())
+  except RuntimeError as error:  # its own, where the disk refuses to write
+    raise OSError(errno.EIO, errors.one_line(error), os.fspath(path)) from error
 
 
 def write_bytes(path: epath.Path, content: bytes) -> None:
@@ -50,9 +63,19 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
   if is_in_bucket(path):  # an object of a bucket appears when it is whole
     path.write_bytes(content)
     return
+  with _in_one_step(path) as temporary:
+    temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _in_one_step(path: epath.Path) -> Iterator[epath.Path]:
+  """A file beside `path`, on its disk, which takes its place unless writing fails."""
   temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.part')
-  temporary.write_bytes(content)
-  temporary.replace(path)
+  try:
+    yield temporary
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def read_records(path: epath.Path) -> Iterator[bytes]:

@@ -31,7 +31,7 @@ def stage_folder(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
   Raises:
     StagingError: if another process has it.
   """
-  folder = data_dir / f'.{source}.incomplete'
+  folder = _folder(data_dir, source)
   folder.mkdir(parents=True, exist_ok=True)
   refusal = StagingError(f'{folder}: another process is preparing {source}; wait for it')
   with folder_lock.sole(folder, refusal):
@@ -40,6 +40,15 @@ def stage_folder(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
         leftover.rmtree()
     yield folder
     remove(folder)
+
+
+def _folder(data_dir: epath.Path, source: str) -> epath.Path:
+  return data_dir / f'.{source}.incomplete'
+
+
+def bytes_of_cases(data_dir: epath.Path, source: str) -> int:
+  """Bytes of the finished cases that a killed run left."""
+  return sum(path.stat().length for path in files_in(_folder(data_dir, source) / CASES))
 
 
 def publish(folder: epath.Path, final: epath.Path, replaced: epath.Path) -> None:

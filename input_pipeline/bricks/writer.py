@@ -7,9 +7,9 @@ the files of all cases to TFDS shards.
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
-import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -253,18 +253,17 @@ def _write_index(folder: epath.Path, infos: Sequence[Mapping], conversion: Conve
     case.append(number[record['case'].decode()])
     position.append(record['position'])
     voxels.add(record['code_voxels'])
-  with tempfile.TemporaryDirectory() as local:
-    path = pathlib.Path(local, records.INDEX)
-    arrays: dict[str, Any] = {
-      'brick': np.int32(conversion.brick),
-      'spacing': np.array(conversion.spacing, np.float64),
-      'cases': np.array([json.dumps(info) for info in infos]),
-      'case': np.array(case, np.int32),
-      'position': np.array(position, np.int32),
-      **voxels.arrays(),
-    }
-    np.savez_compressed(path, **arrays)
-    (folder / records.INDEX).write_bytes(path.read_bytes())
+  arrays: dict[str, Any] = {
+    'brick': np.int32(conversion.brick),
+    'spacing': np.array(conversion.spacing, np.float64),
+    'cases': np.array([json.dumps(info) for info in infos]),
+    'case': np.array(case, np.int32),
+    'position': np.array(position, np.int32),
+    **voxels.arrays(),
+  }
+  content = io.BytesIO()
+  np.savez_compressed(content, **arrays)
+  shards.write_bytes(folder / records.INDEX, content.getvalue())
 
 
 def read_outcomes(folder: epath.Path) -> list[Outcome]:

@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import bricks, check, disk_space, prepare, sources, text_files
+from input_pipeline import bricks, check, prepare, sources, text_files
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
 from mome_jax.configs import base, finetune
@@ -61,7 +61,7 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
   _forget_run(config)
   if bricks.read_settings(config.data_dir, name) is None:
-    _check(data, config)  # before anything is written
+    _check(data, name, config)  # before anything is written
   _note(place, data, model)
   _prepare(data, name, config)
   plan(config, checkpoint.load_config(model), place, steps)
@@ -129,11 +129,10 @@ def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:
   )
 
 
-def _check(data: str, config: ConfigDict) -> None:
+def _check(data: str, name: str, config: ConfigDict) -> None:
   """Prints what is wrong with the folder; an error where nothing can be done with it."""
   cases, _ = sources.get_source('nifti_folder').listed(data)
-  needed = disk_space.estimate(cases, config.data.spacing)
-  disk_space.check(config.data_dir, needed, 'the prepared scans')
+  prepare.check_disk(cases, config.data_dir, name, config.data.spacing, 'the prepared scans')
   for case, findings in check.check_source('nifti_folder', data):
     for finding in findings if case else ():  # what is said of the whole, `prepare` says
       print(f'{finding.kind}: {case}: {finding.message}', file=sys.stderr)

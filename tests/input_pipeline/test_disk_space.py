@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from input_pipeline import disk_space
+from input_pipeline import disk_space, prepare
 from input_pipeline.sources import Case, files
 
 
@@ -48,6 +48,23 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path):
   assert 'the scans: of unknown size, ' in disk_space.check(folder, 0, 'the scans')
   assert not pathlib.Path(tmp_path / 'not').exists()
   assert disk_space.check('gs://bucket/data', free * 2, 'the scans').startswith('the scans: about')
+
+
+def test_what_a_killed_run_wrote_is_not_asked_for_again(tmp_path, monkeypatch):
+  """720 bytes are needed; a kill leaves 500 of them, and 300 free."""
+  scan = case(tmp_path, 'a', 'train')
+  usage = shutil.disk_usage(tmp_path)._replace(free=300)
+  monkeypatch.setattr(disk_space.shutil, 'disk_usage', lambda place: usage)
+  options = [scan], tmp_path / 'data', 'mine', (2, 2, 2), 'the scans'
+  with pytest.raises(disk_space.DiskError, match='the scans take about 720 bytes, and 300 bytes'):
+    prepare.check_disk(*options)
+  staged = tmp_path / 'data/.mine.incomplete/cases'
+  staged.mkdir(parents=True)
+  (staged / 'a.array_record').write_bytes(bytes(400))
+  with pytest.raises(disk_space.DiskError, match='720 bytes .400 bytes are written., and 300 b'):
+    prepare.check_disk(*options)
+  (staged / 'b.array_record').write_bytes(bytes(100))
+  assert prepare.check_disk(*options).startswith('the scans: about 720 bytes')
 
 
 @pytest.mark.parametrize(

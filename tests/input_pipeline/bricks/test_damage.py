@@ -1,11 +1,15 @@
 """Prepared data whose bits flipped: read as they were written, or named."""
 
+import contextlib
 import random
+import resource
 import shutil
 
 import pytest
+from etils import epath
 
 from input_pipeline import bricks
+from input_pipeline.bricks import shards
 from input_pipeline.bricks.reader import NotPreparedError
 
 
@@ -47,3 +51,25 @@ def test_no_flipped_bit_is_read_without_a_word(tiny_data, tiny_cases, tmp_path, 
         assert got == sound, path
     path.write_bytes(content)
   assert {'npz', 'json'} <= named and any('of' in name for name in named)  # shards, too
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+  """Whatever is written beyond so many bytes is refused, as by a full disk."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_case_that_the_disk_does_not_hold_is_an_error_of_the_disk(tmp_path):
+  """Its file is beside where it belongs, on the disk that was looked at, and does not stay."""
+  path = epath.Path(tmp_path) / 'case.array_record'
+  shards.write_records(path, [b'before'])
+  noise = [random.Random(0).randbytes(100_000)]
+  with files_of_at_most(20_000), pytest.raises(OSError, match=r'case.array_record'):
+    shards.write_records(path, noise)
+  assert [file.name for file in tmp_path.iterdir()] == ['case.array_record']
+  assert list(shards.read_records(path)) == [b'before']
