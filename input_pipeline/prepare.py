@@ -90,7 +90,10 @@ def prepare(
   """
   declared = sources.get_source(source)
   template = declared.template(manual_dir)
-  declared = dataclasses.replace(declared, name=name or source, **declared.terms(manual_dir))
+  terms = {'licence': declared.licence, 'citation': declared.citation} | declared.terms(manual_dir)
+  declared = dataclasses.replace(
+    declared, name=name or source, licence=terms['licence'], citation=terms['citation']
+  )
   mm = cutting.triple([float(number) for number in spacing])
   settings = _settings(source, mm, brick, limit)
   earlier = _read_earlier(epath.Path(data_dir) / declared.name)

@@ -105,7 +105,7 @@ class Source:
   classes: tuple[str, ...] = ()
   template: Callable[[str | None], Template] = lambda manual_dir: TEMPLATE
   absent: frozenset[str] = frozenset()
-  terms: Callable[[str | None], Mapping[str, str]] = lambda manual_dir: {}
+  terms: Callable[[str | None], dict[str, str]] = lambda manual_dir: {}
 
   def listed(self, manual_dir: str | None) -> tuple[list[Case], list[str]]:
     """All cases, and what of the folder is none of them, as lines for people.

@@ -58,7 +58,7 @@ def terms(index: Mapping[str, Any], path: pathlib.Path) -> dict[str, str]:
   Raises:
     SourceError: if one is no text.
   """
-  said = {}
+  said: dict[str, str] = {}
   for field, names in (
     ('licence', ('licence', 'license')),
     ('citation', ('citation', 'reference')),
