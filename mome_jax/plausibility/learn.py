@@ -242,7 +242,7 @@ def _alarms(left_out: Iterable[_LeftOut], tolerance: float) -> collections.Count
   count: collections.Counter[str] = collections.Counter()
   for one in left_out:
     wrong = outliers(one.deviations, tolerance, usual=one.usual)
-    names = one.deviations.inside if wrong.foreign else (*wrong.misfits, *wrong.misplaced)
+    names = (*one.deviations.inside,) if wrong.foreign else (*wrong.misfits, *wrong.misplaced)
     count.update(names)
   return count
 

@@ -88,6 +88,17 @@ def test_few_right_masks_are_called_wrong(record):
   assert masks == 3 * 60 and implausible <= 0.02 * masks
 
 
+def test_the_labels_of_a_training_scan_like_no_other_are_counted():
+  """At a tolerance that calls all three implausible, and at the one that is chosen."""
+  person, away = Person(60), {'mean_hu': 900.0}
+  looks = person.looks(head=away, heart=away, foot=away)
+  odd = learn.TrainingLook(person.values, frozenset(CLASSES), looks, frozenset(), 'odd')
+  record = learn.learn([*training(), odd], CLASSES, (4, 4, 3))
+  assert record.left_out['masks'] == dict.fromkeys(CLASSES, 61)
+  assert sum(record.left_out['implausible'].values()) == 1  # a hundredth of 183
+  assert record.tolerance > 3.5
+
+
 @pytest.mark.parametrize(
   ('change', 'reason'),
   [
