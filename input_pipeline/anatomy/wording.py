@@ -12,7 +12,7 @@ _PLANNING = frozenset({'prv', 'ptv', 'gtv', 'ctv', 'itv', 'igtv', 'margin', 'exp
 _RELATIVE = frozenset({'ipsilateral', 'contralateral'})
 _SEEN_FROM = frozenset({'image', 'picture', 'screen', 'viewer'})
 _TYPING_ERROR = 0.8  # likeness of two words from which on one is meant for the other
-_PARTS = re.compile(r'[;/+&\n]|\band\b|\bwith\b', re.IGNORECASE)
+_PARTS = re.compile(r'[;/+&\n,.|:]|\band\b|\bwith\b|\bor\b', re.IGNORECASE)
 
 
 def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE) -> str:
@@ -39,11 +39,13 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
   taught = _words_of_classes(trained, template)
   if _PLANNING.intersection(words) - taught or re.search(r'\d *mm\b', text):
     return 'is of a planning volume, which is no anatomy; ask for the organ and expand its mask'
-  if _RELATIVE.intersection(words) or (sides and _SEEN_FROM.intersection(words)):
+  either = len(sides) == 2 and 'or' in words
+  if either or _RELATIVE.intersection(words) or (sides and _SEEN_FROM.intersection(words)):
     return "leaves the side open; write the patient's left or right"
-  parts = [part for part in _PARTS.split(text) if part.strip()]
-  if len(parts) > 1 and any(resolve.resolve(part, template) for part in parts):
-    return 'has several names; separate them with commas'
+  parts = [part for part in _PARTS.split(text) if resolve.key(part)[1]]
+  apart = len(parts) > 1 and any(resolve.resolve(part, template) for part in parts)
+  if apart or len(_names_in_a_row(words, template)) > 1:
+    return 'has several names; make each a prompt of its own (commas separate --prompts)'
   findings = _finding_words(template).intersection(words) - taught
   if findings:
     return f'names a finding ({", ".join(sorted(findings))}) that was not taught; ask for the organ'
@@ -52,6 +54,19 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
   if meant := _respelled(words, template):
     return f'has a typing error; write "{meant}"'
   return ''
+
+
+def _names_in_a_row(words: list[str], template: Template) -> frozenset[str]:
+  """The classes that words name one behind the other; empty where some words name none."""
+  names: set[str] = set()
+  while words:
+    runs = (resolve.resolve(' '.join(words[:end]), template) for end in range(len(words), 0, -1))
+    passed, run = next(((n, run) for n, run in enumerate(runs) if run), (0, ()))
+    if not run:
+      return frozenset()
+    names.update(structure.name for structure in run)
+    words = words[len(words) - passed :]
+  return frozenset(names)
 
 
 def _respelled(words: list[str], template: Template) -> str:
