@@ -22,7 +22,7 @@ _SIDES = {
 _BOTH = ('both', 'bilateral', 'bilaterally', 'bilat')
 # Words around a name that change nothing about what is meant.
 # fmt: off
-_FILLERS = frozenset({
+FILLERS = frozenset({
   'a', 'an', 'the', 'of', 'on', 'in', 'its', 'side', 'sided', 'patient', 'ct',
   'scan', 'image', 'computerized', 'computed', 'tomography', 'axial', 'show', 'showing', 'segment',
   'delineate', 'find', 'contour', 'where', 'is', 'there', 'this', 'please', 'voxels', 'that',
@@ -147,7 +147,7 @@ def key(text: str, *, joining: bool = True) -> Key:
   sides = {_SIDES[token] for token in tokens if token in _SIDES}
   sides |= {'left', 'right'} if any(token in _BOTH for token in tokens) else set()
   # 'image left' is the patient's right.
-  fillers = _FILLERS - {'image'} if sides else _FILLERS
+  fillers = FILLERS - {'image'} if sides else FILLERS
   tokens = [token for token in tokens if token not in fillers]
   kept = [
     token

@@ -14,6 +14,20 @@ _SEEN_FROM = frozenset({'image', 'picture', 'screen', 'viewer'})
 _TYPING_ERROR = 0.8  # likeness of two words from which on one is meant for the other
 _PARTS = re.compile(r'[;/+&\n,.|:]|\band\b|\bwith\b|\bor\b', re.IGNORECASE)
 
+# Words in names of findings that alone name none: 'bone of the lower jaw on contrast CT'.
+# fmt: off
+_NO_FINDINGS = frozenset({
+  'active', 'acute', 'adjacent', 'adnexal', 'airspace', 'appendiceal', 'attenuation', 'cavernous',
+  'cell', 'changes', 'clinic', 'clinical', 'coin', 'contrast', 'convexity', 'disk', 'ductal',
+  'dural', 'epidural', 'extraluminal', 'filled', 'focal', 'free', 'gastrointestinal', 'gross',
+  'ground', 'hiatal', 'hiatus', 'high', 'interstitial', 'intracerebral', 'intracranial',
+  'intraluminal', 'intramural', 'leg', 'line', 'meningeal', 'meninges', 'mucosal', 'n', 'narrow',
+  'non', 'or', 'p', 'pertrochanteric', 'planning', 'primary', 'round', 'secondary', 'simple',
+  'sinuses', 'sliding', 'solitary', 'squamous', 'stromal', 'subarachnoid', 'subdural', 'type',
+  'umbilical', 'urothelial', 'vascular', 'volume',
+})
+# fmt: on
+
 
 def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE) -> str:
   """Why some words, which name no class, should not be asked for; '' if nothing speaks against it.
@@ -101,7 +115,8 @@ def _finding_words(template: Template) -> frozenset[str]:
   for term in vocabulary.read(template):
     to = of_findings if term.kind == 'finding' else of_others
     to.update(word for phrase in term.phrases for word in resolve.words_of(phrase))
-  return frozenset(word for word in of_findings - of_others if not word.isdigit())
+  words = of_findings - of_others - resolve.FILLERS - _NO_FINDINGS
+  return frozenset(word for word in words if not word.isdigit())
 
 
 def _words_of_classes(names: frozenset[str], template: Template) -> frozenset[str]:

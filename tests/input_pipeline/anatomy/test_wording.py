@@ -57,6 +57,9 @@ def test_what_is_no_structure_is_named(text, said):
   'text',
   [
     'bone of my lower jaw',
+    'bone of my lower jaw on CT',
+    'my lower jaw line, of a simple type, on contrast CT',
+    'vascular bundle',
     'lt. parotid gl.',
     'left half of the mandible',
     'pons',
