@@ -155,7 +155,7 @@ def key(text: str, *, joining: bool = True) -> Key:
     if token not in _JOINING or (joining and not _joins_sides(tokens, place))
   ]
   return frozenset(sides), ''.join(
-    _singular(token) for token in kept if token not in _SIDES and token not in _BOTH
+    singular(token) for token in kept if token not in _SIDES and token not in _BOTH
   )
 
 
@@ -173,7 +173,7 @@ def words_of(text: str) -> list[str]:
   return re.sub(r'[\W_]+', ' ', text).split()
 
 
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
   """A stem that a word and its plural share; both go through it, so that it need be no word."""
   for plural, singular in (('stases', 'stasis'), ('sses', 'ss'), ('ies', 'y')):
     word = word.removesuffix(plural) + singular if word.endswith(plural) else word

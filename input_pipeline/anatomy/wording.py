@@ -3,6 +3,7 @@
 import difflib
 import functools
 import re
+from collections.abc import Iterable
 
 from input_pipeline.anatomy import resolve, vocabulary
 from input_pipeline.anatomy.template import TEMPLATE, Template
@@ -50,7 +51,7 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
     return 'names no structure; write its English name'
   if _NEGATIONS.intersection(words):
     return 'says what to leave out; write what to segment'
-  taught = _words_of_classes(trained, template)
+  taught = _stems_of_classes(trained, template)
   if _PLANNING.intersection(words) - taught or re.search(r'\d *mm\b', text):
     return 'is of a planning volume, which is no anatomy; ask for the organ and expand its mask'
   either = len(sides) == 2 and 'or' in words
@@ -60,7 +61,8 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
   apart = len(parts) > 1 and any(resolve.resolve(part, template) for part in parts)
   if apart or len(_names_in_a_row(words, template)) > 1:
     return 'has several names; make each a prompt of its own (commas separate --prompts)'
-  findings = _finding_words(template).intersection(words) - taught
+  untaught = _finding_stems(template) - taught
+  findings = {word for word in words if resolve.singular(word) in untaught}
   if findings:
     return f'names a finding ({", ".join(sorted(findings))}) that was not taught; ask for the organ'
   if sides and (name := resolve.unpaired(rest, template)):
@@ -108,18 +110,20 @@ def _vocabulary_words(template: Template) -> tuple[str, ...]:
 
 
 @functools.lru_cache(4)
-def _finding_words(template: Template) -> frozenset[str]:
-  """Words that are in names of tumors and other findings, and in no name of anatomy."""
+def _finding_stems(template: Template) -> frozenset[str]:
+  """Stems of words that are in names of tumors and other findings, and in no name of anatomy."""
   of_findings: set[str] = set()
-  of_others: set[str] = set()
+  of_others = _stems((*resolve.FILLERS, *_NO_FINDINGS))
   for term in vocabulary.read(template):
     to = of_findings if term.kind == 'finding' else of_others
-    to.update(word for phrase in term.phrases for word in resolve.words_of(phrase))
-  words = of_findings - of_others - resolve.FILLERS - _NO_FINDINGS
-  return frozenset(word for word in words if not word.isdigit())
+    to.update(_stems(term.phrases))
+  return frozenset(stem for stem in of_findings - of_others if not stem.isdigit())
 
 
-def _words_of_classes(names: frozenset[str], template: Template) -> frozenset[str]:
+def _stems_of_classes(names: frozenset[str], template: Template) -> set[str]:
   structures = [template.get(name) for name in names]
-  phrases = [p for s in structures for p in (s.name, *s.synonyms, *s.held_out)]
-  return frozenset(word for phrase in phrases for word in resolve.words_of(phrase))
+  return _stems(p for s in structures for p in (s.name, *s.synonyms, *s.held_out))
+
+
+def _stems(phrases: Iterable[str]) -> set[str]:
+  return {resolve.singular(word) for phrase in phrases for word in resolve.words_of(phrase)}

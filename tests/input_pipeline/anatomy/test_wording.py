@@ -84,6 +84,13 @@ def test_a_finding_that_was_taught_may_be_asked_for():
   assert not objection('tumor of my liver', HEAD | {'liver tumor'})
 
 
+@pytest.mark.parametrize('word', ['metastases', 'masses', 'carcinomas'])
+def test_the_plural_of_a_finding_is_taught_with_its_singular(word):
+  text = f'{word} in my liver'
+  assert objection(text, HEAD).startswith(f'names a finding ({word})')
+  assert not objection(text, HEAD | {'liver tumor'})
+
+
 @pytest.mark.parametrize(
   ('text', 'names'),
   [
