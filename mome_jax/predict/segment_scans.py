@@ -149,7 +149,8 @@ def segment(
   job = Job(request, model, output, impossible=impossible)
   kept = earlier.results(output, scans, job) if existing == 'skip' else {}
   done = {name: result for name, result in kept.items() if result.status != 'ok'}
-  job = dataclasses.replace(job, extended=kept.keys() - done.keys())
+  extended = {name: result.labels for name, result in kept.items() if name not in done}
+  job = dataclasses.replace(job, extended=extended)
 
   def write(result: Result) -> None:
     record.add(result)
