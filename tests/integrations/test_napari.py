@@ -317,6 +317,16 @@ def boxes(viewer, tmp_path):
   return image, dock(viewer, Threshold()), path
 
 
+def test_the_world_that_was_chosen_for_a_layer_of_unknown_place_comes_back(boxes, viewer):
+  read, widget, _ = boxes
+  image = viewer.add_layer(ct(scale=(2, 1, 1)))
+  widget.images.setCurrentText('CT')
+  widget.world.setCurrentText('RAS')
+  for layer, world in ((read, 'SPL'), (image, 'RAS'), (read, 'SPL'), (image, 'RAS')):
+    widget.images.setCurrentIndex(widget.images.findData(layer))
+    assert (widget.world.currentText(), widget.world.isEnabled()) == (world, layer is image)
+
+
 def test_cancel_ends_at_the_next_window(viewer, tmp_path):
   path = save_scan(tmp_path / 'scan.nii.gz', (60, 60, 60), (3, 3, 3))
   started, told, windows = threading.Event(), threading.Event(), []

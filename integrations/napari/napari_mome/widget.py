@@ -46,6 +46,7 @@ class PromptWidget(Panel):
     self._drawn = 0  # checksum of what was written into the layer
     self._loading = 0  # number of the model that is loaded last
     self._loads = 0  # that have not ended
+    self._world = placement.WORLD  # of layers that do not know where they lie, as it was chosen
     self._is_apart = False  # the answer that comes goes into a layer of its own
     self._worker: Answering | None = None
     self._connect()
@@ -155,9 +156,10 @@ class PromptWidget(Panel):
     """Layers of this plugin tell themselves where they lie."""
     layer = self.images.currentData()
     knows = layer is not None and placement.SCAN in layer.metadata
+    if self.world.isEnabledTo(self):
+      self._world = self.world.currentText()
     self.world.setEnabled(not knows)
-    if knows:
-      self.world.setCurrentText(placement.WORLD)
+    self.world.setCurrentText(placement.WORLD if knows else self._world)
     self._rest()
 
   def _question(self) -> Question:
