@@ -187,7 +187,7 @@ class PromptWidget(Panel):
       self.cancel()
       return
     layer = result_layer.layer_over(image, answer.labels, rows)
-    if self._can_redraw(layer) and not self._is_apart:
+    if self._can_redraw(image, layer) and not self._is_apart:
       result_layer.redraw(self.result, layer)
       is_new = False
     else:
@@ -212,11 +212,13 @@ class PromptWidget(Panel):
       where[axis] = int(np.clip(np.rint(middle[axis]), 0, labels.shape[axis] - 1))
     return bool(labels[tuple(where)].any())
 
-  def _can_redraw(self, layer: Labels) -> bool:
-    """Whether the last result may go for another: of the same scan, and not changed by hand."""
+  def _can_redraw(self, image: Image, layer: Labels) -> bool:
+    """Whether the last result may go for another: of the same image, and not changed by hand."""
     last = self.result
     return (
       last is not None
+      and self.answer is not None
+      and self.answer.question.layer is image
       and last in self.viewer.layers
       and last.data.shape == layer.data.shape
       and np.allclose(placement.to_world(last), placement.to_world(layer))
