@@ -22,15 +22,17 @@ _SIDES = {
 _BOTH = ('both', 'bilateral', 'bilaterally', 'bilat')
 # Words around a name that change nothing about what is meant.
 # fmt: off
-_FILLERS = frozenset({
+FILLERS = frozenset({
   'a', 'an', 'the', 'of', 'on', 'in', 'its', 'side', 'sided', 'patient', 'ct',
   'scan', 'image', 'computerized', 'computed', 'tomography', 'axial', 'show', 'showing', 'segment',
   'delineate', 'find', 'contour', 'where', 'is', 'there', 'this', 'please', 'voxels', 'that',
   'belong', 'to',
 })
 # fmt: on
-# They join what a phrase of the table names; elsewhere 'liver and tumor' is no liver tumor.
-_JOINING = frozenset({'and', 'with'})
+# They change nothing before a name; 'Rectum_A' and 'liver segment' say less than the organ.
+_LEADING = frozenset({'a', 'segment'})
+# Organs have several of them, and one is not the organ.
+_PARTS = frozenset({'lobes'})
 _BRITISH = {
   'œ': 'oe',
   'æ': 'ae',
@@ -141,22 +143,37 @@ def key(text: str, *, joining: bool = True) -> Key:
 
   Args:
     text: any words.
-    joining: whether 'and' and 'with' are words, but for those between the two sides.
+    joining: whether 'and' is a word, but for one between the two sides; 'liver and tumor' is no
+      liver tumor.
   """
   tokens = words_of(text)
   sides = {_SIDES[token] for token in tokens if token in _SIDES}
   sides |= {'left', 'right'} if any(token in _BOTH for token in tokens) else set()
   # 'image left' is the patient's right.
-  fillers = _FILLERS - {'image'} if sides else _FILLERS
-  tokens = [token for token in tokens if token not in fillers]
+  fillers = FILLERS - {'image'} if sides else FILLERS
+  tokens = [token for n, token in enumerate(tokens) if not _is_filler(tokens, n, fillers)]
   kept = [
     token
     for place, token in enumerate(tokens)
-    if token not in _JOINING or (joining and not _joins_sides(tokens, place))
+    if token != 'and' or (joining and not _joins_sides(tokens, place))
   ]
   return frozenset(sides), ''.join(
-    _singular(token) for token in kept if token not in _SIDES and token not in _BOTH
+    singular(token) for token in kept if token not in _SIDES and token not in _BOTH
   )
+
+
+def _is_filler(tokens: list[str], place: int, fillers: frozenset[str]) -> bool:
+  token = tokens[place]
+  if token != 'in' and token not in _LEADING:
+    return token in fillers
+  before, after = (
+    [other for other in some if other not in _SIDES and other not in _BOTH]
+    for some in (tokens[:place], tokens[place + 1 :])
+  )
+  if token in _LEADING:
+    return bool(after) and after[0] != 'of'
+  # 'cord in the canal' is the cord, 'cord canal' is not.
+  return fillers.issuperset(before) or fillers.issuperset(after)
 
 
 def _joins_sides(tokens: list[str], place: int) -> bool:
@@ -173,8 +190,10 @@ def words_of(text: str) -> list[str]:
   return re.sub(r'[\W_]+', ' ', text).split()
 
 
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
   """A stem that a word and its plural share; both go through it, so that it need be no word."""
-  for plural, singular in (('stases', 'stasis'), ('sses', 'ss'), ('ies', 'y')):
-    word = word.removesuffix(plural) + singular if word.endswith(plural) else word
+  if word in _PARTS:
+    return word
+  for plural, ending in (('stases', 'stasis'), ('sses', 'ss'), ('ies', 'y')):
+    word = word.removesuffix(plural) + ending if word.endswith(plural) else word
   return word[:-1] if word.endswith('s') and not word.endswith('ss') and len(word) > 3 else word

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import re
+from collections.abc import Iterable
 
 from input_pipeline.anatomy import resolve, vocabulary
 from input_pipeline.anatomy.template import TEMPLATE, Template
@@ -12,7 +13,21 @@ _PLANNING = frozenset({'prv', 'ptv', 'gtv', 'ctv', 'itv', 'igtv', 'margin', 'exp
 _RELATIVE = frozenset({'ipsilateral', 'contralateral'})
 _SEEN_FROM = frozenset({'image', 'picture', 'screen', 'viewer'})
 _TYPING_ERROR = 0.8  # likeness of two words from which on one is meant for the other
-_PARTS = re.compile(r'[;/+&\n]|\band\b|\bwith\b', re.IGNORECASE)
+_PARTS = re.compile(r'[;/+&\n,.|:]|\band\b|\bwith\b|\bor\b', re.IGNORECASE)
+
+# Words in names of findings that alone name none: 'bone of the lower jaw on contrast CT'.
+# fmt: off
+_NO_FINDINGS = frozenset({
+  'active', 'acute', 'adjacent', 'adnexal', 'airspace', 'appendiceal', 'attenuation', 'cavernous',
+  'cell', 'changes', 'clinic', 'clinical', 'coin', 'contrast', 'convexity', 'disk', 'ductal',
+  'dural', 'epidural', 'extraluminal', 'filled', 'focal', 'free', 'gastrointestinal', 'gross',
+  'ground', 'hiatal', 'hiatus', 'high', 'interstitial', 'intracerebral', 'intracranial',
+  'intraluminal', 'intramural', 'leg', 'line', 'meningeal', 'meninges', 'mucosal', 'n', 'narrow',
+  'non', 'or', 'p', 'pertrochanteric', 'planning', 'primary', 'round', 'secondary', 'simple',
+  'sinuses', 'sliding', 'solitary', 'squamous', 'stromal', 'subarachnoid', 'subdural', 'type',
+  'umbilical', 'urothelial', 'vascular', 'volume',
+})
+# fmt: on
 
 
 def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE) -> str:
@@ -36,15 +51,18 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
     return 'names no structure; write its English name'
   if _NEGATIONS.intersection(words):
     return 'says what to leave out; write what to segment'
-  taught = _words_of_classes(trained, template)
+  taught = _stems_of_classes(trained, template)
   if _PLANNING.intersection(words) - taught or re.search(r'\d *mm\b', text):
     return 'is of a planning volume, which is no anatomy; ask for the organ and expand its mask'
-  if _RELATIVE.intersection(words) or (sides and _SEEN_FROM.intersection(words)):
+  either = len(sides) == 2 and 'or' in words
+  if either or _RELATIVE.intersection(words) or (sides and _SEEN_FROM.intersection(words)):
     return "leaves the side open; write the patient's left or right"
-  parts = [part for part in _PARTS.split(text) if part.strip()]
-  if len(parts) > 1 and any(resolve.resolve(part, template) for part in parts):
-    return 'has several names; separate them with commas'
-  findings = _finding_words(template).intersection(words) - taught
+  parts = [part for part in _PARTS.split(text) if resolve.key(part)[1]]
+  apart = len(parts) > 1 and any(resolve.resolve(part, template) for part in parts)
+  if apart or len(_names_in_a_row(words, template)) > 1:
+    return 'has several names; make each a prompt of its own (commas separate --prompts)'
+  untaught = _finding_stems(template) - taught
+  findings = {word for word in words if resolve.singular(word) in untaught}
   if findings:
     return f'names a finding ({", ".join(sorted(findings))}) that was not taught; ask for the organ'
   if sides and (name := resolve.unpaired(rest, template)):
@@ -52,6 +70,19 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
   if meant := _respelled(words, template):
     return f'has a typing error; write "{meant}"'
   return ''
+
+
+def _names_in_a_row(words: list[str], template: Template) -> frozenset[str]:
+  """The classes that words name one behind the other; empty where some words name none."""
+  names: set[str] = set()
+  while words:
+    runs = (resolve.resolve(' '.join(words[:end]), template) for end in range(len(words), 0, -1))
+    passed, run = next(((n, run) for n, run in enumerate(runs) if run), (0, ()))
+    if not run:
+      return frozenset()
+    names.update(structure.name for structure in run)
+    words = words[len(words) - passed :]
+  return frozenset(names)
 
 
 def _respelled(words: list[str], template: Template) -> str:
@@ -79,17 +110,20 @@ def _vocabulary_words(template: Template) -> tuple[str, ...]:
 
 
 @functools.lru_cache(4)
-def _finding_words(template: Template) -> frozenset[str]:
-  """Words that are in names of tumors and other findings, and in no name of anatomy."""
+def _finding_stems(template: Template) -> frozenset[str]:
+  """Stems of words that are in names of tumors and other findings, and in no name of anatomy."""
   of_findings: set[str] = set()
-  of_others: set[str] = set()
+  of_others = _stems((*resolve.FILLERS, *_NO_FINDINGS))
   for term in vocabulary.read(template):
     to = of_findings if term.kind == 'finding' else of_others
-    to.update(word for phrase in term.phrases for word in resolve.words_of(phrase))
-  return frozenset(word for word in of_findings - of_others if not word.isdigit())
+    to.update(_stems(term.phrases))
+  return frozenset(stem for stem in of_findings - of_others if not stem.isdigit())
 
 
-def _words_of_classes(names: frozenset[str], template: Template) -> frozenset[str]:
+def _stems_of_classes(names: frozenset[str], template: Template) -> set[str]:
   structures = [template.get(name) for name in names]
-  phrases = [p for s in structures for p in (s.name, *s.synonyms, *s.held_out)]
-  return frozenset(word for phrase in phrases for word in resolve.words_of(phrase))
+  return _stems(p for s in structures for p in (s.name, *s.synonyms, *s.held_out))
+
+
+def _stems(phrases: Iterable[str]) -> set[str]:
+  return {resolve.singular(word) for phrase in phrases for word in resolve.words_of(phrase)}

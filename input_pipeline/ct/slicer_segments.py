@@ -70,19 +70,36 @@ def embed(part: volume.Volume, geometry: volume.Geometry) -> volume.Volume:
     part: (D, H, W) on its own grid; voxels beyond it are 0.
     geometry: of the scan.
   """
-  inner, whole = part.geometry.canonical_affine, geometry.canonical_affine
+  offset = _offset(part.geometry, geometry)
   shape, outer = np.array(part.array.shape), np.array(geometry.canonical_shape)
-  if np.array_equal(shape, outer):
-    return part
-  steps = np.linalg.solve(whole, inner)  # the part's voxel indices -> those of the scan
-  offset = np.rint(steps[:3, 3]).astype(int)
-  turned = np.abs(steps[:3, :3] - np.eye(3)) @ shape
-  apart = max(np.abs(steps[:3, 3] - offset).max(), turned.max())
-  if apart > 0.05 or (offset < 0).any() or (offset + shape > outer).any():
+  if offset is None or (offset < 0).any() or (offset + shape > outer).any():
     return part
   array = np.zeros(outer, part.array.dtype)
   array[tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))] = part.array
   return volume.Volume(array, geometry)
+
+
+def common(one: volume.Geometry, other: volume.Geometry) -> volume.Geometry | None:
+  """The smallest grid of which both are parts, in canonical order; None if their voxels differ."""
+  offset = _offset(other, one)
+  if offset is None:
+    return None
+  low = np.minimum(offset, 0)
+  high = np.maximum(one.canonical_shape, offset + other.canonical_shape)
+  affine = one.canonical_affine
+  affine[:3, 3] = (affine @ [*low, 1])[:3]
+  depth, height, width = (high - low).tolist()
+  shape, axes = (depth, height, width), np.c_[np.arange(3), np.ones(3, int)]
+  return volume.Geometry(shape, affine, axes, one.spacing, shape)
+
+
+def _offset(inner: volume.Geometry, outer: volume.Geometry) -> np.ndarray | None:
+  """(3,) where on a canonical grid the first voxel of another lies; None if their voxels differ."""
+  steps = np.linalg.solve(outer.canonical_affine, inner.canonical_affine)
+  offset = np.rint(steps[:3, 3]).astype(int)
+  turned = np.abs(steps[:3, :3] - np.eye(3)) @ inner.canonical_shape
+  apart = max(np.abs(steps[:3, 3] - offset).max(), turned.max())
+  return None if apart > 0.05 else offset
 
 
 def layered(masks: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[Segment]]:

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from input_pipeline import folds
 from mome_jax import checkpoint
 from mome_jax.errors import UserError
-from mome_jax.evaluate import metrics, score_files
+from mome_jax.evaluate import metrics, score_checkpoint, score_files
 
 
 class CrossValidationError(UserError):
@@ -51,9 +51,8 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
   """
   if not checkpoint.goes_on(workdir):
     return False
-  other = checkpoint.other_values(workdir, config)
-  if other:
-    values = ', '.join(other)
+  values = ', '.join(checkpoint.other_values(workdir, config))
+  if values:
     raise CrossValidationError(
       f'{workdir}: a fold of another experiment: {values}; choose another --workdir, or remove '
       'that folder'
@@ -61,8 +60,19 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
   newest = checkpoint.locate(workdir).step
   chosen = checkpoint.locate(workdir, config.evaluation.checkpoint).step
   # Not by the times of files: hosts that share a disk need not agree on the time.
-  scored = score_files.read_step(workdir / 'evaluation')
-  return newest is not None and newest >= config.train.steps and scored == chosen
+  summary = score_files.read_summary(workdir / 'evaluation')
+  if newest is None or newest < config.train.steps or summary.get('step') != chosen:
+    return False
+  now = score_checkpoint.settings(config)
+  before = now | summary.get('evaluation', {})  # earlier versions did not write it
+  other = [name for name in now if before[name] != now[name]]
+  if other:
+    values = ', '.join(f'{name}: {before[name]} -> {now[name]}' for name in other)
+    raise CrossValidationError(
+      f'{workdir}: scored with other values of config.evaluation: {values}; evaluate that fold '
+      'again with those of the others'
+    )
+  return True
 
 
 def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float | None], str]:

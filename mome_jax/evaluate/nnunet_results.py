@@ -37,11 +37,11 @@ def write(
     output: folder, created.
 
   Returns:
-    What was written, and notes: labels that the results lack.
+    What was written, and notes: labels that no case has.
 
   Raises:
-    ScoreError, TextFileError, SourceError, VolumeError: if something does not fit; what was written
-      before is whole.
+    ScoreError, TextFileError, SourceError, VolumeError: if something does not fit, or a case lacks
+      a class of others: an empty mask would count as not found. What was written before is whole.
   """
   path, folder = pathlib.Path(dataset), pathlib.Path(output)
   index, values = _labels(path)
@@ -57,6 +57,12 @@ def write(
   lacking = [name for name in values if not any(name in m.names for m in held.masks.values())]
   if len(lacking) == len(values):
     raise ScoreError(f'{place}: none of the labels of {path}; it has {", ".join(values)}')
+  values = {name: value for name, value in values.items() if name not in lacking}
+  for masks in held.masks.values():
+    if absent := [repr(name) for name in values if name not in masks.names]:
+      raise ScoreError(
+        f'{masks.path}: no class {", ".join(absent)}, which other cases have; predict it there too'
+      )
   with writing(folder, ScoreError):
     folder.mkdir(parents=True, exist_ok=True)
   written = []
@@ -108,16 +114,11 @@ def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[st
 
 def _paint(masks: Masks, values: Mapping[str, int]) -> volume.Volume:
   """One label map (D, H, W) uint8 of the masks of a case."""
-  painted: np.ndarray | None = None
+  geometry = masks.read(next(iter(values))).geometry
+  painted = np.zeros(geometry.canonical_shape, np.uint8)
   for name, value in values.items():
-    if name not in masks.names:
-      continue
     mask = masks.read(name)
-    if painted is None:
-      painted, geometry = np.zeros(mask.array.shape, np.uint8), mask.geometry
     if mask.array.shape != painted.shape:
       raise UserError(f'{masks.path}: the mask of {name!r} is on another grid; predict anew')
     painted[mask.array] = value
-  if painted is None:
-    raise ScoreError(f'{masks.path}: none of the labels {", ".join(values)}; predict them')
   return volume.Volume(painted, geometry)

@@ -1,6 +1,7 @@
 """Scores of a checkpoint on the held-out scans of its sources."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,14 @@ from mome_jax.inference.segmentation import Segmentation
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.text import prompts
 from mome_jax.training import multihost
+
+# What of `config.evaluation` changes the scores of a checkpoint's scans.
+_SETTINGS = ('window', 'overlap', 'tta', 'postprocess')
+
+
+def settings(config: ConfigDict) -> dict[str, Any]:
+  """The values of `config.evaluation` that change scores, as a summary notes them."""
+  return json.loads(json.dumps({name: config.evaluation[name] for name in _SETTINGS}))
 
 
 def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
@@ -152,6 +161,7 @@ class _Evaluation:
     if self.unseen:
       title += ', prompts not seen in training'
     origin = part.origin() | {'step': self.step, 'postprocess': rules, 'prompts': self.texts}
+    origin['evaluation'] = settings(self.config)
     if not self.unseen:
       pictures.finish(end, points)
     summary, table = score_files.write(folder, rows, title=title, origin=origin, points=points)

@@ -108,12 +108,12 @@ def write(
   return summary, table
 
 
-def read_step(folder: epath.Path) -> int | None:
-  """The step of training that an evaluation folder holds whole scores of; None where of none."""
+def read_summary(folder: epath.Path) -> dict[str, Any]:
+  """The summary of an evaluation folder that holds whole scores; empty where it does not."""
   try:
-    return json.loads((folder / SUMMARY).read_text()).get('step')
+    return json.loads((folder / SUMMARY).read_text())
   except (OSError, ValueError):  # a process that wrote it was killed
-    return None
+    return {}
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -198,12 +198,9 @@ def _score_case(
       prediction = predicted.read(name)
       # What is out of view needs no reference of its own.
       reference = truth.read(name) if name in truth.names else _nothing(prediction)
-      if slicer_segments.is_segmentation(predicted.path):
-        prediction = slicer_segments.embed(prediction, reference.geometry)
-      if slicer_segments.is_segmentation(truth.path):
-        reference = slicer_segments.embed(reference, prediction.geometry)
-      files.check_grid(predicted.path, prediction.geometry, truth.path, reference.geometry)
-      scored = True if truth.ignored is None else ~truth.ignored().array
+      prediction, reference = _on_one_grid(predicted.path, prediction, truth.path, reference)
+      ignored = truth.ignored and slicer_segments.embed(truth.ignored(), reference.geometry)
+      scored = ~ignored.array if ignored else True
     except UserError as error:
       faults.append(str(error))
       continue
@@ -217,3 +214,23 @@ def _score_case(
     row = score_files.score(source, case, name, mask, true, reference.spacing, absent=absent)
     rows.append(row)
   return rows, list(dict.fromkeys(faults))
+
+
+def _on_one_grid(
+  place: pathlib.Path, prediction: volume.Volume, other: pathlib.Path, reference: volume.Volume
+) -> tuple[volume.Volume, volume.Volume]:
+  """Masks of two files on one grid: those of 3D Slicer may be cut to where there are any."""
+  cut = [slicer_segments.is_segmentation(path) for path in (place, other)]
+  if all(cut):
+    grid = slicer_segments.common(prediction.geometry, reference.geometry)
+    if grid is None:
+      raise ScoreError(
+        f'{place}: its voxels are not those of {other}; export both on the grid of the scan'
+      )
+    return slicer_segments.embed(prediction, grid), slicer_segments.embed(reference, grid)
+  if cut[0]:
+    prediction = slicer_segments.embed(prediction, reference.geometry)
+  if cut[1]:
+    reference = slicer_segments.embed(reference, prediction.geometry)
+  files.check_grid(place, prediction.geometry, other, reference.geometry)
+  return prediction, reference

@@ -46,6 +46,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
   file = epath.Path(path)
   file.parent.mkdir(parents=True, exist_ok=True)
   for text in figure.findobj(Text):
+    text.set_parse_math(False)  # dollars in names of scans and prompts are no formulas
     _make_readable(text)
   png = io.BytesIO()
   figure.savefig(png, dpi=150, format='png')

@@ -31,7 +31,7 @@ def training_curves(path: str | os.PathLike, rows: Iterable[Mapping[str, float]]
   figure, top = layout.titled('Training', width, 3.35)
   rate_steps, rate = _series(rows, 'learning_rate')
   exponent = math.floor(math.log10(rate.max())) if rate.any() else 0
-  unit = rf' ($\times 10^{{{exponent}}}$)' if rate.any() else ''
+  unit = f' (\u00d7 1e{exponent})' if rate.any() else ''
   losses = {'total': 'loss', 'BCE': 'loss_bce', 'Dice': 'loss_dice'}
   panels = (
     ('Loss', {name: _series(rows, key) for name, key in losses.items()}),

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mome_jax.predict import formats, provenance, workers, write_results
+from mome_jax.predict import formats, output_names, provenance, workers, write_results
 from mome_jax.predict.find_scans import ScanFiles
 from mome_jax.predict.request import PredictError, Target
 from mome_jax.predict.result import Result
@@ -90,6 +90,10 @@ def _kept(output: pathlib.Path, scan: ScanFiles, legend: Mapping[str, Any], job:
     overlapping=bool(job.model.segmenter.free),
   )
   absent = [name for name in names if not (output / name).exists()]
+  single = formats.single(job.model.targets, job.request.options, job.model.segmenter.free)
+  masks = output / f'{scan.name}_masks'
+  if masks.exists() and any(not (masks / output_names.of_class(t)).exists() for t in single):
+    absent.append(masks.name)
   missing = {name: job.impossible[name] for name in absent if name in job.impossible}
   notes = [*legend['warnings'], *write_results.not_written(missing)]
   status = 'incomplete' if missing else 'skipped'

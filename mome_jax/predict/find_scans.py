@@ -90,8 +90,10 @@ def find_scans(
     The scans, by input and name, which UTF-8 can hold; and notes on what was left out.
 
   Raises:
-    ScanError: if a path does not exist, or a folder holds no scan.
+    ScanError: if there is no path, one does not exist, or a folder holds no scan.
   """
+  if not len(paths):
+    raise ScanError('inputs is empty; give files or folders of scans, as ["scan.nii.gz"]')
   scans, notes = [], []
   skip = functools.partial(_skip, output=None if output is None else os.path.realpath(output))
   for path in map(pathlib.Path, paths):

@@ -55,8 +55,7 @@ class SegmentedScan:
   @property
   def single(self) -> list[Target]:
     """The targets that get a file of their own: all, or those that the label map cannot hold."""
-    free = self.segmentation.free
-    return [target for target in self.targets if self.options.masks or target.name in free]
+    return single(self.targets, self.options, self.segmentation.free)
 
   @property
   def present(self) -> list[str]:
@@ -70,6 +69,11 @@ class SegmentedScan:
     from mome_jax.pictures.colours import palette
 
     return palette([target.name for target in self.targets])
+
+
+def single(targets: Sequence[Target], options: Options, free: Collection[str]) -> list[Target]:
+  """The targets that get a file of their own, in NAME_masks/; `free` are names that always do."""
+  return [target for target in targets if options.masks or target.name in free]
 
 
 class Format(NamedTuple):

@@ -116,7 +116,7 @@ def ask(predictor: Model, request: Request) -> PromptedModel:
     UserError: if a prompt is empty, or there are too many.
   """
   trained = tuple(predictor.config.classes)
-  prompts = request.prompts or verdicts.default_classes(predictor)
+  prompts = verdicts.default_classes(predictor) if request.prompts is None else request.prompts
   targets = make_targets(prompts, predictor.template, as_written=request.as_written)
   if request.check_sides and not {'liver', 'spleen'} <= set(trained):
     raise PredictError(

@@ -51,6 +51,8 @@ DEFAULTS = Options()
 class Request:
   """What is asked of a model, whichever it is and wherever the results go.
 
+  A text or path where several may stand counts as one item.
+
   Attributes:
     inputs: NIfTI files, zip archives and folders; see `find_scans.find_scans`.
     prompts: class names or any text; None is the classes that the model was trained on.
@@ -63,6 +65,9 @@ class Request:
     as_written: prompts go to the text encoder as they are; no name or synonym is looked up.
     force: ask also for what the model was not trained on.
     tta: segment the mirror image too and average; None is what the model's config says.
+
+  Raises:
+    PredictError: if there are prompts, and none in them.
   """
 
   inputs: Sequence[str | os.PathLike]
@@ -76,6 +81,17 @@ class Request:
   as_written: bool = False
   force: bool = False
   tta: bool | None = None
+
+  def __post_init__(self) -> None:
+    for name in ('inputs', 'prompts', 'rules'):
+      value = getattr(self, name)
+      if isinstance(value, str | os.PathLike):
+        object.__setattr__(self, name, (value,))
+    if self.prompts is not None and not len(self.prompts):
+      raise PredictError(
+        'prompts is empty; write what to look for, as ["liver"], or leave it out for the classes '
+        'of the model'
+      )
 
   @property
   def overlap(self) -> float | None:
@@ -133,7 +149,7 @@ def _plain(prompt: str) -> str:
 
 
 def make_targets(
-  prompts: Sequence[str], template: Template = TEMPLATE, *, as_written: bool = False
+  prompts: str | Sequence[str], template: Template = TEMPLATE, *, as_written: bool = False
 ) -> list[Target]:
   """What some prompts ask for.
 
@@ -143,7 +159,7 @@ def make_targets(
   What several prompts ask for is one target.
 
   Args:
-    prompts: texts.
+    prompts: texts, or one.
     template: of the class names.
     as_written: look nothing up: all of it is free text, and read as it is.
 
@@ -152,7 +168,7 @@ def make_targets(
   """
   targets: dict[str, Target] = {}
   label = FIRST_FREE_LABEL
-  for text in prompts:
+  for text in [prompts] if isinstance(prompts, str) else prompts:
     prompt = ' '.join(text.split())
     if not prompt:
       raise UserError('an empty prompt; write what to look for')

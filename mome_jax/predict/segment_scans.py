@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from input_pipeline.progress import bar as progress_bar
 from mome_jax.inference.model import Model
@@ -32,9 +33,9 @@ _BAR = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
 # Many keywords: a call names the few it needs, and they are the fields of one Request.
 def predict(
   model: str | os.PathLike | Model | Sequence[str | os.PathLike],
-  inputs: Sequence[str | os.PathLike],
+  inputs: str | os.PathLike | Sequence[str | os.PathLike],
   output: str | os.PathLike,
-  prompts: Sequence[str] | None = None,
+  prompts: str | Sequence[str] | None = None,
   *,
   options: Options = DEFAULTS,
   existing: str = 'error',
@@ -57,9 +58,9 @@ def predict(
     model: model folder, training workdir, one of its `checkpoints/STEP`, or folder of an ensemble;
       several of them, whose logits are averaged; or a `Predictor` or `Ensemble`, which several
       calls can share.
-    inputs: NIfTI files, zip archives and folders; see `find_scans.find_scans`.
+    inputs: NIfTI files, zip archives and folders, or one; see `find_scans.find_scans`.
     output: folder; created where missing.
-    prompts: names of classes, synonyms or any text; see `request.make_targets`. None is the
+    prompts: names of classes, synonyms or any text, or one; see `request.make_targets`. None is the
       classes that the model was trained on.
     options: what to write besides labels and legend.
     existing: what to do with scans that have results: 'error', 'overwrite' or 'skip'.
@@ -84,7 +85,7 @@ def predict(
     UserError: as `segment`.
   """
   request = Request(
-    inputs=inputs,
+    inputs=cast(Sequence[str | os.PathLike], inputs),  # a single one becomes a sequence there
     prompts=prompts,
     options=options,
     fast=fast,
@@ -149,7 +150,8 @@ def segment(
   job = Job(request, model, output, impossible=impossible)
   kept = earlier.results(output, scans, job) if existing == 'skip' else {}
   done = {name: result for name, result in kept.items() if result.status != 'ok'}
-  job = dataclasses.replace(job, extended=kept.keys() - done.keys())
+  extended = {name: result.labels for name, result in kept.items() if name not in done}
+  job = dataclasses.replace(job, extended=extended)
 
   def write(result: Result) -> None:
     record.add(result)

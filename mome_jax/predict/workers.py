@@ -6,7 +6,7 @@ import functools
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -30,7 +30,7 @@ from mome_jax.predict import (
 from mome_jax.predict.find_scans import LoadedScan, ScanFiles
 from mome_jax.predict.probability_maps import ProbabilityMaps
 from mome_jax.predict.prompted_model import PromptedModel
-from mome_jax.predict.request import Request
+from mome_jax.predict.request import Options, Request
 from mome_jax.predict.result import Result
 from mome_jax.predict.uncertainty import Uncertainty
 
@@ -43,15 +43,15 @@ class Job:
     request: what is asked for.
     model: that has read its prompts.
     output: existing folder.
-    extended: names of scans whose earlier results are of this request too, and stay beside what is
-      written now.
+    extended: scans whose earlier results are of this request too, and stay beside what is written
+      now, by name: the rows of their legends.
     impossible: outputs that are known not to be possible before, with the reason.
   """
 
   request: Request
   model: PromptedModel
   output: pathlib.Path
-  extended: Collection[str] = ()
+  extended: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
   impossible: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def run(
@@ -177,10 +177,17 @@ class Job:
         judgement=judgement,
         unsure=dict(zip(names, work.uncertainty.shares(), strict=True)),
       ),
-      options=self.request.options,
+      options=self._options(name),
       origin=origin,
       missing=work.missing,
     )
+
+  def _options(self, name: str) -> Options:
+    """What is written of a scan: the folder of masks is replaced as a whole, also to extend it."""
+    rows = self.extended.get(name, ())
+    free = self.model.segmenter.free
+    masks = any(row.get('mask') and row['name'] not in free for row in rows)
+    return dataclasses.replace(self.request.options, masks=masks or self.request.options.masks)
 
 
 def joined(notes: Sequence[str], path: str) -> str:

@@ -45,7 +45,7 @@ class Answerer(open_scan.Answerer):
       UserError: if a prompt is empty.
     """
     targets = make_targets(prompts, self.model.template)
-    targets, _ = verdicts.judge(targets, self.model, self.request(prompts, force=True))
+    targets, _ = verdicts.judge(targets, self.model, self.request(None, force=True))
     fields = 'name', 'prompt', 'taken_as', 'verdict', 'familiarity'
     return [{field: getattr(target, field) for field in fields} for target in targets]
 

@@ -317,6 +317,16 @@ def boxes(viewer, tmp_path):
   return image, dock(viewer, Threshold()), path
 
 
+def test_the_world_that_was_chosen_for_a_layer_of_unknown_place_comes_back(boxes, viewer):
+  read, widget, _ = boxes
+  image = viewer.add_layer(ct(scale=(2, 1, 1)))
+  widget.images.setCurrentText('CT')
+  widget.world.setCurrentText('RAS')
+  for layer, world in ((read, 'SPL'), (image, 'RAS'), (read, 'SPL'), (image, 'RAS')):
+    widget.images.setCurrentIndex(widget.images.findData(layer))
+    assert (widget.world.currentText(), widget.world.isEnabled()) == (world, layer is image)
+
+
 def test_cancel_ends_at_the_next_window(viewer, tmp_path):
   path = save_scan(tmp_path / 'scan.nii.gz', (60, 60, 60), (3, 3, 3))
   started, told, windows = threading.Event(), threading.Event(), []
@@ -359,6 +369,22 @@ def test_what_was_changed_by_hand_stays(boxes, viewer):
   assert widget.result is second
   ask(widget, 'liver')
   assert widget.result not in (first, second) and len(viewer.layers) == 4
+
+
+def test_two_phases_on_one_grid_have_a_layer_each(boxes, viewer, tmp_path):
+  _, widget, _ = boxes
+  ask(widget, 'liver')
+  result = widget.result
+  drawn = result.data.copy()
+  other = save_scan(tmp_path / 'other.nii.gz', affine=np.array(TURNED), seed=1)
+  [second] = viewer.open(other, plugin='napari-mome')
+  widget.images.setCurrentIndex(widget.images.findData(second))
+  ask(widget, 'liver')
+  assert widget.result.name == 'other classes' and widget.result is not result
+  np.testing.assert_array_equal(result.data, drawn)
+  assert (widget.result.data != drawn).any()
+  names = [layer.name for layer in viewer.layers if isinstance(layer, Labels)]
+  assert names == ['scan classes', 'other classes']
 
 
 def test_a_scan_that_changes_is_segmented_again(boxes):

@@ -46,6 +46,7 @@ class PromptWidget(Panel):
     self._drawn = 0  # checksum of what was written into the layer
     self._loading = 0  # number of the model that is loaded last
     self._loads = 0  # that have not ended
+    self._world = placement.WORLD  # of layers that do not know where they lie, as it was chosen
     self._is_apart = False  # the answer that comes goes into a layer of its own
     self._worker: Answering | None = None
     self._connect()
@@ -155,9 +156,10 @@ class PromptWidget(Panel):
     """Layers of this plugin tell themselves where they lie."""
     layer = self.images.currentData()
     knows = layer is not None and placement.SCAN in layer.metadata
+    if self.world.isEnabledTo(self):
+      self._world = self.world.currentText()
     self.world.setEnabled(not knows)
-    if knows:
-      self.world.setCurrentText(placement.WORLD)
+    self.world.setCurrentText(placement.WORLD if knows else self._world)
     self._rest()
 
   def _question(self) -> Question:
@@ -185,7 +187,7 @@ class PromptWidget(Panel):
       self.cancel()
       return
     layer = result_layer.layer_over(image, answer.labels, rows)
-    if self._can_redraw(layer) and not self._is_apart:
+    if self._can_redraw(image, layer) and not self._is_apart:
       result_layer.redraw(self.result, layer)
       is_new = False
     else:
@@ -210,11 +212,13 @@ class PromptWidget(Panel):
       where[axis] = int(np.clip(np.rint(middle[axis]), 0, labels.shape[axis] - 1))
     return bool(labels[tuple(where)].any())
 
-  def _can_redraw(self, layer: Labels) -> bool:
-    """Whether the last result may go for another: of the same scan, and not changed by hand."""
+  def _can_redraw(self, image: Image, layer: Labels) -> bool:
+    """Whether the last result may go for another: of the same image, and not changed by hand."""
     last = self.result
     return (
       last is not None
+      and self.answer is not None
+      and self.answer.question.layer is image
       and last in self.viewer.layers
       and last.data.shape == layer.data.shape
       and np.allclose(placement.to_world(last), placement.to_world(layer))

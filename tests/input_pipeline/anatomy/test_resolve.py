@@ -28,7 +28,8 @@ MEANT = {
   'postcava': ('ivc', 'V_Venacava_I', 'inferior vena cava'),
   'aorta': ('A_Aorta', 'Aorta'),
   'colon': ('Bowel_Large', 'large bowel'),
-  'liver': ('A computerized tomography of a liver', 'contour of the liver', 'hepar'),
+  'liver': ('A computerized tomography of a liver', 'contour of the liver', 'hepar',
+            'In this CT scan, segment a liver', 'the liver in this scan', 'lobes of liver'),
 }  # fmt: skip
 BOTH = {'kidney': ('kidney', 'Kidneys', 'both kidneys', 'bilateral kidney', 'Kidney_Both'),
         'lung': ('lungs', 'left and right lung', 'right/left lungs'),
@@ -38,6 +39,9 @@ NOTHING = (
   'pineapple pizza', 'GTV', 'tumor', 'left', 'L', 'the', 'jaw', 'spinal canal', 'SpinalCord_PRV',
   'left liver', 'right spinal cord', 'left kidney tumor', 'submandibular gland left', 'heart',
   'no liver', 'larynx and mandible', 'parotis', 'brain', 'stem', 'bowel', '', ' ', '_', '肝臓',
+  'Bladder_Wall', 'Rectum_Wall', 'Stomach_Wall', 'Esophagus_Wall', 'Aorta_Wall', 'colon wall',
+  'wall of the duodenum', 'Rectum_A', 'RectumA', 'Kidney_A_L', 'Spinal_Cord_Canal', 'Cord_Canal',
+  'liver segment', 'segment of the liver', 'lobe of the liver', 'Lobe_Lung_L',
   'rt', 'upper jaw', 'kidney stone', 'lparotidl',
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.anatomy.resolve import resolve
 from input_pipeline.anatomy.wording import objection
 
@@ -26,6 +27,16 @@ HEAD = frozenset(
     ('mandible;larynx', 'has several names'),
     ('left parotid and right parotid', 'has several names'),
     ('heart and lungs', 'has several names'),
+    ('mandible, larynx', 'has several names'),
+    ('liver, mandible', 'has several names'),
+    ('mandible. larynx', 'has several names'),
+    ('mandible|larynx', 'has several names'),
+    ('mandible: larynx', 'has several names'),
+    ('mandible or larynx', 'has several names'),
+    ('mandible larynx', 'has several names'),
+    ('left parotid right parotid', 'has several names'),
+    ('parotid left larynx lower jaw', 'has several names'),
+    ('left or right parotid', 'leaves the side open'),
     ('left', 'names a side alone'),
     ('Lt', 'names a side alone'),
     ('\N{BRAIN}', 'names no structure'),
@@ -46,20 +57,38 @@ def test_what_is_no_structure_is_named(text, said):
   'text',
   [
     'bone of my lower jaw',
+    'bone of my lower jaw on CT',
+    'my lower jaw line, of a simple type, on contrast CT',
+    'vascular bundle',
     'lt. parotid gl.',
     'left half of the mandible',
     'pons',
     'Mandible_Bone',
     'voice box',
+    'mandible lower jaw',
   ],
 )
 def test_other_words_are_left_to_the_judge(text):
   assert not objection(text, HEAD)
 
 
+@pytest.mark.parametrize('structure', list(TEMPLATE), ids=lambda s: s.name)
+def test_nothing_speaks_against_a_phrase_of_the_table(structure):
+  for phrase in (structure.name, *structure.synonyms, *structure.held_out):
+    for text in (phrase, f'{phrase}.', f'The {phrase}, please'):
+      assert not objection(text, HEAD), text
+
+
 def test_a_finding_that_was_taught_may_be_asked_for():
   assert objection('tumor of my liver', HEAD)
   assert not objection('tumor of my liver', HEAD | {'liver tumor'})
+
+
+@pytest.mark.parametrize('word', ['metastases', 'masses', 'carcinomas'])
+def test_the_plural_of_a_finding_is_taught_with_its_singular(word):
+  text = f'{word} in my liver'
+  assert objection(text, HEAD).startswith(f'names a finding ({word})')
+  assert not objection(text, HEAD | {'liver tumor'})
 
 
 @pytest.mark.parametrize(

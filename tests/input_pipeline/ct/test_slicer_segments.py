@@ -63,7 +63,21 @@ def test_a_part_is_put_where_it_lies_in_the_scan():
 
 
 @pytest.mark.parametrize('other', [
-  cut(move=(0.4, 0, 0)), cut((-1, 0, 0)), cut((9, 2, 1)), cut(shape=(13, 10, 8), offset=(0, 0, 0)),
+  cut(move=(0.4, 0, 0)), cut((2, 0, 0), (12, 10, 8)), cut((-1, 0, 0)), cut((9, 2, 1)),
+  cut(shape=(13, 10, 8), offset=(0, 0, 0)),
 ])  # fmt: skip
 def test_what_is_no_part_stays_as_it_is(other):
   assert slicer_segments.embed(other[0], SCAN.geometry) is other[0]
+
+
+def test_the_common_grid_of_two_parts_holds_both():
+  one, other = cut((3, 2, 1), (5, 6, 4))[0], cut((1, 4, 0), (4, 6, 6))[0]
+  grid = slicer_segments.common(one.geometry, other.geometry)
+  # Indices of the file's own axes 1..8, 2..10 and 0..6; two of its axes run backwards.
+  assert grid.canonical_shape == (7, 8, 6)
+  np.testing.assert_allclose(grid.spacing, (2, 1.5, 3))
+  np.testing.assert_allclose(grid.affine[:3, 3], (AFFINE @ [7, 9, 0, 1])[:3])
+  for part in (one, other):
+    embedded = slicer_segments.embed(part, grid)
+    assert embedded.geometry is grid and embedded.array.sum() == part.array.sum()
+  assert slicer_segments.common(one.geometry, cut(move=(0.4, 0, 0))[0].geometry) is None

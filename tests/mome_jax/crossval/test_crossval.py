@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import compiled
@@ -15,7 +16,7 @@ from mome_jax import checkpoint, cli
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
 from mome_jax.crossval import pool
-from mome_jax.evaluate import score_files
+from mome_jax.evaluate import score_checkpoint, score_files
 from mome_jax.plausibility import learn, record
 from mome_jax.training import command_line
 from mome_jax.training.state import TrainState
@@ -63,6 +64,9 @@ def test_every_case_is_scored_by_a_model_that_did_not_see_it(run):
   assert sorted(seen) == sorted(cases)
   summary = json.loads((workdir / 'evaluation/summary.json').read_text())
   assert list(summary['folds']) == names
+  part = score_files.read_summary(epath.Path(workdir) / 'fold_0/evaluation')
+  config = checkpoint.load_config(workdir / 'fold_0')
+  assert part['evaluation'] == score_checkpoint.settings(config)
   table = (workdir / 'evaluation/table.md').read_text()
   assert f'{len(cases)} scans, each by the one of 2 models that was not trained on it' in table
   assert checkpoint.members(workdir) == [workdir / name for name in names]
@@ -159,6 +163,19 @@ def test_a_fold_scored_at_the_checkpoint_that_counts_is_done(fold):
   assert not pool.is_done(folder, config)
   summary.unlink()
   assert not pool.is_done(folder, config)
+
+
+def test_a_fold_that_was_scored_with_other_values_is_refused(fold):
+  folder, config = fold
+  settings = score_checkpoint.settings(config)
+  summary = folder / 'evaluation/summary.json'
+  summary.write_text(json.dumps({'step': 2, 'evaluation': settings}))
+  assert pool.is_done(folder, config)
+  for name, value in (('tta', True), ('overlap', 0.75), ('window', [8, 8, 8])):
+    summary.write_text(json.dumps({'step': 2, 'evaluation': settings | {name: value}}))
+    told = re.escape(f'values of config.evaluation: {name}: {value} -> {settings[name]}; evaluate')
+    with pytest.raises(pool.CrossValidationError, match=told):
+      pool.is_done(folder, config)
 
 
 @pytest.mark.parametrize('file', ['evaluation/summary.json', 'checkpoints/2'])

@@ -72,3 +72,16 @@ def test_what_does_not_fit_is_told(labels, fields, told, tmp_path):
   results(tmp_path / 'out')
   with pytest.raises(ScoreError, match=told):
     nnunet_results.write(tmp_path / 'out', dataset(tmp_path, labels, **fields), tmp_path / 'nn')
+
+
+def test_a_case_that_was_not_asked_for_a_class_is_not_written_without_it(tmp_path, capsys):
+  results(tmp_path / 'out')
+  legend = tmp_path / 'out' / 'b_seg.json'
+  rows = json.loads(legend.read_text())['labels']
+  legend.write_text(json.dumps({'labels': [row for row in rows if row['name'] != 'spleen']}))
+  path = dataset(tmp_path, {'liver': 1, 'spleen': 2})
+  arguments = ['--results', tmp_path / 'out', '--dataset', path, '--output', tmp_path / 'nn']
+  assert main(['nnunet', *map(str, arguments)]) == 1
+  told = "b_seg.nii.gz: no class 'spleen', which other cases have; predict it there too"
+  assert told in capsys.readouterr().err
+  assert not (tmp_path / 'nn').exists()

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from input_pipeline.ct import itk_image, slicer_segments, volume
 from mome_jax import evaluate
 from mome_jax.errors import UserError
 from mome_jax.evaluate import metrics, score_files, score_folders
@@ -440,3 +441,26 @@ def test_one_damaged_legend_does_not_cost_the_others(nnunet, capsys):
   (predictions / 'b_seg.json').write_text('[]')
   assert run(*nnunet, '--classes=spleen') == 1
   assert 'b_seg.json: no legend of labels' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('start', 'size', 'dice'), [
+  (5, 10, 0.5), (7, 6, 0.375), (-4, 6, 0.25), (0, 10, 1), (12, 10, 0),
+  (4.5, 10, None), (0.2, 8, None),
+])  # fmt: skip
+def test_cut_segmentations_of_slicer_are_compared_where_they_lie(start, size, dice, tmp_path):
+  # Whole boxes along the first axis: 0..10 against start..start+size, of 10 x 10 voxels across.
+  declared = [slicer_segments.Segment('liver', 0, 1)]
+  for folder, first, length in (('predicted', start, size), ('references', 0, 10)):
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[0, 3] = 2 * first
+    grid = volume.to_canonical(np.zeros((length, 10, 10)), affine).geometry
+    (tmp_path / folder).mkdir()
+    header = slicer_segments.header(declared, {'liver': (1, 0, 0)}, grid.shape)
+    box = np.ones((length, 10, 10, 1), np.uint8)
+    itk_image.write(tmp_path / folder / 'a.seg.nrrd', box, grid, header)
+  scores = score_folders.score_folders(tmp_path / 'predicted', tmp_path / 'references')
+  if dice is None:
+    [(_, reason)] = scores.failed
+    assert 'a.seg.nrrd: its voxels are not those of' in reason
+  else:
+    assert [row['dice'] for row in scores.rows] == [pytest.approx(dice)] and not scores.failed

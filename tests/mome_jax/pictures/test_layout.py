@@ -41,3 +41,17 @@ def test_letters_of_another_font_are_drawn_with_it(tmp_path, recwarn, capfd):
   assert not recwarn and not capfd.readouterr().err
   box = draw(tmp_path / 'b.png', 'liver \u25a1')
   assert written.shape == box.shape and not np.array_equal(written, box)
+
+
+@pytest.mark.parametrize('name', ['a$_$b', r'$\frac$', 'a$1$b'])
+def test_dollars_are_letters(tmp_path, name):
+  figure, _ = layout.titled(name, 4, 0.5)
+  axes = layout.inches(figure, 0, 0, 4, 0.5)
+  layout.caption(axes, name)
+  axes.plot([0, 1], label=name)
+  axes.legend(**layout.PLAIN)
+  layout.save(figure, tmp_path / 'a.png')
+  assert (tmp_path / 'a.png').exists()
+  boxes = [text.get_window_extent().width for text in figure.texts]
+  figure.texts[0].set_text(name.replace('$', ''))
+  assert boxes[0] > figure.texts[0].get_window_extent().width  # the dollars were drawn

@@ -134,6 +134,32 @@ def test_further_outputs_of_the_same_request_join_those_that_are_there(call, tmp
   assert (result.status, result.kept) == ('ok', False)
   for folder in ('a_masks', 'a_probabilities'):
     assert sorted(os.listdir(tmp_path / 'out' / folder)) == ['liver.nii.gz', 'spleen.nii.gz']
+  assert masks_of(tmp_path)[1] == ['a_masks/liver.nii.gz', 'a_masks/spleen.nii.gz']
+
+
+def masks_of(tmp_path):
+  """Files of masks, and those that the legend names."""
+  rows = json.loads((tmp_path / 'out' / 'a_seg.json').read_text())['labels']
+  return sorted(os.listdir(tmp_path / 'out' / 'a_masks')), [row['mask'] for row in rows]
+
+
+def test_masks_of_classes_join_those_of_free_text(call, tmp_path):
+  ask = {'prompts': ['liver', 'pizza'], 'force': True}
+  call(**ask)
+  assert masks_of(tmp_path) == (['200_pizza.nii.gz'], [None, 'a_masks/200_pizza.nii.gz'])
+  assert call(**ask).status == 'skipped'
+  ask['options'] = Options(preview=False, masks=True)
+  assert call(**ask).status == 'ok'
+  everything = (
+    ['200_pizza.nii.gz', 'liver.nii.gz'],
+    ['a_masks/liver.nii.gz', 'a_masks/200_pizza.nii.gz'],
+  )
+  assert masks_of(tmp_path) == everything
+  assert call(**ask).status == 'skipped'
+  # What extends them leaves them there, and in the legend.
+  ask['options'] = Options(preview=False, more=('totalsegmentator',))
+  assert call(**ask).status == 'ok'
+  assert masks_of(tmp_path) == everything
 
 
 def spleen(logits):

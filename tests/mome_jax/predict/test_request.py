@@ -3,11 +3,13 @@
 import dataclasses
 import inspect
 
+import pytest
 from threshold import Threshold, save_scan
 
 from mome_jax import predict
+from mome_jax.errors import UserError
 from mome_jax.predict import segment_scans
-from mome_jax.predict.request import Options, Request
+from mome_jax.predict.request import Options, Request, make_targets
 
 
 def test_every_keyword_of_the_call_reaches_its_field(monkeypatch, tmp_path):
@@ -16,7 +18,9 @@ def test_every_keyword_of_the_call_reaches_its_field(monkeypatch, tmp_path):
                       requests.append(request))  # fmt: skip
   names = [field.name for field in dataclasses.fields(Request)]
   predict.predict('model', output=tmp_path, **{name: f'a {name}' for name in names})
-  assert dataclasses.asdict(requests[0]) == {name: f'a {name}' for name in names}
+  several = ('inputs', 'prompts', 'rules')  # a text counts as one item
+  given = {name: (f'a {name}',) if name in several else f'a {name}' for name in names}
+  assert dataclasses.asdict(requests[0]) == given
 
 
 def test_the_call_and_the_request_have_the_same_defaults():
@@ -33,3 +37,20 @@ def test_a_request_is_done_by_any_model(tmp_path):
     for name, load in (('dense', Threshold), ('empty', empty))
   ]
   assert [result.labels[0]['present'] for result in results] == [True, False]
+
+
+def test_one_scan_and_one_prompt_need_no_list(tmp_path):
+  path = save_scan(tmp_path / 'a.nii.gz')
+  for number, scan in enumerate((path, str(path))):
+    out = tmp_path / f'out{number}'
+    [result] = predict.predict(Threshold(), scan, out, 'liver', progress=False)
+    assert [row['name'] for row in result.labels] == ['liver']
+  assert [target.name for target in make_targets('jaw bone')] == ['mandible']
+
+
+def test_what_is_empty_is_refused(tmp_path):
+  path = save_scan(tmp_path / 'a.nii.gz')
+  with pytest.raises(UserError, match='prompts is empty; write what to look for'):
+    predict.predict(Threshold(), [path], tmp_path / 'out', [])
+  with pytest.raises(UserError, match='inputs is empty; give files or folders of scans'):
+    predict.predict(Threshold(), [], tmp_path / 'out')
