@@ -55,7 +55,7 @@ VALUES = [
   ('train.learning_rate=-1', 'config.train.learning_rate is -1.0'),
   ('train.ema_decay=1.5', 'from 0 to 1'),
   ('train.accumulate=0', 'config.train.accumulate is 0'),
-  ('train.accumulate=2', 'cannot be shared evenly by 1 devices in train.accumulate=2 parts'),
+  ('train.accumulate=2', 'by 1 devices in train.accumulate=2 parts; set it to a multiple of 2'),
   ('train.optimizer=adam', 'did you mean adamw or nadamw?'),
   ('train.schedule=cosin', 'did you mean cosine?'),
   ('train.skip_nonfinite=-1', 'config.train.skip_nonfinite is -1'),
