@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.errors import UserError
 
 COMMAND = 'python -m mome_jax.text.embed --t5=FOLDER --output=FILE.npz'
@@ -91,15 +93,16 @@ class TextVectors:
     return {prompt: row for row, prompt in enumerate(self.prompts)}
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes the `.npz` file."""
-    with epath.Path(path).open('wb') as file:
-      np.savez_compressed(
-        file,
-        prompts=np.array(self.prompts),
-        embeddings=self.embeddings.astype(np.float32),
-        source=json.dumps(dict(self.source)),
-        key=self.key,
-      )
+    """Writes the `.npz` file in one step; OSError if it cannot be written."""
+    file = io.BytesIO()
+    np.savez_compressed(
+      file,
+      prompts=np.array(self.prompts),
+      embeddings=self.embeddings.astype(np.float32),
+      source=json.dumps(dict(self.source)),
+      key=self.key,
+    )
+    text_files.replace(path, file.getvalue())
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> 'TextVectors':
