@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mome_jax import checkpoint, main, shipped
-from mome_jax.configs import base, demo, few_scans
+from mome_jax.configs import base, demo, few_scans, finetune
 from mome_jax.errors import ConfigError
 from mome_jax.training import config_check, config_flag
 
@@ -37,6 +37,15 @@ def test_what_was_of_the_datasets_of_the_start_is_left_behind():
   assert checkpoint.load_config(shipped.MODEL).data.weights
   config = config_flag.load('finetune:shipped')
   assert (config.data.weights, config.data.augment_of, config.data.fold) == ((), (), -1)
+
+
+def test_what_the_start_chose_on_scans_set_aside_is_not_chosen_again():
+  start = demo.get_config()
+  start.validation.update({'cases': 3, 'patience': 5, 'every': 20})
+  start.evaluation.checkpoint = 'best'
+  config = finetune.get_config(start)
+  assert (config.validation.cases, config.validation.patience) == (0, 0)
+  assert config.evaluation.checkpoint == 'last'
 
 
 def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
