@@ -216,6 +216,8 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
     before |= {'train.negatives': 0, 'train.text_rate': 1.0}
   old = {name: value for name, value in before.items() if name in new} | old
   old = {name: value for name, value in defaults.items() if name in new} | old
+  if new.get('text.mode') == 'frozen':  # which reads neither
+    old |= {name: new[name] for name in ('init.text', 'train.text_rate') if name in new}
   for name in _PATHS:
     for values in (old, new):
       if values.get(name) and values[name] != 'shipped':

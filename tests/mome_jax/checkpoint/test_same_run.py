@@ -175,6 +175,14 @@ def test_frozen_vectors_are_compared_not_their_path(workdir):
     checkpoint.check_same_run(workdir, config, other)
 
 
+def test_a_frozen_run_may_leave_out_what_it_never_read(workdir):
+  """Which is refused now, and was not when it began."""
+  vectors = TextVectors(('a',), np.eye(1, dtype=np.float32), {'model': 'x'})
+  config = changed(**{'text.mode': 'frozen', 'init.text': '', 'train.text_rate': 1.0})
+  checkpoint.save_description(workdir, config, vectors=vectors)
+  assert checkpoint.check_same_run(workdir, changed(**{'text.mode': 'frozen'}), vectors) == []
+
+
 def test_the_data_are_compared_not_their_path(workdir):
   position = {'step': 4, 'seed': 0, 'data': {'phantom': 'abc', 'openkbp': 'def'}}
   checkpoint.check_same_data(workdir, position, {'phantom': 'abc', 'openkbp': 'def'})
