@@ -92,6 +92,12 @@ class TextVectors:
   def _rows(self) -> dict[str, int]:
     return {prompt: row for row, prompt in enumerate(self.prompts)}
 
+  def with_others(self, more: 'TextVectors') -> 'TextVectors':
+    """These vectors, then those of prompts that only `more`, of the same encoder, has."""
+    others = tuple(prompt for prompt in more.prompts if prompt not in self)
+    rows = np.concatenate([self.embeddings, more(others)]) if others else self.embeddings
+    return TextVectors(self.prompts + others, rows, self.source)
+
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes the `.npz` file in one step; OSError if it cannot be written."""
     file = io.BytesIO()

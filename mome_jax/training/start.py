@@ -14,6 +14,7 @@ from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
 from mome_jax.text import prompt_inputs
 from mome_jax.text.tokenizer import DEFAULT_MODEL
+from mome_jax.text.vectors import TextVectors
 from mome_jax.training import text_start, unlearnable, validation_scans
 from mome_jax.training.monitor import Choice
 from mome_jax.training.state import TrainState
@@ -63,6 +64,7 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   text = prompt_inputs.for_training(config, template, tokenizer)
   config.text.d_model = text.width
   changes = checkpoint.check_same_run(workdir, config, text.vectors)
+  text = _keep_prompts(text, config, workdir)
   fold = folds.of_run(config)
   stores = [
     bricks.open_bricks(config.data_dir, name, template, fold) for name in config.data.sources
@@ -90,6 +92,18 @@ def _find_text(
   start = text_start.find(config)
   text_start.fit(config, start)
   return start, start.tokenizer
+
+
+def _keep_prompts(
+  text: prompt_inputs.TrainingText, config: ml_collections.ConfigDict, workdir: epath.Path
+) -> prompt_inputs.TrainingText:
+  """Frozen text with the prompts, too, that were added to a workdir to evaluate with them."""
+  if text.vectors is None or not checkpoint.goes_on(workdir):
+    return text
+  file = checkpoint.text_file(workdir, config)
+  if not file.is_file():
+    return text
+  return dataclasses.replace(text, vectors=text.vectors.with_others(TextVectors.load(file)))
 
 
 @dataclasses.dataclass(frozen=True)

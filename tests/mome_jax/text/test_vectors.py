@@ -47,6 +47,14 @@ def test_an_unknown_prompt_names_the_way_out():
     VECTORS(['a liver', 'hepar'])
 
 
+def test_prompts_of_another_file_come_behind():
+  more = vectors.TextVectors(('a spleen', 'hepar'), ROWS + 9, VECTORS.source)
+  joined = VECTORS.with_others(more)
+  assert joined.prompts == ('a liver', 'a spleen', 'hepar')
+  np.testing.assert_array_equal(joined.embeddings, [*ROWS, ROWS[1] + 9])
+  assert joined.with_others(more).prompts == joined.prompts
+
+
 def test_the_table_of_rows_is_made_once():
   class Counted(tuple):
     walks = 0
