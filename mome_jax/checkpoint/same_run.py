@@ -7,10 +7,8 @@ from typing import Any
 
 import flax
 import ml_collections
-import numpy as np
 from etils import epath
 
-from input_pipeline.anatomy import TEMPLATE
 from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.ensemble import members
 from mome_jax.checkpoint.errors import CheckpointError, shortened
@@ -26,7 +24,7 @@ from mome_jax.checkpoint.files import (
 from mome_jax.checkpoint.model_folder import folder_of, load_config
 from mome_jax.checkpoint.text_encoder import fit_text, text_sizes
 from mome_jax.configs import base
-from mome_jax.text import prompts
+from mome_jax.text import prompt_inputs
 from mome_jax.text.vectors import TextVectors
 
 # What may change between two starts of one run: where it computes, how fast, what it logs, how it
@@ -105,8 +103,10 @@ def check_same_run(
   changes = config_changes(file, config)
   refused = [text for name, text in changes.items() if not _matches(name, MAY_CHANGE)]
   learned = folder / TEXT_VECTORS
-  if vectors is not None and learned.is_file() and not _teach_the_same(learned, vectors, config):
-    refused.append(f'text.vectors: {config.text.vectors or "these"} are not those of the run')
+  if vectors is not None and learned.is_file():
+    before = TextVectors.load(learned)
+    if not prompt_inputs.teach_the_same(config, before, vectors):
+      refused.append(f'text.vectors: {config.text.vectors or "these"} are not those of the run')
   if refused:
     raise CheckpointError(
       f'{folder} holds a run that learns something else: {shortened(refused, 8)}. Go on with the '
@@ -114,21 +114,6 @@ def check_same_run(
       f'{workdir} it starts from these weights)'
     )
   return list(changes.values())
-
-
-def _teach_the_same(
-  learned: epath.Path, vectors: TextVectors, config: ml_collections.ConfigDict
-) -> bool:
-  """Whether a run goes on with the vectors that it learned; either may have others beside."""
-  before = TextVectors.load(learned)
-  template = TEMPLATE.extend(config.new_classes)
-  drawn = prompts.training_prompts(template, config.classes)
-  drawn += prompts.default_prompts(config.classes, template)
-  shared = [prompt for prompt in before.prompts if prompt in vectors]
-  if before.width != vectors.width or any((one in before) != (one in vectors) for one in drawn):
-    return False
-  # Made again, with other prompts beside them, they differ by rounding.
-  return np.allclose(vectors(shared), before(shared), rtol=1e-4, atol=1e-5)
 
 
 def for_evaluation(
