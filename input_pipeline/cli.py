@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import contextvars
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +49,7 @@ class Parser(argparse.ArgumentParser):
   """An ArgumentParser whose errors take one line and name the nearest option; exit code 2.
 
   The description, a docstring, keeps its lines. It and usage speak of commands as the user called
-  this one; see `called_as`.
+  this one; see `called_as`. Paths may begin with `~`; see `from_home`.
   """
 
   def __init__(self, *, prog: str | None = None, description: str | None = None, **options):
@@ -57,7 +58,8 @@ class Parser(argparse.ArgumentParser):
     super().__init__(prog=called() or prog, description=description, **options)
 
   def parse_args(self, args=None, namespace=None):
-    parsed, unknown = self.parse_known_args(args, namespace)
+    words = from_home(sys.argv[1:] if args is None else args)
+    parsed, unknown = self.parse_known_args(words, namespace)
     if unknown:
       word = unknown[0].partition('=')[0]
       hint = f'; {errors.suggest(word, self._known())}' if word.startswith('-') else ''
@@ -82,6 +84,12 @@ def dashed(argv: Sequence[str] | None) -> list[str]:
     option, equals, value = word.partition('=')
     words.append(option.replace('_', '-') + equals + value if word.startswith('--') else word)
   return words
+
+
+def from_home(words: Sequence[str]) -> list[str]:
+  """The words with the user's home for `~`, which no shell expands in `--output=~/x`."""
+  home = os.path.expanduser('~')
+  return [re.sub(r'(?:^|(?<=[=:]))~(?=[/\\]|$)', lambda _: home, word) for word in words]
 
 
 def spacing(text: str) -> tuple[float, float, float]:

@@ -118,7 +118,7 @@ def write(
   with errors.writing(path):
     scans = [(case.source, case.name, size_of(case)) for case in cases]
     content = {'groups': groups, 'scans': scans, 'unread': unread}
-    path.write_text(json.dumps(content, indent=1) + '\n')
+    text_files.replace(path, json.dumps(content, indent=1) + '\n')
 
 
 def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> list[sources.Case]:

@@ -36,8 +36,8 @@ def export(
   The list of its training cases, names included, and what its classes look like go along.
 
   Args:
-    path: a model folder, a training workdir (its newest checkpoint), or one of its
-      `checkpoints/STEP`.
+    path: a model folder, a training workdir (the checkpoint that `evaluation.checkpoint` of its
+      config says), or one of its `checkpoints/STEP`.
     output: of the model folder; created.
     dtype: parameters are stored in; bfloat16 halves the size and costs 2 or 3 digits. They are
       float32 again when they are read.

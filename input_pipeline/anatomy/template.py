@@ -102,9 +102,10 @@ class Template:
 
     Raises:
       ClassError: if a field is unknown or no text, a name is empty, parents differ from those that
-        are there, an index or synonym is taken, or no index is free.
+        are there, a new class lies in one of several organs, an index or synonym is taken, or no
+        index is free.
     """
-    structures = {s.name: s for s in self.structures}
+    structures, new = {s.name: s for s in self.structures}, []
     for entry in classes:
       fields = _read_fields(entry)
       known = structures.get(fields['name'])
@@ -115,9 +116,13 @@ class Template:
           reason = f'taken by {taken[0]!r}' if taken else f'outside 1..{FIRST_SIDED_CODE - 1}'
           raise ClassError(f'new class {fields["name"]!r}: index {index} is {reason}')
         structures[fields['name']] = Structure(index, **fields)
+        new.append(fields['name'])
       else:
         structures[known.name] = _join(known, fields)
-    return Template(sorted(structures.values(), key=lambda s: s.index), self.sided_codes)
+    longer = Template(sorted(structures.values(), key=lambda s: s.index), self.sided_codes)
+    for name in new:
+      longer._check_place(name)
+    return longer
 
   def additions(self) -> tuple[dict[str, Any], ...]:
     """What to give to `TEMPLATE.extend` to get this template; plain values, fit for JSON."""
@@ -194,6 +199,16 @@ class Template:
         bounds = f'{FIRST_SIDED_CODE}..{OUTSIDE_CODE - 1}'
         raise ValueError(f'code {code} must be in {bounds}, {parent!r} contain {name!r}')
 
+  def _check_place(self, name: str):
+    # Codes that say which of two organs a lesion lies in exist for the built-in ones alone.
+    for inner in (name, *sorted(self.ancestors(name))):
+      if len(self.get(inner).parents) > 1:
+        lies = '' if inner == name else f'lies in {inner!r}, which '
+        raise ClassError(
+          f'new class {name!r}: {lies}has several parents, and a voxel of it does not tell in '
+          'which it lies; make a class of each, as "left ..." and "right ...", with one parent'
+        )
+
 
 def _fold(text: str) -> str:
   return ' '.join(text.casefold().split())
@@ -234,12 +249,6 @@ def _read_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     'synonyms': tuple(entry.get('synonyms', ())),
     'held_out': tuple(entry.get('held_out', ())),
   }
-  if len(fields['parents']) > 1:
-    # Codes that say which of two organs a lesion lies in exist for the built-in pairs alone.
-    raise ClassError(
-      f'new class {name!r}: has several parents, and a voxel of it does not tell in which it lies; '
-      'make a class of each, as "left ..." and "right ...", with one parent'
-    )
   if 'index' in entry:
     if not isinstance(entry['index'], int):
       raise ClassError(f'new class {name!r}: index is {entry["index"]!r}; expected a whole number')

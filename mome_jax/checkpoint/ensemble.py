@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import ENSEMBLE, absolute
 
@@ -36,7 +37,7 @@ def members(path: epath.PathLike) -> list[epath.Path]:
 def write_members(folder: epath.PathLike, names: Sequence[str]) -> None:
   """Writes `ensemble.json`: the members' folders, as seen from the ensemble's."""
   text = json.dumps({_FIELD: list(names)}, indent=2)
-  (absolute(folder) / ENSEMBLE).write_text(text + '\n')
+  text_files.replace(absolute(folder) / ENSEMBLE, text + '\n')
 
 
 def expand(paths: Iterable[epath.PathLike]) -> list[str]:

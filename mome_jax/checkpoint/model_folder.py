@@ -1,6 +1,7 @@
 """Model folders: what prediction and evaluation need of a model, and what a run starts from."""
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -138,12 +139,13 @@ def text_file(path: epath.PathLike, config: ml_collections.ConfigDict) -> epath.
   return locate(path).folder / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)
 
 
-def initialise(params: Any, path: epath.PathLike) -> tuple[Any, list[str]]:
+def initialise(params: Any, path: epath.PathLike, but: str = r'(?!)') -> tuple[Any, list[str]]:
   """Parameters of another model, where the two have the same name and shape.
 
   Args:
     params: fresh {'model': ..., 'text': ...}, or a part of it, on their devices.
     path: as of `load_model`; its averaged parameters are taken.
+    but: regular expression of whole names, 'model/router/bias_1', that are not taken.
 
   Returns:
     Parameters placed as `params`, and what stayed as it was: names of subtrees and leaves.
@@ -153,7 +155,8 @@ def initialise(params: Any, path: epath.PathLike) -> tuple[Any, list[str]]:
   """
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   start, fresh = _flat(load_model(path, device).params), _flat(params)
-  fits = {name for name, leaf in fresh.items() if name in start and start[name].shape == leaf.shape}
+  names = {name for name in start.keys() & fresh.keys() if not re.fullmatch(but, name)}
+  fits = {name for name in names if start[name].shape == fresh[name].shape}
   if not fits:
     raise CheckpointError(f'{path}: not one of its parameters fits config.model; choose another')
   taken = {

@@ -7,7 +7,6 @@ from typing import Any
 
 import flax
 import ml_collections
-import numpy as np
 from etils import epath
 
 from mome_jax.checkpoint.config_file import read_config
@@ -25,6 +24,7 @@ from mome_jax.checkpoint.files import (
 from mome_jax.checkpoint.model_folder import folder_of, load_config
 from mome_jax.checkpoint.text_encoder import fit_text, text_sizes
 from mome_jax.configs import base
+from mome_jax.text import prompt_inputs
 from mome_jax.text.vectors import TextVectors
 
 # What may change between two starts of one run: where it computes, how fast, what it logs, how it
@@ -102,11 +102,10 @@ def check_same_run(
     )
   changes = config_changes(file, config)
   refused = [text for name, text in changes.items() if not _matches(name, MAY_CHANGE)]
-  if vectors is not None and (folder / TEXT_VECTORS).is_file():
-    before = TextVectors.load(folder / TEXT_VECTORS)
-    if before.prompts != vectors.prompts or not np.array_equal(
-      before.embeddings, vectors.embeddings
-    ):
+  learned = folder / TEXT_VECTORS
+  if vectors is not None and learned.is_file():
+    before = TextVectors.load(learned)
+    if not prompt_inputs.teach_the_same(config, before, vectors):
       refused.append(f'text.vectors: {config.text.vectors or "these"} are not those of the run')
   if refused:
     raise CheckpointError(
@@ -216,6 +215,8 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
     before |= {'train.negatives': 0, 'train.text_rate': 1.0}
   old = {name: value for name, value in before.items() if name in new} | old
   old = {name: value for name, value in defaults.items() if name in new} | old
+  if new.get('text.mode') == 'frozen':  # which reads neither
+    old |= {name: new[name] for name in ('init.text', 'train.text_rate') if name in new}
   for name in _PATHS:
     for values in (old, new):
       if values.get(name) and values[name] != 'shipped':

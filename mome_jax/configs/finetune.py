@@ -29,4 +29,6 @@ def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.train.warmup_steps = 20
   config.train.checkpoint_every = 100
   config.validation.every = 100
+  config.validation.cases = config.validation.patience = 0  # set aside of its scans
+  config.evaluation.checkpoint = 'last'
   return config

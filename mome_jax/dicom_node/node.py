@@ -48,7 +48,7 @@ class Node:
   stopped: threading.Event = dataclasses.field(default_factory=threading.Event)
 
   def __post_init__(self) -> None:
-    root = pathlib.Path(self.settings.folder).absolute()
+    root = pathlib.Path(self.settings.folder).expanduser().absolute()
     places = ('incoming', 'working', 'outgoing', 'failed', 'done')
     self.incoming, self.working, self.outgoing, self.failed, self.done = (
       root / name for name in places

@@ -44,8 +44,8 @@ def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
 
   Args:
     config: see `configs/base.py`; usually the model's own (`checkpoint.load_config`).
-    workdir: of a training run, whose newest checkpoint is scored; a model folder, or one with an
-      `ensemble.json`.
+    workdir: of a training run, of which the checkpoint that `evaluation.checkpoint` says is scored;
+      a model folder, or one with an `ensemble.json`.
 
   Returns:
     The summary, of the first split where `evaluation.split` asks for all; see `metrics.summarize`.

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 
+import jax
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
@@ -60,6 +61,7 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   config = finetune.get_config(config_flag.start_from(model))
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
   _forget_run(config)
+  _share_batch(config, place)
   if bricks.read_settings(config.data_dir, name) is None:
     _check(data, name, config)  # before anything is written
   _note(place, data, model)
@@ -89,6 +91,15 @@ def _forget_run(config: ConfigDict) -> None:
   config.mesh, config.profile = usual.mesh, usual.profile
   config.validation.patience = 0
   config.evaluation.split, config.evaluation.prompts = usual.evaluation.split, 'default'
+
+
+def _share_batch(config: ConfigDict, place: epath.Path) -> None:
+  """Gives each device as many patches of a step; a run that goes on keeps its batch."""
+  if checkpoint.goes_on(place):
+    config.train.batch_size = checkpoint.load_config(place).train.batch_size
+    return
+  parts = jax.device_count() * config.train.accumulate
+  config.train.batch_size = math.ceil(config.train.batch_size / parts) * parts
 
 
 def _identifier(data: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.errors import UserError
 from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS
 
@@ -143,7 +144,7 @@ def write(folder: epath.PathLike, records: Sequence[Record]) -> None:
   """Writes FILE into a workdir or model folder."""
   content = {'version': VERSION, 'regions': [dataclasses.asdict(record) for record in records]}
   text = json.dumps(_short(content), indent=1)
-  (epath.Path(folder) / FILE).write_text(text + '\n')
+  text_files.replace(epath.Path(folder) / FILE, text + '\n')
 
 
 def read(folder: epath.PathLike) -> tuple[Record, ...]:

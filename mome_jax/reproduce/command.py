@@ -87,7 +87,10 @@ _SET_BY = {
   '--config.data.spacing': '--spacing',
   '--config.data.sources': '--downloads and --download',
   '--config.data_dir': '--work',
+  '--config.text.vectors': '--vectors',
 }
+# Of the text encoder of the others, which a model with frozen text has not.
+_OF_ENCODER = ('--config.init.text', '--config.train.text_rate')
 
 
 def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
@@ -119,6 +122,8 @@ def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
   for name in names:
     words = [f'--config={name}', *changes]
     config = command_line.parse(['reproduce', *words, '--workdir=.']).config
+    if config.text.mode == 'frozen':
+      words = [word for word in words if word.partition('=')[0] not in _OF_ENCODER]
     if config.text.mode == 'frozen' and not config.text.vectors:
       if not vectors:
         raise StageError(

@@ -167,6 +167,26 @@ def for_training(
   return TrainingText(None, vectors, vectors.width, frozen(vectors), classes, template, synonyms)
 
 
+def teach_the_same(
+  config: ml_collections.ConfigDict, before: TextVectors, vectors: TextVectors
+) -> bool:
+  """Whether a run goes on with the vectors that it learned; either may have others beside.
+
+  Args:
+    config: the whole config; uses `classes` and `new_classes`.
+    before: of the run's earlier steps.
+    vectors: that it is to go on with.
+  """
+  template = TEMPLATE.extend(config.new_classes)
+  drawn = prompts.training_prompts(template, config.classes)
+  drawn += prompts.default_prompts(config.classes, template)
+  shared = [prompt for prompt in before.prompts if prompt in vectors]
+  if before.width != vectors.width or any((one in before) != (one in vectors) for one in drawn):
+    return False
+  # Made again, with other prompts beside them, they differ by rounding.
+  return np.allclose(vectors(shared), before(shared), rtol=1e-4, atol=1e-5)
+
+
 def _read_vectors(path: str) -> TextVectors:
   if not path:
     raise TextVectorError(

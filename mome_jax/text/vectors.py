@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.errors import UserError
 
 COMMAND = 'python -m mome_jax.text.embed --t5=FOLDER --output=FILE.npz'
@@ -90,16 +92,23 @@ class TextVectors:
   def _rows(self) -> dict[str, int]:
     return {prompt: row for row, prompt in enumerate(self.prompts)}
 
+  def with_others(self, more: 'TextVectors') -> 'TextVectors':
+    """These vectors, then those of prompts that only `more`, of the same encoder, has."""
+    others = tuple(prompt for prompt in more.prompts if prompt not in self)
+    rows = np.concatenate([self.embeddings, more(others)]) if others else self.embeddings
+    return TextVectors(self.prompts + others, rows, self.source)
+
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes the `.npz` file."""
-    with epath.Path(path).open('wb') as file:
-      np.savez_compressed(
-        file,
-        prompts=np.array(self.prompts),
-        embeddings=self.embeddings.astype(np.float32),
-        source=json.dumps(dict(self.source)),
-        key=self.key,
-      )
+    """Writes the `.npz` file in one step; OSError if it cannot be written."""
+    file = io.BytesIO()
+    np.savez_compressed(
+      file,
+      prompts=np.array(self.prompts),
+      embeddings=self.embeddings.astype(np.float32),
+      source=json.dumps(dict(self.source)),
+      key=self.key,
+    )
+    text_files.replace(path, file.getvalue())
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> 'TextVectors':

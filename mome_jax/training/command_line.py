@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from input_pipeline.cli import Parser, spoken
+from input_pipeline.cli import Parser, from_home, spoken
 from mome_jax.training import config_flag
 
 MODES = ('train', 'evaluate', 'compile')
@@ -64,7 +64,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
   Raises:
     FlagError, ConfigError: if it cannot be understood.
   """
-  argv = config_flag.last_of_each(config_flag.of_trained_model(argv))
+  argv = config_flag.last_of_each(config_flag.of_trained_model(from_home(argv)))
   values = _define(argv)
   words = config_flag.parse(values, argv)
   if not values.help:

@@ -258,6 +258,23 @@ def _check_start(config: ConfigDict) -> None:
       )
 
 
+def _unread_text(config: ConfigDict) -> Iterator[str]:
+  """What is asked of a text branch that the run does not have."""
+  if config.text.mode == 'joint' and config.text.vectors:
+    yield (
+      f'text.vectors is {config.text.vectors!r}, and joint text reads none; set '
+      'config.text.mode=frozen, or leave it out'
+    )
+  if config.text.mode == 'frozen':
+    usual = base.get_config()
+    for name in ('init.text', 'train.text_rate'):
+      if _get(config, name) != _get(usual, name):
+        yield (
+          f'{name} is {_get(config, name)!r}, and frozen text has no encoder to train; leave it at '
+          f'{_get(usual, name)!r}, or set config.text.mode=joint'
+        )
+
+
 def _contradictions(config: ConfigDict) -> Iterator[str]:
   """What cannot be of values that can."""
   parts = {
@@ -274,6 +291,7 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
       check_part()
     except UserError as error:
       yield str(error) if str(error).startswith((name, 'text.')) else f'{name}: {error}'
+  yield from _unread_text(config)
   if config.model.dtype == 'float16':
     yield 'model.dtype is float16, in which most slopes are zero; train in bfloat16 or float32'
   try:

@@ -151,8 +151,9 @@ def start_from(model: str) -> ConfigDict:
   model = str(shipped.MODEL) if model == 'shipped' else model
   config = checkpoint.load_config(model)
   config.init.checkpoint, config.init.text = model, 'shipped'
+  config.text.vectors = ''
   if config.text.mode == 'frozen':
-    config.text.vectors = str(checkpoint.text_file(model, config))
+    config.text.vectors, config.train.text_rate = str(checkpoint.text_file(model, config)), 0.0
   return config
 
 

@@ -98,6 +98,7 @@ def _train(task: Task, workdir: epath.Path) -> None:
     checkpointer.close()
     if multihost.is_lead():
       print(f'{workdir} is trained: {_done(start.step, config, monitor)}', flush=True)
+      _describe_scoring(task, workdir)
       if not (workdir / _CURVES).exists():  # it ended after its last checkpoint
         log = MetricsLog(workdir, start.step)
         _summarise(task, workdir, log)
@@ -315,6 +316,16 @@ def _summarise(task: Task, workdir: epath.Path, log: MetricsLog) -> None:
   for row in log.expert_rows()[-1:]:
     router_pictures.experts(workdir / 'pictures', row, config.classes)
   training_curves.training_curves(workdir / _CURVES, log.rows())
+
+
+def _describe_scoring(task: Task, workdir: epath.Path) -> None:
+  """Has a trained run described as it is scored now: prediction and export take the same."""
+  config = checkpoint.for_evaluation(workdir, task.config)
+  if changes := checkpoint.config_changes(workdir / checkpoint.CONFIG, config):
+    print(f'changed since: {", ".join(changes.values())}', flush=True)
+    checkpoint.save_description(
+      workdir, config, tokenizer=task.tokenizer, vectors=task.text.vectors
+    )
 
 
 def _print_start(task: Task, workdir: epath.Path, start: Start) -> None:

@@ -176,6 +176,7 @@ def check_batch(mesh: Mesh, config: ConfigDict) -> None:
       f'train.batch_size={config.train.batch_size} cannot be shared evenly by {split} '
       + ('rows of the mesh' if spatial else 'devices')
       + (f' in train.accumulate={parts} parts' if parts > 1 else '')
+      + f'; set it to a multiple of {split * parts}, or let the run see fewer devices'
     )
   if spatial and patch[0] % mesh.shape['expert']:
     raise MeshError(

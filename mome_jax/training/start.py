@@ -12,8 +12,10 @@ from etils import epath
 from input_pipeline import bricks, folds
 from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
+from mome_jax.models import build_model
 from mome_jax.text import prompt_inputs
 from mome_jax.text.tokenizer import DEFAULT_MODEL
+from mome_jax.text.vectors import TextVectors
 from mome_jax.training import text_start, unlearnable, validation_scans
 from mome_jax.training.monitor import Choice
 from mome_jax.training.state import TrainState
@@ -63,6 +65,7 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   text = prompt_inputs.for_training(config, template, tokenizer)
   config.text.d_model = text.width
   changes = checkpoint.check_same_run(workdir, config, text.vectors)
+  text = _keep_prompts(text, config, workdir)
   fold = folds.of_run(config)
   stores = [
     bricks.open_bricks(config.data_dir, name, template, fold) for name in config.data.sources
@@ -90,6 +93,18 @@ def _find_text(
   start = text_start.find(config)
   text_start.fit(config, start)
   return start, start.tokenizer
+
+
+def _keep_prompts(
+  text: prompt_inputs.TrainingText, config: ml_collections.ConfigDict, workdir: epath.Path
+) -> prompt_inputs.TrainingText:
+  """Frozen text with the prompts, too, that were added to a workdir to evaluate with them."""
+  if text.vectors is None or not checkpoint.goes_on(workdir):
+    return text
+  file = checkpoint.text_file(workdir, config)
+  if not file.is_file():
+    return text
+  return dataclasses.replace(text, vectors=text.vectors.with_others(TextVectors.load(file)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +165,9 @@ def _initial(task: Task, fresh: Any) -> Any:
       print(f'text encoder of {text.name}')
   if origin:
     same = text is None or text.name == origin
-    taken, random = checkpoint.initialise(params if same else {'model': params['model']}, origin)
+    fresh = params if same else {'model': params['model']}
+    other = _of_other_scales(task.config, checkpoint.load_config(origin))
+    taken, random = checkpoint.initialise(fresh, origin, other)
     params |= taken
     random += ['text'] if text and not text.load else []
     print(f'starting from {origin}; random: {", ".join(random) or "nothing"}')
@@ -161,6 +178,17 @@ def _initial(task: Task, fresh: Any) -> Any:
   if text and not text.load and not task.config.train.text_rate:
     print('CAUTION: the text encoder is random and stays so; set config.train.text_rate=1')
   return params
+
+
+def _of_other_scales(config: ml_collections.ConfigDict, start: ml_collections.ConfigDict) -> str:
+  """Pattern of the router's parameters that a start learned for another scale.
+
+  They are named by their place among the scales that take part, not by the scale.
+  """
+  ours, theirs = (build_model(one.model).active_scales for one in (config, start))
+  pairs = enumerate(zip(ours, theirs, strict=False))
+  moved = [str(place) for place, (one, other) in pairs if one != other]
+  return rf'model/router/\w+_({"|".join(moved)})(/.*)?' if moved else r'(?!)'
 
 
 def _otherwise(config: ml_collections.ConfigDict, start: ml_collections.ConfigDict) -> list[str]:

@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     '--merging', choices=weights.MERGING_ORDERS,
     help='needed for the monai sources: the order of patch merging that the checkpoint was trained '
     'with. cum: by MONAI until January 2025 (its pull request 8285); monai: by MONAI since then; '
-    'monai_v2: with use_v2',
+    "monai_v2: with downsample='mergingv2'. Weights of use_v2=True are not read",
   )  # fmt: skip
   parser.add_argument(
     '--text-vectors', type=pathlib.Path,

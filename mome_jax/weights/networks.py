@@ -142,6 +142,11 @@ def _set_channels(config, channels: int) -> None:
 
 def _set_sizes(config, state: Mapping[str, np.ndarray]) -> None:
   """Sets the size of a Swin UNETR backbone and C_in."""
+  if swin_names.has_convolutions(state):
+    raise WeightsError(
+      'weights of a Swin UNETR with use_v2=True, whose convolutions (layers1c and on) no network '
+      'here has; give those of one without'
+    )
   features, channels = swin_names.sizes(state)
   known = {size['features']: name for name, size in swin_unetr.SIZES.items()}
   if features not in known:

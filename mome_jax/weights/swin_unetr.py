@@ -64,6 +64,11 @@ def vit_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return named
 
 
+def has_convolutions(state: Mapping[str, np.ndarray]) -> bool:
+  """Whether a convolution stands before each stage, as MONAI's `use_v2=True` has it."""
+  return any(re.match(r'(swinViT\.)?layers[1-4]c\.', key) for key in state)
+
+
 def sizes(state: Mapping[str, np.ndarray]) -> tuple[int, int]:
   """Feature size and channels of the image; the published ones where the embedding is missing."""
   if _EMBEDDING in state and state[_EMBEDDING].ndim == 5:

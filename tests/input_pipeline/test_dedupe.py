@@ -89,6 +89,15 @@ def test_groups_that_were_found_before_scans_came_or_changed_are_not_current(tmp
   assert '1 of 4 scans could not be read when it was made, such as word_0004' in message
 
 
+def test_groups_are_replaced_in_one_step(tmp_path):
+  file = tmp_path / 'groups.json'
+  patient_groups.write(file, [], [], [])
+  (tmp_path / 'before').hardlink_to(file)
+  patient_groups.write(file, [], [], [('lits', 'a')])
+  assert json.loads((tmp_path / 'before').read_text())['unread'] == []
+  assert json.loads(file.read_text())['unread'] == [['lits', 'a']]
+
+
 def test_two_folders_with_the_same_names_are_refused(tmp_path, capsys):
   downloads = []
   for part in ('one', 'two'):

@@ -8,6 +8,8 @@ import pytest
 
 import mome_jax
 from mome_jax import cli
+from mome_jax.errors import ConfigError
+from mome_jax.training import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEAVY = ('jax', 'flax', 'tensorflow', 'optax', 'orbax', 'scipy', 'nibabel', 'matplotlib')
@@ -65,6 +67,7 @@ def test_so_do_mistakes(words):
   program = f"""
 import contextlib, sys
 from mome_jax import cli
+from mome_jax.errors import ConfigError
 with contextlib.suppress(SystemExit):
   cli.main({words})
 print(*({set(SLOW)} & set(sys.modules)))
@@ -121,6 +124,30 @@ def test_arguments_reach_the_command(capsys):
   assert 'mome score --help' in capsys.readouterr().err
   assert cli.main(['evaluate', '--config=demo']) == 2
   assert '--mode=evaluate needs --workdir' in capsys.readouterr().err
+
+
+def test_paths_begin_at_home_in_either_spelling(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  words = ['--output=~/out', '--input', '~/a', '~', 'b~/c', '--prompts=~5 mm']
+  args = cli.COMMANDS['predict'].load().make_parser().parse_args(words)
+  assert args.output == '/home/me/out'
+  assert args.input == ['/home/me/a', '/home/me', 'b~/c']
+  assert args.prompts == '~5 mm'
+  words = ['--download=phantom=~/scans', '--output', 'groups.json']
+  args = cli.COMMANDS['dedupe'].load().make_parser().parse_args(words)
+  assert args.download == [('phantom', '/home/me/scans')]
+
+
+def test_paths_of_a_run_begin_at_home(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'mine.py').write_text('from mome_jax.configs.demo import get_config\n')
+  words = ['--config=~/mine.py', '--workdir=~/runs/x', '--config.data_dir=~/data']
+  values = command_line.parse(['train', *words])
+  assert values.workdir == f'{tmp_path}/runs/x'
+  assert values.config.data_dir == f'{tmp_path}/data'
+  (tmp_path / 'mine.py').write_text('def get_config(start):\n  return start\n')
+  with pytest.raises(ConfigError, match=f'{tmp_path}/runs/start: no model'):
+    command_line.parse(['train', '--config=~/mine.py:~/runs/start', '--workdir=x'])
 
 
 def test_help_and_a_name_is_the_help_of_it(capsys):

@@ -217,6 +217,14 @@ def test_a_second_node_leaves_the_folder_of_the_first_alone(tmp_path):
     assert (node.working / '1.2').is_dir()
 
 
+def test_its_folder_may_begin_at_home(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  made = Node(Settings((), port=0, folder='~/node'), Threshold())
+  made.stopped.set()
+  made.run()
+  assert made.incoming == tmp_path / 'node' / 'incoming'
+
+
 def test_a_connection_that_ends_between_files_is_told(series, tmp_path):
   def leave(event):
     event.assoc.abort()

@@ -36,6 +36,7 @@ VALUES = [
   ('data.augment.p_mirror=2', 'config.data.augment.p_mirror is 2.0; expected a probability'),
   ('text.mode=frosen', 'did you mean frozen?'),
   ('text.mode=frozen', '--config.text.vectors=FILE.npz'),
+  ('text.vectors=nowhere.npz', "config.text.vectors is 'nowhere.npz', and joint text reads none"),
   ('text.feed_forward=swiglu', 'text.feed_forward'),
   ('text.vocab_size=10', 'text.vocab_size is 10'),
   ('text.max_length=1', 'a whole number from 2 on'),
@@ -55,7 +56,7 @@ VALUES = [
   ('train.learning_rate=-1', 'config.train.learning_rate is -1.0'),
   ('train.ema_decay=1.5', 'from 0 to 1'),
   ('train.accumulate=0', 'config.train.accumulate is 0'),
-  ('train.accumulate=2', 'cannot be shared evenly by 1 devices in train.accumulate=2 parts'),
+  ('train.accumulate=2', 'by 1 devices in train.accumulate=2 parts; set it to a multiple of 2'),
   ('train.optimizer=adam', 'did you mean adamw or nadamw?'),
   ('train.schedule=cosin', 'did you mean cosine?'),
   ('train.skip_nonfinite=-1', 'config.train.skip_nonfinite is -1'),
@@ -174,6 +175,15 @@ def test_values_of_a_config(tell, value, message):
   code, line = tell(main.main, [*DEMO, f'--config.{value}'])
   assert code == 1
   assert message in line
+
+
+def test_what_frozen_text_does_not_read_is_refused(tell):
+  frozen = [*DEMO, '--config.text.mode=frozen', '--config.text.vectors=text.npz']
+  code, line = tell(main.main, [*frozen, '--config.init.text=', '--config.train.text_rate=1'])
+  assert code == 1
+  assert "config.init.text is '', and frozen text has no encoder" in line
+  assert 'config.train.text_rate is 1.0, and frozen text has no encoder' in line
+  assert 'text.npz: no such file' in tell(main.main, frozen)[1]
 
 
 def test_all_wrong_values_are_named_at_once(tell):

@@ -199,6 +199,13 @@ class TestExtend:
     # Which kidney a voxel would lie in, no code could say: it would be a hole in both.
     with pytest.raises(ClassError, match='kidney stone.*several parents'):
       TEMPLATE.extend([{'name': 'kidney stone', 'parents': ['right kidney', 'left kidney']}])
+    with pytest.raises(ClassError, match="scar.*lies in 'lung tumor', which has several parents"):
+      TEMPLATE.extend([{'name': 'necrosis', 'parent': 'lung tumor'},
+                       {'name': 'scar', 'parent': 'necrosis'}][::-1])  # fmt: skip
+
+  def test_a_built_in_class_of_several_parents_may_have_other_names(self):
+    longer = TEMPLATE.extend([{'name': 'lung tumor', 'synonyms': ['pancoast']}])
+    assert TEMPLATE.extend(longer.additions()).find('pancoast').name == 'lung tumor'
 
   def test_pairs(self):
     assert set(TEMPLATE.pairs()) == {'kidney', 'adrenal gland', 'lung', 'femoral head', 'parotid'}

@@ -114,6 +114,10 @@ def test_initialising_takes_what_fits_and_lists_the_rest(tmp_path):
     params,
     fresh | {'model': fresh['model'] | {'a': PARAMS['model']['a'] | {'bias': np.full(3, 7.0)}}},
   )
+  _, random = checkpoint.initialise(fresh, tmp_path, but='text/.*|model/a/kern')  # whole names
+  assert random == ['model/a/bias', 'model/router', 'text']
+  with pytest.raises(checkpoint.CheckpointError, match='not one of its parameters fits'):
+    checkpoint.initialise(fresh, tmp_path, but='model/a/kernel|text/.*')
   with pytest.raises(checkpoint.CheckpointError, match='not one of its parameters fits'):
     checkpoint.initialise({'model': {'b': jnp.zeros(3)}}, tmp_path)
 

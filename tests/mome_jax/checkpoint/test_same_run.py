@@ -8,6 +8,7 @@ import pytest
 
 from mome_jax import checkpoint
 from mome_jax.configs import demo
+from mome_jax.text import prompts
 from mome_jax.text.vectors import TextVectors
 from mome_jax.training.state import TrainState
 
@@ -173,6 +174,32 @@ def test_frozen_vectors_are_compared_not_their_path(workdir):
   other = TextVectors(('a', 'b'), 2 * vectors.embeddings, {'model': 'x'})
   with pytest.raises(checkpoint.CheckpointError, match='text.vectors: moved.npz are not those'):
     checkpoint.check_same_run(workdir, config, other)
+
+
+def test_further_prompts_beside_those_of_a_frozen_run_do_not_matter(workdir):
+  """As an evaluation with other names adds them; what the run draws must be there, and equal."""
+  config = changed(**{'text.mode': 'frozen', 'classes': ('liver',)})
+  drawn = tuple(dict.fromkeys(prompts.training_prompts(names=['liver'])))
+  rows = np.random.default_rng(0).normal(size=(len(drawn) + 1, 3)).astype(np.float32)
+  learned = TextVectors(drawn, rows[:-1], {'model': 'x'})
+  rounded = (rows * np.float32(1 + 1e-6))[::-1]
+  more = TextVectors(('hepar', *drawn[::-1]), rounded, {'model': 'x'})
+  for before, now in ((more, learned), (learned, more)):
+    checkpoint.save_description(workdir, config, vectors=before)
+    assert checkpoint.check_same_run(workdir, config, now) == []
+  fewer = TextVectors(drawn[1:], rows[1:-1], {'model': 'x'})
+  other = TextVectors(drawn, rows[1:], {'model': 'x'})
+  for now in (fewer, other):
+    with pytest.raises(checkpoint.CheckpointError, match='these are not those of the run'):
+      checkpoint.check_same_run(workdir, config, now)
+
+
+def test_a_frozen_run_may_leave_out_what_it_never_read(workdir):
+  """Which is refused now, and was not when it began."""
+  vectors = TextVectors(('a',), np.eye(1, dtype=np.float32), {'model': 'x'})
+  config = changed(**{'text.mode': 'frozen', 'init.text': '', 'train.text_rate': 1.0})
+  checkpoint.save_description(workdir, config, vectors=vectors)
+  assert checkpoint.check_same_run(workdir, changed(**{'text.mode': 'frozen'}), vectors) == []
 
 
 def test_the_data_are_compared_not_their_path(workdir):

@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -154,3 +155,27 @@ def test_what_the_start_was_trained_with_is_no_setting_of_the_new_run():
   assert config.validation.patience == 0 and config.mesh == usual.mesh
   assert config.data.loader == usual.data.loader
   assert config.evaluation.split == usual.evaluation.split
+
+
+@pytest.mark.parametrize(
+  ('before', 'accumulate', 'devices', 'after'), [(1, 1, 1, 1), (1, 1, 2, 2), (8, 2, 3, 12)]
+)
+def test_each_device_has_as_many_patches(
+  before, accumulate, devices, after, data_dir, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(jax, 'device_count', lambda: devices)
+  config = config_of(data_dir)
+  config.train.batch_size, config.train.accumulate = before, accumulate
+  run._share_batch(config, epath.Path(tmp_path))
+  assert config.train.batch_size == after
+
+
+def test_a_run_that_goes_on_keeps_its_batch(data_dir, tmp_path, monkeypatch):
+  """It may go on with fewer devices; another batch would be refused as another run."""
+  monkeypatch.setattr(checkpoint, 'goes_on', lambda place: True)
+  before = config_of(data_dir)
+  before.train.batch_size = 4
+  monkeypatch.setattr(checkpoint, 'load_config', lambda place: before)
+  config = config_of(data_dir)
+  run._share_batch(config, epath.Path(tmp_path))
+  assert config.train.batch_size == 4

@@ -157,6 +157,14 @@ def test_a_damaged_one(tmp_path, text):
 
 
 # ---------------------------------------------------------------------------- mirror images
+def test_another_one_takes_its_place_in_one_step(tmp_path):
+  checkpoint.write_members(tmp_path, ['a'])
+  (tmp_path / 'before').hardlink_to(tmp_path / 'ensemble.json')
+  checkpoint.write_members(tmp_path, ['a', 'b'])
+  assert json.loads((tmp_path / 'before').read_text()) == {'members': ['a']}
+  assert checkpoint.members(tmp_path) == [tmp_path / 'a', tmp_path / 'b']
+
+
 def test_sides_change_places():
   names = ('left kidney', 'liver', 'right kidney')
   prompts = mirrored_prompts(names, (*names, 'Cyst of the LEFT kidney, L4, l. 3'), TEMPLATE)

@@ -286,6 +286,14 @@ def test_the_record_comes_back(record, tmp_path):
   assert read(tmp_path) == (record, other)
 
 
+def test_a_new_record_takes_the_place_of_the_old_one_in_one_step(record, tmp_path):
+  (tmp_path / FILE).write_text('the old one')
+  (tmp_path / 'before').hardlink_to(tmp_path / FILE)
+  write(tmp_path, [record])
+  assert (tmp_path / 'before').read_text() == 'the old one'
+  assert read(tmp_path)
+
+
 def test_a_record_of_the_first_version_is_one_region(record, tmp_path):
   write(tmp_path, [record])
   [region] = json.loads((tmp_path / FILE).read_text())['regions']

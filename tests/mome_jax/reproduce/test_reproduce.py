@@ -211,12 +211,24 @@ def test_mistakes_take_one_line(words, message, tmp_path, monkeypatch, capsys):
   assert not (tmp_path / 'work').exists()
 
 
-@pytest.mark.parametrize('name', ['data.spacing', 'data.sources', 'data_dir'])
+@pytest.mark.parametrize('name', ['data.spacing', 'data.sources', 'data_dir', 'text.vectors'])
 def test_what_the_stages_set_is_not_changed_beside_them(name, tmp_path):
   words = [f'--downloads={tmp_path}', f'--work={tmp_path}']
   args = command.make_parser().parse_args(words)
   with pytest.raises(stages.StageError, match=f'--config.{name}: is set by --'):
     command.make_plan(args, [f'--config.{name}=x'])
+
+
+def test_a_start_of_the_text_encoder_is_for_the_models_that_have_one(tmp_path):
+  (tmp_path / 'lits').mkdir()
+  (tmp_path / 'text.npz').touch()
+  words = [f'--downloads={tmp_path}', f'--work={tmp_path}', f'--vectors={tmp_path}/text.npz',
+           '--models=baseline_unet,paper_unet']  # fmt: skip
+  changes = ['--config.init.text=', '--config.train.text_rate=1', '--config.train.steps=2']
+  plan = command.make_plan(command.make_parser().parse_args(words), changes)
+  assert plan.models['paper_unet'][1:] == tuple(changes)
+  vectors_of = f'--config.text.vectors={tmp_path}/text.npz'
+  assert plan.models['baseline_unet'][1:] == ('--config.train.steps=2', vectors_of)
 
 
 def test_another_spacing_is_another_preparation(tmp_path, monkeypatch):

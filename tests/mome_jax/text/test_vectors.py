@@ -1,5 +1,7 @@
 """Text vectors: found by prompt, refused when they are not what their key says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -20,9 +22,37 @@ def test_rows_are_found_by_prompt(tmp_path):
   assert 'liver' not in loaded
 
 
+def test_a_save_that_ends_midway_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+  file, other = tmp_path / 'v.npz', dataclasses.replace(VECTORS, embeddings=ROWS + 1)
+  VECTORS.save(file)
+
+  def write_a_part(target, **arrays):
+    target.write(b'PK')
+    raise OSError('no space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(np, 'savez_compressed', write_a_part)
+    with pytest.raises(OSError, match='no space'):
+      other.save(file)
+  np.testing.assert_array_equal(vectors.TextVectors.load(file).embeddings, ROWS)
+  (tmp_path / 'before').hardlink_to(file)
+  other.save(file)  # a file of its own, not the old one overwritten
+  np.testing.assert_array_equal(vectors.TextVectors.load(tmp_path / 'before').embeddings, ROWS)
+  np.testing.assert_array_equal(vectors.TextVectors.load(file).embeddings, ROWS + 1)
+  assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_an_unknown_prompt_names_the_way_out():
   with pytest.raises(vectors.TextVectorError, match="'hepar'.*tiny, and nothing can add"):
     VECTORS(['a liver', 'hepar'])
+
+
+def test_prompts_of_another_file_come_behind():
+  more = vectors.TextVectors(('a spleen', 'hepar'), ROWS + 9, VECTORS.source)
+  joined = VECTORS.with_others(more)
+  assert joined.prompts == ('a liver', 'a spleen', 'hepar')
+  np.testing.assert_array_equal(joined.embeddings, [*ROWS, ROWS[1] + 9])
+  assert joined.with_others(more).prompts == joined.prompts
 
 
 def test_the_table_of_rows_is_made_once():

@@ -84,7 +84,18 @@ def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
 
   # The same command again ends at once; one that waits longer goes on.
   loop.train(config, workdir)
-  assert 'run is trained: 8 of 20 steps are done' in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert 'run is trained: 8 of 20 steps are done' in printed and 'changed' not in printed
+
+  # Scored otherwise, it is predicted with and exported alike; nothing else is described anew.
+  before = checkpoint.load_config(workdir)
+  other = config.copy_and_resolve_references()
+  other.evaluation.checkpoint, other.train.steps, other.train.learning_rate = 'last', 6, 1.0
+  loop.train(other, workdir)
+  assert 'changed since: evaluation.checkpoint: best -> last\n' in capsys.readouterr().out
+  assert checkpoint.load_model(workdir, DEVICE).step == 8
+  before.evaluation.checkpoint = 'last'
+  assert checkpoint.load_config(workdir) == before
 
   # What was set aside is not among the training cases.
   store = bricks.open_bricks(config.data_dir, 'phantom')

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from mome_jax import checkpoint, main, shipped
-from mome_jax.configs import base, demo, few_scans
+from mome_jax.configs import base, demo, few_scans, finetune
 from mome_jax.errors import ConfigError
+from mome_jax.text import vectors
 from mome_jax.training import config_check, config_flag
 
 
@@ -37,6 +39,26 @@ def test_what_was_of_the_datasets_of_the_start_is_left_behind():
   assert checkpoint.load_config(shipped.MODEL).data.weights
   config = config_flag.load('finetune:shipped')
   assert (config.data.weights, config.data.augment_of, config.data.fold) == ((), (), -1)
+
+
+@pytest.mark.parametrize('mode', ['joint', 'frozen'])
+def test_what_the_text_of_the_start_never_read_is_left_behind(mode, tmp_path):
+  start = demo.get_config()
+  start.text.mode, start.text.vectors, start.train.text_rate = mode, 'lost.npz', 1.0
+  made = vectors.TextVectors(('a liver',), np.ones((1, 4), np.float32), {'model': 'x'})
+  checkpoint.save_model(tmp_path, start, {'model': {'kernel': np.ones(3)}}, vectors=made)
+  config = config_flag.start_from(str(tmp_path))
+  assert config.text.vectors == (str(tmp_path / 'text.npz') if mode == 'frozen' else '')
+  assert config.train.text_rate == (0.0 if mode == 'frozen' else 1.0)
+
+
+def test_what_the_start_chose_on_scans_set_aside_is_not_chosen_again():
+  start = demo.get_config()
+  start.validation.update({'cases': 3, 'patience': 5, 'every': 20})
+  start.evaluation.checkpoint = 'best'
+  config = finetune.get_config(start)
+  assert (config.validation.cases, config.validation.patience) == (0, 0)
+  assert config.evaluation.checkpoint == 'last'
 
 
 def test_a_file_comes_before_a_name(tmp_path, monkeypatch):

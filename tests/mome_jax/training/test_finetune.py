@@ -19,6 +19,7 @@ from mome_jax.models import build_model
 from mome_jax.text import embedders, prompts, tokenizer
 from mome_jax.text.vectors import TextVectors
 from mome_jax.training import config_flag, loop, state
+from mome_jax.training.start import read_task
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -89,6 +90,12 @@ def test_fine_tuning_with_frozen_text(place, start, capsys):
   assert np.isfinite([row['loss'] for row in log]).all()
   assert 'loss_text' not in log[0]
   assert log[1]['patches_per_second'] > 0
+
+  # What is added to evaluate with other names stays when the run goes on.
+  vectors = TextVectors.load(workdir / 'text.npz')
+  other = TextVectors(('hepatic tissue',), np.ones((1, 16), np.float32), vectors.source)
+  vectors.with_others(other).save(workdir / 'text.npz')
+  assert 'hepatic tissue' in read_task(config, workdir).text.vectors
 
 
 def test_prompts_beyond_the_vectors(place, start, capsys):

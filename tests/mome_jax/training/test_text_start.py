@@ -152,6 +152,37 @@ def test_a_run_starts_from_network_and_text_as_it_was_told(trained, published, c
   same(start._initial(task_of(config_of(), None), frozen), frozen)
 
 
+@pytest.mark.parametrize(
+  ('theirs', 'ours', 'fresh'),
+  [
+    ((), (0, 2, 3), (1, 2)),  # second and third of four scales are not those of three
+    ((), (0, 1), ()),
+    ((0, 1, 3), (0, 1, 2, 3), (2, 3)),
+    ((0, 2), (0, 2), ()),
+  ],
+)
+def test_the_router_of_another_scale_is_not_taken(theirs, ours, fresh, tmp_path, capsys):
+  def parameters(number, value):
+    leaf = lambda: np.full(2, value, np.float32)
+    router = {'query': leaf()} | {f'bias_{i}': leaf() for i in range(number)}
+    return {'router': router | {f'norm_{i}': {'scale': leaf()} for i in range(number)}}
+
+  origin = demo.get_config()
+  origin.model.scales = theirs
+  checkpoint.save_model(tmp_path, origin, {'model': parameters(len(theirs) or 4, 1)})
+  config = config_of(checkpoint=str(tmp_path))
+  config.model.scales = ours
+  random = jax.tree.map(jax.numpy.asarray, {'model': parameters(len(ours), 0)})
+  router = start._initial(task_of(config, None), random)['model']['router']
+  names = [f'model/router/{part}_{i}' for part in ('bias', 'norm') for i in fresh]
+  assert f'random: {", ".join(names) or "nothing"}\n' in capsys.readouterr().out
+  for place in range(len(ours)):
+    value = float(place not in fresh)
+    same(router[f'bias_{place}'], np.full(2, value))
+    same(router[f'norm_{place}'], {'scale': np.full(2, value)})
+  same(router['query'], np.ones(2))
+
+
 def test_a_converted_t5_is_a_start_for_the_text_alone(trained, published, tmp_path, capsys):
   output = str(tmp_path / 't5')
   command = ['--source', 't5', '--checkpoint', str(published[0]), '--output', output]

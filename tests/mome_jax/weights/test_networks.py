@@ -86,6 +86,17 @@ def test_the_merging_order_is_an_argument(swin_state):
     weights.convert('monai_swin_unetr', swin_state, merging='v3')
 
 
+@pytest.mark.parametrize(
+  ('source', 'prefix'), [('monai_swin_unetr', ''), ('monai_swin_vit', 'swinViT.')]
+)
+def test_convolutions_before_the_stages_are_refused_by_name(swin_state, source, prefix):
+  model = monai.SwinTransformer(1, 12, (7,) * 3, (2,) * 3, (2,) * 4, (3, 6, 12, 24), use_v2=True)
+  stage = {f'swinViT.{key}': value.numpy() for key, value in model.state_dict().items()}
+  state = {key.removeprefix(prefix): value for key, value in (swin_state | stage).items()}
+  with pytest.raises(weights.WeightsError, match='weights of a Swin UNETR with use_v2=True'):
+    weights.convert(source, state, merging='monai')
+
+
 def test_a_published_file_becomes_a_model_folder(swin_state, tmp_path, capsys):
   state = universal(swin_state)
   tensors = {f'module.{name}': torch.from_numpy(value) for name, value in state.items()}
