@@ -80,8 +80,14 @@ class Template:
 
   def ancestors(self, name: str) -> frozenset[str]:
     """Names of all structures that may contain this one; ClassError as in `get`."""
-    parents = self.get(name).parents
-    return frozenset(parents).union(*map(self.ancestors, parents))
+    ancestors: set[str] = set()
+    parents = list(self.get(name).parents)
+    while parents:
+      parent = parents.pop()
+      if parent not in ancestors:
+        ancestors.add(parent)
+        parents += self.get(parent).parents
+    return frozenset(ancestors)
 
   def contains(self, outer: str, inner: str) -> bool:
     """Whether a structure may contain another; what is not in the template contains nothing."""
@@ -201,7 +207,10 @@ class Template:
 
   def _check_place(self, name: str):
     # Codes that say which of two organs a lesion lies in exist for the built-in ones alone.
-    for inner in (name, *sorted(self.ancestors(name))):
+    ancestors = self.ancestors(name)
+    if name in ancestors:
+      raise ClassError(f'new class {name!r}: lies in itself; give it the organ that it lies in')
+    for inner in (name, *sorted(ancestors)):
       if len(self.get(inner).parents) > 1:
         lies = '' if inner == name else f'lies in {inner!r}, which '
         raise ClassError(

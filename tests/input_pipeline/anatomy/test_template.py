@@ -196,6 +196,9 @@ class TestExtend:
       longer.extend([{'name': 'liver cyst', 'parent': 'spleen'}])
     with pytest.raises(ClassError, match='outside 1..199'):
       TEMPLATE.extend([{'name': 'x', 'index': 200}])
+    for around in ([('a', 'a')], [('a', 'b'), ('b', 'a')]):
+      with pytest.raises(ClassError, match="new class 'a': lies in itself"):
+        TEMPLATE.extend([{'name': name, 'parent': parent} for name, parent in around])
     # Which kidney a voxel would lie in, no code could say: it would be a hole in both.
     with pytest.raises(ClassError, match='kidney stone.*several parents'):
       TEMPLATE.extend([{'name': 'kidney stone', 'parents': ['right kidney', 'left kidney']}])
