@@ -9,7 +9,7 @@ import numpy as np
 
 from mome_jax import ops
 from mome_jax.models import MoME
-from mome_jax.models.mome import Sight
+from mome_jax.models.mome import Sight, mixture_share
 
 Params = Mapping[str, Any]  # of the state: {'model': ..., 'text': ...}
 
@@ -82,7 +82,9 @@ def make_routing_step(
     placement: Sequence[jax.Array],
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     logits, aux = model.apply({'params': params['model']}, sight, text, method=MoME.explain)
-    share = None if model.anchor == 'none' else jnp.tanh(params['model']['mixture_share'])
+    share = None
+    if model.anchor != 'none':
+      share = mixture_share(params['model']['mixture_share'])
 
     def one_class(maps: tuple[jax.Array, list[jax.Array]]) -> dict[str, jax.Array]:
       logits, router_logits = maps

@@ -188,7 +188,9 @@ class MoME(nn.Module):
     """The maps of every class; arguments as of `class_maps.Sources`."""
     share = None
     if gates and self.anchor != 'none':
-      share = jnp.tanh(self.param('mixture_share', nn.initializers.zeros, ()))
+      # Where all scales weigh the same at the start, the mixture is its anchor at any share.
+      start = 0.1 if self.anchor == 'equal' else 0.0
+      share = mixture_share(self.param('mixture_share', nn.initializers.constant(start), ()))
 
     sources = class_maps.Sources(theta, tuple(gates), tuple(features), tuple(outputs), share)
     options = class_maps.Options(self.top_k, self.anchor, self.head_activation, self.class_chunk)
@@ -209,6 +211,15 @@ class MoME(nn.Module):
       )
     assert text is not None  # in training there are prompts
     return text
+
+
+def mixture_share(alpha: jax.Array) -> jax.Array:
+  """What a mixture counts beside its anchor: tanh(max(alpha, 0)), in [0, 1); () float32.
+
+  Without the bound a router learns as well which scale to leave out, by weights that add up to 1
+  but need not be positive. Below 0 the slope is that at 0, so that a share of nothing can grow.
+  """
+  return jnp.tanh(alpha + jax.lax.stop_gradient(jnp.maximum(alpha, 0) - alpha))
 
 
 def _body(image: jax.Array, factor: int) -> jax.Array:

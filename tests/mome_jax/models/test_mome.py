@@ -137,7 +137,7 @@ def test_a_mixture_is_its_anchor_at_the_start_and_learns_to_mix(anchor, plain):
   baseline = build_model(config(**plain))
   mixture = build_model(config(anchor=anchor))
   variables, _ = start(mixture, image, text)
-  params = variables['params'] | {'mixture_share': jnp.zeros(())}
+  params = variables['params']
   inherited = jax.eval_shape(baseline.init, jax.random.key(0), image, text)['params']
   expected, _ = jax.jit(baseline.apply)(
     {'params': {name: params[name] for name in inherited}}, image, text
@@ -149,9 +149,10 @@ def test_a_mixture_is_its_anchor_at_the_start_and_learns_to_mix(anchor, plain):
     logits, _ = mixture.apply({'params': params | {'mixture_share': share}}, image, text)
     return jnp.square(logits - 1).mean(), logits
 
-  (_, logits), slope = run(jnp.zeros(()))
-  np.testing.assert_allclose(logits, expected, atol=3e-5 * float(jnp.abs(expected).max()))
-  assert abs(slope) > 1e-4
+  for share in (0.0, -0.3):  # no mixture counts less than nothing
+    (_, logits), slope = run(jnp.float32(share))
+    np.testing.assert_allclose(logits, expected, atol=3e-5 * float(jnp.abs(expected).max()))
+    assert abs(slope) > 1e-4
 
 
 @pytest.mark.slow
