@@ -48,7 +48,8 @@ def _folder(data_dir: epath.Path, source: str) -> epath.Path:
 
 def bytes_of_cases(data_dir: epath.Path, source: str) -> int:
   """Bytes of the finished cases that a killed run left."""
-  return sum(path.stat().length for path in files_in(_folder(data_dir, source) / CASES))
+  folder = _folder(data_dir, source) / CASES
+  return sum(path.stat().length for path in files_in(folder)) if folder.is_dir() else 0
 
 
 def publish(folder: epath.Path, final: epath.Path, replaced: epath.Path) -> None:

@@ -3,7 +3,13 @@
 Licences as far as known; the terms that come with the download decide.
 """
 
+import pathlib
+from collections.abc import Sequence
+
+from input_pipeline import errors, text_files
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.sources import files
+from input_pipeline.sources.base import SourceError
 from input_pipeline.sources.dataset import Dataset
 
 _BTCV_ORGANS = dict(enumerate(TEMPLATE.names()[:14], 1))
@@ -95,9 +101,34 @@ ABDOMENCT_1K = Dataset(
   meanings={1: 'liver', 2: 'kidney', 3: 'spleen', 4: 'pancreas'},
 )
 
+_AMOS_PATIENTS = 'labeled_data_meta_0000_0599.csv'
+
+
+def _sexes_of_amos(paths: Sequence[pathlib.Path]) -> dict[str, str]:
+  """Case -> 'M' or 'F', of the table of patients, a download of its own.
+
+  Raises:
+    SourceError: if it lacks a column, or a case in it is no number.
+  """
+  path = next((path for path in paths if path.name == _AMOS_PATIENTS), None)
+  if path is None:
+    files.note(
+      f'amos22: no {_AMOS_PATIENTS} (zenodo.org/records/7262581) in the folder, so that nothing '
+      'tells a prostate from a uterus: it is not labelled in any scan'
+    )
+    return {}
+  columns, rows = text_files.read_csv(path, ',')
+  if missing := {'amos_id', "Patient's Sex"} - set(columns):
+    raise SourceError(f'{path}: no column {sorted(missing)[0]!r}; download it again')
+  try:
+    return {f'amos_{int(row["amos_id"]):04d}': row["Patient's Sex"] for row in rows}
+  except ValueError as error:
+    raise SourceError(f'{path}: amos_id: {errors.one_line(error)}; download it again') from error
+
+
 AMOS22 = Dataset(
   name='amos22',
-  description='Abdomen with disease from several scanners, 14 organs; its MRI is left out.',
+  description='Abdomen with disease from several scanners, 15 organs; its MRI is left out.',
   licence='CC BY 4.0',
   citation=(
     'Y. Ji et al., "AMOS: A large-scale abdominal multi-organ benchmark for versatile medical '
@@ -111,12 +142,13 @@ AMOS22 = Dataset(
     enumerate(
       (
         *TEMPLATE.names()[:9], 'pancreas', 'right adrenal gland', 'left adrenal gland', 'duodenum',
-        'bladder',
+        'bladder', 'prostate',
       ),
       1,
     )
-  )
-  | {15: None},  # the prostate of men, the uterus of women
+  ),
+  of_men=('prostate',),  # the same value is the uterus of women
+  sexes=_sexes_of_amos,
   splits=((r'imagesTr/[^/]*', 'train'), (r'imagesVa/[^/]*', 'validation')),
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from input_pipeline import inventory, labels
 from input_pipeline.anatomy import TEMPLATE, Template
@@ -35,6 +35,8 @@ class Dataset:
       not labelled over the whole scan.
     splits: (regular expression of the scan's path, split), where the dataset has official ones.
     shares: of the splits that the others are drawn into.
+    of_men: classes whose label is another organ in women: supervised in scans of men alone.
+    sexes: all paths of the download -> case -> 'M' for a man; needed for `of_men`.
     template: of the names.
   """
 
@@ -51,6 +53,8 @@ class Dataset:
   slice_ranges: tuple[tuple[str, Mapping[str, tuple[float, float]]], ...] = ()
   splits: tuple[tuple[str, str], ...] = ()
   shares: Mapping[str, float] = dataclasses.field(default_factory=lambda: SHARES)
+  of_men: tuple[str, ...] = ()
+  sexes: Callable[[Sequence[pathlib.Path]], Mapping[str, str]] = lambda paths: {}
   template: Template = TEMPLATE
 
   def source(self) -> Source:
@@ -80,13 +84,14 @@ class Dataset:
     paths = files.walk(folder)
     images = _match(folder, paths, self.image)
     maps = [_match(folder, paths, label) for label in self.label]
+    sexes = self.sexes(paths)
     cases, without = [], []
     for name, (image, *more) in images.items():
       label, *others = next((paths[name] for paths in maps if name in paths), [None])
       if label is None:
         without.append(image)
         continue
-      case = self._case(folder, name, image, label)
+      case = self._case(folder, name, image, label, () if sexes.get(name) == 'M' else self.of_men)
       for twice, first in ((more, image), (others, label)):
         if twice:
           problem = f'{twice[0]}: case {name} is also {first}; keep one of them'
@@ -122,15 +127,22 @@ class Dataset:
         files.note(f'{self.name}: {files.counted(left_out, what)}')
 
   def _case(
-    self, folder: pathlib.Path, name: str, image: pathlib.Path, label: pathlib.Path
+    self,
+    folder: pathlib.Path,
+    name: str,
+    image: pathlib.Path,
+    label: pathlib.Path,
+    unlabelled: Sequence[str],
   ) -> Case:
     relative = {path: path.relative_to(folder).as_posix() for path in (image, label)}
+    everything = tuple(labels.names_of(self.meanings))
     labelled = [names for pattern, names in self.partial if _ends(pattern, relative[label])]
+    names = [name for name in (*labelled, everything)[0] if name not in unlabelled]
     supervised = labels.classes_of(self.meanings, self.template)
     # Without what holds for all cases, which no key of a prepared case has.
     told: tuple = (self.template,) if self.template is not TEMPLATE else ()
-    if labelled:
-      known = labels.restrict(self.meanings, labelled[0], self.template)
+    if labelled or unlabelled:
+      known = labels.restrict(self.meanings, names, self.template)
       supervised = labels.classes_of(known, self.template)
       told = (self.template, supervised)
     official = [split for pattern, split in self.splits if _ends(pattern, relative[image])]

@@ -105,7 +105,7 @@ def test_two_folders_with_the_same_names_are_refused(tmp_path, capsys):
       (tmp_path / part / f'{kind}Tr').mkdir(parents=True)
     for name in ('images', 'labels'):
       end = '_0000' if name == 'images' else ''
-      scan = nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4))
+      scan = nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4))
       nib.save(scan, tmp_path / part / f'{name}Tr' / f'a{end}.nii.gz')
     (tmp_path / part / 'dataset.json').write_text('{"labels": {"background": 0, "liver": 1}}')
     downloads.append(f'--download=nifti_folder={tmp_path / part}')

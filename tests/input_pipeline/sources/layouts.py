@@ -227,6 +227,15 @@ def decathlon(task, prefix):
   return with_junk
 
 
+def amos(folder, values):
+  """Of men, as its table of patients says."""
+  folder.mkdir(parents=True, exist_ok=True)
+  rows = ''.join(f'{number},M\n' for number in range(500))
+  (folder / 'labeled_data_meta_0000_0599.csv').write_text(f"amos_id,Patient's Sex\n{rows}")
+  layout = pairs('amos22/imagesTr/amos_{:04d}.nii.gz', 'amos22/labelsTr/amos_{:04d}.nii.gz')
+  return layout(folder, values)
+
+
 LAYOUTS = {
   'btcv': pairs(
     'RawData/Training/img/img{:04d}.nii.gz', 'label_btcv_multiorgan/label{:04d}.nii.gz'
@@ -242,7 +251,7 @@ LAYOUTS = {
   'abdomenct_1k': pairs(
     'AbdomenCT-1K-ImagePart1/Case_{:05d}_0000.nii.gz', 'Mask/Case_{:05d}.nii.gz'
   ),
-  'amos22': pairs('amos22/imagesTr/amos_{:04d}.nii.gz', 'amos22/labelsTr/amos_{:04d}.nii.gz'),
+  'amos22': amos,
   'msd_liver': decathlon('Task03_Liver', 'liver'),
   'msd_lung': decathlon('Task06_Lung', 'lung'),
   'msd_pancreas': decathlon('Task07_Pancreas', 'pancreas'),

@@ -127,13 +127,25 @@ class TestSpecialCases:
     cases = sources.get_source('amos22').cases(str(tmp_path))
     assert {c.name: c.split for c in cases} == {'amos_0001': 'train', 'amos_0008': 'validation'}
 
-  def test_amos_labels_prostate_and_uterus_alike(self, tmp_path):
+  def test_the_prostate_of_amos_is_labelled_in_men_alone(self, tmp_path):
     image, label, _ = layouts.body([14, 15])
-    layouts.nifti(tmp_path / 'imagesTr/amos_0001.nii.gz', image)
-    layouts.nifti(tmp_path / 'labelsTr/amos_0001.nii.gz', label)
-    (case,) = sources.get_source('amos22').cases(str(tmp_path))
-    assert 'bladder' in case.supervised and 'prostate' not in case.supervised
-    assert set(np.unique(case.load().codes)) == {0, TEMPLATE.get('bladder').index}
+    for number in (1, 2, 3):
+      layouts.nifti(tmp_path / f'imagesTr/amos_{number:04d}.nii.gz', image)
+      layouts.nifti(tmp_path / f'labelsTr/amos_{number:04d}.nii.gz', label)
+    source = sources.get_source('amos22')
+    cases, notes = source.listed(str(tmp_path))
+    assert not any('prostate' in case.supervised for case in cases)
+    assert any('labeled_data_meta_0000_0599.csv' in note for note in notes)
+    table = tmp_path / 'labeled_data_meta_0000_0599.csv'
+    table.write_text("amos_id,Patient's Sex\n1,M\n2,F\n")  # of the third it does not tell
+    cases, notes = source.listed(str(tmp_path))
+    assert ['prostate' in case.supervised for case in cases] == [True, False, False]
+    bladder, prostate = (TEMPLATE.get(name).index for name in ('bladder', 'prostate'))
+    codes = [set(np.unique(case.load().codes)) for case in cases]
+    assert codes == [{0, bladder, prostate}, {0, bladder}, {0, bladder}] and not notes
+    table.write_text('amos_id;Sex\n1;M\n')
+    with pytest.raises(UserError, match='no column "Patient.s Sex"'):
+      source.cases(str(tmp_path))
 
   def test_ct_org_tests_on_its_first_21(self, tmp_path):
     image, label, _ = layouts.body([1])
