@@ -135,7 +135,9 @@ def is_saving(workdir):
   ('name', 'ready', 'sent', 'code'),
   [
     ('killed', is_saving, signal.SIGKILL, -signal.SIGKILL),
-    ('validating', is_validating, signal.SIGKILL, -signal.SIGKILL),
+    pytest.param(
+      'validating', is_validating, signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow
+    ),
     ('preempted', is_logged, signal.SIGTERM, 75),
     ('interrupted', is_logged, signal.SIGINT, 130),
   ],
