@@ -203,9 +203,8 @@ def further_channels(stems: Iterable[str], maps: Iterable[str] = ()) -> list[str
   """
   stems = list(stems)
   channels = {case: numbers for case, numbers in _channels(stems).items() if 0 in numbers}
-  single = {case for case, numbers in channels.items() if max(numbers) < 10} - _channels(
-    maps
-  ).keys()
+  patients = _channels(maps).keys()
+  single = {case for case, held in channels.items() if max(held) < 10 and case not in patients}
   matches = filter(None, map(_CHANNEL.fullmatch, stems))
   return [match[0] for match in matches if match[1] in single and int(match[2])]
 

@@ -69,7 +69,10 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _in_one_step(path: epath.Path) -> Iterator[epath.Path]:
-  """A file beside `path`, on its disk, which takes its place unless writing fails."""
+  """A file beside `path`, on its disk, which takes its place unless writing fails.
+
+  No two have one name: workers of Beam may write the same case at once.
+  """
   temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.part')
   try:
     yield temporary

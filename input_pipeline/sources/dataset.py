@@ -135,14 +135,14 @@ class Dataset:
     unlabelled: Sequence[str],
   ) -> Case:
     relative = {path: path.relative_to(folder).as_posix() for path in (image, label)}
-    everything = tuple(labels.names_of(self.meanings))
     labelled = [names for pattern, names in self.partial if _ends(pattern, relative[label])]
-    names = [name for name in (*labelled, everything)[0] if name not in unlabelled]
     supervised = labels.classes_of(self.meanings, self.template)
     # Without what holds for all cases, which no key of a prepared case has.
     told: tuple = (self.template,) if self.template is not TEMPLATE else ()
     if labelled or unlabelled:
-      known = labels.restrict(self.meanings, names, self.template)
+      names = labelled[0] if labelled else labels.names_of(self.meanings)
+      left = [name for name in names if name not in unlabelled]
+      known = labels.restrict(self.meanings, left, self.template)
       supervised = labels.classes_of(known, self.template)
       told = (self.template, supervised)
     official = [split for pattern, split in self.splits if _ends(pattern, relative[image])]

@@ -139,7 +139,7 @@ def text_file(path: epath.PathLike, config: ml_collections.ConfigDict) -> epath.
   return locate(path).folder / (TEXT_VECTORS if config.text.mode == 'frozen' else TOKENIZER)
 
 
-def initialise(params: Any, path: epath.PathLike, but: str = r'(?!)') -> tuple[Any, list[str]]:
+def initialise(params: Any, path: epath.PathLike, but: str = '') -> tuple[Any, list[str]]:
   """Parameters of another model, where the two have the same name and shape.
 
   Args:

@@ -114,11 +114,13 @@ def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[st
 
 def _paint(masks: Masks, values: Mapping[str, int]) -> volume.Volume:
   """One label map (D, H, W) uint8 of the masks of a case."""
-  geometry = masks.read(next(iter(values))).geometry
-  painted = np.zeros(geometry.canonical_shape, np.uint8)
+  painted: np.ndarray | None = None
   for name, value in values.items():
     mask = masks.read(name)
+    if painted is None:
+      painted, geometry = np.zeros(mask.array.shape, np.uint8), mask.geometry
     if mask.array.shape != painted.shape:
       raise UserError(f'{masks.path}: the mask of {name!r} is on another grid; predict anew')
     painted[mask.array] = value
+  assert painted is not None  # there are values
   return volume.Volume(painted, geometry)

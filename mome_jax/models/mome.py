@@ -188,7 +188,7 @@ class MoME(nn.Module):
     """The maps of every class; arguments as of `class_maps.Sources`."""
     share = None
     if gates and self.anchor != 'none':
-      # Where all scales weigh the same at the start, the mixture is its anchor at any share.
+      # From nothing, the first gradients would decide whether the router is heard at all.
       start = 0.1 if self.anchor == 'equal' else 0.0
       share = mixture_share(self.param('mixture_share', nn.initializers.constant(start), ()))
 

@@ -188,7 +188,7 @@ def _of_other_scales(config: ml_collections.ConfigDict, start: ml_collections.Co
   ours, theirs = (build_model(one.model).active_scales for one in (config, start))
   pairs = enumerate(zip(ours, theirs, strict=False))
   moved = [str(place) for place, (one, other) in pairs if one != other]
-  return rf'model/router/\w+_({"|".join(moved)})(/.*)?' if moved else r'(?!)'
+  return rf'model/router/\w+_({"|".join(moved)})(/.*)?' if moved else ''
 
 
 def _otherwise(config: ml_collections.ConfigDict, start: ml_collections.ConfigDict) -> list[str]:
