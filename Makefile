@@ -14,6 +14,9 @@ PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-ch
 TWO = -n 2 --dist loadfile --no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export GRPC_VERBOSITY ?= ERROR
+# Where it is set, as in many containers, every process compiles all Python code that it imports:
+# 8 s with TensorFlow.
+unexport PYTHONDONTWRITEBYTECODE
 # Large pages for large arrays: steps on the CPU otherwise pay for many page faults.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 

@@ -32,6 +32,16 @@ def test_clean_keeps_trained_models(tmp_path):
   assert make(tmp_path, 'clean-runs') == {'mome_jax/main.py'}
 
 
+def test_what_python_imports_is_compiled_once():
+  """Whatever the environment says: each of hundreds of processes would compile it anew."""
+  show = 'show: ; @echo "<$$PYTHONDONTWRITEBYTECODE>"'
+  printed = subprocess.run(
+    ['make', '-f', ROOT / 'Makefile', f'--eval={show}', 'show'], check=True, text=True,
+    capture_output=True, env=os.environ | {'PYTHONDONTWRITEBYTECODE': '1'},
+  ).stdout  # fmt: skip
+  assert printed == '<>\n'
+
+
 @pytest.fixture
 def tests(pytestconfig):
   """The conftest of all tests, as a module."""
