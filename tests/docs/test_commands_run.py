@@ -26,7 +26,7 @@ from tests.input_pipeline.sources import layouts
 
 RESULTS = pages.ROOT / 'docs/results/openkbp'
 SMALL = '--spacing=12', '--brick=16'
-QUICK = '--config.train.steps=2', '--config.evaluation.pictures=0'
+UNSEEN = '--config.evaluation.pictures=0'
 MINE = '--source=nifti_folder --manual_dir=FOLDER'
 
 # Story -> commands in order -> options that are added.
@@ -36,7 +36,7 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
       *SMALL,
       '--cases=3',
     ),
-    'mome train --config=demo --workdir=runs/demo': (*tiny.SETTINGS, *QUICK),
+    'mome train --config=demo --workdir=runs/demo': (*tiny.SETTINGS, UNSEEN),
     'mome evaluate --workdir=runs/demo': (),
     'mome evaluate --workdir=runs/demo --config.evaluation.split=all': (),
     'mome export --checkpoint runs/demo --output models/demo --dtype bfloat16': (),
@@ -52,7 +52,7 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
       '--parallel=1',
     ),
     'mome train --config=finetune:runs/demo --workdir=runs/mine --config.data.sources="(\'mine\',)"'
-    " --config.classes=\"('liver', 'metastasis')\"": QUICK,
+    " --config.classes=\"('liver', 'metastasis')\"": (UNSEEN, '--config.train.steps=2'),
     'mome evaluate --workdir=runs/mine': (),
   },
   'shipped': {

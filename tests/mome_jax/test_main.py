@@ -19,11 +19,9 @@ import tiny
 from mome_jax import checkpoint, main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-STEPS = 8
 SETTINGS = (
   *tiny.SETTINGS,
   '--config.evaluation.pictures=1',
-  f'--config.train.steps={STEPS}',
   '--config.train.log_every=1',
   '--config.train.checkpoint_every=2',
   '--config.validation.every=4',
@@ -77,16 +75,16 @@ def test_a_run_leaves_what_users_look_for(trained):
   assert list((workdir / 'tensorboard').glob('events*'))
   assert len(list((workdir / 'pictures').glob('phantom_*.png'))) == 2  # and its routing
   log = rows(workdir / 'metrics.jsonl')
-  assert [row['step'] for row in log] == list(range(1, STEPS + 1))
+  assert [row['step'] for row in log] == list(range(1, tiny.STEPS + 1))
   assert {'loss', 'loss_bce', 'loss_dice', 'learning_rate', 'grad_norm', 'data_wait'} <= set(log[0])
   times = [row['seconds_per_step'] for row in log]
   assert times[0] > np.median(times) / 10  # a step was timed, though it was the one compiled for
   assert 0 <= log[0]['data_wait'] < 1
   validated = [row for row in log if 'validation/dice' in row]
-  assert [row['step'] for row in validated] == [4, STEPS]
+  assert [row['step'] for row in validated] == [4, tiny.STEPS]
   assert all(np.isfinite(row['validation/loss']) for row in validated)
   assert 'validation scans, only watched: 3 of 3 phantom' in printed
-  assert f'{STEPS} steps: how long they take is told after the first ones' in printed
+  assert f'{tiny.STEPS} steps: how long they take is told after the first ones' in printed
   assert (workdir / 'pictures/validation_000004.png').stat().st_size > 10_000
   moved = [name for name in log[0] if name.startswith('moved/')]
   assert len(moved) == 7, moved  # backbone, text encoder, generator, experts, three of the router
@@ -96,7 +94,7 @@ def test_a_run_leaves_what_users_look_for(trained):
   assert all(log[-1][name] > log[2][name] > 0 for name in moved if name != still)
 
   summary = json.loads((workdir / 'evaluation/summary.json').read_text())
-  assert summary['step'] == STEPS
+  assert summary['step'] == tiny.STEPS
   assert len(summary['classes']) == 12
   assert summary['datasets'].keys() == {'phantom'}
   found = summary['classes']['liver tumor']['detection']
@@ -171,7 +169,7 @@ def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready
   assert f'resuming {name} at step' in printed
   assert ' s a step, as last time' in printed
   resumed, whole = rows(workdir / 'metrics.jsonl'), rows(trained[0] / 'metrics.jsonl')
-  assert [row['step'] for row in resumed] == list(range(1, STEPS + 1))
+  assert [row['step'] for row in resumed] == list(range(1, tiny.STEPS + 1))
   np.testing.assert_allclose(
     [row['loss'] for row in resumed], [row['loss'] for row in whole], rtol=1e-5
   )
@@ -205,7 +203,7 @@ def test_the_same_command_again_trains_nothing_and_overwrites_nothing(trained, h
   before = {name: (trained[0] / name).read_bytes() for name in names}
   code, printed = here(*training('whole', '--config.train.steps=5'))
   assert code == 0
-  assert f'whole is trained: {STEPS} of 5 steps are done' in printed.out
+  assert f'whole is trained: {tiny.STEPS} of 5 steps are done' in printed.out
   assert {name: (trained[0] / name).read_bytes() for name in names} == before
 
 

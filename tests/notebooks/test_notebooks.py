@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
-SETTINGS = (*tiny.SETTINGS, '--config.evaluation.pictures=0', '--config.train.steps=2')
+SETTINGS = (*tiny.SETTINGS, '--config.evaluation.pictures=0')
 
 
 @pytest.fixture(scope='module')

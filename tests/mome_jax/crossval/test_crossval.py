@@ -35,13 +35,13 @@ def test_other_scans_or_prompts_are_refused_before_anything_is_trained(field, va
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, programs):
-  """The folder of two folds of a few phantoms, each trained for two steps, and its command."""
+  """The folder of two folds of a few phantoms, each trained for a few steps, and its command."""
   root = tmp_path_factory.mktemp('crossval')
   line = ['--source=phantom', f'--data_dir={root / "data"}', '--spacing=12', '--brick=16']
   assert prepare.main([*line, '--cases=3', '--folds']) == 0
   command = ['crossval', '--config=demo', f'--workdir={root / "run"}', *SETTINGS]
   command += [f'--config.data_dir={root / "data"}', f'--config.data.folds={FOLDS}']
-  command += ['--config.train.steps=2', '--config.evaluation.pictures=0']
+  command += ['--config.evaluation.pictures=0']
   with pytest.MonkeyPatch.context() as patch:  # each fold is a process
     for name, value in compiled.variables(programs).items():
       patch.setenv(name, value)
