@@ -65,6 +65,8 @@ _ABBREVIATIONS = {
   'esophagus': ('esoph',),
 }
 
+_JOINTS = re.compile(r'[+&/;|,]|\s[-\u2013\u2014]\s')
+
 Key = tuple[frozenset[str], str]  # the sides that are named, and all other words without spaces
 
 
@@ -143,8 +145,8 @@ def key(text: str, *, joining: bool = True) -> Key:
 
   Args:
     text: any words.
-    joining: whether 'and' is a word, but for one between the two sides; 'liver and tumor' is no
-      liver tumor.
+    joining: whether it counts that 'and' joins words, other than the two sides; 'liver and tumor'
+      is no liver tumor.
   """
   tokens = words_of(text)
   sides = {_SIDES[token] for token in tokens if token in _SIDES}
@@ -152,14 +154,11 @@ def key(text: str, *, joining: bool = True) -> Key:
   # 'image left' is the patient's right.
   fillers = FILLERS - {'image'} if sides else FILLERS
   tokens = [token for n, token in enumerate(tokens) if not _is_filler(tokens, n, fillers)]
-  kept = [
-    token
-    for place, token in enumerate(tokens)
-    if token != 'and' or (joining and not _joins_sides(tokens, place))
-  ]
-  return frozenset(sides), ''.join(
-    singular(token) for token in kept if token not in _SIDES and token not in _BOTH
-  )
+  joins = [place for place, token in enumerate(tokens) if token == 'and']
+  joined = joining and not all(_joins_sides(tokens, place) for place in joins)
+  words = ''.join(singular(token) for token in tokens if token not in {'and', *_SIDES, *_BOTH})
+  # Once and in front, so that 'head, body and tail' and 'head/body/tail' are the same.
+  return frozenset(sides), ('and' if joined and words else '') + words
 
 
 def _is_filler(tokens: list[str], place: int, fillers: frozenset[str]) -> bool:
@@ -181,13 +180,25 @@ def _joins_sides(tokens: list[str], place: int) -> bool:
 
 
 def words_of(text: str) -> list[str]:
-  """The words of a text in lower case and American spelling, 'SpinalCord_PRV' being three."""
+  """The words of a text in lower case and American spelling, 'SpinalCord_PRV' being three.
+
+  What joins two names, as in 'liver + tumor', is the word 'and'; that of 'lung / L' joins none.
+  """
   text = unicodedata.normalize('NFKC', text)
   text = re.sub(r'(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', ' ', text).casefold()
   text = re.sub(r"['\u2019]s?\b", '', text)
   for british, american in _BRITISH.items():
     text = text.replace(british, american)
-  return re.sub(r'[\W_]+', ' ', text).split()
+  words: list[str] = []
+  for part in _JOINTS.split(text):
+    more = re.sub(r'[\W_]+', ' ', part).split()
+    words += ['and', *more] if _say_what(words) and _say_what(more) else more
+  return words
+
+
+def _say_what(words: list[str]) -> bool:
+  """Whether some words are more than a side and what may stand around a name."""
+  return any(not (word in FILLERS or word in _SIDES or word in _BOTH) for word in words)
 
 
 def singular(word: str) -> str:

@@ -13,7 +13,7 @@ _PLANNING = frozenset({'prv', 'ptv', 'gtv', 'ctv', 'itv', 'igtv', 'margin', 'exp
 _RELATIVE = frozenset({'ipsilateral', 'contralateral'})
 _SEEN_FROM = frozenset({'image', 'picture', 'screen', 'viewer'})
 _TYPING_ERROR = 0.8  # likeness of two words from which on one is meant for the other
-_PARTS = re.compile(r'[;/+&\n,.|:]|\band\b|\bwith\b|\bor\b', re.IGNORECASE)
+_PARTS = re.compile(r'[;/+&\n,.|:]|\s[-\u2013\u2014]\s|\band\b|\bwith\b|\bor\b', re.IGNORECASE)
 
 # Words in names of findings that alone name none: 'bone of the lower jaw on contrast CT'.
 # fmt: off

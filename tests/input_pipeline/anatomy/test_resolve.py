@@ -29,10 +29,17 @@ MEANT = {
   'aorta': ('A_Aorta', 'Aorta'),
   'colon': ('Bowel_Large', 'large bowel'),
   'liver': ('A computerized tomography of a liver', 'contour of the liver', 'hepar',
-            'In this CT scan, segment a liver', 'the liver in this scan', 'lobes of liver'),
+            'In this CT scan, segment a liver', 'the liver in this scan', 'lobes of liver',
+            '+ liver', 'Liver - CT'),
+  'left lung': ('Lung - Left', 'lung / L', 'Lung, left'),
+  # Signs in place of the 'and' of a name.
+  'intestine': ('ileum jejunum', 'ileum/jejunum', 'jejunum & ileum'),
+  'portal and splenic vein': ('PV/SV', 'portal vein + splenic vein'),
+  'pancreas': ('head, body and tail of pancreas', 'head/body/tail of pancreas'),
 }  # fmt: skip
-BOTH = {'kidney': ('kidney', 'Kidneys', 'both kidneys', 'bilateral kidney', 'Kidney_Both'),
-        'lung': ('lungs', 'left and right lung', 'right/left lungs'),
+BOTH = {'kidney': ('kidney', 'Kidneys', 'both kidneys', 'bilateral kidney', 'Kidney_Both',
+                   'Kidney L+R', 'left & right kidney'),
+        'lung': ('lungs', 'left and right lung', 'right/left lungs', 'Lung - L/R'),
         'parotid': ('parotid', 'Parotids', 'parotid glands')}  # fmt: skip
 # Other anatomy, less or more than a name, the wrong number of sides, and what is no text at all.
 NOTHING = (
@@ -43,6 +50,9 @@ NOTHING = (
   'wall of the duodenum', 'Rectum_A', 'RectumA', 'Kidney_A_L', 'Spinal_Cord_Canal', 'Cord_Canal',
   'liver segment', 'segment of the liver', 'lobe of the liver', 'Lobe_Lung_L',
   'rt', 'upper jaw', 'kidney stone', 'lparotidl',
+  'kidney + tumor', 'liver+tumor', 'liver & tumor', 'liver/tumor', 'lung+cancer', 'kidney;tumor',
+  'hepatic vessels + tumor', 'Liver - Tumor', 'Liver \N{EN DASH} Tumor', 'liver, tumor',
+  'liver|tumor', 'left kidney / left tumor',
 )  # fmt: skip
 
 

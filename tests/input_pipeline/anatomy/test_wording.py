@@ -33,6 +33,8 @@ HEAD = frozenset(
     ('mandible|larynx', 'has several names'),
     ('mandible: larynx', 'has several names'),
     ('mandible or larynx', 'has several names'),
+    ('liver+tumor', 'has several names'),
+    ('Liver - Tumor', 'has several names'),
     ('mandible larynx', 'has several names'),
     ('left parotid right parotid', 'has several names'),
     ('parotid left larynx lower jaw', 'has several names'),
