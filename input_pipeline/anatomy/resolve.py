@@ -51,7 +51,7 @@ _BRITISH = {
   'anaes': 'anes',
   'leucocyt': 'leukocyt',
 }  # fmt: skip
-# How planning systems name what the table calls otherwise; without their side.
+# How planning systems and others name what the table calls otherwise; without their side.
 _ABBREVIATIONS = {
   'spinal cord': ('cord',),
   'mandible': ('bone mandible',),
@@ -63,6 +63,7 @@ _ABBREVIATIONS = {
   'colon': ('bowel large',),
   'intestine': ('bowel small',),
   'esophagus': ('esoph',),
+  'liver tumor': ('liver metastasis', 'metastasis of the liver'),
 }
 
 _JOINTS = re.compile(r'[+&/;|,]|\s[-\u2013\u2014]\s')
@@ -121,15 +122,21 @@ def _index(template: Template) -> dict[str, dict[str, set[Structure]]]:
   index: dict[str, dict[str, set[Structure]]] = collections.defaultdict(
     lambda: collections.defaultdict(set)
   )
+  named: list[tuple[Structure, Key]] = []
+  others: list[tuple[Structure, Key]] = []
   for structure in template:
     sides, words = key(structure.name)
     more = [f'{" ".join(sides)} {name}' for organ, names in _ABBREVIATIONS.items()
             if words == key(organ)[1] for name in names]  # fmt: skip
-    phrases = (structure.name, *structure.synonyms, *structure.held_out, structure.prompt, *more)
-    for phrase in phrases:
-      for sides, words in (key(phrase), key(phrase, joining=False)):
-        if words and len(sides) < 2:
-          index[words][next(iter(sides), '')].add(structure)
+    phrases = (structure.name, *structure.synonyms, *structure.held_out, structure.prompt)
+    named += [(structure, key(phrase)) for phrase in phrases]
+    others += [(structure, key(phrase, joining=False)) for phrase in (*phrases, *more)]
+  # A declared 'liver metastasis' is that class, not what the words mean elsewhere.
+  declared = {spelling for _, spelling in named}
+  others = [(structure, spelling) for structure, spelling in others if spelling not in declared]
+  for structure, (sides, words) in (*named, *others):
+    if words and len(sides) < 2:
+      index[words][next(iter(sides), '')].add(structure)
   return index
 
 

@@ -30,7 +30,9 @@ _NO_FINDINGS = frozenset({
 # fmt: on
 
 
-def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE) -> str:
+def objection(
+  text: str, trained: frozenset[str], template: Template = TEMPLATE, *, nearest: str = ''
+) -> str:
   """Why some words, which name no class, should not be asked for; '' if nothing speaks against it.
 
   A text encoder hears the organ in 'no mandible', 'spinal cord PRV' and 'parotid tumor', and the
@@ -40,6 +42,7 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
     text: of a prompt; nothing is said of one that `resolve` takes for a class.
     trained: names of the classes of the model.
     template: of the names.
+    nearest: the class of the model that a judge accepts the words for, or ''.
   """
   if resolve.resolve(text, template):
     return ''
@@ -61,7 +64,9 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
   apart = len(parts) > 1 and any(resolve.resolve(part, template) for part in parts)
   if apart or len(_names_in_a_row(words, template)) > 1:
     return 'has several names; make each a prompt of its own (commas separate --prompts)'
-  untaught = _finding_stems(template) - taught
+  # A model of liver tumors hears the kidney in 'mass in right kidney', whose words it was taught.
+  of_organ = nearest and nearest not in _findings(template)
+  untaught = _finding_stems(template) - (set() if of_organ else taught)
   findings = {word for word in words if resolve.singular(word) in untaught}
   if findings:
     return f'names a finding ({", ".join(sorted(findings))}) that was not taught; ask for the organ'
@@ -107,6 +112,11 @@ def _vocabulary_words(template: Template) -> tuple[str, ...]:
   names = {word for term in vocabulary.read(template) for p in term.phrases for word in
            resolve.words_of(p)}  # fmt: skip
   return tuple(sorted(names | {'left', 'right'}))
+
+
+@functools.lru_cache(4)
+def _findings(template: Template) -> frozenset[str]:
+  return frozenset(term.name for term in vocabulary.read(template) if term.kind == 'finding')
 
 
 @functools.lru_cache(4)

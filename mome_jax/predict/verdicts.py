@@ -59,9 +59,7 @@ def judge(
   doubtful = [t for t in targets if t.taken_as == 'free' or t.name not in trained]
   judgements = _judgements(doubtful, trained, predictor, request)
   refused = [t for t in doubtful if judgements[t.name].verdict == 'unfamiliar']
-  free = [t.prompt for t in doubtful if t.taken_as == 'free']
-  said = {text: objection(text, frozenset(trained), predictor.template) for text in free}
-  objections = {text: why for text, why in said.items() if why}
+  objections = _objections(doubtful, judgements, predictor)
   if objections and not request.force:
     raise UnfamiliarError('; '.join(f'"{text}" {why}' for text, why in objections.items()))
   if refused and not request.force:
@@ -110,6 +108,21 @@ def unanswered(path: str, targets: Sequence[Target], masks: Mapping[str, PackedM
     for target in targets
     if target.nearest and target.name in masks and masks[target.name].box is None
   ]
+
+
+def _objections(
+  doubtful: Sequence[Target], judgements: Mapping[str, Judgement], predictor: Model
+) -> dict[str, str]:
+  """Prompt -> why it should not be asked for, of free text that something speaks against."""
+  trained = frozenset(predictor.config.classes)
+  objections = {}
+  for target in doubtful:
+    judgement = judgements[target.name]
+    nearest = '' if judgement.verdict == 'unfamiliar' else judgement.nearest
+    if target.taken_as == 'free':
+      why = objection(target.prompt, trained, predictor.template, nearest=nearest)
+      objections |= {target.prompt: why} if why else {}
+  return objections
 
 
 def _judgements(

@@ -23,7 +23,8 @@ MEANT = {
   'spinal cord': ('spinal_cord', 'SpinalCord', 'SPINAL CORD', 'Cord', 'spinal cords'),
   'esophagus': ('Oesophagus', 'œsophagus', 'the gullet', 'esophagus on CT'),
   'mandible': ('jaw bone', 'Bone_Mandible', 'mandibles', 'lower-jaw', 'segment the mandible'),
-  'liver tumor': ('Liver Tumour', 'liver tumours', 'tumours of the liver', 'hepatic metastases'),
+  'liver tumor': ('Liver Tumour', 'liver tumours', 'tumours of the liver', 'hepatic metastases',
+                  'liver metastases', 'Liver_Metastasis', 'metastases of the liver'),
   'celiac trunk': ('coeliac trunk', 'Cœliac axis', 'A_Celiac', 'coeliac arteries'),
   'postcava': ('ivc', 'V_Venacava_I', 'inferior vena cava'),
   'aorta': ('A_Aorta', 'Aorta'),
@@ -115,6 +116,9 @@ def test_a_longer_template_never_confuses_its_classes():
     assert resolve(structure.name, template) == (structure,)
   assert resolve('the liver', template) == ()  # 'liver' or 'livers': nobody knows
   assert resolve('metastases', template)[0].name == 'metastasis'
+  mets = TEMPLATE.extend([{'name': 'liver metastasis'}, {'name': 'kidney/tumor'}])
+  assert [s.name for s in resolve('Liver_Metastases', mets)] == ['liver metastasis']
+  assert [s.name for s in resolve('Kidney_Tumors', mets)] == ['kidney tumor']
   hippocampi = [s.name for s in resolve('hippocampus', template)]
   assert hippocampi == ['right hippocampus', 'left hippocampus']
   names = [resolve(name, template) for name in template.names()]

@@ -86,6 +86,16 @@ def test_a_finding_that_was_taught_may_be_asked_for():
   assert not objection('tumor of my liver', HEAD | {'liver tumor'})
 
 
+@pytest.mark.parametrize(
+  ('text', 'nearest'),
+  [('mass in right kidney', 'right kidney'), ('duodenal tumor', 'duodenum')],
+)
+def test_a_finding_of_another_organ_was_not_taught_with_that_of_one(text, nearest):
+  classes = HEAD | {'liver tumor', nearest}
+  assert objection(text, classes, nearest=nearest).startswith('names a finding (')
+  assert not objection('lesion in the liver', classes, nearest='liver tumor')
+
+
 @pytest.mark.parametrize('word', ['metastases', 'masses', 'carcinomas'])
 def test_the_plural_of_a_finding_is_taught_with_its_singular(word):
   text = f'{word} in my liver'

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from threshold import Threshold, save_scan
 
 from mome_jax import predict
@@ -12,11 +13,18 @@ from mome_jax.inference.packed_mask import PackedMask
 from mome_jax.predict import prompted_model, verdicts
 from mome_jax.predict.request import Options, Request, make_targets
 
+LESIONS = (
+  'liver', 'liver tumor', 'right kidney', 'left kidney', 'kidney tumor', 'duodenum', 'mandible',
+  'spinal cord', 'right parotid', 'left parotid', 'right adrenal gland', 'left adrenal gland',
+)  # fmt: skip
 
-def judge(prompts, **keywords):
+
+def judge(prompts, *, classes=Threshold.config.classes, **keywords):
   request = Request([], prompts, **keywords)
   targets = make_targets(prompts, Threshold.template, as_written=request.as_written)
-  return verdicts.judge(targets, Threshold(), request)
+  predictor = Threshold()
+  predictor.config = ConfigDict({'classes': classes, 'experimental': ()})
+  return verdicts.judge(targets, predictor, request)
 
 
 def test_trained_classes_are_known_and_load_nothing(monkeypatch):
@@ -144,6 +152,18 @@ def test_words_that_say_more_than_a_name_are_refused_with_what_to_write():
   assert notes[0] == (
     'CAUTION: "no liver" says what to leave out; write what to segment; check its mask'
   )
+
+
+@pytest.mark.parametrize('prompt', ['mass in right kidney', 'left adrenal mass', 'duodenal tumor'])
+def test_a_finding_of_an_organ_whose_findings_were_not_taught_is_refused(prompt):
+  with pytest.raises(verdicts.UnfamiliarError, match='names a finding .* ask for the organ'):
+    judge([prompt], classes=LESIONS)
+
+
+def test_findings_that_were_taught_are_asked():
+  targets, notes = judge(['liver metastases', 'lesion in the liver'], classes=LESIONS)
+  assert [(t.verdict, t.nearest) for t in targets] == [('known', ''), ('known', 'liver tumor')]
+  assert notes == []
 
 
 def test_free_text_like_a_class_that_finds_nothing_is_told():
