@@ -199,12 +199,12 @@ def words_of(text: str) -> list[str]:
   words: list[str] = []
   for part in _JOINTS.split(text):
     more = re.sub(r'[\W_]+', ' ', part).split()
-    words += ['and', *more] if _say_what(words) and _say_what(more) else more
+    words += ['and', *more] if says_what(words) and says_what(more) else more
   return words
 
 
-def _say_what(words: list[str]) -> bool:
-  """Whether some words are more than a side and what may stand around a name."""
+def says_what(words: list[str]) -> bool:
+  """Whether some words of a text are more than a side and what may stand around a name."""
   return any(not (word in FILLERS or word in _SIDES or word in _BOTH) for word in words)
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import itertools
 import re
 from collections.abc import Iterable
 
@@ -28,6 +29,23 @@ _NO_FINDINGS = frozenset({
   'umbilical', 'urothelial', 'vascular', 'volume',
 })
 # fmt: on
+
+# Words for parts and neighbours of an organ, and for where something is to it.
+# fmt: off
+_PARTS_OF = frozenset(map(resolve.singular, (
+  'above', 'adjacent', 'airway', 'angle', 'apex', 'area', 'around', 'arteries', 'base', 'bed',
+  'behind', 'below', 'beneath', 'beside', 'between', 'blood', 'body', 'border', 'boundary',
+  'branch', 'branches', 'canal', 'capsule', 'cartilage', 'cavity', 'condyle', 'cone', 'content',
+  'cortex', 'duct', 'edge', 'end', 'fascia', 'fat', 'floor', 'fluid', 'fold', 'fossa', 'ganglion',
+  'half', 'halves', 'head', 'hemi', 'hilum', 'hilus', 'inlet', 'inside', 'level', 'ligament',
+  'lobe', 'lobes', 'lumen', 'lymph', 'lymphatic', 'marrow', 'membrane', 'mucosa', 'muscle', 'near',
+  'neck', 'nerve', 'node', 'notch', 'opening', 'outlet', 'outside', 'part', 'pole', 'portion',
+  'process', 'quarter', 'rami', 'ramus', 'region', 'rim', 'ring', 'root', 'segment', 'sheath',
+  'shell', 'skin', 'space', 'sphincter', 'surface', 'surrounding', 'tail', 'third', 'tip', 'tract',
+  'tree', 'under', 'vein', 'vessel', 'vicinity', 'wall', 'zone',
+)))
+# fmt: on
+_PREPOSITIONS = frozenset({'of', 'in', 'on', 'with', 'at', 'from', 'for', 'to', 'without'})
 
 
 def objection(
@@ -65,7 +83,7 @@ def objection(
   if apart or len(_names_in_a_row(words, template)) > 1:
     return 'has several names; make each a prompt of its own (commas separate --prompts)'
   # A model of liver tumors hears the kidney in 'mass in right kidney', whose words it was taught.
-  of_organ = nearest and nearest not in _findings(template)
+  of_organ = nearest and _vocabulary(template).get(nearest).kind != 'finding'
   untaught = _finding_stems(template) - (set() if of_organ else taught)
   findings = {word for word in words if resolve.singular(word) in untaught}
   if findings:
@@ -75,6 +93,54 @@ def objection(
   if meant := _respelled(words, template):
     return f'has a typing error; write "{meant}"'
   return ''
+
+
+def is_beside(text: str, nearest: str, template: Template = TEMPLATE) -> bool:
+  """Whether free text that is like a class says that it is a part or neighbour of it.
+
+  'mandibular nerve', 'parotid region' and 'aortic wall' share the telling word with the class, so
+  that any text encoder finds them near to it. A lone word that is no name ('box', of the voice box)
+  says less than the class.
+
+  Args:
+    text: of a prompt; a name or synonym of a class is beside none.
+    nearest: the class that it is like.
+    template: of the names.
+  """
+  if resolve.resolve(text, template):
+    return False
+  words = [word for word in resolve.words_of(text) if resolve.says_what([word])]
+  if len(words) < 2:
+    return True
+  phrases = _vocabulary(template).get(nearest).phrases
+  others = _words_of_anatomy(template) - _stems(phrases)
+  parts = _parts(text)
+  return bool(others.intersection(map(resolve.singular, words))) or bool(
+    parts and parts not in map(_parts, phrases)
+  )
+
+
+def _parts(phrase: str) -> set[str]:
+  """Words for parts in what a phrase is about: 'wall' of 'colon wall', not 'colon with its wall'.
+
+  A class is its parts only in the company that its names have: 'aortic lumen and wall'.
+  """
+  words = itertools.dropwhile(resolve.FILLERS.__contains__, resolve.words_of(phrase))
+  words = itertools.takewhile(lambda word: word not in _PREPOSITIONS, words)
+  return _PARTS_OF.intersection(map(resolve.singular, words))
+
+
+@functools.lru_cache(4)
+def _vocabulary(template: Template) -> vocabulary.Vocabulary:
+  return vocabulary.read(template)
+
+
+@functools.lru_cache(4)
+def _words_of_anatomy(template: Template) -> frozenset[str]:
+  """Stems of the words of canonical names of structures, and of all names of one word."""
+  structures = [term for term in _vocabulary(template) if term.kind == 'structure']
+  names = [p for term in structures for p in term.phrases if p == term.name or ' ' not in p]
+  return frozenset(stem for stem in _stems(names) if resolve.says_what([stem]))
 
 
 def _names_in_a_row(words: list[str], template: Template) -> frozenset[str]:
@@ -109,14 +175,9 @@ def _respelled(words: list[str], template: Template) -> str:
 @functools.lru_cache(4)
 def _vocabulary_words(template: Template) -> tuple[str, ...]:
   """All words of names, and those that say a side."""
-  names = {word for term in vocabulary.read(template) for p in term.phrases for word in
+  names = {word for term in _vocabulary(template) for p in term.phrases for word in
            resolve.words_of(p)}  # fmt: skip
   return tuple(sorted(names | {'left', 'right'}))
-
-
-@functools.lru_cache(4)
-def _findings(template: Template) -> frozenset[str]:
-  return frozenset(term.name for term in vocabulary.read(template) if term.kind == 'finding')
 
 
 @functools.lru_cache(4)
@@ -124,7 +185,7 @@ def _finding_stems(template: Template) -> frozenset[str]:
   """Stems of words that are in names of tumors and other findings, and in no name of anatomy."""
   of_findings: set[str] = set()
   of_others = _stems((*resolve.FILLERS, *_NO_FINDINGS))
-  for term in vocabulary.read(template):
+  for term in _vocabulary(template):
     to = of_findings if term.kind == 'finding' else of_others
     to.update(_stems(term.phrases))
   return frozenset(stem for stem in of_findings - of_others if not stem.isdigit())

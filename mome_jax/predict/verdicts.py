@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from input_pipeline import remarks
 from input_pipeline.anatomy import Template
-from input_pipeline.anatomy.wording import objection
+from input_pipeline.anatomy.wording import is_beside, objection
 from mome_jax import checkpoint
 from mome_jax.inference.model import Model
 from mome_jax.inference.packed_mask import PackedMask
@@ -136,7 +136,15 @@ def _judgements(
   texts = [t.prompt if t.taken_as == 'free' else t.name for t in doubtful]
   with remarks.collected():  # of a long prompt the model's own text tells
     judged = judges.judge(texts, look_up=not request.as_written)
-  return {target.name: judgement for target, judgement in zip(doubtful, judged, strict=True)}
+  return {t.name: _noted(t, j, predictor.template) for t, j in zip(doubtful, judged, strict=True)}
+
+
+def _noted(target: Target, judgement: Judgement, template: Template) -> Judgement:
+  """The judgement, near at most for free text of a part or neighbour of a class."""
+  known = target.taken_as == 'free' and judgement.verdict == 'known' and judgement.nearest
+  if known and is_beside(target.prompt, judgement.nearest, template):
+    return dataclasses.replace(judgement, verdict='near')
+  return judgement
 
 
 @functools.lru_cache(4)  # of a program that predicts more than once

@@ -4,7 +4,7 @@ import pytest
 
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.anatomy.resolve import resolve
-from input_pipeline.anatomy.wording import objection
+from input_pipeline.anatomy.wording import is_beside, objection
 
 HEAD = frozenset(
   ('brainstem', 'spinal cord', 'right parotid', 'left parotid', 'larynx', 'mandible')
@@ -101,6 +101,57 @@ def test_the_plural_of_a_finding_is_taught_with_its_singular(word):
   text = f'{word} in my liver'
   assert objection(text, HEAD).startswith(f'names a finding ({word})')
   assert not objection(text, HEAD | {'liver tumor'})
+
+
+@pytest.mark.parametrize(
+  ('text', 'nearest'),
+  [
+    ('mandibular nerve', 'mandible'),
+    ('mandibular canal', 'mandible'),
+    ('left ramus of mandible', 'mandible'),
+    ('spinal cord canal', 'spinal cord'),
+    ('cord blood', 'spinal cord'),
+    ('end of the spinal cord', 'spinal cord'),
+    ('brainstem surface', 'brainstem'),
+    ('parotid lymph node', 'right parotid'),
+    ('parotid duct', 'right parotid'),
+    ('parotid region', 'right parotid'),
+    ('kidney vessels', 'hepatic vessel'),
+    ('adrenal vein', 'right adrenal gland'),
+    ('aortic wall', 'aorta'),
+    ('gallbladder wall', 'gallbladder'),
+    ('bladder neck', 'bladder'),
+    ('prostatic urethra', 'prostate'),
+    ('fat around the rectum', 'rectum'),
+    ('mesencephalon of the brainstem', 'brainstem'),
+    ('box', 'larynx'),
+    ('left pipe', 'esophagus'),
+  ],
+)
+def test_parts_and_neighbours_of_a_class_are_beside_it(text, nearest):
+  assert is_beside(text, nearest)
+
+
+@pytest.mark.parametrize(
+  ('text', 'nearest'),
+  [
+    ('bone of my lower jaw', 'mandible'),
+    ('entire aorta with its wall', 'aorta'),
+    ('vessels in my liver', 'hepatic vessel'),
+    ('head, body and tail of my pancreas', 'pancreas'),
+    ('segment the whole left lung', 'left lung'),
+    ('lesion in the liver', 'liver tumor'),
+  ],
+)
+def test_other_words_for_a_class_are_not_beside_it(text, nearest):
+  assert not is_beside(text, nearest)
+
+
+@pytest.mark.parametrize('structure', list(TEMPLATE), ids=lambda s: s.name)
+def test_no_name_of_a_class_is_beside_it(structure):
+  for phrase in (structure.name, *structure.synonyms, *structure.held_out):
+    for text in (phrase, f'segment the {phrase}', f'my {phrase}'):
+      assert not is_beside(text, structure.name), text
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,22 @@ def test_findings_that_were_taught_are_asked():
   assert notes == []
 
 
+@pytest.mark.parametrize(
+  'prompt',
+  [
+    'mandibular nerve',
+    'spinal cord canal',
+    'parotid lymph node',
+    'left ramus of mandible',
+    'cord blood',
+  ],
+)
+def test_a_part_or_neighbour_of_a_class_is_near_at_most(prompt):
+  [target], [note] = judge([prompt], classes=LESIONS)
+  assert target.verdict == 'near' and target.familiarity > 0.9
+  assert note.startswith(f'CAUTION: "{prompt}" is near to') and note.endswith('check its mask')
+
+
 def test_free_text_like_a_class_that_finds_nothing_is_told():
   """As 'bone of my lower jaw' with the package's model: known, and no voxel."""
   targets, _ = judge(['hepatic tissue'], as_written=True)
