@@ -88,11 +88,22 @@ def objection(
   findings = {word for word in words if resolve.singular(word) in untaught}
   if findings:
     return f'names a finding ({", ".join(sorted(findings))}) that was not taught; ask for the organ'
-  if sides and (name := resolve.unpaired(rest, template)):
+  name = resolve.unpaired(rest, template) or _without_sides(text, nearest, template)
+  if sides and name:
     return f'{name} has no left and right here; ask for {name}'
   if meant := _respelled(words, template):
     return f'has a typing error; write "{meant}"'
   return ''
+
+
+def _without_sides(text: str, nearest: str, template: Template) -> str:
+  """The class without sides that free text stands for; '' for a part, as the left half of it is."""
+  if not nearest or template.get(nearest).side:
+    return ''
+  if _vocabulary(template).get(nearest).kind == 'finding':
+    # Lesions of both sides are in one mask, whatever part of an organ they are said to be in.
+    return nearest if _finding_stems(template) & _stems((text,)) else ''
+  return '' if is_beside(text, nearest, template) else nearest
 
 
 def is_beside(text: str, nearest: str, template: Template = TEMPLATE) -> bool:

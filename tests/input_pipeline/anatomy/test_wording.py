@@ -96,6 +96,35 @@ def test_a_finding_of_another_organ_was_not_taught_with_that_of_one(text, neares
   assert not objection('lesion in the liver', classes, nearest='liver tumor')
 
 
+@pytest.mark.parametrize(
+  ('text', 'nearest'),
+  [
+    ('tumor in the left kidney', 'kidney tumor'),
+    ('cyst in left kidney', 'kidney cyst'),
+    ('tumor in the upper lobe of the left lung', 'lung tumor'),
+    ('bone of my left lower jaw', 'mandible'),
+  ],
+)
+def test_a_side_that_the_class_has_not_is_told_of_free_text_too(text, nearest):
+  said = objection(text, frozenset((nearest, 'left lung')), nearest=nearest)
+  assert said == f'{nearest} has no left and right here; ask for {nearest}'
+
+
+@pytest.mark.parametrize(
+  ('text', 'nearest'),
+  [
+    ('left half of the mandible', 'mandible'),
+    ('left ramus of mandible', 'mandible'),
+    ('left hepatic lobe', 'liver'),
+    ('left half of the liver', 'liver tumor'),
+    ('bone of my left lower jaw', 'left parotid'),
+    ('bone of my left lower jaw', ''),
+  ],
+)
+def test_a_side_of_a_part_is_left_to_the_judge(text, nearest):
+  assert not objection(text, HEAD | {'liver'}, nearest=nearest)
+
+
 @pytest.mark.parametrize('word', ['metastases', 'masses', 'carcinomas'])
 def test_the_plural_of_a_finding_is_taught_with_its_singular(word):
   text = f'{word} in my liver'

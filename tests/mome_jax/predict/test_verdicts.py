@@ -166,6 +166,11 @@ def test_findings_that_were_taught_are_asked():
   assert notes == []
 
 
+def test_the_side_of_free_text_for_a_lesion_is_refused():
+  with pytest.raises(verdicts.UnfamiliarError, match='kidney tumor has no left and right here'):
+    judge(['tumor in the left kidney'], classes=LESIONS)
+
+
 @pytest.mark.parametrize(
   'prompt',
   [
