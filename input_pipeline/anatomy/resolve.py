@@ -191,7 +191,7 @@ def words_of(text: str) -> list[str]:
 
   What joins two names, as in 'liver + tumor', is the word 'and'; that of 'lung / L' joins none.
   """
-  text = unicodedata.normalize('NFKC', text)
+  text = re.sub(r'^\s*~', 'partial ', unicodedata.normalize('NFKC', text))  # as TG-263 marks it
   text = re.sub(r'(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', ' ', text).casefold()
   text = re.sub(r"['\u2019]s?\b", '', text)
   for british, american in _BRITISH.items():

@@ -10,7 +10,11 @@ from input_pipeline.anatomy import resolve, vocabulary
 from input_pipeline.anatomy.template import TEMPLATE, Template
 
 _NEGATIONS = frozenset({'no', 'not', 'without', 'except', 'excluding', 'exclude', 'but', 'minus'})
-_PLANNING = frozenset({'prv', 'ptv', 'gtv', 'ctv', 'itv', 'igtv', 'margin', 'expansion'})
+# As AAPM TG-263 spells them, with what is primary or nodal, millimetres or dose: 'PRV03', 'GTVp'.
+_PLANNING = re.compile(
+  r'z?(prv|ptv|i?gtv|i?ctv|itv)[pn]?\d*(c?gy)?|margin|expansion|avoid(ance)?|eval(uation)?'
+)
+_PLANNING_ENDS = re.compile(r'(opt|sub)\d*')  # elsewhere 'opt' may be optic
 _RELATIVE = frozenset({'ipsilateral', 'contralateral'})
 _SEEN_FROM = frozenset({'image', 'picture', 'screen', 'viewer'})
 _TYPING_ERROR = 0.8  # likeness of two words from which on one is meant for the other
@@ -38,11 +42,11 @@ _PARTS_OF = frozenset(map(resolve.singular, (
   'branch', 'branches', 'canal', 'capsule', 'cartilage', 'cavity', 'condyle', 'cone', 'content',
   'cortex', 'duct', 'edge', 'end', 'fascia', 'fat', 'floor', 'fluid', 'fold', 'fossa', 'ganglion',
   'half', 'halves', 'head', 'hemi', 'hilum', 'hilus', 'inlet', 'inside', 'level', 'ligament',
-  'lobe', 'lobes', 'lumen', 'lymph', 'lymphatic', 'marrow', 'membrane', 'mucosa', 'muscle', 'near',
-  'neck', 'nerve', 'node', 'notch', 'opening', 'outlet', 'outside', 'part', 'pole', 'portion',
-  'process', 'quarter', 'rami', 'ramus', 'region', 'rim', 'ring', 'root', 'segment', 'sheath',
-  'shell', 'skin', 'space', 'sphincter', 'surface', 'surrounding', 'tail', 'third', 'tip', 'tract',
-  'tree', 'under', 'vein', 'vessel', 'vicinity', 'wall', 'zone',
+  'lobe', 'lobes', 'lumen', 'lymph', 'lymphatic', 'marrow', 'membrane', 'mucosa', 'muscle',
+  'near', 'neck', 'nerve', 'node', 'notch', 'opening', 'outlet', 'outside', 'part', 'partial',
+  'pole', 'portion', 'process', 'quarter', 'rami', 'ramus', 'region', 'rim', 'ring', 'root',
+  'segment', 'sheath', 'shell', 'skin', 'space', 'sphincter', 'surface', 'surrounding', 'tail',
+  'third', 'tip', 'tract', 'tree', 'under', 'vein', 'vessel', 'vicinity', 'wall', 'zone',
 )))
 # fmt: on
 _PREPOSITIONS = frozenset({'of', 'in', 'on', 'with', 'at', 'from', 'for', 'to', 'without'})
@@ -72,8 +76,9 @@ def objection(
     return 'names no structure; write its English name'
   if _NEGATIONS.intersection(words):
     return 'says what to leave out; write what to segment'
-  taught = _stems_of_classes(trained, template)
-  if _PLANNING.intersection(words) - taught or re.search(r'\d *mm\b', text):
+  taught = _stems(_phrases(trained, template))
+  of_classes = {word for phrase in _phrases(trained, template) for word in _planning(phrase)}
+  if _planning(text) - of_classes or re.search(r'\d *mm\b', text):
     return 'is of a planning volume, which is no anatomy; ask for the organ and expand its mask'
   either = len(sides) == 2 and 'or' in words
   if either or _RELATIVE.intersection(words) or (sides and _SEEN_FROM.intersection(words)):
@@ -94,6 +99,15 @@ def objection(
   if meant := _respelled(words, template):
     return f'has a typing error; write "{meant}"'
   return ''
+
+
+def _planning(text: str) -> set[str]:
+  """The words of a text that make it the name of a planning volume."""
+  words = resolve.words_of(text)
+  whole = re.split(r'[\W_]+', text.casefold())  # 'GTVp' is no two words
+  planning = {word for word in (*words, *whole) if _PLANNING.fullmatch(word)}
+  planning.update(word for word in words[:1] if word == 'z')  # of what only an optimizer needs
+  return planning.union(word for word in words[-1:] if _PLANNING_ENDS.fullmatch(word))
 
 
 def _without_sides(text: str, nearest: str, template: Template) -> str:
@@ -202,9 +216,9 @@ def _finding_stems(template: Template) -> frozenset[str]:
   return frozenset(stem for stem in of_findings - of_others if not stem.isdigit())
 
 
-def _stems_of_classes(names: frozenset[str], template: Template) -> set[str]:
+def _phrases(names: frozenset[str], template: Template) -> list[str]:
   structures = [template.get(name) for name in names]
-  return _stems(p for s in structures for p in (s.name, *s.synonyms, *s.held_out))
+  return [p for s in structures for p in (s.name, *s.synonyms, *s.held_out)]
 
 
 def _stems(phrases: Iterable[str]) -> set[str]:

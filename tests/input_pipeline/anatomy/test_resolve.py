@@ -53,7 +53,8 @@ NOTHING = (
   'rt', 'upper jaw', 'kidney stone', 'lparotidl',
   'kidney + tumor', 'liver+tumor', 'liver & tumor', 'liver/tumor', 'lung+cancer', 'kidney;tumor',
   'hepatic vessels + tumor', 'Liver - Tumor', 'Liver \N{EN DASH} Tumor', 'liver, tumor',
-  'liver|tumor', 'left kidney / left tumor',
+  'liver|tumor', 'left kidney / left tumor', 'Mandible_PRV03', 'Parotid_L_opt', 'zMandible',
+  '~Lung_L',
 )  # fmt: skip
 
 

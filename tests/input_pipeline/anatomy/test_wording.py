@@ -20,6 +20,16 @@ HEAD = frozenset(
     ('SpinalCord_PRV', 'is of a planning volume'),
     ('Parotid_L-PTV', 'is of a planning volume'),
     ('spinal cord + 5mm', 'is of a planning volume'),
+    ('Mandible_PRV03', 'is of a planning volume'),
+    ('Kidney_R_PRV05', 'is of a planning volume'),
+    ('Mandible-PTV70', 'is of a planning volume'),
+    ('PTVn1_54Gy', 'is of a planning volume'),
+    ('GTVp', 'is of a planning volume'),
+    ('zPTV', 'is of a planning volume'),
+    ('zParotid_L', 'is of a planning volume'),
+    ('Parotid_L_opt', 'is of a planning volume'),
+    ('Parotid_L_Sub1', 'is of a planning volume'),
+    ('avoidance of the larynx', 'is of a planning volume'),
     ('contralateral parotid', 'leaves the side open'),
     ('image left parotid', 'leaves the side open'),
     ("viewer's left parotid", 'leaves the side open'),
@@ -67,6 +77,9 @@ def test_what_is_no_structure_is_named(text, said):
     'pons',
     'Mandible_Bone',
     'voice box',
+    'OptNerve_L',
+    'sub mandibular gland',
+    'inguinal ring',
     'mandible lower jaw',
   ],
 )
@@ -79,6 +92,13 @@ def test_nothing_speaks_against_a_phrase_of_the_table(structure):
   for phrase in (structure.name, *structure.synonyms, *structure.held_out):
     for text in (phrase, f'{phrase}.', f'The {phrase}, please'):
       assert not objection(text, HEAD), text
+
+
+def test_a_planning_volume_that_was_taught_may_be_asked_for():
+  template = TEMPLATE.extend([{'name': 'gtv', 'synonyms': ['GTVp']}])
+  for text in ('GTV of the larynx', 'GTVp of the larynx'):
+    assert objection(text, HEAD, template).startswith('is of a planning volume')
+    assert not objection(text, HEAD | {'gtv'}, template).startswith('is of a planning volume')
 
 
 def test_a_finding_that_was_taught_may_be_asked_for():
