@@ -125,7 +125,7 @@ def is_beside(text: str, nearest: str, template: Template = TEMPLATE) -> bool:
 
   'mandibular nerve', 'parotid region' and 'aortic wall' share the telling word with the class, so
   that any text encoder finds them near to it. A lone word that is no name ('box', of the voice box)
-  says less than the class.
+  says less than the class, and the other side is another organ.
 
   Args:
     text: of a prompt; a name or synonym of a class is beside none.
@@ -135,7 +135,8 @@ def is_beside(text: str, nearest: str, template: Template = TEMPLATE) -> bool:
   if resolve.resolve(text, template):
     return False
   words = [word for word in resolve.words_of(text) if resolve.says_what([word])]
-  if len(words) < 2:
+  sides = resolve.key(text)[0]
+  if len(words) < 2 or (sides and template.get(nearest).side not in ('', *sides)):
     return True
   phrases = _vocabulary(template).get(nearest).phrases
   others = _words_of_anatomy(template) - _stems(phrases)

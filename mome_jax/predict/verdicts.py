@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 from input_pipeline import remarks
-from input_pipeline.anatomy import Template
+from input_pipeline.anatomy import Template, resolve
 from input_pipeline.anatomy.wording import is_beside, objection
 from mome_jax import checkpoint
 from mome_jax.inference.model import Model
@@ -63,7 +63,7 @@ def judge(
   if objections and not request.force:
     raise UnfamiliarError('; '.join(f'"{text}" {why}' for text, why in objections.items()))
   if refused and not request.force:
-    nearest = [judgements[target.name].nearest for target in refused]
+    nearest = [_like(target, judgements[target.name], predictor) for target in refused]
     hints = [
       f'"{target.prompt}" (nearest: {name})' if name else f'"{target.prompt}"'
       for target, name in zip(refused, nearest, strict=True)
@@ -73,7 +73,8 @@ def judge(
       'those'
     )
   notes = [f'CAUTION: "{text}" {why}; check its mask' for text, why in objections.items()]
-  notes += [_note(t, judgements[t.name]) for t in doubtful if judgements[t.name].verdict != 'known']
+  judged = [_with(target, judgements.get(target.name), predictor) for target in targets]
+  notes += [_note(target) for target in judged if target.verdict != 'known']
   experimental = [
     t.name
     for t in targets
@@ -85,7 +86,6 @@ def judge(
       f'CAUTION: {_listed(experimental)}: experimental, too few patients taught the model; check '
       'the masks'
     )
-  judged = [_with(target, judgements.get(target.name)) for target in targets]
   return [
     dataclasses.replace(target, verdict='unfamiliar') if target.prompt in objections else target
     for target in judged
@@ -103,8 +103,7 @@ def unanswered(path: str, targets: Sequence[Target], masks: Mapping[str, PackedM
     masks: of a segmentation, by the names of what competes with nothing.
   """
   return [
-    f'{path}: nothing was found for "{target.prompt}"; its words are like the class '
-    f'{target.nearest}: ask for that'
+    f'{path}: nothing was found for "{target.prompt}"; it may be like "{target.nearest}"'
     for target in targets
     if target.nearest and target.name in masks and masks[target.name].box is None
   ]
@@ -152,20 +151,29 @@ def _judges(trained: tuple[str, ...], template: Template) -> Familiarity:
   return Familiarity(trained, template, embed=checkpoint.load_text_encoder())
 
 
-def _with(target: Target, judgement: Judgement | None) -> Target:
+def _with(target: Target, judgement: Judgement | None, predictor: Model) -> Target:
   if judgement is None:
     return target
   return dataclasses.replace(
     target,
     familiarity=round(judgement.familiarity, 2),
     verdict=judgement.verdict,
-    nearest=judgement.nearest if target.taken_as == 'free' else '',
+    nearest=_like(target, judgement, predictor) if target.taken_as == 'free' else '',
   )
 
 
-def _note(target: Target, judgement: Judgement) -> str:
-  if judgement.verdict == 'near':
-    like = f' ({judgement.nearest})' if judgement.nearest else ''
+def _like(target: Target, judgement: Judgement, predictor: Model) -> str:
+  """The class that a target is like; the pair, where no side is named and the model knows both."""
+  if not resolve.key(target.prompt)[0]:
+    for noun, pair in predictor.template.pairs().items():
+      if judgement.nearest in pair and set(pair).issubset(predictor.config.classes):
+        return noun
+  return judgement.nearest
+
+
+def _note(target: Target) -> str:
+  if target.verdict == 'near':
+    like = f' ({target.nearest})' if target.nearest else ''
     return (
       f'CAUTION: "{target.prompt}" is near to what the model was trained on{like} and '
       'may mean something else; check its mask'

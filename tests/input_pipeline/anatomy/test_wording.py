@@ -175,6 +175,7 @@ def test_the_plural_of_a_finding_is_taught_with_its_singular(word):
     ('mesencephalon of the brainstem', 'brainstem'),
     ('box', 'larynx'),
     ('left pipe', 'esophagus'),
+    ('my left parotid gland', 'right parotid'),
   ],
 )
 def test_parts_and_neighbours_of_a_class_are_beside_it(text, nearest):

@@ -114,6 +114,21 @@ def test_what_is_near_is_asked_with_a_note(monkeypatch):
   )
 
 
+@pytest.mark.parametrize(
+  ('prompt', 'nearest'),
+  [
+    ('stem cell region of left parotid', 'left parotid'),
+    ('stem cell region of right parotid', 'right parotid'),
+    ('parotid lymph node', 'parotid'),
+  ],
+)
+def test_what_free_text_is_like_has_the_side_that_it_names(prompt, nearest):
+  [target], [note] = judge([prompt], classes=LESIONS)
+  assert target.nearest == nearest and f'trained on ({nearest})' in note
+  [target], _ = judge([prompt], classes=('mandible', 'right parotid'), force=True)
+  assert target.nearest in ('right parotid', '')
+
+
 def test_a_refusal_comes_before_the_scans(tmp_path, monkeypatch, capsys):
   scan = save_scan(tmp_path / 'a.nii.gz')
   monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold())
@@ -194,10 +209,7 @@ def test_free_text_like_a_class_that_finds_nothing_is_told():
   mask = PackedMask((2, 2, 2))
   masks = {targets[0].name: mask}
   [note] = verdicts.unanswered('a.nii.gz', targets, masks)
-  assert note == (
-    'a.nii.gz: nothing was found for "hepatic tissue"; its words are like the class liver: ask for '
-    'that'
-  )
+  assert note == ('a.nii.gz: nothing was found for "hepatic tissue"; it may be like "liver"')
   full = PackedMask((2, 2, 2))
   full.add((slice(0, 2),) * 3, np.ones((2, 2, 2), bool))
   assert verdicts.unanswered('a.nii.gz', targets, {targets[0].name: full}) == []
