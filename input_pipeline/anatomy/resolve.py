@@ -160,26 +160,28 @@ def key(text: str, *, joining: bool = True) -> Key:
   sides |= {'left', 'right'} if any(token in _BOTH for token in tokens) else set()
   # 'image left' is the patient's right.
   fillers = FILLERS - {'image'} if sides else FILLERS
-  tokens = [token for n, token in enumerate(tokens) if not _is_filler(tokens, n, fillers)]
+  tokens = _without_fillers(tokens, fillers)
   joins = [place for place, token in enumerate(tokens) if token == 'and']
   joined = joining and not all(_joins_sides(tokens, place) for place in joins)
-  words = ''.join(singular(token) for token in tokens if token not in {'and', *_SIDES, *_BOTH})
+  words = ''.join(singular(token) for token in tokens if token != 'and' and not _is_side(token))
   # Once and in front, so that 'head, body and tail' and 'head/body/tail' are the same.
   return frozenset(sides), ('and' if joined and words else '') + words
 
 
-def _is_filler(tokens: list[str], place: int, fillers: frozenset[str]) -> bool:
-  token = tokens[place]
-  if token != 'in' and token not in _LEADING:
-    return token in fillers
-  before, after = (
-    [other for other in some if other not in _SIDES and other not in _BOTH]
-    for some in (tokens[:place], tokens[place + 1 :])
-  )
-  if token in _LEADING:
-    return bool(after) and after[0] != 'of'
-  # 'cord in the canal' is the cord, 'cord canal' is not.
-  return fillers.issuperset(before) or fillers.issuperset(after)
+def _without_fillers(tokens: list[str], fillers: frozenset[str]) -> list[str]:
+  nouns = [n for n, token in enumerate(tokens) if not (token in fillers or _is_side(token))]
+  kept, after = [], ''
+  for place, token in reversed(list(enumerate(tokens))):
+    is_filler = token in fillers
+    if token in _LEADING:
+      is_filler = after not in ('', 'of')
+    elif token == 'in':  # 'cord in the canal' is the cord, 'cord canal' is not
+      is_filler = not nouns or not nouns[0] < place < nouns[-1]
+    if not is_filler:
+      kept.append(token)
+    if not _is_side(token):
+      after = token
+  return kept[::-1]
 
 
 def _joins_sides(tokens: list[str], place: int) -> bool:
@@ -197,15 +199,22 @@ def words_of(text: str) -> list[str]:
   for british, american in _BRITISH.items():
     text = text.replace(british, american)
   words: list[str] = []
+  named = False
   for part in _JOINTS.split(text):
     more = re.sub(r'[\W_]+', ' ', part).split()
-    words += ['and', *more] if says_what(words) and says_what(more) else more
+    telling = says_what(more)
+    words += ['and', *more] if named and telling else more
+    named = named or telling
   return words
 
 
 def says_what(words: list[str]) -> bool:
   """Whether some words of a text are more than a side and what may stand around a name."""
-  return any(not (word in FILLERS or word in _SIDES or word in _BOTH) for word in words)
+  return any(not (word in FILLERS or _is_side(word)) for word in words)
+
+
+def _is_side(word: str) -> bool:
+  return word in _SIDES or word in _BOTH
 
 
 def singular(word: str) -> str:

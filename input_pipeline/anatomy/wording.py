@@ -17,6 +17,7 @@ _PLANNING = re.compile(
 _PLANNING_ENDS = re.compile(r'(opt|sub)\d*')  # elsewhere 'opt' may be optic
 _RELATIVE = frozenset({'ipsilateral', 'contralateral'})
 _SEEN_FROM = frozenset({'image', 'picture', 'screen', 'viewer'})
+_MOST_WORDS = 40  # of a prompt; the encoder of the package reads no more
 _TYPING_ERROR = 0.8  # likeness of two words from which on one is meant for the other
 _PARTS = re.compile(r'[;/+&\n,.|:]|\s[-\u2013\u2014]\s|\band\b|\bwith\b|\bor\b', re.IGNORECASE)
 
@@ -74,6 +75,8 @@ def objection(
     if sides:
       return 'names a side alone; write "left parotid" in one prompt'
     return 'names no structure; write its English name'
+  if len(words) > _MOST_WORDS:
+    return f'has {len(words)} words; write the name of one structure'
   if _NEGATIONS.intersection(words):
     return 'says what to leave out; write what to segment'
   taught = _stems(_phrases(trained, template))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from input_pipeline import remarks
@@ -14,6 +15,7 @@ from mome_jax.predict.request import PredictError, Request, Target
 from mome_jax.text.familiarity import Familiarity, Judgement
 
 _MOST = 10  # names that one message lists
+_WIDTH = 200  # characters of a prompt that one message repeats
 
 
 class UnfamiliarError(PredictError):
@@ -61,7 +63,8 @@ def judge(
   refused = [t for t in doubtful if judgements[t.name].verdict == 'unfamiliar']
   objections = _objections(doubtful, judgements, predictor)
   if objections and not request.force:
-    raise UnfamiliarError('; '.join(f'"{text}" {why}' for text, why in objections.items()))
+    said = [f'"{textwrap.shorten(text, _WIDTH)}" {why}' for text, why in objections.items()]
+    raise UnfamiliarError('; '.join(said))
   if refused and not request.force:
     nearest = [_like(target, judgements[target.name], predictor) for target in refused]
     hints = [

@@ -1,5 +1,7 @@
 """What free text says beside a name, and what joins two names."""
 
+import time
+
 import pytest
 
 from input_pipeline.anatomy import TEMPLATE
@@ -85,6 +87,16 @@ def test_what_is_no_structure_is_named(text, said):
 )
 def test_other_words_are_left_to_the_judge(text):
   assert not objection(text, HEAD)
+
+
+@pytest.mark.parametrize('word', ['liver', 'qwertz', 'in a', 'liver,'])
+def test_a_report_is_refused_at_once(word):
+  text = f'spleen {f"{word} " * 300} spleen'
+  count = 2 + 300 * len(word.split()) + 300 * word.count(',')  # that joins names
+  start = time.monotonic()
+  assert objection(text, HEAD) == f'has {count} words; write the name of one structure'
+  assert time.monotonic() - start < 5  # all runs of 300 words were looked up, for some minutes
+  assert not objection(f'mandible {"bone " * 39}', HEAD)
 
 
 @pytest.mark.parametrize('structure', list(TEMPLATE), ids=lambda s: s.name)

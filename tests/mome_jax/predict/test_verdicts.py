@@ -202,6 +202,14 @@ def test_a_part_or_neighbour_of_a_class_is_near_at_most(prompt):
   assert note.startswith(f'CAUTION: "{prompt}" is near to') and note.endswith('check its mask')
 
 
+def test_of_a_report_one_line_repeats_the_start_alone():
+  with pytest.raises(verdicts.UnfamiliarError) as error:
+    judge(['no acute findings in this liver ' * 200])
+  message = str(error.value)
+  assert message.startswith('"no acute findings in') and len(message) < 400
+  assert '[...]" has 1200 words; write the name of one structure' in message
+
+
 def test_free_text_like_a_class_that_finds_nothing_is_told():
   """As 'bone of my lower jaw' with the package's model: known, and no voxel."""
   targets, _ = judge(['hepatic tissue'], as_written=True)
