@@ -135,28 +135,27 @@ def is_beside(text: str, nearest: str, template: Template = TEMPLATE) -> bool:
     nearest: the class that it is like.
     template: of the names.
   """
-  if resolve.resolve(text, template):
+  term = _vocabulary(template).get(nearest)
+  if resolve.resolve(text, template) or _vocabulary(template).find(text) is term:
     return False
   words = [word for word in resolve.words_of(text) if resolve.says_what([word])]
   sides = resolve.key(text)[0]
-  if len(words) < 2 or (sides and template.get(nearest).side not in ('', *sides)):
+  if len(words) < 2 or (sides and term.side not in ('', *sides)):
     return True
-  phrases = _vocabulary(template).get(nearest).phrases
-  others = _words_of_anatomy(template) - _stems(phrases)
+  others = _words_of_anatomy(template) - _stems(term.phrases)
   parts = _parts(text)
-  return bool(others.intersection(map(resolve.singular, words))) or bool(
-    parts and parts not in map(_parts, phrases)
-  )
+  is_part = bool(parts) and parts not in map(_parts, term.phrases)
+  return is_part or not others.isdisjoint(map(resolve.singular, words))
 
 
-def _parts(phrase: str) -> set[str]:
+def _parts(phrase: str) -> frozenset[str]:
   """Words for parts in what a phrase is about: 'wall' of 'colon wall', not 'colon with its wall'.
 
   A class is its parts only in the company that its names have: 'aortic lumen and wall'.
   """
   words = itertools.dropwhile(resolve.FILLERS.__contains__, resolve.words_of(phrase))
-  words = itertools.takewhile(lambda word: word not in _PREPOSITIONS, words)
-  return _PARTS_OF.intersection(map(resolve.singular, words))
+  head = itertools.takewhile(lambda word: word not in _PREPOSITIONS, words)
+  return _PARTS_OF.intersection(map(resolve.singular, head))
 
 
 @functools.lru_cache(4)

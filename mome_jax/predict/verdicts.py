@@ -117,7 +117,7 @@ def _objections(
 ) -> dict[str, str]:
   """Prompt -> why it should not be asked for, of free text that something speaks against."""
   trained = frozenset(predictor.config.classes)
-  objections = {}
+  objections: dict[str, str] = {}
   for target in doubtful:
     judgement = judgements[target.name]
     nearest = '' if judgement.verdict == 'unfamiliar' else judgement.nearest

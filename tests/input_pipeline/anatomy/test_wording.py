@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import TEMPLATE, vocabulary
 from input_pipeline.anatomy.resolve import resolve
 from input_pipeline.anatomy.wording import is_beside, objection
 
@@ -207,6 +207,14 @@ def test_parts_and_neighbours_of_a_class_are_beside_it(text, nearest):
 )
 def test_other_words_for_a_class_are_not_beside_it(text, nearest):
   assert not is_beside(text, nearest)
+
+
+def test_no_name_that_the_vocabulary_has_for_a_declared_class_is_beside_it():
+  template = TEMPLATE.extend([{'name': 'thyroid gland'}, {'name': 'heart'}])
+  for name in ('thyroid gland', 'heart'):
+    for phrase in vocabulary.read(template).get(name).phrases:
+      assert not is_beside(phrase, name, template), phrase
+  assert is_beside('heart wall', 'heart', template)
 
 
 @pytest.mark.parametrize('structure', list(TEMPLATE), ids=lambda s: s.name)
