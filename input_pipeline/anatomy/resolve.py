@@ -51,7 +51,7 @@ _BRITISH = {
   'anaes': 'anes',
   'leucocyt': 'leukocyt',
 }  # fmt: skip
-# How planning systems name what the table calls otherwise; without their side.
+# How planning systems and others name what the table calls otherwise; without their side.
 _ABBREVIATIONS = {
   'spinal cord': ('cord',),
   'mandible': ('bone mandible',),
@@ -63,7 +63,10 @@ _ABBREVIATIONS = {
   'colon': ('bowel large',),
   'intestine': ('bowel small',),
   'esophagus': ('esoph',),
+  'liver tumor': ('liver metastasis', 'metastasis of the liver'),
 }
+
+_JOINTS = re.compile(r'[+&/;|,]|\s[-\u2013\u2014]\s')
 
 Key = tuple[frozenset[str], str]  # the sides that are named, and all other words without spaces
 
@@ -119,15 +122,21 @@ def _index(template: Template) -> dict[str, dict[str, set[Structure]]]:
   index: dict[str, dict[str, set[Structure]]] = collections.defaultdict(
     lambda: collections.defaultdict(set)
   )
+  named: list[tuple[Structure, Key]] = []
+  others: list[tuple[Structure, Key]] = []
   for structure in template:
     sides, words = key(structure.name)
     more = [f'{" ".join(sides)} {name}' for organ, names in _ABBREVIATIONS.items()
             if words == key(organ)[1] for name in names]  # fmt: skip
-    phrases = (structure.name, *structure.synonyms, *structure.held_out, structure.prompt, *more)
-    for phrase in phrases:
-      for sides, words in (key(phrase), key(phrase, joining=False)):
-        if words and len(sides) < 2:
-          index[words][next(iter(sides), '')].add(structure)
+    phrases = (structure.name, *structure.synonyms, *structure.held_out, structure.prompt)
+    named += [(structure, key(phrase)) for phrase in phrases]
+    others += [(structure, key(phrase, joining=False)) for phrase in (*phrases, *more)]
+  # A declared 'liver metastasis' is that class, not what the words mean elsewhere.
+  declared = {spelling for _, spelling in named}
+  others = [(structure, spelling) for structure, spelling in others if spelling not in declared]
+  for structure, (sides, words) in (*named, *others):
+    if words and len(sides) < 2:
+      index[words][next(iter(sides), '')].add(structure)
   return index
 
 
@@ -143,37 +152,36 @@ def key(text: str, *, joining: bool = True) -> Key:
 
   Args:
     text: any words.
-    joining: whether 'and' is a word, but for one between the two sides; 'liver and tumor' is no
-      liver tumor.
+    joining: whether it counts that 'and' joins words, other than the two sides; 'liver and tumor'
+      is no liver tumor.
   """
   tokens = words_of(text)
   sides = {_SIDES[token] for token in tokens if token in _SIDES}
   sides |= {'left', 'right'} if any(token in _BOTH for token in tokens) else set()
   # 'image left' is the patient's right.
   fillers = FILLERS - {'image'} if sides else FILLERS
-  tokens = [token for n, token in enumerate(tokens) if not _is_filler(tokens, n, fillers)]
-  kept = [
-    token
-    for place, token in enumerate(tokens)
-    if token != 'and' or (joining and not _joins_sides(tokens, place))
-  ]
-  return frozenset(sides), ''.join(
-    singular(token) for token in kept if token not in _SIDES and token not in _BOTH
-  )
+  tokens = _without_fillers(tokens, fillers)
+  joins = [place for place, token in enumerate(tokens) if token == 'and']
+  joined = joining and not all(_joins_sides(tokens, place) for place in joins)
+  words = ''.join(singular(token) for token in tokens if token != 'and' and not _is_side(token))
+  # Once and in front, so that 'head, body and tail' and 'head/body/tail' are the same.
+  return frozenset(sides), ('and' if joined and words else '') + words
 
 
-def _is_filler(tokens: list[str], place: int, fillers: frozenset[str]) -> bool:
-  token = tokens[place]
-  if token != 'in' and token not in _LEADING:
-    return token in fillers
-  before, after = (
-    [other for other in some if other not in _SIDES and other not in _BOTH]
-    for some in (tokens[:place], tokens[place + 1 :])
-  )
-  if token in _LEADING:
-    return bool(after) and after[0] != 'of'
-  # 'cord in the canal' is the cord, 'cord canal' is not.
-  return fillers.issuperset(before) or fillers.issuperset(after)
+def _without_fillers(tokens: list[str], fillers: frozenset[str]) -> list[str]:
+  nouns = [n for n, token in enumerate(tokens) if not (token in fillers or _is_side(token))]
+  kept, after = [], ''
+  for place, token in reversed(list(enumerate(tokens))):
+    is_filler = token in fillers
+    if token in _LEADING:
+      is_filler = after not in ('', 'of')
+    elif token == 'in':  # 'cord in the canal' is the cord, 'cord canal' is not
+      is_filler = not nouns or not nouns[0] < place < nouns[-1]
+    if not is_filler:
+      kept.append(token)
+    if not _is_side(token):
+      after = token
+  return kept[::-1]
 
 
 def _joins_sides(tokens: list[str], place: int) -> bool:
@@ -181,13 +189,32 @@ def _joins_sides(tokens: list[str], place: int) -> bool:
 
 
 def words_of(text: str) -> list[str]:
-  """The words of a text in lower case and American spelling, 'SpinalCord_PRV' being three."""
-  text = unicodedata.normalize('NFKC', text)
+  """The words of a text in lower case and American spelling, 'SpinalCord_PRV' being three.
+
+  What joins two names, as in 'liver + tumor', is the word 'and'; that of 'lung / L' joins none.
+  """
+  text = re.sub(r'^\s*~', 'partial ', unicodedata.normalize('NFKC', text))  # as TG-263 marks it
   text = re.sub(r'(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', ' ', text).casefold()
   text = re.sub(r"['\u2019]s?\b", '', text)
   for british, american in _BRITISH.items():
     text = text.replace(british, american)
-  return re.sub(r'[\W_]+', ' ', text).split()
+  words: list[str] = []
+  named = False
+  for part in _JOINTS.split(text):
+    more = re.sub(r'[\W_]+', ' ', part).split()
+    telling = says_what(more)
+    words += ['and', *more] if named and telling else more
+    named = named or telling
+  return words
+
+
+def says_what(words: list[str]) -> bool:
+  """Whether some words of a text are more than a side and what may stand around a name."""
+  return any(not (word in FILLERS or _is_side(word)) for word in words)
+
+
+def _is_side(word: str) -> bool:
+  return word in _SIDES or word in _BOTH
 
 
 def singular(word: str) -> str:

@@ -100,16 +100,16 @@ class Template:
       classes: of each new class a mapping with its `name`, and where wanted `prompt` (a sentence),
         `noun` (phrase with article), `synonyms`, `held_out`, `parent` or `parents` (structures that
         contain it), `side`, and `index` (by default the next free one). A name that is there
-        already keeps its index and parents; its synonyms are joined, and its prompt is replaced if
-        one is given.
+        already keeps its index, side and parents; its synonyms are joined, and its prompt and noun
+        are replaced if they are given. A synonym is held out no more.
 
     Returns:
       The template with these classes; equal calls give equal indices.
 
     Raises:
-      ClassError: if a field is unknown or no text, a name is empty, parents differ from those that
-        are there, a new class lies in one of several organs, an index or synonym is taken, or no
-        index is free.
+      ClassError: if a field is unknown or no text, a name or synonym is empty, side or parents
+        differ from those that are there, a new class lies in one of several organs, an index or
+        synonym is taken, or no index is free.
     """
     structures, new = {s.name: s for s in self.structures}, []
     for entry in classes:
@@ -121,6 +121,8 @@ class Template:
         if taken or not 0 < index < FIRST_SIDED_CODE:
           reason = f'taken by {taken[0]!r}' if taken else f'outside 1..{FIRST_SIDED_CODE - 1}'
           raise ClassError(f'new class {fields["name"]!r}: index {index} is {reason}')
+        article = 'the' if fields['side'] else 'an' if fields['name'][0] in 'aeiou' else 'a'
+        fields['noun'] = fields['noun'] or f'{article} {fields["name"]}'
         structures[fields['name']] = Structure(index, **fields)
         new.append(fields['name'])
       else:
@@ -246,17 +248,19 @@ def _read_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     value = entry.get(field, ())
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
       raise ClassError(f'new class {name!r}: {field} is {value!r}; expected a list of texts')
+    if not all(map(_fold, value)):
+      raise ClassError(f'new class {name!r}: {field} has an empty text; take it out')
   if entry.get('side', '') not in ('', 'left', 'right'):
     raise ClassError(f'new class {name!r}: side {entry["side"]!r}; expected left or right')
-  article = 'the' if entry.get('side') else 'an' if name[0] in 'aeiou' else 'a'
+  synonyms = tuple(entry.get('synonyms', ()))
   fields = {
     'name': name,
     'sentence': entry.get('prompt', ''),
-    'noun': entry.get('noun', f'{article} {name}'),
+    'noun': entry.get('noun', ''),
     'side': entry.get('side', ''),
     'parents': tuple(map(_fold, entry.get('parents', filter(None, [entry.get('parent', '')])))),
-    'synonyms': tuple(entry.get('synonyms', ())),
-    'held_out': tuple(entry.get('held_out', ())),
+    'synonyms': synonyms,
+    'held_out': _never_shown(entry.get('held_out', ()), (name, *synonyms)),
   }
   if 'index' in entry:
     if not isinstance(entry['index'], int):
@@ -266,18 +270,28 @@ def _read_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _join(known: Structure, fields: Mapping[str, Any]) -> Structure:
-  for field in ('index', 'parents'):
+  for field in ('index', 'side', 'parents'):
     if fields.get(field) and fields[field] != getattr(known, field):
+      has = getattr(known, field) or 'none'
       raise ClassError(
-        f'class {known.name!r} is there with {field} {getattr(known, field)}, not {fields[field]}; '
+        f'class {known.name!r} is there with {field} {has}, not {fields[field]}; '
         'choose another name'
       )
+  synonyms = tuple(dict.fromkeys((*known.synonyms, *fields['synonyms'])))
+  held_out = tuple(dict.fromkeys((*known.held_out, *fields['held_out'])))
   return dataclasses.replace(
     known,
-    synonyms=tuple(dict.fromkeys((*known.synonyms, *fields['synonyms']))),
-    held_out=tuple(dict.fromkeys((*known.held_out, *fields['held_out']))),
+    noun=fields['noun'] or known.noun,
+    synonyms=synonyms,
+    held_out=_never_shown(held_out, synonyms),
     sentence=fields['sentence'] or known.sentence,
   )
+
+
+def _never_shown(held_out: Iterable[str], taught: Iterable[str]) -> tuple[str, ...]:
+  """Held-out phrases without those that training shows, whatever their case."""
+  shown = set(map(_fold, taught))
+  return tuple(phrase for phrase in held_out if _fold(phrase) not in shown)
 
 
 TEMPLATE = Template(sorted(classes.STRUCTURES, key=lambda s: s.index), classes.SIDED_CODES)

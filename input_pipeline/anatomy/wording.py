@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import itertools
 import re
 from collections.abc import Iterable
 
@@ -9,11 +10,16 @@ from input_pipeline.anatomy import resolve, vocabulary
 from input_pipeline.anatomy.template import TEMPLATE, Template
 
 _NEGATIONS = frozenset({'no', 'not', 'without', 'except', 'excluding', 'exclude', 'but', 'minus'})
-_PLANNING = frozenset({'prv', 'ptv', 'gtv', 'ctv', 'itv', 'igtv', 'margin', 'expansion'})
+# As AAPM TG-263 spells them, with what is primary or nodal, millimetres or dose: 'PRV03', 'GTVp'.
+_PLANNING = re.compile(
+  r'z?(prv|ptv|i?gtv|i?ctv|itv)[pn]?\d*(c?gy)?|margin|expansion|avoid(ance)?|eval(uation)?'
+)
+_PLANNING_ENDS = re.compile(r'(opt|sub)\d*')  # elsewhere 'opt' may be optic
 _RELATIVE = frozenset({'ipsilateral', 'contralateral'})
 _SEEN_FROM = frozenset({'image', 'picture', 'screen', 'viewer'})
+_MOST_WORDS = 40  # of a prompt; the encoder of the package reads no more
 _TYPING_ERROR = 0.8  # likeness of two words from which on one is meant for the other
-_PARTS = re.compile(r'[;/+&\n,.|:]|\band\b|\bwith\b|\bor\b', re.IGNORECASE)
+_PARTS = re.compile(r'[;/+&\n,.|:]|\s[-\u2013\u2014]\s|\band\b|\bwith\b|\bor\b', re.IGNORECASE)
 
 # Words in names of findings that alone name none: 'bone of the lower jaw on contrast CT'.
 # fmt: off
@@ -29,8 +35,27 @@ _NO_FINDINGS = frozenset({
 })
 # fmt: on
 
+# Words for parts and neighbours of an organ, and for where something is to it.
+# fmt: off
+_PARTS_OF = frozenset(map(resolve.singular, (
+  'above', 'adjacent', 'airway', 'angle', 'apex', 'area', 'around', 'arteries', 'base', 'bed',
+  'behind', 'below', 'beneath', 'beside', 'between', 'blood', 'body', 'border', 'boundary',
+  'branch', 'branches', 'canal', 'capsule', 'cartilage', 'cavity', 'condyle', 'cone', 'content',
+  'cortex', 'duct', 'edge', 'end', 'fascia', 'fat', 'floor', 'fluid', 'fold', 'fossa', 'ganglion',
+  'half', 'halves', 'head', 'hemi', 'hilum', 'hilus', 'inlet', 'inside', 'level', 'ligament',
+  'lobe', 'lobes', 'lumen', 'lymph', 'lymphatic', 'marrow', 'membrane', 'mucosa', 'muscle',
+  'near', 'neck', 'nerve', 'node', 'notch', 'opening', 'outlet', 'outside', 'part', 'partial',
+  'pole', 'portion', 'process', 'quarter', 'rami', 'ramus', 'region', 'rim', 'ring', 'root',
+  'segment', 'sheath', 'shell', 'skin', 'space', 'sphincter', 'surface', 'surrounding', 'tail',
+  'third', 'tip', 'tract', 'tree', 'under', 'vein', 'vessel', 'vicinity', 'wall', 'zone',
+)))
+# fmt: on
+_PREPOSITIONS = frozenset({'of', 'in', 'on', 'with', 'at', 'from', 'for', 'to', 'without'})
 
-def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE) -> str:
+
+def objection(
+  text: str, trained: frozenset[str], template: Template = TEMPLATE, *, nearest: str = ''
+) -> str:
   """Why some words, which name no class, should not be asked for; '' if nothing speaks against it.
 
   A text encoder hears the organ in 'no mandible', 'spinal cord PRV' and 'parotid tumor', and the
@@ -40,6 +65,7 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
     text: of a prompt; nothing is said of one that `resolve` takes for a class.
     trained: names of the classes of the model.
     template: of the names.
+    nearest: the class of the model that a judge accepts the words for, or ''.
   """
   if resolve.resolve(text, template):
     return ''
@@ -49,10 +75,13 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
     if sides:
       return 'names a side alone; write "left parotid" in one prompt'
     return 'names no structure; write its English name'
+  if len(words) > _MOST_WORDS:
+    return f'has {len(words)} words; write the name of one structure'
   if _NEGATIONS.intersection(words):
     return 'says what to leave out; write what to segment'
-  taught = _stems_of_classes(trained, template)
-  if _PLANNING.intersection(words) - taught or re.search(r'\d *mm\b', text):
+  taught = _stems(_phrases(trained, template))
+  of_classes = {word for phrase in _phrases(trained, template) for word in _planning(phrase)}
+  if _planning(text) - of_classes or re.search(r'\d *mm\b', text):
     return 'is of a planning volume, which is no anatomy; ask for the organ and expand its mask'
   either = len(sides) == 2 and 'or' in words
   if either or _RELATIVE.intersection(words) or (sides and _SEEN_FROM.intersection(words)):
@@ -61,15 +90,85 @@ def objection(text: str, trained: frozenset[str], template: Template = TEMPLATE)
   apart = len(parts) > 1 and any(resolve.resolve(part, template) for part in parts)
   if apart or len(_names_in_a_row(words, template)) > 1:
     return 'has several names; make each a prompt of its own (commas separate --prompts)'
-  untaught = _finding_stems(template) - taught
+  # A model of liver tumors hears the kidney in 'mass in right kidney', whose words it was taught.
+  of_organ = nearest and _vocabulary(template).get(nearest).kind != 'finding'
+  untaught = _finding_stems(template) - (set() if of_organ else taught)
   findings = {word for word in words if resolve.singular(word) in untaught}
   if findings:
     return f'names a finding ({", ".join(sorted(findings))}) that was not taught; ask for the organ'
-  if sides and (name := resolve.unpaired(rest, template)):
+  name = resolve.unpaired(rest, template) or _without_sides(text, nearest, template)
+  if sides and name:
     return f'{name} has no left and right here; ask for {name}'
   if meant := _respelled(words, template):
     return f'has a typing error; write "{meant}"'
   return ''
+
+
+def _planning(text: str) -> set[str]:
+  """The words of a text that make it the name of a planning volume."""
+  words = resolve.words_of(text)
+  whole = re.split(r'[\W_]+', text.casefold())  # 'GTVp' is no two words
+  planning = {word for word in (*words, *whole) if _PLANNING.fullmatch(word)}
+  planning.update(word for word in words[:1] if word == 'z')  # of what only an optimizer needs
+  return planning.union(word for word in words[-1:] if _PLANNING_ENDS.fullmatch(word))
+
+
+def _without_sides(text: str, nearest: str, template: Template) -> str:
+  """The class without sides that free text stands for; '' for a part, as the left half of it is."""
+  if not nearest or template.get(nearest).side:
+    return ''
+  if _vocabulary(template).get(nearest).kind == 'finding':
+    # Lesions of both sides are in one mask, whatever part of an organ they are said to be in.
+    return nearest if _finding_stems(template) & _stems((text,)) else ''
+  return '' if is_beside(text, nearest, template) else nearest
+
+
+def is_beside(text: str, nearest: str, template: Template = TEMPLATE) -> bool:
+  """Whether free text that is like a class says that it is a part or neighbour of it.
+
+  'mandibular nerve', 'parotid region' and 'aortic wall' share the telling word with the class, so
+  that any text encoder finds them near to it. A lone word that is no name ('box', of the voice box)
+  says less than the class, and the other side is another organ.
+
+  Args:
+    text: of a prompt; a name or synonym of a class is beside none.
+    nearest: the class that it is like.
+    template: of the names.
+  """
+  term = _vocabulary(template).get(nearest)
+  if resolve.resolve(text, template) or _vocabulary(template).find(text) is term:
+    return False
+  words = [word for word in resolve.words_of(text) if resolve.says_what([word])]
+  sides = resolve.key(text)[0]
+  if len(words) < 2 or (sides and term.side not in ('', *sides)):
+    return True
+  others = _words_of_anatomy(template) - _stems(term.phrases)
+  parts = _parts(text)
+  is_part = bool(parts) and parts not in map(_parts, term.phrases)
+  return is_part or not others.isdisjoint(map(resolve.singular, words))
+
+
+def _parts(phrase: str) -> frozenset[str]:
+  """Words for parts in what a phrase is about: 'wall' of 'colon wall', not 'colon with its wall'.
+
+  A class is its parts only in the company that its names have: 'aortic lumen and wall'.
+  """
+  words = itertools.dropwhile(resolve.FILLERS.__contains__, resolve.words_of(phrase))
+  head = itertools.takewhile(lambda word: word not in _PREPOSITIONS, words)
+  return _PARTS_OF.intersection(map(resolve.singular, head))
+
+
+@functools.lru_cache(4)
+def _vocabulary(template: Template) -> vocabulary.Vocabulary:
+  return vocabulary.read(template)
+
+
+@functools.lru_cache(4)
+def _words_of_anatomy(template: Template) -> frozenset[str]:
+  """Stems of the words of canonical names of structures, and of all names of one word."""
+  structures = [term for term in _vocabulary(template) if term.kind == 'structure']
+  names = [p for term in structures for p in term.phrases if p == term.name or ' ' not in p]
+  return frozenset(stem for stem in _stems(names) if resolve.says_what([stem]))
 
 
 def _names_in_a_row(words: list[str], template: Template) -> frozenset[str]:
@@ -104,7 +203,7 @@ def _respelled(words: list[str], template: Template) -> str:
 @functools.lru_cache(4)
 def _vocabulary_words(template: Template) -> tuple[str, ...]:
   """All words of names, and those that say a side."""
-  names = {word for term in vocabulary.read(template) for p in term.phrases for word in
+  names = {word for term in _vocabulary(template) for p in term.phrases for word in
            resolve.words_of(p)}  # fmt: skip
   return tuple(sorted(names | {'left', 'right'}))
 
@@ -114,15 +213,15 @@ def _finding_stems(template: Template) -> frozenset[str]:
   """Stems of words that are in names of tumors and other findings, and in no name of anatomy."""
   of_findings: set[str] = set()
   of_others = _stems((*resolve.FILLERS, *_NO_FINDINGS))
-  for term in vocabulary.read(template):
+  for term in _vocabulary(template):
     to = of_findings if term.kind == 'finding' else of_others
     to.update(_stems(term.phrases))
   return frozenset(stem for stem in of_findings - of_others if not stem.isdigit())
 
 
-def _stems_of_classes(names: frozenset[str], template: Template) -> set[str]:
+def _phrases(names: frozenset[str], template: Template) -> list[str]:
   structures = [template.get(name) for name in names]
-  return _stems(p for s in structures for p in (s.name, *s.synonyms, *s.held_out))
+  return [p for s in structures for p in (s.name, *s.synonyms, *s.held_out)]
 
 
 def _stems(phrases: Iterable[str]) -> set[str]:

@@ -118,7 +118,7 @@ class Target:
     also: further prompts that ask for the same.
     familiarity: of the prompt to the model, 0 to 1; see `text.familiarity`.
     verdict: 'known', 'near' or 'unfamiliar'.
-    nearest: of free text the trained class that it is like; '' where it is like none.
+    nearest: of free text the trained class, or pair, that it is like; '' where it is like none.
   """
 
   label: int

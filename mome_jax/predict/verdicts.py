@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from input_pipeline import remarks
-from input_pipeline.anatomy import Template
-from input_pipeline.anatomy.wording import objection
+from input_pipeline.anatomy import Template, resolve
+from input_pipeline.anatomy.wording import is_beside, objection
 from mome_jax import checkpoint
 from mome_jax.inference.model import Model
 from mome_jax.inference.packed_mask import PackedMask
@@ -14,6 +15,7 @@ from mome_jax.predict.request import PredictError, Request, Target
 from mome_jax.text.familiarity import Familiarity, Judgement
 
 _MOST = 10  # names that one message lists
+_WIDTH = 200  # characters of a prompt that one message repeats
 
 
 class UnfamiliarError(PredictError):
@@ -59,13 +61,12 @@ def judge(
   doubtful = [t for t in targets if t.taken_as == 'free' or t.name not in trained]
   judgements = _judgements(doubtful, trained, predictor, request)
   refused = [t for t in doubtful if judgements[t.name].verdict == 'unfamiliar']
-  free = [t.prompt for t in doubtful if t.taken_as == 'free']
-  said = {text: objection(text, frozenset(trained), predictor.template) for text in free}
-  objections = {text: why for text, why in said.items() if why}
+  objections = _objections(doubtful, judgements, predictor)
   if objections and not request.force:
-    raise UnfamiliarError('; '.join(f'"{text}" {why}' for text, why in objections.items()))
+    said = [f'"{textwrap.shorten(text, _WIDTH)}" {why}' for text, why in objections.items()]
+    raise UnfamiliarError('; '.join(said))
   if refused and not request.force:
-    nearest = [judgements[target.name].nearest for target in refused]
+    nearest = [_like(target, judgements[target.name], predictor) for target in refused]
     hints = [
       f'"{target.prompt}" (nearest: {name})' if name else f'"{target.prompt}"'
       for target, name in zip(refused, nearest, strict=True)
@@ -75,7 +76,8 @@ def judge(
       'those'
     )
   notes = [f'CAUTION: "{text}" {why}; check its mask' for text, why in objections.items()]
-  notes += [_note(t, judgements[t.name]) for t in doubtful if judgements[t.name].verdict != 'known']
+  judged = [_with(target, judgements.get(target.name), predictor) for target in targets]
+  notes += [_note(target) for target in judged if target.verdict != 'known']
   experimental = [
     t.name
     for t in targets
@@ -87,7 +89,6 @@ def judge(
       f'CAUTION: {_listed(experimental)}: experimental, too few patients taught the model; check '
       'the masks'
     )
-  judged = [_with(target, judgements.get(target.name)) for target in targets]
   return [
     dataclasses.replace(target, verdict='unfamiliar') if target.prompt in objections else target
     for target in judged
@@ -105,11 +106,25 @@ def unanswered(path: str, targets: Sequence[Target], masks: Mapping[str, PackedM
     masks: of a segmentation, by the names of what competes with nothing.
   """
   return [
-    f'{path}: nothing was found for "{target.prompt}"; its words are like the class '
-    f'{target.nearest}: ask for that'
+    f'{path}: nothing was found for "{target.prompt}"; it may be like "{target.nearest}"'
     for target in targets
     if target.nearest and target.name in masks and masks[target.name].box is None
   ]
+
+
+def _objections(
+  doubtful: Sequence[Target], judgements: Mapping[str, Judgement], predictor: Model
+) -> dict[str, str]:
+  """Prompt -> why it should not be asked for, of free text that something speaks against."""
+  trained = frozenset(predictor.config.classes)
+  objections: dict[str, str] = {}
+  for target in doubtful:
+    judgement = judgements[target.name]
+    nearest = '' if judgement.verdict == 'unfamiliar' else judgement.nearest
+    if target.taken_as == 'free':
+      why = objection(target.prompt, trained, predictor.template, nearest=nearest)
+      objections |= {target.prompt: why} if why else {}
+  return objections
 
 
 def _judgements(
@@ -123,7 +138,15 @@ def _judgements(
   texts = [t.prompt if t.taken_as == 'free' else t.name for t in doubtful]
   with remarks.collected():  # of a long prompt the model's own text tells
     judged = judges.judge(texts, look_up=not request.as_written)
-  return {target.name: judgement for target, judgement in zip(doubtful, judged, strict=True)}
+  return {t.name: _noted(t, j, predictor.template) for t, j in zip(doubtful, judged, strict=True)}
+
+
+def _noted(target: Target, judgement: Judgement, template: Template) -> Judgement:
+  """The judgement, near at most for free text of a part or neighbour of a class."""
+  known = target.taken_as == 'free' and judgement.verdict == 'known' and judgement.nearest
+  if known and is_beside(target.prompt, judgement.nearest, template):
+    return dataclasses.replace(judgement, verdict='near')
+  return judgement
 
 
 @functools.lru_cache(4)  # of a program that predicts more than once
@@ -131,20 +154,29 @@ def _judges(trained: tuple[str, ...], template: Template) -> Familiarity:
   return Familiarity(trained, template, embed=checkpoint.load_text_encoder())
 
 
-def _with(target: Target, judgement: Judgement | None) -> Target:
+def _with(target: Target, judgement: Judgement | None, predictor: Model) -> Target:
   if judgement is None:
     return target
   return dataclasses.replace(
     target,
     familiarity=round(judgement.familiarity, 2),
     verdict=judgement.verdict,
-    nearest=judgement.nearest if target.taken_as == 'free' else '',
+    nearest=_like(target, judgement, predictor) if target.taken_as == 'free' else '',
   )
 
 
-def _note(target: Target, judgement: Judgement) -> str:
-  if judgement.verdict == 'near':
-    like = f' ({judgement.nearest})' if judgement.nearest else ''
+def _like(target: Target, judgement: Judgement, predictor: Model) -> str:
+  """The class that a target is like; the pair, where no side is named and the model knows both."""
+  if not resolve.key(target.prompt)[0]:
+    for noun, pair in predictor.template.pairs().items():
+      if judgement.nearest in pair and set(pair).issubset(predictor.config.classes):
+        return noun
+  return judgement.nearest
+
+
+def _note(target: Target) -> str:
+  if target.verdict == 'near':
+    like = f' ({target.nearest})' if target.nearest else ''
     return (
       f'CAUTION: "{target.prompt}" is near to what the model was trained on{like} and '
       'may mean something else; check its mask'

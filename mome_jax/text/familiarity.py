@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.anatomy import TEMPLATE, Template, vocabulary
+from input_pipeline.anatomy import TEMPLATE, Template, resolve, vocabulary
 from input_pipeline.anatomy.vocabulary import Vocabulary
 from mome_jax import shipped
 from mome_jax.text.lexicon import Lexicon
@@ -174,7 +174,8 @@ class Judgement:
   Attributes:
     familiarity: in [0, 1].
     verdict: one of VERDICTS.
-    nearest: the trained class that it is nearest to; '' where it is like none of them.
+    nearest: the trained class that it is nearest to, not of the side that it does not name; ''
+      where it is like none of them.
     meaning: the term of the vocabulary whose name it is, or ''.
   """
 
@@ -225,8 +226,8 @@ class Familiarity:
     likeness = self._compare(prompts)
     scores = self._calibration.familiarity(features(likeness, self.trained))
     # Of the classes the nearest by both, as each alone has odd neighbours.
-    near = likeness.cosine + likeness.words
-    nearest = np.where(self.trained, near, -np.inf).argmax(1)
+    near = np.where(self._candidates(prompts), likeness.cosine + likeness.words, -np.inf)
+    nearest = near.argmax(1)
     judgements = []
     for k, (prompt, score, n) in enumerate(zip(prompts, scores.tolist(), nearest, strict=True)):
       alike = likeness.words[k, n] > 0 or likeness.cosine[k, n] >= _LIKE
@@ -238,6 +239,15 @@ class Familiarity:
       meaning = term.name if term else ''
       judgements.append(Judgement(score, self._calibration.verdict(score), name, meaning))
     return judgements
+
+  def _candidates(self, prompts: Sequence[str]) -> np.ndarray:
+    """(K, N) bool: the trained classes but those of the side that a prompt does not name."""
+    fitting = [
+      [len(named) != 1 or term.side in ('', *named) for term in self._terms]
+      for named in (resolve.key(prompt)[0] for prompt in prompts)
+    ]
+    candidates = self.trained & np.array(fitting)
+    return np.where(candidates.any(1, keepdims=True), candidates, self.trained)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import jax
 import ml_collections
 import numpy as np
 
+from input_pipeline import remarks
 from input_pipeline.anatomy import TEMPLATE, Template, vocabulary
 from mome_jax.errors import ConfigError, suggest
 from mome_jax.text import embed, negatives, prompts
@@ -163,8 +164,21 @@ def for_training(
   vectors = _read_vectors(config.text.vectors)
   vectors(default, f'pass --config.text.vectors=FILE.npz, made for all classes with {COMMAND} '
           '[--new-classes=DATASET.JSON] by the T5 checkpoint')  # fmt: skip
-  synonyms = all(text in vectors for text in prompts.training_prompts(template, classes))
+  drawn = set(prompts.training_prompts(template, classes)) - {*default}
+  synonyms = _has_synonyms(vectors, drawn, config.text.vectors)
   return TrainingText(None, vectors, vectors.width, frozen(vectors), classes, template, synonyms)
+
+
+def _has_synonyms(vectors: TextVectors, drawn: Collection[str], path: str) -> bool:
+  """Whether all prompts beside the default ones have a vector; a note where only some have."""
+  missing = [prompt for prompt in sorted(drawn) if prompt not in vectors]
+  if 0 < len(missing) < len(drawn):
+    more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
+    remarks.tell(
+      f'{path}: no vector for {", ".join(map(repr, missing[:3]))}{more}, so that all classes are '
+      f'trained without synonyms; make it with {COMMAND} [--new-classes=DATASET.JSON]'
+    )
+  return not missing
 
 
 def teach_the_same(

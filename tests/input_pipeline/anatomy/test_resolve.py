@@ -23,16 +23,24 @@ MEANT = {
   'spinal cord': ('spinal_cord', 'SpinalCord', 'SPINAL CORD', 'Cord', 'spinal cords'),
   'esophagus': ('Oesophagus', 'œsophagus', 'the gullet', 'esophagus on CT'),
   'mandible': ('jaw bone', 'Bone_Mandible', 'mandibles', 'lower-jaw', 'segment the mandible'),
-  'liver tumor': ('Liver Tumour', 'liver tumours', 'tumours of the liver', 'hepatic metastases'),
+  'liver tumor': ('Liver Tumour', 'liver tumours', 'tumours of the liver', 'hepatic metastases',
+                  'liver metastases', 'Liver_Metastasis', 'metastases of the liver'),
   'celiac trunk': ('coeliac trunk', 'Cœliac axis', 'A_Celiac', 'coeliac arteries'),
   'postcava': ('ivc', 'V_Venacava_I', 'inferior vena cava'),
   'aorta': ('A_Aorta', 'Aorta'),
   'colon': ('Bowel_Large', 'large bowel'),
   'liver': ('A computerized tomography of a liver', 'contour of the liver', 'hepar',
-            'In this CT scan, segment a liver', 'the liver in this scan', 'lobes of liver'),
+            'In this CT scan, segment a liver', 'the liver in this scan', 'lobes of liver',
+            '+ liver', 'Liver - CT'),
+  'left lung': ('Lung - Left', 'lung / L', 'Lung, left'),
+  # Signs in place of the 'and' of a name.
+  'intestine': ('ileum jejunum', 'ileum/jejunum', 'jejunum & ileum'),
+  'portal and splenic vein': ('PV/SV', 'portal vein + splenic vein'),
+  'pancreas': ('head, body and tail of pancreas', 'head/body/tail of pancreas'),
 }  # fmt: skip
-BOTH = {'kidney': ('kidney', 'Kidneys', 'both kidneys', 'bilateral kidney', 'Kidney_Both'),
-        'lung': ('lungs', 'left and right lung', 'right/left lungs'),
+BOTH = {'kidney': ('kidney', 'Kidneys', 'both kidneys', 'bilateral kidney', 'Kidney_Both',
+                   'Kidney L+R', 'left & right kidney'),
+        'lung': ('lungs', 'left and right lung', 'right/left lungs', 'Lung - L/R'),
         'parotid': ('parotid', 'Parotids', 'parotid glands')}  # fmt: skip
 # Other anatomy, less or more than a name, the wrong number of sides, and what is no text at all.
 NOTHING = (
@@ -43,6 +51,10 @@ NOTHING = (
   'wall of the duodenum', 'Rectum_A', 'RectumA', 'Kidney_A_L', 'Spinal_Cord_Canal', 'Cord_Canal',
   'liver segment', 'segment of the liver', 'lobe of the liver', 'Lobe_Lung_L',
   'rt', 'upper jaw', 'kidney stone', 'lparotidl',
+  'kidney + tumor', 'liver+tumor', 'liver & tumor', 'liver/tumor', 'lung+cancer', 'kidney;tumor',
+  'hepatic vessels + tumor', 'Liver - Tumor', 'Liver \N{EN DASH} Tumor', 'liver, tumor',
+  'liver|tumor', 'left kidney / left tumor', 'Mandible_PRV03', 'Parotid_L_opt', 'zMandible',
+  '~Lung_L',
 )  # fmt: skip
 
 
@@ -105,6 +117,9 @@ def test_a_longer_template_never_confuses_its_classes():
     assert resolve(structure.name, template) == (structure,)
   assert resolve('the liver', template) == ()  # 'liver' or 'livers': nobody knows
   assert resolve('metastases', template)[0].name == 'metastasis'
+  mets = TEMPLATE.extend([{'name': 'liver metastasis'}, {'name': 'kidney/tumor'}])
+  assert [s.name for s in resolve('Liver_Metastases', mets)] == ['liver metastasis']
+  assert [s.name for s in resolve('Kidney_Tumors', mets)] == ['kidney tumor']
   hippocampi = [s.name for s in resolve('hippocampus', template)]
   assert hippocampi == ['right hippocampus', 'left hippocampus']
   names = [resolve(name, template) for name in template.names()]

@@ -183,6 +183,29 @@ class TestExtend:
     assert TEMPLATE.additions() == ()
     assert longer.find('jecur').name == 'liver'
 
+  def test_a_synonym_is_held_out_no_more(self):
+    longer = TEMPLATE.extend([{'name': 'liver', 'synonyms': ['Hepatic tissue']}])
+    assert 'Hepatic tissue' in longer.get('liver').synonyms
+    assert longer.get('liver').held_out == ('parenchyma of the liver',)
+    assert TEMPLATE.extend(longer.additions()).structures == longer.structures
+    new = TEMPLATE.extend([{'name': 'x', 'synonyms': ['y'], 'held_out': ['Y', 'z', 'X']}])
+    assert new.get('x').held_out == ('z',)
+
+  def test_what_a_known_class_is_given_counts_or_is_refused(self):
+    longer = TEMPLATE.extend([{'name': 'liver', 'noun': 'the liver'}, {'name': 'spleen'}])
+    assert longer.get('liver').prompt == 'A computerized tomography of the liver'
+    assert longer.get('spleen') == TEMPLATE.get('spleen')
+    assert TEMPLATE.extend(longer.additions()).structures == longer.structures
+    for name, side, has in (('liver', 'left', 'none'), ('left lung', 'right', 'left')):
+      with pytest.raises(ClassError, match=f"'{name}' is there with side {has}, not {side}"):
+        TEMPLATE.extend([{'name': name, 'side': side}])
+
+  @pytest.mark.parametrize('field', ['synonyms', 'held_out'])
+  @pytest.mark.parametrize('name', ['liver', 'x'])
+  def test_empty_phrases_are_refused(self, name, field):
+    with pytest.raises(ClassError, match=f"'{name}': {field} has an empty text; take it out"):
+      TEMPLATE.extend([{'name': name, field: ['fine', ' ']}])
+
   def test_translation_follows_names(self):
     one, two = TEMPLATE.extend(self.NEW), TEMPLATE.extend(self.NEW[::-1])
     table = one.translation(two)

@@ -147,6 +147,12 @@ def test_labels_are_spelled_as_anything_else(tmp_path):
   }  # fmt: skip
 
 
+def test_an_organ_with_its_lesion_is_not_the_lesion(tmp_path):
+  write(tmp_path, {'labels': {'kidney + tumor': [1, 2], 'kidney tumor': 2}, 'supervised': {}})
+  with pytest.raises(sources.SourceError, match=r"label 'kidney \+ tumor' is no class"):
+    cases_of(tmp_path)
+
+
 def test_all_bad_labels_are_named_at_once(tmp_path):
   bad = {'livr': 1, 'unicorn': 2, 'spleen': 300, 'pancreas': 4, 'colon': 4}
   write(tmp_path, {'labels': bad, 'supervised': {}})

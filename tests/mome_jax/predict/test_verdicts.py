@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from threshold import Threshold, save_scan
 
 from mome_jax import predict
@@ -12,11 +13,18 @@ from mome_jax.inference.packed_mask import PackedMask
 from mome_jax.predict import prompted_model, verdicts
 from mome_jax.predict.request import Options, Request, make_targets
 
+LESIONS = (
+  'liver', 'liver tumor', 'right kidney', 'left kidney', 'kidney tumor', 'duodenum', 'mandible',
+  'spinal cord', 'right parotid', 'left parotid', 'right adrenal gland', 'left adrenal gland',
+)  # fmt: skip
 
-def judge(prompts, **keywords):
+
+def judge(prompts, *, classes=Threshold.config.classes, **keywords):
   request = Request([], prompts, **keywords)
   targets = make_targets(prompts, Threshold.template, as_written=request.as_written)
-  return verdicts.judge(targets, Threshold(), request)
+  predictor = Threshold()
+  predictor.config = ConfigDict({'classes': classes, 'experimental': ()})
+  return verdicts.judge(targets, predictor, request)
 
 
 def test_trained_classes_are_known_and_load_nothing(monkeypatch):
@@ -106,6 +114,21 @@ def test_what_is_near_is_asked_with_a_note(monkeypatch):
   )
 
 
+@pytest.mark.parametrize(
+  ('prompt', 'nearest'),
+  [
+    ('stem cell region of left parotid', 'left parotid'),
+    ('stem cell region of right parotid', 'right parotid'),
+    ('parotid lymph node', 'parotid'),
+  ],
+)
+def test_what_free_text_is_like_has_the_side_that_it_names(prompt, nearest):
+  [target], [note] = judge([prompt], classes=LESIONS)
+  assert target.nearest == nearest and f'trained on ({nearest})' in note
+  [target], _ = judge([prompt], classes=('mandible', 'right parotid'), force=True)
+  assert target.nearest in ('right parotid', '')
+
+
 def test_a_refusal_comes_before_the_scans(tmp_path, monkeypatch, capsys):
   scan = save_scan(tmp_path / 'a.nii.gz')
   monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold())
@@ -146,6 +169,47 @@ def test_words_that_say_more_than_a_name_are_refused_with_what_to_write():
   )
 
 
+@pytest.mark.parametrize('prompt', ['mass in right kidney', 'left adrenal mass', 'duodenal tumor'])
+def test_a_finding_of_an_organ_whose_findings_were_not_taught_is_refused(prompt):
+  with pytest.raises(verdicts.UnfamiliarError, match='names a finding .* ask for the organ'):
+    judge([prompt], classes=LESIONS)
+
+
+def test_findings_that_were_taught_are_asked():
+  targets, notes = judge(['liver metastases', 'lesion in the liver'], classes=LESIONS)
+  assert [(t.verdict, t.nearest) for t in targets] == [('known', ''), ('known', 'liver tumor')]
+  assert notes == []
+
+
+def test_the_side_of_free_text_for_a_lesion_is_refused():
+  with pytest.raises(verdicts.UnfamiliarError, match='kidney tumor has no left and right here'):
+    judge(['tumor in the left kidney'], classes=LESIONS)
+
+
+@pytest.mark.parametrize(
+  'prompt',
+  [
+    'mandibular nerve',
+    'spinal cord canal',
+    'parotid lymph node',
+    'left ramus of mandible',
+    'cord blood',
+  ],
+)
+def test_a_part_or_neighbour_of_a_class_is_near_at_most(prompt):
+  [target], [note] = judge([prompt], classes=LESIONS)
+  assert target.verdict == 'near' and target.familiarity > 0.9
+  assert note.startswith(f'CAUTION: "{prompt}" is near to') and note.endswith('check its mask')
+
+
+def test_of_a_report_one_line_repeats_the_start_alone():
+  with pytest.raises(verdicts.UnfamiliarError) as error:
+    judge(['no acute findings in this liver ' * 200])
+  message = str(error.value)
+  assert message.startswith('"no acute findings in') and len(message) < 400
+  assert '[...]" has 1200 words; write the name of one structure' in message
+
+
 def test_free_text_like_a_class_that_finds_nothing_is_told():
   """As 'bone of my lower jaw' with the package's model: known, and no voxel."""
   targets, _ = judge(['hepatic tissue'], as_written=True)
@@ -153,10 +217,7 @@ def test_free_text_like_a_class_that_finds_nothing_is_told():
   mask = PackedMask((2, 2, 2))
   masks = {targets[0].name: mask}
   [note] = verdicts.unanswered('a.nii.gz', targets, masks)
-  assert note == (
-    'a.nii.gz: nothing was found for "hepatic tissue"; its words are like the class liver: ask for '
-    'that'
-  )
+  assert note == ('a.nii.gz: nothing was found for "hepatic tissue"; it may be like "liver"')
   full = PackedMask((2, 2, 2))
   full.add((slice(0, 2),) * 3, np.ones((2, 2, 2), bool))
   assert verdicts.unanswered('a.nii.gz', targets, {targets[0].name: full}) == []

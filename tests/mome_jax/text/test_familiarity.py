@@ -175,6 +175,14 @@ def test_verdicts_for_the_shipped_model(judges):
   assert judges.judge([]) == []
 
 
+def test_the_nearest_class_is_not_of_the_other_side(judges, embed):
+  texts = ['stem cell region of left parotid', 'stem cell region of right parotid']
+  assert [one.nearest for one in judges.judge(texts)] == ['left parotid', 'right parotid']
+  assert judges.judge(['left ramus of mandible'])[0].nearest == 'mandible'
+  one_sided = Familiarity(('right parotid',), embed=embed)
+  assert one_sided.judge(['left parotid gland duct'])[0].nearest == 'right parotid'
+
+
 def test_without_looking_up_the_score_alone_decides(judges):
   prompts = ['left parotid', 'liver', 'lower jaw bone']
   judgements = judges.judge(prompts, look_up=False)

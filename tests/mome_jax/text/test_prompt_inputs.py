@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from input_pipeline import remarks
 from mome_jax.configs import demo
 from mome_jax.errors import ConfigError
 from mome_jax.text import prompt_inputs, prompts
@@ -51,10 +52,29 @@ def test_frozen_text_gives_the_vectors_of_the_same_prompts(tmp_path):
 def test_vectors_of_default_prompts_alone_train_without_synonyms(tmp_path):
   rows = torch.randn(32, 512)
   torch.save(rows, tmp_path / 'cum.pth')
-  text = prompt_inputs.for_training(config(mode='frozen', vectors=str(tmp_path / 'cum.pth')))
+  with remarks.collected() as notes:
+    text = prompt_inputs.for_training(config(mode='frozen', vectors=str(tmp_path / 'cum.pth')))
+  assert notes == []
   for step in range(5):
     for inputs in text.batch(seed=0, step=step).values():
       np.testing.assert_array_equal(inputs['vectors'], rows[[5, 0]].numpy())
+
+
+def test_a_synonym_without_a_vector_is_told(tmp_path):
+  drawn = prompts.training_prompts(names=['liver', 'spleen'])
+  path = tmp_path / 'text.npz'
+  vectors([prompt for prompt in drawn if prompt not in ('hepar', 'lien')]).save(path)
+  with remarks.collected() as notes:
+    text = prompt_inputs.for_training(config(mode='frozen', vectors=str(path)))
+  [note] = notes
+  assert note.startswith(f"{path}: no vector for 'hepar', 'lien', so that all classes")
+  assert 'make it with python -m mome_jax.text.embed' in note
+  batch = text.batch(seed=0, step=0)
+  np.testing.assert_array_equal(batch['sampled']['vectors'], batch['default']['vectors'])
+  vectors(drawn).save(path)
+  with remarks.collected() as notes:
+    prompt_inputs.for_training(config(mode='frozen', vectors=str(path)))
+  assert notes == []
 
 
 def test_negatives_of_other_anatomy():
