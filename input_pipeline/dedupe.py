@@ -11,7 +11,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from input_pipeline import cli, errors, patient_groups, progress, sources
+from input_pipeline import cli, errors, patient_groups, progress, sources, text_files
 from input_pipeline.bricks import identity
 
 _HELD_OUT = ('train', 'validation', 'test')
@@ -71,7 +71,7 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
   identity.check_names(cases)
   with errors.writing(output):  # before the work, not after it
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.touch()
+    text_files.check_replaceable(output)
   prints = FingerprintStore()
   splits: dict[tuple[str, str], str] = {}
   unread = []

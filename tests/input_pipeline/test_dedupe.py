@@ -89,6 +89,43 @@ def test_groups_that_were_found_before_scans_came_or_changed_are_not_current(tmp
   assert '1 of 4 scans could not be read when it was made, such as word_0004' in message
 
 
+def write_word(folder, name, slices):
+  """A scan of random tissue, at the spacing of the fingerprint's grid."""
+  image = np.full((16, 14, slices), -1000, np.int16)
+  image[3:13, 3:11] = np.random.default_rng(0).integers(0, 100, (10, 8, slices))
+  for part, array in (('images', image), ('labels', (image > -500).astype(np.uint8))):
+    (folder / f'{part}Tr').mkdir(parents=True, exist_ok=True)
+    nib.save(
+      nib.Nifti1Image(array, np.diag([6.0, 6, 6, 1])), folder / f'{part}Tr' / f'{name}.nii.gz'
+    )
+
+
+def test_a_scan_of_two_slices_costs_no_other(tmp_path):
+  for number, slices in enumerate((2, 12, 2)):
+    write_word(tmp_path / 'word', f'word_000{number}', slices)
+  output = tmp_path / 'groups.json'
+  assert dedupe.main([f'--download=word={tmp_path / "word"}', f'--output={output}']) == 0
+  (group,) = json.loads(output.read_text())['groups']
+  assert group['members'] == [['word', 'word_0000'], ['word', 'word_0002']]
+
+
+def test_what_failed_leaves_the_file_of_before_or_none(tmp_path, monkeypatch):
+  write_word(tmp_path / 'word', 'word_0001', 6)
+  find = [f'--download=word={tmp_path / "word"}', f'--output={tmp_path / "groups.json"}']
+
+  def fail(_):
+    raise RuntimeError
+
+  monkeypatch.setattr('input_pipeline.fingerprint.find_groups', fail)
+  with pytest.raises(RuntimeError):
+    dedupe.main(find)
+  assert [path.name for path in tmp_path.iterdir()] == ['word']
+  (tmp_path / 'groups.json').write_text('before')
+  with pytest.raises(RuntimeError):
+    dedupe.main(find)
+  assert (tmp_path / 'groups.json').read_text() == 'before'
+
+
 def test_groups_are_replaced_in_one_step(tmp_path):
   file = tmp_path / 'groups.json'
   patient_groups.write(file, [], [], [])
