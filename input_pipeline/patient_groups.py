@@ -51,6 +51,8 @@ class Groups:
   def check_current(self, cases: Sequence[sources.Case], fix: str) -> None:
     """Checks that no scan came or was replaced since the groups were found; notes the unread.
 
+    Nor may patients have been declared since whom the groups divide.
+
     Args:
       cases: that are there now.
       fix: the option with which to run `dedupe` again.
@@ -71,6 +73,7 @@ class Groups:
         f'{self.path}: {len(other)} of {len(cases)} scans were not there or not the same when it '
         f'was made, such as {other[0].name}; run input_pipeline.dedupe again with {fix}'
       )
+    self._check_patients(cases, fix)
     unread = [case.name for case in cases if (case.source, case.name) in self.unread]
     if unread:
       print(
@@ -79,6 +82,15 @@ class Groups:
         f'input_pipeline.dedupe again with {fix}',
         file=sys.stderr,
       )
+
+  def _check_patients(self, cases: Sequence[sources.Case], fix: str) -> None:
+    number = {tuple(key): n for n, group in enumerate(self.groups) for key in group['members']}
+    for keys in declared(cases):
+      if len({number.get(key, key) for key in keys}) > 1:
+        raise GroupsError(
+          f'{self.path}: {keys[0][1]} and {keys[-1][1]} are of one patient, which was not known '
+          f'when it was made; run input_pipeline.dedupe again with {fix}'
+        )
 
   def _is_current(self, case: sources.Case) -> bool:
     known = (self.scans or {}).get((case.source, case.name))
@@ -130,6 +142,26 @@ def write(
     scans = [(case.source, case.name, *state_of(case)) for case in cases]
     content = {'groups': groups, 'scans': scans, 'unread': unread}
     text_files.replace(path, json.dumps(content, indent=1) + '\n')
+
+
+def join(groups: Iterable[Sequence[tuple[str, str]]]) -> list[list[tuple[str, str]]]:
+  """Groups of keys (source, case), those that share one made one; in order."""
+  joined: list[set] = []
+  for keys in map(set, groups):
+    for other in [group for group in joined if keys & group]:
+      joined.remove(other)
+      keys |= other
+    joined.append(keys)
+  return sorted(map(sorted, joined))
+
+
+def declared(cases: Iterable[sources.Case]) -> list[list[tuple[str, str]]]:
+  """Keys (source, case) of each patient with several cases, by what one download says."""
+  patients: dict[tuple[str, str], list[tuple[str, str]]] = {}
+  for case in cases:
+    patient = case.patient or case.name
+    patients.setdefault((case.source, patient), []).append((case.source, case.name))
+  return [keys for keys in patients.values() if len(keys) > 1]
 
 
 def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> list[sources.Case]:
