@@ -3,7 +3,8 @@ r"""Finds the same scan in several datasets, so that no patient is trained on an
   python -m input_pipeline.dedupe --download=lits=DIR --download=msd_liver=DIR --output=groups.json
   python -m input_pipeline.prepare --source=lits --manual_dir=DIR --groups=groups.json ...
 
-Scans are compared by their `fingerprint`; what is found goes to a file of `patient_groups`.
+Scans are compared by their `fingerprint`; what is found, and which scans the sources say to be of
+one patient, goes to a file of `patient_groups`.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from input_pipeline import cli, errors, patient_groups, progress, sources
+from input_pipeline import cli, errors, patient_groups, progress, sources, text_files
 from input_pipeline.bricks import identity
 
 _HELD_OUT = ('train', 'validation', 'test')
@@ -62,34 +63,34 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
   from input_pipeline.fingerprint import find_groups, fingerprint
   from input_pipeline.fingerprint_store import FingerprintStore
 
-  cases = []
+  cases, known = [], []
   for source, folder in downloads:
     of_source, notes = sources.get_source(source).listed(folder)
     cases += of_source
+    known += patient_groups.declared(of_source)
     for note in notes:
       print(f'note: {note}', file=sys.stderr)
   identity.check_names(cases)
   with errors.writing(output):  # before the work, not after it
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.touch()
+    text_files.check_replaceable(output)
   prints = FingerprintStore()
-  splits: dict[tuple[str, str], str] = {}
   unread = []
   for case in progress.bar(cases, desc='fingerprints', unit='case'):
     try:
       scan = case.load()
       prints.add((case.source, case.name), fingerprint(scan.image, scan.geometry.spacing))
-      splits[case.source, case.name] = case.split
     except Exception as error:  # whatever is wrong with one case must not cost the others
       print(f'skipped {case.source} {case.name}: {errors.reason(error)}', file=sys.stderr)
       unread.append((case.source, case.name))
+  splits = {(case.source, case.name): case.split for case in cases}
   groups = [
     {'split': max((splits[key] for key in keys), key=_HELD_OUT.index), 'members': keys}
-    for keys in find_groups(prints)
+    for keys in patient_groups.join([*find_groups(prints), *known])
   ]
   patient_groups.write(output, groups, cases, unread)
   number = sum(len(group['members']) for group in groups)
-  print(f'{output}: {len(groups)} groups with {number} of {len(prints)} scans')
+  print(f'{output}: {len(groups)} groups with {number} of {len(cases)} scans')
   return len(unread)
 
 

@@ -140,8 +140,11 @@ def correlation(a: Fingerprint, b: Fingerprint) -> float:
   """Pearson's correlation inside both bodies, at the best alignment and mirroring.
 
   Found on a grid of half the resolution first; only what is promising there is refined. Before
-  that, a quarter of it tells most others apart in a twentieth of the time.
+  that, a quarter of it tells most others apart in a twentieth of the time. A body of one voxel
+  along an axis has no such grid, and is like none: -1.
   """
+  if min(*a.body.shape, *b.body.shape) < 2:
+    return -1.0
   small_a, small_b = _halved(a), _halved(b)
   rough = _roughly(_halved(small_a), _halved(small_b))
   if rough < _POSSIBLE:

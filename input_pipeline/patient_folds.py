@@ -21,8 +21,8 @@ def patients(
 
   Args:
     cases: of any sources.
-    groups: of the cases that `dedupe` found to be of one patient, what it calls the patient; from
-      `bricks.read_patients`.
+    groups: of the cases whose patient `dedupe` or their source knows, what the patient is called;
+      from `bricks.read_patients`.
 
   Returns:
     The group's key, or that of the first case with the same voxels, or else 'source/name'.

@@ -3,6 +3,7 @@
 `dedupe` writes it and `prepare` reads it, so that a group never crosses splits.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,6 +15,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from input_pipeline import errors, sources, text_files
 from input_pipeline.bricks import identity
 from input_pipeline.errors import UserError
+
+# Where the parts of a file begin that are compared: multiples of the golden ratio, so that those of
+# a volume lie at different places of its slices, and not all in the margin of air.
+_PARTS = tuple(n * 0.618034 % 1 for n in range(12))
+_PART_BYTES = 1024
 
 
 class GroupsError(UserError):
@@ -27,13 +33,14 @@ class Groups:
   Attributes:
     path: of the file.
     groups: each with its `split` and its `members`, pairs of source and case.
-    scans: (source, case) -> bytes of what was there; None where that was not noted.
+    scans: (source, case) -> `state_of` what was there; None where that was not noted. Files of
+      before hold the first of its two values alone.
     unread: those of them that could not be read, and so were compared with none.
   """
 
   path: str
   groups: Sequence[Mapping]
-  scans: Mapping[tuple[str, str], int] | None
+  scans: Mapping[tuple[str, str], tuple] | None
   unread: Collection[tuple[str, str]]
 
   @property
@@ -43,6 +50,8 @@ class Groups:
 
   def check_current(self, cases: Sequence[sources.Case], fix: str) -> None:
     """Checks that no scan came or was replaced since the groups were found; notes the unread.
+
+    Nor may patients have been declared since whom the groups divide.
 
     Args:
       cases: that are there now.
@@ -58,12 +67,13 @@ class Groups:
         file=sys.stderr,
       )
       return
-    other = [case for case in cases if self.scans.get((case.source, case.name)) != size_of(case)]
+    other = [case for case in cases if not self._is_current(case)]
     if other:
       raise GroupsError(
         f'{self.path}: {len(other)} of {len(cases)} scans were not there or not the same when it '
         f'was made, such as {other[0].name}; run input_pipeline.dedupe again with {fix}'
       )
+    self._check_patients(cases, fix)
     unread = [case.name for case in cases if (case.source, case.name) in self.unread]
     if unread:
       print(
@@ -72,6 +82,19 @@ class Groups:
         f'input_pipeline.dedupe again with {fix}',
         file=sys.stderr,
       )
+
+  def _check_patients(self, cases: Sequence[sources.Case], fix: str) -> None:
+    number = {tuple(key): n for n, group in enumerate(self.groups) for key in group['members']}
+    for keys in declared(cases):
+      if len({number.get(key, key) for key in keys}) > 1:
+        raise GroupsError(
+          f'{self.path}: {keys[0][1]} and {keys[-1][1]} are of one patient, which was not known '
+          f'when it was made; run input_pipeline.dedupe again with {fix}'
+        )
+
+  def _is_current(self, case: sources.Case) -> bool:
+    known = (self.scans or {}).get((case.source, case.name))
+    return known is not None and state_of(case)[: len(known)] == known
 
 
 def read(path: str) -> Groups:
@@ -87,7 +110,7 @@ def read(path: str) -> Groups:
     listed = content.get('scans')
     scans = None
     if listed is not None:
-      scans = {(source, name): size for source, name, size in listed}
+      scans = {(source, name): (size, *more) for source, name, size, *more in listed}
     unread = {(source, name) for source, name in content.get('unread', ())}
   except UserError:
     raise
@@ -116,9 +139,29 @@ def write(
     UserError: if the file cannot be written.
   """
   with errors.writing(path):
-    scans = [(case.source, case.name, size_of(case)) for case in cases]
+    scans = [(case.source, case.name, *state_of(case)) for case in cases]
     content = {'groups': groups, 'scans': scans, 'unread': unread}
     text_files.replace(path, json.dumps(content, indent=1) + '\n')
+
+
+def join(groups: Iterable[Sequence[tuple[str, str]]]) -> list[list[tuple[str, str]]]:
+  """Groups of keys (source, case), those that share one made one; in order."""
+  joined: list[set] = []
+  for keys in map(set, groups):
+    for other in [group for group in joined if keys & group]:
+      joined.remove(other)
+      keys |= other
+    joined.append(keys)
+  return sorted(map(sorted, joined))
+
+
+def declared(cases: Iterable[sources.Case]) -> list[list[tuple[str, str]]]:
+  """Keys (source, case) of each patient with several cases, by what one download says."""
+  patients: dict[tuple[str, str], list[tuple[str, str]]] = {}
+  for case in cases:
+    patient = case.patient or case.name
+    patients.setdefault((case.source, patient), []).append((case.source, case.name))
+  return [keys for keys in patients.values() if len(keys) > 1]
 
 
 def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> list[sources.Case]:
@@ -146,6 +189,18 @@ def patients(groups: Iterable[Mapping]) -> dict[tuple[str, str], str]:
   }
 
 
-def size_of(case: sources.Case) -> int:
-  """Bytes of a case's files: another scan under its name has others; a copied download does not."""
-  return sum(os.path.getsize(path) for path in identity.files_of(case.load) if os.path.exists(path))
+def state_of(case: sources.Case) -> tuple[int, str]:
+  """Bytes of a case's files, and 16 hexadecimal digits of what they hold.
+
+  Another scan under its name has others; a copied download has not, whatever the times of its
+  files. Parts are read of each file, as two scans differ nearly everywhere.
+  """
+  size, digest = 0, hashlib.sha256()
+  for path in filter(os.path.exists, identity.files_of(case.load)):
+    length = os.path.getsize(path)
+    size += length
+    with contextlib.suppress(OSError), open(path, 'rb') as file:  # told where the scan is read
+      for share in _PARTS:
+        file.seek(int(share * max(length - _PART_BYTES, 0)))
+        digest.update(file.read(_PART_BYTES))
+  return size, digest.hexdigest()[:16]

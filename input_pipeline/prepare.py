@@ -77,9 +77,9 @@ def prepare(
     settings, manual_dir and groups_file as absolute paths, new_classes (beyond the built-in
     template), cases per split, skipped (case, reason), warnings (case, message), assigned (with
     folds: source, case and split of each case that is there twice), drawn (case -> split of every
-    case whose split was ever drawn), patients (source, case, patient, of the cases in a group),
-    records, bytes, seconds; and changes, which is not stored: how many cases were added, replaced,
-    removed and kept.
+    case whose split was ever drawn), patients (source, case, patient, of the cases in a group or
+    whose source says it), records, bytes, seconds; and changes, which is not stored: how many cases
+    were added, replaced, removed and kept.
 
   Raises:
     PrepareError: if it is there with other settings, or Beam is asked for and not installed.
@@ -233,7 +233,8 @@ def _list_cases(
   """The cases of a source under the name it is prepared by, and what the file of groups says.
 
   Returns:
-    The cases, the digest of the groups, and source, name and patient of each case in a group.
+    The cases, the digest of the groups, and source, name and patient of each case in a group or
+    whose source says it.
   """
   cases, notes = declared.listed(manual_dir)
   for note in notes:
@@ -251,9 +252,9 @@ def _list_cases(
     for case in cases
   ]
   known = [
-    [new.source, new.name, patients[case.source, case.name]]
+    [new.source, new.name, patients.get((case.source, case.name), f'{new.source}/{new.patient}')]
     for case, new in zip(cases, named, strict=True)
-    if (case.source, case.name) in patients
+    if new.patient or (case.source, case.name) in patients
   ]
   return named, digest, known
 

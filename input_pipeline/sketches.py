@@ -97,7 +97,7 @@ class Sketches:
 def _means(slices: np.ndarray) -> np.ndarray:
   """Means of blocks of slices; what is left at the end counts as a block if it is half one."""
   whole = len(slices) // _BLOCK
-  parts = [slices[: whole * _BLOCK].reshape(whole, _BLOCK, -1).mean(1)]
+  parts = [slices[: whole * _BLOCK].reshape(whole, _BLOCK, CHANNELS).mean(1)]
   rest = slices[whole * _BLOCK :]
   if len(rest) * 2 >= _BLOCK or not whole:
     parts.append(rest.mean(0, keepdims=True))

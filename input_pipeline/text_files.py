@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import errno
 import io
 import json
 import os
@@ -56,6 +57,16 @@ def replace(path: str | os.PathLike, content: str | bytes) -> None:
     part.replace(file)
   finally:
     part.unlink(missing_ok=True)
+
+
+def check_replaceable(path: str | os.PathLike) -> None:
+  """OSError where `replace` could not write a file; nothing is left of the trial."""
+  file = epath.Path(path)
+  if file.is_dir():
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+  part = file.with_name(f'.{file.name}.part')
+  part.write_bytes(b'')
+  part.unlink()
 
 
 def read_json(path: str | os.PathLike) -> Any:

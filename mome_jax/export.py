@@ -42,7 +42,7 @@ def export(
     dtype: parameters are stored in; bfloat16 halves the size and costs 2 or 3 digits. They are
       float32 again when they are read.
     form: 'orbax', or 'hf' with a model card.
-    licence: for the model card, such as apache-2.0.
+    licence: for the model card, such as apache-2.0; '' is that of the card which the model has.
     experimental: whether it knows the classes of `config.experimental`.
 
   Raises:
@@ -109,12 +109,11 @@ def _write_card(
   from mome_jax import checkpoint
   from mome_jax.checkpoint import hf_folder
 
-  before = checkpoint.folder_of(path) / hf_folder.CARD
   text = hf_folder.card(
     config,
     name=epath.Path(output).name,
     licence=licence,
-    body=hf_folder.without_front(before.read_text()) if before.is_file() else '',
+    before=hf_folder.read_card(checkpoint.folder_of(path)),
     parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
   )
   hf_folder.write_card(output, text)
@@ -141,7 +140,7 @@ def export_ensemble(
 
   Raises:
     CheckpointError: if there is no model, or the output holds one already.
-    UserError: as of `export`.
+    UserError: as of `export`, and if their cards name several licences and none is given.
     EnsembleError: if they cannot be averaged.
   """
   from mome_jax import checkpoint
@@ -149,6 +148,11 @@ def export_ensemble(
   from mome_jax.inference.ensemble import open_model
 
   open_model(paths)  # before anything is written
+  if form == 'hf' and not licence:
+    cards = (hf_folder.read_card(checkpoint.folder_of(path)) for path in paths)
+    licences = sorted({hf_folder.licence_of(card) for card in cards} - {''})
+    if len(licences) > 1:
+      raise UserError(f'the models have several licences ({"; ".join(licences)}); pass --licence')
   names = [f'model_{number}' for number in range(len(paths))]
   for name, path in zip(names, paths, strict=True):
     folder = epath.Path(output) / name
@@ -182,7 +186,11 @@ def make_parser() -> argparse.ArgumentParser:
     action='store_true',
     help='the new folder does not know the experimental classes',
   )
-  parser.add_argument('--licence', default='', help='for the model card, such as apache-2.0')
+  parser.add_argument(
+    '--licence',
+    default='',
+    help='for the model card, such as apache-2.0; by default that of the card it has',
+  )
   return parser
 
 

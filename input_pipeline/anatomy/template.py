@@ -107,9 +107,9 @@ class Template:
       The template with these classes; equal calls give equal indices.
 
     Raises:
-      ClassError: if a field is unknown or no text, a name or synonym is empty, side or parents
-        differ from those that are there, a new class lies in one of several organs, an index or
-        synonym is taken, or no index is free.
+      ClassError: if a field is unknown or no text, a name or synonym is empty, a name is reserved
+        or that of a pair, side or parents differ from those that are there, a new class lies in one
+        of several organs, an index or synonym is taken, or no index is free.
     """
     structures, new = {s.name: s for s in self.structures}, []
     for entry in classes:
@@ -130,6 +130,7 @@ class Template:
     longer = Template(sorted(structures.values(), key=lambda s: s.index), self.sided_codes)
     for name in new:
       longer._check_place(name)
+    longer._check_pairs()
     return longer
 
   def additions(self) -> tuple[dict[str, Any], ...]:
@@ -220,11 +221,22 @@ class Template:
           'which it lies; make a class of each, as "left ..." and "right ...", with one parent'
         )
 
+  def _check_pairs(self):
+    # A label of that name is split into the two sides, and no voxel would be of the class.
+    for noun, (right, left) in self.pairs().items():
+      if noun in self._by_name:
+        raise ClassError(
+          f'class {noun!r}: a label of that name is {right!r} and {left!r}; choose another, such '
+          f"as '{noun}s together', or leave the class out to have the two sides"
+        )
+
 
 def _fold(text: str) -> str:
   return ' '.join(text.casefold().split())
 
 
+# What a label map or a side is called that is no class.
+_RESERVED = ('background', 'ignore', 'left', 'right')
 _TEXTS, _LISTS = ('name', 'prompt', 'noun', 'side', 'parent'), ('parents', 'synonyms', 'held_out')
 
 
@@ -236,6 +248,11 @@ def _read_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
   name = _fold(str(entry.get('name', '')))
   if not name:
     raise ClassError(f'new class {entry}: it has no name; add "name"')
+  if name in _RESERVED:
+    raise ClassError(
+      f'new class {name!r}: a label of that name is no class; choose another, or leave the class '
+      'out'
+    )
   known = (*_TEXTS, *_LISTS, 'index')
   unknown = sorted(set(entry) - set(known))
   if unknown:

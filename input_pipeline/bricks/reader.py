@@ -366,7 +366,7 @@ def _assigned(settings: Mapping[str, Any]) -> dict[Key, str]:
 
 
 def read_patients(data_dir: str | os.PathLike, source: str) -> dict[tuple[str, str], str]:
-  """(source, case) -> patient, of the cases that `dedupe` found to be of one patient.
+  """(source, case) -> patient, of the cases whose patient `dedupe` or their source knows.
 
   Raises:
     NotPreparedError: if the source is not prepared.

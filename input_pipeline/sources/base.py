@@ -66,6 +66,7 @@ class Case(Known):
     drawn: whether the split is a draw, which `prepare` keeps once it is made, not a declaration.
     absent: those of `supervised` that nobody labelled, as the scan cannot show them: they are
       outside its field of view, or of the part of it that `slice_ranges` says. See `field_of_view`.
+    patient: who it is of, unique within the source; '' is one who is called as the case is.
   """
 
   source: str
@@ -76,6 +77,7 @@ class Case(Known):
   slice_ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   drawn: bool = False
   absent: tuple[str, ...] = ()
+  patient: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

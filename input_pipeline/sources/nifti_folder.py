@@ -22,8 +22,9 @@ fields:
                'absent' from the patient; without either, that is an error
   absent       case -> names of what its field of view cannot show, or one list for all cases, also
                of classes that are no labels: background, which is trained and scored
+  patients     case -> patient, of the cases that are several scans of one: no split divides them
   splits       {"validation": [cases], "test": [cases]}; by default, without imagesTs, about a fifth
-               is held out, each case drawn by its name, and `prepare` keeps what was drawn
+               is held out, each patient drawn by name, and `prepare` keeps what was drawn
   licence, citation (or reference)  texts that the prepared source keeps
   channel_names (or modality)  of nnU-Net: channel 0 must be the CT, others are not used
   dataset      of nnU-Net: case -> {"images": [CT], "label": file}, in place of imagesTr
@@ -46,6 +47,7 @@ from input_pipeline.sources import (
   field_of_view,
   files,
   nnunet,
+  patient_ids,
   roi_names,
   split_lists,
 )
@@ -71,10 +73,10 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
     raise SourceError(
       f'{folder / "imagesTr"}: no NIfTI files; it must hold NAME_0000.nii.gz, .nrrd or .mha'
     )
-  splits = _splits(folder, index, pairs)
+  path = folder / 'dataset.json'
+  splits, patients = _splits(folder, index, pairs)
   drawn = _draws(index, pairs)
   cases = []
-  path = folder / 'dataset.json'
   resolve = functools.partial(_resolve, template=template)
   absent = field_of_view.read(index, path, splits, resolve, template)
   labelled = _labelled(folder, index, pairs, meanings, absent, template)
@@ -93,7 +95,8 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
       load = functools.partial(files.fail, pair.problem)
     else:
       load = functools.partial(files.load_nifti, pair.image, pair.label, meanings, template, *some)
-    case = Case('nifti_folder', name, splits[name], supervised, load, drawn=drawn)
+    patient = patients.get(name, '')
+    case = Case('nifti_folder', name, splits[name], supervised, load, drawn=drawn, patient=patient)
     cases.append(field_of_view.declare(case, classes, template))
   return cases
 
@@ -327,8 +330,10 @@ def _held(folder: pathlib.Path) -> dict[str, list[inventory.File]]:
   return stems
 
 
-def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> dict[str, str]:
-  """Case -> split."""
+def _splits(
+  folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]
+) -> tuple[dict[str, str], dict[str, str]]:
+  """Case -> split; and case -> patient, of those that are declared."""
   path = folder / 'dataset.json'
   twice = sorted(set(pairs['Tr']) & set(pairs['Ts']))
   if twice:
@@ -343,9 +348,13 @@ def _splits(folder: pathlib.Path, index: dict, pairs: Mapping[str, Mapping]) -> 
       faults.append(f'supervised names the case {name!r}, which has no scan and label')
   if faults:
     raise SourceError(f'{path}: {"; ".join(faults)}')
+  patients = patient_ids.read(index, path, splits)
+  patient_ids.tell(index, path, splits)
   if _draws(index, pairs):
-    splits |= dict.fromkeys(files.hold_out(pairs['Tr'], _VALIDATION_SHARE), 'validation')
-  return splits
+    held = patient_ids.hold_out(pairs['Tr'], patients, _VALIDATION_SHARE)
+    splits |= dict.fromkeys(held, 'validation')
+  patient_ids.check(splits, patients, path)
+  return splits, patients
 
 
 def _draws(index: dict, pairs: Mapping[str, Mapping]) -> bool:

@@ -19,8 +19,10 @@ Of several structure sets the newest counts. An ROI stands for a class by its na
                  `missing_is`
   absent         patient -> classes that the scan's field of view cannot show, or one list for all:
                  background, which is trained and scored
+  patients       patient -> name, of folders that are of one patient; by default those are whose
+                 PatientID is the same
   splits         {"validation": [patients], "test": [patients]}; by default about a fifth is held
-                 out, each patient drawn by its name
+                 out, each patient drawn by name
   licence, citation
 """
 
@@ -39,7 +41,14 @@ from input_pipeline import inventory, labels, text_files
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import dicom, dicom_series, structure_set, volume
 from input_pipeline.errors import UserError
-from input_pipeline.sources import absence, field_of_view, files, roi_names, split_lists
+from input_pipeline.sources import (
+  absence,
+  field_of_view,
+  files,
+  patient_ids,
+  roi_names,
+  split_lists,
+)
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
 from input_pipeline.sources.roi_names import RoiNames
 
@@ -56,6 +65,7 @@ class _Patient:
     structures: that are taken.
     meanings: ROI -> class, of those that have contours.
     lowest, step: height of the lowest slice, and between slices, mm; NaN if they are not axial.
+    patient_id: PatientID, '' where it has none.
   """
 
   path: pathlib.Path
@@ -65,6 +75,7 @@ class _Patient:
   lowest: float = np.nan
   step: float = np.nan
   problem: str = ''
+  patient_id: str = ''
 
 
 def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
@@ -103,12 +114,19 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
     contoured = set(patients[name].meanings.values())
     in_view = field_of_view.labelled(looked_for[name], classes, template, place)
     looked_for[name] = tuple(noun for noun in looked_for[name] if noun in {*in_view, *contoured})
-  splits, drawn = _splits(place, index, patients)
+  same = _same(place, index, patients)
+  splits, drawn = _splits(place, index, patients, same)
   cases = (
     _case(name, patient, splits[name], looked_for[name], partial, template, drawn)
     for name, patient in patients.items()
   )
-  return [field_of_view.declare(case, absent.get(case.name, ()), template) for case in cases]
+  return [
+    dataclasses.replace(
+      field_of_view.declare(case, absent.get(case.name, ()), template),
+      patient=same.get(case.name, ''),
+    )
+    for case in cases
+  ]
 
 
 def rtstruct_folder_template(manual_dir: str | None) -> Template:
@@ -177,11 +195,13 @@ def _read(path: pathlib.Path, names: RoiNames, index: dict) -> _Patient:
       raise SourceError(
         f'{path}/{structures.name}: no ROI stands for a class ({shown}); see "rois"'
       )
-    lowest, step = _heights(path, next(s for s in study.series if s.uid == uid))
+    series = next(one for one in study.series if one.uid == uid)
+    lowest, step = _heights(path, series)
+    patient_id = _patient_id(path, series)
   except UserError as error:
     problem = str(error)
     return _Patient(path, problem=problem if str(path) in problem else f'{path}: {problem}')
-  return _Patient(path, uid, structures, meanings, lowest, step)
+  return _Patient(path, uid, structures, meanings, lowest, step, patient_id=patient_id)
 
 
 def _choose(
@@ -245,6 +265,27 @@ def _heights(path: pathlib.Path, series: dicom.SeriesFiles) -> tuple[float, floa
       heights.append(height)
   different = np.unique(heights)
   return float(different[0]), float(np.median(np.diff(different))) if len(different) > 1 else np.nan
+
+
+def _patient_id(path: pathlib.Path, series: dicom_series.SeriesFiles) -> str:
+  """PatientID of a series, '' where it has none."""
+  with dicom_series.opened(path) as open_file:
+    fields = ['PatientID', 'Modality', 'SOPClassUID']
+    header = dicom_series.parse(series.names[0], open_file, specific_tags=fields)
+  return str(dicom_series.value(header, 'PatientID') or '').strip()
+
+
+def _same(place: pathlib.Path, index: dict, patients: Mapping[str, _Patient]) -> dict[str, str]:
+  """Name -> patient, of those with several folders; who is told by PatientID has the first's name.
+
+  What `dataset.json` says goes before PatientID.
+  """
+  if patient_ids.FIELD in index:
+    return patient_ids.read(index, place, patients)
+  ids = {name: patient.patient_id for name, patient in patients.items() if patient.patient_id}
+  if not ids:
+    patient_ids.tell(index, place, patients)
+  return patient_ids.of_headers(ids, len(patients), 'rtstruct_folder')
 
 
 def _tell(patients: Mapping[str, _Patient], names: RoiNames) -> None:
@@ -314,7 +355,10 @@ def _looked_for(
 
 
 def _splits(
-  place: pathlib.Path, index: dict, patients: Mapping[str, _Patient]
+  place: pathlib.Path,
+  index: dict,
+  patients: Mapping[str, _Patient],
+  same: Mapping[str, str],
 ) -> tuple[dict[str, str], bool]:
   """Patient -> split, and whether they are drawn."""
   given, unknown, faults = split_lists.read(index, place, patients)
@@ -323,7 +367,9 @@ def _splits(
     raise SourceError(f'{place}: {"; ".join(faults)}')
   splits = dict.fromkeys(patients, 'train') | given
   if not given:
-    splits |= dict.fromkeys(files.hold_out(patients, _VALIDATION_SHARE), 'validation')
+    held = patient_ids.hold_out(patients, same, _VALIDATION_SHARE)
+    splits |= dict.fromkeys(held, 'validation')
+  patient_ids.check(splits, same, place)
   return splits, not given
 
 

@@ -1,6 +1,7 @@
 """Model folders as on the Hugging Face Hub: parameters in one safetensors file, a model card."""
 
 import json
+import re
 from typing import Any
 
 import flax
@@ -10,9 +11,10 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import SAFETENSORS, absolute
-from mome_jax.errors import writing
+from mome_jax.errors import reading, writing
 
 CARD = 'README.md'
 _TAGS = ('medical', 'computed-tomography', 'image-segmentation', 'text-prompted',
@@ -82,7 +84,7 @@ def card(
   *,
   name: str,
   licence: str = '',
-  body: str = '',
+  before: str = '',
   parameters: int,
 ) -> str:
   """The text of a model card: front matter that the Hub reads, what the model is, how to use it.
@@ -90,12 +92,13 @@ def card(
   Args:
     config: of the model.
     name: of the model.
-    licence: identifier such as apache-2.0; '' where nobody said.
-    body: of the card that the model came with, '' where it had none.
+    licence: identifier such as apache-2.0; '' where nobody said: as the card of before says.
+    before: text of the card that the model came with, '' where it had none; its body is kept.
     parameters: their number.
   """
+  old_front, body = _split(before)
   front = ['---', 'library_name: mome-jax', 'pipeline_tag: image-segmentation']
-  front += [f'license: {licence}'] if licence else []
+  front += [f'license: {licence}'] if licence else _licence_lines(old_front)
   front += ['tags:', *(f'- {tag}' for tag in _TAGS), '---', '']
   spacing = ' x '.join(f'{mm:g}' for mm in config.data.spacing)
   facts = [
@@ -126,8 +129,26 @@ def write_card(folder: epath.PathLike, text: str) -> None:
     (place / CARD).write_text(text)
 
 
-def without_front(text: str) -> str:
-  """A card without the front matter that it may begin with."""
-  if not text.startswith('---\n'):
-    return text
-  return text.partition('\n---\n')[2].lstrip('\n')
+def read_card(folder: epath.PathLike) -> str:
+  """The text of a folder's model card, '' where it has none; CheckpointError if unreadable."""
+  file = absolute(folder) / CARD
+  if not file.is_file():
+    return ''
+  with reading(file, CheckpointError):
+    return text_files.read_text(file)
+
+
+def licence_of(text: str) -> str:
+  """What the front matter of a card says of the licence, as lines; '' where it says nothing."""
+  return '\n'.join(_licence_lines(_split(text)[0]))
+
+
+def _split(text: str) -> tuple[str, str]:
+  """The front matter that a card may begin with, without its dashes, and the rest."""
+  parts = re.match(r'---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)', text, re.DOTALL | re.MULTILINE)
+  return (parts[1], text[parts.end() :].lstrip('\n')) if parts else ('', text)
+
+
+def _licence_lines(front: str) -> list[str]:
+  """The fields `license`, `license_name` and `license_link`, each with its indented lines."""
+  return re.findall(r'^license\w*:.*(?:\n[ \t-].*)*', front, re.MULTILINE)

@@ -104,9 +104,9 @@ def _note(plan: Plan, key: str, value: dict) -> None:
 
 
 def _state(download: Download) -> str:
-  """Changes with the cases of a download, their names and sizes."""
+  """Changes with the cases of a download, their names and scans."""
   cases, _ = sources.get_source(download.source).listed(str(download.folder))
-  listed = sorted((case.name, case.split, patient_groups.size_of(case)) for case in cases)
+  listed = sorted((case.name, case.split, patient_groups.state_of(case)) for case in cases)
   return hashlib.sha256(repr(listed).encode()).hexdigest()[:24]
 
 

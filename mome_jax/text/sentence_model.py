@@ -3,10 +3,11 @@
 Their vectors are made once: nothing here trains, and models run without it.
 """
 
+import contextlib
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ class SentenceModel:
 
   Args:
     folder: with `config.json`, weights and tokenizer.
-    max_length: tokens; longer texts are cut, with a warning.
+    max_length: tokens; longer texts are cut, with a warning, also those with more than the encoder
+      reads.
 
   Attributes:
     pooling: 'mean' or 'cls'.
@@ -37,7 +39,8 @@ class SentenceModel:
     tokenizer_files: that decide how texts are read.
 
   Raises:
-    TextVectorError: if a file is missing or damaged, or asks for layers that are not here.
+    TextVectorError: if a file is missing or damaged, or asks for layers that are not here; when it
+      is called, if it is a model of another kind.
   """
 
   def __init__(self, folder: pathlib.Path, max_length: int):
@@ -61,26 +64,24 @@ class SentenceModel:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     local: dict[str, Any] = {'local_files_only': True, 'trust_remote_code': False}
-    try:
+    with _explained(self._folder):
       tokenizer = transformers.AutoTokenizer.from_pretrained(self._folder, **local)
       model = transformers.AutoModel.from_pretrained(self._folder, **local).float().eval()
-    except Exception as error:  # whatever transformers and its parsers raise of damaged files
-      reason = ' '.join(str(error).split())[:200]
-      raise TextVectorError(
-        f'{self._folder}: not a sentence encoder that transformers reads ({reason})'
-      ) from error
+      positions = getattr(model.config, 'max_position_embeddings', None) or self._max_length
+      length = min(self._max_length, tokenizer.model_max_length, positions)
 
     def encode(texts):
-      whole = tokenizer(texts)['input_ids']
+      with _explained(self._folder), torch.no_grad():
+        whole = tokenizer(texts)['input_ids']
+        batch = tokenizer(
+          texts, padding=True, truncation=True, max_length=length, return_tensors='pt'
+        )
+        tokens = model(**batch).last_hidden_state.numpy()
+        mask = batch['attention_mask'].numpy() > 0
       for text, ids in zip(texts, whole, strict=True):
-        if len(ids) > self._max_length:
+        if len(ids) > length:
           remarks.tell(f'{text!r} has {len(ids)} tokens and is cut', stacklevel=3)
-      batch = tokenizer(
-        texts, padding=True, truncation=True, max_length=self._max_length, return_tensors='pt'
-      )
-      with torch.no_grad():
-        tokens = model(**batch).last_hidden_state
-      return tokens.numpy(), batch['attention_mask'].numpy() > 0
+      return tokens, mask
 
     return encode
 
@@ -94,6 +95,18 @@ class SentenceModel:
     if self.normalize:
       vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return vectors.astype(np.float32)
+
+
+@contextlib.contextmanager
+def _explained(folder: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except Exception as error:  # whatever transformers raises of damaged files and of other models
+    reason = ' '.join(str(error).split())[:200]
+    raise TextVectorError(
+      f'{folder}: not a sentence encoder that transformers reads ({reason}); take one such as '
+      'BERT, MiniLM or MPNet, or a T5'
+    ) from error
 
 
 def model_type(folder: pathlib.Path) -> str:

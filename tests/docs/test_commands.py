@@ -13,6 +13,13 @@ import pages
 import pytest
 from pages import PAGES, ROOT
 
+from input_pipeline.anatomy import TEMPLATE
+from mome_jax import checkpoint
+from mome_jax.configs import demo
+from mome_jax.predict.request import make_targets
+from mome_jax.text import prompts
+from mome_jax.text.familiarity import Familiarity
+
 ALL = [command for page in PAGES for command in pages.commands(page)]
 
 
@@ -60,6 +67,18 @@ def test_a_program_names_what_exists(page, body):
       owner = names.get(node.value.id)
       if isinstance(owner, types.ModuleType):
         assert hasattr(owner, node.attr), f'{node.value.id}.{node.attr}'
+
+
+def test_the_prompt_that_needs_a_text_encoder_is_no_name():
+  """A name would be read by the vector of its class, which the model carries."""
+  page = (ROOT / 'docs/how-to/frozen-text.md').read_text()
+  [prompt] = re.findall(r'--prompts "([^"]+)" --text-model', page)
+  [target] = make_targets([prompt], TEMPLATE)
+  assert target.taken_as == 'free'
+  assert target.text not in prompts.training_prompts(TEMPLATE)
+  config = demo.get_config()  # which the page trains
+  judge = Familiarity(config.classes, TEMPLATE, embed=checkpoint.load_text_encoder())
+  assert [judgement.verdict for judgement in judge.judge([prompt])] == ['known']
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)

@@ -1,6 +1,9 @@
 """Copies of one patient in several datasets go to one split."""
 
+import dataclasses
+import functools
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -74,8 +77,11 @@ def test_groups_that_were_found_before_scans_came_or_changed_are_not_current(tmp
   assert 'such as word_0001' in capsys.readouterr().err
   assert dedupe.main(find) == 0 and prepare.main(command) == 0
   assert '1 replaced, 2 kept' in capsys.readouterr().out
-  # A file of before this was noted is used, with a note.
   content = json.loads((tmp_path / 'groups.json').read_text())
+  # A file of before that notes the bytes alone, and one that notes nothing, which is told.
+  sizes = [[source, name, size] for source, name, size, _ in content['scans']]
+  (tmp_path / 'groups.json').write_text(json.dumps(content | {'scans': sizes}))
+  assert prepare.main(command) == 0
   (tmp_path / 'groups.json').write_text(json.dumps({'groups': content['groups']}))
   assert prepare.main(command) == 0
   assert 'does not say which scans were compared' in capsys.readouterr().err
@@ -87,6 +93,77 @@ def test_groups_that_were_found_before_scans_came_or_changed_are_not_current(tmp
   prepare.main(command)
   message = capsys.readouterr().err
   assert '1 of 4 scans could not be read when it was made, such as word_0004' in message
+
+
+@pytest.mark.parametrize('ending', ['.nii', '.nii.gz', '.mha'])
+def test_a_scan_of_the_same_size_is_another_and_a_copy_is_not(ending, tmp_path):
+  """Voxels of one patient in a file of another's name; and a download that was copied."""
+  volumes = np.random.default_rng(0).integers(-1000, 1000, (2, 64, 64, 30)).astype(np.int16)
+  volumes[:, :20] = volumes[:, 44:] = volumes[:, :, :20] = volumes[:, :, 44:] = -1000  # air
+  images = tmp_path / 'word' / 'imagesTr'
+  images.mkdir(parents=True)
+
+  def case(volume):
+    path = images / f'a{ending}'
+    path.unlink(missing_ok=True)
+    if ending == '.mha':
+      path.write_bytes(b'ElementDataFile = LOCAL\n' + volume.tobytes('F'))
+    else:
+      nib.save(nib.Nifti1Image(volume, np.eye(4)), path)
+    return sources.Case('word', 'a', 'train', (), functools.partial(len, path))
+
+  first = case(volumes[0])
+  groups = patient_groups.Groups(
+    'groups.json', [], {('word', 'a'): patient_groups.state_of(first)}, ()
+  )
+  groups.check_current([first], '')
+  for path in images.iterdir():
+    os.utime(path, (0, 0))  # as a copy, which has times of its own
+  groups.check_current([first], '')
+  size = patient_groups.state_of(first)[0]
+  with pytest.raises(patient_groups.GroupsError, match='1 of 1 scans were not there or not the'):
+    groups.check_current([case(volumes[1])], '')
+  if ending != '.nii.gz':
+    assert patient_groups.state_of(first)[0] == size
+  # Files of before note the bytes alone.
+  dataclasses.replace(groups, scans={('word', 'a'): (size,)}).check_current([case(volumes[0])], '')
+
+
+def write_word(folder, name, slices):
+  """A scan of random tissue, at the spacing of the fingerprint's grid."""
+  image = np.full((16, 14, slices), -1000, np.int16)
+  image[3:13, 3:11] = np.random.default_rng(0).integers(0, 100, (10, 8, slices))
+  for part, array in (('images', image), ('labels', (image > -500).astype(np.uint8))):
+    (folder / f'{part}Tr').mkdir(parents=True, exist_ok=True)
+    nib.save(
+      nib.Nifti1Image(array, np.diag([6.0, 6, 6, 1])), folder / f'{part}Tr' / f'{name}.nii.gz'
+    )
+
+
+def test_a_scan_of_two_slices_costs_no_other(tmp_path):
+  for number, slices in enumerate((2, 12, 2)):
+    write_word(tmp_path / 'word', f'word_000{number}', slices)
+  output = tmp_path / 'groups.json'
+  assert dedupe.main([f'--download=word={tmp_path / "word"}', f'--output={output}']) == 0
+  (group,) = json.loads(output.read_text())['groups']
+  assert group['members'] == [['word', 'word_0000'], ['word', 'word_0002']]
+
+
+def test_what_failed_leaves_the_file_of_before_or_none(tmp_path, monkeypatch):
+  write_word(tmp_path / 'word', 'word_0001', 6)
+  find = [f'--download=word={tmp_path / "word"}', f'--output={tmp_path / "groups.json"}']
+
+  def fail(_):
+    raise RuntimeError
+
+  monkeypatch.setattr('input_pipeline.fingerprint.find_groups', fail)
+  with pytest.raises(RuntimeError):
+    dedupe.main(find)
+  assert [path.name for path in tmp_path.iterdir()] == ['word']
+  (tmp_path / 'groups.json').write_text('before')
+  with pytest.raises(RuntimeError):
+    dedupe.main(find)
+  assert (tmp_path / 'groups.json').read_text() == 'before'
 
 
 def test_groups_are_replaced_in_one_step(tmp_path):

@@ -59,6 +59,24 @@ def test_profiles_align_cut_and_turned_scans():
   )
 
 
+@pytest.mark.parametrize('axis', [0, 1, 2])
+@pytest.mark.parametrize('voxels', [1, 2, 3])
+def test_thin_bodies_are_compared(voxels, axis):
+  """Two voxels are one at half the resolution; of one there is nothing left to find it by."""
+  rng = np.random.default_rng(voxels)
+  shape = np.array((20, 16, 12))
+  whole = rng.uniform(-100, 100, shape).astype(np.float32)
+  shape[axis] = voxels
+  values = whole[tuple(map(slice, shape))]
+  a, b = (
+    fingerprint.Fingerprint(v, np.ones(v.shape, bool), np.ones((v.shape[2], 3)))
+    for v in (values, whole)
+  )
+  assert fingerprint.correlation(a, a) == pytest.approx(1 if voxels > 1 else -1)
+  assert fingerprint.correlation(a, b) == pytest.approx(fingerprint.correlation(b, a), abs=1e-3)
+  assert fingerprint.correlation(b, b) == pytest.approx(1)
+
+
 def test_a_scan_of_one_value_is_refused():
   with pytest.raises(ValueError, match='no scan'):
     fingerprint.fingerprint(np.zeros((8, 8, 8)), (1, 1, 1))

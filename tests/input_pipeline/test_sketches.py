@@ -47,6 +47,14 @@ def test_other_patients_are_not():
   assert near(*map(body, range(8))) == []
 
 
+@pytest.mark.parametrize('thickness', range(1, 9))
+def test_thin_scans_are_compared_as_any(thickness):
+  """Of fewer slices than a block as well: found beside itself, and no trouble to others."""
+  scan, other = body(0, (40, 30, thickness)), body(1)
+  assert near(scan, other, changed(scan, lambda a: a[::-1]))[-1:] == [2]
+  assert near(other, scan) == []
+
+
 def test_all_later_scans_are_looked_at(monkeypatch):
   monkeypatch.setattr(sketches, '_ROWS', 3)
   scans = [body(seed) for seed in (0, 1, 2, 0, 3, 0)]

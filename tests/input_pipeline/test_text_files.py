@@ -55,3 +55,11 @@ def test_a_file_is_replaced_whole_or_not(tmp_path, monkeypatch):
   with pytest.raises(OSError, match='No space'):
     text_files.replace(path, 'newer')
   assert path.read_text() == 'new' and [file.name for file in tmp_path.iterdir()] == ['a.json']
+
+
+def test_a_place_that_cannot_be_written_is_known_before(tmp_path):
+  text_files.check_replaceable(tmp_path / 'a.json')
+  assert not list(tmp_path.iterdir())
+  for place in (tmp_path, tmp_path / 'nowhere' / 'a.json'):
+    with pytest.raises(OSError):
+      text_files.check_replaceable(place)

@@ -7,6 +7,7 @@ import pytest
 
 from input_pipeline import anatomy
 from input_pipeline.anatomy import TEMPLATE, ClassError, Structure, Template
+from input_pipeline.anatomy.resolve import find_class
 
 # As the CLIP-Driven Universal Model numbers them: right before left, except the femoral heads.
 INDICES = {
@@ -232,6 +233,26 @@ class TestExtend:
   def test_a_built_in_class_of_several_parents_may_have_other_names(self):
     longer = TEMPLATE.extend([{'name': 'lung tumor', 'synonyms': ['pancoast']}])
     assert TEMPLATE.extend(longer.additions()).find('pancoast').name == 'lung tumor'
+
+  @pytest.mark.parametrize('noun', TEMPLATE.pairs())
+  def test_the_name_of_a_pair_is_no_new_class(self, noun):
+    with pytest.raises(ClassError, match=f"'right {noun}' and 'left {noun}'.*'{noun}s together'"):
+      TEMPLATE.extend([{'name': noun.title()}])
+    together = TEMPLATE.extend([{'name': f'{noun}s together'}])
+    assert find_class(f'{noun}s together', together) == f'{noun}s together'
+    assert find_class(f'{noun}s', together) == noun
+
+  def test_a_new_pair_and_a_class_of_its_name_exclude_each_other(self):
+    sides = [{'name': f'{side} optic nerve', 'side': side} for side in ('right', 'left')]
+    assert 'optic nerve' in TEMPLATE.extend(sides).pairs()
+    for classes in ([*sides, {'name': 'optic nerve'}], [{'name': 'optic nerve'}, *sides]):
+      with pytest.raises(ClassError, match="'optic nerves together'"):
+        TEMPLATE.extend(classes)
+
+  @pytest.mark.parametrize('name', ['Background', 'ignore', 'left', 'RIGHT'])
+  def test_reserved_names(self, name):
+    with pytest.raises(ClassError, match=f'{name.lower()!r}: a label of that name is no class'):
+      TEMPLATE.extend([{'name': name}])
 
   def test_pairs(self):
     assert set(TEMPLATE.pairs()) == {'kidney', 'adrenal gland', 'lung', 'femoral head', 'parotid'}

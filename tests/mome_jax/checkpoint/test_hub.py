@@ -13,8 +13,9 @@ import safetensors.torch
 import torch
 import yaml
 
+from input_pipeline.errors import UserError
 from mome_jax import checkpoint, export, shipped
-from mome_jax.checkpoint import hf_folder, hub
+from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.configs import demo
 from mome_jax.training import config_check
@@ -81,8 +82,45 @@ def test_the_card_has_front_matter_and_keeps_its_text(model, tmp_path):
   (out / 'README.md').write_text(text.replace('# out', '# My organs'))
   again = exported(out, tmp_path / 'again')
   written = (again / 'README.md').read_text()
-  assert written.count('---\n') == 2 and '# My organs' in written and 'license' not in written
-  assert hf_folder.without_front('plain') == 'plain'
+  assert written.count('---\n') == 2 and '# My organs' in written
+  assert fields_of(again) == fields
+  assert fields_of(exported(out, tmp_path / 'other', '--licence', 'mit'))['license'] == 'mit'
+
+
+def fields_of(folder):
+  """The front matter of a folder's card, read by another reader."""
+  return yaml.safe_load((folder / 'README.md').read_text().split('---\n')[1])
+
+
+LICENCES = {
+  'license: cc-by-nc-4.0': {'license': 'cc-by-nc-4.0'},
+  'license: other\nlicense_name: ours\nlicense_link: LICENSE': {
+    'license': 'other', 'license_name': 'ours', 'license_link': 'LICENSE',
+  },
+  'license:\n- mit\n- bsd': {'license': ['mit', 'bsd']},
+  'license: >-\n  cc0-1.0': {'license': 'cc0-1.0'},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n'])
+@pytest.mark.parametrize('lines', LICENCES)
+@pytest.mark.parametrize('body', ['# Ours\n\n---\n', ''])
+def test_the_licence_of_a_card_is_kept_whoever_wrote_it(lines, end, body, model, tmp_path):
+  card = f'---\ntags:\n- x\n{lines}\nlanguage: en\n---\n{body}'
+  (model / 'README.md').write_bytes(card.removesuffix('\n').replace('\n', end).encode())
+  out = exported(model, tmp_path / 'out')
+  fields = fields_of(out)
+  assert {name: fields[name] for name in fields if name.startswith('license')} == LICENCES[lines]
+  assert 'language' not in fields and 'x' not in fields['tags']
+  written = (out / 'README.md').read_text()
+  assert ('# Ours' if body else '# out') in written and 'language' not in written
+
+
+def test_a_card_without_front_matter_says_no_licence(model, tmp_path):
+  (model / 'README.md').write_text('---\nlicense: mit\n\nA line above, and no front matter.\n')
+  out = exported(model, tmp_path / 'out')
+  assert 'license' not in fields_of(out)
+  assert 'no front matter' in (out / 'README.md').read_text()
 
 
 def test_an_ensemble_for_the_hub(tmp_path):
@@ -91,6 +129,16 @@ def test_an_ensemble_for_the_hub(tmp_path):
   assert [member.name for member in members] == ['model_0', 'model_1']
   checkpoint.load_model(members[1], DEVICE)
   assert (tmp_path / 'both' / 'README.md').read_text().startswith('---\n')
+
+
+def test_an_ensemble_of_several_licences_is_told(tmp_path):
+  one, two = (
+    exported(shipped.MODEL, tmp_path / name, '--licence', name) for name in ('mit', 'cc-by-nc-4.0')
+  )
+  with pytest.raises(UserError, match='cc-by-nc-4.0; license: mit.*pass --licence'):
+    export.export_ensemble([one, two], tmp_path / 'both', form='hf')
+  export.export_ensemble([one, two], tmp_path / 'both', form='hf', licence='other')
+  assert fields_of(tmp_path / 'both')['license'] == 'other'
 
 
 def test_what_is_damaged_is_told(model, tmp_path):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -110,3 +111,55 @@ def test_what_is_no_sentence_encoder_is_told(bert, monkeypatch):
   (folder / 'vocab.txt').unlink()
   with pytest.raises(TextVectorError, match='no tokenizer.json'):
     embedders.open_model(folder)
+
+
+def save_tokenizer(folder, **more):
+  """One that knows WORDS, in the form of fast tokenizers."""
+  words = {word: number for number, word in enumerate(WORDS.split())}
+  core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, '[UNK]'))
+  core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  transformers.PreTrainedTokenizerFast(tokenizer_object=core, **more).save_pretrained(folder)
+
+
+def other_model(kind):
+  """A small model of transformers that makes no vectors of sentences, or not as it is saved."""
+  size = {'vocab_size': 14, 'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+  if kind == 'clip':
+    vision = {'hidden_size': 16, 'intermediate_size': 16, 'num_hidden_layers': 1,
+              'num_attention_heads': 2, 'image_size': 8, 'patch_size': 4}  # fmt: skip
+    text = {**size, 'intermediate_size': 16}
+    return transformers.CLIPModel(
+      transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    )
+  if kind == 'umt5':
+    return transformers.UMT5Model(
+      transformers.UMT5Config(vocab_size=14, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    )
+  return transformers.GPT2Model(
+    transformers.GPT2Config(vocab_size=14, n_embd=16, n_layer=1, n_head=2)
+  )
+
+
+@pytest.mark.parametrize('kind', ['clip', 'umt5', 'gpt2'])
+def test_models_of_other_kinds_are_told(kind, tmp_path):
+  other_model(kind).save_pretrained(tmp_path)
+  save_tokenizer(tmp_path, **({} if kind == 'gpt2' else {'pad_token': '[PAD]'}))
+  with pytest.raises(TextVectorError, match='not a sentence encoder .*; take one such as BERT'):
+    embedders.open_model(tmp_path)(TEXTS)
+
+
+@pytest.mark.parametrize('limit', ['positions', 'tokenizer'])
+def test_texts_are_cut_to_what_the_encoder_reads(limit, bert, tmp_path):
+  """Five positions, or a tokenizer that says five: [CLS], three words and [SEP]."""
+  folder, model = bert
+  if limit == 'positions':
+    model.config.max_position_embeddings = 5
+    model = transformers.BertModel(model.config).eval()
+    model.save_pretrained(folder)
+  else:
+    settings = {'tokenizer_class': 'BertTokenizer', 'model_max_length': 5}
+    (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+  with pytest.warns(UserWarning, match='has 8 tokens and is cut'):
+    vectors = embedders.open_model(folder)(['a ct of the left kidney', 'left kidney']).embeddings
+  expected = [tokens_of(model, text).mean(0) for text in ('a ct of', 'left kidney')]
+  np.testing.assert_allclose(vectors, expected, atol=2e-6)
