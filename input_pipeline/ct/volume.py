@@ -160,17 +160,18 @@ def read_image(
   if min(array.shape) < 4:
     remarks.tell(f'{path}: only {min(array.shape)} slices; expect little from so few')
   if assume_spacing is not None:
-    affine = _assume(affine, assume_spacing)
     remarks.tell(f'{path}: spacing {tuple(map(float, assume_spacing))} mm assumed, not read')
+    affine = _assume(affine, assume_spacing, path)
   return to_canonical(array, affine, name=path, header=header)
 
 
-def _assume(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def _assume(affine: np.ndarray, spacing: Sequence[float], path: str | os.PathLike) -> np.ndarray:
   """The affine with another spacing, and without directions that are none."""
   with np.errstate(invalid='ignore', divide='ignore'):
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
   if not np.isfinite(directions).all() or abs(np.linalg.det(directions)) < 1e-3:
     directions = np.eye(3)
+    remarks.tell(f'{path}: axes taken for right, anterior, superior: sides not checked')
   assumed = np.eye(4)
   assumed[:3, :3] = directions * spacing
   assumed[:3, 3] = np.nan_to_num(affine[:3, 3], posinf=0, neginf=0)
@@ -317,12 +318,18 @@ def _image(array, geometry):
 
 
 def _read(path, assume_spacing=None, number=None):
-  """Voxels, scaled as stored, and affine of a file with a sound header; of NIfTI the header too."""
+  """Voxels, scaled as stored, and affine of a file with a sound header; of NIfTI the header too.
+
+  Where a spacing is assumed, the axes of the affine are NaN if the header does not say them.
+  """
   from input_pipeline.ct import itk_image  # which builds on this module
 
   if not itk_image.is_itk(path):
     image, array = _read_nifti(path, assume_spacing, number)
-    return array, image.affine, image.header
+    affine = image.affine.copy()
+    if image.header['sform_code'] == image.header['qform_code'] == 0:
+      affine[:3, :3] = np.nan  # nibabel takes the axes for left, anterior, superior
+    return array, affine, image.header
   array, affine = itk_image.read(pathlib.Path(path), need_sides=assume_spacing is None)
   return _one_of(array, number, path), affine, None
 

@@ -330,6 +330,19 @@ def test_unknown_orientation(tmp_path):
     volume.read_image(path)
 
 
+def test_axes_without_directions_count_as_right_anterior_superior(tmp_path):
+  array = random_image()
+  path = patch(save(tmp_path / 'in.nii', array), 252, bytes(4))  # qform_code and sform_code
+  with pytest.warns(UserWarning, match='axes taken for right, anterior, superior: sides not che'):
+    scan = volume.read_image(path, assume_spacing=(1, 2, 4))
+  np.testing.assert_array_equal(scan.array, array)
+  np.testing.assert_array_equal(scan.geometry.affine[:3, :3], np.diag((1, 2, 4)))
+  volume.write_nifti(tmp_path / 'out.nii', scan.array, scan.geometry, np.int16)
+  out = nib.load(tmp_path / 'out.nii')
+  np.testing.assert_array_equal(out.affine, nib.load(path).affine)
+  np.testing.assert_array_equal(np.asarray(out.dataobj), array)
+
+
 @pytest.mark.parametrize('damage', ['empty', 'truncated', 'cut header', 'noise', 'missing'])
 @pytest.mark.parametrize('ending', ['nii', 'nii.gz'])
 def test_unreadable_files(damage, ending, tmp_path):
