@@ -438,17 +438,27 @@ def _check_geometry(image, stored, path):
     name = 'metres' if unit == 1 else 'micrometres'
     raise VolumeError(f'{path}: lengths are in {name} (xyzt_units), not in mm; {_FIX}')
   sform, qform = image.header.get_sform(coded=True)[0], image.header.get_qform(coded=True)[0]
-  # An identity with this many voxels is what tools write that lost the geometry.
-  lost = np.array_equal(image.affine, np.eye(4)) and max(shape) >= 512
+  sizes = nib.affines.voxel_sizes(image.affine)
+  differ = sform is not None and not np.allclose(sizes, pixdim, rtol=0.01, atol=0)
+  # An identity with this many voxels, or other sizes, is what tools write that lost the geometry.
+  lost = np.array_equal(image.affine, np.eye(4)) and (max(shape) >= 512 or differ)
   if lost or (sform is None and qform is None):
-    state = 'the identity' if lost else 'not set (code 0)'
+    state = f'the identity, pixdim is {_mm(pixdim)}' if lost else 'not set (code 0)'
     raise VolumeError(f'{path}: sform and qform are {state}: sides unknown; {_FIX}')
+  if differ:
+    remarks.tell(
+      f'{path}: voxels of {_mm(sizes)} by sform, of {_mm(pixdim)} by pixdim; using sform'
+    )
   if sform is None and qform is not None and stored['pixdim'][0] not in (-1, 0, 1):
     raise VolumeError(f'{path}: pixdim[0] {stored["pixdim"][0]:g} must be 1 or -1; {_FIX}')
   if sform is not None and qform is not None:
-    apart = (np.abs(sform - qform) @ [*shape[:3], 1]).max()
-    if apart > 1e-3:
-      remarks.tell(f'{path}: sform and qform are up to {apart:.3g} mm apart; using sform')
+    distance = (np.abs(sform - qform) @ [*shape[:3], 1]).max()
+    if distance > 1e-3:
+      remarks.tell(f'{path}: sform and qform are up to {distance:.3g} mm apart; using sform')
+
+
+def _mm(sizes):
+  return f'{" x ".join(f"{size:.4g}" for size in sizes)} mm'
 
 
 def _check_shape(shape, name):
