@@ -23,6 +23,7 @@ from input_pipeline.errors import UserError
 
 _FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
 ENDINGS = file_kinds.NIFTI_ENDINGS
+_LONGEST = 3000  # mm; no scanner's table moves further
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
@@ -102,13 +103,14 @@ def to_canonical(
     The volume, its array contiguous.
 
   Raises:
-    VolumeError: if the array is not 3D, has a single slice, or the affine is not invertible.
+    VolumeError: if the array is not 3D, has a single slice, is over 3 m long, or its axes are none.
   """
   _check_shape(array.shape, name)
   width, height, depth = array.shape[:3]  # of its own axes
   array = array.reshape(width, height, depth)
   affine = np.array(affine, np.float64)
   _check_affine(affine, name)
+  _check_extent(array.shape, affine, name)
   orientation = orientations.io_orientation(affine).astype(int)
   canonical = np.ascontiguousarray(orientations.apply_orientation(array, orientation))
   spacing = np.empty(3)
@@ -487,3 +489,12 @@ def _check_affine(affine, name):
     raise VolumeError(f'{name}: spacing {spacing.tolist()} is outside 0.01 to 100 mm; {_FIX}')
   if angle < 0.999:
     remarks.tell(f'{name}: axes are not at right angles; distances are approximate')
+
+
+def _check_extent(shape, affine, name):
+  spacing = nib.affines.voxel_sizes(affine)
+  extents = spacing * shape
+  axis = extents.argmax()
+  if extents[axis] > _LONGEST:
+    size = f'{extents[axis] / 1000:.1f} m long ({shape[axis]} voxels of {spacing[axis]:g} mm)'
+    raise VolumeError(f'{name}: is {size}; {_FIX}')

@@ -235,7 +235,9 @@ class _Work:
         yield
       except Exception as error:  # whatever is wrong with one scan must not cost the others
         self.error = _reason(error, self.files.input)
-        if not isinstance(error, UserError | OSError):  # a fault of this program, to be reported
+        if not isinstance(
+          error, UserError | OSError | MemoryError
+        ):  # a fault of this program, to be reported
           traceback.print_exc()
 
 
@@ -247,4 +249,6 @@ def _reason(error: Exception, path: str) -> str:
     return f'{path}: {text}'
   if isinstance(error, OSError):
     return f'{error.filename or path}: {error.strerror or text}; check the output folder'
+  if isinstance(error, MemoryError):
+    return f'{path}: not enough memory ({text}); ask for fewer outputs or prompts at a time'
   return f'{path}: {type(error).__name__}: {text}'
