@@ -449,13 +449,23 @@ function judgeSoon() {
 function listen() {
   $('choose').onclick = () => $('files').click();
   $('choose-folder').onclick = () => $('folder').click();
-  $('files').onchange = trying(() => send([...$('files').files]));
-  $('folder').onchange = trying(() => send([...$('folder').files], $('folder').files[0]?.webkitRelativePath.split('/')[0]));
+  const taken = (id) => { // a browser tells nothing of what is chosen twice in a row, unless it is emptied
+    const files = [...$(id).files];
+    $(id).value = '';
+    return files;
+  };
+  $('files').onchange = trying(() => send(taken('files')));
+  $('folder').onchange = trying(() => {
+    const files = taken('folder');
+    return send(files, files[0]?.webkitRelativePath.split('/')[0]);
+  });
   $('inputs').onchange = trying(async () => {
-    if (!$('inputs').value) return;
-    busy(`reading ${$('inputs').value}`);
+    const name = $('inputs').value;
+    if (!name) return;
+    $('inputs').value = '';
+    busy(`reading ${name}`);
     try {
-      await opened(await post('scans', { input: $('inputs').value }));
+      await opened(await post('scans', { input: name }));
     } finally {
       busy(null);
     }
