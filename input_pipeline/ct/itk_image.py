@@ -45,7 +45,7 @@ def read(path: pathlib.Path, *, need_sides: bool = True) -> tuple[np.ndarray, np
 
   Args:
     path: `.nrrd`, `.nhdr`, `.mha` or `.mhd` file.
-    need_sides: refuse a file that does not say where its axes point.
+    need_sides: refuse a file that does not say where its axes point; else they are NaN.
 
   Returns:
     (X, Y, Z) or (X, Y, Z, N) numbers as stored, and (4, 4) float64, voxel indices -> world mm
@@ -67,8 +67,9 @@ def read(path: pathlib.Path, *, need_sides: bool = True) -> tuple[np.ndarray, np
     raise VolumeError(
       f'{path}: cannot be read as {kind} ({_reason(error)}); copy or convert it again'
     ) from error
-  if need_sides:
-    _check_sides(path, header)
+  problem = _unknown_sides(path, header)
+  if problem and need_sides:
+    raise VolumeError(f'{path}: {problem}: sides unknown; {_FIX}')
   if 'complex' in image.GetPixelIDTypeAsString():
     raise VolumeError(f'{path}: voxels of complex numbers; save plain numbers')
   # A fourth axis of ITK comes first, components come last.
@@ -80,7 +81,7 @@ def read(path: pathlib.Path, *, need_sides: bool = True) -> tuple[np.ndarray, np
   if size < 3:
     raise VolumeError(f'{path}: shape {image.GetSize()} is not 3D; pass the whole scan')
   directions = np.reshape(image.GetDirection(), (size, size))[:3, :3]
-  affine[:3, :3] = _TO_RAS @ directions @ np.diag(image.GetSpacing()[:3])
+  affine[:3, :3] = _TO_RAS @ directions @ np.diag(image.GetSpacing()[:3]) if not problem else np.nan
   affine[:3, 3] = _TO_RAS @ image.GetOrigin()[:3]
   return array.transpose(tuple(axes)), affine
 
@@ -98,15 +99,15 @@ def grid(path: pathlib.Path) -> tuple[tuple[int, ...], np.ndarray]:
   return tuple(reader.GetSize()[:3]), np.array(reader.GetSpacing()[:3])
 
 
-def _check_sides(path: pathlib.Path, header: Mapping[str, str]) -> None:
-  if path.name.lower().endswith(('.nrrd', '.nhdr')):
-    space = header.get('space', 'not set')
-    known = space.lower() in _SPACES and 'space directions' in header
-    said = f'space is {space}' if space.lower() not in _SPACES else 'space directions are not set'
-  else:
-    known, said = any(name in header for name in _DIRECTIONS), 'TransformMatrix is not set'
-  if not known:
-    raise VolumeError(f'{path}: {said}: sides unknown; {_FIX}')
+def _unknown_sides(path: pathlib.Path, header: Mapping[str, str]) -> str:
+  """What a header lacks to say where the axes point; empty if it lacks nothing."""
+  if not path.name.lower().endswith(('.nrrd', '.nhdr')):
+    known = any(name in header for name in _DIRECTIONS)
+    return '' if known else 'TransformMatrix is not set'
+  space = header.get('space', 'not set')
+  if space.lower() not in _SPACES:
+    return f'space is {space}'
+  return '' if 'space directions' in header else 'space directions are not set'
 
 
 def _reason(error: Exception) -> str:

@@ -23,6 +23,7 @@ from input_pipeline.errors import UserError
 
 _FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
 ENDINGS = file_kinds.NIFTI_ENDINGS
+_LONGEST = 3000  # mm; no scanner's table moves further
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
@@ -102,13 +103,14 @@ def to_canonical(
     The volume, its array contiguous.
 
   Raises:
-    VolumeError: if the array is not 3D, has a single slice, or the affine is not invertible.
+    VolumeError: if the array is not 3D, has a single slice, is over 3 m long, or its axes are none.
   """
   _check_shape(array.shape, name)
   width, height, depth = array.shape[:3]  # of its own axes
   array = array.reshape(width, height, depth)
   affine = np.array(affine, np.float64)
   _check_affine(affine, name)
+  _check_extent(array.shape, affine, name)
   orientation = orientations.io_orientation(affine).astype(int)
   canonical = np.ascontiguousarray(orientations.apply_orientation(array, orientation))
   spacing = np.empty(3)
@@ -160,17 +162,18 @@ def read_image(
   if min(array.shape) < 4:
     remarks.tell(f'{path}: only {min(array.shape)} slices; expect little from so few')
   if assume_spacing is not None:
-    affine = _assume(affine, assume_spacing)
     remarks.tell(f'{path}: spacing {tuple(map(float, assume_spacing))} mm assumed, not read')
+    affine = _assume(affine, assume_spacing, path)
   return to_canonical(array, affine, name=path, header=header)
 
 
-def _assume(affine: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def _assume(affine: np.ndarray, spacing: Sequence[float], path: str | os.PathLike) -> np.ndarray:
   """The affine with another spacing, and without directions that are none."""
   with np.errstate(invalid='ignore', divide='ignore'):
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
   if not np.isfinite(directions).all() or abs(np.linalg.det(directions)) < 1e-3:
     directions = np.eye(3)
+    remarks.tell(f'{path}: axes taken for right, anterior, superior: sides not checked')
   assumed = np.eye(4)
   assumed[:3, :3] = directions * spacing
   assumed[:3, 3] = np.nan_to_num(affine[:3, 3], posinf=0, neginf=0)
@@ -317,12 +320,18 @@ def _image(array, geometry):
 
 
 def _read(path, assume_spacing=None, number=None):
-  """Voxels, scaled as stored, and affine of a file with a sound header; of NIfTI the header too."""
+  """Voxels, scaled as stored, and affine of a file with a sound header; of NIfTI the header too.
+
+  Where a spacing is assumed, the axes of the affine are NaN if the header does not say them.
+  """
   from input_pipeline.ct import itk_image  # which builds on this module
 
   if not itk_image.is_itk(path):
     image, array = _read_nifti(path, assume_spacing, number)
-    return array, image.affine, image.header
+    affine = image.affine.copy()
+    if image.header['sform_code'] == image.header['qform_code'] == 0:
+      affine[:3, :3] = np.nan  # nibabel takes the axes for left, anterior, superior
+    return array, affine, image.header
   array, affine = itk_image.read(pathlib.Path(path), need_sides=assume_spacing is None)
   return _one_of(array, number, path), affine, None
 
@@ -431,17 +440,27 @@ def _check_geometry(image, stored, path):
     name = 'metres' if unit == 1 else 'micrometres'
     raise VolumeError(f'{path}: lengths are in {name} (xyzt_units), not in mm; {_FIX}')
   sform, qform = image.header.get_sform(coded=True)[0], image.header.get_qform(coded=True)[0]
-  # An identity with this many voxels is what tools write that lost the geometry.
-  lost = np.array_equal(image.affine, np.eye(4)) and max(shape) >= 512
+  sizes = nib.affines.voxel_sizes(image.affine)
+  differ = sform is not None and not np.allclose(sizes, pixdim, rtol=0.01, atol=0)
+  # An identity with this many voxels, or other sizes, is what tools write that lost the geometry.
+  lost = np.array_equal(image.affine, np.eye(4)) and (max(shape) >= 512 or differ)
   if lost or (sform is None and qform is None):
-    state = 'the identity' if lost else 'not set (code 0)'
+    state = f'the identity, pixdim is {_mm(pixdim)}' if lost else 'not set (code 0)'
     raise VolumeError(f'{path}: sform and qform are {state}: sides unknown; {_FIX}')
+  if differ:
+    remarks.tell(
+      f'{path}: voxels of {_mm(sizes)} by sform, of {_mm(pixdim)} by pixdim; using sform'
+    )
   if sform is None and qform is not None and stored['pixdim'][0] not in (-1, 0, 1):
     raise VolumeError(f'{path}: pixdim[0] {stored["pixdim"][0]:g} must be 1 or -1; {_FIX}')
   if sform is not None and qform is not None:
-    apart = (np.abs(sform - qform) @ [*shape[:3], 1]).max()
-    if apart > 1e-3:
-      remarks.tell(f'{path}: sform and qform are up to {apart:.3g} mm apart; using sform')
+    distance = (np.abs(sform - qform) @ [*shape[:3], 1]).max()
+    if distance > 1e-3:
+      remarks.tell(f'{path}: sform and qform are up to {distance:.3g} mm apart; using sform')
+
+
+def _mm(sizes):
+  return f'{" x ".join(f"{size:.4g}" for size in sizes)} mm'
 
 
 def _check_shape(shape, name):
@@ -470,3 +489,12 @@ def _check_affine(affine, name):
     raise VolumeError(f'{name}: spacing {spacing.tolist()} is outside 0.01 to 100 mm; {_FIX}')
   if angle < 0.999:
     remarks.tell(f'{name}: axes are not at right angles; distances are approximate')
+
+
+def _check_extent(shape, affine, name):
+  spacing = nib.affines.voxel_sizes(affine)
+  extents = spacing * shape
+  axis = extents.argmax()
+  if extents[axis] > _LONGEST:
+    size = f'{extents[axis] / 1000:.1f} m long ({shape[axis]} voxels of {spacing[axis]:g} mm)'
+    raise VolumeError(f'{name}: is {size}; {_FIX}')

@@ -51,14 +51,14 @@ const trying = (work) => async (...given) => {
 };
 
 // ---------------------------------------------------------------------------- scans
-// A tar archive of some files: their names are their own, their content is not copied.
+// A tar archive of some files: each in a folder of its own, their content is not copied.
 function archive(files) {
   const parts = [];
   for (const [number, file] of files.entries()) {
     const header = new Uint8Array(512);
     const put = (text, at) => { for (let i = 0; i < text.length; i++) header[at + i] = text.charCodeAt(i); };
-    const ending = /\.[A-Za-z0-9]{1,6}$/.exec(file.name)?.[0] ?? '';
-    put(`${number}${ending}`, 0);
+    const name = file.name.replace(/[^\x20-\x7e]|\//g, '_');
+    put(`${number}/${name.length > 80 ? name.slice(0, 40) + name.slice(-40) : name}`, 0); // of 100 bytes
     put('0000644', 100);
     put('0000000', 108);
     put('0000000', 116);
@@ -85,8 +85,8 @@ async function filesOf(entry) {
 }
 
 async function send(files, name) {
-  const single = files.filter((file) => /\.(nii|nii\.gz|zip|nrrd|mha|tar)$/i.test(file.name));
-  const rest = files.filter((file) => !single.includes(file));
+  const single = files.filter((file) => /^[^.].*\.(nii|nii\.gz|zip|nrrd|mha|tar)$/i.test(file.name));
+  const rest = files.filter((file) => !single.includes(file) && !(single.length && file.name.startsWith('.')));
   const sent = [...single.map((file) => [file.name, file]), ...(rest.length === 1 ? [[rest[0].name, rest[0]]] : []),
     ...(rest.length > 1 ? [[`${name ?? 'series'}.tar`, archive(rest)]] : [])];
   if (!sent.length) throw new Error('nothing in it; drop NIfTI, a DICOM .zip, or the files of a DICOM series');
@@ -449,13 +449,23 @@ function judgeSoon() {
 function listen() {
   $('choose').onclick = () => $('files').click();
   $('choose-folder').onclick = () => $('folder').click();
-  $('files').onchange = trying(() => send([...$('files').files]));
-  $('folder').onchange = trying(() => send([...$('folder').files], $('folder').files[0]?.webkitRelativePath.split('/')[0]));
+  const taken = (id) => { // a browser tells nothing of what is chosen twice in a row, unless it is emptied
+    const files = [...$(id).files];
+    $(id).value = '';
+    return files;
+  };
+  $('files').onchange = trying(() => send(taken('files')));
+  $('folder').onchange = trying(() => {
+    const files = taken('folder');
+    return send(files, files[0]?.webkitRelativePath.split('/')[0]);
+  });
   $('inputs').onchange = trying(async () => {
-    if (!$('inputs').value) return;
-    busy(`reading ${$('inputs').value}`);
+    const name = $('inputs').value;
+    if (!name) return;
+    $('inputs').value = '';
+    busy(`reading ${name}`);
     try {
-      await opened(await post('scans', { input: $('inputs').value }));
+      await opened(await post('scans', { input: name }));
     } finally {
       busy(null);
     }

@@ -24,6 +24,15 @@ def move(place: pathlib.Path, target: pathlib.Path) -> None:
   place.rmdir()
 
 
+def unused(place: pathlib.Path) -> pathlib.Path:
+  """A place where nothing is: this one, else PLACE-2, PLACE-3, ..., which no identifier is."""
+  chosen, number = place, 1
+  while chosen.exists():
+    number += 1
+    chosen = place.with_name(f'{place.name}-{number}')
+  return chosen
+
+
 def refusal(error: OSError) -> str:
   """What the disk refuses, in a line."""
   return f'{error.filename or "the disk"}: {error.strerror or one_line(error)}'

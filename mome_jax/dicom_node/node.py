@@ -33,7 +33,8 @@ class Node:
 
   FOLDER/incoming/SERIES holds images that come, working/ what is segmented, outgoing/SERIES results
   to send; failed/SERIES and done/SERIES hold the images or results that could not be segmented or
-  sent, and those that are kept. One node at a time works in a folder. What the disk refuses costs
+  sent, and those that are kept; where such a folder is there already, the next has a number (-2).
+  One node at a time works in a folder. What the disk refuses costs
   the series that it is about, and nothing of what has come.
 
   Attributes:
@@ -162,8 +163,7 @@ class Node:
       for file in output.iterdir():
         if file not in files and not self.settings.keep:
           shutil.rmtree(file) if file.is_dir() else file.unlink()
-      shutil.rmtree(self.outgoing / series, ignore_errors=True)
-      output.rename(self.outgoing / series)
+      output.rename(folders.unused(self.outgoing / series))
     if not failed:
       self._put_away(place, 'images')
 
@@ -209,7 +209,7 @@ class Node:
 
   def _fail(self, place: pathlib.Path, noun: str, reason: str) -> None:
     """Keeps what could not be done, and tells; where that cannot be moved, it stays."""
-    kept = self.failed / place.name / noun
+    kept = folders.unused(self.failed / place.name / noun)
     try:
       folders.move(place, kept)
       (kept / 'reason.txt').write_text(reason + '\n')
@@ -220,7 +220,7 @@ class Node:
 
   def _put_away(self, place: pathlib.Path, noun: str) -> None:
     if self.settings.keep:
-      folders.move(place, self.done / place.name / noun)
+      folders.move(place, folders.unused(self.done / place.name / noun))
     else:
       shutil.rmtree(place)
 

@@ -13,6 +13,7 @@ from mome_jax.predict import find_scans
 EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber',
          'StudyID', 'StudyDate', 'StudyTime', 'ReferringPhysicianName')  # fmt: skip
 _COMMON = ('StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')  # to all slices
+_UNICODE = 'ISO_IR 192'
 _IDENTITY = (*_COMMON, 'SOPClassUID', 'SOPInstanceUID')
 
 
@@ -76,7 +77,17 @@ def completed(headers: Iterable[Any]) -> list[Any]:
 
 
 def character_set(series: dicom.Series, names: Iterable[str]) -> str | None:
-  """That of the series, or Unicode where a name needs it."""
-  if all(map(str.isascii, names)):
-    return series.headers[0].get('SpecificCharacterSet')
-  return 'ISO_IR 192'
+  """That of the series; Unicode where a name needs it, or where it is none of a single code.
+
+  Texts of several codes (Japanese, Korean), of a misspelled one or of an extended one are written
+  anew in Unicode. None where the series has none, or an empty one.
+  """
+  from highdicom import SpecificCharacterSetValues
+
+  value = series.headers[0].get('SpecificCharacterSet')
+  if not all(map(str.isascii, names)):
+    return _UNICODE
+  if not value:
+    return None
+  single = {one.value for one in SpecificCharacterSetValues if not one.value.startswith('ISO 2022')}
+  return value if isinstance(value, str) and value in single else _UNICODE

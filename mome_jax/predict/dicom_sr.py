@@ -62,14 +62,12 @@ def write(
       manufacturer='MoME-JAX',
       is_complete=True,
       series_description='MoME-JAX measurements, for research only',
+      specific_character_set=dicom_source.character_set(series, [row['name'] for row in rows]),
     )
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise dicom_source.DicomOutputError(
       f'no DICOM SR can be made of this series ({error})'
     ) from error
-  character_set = dicom_source.character_set(series, [row['name'] for row in rows])
-  if character_set:
-    made.SpecificCharacterSet = character_set
   made.save_as(path)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Callable, Generator, Sequence
 from typing import BinaryIO
 
@@ -29,6 +30,8 @@ _RESULTS = (
   '_totalsegmentator',
   '_probabilities',
 )  # of `predict`
+
+_LONGEST = 180  # bytes of a name; disks take 255 with what is before and behind it
 
 
 class ScanError(UserError):
@@ -80,7 +83,8 @@ def find_scans(
   looks like a scan and cannot be read is a scan with a `problem`; results of earlier predictions
   and label maps, by the names of public datasets, are left out. A scan that is reached twice counts
   once. Names are those of files, without nnU-Net's channel, or of DICOM folders; where two are
-  equal, their folders come in front.
+  equal, also but for upper and lower case, their folders come in front. Of a name over 180 bytes
+  both ends stay, and a hash.
 
   Args:
     paths: of files and folders.
@@ -300,35 +304,53 @@ def _series_names(base: str, series: Sequence[dicom.SeriesFiles]) -> list[str]:
   ):
     groups = collections.defaultdict(set)
     for name, ending in zip(names, endings, strict=True):
-      groups[name].add(ending)
-    names = [n + e * (len(groups[n]) > 1) for n, e in zip(names, endings, strict=True)]
+      groups[_alike(name)].add(ending)
+    names = [n + e * (len(groups[_alike(n)]) > 1) for n, e in zip(names, endings, strict=True)]
   return names
+
+
+def _alike(name: str) -> str:
+  """What names have in common that are one name on some disks."""
+  return unicodedata.normalize('NFC', name).casefold()
+
+
+def _fitting(name: str) -> str:
+  """The name, fit for UTF-8 and with room for endings: of a long one both ends, and a hash."""
+  name = printable(name)
+  code = name.encode()
+  if len(code) <= _LONGEST:
+    return name
+  half = _LONGEST // 2 - 5
+  first, last = (part.decode(errors='ignore') for part in (code[:half], code[-half:]))
+  return f'{first}_{hashlib.sha256(code).hexdigest()[:8]}_{last}'
 
 
 def _distinct(scans: Sequence[ScanFiles]) -> list[ScanFiles]:
   """The scans, their folders in front of equal names; what stays equal is a problem."""
   parents = [pathlib.Path(os.path.abspath(scan.path)).parent.parts[1:] for scan in scans]
   names = [scan.name for scan in scans]
-  twins = collections.defaultdict(list)
-  for scan, above in zip(scans, parents, strict=True):
-    twins[scan.name, above].append(scan)
   depth = 0
   while True:
     places = collections.defaultdict(set)
     for scan, name, above in zip(scans, names, parents, strict=True):
-      places[name].add((scan.name, above))
+      places[_alike(name)].add((_alike(scan.name), above))
     if all(len(here) == 1 for here in places.values()) or depth > max(map(len, parents)):
       break
     depth += 1
     names = [
-      '_'.join([*above[-depth:], scan.name]) if len(places[name]) > 1 else name
+      '_'.join([*above[-depth:], scan.name]) if len(places[_alike(name)]) > 1 else name
       for scan, name, above in zip(scans, names, parents, strict=True)
     ]
+  names = list(map(_fitting, names))
+  twins = collections.defaultdict(list)
+  for scan, name in zip(scans, names, strict=True):
+    twins[_alike(name)].append(scan)
   made = []
-  for scan, name, above in zip(scans, names, parents, strict=True):
-    same = dict.fromkeys(twin.path.name for twin in twins[scan.name, above])
-    problem = scan.problem
-    if len(twins[scan.name, above]) > 1 and not problem:
-      problem = f'{" and ".join(same)} would both be written as {name}_seg; rename one'
-    made.append(dataclasses.replace(scan, name=printable(name), problem=printable(problem)))
+  for scan, name in zip(scans, names, strict=True):
+    same, problem = twins[_alike(name)], scan.problem
+    if len(same) > 1 and not problem:
+      files = dict.fromkeys(twin.path.name for twin in same)
+      files = files if len(files) > 1 else dict.fromkeys(twin.input for twin in same)
+      problem = f'{" and ".join(files)} would both be written as {name}_seg; rename one'
+    made.append(dataclasses.replace(scan, name=name, problem=printable(problem)))
   return made

@@ -234,17 +234,22 @@ class _Work:
       try:
         yield
       except Exception as error:  # whatever is wrong with one scan must not cost the others
-        self.error = _reason(error, self.files.input)
-        if not isinstance(error, UserError | OSError):  # a fault of this program, to be reported
+        self.error = _reason(error, self.files.input, name)
+        if not isinstance(
+          error, UserError | OSError | MemoryError
+        ):  # a fault of this program, to be reported
           traceback.print_exc()
 
 
-def _reason(error: Exception, path: str) -> str:
+def _reason(error: Exception, path: str, stage: str) -> str:
   text = one_line(error)
   if isinstance(error, volume.VolumeError):
     return text
   if isinstance(error, UserError):
     return f'{path}: {text}'
   if isinstance(error, OSError):
-    return f'{error.filename or path}: {error.strerror or text}; check the output folder'
+    fix = 'copy the scan again' if stage == 'read' else 'check the output folder'
+    return f'{error.filename or path}: {error.strerror or text}; {fix}'
+  if isinstance(error, MemoryError):
+    return f'{path}: not enough memory ({text}); ask for fewer outputs or prompts at a time'
   return f'{path}: {type(error).__name__}: {text}'

@@ -173,7 +173,7 @@ async def post_scan(request: Request) -> Response:
     if not isinstance(name, str) or name not in desk.inputs:
       raise GoneError(f'{name}: is not in the folder of --input')
     parts = [(desk.inputs[name], uploads.plain(name))]
-    return await _open(desk, parts)
+    return await _open(desk, parts, [])
   name = request.query_params.get('name', 'scan')
   size = request.headers.get('content-length', '')
   if size.isdecimal() and int(size) > desk.limit:
@@ -183,19 +183,21 @@ async def post_scan(request: Request) -> Response:
   folder = desk.scans.new_folder()
   try:
     path = await uploads.save(request.stream(), folder, name, desk.limit)
-    path = await _in_thread(uploads.unpack, path, name, desk.limit)
-    parts = await _in_thread(find, path, uploads.title_of(name))
-    return await _open(desk, parts)
+    path, left_out = await _in_thread(uploads.unpack, path, name, desk.limit)
+    parts, notes = await _in_thread(find, path, uploads.title_of(name))
+    return await _open(desk, parts, [*left_out, *notes])
   except BaseException:
     shutil.rmtree(folder, ignore_errors=True)
     raise
 
 
-async def _open(desk: Desk, parts: Sequence[tuple[ScanFiles, str]]) -> Response:
+async def _open(
+  desk: Desk, parts: Sequence[tuple[ScanFiles, str]], notes: Sequence[str]
+) -> Response:
   """Opens scans; what is wrong with one does not cost the others."""
   if desk.reading is None:
     desk.reading = anyio.CapacityLimiter(1)
-  opened, problems = [], []
+  opened, problems = [], list(notes)
   most = desk.scans.most
   if left := [title for _, title in parts[most:]]:
     problems.append(

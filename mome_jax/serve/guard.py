@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY = (
@@ -56,6 +56,9 @@ class Guard:
     refusal = self._refusal(scope)
     if refusal is not None:
       await refusal(scope, receive, with_headers)
+      return
+    if scope['path'] == f'/{self._token}':  # addresses in the page begin at its last slash
+      await RedirectResponse(f'/{self._token}/')(scope, receive, with_headers)
       return
     inside = {**scope, 'path': scope['path'].removeprefix(f'/{self._token}'), 'root_path': ''}
     await self._app(inside, receive, with_headers)

@@ -229,16 +229,18 @@ class Scans:
     return self._folder / scan.files.path.relative_to(self._folder).parts[0]
 
 
-def find(path: pathlib.Path, title: str) -> list[tuple[ScanFiles, str]]:
-  """The scans of a file or folder that was sent, with their titles.
+def find(path: pathlib.Path, title: str) -> tuple[list[tuple[ScanFiles, str]], list[str]]:
+  """The scans of a file or folder that was sent, with their titles; notes on what was left out.
 
   Raises:
     UserError: if there is none.
   """
+  sent = ScanFiles(title, path)
   try:
-    scans, _ = find_scans.find_scans([path])
+    scans, notes = find_scans.find_scans([path])
   except UserError as error:
-    raise UserError(cleaned(str(error), ScanFiles(title, path), title)) from error
+    raise UserError(cleaned(str(error), sent, title)) from error
+  notes = [cleaned(note, sent, title) for note in notes]
   if len(scans) == 1:
-    return [(scans[0], title)]
-  return [(scan, uploads.plain(f'{title}_{scan.name}')) for scan in scans]
+    return [(scans[0], title)], notes
+  return [(scan, uploads.plain(f'{title}_{scan.name}')) for scan in scans], notes

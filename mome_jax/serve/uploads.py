@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import AsyncIterator
 
+from input_pipeline import inventory
 from input_pipeline.ct import itk_image, volume
 from mome_jax.errors import UserError, one_line, writing
 
@@ -69,13 +70,18 @@ async def save(
   return path
 
 
-def unpack(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
+def unpack(path: pathlib.Path, name: str, limit: int) -> tuple[pathlib.Path, list[str]]:
   """What `find_scans` is to look at: the file, or of a tar archive a folder of its files.
+
+  Of a tar archive hidden files, empty ones and DICOMDIR are left out, which the notes tell.
 
   Args:
     path: from `save`.
     name: as its sender calls it, for messages.
     limit: bytes, also of what an archive or a compressed scan holds.
+
+  Returns:
+    File or folder, and notes.
 
   Raises:
     TooLargeError: if it holds more.
@@ -95,12 +101,13 @@ def unpack(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
       raise TooLargeError(f'{name}: unpacked, it {_too_large(limit)}')
   elif _voxels(path) * _BYTES_A_VOXEL > limit:
     raise TooLargeError(f'{name}: its scan {_too_large(limit)}')
-  return path
+  return path, []
 
 
-def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
+def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> tuple[pathlib.Path, list[str]]:
   folder = path.with_name('series')
   folder.mkdir()
+  left_out = []
   size = 0
   try:
     with writing(name, UploadError), tarfile.open(path, 'r:') as archive:
@@ -108,10 +115,13 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
         content = archive.extractfile(item) if item.isreg() else None
         if content is None:
           continue
+        _check_whole(item.name, name)
+        if reason := _no_scan(item):
+          left_out.append(reason)
+          continue
         size += item.size
         if size > limit:
           raise TooLargeError(f'{name}: {_too_large(limit)}')
-        _check_whole(item.name, name)
         ending = _ENDING.search(item.name.lower())
         target = folder / f'{number:06d}{ending[0] if ending else ""}'
         with target.open('wb') as file:
@@ -120,7 +130,18 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> pathlib.Path:
   except tarfile.TarError as error:
     raise UploadError(f'{name}: {_broken(error)}') from error
   path.unlink()
-  return folder
+  told = ', '.join(inventory.phrases(left_out))
+  return folder, [f'{name}: left out {told}'] if left_out else []
+
+
+def _no_scan(item: tarfile.TarInfo) -> str:
+  """Why a file is left out by its own name, which it does not keep; '' if it may be a scan."""
+  base = item.name.rpartition('/')[2]
+  if inventory.is_hidden(base):
+    return 'hidden'
+  if base.upper() == 'DICOMDIR':
+    return 'DICOM directory'
+  return '' if item.size else 'empty'
 
 
 def _check_whole(file: str, name: str) -> None:

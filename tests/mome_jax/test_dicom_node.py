@@ -374,8 +374,9 @@ def test_images_of_a_series_that_comes_twice_are_all_kept(series, tmp_path):
   shutil.copy(series[0], places[0])
   shutil.copy(series[1], places[1])
   assert node.step() and 'failed' in lines[-1]
-  kept = {path.name for path in places[1].iterdir()}
-  assert kept == {series[0].name, series[1].name, 'reason.txt'}
+  assert [path.name for path in places[1].iterdir()] == [series[1].name]
+  later = {path.name for path in places[1].with_name('images-2').iterdir()}
+  assert later == {series[0].name, 'reason.txt'}
   end(node)
   (node.working / name).mkdir()
   shutil.copy(series[0], node.working / name)
@@ -386,6 +387,22 @@ def test_images_of_a_series_that_comes_twice_are_all_kept(series, tmp_path):
   assert {path.name for path in places[0].iterdir()} == {series[0].name, series[1].name}
   assert not list(again.outgoing.iterdir())
   end(again)
+
+
+def test_results_that_wait_are_sent_beside_those_of_later_images(series, tmp_path):
+  for _ in range(2):  # nobody listens on port 1
+    node, _, name = waiting(tmp_path, series, keep=True)
+    while list(node.incoming.iterdir()):
+      node.step()
+    end(node)
+  outgoing = tmp_path / 'node' / 'outgoing'
+  assert {path.name for path in outgoing.iterdir()} == {name, f'{name}-2'}
+  with archive() as (port, taken), running(tmp_path, port, keep=True) as (_, lines):
+    until(lambda: len(taken) == 2 and not list(outgoing.iterdir()))
+  assert {f'{name}: 1 results sent to ARCHIVE', f'{name}-2: 1 results sent to ARCHIVE'} <= {*lines}
+  assert len({dataset.SOPInstanceUID for dataset in taken}) == 2
+  kept = {path.name for path in (tmp_path / 'node' / 'done' / name).iterdir()}
+  assert kept == {'images', 'images-2', 'results'}
 
 
 def test_a_port_that_is_taken_frees_the_folder(tmp_path):

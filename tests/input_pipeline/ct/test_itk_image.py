@@ -124,9 +124,19 @@ def test_a_space_without_sides_is_refused_unless_they_are_assumed(space, tmp_pat
   path = save_nrrd(tmp_path / 'a.nrrd', space=space)
   with pytest.raises(volume.VolumeError, match=f'space is {space}: sides unknown'):
     volume.read_image(path)
-  with pytest.warns(UserWarning, match='assumed'):
+  with pytest.warns(UserWarning, match='axes taken for right, anterior, superior'):
     ct = volume.read_image(path, assume_spacing=(1, 2, 4))
-  np.testing.assert_allclose(np.linalg.norm(ct.geometry.affine[:3, :3], axis=0), (1, 2, 4))
+  np.testing.assert_array_equal(ct.geometry.affine[:3, :3], np.diag((1, 2, 4)))
+
+
+def test_axes_without_directions_count_as_right_anterior_superior(tmp_path):
+  array = scan((4, 5, 6))
+  path = tmp_path / 'a.mha'
+  path.write_bytes(by_hand(array.shape, array.tobytes('F'), TransformMatrix=None))
+  with pytest.warns(UserWarning, match='axes taken for right, anterior, superior: sides not che'):
+    ct = volume.read_image(path, assume_spacing=(1, 2, 4))
+  np.testing.assert_array_equal(ct.array, array)
+  np.testing.assert_array_equal(ct.geometry.affine[:3, :3], np.diag((1, 2, 4)))
 
 
 def test_one_of_several_volumes(tmp_path):

@@ -75,7 +75,7 @@ def test_broken_scans_are_rows_and_cost_nothing_else(run, tmp_path):
     'with --assume-spacing',
     'zero_affine': 'is singular; convert it from the original again, or predict with '
     '--assume-spacing',
-    'identity': 'the identity: sides unknown; convert it',
+    'identity': 'the identity, pixdim is 1 x 1 x 1 mm: sides unknown; convert it',
   }
   results = run(folder)
   failed = [result for result in results if result.status == 'failed']

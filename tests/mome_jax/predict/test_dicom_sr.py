@@ -116,3 +116,22 @@ def test_codes_of_a_side_and_of_a_lesion():
   kidney, tumor = dicom_seg.coded('left kidney'), dicom_seg.coded('liver tumor')
   assert (kidney.type.meaning, kidney.side.meaning, kidney.site) == ('Kidney', 'Left', None)
   assert (tumor.type.meaning, tumor.site.meaning, tumor.side) == ('Neoplasm', 'Liver', None)
+
+
+@pytest.mark.parametrize(('codes', 'name', 'expected'), [
+  (['', 'ISO 2022 IR 87'], 'Yamada^Tarou=山田^太郎=やまだ^たろう', 'ISO_IR 192'),
+  (['', 'ISO 2022 IR 149'], 'Hong^Gildong=洪^吉洞=홍^길동', 'ISO_IR 192'),
+  ('', 'Doe^Jane', None),
+  ('ISO_IR 6', 'Doe^Jane', 'ISO_IR 192'),
+  ('ISO_IR_100', 'Doe^Jane', 'ISO_IR 192'),
+  ('ISO_IR 100', 'Müller^Jörg', 'ISO_IR 100'),
+])  # fmt: skip
+@pytest.mark.filterwarnings('ignore')  # pydicom tells of codes that are none
+def test_names_of_patients_in_any_character_set(codes, name, expected, tmp_path):
+  complete(tmp_path / 'ct', SpecificCharacterSet=codes, PatientName=name)
+  [result] = run(tmp_path, 'dicom_seg', 'rtstruct')
+  assert result.status == 'ok' and not result.missing, result.message
+  for end in ('seg', 'sr', 'rtstruct'):
+    written = pydicom.dcmread(tmp_path / 'out' / f'ct_{end}.dcm')
+    assert written.get('SpecificCharacterSet') == expected
+    assert str(written.PatientName) == name

@@ -57,6 +57,35 @@ class TestNames:
     problem = 'ct.nii and ct.nii.gz would both be written as s1_ct_seg; rename one'
     assert [case.problem for case in cases] == [problem, problem, '']
 
+  def test_names_that_some_disks_take_for_one_get_their_folders(self, tmp_path):
+    for name in ('s1/CT.nii', 's2/ct.nii', 's1/\u00fc.nii', 's2/u\u0308.nii'):
+      scan(tmp_path / name)
+    assert names(tmp_path) == ['s1_CT', 's1_\u00fc', 's2_ct', 's2_u\u0308']
+
+  def test_names_of_one_folder_that_some_disks_take_for_one_are_told(self, tmp_path):
+    for name in ('a/Ct.nii', 'a/ct.nii', 'b/x.nii', 'B/x.nii'):
+      scan(tmp_path / name)
+    cases, _ = find_scans.find_scans([tmp_path / 'a'])
+    assert [case.problem for case in cases] == [
+      f'Ct.nii and ct.nii would both be written as {name}_seg; rename one' for name in ('Ct', 'ct')
+    ]
+    for case in find_scans.find_scans([tmp_path / 'b', tmp_path / 'B'])[0]:
+      assert f'{tmp_path}/b/x.nii and {tmp_path}/B/x.nii would both be written' in case.problem
+    for number, name in enumerate(('P1', 'p1')):
+      series(tmp_path / 'study' / name, f'1.2.{number}')
+    cases, _ = find_scans.find_scans([tmp_path / 'study'])
+    assert not any(case.problem for case in cases)
+    assert len({case.name.lower() for case in cases}) == 2
+
+  def test_a_long_name_is_cut_to_its_ends_and_a_hash(self, tmp_path):
+    for end in 'ab':
+      scan(tmp_path / 'n' / f'{"å" * 60}{"x" * 80}{end}.nii')  # 201 bytes
+    folder = series(tmp_path / ('d' * 240))
+    cut = names(tmp_path / 'n', folder)
+    assert len(set(cut)) == 3 and all(len(name.encode()) <= 180 for name in cut)
+    assert [name[-2:] for name in cut] == ['xa', 'xb', 'dd']
+    assert cut == names(tmp_path / 'n', folder)
+
   def test_the_channel_of_nnunet_is_no_part_of_a_name(self, tmp_path):
     for name in ('a_0000.nii.gz', 'b_0000.nii', 'c_0000.nii.gz', 'c_0001.nii.gz', 'd_0201.nii'):
       scan(tmp_path / 'imagesTs' / name)

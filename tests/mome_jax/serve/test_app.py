@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import re
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -136,6 +137,20 @@ def test_dicom_comes_as_an_archive_and_goes_as_dicom(client, series, kind):
     assert dataset.Modality == modality and dataset.StudyInstanceUID in scan['series_uid']
   with zipfile.ZipFile(io.BytesIO(client.get(f'{place}/masks.zip').content)) as archive:
     assert archive.namelist() == ['My_study_masks/liver.nii.gz']
+
+
+@pytest.mark.parametrize('kind', ['tar', 'zip'])
+def test_what_lies_beside_a_series_is_left_out_and_told(client, series, kind, tmp_path):
+  shutil.copytree(series, tmp_path / 'series')
+  for name in ('DICOMDIR', '.DS_Store', '._0.dcm', 'notes'):
+    (tmp_path / 'series' / name).write_bytes(b'x' * (name != 'notes'))
+  content = packed(tmp_path / 'series', kind)
+  answer = client.post('api/scans', params={'name': f'a.{kind}'}, content=content).json()
+  assert [scan['shape'] for scan in answer['scans']] == [[20, 24, 8]]
+  [problem] = answer['problems']
+  assert problem.startswith(f'a{".tar" * (kind == "tar")}: left out ')
+  for told in ('hidden (2 files)', 'DICOM directory (1 file)', 'empty (1 file)'):
+    assert told in problem
 
 
 def test_scans_of_the_folder_can_be_chosen(folder, tmp_path):

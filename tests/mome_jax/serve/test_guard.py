@@ -51,6 +51,13 @@ def test_other_names_and_pages_of_others_are_refused(app, headers, method):
   assert not [name for name in answer.headers if name.startswith('access-control')]
 
 
+def test_the_address_without_its_last_slash_leads_to_the_page(app):
+  client = TestClient(app, base_url=f'http://{desks.HOST}', follow_redirects=False)
+  answer = client.get(f'/{desks.TOKEN}')
+  assert (answer.status_code, answer.headers['location']) == (307, f'/{desks.TOKEN}/')
+  assert get(app, f'/{desks.TOKEN}').text.startswith('<!DOCTYPE html>')
+
+
 def test_every_answer_carries_the_policy(app):
   for path in (f'/{desks.TOKEN}/', f'/{desks.TOKEN}/api/nothing', '/'):
     headers = get(app, path).headers

@@ -1,6 +1,8 @@
 """The page of the server in a real browser: from dropping a scan to a server that stops."""
 
+import io
 import shutil
+import tarfile
 import threading
 
 import browser
@@ -183,6 +185,30 @@ def test_a_bad_file_is_explained_and_costs_nothing(page, tmp_path):
   told = page.run('$("error").textContent')
   assert told.startswith('bad: ') and 'assume-spacing' in told
   assert page.run('$("title").textContent') == 'patient' and shown(page) == 'liver'
+
+
+def test_files_of_a_folder_are_sent_by_their_names(page):
+  names = ['.DS_Store', 'i1.dcm', f'{"ä" * 50}{"b" * 70}.dcm']
+  packed = page.run(f'archive({names!r}.map((name) => new File(["x"], name))).text()')
+  with tarfile.open(fileobj=io.BytesIO(packed.encode())) as archive:
+    assert archive.getnames() == ['0/.DS_Store', '1/i1.dcm', f'2/{"_" * 40}{"b" * 36}.dcm']
+
+
+def test_the_same_file_can_be_chosen_again(page):
+  for name in ('files', 'folder'):
+    page.run(f'''(() => {{
+      const list = new DataTransfer();
+      list.items.add(new File(['no scan'], 'a.nii'));
+      $('{name}').files = list.files;
+      return $('{name}').onchange();
+    }})()''')
+    assert page.run(f'$("{name}").files.length') == 0
+    assert 'a: ' in page.run('$("error").textContent')
+  page.run('$("inputs").append(make("option", { value: "gone" }, "gone"))')
+  page.run('($("inputs").value = "gone", $("inputs").onchange())')
+  assert page.run('$("inputs").value') == ''
+  assert 'is not in the folder of --input' in page.run('$("error").textContent')
+  page.run('$("inputs").lastChild.remove(); complain(null)')
 
 
 def test_two_tabs_share_scans_and_the_line(page, server, gate):
