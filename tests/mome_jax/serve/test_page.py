@@ -196,12 +196,12 @@ def test_files_of_a_folder_are_sent_by_their_names(page):
 
 def test_the_same_file_can_be_chosen_again(page):
   for name in ('files', 'folder'):
-    page.run(f'''(() => {{
+    page.run(f"""(() => {{
       const list = new DataTransfer();
       list.items.add(new File(['no scan'], 'a.nii'));
       $('{name}').files = list.files;
       return $('{name}').onchange();
-    }})()''')
+    }})()""")
     assert page.run(f'$("{name}").files.length') == 0
     assert 'a: ' in page.run('$("error").textContent')
   page.run('$("inputs").append(make("option", { value: "gone" }, "gone"))')
