@@ -496,5 +496,5 @@ def _check_extent(shape, affine, name):
   extents = spacing * shape
   axis = extents.argmax()
   if extents[axis] > _LONGEST:
-    size = f'{extents[axis] / 1000:.1f} m long ({shape[axis]} voxels of {spacing[axis]:g} mm)'
-    raise VolumeError(f'{name}: is {size}; {_FIX}')
+    length, count, size = extents[axis] / 1000, shape[axis], spacing[axis]
+    raise VolumeError(f'{name}: is {length:.1f} m long ({count} voxels of {size:g} mm); {_FIX}')

@@ -248,8 +248,8 @@ def _reason(error: Exception, path: str, stage: str) -> str:
   if isinstance(error, UserError):
     return f'{path}: {text}'
   if isinstance(error, OSError):
-    fix = 'copy the scan again' if stage == 'read' else 'check the output folder'
-    return f'{error.filename or path}: {error.strerror or text}; {fix}'
+    told = f'{error.filename or path}: {error.strerror or text}'
+    return f'{told}; copy the scan again' if stage == 'read' else f'{told}; check the output folder'
   if isinstance(error, MemoryError):
     return f'{path}: not enough memory ({text}); ask for fewer outputs or prompts at a time'
   return f'{path}: {type(error).__name__}: {text}'
