@@ -32,7 +32,13 @@ def read_config(file: epath.Path) -> dict[str, Any]:
     raise CheckpointError(f'{file}: not a config of this program ({error})') from error
   for path, (name, translation) in _RENAMED.items():
     for part in _holding(values, path):
-      part[name] = translation[part.pop(path[-1])]
+      value = part.pop(path[-1])
+      if value not in list(translation):  # which need not be hashable
+        allowed = ' or '.join(map(json.dumps, translation))
+        raise CheckpointError(
+          f'{file}: {".".join(path)} is {json.dumps(value)}; expected {allowed}: correct it'
+        )
+      part[name] = translation[value]
   for path, now in _RETIRED.items():
     for part in _holding(values, path):
       value = part.pop(path[-1])

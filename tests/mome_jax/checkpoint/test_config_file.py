@@ -40,6 +40,17 @@ def test_an_option_with_another_name_is_read(tmp_path, warm_start, anchor):
   assert read_config(file) == {'model': {'anchor': anchor, 'top_k': 2}}
 
 
+@pytest.mark.parametrize('value', ['null', '[]', '"yes"'])
+def test_an_odd_value_of_an_option_with_another_name_is_told(tmp_path, value):
+  file = tmp_path / 'config.json'
+  file.write_text(f'{{"model": {{"warm_start": {value}}}}}')
+  with pytest.raises(checkpoint.CheckpointError) as error:
+    read_config(file)
+  assert str(error.value) == (
+    f'{file}: model.warm_start is {value}; expected false or true: correct it'
+  )
+
+
 @pytest.mark.parametrize(
   ('option', 'value', 'name'),
   [
