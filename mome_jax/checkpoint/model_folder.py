@@ -15,7 +15,7 @@ from etils import epath
 
 from input_pipeline import text_files
 from mome_jax.checkpoint import checksums, hf_folder
-from mome_jax.checkpoint.config_file import read_config
+from mome_jax.checkpoint.config_file import check_fields, read_config
 from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
 from mome_jax.checkpoint.files import (
   CONFIG,
@@ -117,13 +117,15 @@ def load_config(path: epath.PathLike) -> ml_collections.ConfigDict:
   Fields that its `config.json` lacks have the values of `configs/base.py`.
 
   Raises:
-    CheckpointError: if there is none.
+    CheckpointError: if there is none, or it has fields of what a model is that this version does
+      not know.
   """
   file = locate(path).folder / CONFIG
-  config = base.get_config()
+  config, values = base.get_config(), read_config(file)
+  check_fields(file, values, config)
   try:
     with config.unlocked():
-      config.update(_tuples(read_config(file)))
+      config.update(_tuples(values))
   except (ValueError, TypeError) as error:
     raise CheckpointError(f'{file}: not a config of this program ({error})') from error
   return config
