@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import SAFETENSORS, absolute
 from mome_jax.errors import writing
@@ -39,7 +40,7 @@ def save_params(folder: epath.PathLike, params: Any) -> None:
   place = absolute(folder)
   with writing(place, CheckpointError):
     data = safetensors.numpy.save(tensors, {'format': 'flax'})
-    (place / SAFETENSORS).write_bytes(data)
+    text_files.replace(place / SAFETENSORS, data)
 
 
 def names(file: epath.Path) -> list[str]:

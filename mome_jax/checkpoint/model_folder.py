@@ -71,9 +71,7 @@ def save_model(
   Raises:
     CheckpointError: if the folder holds a model already, or a frozen model comes without vectors.
   """
-  folder = absolute(folder)
-  if (folder / PARAMS).exists() or (folder / SAFETENSORS).exists():
-    raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
+  folder = new_folder(folder)
   save_description(folder, config, tokenizer=tokenizer, vectors=vectors)
   with writing(folder, CheckpointError):
     checksums.write(folder, params)
@@ -82,6 +80,20 @@ def save_model(
     return
   with writing(folder, CheckpointError), ocp.StandardCheckpointer() as writer:
     writer.save(folder / PARAMS, params)
+
+
+def new_folder(folder: epath.PathLike) -> epath.Path:
+  """The folder that a model is to be written into, created where missing.
+
+  Raises:
+    CheckpointError: if it holds a model already, or cannot be made.
+  """
+  folder = absolute(folder)
+  if (folder / PARAMS).exists() or (folder / SAFETENSORS).exists():
+    raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
+  with writing(folder, CheckpointError):
+    folder.mkdir(parents=True, exist_ok=True)
+  return folder
 
 
 def save_description(
