@@ -178,7 +178,7 @@ setup() {
   local folder node
   folder=$(mktemp -d)
   call tar -czf "$folder/mome.tar.gz" --exclude='./.git' --exclude='./.venv*' --exclude='./runs' \
-    --exclude='./build' --exclude='./dist' -C "$ROOT" . || fail "$ROOT cannot be packed"
+    --exclude='./data' --exclude='./build' --exclude='./dist' -C "$ROOT" . || fail "$ROOT cannot be packed"
   check_workers
   for node in $(nodes); do
     call gcloud compute tpus tpu-vm scp "$folder/mome.tar.gz" "$node:" --zone="$ZONE" \

@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 
 from input_pipeline.cli import Parser, dashed
-from input_pipeline.errors import UserError, command
+from input_pipeline.errors import UserError, command, writing
 
 
 def export(
@@ -69,19 +69,22 @@ def export(
   if config.text.mode == 'frozen':
     text = {'vectors': TextVectors.load(description)}
   params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
-  checkpoint.save_model(output, config, params, **text, form=form)
-  mark = checkpoint.folder_of(output) / 'params' / 'commit_success.txt'
+  folder = checkpoint.new_folder(output)
+  # A folder with parameters counts as a model: they come last.
+  if form == 'hf':
+    _write_card(path, folder, config, params, licence)
+  cases = training_cases.read(checkpoint.folder_of(path))
+  looks = record.read(checkpoint.folder_of(path))
+  with writing(folder, checkpoint.CheckpointError):
+    if cases is not None:
+      training_cases.write(folder, cases)
+    if looks:
+      known = looks if experimental else [look.of(config.classes) for look in looks]
+      record.write(folder, known)
+  checkpoint.save_model(folder, config, params, **text, form=form)
+  mark = folder / 'params' / 'commit_success.txt'
   if mark.exists():  # Orbax writes there where it saved to, which is nobody else's business
     mark.write_text('Checkpoint commit was successful to params')
-  if form == 'hf':
-    _write_card(path, output, config, params, licence)
-  cases = training_cases.read(checkpoint.folder_of(path))
-  if cases is not None:
-    training_cases.write(checkpoint.folder_of(output), cases)
-  looks = record.read(checkpoint.folder_of(path))
-  if looks:
-    known = looks if experimental else [look.of(config.classes) for look in looks]
-    record.write(checkpoint.folder_of(output), known)
 
 
 def _leave_out_experimental(config: ml_collections.ConfigDict, path: epath.PathLike) -> None:

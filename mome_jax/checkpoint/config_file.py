@@ -1,11 +1,14 @@
 """Reads the `config.json` of a model or run, of this version or an earlier one."""
 
+import dataclasses
 import json
 from typing import Any
 
+import ml_collections
 from etils import epath
 
 from mome_jax.checkpoint.errors import CheckpointError
+from mome_jax.text.t5 import T5Config
 
 # Options of earlier versions -> the value that says what every model does now. None of the others
 # was ever better in a measurement.
@@ -18,6 +21,9 @@ _RETIRED: dict[tuple[str, ...], Any] = {
 _RENAMED: dict[tuple[str, ...], tuple[str, dict[Any, Any]]] = {
   ('model', 'warm_start'): ('anchor', {False: 'none', True: 'finest'}),
 }
+# Sections that say what a model computes: no field of theirs may go unread.
+_CLOSED = ('data', 'model', 'model.bank', 'text')
+_TEXT_FIELDS = [field.name for field in dataclasses.fields(T5Config)]  # published encoders set more
 
 
 def read_config(file: epath.Path) -> dict[str, Any]:
@@ -32,7 +38,13 @@ def read_config(file: epath.Path) -> dict[str, Any]:
     raise CheckpointError(f'{file}: not a config of this program ({error})') from error
   for path, (name, translation) in _RENAMED.items():
     for part in _holding(values, path):
-      part[name] = translation[part.pop(path[-1])]
+      value = part.pop(path[-1])
+      if value not in list(translation):  # which need not be hashable
+        allowed = ' or '.join(map(json.dumps, translation))
+        raise CheckpointError(
+          f'{file}: {".".join(path)} is {json.dumps(value)}; expected {allowed}: correct it'
+        )
+      part[name] = translation[value]
   for path, now in _RETIRED.items():
     for part in _holding(values, path):
       value = part.pop(path[-1])
@@ -44,6 +56,36 @@ def read_config(file: epath.Path) -> dict[str, Any]:
         'with this model'
       )
   return values
+
+
+def check_fields(file: epath.Path, values: Any, defaults: ml_collections.ConfigDict) -> None:
+  """Refuses what would be left unread, though the parameters may have been trained with it.
+
+  Args:
+    file: that the values are from.
+    values: of `read_config`.
+    defaults: of `configs/base.py`; the fields of a backbone are its own.
+
+  Raises:
+    CheckpointError: for a section that holds no fields, or an unknown field of what a model is.
+  """
+  _check_section(file, '', values, defaults)
+
+
+def _check_section(
+  file: epath.Path, section: str, values: Any, defaults: ml_collections.ConfigDict
+) -> None:
+  if not isinstance(values, dict):
+    raise CheckpointError(f'{file}: not a config of this program ({section or "it"} has no fields)')
+  known = {*defaults, *_TEXT_FIELDS} if section == 'text' else {*defaults}
+  for field, value in values.items():
+    name = f'{section}.{field}' if section else field
+    if section in _CLOSED and field not in known:
+      raise CheckpointError(
+        f'{file}: {name} is not known: written by a later version? update mome-jax'
+      )
+    if isinstance(defaults.get(field), ml_collections.ConfigDict):
+      _check_section(file, name, value, defaults[field])
 
 
 def _holding(values: Any, path: tuple[str, ...]) -> list[dict[str, Any]]:

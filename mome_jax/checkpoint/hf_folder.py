@@ -41,7 +41,7 @@ def save_params(folder: epath.PathLike, params: Any) -> None:
   place = absolute(folder)
   with writing(place, CheckpointError):
     data = safetensors.numpy.save(tensors, {'format': 'flax'})
-    (place / SAFETENSORS).write_bytes(data)
+    text_files.replace(place / SAFETENSORS, data)
 
 
 def names(file: epath.Path) -> list[str]:

@@ -15,7 +15,7 @@ from etils import epath
 
 from input_pipeline import text_files
 from mome_jax.checkpoint import checksums, hf_folder
-from mome_jax.checkpoint.config_file import read_config
+from mome_jax.checkpoint.config_file import check_fields, read_config
 from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
 from mome_jax.checkpoint.files import (
   CONFIG,
@@ -71,9 +71,7 @@ def save_model(
   Raises:
     CheckpointError: if the folder holds a model already, or a frozen model comes without vectors.
   """
-  folder = absolute(folder)
-  if (folder / PARAMS).exists() or (folder / SAFETENSORS).exists():
-    raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
+  folder = new_folder(folder)
   save_description(folder, config, tokenizer=tokenizer, vectors=vectors)
   with writing(folder, CheckpointError):
     checksums.write(folder, params)
@@ -82,6 +80,20 @@ def save_model(
     return
   with writing(folder, CheckpointError), ocp.StandardCheckpointer() as writer:
     writer.save(folder / PARAMS, params)
+
+
+def new_folder(folder: epath.PathLike) -> epath.Path:
+  """The folder that a model is to be written into, created where missing.
+
+  Raises:
+    CheckpointError: if it holds a model already, or cannot be made.
+  """
+  folder = absolute(folder)
+  if (folder / PARAMS).exists() or (folder / SAFETENSORS).exists():
+    raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
+  with writing(folder, CheckpointError):
+    folder.mkdir(parents=True, exist_ok=True)
+  return folder
 
 
 def save_description(
@@ -117,13 +129,15 @@ def load_config(path: epath.PathLike) -> ml_collections.ConfigDict:
   Fields that its `config.json` lacks have the values of `configs/base.py`.
 
   Raises:
-    CheckpointError: if there is none.
+    CheckpointError: if there is none, or it has fields of what a model is that this version does
+      not know.
   """
   file = locate(path).folder / CONFIG
-  config = base.get_config()
+  config, values = base.get_config(), read_config(file)
+  check_fields(file, values, config)
   try:
     with config.unlocked():
-      config.update(_tuples(read_config(file)))
+      config.update(_tuples(values))
   except (ValueError, TypeError) as error:
     raise CheckpointError(f'{file}: not a config of this program ({error})') from error
   return config

@@ -51,6 +51,17 @@ class _Outcome(enum.IntEnum):
   REFUSED = 3  # no permission or no memory: the next time is no better
 
 
+class _Manager(ocp.CheckpointManager):
+  """One that does not ask whether the run is to end.
+
+  It would ask JAX by the step. JAX agrees on the number after the highest that it was ever asked
+  by, and `multihost.Preemption` counts its calls: it would come to a step thousands of calls later.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
+
+
 class Checkpointer:
   """Checkpoints of one training run under `WORKDIR/checkpoints/STEP`.
 
@@ -74,7 +85,7 @@ class Checkpointer:
       cleanup_tmp_directories=True,
     )
     try:
-      self._manager = ocp.CheckpointManager(self._folder, item_names=_ITEMS, options=options)
+      self._manager = _Manager(self._folder, item_names=_ITEMS, options=options)
     except OSError as error:
       raise CheckpointError(
         f'{self._folder}: no folder to write checkpoints into ({error.strerror or error}); choose '

@@ -55,7 +55,8 @@ class MoME(nn.Module):
     head_activation: of the class heads; see `heads.apply_head`.
     class_chunk: classes whose maps are made at the same time; fewer need less memory.
     bank: of sparse experts at some of the scales; None is one expert at each scale.
-    dtype: of the backbone and the heads; parameters, router and logits are float32.
+    dtype: of the backbone and the heads; parameters, router and logits are float32. On a TPU the
+      maps of router logits and scores have it too, between products that sum in float32.
   """
 
   backbone: nn.Module

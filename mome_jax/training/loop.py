@@ -70,17 +70,17 @@ def train(config: ml_collections.ConfigDict, workdir: epath.Path) -> ml_collecti
   """
   task = read_task(config, workdir)
   with sole_run(workdir):
-    _train(task, workdir)
+    mesh = sharding.make_mesh(task.config.mesh)
+    with jax.set_mesh(mesh):  # what the process does next, such as scoring, has another mesh
+      _train(task, workdir, mesh)
   return task.config
 
 
-def _train(task: Task, workdir: epath.Path) -> None:
+def _train(task: Task, workdir: epath.Path, mesh: Mesh) -> None:
   """Sets a run up, runs the steps that are left and closes it."""
   config = task.config
 
-  # ---- mesh, model, state ------------------------------------------------------------------------
-  mesh = sharding.make_mesh(config.mesh)
-  jax.set_mesh(mesh)
+  # ---- model, state ------------------------------------------------------------------------------
   sharding.check_batch(mesh, config)
   model = build_model(config.model)
   optimizer = make_optimizer(config.train)

@@ -69,7 +69,9 @@ def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
   """The devices of each TPU slice; other platforms are one."""
   slices: dict[int, list] = {}
   for device in devices:
-    slices.setdefault(getattr(device, 'slice_index', 0), []).append(device)
+    # On GPUs JAX numbers the hosts so.
+    index = getattr(device, 'slice_index', 0) if device.platform == 'tpu' else 0
+    slices.setdefault(index, []).append(device)
   return [slices[index] for index in sorted(slices)]
 
 

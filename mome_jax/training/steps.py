@@ -203,7 +203,9 @@ def make_train_step(
         experts = {k: g for k, g in part['bank'].items() if k not in ('gate', 'norm')}
         metrics[f'moe_{scale}/grad_norm'] = router_stats.gradient_norms(experts)
         metrics[f'moe_{scale}/grad_norm_gate'] = optax.tree.norm(part['bank']['gate'])
-    metrics['learning_rate'] = schedule(state.step)
+    # Steps left out do not count for the optimizer.
+    left_out = state.opt_state.total_notfinite if config.skip_nonfinite else 0
+    metrics['learning_rate'] = schedule(state.step - left_out)
     return TrainState(state.step + 1, params, ema, opt_state), metrics
 
   return train_step

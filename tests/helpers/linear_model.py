@@ -71,9 +71,9 @@ def one_step(parts, skip=0):
     optimizer = optax.apply_if_finite(optimizer, skip)
   step = jax.jit(steps.make_train_step(loss_fn, steps.make_count_fn(table), optimizer, config))
 
-  def run(params, batch, prompts, moments=None):
+  def run(params, batch, prompts, moments=None, done=0):
     moments = optimizer.init(params) if moments is None else moments
-    state, metrics = step(TrainState(jnp.int32(0), params, params, moments), batch, prompts)
+    state, metrics = step(TrainState(jnp.int32(done), params, params, moments), batch, prompts)
     return state, metrics
 
   return run

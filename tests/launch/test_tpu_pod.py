@@ -104,6 +104,18 @@ def test_an_unknown_type_asks_for_its_runtime(tmp_path):
   assert '--runtime-version=v9-base' in done.stdout
 
 
+def test_setup_copies_the_program_alone(tmp_path):
+  cloud = Cloud(tmp_path)
+  root = cloud.script.parents[1]
+  for name in ('data/phantom/0.bricks', 'runs/a/metrics.jsonl', 'input_pipeline/data/table.csv'):
+    (root / name).parent.mkdir(parents=True)
+    (root / name).write_text('x')
+  cloud.ready()
+  copied = cloud.folder / 'node-mome/w0/mome'
+  assert (copied / 'input_pipeline/data/table.csv').is_file()
+  assert not (copied / 'data').exists() and not (copied / 'runs').exists()
+
+
 def test_a_run_that_saved_is_started_again(tmp_path):
   cloud = Cloud(tmp_path, codes=[75, 75, 0]).ready()
   done = cloud('run', *RUN)

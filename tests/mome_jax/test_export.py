@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from mome_jax import checkpoint, export
+from mome_jax.checkpoint import checksums, hf_folder, training_cases
 from mome_jax.configs import demo
 from mome_jax.plausibility import record
 from mome_jax.plausibility.measures import MASK, SCAN
@@ -46,6 +48,49 @@ def test_parameters_come_back_in_float32(model, tmp_path, dtype, tolerance):
   files = [path for path in (tmp_path / 'out').rglob('*') if path.is_file()]
   assert files and not any(str(tmp_path).encode() in path.read_bytes() for path in files)
   assert export.main(arguments) == 1  # nothing is overwritten
+
+
+@pytest.mark.parametrize('form', ['orbax', 'hf'])
+def test_parameters_are_written_last(model, tmp_path, monkeypatch, form):
+  """A stopped export leaves nothing that counts as a model without what belongs to it."""
+  cases = training_cases.TrainingCases(frozenset({('source', 'case', 'digest')}))
+  training_cases.write(epath.Path(model), cases)
+
+  def stop(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(checksums, 'write', stop)
+  with pytest.raises(KeyboardInterrupt):
+    export.export(model, tmp_path / 'out', form=form)
+  assert training_cases.read(epath.Path(tmp_path / 'out')) == cases
+  with pytest.raises(checkpoint.CheckpointError, match='holds no checkpoint'):
+    checkpoint.load_model(tmp_path / 'out', DEVICE)
+  monkeypatch.undo()
+  export.export(model, tmp_path / 'out', form=form)  # the same command again
+  checkpoint.load_model(tmp_path / 'out', DEVICE)
+
+
+def test_an_export_into_a_model_leaves_its_cases(model, tmp_path):
+  other = tmp_path / 'other'
+  checkpoint.save_model(other, demo.get_config(), {'model': {'a': KERNEL}})
+  training_cases.write(epath.Path(model), training_cases.TrainingCases(frozenset()))
+  with pytest.raises(checkpoint.CheckpointError, match='holds a model already'):
+    export.export(model, other)
+  assert training_cases.read(epath.Path(other)) is None
+
+
+def test_half_a_safetensors_file_is_none(tmp_path, monkeypatch):
+  kind = type(epath.Path(tmp_path))
+  write = kind.write_bytes
+
+  def fill(path, data):
+    write(path, data[: len(data) // 2])
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(kind, 'write_bytes', fill)
+  with pytest.raises(checkpoint.CheckpointError, match='No space left'):
+    hf_folder.save_params(tmp_path, {'a': KERNEL})
+  assert not list(tmp_path.iterdir())
 
 
 def test_frozen_text_goes_along(tmp_path):

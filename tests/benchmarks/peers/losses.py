@@ -49,4 +49,6 @@ def valid_voxels(
   grid = torch.stack([*torch.meshgrid(*positions, indexing='ij'), torch.ones(shape).to(frame)], -1)
   height = torch.einsum('dhwa,ba->bdhw', grid, frame)[:, None]
   low, high = (slice_range[..., i, None, None, None] for i in (0, 1))
-  return supervised[..., None, None, None] & (height >= low) & (height <= high)
+  slack = 1e-3 * frame[:, :3].abs().amax(1).reshape(-1, 1, 1, 1, 1)
+  inside = (height >= low - slack) & (height <= high + slack)
+  return supervised[..., None, None, None] & inside

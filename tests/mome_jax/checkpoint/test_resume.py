@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint._src.path import atomicity, atomicity_defaults
 
@@ -65,6 +66,15 @@ def assert_state(restored, step):
 
 def files(folder):
   return sorted(p.relative_to(folder) for p in folder.rglob('*') if p.is_file())
+
+
+def test_no_save_asks_whether_the_run_is_to_end(tmp_path, monkeypatch):
+  """JAX would then have the processes agree on a number that training never comes to."""
+  asked = []
+  name = 'reached_preemption_sync_point'
+  monkeypatch.setattr(multihost_utils, name, lambda step: asked.append(step) or False)
+  save(tmp_path, 5000, 5001)
+  assert asked == []
 
 
 def test_whatever_file_is_truncated_no_wrong_number_is_restored(saved, tmp_path, capsys):

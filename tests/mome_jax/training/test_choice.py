@@ -72,6 +72,7 @@ def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
   with pytest.raises(Ended):
     loop.train(config, workdir)
   loop.train(config, workdir)
+  assert jax.sharding.get_mesh().empty  # scoring, which follows, has a mesh of this host alone
   printed = capsys.readouterr().out
   assert 'scans set aside from training: 1 of 5 phantom_kidney' in printed
   assert 'ended early: 8 of 20 steps are done, the best at 4' in printed

@@ -75,6 +75,19 @@ def test_log_dice_pulls_up_a_small_class_however_low_it_lies(probability):
   assert abs(slope(False)) < 2 * probability
 
 
+@pytest.mark.parametrize('spacing', [0.7, 0.8, 1.2, 3.0, 3.3])
+def test_the_end_slices_of_a_contoured_range_are_taught(spacing):
+  """Slices 110 to 150, of a patch that begins at each of the slices 0 to 110."""
+  starts = np.arange(111)
+  frame = np.zeros((len(starts), 4), np.float32)
+  frame[:, 2:] = np.stack([np.full(len(starts), spacing), starts * spacing], 1)
+  limits = np.array([110 * spacing, 150 * spacing], np.float32)
+  ranges = np.broadcast_to(limits, (len(starts), 1, 2))
+  valid = losses.valid_voxels((1, 1, 160), np.ones((len(starts), 1), bool), frame, ranges)
+  slices = starts[:, None] + np.arange(160)
+  np.testing.assert_array_equal(valid[:, 0, 0, 0], (slices >= 110) & (slices <= 150))
+
+
 def test_prompt_contrast_on_hand_numbers():
   default = jnp.eye(2)
   np.testing.assert_allclose(

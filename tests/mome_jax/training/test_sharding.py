@@ -157,11 +157,12 @@ def test_a_row_of_two_hosts_is_refused_without_tpus_too():
 
 
 def in_slices(count, *sizes, order=None):
-  """Devices of hosts of two; those of slice i are `sizes[i]` in a row."""
+  """TPU chips of hosts of two, in a line; those of slice i are `sizes[i]` in a row."""
   devices = [Device(i) for i in range(count)]
   of_slice = [i for i, size in enumerate(sizes) for _ in range(size)]
   for device, index in zip(devices, of_slice, strict=True):
-    device.slice_index = index
+    device.platform, device.core_on_chip, device.slice_index = 'tpu', 0, index
+    device.coords = device.id - of_slice.index(index), 0, 0
   return [devices[i] for i in order or range(count)]
 
 
@@ -176,6 +177,15 @@ def test_slices_share_the_data_axis_alone(expert, spatial, order):
   indices = [{device.slice_index for device in row} for row in mesh.devices]
   assert indices == [{0}] * (4 // expert) + [{1}] * (4 // expert)
   assert {device.id for device in mesh.devices.flat} == set(range(8))
+
+
+def test_hosts_with_gpus_are_no_slices():
+  """JAX gives the GPUs of each host a slice index of their own."""
+  devices = [Device(i) for i in range(8)]
+  for device in devices:
+    device.platform, device.slice_index = 'gpu', device.process_index
+  told = describe(devices, 8, False)
+  assert told['shape'] == [1, 8] and told['hosts'] == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(('sizes', 'expert'), [((4, 4), 8), ((6, 2), 2), ((3, 5), 1)])
