@@ -1,4 +1,8 @@
-"""Bootstrap intervals over cases: percentile method, seeded. One case alone has none."""
+"""Bootstrap intervals over cases: percentile method, seeded. One case alone has none.
+
+Cases are scans. Several of one patient are resampled as if they were of several, so that intervals
+are too narrow there.
+"""
 
 import math
 from collections.abc import Iterable
