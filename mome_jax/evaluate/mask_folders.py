@@ -358,9 +358,9 @@ def undeclared_notes(folder: pathlib.Path, cases: Mapping[str, tuple[str, list[i
     by_place.setdefault(place, {})[case] = values
   notes = []
   for place, of_case in by_place.items():
-    values = ', '.join(map(str, sorted(set().union(*of_case.values()))))
+    shown = ', '.join(map(str, sorted(set().union(*of_case.values()))))
     notes.append(
-      f'{folder}: values {values} in {few(list(of_case))} are not declared in {place}, and in no '
+      f'{folder}: values {shown} in {few(list(of_case))} are not declared in {place}, and in no '
       'mask; declare them there, or put a dataset.json of its own into that folder'
     )
   return notes
