@@ -196,6 +196,14 @@ def _check_same(a: set[Key], b: set[Key], names: tuple[str, str]) -> None:
   for keys, name in ((a, names[0]), (b, names[1])):
     if not keys:
       raise score_files.ResultsError(f'{name}: no scores')
+  if not {key[0] for key in a} & {key[0] for key in b} and {key[1] for key in a} == {
+    key[1] for key in b
+  }:
+    called = [', '.join(sorted({key[0] for key in keys})) for keys in (a, b)]
+    raise score_files.ResultsError(
+      f'{names[1]}: has the cases of {names[0]}, but the datasets are called {called[0]} and '
+      f'{called[1]}; score both with the same --dataset'
+    )
   sides = (a, b, *names), (b, a, *names[::-1])
   for keys, others, name, without in sides:
     lacking = sorted({key[:2] for key in keys} - {key[:2] for key in others})

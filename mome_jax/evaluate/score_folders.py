@@ -60,14 +60,15 @@ def score_folders(
     predictions: folder.
     references: folder.
     classes: names to score; all of the references' by default.
-    dataset: what the rows call their source; by default the name of the folder of references.
+    dataset: what the rows call their source; by default the name of the folder of references,
+      links followed.
 
   Raises:
     ScoreError, TextFileError, SourceError, FolderError: if folders or names do not fit.
   """
   folders = pathlib.Path(predictions), pathlib.Path(references)
   with remarks.collected() as lines:
-    scores = _score_folders(*folders, classes, dataset or folders[1].name)
+    scores = _score_folders(*folders, classes, dataset or folders[1].resolve().name)
   return dataclasses.replace(scores, notes=list(dict.fromkeys([*scores.notes, *lines])))
 
 

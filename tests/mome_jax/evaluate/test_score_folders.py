@@ -287,6 +287,50 @@ def test_the_command_writes_an_evaluation(nnunet, capsys):
   assert evaluate.main(arguments) == 0  # its own folder in the predictions is no case
 
 
+def test_where_scores_go_is_tried_before_the_work(nnunet, tmp_path, monkeypatch, capsys):
+  place = nnunet[0] / 'evaluation'
+  monkeypatch.setattr(score_folders, 'score_folders', lambda *_, **__: pytest.fail('scored'))
+  place.write_text('')
+  assert run(*nnunet) == 1
+  assert f'error: {place}: is a file, no folder; choose another place' in capsys.readouterr().err
+  place.unlink()
+  place.mkdir()
+  refuse = lambda *_: (_ for _ in ()).throw(PermissionError(13, 'Permission denied'))
+  with monkeypatch.context() as patch:
+    patch.setattr(type(evaluate.command.epath.Path(place)), 'write_text', refuse)
+    assert run(*nnunet) == 1
+  assert f'{place}: cannot be written (Permission denied)' in capsys.readouterr().err
+  monkeypatch.undo()
+  place.rmdir()
+  for options in ((), ('--output', str(tmp_path / 'new'))):  # nothing is left of what fails
+    assert run(*nnunet, '--classes=colon', *options) == 1
+    assert "no class 'colon'" in capsys.readouterr().err
+  assert not place.exists() and not (tmp_path / 'new').exists()
+  assert run(tmp_path / 'nowhere', nnunet[1]) == 1
+  assert 'nowhere: no such folder' in capsys.readouterr().err
+  assert not (tmp_path / 'nowhere').exists()
+
+
+def test_a_dataset_has_one_name_however_its_folder_is_reached(
+  nnunet, tmp_path, monkeypatch, capsys
+):
+  predictions, references = nnunet
+  (tmp_path / 'gt').symlink_to(references)
+  monkeypatch.chdir(references)
+  for number, place in enumerate(('.', tmp_path / 'gt', '../labelsTr')):
+    assert run(predictions, place, '--output', str(tmp_path / f'scores{number}')) == 0
+    rows = score_files.read(tmp_path / f'scores{number}')
+    assert {row['source'] for row in rows} == {'labelsTr'}
+  assert run(predictions, '.', '--output', str(tmp_path / 'other'), '--dataset=gt') == 0
+  pair = str(tmp_path / 'scores0'), str(tmp_path / 'other')
+  capsys.readouterr()
+  assert evaluate.main(['compare', *pair]) == 1
+  assert capsys.readouterr().err == (
+    f'error: {pair[1]}: has the cases of {pair[0]}, but the datasets are called labelsTr and gt; '
+    'score both with the same --dataset\n'
+  )
+
+
 def test_mistakes_are_named(nnunet, tmp_path):
   predictions, references = nnunet
   with pytest.raises(ScoreError, match="no class 'pancreas', 'colon'; there are liver, liver t"):
