@@ -73,8 +73,8 @@ ROOMS = {
   'mome_jax.training mome_jax.inference',
   'mome_jax.training.config_check': 'input_pipeline mome_jax.configs mome_jax.models mome_jax.text '
   'mome_jax.checkpoint mome_jax.training mome_jax.inference mome_jax.evaluate',
-  'mome_jax.plan': 'input_pipeline mome_jax.models mome_jax.configs mome_jax.text '
-  'mome_jax.training mome_jax.training.compile_ahead mome_jax.training.config_check '
+  'mome_jax.plan': 'input_pipeline mome_jax.__init__ mome_jax.models mome_jax.configs '
+  'mome_jax.text mome_jax.training mome_jax.training.compile_ahead mome_jax.training.config_check '
   'mome_jax.inference',
 }
 OPEN = 'input_pipeline.errors', 'input_pipeline.remarks', 'mome_jax.errors'

@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
   names = pool.names(config)
   done = [pool.is_done(workdir / name, pool.of_fold(config, n)) for n, name in enumerate(names)]
+  for fold, name in enumerate(names):
+    if done[fold]:  # what cannot be pooled is told before the others are trained
+      pool.scores(workdir / name, pool.of_fold(config, fold))
   left = done.count(False)
   if left:
     compilation.use_cache()  # it knows how long steps took

@@ -1,9 +1,11 @@
 """The folds of a cross-validation: which are done, and what they say together."""
 
+from typing import Any
+
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import folds
+from input_pipeline import bricks, folds
 from mome_jax import checkpoint
 from mome_jax.errors import UserError
 from mome_jax.evaluate import metrics, score_checkpoint, score_files
@@ -75,6 +77,52 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
   return True
 
 
+def scores(workdir: epath.Path, config: ConfigDict) -> list[dict[str, Any]]:
+  """The scores of a fold that is done: of all cases that it holds out, and of no other.
+
+  Args:
+    workdir: of the fold.
+    config: of the fold.
+
+  Raises:
+    CrossValidationError: if it has none, scored cases that it does not hold out, or did not score
+      one that it does, labels a class of it and is in no training of its model.
+  """
+  try:
+    rows = score_files.read(workdir)
+  except score_files.ResultsError as error:
+    raise CrossValidationError(
+      f'{workdir}: no scores to pool; train and evaluate that fold'
+    ) from error
+  held_out = folds.of_run(config) or frozenset()
+  scored = {(row['source'], row['case']) for row in rows}
+  if others := sorted(scored - held_out):
+    raise CrossValidationError(
+      f'{workdir}: scored {"/".join(others[0])}, which another fold holds out now: the prepared '
+      'cases have changed since; choose another --workdir'
+    )
+  lacking = held_out - scored - {(one['source'], one['case']) for one in _left_out(workdir)}
+  if missing := sorted(lacking - _unlabelled(config) if lacking else ()):
+    raise CrossValidationError(
+      f'{workdir}: did not score {"/".join(missing[0])}, which it holds out now: the prepared '
+      'cases have changed since; choose another --workdir'
+    )
+  return rows
+
+
+def _left_out(workdir: epath.Path) -> list[dict[str, str]]:
+  """The cases that a fold did not score, as its model was trained on them elsewhere."""
+  return score_files.read_summary(workdir / 'evaluation').get('left_out', [])
+
+
+def _unlabelled(config: ConfigDict) -> set[bricks.Key]:
+  """The cases that label no class of the experiment, and have no score."""
+  classes, data = set(config.classes), config.data
+  stores = [bricks.open_bricks(config.data_dir, source, held_out=()) for source in data.sources]
+  cases = [case for store in stores for case in store.cases]
+  return {(case.source, case.name) for case in cases if classes.isdisjoint(case.supervised)}
+
+
 def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float | None], str]:
   """Writes the scores of all folds as one evaluation, and makes an ensemble of their models.
 
@@ -87,28 +135,19 @@ def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float | Non
     as Markdown.
 
   Raises:
-    CrossValidationError: if a fold has no scores, or scores of cases that it does not hold out.
+    CrossValidationError: as `scores`.
   """
-  parts = {}
+  parts, left_out = {}, []
   for fold, name in enumerate(names(config)):
-    try:
-      parts[name] = score_files.read(workdir / name)
-    except score_files.ResultsError as error:
-      raise CrossValidationError(
-        f'{workdir / name}: no scores to pool; train and evaluate that fold'
-      ) from error
-    held_out = folds.of_run(of_fold(config, fold)) or frozenset()
-    others = sorted({(row['source'], row['case']) for row in parts[name]} - held_out)
-    if others:
-      raise CrossValidationError(
-        f'{workdir / name}: scored {"/".join(others[0])}, which another fold holds out now: the '
-        'prepared cases have changed since; choose another --workdir'
-      )
+    parts[name] = scores(workdir / name, of_fold(config, fold))
+    left_out += _left_out(workdir / name)
   rows = [row for part in parts.values() for row in part]
   count = len({(row['source'], row['case']) for row in rows})
   title = f'{count} scans, each by the one of {len(parts)} models that was not trained on it'
+  if left_out:
+    title += f', {len(left_out)} more left out since the model of their fold was trained on them'
   means = {name: metrics.summarize(part)['mean_dice'] for name, part in parts.items()}
-  origin = {'split': 'validation', 'folds': means}
+  origin = {'split': 'validation', 'folds': means, 'left_out': left_out}
   _, table = score_files.write(workdir / 'evaluation', rows, title=title, origin=origin)
   checkpoint.write_members(workdir, list(parts))
   return means, table

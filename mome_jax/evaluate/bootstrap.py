@@ -1,4 +1,8 @@
-"""Bootstrap intervals over cases: percentile method, seeded. One case alone has none."""
+"""Bootstrap intervals over cases: percentile method, seeded. One case alone has none.
+
+Cases are scans. Several of one patient are resampled as if they were of several, so that intervals
+are too narrow there.
+"""
 
 import math
 from collections.abc import Iterable
@@ -32,9 +36,13 @@ def bootstrap_macro(
 ) -> tuple[float, float]:
   """Interval of the mean over classes of the mean over cases, resampling cases.
 
+  Every resample is a mean over the same classes. One of which it draws no case has its mean over
+  all cases there: without it the resample would estimate another mean than the table's. So a class
+  of few cases makes the interval too narrow, and one of a single case adds nothing to its width.
+  Resamples without any score are left out.
+
   Args:
-    table: (cases, classes) float64; NaN where a class has no score. Classes without any case in a
-      resample are left out of that resample's mean.
+    table: (cases, classes) float64; NaN where a class has no score.
     seed: seed of the resampling.
     samples: number of resamples.
     level: coverage of the interval.
@@ -75,10 +83,10 @@ def _percentiles(
   n_cases = len(values)
   draws = np.random.default_rng(seed).multinomial(n_cases, np.full(n_cases, 1 / n_cases), samples)
   totals, counts = draws @ values, draws @ weights  # (samples, classes)
-  means = np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
-  n_classes = (counts > 0).sum(axis=1)
-  macro = means.sum(axis=1)[n_classes > 0] / n_classes[n_classes > 0]
-  if not macro.size:
-    return math.nan, math.nan
+  scored = weights.any(axis=0)
+  totals, counts = totals[:, scored], counts[:, scored]
+  means = np.tile(values.sum(axis=0)[scored] / weights.sum(axis=0)[scored], (samples, 1))
+  np.divide(totals, counts, out=means, where=counts > 0)
+  macro = means[counts.any(axis=1)].mean(axis=1)
   low, high = np.quantile(macro, [(1 - level) / 2, (1 + level) / 2])
   return float(low), float(high)

@@ -76,21 +76,21 @@ def _names(text: str) -> list[str]:
 def _score(args: argparse.Namespace) -> int:
   classes = _names(args.classes)
   folder = epath.Path(args.output or epath.Path(args.predictions) / 'evaluation')
-  made = args.output and not folder.exists()
-  if args.output:
-    with errors.writing(folder):  # before the work, not after it
-      folder.mkdir(parents=True, exist_ok=True)
-  scores = score_folders.score_folders(
-    args.predictions, args.references, classes=classes, dataset=args.dataset
-  )
-  rows, failed = scores.rows, scores.failed
+  made = _make(folder, parents=bool(args.output))
+  rows: list = []
+  try:
+    scores = score_folders.score_folders(
+      args.predictions, args.references, classes=classes, dataset=args.dataset
+    )
+    rows, failed = scores.rows, scores.failed
+  finally:
+    if made and not rows:
+      folder.rmdir()
   for note in scores.notes:
     print(f'note: {note}', file=sys.stderr)
   for case, reason in failed:
     print(f'not scored: {case}: {reason}', file=sys.stderr)
   if not rows:
-    if made:
-      folder.rmdir()
     print(f'error: {args.predictions}: nothing could be scored', file=sys.stderr)
     return 1
   cases = {row['case'] for row in rows}
@@ -100,6 +100,22 @@ def _score(args: argparse.Namespace) -> int:
   _, table = score_files.write(folder, rows, title=title, origin=origin, failed=failed)
   print(f'{table}\nTable and scores: {folder}')
   return 1 if failed else 0
+
+
+def _make(folder: epath.Path, *, parents: bool) -> bool:
+  """Makes a folder, and tries to write there before the work, not after it; whether it is new.
+
+  Without `parents` nothing is done where its parent is missing, which is told by who reads that.
+  """
+  made = not folder.exists()
+  if not (parents or folder.parent.is_dir()):
+    return False
+  with errors.writing(folder):
+    folder.mkdir(parents=parents, exist_ok=True)
+    trial = folder / '.trial'
+    trial.write_text('')
+    trial.unlink()
+  return made
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -24,16 +24,15 @@ class Difference:
   Attributes:
     metric: of `metrics.METRICS`.
     name: class, or `MEAN`.
-    n: cases that both evaluations score with a finite number; all numbers down to `loss` are of
-      these alone.
+    n: cases that both evaluations score with a finite number, see `compare`; all numbers down to
+      `loss` are of these alone.
     a, b: means; shares in [0, 1], or mm.
     difference: b - a.
     low, high: 95 % paired bootstrap interval of the difference, resampling cases; NaN where n < 2.
     p: two-sided Wilcoxon signed-rank; 1 where no case differs, NaN without cases.
     win, tie, loss: cases in which B is better, equal and worse; n in all.
-    unpaired: cases left out since one side scores nothing: no reference, and nothing predicted.
-    a_infinite, b_infinite: distances that are infinite in A and in B, one mask being empty, where
-      both sides score; those pairs are left out too.
+    a_infinite, b_infinite: distances that are infinite in A and in B, one mask being empty; those
+      pairs are left out.
   """
 
   metric: str
@@ -48,14 +47,13 @@ class Difference:
   win: int
   tie: int
   loss: int
-  unpaired: int
   a_infinite: int
   b_infinite: int
 
   @property
   def is_empty(self) -> bool:
     """Whether neither side scores the class anywhere: no scan can show it."""
-    return not (self.n or self.unpaired or self.a_infinite or self.b_infinite)
+    return not (self.n or self.a_infinite or self.b_infinite)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +86,12 @@ def compare(
   NSD and a lower HD95 win. HD95 is compared where both sides have a finite distance, wins and
   losses included; infinite ones, where a mask is empty, are counted beside them.
 
+  A case in which reference and mask are both empty has no score, nor has a pair of two such. Where
+  only one side is rightly empty, the other puts a mask where there is nothing, and has Dice and NSD
+  0: the empty one counts as 1, in means, difference, wins, losses and test, so that inventing a
+  structure costs as much as missing it. `metrics.summarize`, which sees one side alone, leaves
+  such a case out of the mean of the empty side.
+
   Args:
     a: rows of `score_files.read`.
     b: those of the other side.
@@ -97,7 +101,7 @@ def compare(
     ResultsError: if there are no scores, or splits, cases or classes differ.
   """
   _check_splits(a, b, names)
-  a, b = _without_lone_absent(a, b), _without_lone_absent(b, a)
+  a, b = _shown(a, b), _shown(b, a)
   _check_same({_key(row) for row in a}, {_key(row) for row in b}, names)
   ordered = [sorted(rows, key=_key) for rows in (a, b)]
   (_, classes, first), (_, _, second) = map(metrics.tabulate, ordered)
@@ -106,7 +110,11 @@ def compare(
   columns = [classes.index(name) for name in order]
   differences = []
   for metric, kind in metrics.METRICS.items():
-    pair = first[metric][:, columns], second[metric][:, columns]
+    sides = first[metric], second[metric]
+    pair = (
+      _best_where_empty(sides[0], first['dice'], sides[1], kind)[:, columns],
+      _best_where_empty(sides[1], second['dice'], sides[0], kind)[:, columns],
+    )
     better = 1 if kind.higher_is_better else -1
     for k, name in enumerate(order):
       differences.append(_difference(metric, name, pair[0][:, [k]], pair[1][:, [k]], better))
@@ -118,10 +126,32 @@ def compare(
   )
 
 
-def _without_lone_absent(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
-  """The rows but for those, of classes that a scan cannot show, that the other side lacks."""
-  keys = {_key(row) for row in others}
-  return [row for row in rows if not row.get('absent') or _key(row) in keys]
+def _shown(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+  """The rows, unscored where the other side declares that the scan cannot show the class.
+
+  Of classes that a scan cannot show, those that the other side lacks are left out.
+  """
+  absent = {_key(row): bool(row.get('absent')) for row in others}
+  unscored = dict.fromkeys(metrics.METRICS, math.nan)
+  kept = [row for row in rows if not row.get('absent') or _key(row) in absent]
+  return [{**row, **unscored} if absent.get(_key(row)) else row for row in kept]
+
+
+def _best_where_empty(
+  scores: np.ndarray, dice: np.ndarray, others: np.ndarray, kind: metrics.Metric
+) -> np.ndarray:
+  """Scores (cases, classes), best where this side alone is rightly empty; see `compare`.
+
+  NOTE: a metric that is no share has no such value; of it a pair needs two scores.
+
+  Args:
+    scores: of one side.
+    dice: of that side; NaN tells that it is rightly empty, as older files lack metrics.
+    others: scores of the other side.
+    kind: of metric.
+  """
+  alone = np.isnan(dice) & ~np.isnan(others) & kind.share
+  return np.where(alone, float(kind.higher_is_better), scores)
 
 
 def of_sources(rows: Sequence[Row], sources: Sequence[str], name: str) -> Sequence[Row]:
@@ -166,6 +196,14 @@ def _check_same(a: set[Key], b: set[Key], names: tuple[str, str]) -> None:
   for keys, name in ((a, names[0]), (b, names[1])):
     if not keys:
       raise score_files.ResultsError(f'{name}: no scores')
+  if not {key[0] for key in a} & {key[0] for key in b} and {key[1] for key in a} == {
+    key[1] for key in b
+  }:
+    called = [', '.join(sorted({key[0] for key in keys})) for keys in (a, b)]
+    raise score_files.ResultsError(
+      f'{names[1]}: has the cases of {names[0]}, but the datasets are called {called[0]} and '
+      f'{called[1]}; score both with the same --dataset'
+    )
   sides = (a, b, *names), (b, a, *names[::-1])
   for keys, others, name, without in sides:
     lacking = sorted({key[:2] for key in keys} - {key[:2] for key in others})
@@ -187,9 +225,7 @@ def _check_same(a: set[Key], b: set[Key], names: tuple[str, str]) -> None:
 
 def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: int) -> Difference:
   """Of scores (cases, classes); NaN where there is none."""
-  scored = ~(np.isnan(a) | np.isnan(b))
-  unpaired = np.count_nonzero(np.isnan(a) != np.isnan(b))
-  finite = scored & np.isfinite(a) & np.isfinite(b)
+  finite = np.isfinite(a) & np.isfinite(b)
   apart = np.where(finite, np.subtract(b, a, where=finite, out=np.zeros_like(a)), np.nan)
   per_case = apart[finite.any(1)]
   counts = finite.sum(1)[finite.any(1)]
@@ -210,9 +246,8 @@ def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: in
     win=int((ranks > 0).sum()),
     tie=int((ranks == 0).sum()),
     loss=int((ranks < 0).sum()),
-    unpaired=int(unpaired),
-    a_infinite=int((scored & np.isinf(a)).sum()),
-    b_infinite=int((scored & np.isinf(b)).sum()),
+    a_infinite=int(np.isinf(a).sum()),
+    b_infinite=int(np.isinf(b).sum()),
   )
 
 
@@ -238,8 +273,9 @@ def to_markdown(comparison: Comparison) -> str:
   a, b = comparison.names
   parts = [
     f'A: {a}  \nB: {b}  \nB - A with its 95 % paired bootstrap interval; p: Wilcoxon signed-rank '
-    'test, not corrected for the number of classes. HD95: of cases where both are finite; the last '
-    'column counts the others.\n'
+    'test, not corrected for the number of classes. Where only one of them puts a mask into a scan '
+    'without the class, the other counts as 100 %. HD95: of cases where both are finite; the last '
+    'column counts the infinite ones.\n'
   ]
   for metric, kind in metrics.METRICS.items():
     if not kind.title:
@@ -289,7 +325,8 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
   """Two tables of several evaluations of the same cases, one line each, in Markdown.
 
   The first holds the means over classes and, but for the first run, the paired difference to it;
-  the second the Dice of every class.
+  the second the Dice of every class. Means are those of `metrics.summarize`, of each run alone, and
+  differences those of `compare`: they part where only one of two runs is rightly empty.
 
   Args:
     runs: name -> rows of `score_files.read`; the first is the reference.
@@ -315,7 +352,8 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
   header = ('run', 'Dice %', 'NSD 2 mm %', 'Dice - first', 'p')
   note = (
     '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test, '
-    'not corrected for the number of runs.\n'
+    'not corrected for the number of runs. A scan without the class has no score where a run puts '
+    'no mask; in a difference to a run that puts one, it counts as 100 %.\n'
   )
   both = [
     tables.markdown('Means over classes', header, means),

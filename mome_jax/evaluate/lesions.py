@@ -16,6 +16,7 @@ the probability 0.5 of the masks they are one point of it. Components are 26-con
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,13 +27,13 @@ from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_ratio
 from mome_jax.inference.postprocess import MINIMUM_ML
 
 FIELDS = ('lesions', 'found', 'predicted')
-_WORDS = {'cancer', 'cyst', 'cysts', 'lesion', 'lesions', 'metastasis', 'metastases',
-          'tumor', 'tumors', 'tumour', 'tumours'}  # fmt: skip
+_WORDS = {'cancer', 'carcinoma', 'cyst', 'cysts', 'lesion', 'lesions', 'metastasis', 'metastases',
+          'nodule', 'nodules', 'tumor', 'tumors', 'tumour', 'tumours'}  # fmt: skip
 
 
 def is_lesion(name: str) -> bool:
   """Whether a class is something to be detected: a word of its name says so."""
-  return not _WORDS.isdisjoint(name.casefold().split())
+  return not _WORDS.isdisjoint(re.findall('[a-z]+', name.casefold()))
 
 
 def count(

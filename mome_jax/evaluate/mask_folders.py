@@ -18,7 +18,10 @@ from mome_jax.errors import UserError
 _SUFFIXES = ('_seg', '_masks', '_totalsegmentator')  # of what `predict` writes
 _PROBABILITIES = '_probabilities'
 _UNSCORED = ('background', 'ignore')
+CLASS_TABLE = 'the class table'  # what values mean where nothing declares them
 LegendRow = tuple[str, int, str | None]  # name, label, file of the whole mask
+_LEGENDS = '{}/NAME_seg.json'
+_SHOWN = 3  # names in a note
 _NO_MASKS = ('text', 'picture')  # legends, tables and previews beside masks are nothing to tell of
 
 
@@ -35,12 +38,29 @@ class Masks:
     names: its classes.
     read: class name -> mask, a Volume of bool.
     ignored: () -> mask of the voxels that are not scored; or None.
+    declared_in: what says what values mean, or `CLASS_TABLE`; '' where masks are no values.
+    undeclared: () -> values of the label map that it does not say, and that are in no mask.
   """
 
   path: pathlib.Path
   names: tuple[str, ...]
   read: Callable[[str], volume.Volume]
   ignored: Callable[[], volume.Volume] | None = None
+  declared_in: str = ''
+  undeclared: Callable[[], list[int]] = list
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+  """What the values of label maps mean.
+
+  Attributes:
+    values: class -> values; of an organ those beside its tumours, cysts and vessels.
+    place: file or files that say so, or `CLASS_TABLE`.
+  """
+
+  values: Mapping[str, Sequence[int]]
+  place: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +79,18 @@ class MaskFolder:
   failed: list[tuple[str, str]]
   notes: list[str]
 
+  @property
+  def by_class_table(self) -> bool:
+    """Whether nothing declares what values of its label maps mean."""
+    return any(masks.declared_in == CLASS_TABLE for masks in self.masks.values())
 
-def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | None) -> MaskFolder:
+
+def read_folder(folder: pathlib.Path, meaning: Meaning | None) -> MaskFolder:
   """The masks of a folder: of label maps, or of folders of masks. Nothing but names is read yet.
 
   Args:
     folder: to look into.
-    meaning: class -> values in label maps; None is the class template.
+    meaning: of the values in label maps; None is the class template.
 
   Raises:
     ScoreError: if the folder is missing or holds neither.
@@ -104,10 +129,8 @@ def read_folder(folder: pathlib.Path, meaning: Mapping[str, Sequence[int]] | Non
   return MaskFolder(folder, by_case, list(failed.items()), notes)
 
 
-def label_values(folder: pathlib.Path) -> dict[str, list[int]] | None:
-  """Class -> values, from what lies in a folder or beside it; None where nothing says.
-
-  Of an organ those beside its tumours, cysts and vessels: a mask of it is read with them.
+def label_values(folder: pathlib.Path) -> Meaning | None:
+  """What values mean, from what lies in a folder or beside it; None where nothing says.
 
   Raises:
     ScoreError, TextFileError, SourceError: if what says so cannot be read.
@@ -115,7 +138,9 @@ def label_values(folder: pathlib.Path) -> dict[str, list[int]] | None:
   inside, beside = folder / 'dataset.json', folder.parent / 'dataset.json'
   if os.path.lexists(inside):  # a link to nothing means something else than no file
     return _declared(inside)
-  return _legends(folder) or (_declared(beside) if os.path.lexists(beside) else None)
+  if legends := _legends(folder):
+    return Meaning(legends, _LEGENDS.format(folder))
+  return _declared(beside) if os.path.lexists(beside) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,16 +220,12 @@ def canonical(name: str) -> str:
 
 def _label_maps(
   held: inventory.Inventory,
-  meaning: Mapping[str, Sequence[int]] | None,
+  meaning: Meaning | None,
   legends: Mapping[str, Sequence[LegendRow]],
 ) -> Iterator[tuple[str, Masks]]:
-  parts = {} if meaning is None else _parts(meaning)
-  if meaning is None:
-    table = TEMPLATE.code_table(TEMPLATE.names())
-    meaning = {
-      name: np.flatnonzero(table[:, k]).tolist() for k, name in enumerate(TEMPLATE.names())
-    }
-  names = tuple(name for name in meaning if name not in _UNSCORED)
+  parts = {} if meaning is None else _parts(meaning.values)
+  meaning = meaning or _of_template()
+  names = tuple(name for name in meaning.values if name not in _UNSCORED)
   for file in (*held.used, *held.failed):
     case = _case(inventory.stem(file.name))
     if segments := _segments(file):
@@ -218,11 +239,21 @@ def _label_maps(
       values = {name: [label] for name, label, _ in legends[case]}
       whole = {name: file.path.parent / mask for name, _, mask in legends[case] if mask}
       read = functools.partial(_read_label, file, values, _parts(values))
-      yield case, Masks(file.path, tuple(values), functools.partial(_read_whole, whole, read))
+      read = functools.partial(_read_whole, whole, read)
+      undeclared = functools.partial(_undeclared, file, values)
+      place = _LEGENDS.format(file.path.parent)
+      yield case, Masks(file.path, tuple(values), read, None, place, undeclared)
       continue
-    read = functools.partial(_read_label, file, meaning, parts)
-    ignored = functools.partial(read, 'ignore') if 'ignore' in meaning else None
-    yield case, Masks(file.path, names, read, ignored)
+    read = functools.partial(_read_label, file, meaning.values, parts)
+    ignored = functools.partial(read, 'ignore') if 'ignore' in meaning.values else None
+    undeclared = functools.partial(_undeclared, file, meaning.values)
+    yield case, Masks(file.path, names, read, ignored, meaning.place, undeclared)
+
+
+def _of_template() -> Meaning:
+  table = TEMPLATE.code_table(TEMPLATE.names())
+  values = {name: np.flatnonzero(table[:, k]).tolist() for k, name in enumerate(TEMPLATE.names())}
+  return Meaning(values, CLASS_TABLE)
 
 
 def _parts(names: Collection[str]) -> dict[str, list[str]]:
@@ -306,6 +337,51 @@ def _read_label(
   return volume.Volume(mask, labels.geometry)
 
 
+def _undeclared(file: inventory.File, values: Mapping[str, Sequence[int]]) -> list[int]:
+  """The values of a label map that mean nothing; of one that cannot be read, none."""
+  labels = None if file.problem else _labels(file.path)
+  if not isinstance(labels, volume.Volume):
+    return []
+  declared = {0}.union(*values.values())
+  return [value for value in np.unique(labels.array).tolist() if value not in declared]
+
+
+def undeclared_notes(folder: pathlib.Path, cases: Mapping[str, tuple[str, list[int]]]) -> list[str]:
+  """Of values that mean nothing: a mask of them would be missing without a word.
+
+  Args:
+    folder: of the label maps.
+    cases: case -> what declares the values of its label map, and those that it does not.
+  """
+  by_place: dict[str, dict[str, list[int]]] = {}
+  for case, (place, values) in cases.items():
+    by_place.setdefault(place, {})[case] = values
+  notes = []
+  for place, of_case in by_place.items():
+    shown = ', '.join(map(str, sorted(set().union(*of_case.values()))))
+    notes.append(
+      f'{folder}: values {shown} in {few(list(of_case))} are not declared in {place}, and in no '
+      'mask; declare them there, or put a dataset.json of its own into that folder'
+    )
+  return notes
+
+
+def class_table_note(folders: Sequence[MaskFolder]) -> str:
+  """Of label maps whose values nothing declares, in these folders."""
+  paths = [str(folder.path) for folder in folders]
+  return (
+    f'{" and ".join(paths)}: nothing says what the values of label maps mean; they are taken for '
+    f'those of {CLASS_TABLE}, where 1 is {TEMPLATE.names()[0]}; if they are others, '
+    f'put a dataset.json with "labels" into {paths[0]}'
+  )
+
+
+def few(names: Sequence[str]) -> str:
+  """The first of some names, and how many more there are."""
+  more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+  return ', '.join(names[:_SHOWN]) + more
+
+
 def _within(
   array: np.ndarray, meaning: Mapping[str, Sequence[int]], name: str, part: str
 ) -> np.ndarray:
@@ -387,12 +463,12 @@ def _read_legends(folder: pathlib.Path) -> dict[str, list[LegendRow]]:
   return legends
 
 
-def _declared(path: pathlib.Path) -> dict[str, list[int]]:
+def _declared(path: pathlib.Path) -> Meaning:
   named = nifti_folder.by_name(declaration(path)['labels'], path)
   by_class = {canonical(name): values for name, values in named.items()}
   if len(by_class) < len(named):
     raise ScoreError(f'{path}: two of the labels {", ".join(named)} are one class; rename one')
-  return by_class
+  return Meaning(by_class, str(path))
 
 
 def declaration(path: pathlib.Path) -> Mapping:

@@ -1,5 +1,6 @@
 """Results of `mome_jax.predict` as nnU-Net would have written them, for its evaluation."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -37,7 +38,7 @@ def write(
     output: folder, created.
 
   Returns:
-    What was written, and notes: labels that no case has.
+    What was written, and notes: labels that no case has, values of the results that mean nothing.
 
   Raises:
     ScoreError, TextFileError, SourceError, VolumeError: if something does not fit, or a case lacks
@@ -49,10 +50,7 @@ def write(
   if ending not in _ENDINGS:
     raise ScoreError(f'{path}: "file_ending" is {ending!r}; expected {", ".join(_ENDINGS)}')
   place = pathlib.Path(results)
-  held = mask_folders.read_folder(place, mask_folders.label_values(place))
-  if held.failed:
-    case, reason = held.failed[0]
-    raise ScoreError(f'{case}: {reason}')
+  held = _held(place)
   names = inventory.case_names(held.masks)
   lacking = [name for name in values if not any(name in m.names for m in held.masks.values())]
   if len(lacking) == len(values):
@@ -65,7 +63,7 @@ def write(
       )
   with writing(folder, ScoreError):
     folder.mkdir(parents=True, exist_ok=True)
-  written = []
+  written, undeclared = [], {}
   for case, masks in held.masks.items():
     file = folder / f'{names[case]}{ending}'
     labels = _paint(masks, values)
@@ -75,11 +73,24 @@ def write(
       else:
         volume.write_nifti(file, labels.array, labels.geometry, np.uint8)
     written.append(file)
+    if unknown := masks.undeclared():
+      undeclared[case] = masks.declared_in, unknown
   copy = folder / 'dataset.json'
   if not copy.exists() or not copy.samefile(path):
     shutil.copyfile(path, copy)
   notes = [f'{path}: {name!r} is not in the results, and so in no file' for name in lacking]
+  notes += mask_folders.undeclared_notes(place, undeclared)
   return written, held.notes + notes
+
+
+def _held(place: pathlib.Path) -> mask_folders.MaskFolder:
+  """The masks of a folder; ScoreError where one of its cases cannot be used."""
+  held = mask_folders.read_folder(place, mask_folders.label_values(place))
+  if held.failed:
+    case, reason = held.failed[0]
+    raise ScoreError(f'{case}: {reason}')
+  notes = [mask_folders.class_table_note([held])] if held.by_class_table else []
+  return dataclasses.replace(held, notes=held.notes + notes)
 
 
 def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:

@@ -98,22 +98,23 @@ def write(
   with writing(place, ResultsError):
     place.mkdir(parents=True, exist_ok=True)
     (place / SUMMARY).unlink(missing_ok=True)  # written last: with it, the others are whole
-    (place / CASES).write_text(tables.csv_text(columns, rows))
-    (place / TABLE).write_text(table)
-    (place / TABLE_CSV).write_text(tables.to_csv(summary))
+    text_files.replace(place / CASES, tables.csv_text(columns, rows))
+    text_files.replace(place / TABLE, table)
+    text_files.replace(place / TABLE_CSV, tables.to_csv(summary))
     (place / CURVE).unlink(missing_ok=True)
     if points:
-      (place / CURVE).write_text(tables.csv_text(froc.FIELDS, points))
-    (place / SUMMARY).write_text(json.dumps({**origin, **summary}, indent=2) + '\n')
+      text_files.replace(place / CURVE, tables.csv_text(froc.FIELDS, points))
+    text_files.replace(place / SUMMARY, json.dumps({**origin, **summary}, indent=2) + '\n')
   return summary, table
 
 
 def read_summary(folder: epath.Path) -> dict[str, Any]:
   """The summary of an evaluation folder that holds whole scores; empty where it does not."""
   try:
-    return json.loads((folder / SUMMARY).read_text())
+    summary = json.loads((folder / SUMMARY).read_text())
   except (OSError, ValueError):  # a process that wrote it was killed
     return {}
+  return summary if isinstance(summary, dict) else {}
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -121,14 +122,15 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
   Args:
     path: a workdir (its validation scans, or else its test scans), an evaluation folder in it, or
-      its `cases.csv`.
+      its `cases.csv`, which may then lie anywhere.
 
   Returns:
     Rows as `score` gives them; what older files did not note is None in the counts of detection and
     in volumes, '' in `split`, and NaN in metrics besides the standard ones.
 
   Raises:
-    ResultsError: if there are no scores, or they cannot be read.
+    ResultsError: if there are no scores, they cannot be read, or the folder has no whole
+      `summary.json`, which is written last.
   """
   place = epath.Path(path)
   folders = [place, place / 'evaluation', place / 'evaluation_test']
@@ -137,6 +139,11 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   if file is None:
     raise ResultsError(
       f'{path}: no {CASES} there; name a workdir that was evaluated, or an evaluation folder'
+    )
+  if file != place and not read_summary(file.parent):
+    raise ResultsError(
+      f'{file.parent}: no whole {SUMMARY}, so that its scores may be of several evaluations; '
+      'evaluate again'
     )
   reader = csv.DictReader(io.StringIO(text_files.read_text(file)))
   needed = 'case', 'class', *metrics.STANDARD

@@ -1,6 +1,7 @@
 """Scores folders of predicted masks against references, without a model."""
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Collection, Sequence
@@ -14,8 +15,6 @@ from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError
 from mome_jax.evaluate import mask_folders, score_files
 from mome_jax.evaluate.mask_folders import MaskFolder, Masks, ScoreError
-
-_SHOWN = 3  # cases of a note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +43,32 @@ def score_folders(
   """Scores every reference and its prediction of the same name, on the reference's grid.
 
   A folder holds one label map a case (nnU-Net, `NAME.nii.gz` or `NAME_seg.nii.gz`, `.nrrd`, `.mha`;
-  of 3D Slicer `NAME.seg.nrrd`, which names its segments itself), whose values
-  mean what its `dataset.json` says (a list of values is their union; the value of `ignore` is left
-  out), else its legends `NAME_seg.json`, else `dataset.json` beside it, else, for predictions, what
-  they mean in the references, else the class template. Or it holds one folder a case with one mask
-  a class (TotalSegmentator): `NAME/spleen.nii.gz`, `NAME/segmentations/kidney_left.nii.gz`. A class
-  without a reference mask is not scored in that case; nor is one that is not labelled there, by
-  `missing_is` or `supervised` in the `dataset.json` of the references. Of a class that is `absent`
-  there, the field of view cannot show it, the volume of its mask is told. A channel in a name is
-  passed over, where that makes a pair: `NAME_0000_seg.nii.gz`. What cannot be scored costs only
-  itself: it is named, in the summary and the table too, and the exit code is 1.
+  of 3D Slicer `NAME.seg.nrrd`, which names its segments itself), whose values mean what its
+  `dataset.json` says (a list of values is their union; the value of `ignore` is left out), else its
+  legends `NAME_seg.json`, else `dataset.json` beside it, else, for predictions, what they mean in
+  the references, else the class table, which is noted, and of which only classes are scored that a
+  file holds. Values that are not declared are noted. Or it holds one folder a case with one mask a
+  class (TotalSegmentator): `NAME/spleen.nii.gz` or, of nested folders,
+  `NAME/segmentations/kidney_left.nii.gz`. A class without a reference mask is not scored in that
+  case; nor is one that is not labelled there, by `missing_is` or `supervised` in the `dataset.json`
+  of the references. Of a class that is `absent` there, the field of view cannot show it, the volume
+  of its mask is told. A channel in a name is passed over, where that makes a pair:
+  `NAME_0000_seg.nii.gz`. What cannot be scored costs only itself: it is named, in the summary and
+  the table too, and the exit code is 1.
 
   Args:
     predictions: folder.
     references: folder.
     classes: names to score; all of the references' by default.
-    dataset: what the rows call their source; by default the name of the folder of references.
+    dataset: what the rows call their source; by default the name of the folder of references,
+      links followed.
 
   Raises:
     ScoreError, TextFileError, SourceError, FolderError: if folders or names do not fit.
   """
   folders = pathlib.Path(predictions), pathlib.Path(references)
   with remarks.collected() as lines:
-    scores = _score_folders(*folders, classes, dataset or folders[1].name)
+    scores = _score_folders(*folders, classes, dataset or folders[1].resolve().name)
   return dataclasses.replace(scores, notes=list(dict.fromkeys([*scores.notes, *lines])))
 
 
@@ -90,7 +92,8 @@ def _score_folders(
   if extra := sorted(predicted.masks.keys() - set(pairs.values())):
     notes.append(f'{predictions}: predictions without a reference: {", ".join(extra)}')
   _check_predicted(predictions, [predicted.masks[name] for name in pairs.values()], known)
-  rows = []
+  rows: list[dict[str, Any]] = []
+  undeclared: tuple[dict, dict] = {}, {}
   for case, name in progress.bar(pairs.items(), desc='score'):
     names = [name for name in truth.masks[case].names if name in known]
     absent = lacks.out_of_view(case) - set(names)
@@ -99,7 +102,22 @@ def _score_folders(
     scored, faults = _score_case(dataset, case, names, *masks, lacks)
     rows += scored
     failed += [(case, fault) for fault in faults]
-  return FolderScores(rows, failed, [*notes, *lacks.notes(references)])
+    for held, stem, side in zip(undeclared, (name, case), masks, strict=True):
+      if values := side.undeclared():
+        held[stem] = side.declared_in, values
+  for folder, held in zip((predictions, references), undeclared, strict=True):
+    notes += mask_folders.undeclared_notes(folder, held)
+  if by_table := [side for side in (truth, predicted) if side.by_class_table]:
+    notes.append(mask_folders.class_table_note(by_table))
+  if truth.by_class_table:
+    rows = _of_held_classes(rows, asked)
+  return FolderScores(rows, failed, [*notes, *lacks.notes(references, {r['class'] for r in rows})])
+
+
+def _of_held_classes(rows: list[dict[str, Any]], asked: Sequence[str]) -> list[dict[str, Any]]:
+  """The rows of classes that are asked for, or that any file holds: the table names many more."""
+  held = {row['class'] for row in rows if not math.isnan(row['dice'])} | set(asked)
+  return [row for row in rows if row['class'] in held]
 
 
 class _Lacks:
@@ -130,23 +148,20 @@ class _Lacks:
       self._empty.setdefault(name, []).append(case)
     return labelled
 
-  def notes(self, references: pathlib.Path) -> list[str]:
+  def notes(self, references: pathlib.Path, scored: Collection[str]) -> list[str]:
     """Of what was not scored, and of what may have been scored wrongly."""
     lines = [
-      f'{references}: {name!r} is not labelled in {len(cases)}, not scored there: {_few(cases)}'
+      f'{references}: {name!r} is not labelled in {len(cases)}, not scored there: '
+      f'{mask_folders.few(cases)}'
       for name, cases in self._left_out.items()
     ]
     return lines + [
       f'{references}: {name!r} is in no voxel of {len(cases)} references, and scored as absent '
-      f'there: {_few(cases)}; where it was only not labelled, say "missing_is": '
+      f'there: {mask_folders.few(cases)}; where it was only not labelled, say "missing_is": '
       f'"{absence.UNLABELLED}" or "supervised" in dataset.json, else "{absence.ABSENT}"'
       for name, cases in self._empty.items()
+      if name in scored
     ]
-
-
-def _few(cases: Sequence[str]) -> str:
-  more = f' and {len(cases) - _SHOWN} more' if len(cases) > _SHOWN else ''
-  return ', '.join(cases[:_SHOWN]) + more
 
 
 def _nothing(like: volume.Volume) -> volume.Volume:

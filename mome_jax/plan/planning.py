@@ -78,7 +78,7 @@ def _fit(experiment: Experiment, args: argparse.Namespace) -> list[Attempt]:
   def compile_layout(planned: Layout) -> trial.Trial:
     return trial.run(
       experiment.config(planned),
-      aim.machine.topology,
+      aim.machine,
       execute=aim.here,
       folder=_answers(),
       again=args.again,

@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.batches import dataset
+from mome_jax import __version__
 from mome_jax.errors import UserError
 
 _STEPS = 3  # that are timed, after one that warms up
@@ -87,7 +88,7 @@ def find_machine(topology: str) -> Machine:
 
 def run(
   config: ConfigDict,
-  topology: str,
+  machine: Machine,
   *,
   execute: bool,
   folder: pathlib.Path | None,
@@ -97,7 +98,7 @@ def run(
 
   Args:
     config: the whole config.
-    topology: of the devices.
+    machine: of `find_machine`.
     execute: also run a few steps on random numbers, where the memory that is free now allows.
     folder: where answers are kept; the same question is then answered from there. None: nowhere.
     again: ask anew, and keep the new answer.
@@ -106,11 +107,11 @@ def run(
     TopologyError: if the topology's compiler is not installed.
     TrialError: if the compiler was killed, as the system does where memory runs out.
   """
-  file = folder and folder / f'{_key(config, topology, execute)}.json'
+  file = folder and folder / f'{_key(config, machine, execute)}.json'
   if file is not None and not again:
     with contextlib.suppress(OSError, ValueError, TypeError):
       return Trial(**json.loads(file.read_text()))
-  trial = _apart(_measure, config, topology, execute)
+  trial = _apart(_measure, config, machine.topology, execute)
   if file is not None:
     with contextlib.suppress(OSError):  # what cannot be kept is only slower next time
       file.parent.mkdir(parents=True, exist_ok=True)
@@ -118,14 +119,20 @@ def run(
   return trial
 
 
-def _key(config: ConfigDict, topology: str, execute: bool) -> str:
-  """What an answer depends on, and no more: the same network and batch are asked about once."""
+def _key(config: ConfigDict, machine: Machine, execute: bool) -> str:
+  """What an answer depends on, and no more: the same network and batch are asked about once.
+
+  Machines that share a folder of answers may differ in devices, and in the processors to be used.
+  """
   steps = {k: v for k, v in config.train.items() if k not in ('steps', 'warmup_steps', 'ema_decay')}
   asked = {
     'version': _VERSION,
+    'package': __version__,
     'packages': [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax')],
     'effort': os.environ.get('JAX_EXEC_TIME_OPTIMIZATION_EFFORT'),
-    'topology': topology,
+    'topology': machine.topology,
+    'devices': [machine.platform, machine.kind, machine.devices],
+    'cpus': dataset.usable_cpus() if machine.platform == 'cpu' else None,
     'execute': execute,
     'classes': len(config.classes),
     'windows': len(config.data.windows),

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
 from input_pipeline import check as checking
 from mome_jax.errors import UserError
 from mome_jax.evaluate import score_files
-from mome_jax.reproduce import tables
+from mome_jax.reproduce import families, tables
 from mome_jax.reproduce.families import Download
 
 NOTES = 'reproduce.json'  # in the work folder: what was checked and compared, of which files
@@ -223,55 +225,100 @@ def to_train(plan: Plan) -> list[str]:
 
 def _is_scored(workdir: pathlib.Path) -> bool:
   """Whether a run has come to its end and has scores of it."""
-  summary, config = workdir / 'evaluation/summary.json', workdir / 'config.json'
-  if not (summary.exists() and config.exists()):
+  from mome_jax.checkpoint import files
+
+  scored = score_files.read_summary(workdir / 'evaluation').get('step') or 0
+  if not scored or not (workdir / files.CONFIG).exists():
     return False
-  values = json.loads(config.read_text())
-  newest = max((int(place.name) for place in (workdir / 'checkpoints').glob('[0-9]*')), default=0)
-  scored = json.loads(summary.read_text()).get('step') or 0
+  values = _values(workdir)
   if values['validation']['patience']:
-    return scored > 0  # it may have ended early
-  is_newest = values['evaluation']['checkpoint'] == 'last'
-  return newest >= values['train']['steps'] and (scored == newest if is_newest else scored > 0)
+    return True  # it may have ended early
+  newest = max(files.finished_steps(epath.Path(workdir / files.CHECKPOINTS)), default=0)
+  is_newest = values['evaluation']['checkpoint'] == files.LAST
+  return newest >= values['train']['steps'] and (scored == newest or not is_newest)
+
+
+def _values(workdir: pathlib.Path) -> dict[str, Any]:
+  """The `config.json` of a run."""
+  from mome_jax.checkpoint import config_file, files
+
+  return config_file.read_config(epath.Path(workdir / files.CONFIG))
 
 
 def _came_later(plan: Plan, model: str) -> list[str]:
   """Sources that a trained model has not learned from: they were prepared after it."""
-  config = json.loads((plan.run(model) / 'config.json').read_text())
-  return [name for name in plan.trained() if name not in config['data']['sources']]
+  learned = _values(plan.run(model))['data']['sources']
+  return [name for name in plan.trained() if name not in learned]
+
+
+def _other_values(plan: Plan, model: str) -> list[str]:
+  """'name: old -> new' of what a model is asked to be trained with now, and was not."""
+  from mome_jax import checkpoint
+  from mome_jax.training import command_line
+
+  words = ['reproduce', *plan.models[model], f'--workdir={plan.run(model)}']
+  config = command_line.parse(words).config
+  config.data.spacing = plan.spacing
+  config.data.sources = tuple(_values(plan.run(model))['data']['sources'])  # see `_came_later`
+  return checkpoint.other_values(plan.run(model), config)
 
 
 def train(plan: Plan) -> list[str]:
   """Trains every model on the ten families and scores it on their held-out scans.
 
-  A model that was trained before a download came stays as it is: that is told.
+  A training that has begun goes on with the datasets that it began with. A model that was trained
+  before a download came, or with other values, stays as it is: that is told.
   """
+  from mome_jax import checkpoint
+
   names = plan.trained()
   if not names:
     raise StageError('nothing is prepared to train on; see the stage before')
   for model in to_train(plan):
-    print(f'{model}: training on {len(names)} datasets in {plan.run(model)}', flush=True)
+    run = plan.run(model)
+    learned = _values(run)['data']['sources'] if checkpoint.goes_on(run) else names
+    print(f'{model}: training on {len(learned)} datasets in {run}', flush=True)
     _program(
-      'mome_jax.main', *plan.models[model], f'--workdir={plan.run(model)}',
-      f'--config.data_dir={plan.data_dir}', f'--config.data.sources={tuple(names)!r}',
+      'mome_jax.main', *plan.models[model], f'--workdir={run}',
+      f'--config.data_dir={plan.data_dir}', f'--config.data.sources={tuple(learned)!r}',
       f'--config.data.spacing={plan.spacing!r}',
     )  # fmt: skip
   return [
-    f'{model}: was trained before {", ".join(later)} came; to train it with all, remove '
-    f'{plan.run(model)} and {plan.external(model)}, and give the same command again'
+    f'{model}: was trained {" and ".join(reasons)}; to train it anew, remove {plan.run(model)} and '
+    f'{plan.external(model)}, and give the same command again'
     for model in plan.models
-    if (later := _came_later(plan, model))
+    if (reasons := _outdated(plan, model))
   ]
+
+
+def _outdated(plan: Plan, model: str) -> list[str]:
+  """Why a trained model is not the one that is asked for now, in words."""
+  from mome_jax.checkpoint import errors
+
+  reasons = []
+  if later := _came_later(plan, model):
+    reasons.append(f'before {", ".join(later)} came')
+  if other := _other_values(plan, model):
+    reasons.append(f'with other values ({errors.shortened(other, 8)})')
+  return reasons
 
 
 def to_score(plan: Plan) -> list[str]:
   """Models without scores on all of the datasets that are scored only."""
-  names = set(plan.scored_only())
-  return [model for model in plan.models if names - _scored_on(plan.external(model))]
+  return [model for model in plan.models if not _is_scored_outside(plan, model)]
 
 
-def _scored_on(folder: pathlib.Path) -> set[str]:
-  return {row['source'] for part in tables.folders(folder) for row in score_files.read(part)}
+def _is_scored_outside(plan: Plan, model: str) -> bool:
+  """Whether each split of each of these datasets has whole scores, or a reason for having none."""
+  labelled = [name for name in plan.scored_only() if families.rows(name, plan.classes)]
+  settings = {name: bricks.read_settings(plan.data_dir, name) or {} for name in labelled}
+  for split, folder in tables.BY_SPLIT.items():
+    summary = score_files.read_summary(plan.external(model) / folder)
+    left_out = {one['source'] for one in summary.get('left_out', ())}
+    held = {name for name, one in settings.items() if one.get('cases', {}).get(split)}
+    if held - summary.get('datasets', {}).keys() - left_out:
+      return False
+  return True
 
 
 def score(plan: Plan) -> list[str]:

@@ -9,6 +9,7 @@ from mome_jax.evaluate import tables as layout
 from mome_jax.reproduce import families
 
 Folders = Mapping[str, pathlib.Path]
+BY_SPLIT = {'validation': 'evaluation', 'test': 'evaluation_test'}  # folders of an evaluation
 
 
 def write(
@@ -50,8 +51,9 @@ def write(
 
 
 def folders(workdir: pathlib.Path) -> list[pathlib.Path]:
-  """The evaluations in a folder: of validation scans, of test scans."""
-  return [path for path in sorted(workdir.glob('evaluation*')) if (path / 'cases.csv').is_file()]
+  """The whole evaluations in a folder: of validation scans, of test scans."""
+  places = (workdir / name for name in BY_SPLIT.values())
+  return [place for place in places if score_files.read_summary(place)]
 
 
 def _trained() -> list[str]:
@@ -102,5 +104,21 @@ def _detection(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def _comparison(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-  """All models against the first."""
-  return compare.overview(scores) if len(scores) > 1 else ''
+  """All models against the first, on what all of them scored; or why there is no such table."""
+  if len(scores) < 2:
+    return ''
+  key = lambda row: (row['source'], row['case'], row['class'])
+  of_models = [set(map(key, rows)) for rows in scores.values()]
+  common, every = set.intersection(*of_models), set.union(*of_models)
+  rows = {model: [row for row in rows if key(row) in common] for model, rows in scores.items()}
+  try:
+    text = compare.overview(rows)
+  except score_files.ResultsError as error:
+    return f'### No comparison\n\n{error}\n'
+  if common == every:
+    return text
+  numbers = [len({one[:2] for one in keys}) for keys in (common, every)]
+  return (
+    f'Of what all models scored, in {numbers[0]} of {numbers[1]} scans: the tables above have '
+    f'more, and other means.\n\n{text}'
+  )

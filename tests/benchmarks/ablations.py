@@ -152,10 +152,11 @@ def table(args) -> str:
   runs = {}
   for name, (text, _) in VARIANTS.items():
     folder = args.output / name / 'evaluation'
-    if (folder / score_files.SUMMARY).is_file():
-      steps = json.loads((folder / score_files.SUMMARY).read_text())['step']
-      if steps != args.steps:
-        raise SystemExit(f'{folder.parent} has {steps} steps, not {args.steps}; remove it')
+    if summary := score_files.read_summary(folder):
+      if summary['step'] != args.steps:
+        raise SystemExit(
+          f'{folder.parent} has {summary["step"]} steps, not {args.steps}; remove it'
+        )
       runs[text] = score_files.read(folder)
   return f'{args.steps} steps each. {compare.overview(runs)}'
 

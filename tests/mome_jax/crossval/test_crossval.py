@@ -133,6 +133,36 @@ def test_scores_of_another_folds_cases_are_not_pooled(run, tmp_path):
     pool.pool(copy, values.config)
 
 
+def test_a_case_that_no_fold_scored_is_told(run, tmp_path, capfd):
+  workdir, command = run
+  values = command_line.parse(['crossval', *command[1:]])
+  copy = epath.Path(shutil.copytree(workdir, tmp_path / 'copy'))
+  rows = score_files.read(copy / 'fold_0')
+  (source, case), *_ = sorted({(row['source'], row['case']) for row in rows})
+  others = [row for row in rows if row['case'] != case]
+  place, origin = copy / 'fold_0/evaluation', score_files.read_summary(copy / 'fold_0/evaluation')
+  kept = {name: origin[name] for name in ('split', 'step', 'evaluation')}
+  score_files.write(place, others, title='t', origin=kept)
+  told = f'fold_0: did not score {source}/{case}, which it holds out now: the prepared cases'
+  with pytest.raises(pool.CrossValidationError, match=told):
+    pool.pool(copy, values.config)
+  (copy / 'fold_1/evaluation/summary.json').unlink()  # would be scored again, after the error
+  assert cli.main([*command, f'--workdir={copy}']) == 1
+  assert told in capfd.readouterr().err
+  assert not (copy / 'fold_1/evaluation/summary.json').exists()
+  # Its model was trained on it elsewhere: that is known, and said of the pool too.
+  shutil.copytree(workdir / 'fold_1', copy / 'fold_1', dirs_exist_ok=True)
+  left_out = {'source': source, 'case': case, 'reason': 'same name'}
+  score_files.write(place, others, title='t', origin=kept | {'left_out': [left_out]})
+  _, table = pool.pool(copy, values.config)
+  assert ', 1 more left out since the model of their fold was trained on them' in table
+  assert score_files.read_summary(copy / 'evaluation')['left_out'] == [left_out]
+  # Nor has a case any score that labels no class of the experiment.
+  score_files.write(place, others, title='t', origin=kept)
+  values.config.classes = ('lung tumor',)
+  assert pool.scores(copy / 'fold_0', pool.of_fold(values.config, 0)) == others
+
+
 @pytest.fixture
 def fold(tmp_path):
   """A fold as training and scoring leave it, better after one of its two steps; its config."""

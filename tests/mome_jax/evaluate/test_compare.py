@@ -41,15 +41,50 @@ def difference_of(a, b, metric, name):
 
 def test_differences_by_hand():
   liver = difference_of(A, B, 'dice', 'liver')
-  assert (liver.n, liver.win, liver.tie, liver.loss, liver.unpaired) == (4, 2, 1, 1, 0)
+  assert (liver.n, liver.win, liver.tie, liver.loss) == (4, 2, 1, 1)
   assert liver.a == pytest.approx(0.475) and liver.b == pytest.approx(0.525)
   assert liver.difference == pytest.approx(0.05)
-  spleen = difference_of(A, B, 'dice', 'spleen')  # of the second case A has no score
-  assert (spleen.n, spleen.win, spleen.tie, spleen.loss, spleen.unpaired) == (3, 2, 1, 0, 1)
-  assert spleen.difference == pytest.approx(0.4 / 3)
+  spleen = difference_of(A, B, 'dice', 'spleen')  # of the second case A has no score: it counts 1
+  assert (spleen.n, spleen.win, spleen.tie, spleen.loss) == (4, 2, 1, 1)
+  assert spleen.difference == pytest.approx((0.2 - 1 + 0.2 + 0) / 4)
   mean = difference_of(A, B, 'dice', compare.MEAN)  # of the classes' differences
-  assert mean.difference == pytest.approx((0.05 + 0.4 / 3) / 2)
-  assert (mean.n, mean.win, mean.tie, mean.loss) == (4, 3, 1, 0)  # of the cases' means
+  assert mean.difference == pytest.approx((0.05 - 0.15) / 2)
+  assert (mean.n, mean.win, mean.tie, mean.loss) == (4, 3, 0, 1)  # of the cases' means
+
+
+PERFECT, NOTHING, INVENTED = (1.0, 0.0), (NAN, NAN), (0.0, math.inf)
+
+
+def test_a_structure_that_one_side_invents_costs_what_a_missed_one_does():
+  a = rows(spleen=[PERFECT] * 2 + [NOTHING] * 4)
+  b = rows(spleen=[PERFECT] * 2 + [INVENTED] * 4)
+  for metric, best in (('dice', 1.0), ('nsd', 1.0)):
+    row = difference_of(a, b, metric, 'spleen')
+    assert (row.n, row.win, row.tie, row.loss) == (6, 0, 2, 4)
+    assert row.a >= 5 / 6 and row.difference == pytest.approx(-4 * best / 6)
+    assert row.low < row.high < 0
+  assert difference_of(a, b, 'dice', 'spleen').b == pytest.approx(1 / 3)
+  distance = difference_of(a, b, 'hd95_mm', 'spleen')
+  assert (distance.n, distance.a_infinite, distance.b_infinite) == (2, 0, 4)
+  back = difference_of(b, a, 'dice', 'spleen')
+  assert (back.win, back.loss, back.difference) == (4, 0, pytest.approx(4 / 6))
+  overview = compare.overview({'a': a, 'b': b})
+  # Each run alone as `metrics.summarize` has it, and the difference of all six pairs.
+  assert '| a | 100.0' in overview and '| b | 33.3' in overview and '-66.7 [' in overview
+  both = difference_of(a, a, 'dice', 'spleen')
+  assert (both.n, both.tie) == (2, 2)  # nothing is right or wrong where both are empty
+
+
+def test_what_counts_as_empty_is_known_by_its_dice():
+  """Of a metric that one side was scored without, or a class out of view, nothing is known."""
+  a, b = rows(liver=[(0.5, 1.0)] * 3), rows(liver=[(0.5, 1.0)] * 3)
+  older = [row | {'nsd': NAN} for row in a]
+  assert difference_of(older, b, 'nsd', 'liver').n == 0
+  out_of_view = rows(spleen=[NOTHING] * 3), rows(spleen=[INVENTED] * 3)
+  declared = [row | {'absent': True, 'false_positive_ml': 2.0} for row in out_of_view[0]]
+  for pair in ((declared, out_of_view[1]), (out_of_view[1], declared)):
+    assert difference_of(*pair, 'dice', 'spleen').n == 0
+    assert difference_of(*pair, 'hd95_mm', 'spleen').b_infinite == 0
 
 
 def test_a_shorter_distance_wins_and_infinite_ones_are_counted_beside(capsys):

@@ -76,8 +76,9 @@ def test_without_healthy_or_diseased_scans():
 
 
 def test_only_lesions_are_detected():
-  names = ('kidney tumor', 'kidney cyst', 'metastasis', 'Liver Tumour')
-  organs = ('liver', 'hepatic vessel', 'portal and splenic vein', 'brainstem')
+  names = ('kidney tumor', 'kidney cyst', 'metastasis', 'Liver Tumour', 'lung_nodule', 'lesion-2',
+           'nodules (solid)', 'Hepatocellular_Carcinoma')  # fmt: skip
+  organs = ('liver', 'hepatic vessel', 'portal and splenic vein', 'brainstem', 'cystic_duct')
   assert all(map(lesions.is_lesion, names)) and not any(map(lesions.is_lesion, organs))
 
 

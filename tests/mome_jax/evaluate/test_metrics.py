@@ -190,12 +190,18 @@ def test_macro_interval_resamples_whole_cases():
   assert bootstrap.bootstrap_macro(table, level=0.4) == (0.5, 0.5)
 
 
-def test_macro_interval_leaves_out_a_class_without_a_case_in_the_resample():
-  # Only case a has the colon, with Dice 0. Resamples: aa -> (1 + 0) / 2; ab -> the same; bb -> only
-  # the liver, 1. Counting a missing class as 0 would give 1/2 throughout.
+def test_macro_interval_keeps_the_mean_of_a_class_without_a_case_in_the_resample():
+  # Only case a has the colon, with Dice 0. Resamples: aa -> (1 + 0) / 2; ab -> the same; bb -> no
+  # colon, whose mean is 0. Leaving it out of that resample would give 1, the mean of another thing.
   rows = [row('a', 'liver', 1.0, 1.0, 0.0), row('b', 'liver', 1.0, 1.0, 0.0)]
   rows.append(row('a', 'colon', 0.0, 0.0, 3.0))
-  assert metrics.summarize(rows)['mean_dice_interval'] == [0.5, 1.0]
+  assert metrics.summarize(rows)['mean_dice_interval'] == [0.5, 0.5]
+  # With a colon of 0 and of 1 in two of three cases, its mean is 1/2 in ccc and 0, 1/2 or 1 else.
+  table = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, NAN]])
+  assert bootstrap.bootstrap_macro(table, level=0.2) == (0.75, 0.75)
+  assert bootstrap.bootstrap_macro(table) == (0.5, 1.0)
+  # A class that no case has is in no mean.
+  assert bootstrap.bootstrap_macro(np.hstack([table, np.full((3, 1), NAN)])) == (0.5, 1.0)
 
 
 def test_summary_is_json_safe():

@@ -47,6 +47,20 @@ def test_values_of_the_dataset(tmp_path, capsys):
   assert [row['dice'] for row in scores.rows] == [1, 1]
 
 
+def test_values_without_a_meaning_are_told(tmp_path):
+  results(tmp_path / 'out', ['a'])
+  legend = tmp_path / 'out/a_seg.json'
+  rows = json.loads(legend.read_text())['labels']
+  legend.write_text(json.dumps({'labels': rows[:2]}))  # without the tumor
+  (tmp_path / 'raw').mkdir()
+  path = dataset(tmp_path / 'raw', {'liver': 1, 'spleen': 2})
+  _, notes = nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
+  assert len(notes) == 1 and 'values 27 in a are not declared' in notes[0]
+  legend.unlink()
+  (note,) = nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn2')[1]
+  assert 'they are taken for those of the class table' in note
+
+
 def test_regions_and_another_ending(tmp_path):
   codes = results(tmp_path / 'out')
   regions = {'liver': [1, 2], 'liver_tumor': 2}

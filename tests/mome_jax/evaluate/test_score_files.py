@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.evaluate import score_files, tables
 
 
@@ -19,3 +20,33 @@ def test_a_summary_is_only_in_a_whole_folder(tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     score_files.write(folder, rows, title='t', origin={'step': 6})
   assert score_files.read_summary(folder) == {}
+
+
+def test_scores_without_a_whole_summary_are_not_read(tmp_path, monkeypatch):
+  rows = [
+    score_files.score('s', case, 'liver', *[np.ones((4, 4, 4), bool)] * 2, (1, 1, 1))
+    for case in 'ab'
+  ]
+  place = tmp_path / 'run/evaluation'
+  score_files.write(place, rows, title='t', origin={'step': 5})
+  written, replace = [], text_files.replace
+
+  def interrupted(path, content):
+    if len(written) == 1:
+      raise KeyboardInterrupt
+    written.append(replace(path, content))
+
+  monkeypatch.setattr(text_files, 'replace', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    score_files.write(place, rows[:1], title='t', origin={'step': 6})
+  assert not list(place.glob('*.part'))
+  for cut in (None, '{"step": 6, "mean_d', '[]'):
+    if cut is not None:
+      (place / 'summary.json').write_text(cut)
+    assert score_files.read_summary(epath.Path(place)) == {}
+    for path in (tmp_path / 'run', place):
+      with pytest.raises(
+        score_files.ResultsError, match='evaluation: no whole summary.json, .*; e'
+      ):
+        score_files.read(path)
+  assert len(score_files.read(place / 'cases.csv')) == 1  # who names the file has looked at it

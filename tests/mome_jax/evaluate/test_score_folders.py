@@ -234,9 +234,40 @@ def test_a_tumor_belongs_to_the_nearer_one_of_a_pair(both, tmp_path):
 def test_without_any_declaration_values_are_those_of_the_class_table(tmp_path):
   for folder in ('p', 'r'):
     save(tmp_path / f'{folder}/a.nii', np.array([0, 6, 27, 1], np.uint8)[labels()])
-  by_name = by_class(score_folders.score_folders(tmp_path / 'p', tmp_path / 'r').rows, 'a')
-  assert by_name['liver']['dice'] == by_name['spleen']['dice'] == 1.0
-  assert np.isnan(by_name['pancreas']['dice'])
+  scores = score_folders.score_folders(tmp_path / 'p', tmp_path / 'r')
+  by_name = by_class(scores.rows, 'a')
+  assert {name: row['dice'] for name, row in by_name.items()} == {  # and not the whole table
+    'spleen': 1.0, 'liver': 1.0, 'liver tumor': 1.0
+  }  # fmt: skip
+  (note,) = scores.notes
+  assert note.startswith(f'{tmp_path / "r"} and {tmp_path / "p"}: nothing says what the values')
+  assert note.endswith(f'1 is spleen; if they are others, put a dataset.json with "labels" into '
+                       f'{tmp_path / "r"}')  # fmt: skip
+  pair = tmp_path / 'p', tmp_path / 'r'
+  asked = score_folders.score_folders(*pair, classes=['pancreas', 'liver'])
+  assert {row['class'] for row in asked.rows} == {'pancreas', 'liver'}
+
+
+def test_values_that_nothing_declares_are_told(tmp_path, capsys):
+  """The model numbers the spleen 3, and nothing says so: it would be missing without a word."""
+  declare(tmp_path / 'labelsTr', liver=1, spleen=2)
+  save(tmp_path / 'labelsTr/a.nii.gz', np.array([0, 1, 1, 2], np.uint8)[labels()])
+  save(tmp_path / 'out/a.nii.gz', np.array([0, 1, 1, 3], np.uint8)[labels()])
+  assert run(tmp_path / 'out', tmp_path / 'labelsTr') == 0
+  place = tmp_path / 'labelsTr/dataset.json'
+  assert capsys.readouterr().err.splitlines()[-1] == (
+    f'note: {tmp_path / "out"}: values 3 in a are not declared in {place}, and in no mask; declare '
+    'them there, or put a dataset.json of its own into that folder'
+  )
+  declare(tmp_path / 'out', liver=1, spleen=3)
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
+  assert {row['dice'] for row in scores.rows} == {1.0} and not scores.notes
+  with_legend = [{'label': 1, 'name': 'liver'}, {'label': 2, 'name': 'spleen'}]
+  save(tmp_path / 'seg/a_seg.nii.gz', np.array([0, 1, 2, 2], np.uint8)[labels()])
+  (tmp_path / 'seg/a_seg.json').write_text(json.dumps({'labels': with_legend[:1]}))
+  seg = tmp_path / 'seg', tmp_path / 'labelsTr'
+  (note,) = score_folders.score_folders(*seg, classes=['liver']).notes
+  assert f'values 2 in a are not declared in {tmp_path / "seg"}/NAME_seg.json' in note
 
 
 def test_the_command_writes_an_evaluation(nnunet, capsys):
@@ -254,6 +285,50 @@ def test_the_command_writes_an_evaluation(nnunet, capsys):
   assert (folder / 'table.md').is_file() and (folder / 'table.csv').is_file()
   assert [row['case'] for row in score_files.read(folder)] == ['a', 'a', 'b', 'b']
   assert evaluate.main(arguments) == 0  # its own folder in the predictions is no case
+
+
+def test_where_scores_go_is_tried_before_the_work(nnunet, tmp_path, monkeypatch, capsys):
+  place = nnunet[0] / 'evaluation'
+  monkeypatch.setattr(score_folders, 'score_folders', lambda *_, **__: pytest.fail('scored'))
+  place.write_text('')
+  assert run(*nnunet) == 1
+  assert f'error: {place}: is a file, no folder; choose another place' in capsys.readouterr().err
+  place.unlink()
+  place.mkdir()
+  refuse = lambda *_: (_ for _ in ()).throw(PermissionError(13, 'Permission denied'))
+  with monkeypatch.context() as patch:
+    patch.setattr(type(evaluate.command.epath.Path(place)), 'write_text', refuse)
+    assert run(*nnunet) == 1
+  assert f'{place}: cannot be written (Permission denied)' in capsys.readouterr().err
+  monkeypatch.undo()
+  place.rmdir()
+  for options in ((), ('--output', str(tmp_path / 'new'))):  # nothing is left of what fails
+    assert run(*nnunet, '--classes=colon', *options) == 1
+    assert "no class 'colon'" in capsys.readouterr().err
+  assert not place.exists() and not (tmp_path / 'new').exists()
+  assert run(tmp_path / 'nowhere', nnunet[1]) == 1
+  assert 'nowhere: no such folder' in capsys.readouterr().err
+  assert not (tmp_path / 'nowhere').exists()
+
+
+def test_a_dataset_has_one_name_however_its_folder_is_reached(
+  nnunet, tmp_path, monkeypatch, capsys
+):
+  predictions, references = nnunet
+  (tmp_path / 'gt').symlink_to(references)
+  monkeypatch.chdir(references)
+  for number, place in enumerate(('.', tmp_path / 'gt', '../labelsTr')):
+    assert run(predictions, place, '--output', str(tmp_path / f'scores{number}')) == 0
+    rows = score_files.read(tmp_path / f'scores{number}')
+    assert {row['source'] for row in rows} == {'labelsTr'}
+  assert run(predictions, '.', '--output', str(tmp_path / 'other'), '--dataset=gt') == 0
+  pair = str(tmp_path / 'scores0'), str(tmp_path / 'other')
+  capsys.readouterr()
+  assert evaluate.main(['compare', *pair]) == 1
+  assert capsys.readouterr().err == (
+    f'error: {pair[1]}: has the cases of {pair[0]}, but the datasets are called labelsTr and gt; '
+    'score both with the same --dataset\n'
+  )
 
 
 def test_mistakes_are_named(nnunet, tmp_path):

@@ -64,6 +64,13 @@ def test_a_class_that_only_the_start_has_scores_of_is_left_out():
   assert result.mean.difference == pytest.approx(0.1)
 
 
+def test_a_model_that_invents_a_structure_is_worse():
+  start = rows(liver=(0.8, 0.8), spleen=(0.9, math.nan))
+  result = verdict.judge(start, rows(liver=(0.8, 0.8), spleen=(0.9, 0.0)), ())
+  assert result.worse and result.mean.difference == pytest.approx(-1 / 4)
+  assert 'lost: spleen' in result.lines()[-1]
+
+
 def test_what_cannot_be_compared():
   nothing = verdict.judge([], rows(spleen=(0.9, 0.9)), ('spleen',))
   assert not nothing.worse and nothing.lines()[0].startswith('NOT COMPARED')

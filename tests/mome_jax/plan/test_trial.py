@@ -1,11 +1,15 @@
 """What a training step needs, asked of the real compiler: a tiny network, compiled once."""
 
+import dataclasses
 import math
 
 import pytest
 
+from input_pipeline.batches import dataset
 from mome_jax.configs import demo
 from mome_jax.plan import trial
+
+MACHINE = trial.Machine(trial.HERE, 'cpu', 'cpu', 1, 2**35)
 
 
 def tiny(edge=32):
@@ -23,7 +27,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def answer(folder):
-  return trial.run(tiny(), trial.HERE, execute=True, folder=folder)
+  return trial.run(tiny(), MACHINE, execute=True, folder=folder)
 
 
 def test_a_step_is_compiled_and_run(answer):
@@ -43,12 +47,31 @@ def test_it_is_asked_once(answer, folder, monkeypatch):
   monkeypatch.setattr(trial, '_apart', never)
   steps = tiny()
   steps.train.steps, steps.train.warmup_steps, steps.seed = 7, 1, 3  # of no consequence
-  assert trial.run(steps, trial.HERE, execute=True, folder=folder) == answer
+  assert trial.run(steps, MACHINE, execute=True, folder=folder) == answer
   for other in (tiny(40), _with(tiny(), 'train.batch_size', 2), _with(tiny(), 'model.remat', True)):
     with pytest.raises(AssertionError, match='asked again'):
-      trial.run(other, trial.HERE, execute=True, folder=folder)
+      trial.run(other, MACHINE, execute=True, folder=folder)
   with pytest.raises(AssertionError, match='asked again'):
-    trial.run(tiny(), trial.HERE, execute=True, folder=folder, again=True)
+    trial.run(tiny(), MACHINE, execute=True, folder=folder, again=True)
+
+
+@pytest.mark.parametrize(
+  'other', [{'platform': 'gpu'}, {'kind': 'H100'}, {'devices': 2}, {'topology': 'v5e:4'}]
+)
+def test_another_machine_is_asked_for_itself(other):
+  key = trial._key(tiny(), MACHINE, True)
+  assert trial._key(tiny(), dataclasses.replace(MACHINE, **other), True) != key
+  assert trial._key(tiny(), dataclasses.replace(MACHINE, memory=1), True) == key
+
+
+def test_other_processors_and_versions_are_asked_anew(monkeypatch):
+  gpu = dataclasses.replace(MACHINE, platform='gpu')
+  before = [trial._key(tiny(), machine, True) for machine in (MACHINE, gpu)]
+  monkeypatch.setattr(dataset, 'usable_cpus', lambda: 1000)
+  now = [trial._key(tiny(), machine, True) for machine in (MACHINE, gpu)]
+  assert now[0] != before[0] and now[1] == before[1]
+  monkeypatch.setattr(trial, '__version__', '99')
+  assert trial._key(tiny(), gpu, True) != now[1]
 
 
 def _with(config, name, value):
@@ -59,10 +82,10 @@ def _with(config, name, value):
 def test_a_damaged_answer_is_asked_for_again(folder, answer, monkeypatch):
   monkeypatch.setattr(trial, '_apart', lambda *arguments: answer)
   config = tiny(48)
-  file = folder / f'{trial._key(config, trial.HERE, True)}.json'
+  file = folder / f'{trial._key(config, MACHINE, True)}.json'
   file.write_text('{"peak": ')
-  assert trial.run(config, trial.HERE, execute=True, folder=folder) == answer
-  assert trial.run(config, trial.HERE, execute=True, folder=None) == answer
+  assert trial.run(config, MACHINE, execute=True, folder=folder) == answer
+  assert trial.run(config, MACHINE, execute=True, folder=None) == answer
 
 
 def test_this_machine():

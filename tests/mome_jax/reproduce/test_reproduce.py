@@ -12,10 +12,13 @@ import types
 import compiled
 import numpy as np
 import pytest
+from etils import epath
 
 from input_pipeline import sources
-from mome_jax.configs import paper_unet
-from mome_jax.reproduce import command, families, stages
+from mome_jax import checkpoint
+from mome_jax.configs import demo, paper_unet
+from mome_jax.evaluate import metrics, score_files
+from mome_jax.reproduce import command, families, stages, tables
 from mome_jax.text import vectors
 from tests.input_pipeline.sources import layouts
 
@@ -70,6 +73,8 @@ def test_from_three_downloads_to_the_tables(tmp_path):
   for source in ('lits', 'kits', 'msd_liver'):  # no patient is trained on and scored
     splits = json.loads((work / f'data/{source}/prepare.json').read_text())['cases']
     assert sum(splits.values()) == (5 if source == 'lits' else 6)
+  done = reproduce(*asked, '--models=paper_unet', *TINY)
+  assert done.stderr.count('left out:') == 1, done.stderr  # nothing is asked for otherwise
   done = reproduce(*asked, '--status', '--models=paper_unet', *TINY)
   assert 'next' not in done.stdout and done.stdout.count(' done') == 6
 
@@ -111,33 +116,107 @@ def _all_prompts():
   return list(prompts.default_prompts(paper_unet.get_config().classes, TEMPLATE))
 
 
-def test_what_comes_after_a_training_is_told_and_scored(tmp_path):
+def prepared(plan, name, **cases):
+  """A source as it counts: how many scans of which split were prepared."""
+  (plan.data_dir / name).mkdir(parents=True)
+  (plan.data_dir / name / 'prepare.json').write_text(json.dumps({'cases': cases}))
+
+
+def scored(folder, *names, step=None, case='a'):
+  """An evaluation of a scan of each of some datasets."""
+  row = {'split': '', 'class': 'liver', **dict.fromkeys(metrics.METRICS, 0.5)}
+  rows = [row | {'source': name, 'case': case} for name in names]
+  score_files.write(folder, rows, title='t', origin={'step': step})
+
+
+@pytest.fixture
+def plan(tmp_path):
+  """Of a model that learned from lits for two steps, with lits and chaos prepared."""
   of = lambda name, external: families.Download(name, name, tmp_path / name, external)
   plan = stages.Plan(
     tmp_path, [of('lits', False), of('kits', False), of('chaos', True), of('btcv', True)],
-    {'m': ()}, ('liver',), (1.5, 1.5, 1.5), 64,
+    {'m': ('--config=demo', '--config.train.steps=2')}, ('liver',), (1.5, 1.5, 1.5), 64,
   )  # fmt: skip
-  for name in ('lits', 'chaos'):
-    (plan.data_dir / name).mkdir(parents=True)
-    (plan.data_dir / name / 'prepare.json').write_text('{}')
-  run = plan.run('m')
-  (run / 'evaluation').mkdir(parents=True)
-  config = {'train': {'steps': 2}, 'data': {'sources': ['lits']}}
-  config |= {'validation': {'patience': 0}, 'evaluation': {'checkpoint': 'last'}}
-  (run / 'config.json').write_text(json.dumps(config))
-  (run / 'checkpoints' / '2').mkdir(parents=True)
-  (run / 'evaluation/summary.json').write_text('{"step": 2}')
-  (plan.external('m') / 'evaluation').mkdir(parents=True)
-  (plan.external('m') / 'evaluation/cases.csv').write_text(
-    'source,case,class,dice,nsd_1mm,nsd,nsd_3mm,hd95_mm\nchaos,a,liver,0.5,1,1,1,1\n'
-  )
+  prepared(plan, 'lits', train=3, validation=1)
+  prepared(plan, 'chaos', validation=1, test=1)
+  config = demo.get_config()
+  config.train.steps, config.data.spacing, config.data.sources = 2, plan.spacing, ('lits',)
+  checkpoint.save_description(epath.Path(plan.run('m')), config)
+  (plan.run('m') / 'checkpoints' / '2').mkdir(parents=True)
+  return plan
+
+
+def test_what_comes_after_a_training_is_told_and_scored(plan):
+  scored(plan.run('m') / 'evaluation', 'lits', step=2)
+  for folder in ('evaluation', 'evaluation_test'):
+    scored(plan.external('m') / folder, 'chaos')
   assert stages.train(plan) == [] == stages.to_score(plan)
-  for name in ('kits', 'btcv'):
-    (plan.data_dir / name).mkdir()
-    (plan.data_dir / name / 'prepare.json').write_text('{}')
+  prepared(plan, 'kits', train=3, validation=1)
+  prepared(plan, 'btcv', validation=1)
   [line] = stages.train(plan)
-  assert line.startswith('m: was trained before kits came; ') and str(run) in line
+  assert line.startswith('m: was trained before kits came; ') and str(plan.run('m')) in line
   assert stages.to_score(plan) == ['m']
+
+
+def test_a_split_that_was_not_scored_is_scored_again(plan):
+  place = plan.external('m')
+  assert stages.to_score(plan) == ['m']
+  scored(place / 'evaluation', 'chaos')  # killed before the test scans
+  assert stages.to_score(plan) == ['m']
+  scored(place / 'evaluation_test', 'chaos')
+  assert stages.to_score(plan) == []
+  summary = place / 'evaluation_test/summary.json'
+  summary.write_text(summary.read_text()[:40])
+  assert stages.to_score(plan) == ['m']
+  assert tables.folders(place) == [place / 'evaluation']
+  prepared(plan, 'btcv', test=1)
+  left_out = {'left_out': [{'source': 'btcv', 'case': 'b', 'reason': 'same voxels'}]}
+  summary.write_text(json.dumps({'datasets': {'chaos': {}}, **left_out}))
+  assert stages.to_score(plan) == []  # there is no more to score
+
+
+def test_other_values_than_those_of_a_trained_model_are_told(plan):
+  scored(plan.run('m') / 'evaluation', 'lits', step=2)
+  more = {'m': ('--config=demo', '--config.train.steps=4', '--config.train.batch_size=3')}
+  changed = dataclasses.replace(plan, models=more)
+  assert stages.to_train(changed) == []
+  [line] = stages.train(changed)
+  assert 'train.batch_size: 1 -> 3, train.steps: 2 -> 4' in line and str(plan.run('m')) in line
+  [line] = stages.train(dataclasses.replace(plan, spacing=(2.0, 2.0, 2.0)))
+  assert 'data.spacing: [1.5, 1.5, 1.5] -> [2.0, 2.0, 2.0]' in line
+
+
+def test_a_training_goes_on_with_the_datasets_that_it_began_with(plan, monkeypatch):
+  prepared(plan, 'kits', train=3, validation=1)
+  programs = []
+  monkeypatch.setattr(stages, '_program', lambda *words: programs.append(words))
+  [line] = stages.train(plan)
+  assert "--config.data.sources=('lits',)" in programs[0]
+  assert line.startswith('m: was trained before kits came; ')
+  (plan.run('m') / 'checkpoints' / '2').rmdir()  # nothing was learned yet
+  stages.train(plan)
+  assert "--config.data.sources=('lits', 'kits')" in programs[1]
+
+
+def test_models_of_other_datasets_are_compared_on_what_both_scored(tmp_path):
+  for model, names in (('a', ('lits',)), ('b', ('lits', 'kits')), ('c', ('word',))):
+    scored(tmp_path / model / 'evaluation', *names, step=2)
+  write = lambda *models: tables.write(
+    tmp_path / 'tables', {model: tmp_path / model for model in models}, {}, (('lits',), ()),
+    ('liver',),
+  )  # fmt: skip
+  text = write('a', 'b')
+  assert 'Of what all models scored, in 1 of 2 scans' in text and '| lits | liver | 1 |' in text
+  assert (tmp_path / 'tables/comparison.md').read_text().count('| 50.0 |') == 4
+  assert 'Of what all models scored' not in write('b', 'b')
+  text = write('a', 'c')  # nothing in common costs no other table
+  assert '### No comparison' in text and 'no scores' in text and '| lits | liver | 1 |' in text
+
+
+def test_scores_of_other_prompts_are_no_evaluation_of_the_benchmark(tmp_path):
+  for folder in ('evaluation', 'evaluation_held_out', 'evaluation_test', 'evaluation_old'):
+    scored(tmp_path / folder, 'lits')
+  assert tables.folders(tmp_path) == [tmp_path / 'evaluation', tmp_path / 'evaluation_test']
 
 
 @pytest.mark.parametrize(
@@ -154,11 +233,13 @@ def test_when_a_model_is_scored(checkpoint, patience, newest, scored, is_done, t
   config = {'train': {'steps': 20}, 'validation': {'patience': patience}}
   config |= {'evaluation': {'checkpoint': checkpoint}}
   (tmp_path / 'config.json').write_text(json.dumps(config))
-  for step in (5, newest):
+  for step in (5, newest, f'{newest + 1}.orbax-checkpoint-tmp-0'):  # of a save that was killed
     (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
   (tmp_path / 'evaluation').mkdir()
   (tmp_path / 'evaluation/summary.json').write_text(json.dumps({'step': scored}))
   assert stages._is_scored(tmp_path) == is_done
+  (tmp_path / 'evaluation/summary.json').write_text('{"step": 20, "mean_d')
+  assert not stages._is_scored(tmp_path)
 
 
 def test_a_comparison_that_is_interrupted_is_not_done(tmp_path, monkeypatch):
