@@ -34,8 +34,8 @@ class Node:
   FOLDER/incoming/SERIES holds images that come, working/ what is segmented, outgoing/SERIES results
   to send; failed/SERIES and done/SERIES hold the images or results that could not be segmented or
   sent, and those that are kept; where such a folder is there already, the next has a number (-2).
-  One node at a time works in a folder. What the disk refuses costs
-  the series that it is about, and nothing of what has come.
+  One node at a time works in a folder. What the disk refuses costs the series that it is about, and
+  nothing of what has come.
 
   Attributes:
     settings: what it does.

@@ -235,9 +235,7 @@ class _Work:
         yield
       except Exception as error:  # whatever is wrong with one scan must not cost the others
         self.error = _reason(error, self.files.input, name)
-        if not isinstance(
-          error, UserError | OSError | MemoryError
-        ):  # a fault of this program, to be reported
+        if not isinstance(error, UserError | OSError | MemoryError):  # of this program: report it
           traceback.print_exc()
 
 

@@ -83,7 +83,7 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
     'topology': topology,
     'chip': devices[0].device_kind,
     'chips': len(devices),
-    'slices': len({getattr(device, 'slice_index', 0) for device in devices}),
+    'slices': len(sharding.slices_of(devices)),
     'mesh': dict(mesh.shape),
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
     'hbm_limit': limit and limit * 2**30,

@@ -54,7 +54,7 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
       f'mesh.data={config.data} x mesh.expert={config.expert} does not fit {len(devices)} devices; '
       f'their product must be {len(devices)}, where mesh.data=-1 stands for what mesh.expert leaves'
     )
-  slices = _slices(devices)
+  slices = slices_of(devices)
   for chips in slices:
     if len(chips) % config.expert or len(chips) != len(devices) // len(slices):
       raise MeshError(
@@ -65,7 +65,7 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
   return _over(np.concatenate(parts))
 
 
-def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+def slices_of(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
   """The devices of each TPU slice; other platforms are one."""
   slices: dict[int, list] = {}
   for device in devices:

@@ -6,34 +6,13 @@ import os
 import nibabel as nib
 import numpy as np
 import pytest
+from label_maps import AFFINE, LIVER, SPLEEN, TUMOR, declare, labels, save
 
 from input_pipeline.ct import itk_image, slicer_segments, volume
 from mome_jax import evaluate
 from mome_jax.errors import UserError
 from mome_jax.evaluate import metrics, score_files, score_folders
 from mome_jax.evaluate.mask_folders import ScoreError
-
-AFFINE = np.diag([-2.0, -1.5, 3.0, 1.0])  # LPS on disk
-LIVER, TUMOR, SPLEEN = 1, 2, 3
-
-
-def labels(*, shift=0):
-  codes = np.zeros((16, 14, 12), np.uint8)
-  codes[2 + shift : 8 + shift, 3:9, 3:9] = LIVER
-  codes[4 + shift : 7 + shift, 4:7, 4:7] = TUMOR
-  codes[10:14, 3:8, 2:6] = SPLEEN
-  return codes
-
-
-def save(path, array, affine=AFFINE):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  nib.save(nib.Nifti1Image(array, affine), path)
-
-
-def declare(folder, **meaning):
-  folder.mkdir(parents=True, exist_ok=True)
-  content = {'labels': {'background': 0, **meaning}}
-  (folder / 'dataset.json').write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -229,45 +208,6 @@ def test_a_tumor_belongs_to_the_nearer_one_of_a_pair(both, tmp_path):
   assert by_class(rows, 'a')['right kidney']['dice'] == 1.0
   dice = by_class(rows, 'a')['left kidney']['dice']
   assert dice == 1.0 if both else np.isnan(dice)
-
-
-def test_without_any_declaration_values_are_those_of_the_class_table(tmp_path):
-  for folder in ('p', 'r'):
-    save(tmp_path / f'{folder}/a.nii', np.array([0, 6, 27, 1], np.uint8)[labels()])
-  scores = score_folders.score_folders(tmp_path / 'p', tmp_path / 'r')
-  by_name = by_class(scores.rows, 'a')
-  assert {name: row['dice'] for name, row in by_name.items()} == {  # and not the whole table
-    'spleen': 1.0, 'liver': 1.0, 'liver tumor': 1.0
-  }  # fmt: skip
-  (note,) = scores.notes
-  assert note.startswith(f'{tmp_path / "r"} and {tmp_path / "p"}: nothing says what the values')
-  assert note.endswith(f'1 is spleen; if they are others, put a dataset.json with "labels" into '
-                       f'{tmp_path / "r"}')  # fmt: skip
-  pair = tmp_path / 'p', tmp_path / 'r'
-  asked = score_folders.score_folders(*pair, classes=['pancreas', 'liver'])
-  assert {row['class'] for row in asked.rows} == {'pancreas', 'liver'}
-
-
-def test_values_that_nothing_declares_are_told(tmp_path, capsys):
-  """The model numbers the spleen 3, and nothing says so: it would be missing without a word."""
-  declare(tmp_path / 'labelsTr', liver=1, spleen=2)
-  save(tmp_path / 'labelsTr/a.nii.gz', np.array([0, 1, 1, 2], np.uint8)[labels()])
-  save(tmp_path / 'out/a.nii.gz', np.array([0, 1, 1, 3], np.uint8)[labels()])
-  assert run(tmp_path / 'out', tmp_path / 'labelsTr') == 0
-  place = tmp_path / 'labelsTr/dataset.json'
-  assert capsys.readouterr().err.splitlines()[-1] == (
-    f'note: {tmp_path / "out"}: values 3 in a are not declared in {place}, and in no mask; declare '
-    'them there, or put a dataset.json of its own into that folder'
-  )
-  declare(tmp_path / 'out', liver=1, spleen=3)
-  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
-  assert {row['dice'] for row in scores.rows} == {1.0} and not scores.notes
-  with_legend = [{'label': 1, 'name': 'liver'}, {'label': 2, 'name': 'spleen'}]
-  save(tmp_path / 'seg/a_seg.nii.gz', np.array([0, 1, 2, 2], np.uint8)[labels()])
-  (tmp_path / 'seg/a_seg.json').write_text(json.dumps({'labels': with_legend[:1]}))
-  seg = tmp_path / 'seg', tmp_path / 'labelsTr'
-  (note,) = score_folders.score_folders(*seg, classes=['liver']).notes
-  assert f'values 2 in a are not declared in {tmp_path / "seg"}/NAME_seg.json' in note
 
 
 def test_the_command_writes_an_evaluation(nnunet, capsys):

@@ -1,0 +1,48 @@
+"""Label values of which nothing says what they are."""
+
+import json
+
+import numpy as np
+from label_maps import declare, labels, save
+
+from mome_jax import evaluate
+from mome_jax.evaluate import score_folders
+
+
+def test_without_any_declaration_values_are_those_of_the_class_table(tmp_path):
+  for folder in ('p', 'r'):
+    save(tmp_path / f'{folder}/a.nii', np.array([0, 6, 27, 1], np.uint8)[labels()])
+  scores = score_folders.score_folders(tmp_path / 'p', tmp_path / 'r')
+  assert {row['class']: row['dice'] for row in scores.rows} == {  # and not the whole table
+    'spleen': 1.0, 'liver': 1.0, 'liver tumor': 1.0
+  }  # fmt: skip
+  (note,) = scores.notes
+  assert note.startswith(f'{tmp_path / "r"} and {tmp_path / "p"}: nothing says what the values')
+  assert note.endswith(f'1 is spleen; if they are others, put a dataset.json with "labels" into '
+                       f'{tmp_path / "r"}')  # fmt: skip
+  pair = tmp_path / 'p', tmp_path / 'r'
+  asked = score_folders.score_folders(*pair, classes=['pancreas', 'liver'])
+  assert {row['class'] for row in asked.rows} == {'pancreas', 'liver'}
+
+
+def test_values_that_nothing_declares_are_told(tmp_path, capsys):
+  """The model numbers the spleen 3, and nothing says so: it would be missing without a word."""
+  declare(tmp_path / 'labelsTr', liver=1, spleen=2)
+  save(tmp_path / 'labelsTr/a.nii.gz', np.array([0, 1, 1, 2], np.uint8)[labels()])
+  save(tmp_path / 'out/a.nii.gz', np.array([0, 1, 1, 3], np.uint8)[labels()])
+  pair = f'--predictions={tmp_path / "out"}', f'--references={tmp_path / "labelsTr"}'
+  assert evaluate.main(['score', *pair]) == 0
+  place = tmp_path / 'labelsTr/dataset.json'
+  assert capsys.readouterr().err.splitlines()[-1] == (
+    f'note: {tmp_path / "out"}: values 3 in a are not declared in {place}, and in no mask; declare '
+    'them there, or put a dataset.json of its own into that folder'
+  )
+  declare(tmp_path / 'out', liver=1, spleen=3)
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
+  assert {row['dice'] for row in scores.rows} == {1.0} and not scores.notes
+  with_legend = [{'label': 1, 'name': 'liver'}, {'label': 2, 'name': 'spleen'}]
+  save(tmp_path / 'seg/a_seg.nii.gz', np.array([0, 1, 2, 2], np.uint8)[labels()])
+  (tmp_path / 'seg/a_seg.json').write_text(json.dumps({'labels': with_legend[:1]}))
+  seg = tmp_path / 'seg', tmp_path / 'labelsTr'
+  (note,) = score_folders.score_folders(*seg, classes=['liver']).notes
+  assert f'values 2 in a are not declared in {tmp_path / "seg"}/NAME_seg.json' in note
