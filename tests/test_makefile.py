@@ -36,8 +36,8 @@ def test_what_python_imports_is_compiled_once():
   """Whatever the environment says: each of hundreds of processes would compile it anew."""
   show = 'show: ; @echo "<$$PYTHONDONTWRITEBYTECODE>"'
   printed = subprocess.run(
-    ['make', '-f', ROOT / 'Makefile', f'--eval={show}', 'show'], check=True, text=True,
-    capture_output=True, env=os.environ | {'PYTHONDONTWRITEBYTECODE': '1'},
+    ['make', '--no-print-directory', '-f', ROOT / 'Makefile', f'--eval={show}', 'show'],
+    check=True, text=True, capture_output=True, env=os.environ | {'PYTHONDONTWRITEBYTECODE': '1'},
   ).stdout  # fmt: skip
   assert printed == '<>\n'
 
