@@ -13,6 +13,8 @@ from mome_jax import ops
 from mome_jax.models import MoME, mome, sparse_bank
 from mome_jax.moe import losses, routing
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 
 class Pyramid(nn.Module):
   """Two scales at the least cost to compile."""
