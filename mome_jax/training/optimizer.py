@@ -91,7 +91,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     transformation = optax.chain(transformation, _scale_by_paths(config.rates))
   if config.freeze:
     parts = {'trained': transformation, 'frozen': optax.set_to_zero()}
-    transformation = optax.partition(parts, lambda params: _frozen(params, config.freeze))
+    transformation = optax.partition(parts, lambda params: _parts(params, config.freeze))
   if config.rates:
     transformation = _checked(transformation, [pattern for pattern, _ in config.rates])
   if config.skip_nonfinite:
@@ -157,12 +157,16 @@ def _checked(
   return optax.GradientTransformation(init, transformation.update)
 
 
-def _frozen(params: Any, patterns: Iterable[str]) -> Any:
+def is_kept(path: str, patterns: Iterable[str]) -> bool:
+  """Whether `train.freeze` keeps the parameter 'model/router/bias_1' as it begins."""
+  return any(_fits(pattern, path) for pattern in patterns)
+
+
+def _parts(params: Any, patterns: Iterable[str]) -> Any:
   """'frozen' or 'trained' of each parameter."""
   _check_patterns('freeze', patterns, params)
-  label = lambda path, _: any(_fits(pattern, _path(path)) for pattern in patterns)
-  frozen = jax.tree_util.tree_map_with_path(label, params)
-  return jax.tree.map(lambda yes: 'frozen' if yes else 'trained', frozen)
+  label = lambda path, _: 'frozen' if is_kept(_path(path), patterns) else 'trained'
+  return jax.tree_util.tree_map_with_path(label, params)
 
 
 def _path(keys: Sequence[Any]) -> str:

@@ -1,8 +1,10 @@
 """What a run learns, and where it begins: anew, from another model, or from its last checkpoint."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -12,11 +14,12 @@ from etils import epath
 from input_pipeline import bricks, folds
 from input_pipeline.anatomy import Template
 from mome_jax import checkpoint
+from mome_jax.errors import ConfigError
 from mome_jax.models import build_model
 from mome_jax.text import prompt_inputs
 from mome_jax.text.tokenizer import DEFAULT_MODEL
 from mome_jax.text.vectors import TextVectors
-from mome_jax.training import text_start, unlearnable, validation_scans
+from mome_jax.training import optimizer, text_start, unlearnable, validation_scans
 from mome_jax.training.monitor import Choice
 from mome_jax.training.state import TrainState
 
@@ -142,6 +145,7 @@ def find_start(
 
   Raises:
     CheckpointError: if a checkpoint cannot be read or is one of other data.
+    ConfigError: if a parameter is random and `train.freeze` keeps it so.
   """
   restored = checkpointer.restore(abstract, task.config)
   if restored is not None:
@@ -158,6 +162,7 @@ def find_start(
 def _initial(task: Task, fresh: Any) -> Any:
   """The parameters of a run's first step: those of what it starts from, else the fresh ones."""
   params, origin, text = dict(fresh), task.config.init.checkpoint, task.text_start
+  random = ['model']
   if text and text.load:
     placed = lambda new, old: jax.device_put(np.asarray(new, old.dtype), old.sharding)
     params['text'] = jax.tree.map(placed, text.load(), params['text'])
@@ -169,15 +174,28 @@ def _initial(task: Task, fresh: Any) -> Any:
     other = _of_other_scales(task.config, checkpoint.load_config(origin))
     taken, random = checkpoint.initialise(fresh, origin, other)
     params |= taken
-    random += ['text'] if text and not text.load else []
+  random += ['text'] if text and not text.load else []
+  if origin:
     print(f'starting from {origin}; random: {", ".join(random) or "nothing"}')
     if 'model' not in random and (
       others := _otherwise(task.config, checkpoint.load_config(origin))
     ):
       print(f'CAUTION: {origin} was trained with {"; ".join(others)}')
+  _check_kept(task.config.train.freeze, params, random)
   if text and not text.load and not task.config.train.text_rate:
     print('CAUTION: the text encoder is random and stays so; set config.train.text_rate=1')
   return params
+
+
+def _check_kept(patterns: Sequence[str], params: Any, random: Sequence[str]) -> None:
+  """ConfigError where `train.freeze` keeps a parameter of one of the subtrees `random`."""
+  subtrees = tuple(f'{name}/' for name in random)
+  for name in flax.traverse_util.flatten_dict(params, sep='/'):
+    if f'{name}/'.startswith(subtrees) and optimizer.is_kept(name, patterns):
+      raise ConfigError(
+        f'train.freeze: {name} is random and would stay so; set config.init.checkpoint to a model '
+        'that has it, or leave it out'
+      )
 
 
 def _of_other_scales(config: ml_collections.ConfigDict, start: ml_collections.ConfigDict) -> str:

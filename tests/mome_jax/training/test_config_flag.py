@@ -2,14 +2,18 @@
 
 import json
 
+import flax
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mome_jax import checkpoint, main, shipped
 from mome_jax.configs import base, demo, few_scans, finetune
 from mome_jax.errors import ConfigError
+from mome_jax.models import build_model
 from mome_jax.text import vectors
-from mome_jax.training import config_check, config_flag
+from mome_jax.training import config_check, config_flag, optimizer
 
 
 @pytest.mark.parametrize('folder', ['mome_jax/configs', './mome_jax/configs', '/mome_jax/configs'])
@@ -72,7 +76,7 @@ def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
 
 
 def test_every_experiment_passes_the_check():
-  for name in set(config_flag.names()) - {'finetune'}:
+  for name in set(config_flag.names()) - {'finetune', 'router'}:  # they need a model
     file, _ = config_flag.resolve(name)
     config = config_flag.load(name)
     assert file.stem == name
@@ -88,6 +92,19 @@ def test_few_scans_change_the_augmentation_of_another_experiment_alone(name):
   assert strong == plain
   with pytest.raises(ConfigError, match='no such experiment'):
     config_flag.load('few_scans:dem')
+
+
+@pytest.mark.parametrize('name', ['demo', 'sparse_8'])
+def test_the_router_alone_is_trained(name):
+  config = config_flag.load(f'router:{name}')
+  model = build_model(config.model)
+  image, text = jnp.zeros((1, *config.data.patch, len(config.data.windows))), jnp.zeros((2, 12))
+  params = jax.eval_shape(model.init, jax.random.key(0), image, text)['params']
+  paths = flax.traverse_util.flatten_dict({'model': params}, sep='/')
+  trained = {path for path in paths if not optimizer.is_kept(path, config.train.freeze)}
+  assert trained == {p for p in paths if p.startswith(('model/router/', 'model/mixture_share'))}
+  assert len(trained) > 1
+  assert optimizer.is_kept('text/encoder/embed', config.train.freeze)
 
 
 def test_a_value_that_nothing_reads_is_refused():

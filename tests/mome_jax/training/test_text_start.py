@@ -153,6 +153,28 @@ def test_a_run_starts_from_network_and_text_as_it_was_told(trained, published, c
 
 
 @pytest.mark.parametrize(
+  ('origin', 'freeze', 'random'),
+  [
+    ('', 'model/a', 'model/a'),
+    ('joint', 'model', 'model/b'),
+    ('joint', 'model/a', ''),
+    ('', 'text', ''),
+  ],
+)
+def test_random_parameters_are_not_kept(trained, origin, freeze, random):
+  config = config_of(
+    checkpoint=str(trained[0] / origin) if origin else '', text=str(trained[0] / 'joint')
+  )
+  config.train.freeze = (freeze,)
+  begin = lambda: start._initial(task_of(config, text_start.find(config)), fresh_of(trained))
+  if random:
+    with pytest.raises(ConfigError, match=f'train.freeze: {random} is random and would stay so'):
+      begin()
+  else:
+    begin()
+
+
+@pytest.mark.parametrize(
   ('theirs', 'ours', 'fresh'),
   [
     ((), (0, 2, 3), (1, 2)),  # second and third of four scales are not those of three
