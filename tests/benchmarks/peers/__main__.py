@@ -3,8 +3,8 @@
   python -m tests.benchmarks.peers train dynunet --workdir=runs/peer_dynunet --steps=N
   python -m tests.benchmarks.peers time dynunet swinunetr
 
-train: with the data, sampling and augmentation of `configs/openkbp_cpu.py`, for --steps or
---minutes, then the scores of the held-out scans; the same command resumes. Two runs are compared by
+train: with the data, sampling and augmentation of an experiment, for --steps or --minutes, then the
+scores of the held-out scans; the same command resumes. Two runs are compared by
 `python -m mome_jax.evaluate compare runs/openkbp_cpu runs/peer_dynunet`.
 time: seconds of a training step, data included, and the steps that fit into --minutes.
 """
@@ -27,9 +27,13 @@ from tests.benchmarks.peers import machine, scoring, training
 from tests.benchmarks.peers.recipes import RECIPES, make_config
 
 
+def _config(args, peer: str):
+  return make_config(peer, args.config, data_dir=args.data_dir, source=args.source, seed=args.seed)
+
+
 def train(args) -> None:
   """Trains a peer and scores it."""
-  config = make_config(args.peer, data_dir=args.data_dir, source=args.source, seed=args.seed)
+  config = _config(args, args.peer)
   budget = {'steps': args.steps, 'minutes': args.minutes}
   trainer = training.train(args.peer, config, args.workdir, device=args.device, **budget)
   print(scoring.score(trainer, config, args.workdir, limit=args.limit))
@@ -40,7 +44,7 @@ def measure(args) -> None:
   print(f'{torch.get_num_threads()} threads, {args.device}\n')
   print(f'| peer | parameters | step, s | steps in {args.minutes:g} min |\n|:--|--:|--:|--:|')
   for name in args.peers:
-    config = make_config(name, data_dir=args.data_dir, source=args.source, seed=args.seed)
+    config = _config(args, name)
     trainer = training.make_trainer(name, config, args.device)
     batches = training.make_batches(config)
     seconds = []
@@ -62,7 +66,10 @@ def _parse() -> argparse.Namespace:
   )
   shared = argparse.ArgumentParser(add_help=False)
   shared.add_argument('--data_dir', default='runs/data')
-  shared.add_argument('--source', default='openkbp', help='prepared; openkbp_tune to choose with')
+  shared.add_argument('--config', default='openkbp_cpu', help='experiment whose data is taken')
+  shared.add_argument(
+    '--source', default='', help='prepared, in place of its own; openkbp_tune to choose with'
+  )
   shared.add_argument('--seed', type=int, default=0)
   shared.add_argument('--threads', type=int, default=2, help='of PyTorch')
   commands = parser.add_subparsers(dest='command', required=True)

@@ -112,7 +112,8 @@ def _load_peer(run: str):
 
   device = machine.prepare(len(os.sched_getaffinity(0)))
   saved = torch.load(pathlib.Path(run, CHECKPOINT), map_location=device)
-  config = recipes.make_config(saved['settings']['peer'], data_dir='', source='')
+  config = recipes.make_config(saved['settings']['peer'])
+  config.classes = saved['settings']['classes']
   trainer = Trainer(
     recipes.RECIPES[saved['settings']['peer']], config, _code_table(config.classes), device
   )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from monai.networks.nets import DynUNet, SwinUNETR
 
-from mome_jax.configs import openkbp_cpu
+from mome_jax.training import config_flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +117,21 @@ RECIPES = {
 }
 
 
-def make_config(peer: str, *, data_dir: str, source: str, seed: int = 0):
-  """`configs/openkbp_cpu.py` with the patch, batch and windows of a peer."""
-  config, recipe = openkbp_cpu.get_config(), RECIPES[peer]
-  config.data_dir, config.data.sources, config.seed = data_dir, (source,), seed
+def make_config(
+  peer: str, experiment: str = 'openkbp_cpu', *, data_dir: str = '', source: str = '', seed: int = 0
+):
+  """An experiment with the patch, batch and windows of a peer.
+
+  Args:
+    peer: of `RECIPES`.
+    experiment: what `--config` takes.
+    data_dir: of the prepared sources.
+    source: the only one; '' takes those of the experiment.
+    seed: of training.
+  """
+  config, recipe = config_flag.load(experiment).unlock(), RECIPES[peer]
+  config.data_dir, config.seed = data_dir, seed
+  config.data.sources = (source,) if source else config.data.sources
   config.data.patch = config.evaluation.window = recipe.patch
   config.train.batch_size = recipe.batch_size
   return config

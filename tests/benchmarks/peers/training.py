@@ -66,7 +66,7 @@ def train(
   workdir.mkdir(parents=True, exist_ok=True)
   trainer = make_trainer(peer, config, device)
   settings = {'peer': peer, 'steps': steps, 'minutes': minutes, 'seed': config.seed}
-  settings['sources'] = config.data.sources
+  settings |= {'sources': config.data.sources, 'classes': config.classes}
   before = 0.0
   if (workdir / CHECKPOINT).exists():
     saved = torch.load(workdir / CHECKPOINT, map_location=trainer.device)
