@@ -71,6 +71,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.router_width = 32
   config.model.head_activation = 'leaky_relu'  # 'relu' is what published weights expect
   config.model.class_chunk = 8  # classes whose maps are made at the same time
+  # Or 'float32': on a TPU and a GPU too, where that takes several times as long; no TF32.
   config.model.dtype = 'bfloat16'
   config.model.bank = ml_collections.ConfigDict()
   config.model.bank.scales = ()  # decoder layers that are banks of sparse experts
