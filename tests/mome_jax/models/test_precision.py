@@ -5,12 +5,14 @@ import re
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mome_jax import ops
 from mome_jax.models import MoME, sparse_bank
 from mome_jax.models.backbones import swin
-from mome_jax.text import t5
+from mome_jax.text import anatomy_code, t5
+from mome_jax.training import losses
 
 # Parts of the path of an operation in the network: of the router, the gates it makes, a bank's
 # gate, and the class features and the scan's context that both read.
@@ -103,8 +105,21 @@ def test_a_network_in_float32_is_exact():
   assert gradient_precisions(model, *inputs, platform='tpu') == {'HIGHEST, HIGHEST'}
 
 
+def contrast_of_codes(embeddings, codes):
+  return anatomy_code.loss(embeddings, codes, np.arange(2), 0.1)
+
+
 @pytest.mark.parametrize('feed_forward', t5.FEED_FORWARDS)
 def test_a_text_encoder_in_float32_is_exact(feed_forward):
   encoder = t5.TextEncoder(t5.T5Config(16, 8, 4, 16, 2, 2, feed_forward))
   ids = jnp.ones((2, 5), jnp.int32)
   assert gradient_precisions(encoder, ids, ids > 0, platform='tpu') == {'HIGHEST, HIGHEST'}
+
+
+@pytest.mark.parametrize('loss', [losses.prompt_contrast, contrast_of_codes])
+def test_texts_that_are_nearly_parallel_are_told_apart_on_a_tpu(loss):
+  """Their cosines differ by less than a bfloat16 holds."""
+  vectors = jnp.ones((4, 8))
+  traced = jax.jit(jax.grad(loss)).trace(vectors, vectors)
+  found = products(traced.lower(lowering_platforms=('tpu',)))
+  assert {p for each in found.values() for p in each} == {'HIGHEST, HIGHEST'}
