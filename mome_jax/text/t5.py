@@ -159,7 +159,7 @@ class Block(nn.Module):
 class TextEncoder(nn.Module):
   """T5 encoder and the masked mean over its tokens: one vector per prompt.
 
-  Ids outside [0, vocab_size) give NaN rather than some other token's row. There is no dropout.
+  Ids from vocab_size on give NaN rather than some other token's row. There is no dropout.
   """
 
   config: T5Config
