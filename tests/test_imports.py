@@ -41,7 +41,7 @@ ROOMS = {
   'mome_jax.models': 'mome_jax.ops mome_jax.moe',
   'mome_jax.configs': 'input_pipeline.batches',
   'mome_jax.text': 'input_pipeline.anatomy input_pipeline.cli input_pipeline.progress '
-  'input_pipeline.text_files mome_jax.shipped',
+  'input_pipeline.text_files mome_jax.shipped mome_jax.ops',
   'mome_jax.checkpoint': 'input_pipeline.bricks input_pipeline.buckets input_pipeline.remarks '
   'input_pipeline.text_files mome_jax.shipped mome_jax.configs mome_jax.text',
   'mome_jax.weights': 'input_pipeline.cli mome_jax.checkpoint mome_jax.configs mome_jax.models '

@@ -71,6 +71,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.router_width = 32
   config.model.head_activation = 'leaky_relu'  # 'relu' is what published weights expect
   config.model.class_chunk = 8  # classes whose maps are made at the same time
+  # Or 'float32': on a TPU and a GPU too, where that takes several times as long; no TF32.
   config.model.dtype = 'bfloat16'
   config.model.bank = ml_collections.ConfigDict()
   config.model.bank.scales = ()  # decoder layers that are banks of sparse experts
@@ -117,7 +118,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.ema_decay = 0.999
   config.train.log_dice = True  # -log(Dice), which no small class escapes; or 1 - Dice
   config.train.expert_loss = 0.1  # supervision of each coarser expert on its own
-  config.train.text_loss = 1.0  # telling each class's prompts from the others'
+  config.train.text_loss = 1.0  # telling each class's prompts from the others'; with text_rate
   # Prompts a step, beside the classes, of anatomy that is no class (text/negatives.py), which must
   # give empty masks; 0 is none. Of joint text: frozen vectors know the classes' prompts alone.
   config.train.negatives = 4

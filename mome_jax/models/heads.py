@@ -1,5 +1,6 @@
 """Class heads: three 1x1x1 convolutions whose weights are generated from each class's text."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -36,7 +37,7 @@ class HeadGenerator(nn.Module):
     pairs = jnp.concatenate(
       [jnp.broadcast_to(context[:, None], shape), jnp.broadcast_to(classes[None], shape)], -1
     )
-    return nn.Dense(NUM_PARAMETERS, bias_init=_rare, name='controller')(pairs)
+    return nn.Dense(NUM_PARAMETERS, bias_init=_rare, precision=ops.EXACT, name='controller')(pairs)
 
 
 def _rare(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -67,9 +68,10 @@ def apply_head(theta: jax.Array, z: jax.Array, activation: str = 'relu') -> jax.
   w1, w2, w3, b1, b2, b3 = _weights(theta)
   w1, w2, w3, b1, b2 = (w.astype(z.dtype) for w in (w1, w2, w3, b1[..., None], b2[..., None]))
   act = ACTIVATIONS[activation]
-  hidden = act(jnp.einsum('boi,bin->bon', w1, z.reshape(batch, WIDTH, -1)) + b1)
-  hidden = act(jnp.einsum('boi,bin->bon', w2, hidden) + b2)
-  logits = jnp.einsum('bi,bin->bn', w3, hidden, preferred_element_type=jnp.float32) + b3
+  product = functools.partial(jnp.einsum, precision=ops.precision_of(z.dtype))
+  hidden = act(product('boi,bin->bon', w1, z.reshape(batch, WIDTH, -1)) + b1)
+  hidden = act(product('boi,bin->bon', w2, hidden) + b2)
+  logits = product('bi,bin->bn', w3, hidden, preferred_element_type=jnp.float32) + b3
   return logits.reshape(batch, *grid)
 
 
@@ -98,7 +100,8 @@ def apply_heads(theta: jax.Array, z: jax.Array, activation: str = 'relu') -> jax
   w1, w2, w3, b1, b2 = (w.astype(z.dtype) for w in (w1, w2, w3, b1, b2))
   at_voxels = lambda b: b[..., None, None, None]
   act = ACTIVATIONS[activation]
-  hidden = act(jnp.einsum('bkoi,bidhw->bkodhw', w1, z) + at_voxels(b1))
-  hidden = act(jnp.einsum('bkoi,bkidhw->bkodhw', w2, hidden) + at_voxels(b2))
-  logits = jnp.einsum('bki,bkidhw->bkdhw', w3, hidden, preferred_element_type=jnp.float32)
+  product = functools.partial(jnp.einsum, precision=ops.precision_of(z.dtype))
+  hidden = act(product('bkoi,bidhw->bkodhw', w1, z) + at_voxels(b1))
+  hidden = act(product('bkoi,bkidhw->bkodhw', w2, hidden) + at_voxels(b2))
+  logits = product('bki,bkidhw->bkdhw', w3, hidden, preferred_element_type=jnp.float32)
   return (logits + at_voxels(b3[..., 0])).astype(z.dtype)

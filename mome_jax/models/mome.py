@@ -48,8 +48,8 @@ class MoME(nn.Module):
     scales: indices of the decoder layers that take part, finest first, starting at 0; () is all.
     top_k: scales each class uses at a voxel; 0 is all (soft mixture).
     router_inputs: what the mixture depends on; see `router.Router`.
-    anchor: what the mixture departs from, with a learned share that is zero at first; see
-      `ANCHORS`.
+    anchor: what the mixture departs from, with a learned share: 'finest', the finest expert, from
+      which it starts with none; 'equal', the mean of all, with tanh(0.1); 'none' is the mixture.
     width: d, of the class features and the scan's context.
     router_width: d_r.
     head_activation: of the class heads; see `heads.apply_head`.

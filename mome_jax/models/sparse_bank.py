@@ -181,6 +181,7 @@ class SparseBank(nn.Module):
 
 def apply_experts(params: dict[str, jax.Array], rows: jax.Array) -> jax.Array:
   """W_out gelu(W_in x + b_in) + b_out of each expert: (e, c, d) -> (e, c, d)."""
-  product = functools.partial(jnp.einsum, 'ecd,edh->ech')
+  precision = ops.precision_of(rows.dtype)
+  product = functools.partial(jnp.einsum, 'ecd,edh->ech', precision=precision)
   hidden = nn.gelu(product(rows, params['kernel_in']) + params['bias_in'][:, None])
   return product(hidden, params['kernel_out']) + params['bias_out'][:, None]

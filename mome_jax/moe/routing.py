@@ -7,11 +7,9 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 # Parameters with a leading axis e, and rows (e, c, d) -> (e, c, d), row by row.
 ExpertFn = Callable[[Any, jax.Array], jax.Array]
-SAVED_NAME = 'moe_route'  # for jax.checkpoint policies; recomputed indices could flip ties
 
 
 @flax.struct.dataclass
@@ -65,7 +63,7 @@ def route(logits: jax.Array, valid: jax.Array, top_k: int) -> Routes:
   """
   logits = jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0)
   probabilities = jax.nn.softmax(logits)
-  experts = checkpoint_name(_most_probable(probabilities, top_k), SAVED_NAME)
+  experts = _most_probable(probabilities, top_k)
   # A masked sum, not a gather: it partitions and its gradient is no scatter.
   chosen = experts[..., None] == jnp.arange(logits.shape[-1])
   weights = jnp.where(chosen, probabilities[:, None], 0.0).sum(-1)

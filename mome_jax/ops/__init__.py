@@ -8,7 +8,7 @@ from mome_jax.ops.conv3d import Conv3D, DownConv3D, UpConv3D
 from mome_jax.ops.dense import Dense
 from mome_jax.ops.fusion import fuse, mean_of_scales, scale_weights
 from mome_jax.ops.norm import GroupNorm, LayerNorm
-from mome_jax.ops.precision import EXACT, at_least_float32, exact
+from mome_jax.ops.precision import EXACT, at_least_float32, exact, precision_of
 from mome_jax.ops.resize import max_pool, mean_pool, upsample
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
   'max_pool',
   'mean_of_scales',
   'mean_pool',
+  'precision_of',
   'scale_weights',
   'upsample',
 ]

@@ -9,13 +9,24 @@ from jax import lax
 
 from mome_jax.ops import conv3d_cpu, conv3d_tpu
 from mome_jax.ops.dense import broadcast, matmul
+from mome_jax.ops.precision import precision_of
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  half = len(kernel) // 2
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride,) * 3,
+    ((half, half),) * 3,
+    dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+    precision=precision_of(x.dtype),
+  )
 
 
 def conv3d_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`conv3d` as XLA lowers it."""
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1, 1), 'SAME', dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
-  )
+  return _convolve(x, kernel, stride=1)
 
 
 def conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -37,9 +48,7 @@ def conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def conv3d_halving_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`conv3d_halving` as XLA lowers it."""
-  return lax.conv_general_dilated(
-    x, kernel, (2, 2, 2), ((1, 1),) * 3, dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
-  )
+  return _convolve(x, kernel, stride=2)
 
 
 def conv3d_halving(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -60,7 +69,7 @@ def conv3d_halving(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def conv3d_doubling_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`conv3d_doubling` as one product."""
   b, d, h, w, _ = x.shape
-  y = jnp.einsum('bdhwc,xyzco->bdxhywzo', x, kernel)
+  y = jnp.einsum('bdhwc,xyzco->bdxhywzo', x, kernel, precision=precision_of(x.dtype))
   return y.reshape(b, 2 * d, 2 * h, 2 * w, -1)
 
 
@@ -122,7 +131,8 @@ class DownConv3D(nn.Module):
     kernel = self.param('kernel', nn.initializers.he_normal(), (2, 2, 2, c, self.features))
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x = x.astype(self.dtype).reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, c)
-    y = jnp.einsum('bdxhywzc,xyzco->bdhwo', x, kernel.astype(self.dtype))
+    precision = precision_of(self.dtype)
+    y = jnp.einsum('bdxhywzc,xyzco->bdhwo', x, kernel.astype(self.dtype), precision=precision)
     return y + broadcast(bias.astype(self.dtype), y.shape)
 
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mome_jax.ops.precision import precision_of
+
 # The depth is the batch. The patches are a spatial axis on which the kernel has size 1, because
 # joined with the depth in one axis they would be copied.
 _PLANES = lax.ConvDimensionNumbers((1, 4, 0, 2, 3), (4, 3, 0, 1, 2), (1, 4, 0, 2, 3))
@@ -22,7 +24,12 @@ def _planes(x: jax.Array, kernel: jax.Array) -> jax.Array:
   joined = jnp.concatenate([padded[:, t : t + depth] for t in range(n)], -1)
   taps = jnp.moveaxis(kernel, 0, 2).reshape(1, n, n, n * kernel.shape[3], -1)
   return lax.conv_general_dilated(
-    joined, taps, (1, 1, 1), ((0, 0), (half, half), (half, half)), dimension_numbers=_PLANES
+    joined,
+    taps,
+    (1, 1, 1),
+    ((0, 0), (half, half), (half, half)),
+    dimension_numbers=_PLANES,
+    precision=precision_of(x.dtype),
   )
 
 

@@ -8,22 +8,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mome_jax.ops.precision import at_least_float32
+from mome_jax.ops.precision import at_least_float32, precision_of
 
 
 def matmul_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`matmul` with the gradients that XLA makes."""
-  return x @ kernel
+  return jnp.matmul(x, kernel, precision=precision_of(x.dtype))
 
 
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """(..., C) times (C, C_out); its gradient by the kernel moves no arrays on a CPU."""
-  return x @ kernel
+  return matmul_plain(x, kernel)
 
 
 def _matmul_forward(x, kernel):
-  return x @ kernel, (x, kernel)
+  return matmul_plain(x, kernel), (x, kernel)
 
 
 def _matmul_backward(residuals, dy):
@@ -31,8 +31,8 @@ def _matmul_backward(residuals, dy):
   # Fused with what made them, XLA:CPU would write both transposed, value by value.
   barrier = lax.optimization_barrier
   columns, rows = lax.platform_dependent(x, dy, cpu=lambda *a: barrier(a), default=lambda *a: a)
-  by_kernel = columns.reshape(-1, x.shape[-1]).T @ rows.reshape(-1, dy.shape[-1])
-  return dy @ kernel.T, by_kernel
+  by_kernel = matmul_plain(columns.reshape(-1, x.shape[-1]).T, rows.reshape(-1, dy.shape[-1]))
+  return matmul_plain(dy, kernel.T), by_kernel
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)

@@ -12,6 +12,11 @@ EXACT = lax.Precision.HIGHEST
 exact = functools.partial(jnp.einsum, precision=EXACT)
 
 
+def precision_of(dtype: DTypeLike) -> lax.Precision | None:
+  """Of a network's products of this type: those of float32 are float32 on a TPU and a GPU too."""
+  return EXACT if jnp.dtype(dtype).itemsize >= 4 else None
+
+
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
   """The type of statistics and scores: float32 for bfloat16, float64 for float64."""
   return jnp.promote_types(dtype, jnp.float32)

@@ -6,6 +6,7 @@ Each summand is a vector that is learned and shared by all structures of which i
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.anatomy.vocabulary import Term
+from mome_jax import ops
 
 _TABLES = ('organ', 'side', 'region', 'kind')
 _NORM = 6.0  # of a code; about that of the mean over the tokens of a fresh encoder
@@ -78,10 +80,11 @@ def loss(embeddings: jax.Array, codes: jax.Array, rows: jax.Array, temperature: 
   """
   both = jnp.concatenate([rows, rows])
   unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
-  of_codes = jax.nn.log_softmax(unit(embeddings) @ unit(codes).T / temperature)
+  cosine = functools.partial(ops.exact, 'kd,jd->kj')
+  of_codes = jax.nn.log_softmax(cosine(unit(embeddings), unit(codes)) / temperature)
   retrieved = -jnp.take_along_axis(of_codes, both[:, None], axis=1).mean()
   first, second = jnp.split(unit(embeddings), 2)
-  similarity = first @ second.T / temperature
+  similarity = cosine(first, second) / temperature
   matched = -jnp.diag(jax.nn.log_softmax(similarity, 0) + jax.nn.log_softmax(similarity, 1)).mean()
   away = jnp.sum((embeddings - codes[both]) ** 2, axis=-1).mean() / _NORM**2
   sizes = jnp.mean((jnp.linalg.norm(codes, axis=-1) / _NORM - 1) ** 2)

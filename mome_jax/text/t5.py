@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mome_jax.errors import ConfigError, suggest
+from mome_jax.ops import precision_of
 
 FEED_FORWARDS = ('relu', 'gated-gelu')
 MASKED = -1e9  # finite, so that a row without any real token stays free of NaN
@@ -90,6 +91,7 @@ def _dense(config: T5Config, features: int, stddev: float) -> Callable[..., nn.D
     features,
     use_bias=False,
     dtype=jnp.dtype(config.dtype),
+    precision=precision_of(config.dtype),
     kernel_init=nn.initializers.normal(stddev),
   )
 
@@ -118,9 +120,10 @@ class Attention(nn.Module):
     q = _dense(c, width, (c.d_model * c.d_kv) ** -0.5)(name='q')(x).reshape(heads)
     k = _dense(c, width, c.d_model**-0.5)(name='k')(x).reshape(heads)
     v = _dense(c, width, c.d_model**-0.5)(name='v')(x).reshape(heads)
-    scores = jnp.einsum('bqhd,bkhd->bhqk', q, k, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.einsum, precision=precision_of(c.dtype))
+    scores = product('bqhd,bkhd->bhqk', q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scores + bias, axis=-1).astype(v.dtype)  # (K, H, T, T)
-    out = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(*x.shape[:2], width)
+    out = product('bhqk,bkhd->bqhd', weights, v).reshape(*x.shape[:2], width)
     return _dense(c, c.d_model, width**-0.5)(name='o')(out)
 
 
@@ -156,7 +159,7 @@ class Block(nn.Module):
 class TextEncoder(nn.Module):
   """T5 encoder and the masked mean over its tokens: one vector per prompt.
 
-  Ids outside [0, vocab_size) give NaN rather than some other token's row. There is no dropout.
+  Ids from vocab_size on give NaN rather than some other token's row. There is no dropout.
   """
 
   config: T5Config

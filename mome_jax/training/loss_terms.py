@@ -89,7 +89,7 @@ def bce_dice(
 
 
 def text(inputs: Inputs) -> jax.Array | None:
-  """How badly prompts of different classes can be told apart; None of frozen text."""
+  """How badly prompts of different classes can be told apart; None of text that does not learn."""
   if not inputs.text_is_trained:
     return None
   return losses.prompt_contrast(inputs.sampled, inputs.default)

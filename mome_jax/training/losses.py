@@ -178,7 +178,7 @@ def prompt_contrast(sampled: jax.Array, default: jax.Array, temperature: float =
     Mean cross entropy of finding each sampled prompt's class among the default ones.
   """
   unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
-  similarity = unit(sampled) @ unit(default).T / temperature
+  similarity = ops.exact('kd,jd->kj', unit(sampled), unit(default)) / temperature
   return -jnp.diag(jax.nn.log_softmax(similarity)).mean()
 
 

@@ -34,7 +34,8 @@ def make_loss_fn(
     code_table: (256, K) bool; whether a label code belongs to a class.
     config: `config.train`; uses `log_dice`, the weights of `loss_terms.TERMS`, and `balance_loss`
       and `z_loss`, of the banks of sparse experts; where `text_rate` is 0, nothing is
-      differentiated for the text encoder, and the norm that is clipped is that of the others.
+      differentiated for the text encoder, the norm that is clipped is that of the others, and there
+      is no term of the text.
 
   Returns:
     loss_fn(params, batch, prompts, counts=None) -> (loss, metrics). `batch` holds the arrays of
@@ -78,7 +79,7 @@ def make_loss_fn(
       expert_logits,
       sampled,
       default,
-      text_is_trained=text_encoder is not None,
+      text_is_trained=text_encoder is not None and config.text_rate > 0,
       batch=batch,
       negative_logits=negative,
       counts=counts,

@@ -89,7 +89,8 @@ class WindowAttention(nn.Module):
     qkv = ops.Dense(3 * channels, dtype=self.dtype, name='qkv')(x)
     q, k, v = jnp.moveaxis(qkv.reshape(count, n, 3, self.heads, width), 2, 0)
     precise = ops.at_least_float32(self.dtype)
-    scores = jnp.einsum('bqhd,bkhd->bhqk', q * width**-0.5, k, preferred_element_type=precise)
+    product = functools.partial(jnp.einsum, precision=ops.precision_of(self.dtype))
+    scores = product('bqhd,bkhd->bhqk', q * width**-0.5, k, preferred_element_type=precise)
     table = self.param(
       'position_bias', nn.initializers.normal(0.02), ((2 * WINDOW - 1) ** 3, self.heads)
     )
@@ -103,7 +104,7 @@ class WindowAttention(nn.Module):
       shape = (-1, region.shape[0], self.heads, n, n)
       scores = (scores.reshape(shape) + jnp.where(near, 0.0, MASKED)).reshape(scores.shape)
     weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-    out = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(count, n, channels)
+    out = product('bhqk,bkhd->bqhd', weights, v).reshape(count, n, channels)
     return ops.Dense(channels, dtype=self.dtype, name='project')(out)
 
 

@@ -33,9 +33,8 @@ def _compare(backbone: str, dtype: str, tiny: bool) -> dict:
   """The device in `dtype` against the CPU in float32, with the same parameters and batch."""
   side = 16 if tiny else 64
   device, cpu = jax.devices()[0], jax.devices('cpu')[0]
-  with jax.default_matmul_precision('highest' if dtype == 'float32' else 'default'):
-    measured = _one_step(backbone, dtype, tiny, side, device)
-    expected = _one_step(backbone, 'float32', tiny, side, cpu)
+  measured = _one_step(backbone, dtype, tiny, side, device)
+  expected = _one_step(backbone, 'float32', tiny, side, cpu)
   differences = {key: _difference(measured[key], expected[key]) for key in expected}
   worst = max(value for key, value in differences.items() if key != 'step')
   if not worst < TOLERANCE[dtype]:

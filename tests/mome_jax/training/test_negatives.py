@@ -172,7 +172,7 @@ def test_other_anatomy_and_absent_classes_become_empty(run):
 
 
 def test_a_text_encoder_that_stays_as_it_is_has_no_gradient():
-  """Else it would count in the norm that is clipped, and slow all others."""
+  """Else it would count in the norm that is clipped, and slow all others; nor a loss of its own."""
 
   class OfText:
     def apply(self, variables, image, text, trained_text=None, **kwargs):
@@ -180,7 +180,6 @@ def test_a_text_encoder_that_stays_as_it_is_has_no_gradient():
       return logits, {'expert_logits': [None], 'banks': {}}
 
   config = demo.get_config()
-  config.train.text_loss = 0.0
   encoder = build_text_encoder(config.text)
   prompts = prompt_inputs.joint(Tokenizer(DEFAULT_MODEL), 16)(list(CLASSES))
   prompts = {'sampled': prompts, 'default': prompts}
@@ -191,7 +190,8 @@ def test_a_text_encoder_that_stays_as_it_is_has_no_gradient():
   for rate in (0.0, 0.5):
     config.train.text_rate = rate
     loss_fn = steps.make_loss_fn(OfText(), encoder, table, config.train)
-    slopes, _ = jax.jit(jax.grad(loss_fn, has_aux=True))(params, patch(8), prompts)
+    slopes, metrics = jax.jit(jax.grad(loss_fn, has_aux=True))(params, patch(8), prompts)
+    assert ('loss_text' in metrics) == (rate > 0)
     norms.append(float(optax.tree.norm(slopes['text'])))
     assert optax.tree.norm(slopes['model']) > 0
   assert norms[0] == 0 < norms[1]
