@@ -18,7 +18,9 @@ from mome_jax.checkpoint import checksums, hf_folder
 from mome_jax.checkpoint.config_file import check_fields, read_config
 from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
 from mome_jax.checkpoint.files import (
+  CHECKPOINTS,
   CONFIG,
+  ENSEMBLE,
   PARAMS,
   SAFETENSORS,
   TEXT_VECTORS,
@@ -69,7 +71,7 @@ def save_model(
     form: of the parameters: 'orbax', `params/`, or 'hf', `model.safetensors`.
 
   Raises:
-    CheckpointError: if the folder holds a model already, or a frozen model comes without vectors.
+    CheckpointError: as `new_folder`, or if a frozen model comes without vectors.
   """
   folder = new_folder(folder)
   save_description(folder, config, tokenizer=tokenizer, vectors=vectors)
@@ -86,11 +88,14 @@ def new_folder(folder: epath.PathLike) -> epath.Path:
   """The folder that a model is to be written into, created where missing.
 
   Raises:
-    CheckpointError: if it holds a model already, or cannot be made.
+    CheckpointError: if it holds a model, an ensemble or a training run, or cannot be made.
   """
   folder = absolute(folder)
   if (folder / PARAMS).exists() or (folder / SAFETENSORS).exists():
     raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
+  for name in (CHECKPOINTS, ENSEMBLE):  # whose config, or whose members, would be hidden
+    if (folder / name).exists():
+      raise CheckpointError(f'{folder} holds {name}, and is no place for a model; choose another')
   with writing(folder, CheckpointError):
     folder.mkdir(parents=True, exist_ok=True)
   return folder
