@@ -114,6 +114,11 @@ def define(name: str, values: flags.FlagValues, argv: Sequence[str]) -> None:
   values[name].parser = _Parser(name, argv)
 
 
+def asked(values: flags.FlagValues) -> list[str]:
+  """The values of the config that the command line names, such as 'train.steps'."""
+  return [] if values.config is None else [*config_flags.get_override_values(values['config'])]
+
+
 class ConfigFileFault(Exception):
   """Carries what a config's own code raised past absl, which would reword it."""
 
@@ -160,7 +165,7 @@ def start_from(model: str) -> ConfigDict:
 def load(path: str) -> ConfigDict:
   """The locked config that `--config` names; see `resolve`.
 
-  'trained:MODEL' is the config of a trained model, of an ensemble its first. A `get_config` with a
+  'trained:MODEL' is the config that a trained model is evaluated with. A `get_config` with a
   parameter `start` gets the config of the model after the colon, of `start_from`, one with a
   parameter `experiment` that of the experiment there; any other one gets those words themselves.
 
@@ -171,7 +176,7 @@ def load(path: str) -> ConfigDict:
   if path.startswith(_TRAINED):
     from mome_jax import checkpoint  # here, so that other configs come at once
 
-    config = checkpoint.load_config(checkpoint.members(path.removeprefix(_TRAINED))[0])
+    config = checkpoint.for_evaluation(path.removeprefix(_TRAINED), None)
     config.lock()
     return config
   file, argument = resolve(path)

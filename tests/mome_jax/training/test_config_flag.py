@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mome_jax import checkpoint, main, shipped
+from mome_jax import checkpoint, evaluate, main, shipped
 from mome_jax.configs import base, demo, few_scans, finetune
 from mome_jax.errors import ConfigError
 from mome_jax.text import vectors
@@ -133,6 +133,21 @@ def test_an_evaluation_changes_the_config_of_its_model(tmp_path):
     config = main.parse(['main', *words]).config
     assert (config.classes, config.train.steps) == (('liver', 'spleen'), 7)
     assert config.evaluation.split == 'all'
+
+
+def test_what_is_asked_of_an_ensemble_is_known_by_its_name(tmp_path, monkeypatch):
+  """The first model's config says 'last' too; no fold of its own comes with it."""
+  for fold, choice in enumerate(('last', 'best')):
+    trained = demo.get_config()
+    trained.data.fold, trained.evaluation.checkpoint = fold, choice
+    checkpoint.save_description(tmp_path / f'fold_{fold}', trained)
+  checkpoint.write_members(tmp_path, ['fold_0', 'fold_1'])
+  told = []
+  monkeypatch.setattr(evaluate, 'evaluate', lambda *given: told.append(given))
+  words = [f'--workdir={tmp_path}', '--config.evaluation.checkpoint=last']
+  assert main.main(['--mode=evaluate', *words]) == main.main(['--mode=evaluate', words[0]]) == 0
+  assert [asked for *_, asked in told] == [['evaluation.checkpoint'], []]
+  assert [config.data.fold for config, *_ in told] == [-1, -1]
 
 
 def test_of_a_value_that_is_given_twice_the_last_one_counts():
