@@ -17,6 +17,7 @@ _FOLDER = pathlib.Path(configs.__file__).parent
 _IN_PACKAGE = re.compile(r'(?:.*[/\\])?mome_jax[/\\]configs[/\\](\w+)\.py')
 _TRAINED = 'trained:'
 _PARTS = ('__init__', 'base')  # no experiments
+_PATHS = ('data_dir', 'text.vectors', 'init.checkpoint', 'init.text')
 
 
 class FlagError(UserError):
@@ -168,6 +169,7 @@ def load(path: str) -> ConfigDict:
   'trained:MODEL' is the config that a trained model is evaluated with. A `get_config` with a
   parameter `start` gets the config of the model after the colon, of `start_from`, one with a
   parameter `experiment` that of the experiment there; any other one gets those words themselves.
+  Paths in it may begin with `~`.
 
   Raises:
     ConfigError: if there is none.
@@ -206,8 +208,18 @@ def load(path: str) -> ConfigDict:
     raise ConfigError(f'--config={path}: {error}') from error
   if not isinstance(config, ConfigDict):
     raise ConfigError(f'--config={path}: get_config() returned {config!r}, not a ConfigDict')
+  _expand_home(config)
   config.lock()
   return config
+
+
+def _expand_home(config: ConfigDict) -> None:
+  """Gives paths the user's home for `~`, as the command line does, in place."""
+  for name in _PATHS:
+    section, _, field = name.rpartition('.')
+    part = config.get(section, {}) if section else config
+    if isinstance(part.get(field), str):
+      part[field] = os.path.expanduser(part[field])
 
 
 def _check_names(flag: str, config: ConfigDict, argv: Sequence[str]) -> None:

@@ -71,6 +71,21 @@ def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
     config_flag.resolve('base')
 
 
+def test_paths_in_a_file_may_begin_with_the_home(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  (tmp_path / 'mine.py').write_text(
+    'from mome_jax.configs import demo\n'
+    'def get_config():\n'
+    '  config = demo.get_config()\n'
+    "  config.data_dir, config.init.checkpoint = '~/data', '~/runs/start'\n"
+    "  config.text.vectors = '~/text.npz'\n"
+    '  return config\n'
+  )
+  config = config_flag.load(str(tmp_path / 'mine.py'))
+  assert (config.data_dir, config.text.vectors) == ('/home/me/data', '/home/me/text.npz')
+  assert (config.init.checkpoint, config.init.text) == ('/home/me/runs/start', 'shipped')
+
+
 def test_every_experiment_passes_the_check():
   for name in set(config_flag.names()) - {'finetune'}:
     file, _ = config_flag.resolve(name)
