@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   if values.config is not None:
-    config_check.check(values.config, data=values.mode != 'compile')
+    model = values.workdir if values.mode == 'evaluate' else ''
+    config_check.check(values.config, data=values.mode != 'compile', model=model)
   if values.mode == 'compile':
     report = compile_ahead.compile_config(values.config, values.topology)
     print(json.dumps(report, indent=2))

@@ -150,6 +150,18 @@ def test_an_evaluation_changes_the_config_of_its_model(tmp_path):
     assert config.evaluation.split == 'all'
 
 
+def test_a_model_is_evaluated_without_its_start_and_whatever_version_made_it(tmp_path, monkeypatch):
+  trained = demo.get_config()
+  trained.init.checkpoint, trained.init.text = 'runs/gone', 'runs/gone'
+  trained.train.of_another_version = 1
+  checkpoint.save_description(tmp_path, trained)
+  monkeypatch.setattr(evaluate, 'evaluate', lambda *_: None)
+  words = ['--mode=evaluate', f'--workdir={tmp_path}', '--config.evaluation.split=all']
+  assert main.main(words) == 0
+  with pytest.raises(ConfigError, match='runs/gone: no model there'):
+    config_check.check(main.parse(['main', *words]).config)
+
+
 def test_what_is_asked_of_an_ensemble_is_known_by_its_name(tmp_path, monkeypatch):
   """The first model's config says 'last' too; no fold of its own comes with it."""
   for fold, choice in enumerate(('last', 'best')):
