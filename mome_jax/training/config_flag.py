@@ -1,5 +1,6 @@
 """What `--config` means: `demo`, `finetune:runs/demo`, a Python file, and values in it."""
 
+import fnmatch
 import importlib.util
 import inspect
 import os
@@ -17,6 +18,7 @@ _FOLDER = pathlib.Path(configs.__file__).parent
 _IN_PACKAGE = re.compile(r'(?:.*[/\\])?mome_jax[/\\]configs[/\\](\w+)\.py')
 _TRAINED = 'trained:'
 _PARTS = ('__init__', 'base')  # no experiments
+_SCORING = ('data_dir', 'data.sources', 'data.fold', 'data.folds', 'evaluation.*', 'mesh.*')
 _PATHS = ('data_dir', 'text.vectors', 'init.checkpoint', 'init.text')
 
 
@@ -118,6 +120,17 @@ def define(name: str, values: flags.FlagValues, argv: Sequence[str]) -> None:
 def asked(values: flags.FlagValues) -> list[str]:
   """The values of the config that the command line names, such as 'train.steps'."""
   return [] if values.config is None else [*config_flags.get_override_values(values['config'])]
+
+
+def check_asked(values: flags.FlagValues) -> None:
+  """FlagError for a value that changes nothing in the evaluation of a model by its own config."""
+  if values.config is None or not values['config'].config_filename.startswith(_TRAINED):
+    return
+  for name in asked(values):
+    if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _SCORING):
+      raise FlagError(
+        f'--config.{name}: the trained model has its own; an evaluation reads {", ".join(_SCORING)}'
+      )
 
 
 class ConfigFileFault(Exception):

@@ -150,6 +150,17 @@ def test_an_evaluation_changes_the_config_of_its_model(tmp_path):
     assert config.evaluation.split == 'all'
 
 
+def test_an_evaluation_refuses_values_that_it_would_not_read(tmp_path):
+  checkpoint.save_description(tmp_path, demo.get_config())
+  words = ['main', '--mode=evaluate', f'--workdir={tmp_path}']
+  for value in ('train.batch_size=1', 'init.checkpoint=runs/other', 'data.spacing=1,1,1'):
+    with pytest.raises(config_flag.FlagError, match=f'{value.partition("=")[0]}: the trained'):
+      main.parse([*words, f'--config.{value}'])
+    main.parse([*words, '--config=demo', f'--config.{value}'])  # the command of the training
+  for value in ('data_dir=d', 'data.fold=2', 'evaluation.tta=true', 'mesh.data=1'):
+    main.parse([*words, f'--config.{value}'])
+
+
 def test_a_model_is_evaluated_without_its_start_and_whatever_version_made_it(tmp_path, monkeypatch):
   trained = demo.get_config()
   trained.init.checkpoint, trained.init.text = 'runs/gone', 'runs/gone'
