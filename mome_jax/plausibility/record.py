@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import text_files
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, reading, writing
 from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS
 
 FILE = 'class_statistics.json'  # beside `config.json` of a workdir or model folder
@@ -156,8 +156,10 @@ def read(folder: epath.PathLike) -> tuple[Record, ...]:
   file = epath.Path(folder) / FILE
   if not file.is_file():
     return ()
+  with reading(file, RecordError):
+    text = file.read_text()
   try:
-    content = json.loads(file.read_text())
+    content = json.loads(text)
     version = content.pop('version')
     if version not in (1, VERSION):
       raise ValueError(f'version {version}, need {VERSION}')

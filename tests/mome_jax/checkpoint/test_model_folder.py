@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint
+from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
+from mome_jax.errors import UserError
+from mome_jax.plausibility import record
 from mome_jax.text import tokenizer, vectors
 from mome_jax.training.state import TrainState
 
@@ -97,6 +101,29 @@ def test_mistakes_name_the_folder(tmp_path):
   (tmp_path / 'm' / 'config.json').write_text('{')
   with pytest.raises(checkpoint.CheckpointError, match='config.json: not a config'):
     checkpoint.load_config(tmp_path / 'm')
+
+
+@pytest.mark.parametrize('name', [
+  'config.json', 'checksums.json', 'ensemble.json', 'training_cases.json', 'class_statistics.json',
+])  # fmt: skip
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch, name):
+  """Such as one of another user, or on a disk that fails."""
+  checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
+  (tmp_path / name).touch()
+  kind = type(epath.Path(tmp_path))
+  read_text = kind.read_text
+
+  def refuse(path, *given):
+    if path.name == name:
+      raise PermissionError(13, 'Permission denied', str(path))
+    return read_text(path, *given)
+
+  monkeypatch.setattr(kind, 'read_text', refuse)
+  with pytest.raises(UserError, match=f'{name}: cannot be read .Permission denied.'):
+    checkpoint.members(tmp_path)
+    checkpoint.load_model(tmp_path, DEVICE)
+    training_cases.read(epath.Path(tmp_path))
+    record.read(tmp_path)
 
 
 def test_initialising_takes_what_fits_and_lists_the_rest(tmp_path):
