@@ -141,10 +141,12 @@ class Record:
 
 
 def write(folder: epath.PathLike, records: Sequence[Record]) -> None:
-  """Writes FILE into a workdir or model folder."""
+  """Writes FILE into a workdir or model folder; RecordError if it cannot be written."""
   content = {'version': VERSION, 'regions': [dataclasses.asdict(record) for record in records]}
   text = json.dumps(_short(content), indent=1)
-  text_files.replace(epath.Path(folder) / FILE, text + '\n')
+  file = epath.Path(folder) / FILE
+  with writing(file, RecordError):
+    text_files.replace(file, text + '\n')
 
 
 def read(folder: epath.PathLike) -> tuple[Record, ...]:
