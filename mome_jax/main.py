@@ -66,8 +66,8 @@ def _run(values: flags.FlagValues) -> int:
   if values.distributed:
     multihost.initialize()
   compilation.use_cache()
-  asked = config_flag.asked(values)
-  run = {'train': _train, 'evaluate': functools.partial(_evaluate, asked=asked)}[values.mode]
+  score = functools.partial(_evaluate, asked=config_flag.asked(values))
+  run = _train if values.mode == 'train' else score
   try:
     with multihost.lone_errors(), multihost.device_errors(), multihost.outside_the_steps():
       run(values.config, epath.Path(values.workdir))

@@ -124,7 +124,9 @@ def asked(values: flags.FlagValues) -> list[str]:
 
 def check_asked(values: flags.FlagValues) -> None:
   """FlagError for a value that changes nothing in the evaluation of a model by its own config."""
-  if values.config is None or not values['config'].config_filename.startswith(_TRAINED):
+  if values.config is None:
+    return
+  if not config_flags.get_config_filename(values['config']).startswith(_TRAINED):
     return
   for name in asked(values):
     if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _SCORING):
