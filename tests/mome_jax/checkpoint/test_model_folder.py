@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
@@ -80,6 +81,17 @@ def test_fields_of_a_later_version_get_their_defaults(tmp_path):
   config = checkpoint.load_config(tmp_path)
   assert config.evaluation.overlap == 0.5
   assert config.evaluation.overlap_of_old == 0.25
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+  """TensorStore's error is no OSError."""
+
+  def refuse(*_):
+    raise ValueError('RESOURCE_EXHAUSTED: Error writing: No space left on device')
+
+  monkeypatch.setattr(ocp.StandardCheckpointer, 'save', refuse)
+  with pytest.raises(checkpoint.CheckpointError, match='cannot be written .*No space left'):
+    checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
 
 
 def test_nothing_is_overwritten(tmp_path):
