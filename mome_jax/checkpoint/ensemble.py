@@ -27,7 +27,9 @@ def members(path: epath.PathLike) -> list[epath.Path]:
   with reading(file, CheckpointError):
     text = file.read_text()
   try:
-    names = [str(name) for name in json.loads(text)[_FIELD]]
+    names = json.loads(text)[_FIELD]
+    if not text_files.are_texts(names):
+      raise TypeError('no list of folders')
   except (ValueError, KeyError, TypeError) as error:
     raise CheckpointError(
       f'{file}: expected {{"{_FIELD}": ["FOLDER", ...]}} ({error!r}); write it again'
