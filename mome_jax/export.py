@@ -46,7 +46,7 @@ def export(
     experimental: whether it knows the classes of `config.experimental`.
 
   Raises:
-    CheckpointError: if there is no model, or the output holds one already.
+    CheckpointError: if there is no model, or the output holds one already, or a training run.
     UserError: if it cannot do without the experimental classes.
   """
   import jax
@@ -142,7 +142,7 @@ def export_ensemble(
     experimental: as for `export`.
 
   Raises:
-    CheckpointError: if there is no model, or the output holds one already.
+    CheckpointError: if there is no model, or the output holds one already, or a training run.
     UserError: as of `export`, and if their cards name several licences and none is given.
     EnsembleError: if they cannot be averaged.
   """
@@ -151,6 +151,7 @@ def export_ensemble(
   from mome_jax.inference.ensemble import open_model
 
   open_model(paths)  # before anything is written
+  checkpoint.new_folder(output)
   if form == 'hf' and not licence:
     cards = (hf_folder.read_card(checkpoint.folder_of(path)) for path in paths)
     licences = sorted({hf_folder.licence_of(card) for card in cards} - {''})

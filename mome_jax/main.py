@@ -16,7 +16,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 # TensorFlow reads these when it is first imported; it announces itself otherwise.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.cli import called
 from mome_jax.errors import command, writing
-from mome_jax.training import command_line
+from mome_jax.training import command_line, config_flag
 from mome_jax.training.command_line import parse
 
 __all__ = ['main', 'make_parser', 'parse']
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   if values.config is not None:
-    config_check.check(values.config, data=values.mode != 'compile')
+    model = values.workdir if values.mode == 'evaluate' else ''
+    config_check.check(values.config, data=values.mode != 'compile', model=model)
   if values.mode == 'compile':
     report = compile_ahead.compile_config(values.config, values.topology)
     print(json.dumps(report, indent=2))
@@ -65,7 +66,8 @@ def _run(values: flags.FlagValues) -> int:
   if values.distributed:
     multihost.initialize()
   compilation.use_cache()
-  run = {'train': _train, 'evaluate': _evaluate}[values.mode]
+  score = functools.partial(_evaluate, asked=config_flag.asked(values))
+  run = _train if values.mode == 'train' else score
   try:
     with multihost.lone_errors(), multihost.device_errors(), multihost.outside_the_steps():
       run(values.config, epath.Path(values.workdir))
@@ -93,10 +95,12 @@ def _train(config: ConfigDict, workdir: epath.Path) -> None:
       print(f'not scored: {error}')
 
 
-def _evaluate(config: ConfigDict | None, workdir: epath.Path) -> None:
+def _evaluate(
+  config: ConfigDict | None, workdir: epath.Path, *, asked: Collection[str] = ()
+) -> None:
   from mome_jax import checkpoint, evaluate
 
-  evaluate.evaluate(checkpoint.for_evaluation(workdir, config), workdir)
+  evaluate.evaluate(checkpoint.for_evaluation(workdir, config), workdir, asked)
 
 
 if __name__ == '__main__':

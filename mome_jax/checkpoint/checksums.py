@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from mome_jax.checkpoint.errors import CheckpointError
+from mome_jax.errors import reading
 
 FILE = 'checksums.json'  # of a model folder
 _ARRAYS, _SELF = 'checksums', 'checksum'  # among the values of a training's checkpoint
@@ -141,8 +142,10 @@ def read(params: epath.Path) -> Sums | None:
     file = params.parent / 'data' / 'metadata'
   if not file.exists():
     return None
+  with reading(file, CheckpointError):
+    text = file.read_text()
   try:
-    values = json.loads(file.read_text())
+    values = json.loads(text)
     if training:
       values = arrays(values).get(params.name)
     return None if values is None else {str(name): int(number) for name, number in values.items()}

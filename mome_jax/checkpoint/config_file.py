@@ -8,6 +8,7 @@ import ml_collections
 from etils import epath
 
 from mome_jax.checkpoint.errors import CheckpointError
+from mome_jax.errors import reading
 from mome_jax.text.t5 import T5Config
 
 # Options of earlier versions -> the value that says what every model does now. None of the others
@@ -30,10 +31,12 @@ def read_config(file: epath.Path) -> dict[str, Any]:
   """The values in a `config.json`, nested, without options that are no more.
 
   Raises:
-    CheckpointError: if it is damaged, or asks for something that this version cannot do.
+    CheckpointError: if it cannot be read, or asks for something that this version cannot do.
   """
+  with reading(file, CheckpointError):
+    text = file.read_text()
   try:
-    values = json.loads(file.read_text())
+    values = json.loads(text)
   except ValueError as error:
     raise CheckpointError(f'{file}: not a config of this program ({error})') from error
   for path, (name, translation) in _RENAMED.items():

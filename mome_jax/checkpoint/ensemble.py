@@ -9,6 +9,7 @@ from etils import epath
 from input_pipeline import text_files
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import ENSEMBLE, absolute
+from mome_jax.errors import reading
 
 _FIELD = 'members'
 
@@ -17,14 +18,18 @@ def members(path: epath.PathLike) -> list[epath.Path]:
   """The models of an ensemble's folder, or the path itself where it is none.
 
   Raises:
-    CheckpointError: if `ensemble.json` is damaged, or names nothing.
+    CheckpointError: if `ensemble.json` cannot be read, or names nothing.
   """
   folder = absolute(path)
   file = folder / ENSEMBLE
   if not file.is_file():
     return [epath.Path(path)]
+  with reading(file, CheckpointError):
+    text = file.read_text()
   try:
-    names = [str(name) for name in json.loads(file.read_text())[_FIELD]]
+    names = json.loads(text)[_FIELD]
+    if not text_files.are_texts(names):
+      raise TypeError('no list of folders')
   except (ValueError, KeyError, TypeError) as error:
     raise CheckpointError(
       f'{file}: expected {{"{_FIELD}": ["FOLDER", ...]}} ({error!r}); write it again'

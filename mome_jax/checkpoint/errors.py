@@ -1,5 +1,7 @@
 """What can be wrong with checkpoints and model folders, and its messages cut to a line."""
 
+import logging
+
 from mome_jax.errors import UserError, one_line
 
 
@@ -14,6 +16,11 @@ class TrainingCasesError(CheckpointError):
 def brief(error: Exception) -> str:
   """What an error says, in a line and short enough to stand in a sentence."""
   return one_line(error)[:300] or type(error).__name__
+
+
+def is_news(record: logging.LogRecord) -> bool:
+  """False for the errors that Orbax logs with a traceback for each array, and raises besides."""
+  return record.levelno < logging.ERROR or '/orbax/' not in record.pathname
 
 
 def shortened(items: list[str], limit: int = 3) -> str:

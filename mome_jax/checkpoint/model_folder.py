@@ -1,6 +1,7 @@
 """Model folders: what prediction and evaluation need of a model, and what a run starts from."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -16,9 +17,11 @@ from etils import epath
 from input_pipeline import text_files
 from mome_jax.checkpoint import checksums, hf_folder
 from mome_jax.checkpoint.config_file import check_fields, read_config
-from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
+from mome_jax.checkpoint.errors import CheckpointError, brief, is_news, shortened
 from mome_jax.checkpoint.files import (
+  CHECKPOINTS,
   CONFIG,
+  ENSEMBLE,
   PARAMS,
   SAFETENSORS,
   TEXT_VECTORS,
@@ -69,7 +72,7 @@ def save_model(
     form: of the parameters: 'orbax', `params/`, or 'hf', `model.safetensors`.
 
   Raises:
-    CheckpointError: if the folder holds a model already, or a frozen model comes without vectors.
+    CheckpointError: as `new_folder`, if it cannot be written, or a frozen model has no vectors.
   """
   folder = new_folder(folder)
   save_description(folder, config, tokenizer=tokenizer, vectors=vectors)
@@ -78,19 +81,29 @@ def save_model(
   if form == 'hf':
     hf_folder.save_params(folder, params)
     return
-  with writing(folder, CheckpointError), ocp.StandardCheckpointer() as writer:
-    writer.save(folder / PARAMS, params)
+  logging.getLogger('absl').addFilter(is_news)
+  try:
+    with ocp.StandardCheckpointer() as writer:
+      writer.save(folder / PARAMS, params)
+  except Exception as error:  # Orbax and its storage layers each raise their own
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # one reason is enough
+    raise CheckpointError(
+      f'{folder}: cannot be written ({brief(error)}); free space, or choose another place'
+    ) from error
 
 
 def new_folder(folder: epath.PathLike) -> epath.Path:
   """The folder that a model is to be written into, created where missing.
 
   Raises:
-    CheckpointError: if it holds a model already, or cannot be made.
+    CheckpointError: if it holds a model, an ensemble or a training run, or cannot be made.
   """
   folder = absolute(folder)
   if (folder / PARAMS).exists() or (folder / SAFETENSORS).exists():
     raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
+  for name in (CHECKPOINTS, ENSEMBLE):  # whose config, or whose members, would be hidden
+    if (folder / name).exists():
+      raise CheckpointError(f'{folder} holds {name}, and is no place for a model; choose another')
   with writing(folder, CheckpointError):
     folder.mkdir(parents=True, exist_ok=True)
   return folder

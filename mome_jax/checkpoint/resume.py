@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from input_pipeline.buckets import is_in_bucket
 from mome_jax.checkpoint import checksums, same_run
-from mome_jax.checkpoint.errors import CheckpointError, brief, shortened
+from mome_jax.checkpoint.errors import CheckpointError, brief, is_news, shortened
 from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps, move
 
 
@@ -75,7 +75,7 @@ class Checkpointer:
   def __init__(self, workdir, *, keep: int = 2):
     self._workdir = absolute(workdir)
     self._folder = self._workdir / CHECKPOINTS
-    logging.getLogger('absl').addFilter(_is_news)
+    logging.getLogger('absl').addFilter(is_news)
     policies = ocp.checkpoint_managers
     newest = policies.LatestN(keep)
     best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
@@ -293,11 +293,6 @@ def _compare(restored: Any) -> tuple[_Outcome, str]:
     for name in checksums.changed(restored[item], sums.get(item))
   ]
   return (_Outcome.DAMAGED if wrong else _Outcome.READ), f'not what was written: {shortened(wrong)}'
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-  """False for the errors that Orbax logs with a traceback for each array, and raises besides."""
-  return record.levelno < logging.ERROR or '/orbax/' not in record.pathname
 
 
 def _score(metrics: Mapping[str, float]) -> float:

@@ -10,6 +10,7 @@ from etils import epath
 from input_pipeline import bricks, text_files
 from mome_jax.checkpoint.errors import TrainingCasesError
 from mome_jax.checkpoint.model_folder import folder_of
+from mome_jax.errors import reading
 
 FILE = 'training_cases.json'  # beside `config.json` of a workdir or model folder
 
@@ -102,8 +103,10 @@ def read(folder: epath.Path) -> TrainingCases | None:
   file = folder / FILE
   if not file.is_file():
     return None
+  with reading(file, TrainingCasesError):
+    text = file.read_text()
   try:
-    content = json.loads(file.read_text())
+    content = json.loads(text)
     cases = frozenset((str(s), str(n), str(d)) for s, n, d in content['cases'])
     return TrainingCases(cases, bool(content['complete']))
   except (ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,9 @@ def settings(config: ConfigDict) -> dict[str, Any]:
   return json.loads(json.dumps({name: config.evaluation[name] for name in _SETTINGS}))
 
 
-def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
+def evaluate(
+  config: ConfigDict, workdir: epath.Path, asked: Collection[str] = ()
+) -> dict[str, Any]:
   """Scores a model, or an ensemble, on the held-out scans of its sources.
 
   Writes `evaluation/` (see `score_files.write`; of test scans `evaluation_test/`) and
@@ -46,6 +48,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     config: see `configs/base.py`; usually the model's own (`checkpoint.load_config`).
     workdir: of a training run, of which the checkpoint that `evaluation.checkpoint` says is scored;
       a model folder, or one with an `ensemble.json`.
+    asked: names of values of the config that count for all models of an ensemble.
 
   Returns:
     The summary, of the first split where `evaluation.split` asks for all; see `metrics.summarize`.
@@ -70,7 +73,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     trained=training_cases.of_models(folders),
     fold=folds.of_run(config),
   )
-  model = open_model(workdir, config)
+  model = open_model(workdir, config, asked=asked)
   texts = prompts.BY_KIND[kind](names, template)
   for member in model.members:
     if member.vectors is not None:

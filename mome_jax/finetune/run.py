@@ -228,7 +228,7 @@ def _compare(config: ConfigDict, place: epath.Path, model: str) -> verdict.Verdi
     return verdict.Verdict(None, new, str(error))
   if not set(config.classes) & set(known):
     return verdict.Verdict(None, new, 'it knows none of your classes')
-  folder = place / 'start'
+  folder = place / 'start_model'  # training keeps its first parameters in `start`
   if not (folder / 'params').exists():
     _export_whole(model, folder)
   print('\nThe start on the same scans:', flush=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -93,6 +93,7 @@ def open_model(
   paths: str | os.PathLike | Sequence[str | os.PathLike] = SHIPPED,
   config: Any = None,
   *,
+  asked: Collection[str] = (),
   text_model: str | os.PathLike | None = None,
   devices: Sequence[jax.Device] | None = None,
 ) -> Model:
@@ -101,8 +102,9 @@ def open_model(
   Args:
     paths: of models, or folders with an `ensemble.json` that names some.
     config: in place of the model's own. Of several, whose configs differ, those values of its
-      `evaluation` count for all that are not the first model's own; each keeps its others, such as
-      which checkpoint to take.
+      `evaluation` count for all that are not the first model's own, or are asked for; each keeps
+      its others, such as which checkpoint to take.
+    asked: names of values that were asked for, such as 'evaluation.checkpoint'.
     text_model: see `Predictor`.
     devices: see `Predictor`.
 
@@ -117,9 +119,13 @@ def open_model(
   configs = [checkpoint.load_config(path) for path in members]
   if config is not None:
     before = configs[0].evaluation
-    asked = {name: value for name, value in config.evaluation.items() if value != before[name]}
+    of_all = {
+      name: value
+      for name, value in config.evaluation.items()
+      if value != before[name] or f'evaluation.{name}' in asked
+    }
     for member in configs:
-      member.evaluation.update(asked)
+      member.evaluation.update(of_all)
   models = [
     Predictor(path, member, text_model=text_model, devices=devices)
     for path, member in zip(members, configs, strict=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from input_pipeline.cli import Parser, at_least, dashed
-from input_pipeline.errors import UserError, command
+from input_pipeline.errors import UserError, command, writing
 
 if TYPE_CHECKING:
   from mome_jax.plausibility import record
@@ -64,7 +64,7 @@ def _told(region: 'record.Record', classes: Sequence[str]) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
-  from input_pipeline import bricks, folds
+  from input_pipeline import bricks, folds, text_files
   from mome_jax import checkpoint
   from mome_jax.plausibility import learn, record
 
@@ -77,10 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   template = bricks.read_template(args.data_dir, sources, config.new_classes)
   fold = folds.held_out(args.data_dir, sources, config.data.fold, config.data.folds)
   stores = [bricks.open_bricks(args.data_dir, source, template, fold) for source in sources]
+  folder = checkpoint.folder_of(args.checkpoint)
+  with writing(folder):  # before minutes of measuring
+    text_files.check_replaceable(folder / record.FILE)
   made = learn.learn_stores(
     stores, config.classes, args.data_dir, most=args.most or learn.MOST_CASES
   )
-  folder = checkpoint.folder_of(args.checkpoint)
   record.write(folder, made)
   print(
     f'{folder / record.FILE}: {len(made)} {"regions" if len(made) > 1 else "region"} of the body'

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import text_files
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, reading, writing
 from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS
 
 FILE = 'class_statistics.json'  # beside `config.json` of a workdir or model folder
@@ -141,10 +141,12 @@ class Record:
 
 
 def write(folder: epath.PathLike, records: Sequence[Record]) -> None:
-  """Writes FILE into a workdir or model folder."""
+  """Writes FILE into a workdir or model folder; RecordError if it cannot be written."""
   content = {'version': VERSION, 'regions': [dataclasses.asdict(record) for record in records]}
   text = json.dumps(_short(content), indent=1)
-  text_files.replace(epath.Path(folder) / FILE, text + '\n')
+  file = epath.Path(folder) / FILE
+  with writing(file, RecordError):
+    text_files.replace(file, text + '\n')
 
 
 def read(folder: epath.PathLike) -> tuple[Record, ...]:
@@ -156,8 +158,10 @@ def read(folder: epath.PathLike) -> tuple[Record, ...]:
   file = epath.Path(folder) / FILE
   if not file.is_file():
     return ()
+  with reading(file, RecordError):
+    text = file.read_text()
   try:
-    content = json.loads(file.read_text())
+    content = json.loads(text)
     version = content.pop('version')
     if version not in (1, VERSION):
       raise ValueError(f'version {version}, need {VERSION}')

@@ -98,7 +98,7 @@ def _define(argv: Sequence[str]) -> flags.FlagValues:
 
 
 def _check(values: flags.FlagValues, words: Sequence[str]) -> None:
-  """Raises FlagError where flags are missing or a word is none."""
+  """Raises FlagError where flags are missing, or something would not be read."""
   if words:
     raise config_flag.FlagError(f'unknown argument {words[0]}; flags start with --')
   for name in _NEEDED[values.mode]:
@@ -106,6 +106,10 @@ def _check(values: flags.FlagValues, words: Sequence[str]) -> None:
       raise config_flag.FlagError(
         f'--mode={values.mode} needs --{name}, such as --{name}={_EXAMPLES[name]}'
       )
+  for name in _NAMES:
+    if values[name].present and name not in (*_HELP[values.mode][1], 'mode'):
+      raise config_flag.FlagError(f'--mode={values.mode} does not read --{name}; leave it out')
+  config_flag.check_asked(values)
 
 
 def help_of_mode(values: flags.FlagValues) -> str:

@@ -170,32 +170,33 @@ _CHOICES = {
 }
 
 
-def check(config: ConfigDict, *, data: bool = True) -> None:
+def check(config: ConfigDict, *, data: bool = True, model: str = '') -> None:
   """Refuses a config that no run can use.
 
   Args:
     config: the whole config; see `configs/base.py`. One that starts from a model may have values
       that only the model's version of this program knew.
     data: whether prepared sources must be named; compilation reads none.
+    model: that is evaluated with it, '' for none: what that started from may be gone.
 
   Raises:
     ConfigError: that names every wrong value, what it is and what was expected.
   """
-  faults = [*_unknown(config)]
+  faults = [*_unknown(config, model or config.init.checkpoint)]
   faults += _wrong(config, () if data or config.data.sources else ('data.sources',))
   if not faults:
-    faults = [*_contradictions(config)]
+    faults = [*_contradictions(config, starts=not model)]
   if faults:
     raise ConfigError('; '.join(f'config.{fault}' for fault in faults))
 
 
-def _unknown(config: ConfigDict) -> Iterator[str]:
+def _unknown(config: ConfigDict, model: str) -> Iterator[str]:
   known = list(config_flag.keys(base.get_config()))
-  if config.init.checkpoint:
+  if model:
     try:
-      known += config_flag.keys(checkpoint.load_config(config.init.checkpoint))
+      known += config_flag.keys(checkpoint.load_config(checkpoint.members(model)[0]))
     except UserError:
-      return  # told with what else is wrong of the start
+      return  # told where the model is read
   for name in config_flag.keys(config):
     # Each network has options of its own; models.backbones knows them.
     if name not in known and not name.startswith('model.backbone.'):
@@ -275,7 +276,7 @@ def _unread_text(config: ConfigDict) -> Iterator[str]:
         )
 
 
-def _contradictions(config: ConfigDict) -> Iterator[str]:
+def _contradictions(config: ConfigDict, *, starts: bool) -> Iterator[str]:
   """What cannot be of values that can."""
   parts = {
     'data.augment': lambda: augment.complete(config.data.augment),
@@ -283,9 +284,10 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
     'evaluation.postprocess': lambda: postprocess.check(config.evaluation.postprocess),
     'new_classes': lambda: TEMPLATE.extend(config.new_classes),
     'experimental': lambda: _check_experimental(config),
-    'init.checkpoint': lambda: _check_start(config),
-    'init.text': lambda: text_start.complete(config.copy_and_resolve_references()),
   }
+  if starts:
+    parts['init.checkpoint'] = lambda: _check_start(config)
+    parts['init.text'] = lambda: text_start.complete(config.copy_and_resolve_references())
   for name, check_part in parts.items():
     try:
       check_part()

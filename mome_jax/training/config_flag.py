@@ -1,5 +1,6 @@
 """What `--config` means: `demo`, `finetune:runs/demo`, a Python file, and values in it."""
 
+import fnmatch
 import importlib.util
 import inspect
 import os
@@ -17,6 +18,8 @@ _FOLDER = pathlib.Path(configs.__file__).parent
 _IN_PACKAGE = re.compile(r'(?:.*[/\\])?mome_jax[/\\]configs[/\\](\w+)\.py')
 _TRAINED = 'trained:'
 _PARTS = ('__init__', 'base')  # no experiments
+_SCORING = ('data_dir', 'data.sources', 'data.fold', 'data.folds', 'evaluation.*', 'mesh.*')
+_PATHS = ('data_dir', 'text.vectors', 'init.checkpoint', 'init.text')
 
 
 class FlagError(UserError):
@@ -114,6 +117,24 @@ def define(name: str, values: flags.FlagValues, argv: Sequence[str]) -> None:
   values[name].parser = _Parser(name, argv)
 
 
+def asked(values: flags.FlagValues) -> list[str]:
+  """The values of the config that the command line names, such as 'train.steps'."""
+  return [] if values.config is None else [*config_flags.get_override_values(values['config'])]
+
+
+def check_asked(values: flags.FlagValues) -> None:
+  """FlagError for a value that changes nothing in the evaluation of a model by its own config."""
+  if values.config is None:
+    return
+  if not config_flags.get_config_filename(values['config']).startswith(_TRAINED):
+    return
+  for name in asked(values):
+    if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _SCORING):
+      raise FlagError(
+        f'--config.{name}: the trained model has its own; an evaluation reads {", ".join(_SCORING)}'
+      )
+
+
 class ConfigFileFault(Exception):
   """Carries what a config's own code raised past absl, which would reword it."""
 
@@ -160,9 +181,10 @@ def start_from(model: str) -> ConfigDict:
 def load(path: str) -> ConfigDict:
   """The locked config that `--config` names; see `resolve`.
 
-  'trained:MODEL' is the config of a trained model, of an ensemble its first. A `get_config` with a
+  'trained:MODEL' is the config that a trained model is evaluated with. A `get_config` with a
   parameter `start` gets the config of the model after the colon, of `start_from`, one with a
   parameter `experiment` that of the experiment there; any other one gets those words themselves.
+  Paths in it may begin with `~`.
 
   Raises:
     ConfigError: if there is none.
@@ -171,7 +193,7 @@ def load(path: str) -> ConfigDict:
   if path.startswith(_TRAINED):
     from mome_jax import checkpoint  # here, so that other configs come at once
 
-    config = checkpoint.load_config(checkpoint.members(path.removeprefix(_TRAINED))[0])
+    config = checkpoint.for_evaluation(path.removeprefix(_TRAINED), None)
     config.lock()
     return config
   file, argument = resolve(path)
@@ -201,8 +223,18 @@ def load(path: str) -> ConfigDict:
     raise ConfigError(f'--config={path}: {error}') from error
   if not isinstance(config, ConfigDict):
     raise ConfigError(f'--config={path}: get_config() returned {config!r}, not a ConfigDict')
+  _expand_home(config)
   config.lock()
   return config
+
+
+def _expand_home(config: ConfigDict) -> None:
+  """Gives paths the user's home for `~`, as the command line does, in place."""
+  for name in _PATHS:
+    section, _, field = name.rpartition('.')
+    part = config.get(section, {}) if section else config
+    if isinstance(part.get(field), str):
+      part[field] = os.path.expanduser(part[field])
 
 
 def _check_names(flag: str, config: ConfigDict, argv: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ mode, folder = sys.argv[1:]
 me = jax.process_index()
 done = os.path.join(folder, f'done_{me}')
 
-def score(config, workdir):
+def score(config, workdir, **_):
   with multihost.Preemption():
     multihost_utils.process_allgather(jax.numpy.ones(()))
   if mode == 'full':

@@ -8,6 +8,7 @@ from etils import epath
 from mome_jax import checkpoint, export
 from mome_jax.checkpoint import checksums, hf_folder, training_cases
 from mome_jax.configs import demo
+from mome_jax.inference import ensemble
 from mome_jax.plausibility import record
 from mome_jax.plausibility.measures import MASK, SCAN
 from mome_jax.text.vectors import TextVectors
@@ -77,6 +78,24 @@ def test_an_export_into_a_model_leaves_its_cases(model, tmp_path):
   with pytest.raises(checkpoint.CheckpointError, match='holds a model already'):
     export.export(model, other)
   assert training_cases.read(epath.Path(other)) is None
+
+
+@pytest.mark.parametrize('held', ['checkpoints', 'ensemble.json'])
+def test_a_run_or_an_ensemble_is_no_place_for_a_model(model, tmp_path, held, monkeypatch):
+  """The run would lose its config and be taken for a model, the ensemble hide the model."""
+  place = tmp_path / 'run'
+  checkpoint.save_description(place, demo.get_config())
+  if held == 'checkpoints':
+    (place / held / '5').mkdir(parents=True)
+  else:
+    checkpoint.write_members(place, ['a', 'b'])
+  before = {path: path.read_bytes() for path in place.rglob('*') if path.is_file()}
+  with pytest.raises(checkpoint.CheckpointError, match=f'holds {held}, .*choose another'):
+    export.export(model, place)
+  monkeypatch.setattr(ensemble, 'open_model', lambda _: None)
+  with pytest.raises(checkpoint.CheckpointError, match=f'holds {held}, .*choose another'):
+    export.export_ensemble([model, model], place)
+  assert {path: path.read_bytes() for path in place.rglob('*') if path.is_file()} == before
 
 
 def test_half_a_safetensors_file_is_none(tmp_path, monkeypatch):

@@ -115,6 +115,8 @@ LINES = [
   (main, '--mode=evaluate --workdir=empty', 1, 'empty: no model there'),
   (main, '--mode=compile --config=demo', 2, '--mode=compile needs --topology'),
   (main, '--mode=compile --config=demo --topology=v9:2', 1, 'expected here, cpu:N or one of v5e'),
+  (main, '--mode=compile --config=demo --topology=here --workdir=w', 2, 'read --workdir; leave it'),
+  (main, '--config=demo --workdir=w --topology=here', 2, '--mode=train does not read --topology'),
   (evaluate, 'compare nowhere empty', 1, 'nowhere: no cases.csv there'),
   (evaluate, 'compare file file', 1, "file: no column 'case'"),
   (evaluate, 'score --predictions=empty --references=empty', 1, 'empty: no NAME.nii.gz'),

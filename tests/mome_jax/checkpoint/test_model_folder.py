@@ -3,11 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint
+from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
+from mome_jax.errors import UserError
+from mome_jax.plausibility import record
 from mome_jax.text import tokenizer, vectors
 from mome_jax.training.state import TrainState
 
@@ -78,6 +83,17 @@ def test_fields_of_a_later_version_get_their_defaults(tmp_path):
   assert config.evaluation.overlap_of_old == 0.25
 
 
+def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+  """TensorStore's error is no OSError."""
+
+  def refuse(*_):
+    raise ValueError('RESOURCE_EXHAUSTED: Error writing: No space left on device')
+
+  monkeypatch.setattr(ocp.StandardCheckpointer, 'save', refuse)
+  with pytest.raises(checkpoint.CheckpointError, match='cannot be written .*No space left'):
+    checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
+
+
 def test_nothing_is_overwritten(tmp_path):
   checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
   with pytest.raises(checkpoint.CheckpointError, match='holds a model already'):
@@ -97,6 +113,29 @@ def test_mistakes_name_the_folder(tmp_path):
   (tmp_path / 'm' / 'config.json').write_text('{')
   with pytest.raises(checkpoint.CheckpointError, match='config.json: not a config'):
     checkpoint.load_config(tmp_path / 'm')
+
+
+@pytest.mark.parametrize('name', [
+  'config.json', 'checksums.json', 'ensemble.json', 'training_cases.json', 'class_statistics.json',
+])  # fmt: skip
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch, name):
+  """Such as one of another user, or on a disk that fails."""
+  checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
+  (tmp_path / name).touch()
+  kind = type(epath.Path(tmp_path))
+  read_text = kind.read_text
+
+  def refuse(path, *given):
+    if path.name == name:
+      raise PermissionError(13, 'Permission denied', str(path))
+    return read_text(path, *given)
+
+  monkeypatch.setattr(kind, 'read_text', refuse)
+  with pytest.raises(UserError, match=f'{name}: cannot be read .Permission denied.'):
+    checkpoint.members(tmp_path)
+    checkpoint.load_model(tmp_path, DEVICE)
+    training_cases.read(epath.Path(tmp_path))
+    record.read(tmp_path)
 
 
 def test_initialising_takes_what_fits_and_lists_the_rest(tmp_path):

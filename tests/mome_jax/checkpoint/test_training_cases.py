@@ -211,7 +211,7 @@ class FakePredictor(Threshold):
 
   step, vectors = 7, None
 
-  def __init__(self, workdir, config):
+  def __init__(self, workdir, config, *, asked=()):
     super().__init__()
     self.config = config
 

@@ -73,7 +73,7 @@ def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
   monkeypatch.setattr(bricks, 'read_template', lambda *_: TEMPLATE)
   member = types.SimpleNamespace(vectors=known, folder=tmp_path)
   model = types.SimpleNamespace(members=(member,))
-  monkeypatch.setattr(score_checkpoint, 'open_model', lambda *_: model)
+  monkeypatch.setattr(score_checkpoint, 'open_model', lambda *_, **__: model)
   with pytest.raises(TextVectorError) as error:
     evaluate.evaluate(config, epath.Path(tmp_path))
   assert f'mome_jax.text.embed --output={tmp_path}/text.npz' in str(error.value)

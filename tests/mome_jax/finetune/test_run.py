@@ -128,6 +128,21 @@ def test_the_start_is_scored_with_all_that_it_knows(data_dir, tmp_path):
   assert config.evaluation.checkpoint == 'best'
 
 
+def test_the_start_is_compared_and_what_training_began_with_stays(data_dir, tmp_path, monkeypatch):
+  config = config_of(data_dir)
+  config.classes = ('larynx',)
+  checkpoint.save_description(tmp_path, config)
+  (tmp_path / 'start').mkdir()
+  (tmp_path / 'start' / '_METADATA').write_text('the first parameters')
+  scored = []
+  monkeypatch.setattr(run.evaluate, 'evaluate', lambda _, folder: scored.append(folder.name))
+  monkeypatch.setattr(run.score_files, 'read', lambda _: [])
+  run._compare(config, epath.Path(tmp_path), str(shipped.MODEL))
+  assert scored == [tmp_path.name, 'start_model']
+  assert checkpoint.load_config(tmp_path / 'start_model').classes
+  assert (tmp_path / 'start' / '_METADATA').read_text() == 'the first parameters'
+
+
 def test_what_got_worse_is_not_exported(tmp_path):
   """WORKDIR/model is the start, which still knows its seven classes; so too when it is there."""
   place = epath.Path(tmp_path)

@@ -147,9 +147,11 @@ def test_each_is_evaluated_as_its_own_config_says(folders, tmp_path):
   models = open_model([folders[0], other], asked).members
   assert [model.config.evaluation.window for model in models] == [(16, 32, 16)] * 2
   assert [model.config.evaluation.checkpoint for model in models] == ['last', 'best']
+  models = open_model([folders[0], other], asked, asked=['evaluation.checkpoint']).members
+  assert [model.config.evaluation.checkpoint for model in models] == ['last', 'last']
 
 
-@pytest.mark.parametrize('text', ['{}', '{"members": []}', 'no JSON'])
+@pytest.mark.parametrize('text', ['{}', '{"members": []}', '{"members": "fold_0"}', 'no JSON'])
 def test_a_damaged_one(tmp_path, text):
   (tmp_path / 'ensemble.json').write_text(text)
   with pytest.raises(checkpoint.CheckpointError, match='ensemble.json'):

@@ -39,6 +39,19 @@ def test_the_command(prepared, tmp_path, capsys):
   assert record.read(tmp_path / 'out') == (made,)
 
 
+def test_a_folder_that_takes_no_record_is_told_before_anything_is_measured(
+  prepared, tmp_path, capsys, monkeypatch
+):
+  place = tmp_path / 'model'
+  checkpoint.save_model(place, demo.get_config(), {'model': {'a': np.ones(2, np.float32)}})
+  (place / record.FILE).mkdir()
+  monkeypatch.delattr(learn, 'learn_stores')
+  assert command.main(['--checkpoint', str(place), '--data_dir', str(prepared)]) == 1
+  assert f'{record.FILE}: Is a directory' in capsys.readouterr().err
+  with pytest.raises(record.RecordError, match='cannot be written'):
+    record.write(place, [])
+
+
 def test_scans_come_together_from_their_bricks(prepared):
   """Volumes are those that the bricks' index counts, whatever the bricks."""
   store = bricks.open_bricks(prepared, 'phantom')

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mome_jax import checkpoint, main, shipped
+from mome_jax import checkpoint, evaluate, main, shipped
 from mome_jax.configs import base, demo, few_scans, finetune
 from mome_jax.errors import ConfigError
 from mome_jax.models import build_model
@@ -73,6 +73,21 @@ def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
   assert config_flag.resolve('mine.py')[0].resolve() == tmp_path / 'mine.py'
   with pytest.raises(ConfigError, match='no such experiment; known: .*demo'):
     config_flag.resolve('base')
+
+
+def test_paths_in_a_file_may_begin_with_the_home(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  (tmp_path / 'mine.py').write_text(
+    'from mome_jax.configs import demo\n'
+    'def get_config():\n'
+    '  config = demo.get_config()\n'
+    "  config.data_dir, config.init.checkpoint = '~/data', '~/runs/start'\n"
+    "  config.text.vectors = '~/text.npz'\n"
+    '  return config\n'
+  )
+  config = config_flag.load(str(tmp_path / 'mine.py'))
+  assert (config.data_dir, config.text.vectors) == ('/home/me/data', '/home/me/text.npz')
+  assert (config.init.checkpoint, config.init.text) == ('/home/me/runs/start', 'shipped')
 
 
 def test_every_experiment_passes_the_check():
@@ -150,6 +165,44 @@ def test_an_evaluation_changes_the_config_of_its_model(tmp_path):
     config = main.parse(['main', *words]).config
     assert (config.classes, config.train.steps) == (('liver', 'spleen'), 7)
     assert config.evaluation.split == 'all'
+
+
+def test_an_evaluation_refuses_values_that_it_would_not_read(tmp_path):
+  checkpoint.save_description(tmp_path, demo.get_config())
+  words = ['main', '--mode=evaluate', f'--workdir={tmp_path}']
+  for value in ('train.batch_size=1', 'init.checkpoint=runs/other', 'data.spacing=1,1,1'):
+    with pytest.raises(config_flag.FlagError, match=f'{value.partition("=")[0]}: the trained'):
+      main.parse([*words, f'--config.{value}'])
+    main.parse([*words, '--config=demo', f'--config.{value}'])  # the command of the training
+  for value in ('data_dir=d', 'data.fold=2', 'evaluation.tta=true', 'mesh.data=1'):
+    main.parse([*words, f'--config.{value}'])
+
+
+def test_a_model_is_evaluated_without_its_start_and_whatever_version_made_it(tmp_path, monkeypatch):
+  trained = demo.get_config()
+  trained.init.checkpoint, trained.init.text = 'runs/gone', 'runs/gone'
+  trained.train.of_another_version = 1
+  checkpoint.save_description(tmp_path, trained)
+  monkeypatch.setattr(evaluate, 'evaluate', lambda *_: None)
+  words = ['--mode=evaluate', f'--workdir={tmp_path}', '--config.evaluation.split=all']
+  assert main.main(words) == 0
+  with pytest.raises(ConfigError, match='runs/gone: no model there'):
+    config_check.check(main.parse(['main', *words]).config)
+
+
+def test_what_is_asked_of_an_ensemble_is_known_by_its_name(tmp_path, monkeypatch):
+  """The first model's config says 'last' too; no fold of its own comes with it."""
+  for fold, choice in enumerate(('last', 'best')):
+    trained = demo.get_config()
+    trained.data.fold, trained.evaluation.checkpoint = fold, choice
+    checkpoint.save_description(tmp_path / f'fold_{fold}', trained)
+  checkpoint.write_members(tmp_path, ['fold_0', 'fold_1'])
+  told = []
+  monkeypatch.setattr(evaluate, 'evaluate', lambda *given: told.append(given))
+  words = [f'--workdir={tmp_path}', '--config.evaluation.checkpoint=last']
+  assert main.main(['--mode=evaluate', *words]) == main.main(['--mode=evaluate', words[0]]) == 0
+  assert [asked for *_, asked in told] == [['evaluation.checkpoint'], []]
+  assert [config.data.fold for config, *_ in told] == [-1, -1]
 
 
 def test_of_a_value_that_is_given_twice_the_last_one_counts():
