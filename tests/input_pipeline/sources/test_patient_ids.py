@@ -187,6 +187,20 @@ def test_folders_of_one_patient_id_are_of_one_patient(tmp_path):
   assert not notes
 
 
+def test_a_scan_that_could_not_be_read_moves_no_other_of_its_patient(tmp_path):
+  """Alone, p08 and p11 are drawn for validation and p09 is not; p08 and p09 are of one patient."""
+  for number, (name, patient_id) in enumerate({'p08': '7', 'p09': '7', 'p11': '8'}.items()):
+    dicom_patient(tmp_path / 'in' / name, number, patient_id)
+  contours = tmp_path / 'in' / 'p08' / 'rs.dcm'
+  contours.rename(tmp_path / 'rs.dcm')
+  options = {'manual_dir': str(tmp_path / 'in'), 'spacing': (8, 8, 6), 'brick': 16}
+  report = prepare.prepare('rtstruct_folder', tmp_path / 'data', **options)
+  assert report['drawn'] == {'p09': 'train', 'p11': 'validation'}
+  (tmp_path / 'rs.dcm').rename(contours)
+  report = prepare.prepare('rtstruct_folder', tmp_path / 'data', **options)
+  assert report['drawn'] == {'p08': 'train', 'p09': 'train', 'p11': 'validation'}
+
+
 def test_one_patient_id_in_all_folders_says_nothing(tmp_path):
   for number, name in enumerate('ab'):
     dicom_patient(tmp_path / name, number, 'ANONYMOUS')
