@@ -23,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--data-dir', required=True, type=epath.Path)
   parser.add_argument('--source', action='append', help='default: every prepared one')
   parser.add_argument('--output', type=epath.Path, help='default: DATA_DIR/inspect')
-  parser.add_argument('--seed', type=int, default=0, help='of the patches (0)')
+  parser.add_argument('--seed', type=cli.at_least(0), default=0, help='of the patches (0)')
   return parser
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from matplotlib import image, pyplot
 
 from input_pipeline import bricks, contact_sheet, inspect
@@ -56,3 +57,10 @@ def test_nothing_prepared(tmp_path, capsys):
   assert 'run python -m input_pipeline.prepare first' in capsys.readouterr().err
   assert inspect.main([f'--data-dir={tmp_path}', '--source=lits']) == 1
   assert 'not prepared' in capsys.readouterr().err
+
+
+def test_a_seed_below_zero_is_refused(tmp_path, capsys):
+  with pytest.raises(SystemExit) as stop:
+    inspect.main([f'--data-dir={tmp_path}', '--seed=-1'])
+  assert stop.value.code == 2
+  assert "'-1': expected a whole number from 0 on" in capsys.readouterr().err
