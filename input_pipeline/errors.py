@@ -137,6 +137,19 @@ def reading(path: str | os.PathLike, error: type[UserError] = UserError) -> Iter
     raise error(f'{path}: cannot be read ({one_line(fault)}); correct the file') from fault
 
 
+@contextlib.contextmanager
+def reading_into_memory(path: str | os.PathLike, error: type[UserError]) -> Iterator[None]:
+  """Turns a lack of memory while `path` is read into an `error` that names it."""
+  try:
+    yield
+  except MemoryError as lack:
+    reason = one_line(lack) or type(lack).__name__
+    raise error(
+      f'{path}: not enough memory to read it ({reason}); end other programs or use a machine with '
+      'more, or if it is not that large, copy it again'
+    ) from lack
+
+
 def _refusal(error: OSError, path: str | os.PathLike) -> str:
   text = error.strerror or one_line(error)
   other = error.filename is not None and os.fspath(error.filename) != os.fspath(path)

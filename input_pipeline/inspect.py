@@ -2,9 +2,9 @@ r"""Pictures of prepared sources, to see mistakes before training.
 
   python -m input_pipeline.inspect --data_dir=DIR [--source=NAME ...] [--output=DIR]
 
-Writes `SOURCE.png` for each prepared source: augmented training patches with the contours of their
-labels, how many voxels and cases each class has, the spread of HU, and the scans' sizes and
-spacings. And `SOURCE_augmentations.png`: one patch, and after each augmentation alone.
+Writes `SOURCE.png` for each prepared source with training cases: augmented patches with the
+contours of their labels, how many voxels and cases each class has, the spread of HU, and the scans'
+sizes and spacings. And `SOURCE_augmentations.png`: one patch, and after each augmentation alone.
 """
 
 import argparse
@@ -21,9 +21,9 @@ def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = cli.Parser(prog='python -m input_pipeline.inspect', description=__doc__)
   parser.add_argument('--data-dir', required=True, type=epath.Path)
-  parser.add_argument('--source', action='append', help='default: every prepared one')
+  parser.add_argument('--source', action='append', help='default: all with training cases')
   parser.add_argument('--output', type=epath.Path, help='default: DATA_DIR/inspect')
-  parser.add_argument('--seed', type=int, default=0, help='of the patches (0)')
+  parser.add_argument('--seed', type=cli.at_least(0), default=0, help='of the patches (0)')
   return parser
 
 
@@ -31,11 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(cli.dashed(argv))
-  names = args.source or bricks.prepared_sources(args.data_dir)
-  if not names:
-    raise bricks.NotPreparedError(
-      f'{args.data_dir}: holds no prepared source; run python -m input_pipeline.prepare first'
-    )
+  names = args.source or bricks.training_sources(args.data_dir)
   code = 0
   for name in names:
     path = (args.output or args.data_dir / 'inspect') / f'{name}.png'

@@ -107,7 +107,7 @@ def convert(original: pathlib.Path, output: pathlib.Path, patients: Sequence[str
     folder.mkdir(parents=True, exist_ok=True)
     paths.sort(key=lambda path: int(path.name.split('_')[1]))
     cases = [_convert_patient(path, folder) for path in progress.bar(paths, desc=name)]
-    (folder / 'dataset.json').write_text(json.dumps({'cases': cases}, indent=1) + '\n')
+    text_files.replace(folder / 'dataset.json', json.dumps({'cases': cases}, indent=1) + '\n')
 
 
 def _check_no_others(output: pathlib.Path, patients: Sequence[str]) -> None:
@@ -203,7 +203,7 @@ def _convert_patient(path: pathlib.Path, folder: pathlib.Path) -> dict:
   if 'ptv' not in kinds:  # of an earlier conversion
     (folder / f'{path.name}_ptv.nii.gz').unlink(missing_ok=True)
   for kind, array in kinds.items():
-    nib.save(nib.Nifti1Image(array, affine), folder / f'{path.name}_{kind}.nii.gz')
+    _save(nib.Nifti1Image(array, affine), folder / f'{path.name}_{kind}.nii.gz')
   return {
     'id': path.name,
     **{kind: f'{path.name}_{kind}.nii.gz' for kind in kinds},
@@ -213,6 +213,16 @@ def _convert_patient(path: pathlib.Path, folder: pathlib.Path) -> dict:
     'labelled_organs': list(slices),
     'label_slices': slices,
   }
+
+
+def _save(image: nib.Nifti1Image, path: pathlib.Path) -> None:
+  """In one step: whoever ends the command leaves the file of an earlier conversion whole."""
+  part = path.with_name(f'.{path.name}')
+  try:
+    nib.save(image, part)
+    part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)
 
 
 def make_parser() -> argparse.ArgumentParser:

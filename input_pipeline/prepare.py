@@ -77,9 +77,9 @@ def prepare(
     settings, manual_dir and groups_file as absolute paths, new_classes (beyond the built-in
     template), cases per split, skipped (case, reason), warnings (case, message), assigned (with
     folds: source, case and split of each case that is there twice), drawn (case -> split of every
-    case whose split was ever drawn), patients (source, case, patient, of the cases in a group or
-    whose source says it), records, bytes, seconds; and changes, which is not stored: how many cases
-    were added, replaced, removed and kept.
+    case that was converted and whose split was ever drawn), patients (source, case, patient, of the
+    cases in a group or whose source says it), records, bytes, seconds; and changes, which is not
+    stored: how many cases were added, replaced, removed and kept.
 
   Raises:
     PrepareError: if it is there with other settings, or Beam is asked for and not installed.
@@ -121,6 +121,8 @@ def prepare(
     finished = None if overwrite else earlier.folder
     outcomes = _stage(cases, keys, staged, conversion, finished, run)
     written = writer.gather(declared, outcomes, staged, folder, conversion)
+    for name, _ in written.skipped:  # whose scan it is, it may only say once it can be read
+      new_draws.pop(name, None)
     report = _report(folder, written) | {
       'settings': settings,
       'new_classes': list(template.additions()),

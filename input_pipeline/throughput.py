@@ -85,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = cli.Parser(prog='python -m input_pipeline.throughput', description=__doc__)
   parser.add_argument('--data-dir', required=True, type=epath.Path)
-  parser.add_argument('--source', action='append', help='default: every prepared one')
+  parser.add_argument('--source', action='append', help='default: all with training cases')
   for option, default, text in (
     ('--patch', 96, 'voxels along an edge'),
     ('--batch-size', 8, 'patches in a batch'),
@@ -117,11 +117,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(cli.dashed(argv))
-  names = args.source or bricks.prepared_sources(args.data_dir)
-  if not _open(args.data_dir, names):
-    raise bricks.NotPreparedError(
-      f'{args.data_dir}: holds no prepared source; run python -m input_pipeline.prepare first'
-    )
+  names = args.source or bricks.training_sources(args.data_dir)
+  _open(args.data_dir, names)  # what is wrong with one is told before any is measured
   chosen = args.loader or dataset.installed_loaders() or [dataset.AUTO]  # none: an error tells
   loaders = [dataset.choose_loader(name) for name in chosen]
   print(

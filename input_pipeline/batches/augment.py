@@ -3,6 +3,7 @@
 Mirror images, which also swap the labels of paired organs, are made by `mirror`.
 """
 
+import math
 import types
 from collections.abc import Mapping, Sequence
 
@@ -69,6 +70,7 @@ DEFAULTS: Mapping = types.MappingProxyType(
 )
 
 
+_DIVISORS = ('zoom', 'stretch', 'low_resolution')  # of sizes: no voxel has the size 0
 # Shifts of cubic B-splines up to the distance of their points over this leave no fold (Choi and
 # Lee, Graphical Models 2000).
 _FOLDS = 2.48
@@ -82,7 +84,7 @@ def complete(config: Mapping | None) -> dict:
 
   Raises:
     AugmentError: if a field is unknown or of another type, a probability is outside 0..1, a range
-      is none, or shifts are so large that the scan would fold.
+      is none, a number is below 0 or not finite, or shifts are so large that the scan would fold.
   """
   config = {'enabled': False} if config is None else dict(config)
   unknown = sorted(set(config) - set(DEFAULTS))
@@ -100,17 +102,19 @@ def complete(config: Mapping | None) -> dict:
       pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
       if not (pair and 0 <= value[0] <= value[1]):
         raise AugmentError(f'data.augment.{name} is {value!r}; expected (lowest, highest)')
+      if name in _DIVISORS and not value[0]:
+        raise AugmentError(f'data.augment.{name} is {value!r}; expected numbers above 0')
     elif isinstance(DEFAULTS[name], bool):
       if not isinstance(value, bool):
         raise AugmentError(f'data.augment.{name} is {value!r}; expected True or False')
-    elif not _is_number(value):
-      raise AugmentError(f'data.augment.{name} is {value!r}; expected a number')
+    elif not (_is_number(value) and value >= 0):
+      raise AugmentError(f'data.augment.{name} is {value!r}; expected a number from 0 on')
   _check_folds(config)
   return config
 
 
 def _is_number(value: object) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
+  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def complete_for(config: Mapping | None, fields: Mapping) -> dict:

@@ -21,6 +21,7 @@ from input_pipeline.bricks.reader import (
   read_patients,
   read_settings,
   read_template,
+  training_sources,
 )
 from input_pipeline.bricks.records import (
   INDEX,
@@ -38,5 +39,5 @@ __all__ = [
   'INDEX', 'OUTCOMES', 'SETTINGS', 'VERSION', 'BrickStore', 'CaseInfo', 'HeldOutCase',
   'Key', 'MemoryStore', 'NotPreparedError', 'Store', 'VolumeRecord', 'cut', 'held_out_cases',
   'import_tfds', 'open_bricks', 'open_volumes', 'pool_cases', 'prepared_sources', 'read_patients',
-  'read_settings', 'read_template', 'to_int16', 'to_spacing',
+  'read_settings', 'read_template', 'to_int16', 'to_spacing', 'training_sources',
 ]  # fmt: skip

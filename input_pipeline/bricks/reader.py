@@ -400,6 +400,18 @@ def prepared_sources(data_dir: str | os.PathLike) -> list[str]:
   return sorted(path.parent.name for path in epath.Path(data_dir).glob(f'*/{records.SETTINGS}'))
 
 
+def training_sources(data_dir: str | os.PathLike) -> list[str]:
+  """Those of `prepared_sources` that have training cases; NotPreparedError if there is none."""
+  names = prepared_sources(data_dir)
+  names = [name for name in names if (epath.Path(data_dir) / name / 'bricks').is_dir()]
+  if not names:
+    raise NotPreparedError(
+      f'{data_dir}: holds no prepared source with training cases; run '
+      'python -m input_pipeline.prepare first'
+    )
+  return names
+
+
 def _prepared(data_dir: str | os.PathLike, source: str) -> tuple[epath.Path, dict]:
   """The folder of a prepared source, and its settings.
 

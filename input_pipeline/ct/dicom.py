@@ -13,6 +13,7 @@ from input_pipeline import inventory, remarks
 from input_pipeline.ct import dicom_series, volume
 from input_pipeline.ct.dicom_series import SeriesFiles, SliceError, Study, find_series, opened
 from input_pipeline.ct.volume import VolumeError
+from input_pipeline.errors import reading_into_memory
 
 __all__ = ['Series', 'SeriesFiles', 'find_series', 'like', 'opened', 'read_dicom', 'read_pixels',
            'read_series', 'Study']  # fmt: skip
@@ -72,7 +73,7 @@ def read_series(path: str | os.PathLike, *, series: str | SeriesFiles | None = N
   if series.problem:
     raise VolumeError(series.problem)
   place = str(path / series.folder)
-  with dicom_series.HUSH:
+  with dicom_series.HUSH, reading_into_memory(place, VolumeError):
     return _stack(place, _without_copies(place, _read_slices(path, series)))
 
 
@@ -105,6 +106,8 @@ def _read_slices(path: pathlib.Path, series: SeriesFiles) -> list[tuple[str, Any
         _check_fields(dataset)
       except SliceError as error:
         raise VolumeError(f'{path}/{name}: {error}') from error
+      except MemoryError:
+        raise
       except Exception as error:  # pydicom reads values when they are asked for, and raises many
         text = f'{path}/{name}: damaged DICOM ({dicom_series.reason(error)}); copy it again'
         raise VolumeError(text) from error
@@ -250,6 +253,8 @@ def _pixels(place: str, name: str, dataset) -> np.ndarray:
   """(columns, rows) float32 HU; padding is air."""
   try:
     stored = dataset.pixel_array
+  except MemoryError:
+    raise
   except Exception as error:  # a missing decoder or a damaged stream
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     syntax = dataset.file_meta.TransferSyntaxUID

@@ -207,6 +207,8 @@ def parse(name: str, open_file: Callable[[str], BinaryIO], **options) -> Any:
     with open_file(name) as stream, HUSH:
       dataset = pydicom.dcmread(stream, force=True, **options)
       sound = any(dataset.get(field) for field in ('SOPClassUID', 'Modality', 'SeriesInstanceUID'))
+  except MemoryError:
+    raise
   except Exception as error:  # many kinds, on damaged files
     raise SliceError(f'damaged DICOM ({reason(error)}); copy it again') from error
   if not sound:

@@ -63,6 +63,8 @@ def read(path: pathlib.Path, *, need_sides: bool = True) -> tuple[np.ndarray, np
     image_headers.data_files(path)  # none lies elsewhere
     image = itk.ReadImage(str(path))
   except (image_headers.HeaderError, OSError, RuntimeError) as error:
+    if 'alloc' in str(error):  # 'Failed to allocate memory for image.', 'std::bad_alloc'
+      raise MemoryError(_reason(error)) from error
     kind = 'NRRD' if path.name.lower().endswith(('.nrrd', '.nhdr')) else 'MetaImage'
     raise VolumeError(
       f'{path}: cannot be read as {kind} ({_reason(error)}); copy or convert it again'

@@ -19,7 +19,7 @@ from nibabel import orientations
 from numpy.typing import DTypeLike
 
 from input_pipeline import file_kinds, inventory, remarks
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, reading_into_memory
 
 _FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
 ENDINGS = file_kinds.NIFTI_ENDINGS
@@ -27,15 +27,7 @@ _LONGEST = 3000  # mm; no scanner's table moves further
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
-_QFORM = (
-  'qform_code',
-  'quatern_b',
-  'quatern_c',
-  'quatern_d',
-  'qoffset_x',
-  'qoffset_y',
-  'qoffset_z',
-)
+_QFORM = ('qform_code', *(f'quatern_{i}' for i in 'bcd'), *(f'qoffset_{i}' for i in 'xyz'))
 
 
 def stem(path: pathlib.Path) -> str:
@@ -155,16 +147,19 @@ def read_image(
     (-1024) with a warning that counts them.
 
   Raises:
-    VolumeError: if the file cannot be read or is not one 3D scan with a valid geometry.
+    VolumeError: if the file cannot be read, does not fit into memory, or is not one 3D scan with a
+      valid geometry.
   """
-  array, affine, header = _read(path, assume_spacing, number)
-  array = to_hu(array, path)
+  with reading_into_memory(path, VolumeError):
+    array, affine, header = _read(path, assume_spacing, number)
+    array = to_hu(array, path)
   if min(array.shape) < 4:
     remarks.tell(f'{path}: only {min(array.shape)} slices; expect little from so few')
   if assume_spacing is not None:
     remarks.tell(f'{path}: spacing {tuple(map(float, assume_spacing))} mm assumed, not read')
     affine = _assume(affine, assume_spacing, path)
-  return to_canonical(array, affine, name=path, header=header)
+  with reading_into_memory(path, VolumeError):
+    return to_canonical(array, affine, name=path, header=header)
 
 
 def _assume(affine: np.ndarray, spacing: Sequence[float], path: str | os.PathLike) -> np.ndarray:
@@ -223,8 +218,9 @@ def read_labels(path: str | os.PathLike) -> Volume:
   Raises:
     VolumeError: as `read_image`, and if a value is not an integer in 0..255.
   """
-  array, affine, header = _read(path)
-  return to_canonical(to_labels(array, path), affine, name=path, header=header)
+  with reading_into_memory(path, VolumeError):
+    array, affine, header = _read(path)
+    return to_canonical(to_labels(array, path), affine, name=path, header=header)
 
 
 def to_labels(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
@@ -353,7 +349,7 @@ def _read_nifti(path, assume_spacing, number):
       _check_geometry(image, stored, path)
     array = np.asanyarray(image.dataobj)
     return image, _one_of(array, number, path)
-  except VolumeError:
+  except (VolumeError, MemoryError):
     raise
   except Exception as error:  # nibabel, gzip, zlib and the file system each raise their own
     reason = str(error).split('\n')[0] or type(error).__name__

@@ -49,7 +49,7 @@ def of_headers(ids: Mapping[str, str], cases: int, source: str) -> dict[str, str
 
   Args:
     ids: case -> PatientID, of those that have one.
-    cases: number of all.
+    cases: number of those that could have one.
     source: as notes name it.
   """
   same: dict[str, list[str]] = {}

@@ -180,8 +180,10 @@ def _patients(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def _read(path: pathlib.Path, names: RoiNames, index: dict) -> _Patient:
   """A patient's scan, structure set and the classes of its ROIs."""
+  patient_id = ''
   try:
     study = dicom.find_series(path)
+    patient_id = _patient_id(path, study.series[0]) if study.series else ''
     slices = {name for series in study.series for name in series.names}
     structures = _choose(path, study, structure_set.find(path, slices), index)
     uid = _series_of(path, study, structures)
@@ -199,8 +201,8 @@ def _read(path: pathlib.Path, names: RoiNames, index: dict) -> _Patient:
     lowest, step = _heights(path, series)
     patient_id = _patient_id(path, series)
   except UserError as error:
-    problem = str(error)
-    return _Patient(path, problem=problem if str(path) in problem else f'{path}: {problem}')
+    problem = str(error) if str(path) in str(error) else f'{path}: {error}'
+    return _Patient(path, problem=problem, patient_id=patient_id)
   return _Patient(path, uid, structures, meanings, lowest, step, patient_id=patient_id)
 
 
@@ -285,7 +287,9 @@ def _same(place: pathlib.Path, index: dict, patients: Mapping[str, _Patient]) ->
   ids = {name: patient.patient_id for name, patient in patients.items() if patient.patient_id}
   if not ids:
     patient_ids.tell(index, place, patients)
-  return patient_ids.of_headers(ids, len(patients), 'rtstruct_folder')
+  # A folder without a scan is no patient whose ID could differ.
+  known = sum(bool(patient.patient_id) or not patient.problem for patient in patients.values())
+  return patient_ids.of_headers(ids, known, 'rtstruct_folder')
 
 
 def _tell(patients: Mapping[str, _Patient], names: RoiNames) -> None:

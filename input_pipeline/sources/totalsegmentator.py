@@ -14,6 +14,7 @@ from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order, loader
 
 # Class -> its mask files, of which it is the union. NOTE: its femurs are whole bones, no heads.
+# Its colon holds the rectum.
 _FILES = {
   'spleen': ('spleen',),
   'right kidney': ('kidney_right',),

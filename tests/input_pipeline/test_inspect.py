@@ -1,7 +1,10 @@
+import shutil
+
 import numpy as np
+import pytest
 from matplotlib import image, pyplot
 
-from input_pipeline import bricks, contact_sheet, inspect
+from input_pipeline import bricks, contact_sheet, inspect, throughput
 from input_pipeline.batches.augment import DEFAULTS
 
 
@@ -56,3 +59,31 @@ def test_nothing_prepared(tmp_path, capsys):
   assert 'run python -m input_pipeline.prepare first' in capsys.readouterr().err
   assert inspect.main([f'--data-dir={tmp_path}', '--source=lits']) == 1
   assert 'not prepared' in capsys.readouterr().err
+
+
+def test_a_seed_below_zero_is_refused(tmp_path, capsys):
+  with pytest.raises(SystemExit) as stop:
+    inspect.main([f'--data-dir={tmp_path}', '--seed=-1'])
+  assert stop.value.code == 2
+  assert "'-1': expected a whole number from 0 on" in capsys.readouterr().err
+
+
+def test_a_source_without_training_cases_is_passed_over_unless_it_is_named(
+  tiny_data, tmp_path, capsys
+):
+  shutil.copytree(tiny_data / 'phantom', tmp_path / 'phantom')
+  (tmp_path / 'ircadb').mkdir()
+  shutil.copy(tiny_data / 'phantom' / bricks.SETTINGS, tmp_path / 'ircadb')
+  assert bricks.training_sources(tmp_path) == ['phantom']
+  for command in (inspect.main, throughput.main):
+    assert command([f'--data-dir={tmp_path}', '--source=ircadb']) == 1
+    assert 'no training cases of ircadb' in capsys.readouterr().err
+  speed = throughput.Throughput(1.0, 1.0, 1)
+  with pytest.MonkeyPatch.context() as context:
+    context.setattr(throughput, 'measure_apart', lambda args, names, *options: speed)
+    assert throughput.main([f'--data-dir={tmp_path}']) == 0
+  assert capsys.readouterr().out.startswith('phantom: augmented')
+  assert inspect.main([f'--data-dir={tmp_path}']) == 0
+  assert {path.name for path in (tmp_path / 'inspect').iterdir()} == {
+    'phantom.png', 'phantom_augmentations.png'
+  }  # fmt: skip

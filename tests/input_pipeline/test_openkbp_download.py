@@ -128,6 +128,26 @@ def test_damaged_files_are_named(tmp_path, capsys):
   assert 'Larynx.csv: not a sparse CSV file ([Errno 2]' in capsys.readouterr().err
 
 
+def test_a_conversion_that_is_ended_leaves_the_earlier_one(tmp_path, monkeypatch):
+  def end(image, path):
+    path.write_bytes(b'half')
+    raise KeyboardInterrupt
+
+  patient = tmp_path / 'in' / 'train-pats' / 'pt_1'
+  body = np.zeros((128,) * 3, bool)
+  body[40:44, 40:44, 40:44] = True
+  write_csv(patient / 'ct.csv', body, np.full(body.shape, 1040))
+  write_csv(patient / 'Brainstem.csv', body)
+  (patient / 'voxel_dimensions.csv').write_text('3\n3\n2.5')
+  openkbp_download.convert(tmp_path / 'in', tmp_path / 'out')
+  before = {path: path.read_bytes() for path in (tmp_path / 'out' / 'train').iterdir()}
+  assert len(before) == 3
+  monkeypatch.setattr(nib, 'save', end)
+  with pytest.raises(KeyboardInterrupt):
+    openkbp_download.convert(tmp_path / 'in', tmp_path / 'out')
+  assert {path: path.read_bytes() for path in (tmp_path / 'out' / 'train').iterdir()} == before
+
+
 def test_fetch_takes_the_pinned_commit_only(tmp_path):
   served = tmp_path / 'served'
   patient = served / 'provided-data/train-pats/pt_1'

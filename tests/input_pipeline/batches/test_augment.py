@@ -30,6 +30,22 @@ def test_wrong_fields_are_named():
     augment.complete({'elastic_grid': 20.0, 'elastic': (0, 9)})
 
 
+@pytest.mark.parametrize(
+  ('field', 'value', 'told'),
+  [
+    ('noise', -3, 'expected a number from 0 on'),
+    ('max_degrees', float('inf'), 'expected a number from 0 on'),
+    ('intensity_shift', float('nan'), 'expected a number from 0 on'),
+    ('zoom', (0, 1), 'expected numbers above 0'),
+    ('low_resolution', (0.0, 2.0), 'expected numbers above 0'),
+    ('stretch', (1, float('inf')), 'expected .lowest, highest.'),
+  ],
+)
+def test_numbers_that_no_patch_can_be_made_with(field, value, told):
+  with pytest.raises(augment.AugmentError, match=rf'data\.augment\.{field} is .*; {told}'):
+    augment.complete({field: value})
+
+
 @pytest.mark.parametrize('spacing', [ISOTROPIC, (0.7, 0.7, 5.0)])
 def test_matrix_is_a_rotation_and_a_zoom_in_mm(spacing):
   config = augment.complete({**ALWAYS, 'p_stretch': 0.0, 'p_shear': 0.0})

@@ -68,6 +68,20 @@ def test_every_voxel_lies_where_nibabel_puts_it(seed, tmp_path):
       np.testing.assert_allclose(ours[:3], (-x, -y, z), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ('owner', 'name', 'value'),
+  [(pydicom.Dataset, 'pixel_array', property), (np, 'stack', lambda fail: fail)],
+)
+def test_a_lack_of_memory_is_no_damage(owner, name, value, tmp_path, monkeypatch):
+  def fail(*arguments, **options):
+    raise MemoryError('Unable to allocate 40 GiB')
+
+  series(tmp_path / 's')
+  monkeypatch.setattr(owner, name, value(fail))
+  with pytest.raises(volume.VolumeError, match=r's: not enough memory to read it \(Unable'):
+    dicom.read_dicom(tmp_path / 's')
+
+
 def test_padding_becomes_air(tmp_path):
   air = int(scan().min())
   assert air > -1024

@@ -139,6 +139,17 @@ def test_axes_without_directions_count_as_right_anterior_superior(tmp_path):
   np.testing.assert_array_equal(ct.geometry.affine[:3, :3], np.diag((1, 2, 4)))
 
 
+@pytest.mark.parametrize('told', ['Failed to allocate memory for image.', 'std::bad_alloc'])
+def test_a_lack_of_memory_is_no_damage(told, tmp_path, monkeypatch):
+  def fail(path):
+    raise RuntimeError(f'Exception thrown in SimpleITK ImageFileReader_Execute\nITK ERROR: {told}')
+
+  save_nrrd(tmp_path / 'in.nrrd')
+  monkeypatch.setattr(sitk, 'ReadImage', fail)
+  with pytest.raises(volume.VolumeError, match=f'in.nrrd: not enough memory to read it .{told}'):
+    volume.read_image(tmp_path / 'in.nrrd')
+
+
 def test_one_of_several_volumes(tmp_path):
   array = np.stack([scan(), scan() // 2])
   directions = np.vstack([np.full(3, np.nan), np.eye(3)])

@@ -345,6 +345,20 @@ def test_unreadable_files(damage, ending, tmp_path):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('read', [volume.read_image, volume.read_labels])
+def test_a_lack_of_memory_is_no_damage(read, tmp_path, monkeypatch):
+  def fail(*arguments, **options):
+    raise MemoryError('Unable to allocate 40 GiB')
+
+  path = save(tmp_path / 'in.nii.gz', np.ones((4, 5, 6), np.uint8))
+  for function in ('_load', 'to_canonical'):
+    with monkeypatch.context() as context:
+      context.setattr(volume, function, fail)
+      with pytest.raises(volume.VolumeError, match='in.nii.gz: not enough memory to read') as error:
+        read(path)
+    assert '40 GiB' in str(error.value) and 'convert' not in str(error.value)
+
+
 @pytest.mark.parametrize('name', ['in.nii', 'in.nii.gz', 'in.NII', 'in.NII.GZ', 'in.gz', 'in'])
 @pytest.mark.parametrize('kind', [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize('pack', [bytes, gzip.compress])

@@ -187,6 +187,20 @@ def test_folders_of_one_patient_id_are_of_one_patient(tmp_path):
   assert not notes
 
 
+def test_a_scan_that_could_not_be_read_moves_no_other_of_its_patient(tmp_path):
+  """Alone, p08 and p11 are drawn for validation and p09 is not; p08 and p09 are of one patient."""
+  for number, (name, patient_id) in enumerate({'p08': '7', 'p09': '7', 'p11': '8'}.items()):
+    dicom_patient(tmp_path / 'in' / name, number, patient_id)
+  (tmp_path / 'in' / 'p08').rename(tmp_path / 'p08')
+  (tmp_path / 'in' / 'p08').mkdir()
+  options = {'manual_dir': str(tmp_path / 'in'), 'spacing': (8, 8, 6), 'brick': 16}
+  report = prepare.prepare('rtstruct_folder', tmp_path / 'data', **options)
+  assert report['drawn'] == {'p09': 'train', 'p11': 'validation'}
+  (tmp_path / 'p08').replace(tmp_path / 'in' / 'p08')
+  report = prepare.prepare('rtstruct_folder', tmp_path / 'data', **options)
+  assert report['drawn'] == {'p08': 'train', 'p09': 'train', 'p11': 'validation'}
+
+
 def test_one_patient_id_in_all_folders_says_nothing(tmp_path):
   for number, name in enumerate('ab'):
     dicom_patient(tmp_path / name, number, 'ANONYMOUS')
@@ -194,6 +208,20 @@ def test_one_patient_id_in_all_folders_says_nothing(tmp_path):
   assert {case.patient for case in cases.values()} == {''}
   assert {case.split for case in cases.values()} == {'train', 'validation'}
   assert 'all folders have one PatientID, which therefore does not count' in note
+
+
+def test_folders_that_fail_neither_hide_a_patient_nor_make_one_of_all(tmp_path):
+  for number, name in enumerate('abcd'):
+    dicom_patient(tmp_path / name, number, 'ANONYMOUS')
+  (tmp_path / 'e').mkdir()
+  (tmp_path / 'd' / 'rs.dcm').unlink()
+  cases, notes = listed(tmp_path, 'rtstruct_folder')
+  assert {case.patient for case in cases.values()} == {''}
+  assert any('all folders have one PatientID' in note for note in notes)
+  dicom_patient(tmp_path / 'c', 2, '8')
+  cases, notes = listed(tmp_path, 'rtstruct_folder')
+  assert [cases[name].patient for name in 'abcde'] == ['a', 'a', '', 'a', '']
+  assert len({cases[name].split for name in 'abd'}) == 1
 
 
 def test_groups_hold_the_declared_patients(tmp_path):
