@@ -90,20 +90,25 @@ async function send(files, name) {
   const sent = [...single.map((file) => [file.name, file]), ...(rest.length === 1 ? [[rest[0].name, rest[0]]] : []),
     ...(rest.length > 1 ? [[`${name ?? 'series'}.tar`, archive(rest)]] : [])];
   if (!sent.length) throw new Error('nothing in it; drop NIfTI, a DICOM .zip, or the files of a DICOM series');
+  const problems = []; // what is wrong with one does not cost the others
   for (const [title, content] of sent) {
     busy(`reading ${title}`);
     try {
-      await opened(await call(`scans?name=${encodeURIComponent(title)}`, { method: 'POST', body: content }));
+      problems.push(...await opened(await call(`scans?name=${encodeURIComponent(title)}`, { method: 'POST', body: content })));
+    } catch (error) {
+      problems.push(error.message);
     } finally {
       busy(null);
     }
   }
+  complain(problems.join('; '));
 }
 
+// Shows the first scan of an answer; what was wrong with others.
 async function opened(told) {
   await listScans();
   await choose(told.scans[0].scan);
-  if (told.problems.length) complain(told.problems.join('; '));
+  return told.problems;
 }
 
 function busy(text) {
@@ -465,7 +470,7 @@ function listen() {
     $('inputs').value = '';
     busy(`reading ${name}`);
     try {
-      await opened(await post('scans', { input: name }));
+      complain((await opened(await post('scans', { input: name }))).join('; '));
     } finally {
       busy(null);
     }

@@ -20,7 +20,7 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
   """The lines of a table; none if there is no file.
 
   Raises:
-    PredictError: if it is another table or cannot be read.
+    PredictError: if it is another table, a line of it is not whole, or it cannot be read.
   """
   if not path.exists():
     return []
@@ -32,6 +32,11 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
     raise PredictError(f'{path}: cannot be read ({error}); move it away') from error
   if reader.fieldnames is None or tuple(reader.fieldnames) != COLUMNS:
     raise PredictError(f'{path}: has other columns than a table of volumes; move it away')
+  for number, line in enumerate(lines, 1):
+    if None in line or None in line.values():
+      raise PredictError(
+        f'{path}: line {number} below the header has other fields than the header; move it away'
+      )
   return lines
 
 

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import importlib.util
 import logging as python_logging
+import math
 import os
 import pathlib
 import secrets
@@ -118,12 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-  for option, value in (
-    ('--max-upload', args.max_upload),
-    ('--keep-features', args.keep_features + 1),
-  ):
-    if not value > 0:
-      raise ServeError(f'{option} must be above 0')
+  if not 0 < args.max_upload < math.inf:
+    raise ServeError(f'--max-upload {args.max_upload:g}: must be above 0 and finite; give GB')
+  if not 0 <= args.keep_features < math.inf:
+    raise ServeError(
+      f'--keep-features {args.keep_features:g}: must be 0 or more and finite; give GB'
+    )
   if args.input is not None and not os.path.isdir(args.input):
     raise ServeError(f'{args.input}: no such folder; correct --input')
 

@@ -11,7 +11,7 @@ import pytest
 from threshold import Threshold, save_scan
 
 from mome_jax.errors import UserError
-from mome_jax.predict import PredictError, prompted_model, run_record
+from mome_jax.predict import PredictError, prompted_model, run_record, volume_table
 from mome_jax.predict.growing_file import GrowingFile
 from mome_jax.predict.request import Request
 from mome_jax.predict.result import Result
@@ -101,6 +101,15 @@ def test_another_table_called_volumes_is_not_replaced(run, tmp_path):
   with pytest.raises(UserError, match=r'volumes\.csv: has other columns'):
     run(tmp_path / 'a.nii')
   assert (tmp_path / 'out' / 'volumes.csv').read_text() == 'patient,litres\n1,2\n'
+
+
+@pytest.mark.parametrize('line', ['a,1.2.3,liver', 'a' + ',' * len(volume_table.COLUMNS)])
+def test_a_line_with_other_fields_than_the_header_is_told(tmp_path, line):
+  header = ','.join(volume_table.COLUMNS)
+  path = tmp_path / 'volumes.csv'
+  path.write_text(f'{header}\nb{"," * (len(volume_table.COLUMNS) - 1)}\n{line}\n')
+  with pytest.raises(UserError, match=r'volumes\.csv: line 2 below the header has other fields'):
+    volume_table.read(path)
 
 
 # ---------------------------------------------------------------------------- as the run goes on

@@ -187,6 +187,20 @@ def test_a_bad_file_is_explained_and_costs_nothing(page, tmp_path):
   assert page.run('$("title").textContent') == 'patient' and shown(page) == 'liver'
 
 
+def test_a_bad_file_does_not_cost_those_that_are_dropped_with_it(page, scan, tmp_path):
+  before = page.run('call("scans").then(({ scans }) => scans.length)')
+  bad = tmp_path / 'bad.nii'
+  bad.write_bytes(b'no scan')
+  good = tmp_path / 'second.nii.gz'
+  shutil.copy(scan, good)
+  page.drop(700, 300, bad, good)
+  page.until('$("title").textContent === "second" && !$("error").hidden')
+  assert page.run('$("error").textContent').startswith('bad: ')
+  assert page.run('call("scans").then(({ scans }) => scans.length)') == before + 1
+  page.run('closeScan(scan.scan)')
+  page.until('$("title").textContent === "patient"')
+
+
 def test_files_of_a_folder_are_sent_by_their_names(page):
   names = ['.DS_Store', 'i1.dcm', f'{"ä" * 50}{"b" * 70}.dcm']
   packed = page.run(f'archive({names!r}.map((name) => new File(["x"], name))).text()')
