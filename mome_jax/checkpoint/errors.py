@@ -14,9 +14,3 @@ class TrainingCasesError(CheckpointError):
 def brief(error: Exception) -> str:
   """What an error says, in a line and short enough to stand in a sentence."""
   return one_line(error)[:300] or type(error).__name__
-
-
-def shortened(items: list[str], limit: int = 3) -> str:
-  """The first items of a list, and how many more there are."""
-  more = f' and {len(items) - limit} more' if len(items) > limit else ''
-  return ', '.join(items[:limit]) + more
