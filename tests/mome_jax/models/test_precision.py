@@ -29,13 +29,13 @@ def products(lowered) -> dict[str, list[str]]:
   """Path -> precisions, of every product in a StableHLO program."""
   text = lowered.as_text(debug_info=True)
   paths = dict(re.findall(r'^#(loc\d+) = loc\("([^"]*)"', text, re.MULTILINE))
-  found = {}
+  by_path = {}
   for line in text.splitlines():
     if 'stablehlo.dot_general' in line or 'stablehlo.convolution' in line:
       precision = re.search(r'precision.*?\[([^]]*)\]', line)
       location = re.search(r'loc\(#(loc\d+)\)$', line)[1]
-      found.setdefault(paths.get(location, location), []).append(precision and precision[1])
-  return found
+      by_path.setdefault(paths.get(location, location), []).append(precision and precision[1])
+  return by_path
 
 
 def test_every_deciding_product_is_exact_on_a_tpu():
@@ -49,8 +49,8 @@ def test_every_deciding_product_is_exact_on_a_tpu():
     return model.apply(variables, image, text)[0].sum()
 
   traced = jax.jit(jax.grad(loss)).trace(variables, image, text)
-  found = products(traced.lower(lowering_platforms=('tpu',)))
+  by_path = products(traced.lower(lowering_platforms=('tpu',)))
   for part in DECIDE:
-    precisions = {p for path, each in found.items() if part in path for p in each}
+    precisions = {p for path, each in by_path.items() if part in path for p in each}
     assert precisions == {'HIGHEST, HIGHEST'}, part
-  assert any('DEFAULT, DEFAULT' in each for each in found.values())  # it would be seen
+  assert any('DEFAULT, DEFAULT' in each for each in by_path.values())  # it would be seen
