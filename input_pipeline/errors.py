@@ -108,6 +108,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
   return f'{hint} known: {", ".join(known) or "none"}'.strip()
 
 
+def few(names: Iterable[object], most: int = 3) -> str:
+  """The first of some names, and how many more there are: 'a, b, c and 4 more'."""
+  words = [str(name) for name in names]
+  more = f' and {len(words) - most} more' if len(words) > most else ''
+  return ', '.join(words[:most]) + more
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike, error: type[UserError] = UserError) -> Iterator[None]:
   """Turns what the disk refuses while `path` is written into an `error` that names it."""

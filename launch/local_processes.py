@@ -106,11 +106,11 @@ def _start(arguments: argparse.Namespace, port: int, number: int) -> subprocess.
     'JAX_PROCESS_ID': str(number),
   }
   if arguments.devices:
-    number = str(arguments.devices)
+    devices = str(arguments.devices)
     environment |= {
       'JAX_PLATFORMS': 'cpu',
-      'JAX_NUM_CPU_DEVICES': number,
-      'MOME_DEVICES': number,
+      'JAX_NUM_CPU_DEVICES': devices,
+      'MOME_DEVICES': devices,
     }
   try:
     return subprocess.Popen(arguments.command, env=environment)

@@ -60,7 +60,7 @@ def _add_values(action: argparse.Action) -> None:
   if action.dest in known and action.choices is None:
     action.choices = known[action.dest]
   elif action.dest in _PATHS or action.type is pathlib.Path:
-    action.complete = shtab.FILE
+    action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from input_pipeline.errors import (
   UserError,
   command,
+  few,
   lacking,
   one_line,
   printable,
@@ -15,6 +16,7 @@ __all__ = [
   'ConfigError',
   'UserError',
   'command',
+  'few',
   'lacking',
   'one_line',
   'printable',

@@ -252,12 +252,12 @@ def test_training_is_preempted_resumed_scored_and_predicts(prepared, tmp_path):
   assert json.loads(written.read_text())['labels']
 
   # Its weights go on with scans of this machine, in a workdir of the bucket; twice the same.
-  mine = f'gs://{bucket.NAME}/mine'
+  trained = f'gs://{bucket.NAME}/mine'
   words = ('mome_jax.finetune', f'--data={own_scans(tmp_path)}', f'--from={RUN}', '--steps=2')
   for _ in range(2):
-    out = run(environment, *words, f'--workdir={mine}')
-    assert f'Model: {mine}/model' in out
-  run(environment, 'mome_jax.predict', '--checkpoint', f'{mine}/model', '--input', str(scan),
+    out = run(environment, *words, f'--workdir={trained}')
+    assert f'Model: {trained}/model' in out
+  run(environment, 'mome_jax.predict', '--checkpoint', f'{trained}/model', '--input', str(scan),
       '--output', str(tmp_path / 'finetuned'))  # fmt: skip
   assert (tmp_path / 'finetuned' / 'manifest.json').exists()
 

@@ -134,19 +134,6 @@ class Vocabulary:
         open_names.extend(self.get(parent).parents)
     return frozenset(outer)
 
-  def may_overlap(self, name: str, other: str) -> bool:
-    """Whether two terms can share voxels.
-
-    True where one may contain the other, where one of them can be anywhere, and for a finding of
-    the same region as the other: a tumor of the neck grows into the larynx.
-    """
-    if name == other or name in self.ancestors(other) or other in self.ancestors(name):
-      return True
-    a, b = self.get(name), self.get(other)
-    if 'body' in (a.region, b.region):
-      return True
-    return 'finding' in (a.kind, b.kind) and a.region == b.region
-
 
 def fold(text: str) -> str:
   """A phrase as phrases are compared: lower case, words and numbers with single spaces between."""

@@ -14,13 +14,13 @@ import numpy as np
 
 from input_pipeline import labels, progress
 from input_pipeline.ct import volume
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, few
 from input_pipeline.sources import files
 from input_pipeline.sources.base import SourceError
 
 UNLABELLED, ABSENT = 'unlabelled', 'absent'
 _FIELD = '"missing_is"'
-_SHOWN = 3  # cases or classes of a message
+_SHOWN = 3  # classes of a message
 
 
 def occurring(
@@ -84,8 +84,7 @@ def by_case(table: Mapping[str, tuple[list[str], list[str]]]) -> str:
     same.setdefault(tuple(case in held for held, _ in table.values()), []).append(case)
   rows = [('label maps', *table), ('--',) * (len(table) + 1)]
   for pattern, held_by in same.items():
-    more = f' and {len(held_by) - _SHOWN} more' if len(held_by) > _SHOWN else ''
-    rows.append((', '.join(held_by[:_SHOWN]) + more, *('x' if held else '' for held in pattern)))
+    rows.append((few(held_by), *('x' if held else '' for held in pattern)))
   return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
@@ -117,11 +116,8 @@ def tell(table: Mapping[str, tuple[list[str], list[str]]]) -> None:
 
 
 def _line(name: str, cases: Sequence[str], others: Sequence[str]) -> str:
-  shown = ', '.join(others[:_SHOWN])
-  more = f' and {len(others) - _SHOWN} more' if len(others) > _SHOWN else ''
-  return (
-    f'{name!r} is in {len(cases)} of {len(cases) + len(others)} label maps, not in {shown}{more}'
-  )
+  count = len(cases) + len(others)
+  return f'{name!r} is in {len(cases)} of {count} label maps, not in {few(others)}'
 
 
 def reads(index: Mapping, path: pathlib.Path) -> str:

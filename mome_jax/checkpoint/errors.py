@@ -21,9 +21,3 @@ def brief(error: Exception) -> str:
 def is_news(record: logging.LogRecord) -> bool:
   """False for the errors that Orbax logs with a traceback for each array, and raises besides."""
   return record.levelno < logging.ERROR or '/orbax/' not in record.pathname
-
-
-def shortened(items: list[str], limit: int = 3) -> str:
-  """The first items of a list, and how many more there are."""
-  more = f' and {len(items) - limit} more' if len(items) > limit else ''
-  return ', '.join(items[:limit]) + more

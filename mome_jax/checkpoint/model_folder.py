@@ -17,7 +17,7 @@ from etils import epath
 from input_pipeline import text_files
 from mome_jax.checkpoint import checksums, hf_folder
 from mome_jax.checkpoint.config_file import check_fields, read_config
-from mome_jax.checkpoint.errors import CheckpointError, brief, is_news, shortened
+from mome_jax.checkpoint.errors import CheckpointError, brief, is_news
 from mome_jax.checkpoint.files import (
   CHECKPOINTS,
   CONFIG,
@@ -30,7 +30,7 @@ from mome_jax.checkpoint.files import (
   locate,
 )
 from mome_jax.configs import base
-from mome_jax.errors import writing
+from mome_jax.errors import few, writing
 from mome_jax.text.tokenizer import DEFAULT_MODEL
 from mome_jax.text.vectors import TextVectors
 
@@ -259,7 +259,7 @@ def load_model(
   wrong = checksums.changed(loaded, checksums.read(place.params))
   if wrong:
     raise CheckpointError(
-      f'{place.params}: damaged, not what was written: {shortened(wrong)}; copy it again or choose '
+      f'{place.params}: damaged, not what was written: {few(wrong)}; copy it again or choose '
       'another checkpoint'
     )
   return TrainedModel(load_config(path), loaded, place.step, place.folder)

@@ -17,8 +17,9 @@ from jax.experimental import multihost_utils
 
 from input_pipeline.buckets import is_in_bucket
 from mome_jax.checkpoint import checksums, same_run
-from mome_jax.checkpoint.errors import CheckpointError, brief, is_news, shortened
+from mome_jax.checkpoint.errors import CheckpointError, brief, is_news
 from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps, move
+from mome_jax.errors import few
 
 
 class State(Protocol):
@@ -224,8 +225,8 @@ class Checkpointer:
         changed = same_run.config_changes(file, config) if file.is_file() else {}
         raise CheckpointError(
           f'{folder} does not fit this config. Changed: '
-          f'{shortened([*changed.values()] or ["nothing in config.json"])}. {kind}: '
-          f'{shortened([*differs.values()])}. Resume with the config and the version of this '
+          f'{few([*changed.values()] or ["nothing in config.json"])}. {kind}: '
+          f'{few([*differs.values()])}. Resume with the config and the version of this '
           'program that it was made with, or choose another --workdir'
         )
 
@@ -292,7 +293,7 @@ def _compare(restored: Any) -> tuple[_Outcome, str]:
     for item in ('train', 'ema')
     for name in checksums.changed(restored[item], sums.get(item))
   ]
-  return (_Outcome.DAMAGED if wrong else _Outcome.READ), f'not what was written: {shortened(wrong)}'
+  return (_Outcome.DAMAGED if wrong else _Outcome.READ), f'not what was written: {few(wrong)}'
 
 
 def _score(metrics: Mapping[str, float]) -> float:

@@ -11,7 +11,7 @@ from etils import epath
 
 from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.ensemble import members
-from mome_jax.checkpoint.errors import CheckpointError, shortened
+from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import (
   CHECKPOINTS,
   CONFIG,
@@ -24,6 +24,7 @@ from mome_jax.checkpoint.files import (
 from mome_jax.checkpoint.model_folder import folder_of, load_config
 from mome_jax.checkpoint.text_encoder import fit_text, text_sizes
 from mome_jax.configs import base
+from mome_jax.errors import few
 from mome_jax.text import prompt_inputs
 from mome_jax.text.vectors import TextVectors
 
@@ -109,7 +110,7 @@ def check_same_run(
       refused.append(f'text.vectors: {config.text.vectors or "these"} are not those of the run')
   if refused:
     raise CheckpointError(
-      f'{folder} holds a run that learns something else: {shortened(refused, 8)}. Go on with the '
+      f'{folder} holds a run that learns something else: {few(refused, 8)}. Go on with the '
       'values of its config.json, or choose another --workdir (with --config.init.checkpoint='
       f'{workdir} it starts from these weights)'
     )
@@ -146,7 +147,7 @@ def for_evaluation(
   ]
   if other:
     raise CheckpointError(
-      f'{workdir}: --config describes another model than its own: {shortened(other, 8)}. Leave '
+      f'{workdir}: --config describes another model than its own: {few(other, 8)}. Leave '
       '--config out; values such as --config.evaluation.split=all can be given without it'
     )
   with trained.unlocked():

@@ -13,7 +13,7 @@ from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.anatomy.resolve import resolve
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import absence, field_of_view, nifti_folder
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, few
 
 _SUFFIXES = ('_seg', '_masks', '_totalsegmentator')  # of what `predict` writes
 _PROBABILITIES = '_probabilities'
@@ -21,7 +21,6 @@ _UNSCORED = ('background', 'ignore')
 CLASS_TABLE = 'the class table'  # what values mean where nothing declares them
 LegendRow = tuple[str, int, str | None]  # name, label, file of the whole mask
 _LEGENDS = '{}/NAME_seg.json'
-_SHOWN = 3  # names in a note
 _NO_MASKS = ('text', 'picture')  # legends, tables and previews beside masks are nothing to tell of
 
 
@@ -360,7 +359,7 @@ def undeclared_notes(folder: pathlib.Path, cases: Mapping[str, tuple[str, list[i
   for place, of_case in by_place.items():
     shown = ', '.join(map(str, sorted(set().union(*of_case.values()))))
     notes.append(
-      f'{folder}: values {shown} in {few(list(of_case))} are not declared in {place}, and in no '
+      f'{folder}: values {shown} in {few(of_case)} are not declared in {place}, and in no '
       'mask; declare them there, or put a dataset.json of its own into that folder'
     )
   return notes
@@ -374,12 +373,6 @@ def class_table_note(folders: Sequence[MaskFolder]) -> str:
     f'those of {CLASS_TABLE}, where 1 is {TEMPLATE.names()[0]}; if they are others, '
     f'put a dataset.json with "labels" into {paths[0]}'
   )
-
-
-def few(names: Sequence[str]) -> str:
-  """The first of some names, and how many more there are."""
-  more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-  return ', '.join(names[:_SHOWN]) + more
 
 
 def _within(

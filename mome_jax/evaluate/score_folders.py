@@ -12,7 +12,7 @@ import numpy as np
 from input_pipeline import inventory, progress, remarks
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import absence, files
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, few
 from mome_jax.evaluate import mask_folders, score_files
 from mome_jax.evaluate.mask_folders import MaskFolder, Masks, ScoreError
 
@@ -151,13 +151,12 @@ class _Lacks:
   def notes(self, references: pathlib.Path, scored: Collection[str]) -> list[str]:
     """Of what was not scored, and of what may have been scored wrongly."""
     lines = [
-      f'{references}: {name!r} is not labelled in {len(cases)}, not scored there: '
-      f'{mask_folders.few(cases)}'
+      f'{references}: {name!r} is not labelled in {len(cases)}, not scored there: {few(cases)}'
       for name, cases in self._left_out.items()
     ]
     return lines + [
       f'{references}: {name!r} is in no voxel of {len(cases)} references, and scored as absent '
-      f'there: {mask_folders.few(cases)}; where it was only not labelled, say "missing_is": '
+      f'there: {few(cases)}; where it was only not labelled, say "missing_is": '
       f'"{absence.UNLABELLED}" or "supervised" in dataset.json, else "{absence.ABSENT}"'
       for name, cases in self._empty.items()
       if name in scored

@@ -74,10 +74,10 @@ def _check_alike(first: Predictor, other: Predictor) -> None:
   }
   pairs['classes'] = sorted(first.config.classes), sorted(other.config.classes)
   pairs['new classes'] = first.template.additions(), other.template.additions()
-  for called, (here, there) in pairs.items():
-    if here != there:
+  for called, (expected, value) in pairs.items():
+    if value != expected:
       raise EnsembleError(
-        f'{other.path}: its {called}, {there}, differ from those of {first.path}, {here}; only '
+        f'{other.path}: its {called}, {value}, differ from those of {first.path}, {expected}; only '
         'models that agree can be averaged'
       )
 

@@ -161,9 +161,9 @@ class Segmenter:
       channels = self.network_input(image, spacing)
     with clock('blend'):
       if self._on_device:
-        decided = self._decided_there(channels, image.shape, spacing, clock, watch)
+        decided = self._decided_on_device(channels, image.shape, spacing, clock, watch)
       else:
-        decided = self._decided_here(channels, image.shape, spacing, clock, watch)
+        decided = self._decided_on_host(channels, image.shape, spacing, clock, watch)
       segmentation = self._collect(decided, image.shape, on_slab)
     clock.count('compilations', compilation.programs() - compiled)
     if not self.settings.rules:
@@ -172,7 +172,7 @@ class Segmenter:
       midline = body.midline(image)
       return postprocess.apply(segmentation, self.settings.rules, spacing, midline)
 
-  def _decided_here(
+  def _decided_on_host(
     self,
     channels: np.ndarray,
     shape: Sequence[int],
@@ -200,7 +200,7 @@ class Segmenter:
         free.append(None if claim is None else (claim[0], claim[1] > 0))
       yield slab, over, winner, free
 
-  def _decided_there(
+  def _decided_on_device(
     self,
     channels: np.ndarray,
     shape: Sequence[int],

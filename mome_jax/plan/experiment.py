@@ -117,12 +117,14 @@ class Experiment:
     edge, poolings = max(layout.patch), 0
     while edge >= 2 * rules.LEAST_EDGE:
       edge, poolings = edge // 2, poolings + 1
-    own = self.stride.bit_length() - 1
-    why = f'all {own + 1} decoder layers are experts; '
-    if poolings != own:
-      why += f'nnU-Net would pool the longest axis {poolings} times, this network pools {own} times'
+    stages = self.stride.bit_length() - 1
+    why = f'all {stages + 1} decoder layers are experts; '
+    if poolings == stages:
+      why += f'{stages} poolings, as nnU-Net would of such a patch'
     else:
-      why += f'{own} poolings, as nnU-Net would of such a patch'
+      why += (
+        f'nnU-Net would pool the longest axis {poolings} times, this network pools {stages} times'
+      )
     return Choice('model.scales', (), why)
 
 

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mome_jax.errors import few
 from mome_jax.predict import formats, output_names, provenance, workers, write_results
 from mome_jax.predict.find_scans import ScanFiles
 from mome_jax.predict.request import PredictError, Target
@@ -19,9 +20,8 @@ def refuse(output: pathlib.Path, scans: Sequence[ScanFiles]) -> None:
     name for scan in scans for name in formats.possible(scan.name) if (output / name).exists()
   ]
   if present:
-    more = f' and {len(present) - 1} more' if len(present) > 1 else ''
     raise PredictError(
-      f'{output}/{present[0]}{more}: results of an earlier run; pass --overwrite or --skip-done, '
+      f'{output}/{few(present, 1)}: results of an earlier run; pass --overwrite or --skip-done, '
       'or change --output'
     )
 

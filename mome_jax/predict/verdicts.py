@@ -3,18 +3,19 @@
 import dataclasses
 import functools
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from input_pipeline import remarks
 from input_pipeline.anatomy import Template, resolve
 from input_pipeline.anatomy.wording import is_beside, objection
 from mome_jax import checkpoint
+from mome_jax.errors import few
 from mome_jax.inference.model import Model
 from mome_jax.inference.packed_mask import PackedMask
 from mome_jax.predict.request import PredictError, Request, Target
 from mome_jax.text.familiarity import Familiarity, Judgement
 
-_MOST = 10  # names that one message lists
+_listed = functools.partial(few, most=10)  # the names of one message
 _WIDTH = 200  # characters of a prompt that one message repeats
 
 
@@ -190,9 +191,3 @@ def _known(predictor: Model) -> str:
   usual = _listed(name for name in config.classes if name not in config.experimental)
   rest = _listed(name for name in config.classes if name in config.experimental)
   return f'{usual} (experimental: {rest})' if rest else usual
-
-
-def _listed(names: Iterable[str]) -> str:
-  names = list(names)
-  more = f' and {len(names) - _MOST} more' if len(names) > _MOST else ''
-  return ', '.join(names[:_MOST]) + more

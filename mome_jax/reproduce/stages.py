@@ -15,7 +15,7 @@ from etils import epath
 
 from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
 from input_pipeline import check as checking
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, few
 from mome_jax.evaluate import score_files
 from mome_jax.reproduce import families, tables
 from mome_jax.reproduce.families import Download
@@ -293,13 +293,11 @@ def train(plan: Plan) -> list[str]:
 
 def _outdated(plan: Plan, model: str) -> list[str]:
   """Why a trained model is not the one that is asked for now, in words."""
-  from mome_jax.checkpoint import errors
-
   reasons = []
   if later := _came_later(plan, model):
     reasons.append(f'before {", ".join(later)} came')
   if other := _other_values(plan, model):
-    reasons.append(f'with other values ({errors.shortened(other, 8)})')
+    reasons.append(f'with other values ({few(other, 8)})')
   return reasons
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from input_pipeline import remarks
 from input_pipeline.anatomy import TEMPLATE, Template, vocabulary
-from mome_jax.errors import ConfigError, suggest
+from mome_jax.errors import ConfigError, few, suggest
 from mome_jax.text import embed, negatives, prompts
 from mome_jax.text.t5 import TextEncoder, build_text_encoder
 from mome_jax.text.tokenizer import DEFAULT_MODEL, Tokenizer
@@ -173,9 +173,8 @@ def _has_synonyms(vectors: TextVectors, drawn: Collection[str], path: str) -> bo
   """Whether all prompts beside the default ones have a vector; a note where only some have."""
   missing = [prompt for prompt in sorted(drawn) if prompt not in vectors]
   if 0 < len(missing) < len(drawn):
-    more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
     remarks.tell(
-      f'{path}: no vector for {", ".join(map(repr, missing[:3]))}{more}, so that all classes are '
+      f'{path}: no vector for {few(map(repr, missing))}, so that all classes are '
       f'trained without synonyms; make it with {COMMAND} [--new-classes=DATASET.JSON]'
     )
   return not missing

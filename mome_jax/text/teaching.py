@@ -4,7 +4,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def pretrain(
   state = optimizer.init(params)
 
   def loss_fn(params, ids, mask, rows):
-    embeddings = encoder.apply({'params': params['text']}, ids, mask)
+    embeddings = cast(jax.Array, encoder.apply({'params': params['text']}, ids, mask))
     return anatomy_code.loss(embeddings, code(params['code']), rows, _TEMPERATURE)
 
   @jax.jit

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import text_files
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, few
 
 COMMAND = 'python -m mome_jax.text.embed --t5=FOLDER --output=FILE.npz'
 _VERSION = 1  # of the file's layout
@@ -81,10 +81,8 @@ class TextVectors:
       fix = f'{fix} that made them ({made_by})'
       if 'weights_sha256' not in self.source:
         fix = f'they are of {made_by}, and nothing can add to them; ask for its classes by name'
-      more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
       raise TextVectorError(
-        f'no vector for {", ".join(map(repr, missing[:3]))}{more}: the text vectors are frozen; '
-        f'{fix}'
+        f'no vector for {few(map(repr, missing))}: the text vectors are frozen; {fix}'
       )
     return self.embeddings[[self._rows[prompt] for prompt in prompts]]
 

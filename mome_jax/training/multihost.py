@@ -21,9 +21,7 @@ from mome_jax.training import local_devices
 PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
-_SAME_PRESS_SECONDS = 1.0
-
-
+_SAME_PRESS_SECONDS = 1.0  # signals nearer than this are one press of Control-C
 _OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'  # as XLA begins its message
 
 

@@ -106,16 +106,16 @@ def main() -> None:
   print(f'{len(paths)} patients; the same from a correlation of {SAME} on\n')
   print('| change | found | recall | lowest correlation |\n|:--|--:|--:|--:|')
   for name, values in same.items():
-    found = int((values >= SAME).sum())
+    alike = int((values >= SAME).sum())
     missed = [f'{paths[i].name} {values[i]:.3f}' for i in np.flatnonzero(values < SAME)]
-    print(f'| {name} | {found} of {len(values)} | {found / len(values):.1%} | {values.min():.3f} |')
+    print(f'| {name} | {alike} of {len(values)} | {alike / len(values):.1%} | {values.min():.3f} |')
     for line in missed:
       print(f'<!-- missed: {line} -->')
   wrong = int((different >= SAME).sum())
-  found = sum(int((values >= SAME).sum()) for values in same.values())
+  alike = sum(int((values >= SAME).sum()) for values in same.values())
   print(
     f'\n{wrong} of {len(different)} pairs of different patients are called the same (highest '
-    f'correlation {different.max():.3f}); precision {found / max(found + wrong, 1):.1%}'
+    f'correlation {different.max():.3f}); precision {alike / max(alike + wrong, 1):.1%}'
   )
 
 

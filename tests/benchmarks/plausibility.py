@@ -75,15 +75,17 @@ def right(folder, references, known):
 
 def other(folder, known):
   """Prints how many masks in scans of other parts of the body are called implausible."""
-  total = caught = own = foreign = scans = 0
+  total = caught = outside = foreign = scans = 0
   for case, masks, judgement in judged(folder, known):
     verdicts = [judgement.verdicts[name] for name in masks]
     missed = [name for name in masks if judgement.verdicts[name].plausible is not False]
     scans, foreign = scans + 1, foreign + judgement.foreign
     total, caught = total + len(masks), caught + len(masks) - len(missed)
-    own += sum(OUTSIDE in verdict.reasons for verdict in verdicts)
+    outside += sum(OUTSIDE in verdict.reasons for verdict in verdicts)
     print(f'  {case}: {len(masks) - len(missed)} of {len(masks)} {", ".join(missed)}')
-  print(f'masks called implausible: {caught} of {total}, {own} of them outside the field of view')
+  print(
+    f'masks called implausible: {caught} of {total}, {outside} of them outside the field of view'
+  )
   print(f'scans called foreign: {foreign} of {scans}')
 
 

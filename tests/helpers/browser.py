@@ -140,10 +140,10 @@ def chromium(size=(1400, 900)):
     )  # fmt: skip
     try:
       for line in process.stderr:
-        found = re.search(r'ws://([^/]+)/', line)
-        if found:
+        address = re.search(r'ws://([^/]+)/', line)
+        if address:
           break
-      host = found.group(1)
+      host = address.group(1)
       with urllib.request.urlopen(f'http://{host}/json') as answer:
         target = next(t for t in json.load(answer) if t['type'] == 'page')
       page = Page(host, target)

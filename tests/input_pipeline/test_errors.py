@@ -95,3 +95,16 @@ def test_what_cannot_be_read_names_the_file(tmp_path):
     refused = pytest.raises(errors.UserError, match=rf'settings\.json: cannot be read \(.*{reason}')
     with refused, errors.reading(path):
       json.loads(path.read_text('utf-8'))
+
+
+@pytest.mark.parametrize(
+  ('names', 'most', 'told'),
+  [
+    ([], 3, ''),
+    (['a', 'b', 'c'], 3, 'a, b, c'),
+    (['a', 'b', 'c', 'd'], 3, 'a, b, c and 1 more'),
+    ({'a': 0, 'b': 1, 'c': 2}, 1, 'a and 2 more'),
+  ],
+)
+def test_of_many_names_a_few_are_told(names, most, told):
+  assert errors.few(names, most) == told

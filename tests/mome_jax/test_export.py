@@ -36,13 +36,13 @@ def size(folder):
 def test_parameters_come_back_in_float32(model, tmp_path, dtype, tolerance):
   arguments = ['--checkpoint', str(model), '--output', str(tmp_path / 'out'), '--dtype', dtype]
   assert export.main(arguments) == 0
-  found = checkpoint.load_model(tmp_path / 'out', DEVICE)
-  kernel = found.params['model']['a']['kernel']
+  exported = checkpoint.load_model(tmp_path / 'out', DEVICE)
+  kernel = exported.params['model']['a']['kernel']
   assert kernel.dtype == np.float32
   np.testing.assert_allclose(kernel, KERNEL, rtol=tolerance)
-  assert found.config.init.checkpoint == ''
-  assert found.config.data_dir == 'data'
-  assert found.config.classes == demo.get_config().classes
+  assert exported.config.init.checkpoint == ''
+  assert exported.config.data_dir == 'data'
+  assert exported.config.classes == demo.get_config().classes
   assert (tmp_path / 'out' / 'tokenizer.model').is_file()
   if dtype == 'bfloat16':
     assert size(tmp_path / 'out') < 0.75 * size(model)
@@ -118,8 +118,8 @@ def test_frozen_text_goes_along(tmp_path):
   vectors = TextVectors(('a liver',), np.ones((1, 4), np.float32), {'model': 'tiny'})
   checkpoint.save_model(tmp_path / 'in', config, {'model': {'a': KERNEL}}, vectors=vectors)
   export.export(tmp_path / 'in', tmp_path / 'out')
-  found = TextVectors.load(tmp_path / 'out' / 'text.npz')
-  np.testing.assert_array_equal(found.embeddings, vectors.embeddings)
+  exported = TextVectors.load(tmp_path / 'out' / 'text.npz')
+  np.testing.assert_array_equal(exported.embeddings, vectors.embeddings)
 
 
 def test_no_model_is_an_error(tmp_path, capsys):

@@ -97,8 +97,8 @@ def test_a_run_leaves_what_users_look_for(trained):
   assert summary['step'] == tiny.STEPS
   assert len(summary['classes']) == 12
   assert summary['datasets'].keys() == {'phantom'}
-  found = summary['classes']['liver tumor']['detection']
-  assert found['n_diseased'] + found['n_healthy'] == 3
+  detection = summary['classes']['liver tumor']['detection']
+  assert detection['n_diseased'] + detection['n_healthy'] == 3
   assert 'all,liver tumor,' in (workdir / 'evaluation/table.csv').read_text()
   with (workdir / 'evaluation/cases.csv').open() as file:
     cases = list(csv.DictReader(file))

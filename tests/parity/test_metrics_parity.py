@@ -108,8 +108,8 @@ def filled(shape, *index):
 def test_the_cases_of_surface_distance(truth, prediction, spacing, dice, nsd_1mm, hd95_mm):
   pair = [np.zeros((128,) * 3, bool) if m is None else filled(*m) for m in (prediction, truth)]
   scores = metrics.score(*pair, spacing)
-  found = (scores.dice, scores.nsd_1mm, scores.hd95_mm)
-  np.testing.assert_allclose(found, (dice, nsd_1mm, hd95_mm), atol=5e-4)
+  ours = (scores.dice, scores.nsd_1mm, scores.hd95_mm)
+  np.testing.assert_allclose(ours, (dice, nsd_1mm, hd95_mm), atol=5e-4)
   if truth and prediction:  # else the package fails under NumPy 2
     np.testing.assert_allclose(tuple(vars(scores).values()), whole(*pair, spacing), atol=1e-6)
 

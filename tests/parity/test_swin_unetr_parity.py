@@ -28,16 +28,16 @@ def theirs():
 
 def outputs(model, image):
   """MONAI's decoder features, finest first, with the graph of their gradient."""
-  found = {}
+  maps = {}
   names = [f'decoder{i}' for i in range(1, 6)] + ['encoder10']
   hooks = [
-    getattr(model, name).register_forward_hook(lambda _m, _x, y, name=name: found.update({name: y}))
+    getattr(model, name).register_forward_hook(lambda _m, _x, y, name=name: maps.update({name: y}))
     for name in names
   ]
   model(image)
   for hook in hooks:
     hook.remove()
-  return [found[name] for name in names]
+  return [maps[name] for name in names]
 
 
 SIDES = (64, 32, 96)  # windows full and shifted, and clipped along one axis or along all
@@ -85,10 +85,10 @@ def ours(params, dtype):
   return params, lambda params, image: model.apply({'params': params}, image)
 
 
-def largest_error(found, expected):
+def largest_error(maps, expected):
   """Relative to the expected array's largest value."""
-  assert found.shape == expected.shape
-  return np.abs(found - expected).max() / np.abs(expected).max()
+  assert maps.shape == expected.shape
+  return np.abs(maps - expected).max() / np.abs(expected).max()
 
 
 def test_pyramid_and_input_gradient(theirs, image):

@@ -94,8 +94,8 @@ def test_token_ids(real_data, monkeypatch):
   assert ours.vocab_size == 32000
   ids, mask = ours.encode(PHRASES, 32)
   expected = theirs(list(PHRASES), padding='max_length', max_length=32)
-  for phrase, found, theirs_ids in zip(PHRASES, ids, expected.input_ids, strict=True):
-    assert found.tolist() == theirs_ids, phrase
+  for phrase, our_ids, theirs_ids in zip(PHRASES, ids, expected.input_ids, strict=True):
+    assert our_ids.tolist() == theirs_ids, phrase
   np.testing.assert_array_equal(mask, np.array(expected.attention_mask, bool))
   # Cut before the end of sentence.
   with pytest.warns(UserWarning, match='is cut to 4'):

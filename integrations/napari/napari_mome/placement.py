@@ -149,8 +149,8 @@ def upright(scan: Volume) -> tuple[np.ndarray, dict[str, Any]]:
     orientations.axcodes2ornt(tuple('RAS')), orientations.axcodes2ornt(tuple(WORLD))
   )
   array = orientations.apply_orientation(scan.array, turn)
-  own = scan.geometry.canonical_affine @ orientations.inv_ornt_aff(turn, scan.array.shape)
-  placed = np.linalg.inv(directions(WORLD)) @ own
+  affine = scan.geometry.canonical_affine @ orientations.inv_ornt_aff(turn, scan.array.shape)
+  placed = np.linalg.inv(directions(WORLD)) @ affine
   scale = np.linalg.norm(placed[:3, :3], axis=0)
   transform = {'scale': scale, 'axis_labels': ('z', 'y', 'x'), 'units': ('mm', 'mm', 'mm')}
   if np.allclose(placed[:3, :3], np.diag(scale), atol=1e-6):

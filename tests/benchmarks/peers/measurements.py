@@ -34,8 +34,8 @@ def segment_ours(run: str, image: np.ndarray, spacing, repeats: int) -> dict:
   )
   flop = flops.count_flops(traced.jaxpr, jax.default_backend())
   count = sum(leaf.size for leaf in jax.tree.leaves(predictor.params))
-  found = _time_scans(segmenter, predictor.config, image, spacing, repeats)
-  return {**found, 'parameters': count, 'flop': flop, 'memory': _jax_memory()}
+  times = _time_scans(segmenter, predictor.config, image, spacing, repeats)
+  return {**times, 'parameters': count, 'flop': flop, 'memory': _jax_memory()}
 
 
 def segment_peer(run: str, image: np.ndarray, spacing, repeats: int) -> dict:
@@ -49,14 +49,14 @@ def segment_peer(run: str, image: np.ndarray, spacing, repeats: int) -> dict:
   network = trainer.averaged()
   segmenter = make_segmenter(network, config, trainer.device)
   count = sum(p.numel() for p in network.parameters())
-  found = _time_scans(segmenter, config, image, spacing, repeats)
+  times = _time_scans(segmenter, config, image, spacing, repeats)
   memory = _torch_memory()
   settings = segmenter.settings
   shape = 1, len(settings.hu_windows), *settings.tiling.window
   channels = torch.zeros(shape, device=trainer.device)
   with FlopCounterMode(display=False) as counter, torch.inference_mode():
     network(channels)
-  return {**found, 'parameters': count, 'flop': counter.get_total_flops(), 'memory': memory}
+  return {**times, 'parameters': count, 'flop': counter.get_total_flops(), 'memory': memory}
 
 
 def step_ours(run: str, batch: dict[str, np.ndarray], repeats: int) -> dict:

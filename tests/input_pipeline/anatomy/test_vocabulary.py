@@ -121,26 +121,17 @@ def test_names_of_radiotherapy(name):
 
 
 @pytest.mark.parametrize(
-  ('a', 'b', 'expected'),
+  ('outer', 'inner'),
   [
-    ('brain', 'brainstem', True),  # contains it
-    ('left hip bone', 'left acetabulum', True),
-    ('bowel bag', 'colon', True),
-    ('skeleton', 'left rib 3', True),  # by way of the rib cage
-    ('gross tumor volume', 'left parotid', True),  # can be anywhere
-    ('laryngeal tumor', 'left carotid artery', None),
-    ('head and neck tumor', 'larynx', True),
-    ('left parotid', 'right parotid', False),
-    ('heart', 'mandible', False),
-    ('kidney stones', 'brainstem', False),
+    ('brain', 'brainstem'),
+    ('left hip bone', 'left acetabulum'),
+    ('bowel bag', 'colon'),
+    ('skeleton', 'left rib 3'),  # by way of the rib cage
   ],
 )
-def test_what_may_share_voxels(a, b, expected):
-  if expected is None:
-    with pytest.raises(KeyError):
-      VOCABULARY.may_overlap(a, b)
-  else:
-    assert VOCABULARY.may_overlap(a, b) is VOCABULARY.may_overlap(b, a) is expected
+def test_what_may_contain_another(outer, inner):
+  assert outer in VOCABULARY.ancestors(inner)
+  assert inner not in VOCABULARY.ancestors(outer)
 
 
 def test_a_phrase_is_recognized_however_it_is_typed():

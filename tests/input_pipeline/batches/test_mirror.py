@@ -98,13 +98,13 @@ def test_a_mirrored_patch_is_the_patch_of_the_mirrored_scan(stores, turn, monkey
     )
     shape = np.array(case.info.shape)
     start = rng.integers(-4, shape - PATCH + 4)
-    there = start.copy()
-    there[0] = shape[0] - start[0] - PATCH[0]
+    mirrored = start.copy()
+    mirrored[0] = shape[0] - start[0] - PATCH[0]
     matrix = (
       augment.draw_matrix(rng, augment.complete({'p_rotate': 1.0}), SPACING) if turn else None
     )
     monkeypatch.setattr(ours, '_place', lambda *_, at=(case, start, start): at)
-    monkeypatch.setattr(theirs, '_place', lambda *_, at=(twin, there, there): at)
+    monkeypatch.setattr(theirs, '_place', lambda *_, at=(twin, mirrored, mirrored): at)
     monkeypatch.setattr(augment, 'draw_matrix', lambda *_, m=matrix: m)
     a = ours.sample(index, 0)
     if turn:

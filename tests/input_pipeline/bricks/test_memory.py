@@ -26,8 +26,8 @@ def test_a_part_of_a_store_holds_its_cases_alone(tiny_data):
     assert part.cases[part.case[at]] == info
     np.testing.assert_array_equal(part.position[at], whole.position[record])
     np.testing.assert_array_equal(counts[at], all_counts[record])
-    for mine, theirs in zip(part.read(at), whole.read(record), strict=True):
-      np.testing.assert_array_equal(mine, theirs)
+    for kept, theirs in zip(part.read(at), whole.read(record), strict=True):
+      np.testing.assert_array_equal(kept, theirs)
     at += 1
   assert at == len(part)
 

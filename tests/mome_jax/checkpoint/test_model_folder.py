@@ -51,8 +51,8 @@ def test_a_frozen_model_carries_its_vectors(tmp_path):
   checkpoint.save_model(tmp_path, config, PARAMS, vectors=VECTORS)
   loaded = checkpoint.load_model(tmp_path, DEVICE)
   same(loaded.params, PARAMS)
-  found = vectors.TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
-  np.testing.assert_array_equal(found(['a spleen']), [[0, 1, 0]])
+  stored = vectors.TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
+  np.testing.assert_array_equal(stored(['a spleen']), [[0, 1, 0]])
 
 
 def test_workdir_and_each_step_are_accepted(tmp_path):
@@ -163,7 +163,7 @@ def test_initialising_takes_what_fits_and_lists_the_rest(tmp_path):
 
 def test_parameters_of_another_network_are_told():
   checkpoint.check_fit(JOINT, JOINT, 'm')
-  wanted = {
+  expected = {
     'model': {'a': {'kernel': np.zeros((2, 4))}, 'router': {'b': np.zeros(1), 'c': np.zeros(1)}},
   }
   message = (
@@ -171,4 +171,4 @@ def test_parameters_of_another_network_are_told():
     'it has other shapes of model/a/kernel; use'
   )
   with pytest.raises(checkpoint.CheckpointError, match=message):
-    checkpoint.check_fit(JOINT, wanted, 'm')
+    checkpoint.check_fit(JOINT, expected, 'm')

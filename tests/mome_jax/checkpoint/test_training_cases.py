@@ -156,9 +156,9 @@ class TestRecord:
     stores = [bricks.open_bricks(data, 'mine')]
     workdir = epath.Path(tmp_path / 'run')
     training_cases.note(workdir, stores, resumed=False, init='')
-    found = training_cases.read(workdir)
-    assert {case[:2] for case in found.cases} == {('mine', 'a'), ('mine', 'b')}
-    assert found.complete and len({case[2] for case in found.cases}) == 2
+    noted = training_cases.read(workdir)
+    assert {case[:2] for case in noted.cases} == {('mine', 'a'), ('mine', 'b')}
+    assert noted.complete and len({case[2] for case in noted.cases}) == 2
 
   def test_the_list_grows_when_a_run_goes_on(self, data, tmp_path):
     earlier = TrainingCases(frozenset({('old', 'gone', '1')}))

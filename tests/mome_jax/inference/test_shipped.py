@@ -50,9 +50,9 @@ def test_an_abdomen_is_told_from_a_head_and_neck(real_data, tmp_path, capsys):
   legend = json.loads((out / 'example_ct_sm_seg.json').read_text())
   marked = {row['name']: row for row in legend['labels'] if row['components']}
   # What an upper abdomen may show.
-  there = {'spinal cord', 'esophagus', 'right lung', 'left lung'}
-  assert {name for name, row in marked.items() if row['present']} <= there
-  others = marked.keys() - there
+  shown = {'spinal cord', 'esophagus', 'right lung', 'left lung'}
+  assert {name for name, row in marked.items() if row['present']} <= shown
+  others = marked.keys() - shown
   assert all(marked[name]['plausible'] is False and marked[name]['reasons'] for name in others)
   assert others and all(name in told for name in others)
 

@@ -34,13 +34,13 @@ def products(lowered) -> dict[str, list[str]]:
   """Path -> precisions, of every product in a StableHLO program."""
   text = lowered.as_text(debug_info=True)
   paths = dict(re.findall(r'^#(loc\d+) = loc\("([^"]*)"', text, re.MULTILINE))
-  found = {}
+  by_path = {}
   for line in text.splitlines():
     if 'stablehlo.dot_general' in line or 'stablehlo.convolution' in line:
       precision = re.findall('HIGHEST|DEFAULT', line)
       location = re.search(r'loc\(#(loc\d+)\)$', line)[1]
-      found.setdefault(paths.get(location, location), []).append(', '.join(precision))
-  return found
+      by_path.setdefault(paths.get(location, location), []).append(', '.join(precision))
+  return by_path
 
 
 def test_every_deciding_product_is_exact_on_a_tpu():
@@ -54,11 +54,11 @@ def test_every_deciding_product_is_exact_on_a_tpu():
     return model.apply(variables, image, text)[0].sum()
 
   traced = jax.jit(jax.grad(loss)).trace(variables, image, text)
-  found = products(traced.lower(lowering_platforms=('tpu',)))
+  by_path = products(traced.lower(lowering_platforms=('tpu',)))
   for part in DECIDE:
-    precisions = {p for path, each in found.items() if part in path for p in each}
+    precisions = {p for path, each in by_path.items() if part in path for p in each}
     assert precisions == {'HIGHEST, HIGHEST'}, part
-  assert any('DEFAULT, DEFAULT' in each for each in found.values())  # it would be seen
+  assert any('DEFAULT, DEFAULT' in each for each in by_path.values())  # it would be seen
 
 
 def gradient_precisions(model, *inputs, platform) -> set[str]:
@@ -121,5 +121,5 @@ def test_texts_that_are_nearly_parallel_are_told_apart_on_a_tpu(loss):
   """Their cosines differ by less than a bfloat16 holds."""
   vectors = jnp.ones((4, 8))
   traced = jax.jit(jax.grad(loss)).trace(vectors, vectors)
-  found = products(traced.lower(lowering_platforms=('tpu',)))
-  assert {p for each in found.values() for p in each} == {'HIGHEST, HIGHEST'}
+  by_path = products(traced.lower(lowering_platforms=('tpu',)))
+  assert {p for each in by_path.values() for p in each} == {'HIGHEST, HIGHEST'}

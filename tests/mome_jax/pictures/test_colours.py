@@ -15,11 +15,9 @@ HEAD = ('brainstem', 'spinal cord', 'right parotid', 'left parotid', 'larynx', '
 
 def distances(colours):
   """CIELAB distance between each two colours, by highdicom; infinite to itself."""
-  found = [
-    highdicom.color.CIELabColor.from_rgb(*(255 * np.array(colour))).lab for colour in colours
-  ]
-  found = np.array(found)
-  apart = np.linalg.norm(found[:, None] - found, axis=-1)
+  lab = [highdicom.color.CIELabColor.from_rgb(*(255 * np.array(colour))).lab for colour in colours]
+  lab = np.array(lab)
+  apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
   np.fill_diagonal(apart, np.inf)
   return apart
 

@@ -31,8 +31,8 @@ def both(tmp_path):
 
 
 def test_a_scan_is_segmented_alike_in_any_format(both, run, tmp_path):
-  wanted = ('nrrd', 'mha', 'seg_nrrd')
-  results = run(*both, options=options(*wanted))
+  kinds = ('nrrd', 'mha', 'seg_nrrd')
+  results = run(*both, options=options(*kinds))
   assert [result.status for result in results] == ['ok', 'ok']
   out = tmp_path / 'out'
   expected = nib.load(out / 'a_seg.nii.gz')

@@ -46,14 +46,14 @@ def test_vectors_are_the_mean_over_transformers_tokens(t5):
 
 
 def test_the_command_writes_every_training_prompt_once(t5, tmp_path, capsys, monkeypatch):
-  wanted = prompts.training_prompts(names=['liver'])
-  monkeypatch.setattr(prompts, 'training_prompts', lambda template: wanted)
+  prompted = prompts.training_prompts(names=['liver'])
+  monkeypatch.setattr(prompts, 'training_prompts', lambda template: prompted)
   output = tmp_path / 'new' / 'text.npz'
   arguments = ['--t5', str(t5[0]), '--output', str(output), '--prompts', 'any other text']
   assert embed.main(arguments) == 0
   vectors = TextVectors.load(output)
   default = prompts.default_prompts(prompts.TEMPLATE.names())
-  assert set(vectors.prompts) == {*wanted, *default, 'any other text'}
+  assert set(vectors.prompts) == {*prompted, *default, 'any other text'}
   before = output.stat().st_mtime_ns
   assert embed.main(arguments) == 0
   assert 'made from the same before' in capsys.readouterr().out
@@ -122,8 +122,8 @@ def test_vectors_of_cum(rows, tmp_path):
   tensor = torch.randn(rows, 512).half()
   torch.save(tensor, tmp_path / 'txt_encoding.pth')
   vectors = embed.read_cum(tmp_path / 'txt_encoding.pth')
-  found = vectors(['A computerized tomography of a liver', 'A computerized tomography of a spleen'])
-  np.testing.assert_array_equal(found, tensor[[5, 0]].float().numpy())
+  read = vectors(['A computerized tomography of a liver', 'A computerized tomography of a spleen'])
+  np.testing.assert_array_equal(read, tensor[[5, 0]].float().numpy())
   assert len(vectors.prompts) == rows
   arguments = ['--cum', str(tmp_path / 'txt_encoding.pth'), '--output', str(tmp_path / 'cum.npz')]
   assert embed.main(arguments) == 0

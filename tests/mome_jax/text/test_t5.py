@@ -65,7 +65,7 @@ def test_number_of_parameters_of_t5_small():
 def test_parameter_names_and_shapes(feed_forward, layers):
   _, variables = _small(feed_forward)
   shapes = jax.tree.map(jnp.shape, variables['params'])
-  found = flax.traverse_util.flatten_dict(shapes, sep='/', is_leaf=lambda _, x: type(x) is tuple)
+  flat = flax.traverse_util.flatten_dict(shapes, sep='/', is_leaf=lambda _, x: type(x) is tuple)
   expected = {
     'embed/embedding': (50, 16),
     'relpos/embedding': (32, 2),
@@ -77,7 +77,7 @@ def test_parameter_names_and_shapes(feed_forward, layers):
     expected |= {f'{block}/{x}/scale': (16,) for x in ('attn_norm', 'mlp_norm')}
     expected |= {f'{block}/mlp/{x}/kernel': (16, 24) for x in layers[:-1]}
     expected |= {f'{block}/mlp/wo/kernel': (24, 16)}
-  assert found == expected
+  assert flat == expected
 
 
 def test_initial_scales_are_those_of_t5():

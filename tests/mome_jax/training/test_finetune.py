@@ -40,8 +40,8 @@ def place(tmp_path_factory):
   }
   transformers.T5EncoderModel(transformers.T5Config(**sizes)).save_pretrained(folder / 't5')
   shutil.copy(tokenizer.DEFAULT_MODEL, folder / 't5' / 'spiece.model')
-  wanted = prompts.training_prompts(names=['liver', 'spleen'])
-  embedders.open_model(folder / 't5')(wanted).save(folder / 'text.npz')
+  expected = prompts.training_prompts(names=['liver', 'spleen'])
+  embedders.open_model(folder / 't5')(expected).save(folder / 'text.npz')
   return folder
 
 

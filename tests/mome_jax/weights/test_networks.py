@@ -44,17 +44,17 @@ def universal(swin_state, classes=31):
 
 def test_universal_swin_unetr(swin_state):
   state = universal(swin_state)
-  found = networks.universal_swin_unetr(state)
-  assert found.config.model.backbone.merging == 'cum'
-  assert found.config.model.experts == 'finest'
-  assert len(found.config.classes) == 31
-  np.testing.assert_array_equal(found.text, state['organ_embedding'])
+  converted = networks.universal_swin_unetr(state)
+  assert converted.config.model.backbone.merging == 'cum'
+  assert converted.config.model.experts == 'finest'
+  assert len(converted.config.classes) == 31
+  np.testing.assert_array_equal(converted.text, state['organ_embedding'])
   alone = weights.convert('monai_swin_unetr', swin_state)['params']
   jax.tree.map(
-    np.testing.assert_array_equal, found.variables['params']['backbone'], alone['backbone']
+    np.testing.assert_array_equal, converted.variables['params']['backbone'], alone['backbone']
   )
   np.testing.assert_array_equal(
-    found.variables['params']['text']['kernel'], state['text_to_vision.weight'].T
+    converted.variables['params']['text']['kernel'], state['text_to_vision.weight'].T
   )
 
 
@@ -80,8 +80,8 @@ def test_the_encoder_alone_lists_what_stays_random(swin_state):
 
 
 def test_the_merging_order_is_an_argument(swin_state):
-  found = networks.monai_swin_unetr(swin_state, merging='monai_v2')
-  assert found.config.model.backbone.merging == 'monai_v2'
+  converted = networks.monai_swin_unetr(swin_state, merging='monai_v2')
+  assert converted.config.model.backbone.merging == 'monai_v2'
   with pytest.raises(weights.WeightsError, match="merging 'v3'; known: cum, monai, monai_v2"):
     weights.convert('monai_swin_unetr', swin_state, merging='v3')
 
@@ -114,8 +114,8 @@ def test_a_published_file_becomes_a_model_folder(swin_state, tmp_path, capsys):
     'name': 'swin_unetr', 'size': 'tiny', 'merging': 'cum',
   }  # fmt: skip
   vectors = TextVectors.load(output / checkpoint.TEXT_VECTORS)
-  found = vectors(prompts.default_prompts(model.config.classes))
-  np.testing.assert_array_equal(found, state['organ_embedding'])
+  embedded = vectors(prompts.default_prompts(model.config.classes))
+  np.testing.assert_array_equal(embedded, state['organ_embedding'])
 
 
 def test_text_vectors_may_come_alone(swin_state, tmp_path, capsys):
@@ -128,8 +128,8 @@ def test_text_vectors_may_come_alone(swin_state, tmp_path, capsys):
   assert command.main(line) == 1
   assert 'has no text vectors' in capsys.readouterr().err
   assert command.main([*line, f'--text_vectors={tmp_path / "text.pth"}']) == 0
-  found = TextVectors.load(tmp_path / 'model' / checkpoint.TEXT_VECTORS)
-  np.testing.assert_array_equal(found.embeddings, vectors.astype(np.float32))
+  written = TextVectors.load(tmp_path / 'model' / checkpoint.TEXT_VECTORS)
+  np.testing.assert_array_equal(written.embeddings, vectors.astype(np.float32))
 
 
 def test_the_command_line_refuses_what_does_not_belong_together(tmp_path, capsys):

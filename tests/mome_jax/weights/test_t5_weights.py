@@ -75,8 +75,8 @@ def test_every_kind_of_file_gives_the_same_variables(tmp_path):
     safetensors.torch.save_file(tensors, tmp_path / part)
   (tmp_path / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': index}))
   for name in ('pytorch_model.bin', 'model.safetensors.index.json'):
-    found = weights.convert('t5', files.read_tensors(tmp_path / name))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    converted = weights.convert('t5', files.read_tensors(tmp_path / name))
+    jax.tree.map(np.testing.assert_array_equal, converted, expected)
 
 
 def test_sizes_from_the_tensors_are_those_of_the_config(tmp_path):
@@ -109,8 +109,8 @@ def test_two_different_embeddings_are_refused():
   tied = {**state, 'encoder.embed_tokens.weight': state['shared.weight']}
   weights.convert('t5', tied)
   only = {k: v for k, v in tied.items() if k != 'shared.weight'}
-  found = weights.convert('t5', only)['params']['embed']['embedding']
-  np.testing.assert_array_equal(found, state['shared.weight'])
+  converted = weights.convert('t5', only)['params']['embed']['embedding']
+  np.testing.assert_array_equal(converted, state['shared.weight'])
   with pytest.raises(weights.WeightsError, match='differ'):
     weights.convert('t5', {**tied, 'encoder.embed_tokens.weight': state['shared.weight'] + 1})
 
