@@ -496,7 +496,7 @@ function listen() {
   $('prompt').onkeydown = keys;
   $('prompt').onblur = () => offer([]);
   $('send').onclick = trying(() => typed().length && ask(typed()));
-  $('send-all').onclick = trying(() => ask(model.classes.map((one) => one.name)));
+  $('send-all').onclick = trying(() => ask(model.classes.filter((one) => !one.experimental).map((one) => one.name)));
   $('undo').onclick = trying(undo);
   $('beside').onchange = showBeside;
   $('explain').onclick = trying(explain);

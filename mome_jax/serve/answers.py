@@ -75,11 +75,12 @@ class Answerer(open_scan.Answerer):
     with self.seeing(scan.key):
       asked.segmenter(volume.array, tuple(volume.spacing), watch=Progress(watch, job.progress))
     one.routing = watch.maps()
-    one.segmented = dataclasses.replace(one.segmented, routing=one.routing)
-    one.view = viewer_data.masks(
-      volume, one.segmented.segmentation, one.segmented.rows, scan.step, one.routing
-    )
-    one.files.pop('report.html', None)
+    with scan.lock:  # a report that is being written is one without them
+      one.segmented = dataclasses.replace(one.segmented, routing=one.routing)
+      one.view = viewer_data.masks(
+        volume, one.segmented.segmentation, one.segmented.rows, scan.step, one.routing
+      )
+      one.files.pop('report.html', None)
 
 
 def warnings_of(scan: Scan, one: PromptSet) -> list[str]:

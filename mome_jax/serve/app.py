@@ -7,7 +7,7 @@ import json
 import pathlib
 import shutil
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -159,6 +159,13 @@ def _prompts(value: Any) -> list[str] | None:
   raise UserError(f'prompts is {value!r}; expected text with commas, or a list of texts')
 
 
+def _switch(body: Mapping[str, Any], name: str) -> bool:
+  value = body.get(name, False)
+  if not isinstance(value, bool):
+    raise UserError(f'{name} is {value!r}; expected true or false')
+  return value
+
+
 # ---------------------------------------------------------------------------- scans
 async def list_scans(request: Request) -> Response:
   """The scans that are open."""
@@ -251,8 +258,8 @@ async def post_prompts(request: Request) -> Response:
   scan, body = _scan(request), await _body(request)
   asked = desk.answerer.request(
     _prompts(body.get('prompts')),
-    force=body.get('force') is True,
-    as_written=body.get('as_written') is True,
+    force=_switch(body, 'force'),
+    as_written=_switch(body, 'as_written'),
   )
   read = await _in_thread(desk.answerer.read_prompts, asked)
   one = PromptSet(next(scan.numbers), asked, read)

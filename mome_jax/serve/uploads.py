@@ -99,8 +99,8 @@ def unpack(path: pathlib.Path, name: str, limit: int) -> tuple[pathlib.Path, lis
       raise UploadError(f'{name}: {_broken(error)}') from error
     if size > limit:
       raise TooLargeError(f'{name}: unpacked, it {_too_large(limit)}')
-  elif _voxels(path) * _BYTES_A_VOXEL > limit:
-    raise TooLargeError(f'{name}: its scan {_too_large(limit)}')
+  else:
+    _check_scan(path, name, limit)
   return path, []
 
 
@@ -127,6 +127,7 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> tuple[pathlib.Path
         with target.open('wb') as file:
           while chunk := content.read(1 << 20):
             file.write(chunk)
+        _check_scan(target, name, limit)
   except tarfile.TarError as error:
     raise UploadError(f'{name}: {_broken(error)}') from error
   path.unlink()
@@ -150,6 +151,11 @@ def _check_whole(file: str, name: str) -> None:
     raise UploadError(
       f'{name}: a scan in two files, as .hdr and .img are; convert it to .nii.gz, .nrrd or .mha'
     )
+
+
+def _check_scan(path: pathlib.Path, name: str, limit: int) -> None:
+  if _voxels(path) * _BYTES_A_VOXEL > limit:
+    raise TooLargeError(f'{name}: its scan {_too_large(limit)}')
 
 
 def _voxels(path: pathlib.Path) -> int:

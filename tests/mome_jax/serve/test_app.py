@@ -196,6 +196,7 @@ def test_what_is_too_large_is_not_taken(folder, tmp_path):
       ('a', iter([b'0' * 150_000] * 2)),  # by what comes
       ('a.nii.gz', path.read_bytes()),  # 64,000 voxels of four bytes
       ('a.zip', bomb()),
+      ('a.tar', packed(path, 'tar')),
       ('a', gzip.compress(nib.Nifti2Image(np.zeros((40, 40, 40), np.int16), np.eye(4)).to_bytes())),
     ):
       answer = client.post('api/scans', params={'name': name}, content=content)
@@ -308,7 +309,8 @@ def test_what_the_model_does_not_know_is_refused_or_forced(client, tmp_path):
   assert one['labels'][0]['verdict'] == 'unfamiliar' and one['notes'][0].startswith('CAUTION')
   assert '--' not in refused.json()['error'] + one['notes'][0]  # no options of a command line
   assert one['labels'][0]['volume_ml'] > 0
-  for body in ({'prompts': 7}, {'prompts': []}, [], {'prompts': ' , '}):
+  forced = {'prompts': 'liver', 'force': 'true'}
+  for body in ({'prompts': 7}, {'prompts': []}, [], {'prompts': ' , '}, forced):
     assert client.post(f'api/scans/{scan}/prompts', json=body).status_code == 400
 
 
