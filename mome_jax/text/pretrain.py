@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from input_pipeline import errors
-from input_pipeline.cli import Parser, dashed
+from input_pipeline.cli import Parser, at_least, dashed
 
 STEPS = 1500
 
@@ -27,8 +27,8 @@ def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = Parser(prog='python -m mome_jax.text.pretrain', description=__doc__)
   parser.add_argument('--output', type=pathlib.Path, help='folder to write; without it, nothing is')
-  parser.add_argument('--steps', type=int, default=STEPS, help='of training (default %(default)s)')
-  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--steps', type=at_least(1), default=STEPS, help=f'of training ({STEPS})')
+  parser.add_argument('--seed', type=at_least(0), default=0)
   parser.add_argument('--leave-out-sides', action='store_true', help='see above')
   return parser
 

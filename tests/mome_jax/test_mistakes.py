@@ -13,7 +13,7 @@ from input_pipeline import bricks
 from mome_jax import evaluate, export, main, predict
 from mome_jax.evaluate import metrics
 from mome_jax.serve import command as serve
-from mome_jax.text import embed, train_tokenizer
+from mome_jax.text import embed, pretrain, train_tokenizer
 from mome_jax.training import loop, multihost
 from mome_jax.weights import __main__ as weights
 
@@ -132,6 +132,7 @@ LINES = [
   (embed, '--t5=empty --output=o', 1, 'spiece.model: missing'),
   (embed, '--cum=file --output=o', 1, 'file: not a PyTorch checkpoint'),
   (embed, '--cum=nowhere --output=o', 1, 'nowhere: cannot be read'),
+  (pretrain, '--seed=-1', 2, "'-1': expected a whole number from 0 on"),
   (train_tokenizer, '--output=/dev/full', 1, '/dev/full: cannot be written (No space left'),
   (train_tokenizer, '--output=empty', 1, 'empty: cannot be written'),
   (predict, '--input=nowhere --output=o', 1, 'nowhere: no such file or folder'),
