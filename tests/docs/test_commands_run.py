@@ -79,7 +79,7 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
     'mome compare runs/a runs/b': (),
     'mome compare runs/a runs/b runs/c': (),
     'mome compare runs/openkbp_cpu runs/peer_dynunet': (),
-    'mome compare runs/openkbp_cpu runs/seed_1 runs/finest runs/peer_dynunet '
+    'mome compare runs/openkbp_cpu runs/experts runs/along runs/finest runs/peer_dynunet '
     'runs/peer_swinunetr': (),
     'mome compare runs/parts runs/parts_finest': (),
     'mome score --predictions out --references labelsTr': (),
@@ -94,8 +94,9 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 # Run -> where its scores stand among the results.
 SCORES = {
-  'a': 'mome', 'b': 'finest', 'c': 'dynunet', 'openkbp_cpu': 'mome', 'peer_dynunet': 'dynunet',
-  'seed_1': 'mome_seed_1', 'finest': 'finest', 'peer_swinunetr': 'swin_unetr',
+  'a': 'mome', 'b': 'finest', 'c': 'dynunet', 'openkbp_cpu': 'all_5600_router',
+  'experts': 'all_5600', 'along': 'all_5600_equal', 'finest': 'finest', 'peer_dynunet': 'dynunet',
+  'peer_swinunetr': 'swin_unetr',
   'parts': 'parts_2000', 'parts_finest': 'parts_finest_2000',
   'after_seed_1': 'rates/after_seed_1',
 }  # fmt: skip
