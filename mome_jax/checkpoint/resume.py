@@ -261,8 +261,10 @@ class Checkpointer:
       CheckpointError: if the last checkpoint could not be written.
     """
     with self._explained():
-      self._manager.wait_until_finished()
-    self._manager.close()
+      try:
+        self._manager.wait_until_finished()
+      finally:
+        self._manager.close()
 
   @contextlib.contextmanager
   def _explained(self):

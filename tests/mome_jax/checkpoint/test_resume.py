@@ -37,17 +37,13 @@ def abstract(width=4):
 
 
 def save(workdir, *steps):
-  checkpointer = checkpoint.Checkpointer(workdir)
-  for step in steps:
-    checkpointer.save(step, state(step), {'step': step, 'seed': 0})
-  checkpointer.close()
+  with opened(workdir) as checkpointer:
+    for step in steps:
+      checkpointer.save(step, state(step), {'step': step, 'seed': 0})
 
 
-@contextlib.contextmanager
 def opened(workdir):
-  checkpointer = checkpoint.Checkpointer(workdir)
-  yield checkpointer
-  checkpointer.close()
+  return contextlib.closing(checkpoint.Checkpointer(workdir))
 
 
 @pytest.fixture(scope='module')
