@@ -10,8 +10,6 @@ points of Dice (docs/results/regions).
 
 import ml_collections
 
-from mome_jax.configs import openkbp_cpu
-
 # Patches of some 150 mm; what is not named here stays as the experiment has it.
 AUGMENTATION = {
   'p_rotate': 0.3,
@@ -38,14 +36,11 @@ def augment_strongly(config: ml_collections.ConfigDict) -> None:
   config.data.augment.update(AUGMENTATION)
 
 
-def get_config(
-  experiment: ml_collections.ConfigDict | None = None,
-) -> ml_collections.ConfigDict:
+def get_config(experiment: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns the experiment.
 
   Args:
-    experiment: the one that stands after the colon; None: `openkbp_cpu`.
+    experiment: the one that stands after the colon.
   """
-  config = openkbp_cpu.get_config() if experiment is None else experiment
-  augment_strongly(config)
-  return config
+  augment_strongly(experiment)
+  return experiment

@@ -15,22 +15,15 @@ validation patients, 74.1 of the equal weights before (one seed).
 
 import ml_collections
 
-from mome_jax.configs import openkbp_cpu
 
-OTHERS = '(?!model/(router|mixture_share)).*'
-
-
-def get_config(
-  experiment: ml_collections.ConfigDict | None = None,
-) -> ml_collections.ConfigDict:
+def get_config(experiment: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns the experiment.
 
   Args:
-    experiment: the one that stands after the colon; None: `openkbp_cpu`.
+    experiment: the one that stands after the colon.
   """
-  config = openkbp_cpu.get_config() if experiment is None else experiment
-  config.model.anchor = 'equal'
-  config.train.freeze = (OTHERS,)
-  config.train.steps = 1500
-  config.train.negatives = 0  # what the experts make of other prompts is settled
-  return config
+  experiment.model.anchor = 'equal'
+  experiment.train.freeze = ('(?!model/(router|mixture_share)).*',)
+  experiment.train.steps = 1500
+  experiment.train.negatives = 0  # what the experts make of other prompts is settled
+  return experiment

@@ -183,7 +183,8 @@ def load(path: str) -> ConfigDict:
 
   'trained:MODEL' is the config that a trained model is evaluated with. A `get_config` with a
   parameter `start` gets the config of the model after the colon, of `start_from`, one with a
-  parameter `experiment` that of the experiment there; any other one gets those words themselves.
+  parameter `experiment` that of the experiment there, or of `openkbp_cpu`; any other one gets those
+  words themselves.
   Paths in it may begin with `~`.
 
   Raises:
@@ -216,7 +217,7 @@ def load(path: str) -> ConfigDict:
     if 'start' in parameters:
       config = module.get_config(start_from(*argument))
     elif 'experiment' in parameters:
-      config = module.get_config(*map(load, argument))
+      config = module.get_config(load(*argument or ['openkbp_cpu']))
     else:
       config = module.get_config(*argument)
   except UserError as error:
