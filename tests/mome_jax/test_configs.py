@@ -13,7 +13,7 @@ from mome_jax import configs
 from mome_jax.configs import base
 from mome_jax.models import build_model
 from mome_jax.text.t5 import build_text_encoder
-from mome_jax.training import state
+from mome_jax.training import config_flag, state
 
 FOLDER = pathlib.Path(configs.__file__).parent
 EXPERIMENTS = sorted({path.stem for path in FOLDER.glob('*.py')} - {'__init__', 'base', 'finetune'})
@@ -21,9 +21,9 @@ EXPERIMENTS = sorted({path.stem for path in FOLDER.glob('*.py')} - {'__init__', 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_an_experiment_can_be_made(name):
-  module = importlib.import_module(f'mome_jax.configs.{name}')
-  config = module.get_config()
-  assert 'python -m mome_jax' in module.__doc__  # how it is run, or where its weights come from
+  config = config_flag.load(name)
+  described = importlib.import_module(f'mome_jax.configs.{name}').__doc__
+  assert 'python -m mome_jax' in described  # how it is run, or where its weights come from
   more = _keys(config) - _keys(base.get_config())
   assert all(key.startswith('model.backbone.') for key in more)  # each network has its own
   brought = {label for s in config.data.sources or () for label in sources.get_source(s).classes}

@@ -12,6 +12,7 @@ from mome_jax.inference.loaded_model import SHIPPED
 
 def test_json_holds_what_is_installed_here(capsys, monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.delenv('MOME_CACHE', raising=False)
   before = jax.config.jax_compilation_cache_dir
   jax.config.update('jax_compilation_cache_dir', None)
   try:

@@ -14,7 +14,8 @@ from mome_jax.training import compilation
 
 
 @pytest.fixture
-def no_cache():
+def no_cache(monkeypatch):
+  monkeypatch.delenv('MOME_CACHE', raising=False)
   before = jax.config.jax_compilation_cache_dir
   jax.config.update('jax_compilation_cache_dir', None)
   yield
