@@ -21,7 +21,13 @@ from mome_jax.text.vectors import TextVectors
 from mome_jax.training import config_flag, loop, state
 from mome_jax.training.start import read_task
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+# A moving average of one value is that value, rounded.
+assert_same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
 
 
 @pytest.fixture(scope='module')
@@ -73,18 +79,19 @@ def test_fine_tuning_with_frozen_text(place, start, capsys):
   assert config.text.vectors == str(start / 'text.npz')
   config.classes = ('liver', 'spleen')
   config.model.experts = 'pyramid'
+  config.model.scales = (0, 1)  # two of four: it compiles in half the time
   config.train.steps = 2
   config.train.log_every = 1
   config.train.learning_rate = 0.0  # every parameter can be told
   config.validation.every = 0
   workdir = epath.Path(place / 'mine')
   loop.train(config, workdir)
-  random = 'model/expert_1, model/expert_2, model/expert_3, model/router'
+  random = 'model/expert_1, model/router'
   assert f'starting from {start}; random: {random}\n' in capsys.readouterr().out
   before, after = (checkpoint.load_model(path, DEVICE) for path in (start, workdir))
   assert set(after.params) == {'model'}
   for name, leaves in before.params['model'].items():
-    jax.tree.map(np.testing.assert_array_equal, leaves, after.params['model'][name])
+    jax.tree.map(assert_same, leaves, after.params['model'][name])
   assert after.config.classes == ('liver', 'spleen')
   log = [json.loads(line) for line in (place / 'mine' / 'metrics.jsonl').read_text().splitlines()]
   assert np.isfinite([row['loss'] for row in log]).all()

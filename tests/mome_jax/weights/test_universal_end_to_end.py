@@ -17,6 +17,8 @@ from tests.mome_jax.weights import layouts
 
 CLASSES = 32
 
+pytestmark = pytest.mark.slow  # two minutes, most of them for the compiler
+
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
@@ -70,7 +72,6 @@ def test_training_starts_from_it(model, tmp_path, capsys):
   assert len(legend['labels']) == CLASSES
 
 
-@pytest.mark.slow
 def test_it_predicts_at_its_own_window(model, tmp_path):
   legend = ask(model, write_scan(tmp_path / 'scan.nii.gz', 60, 1.5))
   assert len(legend['labels']) == CLASSES
