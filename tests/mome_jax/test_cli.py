@@ -117,6 +117,13 @@ def test_help_of_a_command_spells_it_as_it_was_called(name, capsys):
   assert f'python -m {command.module}' in text and f'mome {name} ' not in text
 
 
+def test_help_of_crossval_offers_no_flag_that_it_refuses(capsys):
+  assert cli.main(['crossval', '--help']) == 0
+  flags = capsys.readouterr().out.partition('Flags:')[2]
+  assert '--workdir' in flags
+  assert not any(flag in flags for flag in ('--mode', '--topology', '--distributed'))
+
+
 def test_arguments_reach_the_command(capsys):
   with pytest.raises(SystemExit) as end:
     cli.main(['score', '--predictions', 'a', '--refrences', 'b'])
