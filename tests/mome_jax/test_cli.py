@@ -1,6 +1,8 @@
 """The console command: its page, what it starts, how help spells commands."""
 
+import contextlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -122,6 +124,19 @@ def test_help_of_crossval_offers_no_flag_that_it_refuses(capsys):
   flags = capsys.readouterr().out.partition('Flags:')[2]
   assert '--workdir' in flags
   assert not any(flag in flags for flag in ('--mode', '--topology', '--distributed'))
+
+
+def test_help_names_no_function_of_the_source(capsys):
+  functions = {
+    f'{path.stem}.{name}'
+    for package in ('mome_jax', 'input_pipeline')
+    for path in (ROOT / package).rglob('*.py')
+    for name in re.findall(r'^(?:def|class) (\w+)', path.read_text(), flags=re.MULTILINE)
+  }
+  for name in cli.COMMANDS:
+    with contextlib.suppress(SystemExit):
+      cli.main([name, '--help'])
+  assert not functions & set(re.findall(r'\w+\.\w+', capsys.readouterr().out))
 
 
 def test_arguments_reach_the_command(capsys):
