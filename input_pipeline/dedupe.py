@@ -3,8 +3,10 @@ r"""Finds the same scan in several datasets, so that no patient is trained on an
   python -m input_pipeline.dedupe --download=lits=DIR --download=msd_liver=DIR --output=groups.json
   python -m input_pipeline.prepare --source=lits --manual_dir=DIR --groups=groups.json ...
 
-Scans are compared by their `fingerprint`; what is found, and which scans the sources say to be of
-one patient, goes to a file of `patient_groups`.
+Scans are compared by what they show, so that cropped, turned and resampled ones are found too. What
+is found, and which scans the sources say to be of one patient, goes to the file, which `prepare
+--groups` reads: all scans of a patient then come into one split. Exit code 1 if scans could not be
+read: they were compared with none.
 """
 
 import argparse
@@ -32,7 +34,12 @@ def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = cli.Parser(prog='python -m input_pipeline.dedupe', description=__doc__)
   parser.add_argument(
-    '--download', action='append', required=True, type=_parse_download, help='SOURCE=FOLDER'
+    '--download',
+    action='append',
+    required=True,
+    type=_parse_download,
+    metavar='SOURCE=FOLDER',
+    help='a dataset, as prepare knows it, and where it lies; may be repeated',
   )
   parser.add_argument('--output', required=True, type=pathlib.Path, help='JSON of the groups')
   return parser

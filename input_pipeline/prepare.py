@@ -375,7 +375,7 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--brick', type=cli.at_least(1), default=64, help='voxels along an edge (64)')
   parser.add_argument('--cases', type=cli.at_least(1), help='at most so many cases of each split')
-  parser.add_argument('--groups', help='JSON of input_pipeline.dedupe: a patient in one split')
+  parser.add_argument('--groups', help='JSON of dedupe: a patient in one split')
   parser.add_argument(
     '--folds',
     action='store_true',

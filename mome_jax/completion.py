@@ -18,13 +18,13 @@ from input_pipeline import sources
 from input_pipeline.cli import Parser, called_as, dashed
 from input_pipeline.errors import command
 from mome_jax import cli
-from mome_jax.training import config_flag
+from mome_jax.training import command_line, config_flag
 
 SHELLS = ('bash', 'zsh', 'fish')
-# Of those that are not declared as paths.
-_PATHS = {'checkpoint', 'data_dir', 'groups', 'input', 'manual_dir', 'new_classes', 'output',
-          'predictions', 'prompts_file', 'references', 't5', 'cum', 'text_model', 'workdir',
-          'a', 'others'}  # fmt: skip
+# What is a path, though neither its type nor one of these words in place of its value says so.
+_PATHS = {'checkpoint', 'data_dir', 'groups', 'input', 'manual_dir', 'output', 'cum', 'text_model',
+          'workdir', 'a', 'others'}  # fmt: skip
+_PLACES = ('DIR', 'FILE', 'FOLDER', 'JSON', 'MODEL')
 
 
 def script(shell: str) -> str:
@@ -39,28 +39,34 @@ def _whole() -> argparse.ArgumentParser:
   parts = whole.add_subparsers()
   for name, entry in cli.COMMANDS.items():
     with called_as(f'mome {name}', cli.spelled()):
-      parser = _part(entry.load().make_parser(), entry.first)
+      parser = _parser(entry)
     for action in parser._actions:
       _add_values(action)
     parts.add_parser(name, help=entry.help, parents=[parser], add_help=False)
   return whole
 
 
-def _part(parser: argparse.ArgumentParser, first: Sequence[str]) -> argparse.ArgumentParser:
-  """The parser that reads what comes after the arguments `first`."""
+def _parser(entry: cli.Command) -> argparse.ArgumentParser:
+  """The options of a command, without those that it refuses."""
+  program = entry.load()
+  if program.__name__ == 'mome_jax.main':
+    mode = ''.join(entry.first).removeprefix('--mode=') or 'train'
+    return program.make_parser(command_line.read_in(mode))
+  parser = program.make_parser()
   for action in parser._actions:
     if isinstance(action, argparse._SubParsersAction):
-      return action.choices[first[0]]
+      return action.choices[entry.first[0]]
   return parser
 
 
 def _add_values(action: argparse.Action) -> None:
   """Names the values of an option where there is a list of them, or says that it takes a path."""
   known = {'source': sorted(sources.SOURCES), 'config': config_flag.names()}
-  if action.dest in known and action.choices is None:
-    action.choices = known[action.dest]
-  elif action.dest in _PATHS or action.type is pathlib.Path:
+  path = action.metavar in _PLACES or action.type is pathlib.Path
+  if path or action.dest in _PATHS:
     action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
+  elif action.dest in known and action.choices is None:
+    action.choices = known[action.dest]
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from input_pipeline import sources
 from input_pipeline.cli import spoken
 
 DOWNLOADED = 'DOWNLOADED'  # stands for a folder that nobody noted
@@ -14,21 +15,22 @@ _BUILT_IN = 'phantom'  # sources that draw their scans: they need no folder
 def prepare_command(
   data_dir: str | os.PathLike, name: str, report: Mapping[str, Any] | None, *options: str
 ) -> str:
-  """What to type to prepare a source again.
+  """What to type to prepare a source, again or for the first time.
 
   Args:
     data_dir: of the prepared sources.
-    name: of the source.
+    name: of the prepared source.
     report: what `prepare` left of it; None: it is not prepared.
     *options: further ones.
   """
   known = report or {}
   settings = known.get('settings', {})
-  source = settings.get('source', name)
+  # What nobody prepared may be meant to have a name of its own.
+  source = settings.get('source', name if name in sources.SOURCES else 'SOURCE')
   words = ['python -m input_pipeline.prepare', f'--source={source}']
   # Earlier versions did not note the folder.
   folder = known.get('manual_dir', None if source.startswith(_BUILT_IN) else DOWNLOADED)
-  if known and folder:
+  if folder:
     words.append(f'--manual_dir={shlex.quote(folder)}')
   if name != source:
     words.append(f'--name={name}')

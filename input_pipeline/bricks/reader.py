@@ -215,6 +215,8 @@ def read_template(
   data_dir: str | os.PathLike,
   source_names: Sequence[str],
   new_classes: Iterable[Mapping[str, Any]] = (),
+  *,
+  spacing: Sequence[float] | None = None,
 ) -> Template:
   """The template of a run: the built-in classes, those of its prepared sources, and further ones.
 
@@ -223,6 +225,8 @@ def read_template(
     source_names: that the run reads.
     new_classes: as `Template.extend` takes them; they come first, so that their prompts and indices
       win where a source declares the same name.
+    spacing: (3,) mm that the run needs, where it needs one: so a source that is not there has to be
+      prepared.
 
   Raises:
     NotPreparedError: if a source is not prepared.
@@ -231,7 +235,7 @@ def read_template(
   template = TEMPLATE.extend(new_classes)
   for source in source_names:
     declared = {entry['name'] for entry in template.additions()}
-    for entry in _stored_classes(data_dir, source):
+    for entry in _stored_classes(data_dir, source, spacing):
       # An index is the source's own affair: its codes are translated on reading.
       drop = ('index', 'prompt') if entry['name'] in declared else ('index',)
       template = template.extend([{k: v for k, v in entry.items() if k not in drop}])
@@ -375,8 +379,10 @@ def read_patients(data_dir: str | os.PathLike, source: str) -> dict[tuple[str, s
   return {(of, name): patient for of, name, patient in settings.get('patients', ())}
 
 
-def _stored_classes(data_dir: str | os.PathLike, source: str) -> list[dict]:
-  _, settings = _prepared(data_dir, source)
+def _stored_classes(
+  data_dir: str | os.PathLike, source: str, spacing: Sequence[float] | None = None
+) -> list[dict]:
+  _, settings = _prepared(data_dir, source, spacing)
   return settings.get('new_classes', [])
 
 
@@ -412,25 +418,33 @@ def training_sources(data_dir: str | os.PathLike) -> list[str]:
   return names
 
 
-def _prepared(data_dir: str | os.PathLike, source: str) -> tuple[epath.Path, dict]:
+def _prepared(
+  data_dir: str | os.PathLike, source: str, spacing: Sequence[float] | None = None
+) -> tuple[epath.Path, dict]:
   """The folder of a prepared source, and its settings.
+
+  Args:
+    data_dir: of the prepared sources.
+    source: name of one of them.
+    spacing: see `read_template`.
 
   Raises:
     NotPreparedError: if it is not there, or of another version.
   """
   settings = read_settings(data_dir, source)
   folder = epath.Path(data_dir) / source
-  command = prepare_command(data_dir, source, settings)
   if settings is None:
+    at = () if spacing is None else (f'--spacing={",".join(f"{mm:g}" for mm in spacing)}',)
+    command = prepare_command(data_dir, source, None, *at)
     known = {*prepared_sources(data_dir), *sources.SOURCES}
     hint = '' if source in known else suggest(source, sorted(known)).partition('known:')[0]
-    raise NotPreparedError(f'{folder}: not prepared; {hint or f"run {command}"}')
+    hint = hint or f'run {command}, or correct data_dir if it is prepared elsewhere'
+    raise NotPreparedError(f'{folder}: not prepared; {hint}')
   with readable(folder / records.SETTINGS):
     version = settings['settings']['version']
   if version != records.VERSION:
-    raise NotPreparedError(
-      f'{folder}: version {version}, need {records.VERSION}; run {command} --overwrite'
-    )
+    command = prepare_command(data_dir, source, settings, '--overwrite')
+    raise NotPreparedError(f'{folder}: version {version}, need {records.VERSION}; run {command}')
   return folder, settings
 
 

@@ -27,8 +27,9 @@ from etils import epath
 from mome_jax.errors import command, writing
 from mome_jax.training import command_line, config_flag
 
+_FLAGS = ('config', 'workdir', 'help')
 make_parser = functools.partial(
-  command_line.make_parser, __doc__, prog='python -m mome_jax.crossval'
+  command_line.make_parser, __doc__, _FLAGS, prog='python -m mome_jax.crossval'
 )
 
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   words = list(sys.argv[1:] if argv is None else argv)
   values = command_line.parse([sys.argv[0], *words])
   if values.help:
-    print(command_line.help_text(values, __doc__))
+    print(command_line.help_text(values, __doc__, _FLAGS))
     return 0
   if values.mode != 'train' or values.distributed:
     raise config_flag.FlagError(

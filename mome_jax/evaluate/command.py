@@ -40,8 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     '--dataset',
     default='',
     metavar='NAME',
-    help='what the rows call it; a name of `input_pipeline.prepare --list` has published numbers '
-    'shown beside; default: that of the folder of references',
+    help='what the rows call it; a name that `prepare --list` has gets published numbers '
+    'beside its own; default: that of the folder of references',
   )
   scoring.add_argument('--output', metavar='DIR', help='default: evaluation/ in --predictions')
   comparing = commands.add_parser(

@@ -89,8 +89,8 @@ def compare(
   A case in which reference and mask are both empty has no score, nor has a pair of two such. Where
   only one side is rightly empty, the other puts a mask where there is nothing, and has Dice and NSD
   0: the empty one counts as 1, in means, difference, wins, losses and test, so that inventing a
-  structure costs as much as missing it. `metrics.summarize`, which sees one side alone, leaves
-  such a case out of the mean of the empty side.
+  structure costs as much as missing it. The mean of an evaluation by itself, which sees one side
+  alone, leaves such a case out.
 
   Args:
     a: rows of `score_files.read`.

@@ -38,7 +38,11 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--manual-dir', help='folder of the download of a source that names none')
   parser.add_argument('--name', help='under which one source is, or will be, prepared')
   parser.add_argument('--data-dir', required=True, help='folder of all prepared sources')
-  parser.add_argument('--output', type=pathlib.Path, help='the config to write: NAME.py')
+  parser.add_argument(
+    '--output',
+    type=pathlib.Path,
+    help='the config to write: NAME.py; without it the plan is only printed',
+  )
   parser.add_argument('--force', action='store_true', help='replace --output if it is there')
   group = parser.add_argument_group('what to plan for')
   group.add_argument('--memory', type=_bytes, help='of a device: 24GiB (all that is there)')

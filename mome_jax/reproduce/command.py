@@ -36,7 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     '--models', default='', help='configs, separated by commas, the first the one to compare with; '
     f'default {",".join(MODELS)}, with --vectors {",".join(BASELINES)} before them',
   )  # fmt: skip
-  add('--vectors', help="text vectors of the baselines: mome embed's, or CUM's file")
+  add(
+    '--vectors', metavar='FILE', help="text vectors of the baselines: mome embed's, or CUM's file"
+  )
   add('--until', choices=[stage.name for stage in STAGES], help='the last stage to run')
   add('--status', action='store_true', help='print what is done and what is next, and end')
   add('--spacing', type=cli.spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)')

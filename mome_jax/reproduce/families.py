@@ -77,8 +77,9 @@ def find(root: pathlib.Path | None, given: Mapping[str, str]) -> list[Download]:
         downloads.append(Download(name, family, place.absolute(), family in EXTERNAL))
   if not any(not download.external for download in downloads):
     raise DownloadError(
-      f'{root}: none of the folders {", ".join(SOURCES[:4])}, ... is there; put each download into '
-      'a folder of its name, or give --download SOURCE=FOLDER (mome prepare --list tells the names)'
+      f'{root or "--download"}: none of the folders {", ".join(SOURCES[:4])}, ... is there; put '
+      'each download into a folder of its name, or give --download SOURCE=FOLDER (mome '
+      'prepare --list tells the names)'
     )
   return downloads
 

@@ -90,7 +90,7 @@ def _define(argv: Sequence[str]) -> flags.FlagValues:
   flags.DEFINE_bool(
     'distributed',
     os.environ.get('MOME_DISTRIBUTED') == '1',
-    'This is one of several processes; see multihost.initialize. Also: MOME_DISTRIBUTED=1.',
+    'This is one of several processes (docs/how-to/clusters.md). Also: MOME_DISTRIBUTED=1.',
     flag_values=values,
   )
   flags.DEFINE_bool('help', False, 'Print this.', short_name='h', flag_values=values)
@@ -107,7 +107,7 @@ def _check(values: flags.FlagValues, words: Sequence[str]) -> None:
         f'--mode={values.mode} needs --{name}, such as --{name}={_EXAMPLES[name]}'
       )
   for name in _NAMES:
-    if values[name].present and name not in (*_HELP[values.mode][1], 'mode'):
+    if values[name].present and name not in (*read_in(values.mode), 'mode'):
       raise config_flag.FlagError(f'--mode={values.mode} does not read --{name}; leave it out')
   config_flag.check_asked(values)
 
@@ -127,11 +127,20 @@ def help_text(values: flags.FlagValues, purpose: str, names: Sequence[str] = _NA
   return '\n'.join(lines)
 
 
-def make_parser(purpose: str, prog: str = 'python -m mome_jax.main') -> argparse.ArgumentParser:
-  """The flags as options, for the completion of shells; `parse` reads them, and overrides too."""
+def read_in(mode: str) -> tuple[str, ...]:
+  """The flags that a mode reads."""
+  return _HELP[mode][1]
+
+
+def make_parser(
+  purpose: str, names: Sequence[str] = _NAMES, *, prog: str = 'python -m mome_jax.main'
+) -> argparse.ArgumentParser:
+  """Some flags as options, for the completion of shells; `parse` reads them, and overrides too."""
   values = _define([''])
   parser = Parser(prog=prog, description=purpose)
-  for name in _NAMES[:-1]:
+  for name in names:
+    if name == 'help':  # argparse has its own
+      continue
     options: dict[str, Any] = {'action': 'store_true'} if values[name].boolean else {}
     if name == 'mode':
       options['choices'] = MODES

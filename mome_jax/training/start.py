@@ -62,7 +62,9 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
       training scan shows any of the classes.
   """
   config = config.copy_and_resolve_references()
-  template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
+  template = bricks.read_template(
+    config.data_dir, config.data.sources, config.new_classes, spacing=config.data.spacing
+  )
   config.new_classes = template.additions()  # a checkpoint knows its classes without the data
   start, tokenizer = _find_text(config, workdir)
   text = prompt_inputs.for_training(config, template, tokenizer)

@@ -32,6 +32,8 @@ def checkout(tmp_path_factory):
   (folder / 'runs').mkdir()
   for run in ('demo', 'openkbp_cpu', 'shipped'):
     (folder / 'runs' / run).symlink_to(ROOT / 'mome_jax/assets/openkbp')
+  (folder / 'models').mkdir()
+  (folder / 'models/both').symlink_to(ROOT / 'mome_jax/assets/openkbp')
   return folder
 
 

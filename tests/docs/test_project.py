@@ -94,6 +94,19 @@ def test_tested_pythons_are_the_declared_ones():
   assert set(workflow['jobs']['test']['strategy']['matrix']['python']) == declared
 
 
+def test_what_configs_say_of_chips_is_what_the_benchmarks_have():
+  table = (ROOT / 'docs/benchmarks.md').read_text()
+  said = {}
+  for path in (ROOT / 'mome_jax/configs').glob('*.py'):
+    text = ' '.join(path.read_text().split())
+    if match := re.search(r'([\d.]+) of the 16 GiB of a chip and ([\d.]+) TFLOP a patch', text):
+      said[path.stem] = match.groups()
+  assert len(said) == 3
+  for name, (memory, work) in said.items():
+    row = re.search(rf'^\| {name} \| v5e \| 1 \|.*', table, flags=re.MULTILINE)[0].split(' | ')
+    assert row[-2] == memory and f'{float(row[9]):.1f}' == work, name
+
+
 def test_readme_stays_short():
   lines = (ROOT / 'README.md').read_text().splitlines()
   assert len(lines) <= 150

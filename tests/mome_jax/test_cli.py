@@ -1,6 +1,8 @@
 """The console command: its page, what it starts, how help spells commands."""
 
+import contextlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -115,6 +117,26 @@ def test_help_of_a_command_spells_it_as_it_was_called(name, capsys):
   text = capsys.readouterr().out
   assert code == 0
   assert f'python -m {command.module}' in text and f'mome {name} ' not in text
+
+
+def test_help_of_crossval_offers_no_flag_that_it_refuses(capsys):
+  assert cli.main(['crossval', '--help']) == 0
+  flags = capsys.readouterr().out.partition('Flags:')[2]
+  assert '--workdir' in flags
+  assert not any(flag in flags for flag in ('--mode', '--topology', '--distributed'))
+
+
+def test_help_names_no_function_of_the_source(capsys):
+  functions = {
+    f'{path.stem}.{name}'
+    for package in ('mome_jax', 'input_pipeline')
+    for path in (ROOT / package).rglob('*.py')
+    for name in re.findall(r'^(?:def|class) (\w+)', path.read_text(), flags=re.MULTILINE)
+  }
+  for name in cli.COMMANDS:
+    with contextlib.suppress(SystemExit):
+      cli.main([name, '--help'])
+  assert not functions & set(re.findall(r'\w+\.\w+', capsys.readouterr().out))
 
 
 def test_arguments_reach_the_command(capsys):

@@ -44,6 +44,11 @@ REPLIES = [
   ('export --dtype ', 'float32 bfloat16'),
   ('completion ', 'bash zsh fish'),
   ('predict --input sca', 'scan.nii.gz'),
+  ('finetune --data sca', 'scan.nii.gz'),
+  ('dicom-node --config sca', 'scan.nii.gz'),
+  ('compile --topo', '--topology'),
+  ('crossval --topo', ''),
+  ('train --topo', ''),
 ]
 
 

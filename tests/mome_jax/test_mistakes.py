@@ -25,6 +25,8 @@ VALUES = [
   ("classes=('liver','liver')", 'names of classes, each once'),
   ("experimental=('spleens',)", 'config.experimental: spleens: not in config.classes'),
   ('data.sources=fantom', 'data/fantom: not prepared; did you mean phantom?'),
+  ('data.sources=mine', '--source=SOURCE --manual_dir=DOWNLOADED --name=mine'),
+  ('data.sources=openkbp', '--data_dir=data --spacing=6,6,6, or correct data_dir'),
   ('data.patch=(30,32,32)', 'expected multiples of 8'),
   ('data.patch=(32,32)', 'expected three of them'),
   ('data.spacing=(0,1,1)', 'each a number above 0'),

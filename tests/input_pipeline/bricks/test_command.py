@@ -34,4 +34,6 @@ def test_a_source_of_an_earlier_version_says_that_its_folder_is_missing():
 def test_what_is_not_prepared_has_no_settings():
   with called_as('mome train', {'python -m input_pipeline.prepare': 'mome prepare'}):
     command = prepare_command('data', 'openkbp', None)
-  assert command == 'mome prepare --source=openkbp --data_dir=data'
+  assert command == 'mome prepare --source=openkbp --manual_dir=DOWNLOADED --data_dir=data'
+  command = prepare_command('data', 'mine', None)  # no source is called so
+  assert command.endswith('--source=SOURCE --manual_dir=DOWNLOADED --name=mine --data_dir=data')

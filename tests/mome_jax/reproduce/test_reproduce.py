@@ -275,6 +275,7 @@ def test_every_class_of_the_experiment_is_labelled_by_the_ten_families():
   ('words', 'message'),
   [
     (['--downloads=nowhere'], 'none of the folders btcv, '),
+    (['--download=ircadb=.'], 'error: --download: none of the folders btcv, '),
     (['--download=litz=.'], 'did you mean lits'),
     (['--download=lits=nowhere'], 'no such folder'),
     (['--download=lits'], 'expected SOURCE=FOLDER'),
