@@ -171,8 +171,8 @@ async function ask(prompts, force = false) {
   const all = [...before, ...prompts];
   const text = $('prompt').value, place = here();
   try {
-    // What was forced before is asked for again with the rest.
-    const told = await post(`${place}/prompts`, { prompts: all, force: force || Boolean(before.length && set.force) });
+    // What was forced before is asked for again, which forces none of the rest.
+    const told = await post(`${place}/prompts`, { prompts: all, force: force || (set?.force ? before : false) });
     if ($('prompt').value === text) { // what was typed meanwhile stays
       $('prompt').value = $('meaning').textContent = '';
       offer([]);

@@ -261,6 +261,14 @@ def test_a_late_answer_for_a_scan_that_was_left_is_dropped(page, scan, tmp_path)
   other = page.run('scan.scan')
   page.run(f'choose({first})')
   page.run(f'Promise.all([ask(["spleen", "liver"]), choose({other})])')
+def test_what_was_forced_before_forces_nothing_else(page):
+  page.run('$("add").checked = true')
+  ask(page, 'f')  # beside a and b
+  page.until('!!$("force")')
+  assert '"f"' in page.run('$("error").textContent') and shown(page) == 'a, b'
+  page.run('complain(null); $("prompt").value = ""; $("add").checked = false')
+
+
   assert page.run('scan.title') == page.run('$("title").textContent') == 'other'
   assert page.run('set') is None and page.run('data.classes.length') == 0
   assert page.run('$("error").hidden')
