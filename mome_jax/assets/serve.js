@@ -227,7 +227,7 @@ function unwatch() {
   jobs?.close();
   jobs = null;
   $('work').hidden = true;
-  $('stage').textContent = '';
+  $('job-stage').textContent = '';
 }
 
 function watch(number) {
@@ -241,7 +241,7 @@ function watch(number) {
     if (stream !== jobs) return;
     const job = JSON.parse(text);
     $('done').style.width = `${job.windows ? (100 * job.windows_done) / job.windows : 0}%`;
-    $('stage').textContent = job.state === 'waiting' ? `waiting for ${job.before} before it`
+    $('job-stage').textContent = job.state === 'waiting' ? `waiting for ${job.before} before it`
       : `${job.stage}${job.windows ? `: ${job.windows_done} of ${job.windows} windows` : ''}`;
     const over = ['done', 'failed', 'cancelled'].includes(job.state);
     if (over) unwatch();
@@ -525,7 +525,7 @@ async function begin() {
   document.body.dataset.ready = 'true';
 }
 
-document.querySelector('main > #stage').append(make('p', { id: 'hint' }), make('div', { id: 'names' }));
+$('stage').append(make('p', { id: 'hint' }), make('div', { id: 'names' }));
 const started = begin().catch(failed);
 window.started = started;
 window.nv = nv;

@@ -82,7 +82,7 @@ def ask(page, text):
 
 def until_stuck(page, prompts):
   """Waits until windows of prompts have come to the gate."""
-  page.until(f'/^{prompts}: .* windows$/.test($("stage").textContent)')
+  page.until(f'/^{prompts}: .* windows$/.test($("job-stage").textContent)')
 
 
 def shown(page):
@@ -239,7 +239,7 @@ def test_two_tabs_share_scans_and_the_line(page, server, gate):
   ask(other, 'c')
   other.until('!!$("force")')
   other.run('$("force").click()')
-  other.until('$("stage").textContent === "waiting for 1 before it"')
+  other.until('$("job-stage").textContent === "waiting for 1 before it"')
   gate.open.set()
   page.until('document.body.dataset.shown === "a, b"')
   other.until('document.body.dataset.shown === "c"')
