@@ -1,5 +1,6 @@
 """RT Structure Sets and SEG objects beside a CT series: what they hold, and that as masks."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from input_pipeline.ct.volume import Geometry, VolumeError
 
 _CLOSED = ('CLOSED_PLANAR', 'CLOSEDPLANAR_XOR')
 _OFF = 0.35  # of the distance of slices; as far as a contour may lie off its slice
+_FAR = 1e5  # mm; no patient is as large
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -53,7 +55,7 @@ def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
     for file in inventory.look(path, ('dicom',)).used:
       if file.name in known:
         continue
-      try:
+      with _explaining(str(file.path)):
         header = dicom_series.parse(file.name, open_file, specific_tags=['Modality'])
         if header.get('Modality') == 'RTSTRUCT':
           sets.append(_read(file.name, dicom_series.parse(file.name, open_file)))
@@ -61,16 +63,21 @@ def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
           dataset = dicom_series.parse(file.name, open_file)
           segments.check_kind(dataset, str(file.path))
           sets.append(_read_segments(file.name, dataset))
-      except VolumeError:
-        raise
-      except dicom_series.SliceError as error:
-        raise VolumeError(f'{file.path}: {error}') from error
-      except Exception as error:  # pydicom reads values when they are asked for, and raises many
-        reason = dicom_series.reason(error)
-        raise VolumeError(
-          f'{file.path}: damaged structure set ({reason}); copy it again'
-        ) from error
   return sorted(sets, key=lambda one: (one.made, one.name))
+
+
+@contextlib.contextmanager
+def _explaining(place: str) -> Iterator[None]:
+  """A block that reads the file of this place; VolumeError whatever is wrong with it."""
+  try:
+    yield
+  except dicom_series.SliceError as error:
+    raise VolumeError(f'{place}: {error}') from error
+  except (VolumeError, MemoryError):
+    raise
+  except Exception as error:  # pydicom reads values when they are asked for, and raises many
+    reason = dicom_series.reason(error)
+    raise VolumeError(f'{place}: damaged structure set ({reason}); copy it again') from error
 
 
 def _read(name: str, dataset: Any) -> StructureSet:
@@ -127,6 +134,8 @@ def _rois(dataset: Any) -> Iterator[tuple[str, list[tuple[str, np.ndarray]]]]:
       data = np.array(dicom_series.value(contour, 'ContourData') or (), np.float64)
       if len(data) % 3:
         raise ValueError(f'{roi.ROIName}: ContourData of {len(data)} numbers')
+      if not (np.abs(data) < _FAR).all():
+        raise ValueError(f'{roi.ROIName}: ContourData with numbers that are no place')
       if len(data):
         items.append((str(contour.get('ContourGeometricType', '')), data))
     yield str(roi.ROIName), items
@@ -151,28 +160,27 @@ def read_masks(
     Name -> (columns, rows, slices) bool, of those that have closed contours in the scan.
 
   Raises:
-    VolumeError: if a contour lies between slices or across them.
+    VolumeError: if it is damaged, or a contour lies between slices or across them.
 
   Warns:
     UserWarning: of contours that are not closed, doubled, or lie beyond the scan; of slices
       between contours that have none.
   """
-  with dicom_series.opened(path) as open_file:
-    dataset = dicom_series.parse(name, open_file)
   place = f'{path}/{name}'
-  if dataset.get('Modality') == 'SEG':
-    return segments.read(dataset, place, geometry, names)
-  masks: dict[str, np.ndarray] = {}
-  for roi, items in _rois(dataset):
-    if roi not in names:
-      continue
-    rings = _by_slice(f'{place}: ROI {roi!r}', items, geometry)
-    mask = masks.setdefault(roi, np.zeros(geometry.shape, bool))
-    for k, several in rings.items():
-      mask[..., k] |= contours.rasterise(several, geometry.shape[1::-1]).T
-    if not mask.any():
-      del masks[roi]
-  return masks
+  with _explaining(place):
+    with dicom_series.opened(path) as open_file:
+      dataset = dicom_series.parse(name, open_file)
+    if dataset.get('Modality') == 'SEG':
+      return segments.read(dataset, place, geometry, names)
+    masks: dict[str, np.ndarray] = {}
+    for roi, items in _rois(dataset):
+      if roi not in names:
+        continue
+      rings = _by_slice(f'{place}: ROI {roi!r}', items, geometry)
+      mask = masks.setdefault(roi, np.zeros(geometry.shape, bool))
+      for k, several in rings.items():
+        mask[..., k] |= contours.rasterise(several, geometry.shape[1::-1]).T
+  return {roi: mask for roi, mask in masks.items() if mask.any()}
 
 
 def _by_slice(

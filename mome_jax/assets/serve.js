@@ -12,16 +12,20 @@ let set = null; // the one that is shown
 let jobs = null; // the stream that is watched
 let wait = Promise.resolve(); // what is drawn is drawn in order
 
-async function call(path, options = {}) {
-  let answer;
+async function reach(address, options) {
   try {
-    answer = await fetch(`api/${path}`, options);
+    const answer = await fetch(address, options);
+    $('gone').hidden = true;
+    return answer;
   } catch { // a server that is gone, or a file that cannot be read any more
     const answers = await fetch('api/model').then(() => true, () => false);
     $('gone').hidden = answers;
     throw new Error(answers ? 'what was to be sent cannot be read, or the connection broke; try again' : 'the server does not answer');
   }
-  $('gone').hidden = true;
+}
+
+async function call(path, options = {}) {
+  const answer = await reach(`api/${path}`, options);
   if (answer.status === 204) return null;
   const told = await answer.json();
   if (!answer.ok) throw Object.assign(new Error(told.error), { canForce: told.can_force });
@@ -171,8 +175,8 @@ async function ask(prompts, force = false) {
   const all = [...before, ...prompts];
   const text = $('prompt').value, place = here();
   try {
-    // What was forced before is asked for again with the rest.
-    const told = await post(`${place}/prompts`, { prompts: all, force: force || Boolean(before.length && set.force) });
+    // What was forced before is asked for again, which forces none of the rest.
+    const told = await post(`${place}/prompts`, { prompts: all, force: force || (set?.force ? before : false) });
     if ($('prompt').value === text) { // what was typed meanwhile stays
       $('prompt').value = $('meaning').textContent = '';
       offer([]);
@@ -227,7 +231,7 @@ function unwatch() {
   jobs?.close();
   jobs = null;
   $('work').hidden = true;
-  $('stage').textContent = '';
+  $('job-stage').textContent = '';
 }
 
 function watch(number) {
@@ -241,7 +245,7 @@ function watch(number) {
     if (stream !== jobs) return;
     const job = JSON.parse(text);
     $('done').style.width = `${job.windows ? (100 * job.windows_done) / job.windows : 0}%`;
-    $('stage').textContent = job.state === 'waiting' ? `waiting for ${job.before} before it`
+    $('job-stage').textContent = job.state === 'waiting' ? `waiting for ${job.before} before it`
       : `${job.stage}${job.windows ? `: ${job.windows_done} of ${job.windows} windows` : ''}`;
     const over = ['done', 'failed', 'cancelled'].includes(job.state);
     if (over) unwatch();
@@ -324,7 +328,7 @@ async function download(event) {
   const link = event.currentTarget;
   document.body.style.cursor = 'progress';
   try {
-    const answer = await fetch(link.href);
+    const answer = await reach(link.href);
     if (!answer.ok) throw new Error((await answer.json()).error);
     const name = decodeURIComponent(/filename\*=UTF-8''(.+)$/.exec(answer.headers.get('content-disposition'))[1]);
     const url = URL.createObjectURL(await answer.blob());
@@ -440,7 +444,7 @@ function judgeSoon() {
   later = setTimeout(async () => {
     const texts = typed();
     if (!texts.length) { $('meaning').textContent = ''; return; }
-    const { prompts } = await post('judge', { prompts: texts });
+    const { prompts } = await post('judge', { prompts: texts }).catch(() => ({ prompts: [] })); // told when they are asked for
     if (texts.join() !== typed().join()) return;
     const words = { known: 'known', near: 'near to what the model knows: check its mask', unfamiliar: 'unknown to the model' };
     $('meaning').replaceChildren(...prompts.flatMap((one, n) => {
@@ -475,23 +479,16 @@ function listen() {
       busy(null);
     }
   });
+  const first = beside ? window.parent : window; // what is dropped on the second pane, or undone there, is the first one's
   // Before the canvas has them: the viewer's library keeps what is dragged over it to itself.
   const early = (kind, work) => document.addEventListener(kind, (event) => {
     event.preventDefault();
     event.stopPropagation();
     work(event);
   }, true);
-  early('dragover', () => document.body.classList.add('over'));
-  early('dragleave', () => document.body.classList.remove('over'));
-  early('drop', trying(async (event) => {
-    document.body.classList.remove('over');
-    // All is taken before anything is waited for: the list is empty afterwards.
-    const dropped = [...event.dataTransfer.items].filter((item) => item.kind === 'file')
-      .map((item) => [item.getAsFile(), item.webkitGetAsEntry()]);
-    const files = [];
-    for (const [file, entry] of dropped) files.push(...(entry?.isDirectory ? await filesOf(entry) : [file]));
-    await send(files, dropped.find(([, entry]) => entry?.isDirectory)?.[1].name);
-  }));
+  early('dragover', () => first.document.body.classList.add('over'));
+  early('dragleave', () => first.document.body.classList.remove('over'));
+  early('drop', (event) => first.dropped(event));
   $('prompt').oninput = () => { complete(); judgeSoon(); };
   $('prompt').onkeydown = keys;
   $('prompt').onblur = () => offer([]);
@@ -500,13 +497,26 @@ function listen() {
   $('undo').onclick = trying(undo);
   $('beside').onchange = showBeside;
   $('explain').onclick = trying(explain);
-  document.onkeydown = (event) => {
-    if (event.key === 'z' && (event.ctrlKey || event.metaKey) && set && document.activeElement !== $('prompt')) {
-      event.preventDefault();
-      trying(undo)();
-    }
-  };
+  document.onkeydown = (event) => first.pressed(event);
 }
+
+window.dropped = trying(async (event) => {
+  document.body.classList.remove('over');
+  // All is taken before anything is waited for: the list is empty afterwards.
+  const dropped = [...event.dataTransfer.items].filter((item) => item.kind === 'file')
+    .map((item) => [item.getAsFile(), item.webkitGetAsEntry()]);
+  const files = [];
+  for (const [file, entry] of dropped) files.push(...(entry?.isDirectory ? await filesOf(entry) : [file]));
+  await send(files, dropped.find(([, entry]) => entry?.isDirectory)?.[1].name);
+});
+
+window.pressed = (event) => {
+  const edits = event.target.matches('#prompt, [type=number]'); // these undo what is typed
+  if (event.key === 'z' && (event.ctrlKey || event.metaKey) && set && !edits) {
+    event.preventDefault();
+    trying(undo)();
+  }
+};
 
 async function begin() {
   await attached;
@@ -525,7 +535,7 @@ async function begin() {
   document.body.dataset.ready = 'true';
 }
 
-document.querySelector('main > #stage').append(make('p', { id: 'hint' }), make('div', { id: 'names' }));
+$('stage').append(make('p', { id: 'hint' }), make('div', { id: 'names' }));
 const started = begin().catch(failed);
 window.started = started;
 window.nv = nv;

@@ -295,7 +295,8 @@ nv.onLocationChange = showLocation;
 nv.onIntensityChange = showWindow;
 
 function failed(error) {
-  $('stage').append(make('p', { id: 'failed' }, `The viewer could not start (${error.message}). It needs a browser with WebGL 2.`));
+  const needs = make('canvas').getContext('webgl2') ? '' : ' It needs a browser with WebGL 2.';
+  $('stage').append(make('p', { id: 'failed' }, `The viewer could not start (${error.message}).${needs}`));
   document.body.dataset.ready = 'failed';
 }
 

@@ -88,9 +88,11 @@ def make_routing_step(
 
     def one_class(maps: tuple[jax.Array, list[jax.Array]]) -> dict[str, jax.Array]:
       logits, router_logits = maps
-      weights = _shares(router_logits, model.top_k)
+      weights = jnp.stack(ops.scale_weights(router_logits, model.top_k), 1)  # (B, L, D, H, W)
       if share is not None:
         weights = _from_anchor(weights, model.anchor, share)
+      # With top_k = 1 they add up to less than 1; what a class trusts is a share all the same.
+      weights = weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
       part = jnp.clip(weights, 1e-6, 1)
       entropy = -(part * jnp.log(part)).sum(1, keepdims=True) / np.log(weights.shape[1])
       told = jnp.concatenate([weights, entropy], 1)
@@ -107,18 +109,6 @@ def make_routing_step(
     return logits, jax.lax.map(one_class, by_class)
 
   return routing_step
-
-
-def _shares(router_logits: Sequence[jax.Array], top_k: int) -> jax.Array:
-  """What each scale contributes to a class's mixture: (B, L, D, H, W), adds up to 1.
-
-  Args:
-    router_logits: L arrays (B, D_l, H_l, W_l), of one class.
-    top_k: of the model.
-  """
-  weights = jnp.stack(ops.scale_weights(router_logits, top_k), 1)
-  # With top_k = 1 the one weight is below 1; what a class trusts is a share all the same.
-  return weights / jnp.maximum(weights.sum(1, keepdims=True), 1e-6)
 
 
 def _from_anchor(weights: jax.Array, anchor: str, share: jax.Array) -> jax.Array:

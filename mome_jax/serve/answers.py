@@ -49,6 +49,11 @@ class Answerer(open_scan.Answerer):
     fields = 'name', 'prompt', 'taken_as', 'verdict', 'familiarity'
     return [{field: getattr(target, field) for field in fields} for target in targets]
 
+  def check(self, prompts: Sequence[str], *, as_written: bool = False) -> None:
+    """Raises UnfamiliarError if the model was not trained on some prompts."""
+    targets = make_targets(prompts, self.model.template, as_written=as_written)
+    verdicts.judge(targets, self.model, self.request(None, as_written=as_written))
+
   def answer(self, scan: Scan, one: PromptSet, job: Job) -> None:
     """Makes the masks of a set of prompts, and shows those of each pass as it ends."""
     volume = scan.loaded.volume

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -166,6 +167,16 @@ def _switch(body: Mapping[str, Any], name: str) -> bool:
   return value
 
 
+def _forced(body: Mapping[str, Any]) -> bool | list[str]:
+  """Whether prompts are asked for though the model was not trained on them, or which ones."""
+  value = body.get('force', False)
+  if isinstance(value, list) and all(isinstance(one, str) for one in value):
+    return value
+  if not isinstance(value, bool):
+    raise UserError(f'force is {value!r}; expected true, false, or a list of prompts')
+  return value
+
+
 # ---------------------------------------------------------------------------- scans
 async def list_scans(request: Request) -> Response:
   """The scans that are open."""
@@ -256,11 +267,12 @@ async def post_prompts(request: Request) -> Response:
   """Asks for masks."""
   desk: Desk = request.app.state.desk
   scan, body = _scan(request), await _body(request)
-  asked = desk.answerer.request(
-    _prompts(body.get('prompts')),
-    force=_switch(body, 'force'),
-    as_written=_switch(body, 'as_written'),
-  )
+  prompts, forced = _prompts(body.get('prompts')), _forced(body)
+  as_written = _switch(body, 'as_written')
+  if forced and isinstance(forced, list):
+    others = [text for text in prompts or () if text not in forced]
+    await _in_thread(functools.partial(desk.answerer.check, others, as_written=as_written))
+  asked = desk.answerer.request(prompts, force=bool(forced), as_written=as_written)
   read = await _in_thread(desk.answerer.read_prompts, asked)
   one = PromptSet(next(scan.numbers), asked, read)
   job = desk.line.add(

@@ -119,7 +119,10 @@ _SCAN = {
 }
 
 
-_ASKED = {'type': 'object', 'properties': {'prompts': _PROMPTS, 'force': _YES_NO,
+_FORCED = {'anyOf': [_YES_NO, _TEXTS],
+           'description': 'Whether, or for which prompts, unfamiliar ones are asked for all the '
+                          'same.'}  # fmt: skip
+_ASKED = {'type': 'object', 'properties': {'prompts': _PROMPTS, 'force': _FORCED,
                                            'as_written': _YES_NO}}  # fmt: skip
 _OPENED = _object(scans=_list('Scan'), problems=_TEXTS)
 _GONE = {'description': 'Gone.'}

@@ -12,6 +12,7 @@ from structure_sets import box, series, structures
 
 from input_pipeline import bricks, check, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.ct import structure_set
 from input_pipeline.errors import UserError
 from input_pipeline.sources import rtstruct_folder
 from tests.input_pipeline.sources import layouts
@@ -223,6 +224,23 @@ def test_contours_that_cannot_be_used(rois, message, tmp_path):
   assert finding.kind == 'error' and message in finding.message
 
 
+@pytest.mark.filterwarnings('ignore:Invalid value for VR DS')
+def test_a_damaged_structure_set_is_named(tmp_path):
+  series(tmp_path / 'p1')
+  path = tmp_path / 'p1' / 'rs.dcm'
+  path.write_bytes(b'\0' * 128 + b'DICM' + b'no DICOM')
+  with pytest.raises(UserError, match=r'p1/rs\.dcm: .*; copy it again'):
+    structure_set.find(tmp_path / 'p1')
+  for number in ('NaN', '1e300'):
+    structures(path, {'SpinalCord': CORD})
+    broken = pydicom.dcmread(path)
+    contour = broken.ROIContourSequence[0].ContourSequence[0]
+    contour.ContourData = [number, *contour.ContourData[1:]]
+    broken.save_as(path)
+    with pytest.raises(UserError, match=r'rs\.dcm: damaged structure set .*SpinalCord: '):
+      structure_set.find(tmp_path / 'p1')
+
+
 def test_odd_contours_are_told(tmp_path):
   ring = box((3, 5), (3, 5), 4)
   patient(
@@ -354,6 +372,18 @@ def test_segments_of_a_dicom_seg_are_rois(kind, tmp_path):
   np.testing.assert_array_equal(voxels(scan, 'spinal cord'), cord)
   np.testing.assert_array_equal(voxels(scan, 'right parotid'), parotid)
   assert not told
+
+
+def test_a_seg_without_all_its_pixels_costs_its_patient(tmp_path):
+  series(tmp_path / 'p1')
+  write_seg(tmp_path / 'p1', 1, {'SpinalCord': boxed((11, 12), (9, 11), (2, 7))})
+  path = tmp_path / 'p1' / 'seg1.dcm'
+  broken = pydicom.dcmread(path)
+  broken.PixelData = broken.PixelData[:20]
+  broken.save_as(path)
+  cases, _ = listed(tmp_path)
+  with pytest.raises(UserError, match=r'p1/seg1\.dcm: damaged structure set .*; copy it again'):
+    load(cases['p1'])
 
 
 def test_a_seg_of_another_kind_is_named(tmp_path):

@@ -153,6 +153,18 @@ def test_a_mixture_with_an_anchor_is_shown_as_far_as_it_counts(anchor, start):
   np.testing.assert_allclose(some.weights.astype(int).sum(1), 255, atol=1)
 
 
+def test_the_one_scale_beside_an_anchor_counts_by_its_weight():
+  """y = s_0 + tanh(0.3) (w_1 s_1 - s_0): the mixture of one scale weighs less than its share."""
+  model = fake_model(top_k=1)
+  model.anchor = 'finest'
+  image = np.full((8, 8, 8), 50, np.float32)
+  maps = explained(image, model, {'mixture_share': jnp.float32(0.3)})
+  coarse = 1 / (1 + np.exp(-1))  # of the second class, whose gates are -1 and 0
+  parts = np.array([1 - np.tanh(0.3), np.tanh(0.3) * coarse])
+  expected = 255 * parts / parts.sum()
+  np.testing.assert_allclose(maps.weights[1, :, 0, 0, 0], expected, atol=0.6)
+
+
 def test_air_is_not_asked():
   image = np.zeros((16, 8, 8), np.float32)
   image[:8] = 80

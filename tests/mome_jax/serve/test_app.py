@@ -314,6 +314,23 @@ def test_what_the_model_does_not_know_is_refused_or_forced(client, tmp_path):
     assert client.post(f'api/scans/{scan}/prompts', json=body).status_code == 400
 
 
+def test_what_was_forced_before_forces_nothing_else(client, tmp_path):
+  scan = send(client, save_scan(tmp_path / 'scan.nii.gz'))
+  path, forced = f'api/scans/{scan}/prompts', ['pineapple pizza']
+  later = {'prompts': [*forced, 'liver', 'mango'], 'force': forced}
+  refused = client.post(path, json=later)
+  assert refused.status_code == 400 and refused.json()['can_force']
+  assert 'mango' in refused.json()['error'] and 'pizza' not in refused.json()['error']
+  _, one = ask(client, scan, [*forced, 'liver'], force=forced)
+  assert [row['verdict'] for row in one['labels']] == ['unfamiliar', 'known']
+  assert client.post(path, json={'prompts': 'liver', 'force': [1]}).status_code == 400
+
+
+def test_no_two_parts_of_the_page_have_one_name(client):
+  names = re.findall(r'\bid="([^"]+)"', client.get('').text)
+  assert len(names) == len(set(names)) > 20
+
+
 def test_what_is_sent_wrongly_is_explained(client):
   answer = client.post('api/scans', json={'input': ['scan']})
   assert answer.status_code == 404 and 'folder of --input' in answer.json()['error']

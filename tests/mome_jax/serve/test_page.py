@@ -82,7 +82,7 @@ def ask(page, text):
 
 def until_stuck(page, prompts):
   """Waits until windows of prompts have come to the gate."""
-  page.until(f'/^{prompts}: .* windows$/.test($("stage").textContent)')
+  page.until(f'/^{prompts}: .* windows$/.test($("job-stage").textContent)')
 
 
 def shown(page):
@@ -155,9 +155,24 @@ def test_further_prompts_are_added_compared_and_undone(page):
     '[...$("second").contentWindow.nv.scene.crosshairPos].every('
     '(v, i) => Math.abs(v - nv.scene.crosshairPos[i]) < 1e-3)'
   )
+  page.run('$("level").focus()')
+  undo = 'dispatchEvent(new KeyboardEvent("keydown", {key: "z", ctrlKey: true, bubbles: true}))'
+  page.run(f'$("level").{undo}')  # of the number
+  assert shown(page) == 'liver, spleen'
+  page.run(f'$("second").contentDocument.body.{undo}')  # of the page, not of its second pane
+  page.until('document.body.dataset.shown === "liver" && scan.sets.length === 1')
+  assert page.run('$("second").contentDocument.body.dataset.shown') == 'liver'
   page.run('$("beside").value = ""; $("beside").onchange()')
-  page.run('$("undo").click()')
-  page.until('document.body.dataset.shown === "liver"')
+
+
+def test_what_is_dropped_on_the_second_pane_is_opened_by_the_page(page, scan, tmp_path):
+  page.run('$("beside").value = $("beside").options[1].value; $("beside").onchange()')
+  page.until('$("second")?.contentDocument?.body?.dataset.shown === "liver"')
+  shutil.copy(scan, tmp_path / 'third.nii.gz')
+  page.drop(1000, 300, tmp_path / 'third.nii.gz')
+  page.until('$("title").textContent === "third" && !$("second")')
+  page.run('closeScan(scan.scan)')
+  page.until('$("title").textContent === "patient" && document.body.dataset.shown === "liver"')
 
 
 def test_files_are_saved(page, scan, tmp_path):
@@ -239,11 +254,19 @@ def test_two_tabs_share_scans_and_the_line(page, server, gate):
   ask(other, 'c')
   other.until('!!$("force")')
   other.run('$("force").click()')
-  other.until('$("stage").textContent === "waiting for 1 before it"')
+  other.until('$("job-stage").textContent === "waiting for 1 before it"')
   gate.open.set()
   page.until('document.body.dataset.shown === "a, b"')
   other.until('document.body.dataset.shown === "c"')
   other.close()
+
+
+def test_what_was_forced_before_forces_nothing_else(page):
+  page.run('$("add").checked = true')
+  ask(page, 'f')  # beside a and b
+  page.until('!!$("force")')
+  assert '"f"' in page.run('$("error").textContent') and shown(page) == 'a, b'
+  page.run('complain(null); $("prompt").value = ""; $("add").checked = false')
 
 
 def test_what_is_typed_meanwhile_stays(page):
@@ -295,3 +318,8 @@ def test_a_server_that_stops_is_told(page, server, gate):
   assert 'server has stopped' in page.run('$("gone").textContent')
   assert shown(page) == before  # what was made stays
   gate.open.set()
+  page.run('($("prompt").value = "liver", $("meaning").textContent = "g: known", judgeSoon())')
+  page.until('!$("meaning").textContent')
+  assert not [event for event in page.events if event['method'] == 'Runtime.exceptionThrown']
+  page.run('$("kinds").children[0].click()')
+  page.until('$("error").textContent === "the server does not answer"')
