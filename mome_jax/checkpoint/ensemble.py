@@ -11,7 +11,6 @@ from input_pipeline.buckets import is_in_bucket
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import ENSEMBLE, absolute
-from mome_jax.errors import reading
 
 _FIELD = 'members'
 
@@ -26,8 +25,7 @@ def members(path: epath.PathLike) -> list[epath.Path]:
   file = folder / ENSEMBLE
   if not file.is_file():
     return [epath.Path(path)]
-  with reading(file, CheckpointError):
-    text = file.read_text()
+  text = text_files.read_explained(file, CheckpointError)
   try:
     names = json.loads(text)[_FIELD]
     if not text_files.are_texts(names):

@@ -10,7 +10,6 @@ from etils import epath
 from input_pipeline import bricks, text_files
 from mome_jax.checkpoint.errors import TrainingCasesError
 from mome_jax.checkpoint.model_folder import folder_of
-from mome_jax.errors import reading
 
 FILE = 'training_cases.json'  # beside `config.json` of a workdir or model folder
 
@@ -103,8 +102,7 @@ def read(folder: epath.Path) -> TrainingCases | None:
   file = folder / FILE
   if not file.is_file():
     return None
-  with reading(file, TrainingCasesError):
-    text = file.read_text()
+  text = text_files.read_explained(file, TrainingCasesError)
   try:
     content = json.loads(text)
     cases = frozenset((str(s), str(n), str(d)) for s, n, d in content['cases'])
