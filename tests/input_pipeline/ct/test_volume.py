@@ -146,12 +146,12 @@ def test_mask_survives_the_way_through_the_working_grid(affine):
   spacing = nib.affines.voxel_sizes(affine)
   shape = np.rint(45 / spacing).astype(int)
   index = np.stack(np.indices(shape), -1)
-  own = np.linalg.norm((index - (shape - 1) / 2) * spacing, axis=-1) < 18  # a ball of 24 ml
-  scan = volume.to_canonical(own, affine)
+  mask = np.linalg.norm((index - (shape - 1) / 2) * spacing, axis=-1) < 18  # a ball of 24 ml
+  scan = volume.to_canonical(mask, affine)
   coarse = resample.resample(scan.array.astype(np.float32), scan.spacing, (1.5,) * 3, order=1)
   fine = resample.resample(coarse, (1.5,) * 3, scan.spacing, order=1, target_shape=scan.array.shape)
   back = volume.from_canonical(fine > 0.5, scan.geometry)
-  assert 2 * (own & back).sum() / (own.sum() + back.sum()) > 0.99
+  assert 2 * (mask & back).sum() / (mask.sum() + back.sum()) > 0.99
 
 
 def test_written_without_a_header(tmp_path):
