@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
 from input_pipeline import anatomy
-from input_pipeline.ct import resample, volume
+from input_pipeline.ct import nifti, resample, volume
 
 SPACING = (0.75, 1.25, 3.0)
 SHAPE = (5, 6, 7)
@@ -351,9 +351,9 @@ def test_a_lack_of_memory_is_no_damage(read, tmp_path, monkeypatch):
     raise MemoryError('Unable to allocate 40 GiB')
 
   path = save(tmp_path / 'in.nii.gz', np.ones((4, 5, 6), np.uint8))
-  for function in ('_load', 'to_canonical'):
+  for module, function in ((nifti, '_load'), (volume, 'to_canonical')):
     with monkeypatch.context() as context:
-      context.setattr(volume, function, fail)
+      context.setattr(module, function, fail)
       with pytest.raises(volume.VolumeError, match='in.nii.gz: not enough memory to read') as error:
         read(path)
     assert '40 GiB' in str(error.value) and 'convert' not in str(error.value)
