@@ -18,11 +18,13 @@ from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import (
   CHECKPOINTS,
   CONFIG,
+  ENSEMBLE,
   PARAMS,
   SAFETENSORS,
   TEXT_VECTORS,
   absolute,
   finished_steps,
+  is_checkpoint,
 )
 from mome_jax.checkpoint.model_folder import folder_of, load_config
 from mome_jax.checkpoint.text_encoder import fit_text, text_sizes
@@ -88,9 +90,20 @@ def check_same_run(
     What differs and may: 'train.steps: 100 -> 200'.
 
   Raises:
-    CheckpointError: if anything else differs, or `workdir` is a model folder.
+    CheckpointError: if anything else differs, or `workdir` is a model folder, an ensemble's or a
+      checkpoint.
   """
   folder = absolute(workdir)
+  if is_checkpoint(folder):
+    raise CheckpointError(
+      f'{folder} is a checkpoint, not the workdir of a run; go on in '
+      f'--workdir={folder.parent.parent}'
+    )
+  if (folder / ENSEMBLE).is_file():
+    raise CheckpointError(
+      f'{folder} holds an ensemble, see its {ENSEMBLE}: a run there could not be read; choose '
+      'another --workdir'
+    )
   if (folder / PARAMS).is_dir() or (folder / SAFETENSORS).is_file():
     raise CheckpointError(
       f'{folder} is a model folder, not the workdir of a run; start from it in another --workdir '

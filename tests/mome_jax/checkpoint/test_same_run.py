@@ -184,6 +184,18 @@ def test_a_model_folder_is_no_workdir(tmp_path):
     checkpoint.check_same_run(tmp_path, demo.get_config())
 
 
+def test_an_ensemble_or_a_checkpoint_is_no_workdir(workdir, tmp_path_factory):
+  pooled = tmp_path_factory.mktemp('pooled')
+  checkpoint.write_members(pooled, ['fold_0', 'fold_1'])
+  with pytest.raises(checkpoint.CheckpointError, match='holds an ensemble, .*another --workdir'):
+    checkpoint.check_same_run(pooled, demo.get_config())
+  step = workdir / 'checkpoints' / '4'
+  with pytest.raises(checkpoint.CheckpointError, match=rf'go on in --workdir={workdir}$'):
+    checkpoint.check_same_run(step, demo.get_config())
+  with pytest.raises(checkpoint.CheckpointError, match='is a checkpoint, and no place for a model'):
+    checkpoint.new_folder(step)
+
+
 def test_frozen_vectors_are_compared_not_their_path(workdir):
   vectors = TextVectors(('a', 'b'), np.eye(2, 3, dtype=np.float32), {'model': 'x'})
   config = changed(**{'text.mode': 'frozen', 'text.vectors': 'a.npz'})
