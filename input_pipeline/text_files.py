@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, reading
 
 # UTF-32 first: its mark begins like that of UTF-16.
 _MARKS = (
@@ -40,6 +40,15 @@ def read_text(path: str | os.PathLike) -> str:
   except UnicodeDecodeError as error:
     raise TextFileError(f'{path}: byte {error.start} is not {encoding}; save it as UTF-8') from None
   return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
+def read_explained(path: str | os.PathLike, error: type[UserError]) -> str:
+  """The text of a file as of `read_text`; every failure is an `error` that names the file."""
+  try:
+    with reading(path, error):
+      return read_text(path)
+  except TextFileError as fault:
+    raise error(str(fault)) from fault
 
 
 def replace(path: str | os.PathLike, content: str | bytes) -> None:

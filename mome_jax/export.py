@@ -100,6 +100,18 @@ def _leave_out_experimental(config: ml_collections.ConfigDict, path: epath.PathL
   config.classes, config.experimental = rest, ()
 
 
+def _check_experimental_alike(paths: Sequence[epath.PathLike], weak: Sequence[str]) -> None:
+  """UserError where models know different classes without those experimental in any, `weak`."""
+  from mome_jax import checkpoint
+
+  for path in paths:
+    if kept := set(weak) - {*checkpoint.load_config(path).experimental}:
+      raise UserError(
+        f'{path}: {", ".join(sorted(kept))} are not experimental in it, but in another of the '
+        'models, which would know other classes then; export them with their experimental classes'
+      )
+
+
 def _write_card(
   path: epath.PathLike,
   output: epath.PathLike,
@@ -150,7 +162,9 @@ def export_ensemble(
   from mome_jax.checkpoint import hf_folder
   from mome_jax.inference.ensemble import open_model
 
-  open_model(paths)  # before anything is written
+  model = open_model(paths)  # before anything is written
+  if not experimental:
+    _check_experimental_alike(paths, model.config.experimental)
   checkpoint.new_folder(output)
   if form == 'hf' and not licence:
     cards = (hf_folder.read_card(checkpoint.folder_of(path)) for path in paths)

@@ -46,11 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(text)
     return 0
   # What computes is imported from here on, so that help and mistakes come at once.
+  from mome_jax import checkpoint
   from mome_jax.training import compile_ahead, config_check, roofline
 
   logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   if values.config is not None:
-    model = values.workdir if values.mode == 'evaluate' else ''
+    begun = values.mode == 'train' and checkpoint.goes_on(values.workdir)
+    model = values.workdir if begun or values.mode == 'evaluate' else ''
     config_check.check(values.config, data=values.mode != 'compile', model=model)
   if values.mode == 'compile':
     report = compile_ahead.compile_config(values.config, values.topology)

@@ -7,8 +7,6 @@ oblique scan stays oblique and every voxel keeps its value and its place in the 
 
 import contextlib
 import dataclasses
-import gzip
-import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -19,11 +17,11 @@ from nibabel import orientations
 from numpy.typing import DTypeLike
 
 from input_pipeline import file_kinds, inventory, remarks
-from input_pipeline.errors import UserError, reading_into_memory
+from input_pipeline.ct import grid_checks, nifti
+from input_pipeline.ct.grid_checks import VolumeError
+from input_pipeline.errors import reading_into_memory
 
-_FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
 ENDINGS = file_kinds.NIFTI_ENDINGS
-_LONGEST = 3000  # mm; no scanner's table moves further
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
@@ -33,10 +31,6 @@ _QFORM = ('qform_code', *(f'quatern_{i}' for i in 'bcd'), *(f'qoffset_{i}' for i
 def stem(path: pathlib.Path) -> str:
   """Name of a NIfTI file without its ending."""
   return inventory.stem(path.name)
-
-
-class VolumeError(UserError):
-  """A scan that cannot be used; one line with the file, the offending value and the fix."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,12 +91,12 @@ def to_canonical(
   Raises:
     VolumeError: if the array is not 3D, has a single slice, is over 3 m long, or its axes are none.
   """
-  _check_shape(array.shape, name)
+  grid_checks.check_shape(array.shape, name)
   width, height, depth = array.shape[:3]  # of its own axes
   array = array.reshape(width, height, depth)
   affine = np.array(affine, np.float64)
-  _check_affine(affine, name)
-  _check_extent(array.shape, affine, name)
+  grid_checks.check_affine(affine, name)
+  grid_checks.check_extent(array.shape, affine, name)
   orientation = orientations.io_orientation(affine).astype(int)
   canonical = np.ascontiguousarray(orientations.apply_orientation(array, orientation))
   spacing = np.empty(3)
@@ -323,174 +317,6 @@ def _read(path, assume_spacing=None, number=None):
   from input_pipeline.ct import itk_image  # which builds on this module
 
   if not itk_image.is_itk(path):
-    image, array = _read_nifti(path, assume_spacing, number)
-    affine = image.affine.copy()
-    if image.header['sform_code'] == image.header['qform_code'] == 0:
-      affine[:3, :3] = np.nan  # nibabel takes the axes for left, anterior, superior
-    return array, affine, image.header
+    return nifti.read(path, number=number, need_geometry=assume_spacing is None)
   array, affine = itk_image.read(pathlib.Path(path), need_sides=assume_spacing is None)
-  return _one_of(array, number, path), affine, None
-
-
-def _read_nifti(path, assume_spacing, number):
-  """The nibabel image of a NIfTI file, and its voxels."""
-  try:
-    # NOTE: nibabel's load repairs a bad header (a pixdim of 0 becomes 1 mm, an unknown sform_code
-    # none): look at the stored one.
-    with nib.imageglobals.LoggingOutputSuppressor():
-      image = _load(path)
-    if not isinstance(image.header, nib.Nifti1Header):
-      raise VolumeError(f'{path}: is Analyze 7.5, which does not tell sides; convert it to NIfTI')
-    file = image.file_map.get('header', image.file_map['image'])
-    with file.get_prepare_fileobj('rb') as stream:
-      stored = image.header_class.from_fileobj(stream, check=False)
-    _check_header(image, stored, number, path)
-    if assume_spacing is None:
-      _check_geometry(image, stored, path)
-    array = np.asanyarray(image.dataobj)
-    return image, _one_of(array, number, path)
-  except (VolumeError, MemoryError):
-    raise
-  except Exception as error:  # nibabel, gzip, zlib and the file system each raise their own
-    reason = str(error).split('\n')[0] or type(error).__name__
-    message = f'{path}: cannot be read as NIfTI ({reason}); copy or convert it again'
-    raise VolumeError(message) from error
-
-
-def _one_of(array, number, path):
-  """A volume (X, Y, Z) of an array that may hold several."""
-  _check_number(array.shape, number, path)
-  return array.reshape(*array.shape[:3], -1)[..., number or 0]
-
-
-def _load(path):
-  """The image of a file; its first bytes say whether it is compressed, names are often wrong."""
-  path = pathlib.Path(path)
-  if not _is_compressed(path) and path.name.lower().endswith(('.nii', '.hdr', '.img')):
-    return nib.load(path)
-  with _unpacked(path) as stream:
-    kind, header, content = _stored_header(stream)
-    size = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
-    # What is packed behind the voxels could be of any size.
-    content += stream.read(max(int(header['vox_offset']) + size - len(content), 0))
-    while stream.read(1 << 20):  # to the end, where the checksum is: nibabel would not look
-      pass
-  return kind.from_bytes(content)
-
-
-def stored_shape(path: str | os.PathLike) -> tuple[int, ...]:
-  """Voxels along the axes of a NIfTI file, by its header alone, compressed or not.
-
-  Raises:
-    Exception: of any kind, where there is no such header.
-  """
-  with _unpacked(pathlib.Path(path)) as stream:
-    return _stored_header(stream)[1].get_data_shape()
-
-
-def _is_compressed(path):
-  with path.open('rb') as stream:
-    return file_kinds.is_gzip(stream.read(2))
-
-
-def _unpacked(path):
-  """The open file, its content without compression."""
-  return gzip.open(path) if _is_compressed(path) else path.open('rb')
-
-
-def _stored_header(stream):
-  """Class of image, header as it is stored, and the bytes read for it."""
-  content = stream.read(nib.Nifti2Header.sizeof_hdr)
-  two = nib.Nifti2Header.sizeof_hdr.to_bytes(4) in (content[:4], content[3::-1])
-  kind = nib.Nifti2Image if two else nib.Nifti1Image
-  header = kind.header_class(content[: kind.header_class.sizeof_hdr], check=False)
-  return kind, header, content
-
-
-def _check_header(image, stored, number, path):
-  shape, dtype = image.shape, image.get_data_dtype()
-  if 'header' not in image.file_map and stored['vox_offset'] < stored.sizeof_hdr:
-    start = int(stored['vox_offset'])
-    raise VolumeError(f'{path}: vox_offset {start} lies in the header; copy or convert it again')
-  _check_number(shape, number, path)
-  if dtype.kind not in 'iuf':
-    raise VolumeError(f'{path}: voxels of type {dtype} (colour or complex); save plain numbers')
-
-
-def _check_number(shape, number, path):
-  _check_shape(shape[:3] if number is not None else shape, path)
-  volumes = math.prod(shape[3:])
-  if number is not None and not 0 <= number < volumes:
-    raise VolumeError(f'{path}: has no volume {number}; --volume can be 0..{volumes - 1}')
-
-
-def _check_geometry(image, stored, path):
-  shape, pixdim = image.shape, stored['pixdim'][1:4]
-  if not (np.isfinite(pixdim) & (pixdim > 0)).all():
-    raise VolumeError(f'{path}: pixdim {pixdim.tolist()} must be positive mm; {_FIX}')
-  codes = [int(stored[field]) for field in ('sform_code', 'qform_code')]
-  if not set(codes) <= set(range(6)):
-    raise VolumeError(f'{path}: sform_code and qform_code {codes} are not in 0..5; {_FIX}')
-  unit = int(stored['xyzt_units']) & 7
-  if unit in (1, 3):
-    name = 'metres' if unit == 1 else 'micrometres'
-    raise VolumeError(f'{path}: lengths are in {name} (xyzt_units), not in mm; {_FIX}')
-  sform, qform = image.header.get_sform(coded=True)[0], image.header.get_qform(coded=True)[0]
-  sizes = nib.affines.voxel_sizes(image.affine)
-  differ = sform is not None and not np.allclose(sizes, pixdim, rtol=0.01, atol=0)
-  # An identity with this many voxels, or other sizes, is what tools write that lost the geometry.
-  lost = np.array_equal(image.affine, np.eye(4)) and (max(shape) >= 512 or differ)
-  if lost or (sform is None and qform is None):
-    state = f'the identity, pixdim is {_mm(pixdim)}' if lost else 'not set (code 0)'
-    raise VolumeError(f'{path}: sform and qform are {state}: sides unknown; {_FIX}')
-  if differ:
-    remarks.tell(
-      f'{path}: voxels of {_mm(sizes)} by sform, of {_mm(pixdim)} by pixdim; using sform'
-    )
-  if sform is None and qform is not None and stored['pixdim'][0] not in (-1, 0, 1):
-    raise VolumeError(f'{path}: pixdim[0] {stored["pixdim"][0]:g} must be 1 or -1; {_FIX}')
-  if sform is not None and qform is not None:
-    distance = (np.abs(sform - qform) @ [*shape[:3], 1]).max()
-    if distance > 1e-3:
-      remarks.tell(f'{path}: sform and qform are up to {distance:.3g} mm apart; using sform')
-
-
-def _mm(sizes):
-  return f'{" x ".join(f"{size:.4g}" for size in sizes)} mm'
-
-
-def _check_shape(shape, name):
-  if len(shape) < 3 or min(shape[:3]) < 2:
-    raise VolumeError(f'{name}: shape {shape} is not 3D; pass the whole scan')
-  if any(n != 1 for n in shape[3:]):
-    last = math.prod(shape[3:]) - 1
-    raise VolumeError(
-      f'{name}: shape {shape} holds several volumes; save one on its own, or predict with '
-      f'--volume 0 to {last}'
-    )
-
-
-def _check_affine(affine, name):
-  if affine.shape != (4, 4) or not np.isfinite(affine).all():
-    raise VolumeError(f'{name}: affine {affine.tolist()} is not a finite 4x4 matrix; {_FIX}')
-  if np.abs(affine[:3, 3]).max() > 1e5:
-    far = affine[:3, 3].tolist()
-    raise VolumeError(f'{name}: the origin {far} mm lies over 100 m away; {_FIX}')
-  spacing = nib.affines.voxel_sizes(affine)
-  # The determinant relative to the spacing is 1 for right angles and 0 for axes in one plane.
-  angle = abs(np.linalg.det(affine[:3, :3])) / max(spacing.prod(), 1e-30)
-  if spacing.min() < 1e-4 or angle < 1e-3:
-    raise VolumeError(f'{name}: affine {affine[:3].round(4).tolist()} is singular; {_FIX}')
-  if spacing.min() < 0.01 or spacing.max() > 100:
-    raise VolumeError(f'{name}: spacing {spacing.tolist()} is outside 0.01 to 100 mm; {_FIX}')
-  if angle < 0.999:
-    remarks.tell(f'{name}: axes are not at right angles; distances are approximate')
-
-
-def _check_extent(shape, affine, name):
-  spacing = nib.affines.voxel_sizes(affine)
-  extents = spacing * shape
-  axis = extents.argmax()
-  if extents[axis] > _LONGEST:
-    length, count, size = extents[axis] / 1000, shape[axis], spacing[axis]
-    raise VolumeError(f'{name}: is {length:.1f} m long ({count} voxels of {size:g} mm); {_FIX}')
+  return grid_checks.one_of(array, number, path), affine, None

@@ -44,16 +44,24 @@ def fail(problem: str) -> Scan:
   raise SourceError(problem)
 
 
-def extended_template(new_classes: Iterable[Mapping[str, Any]], path: pathlib.Path) -> Template:
-  """The built-in template and further classes; SourceError, naming their file, if malformed."""
+def template_of(folder: pathlib.Path, index: Mapping[str, Any]) -> Template:
+  """The built-in template and the `new_classes` of a user's folder.
+
+  Args:
+    folder: of the user.
+    index: content of its `dataset.json`.
+
+  Raises:
+    SourceError: if they are malformed.
+  """
   try:
-    return TEMPLATE.extend(new_classes)
+    return TEMPLATE.extend(index.get('new_classes', ()))
   except (ValueError, TypeError) as error:
-    raise SourceError(f'{path}: {error}') from error
+    raise SourceError(f'{folder / "dataset.json"}: {error}') from error
 
 
-def terms(index: Mapping[str, Any], path: pathlib.Path) -> dict[str, str]:
-  """`licence` and `citation` of a user's `dataset.json`, where it says them.
+def terms_of(folder: pathlib.Path, index: Mapping[str, Any]) -> dict[str, str]:
+  """`licence` and `citation` of a user's folder, where it says them; arguments as `template_of`.
 
   Raises:
     SourceError: if one is no text.
@@ -66,7 +74,7 @@ def terms(index: Mapping[str, Any], path: pathlib.Path) -> dict[str, str]:
     for name in names:
       text = index.get(name, '')
       if not isinstance(text, str):
-        raise SourceError(f'{path}: "{name}" is {text!r}; expected a text')
+        raise SourceError(f'{folder / "dataset.json"}: "{name}" is {text!r}; expected a text')
       if text.strip():
         said.setdefault(field, text.strip())
   return said

@@ -66,7 +66,7 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
     TextFileError: if `dataset.json` cannot be read.
   """
   folder, index = _open(manual_dir)
-  template = nifti_folder_template(manual_dir)
+  template = files.template_of(folder, index)
   meanings = _meanings(index, template, folder / 'dataset.json')
   pairs = _all_pairs(folder, index)
   if not any(pair.image for pair in pairs['Tr'].values()):
@@ -99,18 +99,6 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
     case = Case('nifti_folder', name, splits[name], supervised, load, drawn=drawn, patient=patient)
     cases.append(field_of_view.declare(case, classes, template))
   return cases
-
-
-def nifti_folder_template(manual_dir: str | None) -> Template:
-  """The built-in template and the folder's `new_classes`; SourceError if they are malformed."""
-  folder, index = _open(manual_dir)
-  return files.extended_template(index.get('new_classes', ()), folder / 'dataset.json')
-
-
-def nifti_folder_terms(manual_dir: str | None) -> dict[str, str]:
-  """Licence and citation as the folder says them; SourceError if they are no texts."""
-  folder, index = _open(manual_dir)
-  return files.terms(index, folder / 'dataset.json')
 
 
 def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
@@ -427,6 +415,6 @@ NIFTI_FOLDER = Source(
   licence='as the folder says',
   citation='',
   cases=nifti_folder_cases,
-  template=nifti_folder_template,
-  terms=nifti_folder_terms,
+  template=lambda manual_dir: files.template_of(*_open(manual_dir)),
+  terms=lambda manual_dir: files.terms_of(*_open(manual_dir)),
 )

@@ -90,7 +90,7 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
       beside the patients.
   """
   folder, index = _open(manual_dir)
-  template = rtstruct_folder_template(manual_dir)
+  template = files.template_of(folder, index)
   place = folder / 'dataset.json'
   try:
     names = roi_names.make(index.get('rois', {}), index.get('ignored', ()), template)
@@ -127,18 +127,6 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
     )
     for case in cases
   ]
-
-
-def rtstruct_folder_template(manual_dir: str | None) -> Template:
-  """The built-in template and the folder's `new_classes`; SourceError if they are malformed."""
-  folder, index = _open(manual_dir)
-  return files.extended_template(index.get('new_classes', ()), folder / 'dataset.json')
-
-
-def rtstruct_folder_terms(manual_dir: str | None) -> dict[str, str]:
-  """Licence and citation as the folder says them; SourceError if they are no texts."""
-  folder, index = _open(manual_dir)
-  return files.terms(index, folder / 'dataset.json')
 
 
 def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
@@ -492,6 +480,6 @@ RTSTRUCT_FOLDER = Source(
   licence='as the folder says',
   citation='',
   cases=rtstruct_folder_cases,
-  template=rtstruct_folder_template,
-  terms=rtstruct_folder_terms,
+  template=lambda manual_dir: files.template_of(*_open(manual_dir)),
+  terms=lambda manual_dir: files.terms_of(*_open(manual_dir)),
 )

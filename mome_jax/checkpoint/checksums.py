@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.checkpoint.errors import CheckpointError
-from mome_jax.errors import reading
 
 FILE = 'checksums.json'  # of a model folder
 _ARRAYS, _SELF = 'checksums', 'checksum'  # among the values of a training's checkpoint
@@ -142,8 +142,7 @@ def read(params: epath.Path) -> Sums | None:
     file = params.parent / 'data' / 'metadata'
   if not file.exists():
     return None
-  with reading(file, CheckpointError):
-    text = file.read_text()
+  text = text_files.read_explained(file, CheckpointError)
   try:
     values = json.loads(text)
     if training:

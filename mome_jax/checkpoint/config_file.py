@@ -7,8 +7,8 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from input_pipeline import text_files
 from mome_jax.checkpoint.errors import CheckpointError
-from mome_jax.errors import reading
 from mome_jax.text.t5 import T5Config
 
 # Options of earlier versions -> the value that says what every model does now. None of the others
@@ -33,8 +33,7 @@ def read_config(file: epath.Path) -> dict[str, Any]:
   Raises:
     CheckpointError: if it cannot be read, or asks for something that this version cannot do.
   """
-  with reading(file, CheckpointError):
-    text = file.read_text()
+  text = text_files.read_explained(file, CheckpointError)
   try:
     values = json.loads(text)
   except ValueError as error:

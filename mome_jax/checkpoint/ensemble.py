@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from etils import epath
 
 from input_pipeline import text_files
+from input_pipeline.buckets import is_in_bucket
+from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import ENSEMBLE, absolute
-from mome_jax.errors import reading
 
 _FIELD = 'members'
 
@@ -24,8 +25,7 @@ def members(path: epath.PathLike) -> list[epath.Path]:
   file = folder / ENSEMBLE
   if not file.is_file():
     return [epath.Path(path)]
-  with reading(file, CheckpointError):
-    text = file.read_text()
+  text = text_files.read_explained(file, CheckpointError)
   try:
     names = json.loads(text)[_FIELD]
     if not text_files.are_texts(names):
@@ -36,7 +36,13 @@ def members(path: epath.PathLike) -> list[epath.Path]:
     ) from error
   if not names:
     raise CheckpointError(f'{file}: names no model; write the folders of some')
-  return [folder / name for name in names]
+  return [_place(folder, name) for name in names]
+
+
+def _place(folder: epath.Path, name: str) -> epath.Path:
+  """A member that a folder names: beside it, or anywhere as on the command line."""
+  elsewhere = hub.is_remote(name) or is_in_bucket(name)
+  return epath.Path(name) if elsewhere else folder / os.path.expanduser(name)
 
 
 def write_members(folder: epath.PathLike, names: Sequence[str]) -> None:

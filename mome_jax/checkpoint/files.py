@@ -47,7 +47,7 @@ def locate(path: epath.PathLike, choice: str = LAST) -> Location:
     CheckpointError: if it is none of these, or no checkpoint was chosen as the best.
   """
   folder = absolute(path)
-  if folder.name.isdigit() and folder.parent.name == CHECKPOINTS:
+  if is_checkpoint(folder):
     place = Location(folder.parent.parent, folder / 'ema', int(folder.name))
   elif (folder / PARAMS).is_dir():
     place = Location(folder, folder / PARAMS, None)
@@ -77,6 +77,11 @@ def locate(path: epath.PathLike, choice: str = LAST) -> Location:
       'of its checkpoints/STEP'
     )
   return place
+
+
+def is_checkpoint(folder: epath.Path) -> bool:
+  """Whether a folder is a `checkpoints/STEP` of a workdir, by its name."""
+  return folder.name.isdigit() and folder.parent.name == CHECKPOINTS
 
 
 def finished_steps(folder: epath.Path) -> list[int]:

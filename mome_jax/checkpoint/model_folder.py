@@ -27,6 +27,7 @@ from mome_jax.checkpoint.files import (
   TEXT_VECTORS,
   TOKENIZER,
   absolute,
+  is_checkpoint,
   locate,
 )
 from mome_jax.configs import base
@@ -96,9 +97,12 @@ def new_folder(folder: epath.PathLike) -> epath.Path:
   """The folder that a model is to be written into, created where missing.
 
   Raises:
-    CheckpointError: if it holds a model, an ensemble or a training run, or cannot be made.
+    CheckpointError: if it holds a model, an ensemble or a training run, is a checkpoint of one, or
+      cannot be made.
   """
   folder = absolute(folder)
+  if is_checkpoint(folder):
+    raise CheckpointError(f'{folder} is a checkpoint, and no place for a model; choose another')
   if (folder / PARAMS).exists() or (folder / SAFETENSORS).exists():
     raise CheckpointError(f'{folder} holds a model already; remove it or choose another folder')
   for name in (CHECKPOINTS, ENSEMBLE):  # whose config, or whose members, would be hidden

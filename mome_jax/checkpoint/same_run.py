@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,17 +10,21 @@ import flax
 import ml_collections
 from etils import epath
 
+from input_pipeline.buckets import is_in_bucket
+from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.ensemble import members
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import (
   CHECKPOINTS,
   CONFIG,
+  ENSEMBLE,
   PARAMS,
   SAFETENSORS,
   TEXT_VECTORS,
   absolute,
   finished_steps,
+  is_checkpoint,
 )
 from mome_jax.checkpoint.model_folder import folder_of, load_config
 from mome_jax.checkpoint.text_encoder import fit_text, text_sizes
@@ -59,7 +64,7 @@ MAY_CHANGE = (
   'validation.patience',
   'validation.smoothing',
 )
-_PATHS = ('init.checkpoint', 'init.text')  # a place, however it is written
+_STARTS = ('init.checkpoint', 'init.text')  # a place, however it is written
 # What a trained model is; the rest of a config tells how it was trained or is to be scored.
 _MODEL = ('classes', 'data.spacing', 'data.windows', 'model.*', 'text.*')
 _DERIVED = ('text.d_model',)  # training completes it
@@ -85,9 +90,20 @@ def check_same_run(
     What differs and may: 'train.steps: 100 -> 200'.
 
   Raises:
-    CheckpointError: if anything else differs, or `workdir` is a model folder.
+    CheckpointError: if anything else differs, or `workdir` is a model folder, an ensemble's or a
+      checkpoint.
   """
   folder = absolute(workdir)
+  if is_checkpoint(folder):
+    raise CheckpointError(
+      f'{folder} is a checkpoint, not the workdir of a run; go on in '
+      f'--workdir={folder.parent.parent}'
+    )
+  if (folder / ENSEMBLE).is_file():
+    raise CheckpointError(
+      f'{folder} holds an ensemble, see its {ENSEMBLE}: a run there could not be read; choose '
+      'another --workdir'
+    )
   if (folder / PARAMS).is_dir() or (folder / SAFETENSORS).is_file():
     raise CheckpointError(
       f'{folder} is a model folder, not the workdir of a run; start from it in another --workdir '
@@ -218,11 +234,23 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
   old = {name: value for name, value in defaults.items() if name in new} | old
   if new.get('text.mode') == 'frozen':  # which reads neither
     old |= {name: new[name] for name in ('init.text', 'train.text_rate') if name in new}
-  for name in _PATHS:
-    for values in (old, new):
-      if values.get(name) and values[name] != 'shipped':
-        values[name] = str(absolute(values[name]))
+  for name in _STARTS:
+    if name in old and name in new and _may_be_the_same(old[name], new[name]):
+      new[name] = old[name]
   return differences(old, new)
+
+
+def _may_be_the_same(before: Any, now: Any) -> bool:
+  """Whether two starts may be one place: from which folder a relative one was seen is not noted."""
+  names_a_place = lambda v: isinstance(v, str) and v not in ('', 'shipped') and not hub.is_remote(v)
+  if not (names_a_place(before) and names_a_place(now)):
+    return before == now
+  place = absolute(now)
+  if before.startswith(('/', '~')) or is_in_bucket(before):
+    return absolute(before) == place
+  seen = [part for part in os.path.normpath(before).split('/') if part not in ('.', '..')]
+  same_end = bool(seen) and list(place.parts[-len(seen) :]) == seen
+  return same_end or absolute(before) == place  # a link has another name
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:

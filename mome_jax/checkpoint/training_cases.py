@@ -10,7 +10,7 @@ from etils import epath
 from input_pipeline import bricks, text_files
 from mome_jax.checkpoint.errors import TrainingCasesError
 from mome_jax.checkpoint.model_folder import folder_of
-from mome_jax.errors import reading
+from mome_jax.errors import writing
 
 FILE = 'training_cases.json'  # beside `config.json` of a workdir or model folder
 
@@ -74,10 +74,12 @@ def note(
 
 
 def write(folder: epath.Path, cases: TrainingCases) -> None:
-  """Writes FILE into a workdir or model folder."""
+  """Writes FILE into a workdir or model folder; TrainingCasesError if it cannot be written."""
   lines = ',\n'.join(json.dumps(case) for case in sorted(cases.cases))
   complete = json.dumps(cases.complete)
-  text_files.replace(folder / FILE, f'{{"complete": {complete}, "cases": [\n{lines}\n]}}\n')
+  text = f'{{"complete": {complete}, "cases": [\n{lines}\n]}}\n'
+  with writing(folder / FILE, TrainingCasesError):
+    text_files.replace(folder / FILE, text)
 
 
 def of_models(folders: Iterable[epath.Path]) -> TrainingCases | None:
@@ -103,8 +105,7 @@ def read(folder: epath.Path) -> TrainingCases | None:
   file = folder / FILE
   if not file.is_file():
     return None
-  with reading(file, TrainingCasesError):
-    text = file.read_text()
+  text = text_files.read_explained(file, TrainingCasesError)
   try:
     content = json.loads(text)
     cases = frozenset((str(s), str(n), str(d)) for s, n, d in content['cases'])

@@ -60,7 +60,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.backbone.name = 'unet'
   config.model.backbone.size = 'base'
   config.model.remat = False  # recompute each stage in the backward pass: less memory, more time
-  config.model.experts = 'pyramid'  # or 'finest': the CLIP-Driven Universal Model
+  # Or 'finest', the last decoder layer alone: the CLIP-Driven Universal Model, the baseline of any
+  # config. Nothing is mixed then: scales, top_k, router_inputs and anchor may stay, unread.
+  config.model.experts = 'pyramid'
   config.model.scales = ()  # decoder layers that take part; () is all
   config.model.top_k = 0  # scales each class uses at a voxel; 0 is all
   config.model.router_inputs = 'text+vision'  # or 'text', 'vision', 'uniform'

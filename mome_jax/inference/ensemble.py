@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from mome_jax import checkpoint
 from mome_jax.errors import UserError
@@ -28,7 +29,8 @@ class Ensemble(Model):
   """Models of the same grid, windows and classes, whose logits are averaged window by window.
 
   All of them are held in memory, but what they see in a batch of windows only one after the other.
-  Post-processing, overlap and the record of what classes look like are those of the first.
+  Post-processing, overlap and the record of what classes look like are those of the first; a class
+  that is experimental in one of them is so in the mean.
 
   Args:
     models: at least one.
@@ -43,7 +45,7 @@ class Ensemble(Model):
     for other in self.members[1:]:
       _check_alike(first, other)
     self.path = ' + '.join(model.path for model in self.members)
-    self.folder, self.config, self.step = first.folder, first.config, None
+    self.folder, self.config, self.step = first.folder, _config_of_all(self.members), None
     self.template, self.devices = first.template, first.devices
 
   @property
@@ -80,6 +82,14 @@ def _check_alike(first: Predictor, other: Predictor) -> None:
         f'{other.path}: its {called}, {value}, differ from those of {first.path}, {expected}; only '
         'models that agree can be averaged'
       )
+
+
+def _config_of_all(models: Sequence[Predictor]) -> ConfigDict:
+  """The first model's config, with the classes that too few patients taught any of them."""
+  config = models[0].config.copy_and_resolve_references()
+  weak = {name for model in models for name in model.config.experimental}
+  config.experimental = tuple(name for name in config.classes if name in weak)
+  return config
 
 
 def _value(model: Predictor, field: str) -> Any:

@@ -44,7 +44,8 @@ class MoME(nn.Module):
   Attributes:
     backbone: module, image -> pyramid of features, finest first.
     experts: 'pyramid' mixes the decoder layers in `scales`; 'finest' uses the last layer alone,
-      without a router, which is the CLIP-Driven Universal Model.
+      without a router, which is the CLIP-Driven Universal Model: `scales`, `top_k`, `router_inputs`
+      and `anchor` are of the mixture, and say nothing then.
     scales: indices of the decoder layers that take part, finest first, starting at 0; () is all.
     top_k: scales each class uses at a voxel; 0 is all (soft mixture).
     router_inputs: what the mixture depends on; see `router.Router`.

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import text_files
-from mome_jax.errors import UserError, reading, writing
+from mome_jax.errors import UserError, writing
 from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS
 
 FILE = 'class_statistics.json'  # beside `config.json` of a workdir or model folder
@@ -158,8 +158,7 @@ def read(folder: epath.PathLike) -> tuple[Record, ...]:
   file = epath.Path(folder) / FILE
   if not file.is_file():
     return ()
-  with reading(file, RecordError):
-    text = file.read_text()
+  text = text_files.read_explained(file, RecordError)
   try:
     content = json.loads(text)
     version = content.pop('version')

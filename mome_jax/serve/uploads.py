@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import AsyncIterator
 
 from input_pipeline import inventory
-from input_pipeline.ct import itk_image, volume
+from input_pipeline.ct import itk_image, nifti
 from mome_jax.errors import UserError, one_line, writing
 
 _ENDING = re.compile(r'(\.nii)?\.[a-z0-9]{1,6}$')
@@ -163,7 +163,7 @@ def _voxels(path: pathlib.Path) -> int:
   try:
     if itk_image.is_itk(path):
       return math.prod(itk_image.grid(path)[0])
-    return math.prod(volume.stored_shape(path))
+    return math.prod(nifti.stored_shape(path))
   except Exception:  # of a broken file, of whatever kind
     return 0
 

@@ -177,7 +177,8 @@ def check(config: ConfigDict, *, data: bool = True, model: str = '') -> None:
     config: the whole config; see `configs/base.py`. One that starts from a model may have values
       that only the model's version of this program knew.
     data: whether prepared sources must be named; compilation reads none.
-    model: that is evaluated with it, '' for none: what that started from may be gone.
+    model: that is evaluated with it, or workdir of the run that goes on, '' for none: what that
+      started from may be gone.
 
   Raises:
     ConfigError: that names every wrong value, what it is and what was expected.

@@ -17,6 +17,7 @@ from input_pipeline import progress
 from input_pipeline.batches import dataset
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
+from mome_jax.errors import writing
 from mome_jax.models import build_model
 from mome_jax.pictures import router_pictures, training_curves
 from mome_jax.plausibility import learn, record
@@ -313,9 +314,10 @@ def _summarise(task: Task, workdir: epath.Path, log: MetricsLog) -> None:
     record.write(workdir, learn.learn_stores(task.stores, config.classes, config.data_dir))
   except record.RecordError as error:
     print(f'no {record.FILE}: {error}', flush=True)
-  for row in log.expert_rows()[-1:]:
-    router_pictures.experts(workdir / 'pictures', row, config.classes)
-  training_curves.training_curves(workdir / _CURVES, log.rows())
+  with writing(workdir / _CURVES):
+    for row in log.expert_rows()[-1:]:
+      router_pictures.experts(workdir / 'pictures', row, config.classes)
+    training_curves.training_curves(workdir / _CURVES, log.rows())
 
 
 def _describe_scoring(task: Task, workdir: epath.Path) -> None:
@@ -332,7 +334,8 @@ def _print_start(task: Task, workdir: epath.Path, start: Start) -> None:
   params, step = start.state.params, start.step
   if step == 0:
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
-    (workdir / 'parameters.txt').write_text(overview + '\n')
+    with writing(workdir / 'parameters.txt'):
+      (workdir / 'parameters.txt').write_text(overview + '\n')
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   print(f'{count:,} parameters on {jax.device_count()} {jax.default_backend()} device(s)', end='; ')
   print(f'resuming {workdir} at step {step}' if step else f'training in {workdir}', flush=True)

@@ -91,7 +91,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     transformation = optax.chain(transformation, _scale_by_paths(config.rates))
   if config.freeze:
     parts = {'trained': transformation, 'frozen': optax.set_to_zero()}
-    transformation = optax.partition(parts, lambda params: _parts(params, config.freeze))
+    transformation = optax.partition(parts, lambda params: _parts(params, config))
   if config.rates:
     transformation = _checked(transformation, [pattern for pattern, _ in config.rates])
   if config.skip_nonfinite:
@@ -162,11 +162,18 @@ def is_kept(path: str, patterns: Iterable[str]) -> bool:
   return any(_fits(pattern, path) for pattern in patterns)
 
 
-def _parts(params: Any, patterns: Iterable[str]) -> Any:
-  """'frozen' or 'trained' of each parameter."""
-  _check_patterns('freeze', patterns, params)
-  label = lambda path, _: 'frozen' if is_kept(_path(path), patterns) else 'trained'
-  return jax.tree_util.tree_map_with_path(label, params)
+def _parts(params: Any, config: ConfigDict) -> Any:
+  """'frozen' or 'trained' of each parameter; ConfigError where none of them would move."""
+  _check_patterns('freeze', config.freeze, params)
+  label = lambda path, _: 'frozen' if is_kept(_path(path), config.freeze) else 'trained'
+  labels = jax.tree_util.tree_map_with_path(label, params)
+  moving = labels if config.text_rate else {'model': labels.get('model', {})}
+  if 'trained' not in jax.tree.leaves(moving):
+    raise ConfigError(
+      'train.freeze: keeps every parameter that the run would train; leave some out, or take an '
+      "experiment that has others (one with model.experts='finest' has no router)"
+    )
+  return labels
 
 
 def _path(keys: Sequence[Any]) -> str:

@@ -86,12 +86,16 @@ def _find_text(
 ) -> tuple[text_start.TextStart | None, epath.Path]:
   """Start and vocabulary of the text encoder; gives `config.text` its sizes, in place.
 
+  Of a run that goes on, also the vectors that it learned with, where the file given is no more.
   A text encoder's weights are useless with any other vocabulary: that of the run's earlier steps,
   or of what it starts from.
   """
   if checkpoint.goes_on(workdir):
     before = checkpoint.load_config(workdir)
     checkpoint.fit_text(config.text, checkpoint.text_sizes(before.text))
+    learned = checkpoint.text_file(workdir, config)
+    if config.text.vectors and not epath.Path(config.text.vectors).exists() and learned.is_file():
+      config.text.vectors = str(learned)
     return None, checkpoint.text_file(workdir, before)
   if prompt_inputs.is_frozen(config.text):
     return None, epath.Path(DEFAULT_MODEL)

@@ -1,7 +1,7 @@
 """The loss and the train step: pure functions of parameters, batch and prompts."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -47,48 +47,35 @@ def make_loss_fn(
   """
 
   def loss_fn(params, batch, prompts, counts=None):
-    if text_encoder is not None and not config.text_rate:
-      params = params | {'text': jax.lax.stop_gradient(params['text'])}
-    text = _embeddings(text_encoder, params, prompts)
-    sampled, default, others = text['sampled'], text['default'], text.get('negative')
-    asked = sampled if others is None else jnp.concatenate([sampled, others])
-    # Banks attend to the classes alone, in training too.
-    variables = {'params': params['model']}
-    logits, aux = model.apply(variables, batch['image'], asked, sampled, train=True)
-    # Class-first: sums over voxels then run over long contiguous axes. The model's last step puts
-    # the classes last; the compiler cancels the two.
-    logits, negative = jnp.moveaxis(logits, -1, 1), None
-    expert_logits = tuple(aux['expert_logits'])
-    if others is not None:
-      logits, negative = jnp.split(logits, [len(sampled)], axis=1)
-      expert_logits = tuple(scores[:, : len(sampled)] for scores in expert_logits)
+    trains_text = text_encoder is not None and config.text_rate > 0
+    text = _embeddings(text_encoder, params, prompts, trained=trains_text)
+    answers = _answers(model, params, batch['image'], text['sampled'], text.get('negative'))
     targets, valid = _supervision(code_table, batch)
     labelled = valid.any((2, 3, 4))
     # Nothing lies outside the patient, whatever is labelled there.
     outside = (batch['label'] == OUTSIDE_CODE)[:, None]
-    pairs = losses.pair_losses(logits, targets, valid | outside, log=config.log_dice)
+    pairs = losses.pair_losses(answers.logits, targets, valid | outside, log=config.log_dice)
     bce, dice = loss_terms.bce_dice(pairs, labelled, batch['absent'], counts)
-    metrics = {'loss_bce': bce, 'loss_dice': dice}
-    loss = bce + dice
+    loss, metrics = bce + dice, {'loss_bce': bce, 'loss_dice': dice}
     inputs = loss_terms.Inputs(
-      logits,
+      answers.logits,
       targets,
       valid,
       labelled,
       pairs,
-      expert_logits,
-      sampled,
-      default,
-      text_is_trained=text_encoder is not None and config.text_rate > 0,
+      answers.expert_logits,
+      text['sampled'],
+      text['default'],
+      text_is_trained=trains_text,
       batch=batch,
-      negative_logits=negative,
+      negative_logits=answers.negative_logits,
       counts=counts,
     )
     for name, weight, value in loss_terms.values(inputs, config):
       metrics[f'loss_{name}'] = value
       loss = loss + weight * value
     share = 1 if counts is None else 1 / counts.parts
-    for scale, routing in aux['banks'].items():
+    for scale, routing in answers.banks.items():
       balance = config.balance_loss * routing['balance'] + config.z_loss * routing['z']
       loss = loss + share * balance
       reports = _bank_metrics(scale, routing, losses.block_mean(targets & valid, 2**scale))
@@ -96,6 +83,40 @@ def make_loss_fn(
     return loss, {'loss': loss, **metrics}
 
   return loss_fn
+
+
+class _Answers(NamedTuple):
+  """What a model makes of a batch: logits of K classes and N other prompts.
+
+  Attributes:
+    logits: (B, K, D, H, W) float32.
+    expert_logits: L arrays (B, K, D_l, H_l, W_l) float32.
+    negative_logits: (B, N, D, H, W) float32; None without other prompts.
+    banks: scale -> report of its bank.
+  """
+
+  logits: jax.Array
+  expert_logits: tuple[jax.Array, ...]
+  negative_logits: jax.Array | None
+  banks: Mapping[int, dict[str, jax.Array]]
+
+
+def _answers(
+  model: MoME, params: Any, image: jax.Array, sampled: jax.Array, others: jax.Array | None
+) -> _Answers:
+  """The answers to the embeddings of a prompt of each class, and of other anatomy."""
+  asked = sampled if others is None else jnp.concatenate([sampled, others])
+  # Banks attend to the classes alone, in training too.
+  variables = {'params': params['model']}
+  logits, aux = model.apply(variables, image, asked, sampled, train=True)
+  # Class-first: sums over voxels then run over long contiguous axes. The model's last step puts the
+  # classes last; the compiler cancels the two.
+  logits, negative = jnp.moveaxis(logits, -1, 1), None
+  expert_logits = tuple(aux['expert_logits'])
+  if others is not None:
+    logits, negative = jnp.split(logits, [len(sampled)], axis=1)
+    expert_logits = tuple(scores[:, : len(sampled)] for scores in expert_logits)
+  return _Answers(logits, expert_logits, negative, aux['banks'])
 
 
 def _supervision(code_table: jax.Array, batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
@@ -123,9 +144,15 @@ def make_count_fn(code_table: jax.Array) -> CountFn:
 
 
 def _embeddings(
-  text_encoder: TextEncoder | None, params: Any, prompts: Mapping[str, Mapping[str, jax.Array]]
+  text_encoder: TextEncoder | None,
+  params: Any,
+  prompts: Mapping[str, Mapping[str, jax.Array]],
+  *,
+  trained: bool,
 ) -> dict[str, jax.Array]:
-  """Of each kind of prompts its embeddings, all in one pass of the encoder."""
+  """Of each kind of prompts its embeddings, all in one pass of an encoder that may be trained."""
+  if text_encoder is not None and not trained:
+    params = params | {'text': jax.lax.stop_gradient(params['text'])}
   joined = jax.tree.map(lambda *kinds: jnp.concatenate(kinds), *prompts.values())
   ends = np.cumsum([len(jax.tree.leaves(kind)[0]) for kind in prompts.values()])
   parts = jnp.split(prompt_inputs.embeddings(text_encoder, params, joined), ends[:-1])

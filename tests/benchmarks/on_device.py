@@ -32,23 +32,23 @@ def main():
   reader = model.reader(default_prompts(names, model.template))
   winner, clocks = {}, {}
 
-  def segment(there: bool):
-    clocks[there] = Clock()
-    segmenter = Segmenter(reader, names, settings, model.template, on_device=there)
-    masks = segmenter(scan.array, tuple(scan.spacing), clock=clocks[there])
-    winner[there] = masks.winner
+  def segment(on_device: bool):
+    clocks[on_device] = Clock()
+    segmenter = Segmenter(reader, names, settings, model.template, on_device=on_device)
+    masks = segmenter(scan.array, tuple(scan.spacing), clock=clocks[on_device])
+    winner[on_device] = masks.winner
 
-  runs = {there: lambda there=there: segment(there) for there in (False, True)}
+  runs = {on_device: lambda on_device=on_device: segment(on_device) for on_device in (False, True)}
   seconds = timing.median_seconds(runs, args.repeats)
   print(f'{" x ".join(map(str, scan.array.shape))} voxels, {len(names)} classes\n')
   print('| decided | scan (s) | network (s) | the rest (s) | MB to the device | MB from it |')
   print('|:--|--:|--:|--:|--:|--:|')
-  for there, clock in clocks.items():
+  for on_device, clock in clocks.items():
     stages, counts = clock.seconds(), clock.counts()
     travels = (counts[name] / 1e6 for name in ('bytes_to_device', 'bytes_from_device'))
     rest = sum(stages.values()) - stages['network']
-    where = 'on the device' if there else 'on the host'
-    print(timing.row(where, seconds[there], stages['network'], rest, *travels))
+    where = 'on the device' if on_device else 'on the host'
+    print(timing.row(where, seconds[on_device], stages['network'], rest, *travels))
   differ = np.count_nonzero(winner[True] != winner[False])
   print(
     f'\nratio {seconds[True] / seconds[False]:.2f}; {differ} of {scan.array.size} voxels differ'

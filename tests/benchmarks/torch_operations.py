@@ -149,8 +149,8 @@ def measure(name: str, side: int, width: int, features: int, repeats: int) -> No
       )
   for what in ('forward', 'x', 'kernel') if convolves else ('forward', 'step'):
     ms = timing.median_seconds({k: f for k, f in runs.items() if k[0] == what}, repeats)
-    mine, *others = (1e3 * seconds for seconds in ms.values())
-    row = (name, f'{side}^3 {width} to {features}', what, mine, *others, mine / min(others))
+    first, *others = (1e3 * seconds for seconds in ms.values())
+    row = (name, f'{side}^3 {width} to {features}', what, first, *others, first / min(others))
     print(timing.row(*row), flush=True)
 
 

@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from input_pipeline import text_files
+from input_pipeline.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,20 @@ def test_what_is_no_text_is_named(tmp_path):
   path.write_text('{"a": 1,}')
   with pytest.raises(text_files.TextFileError, match=r'a\.json: not JSON .*line 1.*; correct it'):
     text_files.read_json(path)
+
+
+def test_every_failure_is_the_error_asked_for(tmp_path):
+  class ModelError(UserError):
+    pass
+
+  path = tmp_path / 'a.json'
+  path.write_bytes('\ufeff{"ä": 1}\r\n'.encode())
+  assert text_files.read_explained(path, ModelError) == '{"ä": 1}\n'
+  path.write_bytes(b'\xe4')
+  with pytest.raises(ModelError, match=r'a\.json: byte 0 is not utf-8; save it as UTF-8'):
+    text_files.read_explained(path, ModelError)
+  with pytest.raises(ModelError, match='not one: cannot be read .*No such file'):
+    text_files.read_explained(tmp_path / 'not one', ModelError)
 
 
 def test_a_file_is_replaced_whole_or_not(tmp_path, monkeypatch):

@@ -49,14 +49,14 @@ def cut(offset=(3, 2, 1), shape=(5, 6, 4), move=(0, 0, 0)):
   affine = AFFINE.copy()
   affine[:3, 3] = (AFFINE @ [*(np.array(offset) + move), 1])[:3]
   rng = np.random.default_rng(0)
-  own = rng.integers(0, 3, shape, np.uint8)
-  return volume.to_canonical(own, affine), own
+  stored = rng.integers(0, 3, shape, np.uint8)
+  return volume.to_canonical(stored, affine), stored
 
 
 def test_a_part_is_put_where_it_lies_in_the_scan():
-  part, own = cut()
+  part, stored = cut()
   whole = np.zeros((12, 10, 8), np.uint8)
-  whole[3:8, 2:8, 1:5] = own
+  whole[3:8, 2:8, 1:5] = stored
   embedded = slicer_segments.embed(part, SCAN.geometry)
   assert embedded.geometry is SCAN.geometry
   np.testing.assert_array_equal(volume.from_canonical(embedded.array, SCAN.geometry), whole)

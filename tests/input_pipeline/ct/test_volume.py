@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
 from input_pipeline import anatomy
-from input_pipeline.ct import resample, volume
+from input_pipeline.ct import nifti, resample, volume
 
 SPACING = (0.75, 1.25, 3.0)
 SHAPE = (5, 6, 7)
@@ -146,12 +146,12 @@ def test_mask_survives_the_way_through_the_working_grid(affine):
   spacing = nib.affines.voxel_sizes(affine)
   shape = np.rint(45 / spacing).astype(int)
   index = np.stack(np.indices(shape), -1)
-  own = np.linalg.norm((index - (shape - 1) / 2) * spacing, axis=-1) < 18  # a ball of 24 ml
-  scan = volume.to_canonical(own, affine)
+  mask = np.linalg.norm((index - (shape - 1) / 2) * spacing, axis=-1) < 18  # a ball of 24 ml
+  scan = volume.to_canonical(mask, affine)
   coarse = resample.resample(scan.array.astype(np.float32), scan.spacing, (1.5,) * 3, order=1)
   fine = resample.resample(coarse, (1.5,) * 3, scan.spacing, order=1, target_shape=scan.array.shape)
   back = volume.from_canonical(fine > 0.5, scan.geometry)
-  assert 2 * (own & back).sum() / (own.sum() + back.sum()) > 0.99
+  assert 2 * (mask & back).sum() / (mask.sum() + back.sum()) > 0.99
 
 
 def test_written_without_a_header(tmp_path):
@@ -351,9 +351,9 @@ def test_a_lack_of_memory_is_no_damage(read, tmp_path, monkeypatch):
     raise MemoryError('Unable to allocate 40 GiB')
 
   path = save(tmp_path / 'in.nii.gz', np.ones((4, 5, 6), np.uint8))
-  for function in ('_load', 'to_canonical'):
+  for module, function in ((nifti, '_load'), (volume, 'to_canonical')):
     with monkeypatch.context() as context:
-      context.setattr(volume, function, fail)
+      context.setattr(module, function, fail)
       with pytest.raises(volume.VolumeError, match='in.nii.gz: not enough memory to read') as error:
         read(path)
     assert '40 GiB' in str(error.value) and 'convert' not in str(error.value)

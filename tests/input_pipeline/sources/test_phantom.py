@@ -181,11 +181,11 @@ def test_the_grid_does_not_change_the_patient(spacing):
     volume = milliliters(target(expected, name), fine)
     assert milliliters(target(codes, name), coarse) == pytest.approx(volume, rel=0.1, abs=2), name
     if volume:
-      here, there = (
+      center, expected_center = (
         (np.argwhere(target(c, name)).mean(0) - (np.array(c.shape) - 1) / 2) * step
         for c, step in ((codes, coarse), (expected, fine))
       )
-      np.testing.assert_allclose(here, there, atol=3.0, err_msg=name)
+      np.testing.assert_allclose(center, expected_center, atol=3.0, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -123,14 +123,14 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch, name):
   checkpoint.save_model(tmp_path, demo.get_config(), JOINT)
   (tmp_path / name).touch()
   kind = type(epath.Path(tmp_path))
-  read_text = kind.read_text
+  read_bytes = kind.read_bytes
 
   def refuse(path, *given):
     if path.name == name:
       raise PermissionError(13, 'Permission denied', str(path))
-    return read_text(path, *given)
+    return read_bytes(path, *given)
 
-  monkeypatch.setattr(kind, 'read_text', refuse)
+  monkeypatch.setattr(kind, 'read_bytes', refuse)
   with pytest.raises(UserError, match=f'{name}: cannot be read .Permission denied.'):
     checkpoint.members(tmp_path)
     checkpoint.load_model(tmp_path, DEVICE)

@@ -153,6 +153,25 @@ def test_where_a_start_lies_may_be_written_otherwise(workdir, monkeypatch):
   assert checkpoint.check_same_run(workdir, same) == []
 
 
+def test_a_start_seen_from_another_folder_is_the_same(workdir, tmp_path_factory, monkeypatch):
+  """Nothing is read of it: it may be gone, and the Hub far away."""
+  monkeypatch.setattr(checkpoint.hub, 'fetch', lambda path: pytest.fail(path))
+  other = tmp_path_factory.mktemp('elsewhere')
+  monkeypatch.chdir(other)
+  goes_on = lambda now: checkpoint.check_same_run(workdir, changed(**{'init.checkpoint': now}))
+  for before in ('runs/start', '../runs/start/'):
+    checkpoint.save_description(workdir, changed(**{'init.checkpoint': before}))
+    assert goes_on('/gone/runs/start') == goes_on('runs/start') == goes_on(before) == []
+    for now in ('/gone/runs/other', '', 'hf:runs/start'):
+      with pytest.raises(checkpoint.CheckpointError, match='init.checkpoint: .* -> '):
+        goes_on(now)
+  for before in ('hf:runs/start', '/gone/runs/start'):
+    checkpoint.save_description(workdir, changed(**{'init.checkpoint': before}))
+    assert goes_on(before) == []
+    with pytest.raises(checkpoint.CheckpointError, match='init.checkpoint: .* -> '):
+      goes_on('runs/start')
+
+
 def test_without_a_checkpoint_anything_may_start(tmp_path):
   checkpoint.save_description(tmp_path, demo.get_config())
   assert checkpoint.check_same_run(tmp_path, changed(classes=('liver',))) == []
@@ -163,6 +182,18 @@ def test_a_model_folder_is_no_workdir(tmp_path):
   checkpoint.save_model(tmp_path, demo.get_config(), {'model': {'kernel': np.ones(3)}})
   with pytest.raises(checkpoint.CheckpointError, match='is a model folder.*init.checkpoint='):
     checkpoint.check_same_run(tmp_path, demo.get_config())
+
+
+def test_an_ensemble_or_a_checkpoint_is_no_workdir(workdir, tmp_path_factory):
+  pooled = tmp_path_factory.mktemp('pooled')
+  checkpoint.write_members(pooled, ['fold_0', 'fold_1'])
+  with pytest.raises(checkpoint.CheckpointError, match='holds an ensemble, .*another --workdir'):
+    checkpoint.check_same_run(pooled, demo.get_config())
+  step = workdir / 'checkpoints' / '4'
+  with pytest.raises(checkpoint.CheckpointError, match=rf'go on in --workdir={workdir}$'):
+    checkpoint.check_same_run(step, demo.get_config())
+  with pytest.raises(checkpoint.CheckpointError, match='is a checkpoint, and no place for a model'):
+    checkpoint.new_folder(step)
 
 
 def test_frozen_vectors_are_compared_not_their_path(workdir):

@@ -1,6 +1,7 @@
 """A model knows what it was trained on, and that is never scored as held out."""
 
 import json
+import types
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,9 @@ from mome_jax import checkpoint, evaluate, export
 from mome_jax.checkpoint import training_cases
 from mome_jax.checkpoint.training_cases import TrainingCases
 from mome_jax.configs import base
+from mome_jax.errors import UserError
 from mome_jax.evaluate import held_out, score_checkpoint, score_files
+from mome_jax.training import loop
 
 NAMES = {'train': 'ab', 'validation': 'vw', 'test': 'xyz'}
 
@@ -54,6 +57,24 @@ def trained_on(data, *names, change=lambda source, name, digest: (source, name, 
   cases = {case.name: case for case in bricks.held_out_cases(data, 'mine')}
   rows = (change(c.source, c.name, c.digest) for c in map(cases.get, names))
   return TrainingCases(frozenset(rows))
+
+
+def test_what_a_run_writes_beside_its_checkpoints_may_not_fit(tmp_path, monkeypatch):
+  """One line, as of the checkpoints themselves: the same command goes on."""
+
+  def full(path, *_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(type(epath.Path(tmp_path)), 'write_bytes', full)
+  with pytest.raises(UserError, match='training_cases.json: cannot be written .No space left'):
+    training_cases.note(epath.Path(tmp_path), [], resumed=False, init='')
+  monkeypatch.setattr(loop.learn, 'learn_stores', lambda *_: ())
+  monkeypatch.setattr(loop.record, 'write', lambda *_: None)
+  monkeypatch.setattr(loop.training_curves, 'training_curves', full)
+  log = types.SimpleNamespace(rows=list, expert_rows=list)
+  task = types.SimpleNamespace(config=base.get_config(), stores=[])
+  with pytest.raises(UserError, match='pictures/training.png: cannot be written .No space left'):
+    loop._summarise(task, epath.Path(tmp_path), log)
 
 
 def find(data, **options):

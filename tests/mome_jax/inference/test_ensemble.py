@@ -13,12 +13,14 @@ from threshold import save_scan
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import Ensemble, Predictor, checkpoint
 from mome_jax.checkpoint.training_cases import TrainingCases, of_models, write
+from mome_jax.errors import UserError
 from mome_jax.export import export_ensemble
 from mome_jax.inference import router_maps, sliding_window
 from mome_jax.inference.ensemble import EnsembleError, open_model
 from mome_jax.inference.mirroring import MirrorError, mirrored_prompts
 from mome_jax.inference.model import mean
 from mome_jax.predict import command
+from mome_jax.predict.verdicts import default_classes
 from mome_jax.text.prompts import default_prompts
 
 pytestmark = pytest.mark.usefixtures('soon')
@@ -90,6 +92,20 @@ def test_members_that_differ_are_refused(models, tmp_path):
     Ensemble([models[0], Predictor(models[1].path, config)])
 
 
+def test_a_class_that_one_of_them_hardly_knows_is_experimental(models, tmp_path):
+  shutil.copytree(models[1].path, tmp_path / 'other')
+  config = checkpoint.load_config(tmp_path / 'other')
+  config.experimental = ('liver',)
+  checkpoint.save_description(tmp_path / 'other', config)
+  other = Predictor(tmp_path / 'other')
+  for pair in ([models[0], other], [other, models[0]]):
+    assert default_classes(Ensemble(pair)) == ('left kidney', 'right kidney')
+  assert default_classes(models[0]) == CLASSES
+  with pytest.raises(UserError, match='one: liver are not experimental in it'):
+    export_ensemble([models[0].path, other.path], tmp_path / 'both', experimental=False)
+  assert not (tmp_path / 'both').exists()
+
+
 def test_one_pass_is_over_before_the_next_begins():
   """What a model sees of the windows is its largest array."""
   held, most = set(), []
@@ -156,6 +172,14 @@ def test_a_damaged_one(tmp_path, text):
   (tmp_path / 'ensemble.json').write_text(text)
   with pytest.raises(checkpoint.CheckpointError, match='ensemble.json'):
     open_model(tmp_path)
+
+
+def test_members_lie_beside_it_or_anywhere(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  places = ['hf:org/model@v1', 'gs://bucket/model', '/models/a', '~/models/b', 'c']
+  checkpoint.write_members(tmp_path, places)
+  expected = [*places[:3], '/home/me/models/b', str(tmp_path / 'c')]
+  assert checkpoint.expand([tmp_path]) == expected
 
 
 # ---------------------------------------------------------------------------- mirror images

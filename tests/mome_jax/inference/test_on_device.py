@@ -28,10 +28,10 @@ def whole(windows):
   return np.concatenate([np.asarray(part) for part in parts(windows)], 1)[:, : len(PHASES)]
 
 
-def segment(image, spacing, predict=parts, *, there, batch_size=2):
+def segment(image, spacing, predict=parts, *, on_device, batch_size=2):
   """Masks, logits of every class, and what was counted."""
   settings = Settings((2.0, 2.0, 2.0), ((0, 100),), Tiling(WINDOW, 0.5, batch_size))
-  run = Segmenter(predict, NAMES, settings, free=FREE, on_device=there)
+  run = Segmenter(predict, NAMES, settings, free=FREE, on_device=on_device)
   clock, logits, sure = Clock(), np.full((len(PHASES), *image.shape), np.nan), []
 
   def on_slab(slab):
@@ -59,21 +59,21 @@ CASES = [((70, 31, 40), (1.3, 1.7, 1.1), 0), ((20, 9, 11), (1.5, 1.0, 2.9), 0),
 @pytest.mark.parametrize(('shape', 'spacing', 'air'), CASES)
 def test_it_decides_as_the_host_does(shape, spacing, air):
   image = scan(shape, air)
-  here, logits, sure, _ = segment(image, spacing, there=False)
-  there, logits_there, sure_there, _ = segment(image, spacing, there=True)
-  np.testing.assert_allclose(logits_there, logits, atol=2e-5)
+  host, logits, sure, _ = segment(image, spacing, on_device=False)
+  device, logits_device, sure_device, _ = segment(image, spacing, on_device=True)
+  np.testing.assert_allclose(logits_device, logits, atol=2e-5)
   # A tie is a voxel where two logits, or one and the threshold, differ by rounding.
   ranked = np.sort(np.concatenate([logits, np.zeros((1, *shape))]), 0)
   tie = ((np.diff(ranked, axis=0) < 4e-5) & (ranked[1:] > -4e-5)).any(0)
   assert tie.mean() < 1e-2
-  assert (here.winner > 0).mean() > 0.2 and len(np.unique(here.winner)) > 3
-  np.testing.assert_array_equal(there.winner[~tie], here.winner[~tie])
-  np.testing.assert_array_equal(there.over[~tie], here.over[~tie])
-  assert here.over.any() and there.winner.dtype == here.winner.dtype
+  assert (host.winner > 0).mean() > 0.2 and len(np.unique(host.winner)) > 3
+  np.testing.assert_array_equal(device.winner[~tie], host.winner[~tie])
+  np.testing.assert_array_equal(device.over[~tie], host.over[~tie])
+  assert host.over.any() and device.winner.dtype == host.winner.dtype
   for name in FREE:
-    np.testing.assert_array_equal(there.free[name][...][~tie], here.free[name][...][~tie])
-    assert here.free[name][...].any()
-  np.testing.assert_allclose(sure_there, sure, atol=tie.sum())
+    np.testing.assert_array_equal(device.free[name][...][~tie], host.free[name][...][~tie])
+    assert host.free[name][...].any()
+  np.testing.assert_allclose(sure_device, sure, atol=tie.sum())
 
 
 def test_only_labels_come_to_the_host():
@@ -81,10 +81,10 @@ def test_only_labels_come_to_the_host():
   image, spacing = scan((64, 40, 40)), (1.0, 1.0, 1.0)
   settings = Settings((2.0, 2.0, 2.0), ((0, 100),), Tiling(WINDOW, 0.5, 2))
   counts = {}
-  for there in (False, True):
+  for on_device in (False, True):
     clock = Clock()
-    Segmenter(parts, NAMES, settings, free=FREE, on_device=there)(image, spacing, clock=clock)
-    counts[there] = clock.counts()
+    Segmenter(parts, NAMES, settings, free=FREE, on_device=on_device)(image, spacing, clock=clock)
+    counts[on_device] = clock.counts()
   # Windows start every 8, 6 and 10 voxels of the grid of 32 x 20 x 20 voxels.
   windows = 3 * 3 * 1
   assert counts[False]['windows'] == counts[True]['windows'] == windows
@@ -94,15 +94,15 @@ def test_only_labels_come_to_the_host():
   assert counts[False]['bytes_from_device'] == 4 * batches * voxels * 8
   # A byte for the winner, one for containers, a bit for each free mask; the planes of the last call
   # of each of the three planes of windows are filled up.
-  there = counts[True]['bytes_from_device']
+  travelled = counts[True]['bytes_from_device']
   labels = 64 * 40 * 40 * (1 + 1 + len(FREE) / 8)
-  assert labels < there < 3 * labels + 1000 < counts[False]['bytes_from_device'] / 2
+  assert labels < travelled < 3 * labels + 1000 < counts[False]['bytes_from_device'] / 2
 
 
 def test_a_longer_scan_needs_no_further_program():
   spacing = (1.3, 1.1, 1.7)
-  first = segment(scan((50, 33, 41)), spacing, there=True)[-1]
-  longer = segment(scan((81, 33, 41)), spacing, there=True)[-1]
+  first = segment(scan((50, 33, 41)), spacing, on_device=True)[-1]
+  longer = segment(scan((81, 33, 41)), spacing, on_device=True)[-1]
   assert first['compilations'] > 0 and longer['compilations'] == 0
   assert longer['windows'] > first['windows']
 
@@ -114,18 +114,18 @@ def test_several_passes_are_averaged():
     yield from parts(windows)
     yield from (part + 1 for part in parts(windows))
 
-  _, once, *_ = segment(image, spacing, there=True)
-  _, mean, *_ = segment(image, spacing, twice, there=True)
+  _, once, *_ = segment(image, spacing, on_device=True)
+  _, mean, *_ = segment(image, spacing, twice, on_device=True)
   np.testing.assert_allclose(mean, once + 0.5, atol=1e-5)
 
 
 def test_logits_of_the_host_are_taken_too():
   image, spacing = scan((30, 20, 24)), (2.0, 2.0, 2.0)
-  by_parts, *_ = segment(image, spacing, there=True)
-  at_once, *_ = segment(image, spacing, whole, there=True)
+  by_parts, *_ = segment(image, spacing, on_device=True)
+  at_once, *_ = segment(image, spacing, whole, on_device=True)
   np.testing.assert_array_equal(at_once.winner, by_parts.winner)
 
 
 def test_what_is_not_finite_is_refused():
   with pytest.raises(NonFiniteLogitsError):
-    segment(scan((20, 20, 24)), (2.0, 2.0, 2.0), lambda x: whole(x) * np.nan, there=True)
+    segment(scan((20, 20, 24)), (2.0, 2.0, 2.0), lambda x: whole(x) * np.nan, on_device=True)

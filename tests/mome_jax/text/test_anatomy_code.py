@@ -48,11 +48,11 @@ def test_the_loss_by_hand():
   codes = jnp.array([[6.0, 0], [0, 6], [-6, 0], [0, -6]])
   rows = jnp.array([0, 1])
   phrases = codes[jnp.array([0, 1, 0, 1])]
-  entropy = lambda own, others: -own + np.log(np.sum(np.exp([own, *others])))
-  found = entropy(2.0, [0, 0, -2.0])  # cosines 1, 0, 0, -1 over a temperature of 0.5
+  entropy = lambda right, others: -right + np.log(np.sum(np.exp([right, *others])))
+  chosen = entropy(2.0, [0, 0, -2.0])  # cosines 1, 0, 0, -1 over a temperature of 0.5
   matched = 2 * entropy(2.0, [0])
   loss = anatomy_code.loss(phrases, codes, rows, 0.5)
-  np.testing.assert_allclose(loss, found + 0.25 * matched, rtol=1e-5)
+  np.testing.assert_allclose(loss, chosen + 0.25 * matched, rtol=1e-5)
   swapped = anatomy_code.loss(phrases[jnp.array([1, 0, 1, 0])], codes, rows, 0.5)
   # Of the other code: cosine 0 in place of 1, and at a squared distance of 72.
   worse = np.log(np.exp(2.0) + 2 + np.exp(-2.0))

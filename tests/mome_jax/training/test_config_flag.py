@@ -13,7 +13,7 @@ from mome_jax.configs import base, demo, few_scans, finetune
 from mome_jax.errors import ConfigError
 from mome_jax.models import build_model
 from mome_jax.text import vectors
-from mome_jax.training import config_check, config_flag, optimizer
+from mome_jax.training import config_check, config_flag, loop, optimizer
 
 
 @pytest.mark.parametrize('folder', ['mome_jax/configs', './mome_jax/configs', '/mome_jax/configs'])
@@ -188,6 +188,17 @@ def test_a_model_is_evaluated_without_its_start_and_whatever_version_made_it(tmp
   assert main.main(words) == 0
   with pytest.raises(ConfigError, match='runs/gone: no model there'):
     config_check.check(main.parse(['main', *words]).config)
+
+
+def test_a_run_goes_on_without_its_start(tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, 'train', lambda config, _: config)
+  monkeypatch.setattr(evaluate, 'evaluate', lambda *_: None)
+  words = ['--config=demo', f'--workdir={tmp_path}', '--config.init.checkpoint=runs/gone']
+  with pytest.raises(ConfigError, match='runs/gone: no model there'):
+    main.main.__wrapped__(words)
+  (tmp_path / 'checkpoints' / '4').mkdir(parents=True)
+  checkpoint.save_description(tmp_path, main.parse(['main', *words]).config)
+  assert main.main(words) == 0
 
 
 def test_what_is_asked_of_an_ensemble_is_known_by_its_name(tmp_path, monkeypatch):

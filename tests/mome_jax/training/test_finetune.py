@@ -104,6 +104,11 @@ def test_fine_tuning_with_frozen_text(place, start, capsys):
   vectors.with_others(other).save(workdir / 'text.npz')
   assert 'hepatic tissue' in read_task(config, workdir).text.vectors
 
+  # It goes on without what it started from, too.
+  config.text.vectors = config.init.checkpoint = str(start.parent / 'gone' / 'start')
+  checkpoint.save_description(workdir, config, vectors=vectors.with_others(other))
+  assert 'hepatic tissue' in read_task(config, workdir).text.vectors
+
 
 def test_prompts_beyond_the_vectors(place, start, capsys):
   scan = place / 'scan.nii.gz'

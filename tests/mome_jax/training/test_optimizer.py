@@ -139,6 +139,15 @@ def test_a_pattern_that_fits_nothing_is_refused(field, value):
     updates(**{field: value})
 
 
+@pytest.mark.parametrize(
+  ('freeze', 'text_rate'),
+  [(('model', 'text'), 1.0), (('(?!model/router).*',), 1.0), (('model',), 0.0)],
+)
+def test_a_run_that_would_learn_nothing_is_refused(freeze, text_rate):
+  with pytest.raises(ConfigError, match='train.freeze: keeps every parameter'):
+    updates(freeze=freeze, text_rate=text_rate)
+
+
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_every_optimizer_goes_down_and_decays_weights_alone(name):
   moved, _ = updates(optimizer=name, clip_norm=1e9)
