@@ -314,9 +314,10 @@ def _summarise(task: Task, workdir: epath.Path, log: MetricsLog) -> None:
     record.write(workdir, learn.learn_stores(task.stores, config.classes, config.data_dir))
   except record.RecordError as error:
     print(f'no {record.FILE}: {error}', flush=True)
-  with writing(workdir / _CURVES):
+  with writing(workdir / 'pictures'):
     for row in log.expert_rows()[-1:]:
       router_pictures.experts(workdir / 'pictures', row, config.classes)
+  with writing(workdir / _CURVES):
     training_curves.training_curves(workdir / _CURVES, log.rows())
 
 

@@ -132,10 +132,8 @@ def check_on_scan(layer, path, to_ras=SPL):
   """The labels of a layer are those of a file, voxel for voxel in the world."""
   image = nib.load(path)
   indices, on_disk = on_file(layer, image.affine, to_ras)
-  expected = np.asarray(image.dataobj)
-  np.testing.assert_array_equal(
-    np.asarray(layer.data)[tuple(indices.T)], expected[tuple(on_disk.T)]
-  )
+  labels, expected = np.asarray(layer.data), np.asarray(image.dataobj)
+  np.testing.assert_array_equal(labels[tuple(indices.T)], expected[tuple(on_disk.T)])
   assert expected.any() and layer.data.size == expected.size
 
 

@@ -326,11 +326,6 @@ def test_what_was_forced_before_forces_nothing_else(client, tmp_path):
   assert client.post(path, json={'prompts': 'liver', 'force': [1]}).status_code == 400
 
 
-def test_no_two_parts_of_the_page_have_one_name(client):
-  names = re.findall(r'\bid="([^"]+)"', client.get('').text)
-  assert len(names) == len(set(names)) > 20
-
-
 def test_what_is_sent_wrongly_is_explained(client):
   answer = client.post('api/scans', json={'input': ['scan']})
   assert answer.status_code == 404 and 'folder of --input' in answer.json()['error']

@@ -1,6 +1,7 @@
 """The page of the server in a real browser: from dropping a scan to a server that stops."""
 
 import io
+import re
 import shutil
 import tarfile
 import threading
@@ -323,3 +324,9 @@ def test_a_server_that_stops_is_told(page, server, gate):
   assert not [event for event in page.events if event['method'] == 'Runtime.exceptionThrown']
   page.run('$("kinds").children[0].click()')
   page.until('$("error").textContent === "the server does not answer"')
+
+
+def test_no_two_parts_of_the_page_have_one_name(tmp_path):
+  with desks.desk(Threshold(), tmp_path) as desk, desks.client(desk) as client:
+    names = re.findall(r'\bid="([^"]+)"', client.get('').text)
+  assert len(names) == len(set(names)) > 20
