@@ -97,7 +97,7 @@ def _note(folder: epath.Path, error: Exception) -> None:
 
 
 def _append(path: epath.Path, row: dict) -> None:
-  with path.open('a') as file:
+  with path.open('a', encoding='utf-8') as file:
     file.write(_line(row))
 
 
@@ -106,13 +106,18 @@ def _line(row: dict) -> str:
 
 
 def _complete_rows(path: epath.Path) -> list[dict]:
-  """All complete lines of a JSONL file, none where there is no file."""
+  """All lines of a JSONL file that can be read, none where there is no file.
+
+  A killed run leaves its last line unfinished; any other that cannot be read is told of.
+  """
   rows: list[dict] = []
-  if not path.exists():
-    return rows
-  for line in path.read_text().splitlines():
+  lines = path.read_bytes().splitlines() if path.exists() else []
+  for number, line in enumerate(lines, 1):
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:  # the line a killed run was writing
-      break
+      row = json.loads(line)
+      row['step']
+      rows.append(row)
+    except (ValueError, TypeError, KeyError):
+      if number < len(lines):
+        print(f'note: {path}: line {number} cannot be read and is left out', file=sys.stderr)
   return rows
