@@ -134,7 +134,7 @@ def prepare(
       **({'assigned': assigned} if folds else {}),
       'seconds': round(time.monotonic() - start, 1),
     }
-    (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n')
+    (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
     staging.publish(folder, earlier.folder, place / 'replaced')
   return report | {'changes': _changes(earlier.outcomes, writer.read_outcomes(earlier.folder))}
 

@@ -84,7 +84,7 @@ def export(
   checkpoint.save_model(folder, config, params, **text, form=form)
   mark = folder / 'params' / 'commit_success.txt'
   if mark.exists():  # Orbax writes there where it saved to, which is nobody else's business
-    mark.write_text('Checkpoint commit was successful to params')
+    mark.write_text('Checkpoint commit was successful to params', encoding='utf-8')
 
 
 def _leave_out_experimental(config: ml_collections.ConfigDict, path: epath.PathLike) -> None:
@@ -177,7 +177,7 @@ def export_ensemble(
     export(path, folder, dtype, form=form, licence=licence, experimental=experimental)
   if form == 'hf':
     first = epath.Path(output) / names[0] / hf_folder.CARD
-    hf_folder.write_card(output, first.read_text())
+    hf_folder.write_card(output, first.read_text(encoding='utf-8'))
   checkpoint.write_members(output, names)
 
 

@@ -210,3 +210,12 @@ def test_a_lazy_import_counts():
   tree = ast.parse('import jax\ndef f():\n  import tensorflow.data\n  from mome_jax import ops\n')
   assert list(imports(tree)) == [
     ('jax', True), ('tensorflow.data', False), ('mome_jax.ops', False)]  # fmt: skip
+
+
+def test_text_is_utf8_wherever_it_is_written():
+  """By default Python takes the encoding of the machine."""
+  for name, tree in modules().items():
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+      method = ast.unparse(call.func)
+      if method.endswith(('.read_text', '.write_text')) and method != 'text_files.read_text':
+        assert 'encoding' in [keyword.arg for keyword in call.keywords], f'{name}:{call.lineno}'

@@ -20,7 +20,7 @@ def on_page_content(html: str, page, config, files) -> str:
     name = pathlib.PurePosixPath(match[2]).name
     return (
       f'<div class="figure" role="img" aria-label="{match[1]}">'
-      + (folder / 'figures' / name).read_text()
+      + (folder / 'figures' / name).read_text(encoding='utf-8')
       + '</div>'
     )
 

@@ -339,7 +339,7 @@ def _listed(folder: epath.Path) -> list[HeldOutCase]:
   """The whole scans of a prepared source in the order of their records."""
   fields = [field.name for field in dataclasses.fields(HeldOutCase)]
   with readable(folder / records.OUTCOMES):
-    cases = json.loads((folder / records.OUTCOMES).read_text())
+    cases = json.loads((folder / records.OUTCOMES).read_text(encoding='utf-8'))
     described = [HeldOutCase(*(case[f] for f in fields)) for case in cases]
   return sorted((c for c in described if c.split != 'train'), key=lambda case: case.split)
 
@@ -398,7 +398,7 @@ def read_settings(data_dir: str | os.PathLike, source: str) -> dict | None:
   """What `prepare` left in SETTINGS, or None if the source is not prepared completely."""
   path = epath.Path(data_dir) / source / records.SETTINGS
   with reading(path, NotPreparedError):
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
 
 
 def prepared_sources(data_dir: str | os.PathLike) -> list[str]:

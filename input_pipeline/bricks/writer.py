@@ -137,7 +137,7 @@ def _case_file(folder: str | os.PathLike, key: str) -> epath.Path:
 def read_outcome(folder: str | os.PathLike, key: str) -> Outcome | None:
   """What `stage` noted, or None."""
   path = epath.Path(folder) / f'{key}.json'
-  return Outcome(**json.loads(path.read_text())) if path.exists() else None
+  return Outcome(**json.loads(path.read_text(encoding='utf-8'))) if path.exists() else None
 
 
 def read_staged(folder: str | os.PathLike, keys: Iterable[str]) -> list[Outcome]:
@@ -232,7 +232,7 @@ def gather(
     ordered = {split: splits[split] for split in sorted(splits)}
     shards.write_dataset(source, place, records.volume_features(), ordered)
   notes = [dataclasses.asdict(outcome) for outcome in good]
-  (folder / records.OUTCOMES).write_text(json.dumps(notes))
+  (folder / records.OUTCOMES).write_text(json.dumps(notes), encoding='utf-8')
   done = dict.fromkeys(sorted({outcome.split for outcome in outcomes}), 0)
   for outcome in good:
     done[outcome.split] += 1
@@ -269,7 +269,9 @@ def _write_index(folder: epath.Path, infos: Sequence[Mapping], conversion: Conve
 def read_outcomes(folder: epath.Path) -> list[Outcome]:
   """Of the cases of a prepared source, in the order of its records; none where there are none."""
   path = folder / records.OUTCOMES
-  return [Outcome(**values) for values in json.loads(path.read_text())] if path.exists() else []
+  if not path.exists():
+    return []
+  return [Outcome(**values) for values in json.loads(path.read_text(encoding='utf-8'))]
 
 
 def restore(folder: epath.Path, staged: str | os.PathLike, keys: Iterable[str]) -> None:

@@ -124,7 +124,7 @@ def _of_json(values: Mapping[str, Any]) -> int:
 
 def write(folder: epath.Path, params: Any) -> None:
   """Notes the checksums of a model folder's parameters in it."""
-  (folder / FILE).write_text(json.dumps(of_tree(params), indent=1) + '\n')
+  (folder / FILE).write_text(json.dumps(of_tree(params), indent=1) + '\n', encoding='utf-8')
 
 
 def read(params: epath.Path) -> Sums | None:

@@ -95,7 +95,7 @@ def finished_steps(folder: epath.Path) -> list[int]:
 def _chooses(folder: epath.Path) -> bool:
   """Whether the config of a workdir asks for a choice on scans set aside."""
   try:
-    validation = json.loads((folder / CONFIG).read_text())['validation']
+    validation = json.loads((folder / CONFIG).read_text(encoding='utf-8'))['validation']
     return bool(validation['every'] and validation['cases'])
   except (OSError, ValueError, KeyError, TypeError):  # told where the config is read
     return False
@@ -111,7 +111,7 @@ def best_step(folder: epath.Path) -> int | None:
 def _score(checkpoint: epath.Path) -> float | None:
   file = checkpoint / METRICS / METRICS
   try:
-    return float(json.loads(file.read_text())[SCORE]) if file.is_file() else None
+    return float(json.loads(file.read_text(encoding='utf-8'))[SCORE]) if file.is_file() else None
   except (OSError, ValueError, KeyError, TypeError):  # damaged: no reason to trust it
     return None
 

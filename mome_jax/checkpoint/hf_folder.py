@@ -126,7 +126,7 @@ def write_card(folder: epath.PathLike, text: str) -> None:
   """Writes the model card of a folder."""
   place = absolute(folder)
   with writing(place, CheckpointError):
-    (place / CARD).write_text(text)
+    (place / CARD).write_text(text, encoding='utf-8')
 
 
 def read_card(folder: epath.PathLike) -> str:

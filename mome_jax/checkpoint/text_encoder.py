@@ -66,7 +66,7 @@ def has_text_encoder(path: epath.PathLike) -> bool:
     return any(name.startswith('text.') for name in hf_folder.names(place.params))
   file = place.params / '_METADATA'
   try:
-    names = json.loads(file.read_text())['tree_metadata']
+    names = json.loads(file.read_text(encoding='utf-8'))['tree_metadata']
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise CheckpointError(f'{file}: cannot be read ({error!r}); copy the model again') from error
   return any(ast.literal_eval(name)[0] == 'text' for name in names)

@@ -107,7 +107,7 @@ class Node:
       if is_taken:
         output, count = self.outgoing / f'.{series}', self._count(series)
         try:
-          count.write_text(str(_number(count) + 1))
+          count.write_text(str(_number(count) + 1), encoding='utf-8')
           self._segment(place, output)
         except OSError as error:
           self._fail(place, 'images', folders.refusal(error))
@@ -212,7 +212,7 @@ class Node:
     kept = folders.unused(self.failed / place.name / noun)
     try:
       folders.move(place, kept)
-      (kept / 'reason.txt').write_text(reason + '\n')
+      (kept / 'reason.txt').write_text(reason + '\n', encoding='utf-8')
     except OSError as error:
       reason = f'{reason}; {folders.refusal(error)}'
     kept = place if place.exists() else kept
@@ -237,7 +237,7 @@ def _left_out(place: pathlib.Path) -> tuple[str, ...]:
 def _number(file: pathlib.Path) -> int:
   """The number in a file; 0 without one."""
   try:
-    return int(file.read_text())
+    return int(file.read_text(encoding='utf-8'))
   except (FileNotFoundError, ValueError):
     return 0
 

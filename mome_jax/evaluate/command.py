@@ -113,7 +113,7 @@ def _make(folder: epath.Path, *, parents: bool) -> bool:
   with errors.writing(folder):
     folder.mkdir(parents=parents, exist_ok=True)
     trial = folder / '.trial'
-    trial.write_text('')
+    trial.write_text('', encoding='utf-8')
     trial.unlink()
   return made
 
@@ -137,8 +137,8 @@ def _compare(args: argparse.Namespace) -> int:
     folder = epath.Path(args.output)
     with errors.writing(folder):
       folder.mkdir(parents=True, exist_ok=True)
-      (folder / 'comparison.md').write_text(text)
-      (folder / 'comparison.csv').write_text(compare.to_csv(comparisons))
+      (folder / 'comparison.md').write_text(text, encoding='utf-8')
+      (folder / 'comparison.csv').write_text(compare.to_csv(comparisons), encoding='utf-8')
     print(f'Written: {folder}')
   return 0
 

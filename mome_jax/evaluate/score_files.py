@@ -111,7 +111,7 @@ def write(
 def read_summary(folder: epath.Path) -> dict[str, Any]:
   """The summary of an evaluation folder that holds whole scores; empty where it does not."""
   try:
-    summary = json.loads((folder / SUMMARY).read_text())
+    summary = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
   except (OSError, ValueError):  # a process that wrote it was killed
     return {}
   return summary if isinstance(summary, dict) else {}

@@ -139,7 +139,7 @@ def read_published() -> list[dict[str, Any]]:
   `model`, `dice` in percent, `test` (which scans), `source` (address).
   """
   file = importlib.resources.files('mome_jax') / 'assets' / 'published.json'
-  return json.loads(file.read_text())
+  return json.loads(file.read_text(encoding='utf-8'))
 
 
 def _comparable(part: Mapping[str, Any] | None, classes: Sequence[str]) -> float | None:

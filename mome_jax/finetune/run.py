@@ -128,7 +128,7 @@ def _note(place: epath.Path, data: str, model: str) -> None:
 def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:
   """What a workdir is for; FinetuneError, with the content as it should be, if that is damaged."""
   try:
-    before = json.loads(file.read_text())
+    before = json.loads(file.read_text(encoding='utf-8'))
     if isinstance(before, dict):
       return before
     reason = f'{type(before).__name__} in place of an object'
@@ -235,7 +235,7 @@ def _compare(config: ConfigDict, place: epath.Path, model: str) -> verdict.Verdi
   evaluate.evaluate(evaluation_of_start(config, folder), folder)
   result = verdict.judge(score_files.read(folder), score_files.read(place), new)
   if result.comparison is not None:
-    (place / 'comparison.md').write_text(compare.to_markdown(result.comparison))
+    (place / 'comparison.md').write_text(compare.to_markdown(result.comparison), encoding='utf-8')
   return result
 
 

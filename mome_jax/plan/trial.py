@@ -110,12 +110,12 @@ def run(
   file = folder and folder / f'{_key(config, machine, execute)}.json'
   if file is not None and not again:
     with contextlib.suppress(OSError, ValueError, TypeError):
-      return Trial(**json.loads(file.read_text()))
+      return Trial(**json.loads(file.read_text(encoding='utf-8')))
   trial = _apart(_measure, config, machine.topology, execute)
   if file is not None:
     with contextlib.suppress(OSError):  # what cannot be kept is only slower next time
       file.parent.mkdir(parents=True, exist_ok=True)
-      file.write_text(json.dumps(dataclasses.asdict(trial)))
+      file.write_text(json.dumps(dataclasses.asdict(trial)), encoding='utf-8')
   return trial
 
 
@@ -249,7 +249,7 @@ def _mark(device: Any) -> int:
   with contextlib.suppress(OSError, AttributeError):
     ctypes.CDLL(None).malloc_trim(0)
   with contextlib.suppress(OSError):
-    pathlib.Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+    pathlib.Path('/proc/self/clear_refs').write_text('5', encoding='utf-8')  # the peak begins anew
   return _status('VmRSS')
 
 
@@ -274,6 +274,6 @@ def free_memory() -> int:
 def _kib(file: pathlib.Path, field: str) -> int:
   """Bytes of a field that one of Linux's own files has in kB, 0 where there is none."""
   with contextlib.suppress(OSError):
-    match = re.search(rf'^{field}:\s+(\d+) kB', file.read_text(), re.MULTILINE)
+    match = re.search(rf'^{field}:\s+(\d+) kB', file.read_text(encoding='utf-8'), re.MULTILINE)
     return int(match[1]) * 1024 if match else 0
   return 0

@@ -47,7 +47,7 @@ def results(output: pathlib.Path, scans: Sequence[ScanFiles], job: Job) -> dict[
     except Exception:  # of many kinds; reading it will say why
       continue
     try:
-      written = json.loads(legend.read_text())
+      written = json.loads(legend.read_text(encoding='utf-8'))
       problem = _differences(written, now, job.model.targets)
       if not problem:
         kept[scan.name] = _kept(output, scan, written, job)

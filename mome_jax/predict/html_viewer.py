@@ -76,12 +76,12 @@ def write(
   ]
   style = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
   style += f'<style>\n{asset("viewer.css")}</style>'
-  pathlib.Path(path).write_text(page(style, '', '\n'.join(scripts)))
+  pathlib.Path(path).write_text(page(style, '', '\n'.join(scripts)), encoding='utf-8')
 
 
 def asset(name: str) -> str:
   """The text of a file of the viewer."""
-  return (shipped.ASSETS / name).read_text()
+  return (shipped.ASSETS / name).read_text(encoding='utf-8')
 
 
 def niivue() -> bytes:

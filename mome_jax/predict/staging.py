@@ -34,7 +34,7 @@ def staged(output: pathlib.Path, replaced: Sequence[str] = ()) -> Iterator[pathl
     made = sorted(new.iterdir(), key=lambda path: (path.suffix == '.json', path.name))
     names = [path.name for path in made]
     going = [name for name in dict.fromkeys([*replaced, *names]) if os.path.lexists(output / name)]
-    (folder / _PLAN).write_text(json.dumps(names))
+    (folder / _PLAN).write_text(json.dumps(names), encoding='utf-8')
     (folder / _OLD).mkdir()
     try:
       for name in sorted(going, key=lambda name: not name.endswith('.json')):  # a legend goes first
@@ -92,14 +92,14 @@ def _is_torn(folder: pathlib.Path) -> bool:
                   for path in (folder / _NEW, folder / _OLD))  # fmt: skip
   if not (folder / _OLD).is_dir() or not waiting:
     return False
-  return bool(old) or waiting != set(json.loads((folder / _PLAN).read_text()))
+  return bool(old) or waiting != set(json.loads((folder / _PLAN).read_text(encoding='utf-8')))
 
 
 def _roll_back(output: pathlib.Path, folder: pathlib.Path) -> None:
   """Undoes the moves of `staged` that were made."""
   old = list((folder / _OLD).iterdir())
   waiting = {path.name for path in (folder / _NEW).iterdir()}
-  for name in json.loads((folder / _PLAN).read_text()):
+  for name in json.loads((folder / _PLAN).read_text(encoding='utf-8')):
     if name not in waiting:
       os.replace(output / name, folder / _NEW / name)
   for path in sorted(old, key=lambda path: path.suffix == '.json'):

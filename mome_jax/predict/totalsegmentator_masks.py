@@ -59,7 +59,7 @@ def write(
     mask = segmentation.mask(target.name)
     volume.write_nifti(folder / file_name(target), mask, geometry, np.uint8)
   text = json.dumps(dict(_statistics(targets, rows)), indent=4) + '\n'
-  (folder / 'statistics.json').write_text(text)
+  (folder / 'statistics.json').write_text(text, encoding='utf-8')
 
 
 def _statistics(

@@ -93,7 +93,7 @@ def write_scan(
     written = row['name'] in single and masks not in missing
     row['mask'] = f'{masks}/{single[row["name"]]}' if written else None
   text = json.dumps({**_legend(origin, missing), 'labels': rows}, indent=2) + '\n'
-  (folder / f'{name}_seg.json').write_text(text)
+  (folder / f'{name}_seg.json').write_text(text, encoding='utf-8')
   return rows
 
 

@@ -93,7 +93,7 @@ def read_notes(plan: Plan) -> dict:
   """What earlier runs noted."""
   file = plan.work / NOTES
   try:
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
   except ValueError as error:
     raise StageError(f'{file}: damaged ({error}); remove it: checks are made again') from error
 
@@ -101,7 +101,7 @@ def read_notes(plan: Plan) -> dict:
 def _note(plan: Plan, key: str, value: dict) -> None:
   file = plan.work / NOTES
   part = file.with_suffix('.part')
-  part.write_text(json.dumps(read_notes(plan) | {key: value}, indent=1) + '\n')
+  part.write_text(json.dumps(read_notes(plan) | {key: value}, indent=1) + '\n', encoding='utf-8')
   part.replace(file)
 
 
@@ -136,7 +136,7 @@ def check(plan: Plan) -> list[str]:
       broken += [f'{case}: {one.message}' for one in findings if one.kind == 'error']
     file = plan.work / 'check' / f'{download.source}.txt'
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text('\n'.join(lines) + '\n')
+    file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     print(f'{download.source}: {number} scans read, {len(broken)} broken, {len(lines)} remarks '
           f'in {file}', flush=True)  # fmt: skip
     _note(plan, f'check {download.source}', {'state': state, 'cases': number, 'broken': broken})

@@ -44,9 +44,9 @@ def write(
   }
   folder.mkdir(parents=True, exist_ok=True)
   for name, text in parts.items():
-    (folder / name).write_text(text + '\n')
+    (folder / name).write_text(text + '\n', encoding='utf-8')
   whole = '\n'.join(text for text in parts.values() if text)
-  (folder / 'README.md').write_text(whole + '\n')
+  (folder / 'README.md').write_text(whole + '\n', encoding='utf-8')
   return whole
 
 

@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   calibration = calibrate(compare)
   fields = {**calibration.to_json(), 'made_of': made_of(compare, embed)}
   with errors.writing(output):
-    output.write_text(json.dumps(fields, indent=2) + '\n')
+    output.write_text(json.dumps(fields, indent=2) + '\n', encoding='utf-8')
   print(f'{output}: near from {calibration.near}, known from {calibration.known}')
   return 0
 

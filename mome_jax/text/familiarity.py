@@ -164,7 +164,7 @@ class Calibration:
 @functools.cache
 def shipped_calibration() -> Calibration:
   """The calibration that comes with the package."""
-  return Calibration.from_json(json.loads(shipped.FAMILIARITY.read_text()))
+  return Calibration.from_json(json.loads(shipped.FAMILIARITY.read_text(encoding='utf-8')))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,4 +150,4 @@ def _read_pooling(file: pathlib.Path) -> str:
 
 def _read(file: pathlib.Path) -> Any:
   with reading(file, TextVectorError):
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding='utf-8'))

@@ -32,7 +32,7 @@ def note(name: str, seconds: float) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     others = {noted: value for noted, value in _read(file).items() if noted != name}
     part = file.with_suffix(f'.{os.getpid()}')
-    part.write_text(json.dumps(others | {name: float(f'{seconds:.3g}')}))
+    part.write_text(json.dumps(others | {name: float(f'{seconds:.3g}')}), encoding='utf-8')
     part.replace(file)
 
 
@@ -44,7 +44,7 @@ def _file() -> pathlib.Path | None:
 
 def _read(file: pathlib.Path | None) -> dict[str, float]:
   try:
-    content = json.loads(file.read_text()) if file is not None else {}
+    content = json.loads(file.read_text(encoding='utf-8')) if file is not None else {}
     return {str(name): float(seconds) for name, seconds in content.items()}
   except (OSError, ValueError, TypeError, AttributeError):
     return {}

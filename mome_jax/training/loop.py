@@ -336,7 +336,7 @@ def _print_start(task: Task, workdir: epath.Path, start: Start) -> None:
   if step == 0:
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     with writing(workdir / 'parameters.txt'):
-      (workdir / 'parameters.txt').write_text(overview + '\n')
+      (workdir / 'parameters.txt').write_text(overview + '\n', encoding='utf-8')
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   print(f'{count:,} parameters on {jax.device_count()} {jax.default_backend()} device(s)', end='; ')
   print(f'resuming {workdir} at step {step}' if step else f'training in {workdir}', flush=True)

@@ -40,7 +40,7 @@ def shards(path: pathlib.Path) -> list[pathlib.Path]:
   if not path.name.endswith('.index.json'):
     return [path]
   with reading(path, WeightsError):
-    index = json.loads(path.read_text())
+    index = json.loads(path.read_text(encoding='utf-8'))
   if not isinstance(index, dict) or not isinstance(index.get('weight_map'), dict):
     raise WeightsError(f'{path}: has no "weight_map"; fetch the index of the shards again')
   return [path.parent / name for name in sorted(set(index['weight_map'].values()))]

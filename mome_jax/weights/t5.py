@@ -62,7 +62,7 @@ def read_config(path: pathlib.Path) -> T5Config:
   if not path.is_file():
     raise WeightsError(f'{path}: missing; put the config.json of the model beside its weights')
   try:
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text(encoding='utf-8'))
     activation = values.get('feed_forward_proj', 'relu')
     sizes = {
       name: values[name]

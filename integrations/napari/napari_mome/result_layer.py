@@ -104,7 +104,7 @@ def of_file(
 def rows_of(path: pathlib.Path) -> list[dict[str, Any]] | None:
   """The rows of the legend beside a file of labels; None where what lies there is none."""
   try:
-    rows = json.loads(legend_of(path).read_text())['labels']
+    rows = json.loads(legend_of(path).read_text(encoding='utf-8'))['labels']
     good = all({'label', 'name', 'volume_ml'} <= set(row) for row in rows)
   except (OSError, ValueError, KeyError, TypeError):
     return None
@@ -137,7 +137,7 @@ def write(
   try:
     with writing(path):
       if legend is not None:  # whole before the first file changes
-        part.write_text(json.dumps(legend, indent=2) + '\n')
+        part.write_text(json.dumps(legend, indent=2) + '\n', encoding='utf-8')
       volume.write_nifti(path, labels, geometry, labels.dtype)
       if legend is not None:
         os.replace(part, place)

@@ -235,7 +235,7 @@ def test_where_scores_go_is_tried_before_the_work(nnunet, tmp_path, monkeypatch,
   assert f'error: {place}: is a file, no folder; choose another place' in capsys.readouterr().err
   place.unlink()
   place.mkdir()
-  refuse = lambda *_: (_ for _ in ()).throw(PermissionError(13, 'Permission denied'))
+  refuse = lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, 'Permission denied'))
   with monkeypatch.context() as patch:
     patch.setattr(type(evaluate.command.epath.Path(place)), 'write_text', refuse)
     assert run(*nnunet) == 1
