@@ -1,7 +1,7 @@
 """Masks as a DICOM SEG object, which archives and viewers show over the scan it belongs to."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,8 +79,8 @@ def write(
       pixel_array=frames.marks(),
       segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
       segment_descriptions=[
-        _describe(number, name, rgb, algorithm)
-        for number, (name, rgb) in enumerate(colours.items(), 1)
+        _describe(number, name, label, colours[name], algorithm)
+        for number, (name, label) in enumerate(labels(colours).items(), 1)
       ],
       series_instance_uid=highdicom.UID(),
       series_number=1000 + int(series.headers[0].get('SeriesNumber') or 0),
@@ -194,9 +194,22 @@ class Coded(NamedTuple):
   side: Any
 
 
-def label(name: str) -> str:
-  """What the segment of a class is called: its name, as far as DICOM takes it."""
-  return name.replace('\\', '/')[:64]
+def labels(names: Iterable[str]) -> dict[str, str]:
+  r"""What the segment of each class is called: its name, as far as DICOM takes it.
+
+  DICOM takes 64 characters, no `\` and nothing that is not printed. Names that are one in these get
+  a number, as readers tell segments apart by what they are called.
+  """
+  made: dict[str, str] = {}
+  for name in names:
+    whole = ''.join(c if c.isprintable() else ' ' for c in name).replace('\\', '/')
+    label, number = whole[:64], 1
+    while label in made.values():
+      number += 1
+      end = f' ({number})'
+      label = whole[: 64 - len(end)] + end
+    made[name] = label
+  return made
 
 
 def coded(name: str) -> Coded:
@@ -217,14 +230,14 @@ def coded(name: str) -> Coded:
   )
 
 
-def _describe(number: int, name: str, rgb: Sequence[float], algorithm: Any) -> Any:
+def _describe(number: int, name: str, label: str, rgb: Sequence[float], algorithm: Any) -> Any:
   """The coded description of a segment."""
   import highdicom
 
   codes = coded(name)
   description = highdicom.seg.SegmentDescription(
     segment_number=number,
-    segment_label=label(name),
+    segment_label=label,
     display_color=highdicom.color.CIELabColor.from_rgb(*(round(255 * v) for v in rgb)),
     segmented_property_category=codes.category,
     segmented_property_type=codes.type,

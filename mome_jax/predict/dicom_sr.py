@@ -87,7 +87,7 @@ def _group(row: Mapping[str, Any], number: int, seg: Any, headers: Sequence[Any]
     sr.Measurement(attenuation, row['sd_hu'], unit, derivation=codes.SCT.StandardDeviation),
   ]
   common = {
-    'tracking_identifier': sr.TrackingIdentifier(highdicom.UID(), row['name'][:64]),
+    'tracking_identifier': sr.TrackingIdentifier(highdicom.UID(), row['name']),
     'algorithm_id': sr.AlgorithmIdentification('MoME-JAX', __version__),
     'finding_category': kind.category,
     'finding_type': kind.type,

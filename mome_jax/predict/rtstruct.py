@@ -61,8 +61,10 @@ def write(
   made.ReferencedFrameOfReferenceSequence = [_reference(series)]
   made.StructureSetROISequence, made.ROIContourSequence = pydicom.Sequence(), pydicom.Sequence()
   made.RTROIObservationsSequence = pydicom.Sequence()
+  labels = dicom_seg.labels(target.name for target in targets)
   for number, target in enumerate(targets, 1):
-    made.StructureSetROISequence.append(_roi(number, target, made.FrameOfReferenceUID))
+    label = labels[target.name]
+    made.StructureSetROISequence.append(_roi(number, label, made.FrameOfReferenceUID))
     made.ROIContourSequence.append(
       _roi_contour(number, series, segmentation.mask(target.name), colours[target.name])
     )
@@ -137,11 +139,11 @@ def _slice(header: Any) -> Any:
   return image
 
 
-def _roi(number: int, target: Target, frame: str) -> Any:
+def _roi(number: int, label: str, frame: str) -> Any:
   from pydicom import Dataset
 
   roi = Dataset()
-  roi.ROINumber, roi.ROIName = number, dicom_seg.label(target.name)
+  roi.ROINumber, roi.ROIName = number, label
   roi.ReferencedFrameOfReferenceUID = frame
   roi.ROIGenerationAlgorithm = 'AUTOMATIC'
   roi.ROIGenerationDescription = f'{LABEL}, {WARNING}'

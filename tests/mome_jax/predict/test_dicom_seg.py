@@ -211,3 +211,11 @@ def test_many_segments_take_no_more_memory_than_a_few(tmp_path):
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   assert peak < 16 * masks[0].size
+
+
+def test_segments_are_told_apart_by_what_they_are_called():
+  sentence = 'the large irregular lesion that touches the diaphragm and the upper pole of the '
+  names = [sentence + 'spleen', sentence + 'left kidney', 'a\tmass\\cyst', 'liver']
+  labels = list(dicom_seg.labels(names).values())
+  assert labels == [sentence[:64], f'{sentence[:60]} (2)', 'a mass/cyst', 'liver']
+  assert {len(label) for label in labels[:2]} == {64}
