@@ -62,7 +62,7 @@ class Groups:
     """
     if self.scans is None:
       print(
-        f'note: {self.path} does not say which scans were compared; run input_pipeline.dedupe '
+        f'note: {self.path} does not say which scans were compared; run mome dedupe '
         'again where any came since',
         file=sys.stderr,
       )
@@ -71,7 +71,7 @@ class Groups:
     if other:
       raise GroupsError(
         f'{self.path}: {len(other)} of {len(cases)} scans were not there or not the same when it '
-        f'was made, such as {other[0].name}; run input_pipeline.dedupe again with {fix}'
+        f'was made, such as {other[0].name}; run mome dedupe again with {fix}'
       )
     self._check_patients(cases, fix)
     unread = [case.name for case in cases if (case.source, case.name) in self.unread]
@@ -79,7 +79,7 @@ class Groups:
       print(
         f'note: {self.path}: {len(unread)} of {len(cases)} scans could not be read when it was '
         f'made, such as {unread[0]}, and were compared with none; correct them and run '
-        f'input_pipeline.dedupe again with {fix}',
+        f'mome dedupe again with {fix}',
         file=sys.stderr,
       )
 
@@ -89,7 +89,7 @@ class Groups:
       if len({number.get(key, key) for key in keys}) > 1:
         raise GroupsError(
           f'{self.path}: {keys[0][1]} and {keys[-1][1]} are of one patient, which was not known '
-          f'when it was made; run input_pipeline.dedupe again with {fix}'
+          f'when it was made; run mome dedupe again with {fix}'
         )
 
   def _is_current(self, case: sources.Case) -> bool:
@@ -117,7 +117,7 @@ def read(path: str) -> Groups:
   except OSError as error:
     raise GroupsError(f'{path}: cannot be read ({error.strerror}); correct --groups') from error
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise GroupsError(f'{path}: not a file of input_pipeline.dedupe ({error!r})') from error
+    raise GroupsError(f'{path}: not a file of mome dedupe ({error!r})') from error
   return Groups(path, groups, scans, unread)
 
 

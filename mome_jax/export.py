@@ -10,6 +10,7 @@ of the Hugging Face Hub: upload the folder, and --checkpoint hf:ORG/NAME uses it
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -172,9 +173,13 @@ def export_ensemble(
     if len(licences) > 1:
       raise UserError(f'the models have several licences ({"; ".join(licences)}); pass --licence')
   names = [f'model_{number}' for number in range(len(paths))]
-  for name, path in zip(names, paths, strict=True):
-    folder = epath.Path(output) / name
-    export(path, folder, dtype, form=form, licence=licence, experimental=experimental)
+  with contextlib.ExitStack() as undo:  # a member without the others would pass for the whole
+    for name, path in zip(names, paths, strict=True):
+      folder = epath.Path(output) / name
+      if not folder.exists():
+        undo.callback(folder.rmtree, missing_ok=True)
+      export(path, folder, dtype, form=form, licence=licence, experimental=experimental)
+    undo.pop_all()
   if form == 'hf':
     first = epath.Path(output) / names[0] / hf_folder.CARD
     hf_folder.write_card(output, first.read_text(encoding='utf-8'))

@@ -11,7 +11,7 @@ class Trace:
 
   def __init__(self, folder: epath.Path, *, first: int, steps: int):
     self._folder, self._first, self._end = folder, first, first + steps
-    self._running = False
+    self._running = self._done = False
 
   def before(self, step: int) -> None:
     """Starts before the first step, ends before the one after the last."""
@@ -22,8 +22,11 @@ class Trace:
       self.close()
 
   def close(self) -> None:
-    """Writes the profile, if it is running."""
+    """Writes the profile, if it is running; says so where the run ended before it began."""
     if self._running:
       self._running = False
       jax.profiler.stop_trace()
+      self._done = True
       print(f'profile: {self._folder}')
+    elif not self._done and self._first < self._end:
+      print(f'note: no profile: it begins with step {self._first + 1}, which this run had not')

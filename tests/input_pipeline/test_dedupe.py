@@ -47,7 +47,7 @@ def test_a_group_never_crosses_splits(real_data, tmp_path, capsys):
   assert 'prepared with --groups; pass the file again' in capsys.readouterr().err
   output.write_text('{}')
   assert prepare.main([*command, '--spacing=6', '--brick=16', f'--groups={output}']) == 1
-  assert 'groups.json: not a file of input_pipeline.dedupe' in capsys.readouterr().err
+  assert 'groups.json: not a file of mome dedupe' in capsys.readouterr().err
 
 
 def test_groups_that_were_found_before_scans_came_or_changed_are_not_current(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Several models that answer as one, and the mirror image that is asked too."""
 
+import errno
 import json
 import shutil
 
@@ -147,6 +148,23 @@ def test_the_folder_of_an_ensemble(models, folders, scan, tmp_path):
   # One member does not say what it was trained on.
   cases = of_models([tmp_path / 'both' / name for name in names])
   assert not cases.complete and len(cases.cases) == 1
+
+
+def test_of_an_export_that_fails_no_member_stays(folders, tmp_path, monkeypatch):
+  save = checkpoint.save_model
+
+  def fill_the_disk(folder, *arguments, **keywords):
+    if folder.name == 'model_1':
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    save(folder, *arguments, **keywords)
+
+  monkeypatch.setattr(checkpoint, 'save_model', fill_the_disk)
+  with pytest.raises(OSError, match='No space left'):
+    export_ensemble(folders, tmp_path / 'both')
+  assert not list((tmp_path / 'both').iterdir())
+  monkeypatch.undo()
+  export_ensemble(folders, tmp_path / 'both')
+  assert len(checkpoint.members(tmp_path / 'both')) == 2
 
 
 def test_each_is_evaluated_as_its_own_config_says(folders, tmp_path):
