@@ -15,6 +15,7 @@ MEAN = 'mean over classes'
 Row = Mapping[str, Any]  # of `score_files.read`
 Key = tuple[str, str, str]  # dataset, case, class
 _EQUAL = 1e-9  # sums of the same scores in another order differ in the last bit
+_PERMUTED = 13  # cases of which scipy's signed-rank test takes all permutations if any are tied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,6 +265,12 @@ def wilcoxon(differences: np.ndarray) -> float:
     return 1.0
   from scipy import stats  # slow to import, and help quotes this module
 
+  sizes = np.abs(differences)
+  tied = not sizes.all() or len(np.unique(sizes)) < len(sizes)
+  if tied and len(sizes) <= _PERMUTED:  # as scipy's own, which ranks anew in each permutation
+    signed = np.sign(differences) * stats.rankdata(sizes)
+    upper = lambda ranks, axis: np.maximum(ranks, 0).sum(axis)
+    return float(stats.permutation_test((signed,), upper, permutation_type='samples').pvalue)
   return float(stats.wilcoxon(differences, zero_method='pratt').pvalue)
 
 

@@ -131,6 +131,16 @@ def test_interval_and_test_are_those_of_the_paired_differences():
   assert (back.win, back.loss, back.p) == (liver.loss, liver.win, liver.p)
 
 
+@pytest.mark.parametrize('seed', range(4))
+def test_tied_cases_are_tested_as_scipy_does(seed):
+  rng = np.random.default_rng(seed)
+  for n in (1, 3, 5, 8, 20):
+    differences = rng.integers(-2, 4, n) / 8
+    if differences.any():
+      expected = scipy.stats.wilcoxon(differences, zero_method='pratt').pvalue
+      assert compare.wilcoxon(differences) == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_test_by_hand():
   # Five differences of one sign: of 2^5 signs two are as extreme.
   assert compare.wilcoxon(np.arange(1.0, 6)) == pytest.approx(2 / 2**5)
