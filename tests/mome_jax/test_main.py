@@ -108,6 +108,10 @@ def test_a_run_leaves_what_users_look_for(trained):
   assert '| liver ' in printed
 
 
+# What a run that a signal ends says it is, and its exit code.
+ENDS = {signal.SIGTERM: ('preempted', 75), signal.SIGINT: ('interrupted', 130)}
+
+
 def is_logged(workdir):
   """Training goes on, beyond a checkpoint that is no round number."""
   log = workdir / 'metrics.jsonl'
@@ -129,42 +133,52 @@ def is_saving(workdir):
   return '2' in names and any('tmp' in name for name in names)
 
 
-@pytest.mark.parametrize(
-  ('name', 'ready', 'sent', 'code'),
-  [
-    ('killed', is_saving, signal.SIGKILL, -signal.SIGKILL),
-    pytest.param(
-      'validating', is_validating, signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow
-    ),
-    ('preempted', is_logged, signal.SIGTERM, 75),
-    ('interrupted', is_logged, signal.SIGINT, 130),
-  ],
-)
-def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, ready, sent, code):
-  folder, environment = workplace
-  workdir = folder / name
+def end(folder, environment, name, ready, sent):
+  """Starts a run, or goes on with it, and ends it by a signal."""
+  workdir, began = folder / name, time.time()
+  log = workdir / 'metrics.jsonl'
   process = subprocess.Popen(
     command('mome_jax.main', *training(name)), cwd=folder, env=environment,
     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whatever the tests run under
   )  # fmt: skip
   deadline = time.monotonic() + 300
-  while not ready(workdir):
+  while not (log.exists() and log.stat().st_mtime > began and ready(workdir)):
     assert process.poll() is None, 'the run ended before it could be ended'
     assert time.monotonic() < deadline
     time.sleep(0.01)  # the run needs the processor
   process.send_signal(sent)
   message = process.communicate()[1]
+  if sent == signal.SIGKILL:
+    assert process.returncode == -sent
+    return
+  word, code = ENDS[sent]
   assert process.returncode == code
-  if code > 0:  # nothing is lost: the last logged step is saved
-    last = rows(workdir / 'metrics.jsonl')[-1]['step']
-    assert f'saved at step {last}; the same command' in message
-    assert message.splitlines()[-1].startswith(f'{name}: ')
-    assert 'Traceback' not in message
-    assert (workdir / 'checkpoints' / str(last)).is_dir()
-  if sent == signal.SIGINT:
-    return  # it saves as a preempted run does
+  last = rows(log)[-1]['step']  # nothing is lost: it is saved
+  assert f'saved at step {last}; the same command' in message
+  assert message.splitlines()[-1].startswith(f'{word}: ')
+  assert 'Traceback' not in message
+  assert (workdir / 'checkpoints' / str(last)).is_dir()
 
+
+@pytest.mark.slow  # it saves as a preempted run does
+def test_an_interrupted_run_saves(trained, workplace):
+  end(*workplace, 'interrupted', is_logged, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+  ('name', 'endings'),
+  [
+    # The second end is of a run that went on.
+    ('ended', ((is_saving, signal.SIGKILL), (is_logged, signal.SIGTERM))),
+    pytest.param('validating', ((is_validating, signal.SIGKILL),), marks=pytest.mark.slow),
+  ],
+)
+def test_an_ended_run_resumes_to_the_same_losses(trained, workplace, name, endings):
+  folder, environment = workplace
+  workdir = folder / name
+  for ready, sent in endings:
+    end(folder, environment, name, ready, sent)
   printed = run(folder, environment, 'mome_jax.main', *training(name))
   assert f'resuming {name} at step' in printed
   assert ' s a step, as last time' in printed

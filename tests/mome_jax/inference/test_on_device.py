@@ -8,6 +8,8 @@ from mome_jax.inference.segmenter import Segmenter, Settings
 from mome_jax.inference.sliding_window import NonFiniteLogitsError, Tiling
 from mome_jax.inference.stage_clock import Clock
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 NAMES = ('liver', 'liver tumor', 'spleen', 'pancreas', 'pancreas tumor')
 FREE = ('cyst', 'shunt')
 WINDOW = (16, 12, 20)

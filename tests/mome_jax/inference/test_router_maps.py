@@ -12,6 +12,8 @@ from mome_jax.inference import router_maps, steps
 from mome_jax.inference.segmenter import Segmenter, Settings
 from mome_jax.inference.sliding_window import Tiling
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 SPACING = (3.0, 3.0, 3.0)
 NAMES = ('a', 'b')
 

@@ -12,7 +12,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize('dtype', ['float32', pytest.param('bfloat16', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_mixture_needs_little_more_memory_than_its_baseline(dtype):
   benchmark = ROOT / 'tests' / 'benchmarks' / 'mixture_cost.py'
   options = [f'--dtype={dtype}', '--steps=0']

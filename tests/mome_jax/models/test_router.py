@@ -10,6 +10,8 @@ from mome_jax import ops
 from mome_jax.models import router
 from mome_jax.models.router import Gate
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 RNG = np.random.default_rng(1)
 
 

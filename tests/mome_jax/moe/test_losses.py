@@ -7,6 +7,8 @@ import pytest
 
 from mome_jax.moe import losses, router_stats, routing
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 N, E, K = 16, 8, 2
 ALL = jnp.ones(N, bool)
 

@@ -8,6 +8,8 @@ import torch
 
 from mome_jax.training import losses
 
+pytestmark = pytest.mark.usefixtures('soon')
+
 INF = np.inf
 
 
