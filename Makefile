@@ -28,9 +28,12 @@ $(VENV)/run.stamp: requirements.txt requirements-grain.txt requirements-predict.
 	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/dev.stamp: requirements-dev.txt requirements-docs.txt requirements-napari.txt requirements-package.txt requirements-serve.txt $(VENV)/run.stamp
+# What runs need is among it, and installed along with it where it is not there yet.
+$(VENV)/dev.stamp: requirements.txt $(addprefix requirements-,$(addsuffix .txt,dev docs grain napari package predict serve))
+	@echo 'Installing all that tests use into $(VENV), 4 GB: one to three minutes.'
+	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements-dev.txt
-	touch $@
+	touch $(VENV)/run.stamp $@
 
 demo: $(VENV)/run.stamp
 	@echo 'Making 30 synthetic CT scans, about 20 seconds:'
