@@ -32,7 +32,7 @@ MISTAKES = [
   (prepare, '--source=phantom --data_dir=d --cases=few', 2, "'few': expected a whole number"),
   (prepare, '--source=phantom --data_dir=d --groups=nowhere', 1, 'nowhere: cannot be read'),
   (prepare, '--source=phantom --data_dir=d --groups=broken.json', 1, 'broken.json: not JSON'),
-  (prepare, '--source=phantom --data_dir=d --groups=list.json', 1, 'not a file of input_pipeline'),
+  (prepare, '--source=phantom --data_dir=d --groups=list.json', 1, 'not a file of mome dedupe'),
   (prepare, '--source=nifti_folder --data_dir=d --manual_dir=empty', 1, 'dataset.json: no such'),
   (dedupe, '--download=lits=nowhere --output=o.json', 1, 'nowhere: no such folder'),
   (dedupe, '--download=litz=empty --output=o.json', 2, 'did you mean lits?'),
