@@ -11,7 +11,7 @@ class Trace:
 
   def __init__(self, folder: epath.Path, *, first: int, steps: int):
     self._folder, self._first, self._end = folder, first, first + steps
-    self._running = self._done = False
+    self._running = False
 
   def before(self, step: int) -> None:
     """Starts before the first step, ends before the one after the last."""
@@ -26,7 +26,7 @@ class Trace:
     if self._running:
       self._running = False
       jax.profiler.stop_trace()
-      self._done = True
+      self._end = self._first  # it is done
       print(f'profile: {self._folder}')
-    elif not self._done and self._first < self._end:
+    elif self._first < self._end:
       print(f'note: no profile: it begins with step {self._first + 1}, which this run had not')
