@@ -61,7 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.backbone.size = 'base'
   config.model.remat = False  # recompute each stage in the backward pass: less memory, more time
   # Or 'finest', the last decoder layer alone: the CLIP-Driven Universal Model, the baseline of any
-  # config. Nothing is mixed then: scales, top_k, router_inputs and anchor may stay, unread.
+  # config. Nothing is mixed then: scales, top_k, router_inputs, anchor and router_apart may stay,
+  # unread.
   config.model.experts = 'pyramid'
   config.model.scales = ()  # decoder layers that take part; () is all
   config.model.top_k = 0  # scales each class uses at a voxel; 0 is all
@@ -69,6 +70,8 @@ def get_config() -> ml_collections.ConfigDict:
   # What the mixture departs from as it learns to: 'none', 'finest' (with init.checkpoint of CUM) or
   # 'equal', the mean of all scales.
   config.model.anchor = 'none'
+  # With an anchor: experts and backbone learn as under it alone, the router from the mixture.
+  config.model.router_apart = False
   config.model.width = 256
   config.model.router_width = 32
   config.model.head_activation = 'leaky_relu'  # 'relu' is what published weights expect

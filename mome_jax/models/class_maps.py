@@ -59,12 +59,14 @@ class Options(NamedTuple):
     anchor: what the mixture departs from.
     activation: of the class heads.
     chunk: classes whose maps are made at the same time.
+    router_apart: whether the scores get the gradient of the anchor alone.
   """
 
   top_k: int
   anchor: str
   activation: str
   chunk: int
+  router_apart: bool = False
 
 
 def make_maps(sources: Sources, options: Options) -> Maps:
@@ -131,8 +133,9 @@ def _mix(
 ) -> jax.Array:
   if not router_logits:
     return scores[0].astype(jnp.float32)
-  mixture = ops.fuse(scores, router_logits, options.top_k)
+  reads = lax.stop_gradient if options.router_apart else lambda x: x
+  mixture = ops.fuse(reads(scores), router_logits, options.top_k)
   if share is None:
     return mixture
   anchor = scores[0] if options.anchor == 'finest' else ops.mean_of_scales(scores)
-  return anchor + share * (mixture - anchor)
+  return anchor + share * (mixture - reads(anchor))

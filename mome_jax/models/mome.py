@@ -44,13 +44,16 @@ class MoME(nn.Module):
   Attributes:
     backbone: module, image -> pyramid of features, finest first.
     experts: 'pyramid' mixes the decoder layers in `scales`; 'finest' uses the last layer alone,
-      without a router, which is the CLIP-Driven Universal Model: `scales`, `top_k`, `router_inputs`
-      and `anchor` are of the mixture, and say nothing then.
+      without a router, which is the CLIP-Driven Universal Model: `scales`, `top_k`,
+      `router_inputs`, `anchor` and `router_apart` are of the mixture, and say nothing then.
     scales: indices of the decoder layers that take part, finest first, starting at 0; () is all.
     top_k: scales each class uses at a voxel; 0 is all (soft mixture).
     router_inputs: what the mixture depends on; see `router.Router`.
     anchor: what the mixture departs from, with a learned share: 'finest', the finest expert, from
       which it starts with none; 'equal', the mean of all, with tanh(0.1); 'none' is the mixture.
+    router_apart: whether the router alone learns from its weights; backbone, experts and heads get
+      the gradient of the anchor, at the logits of the mixture. Else experts that the router leaves
+      learn less.
     width: d, of the class features and the scan's context.
     router_width: d_r.
     head_activation: of the class heads; see `heads.apply_head`.
@@ -66,6 +69,7 @@ class MoME(nn.Module):
   top_k: int = 0
   router_inputs: str = 'text+vision'
   anchor: str = 'none'
+  router_apart: bool = False
   width: int = 256
   router_width: int = 32
   head_activation: str = 'relu'
@@ -153,6 +157,8 @@ class MoME(nn.Module):
       routing = router.Router(
         self.router_width, self.router_inputs, equal_start=self.anchor == 'equal', name='router'
       )
+      if self.router_apart:
+        features, classes, context = jax.lax.stop_gradient((features, classes, context))
       gates = routing(features, classes, context)
     logits, scores, router_logits = self._mix(theta, gates, features, outputs)
     aux = {'expert_logits': scores, 'banks': reports}
@@ -195,7 +201,9 @@ class MoME(nn.Module):
       share = mixture_share(self.param('mixture_share', nn.initializers.constant(start), ()))
 
     sources = class_maps.Sources(theta, tuple(gates), tuple(features), tuple(outputs), share)
-    options = class_maps.Options(self.top_k, self.anchor, self.head_activation, self.class_chunk)
+    options = class_maps.Options(
+      self.top_k, self.anchor, self.head_activation, self.class_chunk, self.router_apart
+    )
     return class_maps.make_maps(sources, options)
 
   def _trained_text(
@@ -240,8 +248,9 @@ def build_model(config: ml_collections.ConfigDict) -> MoME:
 
   Args:
     config: with `backbone` (see `build_backbone`), `remat`, `experts` ('pyramid', 'finest'),
-      `scales`, `top_k`, `router_inputs`, `anchor`, `width`, `router_width`, `head_activation`,
-      `class_chunk`, `dtype`, and optionally `bank` (see `sparse_bank.BankOptions`).
+      `scales`, `top_k`, `router_inputs`, `anchor`, `router_apart`, `width`, `router_width`,
+      `head_activation`, `class_chunk`, `dtype`, and optionally `bank` (see
+      `sparse_bank.BankOptions`).
 
   Raises:
     ConfigError: for a value that names nothing.
@@ -253,6 +262,11 @@ def build_model(config: ml_collections.ConfigDict) -> MoME:
   _check_known(config, 'head_activation', heads.ACTIVATIONS)
   _check_known(config, 'router_inputs', router.INPUTS)
   _check_known(config, 'anchor', ANCHORS)
+  if config.router_apart and config.anchor == 'none' and config.experts == 'pyramid':
+    raise ConfigError(
+      'model.router_apart is True and model.anchor is none: experts learn from an anchor then; '
+      'set model.anchor to equal or finest'
+    )
   scales = tuple(config.scales)
   if scales and (
     scales[0] != 0 or list(scales) != sorted(set(scales)) or scales[-1] >= backbone.num_scales
@@ -271,6 +285,7 @@ def build_model(config: ml_collections.ConfigDict) -> MoME:
     top_k=config.top_k,
     router_inputs=config.router_inputs,
     anchor=config.anchor,
+    router_apart=config.router_apart,
     width=config.width,
     router_width=config.router_width,
     head_activation=config.head_activation,

@@ -46,17 +46,38 @@ def run(make, given, options):
 
 
 @pytest.mark.parametrize(
-  ('scales', 'anchor', 'share', 'top_k'),
-  [(1, 'none', None, 0), (2, 'none', None, 1), (2, 'equal', 0.3, 0), (2, 'finest', 0.3, 0)],
+  ('scales', 'anchor', 'share', 'top_k', 'apart'),
+  [
+    (1, 'none', None, 0, False),
+    (2, 'none', None, 1, False),
+    (2, 'equal', 0.3, 0, True),
+    (2, 'finest', 0.3, 0, False),
+  ],
 )
-def test_maps_made_together_are_those_made_by_class(scales, anchor, share, top_k):
+def test_maps_made_together_are_those_made_by_class(scales, anchor, share, top_k, apart):
   """Of a number of classes that no chunk divides."""
   given = sources(scales, share=None if share is None else jnp.float32(share))
-  options = class_maps.Options(top_k, anchor, 'leaky_relu', chunk=2)
+  options = class_maps.Options(top_k, anchor, 'leaky_relu', chunk=2, router_apart=apart)
   expected = run(class_maps.maps_by_class, given, options)
   got = run(class_maps.maps_together, given, options)
   for ours, theirs in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
     assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(jnp.abs(theirs).max()))
+
+
+@pytest.mark.parametrize('anchor', ['equal', 'finest'])
+def test_scores_learn_from_the_anchor_alone_under_a_router_that_learns_apart(anchor):
+  given, weight = sources(), normal(B, K, 4, 6, 8)
+
+  def gradient(share, apart):
+    options = class_maps.Options(0, anchor, 'leaky_relu', chunk=K, router_apart=apart)
+    loss = lambda given: (class_maps.maps_by_class(given, options).logits * weight).sum()
+    return jax.jit(jax.grad(loss))(given.replace(share=jnp.float32(share)))
+
+  apart, together, alone = gradient(0.4, True), gradient(0.4, False), gradient(0.0, False)
+  got = [apart.gates, apart.share, apart.theta, apart.outputs]
+  expected = [together.gates, together.share, alone.theta, alone.outputs]
+  for ours, theirs in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
     np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(jnp.abs(theirs).max()))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from mome_jax.errors import ConfigError
 from mome_jax.models import build_model, heads
 
 pytestmark = pytest.mark.usefixtures('soon')
@@ -23,6 +24,7 @@ def config(**changes):
       'top_k': 0,
       'router_inputs': 'text+vision',
       'anchor': 'none',
+      'router_apart': False,
       'width': 64,
       'router_width': 8,
       'head_activation': 'relu',
@@ -154,6 +156,31 @@ def test_a_mixture_is_its_anchor_at_the_start_and_learns_to_mix(anchor, plain):
     (_, logits), slope = run(jnp.float32(share))
     np.testing.assert_allclose(logits, expected, atol=3e-5 * float(jnp.abs(expected).max()))
     assert abs(slope) > 1e-4
+
+
+def test_a_router_that_learns_apart_leaves_its_experts_the_gradient_of_equal_weights():
+  image, text = example()
+  apart = build_model(config(anchor='equal', router_apart=True))
+  equal = build_model(config(router_inputs='uniform'))
+  params = start(apart, image, text)[0]['params'] | {'mixture_share': jnp.float32(0.4)}
+  inherited = jax.eval_shape(equal.init, jax.random.key(0), image, text)['params']
+  slope = np.random.default_rng(2).normal(size=(*image.shape[:4], len(text)))
+
+  def gradient(model, params):
+    loss = lambda params: (model.apply({'params': params}, image, text)[0] * slope).sum()
+    return jax.jit(jax.grad(loss))(params)
+
+  got = gradient(apart, params)
+  expected = gradient(equal, {name: params[name] for name in inherited})
+  for name, part in expected.items():
+    for ours, theirs in zip(*map(jax.tree.leaves, (got[name], part)), strict=True):
+      np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(theirs).max()))
+  assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(got['router']))
+
+
+def test_a_router_that_learns_apart_needs_an_anchor():
+  with pytest.raises(ConfigError, match='set model.anchor to equal or finest'):
+    build_model(config(router_apart=True))
 
 
 @pytest.mark.slow
