@@ -61,8 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.backbone.size = 'base'
   config.model.remat = False  # recompute each stage in the backward pass: less memory, more time
   # Or 'finest', the last decoder layer alone: the CLIP-Driven Universal Model, the baseline of any
-  # config. Nothing is mixed then: scales, top_k, router_inputs, anchor and router_apart may stay,
-  # unread.
+  # config. Nothing is mixed then: scales, top_k, router_inputs, anchor, router_apart and the banks
+  # of other scales may stay, unread.
   config.model.experts = 'pyramid'
   config.model.scales = ()  # decoder layers that take part; () is all
   config.model.top_k = 0  # scales each class uses at a voxel; 0 is all

@@ -1,5 +1,6 @@
 """MoME: a mixture of the decoder layers of a segmentation network, routed by text and vision."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -277,7 +278,11 @@ def build_model(config: ml_collections.ConfigDict) -> MoME:
     )
   if not 0 <= config.top_k <= (len(scales) or backbone.num_scales):
     raise ConfigError(f'model.top_k is {config.top_k}; expected 0 (all) to the number of scales')
-  active = (0,) if config.experts == 'finest' else scales or tuple(range(backbone.num_scales))
+  bank = make_options(
+    config.get('bank'), scales or tuple(range(backbone.num_scales)), config.router_width
+  )
+  if bank and config.experts == 'finest':
+    bank = dataclasses.replace(bank, scales=(0,)) if 0 in bank.scales else None
   return MoME(
     backbone=backbone,
     experts=config.experts,
@@ -290,7 +295,7 @@ def build_model(config: ml_collections.ConfigDict) -> MoME:
     router_width=config.router_width,
     head_activation=config.head_activation,
     class_chunk=config.class_chunk,
-    bank=make_options(config.get('bank'), active, config.router_width),
+    bank=bank,
     dtype=dtype,
   )
 

@@ -183,6 +183,16 @@ def test_a_router_that_learns_apart_needs_an_anchor():
     build_model(config(router_apart=True))
 
 
+@pytest.mark.parametrize(('banks', 'left'), [((1,), None), ((0, 1), (0,))])
+def test_the_baseline_of_a_model_with_banks_has_those_of_the_finest_scale(banks, left):
+  options = {
+    'scales': banks, 'num_experts': 4, 'top_k': 2, 'expansion': 2, 'executor': 'dense',
+    'capacity_factor': 1.0,
+  }  # fmt: skip
+  model = build_model(config(experts='finest', bank=options))
+  assert (model.bank and model.bank.scales) == left
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(('backbone', 'side'), [('unet', 16), ('swin_unetr', 64)])
 def test_the_same_with_and_without_rematerialisation(backbone, side):
