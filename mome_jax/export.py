@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
-from absl import logging
 from etils import epath
 
 from input_pipeline.cli import Parser, dashed
@@ -223,7 +222,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = make_parser().parse_args(dashed(argv))
   if args.licence and args.format != 'hf':
     raise UserError(f'--licence {args.licence}: is for the model card; add --format=hf')
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   from mome_jax import checkpoint
 
   members = checkpoint.expand(args.checkpoint)

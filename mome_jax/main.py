@@ -22,7 +22,7 @@ from collections.abc import Collection, Sequence
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
-from absl import flags, logging
+from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -49,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   from mome_jax import checkpoint
   from mome_jax.training import compile_ahead, config_check, roofline
 
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   if values.config is not None:
     begun = values.mode == 'train' and checkpoint.goes_on(values.workdir)
     model = values.workdir if begun or values.mode == 'evaluate' else ''

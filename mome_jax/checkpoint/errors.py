@@ -2,6 +2,8 @@
 
 import logging
 
+from absl import logging as absl_logging
+
 from mome_jax.errors import UserError, one_line
 
 
@@ -18,6 +20,9 @@ def brief(error: Exception) -> str:
   return one_line(error)[:300] or type(error).__name__
 
 
-def is_news(record: logging.LogRecord) -> bool:
-  """False for the errors that Orbax logs with a traceback for each array, and raises besides."""
-  return record.levelno < logging.ERROR or '/orbax/' not in record.pathname
+def _is_news(record: logging.LogRecord) -> bool:
+  """False for what Orbax logs: it warns of what is normal, and what it logs as errors it raises."""
+  return '/orbax/' not in record.pathname
+
+
+absl_logging.get_absl_logger().addFilter(_is_news)

@@ -17,7 +17,7 @@ from etils import epath
 from input_pipeline import text_files
 from mome_jax.checkpoint import checksums, hf_folder
 from mome_jax.checkpoint.config_file import check_fields, read_config
-from mome_jax.checkpoint.errors import CheckpointError, brief, is_news
+from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import (
   CHECKPOINTS,
   CONFIG,
@@ -82,7 +82,6 @@ def save_model(
   if form == 'hf':
     hf_folder.save_params(folder, params)
     return
-  logging.getLogger('absl').addFilter(is_news)
   try:
     with ocp.StandardCheckpointer() as writer:
       writer.save(folder / PARAMS, params)

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from input_pipeline.buckets import is_in_bucket
 from mome_jax.checkpoint import checksums, same_run
-from mome_jax.checkpoint.errors import CheckpointError, brief, is_news
+from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps, move
 from mome_jax.errors import few
 
@@ -76,7 +76,6 @@ class Checkpointer:
   def __init__(self, workdir, *, keep: int = 2):
     self._workdir = absolute(workdir)
     self._folder = self._workdir / CHECKPOINTS
-    logging.getLogger('absl').addFilter(is_news)
     policies = ocp.checkpoint_managers
     newest = policies.LatestN(keep)
     best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)

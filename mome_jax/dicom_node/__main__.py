@@ -28,8 +28,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-from absl import logging
-
 from input_pipeline import errors
 from input_pipeline.cli import Parser, dashed
 
@@ -57,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   told = settings.read(pathlib.Path(args.config))
   network.library()
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   compilation.use_cache()
   model = node.load(told)
   if args.check:

@@ -9,7 +9,6 @@ import shlex
 import sys
 
 import jax
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -54,7 +53,6 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   Raises:
     UserError: of whatever the user can mend.
   """
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   name = _identifier(data)
   place = epath.Path(workdir or f'runs/{name}')
   model = str(shipped.MODEL) if start == 'shipped' else start

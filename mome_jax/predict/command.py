@@ -32,8 +32,6 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import logging
-
 from input_pipeline import errors, stopping
 from input_pipeline.cli import Parser, dashed, spacing
 from input_pipeline.text_files import read_text
@@ -205,7 +203,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   from mome_jax.predict import write_results
   from mome_jax.training import compilation
 
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   compilation.use_cache()
   try:
     results = _predict_as_told(args)

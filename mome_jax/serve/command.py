@@ -13,7 +13,7 @@ Control-C ends it. The JSON API is described by api/openapi.json behind the addr
 import argparse
 import contextlib
 import importlib.util
-import logging as python_logging
+import logging
 import math
 import os
 import pathlib
@@ -23,8 +23,6 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator, Sequence
-
-from absl import logging
 
 from input_pipeline import errors
 from input_pipeline.cli import Parser, at_least, dashed
@@ -107,7 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   if lacking:
     raise ServeError(f"{' and '.join(lacking)} not installed; pip install 'mome-jax[serve]'")
   _check(args)
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   with _listening(args.port) as listener, _temporary() as folder:
     ended = _run(args, listener, folder)
   print('stopped; temporary files are removed', file=sys.stderr)
@@ -172,7 +169,7 @@ def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path
   )
   config = uvicorn.Config(
     guarded,
-    log_level=python_logging.WARNING,
+    log_level=logging.WARNING,
     access_log=False,  # addresses hold the token
     ws='none',
     timeout_graceful_shutdown=_SECONDS,

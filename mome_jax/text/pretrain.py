@@ -15,8 +15,6 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import logging
-
 from input_pipeline import errors
 from input_pipeline.cli import Parser, at_least, dashed
 
@@ -40,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   # What computes is imported from here on, so that help and mistakes come at once.
   from mome_jax.text import teaching
 
-  logging.set_verbosity(logging.ERROR)  # Orbax warns of what is normal
   teaching.run(args.output, steps=args.steps, seed=args.seed, leave_out_sides=args.leave_out_sides)
   return 0
 

@@ -55,7 +55,7 @@ def test_a_frozen_model_carries_its_vectors(tmp_path):
   np.testing.assert_array_equal(stored(['a spleen']), [[0, 1, 0]])
 
 
-def test_workdir_and_each_step_are_accepted(tmp_path):
+def test_workdir_and_each_step_are_accepted_without_a_word_of_orbax(tmp_path, caplog):
   checkpoint.save_description(tmp_path, demo.get_config())
   with pytest.raises(checkpoint.CheckpointError, match='holds no checkpoint; train first'):
     checkpoint.load_model(tmp_path, DEVICE)
@@ -70,6 +70,7 @@ def test_workdir_and_each_step_are_accepted(tmp_path):
     assert loaded.step == step
     same(loaded.params, jax.tree.map(lambda x, step=step: x + step, JOINT))
     assert loaded.folder.name == tmp_path.name
+  assert not caplog.records
 
 
 def test_fields_of_a_later_version_get_their_defaults(tmp_path):
