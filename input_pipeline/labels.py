@@ -111,7 +111,8 @@ def convert(
   """Translates a source's label values into template codes, with sides where they are needed.
 
   A paired organ that the source does not separate is split into right and left, together with its
-  lesions; where the organ is labelled, a lesion gets the side that it lies on.
+  lesions; where the organ is labelled, a lesion gets the side that it lies on. What a value says of
+  the side holds, whatever lies around it.
 
   Args:
     array: (D, H, W) integers in canonical order.
@@ -133,11 +134,17 @@ def convert(
   codes = map_codes(array, mapping, name=name)
   mentioned = {n for names in meanings.values() for n in _names(names)}
   for noun, (right, left) in pairs.items():
+    if not {noun, right, left} & mentioned:
+      continue
     lesions = _lesion_codes(template, right, left)
+    said = [
+      np.isin(array, [value for value, names in meanings.items() if side in _names(names)])
+      for side in (right, left)
+    ]
     if noun in mentioned:
-      _split_pair(codes, template, (right, left), lesions, spacing, f'{name}: {noun}', image)
-    elif {right, left} & mentioned:
-      _side_lesions(codes, template, (right, left), lesions, image)
+      _split_pair(codes, template, (right, left), lesions, said, spacing, f'{name}: {noun}', image)
+    else:
+      _side_lesions(codes, template, (right, left), lesions, said, image)
   return codes
 
 
@@ -211,7 +218,10 @@ def _ignored(meaning: Meaning) -> bool:
 
 def _innermost(meaning: Meaning, template: Template) -> str | None:
   pairs = template.pairs()
-  names = {pairs[n][0] if n in pairs else n for n in _names(meaning)}
+  written = set(_names(meaning))
+  # A pair is its right organ for now, and nothing beside one of its sides.
+  written -= {n for n in written & pairs.keys() if written & set(pairs[n])}
+  names = {pairs[n][0] if n in pairs else n for n in written}
   inner = [n for n in names if not any(n in template.ancestors(other) for other in names)]
   if len(inner) > 1:
     raise LabelError(
@@ -238,17 +248,18 @@ def _lesion_codes(template: Template, right: str, left: str) -> dict[int, tuple[
   return {index: (codes[right], codes[left]) for index, codes in sided.items()}
 
 
-def _split_pair(codes, template, organs, lesions, spacing, name, image):
+def _split_pair(codes, template, organs, lesions, said, spacing, name, image):
   right, left = (template.get(organ).index for organ in organs)
   mask = np.isin(codes, [right, *lesions])
-  if not mask.any():
-    return
-  to_right = split_sides(mask, _middle(codes, mask, image), spacing, name=name)
+  rest = mask & ~said[0] & ~said[1]
+  to_right = said[0]
+  if rest.any():
+    to_right = to_right | split_sides(rest, _middle(codes, mask, image), spacing, name=name)
   codes[(codes == right) & ~to_right] = left
   _assign(codes, lesions, to_right)
 
 
-def _side_lesions(codes, template, organs, lesions, image):
+def _side_lesions(codes, template, organs, lesions, said, image):
   """Sides of lesions where the source itself separates the organs: those of the nearer one."""
   mask = np.isin(codes, list(lesions))
   if not mask.any():
@@ -258,7 +269,8 @@ def _side_lesions(codes, template, organs, lesions, image):
     middle = (right.mean() + left.mean()) / 2
   else:
     middle = _middle(codes, mask, image)
-  _assign(codes, lesions, np.arange(len(codes))[:, None, None] > middle)
+  beyond = np.arange(len(codes))[:, None, None] > middle
+  _assign(codes, lesions, said[0] | beyond & ~said[1])
 
 
 def _assign(codes, lesions, to_right):

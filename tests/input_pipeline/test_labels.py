@@ -120,6 +120,14 @@ class TestSides:
     assert sides(kidneys((5, 9, 1)), meanings={1: 'kidney tumor'}) == {26: (5, 9)}
 
 
+  def test_what_a_value_says_of_the_side_holds(self):
+    # Both kidneys left of the middle, as in a scan cut off; 4 is what only the pair's contour has.
+    meanings = {1: 'right kidney', 2: 'left kidney', 4: 'kidney'}
+    meanings[3] = ('right kidney', 'kidney cyst')
+    array = kidneys((2, 8, 2), (8, 9, 4), (20, 26, 1), (24, 25, 3), (44, 45, 4))
+    assert sides(array, meanings=meanings) == {3: (2, 9), 2: (20, 45), 203: (24, 25)}
+
+
 class TestDoubtfulSides:
   def test_touching_organs_are_cut_at_the_middle(self):
     with pytest.warns(UserWarning, match='case: kidney: right and left touch'):
@@ -164,6 +172,9 @@ def test_overlapping_meanings():
   codes = labels.convert(array, meanings, spacing=SPACING, name='case')
   assert codes[0, 0].tolist() == [0, 6, 27, 0]
   assert labels.classes_of(meanings) == ('liver', 'liver tumor')
+  for side in ('right lung', 'left lung'):
+    labels.check_meaning(('lung', side))
+    labels.check_meaning(('lung', side, 'lung tumor'))
   with pytest.raises(ValueError, match='none contains the other'):
     labels.check_meaning(('liver', 'spleen'))
 
