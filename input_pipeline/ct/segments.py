@@ -15,22 +15,29 @@ def labels(dataset: Any) -> dict[int, str]:
   return {int(one.SegmentNumber): str(one.SegmentLabel) for one in dataset.SegmentSequence}
 
 
-def frames(dataset: Any) -> Iterator[tuple[int, np.ndarray]]:
-  """Number of the segment and (3,) place in mm (LPS) of each frame."""
+def frames(dataset: Any) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+  """Number of the segment, (3,) place in mm (LPS) and (rows, columns) mask of each frame.
+
+  A probability counts from one half.
+  """
+  least = 1
+  if dataset.SegmentationType == 'FRACTIONAL':
+    least = (int(dataset.MaximumFractionalValue) + 1) // 2
+  pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
   shared = dataset.SharedFunctionalGroupsSequence[0]
-  for groups in dataset.PerFrameFunctionalGroupsSequence:
+  for frame, groups in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
     place = groups if 'PlanePositionSequence' in groups else shared
     named = groups if 'SegmentIdentificationSequence' in groups else shared
     number = int(named.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-    yield number, np.array(place.PlanePositionSequence[0].ImagePositionPatient, np.float64)
+    position = np.array(place.PlanePositionSequence[0].ImagePositionPatient, np.float64)
+    yield number, position, least <= frame
 
 
-def check_kind(dataset: Any, place: str) -> str:
-  """BINARY or FRACTIONAL; VolumeError of another kind."""
+def check_kind(dataset: Any, place: str) -> None:
+  """VolumeError of what is neither BINARY nor FRACTIONAL."""
   kind = str(dataset.get('SegmentationType', ''))
   if kind not in ('BINARY', 'FRACTIONAL'):
     raise VolumeError(f'{place}: a SEG of type {kind or "none"}; export it as BINARY')
-  return kind
 
 
 def read(
@@ -45,24 +52,21 @@ def read(
     chosen: labels of segments.
 
   Returns:
-    Label -> (columns, rows, slices) bool, of those with voxels; a probability counts from one half.
+    Label -> (columns, rows, slices) bool, of those with voxels; see `frames`.
 
   Raises:
     VolumeError: if it lies on another grid, or is no binary or fractional object.
   """
-  kind = check_kind(dataset, place)
+  check_kind(dataset, place)
   other = VolumeError(f'{place}: lies on another grid than its series; export it on that of the CT')
   back = np.linalg.inv(geometry.affine)
   told = *dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence
   same = all(_has_axes(groups, geometry) for groups in told)
   if (dataset.Columns, dataset.Rows) != geometry.shape[:2] or not same:
     raise other
-  names, least = labels(dataset), 1
-  if kind == 'FRACTIONAL':
-    least = (int(dataset.MaximumFractionalValue) + 1) // 2
-  pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
+  names = labels(dataset)
   masks: dict[str, np.ndarray] = {}
-  for frame, (number, position) in zip(pixels, frames(dataset), strict=True):
+  for number, position, frame in frames(dataset):
     if names[number] not in chosen:
       continue
     column, row, height = back[:3, :3] @ (position * [-1, -1, 1]) + back[:3, 3]
@@ -70,7 +74,7 @@ def read(
     if max(abs(column), abs(row), abs(height - k)) > _OFF or not 0 <= k < geometry.shape[2]:
       raise other
     mask = masks.setdefault(names[number], np.zeros(geometry.shape, bool))
-    mask[..., k] |= least <= frame.T
+    mask[..., k] |= frame.T
   return {name: mask for name, mask in masks.items() if mask.any()}
 
 

@@ -27,9 +27,9 @@ class StructureSet:
     label: StructureSetLabel, of a SEG its ContentLabel.
     made: date and time, as texts that sort in time.
     series: SeriesInstanceUIDs that it refers to.
-    heights: ROI -> (lowest, highest) third coordinate of its contours in mm; ROIs without contours
-      are not there.
-    empty: names of ROIs without contours.
+    heights: ROI -> (lowest, highest) third coordinate in mm of its closed contours, or of a
+      segment's frames with voxels; ROIs without contours, and segments without voxels, are not
+      there.
   """
 
   name: str
@@ -37,7 +37,6 @@ class StructureSet:
   made: tuple[str, ...]
   series: tuple[str, ...]
   heights: Mapping[str, tuple[float, float]]
-  empty: tuple[str, ...]
 
 
 def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
@@ -83,9 +82,13 @@ def _explaining(place: str) -> Iterator[None]:
 def _read(name: str, dataset: Any) -> StructureSet:
   text = lambda field: str(dicom_series.value(dataset, field) or '')
   heights: dict[str, tuple[float, float]] = {}
-  held = dataset.get('StructureSetROISequence') or ()
   for roi, items in _rois(dataset):
-    planes = [float(value) for _, data in items for value in (data[2::3].min(), data[2::3].max())]
+    closed = [item for item in items if _is_closed(*item)]
+    planes = [
+      float(value)
+      for _, data in closed or items  # if none is closed, reading it tells
+      for value in (data[2::3].min(), data[2::3].max())
+    ]
     if planes:
       planes += heights.get(roi, ())  # two ROIs may have one name
       heights[roi] = (min(planes), max(planes))
@@ -95,7 +98,6 @@ def _read(name: str, dataset: Any) -> StructureSet:
     for study in frame.get('RTReferencedStudySequence') or ()
     for scan in study.get('RTReferencedSeriesSequence') or ()
   ]
-  names = [str(roi.ROIName) for roi in held]
   return StructureSet(
     name,
     text('StructureSetLabel'),
@@ -103,7 +105,6 @@ def _read(name: str, dataset: Any) -> StructureSet:
      text('InstanceCreationTime')),
     tuple(dict.fromkeys(series)),
     heights,
-    tuple(roi for roi in names if roi not in heights),
   )  # fmt: skip
 
 
@@ -111,8 +112,9 @@ def _read_segments(name: str, dataset: Any) -> StructureSet:
   text = lambda field: str(dicom_series.value(dataset, field) or '')
   names = segments.labels(dataset)
   planes: dict[str, list[float]] = {}
-  for number, place in segments.frames(dataset):
-    planes.setdefault(names[number], []).append(float(place[2]))
+  for number, place, mask in segments.frames(dataset):
+    if mask.any():
+      planes.setdefault(names[number], []).append(float(place[2]))
   return StructureSet(
     name,
     text('ContentLabel'),
@@ -120,7 +122,6 @@ def _read_segments(name: str, dataset: Any) -> StructureSet:
                      'InstanceCreationTime'))),
     tuple(str(one.SeriesInstanceUID) for one in dataset.get('ReferencedSeriesSequence') or ()),
     {label: (min(heights), max(heights)) for label, heights in planes.items()},
-    tuple(label for label in names.values() if label not in planes),
   )  # fmt: skip
 
 
@@ -183,6 +184,21 @@ def read_masks(
   return {roi: mask for roi, mask in masks.items() if mask.any()}
 
 
+def _is_closed(kind: str, data: np.ndarray) -> bool:
+  return kind in _CLOSED and len(data) >= 9
+
+
+def _outline(ring: np.ndarray) -> bytes:
+  """What closed contours (N, 2) have in common that start elsewhere or run the other way."""
+  if (ring[0] == ring[-1]).all():
+    ring = ring[:-1]
+  lowest = ring[np.lexsort(ring.T[::-1])[0]]
+  starts = np.flatnonzero((ring == lowest).all(1))
+  forward = [np.roll(ring, -start, 0) for start in starts]
+  backward = [np.roll(one[::-1], 1, 0) for one in forward]
+  return min(one.tobytes() for one in forward + backward)
+
+
 def _by_slice(
   place: str, items: Sequence[tuple[str, np.ndarray]], geometry: Geometry
 ) -> dict[int, list[np.ndarray]]:
@@ -191,7 +207,7 @@ def _by_slice(
   rings: dict[int, dict[bytes, np.ndarray]] = {}
   left_out = {'open or points': 0, 'beyond the scan': 0, 'doubled': 0}
   for kind, data in items:
-    if kind not in _CLOSED or len(data) < 9:
+    if not _is_closed(kind, data):
       left_out['open or points'] += 1
       continue
     points = data.reshape(-1, 3)
@@ -208,9 +224,9 @@ def _by_slice(
         'again'
       )
     ring = np.round(voxels[:, :2], 4) + 0.0
-    same = rings.setdefault(k, {})
-    left_out['doubled'] += ring.tobytes() in same
-    same[ring.tobytes()] = ring
+    same, key = rings.setdefault(k, {}), _outline(ring)
+    left_out['doubled'] += key in same
+    same[key] = ring
   told = ', '.join(f'{count} {what}' for what, count in left_out.items() if count)
   if told:
     remarks.tell(f'{place}: contours left out: {told}')

@@ -1,5 +1,6 @@
 """Contours as labels: geometry by hand, names, several structure sets, what is not labelled."""
 
+import copy
 import json
 import warnings
 
@@ -187,6 +188,30 @@ def test_partial_classes_are_known_where_they_are_contoured(tmp_path):
   assert case.slice_ranges == {'spinal cord': (pytest.approx(9), pytest.approx(45))}
 
 
+def test_points_do_not_widen_the_range_of_a_partial_class(tmp_path):
+  patient(tmp_path / 'p1')
+  path = tmp_path / 'p1' / 'rs.dcm'
+  dataset = pydicom.dcmread(path)
+  contours = dataset.ROIContourSequence[0].ContourSequence
+  point = copy.deepcopy(contours[0])
+  point.ContourGeometricType, point.ContourData = 'POINT', [0, 0, 60]
+  contours.append(point)
+  dataset.save_as(path)
+  declare(tmp_path, partial=['spinal cord'])
+  [case] = listed(tmp_path)[0].values()
+  assert case.slice_ranges == {'spinal cord': (pytest.approx(9), pytest.approx(45))}
+
+
+def test_sides_that_were_contoured_stay_where_both_were_contoured_too(tmp_path):
+  across = [box((2, 14), (4, 8), k) for k in (4, 5, 6)]  # over the middle of the body
+  rois = {'Parotid_R': across, 'Parotid_L': LEFT}
+  patient(tmp_path / 'p1', rois)
+  patient(tmp_path / 'p2', rois | {'Parotids': across + LEFT}, number=2)
+  sides, both = (load(listed(tmp_path)[0][name]) for name in ('p1', 'p2'))
+  np.testing.assert_array_equal(both[0].codes, sides[0].codes)
+  assert not [line for line in both[1] if 'cut at the middle' in line]
+
+
 @pytest.mark.parametrize('partial', [['parotid'], ['right parotid', 'left parotid']])
 @pytest.mark.parametrize('rois', [{'Parotid_R': RIGHT, 'Parotid_L': LEFT}, {'Parotids': RIGHT}])
 def test_partial_pairs_hold_for_sides_and_sides_for_pairs(tmp_path, rois, partial):
@@ -251,6 +276,11 @@ def test_odd_contours_are_told(tmp_path):
   assert 'no contour in 2 of the 4 slices' in told[1]
   expected = boxed((3, 5), (3, 5), (4, 4)) | boxed((3, 5), (3, 5), (7, 7))
   np.testing.assert_array_equal(voxels(scan, 'larynx'), expected)
+  others = [ring[::-1], [*ring[1:], ring[0]], [*ring, ring[0]], [*ring[2:], *ring[:2]][::-1]]
+  patient(tmp_path / 'p1', {'Larynx': [ring, *others]})
+  scan, told = load(listed(tmp_path)[0]['p1'])
+  assert '4 doubled' in told[0]
+  np.testing.assert_array_equal(voxels(scan, 'larynx'), boxed((3, 5), (3, 5), (4, 4)))
   patient(tmp_path / 'p1', {'Larynx': [ring]}, kind='OPEN_PLANAR')
   with pytest.raises(sources.SourceError, match='no closed contour'), warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -357,12 +387,15 @@ def write_seg(folder, number, masks, **changes):
   seg.save_as(folder / f'seg{number}.dcm')
 
 
+@pytest.mark.parametrize('every_frame', [False, True])  # those without voxels too
 @pytest.mark.parametrize('kind', ['BINARY', 'FRACTIONAL'])
-def test_segments_of_a_dicom_seg_are_rois(kind, tmp_path):
+def test_segments_of_a_dicom_seg_are_rois(kind, every_frame, tmp_path):
   series(tmp_path / 'p1')
   cord, parotid = boxed((11, 12), (9, 11), (2, 7)), boxed((2, 6), (4, 8), (4, 6))
   masks = {'SpinalCord': cord, 'Parotid_R': parotid, 'thing': parotid}
-  write_seg(tmp_path / 'p1', 1, masks, kind=kind)
+  if every_frame:
+    masks['Parotid_L'] = np.zeros_like(cord)
+  write_seg(tmp_path / 'p1', 1, masks, kind=kind, omit_empty_frames=not every_frame)
   declare(tmp_path, partial=['spinal cord'])
   cases, notes = listed(tmp_path)
   assert notes == ['rtstruct_folder: ROIs that stand for no class, with patients: thing (1)']
