@@ -14,7 +14,7 @@ import numpy as np
 from input_pipeline import remarks
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
 from input_pipeline.ct import volume
-from input_pipeline.errors import UserError
+from input_pipeline.errors import UserError, printable
 
 Loader = TypeVar('Loader', bound=Callable)
 
@@ -112,11 +112,16 @@ class Source:
   def listed(self, manual_dir: str | None) -> tuple[list[Case], list[str]]:
     """All cases, and what of the folder is none of them, as lines for people.
 
+    Names are `printable`: they go into records and JSON.
+
     Raises:
       SourceError: as `cases`.
     """
     with remarks.collected() as lines:
-      cases = self.cases(manual_dir)
+      cases = [
+        dataclasses.replace(case, name=printable(case.name), patient=printable(case.patient))
+        for case in self.cases(manual_dir)
+      ]
     return cases, lines
 
 

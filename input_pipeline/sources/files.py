@@ -92,7 +92,8 @@ def counted(paths: Sequence[pathlib.Path], what: str) -> str:
 
 def fraction(key: str) -> float:
   """A number in [0, 1) that depends on the text alone, the same on every machine."""
-  return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], 'big') / 2**64
+  code = key.encode(errors='surrogatepass')  # of a file's name in another encoding
+  return int.from_bytes(hashlib.sha256(code).digest()[:8], 'big') / 2**64
 
 
 def split_of(source: str, name: str, shares: Mapping[str, float]) -> str:

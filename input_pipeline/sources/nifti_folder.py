@@ -32,6 +32,7 @@ fields:
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
@@ -363,8 +364,13 @@ def _labelled(
     SourceError: if some label maps lack a class and nothing says what that means.
   """
   path, listed = folder / 'dataset.json', index.get('supervised', {})
+  if not isinstance(listed, dict | list):
+    raise SourceError(
+      f'{path}: "supervised" is {json.dumps(listed)}; expected the list of labelled classes, or '
+      'case -> list'
+    )
   word = absence.reads(index, path)
-  if word == absence.ABSENT or not isinstance(listed, dict):
+  if word == absence.ABSENT or isinstance(listed, list):
     return {}
   both = {**pairs['Tr'], **pairs['Ts']}
   maps = {
@@ -391,9 +397,9 @@ def _supervised(
 ) -> dict[int, labels.Meaning]:
   """The label values of a case, without what the case does not label."""
   listed = index.get('supervised', {})
-  names = listed.get(name) if isinstance(listed, dict) else listed
-  if names is None:
+  if isinstance(listed, dict) and name not in listed:
     return dict(meanings)
+  names = listed[name] if isinstance(listed, dict) else listed
   path = folder / 'dataset.json'
   known, faults = [], []
   for text in _texts(names, f'supervised of {name}', path):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -95,6 +96,16 @@ def test_added_replaced_removed_and_kept(tmp_path, folder, run):
     (folder / f'{kind}Tr' / 'b.nii.gz').unlink()
   assert run() == {'removed': 1, 'kept': 3}
   assert sorted(stored(tmp_path)) == ['a', 'c', 'v']
+
+
+@pytest.mark.skipif(sys.platform == 'darwin', reason='its disks take UTF-8 alone')
+def test_a_name_in_another_encoding_costs_nothing(tmp_path, folder, run, capsys):
+  for part in ('imagesTr', 'labelsTr'):
+    os.rename(folder / part / 'a.nii.gz', os.fsencode(folder / part) + b'/M\xfcller.nii.gz')
+  write_index(folder, splits={})
+  assert run() == {'added': 3}
+  assert run() == {'kept': 3}
+  assert {'b', 'v', 'M\N{REPLACEMENT CHARACTER}ller'} == set(stored(tmp_path))
 
 
 def test_label_meanings_are_compared(tmp_path, folder, run):

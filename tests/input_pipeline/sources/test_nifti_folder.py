@@ -127,6 +127,8 @@ def test_a_case_may_label_less(tmp_path):
     ({'splits': {'validation': ['a'], 'test': ['a']}}, r"'a' is in two splits"),
     ({'splits': {'test': 'ab'}}, "must map test to a list of cases, not to 'ab'"),
     ({'supervised': {'a': ['spleen']}}, r"supervised of a: 'spleen' has no value"),
+    ({'supervised': None}, '"supervised" is null; expected the list of labelled classes, or case'),
+    ({'supervised': {'a': None}}, 'supervised of a is None; expected a list of names'),
     ({'supervised': {'a': 'liver'}}, "supervised of a is 'liver'; expected a list of names"),
     ({'ignored': 'spleen'}, '"ignored" is \'spleen\'; expected a list of names'),
   ],
