@@ -217,5 +217,8 @@ def test_text_is_utf8_wherever_it_is_written():
   for name, tree in modules().items():
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
       method = ast.unparse(call.func)
-      if method.endswith(('.read_text', '.write_text')) and method != 'text_files.read_text':
+      of_text = method.endswith(('.read_text', '.write_text')) and method != 'text_files.read_text'
+      if method in ('open', 'os.fdopen'):
+        of_text = not any('b' in str(getattr(mode, 'value', '')) for mode in call.args[1:2])
+      if of_text:
         assert 'encoding' in [keyword.arg for keyword in call.keywords], f'{name}:{call.lineno}'

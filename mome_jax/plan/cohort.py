@@ -9,9 +9,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
 from input_pipeline import bricks, errors, progress, remarks, sources
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE, Template
+from input_pipeline.bricks import writer
 from input_pipeline.bricks.command import which_cases
 from input_pipeline.ct import volume
 from input_pipeline.ct.components import components
@@ -295,6 +297,11 @@ def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLik
   declared = sources.SOURCES[source]
   template = declared.template(folder)
   cases = [case for case in declared.listed(folder)[0] if case.split == 'train']
+  if report:  # groups of patients and draws that were kept decide who is held out
+    outcomes = writer.read_outcomes(epath.Path(data_dir) / name)
+    training = {one.name for one in outcomes if one.split == 'train'}
+    held_out = {one.name for one in outcomes} - training
+    cases = [case for case in cases if case.name not in held_out]
 
   def read(case: sources.Case) -> CaseFacts:
     scan = case.load()

@@ -77,7 +77,7 @@ def write(path: pathlib.Path, content: str, *, force: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}')
     try:
-      with os.fdopen(handle, 'w') as stream:
+      with os.fdopen(handle, 'w', encoding='utf-8') as stream:
         stream.write(content)
       os.chmod(name, 0o644)
       os.replace(name, path)

@@ -1,6 +1,7 @@
 """The fingerprint of scans, against numpy and scipy."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -112,6 +113,19 @@ def test_prepared_scans_tell_the_same(raw, folder, tmp_path):
   for ours, theirs in zip(prepared.cases, raw.cases, strict=True):
     assert ours.shape == theirs.shape and ours.volumes == theirs.volumes
     assert all((ours.inside[name] == theirs.inside[name]).all() for name in ours.volumes)
+
+
+def test_scans_that_were_held_out_when_prepared_decide_nothing(folder, tmp_path):
+  scans, data = tmp_path / 'scans', tmp_path / 'data'
+  shutil.copytree(folder, scans)
+  index = json.loads((scans / 'dataset.json').read_text())
+  (scans / 'dataset.json').write_text(json.dumps(index | {'splits': {'validation': ['c0', 'c1']}}))
+  prepare.prepare(
+    'nifti_folder', data, manual_dir=str(scans), name='mine', spacing=(2, 2, 5), brick=8
+  )
+  (scans / 'dataset.json').write_text(json.dumps(index))
+  one = cohort.read_cohort([('nifti_folder', str(scans))], data, 100, name='mine')
+  assert [case.name for case in one.cases] == ['c2', 'c3', 'c4'] and one.total == 4
 
 
 def test_few_scans_stand_for_many(folder, tmp_path):
