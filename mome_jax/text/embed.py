@@ -115,7 +115,13 @@ def make_parser() -> argparse.ArgumentParser:
 @errors.command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
-  args = make_parser().parse_args(dashed(argv))
+  parser = make_parser()
+  args = parser.parse_args(dashed(argv))
+  if args.cum and (args.prompts or args.new_classes):
+    parser.error(
+      '--prompts and --new-classes go with --model: the vectors of --cum are those of its 32 '
+      'classes, and nothing can embed further texts'
+    )
   from mome_jax.text import embedders
 
   if args.cum:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -123,7 +122,7 @@ class TextVectors:
         key = str(arrays['key'])
     except FileNotFoundError as error:
       raise TextVectorError(f'{path}: no such file; make it with {COMMAND}') from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy, zipfile and zlib each raise their own
       raise TextVectorError(f'{path}: no text vectors; make them with {COMMAND}') from error
     if vectors.key != key:
       raise TextVectorError(f'{path}: does not match its key {key[:12]}; make it with {COMMAND}')

@@ -118,7 +118,7 @@ def test_only_the_same_checkpoint_adds_to_its_vectors(t5, tmp_path):
 
 
 @pytest.mark.parametrize('rows', [31, 32])
-def test_vectors_of_cum(rows, tmp_path):
+def test_vectors_of_cum(rows, tmp_path, capsys):
   tensor = torch.randn(rows, 512).half()
   torch.save(tensor, tmp_path / 'txt_encoding.pth')
   vectors = embed.read_cum(tmp_path / 'txt_encoding.pth')
@@ -128,6 +128,10 @@ def test_vectors_of_cum(rows, tmp_path):
   arguments = ['--cum', str(tmp_path / 'txt_encoding.pth'), '--output', str(tmp_path / 'cum.npz')]
   assert embed.main(arguments) == 0
   assert TextVectors.load(tmp_path / 'cum.npz').key == vectors.key
+  for further in (['--prompts', 'a heart'], ['--new-classes', 'dataset.json']):
+    with pytest.raises(SystemExit):
+      embed.main(arguments + further)
+    assert 'go with --model' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
