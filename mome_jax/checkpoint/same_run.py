@@ -42,6 +42,7 @@ _IRRELEVANT = (  # to what is learned and scored
   'data.num_parallel',
   'data_dir',  # what is prepared there is compared instead
   'evaluation.pictures',
+  'init.finetunes',  # the learning rate says it
   'mesh.*',
   'model.class_chunk',
   'model.remat',
@@ -67,6 +68,7 @@ MAY_CHANGE = (
 _STARTS = ('init.checkpoint', 'init.text')  # a place, however it is written
 # What a trained model is; the rest of a config tells how it was trained or is to be scored.
 _MODEL = ('classes', 'data.spacing', 'data.windows', 'model.*', 'text.*')
+_TAUGHT_BY = ('model.router_apart',)  # of the training, whatever the model is
 _DERIVED = ('text.d_model',)  # training completes it
 
 
@@ -159,7 +161,7 @@ def for_evaluation(
   other = [
     text
     for name, text in changes.items()
-    if _matches(name, _MODEL) and not _matches(name, (*MAY_CHANGE, *_DERIVED))
+    if _matches(name, _MODEL) and not _matches(name, (*MAY_CHANGE, *_TAUGHT_BY, *_DERIVED))
   ]
   if other:
     raise CheckpointError(
@@ -169,7 +171,7 @@ def for_evaluation(
   with trained.unlocked():
     trained.data_dir, trained.data.sources = config.data_dir, config.data.sources
     trained.data.fold, trained.data.folds = config.data.fold, config.data.folds
-    trained.evaluation, trained.mesh = config.evaluation, config.mesh
+    trained.evaluation = config.evaluation
   return trained
 
 

@@ -92,6 +92,8 @@ def get_config() -> ml_collections.ConfigDict:
   # package, which knows anatomy; a folder: of a model, or of a T5 as Hugging Face publishes it; '':
   # random.
   config.init.text = 'shipped'
+  # Whether the learning rate is a quarter of the start's, as `finetune` has it.
+  config.init.finetunes = False
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 100_000

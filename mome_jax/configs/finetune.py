@@ -13,6 +13,8 @@ ptv70 reached 33.8 %.
 
 import ml_collections
 
+from mome_jax.configs import base
+
 
 def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns the experiment.
@@ -24,8 +26,13 @@ def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.experimental = ()  # as few patients taught the start
   config.data.weights = config.data.augment_of = ()  # of its datasets
   config.data.fold = -1
+  if config.train.freeze:  # of a stage that trained a part alone, as `router` does
+    config.train.freeze = ()
+    config.train.negatives = base.get_config().train.negatives
   config.train.steps = 300
-  config.train.learning_rate = config.train.learning_rate / 4
+  if not config.init.finetunes:  # else a third generation would hardly learn
+    config.train.learning_rate = config.train.learning_rate / 4
+  config.init.finetunes = True
   config.train.warmup_steps = 20
   config.train.checkpoint_every = 100
   config.validation.every = 100

@@ -212,7 +212,12 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
   validations = math.ceil(config.train.steps / every)
   chooses = config.validation.cases and validations > 1
   chosen = f'the best of {validations} checkpoints' if chooses else 'the last step'
-  print(f'{config.train.steps} steps ({why}); the model is that of {chosen}', flush=True)
+  rate = config.train.learning_rate
+  print(
+    f'{config.train.steps} steps ({why}) at a learning rate of {rate:.2g}; the model is that of '
+    f'{chosen}',
+    flush=True,
+  )
 
 
 def _compare(config: ConfigDict, place: epath.Path, model: str) -> verdict.Verdict:

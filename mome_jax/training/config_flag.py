@@ -18,7 +18,7 @@ _FOLDER = pathlib.Path(configs.__file__).parent
 _IN_PACKAGE = re.compile(r'(?:.*[/\\])?mome_jax[/\\]configs[/\\](\w+)\.py')
 _TRAINED = 'trained:'
 _PARTS = ('__init__', 'base')  # no experiments
-_SCORING = ('data_dir', 'data.sources', 'data.fold', 'data.folds', 'evaluation.*', 'mesh.*')
+_SCORING = ('data_dir', 'data.sources', 'data.fold', 'data.folds', 'evaluation.*')
 _PATHS = ('data_dir', 'text.vectors', 'init.checkpoint', 'init.text')
 
 

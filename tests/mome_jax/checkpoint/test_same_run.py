@@ -89,6 +89,7 @@ def test_every_field_is_refused_unless_it_is_listed(workdir):
     'data.cache_mb',
     'data.loader',
     'data.num_parallel',
+    'init.finetunes',
     'model.class_chunk',
     'model.remat',
     'profile',
@@ -290,12 +291,12 @@ def test_checkpoints_that_nothing_describes_are_not_gone_on_with(workdir):
 def test_an_evaluation_takes_data_and_scoring_from_another_config(workdir):
   other = changed(
     **{'data.sources': ('openkbp',), 'data_dir': 'elsewhere', 'evaluation.split': 'all',
-       'mesh.data': 2, 'train.steps': 9, 'seed': 5}
+       'train.steps': 9, 'seed': 5}
   )  # fmt: skip
   assert checkpoint.for_evaluation(workdir, None) == checkpoint.load_config(workdir)
   config = checkpoint.for_evaluation(workdir, other)
   assert config.data.sources == ('openkbp',) and config.data_dir == 'elsewhere'
-  assert config.evaluation.split == 'all' and config.mesh.data == 2
+  assert config.evaluation.split == 'all'
   assert (config.seed, config.train.steps) == (0, demo.get_config().train.steps)
 
 

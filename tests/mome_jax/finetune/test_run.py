@@ -72,7 +72,9 @@ def test_steps_as_asked(data_dir, tmp_path, capsys):
   config = config_of(data_dir)
   run.plan(config, config.copy_and_resolve_references(), epath.Path(tmp_path), 7)
   assert config.train.steps == config.train.warmup_steps == 7
-  assert '7 steps (as asked); the model is that of the last step' in capsys.readouterr().out
+  shown = capsys.readouterr().out
+  assert '7 steps (as asked) at a learning rate of ' in shown
+  assert 'the model is that of the last step' in shown
 
 
 def test_names_of_prepared_sources():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mome_jax import checkpoint, evaluate, main, shipped
-from mome_jax.configs import base, demo, few_scans, finetune
+from mome_jax.configs import base, demo, few_scans, finetune, router
 from mome_jax.errors import ConfigError
 from mome_jax.models import build_model
 from mome_jax.text import vectors
@@ -63,6 +63,18 @@ def test_what_the_start_chose_on_scans_set_aside_is_not_chosen_again():
   config = finetune.get_config(start)
   assert (config.validation.cases, config.validation.patience) == (0, 0)
   assert config.evaluation.checkpoint == 'last'
+
+
+def test_all_of_a_start_is_fine_tuned_that_trained_a_part_alone():
+  config = finetune.get_config(router.get_config(demo.get_config()))
+  assert config.train.freeze == ()
+  assert config.train.negatives == base.get_config().train.negatives
+
+
+def test_a_start_that_is_itself_fine_tuned_keeps_its_learning_rate():
+  once = finetune.get_config(demo.get_config())
+  assert once.train.learning_rate == demo.get_config().train.learning_rate / 4
+  assert finetune.get_config(once).train.learning_rate == once.train.learning_rate
 
 
 def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
@@ -170,11 +182,11 @@ def test_an_evaluation_changes_the_config_of_its_model(tmp_path):
 def test_an_evaluation_refuses_values_that_it_would_not_read(tmp_path):
   checkpoint.save_description(tmp_path, demo.get_config())
   words = ['main', '--mode=evaluate', f'--workdir={tmp_path}']
-  for value in ('train.batch_size=1', 'init.checkpoint=runs/other', 'data.spacing=1,1,1'):
+  for value in ('train.batch_size=1', 'init.checkpoint=runs/other', 'mesh.data=1'):
     with pytest.raises(config_flag.FlagError, match=f'{value.partition("=")[0]}: the trained'):
       main.parse([*words, f'--config.{value}'])
     main.parse([*words, '--config=demo', f'--config.{value}'])  # the command of the training
-  for value in ('data_dir=d', 'data.fold=2', 'evaluation.tta=true', 'mesh.data=1'):
+  for value in ('data_dir=d', 'data.fold=2', 'evaluation.tta=true'):
     main.parse([*words, f'--config.{value}'])
 
 
