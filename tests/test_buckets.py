@@ -44,6 +44,16 @@ state = lambda step: TrainState(jnp.int32(step), params, params, (params,))
 abstract = jax.tree.map(
   lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
 """
+LOG = """
+from etils import epath
+from mome_jax.training.log import MetricsLog
+for start, steps in ((0, (1, 2, 3)), (2, (4,))):
+  log = MetricsLog(epath.Path('gs://bucket/log'), start)
+  for step in steps:
+    log.write(step, {'loss': 0.5}, vectors=False)
+  log.close()
+  print([row['step'] for row in log.rows()])
+"""
 CHECKPOINTS = f"""{BEGIN}
 store = bricks.open_bricks('gs://bucket/data', 'phantom')
 print('digest', store.digest(), len(bricks.open_volumes('gs://bucket/data', 'phantom')))
@@ -201,6 +211,11 @@ for pair in zip(one.read_all(range(len(one))), other.read_all(range(len(one)))):
 np.testing.assert_array_equal(one.image, other.image)
 np.testing.assert_array_equal(one.codes, other.codes)
 """
+
+
+def test_a_log_in_a_bucket_keeps_every_row(environment):
+  out = run(environment, LOG)
+  assert out.split() == ['[1,', '2,', '3]', '[1,', '2,', '4]']
 
 
 @pytest.mark.slow

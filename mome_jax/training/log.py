@@ -8,6 +8,7 @@ from etils import epath
 from tensorboard import summary
 
 from input_pipeline import text_files
+from input_pipeline.buckets import is_in_bucket
 from mome_jax.errors import UserError, one_line, writing
 
 
@@ -97,6 +98,10 @@ def _note(folder: epath.Path, error: Exception) -> None:
 
 
 def _append(path: epath.Path, row: dict) -> None:
+  if is_in_bucket(path):  # an object cannot grow: appending would replace it
+    text = path.read_text(encoding='utf-8') if path.exists() else ''
+    path.write_text(text + _line(row), encoding='utf-8')
+    return
   with path.open('a', encoding='utf-8') as file:
     file.write(_line(row))
 
