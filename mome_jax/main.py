@@ -89,6 +89,7 @@ def _train(config: ConfigDict, workdir: epath.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
   sharding.check_batch(sharding.make_mesh(config.mesh), config)  # before data are read
   config = loop.train(config, workdir)
+  multihost.listen_again()  # its steps may all have been done before
   try:
     evaluate.evaluate(config, workdir)
   except evaluate.NothingHeldOutError as error:
@@ -100,7 +101,9 @@ def _evaluate(
   config: ConfigDict | None, workdir: epath.Path, *, asked: Collection[str] = ()
 ) -> None:
   from mome_jax import checkpoint, evaluate
+  from mome_jax.training import multihost
 
+  multihost.listen_again()
   evaluate.evaluate(checkpoint.for_evaluation(workdir, config), workdir, asked)
 
 

@@ -94,6 +94,12 @@ def _number(name: str) -> int | None:
   return None if text is None else int(text)
 
 
+def listen_again() -> None:
+  """Lets SIGTERM end this process where no steps run: JAX took the handler, and is not asked."""
+  if jax.distributed.is_initialized() and threading.current_thread() is threading.main_thread():
+    stopping.listen(signal.SIGTERM)
+
+
 def is_lead() -> bool:
   """True for the one process that prints and writes."""
   return jax.process_index() == 0
@@ -135,8 +141,7 @@ class Preemption:
   def __exit__(self, *_):
     for number, handler in self._before.items():
       signal.signal(number, handler)
-    if jax.process_count() > 1 and threading.current_thread() is threading.main_thread():
-      stopping.listen(signal.SIGTERM)  # JAX has replaced the handler, and is no longer asked
+    listen_again()
 
   def _note(self, number: int, _):
     if self._asked == number == signal.SIGINT:

@@ -49,10 +49,10 @@ except (jax.errors.JaxRuntimeError, ValueError) as error:
 """
 
 
-# A run that is scored after its steps, by the program's own handling of what ends it.
+# A run that is scored, by the program's own handling of what ends it; no step was run before.
 SCORING = """
 import os, signal, sys, time, types
-from mome_jax import main
+from mome_jax import checkpoint, evaluate, main
 from mome_jax.errors import UserError
 from mome_jax.training import multihost
 multihost.initialize()
@@ -63,9 +63,8 @@ mode, folder = sys.argv[1:]
 me = jax.process_index()
 done = os.path.join(folder, f'done_{me}')
 
-def score(config, workdir, **_):
-  with multihost.Preemption():
-    multihost_utils.process_allgather(jax.numpy.ones(()))
+def score(config, workdir, asked):
+  multihost_utils.process_allgather(jax.numpy.ones(()))
   if mode == 'full':
     if me == 0:
       raise UserError('disk full')
@@ -75,7 +74,8 @@ def score(config, workdir, **_):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 
-main._evaluate = score
+checkpoint.for_evaluation, evaluate.evaluate = (lambda *_: None), score
+main.config_flag.asked = lambda values: ()
 values = dict(distributed=False, mode='evaluate', config=None, workdir=folder)
 sys.exit(main._run(types.SimpleNamespace(**values)))
 """
