@@ -12,6 +12,7 @@ training which ended otherwise (75 after a preemption).
 """
 
 import argparse
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ _SET_BY = {
   '--config.data_dir': '--work',
   '--config.text.vectors': '--vectors',
 }
+_PROMPTS = '--config.evaluation.prompts'
 # Of the text encoder of the others, which a model with frozen text has not.
 _OF_ENCODER = ('--config.init.text', '--config.train.text_rate')
 
@@ -109,6 +111,11 @@ def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
     name = change.partition('=')[0]
     if name in _SET_BY:
       raise StageError(f'{name}: is set by {_SET_BY[name]}; give that')
+    if name == _PROMPTS:
+      raise StageError(
+        f'{name}: the tables are of the default prompts; score with others afterwards, by '
+        'mome evaluate --workdir=WORK/runs/MODEL'
+      )
   given = {}
   for word in args.download:
     source, equals, folder = word.partition('=')
@@ -124,6 +131,11 @@ def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
   for name in names:
     words = [f'--config={name}', *changes]
     config = command_line.parse(['reproduce', *words, '--workdir=.']).config
+    if os.path.isabs(name):
+      raise StageError(
+        f'--models {name}: the run would be called by its path; go to its folder and give '
+        f'{os.path.basename(name)}'
+      )
     if config.text.mode == 'frozen':
       words = [word for word in words if word.partition('=')[0] not in _OF_ENCODER]
     if config.text.mode == 'frozen' and not config.text.vectors:

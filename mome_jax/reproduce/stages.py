@@ -227,7 +227,8 @@ def _is_scored(workdir: pathlib.Path) -> bool:
   """Whether a run has come to its end and has scores of it."""
   from mome_jax.checkpoint import files
 
-  scored = score_files.read_summary(workdir / 'evaluation').get('step') or 0
+  steps = [score_files.read_summary(folder).get('step') for folder in tables.folders(workdir)]
+  scored = max((step or 0 for step in steps), default=0)
   if not scored or not (workdir / files.CONFIG).exists():
     return False
   values = _values(workdir)
@@ -323,7 +324,7 @@ def score(plan: Plan) -> list[str]:
   """Scores every model on datasets that it was not trained on."""
   for model in to_score(plan):
     folder = plan.external(model)
-    if not (folder / 'config.json').exists():
+    if not (folder / 'params').exists():  # which come last
       _program('mome_jax.export', f'--checkpoint={plan.run(model)}', f'--output={folder}')
     _program(
       'mome_jax.main', '--mode=evaluate', f'--workdir={folder}',

@@ -238,6 +238,9 @@ def test_when_a_model_is_scored(checkpoint, patience, newest, scored, is_done, t
   (tmp_path / 'evaluation').mkdir()
   (tmp_path / 'evaluation/summary.json').write_text(json.dumps({'step': scored}))
   assert stages._is_scored(tmp_path) == is_done
+  (tmp_path / 'evaluation').rename(tmp_path / 'evaluation_test')  # no scan is for validation
+  assert stages._is_scored(tmp_path) == is_done
+  (tmp_path / 'evaluation_test').rename(tmp_path / 'evaluation')
   (tmp_path / 'evaluation/summary.json').write_text('{"step": 20, "mean_d')
   assert not stages._is_scored(tmp_path)
 
@@ -283,6 +286,8 @@ def test_every_class_of_the_experiment_is_labelled_by_the_ten_families():
     (['--download=lits=.', '--models=baseline_unet'], 'frozen text needs its vectors'),
     (['--download=lits=.', '--vectors=nowhere.npz'], 'no such file; mome embed makes one'),
     (['--download=lits=.', '--config.train.stepz=3'], 'train.steps'),
+    (['--download=lits=.', '--config.evaluation.prompts=held_out'], 'score with others afterwards'),
+    (['--download=lits=.', f'--models={demo.__file__}'], 'the run would be called by its path'),
   ],
 )
 def test_mistakes_take_one_line(words, message, tmp_path, monkeypatch, capsys):
