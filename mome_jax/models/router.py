@@ -41,9 +41,10 @@ class Gate:
       jnp.einsum, 'bkc,bdhwc->bkdhw', preferred_element_type=jnp.float32, precision=ops.EXACT
     )
     if features.dtype == jnp.bfloat16:
-      high = self.weight.astype(jnp.bfloat16)
-      low = (self.weight - high).astype(jnp.bfloat16)
-      logits = product(high, features) + product(low, features)
+      # Not by a conversion there and back, which the compiler may leave out.
+      high = jax.lax.reduce_precision(self.weight, exponent_bits=8, mantissa_bits=7)
+      parts = [part.astype(jnp.bfloat16) for part in (high, self.weight - high)]
+      logits = sum(product(part, features) for part in parts)
     else:
       logits = product(self.weight, features.astype(jnp.float32))
     return logits + self.bias[..., None, None, None]
