@@ -45,6 +45,25 @@ def spoken(text: str) -> str:
   return text
 
 
+class _Store(argparse._StoreAction):
+  """Keeps a value; of an option that takes several, and is given again, those of all times."""
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    before = getattr(namespace, self.dest, None)
+    if self.nargs in ('+', '*') and before is not self.default:
+      values = [*before, *values]
+    super().__call__(parser, namespace, values, option_string)
+
+
+class Once(argparse._StoreAction):
+  """Keeps a value; given again, an error: the option takes several in one text, by commas."""
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    if getattr(namespace, self.dest, None) is not self.default:
+      parser.error(f'{option_string} is given twice; give it once, with commas in between')
+    super().__call__(parser, namespace, values, option_string)
+
+
 class Parser(argparse.ArgumentParser):
   """An ArgumentParser whose errors take one line and name the nearest option; exit code 2.
 
@@ -56,6 +75,8 @@ class Parser(argparse.ArgumentParser):
     description = description and spoken(description)
     options.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
     super().__init__(prog=called() or prog, description=description, **options)
+    for name in (None, 'store'):
+      self.register('action', name, _Store)
 
   def parse_args(self, args=None, namespace=None):
     words = from_home(sys.argv[1:] if args is None else args)

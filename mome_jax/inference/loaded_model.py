@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint, shipped
+from mome_jax.errors import UserError
 from mome_jax.inference import steps
 from mome_jax.inference.model import Model, Reader
 from mome_jax.inference.sights import Sights
@@ -108,6 +109,11 @@ class Predictor(Model):
           texts
         )
     else:
+      if text_model:
+        raise UserError(
+          f'{path}: has a text encoder of its own; --text-model {text_model} is for models with '
+          'frozen text'
+        )
       encoder = build_text_encoder(config.text)
       tokenizer = Tokenizer(loaded.folder / checkpoint.TOKENIZER)
       self._inputs = prompt_inputs.joint(tokenizer, config.text.max_length)

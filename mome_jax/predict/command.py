@@ -33,7 +33,7 @@ import sys
 from collections.abc import Sequence
 
 from input_pipeline import errors, stopping
-from input_pipeline.cli import Parser, dashed, spacing
+from input_pipeline.cli import Once, Parser, dashed, spacing
 from input_pipeline.text_files import read_text
 from mome_jax import shipped
 from mome_jax.inference import postprocess
@@ -81,6 +81,7 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
   asked = parser.add_mutually_exclusive_group()
   asked.add_argument(
     '--prompts',
+    action=Once,
     help='names or any text, separated by commas; default: all but experimental classes',
   )
   asked.add_argument(

@@ -15,10 +15,11 @@ from scipy.spatial.transform import Rotation
 from threshold import Threshold, patch, save_scan
 
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint, predict
+from mome_jax import checkpoint, predict, shipped
+from mome_jax.errors import UserError
 from mome_jax.inference import router_maps
 from mome_jax.inference.loaded_model import Predictor
-from mome_jax.predict import prompted_model
+from mome_jax.predict import command, prompted_model
 from mome_jax.predict.request import Options, make_targets
 
 NAMES = ('liver', 'spleen', 'left kidney')
@@ -366,7 +367,22 @@ def test_odd_values_are_noted_in_report_and_legend(tmp_path, run):
     np.testing.assert_array_equal(written.affine, nib.load(result.input).affine)
 
 
-def test_mirrored_scans_are_told(tmp_path, monkeypatch):
+def test_an_option_that_takes_several_may_be_given_again(capsys):
+  words = ['--output', 'o', '--input', 'a', '--input', 'b', 'c']
+  args = command.make_parser().parse_args([*words, '--checkpoint', 'x', '--checkpoint', 'y'])
+  assert (args.input, args.checkpoint) == (['a', 'b', 'c'], ['x', 'y'])
+  assert command.make_parser().parse_args(words).checkpoint == [shipped.MODEL]
+  with pytest.raises(SystemExit):
+    command.make_parser().parse_args([*words, '--prompts', 'liver', '--prompts', 'spleen'])
+  assert '--prompts is given twice; give it once, with commas' in capsys.readouterr().err
+
+
+def test_a_text_model_is_for_models_with_frozen_text():
+  with pytest.raises(UserError, match='has a text encoder of its own; --text-model t5 is for'):
+    Predictor(shipped.MODEL, text_model='t5')
+
+
+def test_mirrored_scans_are_told(tmp_path, monkeypatch, capsys):
   array = np.full((40, 20, 20), -1000, np.int16)
   array[24:36, 4:16, 4:16] = 100  # liver, on the patient's right
   array[5:10, 4:16, 4:16] = -200  # spleen
@@ -390,3 +406,7 @@ def test_mirrored_scans_are_told(tmp_path, monkeypatch):
   assert predict.main([*arguments, wrong, str(tmp_path / 'broken.nii'), '--check-sides']) == 1
   for more, code in (('--prompts=liver', 0), ('--as-written', 1)):
     assert predict.main([*arguments, right, '--check-sides', more]) == code
+  array[5:10] = -1000
+  nib.save(nib.Nifti1Image(array, np.diag([3.0, 3, 3, 1])), tmp_path / 'none.nii')
+  assert predict.main([*arguments, str(tmp_path / 'none.nii'), '--check-sides']) == 0
+  assert 'note: sides not checked: that needs a liver and a spleen' in capsys.readouterr().err
