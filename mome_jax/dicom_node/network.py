@@ -183,10 +183,10 @@ def send(
   entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _SECONDS
   entity.connection_timeout = _SECONDS
   datasets = [pydicom.dcmread(path) for path in files]
-  for dataset in datasets:
-    stored = dataset.file_meta.TransferSyntaxUID
+  kinds = {(one.SOPClassUID, one.file_meta.TransferSyntaxUID): None for one in datasets}
+  for kind, stored in kinds:  # an association has 128 of them at most, and may send more files
     plain = [] if stored.is_compressed else [pydicom.uid.ImplicitVRLittleEndian]  # all must take it
-    entity.add_requested_context(dataset.SOPClassUID, [stored, *plain])
+    entity.add_requested_context(kind, [stored, *plain])
   where = f'{destination.ae_title} at {destination.host}:{destination.port}'
   try:
     link = entity.associate(destination.host, destination.port, ae_title=destination.ae_title)

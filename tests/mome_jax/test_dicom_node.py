@@ -130,6 +130,16 @@ def test_who_is_not_meant_is_refused(series, tmp_path):
       send(node.port, [tmp_path / 'mr.dcm'], caller='FRIEND', uid=sop_class.MRImageStorage)
 
 
+def test_many_results_are_sent_in_one_association(series, tmp_path):
+  dataset = pydicom.dcmread(series[0])
+  dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = RESULTS[0]
+  dataset.save_as(tmp_path / 'result.dcm')
+  with archive() as (port, taken):
+    files = [tmp_path / 'result.dcm'] * 130
+    network.send(files, Destination('ARCHIVE', '127.0.0.1', port), 'NODE')
+  assert len(taken) == 130
+
+
 def test_an_archive_that_is_away_is_asked_again(series, tmp_path):
   with archive() as (port, _):
     pass  # a port that nobody listens on any more
