@@ -42,7 +42,8 @@ def export(
     dtype: parameters are stored in; bfloat16 halves the size and costs 2 or 3 digits. They are
       float32 again when they are read.
     form: 'orbax', or 'hf' with a model card.
-    licence: for the model card, such as apache-2.0; '' is that of the card which the model has.
+    licence: for the model card, such as apache-2.0; '' is that of the card which the output has,
+      or else the model; its body is kept.
     experimental: whether it knows the classes of `config.experimental`.
 
   Raises:
@@ -128,7 +129,7 @@ def _write_card(
     config,
     name=epath.Path(output).name,
     licence=licence,
-    before=hf_folder.read_card(checkpoint.folder_of(path)),
+    before=hf_folder.read_card(output) or hf_folder.read_card(checkpoint.folder_of(path)),
     parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
   )
   hf_folder.write_card(output, text)
@@ -180,8 +181,8 @@ def export_ensemble(
       export(path, folder, dtype, form=form, licence=licence, experimental=experimental)
     undo.pop_all()
   if form == 'hf':
-    first = epath.Path(output) / names[0] / hf_folder.CARD
-    hf_folder.write_card(output, first.read_text(encoding='utf-8'))
+    first = hf_folder.read_card(epath.Path(output) / names[0])
+    hf_folder.write_card(output, hf_folder.with_body(first, hf_folder.read_card(output)))
   checkpoint.write_members(output, names)
 
 

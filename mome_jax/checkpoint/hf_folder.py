@@ -138,6 +138,13 @@ def read_card(folder: epath.PathLike) -> str:
     return text_files.read_text(file)
 
 
+def with_body(text: str, before: str) -> str:
+  """A card with the body of the one that was there before, if that had one."""
+  _, body = _split(before)
+  front, own = _split(text)
+  return f'---\n{front}---\n\n{body or own}'
+
+
 def licence_of(text: str) -> str:
   """What the front matter of a card says of the licence, as lines; '' where it says nothing."""
   return '\n'.join(_licence_lines(_split(text)[0]))

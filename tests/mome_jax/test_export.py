@@ -164,3 +164,19 @@ def test_without_experimental_classes(tmp_path, capsys):
     assert not (tmp_path / 'no').exists()
   told = capsys.readouterr().err
   assert 'attend to all classes' in told and 'nothing would be left' in told
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_a_card_that_lies_in_the_folder_keeps_its_text(model, tmp_path, monkeypatch, count):
+  """As in a clone of a repository of the Hub."""
+  out = tmp_path / 'clone'
+  out.mkdir()
+  (out / 'README.md').write_text('---\nlicense: mit\n---\n# My model\n')
+  monkeypatch.setattr(ensemble, 'open_model', lambda paths: None)
+  if count == 1:
+    export.export(model, out, form='hf')
+  else:
+    export.export_ensemble([model] * count, out, form='hf', licence='mit')
+  card = (out / 'README.md').read_text()
+  assert 'library_name: mome-jax' in card and 'license: mit' in card
+  assert card.endswith('# My model\n')
