@@ -6,7 +6,7 @@ Segments that overlap lie in different layers, and the file may be cut to where 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -102,18 +102,18 @@ def _offset(inner: volume.Geometry, outer: volume.Geometry) -> np.ndarray | None
   return None if apart > 0.05 else offset
 
 
-def layered(masks: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[Segment]]:
+def layered(masks: Iterable[tuple[str, np.ndarray]]) -> tuple[np.ndarray, list[Segment]]:
   """Masks as layers: each goes into the first one in which no other overlaps it.
 
   Args:
-    masks: name -> (D, H, W) bool; at least one, at most 255.
+    masks: names and (D, H, W) bool, of which one is held at a time; at least one, at most 255.
 
   Returns:
     (D, H, W, layers) uint8, and the segments.
   """
   layers: list[np.ndarray] = []
   declared = []
-  for value, (name, mask) in enumerate(masks.items(), 1):
+  for value, (name, mask) in enumerate(masks, 1):
     free = (n for n, layer in enumerate(layers) if not layer[mask].any())
     number = next(free, len(layers))
     if number == len(layers):

@@ -71,9 +71,41 @@ def completed(headers: Iterable[Any]) -> list[Any]:
     stream = getattr(header, 'buffer', None)  # closed, and so not to be copied
     copies.append(copy.deepcopy(header, {id(stream): None}))
     for field in EMPTY:
-      if copies[-1].get(field) is None:
-        setattr(copies[-1], field, '')
+      setattr(copies[-1], field, value(header, field))
   return copies
+
+
+def value(header: Any, field: str) -> Any:
+  """The value of one of `EMPTY`; '' where there is none, or one that the field cannot have."""
+  held = header.get(field)
+  return '' if held is None or unfit(header, field) else held
+
+
+def left_empty(header: Any) -> list[str]:
+  """What is told of the fields of `EMPTY` whose value no DICOM output can repeat."""
+  held = {field: unfit(header, field) for field in EMPTY}
+  return [
+    f'{field} {text!r} of the series is none; left empty in what is written of it'
+    for field, text in held.items()
+    if text
+  ]
+
+
+def unfit(header: Any, field: str) -> str:
+  """What a field of a header holds that it cannot: anonymised dates, say; empty if nothing."""
+  from pydicom import multival, valuerep
+
+  held = header.get(field)
+  if held is None or held == '':
+    return ''
+  convert = {'Date': valuerep.DA, 'Time': valuerep.TM}.get(field[-4:], str)
+  try:
+    convert(held)
+    fits = field != 'PatientSex' or held in ('M', 'F', 'O')
+  except (TypeError, ValueError):
+    fits = False
+  fits = fits and not isinstance(held, multival.MultiValue)
+  return '' if fits else str(held)
 
 
 def character_set(series: dicom.Series, names: Iterable[str]) -> str | None:

@@ -102,6 +102,8 @@ def _kept(output: pathlib.Path, scan: ScanFiles, legend: Mapping[str, Any], job:
   elif job.request.check_sides and legend['mirrored']:
     status = 'mirrored'
     notes.append(workers.mirrored_note(scan))
+  if status == 'skipped' and job.request.check_sides and legend['mirrored'] is None:
+    notes.append(workers.UNCHECKED)
   text = workers.joined(list(dict.fromkeys(notes)), scan.input)
   return Result(
     scan.name,

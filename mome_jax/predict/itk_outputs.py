@@ -54,7 +54,6 @@ def write_segments(
   """
   if len(names) > 255:
     raise PredictError(f'{path.name}: {len(names)} classes; it holds 255, ask for fewer at a time')
-  masks = {name: segmentation.mask(name) for name in names}
-  layers, declared = slicer_segments.layered(masks)
+  layers, declared = slicer_segments.layered((name, segmentation.mask(name)) for name in names)
   header = slicer_segments.header(declared, colours, geometry.shape)
   itk_image.write(path, layers[..., 0] if layers.shape[-1] == 1 else layers, geometry, header)

@@ -34,7 +34,11 @@ class ProbabilityMaps:
     self._columns = columns
     self._path = folder / 'probabilities.raw'
     shape = (len(columns), *scan.array.shape)
-    _reserve(self._path, math.prod(shape))
+    try:
+      _reserve(self._path, math.prod(shape))
+    except OSError:  # what was taken of a full disk is missed by all else
+      self._path.unlink(missing_ok=True)
+      raise
     self._maps = np.memmap(self._path, np.uint8, mode='r+', shape=shape)
 
   def add(self, slab: Planes) -> None:

@@ -95,7 +95,7 @@ def _describe(made: Any, series: dicom.Series) -> None:
 
   now, first = datetime.datetime.now(), series.headers[0]
   for field in dicom_source.EMPTY:
-    setattr(made, field, first.get(field, ''))
+    setattr(made, field, dicom_source.value(first, field))
   made.StudyInstanceUID, made.FrameOfReferenceUID = (
     first.StudyInstanceUID,
     first.FrameOfReferenceUID,

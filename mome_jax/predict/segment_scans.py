@@ -147,7 +147,7 @@ def segment(
       print(line, file=sys.stderr)
   notes += model.notes
   record.begin(request, model, notes, existing=existing)
-  job = Job(request, model, output, impossible=impossible)
+  job = Job(request, model, output, impossible=impossible, overwrite=existing == 'overwrite')
   kept = earlier.results(output, scans, job) if existing == 'skip' else {}
   done = {name: result for name, result in kept.items() if result.status != 'ok'}
   extended = {name: result.labels for name, result in kept.items() if name not in done}

@@ -10,13 +10,22 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
+from input_pipeline import folder_lock
+from mome_jax.errors import UserError
+
 _PREFIX = '.incomplete-'
 _NEW, _OLD, _LOCK, _PLAN = 'new', 'old', 'lock', 'plan.json'
 _DAY = 24 * 3600  # seconds; what has no lock yet and is younger may belong to a live process
 
 
+class MeanwhileError(UserError):
+  """Another process wrote what was about to be written; the message names it."""
+
+
 @contextlib.contextmanager
-def staged(output: pathlib.Path, replaced: Sequence[str] = ()) -> Iterator[pathlib.Path]:
+def staged(
+  output: pathlib.Path, replaced: Sequence[str] = (), *, unless: str = ''
+) -> Iterator[pathlib.Path]:
   """A folder whose content moves into `output` when the block is left without an error.
 
   What has the same name, file or folder, is replaced as a whole; `.json` files come last, so that
@@ -26,8 +35,13 @@ def staged(output: pathlib.Path, replaced: Sequence[str] = ()) -> Iterator[pathl
   Args:
     output: existing folder.
     replaced: names in `output` that go even if the block made nothing of that name.
+    unless: a name in `output` that must not be there when the block is left.
+
+  Raises:
+    MeanwhileError: if it is.
   """
-  with scratch(output) as folder:
+  with contextlib.ExitStack() as stack:
+    folder = stack.enter_context(scratch(output))
     new = folder / _NEW
     new.mkdir()
     yield new
@@ -36,6 +50,12 @@ def staged(output: pathlib.Path, replaced: Sequence[str] = ()) -> Iterator[pathl
     going = [name for name in dict.fromkeys([*replaced, *names]) if os.path.lexists(output / name)]
     (folder / _PLAN).write_text(json.dumps(names), encoding='utf-8')
     (folder / _OLD).mkdir()
+    stack.enter_context(folder_lock.in_turn(output))
+    if unless and os.path.lexists(output / unless):
+      raise MeanwhileError(
+        f'{output / unless}: another run made it meanwhile, and it stays; give each run an '
+        '--output of its own, or its scans names of their own'
+      )
     try:
       for name in sorted(going, key=lambda name: not name.endswith('.json')):  # a legend goes first
         os.replace(output / name, folder / _OLD / name)

@@ -12,7 +12,7 @@ from typing import Any
 
 from input_pipeline import remarks
 from input_pipeline.ct import volume
-from mome_jax.errors import UserError, one_line, printable
+from mome_jax.errors import UserError, few, one_line, printable
 from mome_jax.inference import router_maps
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.inference.slabs import Planes
@@ -34,6 +34,8 @@ from mome_jax.predict.request import Options, Request
 from mome_jax.predict.result import Result
 from mome_jax.predict.uncertainty import Uncertainty
 
+UNCHECKED = 'sides not checked: that needs a liver and a spleen'
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -46,6 +48,7 @@ class Job:
     extended: scans whose earlier results are of this request too, and stay beside what is written
       now, by name: the rows of their legends.
     impossible: outputs that are known not to be possible before, with the reason.
+    overwrite: whether results that another run makes meanwhile are replaced.
   """
 
   request: Request
@@ -53,6 +56,7 @@ class Job:
   output: pathlib.Path
   extended: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
   impossible: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  overwrite: bool = True
 
   def run(
     self,
@@ -96,6 +100,7 @@ class Job:
       kinds = formats.asked(self.request.options).values()
       ends = [kind.end for kind in kinds if kind.needs_series]
       lacking = dicom_source.lacking(work.loaded.series.headers) if ends else ''
+      work.notes += dicom_source.left_empty(work.loaded.series.headers[0]) if ends else []
       work.missing |= {f'{scan.name}_{end}': lacking for end in ends if lacking}
     return work
 
@@ -104,8 +109,10 @@ class Job:
       return
     with work.stage('segment'), contextlib.ExitStack() as stack:
       name, scan = work.files.name, work.loaded.volume
-      replaced = () if name in self.extended else formats.possible(name)
-      work.folder = stack.enter_context(staging.staged(self.output, replaced))
+      extends = name in self.extended
+      replaced = () if extends else formats.possible(name)
+      legend = '' if extends or self.overwrite else f'{name}_seg.json'
+      work.folder = stack.enter_context(staging.staged(self.output, replaced, unless=legend))
       if self.request.options.probabilities:
         with write_results.optional(work.folder / f'{name}_probabilities', work.missing):
           work.maps = ProbabilityMaps(work.folder.parent, scan, self.model.columns)
@@ -133,6 +140,8 @@ class Job:
         mirrored = class_statistics.is_mirrored(work.segmentation)
         rows = self._write_files(work, mirrored)
       notes = [*work.notes, *write_results.not_written(work.missing)]
+      if not work.error:
+        notes += self._left_out(work, rows, mirrored)
       status = 'incomplete' if work.missing else status
       status = 'mirrored' if self.request.check_sides and mirrored else status
     if work.error:
@@ -181,6 +190,19 @@ class Job:
       origin=origin,
       missing=work.missing,
     )
+
+  def _left_out(
+    self, work: '_Work', rows: Sequence[Mapping[str, Any]], mirrored: bool | None
+  ) -> list[str]:
+    """What was asked for, and is not there as nothing was found."""
+    told = []
+    if not any(row['components'] for row in rows):
+      kinds = formats.asked(self.request.options).values()
+      names = [f'{work.files.name}_{kind.end}' for kind in kinds if kind.needs_voxels]
+      told += [f'{few(names)} not written: no class has a voxel'] if names else []
+    if self.request.check_sides and mirrored is None:
+      told.append(UNCHECKED)
+    return told
 
   def _options(self, name: str) -> Options:
     """What is written of a scan: the folder of masks is replaced as a whole, also to extend it."""

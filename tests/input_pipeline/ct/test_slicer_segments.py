@@ -22,7 +22,7 @@ def masks():
 
 
 def test_what_overlaps_is_in_another_layer():
-  layers, declared = slicer_segments.layered(masks())
+  layers, declared = slicer_segments.layered(masks().items())
   assert declared == [Segment('liver', 0, 1), Segment('tumor', 1, 2), Segment('spleen', 0, 3)]
   for segment in declared:
     expected = masks()[segment.name]
@@ -30,7 +30,7 @@ def test_what_overlaps_is_in_another_layer():
 
 
 def test_a_round_trip_through_a_file(tmp_path):
-  layers, declared = slicer_segments.layered(masks())
+  layers, declared = slicer_segments.layered(masks().items())
   colours = dict.fromkeys(masks(), (1, 0.5, 0))
   header = slicer_segments.header(declared, colours, SCAN.geometry.shape)
   path = tmp_path / 'a.seg.nrrd'

@@ -71,6 +71,33 @@ def test_the_report_says_what_was_measured(with_seg, tmp_path):
     assert seg.SegmentSequence[number - 1].SegmentLabel == 'liver'
 
 
+@pytest.mark.filterwarnings('ignore:Invalid value')
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('PatientBirthDate', 'ANON'),
+    ('PatientSex', 'female'),
+    ('StudyDate', '2020-01-01'),
+    ('StudyTime', '10:00:00'),
+    ('PatientName', ['A^B', 'C^D']),
+  ],
+)
+def test_a_field_that_anonymising_has_spoilt_is_left_empty(field, value, tmp_path):
+  complete(tmp_path / 'ct', **{field: value})
+  [result] = run(tmp_path, 'dicom_seg', 'rtstruct')
+  assert result.status == 'ok' and not result.missing, result.message
+  assert f'{field} ' in result.message and 'left empty' in result.message
+  for end in ('seg', 'sr', 'rtstruct'):
+    assert not pydicom.dcmread(tmp_path / 'out' / f'ct_{end}.dcm')[field].value
+
+
+def test_a_scan_in_which_nothing_is_found_has_no_dicom_output_and_that_is_told(tmp_path):
+  complete(tmp_path / 'ct')
+  [result] = run(tmp_path, 'dicom_seg', prompts=['liver'], model=Threshold(lambda x: x * 0 - 1))
+  assert result.status == 'ok'
+  assert result.message.endswith('ct_seg.dcm, ct_sr.dcm not written: no class has a voxel')
+
+
 def test_each_of_several_classes_refers_to_its_segment(tmp_path):
   headers = complete(tmp_path / 'ct')
   names = 'liver', 'liver tumor'

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from threshold import Threshold, save_scan
 
+from input_pipeline.ct import volume
 from mome_jax.predict import probability_maps
 from mome_jax.predict.request import Options
 
@@ -38,3 +39,22 @@ def test_probabilities_that_find_no_room_cost_only_themselves(run, tmp_path, mon
   [result] = run(tmp_path / 'a.nii.gz', options=Options(preview=False, probabilities=True))
   assert result.message == 'a_probabilities is not written: No space left on device'
   assert sorted(os.listdir(tmp_path / 'out'))[:2] == ['a_seg.json', 'a_seg.nii.gz']
+
+
+@pytest.mark.parametrize('reserves', [True, False])
+def test_a_full_disk_keeps_nothing_of_them(reserves, tmp_path, monkeypatch):
+  def full(handle=None, *_):
+    if handle is not None:
+      os.write(handle, b'0' * 100)  # ext4 keeps what it found before it was full
+    raise OSError(28, 'No space left on device')
+
+  if reserves:
+    monkeypatch.setattr(os, 'posix_fallocate', full)
+  else:
+    monkeypatch.delattr(os, 'posix_fallocate')
+    monkeypatch.setattr(probability_maps, 'bytes', lambda size: full(), raising=False)
+  save_scan(tmp_path / 'a.nii.gz')
+  scan = volume.read_image(tmp_path / 'a.nii.gz')
+  with pytest.raises(OSError, match='No space'):
+    probability_maps.ProbabilityMaps(tmp_path, scan, [0])
+  assert os.listdir(tmp_path) == ['a.nii.gz']

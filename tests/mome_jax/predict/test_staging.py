@@ -42,6 +42,18 @@ def test_all_is_replaced(old):
   )
 
 
+def test_what_another_run_made_meanwhile_stays(tmp_path):
+  with (
+    pytest.raises(staging.MeanwhileError, match=r'a_seg\.json: another run made it meanwhile'),
+    staging.staged(tmp_path, ['a_seg.dcm'], unless='a_seg.json') as folder,
+  ):
+    write_new(folder)
+    with staging.staged(tmp_path, unless='a_seg.json') as other:
+      for name in ('a_seg.json', 'a_seg.dcm'):
+        (other / name).write_text('other')
+  assert content(tmp_path) == dict.fromkeys(['a_seg.json', 'a_seg.dcm'], 'other')
+
+
 # Moves are: the old legend, masks, volume and DICOM SEG out; four new things in, the legend last.
 @pytest.mark.parametrize('number', range(8))
 def test_a_rename_that_fails_leaves_the_old_result(old, monkeypatch, number):
