@@ -51,7 +51,7 @@ class _Store(argparse._StoreAction):
   def __call__(self, parser, namespace, values, option_string=None):
     before = getattr(namespace, self.dest, None)
     if self.nargs in ('+', '*') and before is not self.default:
-      values = [*before, *values]
+      values = [*(before or ()), *(values or ())]
     super().__call__(parser, namespace, values, option_string)
 
 
