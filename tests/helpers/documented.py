@@ -29,8 +29,10 @@ def understand(words, monkeypatch):
     words: of the command line, without variables before it.
     monkeypatch: pytest's.
   """
+  if words[0] == '.venv/bin/python':
+    words = ['python', *words[1:]]
   match words:
-    case ['mome', *arguments] | ['python', '-m', 'mome_jax.cli', *arguments]:
+    case ['mome', *arguments] | ['python', '-m', 'mome_jax' | 'mome_jax.cli', *arguments]:
       call_mome(arguments, monkeypatch)
     case ['python', '-m', 'mome_jax.main', *arguments]:
       parse_experiment(arguments)
