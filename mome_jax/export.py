@@ -61,7 +61,9 @@ def export(
   config = checkpoint.load_config(path)
   model = checkpoint.load_model(path, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
   # Folders that others do not have.
-  config.data_dir, config.init = base.get_config().data_dir, base.get_config().init
+  usual = base.get_config()
+  usual.init.finetunes = config.init.finetunes
+  config.data_dir, config.init = usual.data_dir, usual.init
   config.text.vectors = ''
   if not experimental:
     _leave_out_experimental(config, path)

@@ -21,7 +21,7 @@ KERNEL = RNG.normal(size=(64, 64)).astype(np.float32)
 @pytest.fixture
 def model(tmp_path):
   config = demo.get_config()
-  config.init.checkpoint = 'runs/elsewhere'
+  config.init.checkpoint, config.init.finetunes = 'runs/elsewhere', True
   config.data_dir = '/home/me/data'
   params = {'model': {'a': {'kernel': KERNEL}}, 'text': {'b': np.ones(3, np.float32)}}
   checkpoint.save_model(tmp_path / 'model', config, params)
@@ -40,7 +40,7 @@ def test_parameters_come_back_in_float32(model, tmp_path, dtype, tolerance):
   kernel = exported.params['model']['a']['kernel']
   assert kernel.dtype == np.float32
   np.testing.assert_allclose(kernel, KERNEL, rtol=tolerance)
-  assert exported.config.init.checkpoint == ''
+  assert exported.config.init.checkpoint == '' and exported.config.init.finetunes
   assert exported.config.data_dir == 'data'
   assert exported.config.classes == demo.get_config().classes
   assert (tmp_path / 'out' / 'tokenizer.model').is_file()
