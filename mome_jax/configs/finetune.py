@@ -29,6 +29,8 @@ def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   if config.train.freeze:  # of a stage that trained a part alone, as `router` does
     config.train.freeze = ()
     config.train.negatives = base.get_config().train.negatives
+  if config.model.anchor == 'equal':  # along with a router, experts would learn worse
+    config.model.router_apart = True
   config.train.steps = 300
   if not config.init.finetunes:  # else a third generation would hardly learn
     config.train.learning_rate = config.train.learning_rate / 4

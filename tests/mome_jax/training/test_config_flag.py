@@ -69,6 +69,8 @@ def test_all_of_a_start_is_fine_tuned_that_trained_a_part_alone():
   config = finetune.get_config(router.get_config(demo.get_config()))
   assert config.train.freeze == ()
   assert config.train.negatives == base.get_config().train.negatives
+  assert config.model.router_apart
+  assert not finetune.get_config(demo.get_config()).model.router_apart
 
 
 def test_a_start_that_is_itself_fine_tuned_keeps_its_learning_rate():
