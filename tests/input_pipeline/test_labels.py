@@ -119,7 +119,6 @@ class TestSides:
   def test_a_lesion_without_its_organ_has_no_side(self):
     assert sides(kidneys((5, 9, 1)), meanings={1: 'kidney tumor'}) == {26: (5, 9)}
 
-
   def test_what_a_value_says_of_the_side_holds(self):
     # Both kidneys left of the middle, as in a scan cut off; 4 is what only the pair's contour has.
     meanings = {1: 'right kidney', 2: 'left kidney', 4: 'kidney'}
