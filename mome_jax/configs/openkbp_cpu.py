@@ -8,7 +8,8 @@ Two CPU cores: 28 minutes of steps, 32 with scoring. Mean Dice 73.2 % over 7 org
 validation patients, 73.5 % with another seed. That was before prompts of other anatomy and the
 educated text encoder (25 and 26 November 2026). Since, its experts under equal weights
 (--config.model.router_inputs=uniform) have 74.1 %, with their router afterwards
-(`router:openkbp_cpu`) 74.3 %, and the baseline (--config.model.experts=finest) 73.1 %.
+(`router:openkbp_cpu`) 74.3 %, with a router apart (--config.model.anchor=equal and
+--config.model.router_apart=True) 74.0 %, and the baseline (--config.model.experts=finest) 73.1 %.
 """
 
 import ml_collections

@@ -79,8 +79,8 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
     'mome compare runs/a runs/b': (),
     'mome compare runs/a runs/b runs/c': (),
     'mome compare runs/openkbp_cpu runs/peer_dynunet': (),
-    'mome compare runs/openkbp_cpu runs/experts runs/along runs/finest runs/peer_dynunet '
-    'runs/peer_swinunetr': (),
+    'mome compare runs/openkbp_cpu runs/apart runs/experts runs/along runs/finest '
+    'runs/peer_dynunet runs/peer_swinunetr': (),
     'mome compare runs/parts runs/parts_finest': (),
     'mome score --predictions out --references labelsTr': (),
   },
