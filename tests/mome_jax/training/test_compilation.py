@@ -45,7 +45,6 @@ def test_asking_leaves_the_mesh_of_the_run():
 
 def test_training_keeps_what_it_compiled(monkeypatch, tmp_path, no_cache, capsys):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  monkeypatch.setattr(main.logging, 'set_verbosity', lambda level: None)
   monkeypatch.setattr('mome_jax.training.config_check.check', lambda *_, **__: None)
   places = []
 
