@@ -95,7 +95,8 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
 # Run -> where its scores stand among the results.
 SCORES = {
   'a': 'mome', 'b': 'finest', 'c': 'dynunet', 'openkbp_cpu': 'all_5600_router',
-  'experts': 'all_5600_equal', 'along': 'all_5600', 'finest': 'all_5600_finest',
+  'experts': 'all_5600_equal', 'apart': 'all_5600_apart', 'along': 'all_5600',
+  'finest': 'all_5600_finest',
   'peer_dynunet': 'dynunet', 'peer_swinunetr': 'swin_unetr',
   'parts': 'parts_2000', 'parts_finest': 'parts_finest_2000',
   'after_seed_1': 'rates/after_seed_1',
