@@ -45,12 +45,12 @@ def staged(
     new = folder / _NEW
     new.mkdir()
     yield new
+    stack.enter_context(folder_lock.in_turn(output))
     made = sorted(new.iterdir(), key=lambda path: (path.suffix == '.json', path.name))
     names = [path.name for path in made]
     going = [name for name in dict.fromkeys([*replaced, *names]) if os.path.lexists(output / name)]
     (folder / _PLAN).write_text(json.dumps(names), encoding='utf-8')
     (folder / _OLD).mkdir()
-    stack.enter_context(folder_lock.in_turn(output))
     if unless and os.path.lexists(output / unless):
       raise MeanwhileError(
         f'{output / unless}: another run made it meanwhile, and it stays; give each run an '

@@ -291,7 +291,7 @@ def test_checkpoints_that_nothing_describes_are_not_gone_on_with(workdir):
 def test_an_evaluation_takes_data_and_scoring_from_another_config(workdir):
   other = changed(
     **{'data.sources': ('openkbp',), 'data_dir': 'elsewhere', 'evaluation.split': 'all',
-       'train.steps': 9, 'seed': 5}
+       'model.router_apart': True, 'train.steps': 9, 'seed': 5}
   )  # fmt: skip
   assert checkpoint.for_evaluation(workdir, None) == checkpoint.load_config(workdir)
   config = checkpoint.for_evaluation(workdir, other)
