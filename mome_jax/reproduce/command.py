@@ -85,14 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 1 if undone else 0
 
 
-# What the stages tell every training, and the option that says it.
-_SET_BY = {
-  '--config.data.spacing': '--spacing',
-  '--config.data.sources': '--downloads and --download',
-  '--config.data_dir': '--work',
-  '--config.text.vectors': '--vectors',
+# What cannot be changed beside the options, and what to do instead.
+_REFUSED = {
+  '--config.data.spacing': 'is set by --spacing; give that',
+  '--config.data.sources': 'is set by --downloads and --download; give that',
+  '--config.data_dir': 'is set by --work; give that',
+  '--config.text.vectors': 'is set by --vectors; give that',
+  '--config.evaluation.prompts': 'the tables are of the default prompts; score with others '
+  'afterwards, by mome evaluate --workdir=WORK/runs/MODEL',
 }
-_PROMPTS = '--config.evaluation.prompts'
 # Of the text encoder of the others, which a model with frozen text has not.
 _OF_ENCODER = ('--config.init.text', '--config.train.text_rate')
 
@@ -109,13 +110,8 @@ def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
 
   for change in changes:
     name = change.partition('=')[0]
-    if name in _SET_BY:
-      raise StageError(f'{name}: is set by {_SET_BY[name]}; give that')
-    if name == _PROMPTS:
-      raise StageError(
-        f'{name}: the tables are of the default prompts; score with others afterwards, by '
-        'mome evaluate --workdir=WORK/runs/MODEL'
-      )
+    if name in _REFUSED:
+      raise StageError(f'{name}: {_REFUSED[name]}')
   given = {}
   for word in args.download:
     source, equals, folder = word.partition('=')
