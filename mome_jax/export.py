@@ -53,9 +53,7 @@ def export(
   import jax
 
   from mome_jax import checkpoint
-  from mome_jax.checkpoint import training_cases
   from mome_jax.configs import base
-  from mome_jax.plausibility import record
   from mome_jax.text.vectors import TextVectors
 
   config = checkpoint.load_config(path)
@@ -76,18 +74,31 @@ def export(
   # A folder with parameters counts as a model: they come last.
   if form == 'hf':
     _write_card(path, folder, config, params, licence)
+  _copy_records(path, folder, config, experimental)
+  checkpoint.save_model(folder, config, params, **text, form=form)
+  mark = folder / 'params' / 'commit_success.txt'
+  if mark.exists():  # Orbax writes there where it saved to, which is nobody else's business
+    mark.write_text('Checkpoint commit was successful to params', encoding='utf-8')
+
+
+def _copy_records(
+  path: epath.PathLike, folder: epath.Path, config: ml_collections.ConfigDict, experimental: bool
+) -> None:
+  """Writes what is known of the training's cases and of the looks of its classes."""
+  from mome_jax import checkpoint
+  from mome_jax.checkpoint import training_cases
+  from mome_jax.plausibility import record
+
   cases = training_cases.read(checkpoint.folder_of(path))
   looks = record.read(checkpoint.folder_of(path))
   with writing(folder, checkpoint.CheckpointError):
+    for name in (training_cases.FILE, record.FILE):  # of a model that was there before
+      (folder / name).unlink(missing_ok=True)
     if cases is not None:
       training_cases.write(folder, cases)
     if looks:
       known = looks if experimental else [look.of(config.classes) for look in looks]
       record.write(folder, known)
-  checkpoint.save_model(folder, config, params, **text, form=form)
-  mark = folder / 'params' / 'commit_success.txt'
-  if mark.exists():  # Orbax writes there where it saved to, which is nobody else's business
-    mark.write_text('Checkpoint commit was successful to params', encoding='utf-8')
 
 
 def _leave_out_experimental(config: ml_collections.ConfigDict, path: epath.PathLike) -> None:

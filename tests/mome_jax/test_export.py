@@ -80,6 +80,16 @@ def test_an_export_into_a_model_leaves_its_cases(model, tmp_path):
   assert training_cases.read(epath.Path(other)) is None
 
 
+def test_records_of_another_model_do_not_stay(model, tmp_path):
+  """An export that was stopped left them, and the next model has none of its own."""
+  folder = epath.Path(tmp_path / 'out')
+  folder.mkdir()
+  training_cases.write(folder, training_cases.TrainingCases(frozenset()))
+  (folder / record.FILE).write_text('[]')
+  export.export(model, folder)
+  assert training_cases.read(folder) is None and not (folder / record.FILE).exists()
+
+
 @pytest.mark.parametrize('held', ['checkpoints', 'ensemble.json'])
 def test_a_run_or_an_ensemble_is_no_place_for_a_model(model, tmp_path, held, monkeypatch):
   """The run would lose its config and be taken for a model, the ensemble hide the model."""
