@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import fcntl
+import json
 import pathlib
 import shutil
 import threading
 import time
 import urllib.parse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from input_pipeline.ct import dicom
@@ -17,8 +18,15 @@ from mome_jax.dicom_node import folders, network
 from mome_jax.dicom_node.settings import Settings, SettingsError
 from mome_jax.errors import UserError
 from mome_jax.inference.model import Model
-from mome_jax.predict import formats, prompted_model, segment_scans
+from mome_jax.predict import (
+  dicom_source,
+  formats,
+  prompted_model,
+  segment_scans,
+  write_results,
+)
 from mome_jax.predict.request import Request
+from mome_jax.predict.result import Result
 from mome_jax.predict.verdicts import UnfamiliarError
 from mome_jax.text.prompts import parse_prompts
 
@@ -143,17 +151,19 @@ class Node:
     options = formats.make_options(self.settings.results)
     try:
       with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # they stand in the legend
+        warnings.simplefilter('ignore')  # of the legend, what matters is told below
         results = segment_scans.segment(
           lambda: self.model,
           Request([place], _prompts(self.settings), options),
           output,
           progress=False,
         )
-      problems = [r.message for r in results if r.status in ('failed', 'incomplete')]
+      problems = _problems(results)
     except UserError as error:
       problems = [str(error)]
     files = sorted(output.glob('*.dcm')) if output.is_dir() else []
+    for doubt in _doubts(output):
+      self.tell(f'{series}: {doubt}')
     failed = bool(problems) or not files
     if failed:
       reason = '; '.join(problems) or 'nothing was found in it, so there is no result'
@@ -232,6 +242,28 @@ def _left_out(place: pathlib.Path) -> tuple[str, ...]:
   except UserError:  # told of when it is segmented
     return ()
   return () if study.series or study.failed else study.left_out
+
+
+def _problems(results: Sequence[Result]) -> list[str]:
+  """Why results are not there; notes on the headers, which may hold a name, are left out."""
+  told = []
+  for result in results:
+    missing = write_results.not_written(result.missing)
+    told += [result.message] if result.status == 'failed' else missing
+  return told
+
+
+def _doubts(output: pathlib.Path) -> list[str]:
+  """What the legends in a folder say against the masks."""
+  told = []
+  for file in sorted(output.glob('*_seg.json')):
+    legend = json.loads(file.read_text(encoding='utf-8'))
+    doubts = dicom_source.Doubts.of(legend['labels'], legend)
+    if doubts.foreign:
+      told.append('does not look like the scans the model was trained on: do not trust its masks')
+    else:
+      told += [f'{name} is implausible: {why}' for name, why in doubts.masks.items()]
+  return told
 
 
 def _number(file: pathlib.Path) -> int:

@@ -51,6 +51,7 @@ def write(
   series: dicom.Series,
   segmentation: Segmentation,
   colours: Mapping[str, Sequence[float]],
+  doubts: dicom_source.Doubts = dicom_source.NO_DOUBTS,
 ) -> None:
   """Writes one binary segment a class; they may overlap, as an organ and its tumour do.
 
@@ -61,6 +62,7 @@ def write(
     series: what was segmented.
     segmentation: of it.
     colours: of the classes to write, RGB in [0, 1]; each has at least one voxel.
+    doubts: told in the description of the series and of the segments.
 
   Raises:
     dicom_source.DicomOutputError: if the headers of the series lack what the object must repeat.
@@ -79,7 +81,7 @@ def write(
       pixel_array=frames.marks(),
       segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
       segment_descriptions=[
-        _describe(number, name, label, colours[name], algorithm)
+        _describe(number, name, label, colours[name], algorithm, doubts.of_mask(name))
         for number, (name, label) in enumerate(labels(colours).items(), 1)
       ],
       series_instance_uid=highdicom.UID(),
@@ -92,7 +94,7 @@ def write(
       device_serial_number='0',
       content_label='SEGMENTATION',
       specific_character_set=dicom_source.character_set(series, colours),
-      series_description='MoME-JAX segmentation, for research only',
+      series_description=doubts.series_description('masks', 'for research only'),
     )
     frames.fill(made)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -230,7 +232,9 @@ def coded(name: str) -> Coded:
   )
 
 
-def _describe(number: int, name: str, label: str, rgb: Sequence[float], algorithm: Any) -> Any:
+def _describe(
+  number: int, name: str, label: str, rgb: Sequence[float], algorithm: Any, doubt: str
+) -> Any:
   """The coded description of a segment."""
   import highdicom
 
@@ -245,6 +249,8 @@ def _describe(number: int, name: str, label: str, rgb: Sequence[float], algorith
     algorithm_identification=algorithm,
     anatomic_regions=[codes.site] if codes.site else None,
   )
+  if doubt:
+    description.SegmentDescription = doubt
   if codes.side:
     kind = description.SegmentedPropertyTypeCodeSequence[0]
     kind.SegmentedPropertyTypeModifierCodeSequence = [codes.side]

@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from collections.abc import Collection, Iterable, Sequence
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from input_pipeline.ct import dicom
@@ -19,6 +20,39 @@ _IDENTITY = (*_COMMON, 'SOPClassUID', 'SOPInstanceUID')
 
 class DicomOutputError(UserError):
   """A series that no DICOM output can be made for; the message says what it lacks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubts:
+  """What speaks against the masks of a scan, for who sees them in an archive and no legend.
+
+  Attributes:
+    foreign: whether the scan is unlike those that the model was trained on.
+    masks: name -> why its mask is implausible; the others are missing.
+  """
+
+  foreign: bool = False
+  masks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def of(cls, rows: Sequence[Mapping[str, Any]], legend: Mapping[str, Any]) -> 'Doubts':
+    """Those that the rows of a legend and its other fields hold."""
+    masks = {row['name']: '; '.join(row['reasons']) for row in rows if row['plausible'] is False}
+    return cls(bool(legend['foreign']), masks)
+
+  def series_description(self, noun: str, purpose: str) -> str:
+    """What the series of an output is called: at most 64 characters, as DICOM takes them."""
+    doubt = 'UNLIKE THE TRAINING SCANS, do not trust'
+    return f'MoME-JAX {noun}, {doubt if self.foreign else purpose}'
+
+  def of_mask(self, name: str) -> str:
+    """What is said of a mask, at most 1024 characters; '' where nothing speaks against it."""
+    if name not in self.masks:
+      return ''
+    return f'IMPLAUSIBLE, do not trust: {self.masks[name]}'[:1024]
+
+
+NO_DOUBTS = Doubts()
 
 
 def lacking(headers: Sequence[Any]) -> str:

@@ -18,6 +18,7 @@ def write(
   series: dicom.Series,
   rows: Sequence[Mapping[str, Any]],
   segments: str | os.PathLike | None = None,
+  doubts: dicom_source.Doubts = dicom_source.NO_DOUBTS,
 ) -> None:
   """Writes volume, mean HU and its standard deviation of each class.
 
@@ -27,6 +28,7 @@ def write(
     rows: of the legend, of classes with voxels; see `class_statistics.statistics`.
     segments: DICOM SEG of the same classes in that order, which the measurements then refer to;
       without it they refer to the series.
+    doubts: told in the description of the series, and as evaluations of the classes.
 
   Raises:
     DicomOutputError: if the headers of the series lack what the object must repeat.
@@ -48,7 +50,8 @@ def write(
       observation_context=sr.ObservationContext(observer_device_context=observer),
       procedure_reported=sr.CodedConcept(*_CT_OF),
       imaging_measurements=[
-        _group(row, number, seg, headers) for number, row in enumerate(rows, 1)
+        _group(row, number, seg, headers, row['name'] in doubts.masks)
+        for number, row in enumerate(rows, 1)
       ],
       title=codes.DCM.ImagingMeasurementReport,
     )
@@ -61,7 +64,7 @@ def write(
       instance_number=1,
       manufacturer='MoME-JAX',
       is_complete=True,
-      series_description='MoME-JAX measurements, for research only',
+      series_description=doubts.series_description('measures', 'for research only'),
       specific_character_set=dicom_source.character_set(series, [row['name'] for row in rows]),
     )
   except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -71,7 +74,9 @@ def write(
   made.save_as(path)
 
 
-def _group(row: Mapping[str, Any], number: int, seg: Any, headers: Sequence[Any]) -> Any:
+def _group(
+  row: Mapping[str, Any], number: int, seg: Any, headers: Sequence[Any], implausible: bool
+) -> Any:
   """What was measured of one class, which is the segment of that number."""
   import highdicom
   from highdicom import sr
@@ -93,6 +98,7 @@ def _group(row: Mapping[str, Any], number: int, seg: Any, headers: Sequence[Any]
     'finding_type': kind.type,
     'finding_sites': [sr.FindingSite(site, kind.side)] if site else None,
     'measurements': measurements,
+    'qualitative_evaluations': [_implausible()] if implausible else None,
   }
   if seg is None:
     images = [
@@ -104,3 +110,13 @@ def _group(row: Mapping[str, Any], number: int, seg: Any, headers: Sequence[Any]
   series = sr.SourceSeriesForSegmentation(headers[0].SeriesInstanceUID)
   segment = sr.ReferencedSegment(seg.SOPClassUID, seg.SOPInstanceUID, number, source_series=series)
   return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(**common, referenced_segment=segment)
+
+
+def _implausible() -> Any:
+  """That a mask cannot be what it is called; DICOM has no codes for it."""
+  from highdicom import sr
+
+  return sr.QualitativeEvaluation(
+    sr.CodedConcept('plausibility', '99MOME', 'Plausibility of the mask'),
+    sr.CodedConcept('implausible', '99MOME', 'IMPLAUSIBLE, do not trust'),
+  )

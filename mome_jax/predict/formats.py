@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the table is read for help, too: what writes a format is im
   from mome_jax.inference.router_maps import RoutingMaps
   from mome_jax.inference.segmentation import Segmentation
   from mome_jax.plausibility.judge import Judgement
+  from mome_jax.predict.dicom_source import Doubts
   from mome_jax.predict.find_scans import LoadedScan
 
 
@@ -108,13 +109,19 @@ def _masks(folder: pathlib.Path, segmented: SegmentedScan) -> None:
     volume.write_nifti(path, mask, segmented.scan.volume.geometry, np.uint8)
 
 
+def _doubts(segmented: SegmentedScan) -> 'Doubts':
+  from mome_jax.predict.dicom_source import Doubts
+
+  return Doubts.of(segmented.rows, segmented.legend)
+
+
 def _dicom_seg(path: pathlib.Path, segmented: SegmentedScan) -> None:
   from mome_jax.predict import dicom_seg
 
   colours = segmented.colours
   shown = {name: colours[name] for name in segmented.present}
   series = cast('Series', segmented.scan.series)  # of anything else it is refused before
-  dicom_seg.write(path, series, segmented.segmentation, shown)
+  dicom_seg.write(path, series, segmented.segmentation, shown, _doubts(segmented))
 
 
 def _rtstruct(path: pathlib.Path, segmented: SegmentedScan) -> None:
@@ -123,7 +130,7 @@ def _rtstruct(path: pathlib.Path, segmented: SegmentedScan) -> None:
   colours = segmented.colours
   targets = [target for target in segmented.targets if target.name in segmented.present]
   series = cast('Series', segmented.scan.series)  # of anything else it is refused before
-  rtstruct.write(path, series, segmented.segmentation, targets, colours)
+  rtstruct.write(path, series, segmented.segmentation, targets, colours, _doubts(segmented))
 
 
 def _dicom_sr(path: pathlib.Path, segmented: SegmentedScan) -> None:
@@ -132,7 +139,7 @@ def _dicom_sr(path: pathlib.Path, segmented: SegmentedScan) -> None:
   rows = [row for row in segmented.rows if row['name'] in segmented.present]
   series = cast('Series', segmented.scan.series)  # of anything else it is refused before
   seg = path.with_name(f'{segmented.name}_{FORMATS["dicom_seg"].end}')
-  dicom_sr.write(path, series, rows, seg if seg.is_file() else None)
+  dicom_sr.write(path, series, rows, seg if seg.is_file() else None, _doubts(segmented))
 
 
 def _needs_itk(switch: str) -> None:

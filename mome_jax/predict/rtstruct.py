@@ -35,6 +35,7 @@ def write(
   segmentation: Segmentation,
   targets: Sequence[Target],
   colours: Mapping[str, Sequence[float]],
+  doubts: dicom_source.Doubts = dicom_source.NO_DOUBTS,
 ) -> None:
   """Writes one ROI a class, unapproved; they may overlap.
 
@@ -44,6 +45,7 @@ def write(
     segmentation: of it.
     targets: what to write; each has at least one voxel.
     colours: of them by name, RGB in [0, 1].
+    doubts: told in the descriptions of the series, the structure set and the ROIs.
 
   Raises:
     DicomOutputError: if the headers of the series lack what the object must repeat.
@@ -57,14 +59,17 @@ def write(
   character_set = dicom_source.character_set(series, [target.name for target in targets])
   if character_set:
     made.SpecificCharacterSet = character_set
-  _describe(made, series)
+  _describe(made, series, doubts)
   made.ReferencedFrameOfReferenceSequence = [_reference(series)]
   made.StructureSetROISequence, made.ROIContourSequence = pydicom.Sequence(), pydicom.Sequence()
   made.RTROIObservationsSequence = pydicom.Sequence()
   labels = dicom_seg.labels(target.name for target in targets)
   for number, target in enumerate(targets, 1):
     label = labels[target.name]
-    made.StructureSetROISequence.append(_roi(number, label, made.FrameOfReferenceUID))
+    roi = _roi(number, label, made.FrameOfReferenceUID)
+    if doubt := doubts.of_mask(target.name):
+      roi.ROIDescription = doubt
+    made.StructureSetROISequence.append(roi)
     made.ROIContourSequence.append(
       _roi_contour(number, series, segmentation.mask(target.name), colours[target.name])
     )
@@ -89,7 +94,7 @@ def interpreted_type(target: Target) -> str:
   return '' if target.taken_as == 'free' else 'ORGAN'
 
 
-def _describe(made: Any, series: dicom.Series) -> None:
+def _describe(made: Any, series: dicom.Series, doubts: dicom_source.Doubts) -> None:
   """Patient, study and equipment, and what the structure set is called."""
   from pydicom import uid
 
@@ -103,12 +108,13 @@ def _describe(made: Any, series: dicom.Series) -> None:
   made.PositionReferenceIndicator = first.get('PositionReferenceIndicator', '')
   made.Modality, made.SeriesInstanceUID = 'RTSTRUCT', uid.generate_uid()
   made.SeriesNumber = 2000 + int(first.get('SeriesNumber') or 0)
-  made.SeriesDescription = f'{LABEL} contours, {WARNING}'
+  made.SeriesDescription = doubts.series_description('contours', WARNING)
   made.InstanceNumber, made.OperatorsName = 1, ''
   made.Manufacturer = made.ManufacturerModelName = LABEL
   made.SoftwareVersions = __version__
   made.StructureSetLabel = made.StructureSetName = LABEL
-  made.StructureSetDescription = f'Automatic segmentation by {LABEL} {__version__}, {WARNING}'
+  about = f'Automatic segmentation by {LABEL} {__version__}, {WARNING}'
+  made.StructureSetDescription = f'{about}; {made.SeriesDescription}' if doubts.foreign else about
   date, time = now.strftime('%Y%m%d'), now.strftime('%H%M%S')
   made.StructureSetDate = made.SeriesDate = made.InstanceCreationDate = date
   made.StructureSetTime = made.SeriesTime = made.InstanceCreationTime = time

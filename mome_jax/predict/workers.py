@@ -205,11 +205,23 @@ class Job:
     return told
 
   def _options(self, name: str) -> Options:
-    """What is written of a scan: the folder of masks is replaced as a whole, also to extend it."""
-    rows = self.extended.get(name, ())
+    """What is written of a scan; where it is extended, what belongs together is made anew as one.
+
+    That is the folder of masks, and a Structured Report with the SEG whose UID it refers to.
+    """
+    options, rows = self.request.options, self.extended.get(name)
+    if rows is None:
+      return options
     free = self.model.segmenter.free
     masks = any(row.get('mask') and row['name'] not in free for row in rows)
-    return dataclasses.replace(self.request.options, masks=masks or self.request.options.masks)
+    options = dataclasses.replace(options, masks=masks or options.masks)
+    report = (self.output / f'{name}_{formats.FORMATS["dicom_sr"].end}').exists()
+    segments = (self.output / f'{name}_{formats.FORMATS["dicom_seg"].end}').exists()
+    if options.dicom_seg and report and 'dicom_sr' not in options.more:
+      options = dataclasses.replace(options, more=(*options.more, 'dicom_sr'))
+    if 'dicom_sr' in options.more and segments:
+      options = dataclasses.replace(options, dicom_seg=True)
+    return options
 
 
 def joined(notes: Sequence[str], path: str) -> str:

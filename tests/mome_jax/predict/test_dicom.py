@@ -99,11 +99,11 @@ def test_segments_are_coded(tmp_path):
   algorithm = highdicom.AlgorithmIdentificationSequence(
     'x', highdicom.sr.CodedConcept('123109', 'DCM', 'Manual Processing'), '1'
   )
-  left = dicom_seg._describe(1, 'left kidney', 'left kidney', (1, 1, 1), algorithm)
+  left = dicom_seg._describe(1, 'left kidney', 'left kidney', (1, 1, 1), algorithm, '')
   kind = left.SegmentedPropertyTypeCodeSequence[0]
   assert kind.CodeValue == '64033007'
   assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == 'Left'
-  tumor = dicom_seg._describe(1, 'liver tumor', 'liver tumor', (1, 0, 0), algorithm)
+  tumor = dicom_seg._describe(1, 'liver tumor', 'liver tumor', (1, 0, 0), algorithm, '')
   assert tumor.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == 'Neoplasm'
   assert tumor.AnatomicRegionSequence[0].CodeValue == '10200004'
 

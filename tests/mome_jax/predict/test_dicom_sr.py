@@ -8,7 +8,8 @@ from highdicom import sr
 from threshold import Threshold, save_scan
 
 from mome_jax import predict
-from mome_jax.predict import dicom_seg, formats
+from mome_jax.plausibility.judge import Judgement, Verdict
+from mome_jax.predict import dicom_seg, formats, plausible_masks
 from mome_jax.predict.request import PredictError
 from tests.mome_jax.predict.test_dicom import Nested, complete
 
@@ -119,6 +120,48 @@ def test_each_of_several_classes_refers_to_its_segment(tmp_path):
     for instance in series.ReferencedSOPSequence
   }
   assert uids == {seg.SOPInstanceUID, *(ds.SOPInstanceUID for ds in headers)}
+
+
+@pytest.mark.parametrize(
+  ('first', 'second'),
+  [(['dicom_seg', 'dicom_sr'], ['dicom_seg', 'rtstruct']), (['dicom_seg'], ['dicom_sr'])],
+)
+def test_a_report_refers_to_the_segments_that_are_there(first, second, tmp_path):
+  complete(tmp_path / 'ct')
+  for names in (first, second):
+    [result] = predict.predict(
+      Threshold(), [tmp_path / 'ct'], tmp_path / 'out', ['liver'],
+      options=formats.make_options(names), progress=False, existing='skip',
+    )  # fmt: skip
+    assert result.status == 'ok', result.message
+  seg = pydicom.dcmread(tmp_path / 'out' / 'ct_seg.dcm')
+  report = sr.srread(tmp_path / 'out' / 'ct_sr.dcm').content
+  [group] = report.get_volumetric_roi_measurement_groups()
+  assert group.referenced_segment.referenced_sop_instance_uid == seg.SOPInstanceUID
+
+
+@pytest.mark.parametrize('foreign', [True, False])
+def test_what_speaks_against_masks_is_in_every_object(foreign, tmp_path, monkeypatch):
+  complete(tmp_path / 'ct')
+  verdict = Verdict(False, ('100 ml, 5 to 20 in training',))
+  judgement = Judgement({'liver': verdict}, foreign, ('body too small',) * foreign)
+  monkeypatch.setattr(plausible_masks, 'judge_masks', lambda *_: judgement)
+  [result] = run(tmp_path, 'dicom_seg', 'rtstruct', prompts=['liver'])
+  assert result.status == 'ok' and not result.missing, result.message
+  read = {end: pydicom.dcmread(tmp_path / 'out' / f'ct_{end}.dcm')
+          for end in ('seg', 'rtstruct', 'sr')}  # fmt: skip
+  doubt = 'IMPLAUSIBLE, do not trust: 100 ml, 5 to 20 in training'
+  assert read['seg'].SegmentSequence[0].SegmentDescription == doubt
+  assert read['rtstruct'].StructureSetROISequence[0].ROIDescription == doubt
+  [group] = sr.srread(
+    tmp_path / 'out' / 'ct_sr.dcm'
+  ).content.get_volumetric_roi_measurement_groups()
+  values = [evaluation.value.meaning for evaluation in group.get_qualitative_evaluations()]
+  assert values.count('IMPLAUSIBLE, do not trust') == 1
+  for one in read.values():
+    assert len(one.SeriesDescription) <= 64
+    assert ('UNLIKE THE TRAINING SCANS' in one.SeriesDescription) == foreign
+  assert ('UNLIKE' in read['rtstruct'].StructureSetDescription) == foreign
 
 
 def test_names_that_are_cut_alike_refer_to_their_own_segments(tmp_path):
