@@ -143,15 +143,15 @@ def ask(predictor: Model, request: Request) -> PromptedModel:
     several = len(predictor.members) > 1 or segmenter.settings.tta
     if explainer is None and several and predictor.members[0].model.active_scales[1:]:
       notes = [*notes, 'no routing maps: several passes are averaged, which no one router explains']
-  fingerprint = predictor.fingerprint()
+  fingerprint, looks = predictor.fingerprint(), record.read(predictor.folder)
   return PromptedModel(
     predictor,
     fingerprint,
     targets,
     segmenter,
-    provenance.of_request(request, predictor, segmenter, texts, weights=fingerprint),
+    provenance.of_request(request, predictor, segmenter, targets, weights=fingerprint, looks=looks),
     explainer,
     notes,
-    record.read(predictor.folder),
+    looks,
     [target.told() for target in targets] if request.prompts else [],
   )

@@ -1,5 +1,6 @@
 """What a result was made from: whether a later run would make the same."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -7,8 +8,9 @@ from typing import Any
 
 from mome_jax.inference.model import Model
 from mome_jax.inference.segmenter import Segmenter
+from mome_jax.plausibility.record import Record
 from mome_jax.predict import find_scans
-from mome_jax.predict.request import Request
+from mome_jax.predict.request import Request, Target
 
 _NETWORK = ('model', 'text', 'classes', 'new_classes')  # of a config
 _LATER = {'tta': False}  # what earlier versions did not note, as they did it
@@ -17,6 +19,7 @@ _NAMES = {
   'weights': 'other weights',
   'network': 'another network',
   'text': 'another text model',
+  'looks': 'another record of plausibility',
 }  # of what is too long to be told
 
 
@@ -24,24 +27,30 @@ def of_request(
   request: Request,
   predictor: Model,
   segmenter: Segmenter,
-  prompts: Sequence[str],
+  targets: Sequence[Target],
   *,
   weights: str,
+  looks: Sequence[Record],
 ) -> dict[str, Any]:
-  """All that decides which voxel belongs to which class, but the scan: values fit for JSON.
+  """All that decides which voxel belongs to which class, and what is said of the masks.
+
+  It leaves the scan out, and holds values fit for JSON.
 
   Args:
     request: what is asked for.
     predictor: the model.
     segmenter: that the request asked of it.
-    prompts: K texts for the text encoder.
+    targets: K, what its prompts ask for. Classes that only compete with them have the texts that
+      the network was trained with.
     weights: `predictor.fingerprint()`.
+    looks: the records that judge the masks.
   """
   config = predictor.config.to_dict()
   return {
     'weights': weights,
     'network': _network(predictor),
-    'text': predictor.text_fingerprint(prompts),
+    'text': predictor.text_fingerprint([target.text for target in targets]),
+    'looks': _digest(_plain([dataclasses.asdict(look) for look in looks])),
     'dtype': (config.get('model') or {}).get('dtype'),
     'spacing': segmenter.settings.spacing,
     'hu_windows': segmenter.settings.hu_windows,
@@ -60,9 +69,13 @@ def _network(predictor: Model) -> str:
   for member in predictor.members:
     config = member.config.to_dict()
     text = _plain({key: config.get(key) for key in _NETWORK})
-    digests.append(hashlib.sha256(text.encode()).hexdigest())
+    digests.append(_digest(text))
   first, *others = sorted(digests)
-  return hashlib.sha256(''.join([first, *others]).encode()).hexdigest() if others else first
+  return _digest(''.join([first, *others])) if others else first
+
+
+def _digest(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def of_scan(scan: find_scans.ScanFiles) -> str:

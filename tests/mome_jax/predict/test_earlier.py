@@ -12,8 +12,9 @@ from threshold import Threshold, save_scan
 
 from input_pipeline.ct import volume
 from mome_jax import predict
-from mome_jax.predict import prompted_model
-from mome_jax.predict.request import Options
+from mome_jax.plausibility import record
+from mome_jax.predict import prompted_model, provenance
+from mome_jax.predict.request import Options, Request
 
 
 class Other(Threshold):
@@ -160,6 +161,25 @@ def test_masks_of_classes_join_those_of_free_text(call, tmp_path):
   ask['options'] = Options(preview=False, more=('totalsegmentator',))
   assert call(**ask).status == 'ok'
   assert masks_of(tmp_path) == everything
+
+
+def test_masks_that_another_record_judged_are_told_from_it(call, monkeypatch):
+  call()
+  looks = [record.Record((4.0, 4.0, 4.0), 12, 3.5, {}, {})]
+  monkeypatch.setattr(prompted_model.record, 'read', lambda folder: looks)
+  assert 'made with another record of plausibility; pass' in call().message
+
+
+def test_what_competes_with_no_target_is_no_other_text(tmp_path):
+  """Sides are checked by classes that free text does not compete with."""
+  scan = save_scan(tmp_path / 'scan.nii.gz')
+  plain, checked = (
+    prompted_model.ask(
+      Threshold(), Request([scan], ['pizza'], force=True, check_sides=check_sides)
+    ).provenance
+    for check_sides in (False, True)
+  )
+  assert provenance.differences(plain, checked) == []
 
 
 def spleen(logits):
