@@ -35,19 +35,24 @@ _NO_FINDINGS = frozenset({
 })
 # fmt: on
 
-# Words for parts and neighbours of an organ, and for where something is to it.
+# Words for parts and neighbours of an organ, and for where something is in it or to it.
 # fmt: off
 _PARTS_OF = frozenset(map(resolve.singular, (
-  'above', 'adjacent', 'airway', 'angle', 'apex', 'area', 'around', 'arteries', 'base', 'bed',
-  'behind', 'below', 'beneath', 'beside', 'between', 'blood', 'body', 'border', 'boundary',
-  'branch', 'branches', 'canal', 'capsule', 'cartilage', 'cavity', 'condyle', 'cone', 'content',
-  'cortex', 'duct', 'edge', 'end', 'fascia', 'fat', 'floor', 'fluid', 'fold', 'fossa', 'ganglion',
-  'half', 'halves', 'head', 'hemi', 'hilum', 'hilus', 'inlet', 'inside', 'level', 'ligament',
-  'lobe', 'lobes', 'lumen', 'lymph', 'lymphatic', 'marrow', 'membrane', 'mucosa', 'muscle',
-  'near', 'neck', 'nerve', 'node', 'notch', 'opening', 'outlet', 'outside', 'part', 'partial',
-  'pole', 'portion', 'process', 'quarter', 'rami', 'ramus', 'region', 'rim', 'ring', 'root',
-  'segment', 'sheath', 'shell', 'skin', 'space', 'sphincter', 'surface', 'surrounding', 'tail',
-  'third', 'tip', 'tract', 'tree', 'under', 'vein', 'vessel', 'vicinity', 'wall', 'zone',
+  'abdominal', 'above', 'adjacent', 'airway', 'angle', 'anterior', 'apex', 'area', 'around',
+  'arteries', 'back', 'base', 'bed', 'behind', 'below', 'beneath', 'beside', 'between', 'blood',
+  'body', 'border', 'bottom', 'boundary', 'branch', 'branches', 'canal', 'capsule', 'cartilage',
+  'caudal', 'cavity', 'central', 'cervical', 'condyle', 'cone', 'content', 'cortex', 'cranial',
+  'deep', 'distal', 'dorsal', 'duct', 'edge', 'end', 'external', 'fascia', 'fat', 'floor', 'fluid',
+  'fold', 'fossa', 'front', 'ganglion', 'glottic', 'half', 'halves', 'head', 'hemi', 'hilum',
+  'hilus', 'inferior', 'inlet', 'inner', 'inside', 'internal', 'lateral', 'level', 'ligament',
+  'lobe', 'lobes', 'lower', 'lumbar', 'lumen', 'lymph', 'lymphatic', 'main', 'marrow', 'medial',
+  'membrane', 'mid', 'middle', 'mucosa', 'muscle', 'near', 'neck', 'nerve', 'node', 'notch',
+  'opening', 'outer', 'outlet', 'outside', 'part', 'partial', 'peripheral', 'plate', 'pole',
+  'portion', 'posterior', 'process', 'proximal', 'quarter', 'rami', 'ramus', 'region', 'remaining',
+  'rest', 'rim', 'ring', 'root', 'segment', 'sheath', 'shell', 'side', 'skin', 'space', 'sphincter',
+  'subglottic', 'superficial', 'superior', 'supraglottic', 'surface', 'surrounding', 'tail',
+  'third', 'thoracic', 'tip', 'top', 'tract', 'tree', 'under', 'upper', 'vein', 'ventral', 'vessel',
+  'vicinity', 'wall', 'zone',
 )))
 # fmt: on
 _PREPOSITIONS = frozenset({'of', 'in', 'on', 'with', 'at', 'from', 'for', 'to', 'without'})
@@ -97,9 +102,10 @@ def objection(
   if findings:
     return f'names a finding ({", ".join(sorted(findings))}) that was not taught; ask for the organ'
   name = resolve.unpaired(rest, template) or _without_sides(text, nearest, template)
-  if sides and name:
+  if sides and name in trained:
     return f'{name} has no left and right here; ask for {name}'
-  if meant := _respelled(words, template):
+  meant = _respelled(words, template)
+  if meant and trained.issuperset(s.name for s in resolve.resolve(meant, template)):
     return f'has a typing error; write "{meant}"'
   return ''
 

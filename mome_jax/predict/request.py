@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.anatomy.resolve import resolve
-from mome_jax.errors import UserError
+from mome_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
   from mome_jax.predict import find_scans
@@ -164,7 +164,7 @@ def make_targets(
     as_written: look nothing up: all of it is free text, and read as it is.
 
   Raises:
-    UserError: if a prompt is empty, or there are more texts than labels.
+    UserError: if a prompt is empty or no Unicode, or there are more texts than labels.
   """
   targets: dict[str, Target] = {}
   label = FIRST_FREE_LABEL
@@ -172,6 +172,8 @@ def make_targets(
     prompt = ' '.join(text.split())
     if not prompt:
       raise UserError('an empty prompt; write what to look for')
+    if prompt != printable(prompt):
+      raise UserError(f'the prompt "{printable(prompt)}" is not UTF-8; write it in UTF-8')
     name = prompt.casefold()
     asked = [
       Target(s.index, s.name, prompt, s.prompt, 'class' if s.name == name else 'synonym')

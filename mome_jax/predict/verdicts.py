@@ -63,19 +63,10 @@ def judge(
   judgements = _judgements(doubtful, trained, predictor, request)
   refused = [t for t in doubtful if judgements[t.name].verdict == 'unfamiliar']
   objections = _objections(doubtful, judgements, predictor)
-  if objections and not request.force:
+  if (objections or refused) and not request.force:
     said = [f'"{textwrap.shorten(text, _WIDTH)}" {why}' for text, why in objections.items()]
-    raise UnfamiliarError('; '.join(said))
-  if refused and not request.force:
-    nearest = [_like(target, judgements[target.name], predictor) for target in refused]
-    hints = [
-      f'"{target.prompt}" (nearest: {name})' if name else f'"{target.prompt}"'
-      for target, name in zip(refused, nearest, strict=True)
-    ]
-    raise UnfamiliarError(
-      f'{_listed(hints)}: the model was not trained on this; it knows {_known(predictor)}; ask for '
-      'those'
-    )
+    rest = [t for t in refused if t.prompt not in objections]
+    raise UnfamiliarError('; '.join(said + _refusal(rest, judgements, predictor)))
   notes = [f'CAUTION: "{text}" {why}; check its mask' for text, why in objections.items()]
   judged = [_with(target, judgements.get(target.name), predictor) for target in targets]
   notes += [_note(target) for target in judged if target.verdict != 'known']
@@ -94,6 +85,23 @@ def judge(
     dataclasses.replace(target, verdict='unfamiliar') if target.prompt in objections else target
     for target in judged
   ], notes
+
+
+def _refusal(
+  refused: Sequence[Target], judgements: Mapping[str, Judgement], predictor: Model
+) -> list[str]:
+  """One sentence on what the model was not trained on; none if there is nothing."""
+  if not refused:
+    return []
+  nearest = [_like(target, judgements[target.name], predictor) for target in refused]
+  hints = [
+    f'"{target.prompt}" (nearest: {name})' if name else f'"{target.prompt}"'
+    for target, name in zip(refused, nearest, strict=True)
+  ]
+  return [
+    f'{_listed(hints)}: the model was not trained on this; it knows {_known(predictor)}; ask for '
+    'those'
+  ]
 
 
 def unanswered(path: str, targets: Sequence[Target], masks: Mapping[str, PackedMask]) -> list[str]:

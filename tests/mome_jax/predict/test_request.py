@@ -54,3 +54,8 @@ def test_what_is_empty_is_refused(tmp_path):
     predict.predict(Threshold(), [path], tmp_path / 'out', [])
   with pytest.raises(UserError, match='inputs is empty; give files or folders of scans'):
     predict.predict(Threshold(), [], tmp_path / 'out')
+
+
+def test_a_prompt_in_another_encoding_is_refused():
+  with pytest.raises(UserError, match='the prompt ".sophagus" is not UTF-8; write it in UTF-8'):
+    make_targets(['\udcd6sophagus'])

@@ -80,6 +80,17 @@ def test_all_that_is_refused_is_named():
     judge([f'dish {n}' for n in range(13)])
 
 
+def test_objections_and_what_was_not_trained_are_told_together():
+  with pytest.raises(verdicts.UnfamiliarError, match='"no liver" says .*; "pizza": the model was'):
+    judge(['no liver', 'pizza'])
+
+
+@pytest.mark.parametrize('prompt', ['left pancreas', 'rigth kidney'])
+def test_no_class_that_would_be_refused_is_recommended(prompt):
+  with pytest.raises(verdicts.UnfamiliarError, match='the model was not trained on this; it knows'):
+    judge([prompt])
+
+
 def test_by_force_it_is_asked_and_marked():
   targets, notes = judge(['spleen', 'pizza', 'mandible'], force=True)
   assert [(t.name, t.verdict) for t in targets] == [
@@ -194,6 +205,10 @@ def test_the_side_of_free_text_for_a_lesion_is_refused():
     'parotid lymph node',
     'left ramus of mandible',
     'cord blood',
+    'deep left parotid',
+    'outer mandible',
+    'front of the mandible',
+    'rest of the mandible',
   ],
 )
 def test_a_part_or_neighbour_of_a_class_is_near_at_most(prompt):
