@@ -34,7 +34,8 @@ class Conversion:
     ranges = sorted(case.slice_ranges.items())
     parts: tuple = (case.source, case.name, case.split, case.supervised, ranges)
     parts += (('absent', *case.absent),) if case.absent else ()
-    parts += ('outside',) if case.split == 'train' else ()  # bricks tell what is not in the patient
+    # Bricks tell what is not in the patient, and labels do not move where voxels are equally near.
+    parts += ('outside', 'ties in turn') if case.split == 'train' else ()
     # NOTE: not a word of these may change, or every user's scans are converted again.
     how = f'Request(spacing={self.spacing!r}, brick={self.brick!r}, origin={self.origin!r})'
     texts = (repr(records.VERSION), how, *map(repr, (*parts, identity.describe(case.load))))

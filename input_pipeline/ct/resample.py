@@ -6,6 +6,7 @@ become round(n * s / t) voxels of t mm. Voxel i of the new grid lies at the old 
 The map is separable: one axis after the other.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,7 +56,9 @@ def resample(
 
   Order 1 is trilinear; an axis that shrinks by a factor f is first smoothed with a Gaussian of
   sigma (f - 1) / 2 old voxels, so that detail the new grid cannot hold does not alias. Order 0
-  takes the nearest voxel (of two equally near ones the lower), without smoothing.
+  takes the nearest voxel, without smoothing; where several are equally near (of 1 mm voxels in
+  2 mm, all of them), what most of these hold, and else of the two along an axis the lower and the
+  upper in turn, so that labels do not move against their image.
 
   Args:
     array: (D, H, W) or (D, H, W, C).
@@ -81,7 +84,7 @@ def resample(
     target_shape = output_shape(array.shape[:3], spacing, target_spacing)
   axes = list(zip(array.shape[:3], mm[0], map(int, target_shape), mm[1], strict=True))
   if order == 0:
-    return array[np.ix_(*(_nearest(*axis) for axis in axes))]
+    return _nearest(array, [_nearest_indices(*axis) for axis in axes])
   array = np.asarray(array, np.float32)
   # Shrinking axes first: the others then have less to do.
   for axis in sorted(range(3), key=lambda a: axes[a][2] / axes[a][0]):
@@ -99,10 +102,31 @@ def _indices(n_in, spacing, n_out, target_spacing):
   return np.clip(index, 0, n_in - 1)
 
 
-def _nearest(n_in, spacing, n_out, target_spacing):
+def _nearest_indices(n_in, spacing, n_out, target_spacing):
+  """(n_out,) int64 nearest voxels, twice: they differ where two are equally near.
+
+  Of those two the first has the lower and the upper one in turn, the second the other.
+  """
   index = _indices(n_in, spacing, n_out, target_spacing)
   # The small number keeps round-off from deciding ties.
-  return np.maximum(np.ceil(index - 0.5 - 1e-6), 0).astype(np.int64)
+  lower = np.maximum(np.ceil(index - 0.5 - 1e-6), 0).astype(np.int64)
+  upper = np.minimum(np.floor(index + 0.5 + 1e-6), n_in - 1).astype(np.int64)
+  turned = np.cumsum(lower != upper) % 2 == 0
+  return np.where(turned, upper, lower), np.where(turned, lower, upper)
+
+
+def _nearest(array, indices):
+  """What most of the nearest voxels hold, and else the first of them; `indices` by axis."""
+  sides = [pair if (pair[0] != pair[1]).any() else pair[:1] for pair in indices]
+  held = [array[np.ix_(*chosen)] for chosen in itertools.product(*sides)]
+  result, most = held[0], np.zeros(held[0].shape, np.int8)
+  if len(held) == 1:
+    return result
+  for values in held:
+    votes = sum((values == other).astype(np.int8) for other in held)
+    result = np.where(votes > most, values, result)
+    most = np.maximum(votes, most)
+  return result
 
 
 def interpolate(

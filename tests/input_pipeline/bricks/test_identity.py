@@ -104,8 +104,8 @@ def test_keys_of_cases_are_those_of_data_that_users_have_prepared():
   cases = {case.name: case for case in sources.get_source('phantom').cases(None)}
   # A held-out scan: from the first release that wrote version 1.1.0.
   assert conversion.key(cases['phantom_1000001']) == '0b789cf07ffc8c3a2d6bf781'
-  # One to train on: from the first that told what is outside the patient.
-  assert conversion.key(cases['phantom_liver_0000000']) == '3ae552daaea7ee22d6ecc406'
+  # One to train on: from the first whose labels do not move against their image.
+  assert conversion.key(cases['phantom_liver_0000000']) == '84560c9ad747527e1633c58e'
 
 
 def test_a_folder_stands_for_every_file_below_it(tmp_path):

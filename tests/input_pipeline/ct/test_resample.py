@@ -51,7 +51,7 @@ def test_order_0_takes_a_nearest_voxel(shape, spacing, target, seed):
     np.testing.assert_allclose(chosen, distance.min(1), atol=1e-5)
 
 
-def test_ties_go_to_the_lower_voxel():
+def test_ties_go_to_the_lower_and_the_upper_voxel_in_turn():
   # Two voxels of 1 mm in one of 2 mm, and in three of 1 mm: the centre is equally near to both.
   array = np.arange(2, dtype=np.uint8).reshape(2, 1, 1)
   assert resample.resample(array, (1, 1, 1), (2, 1, 1), order=0).ravel().tolist() == [0]
@@ -60,7 +60,30 @@ def test_ties_go_to_the_lower_voxel():
   # Centres 1.5 and 4.5 with spacings that are no binary fractions: 0.3 / 0.1 < 3.
   array = np.arange(7, dtype=np.uint8).reshape(7, 1, 1)
   out = resample.resample(array, (0.1, 1, 1), (0.3, 1, 1), order=0)
-  assert out.ravel().tolist() == [1, 4]
+  assert out.ravel().tolist() == [1, 5]
+
+
+@pytest.mark.parametrize(
+  ('size', 'spacing', 'dice'),
+  [(40, 1.0, 0.92), (41, 1.0, 0.89), (40, 4 / 3, 0.92), (40, 0.9, 0.91)],
+)
+def test_labels_lie_where_their_image_lies(size, spacing, dice):
+  """Of balls, on 2 mm: the true labels there, and back, too."""
+  rng = np.random.default_rng(0)
+  old, new = (spacing,) * 3, (2.0,) * 3
+  at = np.stack(np.meshgrid(*[centred_mm(size, spacing)] * 3, indexing='ij'), -1)
+  shifts, overlaps = [], []
+  for _ in range(60):
+    mask = np.linalg.norm(at - rng.uniform(-5, 5, 3), axis=-1) < 7
+    labels = resample.resample(mask, old, new, order=0)
+    image = resample.resample(mask.astype(np.float32), old, new, order=1)
+    grid = np.stack(np.meshgrid(*(centred_mm(n, 2) for n in image.shape), indexing='ij'), -1)
+    labelled, seen = (np.average(grid.reshape(-1, 3), 0, part.ravel()) for part in (labels, image))
+    shifts.append(labelled - seen)
+    back = resample.resample(labels.astype(np.float32), new, old, order=1, target_shape=mask.shape)
+    overlaps.append(2 * (mask & (back > 0.5)).sum() / (mask.sum() + (back > 0.5).sum()))
+  assert np.abs(np.mean(shifts, 0)).max() < 0.06
+  assert np.mean(overlaps) > dice
 
 
 @pytest.mark.parametrize('target', [(0.5, 0.5, 0.5), (0.8, 1.3, 2.2), (3, 3, 3)])
