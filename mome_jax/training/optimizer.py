@@ -162,6 +162,13 @@ def is_kept(path: str, patterns: Iterable[str]) -> bool:
   return any(_fits(pattern, path) for pattern in patterns)
 
 
+def without_slope(params: Any, patterns: Iterable[str]) -> Any:
+  """The parameters, of which `train.freeze` keeps some: nothing is differentiated for these."""
+  patterns = tuple(patterns)
+  kept = lambda path, p: jax.lax.stop_gradient(p) if is_kept(_path(path), patterns) else p
+  return jax.tree_util.tree_map_with_path(kept, params) if patterns else params
+
+
 def _parts(params: Any, config: ConfigDict) -> Any:
   """'frozen' or 'trained' of each parameter; ConfigError where none of them would move."""
   _check_patterns('freeze', config.freeze, params)

@@ -15,7 +15,7 @@ from mome_jax.moe import router_stats
 from mome_jax.text import prompt_inputs
 from mome_jax.text.t5 import TextEncoder
 from mome_jax.training import compilation, loss_terms, losses, sharding
-from mome_jax.training.optimizer import learning_rate
+from mome_jax.training.optimizer import learning_rate, without_slope
 from mome_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -42,8 +42,8 @@ def make_loss_fn(
     `input_pipeline.batches.spec.BATCH` for B samples; `prompts` a random prompt of each class as
     'sampled' and the default ones as 'default', and where there are any prompts of other anatomy as
     'negative', all as of `prompt_inputs.embeddings`. With the counts of a whole batch, losses and
-    metrics of its parts add up to those of the batch; balance and z-loss of banks are then the mean
-    of those of the parts.
+    metrics of its parts add up to those of the batch; balance, z-loss and the report of banks, but
+    for `classes`, are then the mean of those of the parts.
   """
 
   def loss_fn(params, batch, prompts, counts=None):
@@ -79,7 +79,8 @@ def make_loss_fn(
       balance = config.balance_loss * routing['balance'] + config.z_loss * routing['z']
       loss = loss + share * balance
       reports = _bank_metrics(scale, routing, losses.block_mean(targets & valid, 2**scale))
-      metrics |= {name: share * value for name, value in reports.items()}
+      of_all = f'moe_{scale}/classes'  # a count
+      metrics |= {k: v if k == of_all else share * v for k, v in reports.items()}
     return loss, {'loss': loss, **metrics}
 
   return loss_fn
@@ -205,10 +206,15 @@ def make_train_step(
     loss_fn: from `make_loss_fn`.
     count_fn: from `make_count_fn`.
     optimizer: from `make_optimizer`.
-    config: `config.train`; uses `accumulate`, `ema_decay` and `skip_nonfinite`.
+    config: `config.train`; uses `accumulate`, `ema_decay`, `skip_nonfinite` and `freeze`: for what
+      that keeps nothing is differentiated, and `grad_norm` is that of the others.
   """
   schedule = learning_rate(config)
-  gradients = _gradient_fn(loss_fn, count_fn, config.accumulate)
+
+  def loss_of_moving(params, *rest):
+    return loss_fn(without_slope(params, config.freeze), *rest)
+
+  gradients = _gradient_fn(loss_of_moving, count_fn, config.accumulate)
 
   def train_step(state: TrainState, batch, prompts):
     grads, metrics = gradients(state.params, batch, prompts)

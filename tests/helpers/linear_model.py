@@ -60,11 +60,11 @@ def example():
   return params, batch, prompts, jnp.asarray(table)
 
 
-def one_step(parts, skip=0):
+def one_step(parts, skip=0, freeze=()):
   """step(params, batch, prompts) -> (parameters, metrics) of plain descent at rate 1."""
   *_, table = example()
   config = base.get_config().train
-  config.update({'accumulate': parts, 'skip_nonfinite': skip, 'text_rate': 1.0})
+  config.update({'accumulate': parts, 'skip_nonfinite': skip, 'text_rate': 1.0, 'freeze': freeze})
   loss_fn = steps.make_loss_fn(Linear(), Encoder(), table, config)
   optimizer = optax.sgd(1.0)
   if skip:

@@ -28,6 +28,18 @@ def test_parts_of_a_batch_teach_what_the_batch_teaches(parts):
   assert abs(np.mean(means) - metrics['loss']) > 1e-2
 
 
+@pytest.mark.parametrize('parts', [1, 2])
+def test_nothing_is_differentiated_for_what_is_kept(parts):
+  params, batch, prompts, _ = example()
+  state, metrics = one_step(parts)(params, batch, prompts)
+  moved = lambda of: np.abs(params['model']['bias'] - of.params['model']['bias'])
+  assert metrics['grad_norm'] > 1.01 * moved(state)
+  kept, metrics = one_step(parts, freeze=('model/kernel', 'text'))(params, batch, prompts)
+  np.testing.assert_allclose(metrics['grad_norm'], moved(state), rtol=1e-5)
+  np.testing.assert_array_equal(kept.params['model']['kernel'], params['model']['kernel'])
+  np.testing.assert_allclose(kept.params['model']['bias'], state.params['model']['bias'], rtol=1e-5)
+
+
 def test_a_step_without_a_finite_gradient_is_left_out():
   params, batch, prompts, _ = example()
   broken = batch | {'image': batch['image'].copy(), 'supervised': np.ones((B, K), bool)}
