@@ -22,13 +22,17 @@ def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   Args:
     start: config of the model that stands after the colon, set to start from it.
   """
-  config = start.copy_and_resolve_references()
+  config, usual = start.copy_and_resolve_references(), base.get_config()
   config.experimental = ()  # as few patients taught the start
   config.data.weights = config.data.augment_of = ()  # of its datasets
   config.data.fold = -1
+  # Of its machine, which this one need not be.
+  config.data.loader, config.data.num_parallel = usual.data.loader, usual.data.num_parallel
+  config.mesh, config.profile = usual.mesh, usual.profile
   if config.train.freeze:  # of a stage that trained a part alone, as `router` does
     config.train.freeze = ()
-    config.train.negatives = base.get_config().train.negatives
+    config.train.negatives = usual.train.negatives
+  config.train.rates = ()  # a rate of 0 freezes too
   if config.model.anchor == 'equal':  # along with a router, experts would learn worse
     config.model.router_apart = True
   config.train.steps = 300
@@ -40,4 +44,5 @@ def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.validation.every = 100
   config.validation.cases = config.validation.patience = 0  # set aside of its scans
   config.evaluation.checkpoint = 'last'
+  config.evaluation.split, config.evaluation.prompts = usual.evaluation.split, 'default'
   return config

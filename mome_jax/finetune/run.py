@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from input_pipeline import bricks, check, prepare, sources, text_files
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
-from mome_jax.configs import base, finetune
+from mome_jax.configs import finetune
 from mome_jax.errors import UserError, one_line, writing
 from mome_jax.evaluate import compare, score_files
 from mome_jax.export import export
@@ -58,7 +58,6 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   model = str(shipped.MODEL) if start == 'shipped' else start
   config = finetune.get_config(config_flag.start_from(model))
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
-  _forget_run(config)
   _share_batch(config, place)
   if bricks.read_settings(config.data_dir, name) is None:
     _check(data, name, config)  # before anything is written
@@ -78,17 +77,6 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   print('\n'.join(['', *result.lines()]), flush=True)
   print('\n'.join(['', f'Model: {place / "model"}. Next:', *_next(place)]))
   return 0
-
-
-def _forget_run(config: ConfigDict) -> None:
-  """What the start was trained with and this machine, or these scans, may not have."""
-  usual = base.get_config()
-  config.data.weights = config.data.augment_of = ()
-  config.data.fold = -1
-  config.data.loader, config.data.num_parallel = usual.data.loader, usual.data.num_parallel
-  config.mesh, config.profile = usual.mesh, usual.profile
-  config.validation.patience = 0
-  config.evaluation.split, config.evaluation.prompts = usual.evaluation.split, 'default'
 
 
 def _share_batch(config: ConfigDict, place: epath.Path) -> None:

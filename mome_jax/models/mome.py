@@ -200,7 +200,8 @@ class MoME(nn.Module):
       # From nothing, the first gradients would decide whether the router is heard at all.
       start = 0.1 if self.anchor == 'equal' else 0.0
       share = mixture_share(self.param('mixture_share', nn.initializers.constant(start), ()))
-
+      if self.anchor == 'equal' and self.router_inputs == 'uniform':
+        share = jax.lax.stop_gradient(share)  # of two means that differ by round-off alone
     sources = class_maps.Sources(theta, tuple(gates), tuple(features), tuple(outputs), share)
     options = class_maps.Options(
       self.top_k, self.anchor, self.head_activation, self.class_chunk, self.router_apart

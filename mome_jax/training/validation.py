@@ -171,12 +171,15 @@ class Validation:
     return low, np.minimum((cells.max(0) + 1) * edge + margin, case.info.shape)
 
   def _batches(self) -> Iterator[dict[str, jax.Array]]:
-    """Every patch once, on the devices; the last batch is filled up with further ones."""
-    size = self._batch_size
+    """Every patch once, on the devices; what fills up the last batch is labelled nowhere."""
+    size, patches = self._batch_size, self._config.validation.patches
     rows, host = size // jax.process_count(), jax.process_index()
-    for first in range(0, self._config.validation.patches, size):
+    for first in range(0, patches, size):
       numbers = range(first + host * rows, first + (host + 1) * rows)
       examples = [self._sampler.sample(number, _SEED) for number in numbers]
+      for number, example in zip(numbers, examples, strict=True):
+        if number >= patches:
+          example['label'] = np.full_like(example['label'], IGNORE_CODE)
       yield self._place({name: np.stack([e[name] for e in examples]) for name in examples[0]})
 
   def _place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ from etils import epath
 
 from input_pipeline.prepare import prepare
 from mome_jax import checkpoint, shipped
-from mome_jax.configs import base, demo, finetune
+from mome_jax.configs import finetune
 from mome_jax.evaluate import metrics
 from mome_jax.finetune import command, run, verdict
 from mome_jax.training import config_flag
@@ -160,18 +160,6 @@ def test_what_got_worse_is_not_exported(tmp_path):
   model = checkpoint.load_config(place / 'model')
   assert model.classes == checkpoint.load_config(shipped.MODEL).classes
   assert sorted(path.name for path in place.iterdir()) == ['model']
-
-
-def test_what_the_start_was_trained_with_is_no_setting_of_the_new_run():
-  """Patience chooses on scans set aside, of which a small folder has none; a mesh, on devices."""
-  config = demo.get_config()
-  config.validation.patience, config.mesh.expert, config.mesh.data = 3, 4, 8
-  config.data.loader, config.evaluation.split = 'grain', 'test'
-  run._forget_run(config)
-  usual = base.get_config()
-  assert config.validation.patience == 0 and config.mesh == usual.mesh
-  assert config.data.loader == usual.data.loader
-  assert config.evaluation.split == usual.evaluation.split
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE
 from mome_jax.training.validation import Validation, make_score_step, summarise
@@ -85,6 +86,27 @@ def test_the_sums_of_two_batches_are_those_of_one(batch):
   ]
   for name, value in whole.items():
     np.testing.assert_allclose(parts[0][name] + parts[1][name], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize('size', [1, 2, 4])
+def test_no_patch_more_counts_than_is_asked_for(batch, size):
+  """The batch's size, which may change in a run, decides nothing."""
+  logits, arrays = batch
+  arrays['image'] = logits
+  sample = lambda number, seed: {name: x[number % 2] for name, x in arrays.items()}
+  validation = types.SimpleNamespace(
+    _batch_size=size, _config=ConfigDict({'validation': {'patches': 3}}), _place=lambda x: x,
+    _sampler=types.SimpleNamespace(sample=sample),
+  )  # fmt: skip
+  step = make_score_step(jnp.asarray(by_hand(logits, arrays)[0]), log=False)
+  scored = [step(jnp.asarray(part.pop('image')), part) for part in Validation._batches(validation)]
+  first, second = (
+    step(jnp.asarray(logits[n : n + 1]), {k: x[n : n + 1] for k, x in arrays.items()})
+    for n in range(2)
+  )
+  for name in first:
+    total = sum(part[name] for part in scored)
+    np.testing.assert_allclose(total, 2 * first[name] + second[name], rtol=1e-6)
 
 
 def test_nothing_labelled_gives_no_dice():
