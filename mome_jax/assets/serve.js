@@ -69,7 +69,8 @@ function archive(files) {
     put(file.size.toString(8).padStart(11, '0'), 124);
     put('00000000000', 136);
     put('        ', 148);
-    put('0ustar', 156);
+    put('0', 156);
+    put('ustar', 257);
     put('00', 263);
     put(`${header.reduce((a, b) => a + b, 0).toString(8).padStart(6, '0')}\0 `, 148);
     parts.push(header, file, new Uint8Array((512 - (file.size % 512)) % 512));
@@ -88,9 +89,23 @@ async function filesOf(entry) {
   }
 }
 
+// Names of what the server takes, or says how to convert.
+const SCANS = /\.(dcm|dicom|ima|hdr|img|mhd|nhdr|z?raw|mgz|mgh|mnc|nii\.\w+)$/i;
+
+// Whether a file beside scans may be one, too: by its name, or DICOM by its first bytes.
+async function isScan(file) {
+  if (SCANS.test(file.name)) return true;
+  const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 132).arrayBuffer()));
+  return head.slice(128) === 'DICM' || /^([\x02\x08]\0|\0[\x02\x08])/.test(head); // the latter without preamble
+}
+
 async function send(files, name) {
   const single = files.filter((file) => /^[^.].*\.(nii|nii\.gz|zip|nrrd|mha|tar)$/i.test(file.name));
-  const rest = files.filter((file) => !single.includes(file) && !(single.length && file.name.startsWith('.')));
+  let rest = files.filter((file) => !single.includes(file));
+  if (single.length) { // sent alone, what lies beside them (the .json of dcm2niix) would be a fault
+    const scans = await Promise.all(rest.map((file) => !file.name.startsWith('.') && isScan(file).catch(() => true)));
+    rest = rest.filter((file, n) => scans[n]);
+  }
   const sent = [...single.map((file) => [file.name, file]), ...(rest.length === 1 ? [[rest[0].name, rest[0]]] : []),
     ...(rest.length > 1 ? [[`${name ?? 'series'}.tar`, archive(rest)]] : [])];
   if (!sent.length) throw new Error('nothing in it; drop NIfTI, a DICOM .zip, or the files of a DICOM series');

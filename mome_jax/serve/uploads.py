@@ -1,5 +1,6 @@
 """Scans that come over the wire: to disk, under names that the server gives, up to a limit."""
 
+import contextlib
 import math
 import pathlib
 import re
@@ -7,7 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import AsyncIterator
 
-from input_pipeline import inventory
+from input_pipeline import file_kinds, inventory
 from input_pipeline.ct import itk_image, nifti
 from mome_jax.errors import UserError, one_line, writing
 
@@ -17,6 +18,7 @@ _HALVES = ('.hdr', '.img', '.mhd', '.nhdr', '.raw', '.zraw')
 _BYTES_A_VOXEL = 4  # of a scan in memory
 _LONGEST = 60  # characters of a title
 _TAR = 257, b'ustar'  # place and bytes of its mark
+_BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError)  # of a zip version that is none
 
 
 class UploadError(UserError):
@@ -91,16 +93,10 @@ def unpack(path: pathlib.Path, name: str, limit: int) -> tuple[pathlib.Path, lis
     file.seek(_TAR[0])
     if file.read(len(_TAR[1])) == _TAR[1]:
       return _unpack_tar(path, name, limit)
-  if zipfile.is_zipfile(path):
-    try:
-      with zipfile.ZipFile(path) as archive:
-        size = sum(item.file_size for item in archive.infolist())
-    except zipfile.BadZipFile as error:
-      raise UploadError(f'{name}: {_broken(error)}') from error
-    if size > limit:
-      raise TooLargeError(f'{name}: unpacked, it {_too_large(limit)}')
-  else:
-    _check_scan(path, name, limit)
+  try:
+    _check_size(path, name, limit)
+  except _BROKEN_ZIP as error:
+    raise UploadError(f'{name}: {_broken(error)}') from error
   return path, []
 
 
@@ -127,7 +123,8 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> tuple[pathlib.Path
         with target.open('wb') as file:
           while chunk := content.read(1 << 20):
             file.write(chunk)
-        _check_scan(target, name, limit)
+        with contextlib.suppress(*_BROKEN_ZIP):  # told by the reader, and no fault of the others
+          _check_size(target, name, limit)
   except tarfile.TarError as error:
     raise UploadError(f'{name}: {_broken(error)}') from error
   path.unlink()
@@ -153,9 +150,16 @@ def _check_whole(file: str, name: str) -> None:
     )
 
 
-def _check_scan(path: pathlib.Path, name: str, limit: int) -> None:
-  if _voxels(path) * _BYTES_A_VOXEL > limit:
+def _check_size(path: pathlib.Path, name: str, limit: int) -> None:
+  """TooLargeError for what takes more where it is unpacked; other files are never read whole."""
+  kind = inventory.look_at(path).kind
+  if kind in file_kinds.VOLUMES and _voxels(path) * _BYTES_A_VOXEL > limit:
     raise TooLargeError(f'{name}: its scan {_too_large(limit)}')
+  if kind == 'zip':
+    with zipfile.ZipFile(path) as archive:
+      size = sum(item.file_size for item in archive.infolist())
+    if size > limit:
+      raise TooLargeError(f'{name}: unpacked, it {_too_large(limit)}')
 
 
 def _voxels(path: pathlib.Path) -> int:
