@@ -55,9 +55,8 @@ async def save(
 
   Raises:
     TooLargeError: if there is more.
-    UploadError: if there is nothing, or half of a scan in two files.
+    UploadError: if there is nothing.
   """
-  _check_whole(name, name)
   ending = _ENDING.search(name.lower())
   path = folder / f'scan{ending[0] if ending else ""}'
   size = 0
@@ -87,12 +86,13 @@ def unpack(path: pathlib.Path, name: str, limit: int) -> tuple[pathlib.Path, lis
 
   Raises:
     TooLargeError: if it holds more.
-    UploadError: if it is broken.
+    UploadError: if it is broken, or half of a scan in two files.
   """
   with path.open('rb') as file:
     file.seek(_TAR[0])
     if file.read(len(_TAR[1])) == _TAR[1]:
       return _unpack_tar(path, name, limit)
+  _check_whole(path, name)
   try:
     _check_size(path, name, limit)
   except _BROKEN_ZIP as error:
@@ -111,7 +111,6 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> tuple[pathlib.Path
         content = archive.extractfile(item) if item.isreg() else None
         if content is None:
           continue
-        _check_whole(item.name, name)
         if reason := _no_scan(item):
           left_out.append(reason)
           continue
@@ -123,6 +122,7 @@ def _unpack_tar(path: pathlib.Path, name: str, limit: int) -> tuple[pathlib.Path
         with target.open('wb') as file:
           while chunk := content.read(1 << 20):
             file.write(chunk)
+        _check_whole(target, name)
         with contextlib.suppress(*_BROKEN_ZIP):  # told by the reader, and no fault of the others
           _check_size(target, name, limit)
   except tarfile.TarError as error:
@@ -142,9 +142,9 @@ def _no_scan(item: tarfile.TarInfo) -> str:
   return '' if item.size else 'empty'
 
 
-def _check_whole(file: str, name: str) -> None:
-  """UploadError for half of a scan."""
-  if file.lower().endswith(_HALVES):
+def _check_whole(path: pathlib.Path, name: str) -> None:
+  """UploadError for half of a scan; slices, which are often called .img, are none."""
+  if path.name.endswith(_HALVES) and inventory.look_at(path).kind != 'dicom':
     raise UploadError(
       f'{name}: a scan in two files, as .hdr and .img are; convert it to .nii.gz, .nrrd or .mha'
     )

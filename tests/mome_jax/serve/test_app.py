@@ -262,18 +262,6 @@ def test_of_more_scans_than_are_kept_the_rest_is_named(folder, tmp_path):
     assert problem.startswith('study_') and 'as 2 scans are kept' in problem
 
 
-@pytest.mark.parametrize('name', ['a.hdr', 'A.IMG', 'b.mhd'])
-def test_half_of_a_scan_is_refused(client, folder, name):
-  stream = io.BytesIO()
-  with tarfile.open(fileobj=stream, mode='w') as archive:
-    archive.addfile(tarfile.TarInfo(f'0{pathlib.Path(name).suffix}'))
-  for title, content in ((name, b'x'), ('both.tar', stream.getvalue())):
-    answer = client.post('api/scans', params={'name': title}, content=content)
-    assert answer.status_code == 400
-    assert answer.json()['error'].startswith(f'{title}: a scan in two files')
-  assert not list(folder.iterdir())
-
-
 def test_who_leaves_while_sending_leaves_nothing(folder):
   async def leave():
     sent = iter([{'type': 'http.request', 'body': b'x', 'more_body': True}])

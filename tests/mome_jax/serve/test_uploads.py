@@ -125,3 +125,20 @@ def test_a_page_that_was_saved_as_a_scan_is_not_too_large(client):
   for name in ('scan.nii', 'scan.nii.gz'):
     answer = client.post('api/scans', params={'name': name}, content=b'<html>Sign in</html>' * 50)
     assert answer.status_code == 400 and 'cannot be read as NIfTI' in answer.json()['error']
+
+
+# ---------------------------------------------------------------------------- names
+def test_slices_may_be_called_img(client, slices):
+  files = {f'{name}.IMG': content for name, content in slices.items()}
+  assert titles(post(client, {**files, '._IM0000.IMG': b'of macOS'})) == ['study']
+  answer = client.post('api/scans', params={'name': '0.img'}, content=slices['IM0000'])
+  assert answer.status_code == 400 and 'one DICOM file; pass the folder' in answer.json()['error']
+
+
+@pytest.mark.parametrize('name', ['a.hdr', 'A.IMG', 'b.mhd'])
+def test_half_of_a_scan_is_refused(client, folder, name):
+  for title, content in ((name, b'x'), ('both.tar', tar({name: b'x'}))):
+    answer = client.post('api/scans', params={'name': title}, content=content)
+    assert answer.status_code == 400
+    assert answer.json()['error'].startswith(f'{title}: a scan in two files')
+  assert not list(folder.iterdir())
