@@ -1,4 +1,5 @@
-// The page of `mome serve`: opens scans, asks for masks, and has the viewer (viewer.js) show them. All it knows comes from api/.
+// The page of `mome serve`: opens scans, asks for masks, and has the viewer (viewer.js) show them; archive.js makes one file
+// of a folder. All it knows comes from api/.
 'use strict';
 const KINDS = {
   'seg.nii.gz': 'labels (NIfTI)', 'masks.zip': 'a mask a class', 'seg.json': 'JSON', 'seg.dcm': 'DICOM SEG', 'rtstruct.dcm': 'RTSTRUCT',
@@ -55,50 +56,6 @@ const trying = (work) => async (...given) => {
 };
 
 // ---------------------------------------------------------------------------- scans
-// A tar archive of some files: each in a folder of its own, their content is not copied.
-function archive(files) {
-  const parts = [];
-  for (const [number, file] of files.entries()) {
-    const header = new Uint8Array(512);
-    const put = (text, at) => { for (let i = 0; i < text.length; i++) header[at + i] = text.charCodeAt(i); };
-    const name = file.name.replace(/[^\x20-\x7e]|\//g, '_');
-    put(`${number}/${name.length > 80 ? name.slice(0, 40) + name.slice(-40) : name}`, 0); // of 100 bytes
-    put('0000644', 100);
-    put('0000000', 108);
-    put('0000000', 116);
-    put(file.size.toString(8).padStart(11, '0'), 124);
-    put('00000000000', 136);
-    put('        ', 148);
-    put('0', 156);
-    put('ustar', 257);
-    put('00', 263);
-    put(`${header.reduce((a, b) => a + b, 0).toString(8).padStart(6, '0')}\0 `, 148);
-    parts.push(header, file, new Uint8Array((512 - (file.size % 512)) % 512));
-  }
-  return new Blob([...parts, new Uint8Array(1024)]);
-}
-
-async function filesOf(entry) {
-  if (entry.isFile) return [await new Promise((done, failed) => { entry.file(done, failed); })];
-  const reader = entry.createReader();
-  const files = [];
-  for (;;) { // a few at a time
-    const some = await new Promise((done, failed) => { reader.readEntries(done, failed); });
-    if (!some.length) return files;
-    for (const one of some) files.push(...await filesOf(one));
-  }
-}
-
-// Names of what the server takes, or says how to convert.
-const SCANS = /\.(dcm|dicom|ima|hdr|img|mhd|nhdr|z?raw|mgz|mgh|mnc|nii\.\w+)$/i;
-
-// Whether a file beside scans may be one, too: by its name, or DICOM by its first bytes.
-async function isScan(file) {
-  if (SCANS.test(file.name)) return true;
-  const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 132).arrayBuffer()));
-  return head.slice(128) === 'DICM' || /^([\x02\x08]\0|\0[\x02\x08])/.test(head); // the latter without preamble
-}
-
 async function send(files, name) {
   const single = files.filter((file) => /^[^.].*\.(nii|nii\.gz|zip|nrrd|mha|tar)$/i.test(file.name));
   let rest = files.filter((file) => !single.includes(file));
@@ -522,7 +479,8 @@ window.dropped = trying(async (event) => {
     .map((item) => [item.getAsFile(), item.webkitGetAsEntry()]);
   const files = [];
   for (const [file, entry] of dropped) files.push(...(entry?.isDirectory ? await filesOf(entry) : [file]));
-  await send(files, dropped.find(([, entry]) => entry?.isDirectory)?.[1].name);
+  const folders = dropped.filter(([, entry]) => entry?.isDirectory);
+  await send(files, folders.length === 1 ? folders[0][1].name : undefined);
 });
 
 window.pressed = (event) => {

@@ -1,10 +1,14 @@
 """What the page sends of what is dropped on it, in a real browser."""
 
+import base64
+import io
 import shutil
+import tarfile
 
 import browser
 import desks
 import dicom_slices
+import pydicom
 import pytest
 from threshold import Threshold, save_scan
 
@@ -78,3 +82,28 @@ def test_what_lies_beside_scans_is_not_sent(page, study):
   assert titles(page) == ['scan']
   assert drop(page, folder) == ''
   assert titles(page) == ['scan', 'scan', 'study']
+
+
+def test_phases_that_folders_tell_apart_are_scans(page, study):
+  study('arterial')
+  folder = study('venöse Phase')  # of the same identifiers, and other pixels
+  headers = {path: pydicom.dcmread(path) for path in sorted(folder.rglob('IM*'))}
+  first = next(iter(headers.values()))
+  for path, header in headers.items():
+    header.StudyInstanceUID, header.SeriesInstanceUID = first.StudyInstanceUID, '1.2.3'
+    if path.parent.name != 'arterial':
+      header.PixelData = bytes(len(header.PixelData))
+    header.save_as(path)
+  assert drop(page, folder) == ''
+  assert titles(page) == ['study_arterial', 'study_venöse_Phase']
+
+
+def test_files_are_sent_by_their_paths(page):
+  names = ['a/.DS_Store', 'a/ä 1.dcm', f'{"ä" * 50}/{"b" * 70}.dcm', 'plain']
+  packed = page.run(f"""archive({names!r}.map((name, n) => Object.assign(
+    new File(["x".repeat(511 + n)], name.split("/").pop()), {{ droppedAs: n === 3 ? "" : name }}
+  ))).arrayBuffer().then((bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))))""")
+  with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed)), encoding='utf-8') as archive:
+    assert archive.getnames() == names
+    assert [item.size for item in archive] == [511, 512, 513, 514]
+    assert all(set(archive.extractfile(item).read()) == set(b'x') for item in archive)

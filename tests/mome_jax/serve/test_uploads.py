@@ -1,18 +1,24 @@
 """What is sent: DICOM among other files, scans that hide a size, and folders of folders."""
 
 import io
+import pathlib
 import tarfile
+import tempfile
 import zipfile
 
 import desks
 import dicom_slices
+import hypothesis
+import numpy as np
 import pydicom
 import pytest
+from hypothesis import strategies as st
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from threshold import Threshold, save_scan
 
 from input_pipeline.ct import volume
+from mome_jax.serve import uploads
 
 README = b'This disc holds images of one patient. Start the viewer to look at them.\r\n' * 12
 
@@ -40,10 +46,10 @@ def slices(tmp_path_factory):
 
 
 def tar(files):
-  """A tar archive of name -> content."""
+  """A tar archive of name -> content, or of pairs."""
   stream = io.BytesIO()
-  with tarfile.open(fileobj=stream, mode='w') as archive:
-    for name, content in files.items():
+  with tarfile.open(fileobj=stream, mode='w', encoding='utf-8') as archive:
+    for name, content in files.items() if isinstance(files, dict) else files:
       item = tarfile.TarInfo(name)
       item.size = len(content)
       archive.addfile(item, io.BytesIO(content))
@@ -118,7 +124,7 @@ def test_a_zip_in_a_tar_is_measured_unpacked(folder, slices):
     with desks.desk(Threshold(), folder, limit=limit) as desk, desks.client(desk) as client:
       answer = post(client, files)
       assert answer.status_code == status, answer.text
-  assert titles(answer) and 'a zip archive (' in ' '.join(answer.json()['problems'])
+  assert titles(answer) and 'study_broken: ' in ' '.join(answer.json()['problems'])
 
 
 def test_a_page_that_was_saved_as_a_scan_is_not_too_large(client):
@@ -140,5 +146,61 @@ def test_half_of_a_scan_is_refused(client, folder, name):
   for title, content in ((name, b'x'), ('both.tar', tar({name: b'x'}))):
     answer = client.post('api/scans', params={'name': title}, content=content)
     assert answer.status_code == 400
-    assert answer.json()['error'].startswith(f'{title}: a scan in two files')
+    within = f'both.tar: {name}' if title == 'both.tar' else name
+    assert answer.json()['error'].startswith(f'{within}: a scan in two files')
   assert not list(folder.iterdir())
+
+
+def phase(slices):
+  """Slices of the same series and places with other pixels."""
+  changed = {}
+  for name, content in slices.items():
+    header = pydicom.dcmread(io.BytesIO(content))
+    header.SOPInstanceUID += '.1'
+    header.PixelData = (np.frombuffer(header.PixelData, '<i2') + np.int16(50)).tobytes()
+    stream = io.BytesIO()
+    header.save_as(stream)
+    changed[name] = stream.getvalue()
+  return changed
+
+
+def test_phases_that_folders_tell_apart_are_scans(client, slices):
+  phases = {'arterial': slices, 'venous': phase(slices)}
+  files = {
+    f'./disc/{folder}/{name}': content
+    for folder, held in phases.items()
+    for name, content in held.items()
+  }
+  assert titles(post(client, files)) == ['study_arterial', 'study_venous']
+
+
+def test_messages_name_the_files_that_were_sent(client, slices, tmp_path):
+  later = {f'{name} (2)': content for name, content in phase(slices).items()}
+  answer = post(client, {**slices, **later})
+  assert answer.status_code == 400
+  assert answer.json()['error'].startswith('study: IM0000 and IM0000 (2) lie at the same place')
+  scan = save_scan(tmp_path / 'scan.nii.gz').read_bytes()
+  answer = post(client, {'a/scan.nii.gz': scan, 'b/scan.nii.gz': scan, 'b/bad.nii': README})
+  assert [one['title'] for one in answer.json()['scans']] == ['study_a_scan', 'study_b_scan']
+  [problem] = answer.json()['problems']
+  assert problem.startswith('study_bad: cannot be read as NIfTI')
+
+
+@hypothesis.given(
+  st.lists(st.text(st.characters(codec='utf-8', exclude_characters='\0')).filter(
+    lambda name: not name.endswith('/')), min_size=1, max_size=8)
+)  # fmt: skip
+@hypothesis.example(['../../x', '/etc/x', 'C:\\x', '..', 'a/../../../x', '.', ''])
+@hypothesis.example(['a', 'a', 'a/b', 'c/d', 'c', 'A'])
+@hypothesis.example(['ä' * 300, f'{"b" * 300}.dcm', 'a\x01\n\u2028', '~', '-rf', '%s'])
+def test_no_name_leads_out_of_the_folder_or_costs_a_file(names):
+  with tempfile.TemporaryDirectory() as place:
+    files = pathlib.Path(place, 'sent')
+    files.mkdir()
+    path = files / 'scan.tar'
+    path.write_bytes(tar([(name, b'%d' % n) for n, name in enumerate(names)]))
+    folder = uploads.unpack(path, 'study.tar', 1000)
+    held = [file for file in pathlib.Path(place).rglob('*') if file.is_file()]
+    assert all(folder in file.parents for file in held)
+    assert sorted(int(file.read_bytes()) for file in held) == list(range(len(names)))
+    assert all(file.name.isprintable() for file in held)
