@@ -1,9 +1,11 @@
 """What the page sends of what is dropped on it, in a real browser."""
 
 import base64
+import contextlib
 import io
 import shutil
 import tarfile
+import time
 
 import browser
 import desks
@@ -13,6 +15,7 @@ import pytest
 from threshold import Threshold, save_scan
 
 from input_pipeline.ct import volume
+from mome_jax.serve import command
 
 
 @pytest.fixture(scope='module')
@@ -64,6 +67,19 @@ def drop(page, *paths):
 
 def titles(page):
   return page.run('call("scans").then(({ scans }) => scans.map((one) => one.title))')
+
+
+def test_the_file_of_open_leads_to_the_page(browsed, address, tmp_path):
+  browsed.send('Page.enable')
+  browsed.send('Page.navigate', url=command.redirect(tmp_path, address))
+  end = time.monotonic() + browser.PATIENCE
+  ready = None
+  while ready != 'true':
+    assert time.monotonic() < end
+    time.sleep(0.1)
+    with contextlib.suppress(AssertionError):  # between two pages
+      ready = browsed.run('document.body?.dataset.ready')
+  assert browsed.run('location.href') == address
 
 
 def test_a_folder_of_slices_is_a_scan(page, study):
