@@ -366,8 +366,9 @@ function offer(list) {
   marked = -1;
   $('offers').hidden = !list.length;
   $('prompt').ariaExpanded = String(Boolean(list.length));
-  $('offers').replaceChildren(...list.map(([phrase, name]) => make('li', {
-    role: 'option', ariaSelected: 'false', onmousedown: (event) => { event.preventDefault(); take(phrase); },
+  $('prompt').removeAttribute('aria-activedescendant');
+  $('offers').replaceChildren(...list.map(([phrase, name], n) => make('li', {
+    id: `offer-${n}`, role: 'option', ariaSelected: 'false', onmousedown: (event) => { event.preventDefault(); take(phrase); },
   }, phrase, ...(name === phrase ? [] : [make('small', {}, name)]))));
 }
 
@@ -391,6 +392,7 @@ function mark(step) {
   if (!items.length) return false;
   marked = (marked + step + items.length) % items.length;
   items.forEach((item, n) => { item.ariaSelected = String(n === marked); });
+  $('prompt').setAttribute('aria-activedescendant', items[marked].id); // the focus stays in the line
   items[marked].scrollIntoView({ block: 'nearest' });
   return true;
 }

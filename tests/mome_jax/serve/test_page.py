@@ -115,6 +115,38 @@ def test_words_are_completed_and_judged(page):
   page.run('$("prompt").value = ""; complain(null)')
 
 
+def test_a_screen_reader_is_told_which_word_is_marked(page):
+  def told():
+    """Whether the list is open, and the word that is marked, as assistive technology sees it."""
+    line = page.send('DOM.querySelector', nodeId=root, selector='#prompt')['nodeId']
+    [line, *_] = page.send('Accessibility.getPartialAXTree', nodeId=line)['nodes']
+    held = {one['name']: one['value'] for one in line['properties']}
+    active = held.get('activedescendant', {}).get('relatedNodes', [])
+    words = [page.run(f'$("{one["idref"]}").firstChild.textContent') for one in active]
+    assert words == page.run(
+      '[...document.querySelectorAll("#offers [aria-selected=true]")].map('
+      '(one) => one.firstChild.textContent)'
+    )
+    return held['expanded']['value'], words
+
+  page.send('Accessibility.enable')
+  root = page.send('DOM.getDocument')['root']['nodeId']
+  page.run('$("prompt").focus()')
+  page.type('l')
+  assert told() == (True, [])
+  page.press('ArrowDown', 40)
+  assert told() == (True, ['liver'])
+  page.press('ArrowDown', 40)
+  last = told()[1]
+  assert last and last != ['liver']
+  page.type('i')  # a new list
+  assert told() == (True, [])
+  page.press('Escape', 27)
+  assert told() == (False, [])
+  page.run('$("prompt").value = $("meaning").textContent = ""')
+  page.send('Accessibility.disable')
+
+
 def test_masks_appear_with_their_volumes(page):
   ask(page, 'liver')
   page.until('document.body.dataset.shown === "liver"')
