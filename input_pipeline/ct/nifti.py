@@ -77,7 +77,10 @@ def stored_shape(path: str | os.PathLike) -> tuple[int, ...]:
     Exception: of any kind, where there is no such header.
   """
   with _unpacked(pathlib.Path(path)) as stream:
-    return _stored_header(stream)[1].get_data_shape()
+    header = _stored_header(stream)[1]
+  if header['magic'].item() not in (header.single_magic, header.pair_magic):
+    raise VolumeError(f'{path}: does not begin as NIfTI; copy or convert it again')
+  return header.get_data_shape()
 
 
 def _is_compressed(path):

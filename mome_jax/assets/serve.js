@@ -1,4 +1,5 @@
-// The page of `mome serve`: opens scans, asks for masks, and has the viewer (viewer.js) show them. All it knows comes from api/.
+// The page of `mome serve`: opens scans, asks for masks, and has the viewer (viewer.js) show them; archive.js makes one file
+// of a folder. All it knows comes from api/.
 'use strict';
 const KINDS = {
   'seg.nii.gz': 'labels (NIfTI)', 'masks.zip': 'a mask a class', 'seg.json': 'JSON', 'seg.dcm': 'DICOM SEG', 'rtstruct.dcm': 'RTSTRUCT',
@@ -55,42 +56,13 @@ const trying = (work) => async (...given) => {
 };
 
 // ---------------------------------------------------------------------------- scans
-// A tar archive of some files: each in a folder of its own, their content is not copied.
-function archive(files) {
-  const parts = [];
-  for (const [number, file] of files.entries()) {
-    const header = new Uint8Array(512);
-    const put = (text, at) => { for (let i = 0; i < text.length; i++) header[at + i] = text.charCodeAt(i); };
-    const name = file.name.replace(/[^\x20-\x7e]|\//g, '_');
-    put(`${number}/${name.length > 80 ? name.slice(0, 40) + name.slice(-40) : name}`, 0); // of 100 bytes
-    put('0000644', 100);
-    put('0000000', 108);
-    put('0000000', 116);
-    put(file.size.toString(8).padStart(11, '0'), 124);
-    put('00000000000', 136);
-    put('        ', 148);
-    put('0ustar', 156);
-    put('00', 263);
-    put(`${header.reduce((a, b) => a + b, 0).toString(8).padStart(6, '0')}\0 `, 148);
-    parts.push(header, file, new Uint8Array((512 - (file.size % 512)) % 512));
-  }
-  return new Blob([...parts, new Uint8Array(1024)]);
-}
-
-async function filesOf(entry) {
-  if (entry.isFile) return [await new Promise((done, failed) => { entry.file(done, failed); })];
-  const reader = entry.createReader();
-  const files = [];
-  for (;;) { // a few at a time
-    const some = await new Promise((done, failed) => { reader.readEntries(done, failed); });
-    if (!some.length) return files;
-    for (const one of some) files.push(...await filesOf(one));
-  }
-}
-
 async function send(files, name) {
   const single = files.filter((file) => /^[^.].*\.(nii|nii\.gz|zip|nrrd|mha|tar)$/i.test(file.name));
-  const rest = files.filter((file) => !single.includes(file) && !(single.length && file.name.startsWith('.')));
+  let rest = files.filter((file) => !single.includes(file));
+  if (single.length) { // sent alone, what lies beside them (the .json of dcm2niix) would be a fault
+    const scans = await Promise.all(rest.map((file) => !file.name.startsWith('.') && isScan(file).catch(() => true)));
+    rest = rest.filter((file, n) => scans[n]);
+  }
   const sent = [...single.map((file) => [file.name, file]), ...(rest.length === 1 ? [[rest[0].name, rest[0]]] : []),
     ...(rest.length > 1 ? [[`${name ?? 'series'}.tar`, archive(rest)]] : [])];
   if (!sent.length) throw new Error('nothing in it; drop NIfTI, a DICOM .zip, or the files of a DICOM series');
@@ -394,8 +366,9 @@ function offer(list) {
   marked = -1;
   $('offers').hidden = !list.length;
   $('prompt').ariaExpanded = String(Boolean(list.length));
-  $('offers').replaceChildren(...list.map(([phrase, name]) => make('li', {
-    role: 'option', ariaSelected: 'false', onmousedown: (event) => { event.preventDefault(); take(phrase); },
+  $('prompt').removeAttribute('aria-activedescendant');
+  $('offers').replaceChildren(...list.map(([phrase, name], n) => make('li', {
+    id: `offer-${n}`, role: 'option', ariaSelected: 'false', onmousedown: (event) => { event.preventDefault(); take(phrase); },
   }, phrase, ...(name === phrase ? [] : [make('small', {}, name)]))));
 }
 
@@ -419,6 +392,7 @@ function mark(step) {
   if (!items.length) return false;
   marked = (marked + step + items.length) % items.length;
   items.forEach((item, n) => { item.ariaSelected = String(n === marked); });
+  $('prompt').setAttribute('aria-activedescendant', items[marked].id); // the focus stays in the line
   items[marked].scrollIntoView({ block: 'nearest' });
   return true;
 }
@@ -507,7 +481,8 @@ window.dropped = trying(async (event) => {
     .map((item) => [item.getAsFile(), item.webkitGetAsEntry()]);
   const files = [];
   for (const [file, entry] of dropped) files.push(...(entry?.isDirectory ? await filesOf(entry) : [file]));
-  await send(files, dropped.find(([, entry]) => entry?.isDirectory)?.[1].name);
+  const folders = dropped.filter(([, entry]) => entry?.isDirectory);
+  await send(files, folders.length === 1 ? folders[0][1].name : undefined);
 });
 
 window.pressed = (event) => {

@@ -33,6 +33,8 @@ _STATUS = {uploads.TooLargeError: 413, BusyError: 429, GoneError: 404}
 _TICK = 0.1  # seconds between looks at a job whose progress is told
 _SILENCE = 15.0  # seconds after which a stream says that it is alive
 _LONGEST = 1 << 20  # bytes of a JSON body
+_STYLES = 'viewer.css', 'serve.css'
+_SCRIPTS = 'viewer.js', 'archive.js', 'serve.js'
 
 
 @dataclasses.dataclass(eq=False)
@@ -92,11 +94,9 @@ def _number(request: Request, name: str) -> int:
 async def page(request: Request) -> Response:
   """The page."""
   style = '<link rel="icon" href="data:,">\n' + ''.join(
-    f'<link rel="stylesheet" href="{name}.css">\n' for name in ('viewer', 'serve')
+    f'<link rel="stylesheet" href="{name}">\n' for name in _STYLES
   )
-  scripts = ''.join(
-    f'<script src="{name}"></script>\n' for name in ('niivue.js', 'viewer.js', 'serve.js')
-  )
+  scripts = ''.join(f'<script src="{name}"></script>\n' for name in ('niivue.js', *_SCRIPTS))
   text = html_viewer.page(style, html_viewer.asset('serve.html'), scripts)
   return Response(text, media_type='text/html')
 
@@ -106,7 +106,7 @@ async def asset(request: Request) -> Response:
   name = request.path_params['name']
   if name == 'niivue.js':
     return Response(await _in_thread(html_viewer.niivue), media_type='text/javascript')
-  if name not in ('viewer.js', 'serve.js', 'viewer.css', 'serve.css'):
+  if name not in (*_STYLES, *_SCRIPTS):
     raise GoneError(f'{name}: no such file')
   kind = 'text/css' if name.endswith('.css') else 'text/javascript'
   return Response(html_viewer.asset(name), media_type=kind)
@@ -201,9 +201,9 @@ async def post_scan(request: Request) -> Response:
   folder = desk.scans.new_folder()
   try:
     path = await uploads.save(request.stream(), folder, name, desk.limit)
-    path, left_out = await _in_thread(uploads.unpack, path, name, desk.limit)
+    path = await _in_thread(uploads.unpack, path, name, desk.limit)
     parts, notes = await _in_thread(find, path, uploads.title_of(name))
-    return await _open(desk, parts, [*left_out, *notes])
+    return await _open(desk, parts, notes)
   except BaseException:
     shutil.rmtree(folder, ignore_errors=True)
     raise

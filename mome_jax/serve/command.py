@@ -23,6 +23,7 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from input_pipeline import errors
 from input_pipeline.cli import Parser, at_least, dashed
@@ -31,6 +32,9 @@ from mome_jax.errors import UserError
 from mome_jax.inference import postprocess
 from mome_jax.predict import staging
 from mome_jax.predict.request import FAST_OVERLAP, Request
+
+if TYPE_CHECKING:
+  from mome_jax.serve import app, guard
 
 _HOST = '127.0.0.1'
 _LAST_PORT = 65535
@@ -129,10 +133,32 @@ def _check(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path) -> bool:
   """Serves until it is stopped; whether all that computed has ended."""
   # What computes is imported from here on, so that help and mistakes come at once.
-  import uvicorn
+  from mome_jax.serve import app, guard
 
+  desk = _desk(args, folder)
+  token, port = secrets.token_urlsafe(24), listener.getsockname()[1]
+  address = f'http://{_HOST}:{port}/{token}/'
+
+  def started() -> None:
+    print(address, flush=True)
+    if args.open:
+      webbrowser.open(redirect(folder, address))
+
+  guarded = guard.Guard(
+    app.make_app(desk, started), token, [f'{_HOST}:{port}', f'localhost:{port}']
+  )
+  try:
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end
+      _serve(guarded, listener, desk)
+  finally:
+    ended = desk.line.close()
+  return ended
+
+
+def _desk(args: argparse.Namespace, folder: pathlib.Path) -> 'app.Desk':
+  """The model, the scans of --input, and what is open and asked for."""
   from mome_jax.predict import find_scans, prompted_model
-  from mome_jax.serve import answers, app, compute, guard, scans
+  from mome_jax.serve import answers, app, compute, scans
   from mome_jax.training import compilation
 
   offered, notes = find_scans.find_scans([os.path.abspath(args.input)]) if args.input else ([], [])
@@ -156,17 +182,13 @@ def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path
     {scan.name: scan for scan in offered},
     int(args.max_upload * 1e9),
   )
-  token, port = secrets.token_urlsafe(24), listener.getsockname()[1]
-  address = f'http://{_HOST}:{port}/{token}/'
+  return desk
 
-  def started() -> None:
-    print(address, flush=True)
-    if args.open:
-      webbrowser.open(address)
 
-  guarded = guard.Guard(
-    app.make_app(desk, started), token, [f'{_HOST}:{port}', f'localhost:{port}']
-  )
+def _serve(guarded: 'guard.Guard', listener: socket.socket, desk: 'app.Desk') -> None:
+  """Answers until Control-C."""
+  import uvicorn
+
   config = uvicorn.Config(
     guarded,
     log_level=logging.WARNING,
@@ -181,12 +203,21 @@ def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path
       desk.stopping.set()  # streams of progress end, and so do their connections
       await super().shutdown(sockets)
 
-  try:
-    with contextlib.suppress(KeyboardInterrupt):  # the usual end
-      Server(config).run(sockets=[listener])
-  finally:
-    ended = line.close()
-  return ended
+  Server(config).run(sockets=[listener])
+
+
+def redirect(folder: pathlib.Path, address: str) -> str:
+  """The address of a page in a folder of this user's that leads to another one.
+
+  All users of a machine can read what a browser is started with, and the token is none of theirs.
+  """
+  path = folder / 'open.html'
+  with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w') as file:
+    file.write(
+      f'<!DOCTYPE html>\n<meta http-equiv="refresh" content="0; url={address}">\n'
+      f'<title>mome serve</title>\n<a href="{address}">mome serve</a>\n'
+    )
+  return path.as_uri()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 A page of another site that a user has open can send requests to any port of the machine, also under
 a name of its own that it has pointed there. So the token in the address, the name that was asked
-for and the page that asks are all looked at.
+for and the page that asks are all looked at. A link from anywhere may open the page, if it holds
+the token.
 """
 
 import secrets
@@ -71,12 +72,19 @@ class Guard:
     origin = headers.get('origin')
     if origin is not None and origin.removeprefix('http://') not in self._hosts:
       return _no(403, f'a page of {origin} asks; pages of this server may alone')
-    if headers.get('sec-fetch-site', 'same-origin') not in ('same-origin', 'none'):
+    first, _, inside = scope['path'].removeprefix('/').partition('/')
+    is_alien = headers.get('sec-fetch-site', 'same-origin') not in ('same-origin', 'none')
+    if is_alien and (inside or not _is_link(scope, headers)):
       return _no(403, 'a page of another site asks; pages of this server may alone')
-    first = scope['path'].removeprefix('/').partition('/')[0]
     if not secrets.compare_digest(first.encode(), self._token.encode()):
       return _no(404, 'no such address; use the whole one that the command printed')
     return None
+
+
+def _is_link(scope: Scope, headers: Headers) -> bool:
+  """Whether a link elsewhere, as in the file of --open, is followed: its page sees no answer."""
+  kind = headers.get('sec-fetch-mode'), headers.get('sec-fetch-dest')
+  return scope['method'] == 'GET' and kind == ('navigate', 'document')
 
 
 def _no(status: int, text: str) -> JSONResponse:

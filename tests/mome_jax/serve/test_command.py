@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.parse
 import urllib.request
 
 import fresh
@@ -25,13 +27,14 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def start(model, tmp_path):
-  """start(*options) -> a server and its address; its temporary files are in tmp_path."""
+  """start(*options, **environment) -> a server and its address; its files are in tmp_path."""
   servers = []
 
-  def call(*options):
+  def call(*options, **environment):
     server = subprocess.Popen(
       [sys.executable, '-m', 'mome_jax.serve', '--checkpoint', model, *options],
-      stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, 'TMPDIR': str(tmp_path)},
+      stdout=subprocess.PIPE, text=True, cwd=ROOT,
+      env={**os.environ, 'TMPDIR': str(tmp_path), **environment},
     )  # fmt: skip
     servers.append(server)
     return server, server.stdout.readline().strip()
@@ -67,6 +70,24 @@ def test_one_address_and_nothing_left(start, tmp_path):
   server.wait()
   start()
   assert not list(place.rglob('*.nii.gz'))
+
+
+def test_the_browser_is_not_started_with_the_token(start, tmp_path):
+  browser, told = tmp_path / 'browser', tmp_path / 'told'
+  browser.write_text(f'#!/bin/sh\necho "$@" > {told}.part && mv {told}.part {told}\n')
+  browser.chmod(0o700)
+  server, address = start('--open', BROWSER=f'{browser} %s')
+  end = time.monotonic() + 60
+  while not told.exists():
+    assert time.monotonic() < end
+    time.sleep(0.1)
+  uri = urllib.parse.urlsplit(told.read_text().strip())
+  page = pathlib.Path(urllib.parse.unquote(uri.path))
+  assert uri.scheme == 'file' and address.split('/')[-2] not in told.read_text()
+  assert f'content="0; url={address}"' in page.read_text()
+  assert [path.stat().st_mode & 0o777 for path in (page, page.parent)] == [0o600, 0o700]
+  server.send_signal(signal.SIGINT)
+  assert server.wait(60) == 0 and not page.exists()
 
 
 def test_what_cannot_be_is_told_in_one_line(capsys, tmp_path):

@@ -51,6 +51,21 @@ def test_other_names_and_pages_of_others_are_refused(app, headers, method):
   assert not [name for name in answer.headers if name.startswith('access-control')]
 
 
+def test_a_link_elsewhere_leads_to_the_page_alone(app):
+  link = {
+    'sec_fetch_site': 'cross-site',
+    'sec_fetch_mode': 'navigate',
+    'sec_fetch_dest': 'document',
+  }
+  for path in (f'/{desks.TOKEN}/', f'/{desks.TOKEN}'):
+    assert get(app, path, **link).text.startswith('<!DOCTYPE html>')
+  assert get(app, '/wrong/', **link).status_code == 404
+  assert get(app, f'/{desks.TOKEN}/api/scans', **link).status_code == 403
+  for refused in ({'sec_fetch_dest': 'iframe'}, {'sec_fetch_mode': 'cors'}, {'origin': 'null'}):
+    assert get(app, f'/{desks.TOKEN}/', **{**link, **refused}).status_code == 403
+  assert get(app, f'/{desks.TOKEN}/', 'POST', **link).status_code == 403
+
+
 def test_the_address_without_its_last_slash_leads_to_the_page(app):
   client = TestClient(app, base_url=f'http://{desks.HOST}', follow_redirects=False)
   answer = client.get(f'/{desks.TOKEN}')
