@@ -1,5 +1,6 @@
 """The folds of a cross-validation: which are done, and what they say together."""
 
+import shlex
 from typing import Any
 
 from etils import epath
@@ -53,8 +54,9 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
   """
   if not checkpoint.goes_on(workdir):
     return False
-  values = ', '.join(checkpoint.other_values(workdir, config))
-  if values:
+  other = checkpoint.other_values(workdir, config)
+  # Not those it was described with, but those it was scored with count: see below.
+  if values := ', '.join(v for name, v in other.items() if not name.startswith('evaluation.')):
     raise CrossValidationError(
       f'{workdir}: a fold of another experiment: {values}; choose another --workdir, or remove '
       'that folder'
@@ -66,15 +68,22 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
   if newest is None or newest < config.train.steps or summary.get('step') != chosen:
     return False
   now = score_checkpoint.settings(config)
-  before = now | summary.get('evaluation', {})  # earlier versions did not write it
-  other = [name for name in now if before[name] != now[name]]
-  if other:
+  # Earlier versions did not write it, and scored as the fold is described.
+  before = score_checkpoint.settings(checkpoint.load_config(workdir))
+  before |= summary.get('evaluation', {})
+  if other := [name for name in now if before[name] != now[name]]:
     values = ', '.join(f'{name}: {before[name]} -> {now[name]}' for name in other)
+    flags = ' '.join(_flag(f'evaluation.{name}', now[name]) for name in other)
     raise CrossValidationError(
-      f'{workdir}: scored with other values of config.evaluation: {values}; evaluate that fold '
-      'again with those of the others'
+      f'{workdir}: scored with other values of config.evaluation: {values}; give those, or score '
+      f'it again with these: mome evaluate --workdir={workdir} {flags}'
     )
   return True
+
+
+def _flag(name: str, value: Any) -> str:
+  """A value of the config as a shell takes it; of JSON, which has no tuples."""
+  return shlex.quote(f'--config.{name}={tuple(value) if isinstance(value, list) else value}')
 
 
 def scores(workdir: epath.Path, config: ConfigDict) -> list[dict[str, Any]]:

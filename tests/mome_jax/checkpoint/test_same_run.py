@@ -52,6 +52,16 @@ def test_what_cannot_matter_may_change_and_is_told(workdir):
   assert len(texts) == len(free)
 
 
+def test_what_makes_another_experiment(workdir):
+  every = {'validation.every': 5, 'validation.smoothing': 0.1}
+  free = {'evaluation.batch_size': 2, 'evaluation.pictures': 0, 'mesh.data': 2, **every}
+  assert checkpoint.other_values(workdir, changed(**free)) == {}
+  other = checkpoint.other_values(workdir, changed(**free, **{'train.steps': 9}))
+  assert other == {'train.steps': 'train.steps: 1200 -> 9'}
+  best = {'evaluation.checkpoint': 'best'}  # which is found by them
+  assert checkpoint.other_values(workdir, changed(**free, **best)).keys() == {*every, *best}
+
+
 OTHER = {
   'classes': ('liver', 'spleen'),
   'data.sources': ('openkbp',),

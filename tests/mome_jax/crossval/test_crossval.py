@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 
 import compiled
@@ -119,7 +120,10 @@ def test_folds_of_other_values_are_not_passed_over(run, capfd):
   assert cli.main([*command, '--config.train.learning_rate=0.5']) == 1
   assert 'train.learning_rate: ' in _error(capfd)
   assert cli.main([*command, '--config.evaluation.overlap=0.75']) == 1
-  assert 'evaluation.overlap: ' in _error(capfd)
+  told = (
+    f'{workdir / "fold_0"}: scored with other values of config.evaluation: overlap: 0.5 -> 0.75'
+  )
+  assert told in _error(capfd)
   assert (workdir / 'evaluation/summary.json').read_bytes() == before
 
 
@@ -203,9 +207,35 @@ def test_a_fold_that_was_scored_with_other_values_is_refused(fold):
   assert pool.is_done(folder, config)
   for name, value in (('tta', True), ('overlap', 0.75), ('window', [8, 8, 8])):
     summary.write_text(json.dumps({'step': 2, 'evaluation': settings | {name: value}}))
-    told = re.escape(f'values of config.evaluation: {name}: {value} -> {settings[name]}; evaluate')
-    with pytest.raises(pool.CrossValidationError, match=told):
+    told = re.escape(f'values of config.evaluation: {name}: {value} -> {settings[name]}; give')
+    with pytest.raises(pool.CrossValidationError, match=told) as caught:
       pool.is_done(folder, config)
+    # What it says mends it.
+    line = shlex.split(str(caught.value).partition('mome ')[2])
+    given = command_line.parse([*line, '--mode=evaluate']).config
+    assert score_checkpoint.settings(given)[name] == settings[name]
+
+
+def test_scores_of_earlier_versions_have_the_values_that_the_fold_is_described_with(fold):
+  folder, config = fold
+  config.evaluation.overlap = 0.75
+  with pytest.raises(pool.CrossValidationError, match='overlap: 0.5 -> 0.75; give those'):
+    pool.is_done(folder, config)
+  settings = score_checkpoint.settings(config)  # as scored again since
+  summary = {'step': 2, 'evaluation': settings}
+  (folder / 'evaluation/summary.json').write_text(json.dumps(summary))
+  assert pool.is_done(folder, config)
+
+
+def test_what_changes_no_score_makes_no_other_experiment(fold):
+  folder, config = fold
+  config.evaluation.batch_size, config.evaluation.pictures = 3, 7
+  config.evaluation.split = 'validation'
+  config.validation.every, config.validation.patches = 1, 2  # nothing is chosen by them
+  assert pool.is_done(folder, config)
+  config.validation.patience = 5
+  with pytest.raises(pool.CrossValidationError, match='validation.every: 400 -> 1'):
+    pool.is_done(folder, config)
 
 
 @pytest.mark.parametrize('file', ['evaluation/summary.json', 'checkpoints/2'])
