@@ -185,9 +185,18 @@ def _of_template() -> Meaning:
   return Meaning(values, CLASS_TABLE)
 
 
+def contains(outer: str, inner: str) -> bool:
+  """Whether a class may contain another; a pair contains what either of its sides does."""
+  return any(TEMPLATE.contains(organ, inner) for organ in _sides(outer))
+
+
+def _sides(name: str) -> tuple[str, ...]:
+  return TEMPLATE.pairs().get(name, (name,))
+
+
 def _parts(names: Collection[str]) -> dict[str, list[str]]:
   """Of each class those of the others that lie in it."""
-  return {name: [one for one in names if TEMPLATE.contains(name, one)] for name in names}
+  return {name: [one for one in names if contains(name, one)] for name in names}
 
 
 def _read_whole(
@@ -310,7 +319,7 @@ def _within(
 ) -> np.ndarray:
   """The voxels of a lesion or vessel that lie in an organ; of a pair, in the nearer one."""
   mask = np.isin(array, meaning[part])
-  others = [parent for parent in TEMPLATE.get(part).parents if parent != name]
+  others = [parent for parent in TEMPLATE.get(part).parents if parent not in _sides(name)]
   if not others or not mask.any():
     return mask
   spans = [

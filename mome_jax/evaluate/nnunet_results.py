@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import inventory
-from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import itk_image, volume
 from input_pipeline.sources import nifti_folder
 from mome_jax.errors import UserError, writing
@@ -110,7 +109,8 @@ def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:
     raise ScoreError(f'{path}: two of the labels {", ".join(values)} are one class; rename one')
   if any(len(held) > 1 for held in regions.values()):
     return index, by_class
-  inner_last = sorted(by_class, key=lambda name: sum(TEMPLATE.contains(o, name) for o in by_class))
+  around = {name: sum(mask_folders.contains(one, name) for one in by_class) for name in by_class}
+  inner_last = sorted(by_class, key=around.__getitem__)
   return index, {name: by_class[name] for name in inner_last}
 
 

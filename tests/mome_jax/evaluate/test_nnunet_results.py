@@ -47,6 +47,17 @@ def test_values_of_the_dataset(tmp_path, capsys):
   assert [row['dice'] for row in scores.rows] == [1, 1]
 
 
+def test_a_tumor_is_painted_after_a_pair_that_does_not_tell_its_sides(tmp_path):
+  kidney, tumor = np.zeros((2, 9, 8, 7), np.uint8)
+  kidney[2:6, 2:6, 2:6], tumor[3, 3:5, 3] = 1, 1
+  for name, mask in (('kidneys', kidney), ('kidney_tumor', tumor)):
+    save(tmp_path / f'out/a/{name}.nii.gz', mask)
+  path = dataset(tmp_path, {'kidney_tumor': 1, 'kidney': 2})
+  nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
+  written = nib.load(tmp_path / 'nn/a.nii.gz')
+  np.testing.assert_array_equal(written.dataobj, np.select([tumor == 1, kidney == 1], [1, 2]))
+
+
 def test_values_without_a_meaning_are_told(tmp_path):
   results(tmp_path / 'out', ['a'])
   legend = tmp_path / 'out/a_seg.json'
