@@ -116,9 +116,11 @@ def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:
 
 def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[str, int]:
   """Region -> the value that it is painted with, as nnU-Net does."""
-  if not isinstance(order, list) or len(order) != len(names):
+  is_whole = lambda value: isinstance(value, int | float) and float(value).is_integer()
+  if not isinstance(order, list) or len(order) != len(names) or not all(map(is_whole, order)):
     raise ScoreError(
-      f'{path}: "regions_class_order" is {order!r}; expected a value for each of {", ".join(names)}'
+      f'{path}: "regions_class_order" is {order!r}; expected a whole number for each of '
+      f'{", ".join(names)}'
     )
   return dict(zip(names, map(int, order), strict=True))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from mome_jax.errors import UserError
 from mome_jax.evaluate import nnunet_results, score_folders
 from mome_jax.evaluate.command import main
 from mome_jax.evaluate.mask_folders import ScoreError
@@ -82,8 +83,23 @@ def test_regions_and_another_ending(tmp_path):
   np.testing.assert_array_equal(sitk.GetArrayFromImage(image).transpose(), expected)
   np.testing.assert_allclose(image.GetSpacing(), (2, 1.5, 3))
   assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)  # AFFINE is LPS
-  path = dataset(tmp_path, regions)
-  with pytest.raises(ScoreError, match='regions_class_order'):
+
+
+@pytest.mark.parametrize('order', [None, 3, [1], ['liver', 'tumor'], [1, 2.5], [1, None], [1, '2']])
+def test_an_order_of_regions_that_holds_no_values_is_told(order, tmp_path):
+  results(tmp_path / 'out')
+  regions = {'liver': [1, 2], 'liver_tumor': 2}
+  path = dataset(tmp_path, regions, regions_class_order=order)
+  with pytest.raises(
+    ScoreError, match=r'dataset.json: "regions_class_order" is .*; expected a whole'
+  ):
+    nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
+
+
+def test_a_label_without_end_is_told(tmp_path):
+  results(tmp_path / 'out')
+  path = dataset(tmp_path, {'liver': float('inf')})
+  with pytest.raises(UserError, match="label 'liver' has value inf; expected a whole number"):
     nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
 
 
