@@ -190,9 +190,8 @@ def other_values(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> 
   before = load_config(workdir)
   fit_text(config.text, text_sizes(before.text))
   config.new_classes = before.new_classes  # those that the sources bring along are among them
-  passed_over = (*_IRRELEVANT, *_DERIVED)
-  if not any(map(_chooses, (before, config))):
-    passed_over += _CHOICE
+  chooses = any(map(_chooses, (before, config)))
+  passed_over = (*_IRRELEVANT, *_DERIVED, *(() if chooses else _CHOICE))
   changes = config_changes(folder_of(workdir) / CONFIG, config)
   return {name: text for name, text in changes.items() if not _matches(name, passed_over)}
 

@@ -252,6 +252,18 @@ def test_the_data_are_compared_not_their_path(workdir):
     checkpoint.check_same_data(workdir, position, {'phantom': 'abc', 'openkbp': 'xyz'})
 
 
+def test_what_a_run_has_seen_is_read_without_its_arrays(workdir):
+  assert checkpoint.read_position(workdir) == {'step': 4, 'seed': 0}
+  file = workdir / 'checkpoints/4/data/metadata'
+  for text in ('{"step', '[]'):
+    file.write_text(text)
+    with pytest.raises(checkpoint.CheckpointError, match=f'{file}: damaged .*; copy the run again'):
+      checkpoint.read_position(workdir)
+  file.unlink()
+  with pytest.raises(checkpoint.CheckpointError, match=str(file)):
+    checkpoint.read_position(workdir)
+
+
 def test_a_run_from_before_the_rate_of_the_mixture_trained_it_at_the_generators(workdir):
   file = workdir / 'config.json'
   config = json.loads(file.read_text())
