@@ -168,7 +168,7 @@ def by_name(declared: Mapping, path: pathlib.Path) -> dict[str, list[int]]:
       if any(number != float(v) for number, v in zip(numbers, values, strict=True)):
         raise ValueError
       named.setdefault(key, []).extend(numbers)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # JSON may hold Infinity
       faults.append(f'label {key!r} has value {value!r}; expected a whole number')
   if faults:
     raise SourceError(f'{path}: {"; ".join(faults)}')

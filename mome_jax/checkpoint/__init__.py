@@ -15,7 +15,7 @@ from mome_jax.checkpoint.model_folder import (
   save_model,
   text_file,
 )
-from mome_jax.checkpoint.resume import Checkpointer
+from mome_jax.checkpoint.resume import Checkpointer, read_position
 from mome_jax.checkpoint.same_run import (
   MAY_CHANGE,
   check_same_data,
@@ -60,6 +60,7 @@ __all__ = [
   'members',
   'new_folder',
   'other_values',
+  'read_position',
   'save_description',
   'save_model',
   'text_file',

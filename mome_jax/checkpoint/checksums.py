@@ -19,6 +19,7 @@ from etils import epath
 
 from input_pipeline import text_files
 from mome_jax.checkpoint.errors import CheckpointError
+from mome_jax.checkpoint.files import POSITION
 
 FILE = 'checksums.json'  # of a model folder
 _ARRAYS, _SELF = 'checksums', 'checksum'  # among the values of a training's checkpoint
@@ -139,7 +140,7 @@ def read(params: epath.Path) -> Sums | None:
   file = params.parent / FILE
   training = not file.exists()
   if training:
-    file = params.parent / 'data' / 'metadata'
+    file = params.parent / POSITION
   if not file.exists():
     return None
   text = text_files.read_explained(file, CheckpointError)

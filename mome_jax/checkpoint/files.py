@@ -17,6 +17,7 @@ ENSEMBLE = 'ensemble.json'  # names the models that are averaged, in a folder th
 CHECKPOINTS, PARAMS = 'checkpoints', 'params'
 SAFETENSORS = 'model.safetensors'  # in place of `params` in folders as on the Hugging Face Hub
 METRICS, SCORE = 'metrics', 'dice'  # of a checkpoint that was measured: Orbax's file, its one value
+POSITION = 'data/metadata'  # of a checkpoint: where it was in its data, as Orbax writes JSON
 _SUCCESS = 'commit_success.txt'  # Orbax's mark of a finished checkpoint in a bucket
 LAST, BEST = 'last', 'best'  # choices of `evaluation.checkpoint`
 

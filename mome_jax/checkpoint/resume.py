@@ -13,12 +13,22 @@ import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
+from input_pipeline import text_files
 from input_pipeline.buckets import is_in_bucket
 from mome_jax.checkpoint import checksums, same_run
 from mome_jax.checkpoint.errors import CheckpointError, brief
-from mome_jax.checkpoint.files import CHECKPOINTS, CONFIG, SCORE, absolute, finished_steps, move
+from mome_jax.checkpoint.files import (
+  CHECKPOINTS,
+  CONFIG,
+  POSITION,
+  SCORE,
+  absolute,
+  finished_steps,
+  move,
+)
 from mome_jax.errors import few
 
 
@@ -281,6 +291,20 @@ class Checkpointer:
         f'cannot write a checkpoint into {self._folder} ({brief(error)}); of the earlier '
         f'ones, {good}. {mend} and run the same command again'
       ) from error
+
+
+def read_position(workdir: epath.PathLike) -> Position:
+  """What the newest checkpoint of a run was saved with, as `Checkpointer.restore` gives it.
+
+  Raises:
+    CheckpointError: if there is none, or it cannot be read.
+  """
+  folder = absolute(workdir) / CHECKPOINTS
+  file = folder / str(max(finished_steps(folder), default=0)) / POSITION
+  try:
+    return checksums.unsigned(json.loads(text_files.read_explained(file, CheckpointError)))
+  except (ValueError, AttributeError) as error:
+    raise CheckpointError(f'{file}: damaged ({error}); copy the run again') from error
 
 
 def _compare(restored: Any) -> tuple[_Outcome, str]:

@@ -16,6 +16,7 @@ from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.ensemble import members
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import (
+  BEST,
   CHECKPOINTS,
   CONFIG,
   ENSEMBLE,
@@ -41,6 +42,7 @@ _IRRELEVANT = (  # to what is learned and scored
   'data.loader',  # makes the same batches
   'data.num_parallel',
   'data_dir',  # what is prepared there is compared instead
+  'evaluation.batch_size',
   'evaluation.pictures',
   'init.finetunes',  # the learning rate says it
   'mesh.*',
@@ -54,16 +56,15 @@ _IRRELEVANT = (  # to what is learned and scored
   'train.log_every',
   'validation.picture',
 )
+# How the best checkpoint is found, and when to end early: nothing to a run that does neither.
+_CHOICE = ('validation.every', 'validation.patches', 'validation.patience', 'validation.smoothing')
 MAY_CHANGE = (
   *_IRRELEVANT,
+  *_CHOICE,
   'evaluation.*',
   'train.learning_rate',
   'train.steps',
   'train.warmup_steps',
-  'validation.every',
-  'validation.patches',
-  'validation.patience',
-  'validation.smoothing',
 )
 _STARTS = ('init.checkpoint', 'init.text')  # a place, however it is written
 # What a trained model is; the rest of a config tells how it was trained or is to be scored.
@@ -175,19 +176,28 @@ def for_evaluation(
   return trained
 
 
-def other_values(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> list[str]:
+def other_values(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> dict[str, str]:
   """'name: old -> new' of each value that makes a config another experiment than a workdir's.
 
   Args:
     workdir: of a run with checkpoints.
     config: as it is given, not completed by training.
+
+  Returns:
+    By the name of the value; those of `evaluation` too, which score the same model otherwise.
   """
   config = config.copy_and_resolve_references()
   before = load_config(workdir)
   fit_text(config.text, text_sizes(before.text))
   config.new_classes = before.new_classes  # those that the sources bring along are among them
+  chooses = any(map(_chooses, (before, config)))
+  passed_over = (*_IRRELEVANT, *_DERIVED, *(() if chooses else _CHOICE))
   changes = config_changes(folder_of(workdir) / CONFIG, config)
-  return [text for name, text in changes.items() if not _matches(name, (*_IRRELEVANT, *_DERIVED))]
+  return {name: text for name, text in changes.items() if not _matches(name, passed_over)}
+
+
+def _chooses(config: ml_collections.ConfigDict) -> bool:
+  return config.evaluation.checkpoint == BEST or config.validation.patience > 0
 
 
 def check_same_data(

@@ -56,10 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
   names = pool.names(config)
-  done = [pool.is_done(workdir / name, pool.of_fold(config, n)) for n, name in enumerate(names)]
+  done = []  # all are looked at first: what cannot be pooled is told before others are trained
   for fold, name in enumerate(names):
-    if done[fold]:  # what cannot be pooled is told before the others are trained
-      pool.scores(workdir / name, pool.of_fold(config, fold))
+    of_fold = workdir / name, pool.of_fold(config, fold)
+    done.append(pool.is_done(*of_fold))
+    if done[fold] and not pool.has_scores(*of_fold):
+      print(f'{name}: its scores are not of what it holds out; it is scored again', flush=True)
+      done[fold] = False
   left = done.count(False)
   if left:
     compilation.use_cache()  # it knows how long steps took

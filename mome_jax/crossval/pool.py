@@ -1,5 +1,6 @@
 """The folds of a cross-validation: which are done, and what they say together."""
 
+import shlex
 from typing import Any
 
 from etils import epath
@@ -53,8 +54,9 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
   """
   if not checkpoint.goes_on(workdir):
     return False
-  values = ', '.join(checkpoint.other_values(workdir, config))
-  if values:
+  other = checkpoint.other_values(workdir, config)
+  # Not those it was described with, but those it was scored with count: see below.
+  if values := ', '.join(v for name, v in other.items() if not name.startswith('evaluation.')):
     raise CrossValidationError(
       f'{workdir}: a fold of another experiment: {values}; choose another --workdir, or remove '
       'that folder'
@@ -66,14 +68,42 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
   if newest is None or newest < config.train.steps or summary.get('step') != chosen:
     return False
   now = score_checkpoint.settings(config)
-  before = now | summary.get('evaluation', {})  # earlier versions did not write it
-  other = [name for name in now if before[name] != now[name]]
-  if other:
-    values = ', '.join(f'{name}: {before[name]} -> {now[name]}' for name in other)
+  # Earlier versions did not write it, and scored as the fold is described.
+  before = score_checkpoint.settings(checkpoint.load_config(workdir))
+  before |= summary.get('evaluation', {})
+  if changed := [name for name in now if before[name] != now[name]]:
+    values = ', '.join(f'{name}: {before[name]} -> {now[name]}' for name in changed)
+    flags = ' '.join(_flag(f'evaluation.{name}', now[name]) for name in changed)
     raise CrossValidationError(
-      f'{workdir}: scored with other values of config.evaluation: {values}; evaluate that fold '
-      'again with those of the others'
+      f'{workdir}: scored with other values of config.evaluation: {values}; give those, or score '
+      f'it again with these: mome evaluate --workdir={workdir} {flags}'
     )
+  return True
+
+
+def _flag(name: str, value: Any) -> str:
+  """A value of the config as a shell takes it; of JSON, which has no tuples."""
+  return shlex.quote(f'--config.{name}={tuple(value) if isinstance(value, list) else value}')
+
+
+def has_scores(workdir: epath.Path, config: ConfigDict) -> bool:
+  """Whether the scores of a fold that is done are of what it holds out.
+
+  `mome evaluate` of other data puts others in their place; scoring it again mends that.
+
+  Args:
+    workdir: of the fold.
+    config: of the fold.
+
+  Raises:
+    CheckpointError: if they are not, since the prepared cases have changed after its training.
+  """
+  try:
+    scores(workdir, config)
+  except CrossValidationError:
+    digests = {store.name: store.digest() for store in _stores(config)}
+    checkpoint.check_same_data(workdir, checkpoint.read_position(workdir), digests)
+    return False
   return True
 
 
@@ -117,10 +147,14 @@ def _left_out(workdir: epath.Path) -> list[dict[str, str]]:
 
 def _unlabelled(config: ConfigDict) -> set[bricks.Key]:
   """The cases that label no class of the experiment, and have no score."""
-  classes, data = set(config.classes), config.data
-  stores = [bricks.open_bricks(config.data_dir, source, held_out=()) for source in data.sources]
-  cases = [case for store in stores for case in store.cases]
+  classes = set(config.classes)
+  cases = [case for store in _stores(config) for case in store.cases]
   return {(case.source, case.name) for case in cases if classes.isdisjoint(case.supervised)}
+
+
+def _stores(config: ConfigDict) -> list[bricks.BrickStore]:
+  """The sources of the experiment, with the cases of all folds."""
+  return [bricks.open_bricks(config.data_dir, name, held_out=()) for name in config.data.sources]
 
 
 def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float | None], str]:

@@ -3,16 +3,18 @@
 | number | is |
 |:--|:--|
 | sensitivity | of the scans with a lesion, the share where a predicted component overlaps one |
-| specificity | of the scans without, the share where there is no predicted component |
+| specificity | of the scans without, the share without a predicted component of the least volume |
 | harmonic mean | 2 / (1 / sensitivity + 1 / specificity) |
-| false positives per healthy scan | predicted components in scans without a lesion, their mean |
+| false positives per healthy scan | such components in scans without a lesion, their mean |
 
 Sensitivity, specificity and their harmonic mean over patients are what Liu et al., "CLIP-Driven
 Universal Model" (ICCV 2023, its table of tumour detection) report; there any predicted voxel makes
-a patient positive. Here a lesion also has to be hit, and a component counts from a minimum volume
-on (`postprocess.MINIMUM_ML`), so that one stray voxel is neither a finding nor an alarm. False
-positives per scan are the horizontal axis of free-response analysis (Bunch et al., SPIE 1977); at
-the probability 0.5 of the masks they are one point of it. Components are 26-connected.
+a patient positive. Here a lesion also has to be hit, by a component of any volume, as in autoPET's
+evaluation: else one that is smaller than the least volume of its class (`postprocess.MINIMUM_ML`)
+could not be found by its own mask. A component that hits none is an alarm from that volume on, so
+that one stray voxel is none. False positives per scan are the horizontal axis of free-response
+analysis (Bunch et al., SPIE 1977); at the probability 0.5 of the masks they are one point of it.
+Components are 26-connected.
 """
 
 import math
@@ -45,23 +47,23 @@ def count(
     prediction: (D, H, W) bool.
     truth: (D, H, W) bool, on the same grid.
     spacing: (3,) mm.
-    name: of the class; its `MINIMUM_ML` applies to the prediction, not to the truth.
+    name: of the class; its `MINIMUM_ML` applies to components that overlap no lesion.
 
   Returns:
     `lesions`: components of the truth; `found`: those of them that a predicted component overlaps;
-    `predicted`: components of the prediction.
+    `predicted`: components of the prediction that overlap a lesion or have the least volume.
   """
   voxel_ml = float(np.prod(spacing)) / 1000
   labels, _ = components(prediction)
   lesions, number = components(truth)
   sizes = np.bincount(labels.ravel(), minlength=1)
-  large = sizes * voxel_ml >= MINIMUM_ML.get(name, 0.0)
-  large[0] = False
-  hit = np.unique(lesions[large[labels]])
+  counted = sizes * voxel_ml >= MINIMUM_ML.get(name, 0.0)
+  counted[labels[lesions > 0]] = True
+  counted[0] = False
   return {
     'lesions': number,
-    'found': int(np.count_nonzero(hit)),
-    'predicted': int(large.sum()),
+    'found': int(np.count_nonzero(np.unique(lesions[labels > 0]))),
+    'predicted': int(counted.sum()),
   }
 
 

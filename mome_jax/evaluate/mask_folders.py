@@ -10,9 +10,9 @@ import numpy as np
 
 from input_pipeline import file_kinds, inventory, remarks, text_files
 from input_pipeline.anatomy import TEMPLATE
-from input_pipeline.anatomy.resolve import resolve
+from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.ct import slicer_segments, volume
-from input_pipeline.sources import absence, field_of_view, nifti_folder
+from input_pipeline.sources import nifti_folder
 from mome_jax.errors import UserError, few
 
 _SUFFIXES = ('_seg', '_masks', '_totalsegmentator')  # of what `predict` writes
@@ -142,79 +142,9 @@ def label_values(folder: pathlib.Path) -> Meaning | None:
   return _declared(beside) if os.path.lexists(beside) else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Labelling:
-  """What the `dataset.json` of references says of classes that a case lacks.
-
-  Attributes:
-    missing_is: 'unlabelled', 'absent', or '' where it does not say; as the source nifti_folder.
-    supervised: case -> what was labelled in it; cases that are not there are as `missing_is` says.
-    everywhere: what was labelled in every case; None: all.
-    absent: case -> what its field of view cannot show.
-    absent_everywhere: the same of cases that are not there.
-  """
-
-  missing_is: str = ''
-  supervised: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
-  everywhere: frozenset[str] | None = None
-  absent: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
-  absent_everywhere: frozenset[str] = frozenset()
-
-  def out_of_view(self, case: str) -> frozenset[str]:
-    """Classes that the field of view of a case cannot show."""
-    return self.absent.get(case, self.absent_everywhere)
-
-  def says(self, case: str) -> bool:
-    """Whether it tells what it means where a case lacks a class."""
-    return bool(self.missing_is) or case in self.supervised or self.everywhere is not None
-
-  def labels(self, case: str, name: str, *, occurs: bool) -> bool:
-    """Whether a class was looked for in a case, so that a mask of it can be right or wrong.
-
-    Args:
-      case: its name.
-      name: of the class.
-      occurs: whether the reference has a voxel of it.
-    """
-    listed = self.supervised.get(case, self.everywhere)
-    if listed is not None:
-      return name in listed
-    return occurs or self.missing_is != absence.UNLABELLED
-
-
-def labelling(folder: pathlib.Path) -> Labelling:
-  """What `dataset.json` in or beside a folder of references says; errors as `label_values`."""
-  files = (folder / 'dataset.json', folder.parent / 'dataset.json')
-  path = next(filter(os.path.lexists, files), None)
-  if path is None:
-    return Labelling()
-  content = declaration(path)
-  everywhere, by_case = field_of_view.written(content, path)
-  known = Labelling(
-    absence.reads(content, path),
-    absent={case: _out_of_view(names) for case, names in by_case.items()},
-    absent_everywhere=_out_of_view(everywhere),
-  )
-  if content.get('supervised') is None:
-    return known
-  everywhere, by_case = field_of_view.written(content, path, 'supervised')
-  if not isinstance(content['supervised'], Mapping):
-    return dataclasses.replace(known, everywhere=frozenset(map(canonical, everywhere)))
-  supervised = {case: frozenset(map(canonical, names)) for case, names in by_case.items()}
-  return dataclasses.replace(known, supervised=supervised)
-
-
-def _out_of_view(names: Sequence[str]) -> frozenset[str]:
-  """Names as those of masks, with what lies only in them."""
-  nouns = {canonical(name) for name in names}
-  built_in = nouns & {*TEMPLATE.names(), *TEMPLATE.pairs()}
-  return frozenset(nouns | field_of_view.closure(built_in))
-
-
 def canonical(name: str) -> str:
-  """The template's name where one is meant, as in kidney_left; else lower case with spaces."""
-  meant = resolve(name)
-  return meant[0].name if len(meant) == 1 else ' '.join(name.replace('_', ' ').casefold().split())
+  """The class or pair that is meant, as in kidney_left and Kidneys; else lower case with spaces."""
+  return find_class(name) or ' '.join(name.replace('_', ' ').casefold().split())
 
 
 def _label_maps(
@@ -255,9 +185,18 @@ def _of_template() -> Meaning:
   return Meaning(values, CLASS_TABLE)
 
 
+def contains(outer: str, inner: str) -> bool:
+  """Whether a class may contain another; a pair contains what either of its sides does."""
+  return any(TEMPLATE.contains(organ, inner) for organ in _sides(outer))
+
+
+def _sides(name: str) -> tuple[str, ...]:
+  return TEMPLATE.pairs().get(name, (name,))
+
+
 def _parts(names: Collection[str]) -> dict[str, list[str]]:
   """Of each class those of the others that lie in it."""
-  return {name: [one for one in names if TEMPLATE.contains(name, one)] for name in names}
+  return {name: [one for one in names if contains(name, one)] for name in names}
 
 
 def _read_whole(
@@ -380,7 +319,7 @@ def _within(
 ) -> np.ndarray:
   """The voxels of a lesion or vessel that lie in an organ; of a pair, in the nearer one."""
   mask = np.isin(array, meaning[part])
-  others = [parent for parent in TEMPLATE.get(part).parents if parent != name]
+  others = [parent for parent in TEMPLATE.get(part).parents if parent not in _sides(name)]
   if not others or not mask.any():
     return mask
   spans = [
@@ -447,7 +386,10 @@ def _read_legends(folder: pathlib.Path) -> dict[str, list[LegendRow]]:
     try:
       rows = text_files.read_json(path)['labels']
       case = path.name.removesuffix('_seg.json')
-      legends[case] = [(row['name'], row['label'], row.get('mask')) for row in rows]
+      by_name = {canonical(row['name']): row for row in rows}
+      if len(by_name) < len(rows):  # one class in several words, asked as written
+        by_name = {row['name']: row for row in rows}
+      legends[case] = [(name, row['label'], row.get('mask')) for name, row in by_name.items()]
     except (OSError, UserError, KeyError, TypeError, AttributeError) as error:
       damaged = ScoreError(f'{path}: no legend of labels ({error}); predict anew')
       remarks.tell(str(damaged))  # those of other cases say the same

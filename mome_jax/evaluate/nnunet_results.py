@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import inventory
-from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import itk_image, volume
 from input_pipeline.sources import nifti_folder
 from mome_jax.errors import UserError, writing
@@ -110,15 +109,18 @@ def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:
     raise ScoreError(f'{path}: two of the labels {", ".join(values)} are one class; rename one')
   if any(len(held) > 1 for held in regions.values()):
     return index, by_class
-  inner_last = sorted(by_class, key=lambda name: sum(TEMPLATE.contains(o, name) for o in by_class))
+  around = {name: sum(mask_folders.contains(one, name) for one in by_class) for name in by_class}
+  inner_last = sorted(by_class, key=around.__getitem__)
   return index, {name: by_class[name] for name in inner_last}
 
 
 def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[str, int]:
   """Region -> the value that it is painted with, as nnU-Net does."""
-  if not isinstance(order, list) or len(order) != len(names):
+  is_whole = lambda value: isinstance(value, int | float) and float(value).is_integer()
+  if not isinstance(order, list) or len(order) != len(names) or not all(map(is_whole, order)):
     raise ScoreError(
-      f'{path}: "regions_class_order" is {order!r}; expected a value for each of {", ".join(names)}'
+      f'{path}: "regions_class_order" is {order!r}; expected a whole number for each of '
+      f'{", ".join(names)}'
     )
   return dict(zip(names, map(int, order), strict=True))
 

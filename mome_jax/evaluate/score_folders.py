@@ -13,7 +13,7 @@ from input_pipeline import inventory, progress, remarks
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError, few
-from mome_jax.evaluate import mask_folders, score_files
+from mome_jax.evaluate import labelling, mask_folders, score_files
 from mome_jax.evaluate.mask_folders import MaskFolder, Masks, ScoreError
 
 
@@ -82,7 +82,7 @@ def _score_folders(
   )
   failed, notes = [*truth.failed, *predicted.failed], [*truth.notes, *predicted.notes]
   pairs = _pairs(truth.masks, predicted.masks)
-  lacks = _Lacks(mask_folders.labelling(references))
+  lacks = _Lacks(labelling.read(references))
   asked = [mask_folders.canonical(name) for name in classes]
   known = _known(truth, asked, lacks)
   lacking = [
@@ -96,8 +96,8 @@ def _score_folders(
   undeclared: tuple[dict, dict] = {}, {}
   for case, name in progress.bar(pairs.items(), desc='score'):
     names = [name for name in truth.masks[case].names if name in known]
-    absent = lacks.out_of_view(case) - set(names)
-    names += [n for n in predicted.masks[name].names if n in absent and (n in asked or not asked)]
+    others = [n for n in predicted.masks[name].names if n not in names]
+    names += [n for n in others if lacks.out_of_view(case, n) and (n in asked or not asked)]
     masks = predicted.masks[name], truth.masks[case]
     scored, faults = _score_case(dataset, case, names, *masks, lacks)
     rows += scored
@@ -123,23 +123,16 @@ def _of_held_classes(rows: list[dict[str, Any]], asked: Sequence[str]) -> list[d
 class _Lacks:
   """Which classes which references have, and what it means where one is not there."""
 
-  def __init__(self, labelling: mask_folders.Labelling):
-    self._labelling = labelling
+  def __init__(self, declared: labelling.Labelling):
+    self._labelling = declared
+    self.out_of_view = declared.out_of_view
+    self.out_of_some_view = declared.out_of_some_view
     self._empty: dict[str, list[str]] = {}
     self._left_out: dict[str, list[str]] = {}
 
-  def out_of_view(self, case: str) -> frozenset[str]:
-    """Classes that the field of view of a case cannot show."""
-    return self._labelling.out_of_view(case)
-
-  def anywhere(self, name: str) -> bool:
-    """Whether a class is out of view in any case."""
-    sets = (self._labelling.absent_everywhere, *self._labelling.absent.values())
-    return any(name in absent for absent in sets)
-
   def scores(self, case: str, name: str, occurs: bool) -> bool:
     """Whether a class is scored in a case; keeps account of it."""
-    if name in self.out_of_view(case):
+    if self.out_of_view(case, name):
       return True
     labelled = self._labelling.labels(case, name, occurs=occurs)
     if not labelled:
@@ -171,7 +164,7 @@ def _nothing(like: volume.Volume) -> volume.Volume:
 def _known(truth: MaskFolder, classes: Sequence[str], lacks: _Lacks) -> list[str]:
   """The classes to score; ScoreError if one is asked for that no reference has."""
   known = list(dict.fromkeys(name for masks in truth.masks.values() for name in masks.names))
-  unknown = [name for name in classes if name not in known and not lacks.anywhere(name)]
+  unknown = [name for name in classes if name not in known and not lacks.out_of_some_view(name)]
   if unknown:
     told = ', '.join(map(repr, unknown))
     raise ScoreError(f'{truth.path}: no class {told}; there are {", ".join(sorted(known))}')
@@ -220,7 +213,7 @@ def _score_case(
       continue
     if not lacks.scores(case, name, bool(reference.array.any())):
       continue
-    absent = name in lacks.out_of_view(case)
+    absent = lacks.out_of_view(case, name)
     if absent and reference.array.any():
       faults.append(f'{truth.path}: holds {name}, which "absent" declares out of view; correct it')
       continue

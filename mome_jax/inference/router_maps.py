@@ -13,6 +13,7 @@ from mome_jax.inference.model import Model
 from mome_jax.inference.segmenter import Segmenter
 
 _CELL_MM = 6.0  # maps of all classes and scales are kept in cells of about this size
+_ALIKE = 1.5  # voxels whose sides differ by no more than this factor are told by their first one
 
 
 class _Means:
@@ -39,7 +40,7 @@ class RoutingMaps(_Means):
 
   Attributes:
     names: K class names.
-    scale_labels: L labels, finest first, such as '4 mm'.
+    scale_labels: L labels, finest first, such as '4 mm'; see `scale_label`.
     weights: (K, L, d, h, w) uint8, mean share of each scale in each cell times 255; 0 for all
       scales in cells of air, where no window looked.
     entropy: (K, d, h, w) uint8, mean entropy of the shares as a fraction of log L, times 255.
@@ -84,6 +85,18 @@ class RoutingMaps(_Means):
     return maps[..., z_cell][..., x[:, None], y[None, :]]
 
 
+def scale_label(spacing: Sequence[float], scale: int) -> str:
+  """How large the voxels of a scale are: '4 mm', or '0.8-5 mm' where their sides differ much.
+
+  Args:
+    spacing: (3,) mm of the network's grid.
+    scale: how often its resolution is halved.
+  """
+  sides = [mm * 2**scale for mm in spacing]
+  low, high = min(sides), max(sides)
+  return f'{sides[0]:g} mm' if high <= _ALIKE * low else f'{low:g}-{high:g} mm'
+
+
 def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
   with np.errstate(invalid='ignore', divide='ignore'):
     return total / count
@@ -110,7 +123,7 @@ class Explainer:
       raise ValueError(f'{predictor.path}: this model mixes no scales; there is no routing to show')
     self.names = tuple(names)
     self.spacing = segmenter.settings.spacing
-    self.scale_labels = tuple(f'{self.spacing[0] * 2**scale:g} mm' for scale in scales)
+    self.scale_labels = tuple(scale_label(self.spacing, scale) for scale in scales)
     # (windows, counted, placement) -> of each bucket of prompts, what the routing step returns.
     self.ask = functools.partial(predictor.ask, predictor.routing_step, predictor.buckets(prompts))
 

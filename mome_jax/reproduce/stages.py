@@ -261,7 +261,7 @@ def _other_values(plan: Plan, model: str) -> list[str]:
   config = command_line.parse(words).config
   config.data.spacing = plan.spacing
   config.data.sources = tuple(_values(plan.run(model))['data']['sources'])  # see `_came_later`
-  return checkpoint.other_values(plan.run(model), config)
+  return [*checkpoint.other_values(plan.run(model), config).values()]
 
 
 def train(plan: Plan) -> list[str]:

@@ -52,6 +52,16 @@ def test_what_cannot_matter_may_change_and_is_told(workdir):
   assert len(texts) == len(free)
 
 
+def test_what_makes_another_experiment(workdir):
+  every = {'validation.every': 5, 'validation.smoothing': 0.1}
+  free = {'evaluation.batch_size': 2, 'evaluation.pictures': 0, 'mesh.data': 2, **every}
+  assert checkpoint.other_values(workdir, changed(**free)) == {}
+  other = checkpoint.other_values(workdir, changed(**free, **{'train.steps': 9}))
+  assert other == {'train.steps': 'train.steps: 1200 -> 9'}
+  best = {'evaluation.checkpoint': 'best'}  # which is found by them
+  assert checkpoint.other_values(workdir, changed(**free, **best)).keys() == {*every, *best}
+
+
 OTHER = {
   'classes': ('liver', 'spleen'),
   'data.sources': ('openkbp',),
@@ -240,6 +250,18 @@ def test_the_data_are_compared_not_their_path(workdir):
   checkpoint.check_same_data(workdir, {'step': 4, 'seed': 0}, {'phantom': 'abc'})  # not noted
   with pytest.raises(checkpoint.CheckpointError, match='other scans, labels or splits of openkbp'):
     checkpoint.check_same_data(workdir, position, {'phantom': 'abc', 'openkbp': 'xyz'})
+
+
+def test_what_a_run_has_seen_is_read_without_its_arrays(workdir):
+  assert checkpoint.read_position(workdir) == {'step': 4, 'seed': 0}
+  file = workdir / 'checkpoints/4/data/metadata'
+  for text in ('{"step', '[]'):
+    file.write_text(text)
+    with pytest.raises(checkpoint.CheckpointError, match=f'{file}: damaged .*; copy the run again'):
+      checkpoint.read_position(workdir)
+  file.unlink()
+  with pytest.raises(checkpoint.CheckpointError, match=str(file)):
+    checkpoint.read_position(workdir)
 
 
 def test_a_run_from_before_the_rate_of_the_mixture_trained_it_at_the_generators(workdir):

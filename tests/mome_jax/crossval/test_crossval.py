@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 
 import compiled
@@ -119,7 +120,10 @@ def test_folds_of_other_values_are_not_passed_over(run, capfd):
   assert cli.main([*command, '--config.train.learning_rate=0.5']) == 1
   assert 'train.learning_rate: ' in _error(capfd)
   assert cli.main([*command, '--config.evaluation.overlap=0.75']) == 1
-  assert 'evaluation.overlap: ' in _error(capfd)
+  told = (
+    f'{workdir / "fold_0"}: scored with other values of config.evaluation: overlap: 0.5 -> 0.75'
+  )
+  assert told in _error(capfd)
   assert (workdir / 'evaluation/summary.json').read_bytes() == before
 
 
@@ -133,7 +137,7 @@ def test_scores_of_another_folds_cases_are_not_pooled(run, tmp_path):
     pool.pool(copy, values.config)
 
 
-def test_a_case_that_no_fold_scored_is_told(run, tmp_path, capfd):
+def test_a_case_that_no_fold_scored_is_told(run, tmp_path):
   workdir, command = run
   values = command_line.parse(['crossval', *command[1:]])
   copy = epath.Path(shutil.copytree(workdir, tmp_path / 'copy'))
@@ -146,12 +150,7 @@ def test_a_case_that_no_fold_scored_is_told(run, tmp_path, capfd):
   told = f'fold_0: did not score {source}/{case}, which it holds out now: the prepared cases'
   with pytest.raises(pool.CrossValidationError, match=told):
     pool.pool(copy, values.config)
-  (copy / 'fold_1/evaluation/summary.json').unlink()  # would be scored again, after the error
-  assert cli.main([*command, f'--workdir={copy}']) == 1
-  assert told in capfd.readouterr().err
-  assert not (copy / 'fold_1/evaluation/summary.json').exists()
   # Its model was trained on it elsewhere: that is known, and said of the pool too.
-  shutil.copytree(workdir / 'fold_1', copy / 'fold_1', dirs_exist_ok=True)
   left_out = {'source': source, 'case': case, 'reason': 'same name'}
   score_files.write(place, others, title='t', origin=kept | {'left_out': [left_out]})
   _, table = pool.pool(copy, values.config)
@@ -161,6 +160,56 @@ def test_a_case_that_no_fold_scored_is_told(run, tmp_path, capfd):
   score_files.write(place, others, title='t', origin=kept)
   values.config.classes = ('lung tumor',)
   assert pool.scores(copy / 'fold_0', pool.of_fold(values.config, 0)) == others
+
+
+def replace_scores(fold, **fields):
+  """What `mome evaluate --config.data.sources=...` of a fold leaves; without fields, no rows."""
+  place, origin = fold / 'evaluation', score_files.read_summary(fold / 'evaluation')
+  rows = [row | fields for row in score_files.read(place)] if fields else []
+  kept = {name: origin[name] for name in ('split', 'step', 'evaluation')}
+  score_files.write(place, rows, title='t', origin=kept)
+
+
+@pytest.mark.parametrize('fields', [{'source': 'hospital_b'}, {'case': 'other'}, {}])
+def test_scores_of_other_data_are_none_of_a_fold(fields, run, tmp_path):
+  workdir, command = run
+  copy = epath.Path(shutil.copytree(workdir / 'fold_0', tmp_path / 'fold_0'))
+  config = pool.of_fold(command_line.parse(['crossval', *command[1:]]).config, 0)
+  assert pool.is_done(copy, config) and pool.has_scores(copy, config)
+  replace_scores(copy, **fields)
+  assert pool.is_done(copy, config) and not pool.has_scores(copy, config)
+
+
+def test_a_fold_that_was_evaluated_on_other_data_is_scored_again(
+  run, tmp_path, capfd, programs, monkeypatch
+):
+  workdir, command = run
+  copy = epath.Path(shutil.copytree(workdir, tmp_path / 'copy'))
+  replace_scores(copy / 'fold_0', source='hospital_b')
+  checkpoints = [*(tmp_path / 'copy').glob('fold_*/checkpoints/**/*')]
+  before = {path: path.stat().st_mtime_ns for path in checkpoints if path.is_file()}
+  for name, value in compiled.variables(programs).items():
+    monkeypatch.setenv(name, value)
+  assert cli.main([*command, f'--workdir={copy}']) == 0
+  text = capfd.readouterr().out
+  assert 'fold_0: its scores are not of what it holds out; it is scored again' in text
+  assert 'fold_1 of 2: trained and scored already' in text
+  assert before == {path: path.stat().st_mtime_ns for path in before}
+  pooled = f'evaluation/{score_files.CASES}'
+  assert (copy / pooled).read_text() == (workdir / pooled).read_text()
+
+
+def test_cases_that_came_later_are_told_before_any_work(run, tmp_path, capfd):
+  workdir, command = run
+  data = next(word for word in command if word.startswith('--config.data_dir=')).partition('=')[2]
+  copy = epath.Path(shutil.copytree(workdir, tmp_path / 'copy'))
+  shutil.copytree(data, tmp_path / 'data')
+  line = ['--source=phantom', f'--data_dir={tmp_path / "data"}', '--spacing=12', '--brick=16']
+  assert prepare.main([*line, '--cases=4', '--folds', '--overwrite']) == 0
+  shutil.rmtree(copy / 'fold_1/evaluation')  # would be scored again, after the error
+  assert cli.main([*command, f'--workdir={copy}', f'--config.data_dir={tmp_path / "data"}']) == 1
+  assert 'fold_0 was trained on other scans, labels or splits of phantom' in _error(capfd)
+  assert not (copy / 'fold_1/evaluation').exists()
 
 
 @pytest.fixture
@@ -203,9 +252,35 @@ def test_a_fold_that_was_scored_with_other_values_is_refused(fold):
   assert pool.is_done(folder, config)
   for name, value in (('tta', True), ('overlap', 0.75), ('window', [8, 8, 8])):
     summary.write_text(json.dumps({'step': 2, 'evaluation': settings | {name: value}}))
-    told = re.escape(f'values of config.evaluation: {name}: {value} -> {settings[name]}; evaluate')
-    with pytest.raises(pool.CrossValidationError, match=told):
+    told = re.escape(f'values of config.evaluation: {name}: {value} -> {settings[name]}; give')
+    with pytest.raises(pool.CrossValidationError, match=told) as caught:
       pool.is_done(folder, config)
+    # What it says mends it.
+    line = shlex.split(str(caught.value).partition('mome ')[2])
+    given = command_line.parse([*line, '--mode=evaluate']).config
+    assert score_checkpoint.settings(given)[name] == settings[name]
+
+
+def test_scores_of_earlier_versions_have_the_values_that_the_fold_is_described_with(fold):
+  folder, config = fold
+  config.evaluation.overlap = 0.75
+  with pytest.raises(pool.CrossValidationError, match='overlap: 0.5 -> 0.75; give those'):
+    pool.is_done(folder, config)
+  settings = score_checkpoint.settings(config)  # as scored again since
+  summary = {'step': 2, 'evaluation': settings}
+  (folder / 'evaluation/summary.json').write_text(json.dumps(summary))
+  assert pool.is_done(folder, config)
+
+
+def test_what_changes_no_score_makes_no_other_experiment(fold):
+  folder, config = fold
+  config.evaluation.batch_size, config.evaluation.pictures = 3, 7
+  config.evaluation.split = 'validation'
+  config.validation.every, config.validation.patches = 1, 2  # nothing is chosen by them
+  assert pool.is_done(folder, config)
+  config.validation.patience = 5
+  with pytest.raises(pool.CrossValidationError, match='validation.every: 400 -> 1'):
+    pool.is_done(folder, config)
 
 
 @pytest.mark.parametrize('file', ['evaluation/summary.json', 'checkpoints/2'])

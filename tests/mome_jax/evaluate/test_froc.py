@@ -67,6 +67,16 @@ def test_the_middle_of_the_curve_is_what_masks_have():
     assert {key: row[key] for key in expected} == expected
 
 
+def test_a_lesion_below_the_least_volume_is_found_at_every_threshold():
+  small = np.zeros((8, 8, 8), bool)
+  small[3:5, 3:5, 3:5] = True  # 0.064 of 0.07 ml
+  levels = np.where(small, len(froc.THRESHOLDS), 0)
+  assert {row['found'] for row in froc.count(levels, small, SPACING, NAME)} == {1}
+  assert {row['predicted'] for row in froc.count(levels, np.zeros_like(small), SPACING, NAME)} == {
+    0
+  }
+
+
 def test_the_picture(tmp_path):
   assert froc_curve.froc_curve(tmp_path / 'a.png', froc.summarize(count()))
   assert (tmp_path / 'a.png').stat().st_size > 5000

@@ -39,11 +39,18 @@ def test_counts():
   assert counted == [(2, 1, 1), (1, 0, 1), (0, 0, 0), (0, 0, 2), (0, 0, 0)]
 
 
-def test_a_small_lesion_counts_in_the_truth_and_in_a_class_without_a_least_volume():
+@pytest.mark.parametrize('name', [NAME, 'metastasis'])
+def test_a_lesion_below_the_least_volume_is_found_by_its_own_mask(name):
   small = speck(8)
-  assert lesions.count(small, small, SPACING, NAME) == {'lesions': 1, 'found': 0, 'predicted': 0}
-  counts = lesions.count(small, small, SPACING, 'metastasis')
-  assert counts == {'lesions': 1, 'found': 1, 'predicted': 1}
+  assert lesions.count(small, small, SPACING, name) == {'lesions': 1, 'found': 1, 'predicted': 1}
+  voxel = cubes((8, 1, 1), edge=1)
+  assert lesions.count(voxel, small, SPACING, name) == {'lesions': 1, 'found': 1, 'predicted': 1}
+
+
+@pytest.mark.parametrize(('name', 'predicted'), [(NAME, 1), ('metastasis', 2)])
+def test_the_least_volume_is_of_alarms_in_scans_with_a_lesion_too(name, predicted):
+  counts = lesions.count(speck(8) | speck(1), speck(8), SPACING, name)
+  assert counts == {'lesions': 1, 'found': 1, 'predicted': predicted}
 
 
 def test_one_component_over_two_lesions_finds_both():

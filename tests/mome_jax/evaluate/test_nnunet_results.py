@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from mome_jax.errors import UserError
 from mome_jax.evaluate import nnunet_results, score_folders
 from mome_jax.evaluate.command import main
 from mome_jax.evaluate.mask_folders import ScoreError
@@ -47,6 +48,17 @@ def test_values_of_the_dataset(tmp_path, capsys):
   assert [row['dice'] for row in scores.rows] == [1, 1]
 
 
+def test_a_tumor_is_painted_after_a_pair_that_does_not_tell_its_sides(tmp_path):
+  kidney, tumor = np.zeros((2, 9, 8, 7), np.uint8)
+  kidney[2:6, 2:6, 2:6], tumor[3, 3:5, 3] = 1, 1
+  for name, mask in (('kidneys', kidney), ('kidney_tumor', tumor)):
+    save(tmp_path / f'out/a/{name}.nii.gz', mask)
+  path = dataset(tmp_path, {'kidney_tumor': 1, 'kidney': 2})
+  nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
+  written = nib.load(tmp_path / 'nn/a.nii.gz')
+  np.testing.assert_array_equal(written.dataobj, np.select([tumor == 1, kidney == 1], [1, 2]))
+
+
 def test_values_without_a_meaning_are_told(tmp_path):
   results(tmp_path / 'out', ['a'])
   legend = tmp_path / 'out/a_seg.json'
@@ -71,8 +83,23 @@ def test_regions_and_another_ending(tmp_path):
   np.testing.assert_array_equal(sitk.GetArrayFromImage(image).transpose(), expected)
   np.testing.assert_allclose(image.GetSpacing(), (2, 1.5, 3))
   assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)  # AFFINE is LPS
-  path = dataset(tmp_path, regions)
-  with pytest.raises(ScoreError, match='regions_class_order'):
+
+
+@pytest.mark.parametrize('order', [None, 3, [1], ['liver', 'tumor'], [1, 2.5], [1, None], [1, '2']])
+def test_an_order_of_regions_that_holds_no_values_is_told(order, tmp_path):
+  results(tmp_path / 'out')
+  regions = {'liver': [1, 2], 'liver_tumor': 2}
+  path = dataset(tmp_path, regions, regions_class_order=order)
+  with pytest.raises(
+    ScoreError, match=r'dataset.json: "regions_class_order" is .*; expected a whole'
+  ):
+    nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
+
+
+def test_a_label_without_end_is_told(tmp_path):
+  results(tmp_path / 'out')
+  path = dataset(tmp_path, {'liver': float('inf')})
+  with pytest.raises(UserError, match="label 'liver' has value inf; expected a whole number"):
     nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
 
 

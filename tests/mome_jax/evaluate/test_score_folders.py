@@ -210,6 +210,20 @@ def test_a_tumor_belongs_to_the_nearer_one_of_a_pair(both, tmp_path):
   assert dice == 1.0 if both else np.isnan(dice)
 
 
+@pytest.mark.parametrize('organ', ['liver', 'kidney', 'Kidneys', 'left kidney'])
+def test_an_organ_holds_its_tumor_also_where_its_sides_are_not_told(organ, tmp_path):
+  tumor = 'liver tumor' if organ == 'liver' else 'kidney tumor'
+  declare(tmp_path / 'labelsTr', **{organ: 1, tumor: 2})
+  declare(tmp_path / 'out', **{organ: 1})
+  codes = labels()
+  codes[codes == SPLEEN] = 0
+  save(tmp_path / 'labelsTr/a.nii.gz', codes)
+  save(tmp_path / 'out/a.nii.gz', (codes > 0).astype(np.uint8))
+  folders = tmp_path / 'out', tmp_path / 'labelsTr'
+  (row,) = score_folders.score_folders(*folders, classes=[organ]).rows
+  assert row['dice'] == 1.0
+
+
 def test_the_command_writes_an_evaluation(nnunet, capsys):
   arguments = ['score', f'--predictions={nnunet[0]}', '--references', str(nnunet[1])]
   assert evaluate.main([*arguments, '--classes', 'liver, spleen']) == 0

@@ -26,6 +26,20 @@ def test_cells_of_about_6_mm(spacing, cells):
   assert router_maps.cell_voxels(spacing) == cells
 
 
+@pytest.mark.parametrize(
+  ('spacing', 'labels'),
+  [
+    ((4.0, 4.0, 3.0), ['4 mm', '8 mm']),
+    ((3.0, 3.0, 2.5), ['3 mm', '6 mm']),
+    ((2.0, 2.0, 3.0), ['2 mm', '4 mm']),
+    ((0.8, 0.8, 5.0), ['0.8-5 mm', '1.6-10 mm']),
+    ((6.0, 1.5, 1.5), ['1.5-6 mm', '3-12 mm']),
+  ],
+)
+def test_a_scale_is_labelled_by_all_sides_of_its_voxels(spacing, labels):
+  assert [router_maps.scale_label(spacing, scale) for scale in (0, 1)] == labels
+
+
 def fake_model(top_k=0):
   """Gates and logits that follow the image; enough of a model for the step."""
 

@@ -1,0 +1,92 @@
+"""What `score` takes dataset.json to say of lacking classes is what `prepare` takes it to say."""
+
+import json
+
+import numpy as np
+import pytest
+from label_maps import declare, save
+
+from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.sources.nifti_folder import nifti_folder_cases
+from mome_jax.errors import UserError
+from mome_jax.evaluate import labelling, score_folders
+
+SIDES = {'right kidney': 1, 'left kidney': 2, 'mandible': 3}
+MYOMA = {'new_classes': [{'name': 'myoma', 'parent': 'prostate', 'synonyms': ['fibroid']}]}
+
+
+def write(folder, labels, values, **more):
+  declare(folder, **labels)
+  path = folder / 'dataset.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | more))
+  codes = np.zeros((12, 4, 4), np.uint8)
+  for value in values:
+    codes[3 * value - 2 : 3 * value - 1] = value
+  save(folder / 'labelsTr/a.nii.gz', codes)
+  save(folder / 'imagesTr/a_0000.nii.gz', codes.astype(np.int16))
+  return codes
+
+
+@pytest.mark.parametrize(('labels', 'more'), [
+  (SIDES, {'absent': ['kidneys']}),
+  (SIDES, {'absent': {'a': ['Kidney L+R']}}),
+  (SIDES, {'absent': ['right kidney']}),
+  ({'Kidneys': 1, 'mandible': 3}, {'absent': ['kidney_right', 'kidney_left']}),
+  ({'kidney': 1, 'kidney tumor': 2, 'mandible': 3}, {'absent': ['both kidneys']}),
+  (SIDES, {'supervised': ['kidney', 'mandible']}),
+  (SIDES, {'supervised': {'a': ['Kidneys']}}),
+  (SIDES, {'supervised': ['right kidney', 'mandible']}),
+  ({'kidneys': 1, 'mandible': 3}, {'supervised': ['kidney']}),
+  ({'fibroid': 1, 'mandible': 3}, {'supervised': ['myoma'], **MYOMA}),
+  ({'fibroid': 1, 'mandible': 3}, {'absent': ['prostate'], **MYOMA}),
+])  # fmt: skip
+def test_both_read_the_same(labels, more, tmp_path):
+  write(tmp_path, labels, [3], missing_is='absent', **more)
+  (case,) = nifti_folder_cases(str(tmp_path))
+  known = labelling.read(tmp_path / 'labelsTr')
+  kidneys = {'right kidney', 'left kidney'}
+  of_label = {'kidney': kidneys, 'kidneys': kidneys, 'Kidneys': kidneys, 'fibroid': {'myoma'}}
+  for name in (*TEMPLATE.names(), *labels):
+    classes = of_label.get(name, {name})
+    assert known.out_of_view('a', name) == (classes <= set(case.absent)), name
+    if name in labels and not case.absent:
+      assert known.labels('a', name, occurs=False) == (classes <= set(case.supervised)), name
+
+
+def test_a_mask_of_a_pair_that_is_out_of_view_is_false_and_not_wrong(tmp_path):
+  write(tmp_path / 'r', SIDES, [3], absent=['kidneys'])
+  codes = write(tmp_path / 'p', SIDES, [1, 3])
+  scores = score_folders.score_folders(tmp_path / 'p/labelsTr', tmp_path / 'r/labelsTr')
+  rows = {row['class']: row for row in scores.rows}
+  assert rows['mandible']['dice'] == 1.0 and not scores.failed
+  ml = np.count_nonzero(codes == 1) * 2.0 * 1.5 * 3.0 / 1000
+  assert rows['right kidney']['false_positive_ml'] == pytest.approx(ml)
+  assert np.isnan([rows[name]['dice'] for name in ('right kidney', 'left kidney')]).all()
+
+
+@pytest.mark.parametrize('asked', [[], ['Kidneys']])
+def test_a_pair_has_one_name_in_whichever_words(asked, tmp_path):
+  write(tmp_path / 'r', {'kidneys': 1, 'mandible': 3}, [1, 3], supervised=['kidney'])
+  write(tmp_path / 'p', {'Kidney': 1, 'mandible': 3}, [1, 3])
+  folders = tmp_path / 'p/labelsTr', tmp_path / 'r/labelsTr'
+  scores = score_folders.score_folders(*folders, classes=asked)
+  assert [(row['class'], row['dice']) for row in scores.rows] == [('kidney', 1.0)]
+
+
+def test_a_pair_that_was_supervised_is_scored_on_both_sides(tmp_path):
+  write(tmp_path / 'r', SIDES, [1, 2], supervised=['kidney'])
+  write(tmp_path / 'p', SIDES, [1, 2, 3])
+  scores = score_folders.score_folders(tmp_path / 'p/labelsTr', tmp_path / 'r/labelsTr')
+  assert {row['class']: row['dice'] for row in scores.rows} == {
+    'right kidney': 1.0, 'left kidney': 1.0
+  }  # fmt: skip
+  assert [note for note in scores.notes if "'mandible' is not labelled in 1" in note]
+
+
+@pytest.mark.parametrize('field', ['absent', 'supervised'])
+def test_what_is_no_list_is_refused_as_prepare_does(field, tmp_path):
+  write(tmp_path, SIDES, [1, 2, 3], **{field: None})
+  with pytest.raises(UserError, match=rf'dataset.json: "{field}" '):
+    labelling.read(tmp_path / 'labelsTr')
+  with pytest.raises(UserError, match=rf'dataset.json: "{field}" '):
+    nifti_folder_cases(str(tmp_path))
