@@ -172,8 +172,7 @@ def _read(path: pathlib.Path, names: RoiNames, index: dict) -> _Patient:
   try:
     study = dicom.find_series(path)
     patient_id = _patient_id(path, study.series[0]) if study.series else ''
-    slices = {name for series in study.series for name in series.names}
-    structures = _choose(path, study, structure_set.find(path, slices), index)
+    structures = _choose(path, study, structure_set.find(path, study), index)
     uid = _series_of(path, study, structures)
     meanings = {}
     for roi in structures.heights:
@@ -186,6 +185,9 @@ def _read(path: pathlib.Path, names: RoiNames, index: dict) -> _Patient:
         f'{path}/{structures.name}: no ROI stands for a class ({shown}); see "rois"'
       )
     series = next(one for one in study.series if one.uid == uid)
+    for other in study.series:
+      if other.problem and other.uid != uid:  # it may be a structure set beside other slices
+        files.note(f'{other.problem}; taken to be of a series that is not used')
     lowest, step = _heights(path, series)
     patient_id = _patient_id(path, series)
   except UserError as error:
