@@ -15,7 +15,7 @@ from input_pipeline import bricks, check, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import structure_set
 from input_pipeline.errors import UserError
-from input_pipeline.sources import rtstruct_folder
+from input_pipeline.sources import rtstruct_patients
 from tests.input_pipeline.sources import layouts
 
 SOURCE = sources.get_source('rtstruct_folder')
@@ -226,7 +226,7 @@ def test_partial_pairs_hold_for_sides_and_sides_for_pairs(tmp_path, rois, partia
 def test_a_range_of_slices_that_are_not_axial_is_no_range_of_heights(tmp_path, monkeypatch):
   patient(tmp_path / 'p1')
   declare(tmp_path, partial=['spinal cord'])
-  monkeypatch.setattr(rtstruct_folder, '_heights', lambda *_: (np.nan, np.nan))
+  monkeypatch.setattr(rtstruct_patients, '_heights', lambda *_: (np.nan, np.nan))
   [case] = listed(tmp_path)[0].values()
   with pytest.raises(UserError, match='spinal cord is contoured in a range of axial slices'):
     case.load()
