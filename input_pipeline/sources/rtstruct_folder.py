@@ -49,7 +49,7 @@ from input_pipeline.sources import (
   rtstruct_patients,
   split_lists,
 )
-from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
+from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader, restrict_table
 from input_pipeline.sources.roi_names import RoiNames
 from input_pipeline.sources.rtstruct_patients import Patient
 
@@ -236,14 +236,18 @@ def _case(
     return Case('rtstruct_folder', name, split, (), load, drawn=drawn)
   supervised = _sides(looked_for, template)
   sides = {noun: template.pairs().get(noun, (noun,)) for noun in patient.meanings.values()}
-  meanings = {
-    roi: noun for roi, noun in patient.meanings.items() if set(sides[noun]) & set(supervised)
+  # What lies in a labelled organ is part of it, and would else be a hole.
+  around = {
+    noun: {*names, *(outer for name in names for outer in template.ancestors(name))}
+    for noun, names in sides.items()
   }
+  meanings = {roi: noun for roi, noun in patient.meanings.items() if around[noun] & {*supervised}}
+  some = () if set(_sides(meanings.values(), template)) <= {*supervised} else (supervised,)
   load = functools.partial(
-    _load, patient.path, patient.uid, patient.structures.name, meanings, template
+    _load, patient.path, patient.uid, patient.structures.name, meanings, template, *some
   )
   ranges: dict[str, tuple[float, float]] = {}
-  for noun in partial:
+  for noun in (name for name in partial if name in supervised):
     heights = [
       patient.structures.heights[roi] for roi, one in meanings.items() if noun in sides[one]
     ]
@@ -263,9 +267,22 @@ def _case(
 
 @loader('rtstruct_folder')
 def _load(
-  path: pathlib.Path, uid: str, name: str, meanings: Mapping[str, str], template: Template
+  path: pathlib.Path,
+  uid: str,
+  name: str,
+  meanings: Mapping[str, str],
+  template: Template,
+  labelled: Sequence[str] | None = None,
 ) -> Scan:
   """Reads a series and the ROIs of a structure set.
+
+  Args:
+    path: folder or zip archive.
+    uid: SeriesInstanceUID.
+    name: file of the structure set inside.
+    meanings: ROI -> class or pair.
+    template: of the classes.
+    labelled: of the classes that the ROIs tell, those that are known in the case; all by default.
 
   Raises:
     SourceError: if an ROI has no contour in the scan.
@@ -286,6 +303,8 @@ def _load(
     image=series.volume.array,
     template=template,
   )
+  if labelled is not None:
+    codes = restrict_table(labelled, template)[codes]
   return Scan(series.volume.array, codes, geometry)
 
 

@@ -138,6 +138,19 @@ def test_a_tumor_lies_over_its_organ(tmp_path):
   assert not told
 
 
+@pytest.mark.parametrize('hole', [False, True])  # in the contours of the organ
+def test_a_tumor_that_was_not_looked_for_is_plain_organ(hole, tmp_path):
+  inner = [box((5, 7), (5, 7), k) for k in (3, 4)]
+  liver = [box((2, 10), (2, 10), k) for k in (3, 4)] + inner * hole
+  patient(tmp_path / 'p1', {'Liver': liver, 'Liver tumor': inner, 'SpinalCord': CORD})
+  declare(tmp_path, supervised={'p1': ['liver']}, partial=['liver tumor'])
+  case = listed(tmp_path)[0]['p1']
+  assert case.supervised == ('liver',) and not case.slice_ranges
+  scan, _ = load(case)
+  np.testing.assert_array_equal(voxels(scan, 'liver'), boxed((2, 10), (2, 10), (3, 4)))
+  assert set(np.unique(scan.codes)) == {0, TEMPLATE.get('liver').index}
+
+
 def test_the_newest_structure_set_counts_or_the_one_that_is_named(tmp_path):
   patient(tmp_path / 'p1', date='20200101', label='first')
   structures(tmp_path / 'p1' / 'a.dcm', {'Larynx': CORD}, label='second', date='20210101')
