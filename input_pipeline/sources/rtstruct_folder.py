@@ -42,6 +42,7 @@ from input_pipeline.ct import dicom, structure_set, volume
 from input_pipeline.errors import UserError
 from input_pipeline.sources import (
   absence,
+  dataset_fields,
   field_of_view,
   files,
   patient_ids,
@@ -118,6 +119,7 @@ def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
     raise SourceError(inventory.unreadable(path, error)) from error
   if not isinstance(index, dict):
     raise SourceError(f'{path}: expected an object, as {{"rois": {{"left parotid": "PAR L"}}}}')
+  dataset_fields.check_contours(index, path)
   absence.reads(index, path)
   return folder, index
 

@@ -12,7 +12,7 @@ from input_pipeline import file_kinds, inventory, remarks, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.anatomy.resolve import resolve
 from input_pipeline.ct import slicer_segments, volume
-from input_pipeline.sources import absence, field_of_view, nifti_folder
+from input_pipeline.sources import absence, dataset_fields, field_of_view, nifti_folder
 from mome_jax.errors import UserError, few
 
 _SUFFIXES = ('_seg', '_masks', '_totalsegmentator')  # of what `predict` writes
@@ -189,6 +189,7 @@ def labelling(folder: pathlib.Path) -> Labelling:
   if path is None:
     return Labelling()
   content = declaration(path)
+  dataset_fields.check_label_maps(content, path)
   everywhere, by_case = field_of_view.written(content, path)
   known = Labelling(
     absence.reads(content, path),
