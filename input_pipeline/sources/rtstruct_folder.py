@@ -263,7 +263,7 @@ def _case(
     if heights:
       low, high = min(low for low, _ in heights), max(high for _, high in heights)
       span = (low - patient.lowest - patient.step / 2, high - patient.lowest + patient.step / 2)
-      ranges[noun] = span
+      ranges[noun] = (span[0] * patient.shear, span[1] * patient.shear)  # along the grid's axis
   return Case('rtstruct_folder', name, split, supervised, load, ranges, drawn)
 
 

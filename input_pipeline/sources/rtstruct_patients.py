@@ -26,6 +26,8 @@ class Patient:
     structures: that are taken.
     meanings: ROI -> class, of those that have contours.
     lowest, step: height of the lowest slice, and between slices, mm; NaN if they are not axial.
+    shear: way from slice to slice, which is their spacing, over the height between them: 1 unless
+      slices are moved within their planes, as by a tilted gantry.
     patient_id: PatientID, '' where it has none.
   """
 
@@ -35,6 +37,7 @@ class Patient:
   meanings: Mapping[str, str] = dataclasses.field(default_factory=dict)
   lowest: float = np.nan
   step: float = np.nan
+  shear: float = np.nan
   problem: str = ''
   patient_id: str = ''
 
@@ -99,12 +102,12 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
     for other in study.series:
       if other.problem and other.uid != uid:  # it may be a structure set beside other slices
         files.note(f'{other.problem}; taken to be of a series that is not used')
-    lowest, step = _heights(path, series)
+    lowest, step, shear = _heights(path, series)
     patient_id = _patient_id(path, series)
   except UserError as error:
     problem = str(error) if str(path) in str(error) else f'{path}: {error}'
     return Patient(path, problem=problem, patient_id=patient_id)
-  return Patient(path, uid, structures, meanings, lowest, step, patient_id=patient_id)
+  return Patient(path, uid, structures, meanings, lowest, step, shear, patient_id=patient_id)
 
 
 def _choose(
@@ -150,9 +153,9 @@ def _series_of(
   return referred[0]
 
 
-def _heights(path: pathlib.Path, series: dicom.SeriesFiles) -> tuple[float, float]:
-  """Height of the lowest slice and the distance of slices, mm; NaN if they are not axial."""
-  heights = []
+def _heights(path: pathlib.Path, series: dicom_series.SeriesFiles) -> tuple[float, float, float]:
+  """Height of the lowest slice, distance of slices and shear as of `Patient`."""
+  places = []
   fields = ['ImagePositionPatient', 'ImageOrientationPatient', 'Modality']
   with dicom_series.opened(path) as open_file:
     for name in series.names:
@@ -160,14 +163,18 @@ def _heights(path: pathlib.Path, series: dicom.SeriesFiles) -> tuple[float, floa
       place, turns = (dicom_series.value(header, field) for field in fields[:2])
       try:
         rows, columns = np.array(turns, float).reshape(2, 3)
-        height = float(place[2])
-      except (TypeError, ValueError, IndexError):  # told of when the series is read
-        return np.nan, np.nan
+        place = np.array(place, float).reshape(3)
+      except (TypeError, ValueError):  # told of when the series is read
+        return np.nan, np.nan, np.nan
       if abs(np.cross(rows, columns)[2]) < 0.999:
-        return np.nan, np.nan
-      heights.append(height)
-  different = np.unique(heights)
-  return float(different[0]), float(np.median(np.diff(different))) if len(different) > 1 else np.nan
+        return np.nan, np.nan, np.nan
+      places.append(place)
+  heights, first = np.unique([place[2] for place in places], return_index=True)
+  if len(heights) < 2:
+    return float(heights[0]), np.nan, np.nan
+  way = places[first[-1]] - places[first[0]]
+  shear = float(np.linalg.norm(way) / way[2])
+  return float(heights[0]), float(np.median(np.diff(heights))), shear
 
 
 def _patient_id(path: pathlib.Path, series: dicom_series.SeriesFiles) -> str:

@@ -239,7 +239,7 @@ def test_partial_pairs_hold_for_sides_and_sides_for_pairs(tmp_path, rois, partia
 def test_a_range_of_slices_that_are_not_axial_is_no_range_of_heights(tmp_path, monkeypatch):
   patient(tmp_path / 'p1')
   declare(tmp_path, partial=['spinal cord'])
-  monkeypatch.setattr(rtstruct_patients, '_heights', lambda *_: (np.nan, np.nan))
+  monkeypatch.setattr(rtstruct_patients, '_heights', lambda *_: (np.nan,) * 3)
   [case] = listed(tmp_path)[0].values()
   with pytest.raises(UserError, match='spinal cord is contoured in a range of axial slices'):
     case.load()

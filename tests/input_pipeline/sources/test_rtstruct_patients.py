@@ -1,11 +1,20 @@
-"""Structure sets that cannot be read: an older one is not taken in their place without a word."""
+"""Which structure set of a patient is taken, and where its slices lie."""
 
+import numpy as np
+import pydicom
 import pytest
 from structure_sets import series, structures
 
 from input_pipeline.errors import UserError
 from tests.input_pipeline.sources import layouts
-from tests.input_pipeline.sources.test_rtstruct_folder import CORD, listed, patient
+from tests.input_pipeline.sources.test_rtstruct_folder import (
+  CORD,
+  declare,
+  listed,
+  load,
+  patient,
+  voxels,
+)
 
 
 def empty(path):
@@ -66,3 +75,27 @@ def test_one_beside_another_series_is_told(tmp_path):
   cases, notes = listed(tmp_path)
   assert cases['p1'].supervised == ('spinal cord',)
   assert len(notes) == 1 and 'CT2/new.dcm: cannot be read, it is empty' in notes[0]
+
+
+@pytest.mark.parametrize('degrees', [0, 25])
+def test_partial_classes_are_known_where_they_are_contoured_by_a_tilted_gantry(degrees, tmp_path):
+  """Slices moved within their planes, which lie further apart along the way than in height."""
+  tilt = np.tan(np.radians(degrees))
+  series(tmp_path / 'p1')
+  for path in (tmp_path / 'p1').glob('*.dcm'):
+    dataset = pydicom.dcmread(path)
+    x, y, z = map(float, dataset.ImagePositionPatient)
+    dataset.ImagePositionPatient = [x, round(y + tilt * z, 6), z]
+    dataset.save_as(path)
+  cord = [[(x, y + tilt * z, z) for x, y, z in ring] for ring in CORD]
+  structures(tmp_path / 'p1' / 'rs.dcm', {'SpinalCord': cord})
+  declare(tmp_path, partial=['spinal cord'])
+  case = listed(tmp_path)[0]['p1']
+  scan, _ = load(case)
+  # As the sampler and the scores measure: slices times their spacing.
+  heights = np.arange(scan.codes.shape[2]) * scan.geometry.spacing[2]
+  low, high = case.slice_ranges['spinal cord']
+  known = (low < heights) & (heights < high)
+  np.testing.assert_array_equal(known, voxels(scan, 'spinal cord').any((0, 1)))
+  assert scan.geometry.spacing[2] == pytest.approx(6 / np.cos(np.radians(degrees)))
+  assert high - low == pytest.approx(6 * scan.geometry.spacing[2])
