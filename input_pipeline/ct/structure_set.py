@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ import numpy as np
 from input_pipeline import inventory, remarks
 from input_pipeline.ct import contours, dicom_series, segments
 from input_pipeline.ct.volume import Geometry, VolumeError
+from input_pipeline.errors import few
 
 _CLOSED = ('CLOSED_PLANAR', 'CLOSEDPLANAR_XOR')
 _OFF = 0.35  # of the distance of slices; as far as a contour may lie off its slice
 _FAR = 1e5  # mm; no patient is as large
+_UNREAD = ('empty', 'cannot be opened')  # reasons of `inventory.File`
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -39,20 +41,27 @@ class StructureSet:
   heights: Mapping[str, tuple[float, float]]
 
 
-def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
+def find(path: pathlib.Path, study: dicom_series.Study | None = None) -> list[StructureSet]:
   """The structure sets and SEG objects of a folder, at any depth, or zip archive; the newest last.
 
   Args:
     path: to look into.
-    known: names of files inside that are known to be something else.
+    study: its series, where they are known.
 
   Raises:
-    VolumeError: if one cannot be read.
+    VolumeError: if one cannot be read, or a file that may be one.
+
+  Warns:
+    UserWarning: of files that are empty or cannot be opened, and whose names are not of DICOM.
   """
+  study = dicom_series.find_series(path) if study is None else study
+  slices = {name for series in study.series for name in series.names}
   sets = []
   with dicom_series.opened(path) as open_file:
-    for file in inventory.look(path, ('dicom',)).used:
-      if file.name in known:
+    held = inventory.look(path, ('dicom',))
+    _check_readable(path, study, held)
+    for file in held.used:
+      if file.name in slices:
         continue
       with _explaining(str(file.path)):
         header = dicom_series.parse(file.name, open_file, specific_tags=['Modality'])
@@ -63,6 +72,18 @@ def find(path: pathlib.Path, known: Collection[str] = ()) -> list[StructureSet]:
           segments.check_kind(dataset, str(file.path))
           sets.append(_read_segments(file.name, dataset))
   return sorted(sets, key=lambda one: (one.made, one.name))
+
+
+def _check_readable(
+  path: pathlib.Path, study: dicom_series.Study, held: inventory.Inventory
+) -> None:
+  """Refuses a file of no series that cannot be read: the newest structure set may be in it."""
+  unknown = (file.problem for file in held.failed if file.kind != 'dicom')
+  for problem in (*study.failed.values(), *unknown):
+    raise VolumeError(problem)
+  if unread := [file for file in held.left_out if file.reason in _UNREAD]:
+    names = few(file.name for file in unread)
+    remarks.tell(f'{path}: left out: {", ".join(inventory.phrases(unread))}: {names}')
 
 
 @contextlib.contextmanager

@@ -45,6 +45,7 @@ from input_pipeline.ct import slicer_segments
 from input_pipeline.errors import UserError, suggest
 from input_pipeline.sources import (
   absence,
+  dataset_fields,
   field_of_view,
   files,
   nnunet,
@@ -75,6 +76,7 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
       f'{folder / "imagesTr"}: no NIfTI files; it must hold NAME_0000.nii.gz, .nrrd or .mha'
     )
   path = folder / 'dataset.json'
+  dataset_fields.tell_unread(index, path)
   splits, patients = _splits(folder, index, pairs)
   drawn = _draws(index, pairs)
   cases = []
@@ -113,6 +115,7 @@ def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
     raise SourceError(inventory.unreadable(path, error)) from error
   if not isinstance(index, dict) or not isinstance(index.get('labels'), dict):
     raise SourceError(f'{path}: no "labels"; add "labels": {{"background": 0, "liver": 1}}')
+  dataset_fields.check_label_maps(index, path)
   return folder, index
 
 

@@ -34,7 +34,7 @@ class RoiNames:
   def class_of(self, roi: str) -> str | None:
     """The class or pair of an ROI, or None.
 
-    A name without wildcards goes before those with them.
+    A name without wildcards goes before those with them; among equals a class before `ignored`.
 
     Raises:
       RoiNameError: if patterns of two classes fit.
@@ -48,7 +48,9 @@ class RoiNames:
         )
       if hits:
         return hits[0]
-    return None if self.is_ignored(roi) else find_class(roi, self.template)
+      if _fits(name, self.ignored, exact):
+        return None
+    return find_class(roi, self.template)
 
   def is_ignored(self, roi: str) -> bool:
     """Whether an ROI is declared to stand for nothing."""

@@ -28,7 +28,6 @@ Of several structure sets the newest counts. An ROI stands for a class by its na
 
 import collections
 import dataclasses
-import fnmatch
 import functools
 import os
 import pathlib
@@ -39,43 +38,23 @@ import numpy as np
 
 from input_pipeline import inventory, labels, text_files
 from input_pipeline.anatomy import Template
-from input_pipeline.ct import dicom, dicom_series, structure_set, volume
+from input_pipeline.ct import dicom, structure_set, volume
 from input_pipeline.errors import UserError
 from input_pipeline.sources import (
   absence,
+  dataset_fields,
   field_of_view,
   files,
   patient_ids,
   roi_names,
+  rtstruct_patients,
   split_lists,
 )
-from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
+from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader, restrict_table
 from input_pipeline.sources.roi_names import RoiNames
+from input_pipeline.sources.rtstruct_patients import Patient
 
 _VALIDATION_SHARE = 0.2
-
-
-@dataclasses.dataclass(frozen=True)
-class _Patient:
-  """A patient's scan and structure set; `problem` is why they cannot be used.
-
-  Attributes:
-    path: folder or zip archive.
-    uid: SeriesInstanceUID.
-    structures: that are taken.
-    meanings: ROI -> class, of those that have contours.
-    lowest, step: height of the lowest slice, and between slices, mm; NaN if they are not axial.
-    patient_id: PatientID, '' where it has none.
-  """
-
-  path: pathlib.Path
-  uid: str = ''
-  structures: structure_set.StructureSet | None = None
-  meanings: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  lowest: float = np.nan
-  step: float = np.nan
-  problem: str = ''
-  patient_id: str = ''
 
 
 def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
@@ -100,8 +79,8 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
     listed = _classes(index.get('partial', ()), template)
   except UserError as error:
     raise SourceError(f'{place}: partial: {error}') from error
-  paths = _patients(folder)
-  patients = {name: _read(path, names, index) for name, path in paths.items()}
+  paths = rtstruct_patients.places(folder)
+  patients = {name: rtstruct_patients.read(path, names, index) for name, path in paths.items()}
   _tell(patients, names)
   everywhere = {noun for patient in patients.values() for noun in patient.meanings.values()}
   partial = _sides(listed, template)
@@ -140,132 +119,12 @@ def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
     raise SourceError(inventory.unreadable(path, error)) from error
   if not isinstance(index, dict):
     raise SourceError(f'{path}: expected an object, as {{"rois": {{"left parotid": "PAR L"}}}}')
+  dataset_fields.check_contours(index, path)
   absence.reads(index, path)
   return folder, index
 
 
-def _patients(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Name -> folder or zip archive."""
-  patients: dict[str, pathlib.Path] = {}
-  others = []
-  for path in files.entries(folder):
-    packed = path.suffix.casefold() == '.zip'
-    if inventory.is_hidden(path.name) or path.name == 'dataset.json':
-      continue
-    if not path.is_dir() and not packed:
-      others.append(path)
-      continue
-    name = path.stem if packed and not path.is_dir() else path.name
-    if name in patients:
-      raise SourceError(f'{path}: case {name} is also {patients[name]}; keep one of them')
-    patients[name] = path
-  if others:
-    files.note(f'rtstruct_folder: {files.counted(others, "files beside the patients")}')
-  if not patients:
-    raise SourceError(f'{folder}: no folder or .zip of a patient in it')
-  return patients
-
-
-def _read(path: pathlib.Path, names: RoiNames, index: dict) -> _Patient:
-  """A patient's scan, structure set and the classes of its ROIs."""
-  patient_id = ''
-  try:
-    study = dicom.find_series(path)
-    patient_id = _patient_id(path, study.series[0]) if study.series else ''
-    slices = {name for series in study.series for name in series.names}
-    structures = _choose(path, study, structure_set.find(path, slices), index)
-    uid = _series_of(path, study, structures)
-    meanings = {}
-    for roi in structures.heights:
-      noun = names.class_of(roi)
-      if noun is not None:
-        meanings[roi] = noun
-    if not meanings:
-      shown = ', '.join(structures.heights) or 'none has contours'
-      raise SourceError(
-        f'{path}/{structures.name}: no ROI stands for a class ({shown}); see "rois"'
-      )
-    series = next(one for one in study.series if one.uid == uid)
-    lowest, step = _heights(path, series)
-    patient_id = _patient_id(path, series)
-  except UserError as error:
-    problem = str(error) if str(path) in str(error) else f'{path}: {error}'
-    return _Patient(path, problem=problem, patient_id=patient_id)
-  return _Patient(path, uid, structures, meanings, lowest, step, patient_id=patient_id)
-
-
-def _choose(
-  path: pathlib.Path,
-  study: dicom.Study,
-  sets: Sequence[structure_set.StructureSet],
-  index: dict,
-) -> structure_set.StructureSet:
-  """The newest structure set of those that are asked for and belong to a series that is there."""
-  pattern = str(index.get('structure_set', '*'))
-  named = [
-    one for one in sets
-    if any(fnmatch.fnmatchcase(roi_names.plain(text), roi_names.plain(pattern))
-           for text in (one.label, pathlib.PurePosixPath(one.name).name))
-  ]  # fmt: skip
-  if not sets or not named:
-    names = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)
-    kind = f'structure set called {pattern}; there are {names}' if sets else 'RTSTRUCT or SEG'
-    raise SourceError(f'{path}: no {kind}; export it with its series, or move the patient away')
-  uids = {series.uid for series in study.series}
-  matching = [one for one in named if not one.series or uids & set(one.series)]
-  if not matching:
-    raise SourceError(
-      f'{path}/{named[-1].name}: is of series {", ".join(named[-1].series)}, which is not there; '
-      'export both again'
-    )
-  newest = matching[-1]
-  if len(sets) > 1:
-    others = ', '.join(one.name for one in sets if one is not newest)
-    files.note(f'{path}: takes {newest.name} ({newest.label}), not {others}')
-  return newest
-
-
-def _series_of(
-  path: pathlib.Path, study: dicom.Study, structures: structure_set.StructureSet
-) -> str:
-  """The series that a structure set is of."""
-  uids = list(dict.fromkeys(series.uid for series in study.series))
-  referred = [uid for uid in uids if uid in structures.series] or uids
-  if len(referred) != 1:
-    kind = 'no CT series' if not uids else f'several CT series ({", ".join(referred)})'
-    raise SourceError(f'{path}: {kind} for {structures.name}; keep the one that was contoured')
-  return referred[0]
-
-
-def _heights(path: pathlib.Path, series: dicom.SeriesFiles) -> tuple[float, float]:
-  """Height of the lowest slice and the distance of slices, mm; NaN if they are not axial."""
-  heights = []
-  fields = ['ImagePositionPatient', 'ImageOrientationPatient', 'Modality']
-  with dicom_series.opened(path) as open_file:
-    for name in series.names:
-      header = dicom_series.parse(name, open_file, specific_tags=[*fields, 'SOPClassUID'])
-      place, turns = (dicom_series.value(header, field) for field in fields[:2])
-      try:
-        rows, columns = np.array(turns, float).reshape(2, 3)
-        height = float(place[2])
-      except (TypeError, ValueError, IndexError):  # told of when the series is read
-        return np.nan, np.nan
-      if abs(np.cross(rows, columns)[2]) < 0.999:
-        return np.nan, np.nan
-      heights.append(height)
-  different = np.unique(heights)
-  return float(different[0]), float(np.median(np.diff(different))) if len(different) > 1 else np.nan
-
-
-def _patient_id(path: pathlib.Path, series: dicom_series.SeriesFiles) -> str:
-  """PatientID of a series, '' where it has none."""
-  with dicom_series.opened(path) as open_file:
-    fields = ['PatientID', 'Modality', 'SOPClassUID']
-    header = dicom_series.parse(series.names[0], open_file, specific_tags=fields)
-  return str(dicom_series.value(header, 'PatientID') or '').strip()
-
-
-def _same(place: pathlib.Path, index: dict, patients: Mapping[str, _Patient]) -> dict[str, str]:
+def _same(place: pathlib.Path, index: dict, patients: Mapping[str, Patient]) -> dict[str, str]:
   """Name -> patient, of those with several folders; who is told by PatientID has the first's name.
 
   What `dataset.json` says goes before PatientID.
@@ -280,7 +139,7 @@ def _same(place: pathlib.Path, index: dict, patients: Mapping[str, _Patient]) ->
   return patient_ids.of_headers(ids, known, 'rtstruct_folder')
 
 
-def _tell(patients: Mapping[str, _Patient], names: RoiNames) -> None:
+def _tell(patients: Mapping[str, Patient], names: RoiNames) -> None:
   """Notes the ROIs that stand for no class, and classes that several ROIs stand for."""
   unknown: collections.Counter = collections.Counter()
   for patient in patients.values():
@@ -319,7 +178,7 @@ def _sides(nouns: Iterable[str], template: Template) -> tuple[str, ...]:
 def _looked_for(
   place: pathlib.Path,
   index: dict,
-  patients: Mapping[str, _Patient],
+  patients: Mapping[str, Patient],
   everywhere: set[str],
   template: Template,
 ) -> dict[str, tuple[str, ...]]:
@@ -349,7 +208,7 @@ def _looked_for(
 def _splits(
   place: pathlib.Path,
   index: dict,
-  patients: Mapping[str, _Patient],
+  patients: Mapping[str, Patient],
   same: Mapping[str, str],
 ) -> tuple[dict[str, str], bool]:
   """Patient -> split, and whether they are drawn."""
@@ -367,7 +226,7 @@ def _splits(
 
 def _case(
   name: str,
-  patient: _Patient,
+  patient: Patient,
   split: str,
   looked_for: Sequence[str],
   partial: Sequence[str],
@@ -379,14 +238,18 @@ def _case(
     return Case('rtstruct_folder', name, split, (), load, drawn=drawn)
   supervised = _sides(looked_for, template)
   sides = {noun: template.pairs().get(noun, (noun,)) for noun in patient.meanings.values()}
-  meanings = {
-    roi: noun for roi, noun in patient.meanings.items() if set(sides[noun]) & set(supervised)
+  # What lies in a labelled organ is part of it, and would else be a hole.
+  around = {
+    noun: {*names, *(outer for name in names for outer in template.ancestors(name))}
+    for noun, names in sides.items()
   }
+  meanings = {roi: noun for roi, noun in patient.meanings.items() if around[noun] & {*supervised}}
+  some = () if set(_sides(meanings.values(), template)) <= {*supervised} else (supervised,)
   load = functools.partial(
-    _load, patient.path, patient.uid, patient.structures.name, meanings, template
+    _load, patient.path, patient.uid, patient.structures.name, meanings, template, *some
   )
   ranges: dict[str, tuple[float, float]] = {}
-  for noun in partial:
+  for noun in (name for name in partial if name in supervised):
     heights = [
       patient.structures.heights[roi] for roi, one in meanings.items() if noun in sides[one]
     ]
@@ -400,15 +263,28 @@ def _case(
     if heights:
       low, high = min(low for low, _ in heights), max(high for _, high in heights)
       span = (low - patient.lowest - patient.step / 2, high - patient.lowest + patient.step / 2)
-      ranges[noun] = span
+      ranges[noun] = (span[0] * patient.shear, span[1] * patient.shear)  # along the grid's axis
   return Case('rtstruct_folder', name, split, supervised, load, ranges, drawn)
 
 
 @loader('rtstruct_folder')
 def _load(
-  path: pathlib.Path, uid: str, name: str, meanings: Mapping[str, str], template: Template
+  path: pathlib.Path,
+  uid: str,
+  name: str,
+  meanings: Mapping[str, str],
+  template: Template,
+  labelled: Sequence[str] | None = None,
 ) -> Scan:
   """Reads a series and the ROIs of a structure set.
+
+  Args:
+    path: folder or zip archive.
+    uid: SeriesInstanceUID.
+    name: file of the structure set inside.
+    meanings: ROI -> class or pair.
+    template: of the classes.
+    labelled: of the classes that the ROIs tell, those that are known in the case; all by default.
 
   Raises:
     SourceError: if an ROI has no contour in the scan.
@@ -429,6 +305,8 @@ def _load(
     image=series.volume.array,
     template=template,
   )
+  if labelled is not None:
+    codes = restrict_table(labelled, template)[codes]
   return Scan(series.volume.array, codes, geometry)
 
 

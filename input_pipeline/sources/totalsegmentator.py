@@ -4,6 +4,7 @@ import functools
 import os
 import pathlib
 import re
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -38,7 +39,7 @@ _FILES = {
   'prostate': ('prostate',),
   'spinal cord': ('spinal_cord',),
 }
-# What belongs to a class as well; since version 2, which leaves cysts out of the kidneys.
+# What belongs to a class as well, where a download has it: version 2 leaves cysts out of kidneys.
 _PARTS = {'right kidney': 'kidney_cyst_right', 'left kidney': 'kidney_cyst_left'}
 _SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}
 
@@ -53,7 +54,8 @@ def totalsegmentator_cases(manual_dir: str | None) -> list[Case]:
     SourceError: if there are no scans, or no `meta.csv`.
 
   Warns:
-    UserWarning: of scans that `meta.csv` lists and that are not there.
+    UserWarning: of scans that `meta.csv` lists and that are not there, and of classes that some
+      scans, or all, have no masks of.
   """
   folder = files.folder_of('totalsegmentator', manual_dir, 'meta.csv and sNNNN/ct.nii.gz')
   places = [p for p in files.walk(folder) if re.fullmatch(r's\d{4}', p.name) and p.is_dir()]
@@ -61,12 +63,14 @@ def totalsegmentator_cases(manual_dir: str | None) -> list[Case]:
     raise SourceError(f'{folder}: no sNNNN/ct.nii.gz in it; unpack Totalsegmentator_dataset.zip')
   table = places[0].parent / 'meta.csv'
   splits = _read_splits(table)
+  held = {place: _nifti(place / 'segmentations') for place in places}
+  parts_of = _parts_of(held)
   cases = []
-  for place in places:
-    scan, masks = _nifti(place).get('ct'), _nifti(place / 'segmentations')
+  for place, masks in held.items():
+    scan = _nifti(place).get('ct')
     organs = {
-      label: [masks[file] for file in (*parts, _PARTS.get(label)) if file in masks]
-      for label, parts in _FILES.items()
+      label: [masks[file] for file in parts]
+      for label, parts in parts_of.items()
       if all(file in masks for file in parts)
     }
     named_split = splits.get(place.name, '')
@@ -86,7 +90,36 @@ def totalsegmentator_cases(manual_dir: str | None) -> list[Case]:
     files.note(
       f'totalsegmentator: scans of {table} that are not there: {len(missing)}, first {missing[0]}'
     )
+  _tell_incomplete(held, parts_of)
   return cases
+
+
+def _parts_of(held: Mapping[pathlib.Path, Collection[str]]) -> dict[str, tuple[str, ...]]:
+  """Class -> names of its mask files, with the cysts where any scan has them."""
+  known = {file for masks in held.values() for file in masks}
+  more = {label: (file,) for label, file in _PARTS.items() if file in known}
+  return {label: (*parts, *more.get(label, ())) for label, parts in _FILES.items()}
+
+
+def _tell_incomplete(
+  held: Mapping[pathlib.Path, Collection[str]], parts_of: Mapping[str, Sequence[str]]
+) -> None:
+  """Notes classes that scans with other masks lack; a scan without any fails, and says so."""
+  known = {file for parts in parts_of.values() for file in parts}
+  scans = {place: masks for place, masks in held.items() if not known.isdisjoint(masks)}
+  classes: dict[tuple[pathlib.Path, ...], list[str]] = {}
+  for label, parts in parts_of.items():
+    lacking = tuple(place for place, masks in scans.items() if not set(parts) <= set(masks))
+    classes.setdefault(lacking, []).append(label)
+  for lacking, labels in classes.items():
+    told = f'totalsegmentator: {", ".join(map(repr, labels))}'
+    if lacking and len(lacking) < len(scans):
+      files.note(
+        f'{told}: masks are missing in {len(lacking)} of {len(scans)} scans, first {lacking[0]}; '
+        'not labelled there: if the download was cut short, unpack it again'
+      )
+    elif lacking:  # version 1 has no prostate and no spinal cord
+      files.note(f'{told}: masks are missing in every scan; not labelled')
 
 
 def _nifti(folder: pathlib.Path) -> dict[str, pathlib.Path]:

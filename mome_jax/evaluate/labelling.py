@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.anatomy.resolve import resolve
-from input_pipeline.sources import absence, field_of_view, files
+from input_pipeline.sources import absence, dataset_fields, field_of_view, files
 from mome_jax.evaluate import mask_folders
 
 _EVERYWHERE = ''  # stands for the cases that are not named
@@ -68,6 +68,7 @@ def read(folder: pathlib.Path) -> Labelling:
   if path is None:
     return Labelling()
   content = mask_folders.declaration(path)
+  dataset_fields.check_label_maps(content, path)
   template = files.template_of(path.parent, content)
   absent = {
     case: field_of_view.closure(names & {*template.names()}, template) | names

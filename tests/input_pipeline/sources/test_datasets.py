@@ -250,7 +250,31 @@ class TestDownloadProblems:
     with pytest.raises(sources.SourceError, match=message):
       cases[1].load()
     assert cases[0].load().codes.any()
-    assert len(notes) == (remove == 'meta')
+    assert len([note for note in notes if 'that are not there' in note]) == (remove == 'meta')
+    (never,) = (note for note in notes if 'in every scan' in note)
+    assert "'liver'" in never and "'spleen'" not in never and len(notes) <= 2
+
+  def test_classes_that_some_scans_of_totalsegmentator_lack_are_told(self, tmp_path):
+    """A download cut short: it is not to be trained on with fewer classes without a word."""
+    fabricate('totalsegmentator', tmp_path)
+    first, second, third = sorted(path.parent for path in tmp_path.rglob('ct.nii.gz'))
+    for place in (second, third):
+      (place / 'segmentations' / 'lung_lower_lobe_left.nii.gz').unlink()
+      (place / 'segmentations' / 'spleen.nii.gz').unlink()
+    shutil.copy(first / 'segmentations' / 'spleen.nii.gz',
+                first / 'segmentations' / 'kidney_cyst_right.nii.gz')  # fmt: skip
+    shutil.copy(first / 'segmentations' / 'spleen.nii.gz',
+                second / 'segmentations' / 'kidney_cyst_right.nii.gz')  # fmt: skip
+    cases, notes = sources.get_source('totalsegmentator').listed(str(tmp_path))
+    told = [note for note in notes if 'in every scan' not in note]
+    rest = 'not labelled there: if the download was cut short, unpack it again'
+    missing = 'masks are missing in'
+    assert told == [
+      f"totalsegmentator: 'spleen', 'left lung': {missing} 2 of 3 scans, first {second}; {rest}",
+      f"totalsegmentator: 'right kidney': {missing} 1 of 3 scans, first {third}; {rest}",
+    ]
+    kidneys = ['right kidney' in case.supervised for case in cases]
+    assert kidneys == [True, True, False]  # its cysts would be background
 
   def test_a_patient_of_ircadb_without_masks_costs_only_itself(self, tmp_path):
     cases, _ = fabricate('ircadb', tmp_path)

@@ -15,7 +15,7 @@ from input_pipeline import bricks, check, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import structure_set
 from input_pipeline.errors import UserError
-from input_pipeline.sources import rtstruct_folder
+from input_pipeline.sources import rtstruct_patients
 from tests.input_pipeline.sources import layouts
 
 SOURCE = sources.get_source('rtstruct_folder')
@@ -138,6 +138,19 @@ def test_a_tumor_lies_over_its_organ(tmp_path):
   assert not told
 
 
+@pytest.mark.parametrize('hole', [False, True])  # in the contours of the organ
+def test_a_tumor_that_was_not_looked_for_is_plain_organ(hole, tmp_path):
+  inner = [box((5, 7), (5, 7), k) for k in (3, 4)]
+  liver = [box((2, 10), (2, 10), k) for k in (3, 4)] + inner * hole
+  patient(tmp_path / 'p1', {'Liver': liver, 'Liver tumor': inner, 'SpinalCord': CORD})
+  declare(tmp_path, supervised={'p1': ['liver']}, partial=['liver tumor'])
+  case = listed(tmp_path)[0]['p1']
+  assert case.supervised == ('liver',) and not case.slice_ranges
+  scan, _ = load(case)
+  np.testing.assert_array_equal(voxels(scan, 'liver'), boxed((2, 10), (2, 10), (3, 4)))
+  assert set(np.unique(scan.codes)) == {0, TEMPLATE.get('liver').index}
+
+
 def test_the_newest_structure_set_counts_or_the_one_that_is_named(tmp_path):
   patient(tmp_path / 'p1', date='20200101', label='first')
   structures(tmp_path / 'p1' / 'a.dcm', {'Larynx': CORD}, label='second', date='20210101')
@@ -226,7 +239,7 @@ def test_partial_pairs_hold_for_sides_and_sides_for_pairs(tmp_path, rois, partia
 def test_a_range_of_slices_that_are_not_axial_is_no_range_of_heights(tmp_path, monkeypatch):
   patient(tmp_path / 'p1')
   declare(tmp_path, partial=['spinal cord'])
-  monkeypatch.setattr(rtstruct_folder, '_heights', lambda *_: (np.nan, np.nan))
+  monkeypatch.setattr(rtstruct_patients, '_heights', lambda *_: (np.nan,) * 3)
   [case] = listed(tmp_path)[0].values()
   with pytest.raises(UserError, match='spinal cord is contoured in a range of axial slices'):
     case.load()

@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 from label_maps import declare, labels, save
 
+from input_pipeline.errors import UserError
 from mome_jax import evaluate
 from mome_jax.evaluate import score_folders
 
@@ -46,3 +48,12 @@ def test_values_that_nothing_declares_are_told(tmp_path, capsys):
   seg = tmp_path / 'seg', tmp_path / 'labelsTr'
   (note,) = score_folders.score_folders(*seg, classes=['liver']).notes
   assert f'values 2 in a are not declared in {tmp_path / "seg"}/NAME_seg.json' in note
+
+
+def test_a_misspelt_field_of_the_references_is_refused(tmp_path):
+  for part in ('labelsTr', 'out'):
+    save(tmp_path / part / 'a.nii.gz', np.array([0, 1, 1, 2], np.uint8)[labels()])
+  content = {'labels': {'background': 0, 'liver': 1, 'spleen': 2}, 'missing': 'unlabelled'}
+  (tmp_path / 'labelsTr/dataset.json').write_text(json.dumps(content))
+  with pytest.raises(UserError, match=r"dataset.json: unknown fields \['missing'\]; did"):
+    score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')

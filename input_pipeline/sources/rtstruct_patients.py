@@ -1,0 +1,185 @@
+"""A patient of `rtstruct_folder`: which series and structure set, and what its ROIs stand for."""
+
+import dataclasses
+import fnmatch
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import inventory
+from input_pipeline.ct import dicom, dicom_series, structure_set
+from input_pipeline.errors import UserError
+from input_pipeline.sources import files, roi_names
+from input_pipeline.sources.base import SourceError
+from input_pipeline.sources.roi_names import RoiNames
+
+
+@dataclasses.dataclass(frozen=True)
+class Patient:
+  """A patient's scan and structure set; `problem` is why they cannot be used.
+
+  Attributes:
+    path: folder or zip archive.
+    uid: SeriesInstanceUID.
+    structures: that are taken.
+    meanings: ROI -> class, of those that have contours.
+    lowest, step: height of the lowest slice, and between slices, mm; NaN if they are not axial.
+    shear: way from slice to slice, which is their spacing, over the height between them: 1 unless
+      slices are moved within their planes, as by a tilted gantry.
+    patient_id: PatientID, '' where it has none.
+  """
+
+  path: pathlib.Path
+  uid: str = ''
+  structures: structure_set.StructureSet | None = None
+  meanings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  lowest: float = np.nan
+  step: float = np.nan
+  shear: float = np.nan
+  problem: str = ''
+  patient_id: str = ''
+
+
+def places(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Name -> folder or zip archive of each patient.
+
+  Raises:
+    SourceError: if there is none, or two have one name.
+
+  Warns:
+    UserWarning: of files beside the patients.
+  """
+  patients: dict[str, pathlib.Path] = {}
+  others = []
+  for path in files.entries(folder):
+    packed = path.suffix.casefold() == '.zip'
+    if inventory.is_hidden(path.name) or path.name == 'dataset.json':
+      continue
+    if not path.is_dir() and not packed:
+      others.append(path)
+      continue
+    name = path.stem if packed and not path.is_dir() else path.name
+    if name in patients:
+      raise SourceError(f'{path}: case {name} is also {patients[name]}; keep one of them')
+    patients[name] = path
+  if others:
+    files.note(f'rtstruct_folder: {files.counted(others, "files beside the patients")}')
+  if not patients:
+    raise SourceError(f'{folder}: no folder or .zip of a patient in it')
+  return patients
+
+
+def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patient:
+  """A patient's scan, structure set and the classes of its ROIs.
+
+  Args:
+    path: folder or zip archive.
+    names: which ROI stands for which class.
+    index: content of `dataset.json`; `structure_set`, the label or file of those to take.
+
+  Warns:
+    UserWarning: of structure sets that are not taken.
+  """
+  patient_id = ''
+  try:
+    study = dicom.find_series(path)
+    patient_id = _patient_id(path, study.series[0]) if study.series else ''
+    structures = _choose(path, study, structure_set.find(path, study), index)
+    uid = _series_of(path, study, structures)
+    meanings = {}
+    for roi in structures.heights:
+      noun = names.class_of(roi)
+      if noun is not None:
+        meanings[roi] = noun
+    if not meanings:
+      shown = ', '.join(structures.heights) or 'none has contours'
+      raise SourceError(
+        f'{path}/{structures.name}: no ROI stands for a class ({shown}); see "rois"'
+      )
+    series = next(one for one in study.series if one.uid == uid)
+    for other in study.series:
+      if other.problem and other.uid != uid:  # it may be a structure set beside other slices
+        files.note(f'{other.problem}; taken to be of a series that is not used')
+    lowest, step, shear = _heights(path, series)
+    patient_id = _patient_id(path, series)
+  except UserError as error:
+    problem = str(error) if str(path) in str(error) else f'{path}: {error}'
+    return Patient(path, problem=problem, patient_id=patient_id)
+  return Patient(path, uid, structures, meanings, lowest, step, shear, patient_id=patient_id)
+
+
+def _choose(
+  path: pathlib.Path,
+  study: dicom.Study,
+  sets: Sequence[structure_set.StructureSet],
+  index: Mapping[str, Any],
+) -> structure_set.StructureSet:
+  """The newest structure set of those that are asked for and belong to a series that is there."""
+  pattern = str(index.get('structure_set', '*'))
+  named = [
+    one for one in sets
+    if any(fnmatch.fnmatchcase(roi_names.plain(text), roi_names.plain(pattern))
+           for text in (one.label, pathlib.PurePosixPath(one.name).name))
+  ]  # fmt: skip
+  if not sets or not named:
+    names = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)
+    kind = f'structure set called {pattern}; there are {names}' if sets else 'RTSTRUCT or SEG'
+    raise SourceError(f'{path}: no {kind}; export it with its series, or move the patient away')
+  uids = {series.uid for series in study.series}
+  matching = [one for one in named if not one.series or uids & set(one.series)]
+  if not matching:
+    raise SourceError(
+      f'{path}/{named[-1].name}: is of series {", ".join(named[-1].series)}, which is not there; '
+      'export both again'
+    )
+  newest = matching[-1]
+  if len(sets) > 1:
+    others = ', '.join(one.name for one in sets if one is not newest)
+    files.note(f'{path}: takes {newest.name} ({newest.label}), not {others}')
+  return newest
+
+
+def _series_of(
+  path: pathlib.Path, study: dicom.Study, structures: structure_set.StructureSet
+) -> str:
+  """The series that a structure set is of."""
+  uids = list(dict.fromkeys(series.uid for series in study.series))
+  referred = [uid for uid in uids if uid in structures.series] or uids
+  if len(referred) != 1:
+    kind = 'no CT series' if not uids else f'several CT series ({", ".join(referred)})'
+    raise SourceError(f'{path}: {kind} for {structures.name}; keep the one that was contoured')
+  return referred[0]
+
+
+def _heights(path: pathlib.Path, series: dicom_series.SeriesFiles) -> tuple[float, float, float]:
+  """Height of the lowest slice, distance of slices and shear as of `Patient`."""
+  places = []
+  fields = ['ImagePositionPatient', 'ImageOrientationPatient', 'Modality']
+  with dicom_series.opened(path) as open_file:
+    for name in series.names:
+      header = dicom_series.parse(name, open_file, specific_tags=[*fields, 'SOPClassUID'])
+      place, turns = (dicom_series.value(header, field) for field in fields[:2])
+      try:
+        rows, columns = np.array(turns, float).reshape(2, 3)
+        place = np.array(place, float).reshape(3)
+      except (TypeError, ValueError):  # told of when the series is read
+        return np.nan, np.nan, np.nan
+      if abs(np.cross(rows, columns)[2]) < 0.999:
+        return np.nan, np.nan, np.nan
+      places.append(place)
+  heights, first = np.unique([place[2] for place in places], return_index=True)
+  if len(heights) < 2:
+    return float(heights[0]), np.nan, np.nan
+  way = places[first[-1]] - places[first[0]]
+  shear = float(np.linalg.norm(way) / way[2])
+  return float(heights[0]), float(np.median(np.diff(heights))), shear
+
+
+def _patient_id(path: pathlib.Path, series: dicom_series.SeriesFiles) -> str:
+  """PatientID of a series, '' where it has none."""
+  with dicom_series.opened(path) as open_file:
+    fields = ['PatientID', 'Modality', 'SOPClassUID']
+    header = dicom_series.parse(series.names[0], open_file, specific_tags=fields)
+  return str(dicom_series.value(header, 'PatientID') or '').strip()

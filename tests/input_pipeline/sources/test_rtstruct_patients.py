@@ -1,0 +1,101 @@
+"""Which structure set of a patient is taken, and where its slices lie."""
+
+import numpy as np
+import pydicom
+import pytest
+from structure_sets import series, structures
+
+from input_pipeline.errors import UserError
+from tests.input_pipeline.sources import layouts
+from tests.input_pipeline.sources.test_rtstruct_folder import (
+  CORD,
+  declare,
+  listed,
+  load,
+  patient,
+  voxels,
+)
+
+
+def empty(path):
+  path.write_bytes(b'')
+
+
+def dangle(path):
+  path.symlink_to('/nowhere/new.dcm')
+
+
+def two_sets(folder):
+  """A patient with a structure set of 2020; the path of a newer one in a folder of its own."""
+  series(folder / 'CT')
+  for name in ('RS', 'RS2'):
+    (folder / name).mkdir()
+  structures(folder / 'RS' / 'old.dcm', {'SpinalCord': CORD}, date='20200101')
+  return folder / 'RS2'
+
+
+@pytest.mark.parametrize(
+  ('spoil', 'name', 'message'),
+  [
+    (empty, 'new.dcm', 'RS2/new.dcm: cannot be read, it is empty; copy it again'),
+    (dangle, 'new.dcm', 'RS2/new.dcm: a link to /nowhere/new.dcm, which is not there'),
+    (dangle, 'RS0001', 'RS2/RS0001: a link to /nowhere/new.dcm, which is not there'),
+  ],
+)
+def test_a_structure_set_that_cannot_be_read_costs_its_patient(spoil, name, message, tmp_path):
+  spoil(two_sets(tmp_path / 'p1') / name)
+  patient(tmp_path / 'p2', number=2)
+  cases, _ = listed(tmp_path)
+  assert not cases['p1'].supervised and cases['p2'].supervised
+  with pytest.raises(UserError, match=message):
+    cases['p1'].load()
+
+
+def test_so_it_is_in_a_zip_archive(tmp_path):
+  folder = two_sets(tmp_path / 'files').parent
+  content = {
+    path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob('*/*.dcm')
+  }
+  layouts.write_zip(tmp_path / 'in' / 'p1.zip', content | {'RS2/new.dcm': b''})
+  with pytest.raises(UserError, match=r'RS2/new\.dcm: cannot be read, it is empty; pack it again'):
+    listed(tmp_path / 'in')[0]['p1'].load()
+
+
+def test_an_empty_file_whose_name_says_nothing_is_told(tmp_path):
+  empty(two_sets(tmp_path / 'p1') / 'RS0001')
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('spinal cord',)
+  assert notes == [f'{tmp_path}/p1: left out: empty (1 file): RS2/RS0001']
+
+
+def test_one_beside_another_series_is_told(tmp_path):
+  two_sets(tmp_path / 'p1').rmdir()
+  series(tmp_path / 'p1' / 'CT2', 2)
+  empty(tmp_path / 'p1' / 'CT2' / 'new.dcm')
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('spinal cord',)
+  assert len(notes) == 1 and 'CT2/new.dcm: cannot be read, it is empty' in notes[0]
+
+
+@pytest.mark.parametrize('degrees', [0, 25])
+def test_partial_classes_are_known_where_they_are_contoured_by_a_tilted_gantry(degrees, tmp_path):
+  """Slices moved within their planes, which lie further apart along the way than in height."""
+  tilt = np.tan(np.radians(degrees))
+  series(tmp_path / 'p1')
+  for path in (tmp_path / 'p1').glob('*.dcm'):
+    dataset = pydicom.dcmread(path)
+    x, y, z = map(float, dataset.ImagePositionPatient)
+    dataset.ImagePositionPatient = [x, round(y + tilt * z, 6), z]
+    dataset.save_as(path)
+  cord = [[(x, y + tilt * z, z) for x, y, z in ring] for ring in CORD]
+  structures(tmp_path / 'p1' / 'rs.dcm', {'SpinalCord': cord})
+  declare(tmp_path, partial=['spinal cord'])
+  case = listed(tmp_path)[0]['p1']
+  scan, _ = load(case)
+  # As the sampler and the scores measure: slices times their spacing.
+  heights = np.arange(scan.codes.shape[2]) * scan.geometry.spacing[2]
+  low, high = case.slice_ranges['spinal cord']
+  known = (low < heights) & (heights < high)
+  np.testing.assert_array_equal(known, voxels(scan, 'spinal cord').any((0, 1)))
+  assert scan.geometry.spacing[2] == pytest.approx(6 / np.cos(np.radians(degrees)))
+  assert high - low == pytest.approx(6 * scan.geometry.spacing[2])
