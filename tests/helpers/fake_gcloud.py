@@ -4,7 +4,8 @@
 The folder CLOUD holds `plan.json` and what came of it:
   plan: {"workers": of a node, "codes": exit codes of the runs in turn, "seconds": each takes,
     "events": [[command line it is part of, how many calls later, what]]}, where what is
-    "preempt" (the TPU is gone), "deaf" (no worker answers that call), "mute 1" (worker 1 does not),
+    "preempt" (the TPU is gone), "preempt 4" (its next four looks still show SUSPENDING),
+    "deaf" (no worker answers that call), "mute 1" (worker 1 does not),
     "reboot" (all processes end without a word) or "offline" (gcloud itself reaches nobody).
   calls.jsonl: the arguments of each call; NODE/wN: home folders of the workers.
 """
@@ -52,9 +53,10 @@ def main(words):
   what = event(plan, ' '.join(words))
   if what == 'offline':
     sys.exit('ERROR: (gcloud) There was a problem reaching the server.')
-  if what == 'preempt':
+  if what and what.startswith('preempt'):
     end_processes()
-    (CLOUD / 'state').write_text('SUSPENDED')
+    looks = int(what.removeprefix('preempt') or 0)
+    (CLOUD / 'state').write_text(f'SUSPENDING {looks}' if looks else 'SUSPENDED')
     for node in CLOUD.glob('node-*'):
       shutil.rmtree(node)
   if what == 'reboot':
@@ -100,9 +102,12 @@ def queued(verb, words, plan, what):
   elif not state.exists():
     sys.exit(f'ERROR: (gcloud) NOT_FOUND: {name}')
   elif verb == 'describe':
-    print(state.read_text())
-    if state.read_text() == 'WAITING_FOR_RESOURCES':
+    now, _, looks = state.read_text().partition(' ')
+    print(now)
+    if now == 'WAITING_FOR_RESOURCES':
       state.write_text('ACTIVE')
+    if now == 'SUSPENDING':
+      state.write_text('SUSPENDED' if looks == '1' else f'SUSPENDING {int(looks) - 1}')
   elif verb == 'delete':
     assert '--force' in flags and '--quiet' in flags
     end_processes()

@@ -147,6 +147,56 @@ def test_a_preempted_tpu_is_created_set_up_and_resumed(tmp_path):
     ['-m', 'mome_jax.main', '--distributed', *RUN]] * 2  # fmt: skip
 
 
+def test_a_tpu_that_is_taken_right_after_the_run_saved_is_created_again(tmp_path):
+  """By its signal the run has saved: nothing seems lost, until the restart meets nobody."""
+  events = [['worker-is-here', 3, 'preempt']]  # setup, run, and then the restart
+  cloud = Cloud(tmp_path, codes=[75, 0], events=events).ready('--spot')
+  done = cloud('run', *RUN)
+  assert done.returncode == 0, done.stderr
+  assert 'asked to end, and saved: restart 1 of 20' in done.stderr
+  assert 'mome is SUSPENDED: restart 2 of 20' in done.stderr
+  assert len(cloud.calls('queued-resources create')) == 2
+  assert cloud.starts(1)[-1][0][-len(RUN) :] == list(RUN)
+
+
+def test_such_restarts_have_an_end_too(tmp_path):
+  events = [['worker-is-here', 3, 'preempt']]
+  cloud = Cloud(tmp_path, codes=[75, 0], events=events).ready()
+  done = cloud('run', '--config=x', RESTARTS='1')
+  assert done.returncode == 75
+  assert 'mome is SUSPENDED: not started again after 1 restarts' in done.stderr
+
+
+@pytest.mark.parametrize('meanwhile', ['tpu-vm scp', 'tpu_worker.sh setup', 'tpu_worker.sh start'])
+def test_a_tpu_that_is_taken_while_it_is_set_up_again_is_created_once_more(tmp_path, meanwhile):
+  events = [['tpu_worker.sh status', 1, 'preempt'], [meanwhile, 2, 'preempt']]
+  cloud = Cloud(tmp_path, codes=['long', 0], events=events).ready()
+  done = cloud('run', *RUN)
+  assert done.returncode == 0, done.stderr
+  assert 'mome is SUSPENDED: restart 2 of 20' in done.stderr and 'mome: done' in done.stderr
+  assert len(cloud.calls('queued-resources create')) == 3
+  assert cloud.starts(1)[-1][0][-len(RUN) :] == list(RUN)
+
+
+def test_a_tpu_that_is_taken_before_the_first_run_is_an_error(tmp_path):
+  cloud = Cloud(tmp_path, events=[['tpu_worker.sh setup', 1, 'preempt']])
+  assert cloud('create').returncode == 0
+  done = cloud('setup')
+  assert done.returncode == 1
+  assert 'error: mome is SUSPENDED; gcloud compute tpus queued-resources describe' in done.stderr
+  assert len(cloud.calls('queued-resources create')) == 1
+
+
+@pytest.mark.parametrize('seen_by', ['tpu_worker.sh status', 'worker-is-here'])
+def test_a_tpu_that_takes_long_to_go_is_not_given_up(tmp_path, seen_by):
+  nth = {'tpu_worker.sh status': 1, 'worker-is-here': 3}[seen_by]
+  events = [[seen_by, nth, 'preempt 5']]  # more looks than MISSES
+  cloud = Cloud(tmp_path, codes=[75, 0], events=events).ready()
+  done = cloud('run', '--config=x')
+  assert done.returncode == 0, done.stderr
+  assert 'mome is SUSPENDING' in done.stderr and 'mome is SUSPENDED: restart' in done.stderr
+
+
 def test_a_failed_run_ends_the_others_and_shows_its_output(tmp_path):
   cloud = Cloud(tmp_path, codes=[['long', 3]]).ready()
   done = cloud('run', '--config=x')
@@ -202,7 +252,7 @@ def test_broken_connections_start_no_second_run(tmp_path):
 
 def test_a_cloud_out_of_reach_is_no_lost_tpu(tmp_path):
   """Where gcloud itself fails, nothing is deleted or created."""
-  events = [['queued-resources describe', 3, 'offline']]
+  events = [['queued-resources describe', 5, 'offline']]  # the first look at the run
   cloud = Cloud(tmp_path, seconds=1, events=events).ready()
   done = cloud('run', '--config=x')
   assert done.returncode == 0, done.stderr
