@@ -10,13 +10,13 @@
 # SLICES=N asks for N slices that train together. What create was given is remembered, and a TPU that
 # was preempted is created and set up again so. SSH_FLAGS, such as --internal-ip, go to each ssh and
 # scp; MOME_CACHE to the run. POLL seconds (30) lie between two looks, after MISSES (10) of which
-# without an answer it gives up; RESTARTS (20) is how often it starts a run again. DRY_RUN=1 prints
-# the commands instead.
+# without an answer it gives up; RESTARTS (20) is how often it starts a run again; PATIENCE seconds
+# (150) has the rest of a run to end that lost a worker. DRY_RUN=1 prints the commands instead.
 set -euo pipefail
 
 : "${NAME:?the name of the TPU, such as NAME=mome}"
 : "${ZONE:?the zone, such as ZONE=us-east5-b}"
-POLL=${POLL:-30} MISSES=${MISSES:-10} RESTARTS=${RESTARTS:-20}
+POLL=${POLL:-30} MISSES=${MISSES:-10} RESTARTS=${RESTARTS:-20} PATIENCE=${PATIENCE:-150}
 PREEMPTED=75 # as mome_jax/training/multihost.py
 TAKEN=10 # what functions return where the TPU went meanwhile; STATE says how
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -234,6 +234,7 @@ start() {
   remember run "$ID" "$@" # before it starts: whoever ends this script can still watch
   if ! worker "start $ID $(printf '%q ' "${words[@]}")"; then
     if [[ -n $before ]]; then echo "$before" >"$MEMORY/run"; else rm -f "$MEMORY/run"; fi
+    stop_rest # where it did start it waits for the others, and is in the way of the next one
     fail_unless_taken 'the run was not started on all workers'
     return
   fi
@@ -332,9 +333,31 @@ judge() {
   fi
 }
 
+# Ends what still runs of the run. In a collective a process does not hear SIGTERM before the
+# heartbeat tells it that another one is gone, after 100 s (mome_jax/training/multihost.py).
 stop_rest() {
-  worker stop >/dev/null 2>&1 || true
-  sleep "$POLL"
+  local deadline=$((SECONDS + PATIENCE))
+  worker "stop $ID" >/dev/null 2>&1 || true
+  until nothing_runs; do
+    if ((SECONDS >= deadline)); then
+      say "run $ID still goes on some workers after $PATIENCE s; it is killed there"
+      worker "kill $ID" >/dev/null 2>&1 || true
+      sleep "$POLL" # until the chips are free
+      return
+    fi
+    sleep "$POLL"
+  done
+}
+
+# Whether all workers answer and none of them runs the run, or Google ends it anyway.
+nothing_runs() {
+  local lines now
+  lines=$(worker status 2>/dev/null | grep '^mome-status ' || true)
+  if [[ $lines != *" $ID running "* ]] && (($(grep -c . <<<"$lines") >= WORKERS)); then
+    return
+  fi
+  now=$(state)
+  taken "$now" || going_away "$now"
 }
 
 report() {

@@ -1,5 +1,6 @@
 """The pod script against a make-believe cloud: whole runs, and what goes wrong in them."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -46,6 +47,16 @@ class Cloud:
     """Arguments, platforms and cache of each start of the program on a worker."""
     path = self.folder / f'starts-node-{node}-w{worker}'
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+  def processes(self):
+    """Ids of the processes that still run on workers."""
+    home = f'\0HOME={self.folder}/node-'.encode()
+    found = []
+    for path in pathlib.Path('/proc').glob('[0-9]*/environ'):
+      with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+        if home in b'\0' + path.read_bytes():
+          found.append(int(path.parent.name))
+    return found
 
   def ready(self, *flags, **environment):
     """Creates and sets up."""
@@ -276,6 +287,30 @@ def test_rebooted_workers_resume(tmp_path):
   done = cloud('run', '--config=x')
   assert done.returncode == 0, done.stderr
   assert 'a worker lost its process: restart 1 of 20' in done.stderr
+
+
+@pytest.mark.parametrize(('deaf_for', 'patience'), [(1.5, 60), (60, 2)])
+def test_a_rebooted_worker_restarts_the_run_once_the_others_ended(tmp_path, deaf_for, patience):
+  """These hear no signal while they wait for it in a collective."""
+  events = [['tpu_worker.sh status', 2, 'reboot 0']]
+  cloud = Cloud(tmp_path, codes=['long', 0], events=events, deaf_for=deaf_for).ready()
+  done = cloud('run', '--config=x', PATIENCE=str(patience))
+  assert done.returncode == 0, done.stderr
+  assert 'a worker lost its process: restart 1 of 20' in done.stderr
+  assert ('it is killed there' in done.stderr) == (deaf_for > patience)
+  assert [len(cloud.starts(worker)) for worker in (0, 1)] == [2, 2]
+  assert not cloud.processes()
+
+
+def test_a_run_that_starts_on_some_workers_alone_is_stopped_there(tmp_path):
+  events = [['tpu_worker.sh start', 1, 'mute 1']]
+  cloud = Cloud(tmp_path, codes=['long'], events=events).ready()
+  done = cloud('run', '--config=x')
+  assert done.returncode == 1
+  assert 'error: the run was not started on all workers' in done.stderr
+  assert not cloud.processes()
+  first, second = (line.split()[3] for line in cloud('status').stdout.splitlines()[1:])
+  assert first in ('exit', 'lost') and second == 'none'
 
 
 def test_a_start_that_gcloud_repeats_starts_once(tmp_path):
