@@ -10,14 +10,15 @@
 # SLICES=N asks for N slices that train together. What create was given is remembered, and a TPU that
 # was preempted is created and set up again so. SSH_FLAGS, such as --internal-ip, go to each ssh and
 # scp; MOME_CACHE to the run. POLL seconds (30) lie between two looks, after MISSES (10) of which
-# without an answer it gives up; RESTARTS (20) is how often it starts a run again. DRY_RUN=1 prints
-# the commands instead.
+# without an answer it gives up; RESTARTS (20) is how often it starts a run again; PATIENCE seconds
+# (150) has the rest of a run to end that lost a worker. DRY_RUN=1 prints the commands instead.
 set -euo pipefail
 
 : "${NAME:?the name of the TPU, such as NAME=mome}"
 : "${ZONE:?the zone, such as ZONE=us-east5-b}"
-POLL=${POLL:-30} MISSES=${MISSES:-10} RESTARTS=${RESTARTS:-20}
+POLL=${POLL:-30} MISSES=${MISSES:-10} RESTARTS=${RESTARTS:-20} PATIENCE=${PATIENCE:-150}
 PREEMPTED=75 # as mome_jax/training/multihost.py
+TAKEN=10 # what functions return where the TPU went meanwhile; STATE says how
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 MEMORY=${XDG_STATE_HOME:-$HOME/.local/state}/mome_jax/pods/$ZONE/$NAME
 read -ra SSH <<<"${SSH_FLAGS:-}"
@@ -45,9 +46,10 @@ queue() {
 
 remember() { # FILE WORD...: as bash reads them again
   [[ -n ${DRY_RUN:-} ]] && return
-  mkdir -p "$MEMORY"
-  printf '%q ' "${@:2}" >"$MEMORY/$1.part"
-  mv "$MEMORY/$1.part" "$MEMORY/$1"
+  {
+    mkdir -p "$MEMORY" && printf '%q ' "${@:2}" >"$MEMORY/$1.part" &&
+      mv "$MEMORY/$1.part" "$MEMORY/$1"
+  } || fail "$MEMORY/$1 cannot be written"
 }
 
 recall() { # FILE: its words, in the array WORDS
@@ -93,7 +95,7 @@ create() {
     where=(--node-count="$SLICES" --node-prefix="$NAME")
   fi
   queue create --accelerator-type="$TYPE" --runtime-version="$VERSION" "${where[@]}" \
-    ${FLAGS[@]+"${FLAGS[@]}"}
+    ${FLAGS[@]+"${FLAGS[@]}"} || return
   [[ -n ${DRY_RUN:-} ]] || wait_for_it
 }
 
@@ -111,19 +113,25 @@ state() {
   fi
 }
 
+taken() { [[ $1 == SUSPENDED || $1 == FAILED || $1 == GONE ]]; }
+going_away() { [[ $1 == SUSPENDING || $1 == DELETING ]]; } # its workers may answer still
+
+fail_taken() {
+  fail "$NAME is $STATE; gcloud compute tpus queued-resources describe $NAME --zone=$ZONE \
+says why, '$0 delete' removes it"
+}
+
 wait_for_it() {
-  local now before=
+  local before=
   while :; do
-    now=$(state)
-    [[ $now == "$before" ]] || say "$NAME: $now"
-    case $now in
-      ACTIVE) return ;;
-      FAILED | SUSPENDED | GONE)
-        [[ -z $before ]] || fail "$NAME is $now; gcloud compute tpus queued-resources describe \
-$NAME --zone=$ZONE says why, '$0 delete' removes it"
-        ;;
-    esac
-    before=$now
+    STATE=$(state)
+    [[ $STATE == "$before" ]] || say "$NAME: $STATE"
+    [[ $STATE != ACTIVE ]] || return 0
+    if [[ -n $before ]] && taken "$STATE"; then
+      [[ $STATE != SUSPENDED ]] || return "$TAKEN" # it was there, between two looks
+      fail_taken
+    fi
+    before=$STATE
     sleep "$POLL"
   done
 }
@@ -159,34 +167,58 @@ count_workers() {
   done
 }
 
-# Sets WORKERS, and fails unless as many answer; a TPU is there before all of it takes ssh.
+# Sets WORKERS, and fails unless as many answer; a TPU is there before all of it takes ssh. One that
+# was preempted never answers again: TAKEN.
 check_workers() {
   [[ -n ${DRY_RUN:-} ]] && return
   local answered missed=0
   while :; do
     count_workers
     answered=$(on_all 'echo worker-is-here' 2>/dev/null | grep -c worker-is-here || true)
-    ((WORKERS == 0)) || [[ $answered != "$WORKERS" ]] || return 0
-    missed=$((missed + 1))
-    ((missed < MISSES)) || fail "$answered of $WORKERS workers of $NAME answer; see: $0 status"
-    say "$answered of $WORKERS workers answer ($missed of $MISSES)"
+    STATE=$(state)
+    if taken "$STATE"; then
+      return "$TAKEN"
+    elif going_away "$STATE"; then
+      say "$NAME is $STATE"
+    else
+      ((WORKERS == 0)) || [[ $answered != "$WORKERS" ]] || return 0
+      missed=$((missed + 1))
+      ((missed < MISSES)) || fail "$answered of $WORKERS workers of $NAME answer; see: $0 status"
+      say "$answered of $WORKERS workers answer ($missed of $MISSES)"
+    fi
     sleep "$POLL"
   done
 }
 
-setup() {
-  local folder node
-  folder=$(mktemp -d)
-  call tar -czf "$folder/mome.tar.gz" --exclude='./.git' --exclude='./.venv*' --exclude='./runs' \
+# Fails with what went wrong, or returns TAKEN where that was because the TPU went.
+fail_unless_taken() {
+  say "$1; is $NAME still there?"
+  check_workers || return
+  fail "$1"
+}
+
+copy_checkout() { # FOLDER to pack it in
+  local node
+  call tar -czf "$1/mome.tar.gz" --exclude='./.git' --exclude='./.venv*' --exclude='./runs' \
     --exclude='./data' --exclude='./build' --exclude='./dist' -C "$ROOT" . || fail "$ROOT cannot be packed"
-  check_workers
   for node in $(nodes); do
-    call gcloud compute tpus tpu-vm scp "$folder/mome.tar.gz" "$node:" --zone="$ZONE" \
-      --worker=all ${SSH[@]+"${SSH[@]}"} || fail "the checkout was not copied to $node"
+    call gcloud compute tpus tpu-vm scp "$1/mome.tar.gz" "$node:" --zone="$ZONE" \
+      --worker=all ${SSH[@]+"${SSH[@]}"} || return
   done
+}
+
+setup() {
+  local folder code=0
+  check_workers || return
+  folder=$(mktemp -d) || fail 'no temporary folder; TMPDIR names another place'
+  copy_checkout "$folder" &&
+    on_all 'mkdir -p mome && tar -xzf mome.tar.gz -C mome && mome/launch/tpu_worker.sh setup' ||
+    code=$?
   rm -rf "$folder"
-  on_all 'mkdir -p mome && tar -xzf mome.tar.gz -C mome && mome/launch/tpu_worker.sh setup' ||
-    fail "$NAME is not set up on all workers; see above, then '$0 setup' again"
+  if ((code != 0)); then
+    fail_unless_taken "$NAME is not set up on all workers; see above, then '$0 setup' again"
+    return
+  fi
   say "$NAME is set up"
 }
 
@@ -196,32 +228,47 @@ start() {
   [[ -z ${MOME_CACHE:-} ]] || words+=("MOME_CACHE=$MOME_CACHE")
   words+=(.venv/bin/python -m mome_jax.main --distributed "$@")
   local before=''
-  check_workers
+  check_workers || return
   [[ ! -f $MEMORY/run ]] || before=$(<"$MEMORY/run")
   ID=$(date +%Y%m%d-%H%M%S)-$RANDOM
   remember run "$ID" "$@" # before it starts: whoever ends this script can still watch
   if ! worker "start $ID $(printf '%q ' "${words[@]}")"; then
     if [[ -n $before ]]; then echo "$before" >"$MEMORY/run"; else rm -f "$MEMORY/run"; fi
-    fail "the run was not started on all workers"
+    stop_rest # where it did start it waits for the others, and is in the way of the next one
+    fail_unless_taken 'the run was not started on all workers'
+    return
   fi
   say "run $ID started on ${WORKERS:-all} workers; '$0 logs' shows its output, '$0 watch' comes back"
 }
 
-# Starts the remembered run again, on a new TPU where the old one is gone.
-restart() {
-  RESTARTED=$((${RESTARTED:-0} + 1))
-  if ((RESTARTED > RESTARTS)); then
-    say "$1: not started again after $RESTARTS restarts; the checkpoints stay"
-    return 1
-  fi
-  say "$1: restart $RESTARTED of $RESTARTS"
-  if [[ $2 == new ]]; then
-    queue delete --force --quiet >/dev/null 2>&1 || true # one that is gone needs none
-    create || fail "$NAME was not created again"
-    setup
-  fi
+# Starts the remembered run again, on a new TPU where the old one is gone, also meanwhile.
+restart() { # WHY same|new
+  local why=$1 on=$2 code
   recall run || fail "no run was started on $NAME from here"
-  start "${WORDS[@]:1}"
+  while :; do
+    RESTARTED=$((${RESTARTED:-0} + 1))
+    if ((RESTARTED > RESTARTS)); then
+      say "$why: not started again after $RESTARTS restarts; the checkpoints stay"
+      return 1
+    fi
+    say "$why: restart $RESTARTED of $RESTARTS"
+    code=0
+    start_on "$on" "${WORDS[@]:1}" || code=$?
+    ((code == TAKEN)) || return "$code"
+    why="$NAME is $STATE" on=new
+  done
+}
+
+start_on() { # same|new ARGUMENT...
+  local code=0
+  if [[ $1 == new ]]; then
+    queue delete --force --quiet >/dev/null 2>&1 || true # one that is gone needs none
+    create || code=$?
+    ((code != TAKEN)) || return "$code"
+    ((code == 0)) || fail "$NAME was not created again"
+    setup || return
+  fi
+  start "${@:2}"
 }
 
 # Looks at the run until it ends; restarts what was preempted. Returns its exit code.
@@ -232,9 +279,11 @@ watch() {
     now=$(state)
     lines=$(worker status 2>/dev/null | grep "^mome-status [^ ]* $ID " || true)
     answers=$(grep -c . <<<"$lines" || true)
-    if [[ $now == SUSPENDED || $now == FAILED || $now == GONE ]]; then
+    if taken "$now"; then
       restart "$NAME is $now" new || return "$PREEMPTED"
       missed=0
+    elif ((answers < WORKERS)) && going_away "$now"; then
+      say "$NAME is $now"
     elif ((answers < WORKERS)); then
       missed=$((missed + 1))
       say "$answers of $WORKERS workers answer, $NAME is $now ($missed of $MISSES)"
@@ -243,6 +292,8 @@ watch() {
     else
       missed=0
       verdict=$(judge "$lines")
+      # On what is being taken away nothing is started again.
+      [[ $verdict =~ ^[0-9] ]] || ! going_away "$now" || verdict=going
       case $verdict in
         going) ;;
         again) restart 'asked to end, and saved' same || return "$PREEMPTED" ;;
@@ -282,9 +333,31 @@ judge() {
   fi
 }
 
+# Ends what still runs of the run. In a collective a process does not hear SIGTERM before the
+# heartbeat tells it that another one is gone, after 100 s (mome_jax/training/multihost.py).
 stop_rest() {
-  worker stop >/dev/null 2>&1 || true
-  sleep "$POLL"
+  local deadline=$((SECONDS + PATIENCE))
+  worker "stop $ID" >/dev/null 2>&1 || true
+  until nothing_runs; do
+    if ((SECONDS >= deadline)); then
+      say "run $ID still goes on some workers after $PATIENCE s; it is killed there"
+      worker "kill $ID" >/dev/null 2>&1 || true
+      sleep "$POLL" # until the chips are free
+      return
+    fi
+    sleep "$POLL"
+  done
+}
+
+# Whether all workers answer and none of them runs the run, or Google ends it anyway.
+nothing_runs() {
+  local lines now
+  lines=$(worker status 2>/dev/null | grep '^mome-status ' || true)
+  if [[ $lines != *" $ID running "* ]] && (($(grep -c . <<<"$lines") >= WORKERS)); then
+    return
+  fi
+  now=$(state)
+  taken "$now" || going_away "$now"
 }
 
 report() {
@@ -297,6 +370,14 @@ report() {
   stop_rest
 }
 
+# Outside of a restart a TPU that goes is an error.
+first() {
+  local code=0
+  "$@" || code=$?
+  ((code != TAKEN)) || fail_taken
+  ((code == 0)) || exit "$code"
+}
+
 verb=${1:-}
 [[ $# == 0 ]] || shift
 [[ $verb == create ]] || settings
@@ -305,21 +386,17 @@ case $verb in
     SLICES=${SLICES:-1} TYPE=${TYPE:-v5litepod-16} FLAGS=("$@")
     VERSION=${VERSION:-$(version_of "$TYPE")}
     remember create "$TYPE" "$VERSION" "$SLICES" "$@"
-    create
+    first create
     ;;
-  setup) setup ;;
+  setup) first setup ;;
   run)
-    start "$@"
+    first start "$@"
     [[ -n ${DRY_RUN:-} ]] || watch
     ;;
   watch)
     recall run || fail "no run was started on $NAME from here"
     ID=${WORDS[0]}
-    now=$(state)
-    case $now in
-      SUSPENDED | FAILED | GONE) restart "$NAME is $now" new || exit "$PREEMPTED" ;;
-      *) check_workers ;;
-    esac
+    check_workers || restart "$NAME is $STATE" new || exit "$PREEMPTED"
     watch
     ;;
   logs) on_all 'tail -n 20 mome/run.log' ;;

@@ -4,7 +4,9 @@
 #   launch/tpu_worker.sh setup             an own Python, and what training needs
 #   launch/tpu_worker.sh start ID WORD...  runs the words detached, once per ID
 #   launch/tpu_worker.sh status            mome-status HOST ID running PID | exit CODE | lost PID
-#   launch/tpu_worker.sh stop              SIGTERM: the run saves and ends with 75
+#   launch/tpu_worker.sh stop [ID]         SIGTERM: the run, or only one of this ID, saves and ends
+#                                          with 75
+#   launch/tpu_worker.sh kill ID           SIGKILL to all processes of this run
 set -euo pipefail
 
 PYTHON=${PYTHON:-3.12} # images have 3.10, which is too old
@@ -52,18 +54,32 @@ start() {
 }
 
 hold() {
-  local id=$1 child code=0
+  local id=$1 child='' asked='' code=0
   shift
+  trap 'asked=1; [[ -z $child ]] || kill -TERM "$child"' TERM
   { flock 8; } 8>run.lock # until start has noted this process
   "$@" &
   child=$!
-  trap 'kill -TERM "$child"' TERM
+  [[ -z $asked ]] || kill -TERM "$child"
   wait "$child" || code=$?
   while kill -0 "$child" 2>/dev/null; do # a signal ends the first wait, not the run
     code=0
     wait "$child" || code=$?
   done
   note "$id" exit "$code"
+}
+
+stop() { # [ID]
+  look
+  if [[ $state == running && ${1:-$id} == "$id" ]]; then kill -TERM "$value"; fi
+}
+
+kill_all() { # ID
+  look
+  if [[ $state == running && $id == "$1" ]]; then
+    kill -KILL -- "-$value" # hold leads a group of its own
+    note "$id" exit 137
+  fi
 }
 
 case ${1:-} in
@@ -74,12 +90,10 @@ case ${1:-} in
     look
     echo "mome-status $(hostname) $id $state $value"
     ;;
-  stop)
-    look
-    if [[ $state == running ]]; then kill -TERM "$value"; fi
-    ;;
+  stop) shift && stop "$@" ;;
+  kill) shift && kill_all "$1" ;;
   *)
-    echo "usage: $0 setup|start|status|stop (got '${1:-}')" >&2
+    echo "usage: $0 setup|start|status|stop|kill (got '${1:-}')" >&2
     exit 2
     ;;
 esac

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 
 import jax
@@ -234,7 +235,7 @@ def leave(code: int) -> None:
 
 @contextlib.contextmanager
 def lone_errors() -> Iterator[None]:
-  """Tells what a user can mend and one process alone has met, such as a full disk, and ends it.
+  """Tells what one process alone has met, such as a full disk or a fault of ours, and ends it.
 
   JAX would wait minutes for the others, who wait for this one; then it ends by a signal.
   """
@@ -244,6 +245,13 @@ def lone_errors() -> Iterator[None]:
     if jax.process_count() > 1:
       print(f'error: {one_line(error)}', file=sys.stderr)
     leave(error.exit_code)
+    raise
+  except Preempted:
+    raise
+  except Exception:
+    if jax.process_count() > 1:
+      traceback.print_exc()
+    leave(1)
     raise
 
 

@@ -3,15 +3,19 @@
 
 The folder CLOUD holds `plan.json` and what came of it:
   plan: {"workers": of a node, "codes": exit codes of the runs in turn, "seconds": each takes,
+    "deaf_for": seconds until one heeds SIGTERM (0),
     "events": [[command line it is part of, how many calls later, what]]}, where what is
-    "preempt" (the TPU is gone), "deaf" (no worker answers that call), "mute 1" (worker 1 does not),
-    "reboot" (all processes end without a word) or "offline" (gcloud itself reaches nobody).
+    "preempt" (the TPU is gone), "preempt 4" (its next four looks still show SUSPENDING),
+    "deaf" (no worker answers that call), "mute 1" (worker 1 does not),
+    "reboot" (all processes end without a word), "reboot 0" (those of worker 0 do) or "offline"
+    (gcloud itself reaches nobody).
   calls.jsonl: the arguments of each call; NODE/wN: home folders of the workers.
 """
 
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -35,7 +39,7 @@ before = len(starts.read_text().splitlines()) if starts.exists() else 0
 with starts.open('a') as out:
   out.write(json.dumps([sys.argv[1:], os.environ.get('JAX_PLATFORMS'),
                         os.environ.get('MOME_CACHE')]) + '\n')
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(plan.get('deaf_for', 0)), os._exit(75)))
 code = plan['codes'][min(before, len(plan['codes']) - 1)]
 if isinstance(code, list):
   code = code[int(home.name[1:])]
@@ -52,13 +56,14 @@ def main(words):
   what = event(plan, ' '.join(words))
   if what == 'offline':
     sys.exit('ERROR: (gcloud) There was a problem reaching the server.')
-  if what == 'preempt':
+  if what and what.startswith('preempt'):
     end_processes()
-    (CLOUD / 'state').write_text('SUSPENDED')
+    looks = int(what.removeprefix('preempt') or 0)
+    (CLOUD / 'state').write_text(f'SUSPENDING {looks}' if looks else 'SUSPENDED')
     for node in CLOUD.glob('node-*'):
       shutil.rmtree(node)
-  if what == 'reboot':
-    end_processes()
+  if what and what.startswith('reboot'):
+    end_processes(what.removeprefix('reboot').strip())
   group, verb = words[2:4]
   run = {'queued-resources': queued, 'tpu-vm': vm}[group]
   return run(verb, words[4:], plan, what or '')
@@ -100,9 +105,12 @@ def queued(verb, words, plan, what):
   elif not state.exists():
     sys.exit(f'ERROR: (gcloud) NOT_FOUND: {name}')
   elif verb == 'describe':
-    print(state.read_text())
-    if state.read_text() == 'WAITING_FOR_RESOURCES':
+    now, _, looks = state.read_text().partition(' ')
+    print(now)
+    if now == 'WAITING_FOR_RESOURCES':
       state.write_text('ACTIVE')
+    if now == 'SUSPENDING':
+      state.write_text('SUSPENDED' if looks == '1' else f'SUSPENDING {int(looks) - 1}')
   elif verb == 'delete':
     assert '--force' in flags and '--quiet' in flags
     end_processes()
@@ -148,13 +156,12 @@ def install():
     path.chmod(0o755)
 
 
-def end_processes():
-  """Ends what workers run, as power that goes off does."""
+def end_processes(worker=''):
+  """Ends what workers run, or one of each node, as power that goes off does."""
+  homes = re.compile(rf'\0HOME={re.escape(str(CLOUD))}/node-[^/]*/w{worker or "."}\0'.encode())
   for path in pathlib.Path('/proc').glob('[0-9]*/environ'):
     try:
-      if f'\0CLOUD={CLOUD}\0'.encode() in b'\0' + path.read_bytes() and (
-        f'HOME={CLOUD}/node-'.encode() in path.read_bytes()
-      ):
+      if homes.search(b'\0' + path.read_bytes()):
         os.kill(int(path.parent.name), signal.SIGKILL)
     except (OSError, ProcessLookupError):
       pass

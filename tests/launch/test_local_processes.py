@@ -65,9 +65,11 @@ done = os.path.join(folder, f'done_{me}')
 
 def score(config, workdir, asked):
   multihost_utils.process_allgather(jax.numpy.ones(()))
-  if mode == 'full':
-    if me == 0:
+  if mode in ('full', 'broken'):
+    if mode == 'full' and me == 0:
       raise UserError('disk full')
+    if mode == 'broken' and me == 1:
+      raise OSError('disk broken')
     multihost_utils.process_allgather(jax.numpy.ones(()))
   elif not os.path.exists(done):
     open(done, 'w').close()
@@ -136,11 +138,14 @@ def test_processes_that_are_preempted_while_they_score_are_started_again(tmp_pat
   assert 'preempted, restart 1 of 3' in err
 
 
-def test_what_one_process_alone_meets_ends_all_at_once(tmp_path):
+@pytest.mark.parametrize(
+  ('mode', 'message'), [('full', 'error: disk full'), ('broken', 'OSError: disk broken')]
+)
+def test_what_one_process_alone_meets_ends_all_at_once(tmp_path, mode, message):
   start = time.monotonic()
-  code, err = work('full', tmp_path, SCORING, grace=1)
+  code, err = work(mode, tmp_path, SCORING, grace=1)
   assert code in (1, 128 + signal.SIGABRT)  # JAX ends the others: they have lost the coordinator
-  assert 'error: disk full' in err
+  assert message in err
   assert time.monotonic() - start < 100  # JAX's own goodbye takes 300 s
 
 

@@ -1,5 +1,6 @@
 """The pod script against a make-believe cloud: whole runs, and what goes wrong in them."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -46,6 +47,16 @@ class Cloud:
     """Arguments, platforms and cache of each start of the program on a worker."""
     path = self.folder / f'starts-node-{node}-w{worker}'
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+  def processes(self):
+    """Ids of the processes that still run on workers."""
+    home = f'\0HOME={self.folder}/node-'.encode()
+    found = []
+    for path in pathlib.Path('/proc').glob('[0-9]*/environ'):
+      with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+        if home in b'\0' + path.read_bytes():
+          found.append(int(path.parent.name))
+    return found
 
   def ready(self, *flags, **environment):
     """Creates and sets up."""
@@ -147,6 +158,56 @@ def test_a_preempted_tpu_is_created_set_up_and_resumed(tmp_path):
     ['-m', 'mome_jax.main', '--distributed', *RUN]] * 2  # fmt: skip
 
 
+def test_a_tpu_that_is_taken_right_after_the_run_saved_is_created_again(tmp_path):
+  """By its signal the run has saved: nothing seems lost, until the restart meets nobody."""
+  events = [['worker-is-here', 3, 'preempt']]  # setup, run, and then the restart
+  cloud = Cloud(tmp_path, codes=[75, 0], events=events).ready('--spot')
+  done = cloud('run', *RUN)
+  assert done.returncode == 0, done.stderr
+  assert 'asked to end, and saved: restart 1 of 20' in done.stderr
+  assert 'mome is SUSPENDED: restart 2 of 20' in done.stderr
+  assert len(cloud.calls('queued-resources create')) == 2
+  assert cloud.starts(1)[-1][0][-len(RUN) :] == list(RUN)
+
+
+def test_such_restarts_have_an_end_too(tmp_path):
+  events = [['worker-is-here', 3, 'preempt']]
+  cloud = Cloud(tmp_path, codes=[75, 0], events=events).ready()
+  done = cloud('run', '--config=x', RESTARTS='1')
+  assert done.returncode == 75
+  assert 'mome is SUSPENDED: not started again after 1 restarts' in done.stderr
+
+
+@pytest.mark.parametrize('meanwhile', ['tpu-vm scp', 'tpu_worker.sh setup', 'tpu_worker.sh start'])
+def test_a_tpu_that_is_taken_while_it_is_set_up_again_is_created_once_more(tmp_path, meanwhile):
+  events = [['tpu_worker.sh status', 1, 'preempt'], [meanwhile, 2, 'preempt']]
+  cloud = Cloud(tmp_path, codes=['long', 0], events=events).ready()
+  done = cloud('run', *RUN)
+  assert done.returncode == 0, done.stderr
+  assert 'mome is SUSPENDED: restart 2 of 20' in done.stderr and 'mome: done' in done.stderr
+  assert len(cloud.calls('queued-resources create')) == 3
+  assert cloud.starts(1)[-1][0][-len(RUN) :] == list(RUN)
+
+
+def test_a_tpu_that_is_taken_before_the_first_run_is_an_error(tmp_path):
+  cloud = Cloud(tmp_path, events=[['tpu_worker.sh setup', 1, 'preempt']])
+  assert cloud('create').returncode == 0
+  done = cloud('setup')
+  assert done.returncode == 1
+  assert 'error: mome is SUSPENDED; gcloud compute tpus queued-resources describe' in done.stderr
+  assert len(cloud.calls('queued-resources create')) == 1
+
+
+@pytest.mark.parametrize('seen_by', ['tpu_worker.sh status', 'worker-is-here'])
+def test_a_tpu_that_takes_long_to_go_is_not_given_up(tmp_path, seen_by):
+  nth = {'tpu_worker.sh status': 1, 'worker-is-here': 3}[seen_by]
+  events = [[seen_by, nth, 'preempt 5']]  # more looks than MISSES
+  cloud = Cloud(tmp_path, codes=[75, 0], events=events).ready()
+  done = cloud('run', '--config=x')
+  assert done.returncode == 0, done.stderr
+  assert 'mome is SUSPENDING' in done.stderr and 'mome is SUSPENDED: restart' in done.stderr
+
+
 def test_a_failed_run_ends_the_others_and_shows_its_output(tmp_path):
   cloud = Cloud(tmp_path, codes=[['long', 3]]).ready()
   done = cloud('run', '--config=x')
@@ -202,7 +263,7 @@ def test_broken_connections_start_no_second_run(tmp_path):
 
 def test_a_cloud_out_of_reach_is_no_lost_tpu(tmp_path):
   """Where gcloud itself fails, nothing is deleted or created."""
-  events = [['queued-resources describe', 3, 'offline']]
+  events = [['queued-resources describe', 5, 'offline']]  # the first look at the run
   cloud = Cloud(tmp_path, seconds=1, events=events).ready()
   done = cloud('run', '--config=x')
   assert done.returncode == 0, done.stderr
@@ -226,6 +287,30 @@ def test_rebooted_workers_resume(tmp_path):
   done = cloud('run', '--config=x')
   assert done.returncode == 0, done.stderr
   assert 'a worker lost its process: restart 1 of 20' in done.stderr
+
+
+@pytest.mark.parametrize(('deaf_for', 'patience'), [(1.5, 60), (60, 2)])
+def test_a_rebooted_worker_restarts_the_run_once_the_others_ended(tmp_path, deaf_for, patience):
+  """These hear no signal while they wait for it in a collective."""
+  events = [['tpu_worker.sh status', 2, 'reboot 0']]
+  cloud = Cloud(tmp_path, codes=['long', 0], events=events, deaf_for=deaf_for).ready()
+  done = cloud('run', '--config=x', PATIENCE=str(patience))
+  assert done.returncode == 0, done.stderr
+  assert 'a worker lost its process: restart 1 of 20' in done.stderr
+  assert ('it is killed there' in done.stderr) == (deaf_for > patience)
+  assert [len(cloud.starts(worker)) for worker in (0, 1)] == [2, 2]
+  assert not cloud.processes()
+
+
+def test_a_run_that_starts_on_some_workers_alone_is_stopped_there(tmp_path):
+  events = [['tpu_worker.sh start', 1, 'mute 1']]
+  cloud = Cloud(tmp_path, codes=['long'], events=events).ready()
+  done = cloud('run', '--config=x')
+  assert done.returncode == 1
+  assert 'error: the run was not started on all workers' in done.stderr
+  assert not cloud.processes()
+  first, second = (line.split()[3] for line in cloud('status').stdout.splitlines()[1:])
+  assert first in ('exit', 'lost') and second == 'none'
 
 
 def test_a_start_that_gcloud_repeats_starts_once(tmp_path):
