@@ -93,6 +93,7 @@ _REFUSED = {
   '--config.text.vectors': 'is set by --vectors; give that',
   '--config.evaluation.prompts': 'the tables are of the default prompts; score with others '
   'afterwards, by mome evaluate --workdir=WORK/runs/MODEL',
+  '--config.evaluation.split': 'the tables are of every split; leave it out',
 }
 # Of the text encoder of the others, which a model with frozen text has not.
 _OF_ENCODER = ('--config.init.text', '--config.train.text_rate')
