@@ -15,6 +15,10 @@ MEAN = 'mean over classes'
 Row = Mapping[str, Any]  # of `score_files.read`
 Key = tuple[str, str, str]  # dataset, case, class
 _EQUAL = 1e-9  # sums of the same scores in another order differ in the last bit
+_OF_CASES = (
+  'that of the mean over classes, as its wins, ties and losses, is of the means of the scans, so '
+  'that classes count by their scans'
+)
 _PERMUTED = 13  # cases of which scipy's signed-rank test takes all permutations if any are tied
 
 
@@ -30,7 +34,9 @@ class Difference:
     a, b: means; shares in [0, 1], or mm.
     difference: b - a.
     low, high: 95 % paired bootstrap interval of the difference, resampling cases; NaN where n < 2.
-    p: two-sided Wilcoxon signed-rank; 1 where no case differs, NaN without cases.
+      That of `MEAN` takes a class of one case for certain, see `bootstrap.bootstrap_macro`.
+    p: two-sided Wilcoxon signed-rank; 1 where no case differs, NaN without cases. That of `MEAN` is
+      of the cases' means, in which a class counts by its cases: it may contradict `difference`.
     win, tie, loss: cases in which B is better, equal and worse; n in all.
     a_infinite, b_infinite: distances that are infinite in A and in B, one mask being empty; those
       pairs are left out.
@@ -280,9 +286,9 @@ def to_markdown(comparison: Comparison) -> str:
   a, b = comparison.names
   parts = [
     f'A: {a}  \nB: {b}  \nB - A with its 95 % paired bootstrap interval; p: Wilcoxon signed-rank '
-    'test, not corrected for the number of classes. Where only one of them puts a mask into a scan '
-    'without the class, the other counts as 100 %. HD95: of cases where both are finite; the last '
-    'column counts the infinite ones.\n'
+    f'test, not corrected for the number of classes; {_OF_CASES}. Where only one of them puts a '
+    'mask into a scan without the class, the other counts as 100 %. HD95: of cases where both are '
+    'finite; the last column counts the infinite ones.\n'
   ]
   for metric, kind in metrics.METRICS.items():
     if not kind.title:
@@ -300,10 +306,20 @@ def to_markdown(comparison: Comparison) -> str:
         infinite = (f'{row.a_infinite}/{row.b_infinite}',) if distance else ()
         rows.append((*cells, *infinite))
     columns = (*header, 'infinite A/B') if distance else header
-    parts.append(tables.markdown(kind.title, columns, rows))
+    counts = of_interval(comparison, metric)
+    parts.append(tables.markdown(kind.title, columns, rows) + tables.few_scans(counts))
   if comparison.false_masks:
     parts.append(_false_masks(comparison))
   return '\n'.join(parts)
+
+
+def of_interval(comparison: Comparison, metric: str) -> dict[str, int]:
+  """Class -> cases, of the classes in the interval of the mean; empty where there is none."""
+  rows = {row.name: row for row in comparison.differences if row.metric == metric}
+  mean = rows.pop(MEAN, None)
+  if mean is None or math.isnan(mean.low):
+    return {}
+  return {name: row.n for name, row in rows.items()}
 
 
 def _false_masks(comparison: Comparison) -> str:
@@ -345,6 +361,7 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
   scored = (row['class'] for row in reference if not row.get('absent'))  # the others have no Dice
   names = list(dict.fromkeys(scored))
   means, classes = [], []
+  counts: dict[str, int] = {}  # the fewest cases of each class in the mean of a run
   for name, rows in runs.items():
     cells = ('', '')
     if name != first:
@@ -355,15 +372,18 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
     dice = tables.percent(summary['mean_dice'], summary['mean_dice_interval'])
     nsd = tables.percent(summary['mean_nsd'], summary['mean_nsd_interval'])
     means.append((name, dice, nsd, *cells))
+    for k in names if summary['mean_dice_interval'][0] is not None else ():
+      if n := summary['classes'][k]['n']:
+        counts[k] = min(counts.get(k, n), n)
     classes.append((name, *(tables.percent(summary['classes'][k]['dice']) for k in names)))
   header = ('run', 'Dice %', 'NSD 2 mm %', 'Dice - first', 'p')
   note = (
     '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test, '
-    'not corrected for the number of runs. A scan without the class has no score where a run puts '
-    'no mask; in a difference to a run that puts one, it counts as 100 %.\n'
+    f'not corrected for the number of runs; {_OF_CASES}. A scan without the class has no score '
+    'where a run puts no mask; in a difference to a run that puts one, it counts as 100 %.\n'
   )
   both = [
-    tables.markdown('Means over classes', header, means),
+    tables.markdown('Means over classes', header, means) + tables.few_scans(counts),
     tables.markdown('Dice %', ('run', *names), classes),
   ]
   return '\n'.join([note, *both])

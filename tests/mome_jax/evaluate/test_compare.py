@@ -149,6 +149,22 @@ def test_the_test_by_hand():
   assert math.isnan(compare.wilcoxon(np.zeros(0)))
 
 
+def test_a_class_of_one_case_is_named_where_the_interval_takes_it_for_certain():
+  """It alone makes the mean fall, by 0.05 without doubt; the test is of cases, and sees none."""
+  liver = [(0.9, 3.0)] * 8
+  a, b = rows(liver=liver, spleen=[(0.5, 3.0)]), rows(liver=liver, spleen=[(0.4, 3.0)])
+  mean = difference_of(a, b, 'dice', compare.MEAN)
+  assert (mean.difference, mean.low, mean.high) == pytest.approx((-0.05,) * 3) and mean.p == 1.0
+  few = '**The interval of the mean over classes is too narrow**: few scans show spleen (1). '
+  text, table = compare.to_markdown(compare.compare(a, b)), compare.overview({'a': a, 'b': b})
+  assert text.count(few) == 3 and table.count(few) == 1  # Dice, NSD, HD95
+  assert table.index('### Means over classes') < table.index(few) < table.index('### Dice %')
+  for shown in (text, table):
+    assert 'that of the mean over classes, as its wins, ties and losses, is of the means' in shown
+  alone = compare.compare(rows(spleen=[(0.5, 3.0)]), rows(spleen=[(0.4, 3.0)]))
+  assert 'too narrow' not in compare.to_markdown(alone)  # it has no interval
+
+
 def test_cases_are_matched_by_name_not_by_order():
   shuffled = [B[i] for i in np.random.default_rng(1).permutation(len(B))]
   assert compare.compare(A, shuffled).differences == compare.compare(A, B).differences
