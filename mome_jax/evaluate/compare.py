@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from input_pipeline.errors import suggest
-from mome_jax.evaluate import false_positives, metrics, score_files, tables
+from mome_jax.evaluate import false_positives, mask_folders, metrics, score_files, tables
 from mome_jax.evaluate.bootstrap import bootstrap_macro
 
 MEAN = 'mean over classes'
@@ -179,6 +180,28 @@ def of_sources(rows: Sequence[Row], sources: Sequence[str], name: str) -> Sequen
   return [row for row in rows if row.get('source', '') in sources] if sources else rows
 
 
+def of_classes(rows: Sequence[Row], classes: Sequence[str], name: str) -> Sequence[Row]:
+  """The scores of some classes; of all where none is named.
+
+  Args:
+    rows: of `score_files.read`.
+    classes: names or synonyms, as `score` takes them.
+    name: of the evaluation, for messages.
+
+  Raises:
+    ResultsError: if a class has no scores.
+  """
+  known = sorted({row['class'] for row in rows})
+  meant = {mask_folders.canonical(one): one for one in known} | {one: one for one in known}
+  chosen = set()
+  for one in classes:
+    called = meant.get(one) or meant.get(mask_folders.canonical(one))
+    if called is None:
+      raise score_files.ResultsError(f'{name}: no scores of {one!r}; {suggest(one, known)}')
+    chosen.add(called)
+  return [row for row in rows if row['class'] in chosen] if classes else rows
+
+
 def _key(row: Row) -> Key:
   return row.get('source', ''), row['case'], row['class']
 
@@ -218,7 +241,7 @@ def _check_same(a: set[Key], b: set[Key], names: tuple[str, str]) -> None:
       shown = ', '.join('/'.join(filter(None, key)) for key in lacking[:3])
       raise score_files.ResultsError(
         f'{without}: lacks {len(lacking)} cases of {name}, such as {shown}; evaluate both on the '
-        'same cases'
+        f'same cases, or compare what both have, by {_in_common(a, b)}'
       )
   for keys, others, name, without in sides:
     missing = sorted(keys - others)
@@ -226,8 +249,18 @@ def _check_same(a: set[Key], b: set[Key], names: tuple[str, str]) -> None:
       _, case, class_name = missing[0]
       raise score_files.ResultsError(
         f'{without}: has no score of {class_name!r} in {case}, {name} has; evaluate both with '
-        'the same classes'
+        f'the same classes, or compare what both have, by {_in_common(a, b)}'
       )
+
+
+def _in_common(a: set[Key], b: set[Key]) -> str:
+  """Options that choose what both sides have scores of, with values where one alone does it."""
+  options = []
+  for option, part in (('--sources', 0), ('--classes', 2)):
+    names = {key[part] for key in a & b} - {key[part] for key in a ^ b} - {''}
+    if names:
+      options.append(f'{option}={shlex.quote(",".join(sorted(names)))}')
+  return ' or '.join(options) or '--sources and --classes'
 
 
 def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: int) -> Difference:
