@@ -15,7 +15,8 @@ from etils import epath
 
 from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
 from input_pipeline import check as checking
-from mome_jax.errors import UserError, few
+from input_pipeline.bricks import identity
+from mome_jax.errors import UserError, few, one_line
 from mome_jax.evaluate import score_files
 from mome_jax.reproduce import families, tables
 from mome_jax.reproduce.families import Download
@@ -86,6 +87,23 @@ class Plan:
     return [
       one.source for one in self.downloads if one.external == external and one.source in ready
     ]
+
+
+def usable(plan: Plan) -> tuple[Plan, dict[str, str]]:
+  """The plan without the downloads that cannot be used, and source -> why each of them cannot.
+
+  Its scans are listed; that each of them can be read is for `check` to tell.
+  """
+  left_out = {}
+  for download in plan.downloads:
+    source, folder = sources.get_source(download.source), str(download.folder)
+    try:
+      source.template(folder)
+      identity.check_names(source.listed(folder)[0])
+    except (UserError, OSError) as error:
+      left_out[download.source] = one_line(error)
+  downloads = [one for one in plan.downloads if one.source not in left_out]
+  return dataclasses.replace(plan, downloads=downloads), left_out
 
 
 # ---------------------------------------------------------------------------- notes

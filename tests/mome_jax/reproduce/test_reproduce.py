@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -55,7 +56,9 @@ def reproduce(*words):
 
 
 def test_from_three_downloads_to_the_tables(tmp_path):
+  """Beside a fourth that holds nothing, which is gone without."""
   broken = fabricate(tmp_path / 'downloads', ('lits', 'kits', 'msd_liver'))
+  (tmp_path / 'downloads/word').mkdir()
   asked = f'--downloads={tmp_path / "downloads"}', f'--work={tmp_path / "work"}'
   done = reproduce(*asked, '--status', *TINY)
   assert done.returncode == 0, done.stderr
@@ -63,8 +66,9 @@ def test_from_three_downloads_to_the_tables(tmp_path):
   assert re.search(r'without msd_lung: 63 scans .* nothing here labels lung tumor', done.stdout)
   assert re.search(r'next +check +left: lits, kits, msd_liver', done.stdout)
   done = reproduce(*asked, '--models=paper_unet', *TINY)
-  assert done.returncode == 1, done.stderr  # for one scan
+  assert done.returncode == 1, done.stderr  # for one scan, and a download
   assert done.stderr.count('left out: lits') == 1 and str(broken) in done.stderr
+  assert f'left out: word: {tmp_path}/downloads/word: no scan of word' in done.stderr
   work = tmp_path / 'work'
   groups = json.loads((work / 'groups.json').read_text())['groups']
   names = [sorted(name for name, _ in group['members']) for group in groups]
@@ -82,7 +86,7 @@ def test_from_three_downloads_to_the_tables(tmp_path):
     splits = json.loads((work / f'data/{source}/prepare.json').read_text())['cases']
     assert sum(splits.values()) == (5 if source == 'lits' else 6)
   done = reproduce(*asked, '--models=paper_unet', *TINY)
-  assert done.stderr.count('left out:') == 1, done.stderr  # nothing is asked for otherwise
+  assert done.stderr.count('left out:') == 2, done.stderr  # nothing is asked for otherwise
   done = reproduce(*asked, '--status', '--models=paper_unet', *TINY)
   assert 'next' not in done.stdout and done.stdout.count(' done') == 6
 
@@ -301,6 +305,28 @@ def test_when_a_model_has_ended(checkpoint, patience, newest, scored, is_done, t
   (tmp_path / 'evaluation_test').rename(tmp_path / 'evaluation')
   (tmp_path / 'evaluation/summary.json').write_text('{"step": 20, "mean_d')
   assert not stages._has_ended(tmp_path)
+
+
+def test_a_download_that_cannot_be_used_costs_only_itself(tmp_path, monkeypatch, capsys):
+  root = tmp_path / 'downloads'
+  fabricate(root, ('lits', 'chaos'), count=2)
+  (root / 'word').mkdir()  # nothing in it
+  shutil.copytree(root / 'chaos', tmp_path / 'again')
+  (tmp_path / 'again').rename(root / 'chaos/again')  # unpacked twice
+  words = [f'--downloads={root}', f'--work={tmp_path / "work"}', '--status']
+  assert command.main(words) == 0
+  shown = capsys.readouterr().out
+  assert '1 of 18 downloads are here' in shown
+  assert f'  left out: word: {root}/word: no scan of word with its labels' in shown
+  assert '  left out: chaos: chaos: two cases are called' in shown
+  assert 'without word: 120 scans' in shown and re.search(r'next +check +left: lits\n', shown)
+  nothing = stages.Stage('check', '', lambda plan: [], lambda plan: [])
+  monkeypatch.setattr(command, 'STAGES', [nothing])
+  assert command.main(words[:-1]) == 1
+  assert capsys.readouterr().err.count('left out: ') == 2
+  (root / 'lits').rename(tmp_path / 'elsewhere')
+  assert command.main(words) == 1
+  assert 'chaos, word cannot be used, for the reasons above' in capsys.readouterr().err
 
 
 def test_a_comparison_that_is_interrupted_is_not_done(tmp_path, monkeypatch):
