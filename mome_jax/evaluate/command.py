@@ -54,6 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
   comparing.add_argument(
     '--sources', default='', help='of these datasets alone, separated by commas; default: all'
   )
+  comparing.add_argument(
+    '--classes', default='', help='these classes alone, separated by commas; default: all'
+  )
   comparing.add_argument('--output', metavar='DIR', help='also write comparison.md and .csv there')
   converting = commands.add_parser(
     'nnunet', help='results as nnU-Net writes them', description=_purpose(nnunet_results.write)
@@ -119,11 +122,11 @@ def _make(folder: epath.Path, *, parents: bool) -> bool:
 
 
 def _compare(args: argparse.Namespace) -> int:
-  sources = _names(args.sources)
-  runs = {
-    name: compare.of_sources(score_files.read(name), sources, name)
-    for name in (args.a, *args.others)
-  }
+  sources, classes = _names(args.sources), _names(args.classes)
+  runs = {}
+  for name in (args.a, *args.others):
+    rows = compare.of_sources(score_files.read(name), sources, name)
+    runs[name] = compare.of_classes(rows, classes, name)
   comparisons = [
     compare.compare(runs[args.a], runs[name], names=(args.a, name)) for name in args.others
   ]

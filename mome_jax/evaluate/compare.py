@@ -2,19 +2,24 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from input_pipeline.errors import suggest
-from mome_jax.evaluate import false_positives, metrics, score_files, tables
+from mome_jax.evaluate import false_positives, mask_folders, metrics, score_files, tables
 from mome_jax.evaluate.bootstrap import bootstrap_macro
 
 MEAN = 'mean over classes'
 Row = Mapping[str, Any]  # of `score_files.read`
 Key = tuple[str, str, str]  # dataset, case, class
 _EQUAL = 1e-9  # sums of the same scores in another order differ in the last bit
+_OF_CASES = (
+  'that of the mean over classes, as its wins, ties and losses, is of the means of the scans, so '
+  'that classes count by their scans'
+)
 _PERMUTED = 13  # cases of which scipy's signed-rank test takes all permutations if any are tied
 
 
@@ -30,7 +35,9 @@ class Difference:
     a, b: means; shares in [0, 1], or mm.
     difference: b - a.
     low, high: 95 % paired bootstrap interval of the difference, resampling cases; NaN where n < 2.
-    p: two-sided Wilcoxon signed-rank; 1 where no case differs, NaN without cases.
+      That of `MEAN` takes a class of one case for certain, see `bootstrap.bootstrap_macro`.
+    p: two-sided Wilcoxon signed-rank; 1 where no case differs, NaN without cases. That of `MEAN` is
+      of the cases' means, in which a class counts by its cases: it may contradict `difference`.
     win, tie, loss: cases in which B is better, equal and worse; n in all.
     a_infinite, b_infinite: distances that are infinite in A and in B, one mask being empty; those
       pairs are left out.
@@ -173,6 +180,28 @@ def of_sources(rows: Sequence[Row], sources: Sequence[str], name: str) -> Sequen
   return [row for row in rows if row.get('source', '') in sources] if sources else rows
 
 
+def of_classes(rows: Sequence[Row], classes: Sequence[str], name: str) -> Sequence[Row]:
+  """The scores of some classes; of all where none is named.
+
+  Args:
+    rows: of `score_files.read`.
+    classes: names or synonyms, as `score` takes them.
+    name: of the evaluation, for messages.
+
+  Raises:
+    ResultsError: if a class has no scores.
+  """
+  known = sorted({row['class'] for row in rows})
+  meant = {mask_folders.canonical(one): one for one in known} | {one: one for one in known}
+  chosen = set()
+  for one in classes:
+    called = meant.get(one) or meant.get(mask_folders.canonical(one))
+    if called is None:
+      raise score_files.ResultsError(f'{name}: no scores of {one!r}; {suggest(one, known)}')
+    chosen.add(called)
+  return [row for row in rows if row['class'] in chosen] if classes else rows
+
+
 def _key(row: Row) -> Key:
   return row.get('source', ''), row['case'], row['class']
 
@@ -212,7 +241,7 @@ def _check_same(a: set[Key], b: set[Key], names: tuple[str, str]) -> None:
       shown = ', '.join('/'.join(filter(None, key)) for key in lacking[:3])
       raise score_files.ResultsError(
         f'{without}: lacks {len(lacking)} cases of {name}, such as {shown}; evaluate both on the '
-        'same cases'
+        f'same cases, or compare what both have, by {_in_common(a, b)}'
       )
   for keys, others, name, without in sides:
     missing = sorted(keys - others)
@@ -220,8 +249,18 @@ def _check_same(a: set[Key], b: set[Key], names: tuple[str, str]) -> None:
       _, case, class_name = missing[0]
       raise score_files.ResultsError(
         f'{without}: has no score of {class_name!r} in {case}, {name} has; evaluate both with '
-        'the same classes'
+        f'the same classes, or compare what both have, by {_in_common(a, b)}'
       )
+
+
+def _in_common(a: set[Key], b: set[Key]) -> str:
+  """Options that choose what both sides have scores of, with values where one alone does it."""
+  options = []
+  for option, part in (('--sources', 0), ('--classes', 2)):
+    names = {key[part] for key in a & b} - {key[part] for key in a ^ b} - {''}
+    if names:
+      options.append(f'{option}={shlex.quote(",".join(sorted(names)))}')
+  return ' or '.join(options) or '--sources and --classes'
 
 
 def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: int) -> Difference:
@@ -280,9 +319,9 @@ def to_markdown(comparison: Comparison) -> str:
   a, b = comparison.names
   parts = [
     f'A: {a}  \nB: {b}  \nB - A with its 95 % paired bootstrap interval; p: Wilcoxon signed-rank '
-    'test, not corrected for the number of classes. Where only one of them puts a mask into a scan '
-    'without the class, the other counts as 100 %. HD95: of cases where both are finite; the last '
-    'column counts the infinite ones.\n'
+    f'test, not corrected for the number of classes; {_OF_CASES}. Where only one of them puts a '
+    'mask into a scan without the class, the other counts as 100 %. HD95: of cases where both are '
+    'finite; the last column counts the infinite ones.\n'
   ]
   for metric, kind in metrics.METRICS.items():
     if not kind.title:
@@ -300,10 +339,20 @@ def to_markdown(comparison: Comparison) -> str:
         infinite = (f'{row.a_infinite}/{row.b_infinite}',) if distance else ()
         rows.append((*cells, *infinite))
     columns = (*header, 'infinite A/B') if distance else header
-    parts.append(tables.markdown(kind.title, columns, rows))
+    counts = of_interval(comparison, metric)
+    parts.append(tables.markdown(kind.title, columns, rows) + tables.few_scans(counts))
   if comparison.false_masks:
     parts.append(_false_masks(comparison))
   return '\n'.join(parts)
+
+
+def of_interval(comparison: Comparison, metric: str) -> dict[str, int]:
+  """Class -> cases, of the classes in the interval of the mean; empty where there is none."""
+  rows = {row.name: row for row in comparison.differences if row.metric == metric}
+  mean = rows.pop(MEAN, None)
+  if mean is None or math.isnan(mean.low):
+    return {}
+  return {name: row.n for name, row in rows.items()}
 
 
 def _false_masks(comparison: Comparison) -> str:
@@ -345,6 +394,7 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
   scored = (row['class'] for row in reference if not row.get('absent'))  # the others have no Dice
   names = list(dict.fromkeys(scored))
   means, classes = [], []
+  counts: dict[str, int] = {}  # the fewest cases of each class in the mean of a run
   for name, rows in runs.items():
     cells = ('', '')
     if name != first:
@@ -355,15 +405,18 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
     dice = tables.percent(summary['mean_dice'], summary['mean_dice_interval'])
     nsd = tables.percent(summary['mean_nsd'], summary['mean_nsd_interval'])
     means.append((name, dice, nsd, *cells))
+    for k in names if summary['mean_dice_interval'][0] is not None else ():
+      if n := summary['classes'][k]['n']:
+        counts[k] = min(counts.get(k, n), n)
     classes.append((name, *(tables.percent(summary['classes'][k]['dice']) for k in names)))
   header = ('run', 'Dice %', 'NSD 2 mm %', 'Dice - first', 'p')
   note = (
     '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test, '
-    'not corrected for the number of runs. A scan without the class has no score where a run puts '
-    'no mask; in a difference to a run that puts one, it counts as 100 %.\n'
+    f'not corrected for the number of runs; {_OF_CASES}. A scan without the class has no score '
+    'where a run puts no mask; in a difference to a run that puts one, it counts as 100 %.\n'
   )
   both = [
-    tables.markdown('Means over classes', header, means),
+    tables.markdown('Means over classes', header, means) + tables.few_scans(counts),
     tables.markdown('Dice %', ('run', *names), classes),
   ]
   return '\n'.join([note, *both])

@@ -33,7 +33,11 @@ def settings(config: ConfigDict) -> dict[str, Any]:
 
 
 def evaluate(
-  config: ConfigDict, workdir: epath.Path, asked: Collection[str] = ()
+  config: ConfigDict,
+  workdir: epath.Path,
+  asked: Collection[str] = (),
+  *,
+  beside: Sequence[epath.Path] = (),
 ) -> dict[str, Any]:
   """Scores a model, or an ensemble, on the held-out scans of its sources.
 
@@ -49,6 +53,8 @@ def evaluate(
     workdir: of a training run, of which the checkpoint that `evaluation.checkpoint` says is scored;
       a model folder, or one with an `ensemble.json`.
     asked: names of values of the config that count for all models of an ensemble.
+    beside: folders of models that this one will be compared with: what they were trained on is left
+      out, too.
 
   Returns:
     The summary, of the first split where `evaluation.split` asks for all; see `metrics.summarize`.
@@ -70,7 +76,7 @@ def evaluate(
     config.data.sources,
     template,
     split=config.evaluation.split,
-    trained=training_cases.of_models(folders),
+    trained=training_cases.of_models([*folders, *beside]),
     fold=folds.of_run(config),
   )
   model = open_model(workdir, config, asked=asked)

@@ -11,6 +11,9 @@ from mome_jax.evaluate import false_positives, metrics
 
 _DETECTION = ('sensitivity', 'specificity', 'harmonic_mean', 'lesion_sensitivity',
               'false_positives_per_healthy')  # fmt: skip
+_FEW = (
+  5  # scans of a class, below which the interval of the mean over classes is noted as too narrow
+)
 
 
 def report(summary: Mapping[str, Any], *, title: str) -> str:
@@ -31,7 +34,10 @@ def report(summary: Mapping[str, Any], *, title: str) -> str:
 
 
 def scores(summary: Mapping[str, Any], *, title: str) -> str:
-  """Dice, NSD, HD95 and further metrics by class, last row the mean over classes."""
+  """Dice, NSD, HD95 and further metrics by class, last row the mean over classes.
+
+  Below it a note where that mean has an interval and some of its classes are of few scans.
+  """
   more = {name: metric for name, metric in metrics.further().items() if metric.title}
   rows = []
   for name, row in summary['classes'].items():
@@ -47,7 +53,27 @@ def scores(summary: Mapping[str, Any], *, title: str) -> str:
   nsd = percent(summary['mean_nsd'], summary['mean_nsd_interval'])
   rows.append(('**mean over classes**', '', f'**{dice}**', f'**{nsd}**', *[''] * (1 + len(more))))
   titles = (metric.title for metric in more.values())
-  return markdown(title, ('class', 'n', 'Dice %', 'NSD 2 mm %', 'HD95 mm', *titles), rows)
+  text = markdown(title, ('class', 'n', 'Dice %', 'NSD 2 mm %', 'HD95 mm', *titles), rows)
+  has_interval = summary['mean_dice_interval'][0] is not None
+  counts = {name: row['n'] for name, row in summary['classes'].items()} if has_interval else {}
+  return text + few_scans(counts)
+
+
+def few_scans(counts: Mapping[str, int]) -> str:
+  """What is wrong with the interval of a mean over classes; empty where no class is of few scans.
+
+  Resamples of few scans vary too little, and those of a single one not at all.
+
+  Args:
+    counts: class -> scans that are in its mean.
+  """
+  few = {name: n for name, n in counts.items() if 0 < n < _FEW}
+  if not few:
+    return ''
+  text = '**The interval of the mean over classes is too narrow**: few scans show '
+  text += ', '.join(f'{name} ({n})' for name, n in few.items())
+  single = 1 in few.values()
+  return f'\n{text}.{" A class of one scan counts there as if it were certain." * single}\n'
 
 
 def _scored(row: Mapping[str, Any]) -> bool:

@@ -209,24 +209,29 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
 
 
 def _compare(config: ConfigDict, place: epath.Path, model: str) -> verdict.Verdict:
-  """Scores both on the held-out scans; a copy of the start lies in the workdir."""
+  """Scores both on the held-out scans; a copy of the start lies in the workdir.
+
+  Whatever prevents the comparison is its outcome, no error: training is whole, and is exported.
+  """
   known = checkpoint.load_config(model).classes
   new = tuple(name for name in config.classes if name not in known)
   try:
     print('\nThe fine-tuned model on the held-out scans:', flush=True)
     evaluate.evaluate(checkpoint.for_evaluation(place, config), place)
-  except evaluate.NothingHeldOutError as error:
-    return verdict.Verdict(None, new, str(error))
-  if not set(config.classes) & set(known):
-    return verdict.Verdict(None, new, 'it knows none of your classes')
-  folder = place / 'start_model'  # training keeps its first parameters in `start`
-  if not (folder / 'params').exists():
-    _export_whole(model, folder)
-  print('\nThe start on the same scans:', flush=True)
-  evaluate.evaluate(evaluation_of_start(config, folder), folder)
-  result = verdict.judge(score_files.read(folder), score_files.read(place), new)
+    if not set(config.classes) & set(known):
+      return verdict.Verdict(None, new, 'it knows none of your classes')
+    folder = place / 'start_model'  # training keeps its first parameters in `start`
+    if not (folder / 'params').exists():
+      _export_whole(model, folder)
+    print('\nThe start on the same scans:', flush=True)
+    evaluate.evaluate(evaluation_of_start(config, folder), folder, beside=[place])
+    result = verdict.judge(score_files.read(folder), score_files.read(place), new)
+  except UserError as error:
+    return verdict.Verdict(None, new, one_line(error))
   if result.comparison is not None:
-    (place / 'comparison.md').write_text(compare.to_markdown(result.comparison), encoding='utf-8')
+    with writing(place):
+      text = compare.to_markdown(result.comparison)
+      (place / 'comparison.md').write_text(text, encoding='utf-8')
   return result
 
 

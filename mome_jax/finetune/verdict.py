@@ -51,12 +51,13 @@ class Verdict:
       (row.name, row.n, f'{100 * row.a:.1f}', f'{100 * row.b:.1f}', _apart(row)) for row in kept
     ]
     title = 'Dice % on the held-out scans'
-    lines = [tables.markdown(title, ('class', 'scans', 'start', 'fine-tuned', 'change'), rows)]
+    table = tables.markdown(title, ('class', 'scans', 'start', 'fine-tuned', 'change'), rows)
+    lines = [table + tables.few_scans(compare.of_interval(self.comparison, 'dice'))]
     lost = [row.name for row in kept if row.difference < 0 and row.name != compare.MEAN]
     if self.worse:
       lines.append(
         f'WORSE THAN THE START: mean Dice {100 * mean.a:.1f} -> {100 * mean.b:.1f} over the '
-        f'classes that it knew{_doubt(mean)}; lost: {", ".join(lost)}. '
+        f'classes that it knew{_doubt(mean, kept)}; lost: {", ".join(lost)}. '
         + (
           'The exported model is the START.'
           if self.keeps_start
@@ -70,10 +71,24 @@ class Verdict:
     return lines
 
 
-def _doubt(mean: compare.Difference) -> str:
-  if math.isnan(mean.low) or mean.high < 0:
-    return ''
-  return f' ({_apart(mean)}: {mean.n} scans do not tell it from no change)'
+def _doubt(mean: compare.Difference, rows: Sequence[compare.Difference]) -> str:
+  """Why a fall of the mean may be chance; '' where the scans tell it.
+
+  Args:
+    mean: over the classes.
+    rows: of the classes, with or without that of the mean.
+  """
+  if math.isnan(mean.low):
+    return f' ({_apart(mean)}: one scan does not tell it from no change)'
+  single = [row.name for row in rows if row.n == 1]
+  if mean.high >= 0:
+    return f' ({_apart(mean)}: {mean.n} scans do not tell it from no change)'
+  if single:
+    return (
+      f' ({_apart(mean)}, which takes {", ".join(single)} for certain: the one scan of it does not '
+      'tell a fall from no change)'
+    )
+  return ''
 
 
 def _apart(row: compare.Difference) -> str:

@@ -4,23 +4,24 @@
   python -m mome_jax.reproduce --downloads=DIR --work=DIR --status
 
 DIR/SOURCE holds the download of each source (mome prepare --list names them; --download
-SOURCE=FOLDER where one lies elsewhere). What is missing is told with its effect, and gone without.
-The same command goes on where it stopped, after a kill, a preemption or with further downloads.
+SOURCE=FOLDER where one lies elsewhere). What is missing or cannot be used is told with its effect,
+and gone without. The same command goes on where it stopped, after a kill, a preemption or with
+further downloads.
 
-Exit code 0 if all of it was done; 1 if scans were left out, which the end tells again; that of a
-training which ended otherwise (75 after a preemption).
+Exit code 0 if all of it was done; 1 if downloads or scans were left out, which the end tells again;
+that of a training which ended otherwise (75 after a preemption).
 """
 
 import argparse
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from input_pipeline import cli
 from mome_jax.errors import UserError, command, one_line, writing
 from mome_jax.reproduce import families
-from mome_jax.reproduce.stages import STAGES, Plan, StageError, StoppedError
+from mome_jax.reproduce.stages import STAGES, Plan, StageError, StoppedError, usable
 
 BASELINES = ('baseline_unet', 'baseline_swin_unetr')  # their text is frozen
 MODELS = ('paper_unet', 'paper_swin_unetr')
@@ -63,13 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   except FlagError as error:
     print(f'error: {one_line(error)} (mome train --help lists the flags)', file=sys.stderr)
     return 2
-  _introduce(plan)
+  plan, left_out = usable(plan)
+  _introduce(plan, left_out)
   if args.status:
     _print_status(plan)
     return 0
   with writing(plan.work):
     plan.work.mkdir(parents=True, exist_ok=True)
-  undone: dict[str, str] = {}
+  undone = {source: f'{source}: {why}' for source, why in left_out.items()}
   for number, stage in enumerate(STAGES, 1):
     print(f'\n[{number}/{len(STAGES)}] {stage.name}: {stage.what}', flush=True)
     try:
@@ -93,6 +95,7 @@ _REFUSED = {
   '--config.text.vectors': 'is set by --vectors; give that',
   '--config.evaluation.prompts': 'the tables are of the default prompts; score with others '
   'afterwards, by mome evaluate --workdir=WORK/runs/MODEL',
+  '--config.evaluation.split': 'the tables are of every split; leave it out',
 }
 # Of the text encoder of the others, which a model with frozen text has not.
 _OF_ENCODER = ('--config.init.text', '--config.train.text_rate')
@@ -151,18 +154,28 @@ def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
   )  # fmt: skip
 
 
-def _introduce(plan: Plan) -> None:
-  """Prints what is here, what is not, and what that costs."""
+def _introduce(plan: Plan, left_out: Mapping[str, str]) -> None:
+  """Prints what is here, what is not, and what that costs.
+
+  Args:
+    plan: of the downloads that can be used.
+    left_out: source -> why its download cannot be.
+  """
   print(f'{len(plan.downloads)} of {len(families.SOURCES)} downloads are here:')
   for download in plan.downloads:
     kind = 'scored only' if download.external else 'trained and scored'
     print(f'  {download.family:16} {download.source:20} {kind:20} {download.folder}')
+  for source, why in left_out.items():
+    print(f'  left out: {source}: {why}')
   present = [download.source for download in plan.downloads]
   for line in families.lost(present, plan.classes):
     print(f'  {line}')
   missing = families.unlabelled(present, plan.classes)
   if len(missing) == len(plan.classes):
-    raise UserError('not one class of the experiment is labelled by the downloads that are here')
+    why = f'; {", ".join(left_out)} cannot be used, for the reasons above' if left_out else ''
+    raise UserError(
+      f'not one class of the experiment is labelled by the downloads that are here{why}'
+    )
 
 
 def _print_status(plan: Plan) -> None:

@@ -15,7 +15,8 @@ from etils import epath
 
 from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
 from input_pipeline import check as checking
-from mome_jax.errors import UserError, few
+from input_pipeline.bricks import identity
+from mome_jax.errors import UserError, few, one_line
 from mome_jax.evaluate import score_files
 from mome_jax.reproduce import families, tables
 from mome_jax.reproduce.families import Download
@@ -86,6 +87,23 @@ class Plan:
     return [
       one.source for one in self.downloads if one.external == external and one.source in ready
     ]
+
+
+def usable(plan: Plan) -> tuple[Plan, dict[str, str]]:
+  """The plan without the downloads that cannot be used, and source -> why each of them cannot.
+
+  Its scans are listed; that each of them can be read is for `check` to tell.
+  """
+  left_out = {}
+  for download in plan.downloads:
+    source, folder = sources.get_source(download.source), str(download.folder)
+    try:
+      source.template(folder)
+      identity.check_names(source.listed(folder)[0])
+    except (UserError, OSError) as error:
+      left_out[download.source] = one_line(error)
+  downloads = [one for one in plan.downloads if one.source not in left_out]
+  return dataclasses.replace(plan, downloads=downloads), left_out
 
 
 # ---------------------------------------------------------------------------- notes
@@ -219,11 +237,20 @@ def write_bricks(plan: Plan) -> list[str]:
 
 # ---------------------------------------------------------------------------- train, score
 def to_train(plan: Plan) -> list[str]:
-  """Models that are not trained and scored yet."""
-  return [model for model in plan.models if not _is_scored(plan.run(model))]
+  """Models that are not trained and scored on every split yet."""
+  return [model for model in plan.models if not _is_scored(plan, model)]
 
 
-def _is_scored(workdir: pathlib.Path) -> bool:
+def _is_scored(plan: Plan, model: str) -> bool:
+  """Whether a run has come to its end, and has scores of it on every split."""
+  run = plan.run(model)
+  if not _has_ended(run):
+    return False
+  here = [name for name in plan.trained() if name in _learned(plan, model)]
+  return not _lacks_scores(plan, run, here)
+
+
+def _has_ended(workdir: pathlib.Path) -> bool:
   """Whether a run has come to its end and has scores of it."""
   from mome_jax.checkpoint import files
 
@@ -239,6 +266,33 @@ def _is_scored(workdir: pathlib.Path) -> bool:
   return newest >= values['train']['steps'] and (scored == newest or not is_newest)
 
 
+def _lacks_scores(plan: Plan, folder: pathlib.Path, names: Sequence[str]) -> bool:
+  """Whether a model still has to score a split of some datasets, as it is after its last step.
+
+  Scans that it was trained on are none to score.
+
+  Args:
+    plan: whose scans are scored.
+    folder: of the model and its scores.
+    names: of the datasets.
+  """
+  from mome_jax.checkpoint import training_cases
+
+  trained = training_cases.of_models([epath.Path(folder)])
+  labelled = [name for name in names if families.rows(name, plan.classes)]
+  held_out: dict[str, set[str]] = {}
+  for case in (case for name in labelled for case in bricks.held_out_cases(plan.data_dir, name)):
+    if not (trained and trained.reason(case)):
+      held_out.setdefault(case.split, set()).add(case.source)
+  steps = set()
+  for split, of_split in held_out.items():
+    summary = score_files.read_summary(folder / tables.BY_SPLIT[split])
+    if of_split - summary.get('datasets', {}).keys():
+      return True
+    steps.add(summary.get('step'))
+  return len(steps) > 1
+
+
 def _values(workdir: pathlib.Path) -> dict[str, Any]:
   """The `config.json` of a run."""
   from mome_jax.checkpoint import config_file, files
@@ -248,8 +302,13 @@ def _values(workdir: pathlib.Path) -> dict[str, Any]:
 
 def _came_later(plan: Plan, model: str) -> list[str]:
   """Sources that a trained model has not learned from: they were prepared after it."""
-  learned = _values(plan.run(model))['data']['sources']
+  learned = _learned(plan, model)
   return [name for name in plan.trained() if name not in learned]
+
+
+def _learned(plan: Plan, model: str) -> tuple[str, ...]:
+  """The sources that a run has begun with."""
+  return tuple(_values(plan.run(model))['data']['sources'])
 
 
 def _other_values(plan: Plan, model: str) -> list[str]:
@@ -260,12 +319,13 @@ def _other_values(plan: Plan, model: str) -> list[str]:
   words = ['reproduce', *plan.models[model], f'--workdir={plan.run(model)}']
   config = command_line.parse(words).config
   config.data.spacing = plan.spacing
-  config.data.sources = tuple(_values(plan.run(model))['data']['sources'])  # see `_came_later`
+  config.data.sources = _learned(plan, model)  # see `_came_later`
+  config.evaluation.split = _values(plan.run(model))['evaluation']['split']  # scores tell it
   return [*checkpoint.other_values(plan.run(model), config).values()]
 
 
 def train(plan: Plan) -> list[str]:
-  """Trains every model on the ten families and scores it on their held-out scans.
+  """Trains every model on the ten families and scores it on their held-out scans, split by split.
 
   A training that has begun goes on with the datasets that it began with. A model that was trained
   before a download came, or with other values, stays as it is: that is told.
@@ -277,12 +337,15 @@ def train(plan: Plan) -> list[str]:
     raise StageError('nothing is prepared to train on; see the stage before')
   for model in to_train(plan):
     run = plan.run(model)
-    learned = _values(run)['data']['sources'] if checkpoint.goes_on(run) else names
+    if _has_ended(run):  # trained elsewhere, or killed between two splits
+      _evaluate(plan, run, _learned(plan, model))
+      continue
+    learned = _learned(plan, model) if checkpoint.goes_on(run) else tuple(names)
     print(f'{model}: training on {len(learned)} datasets in {run}', flush=True)
     _program(
       'mome_jax.main', *plan.models[model], f'--workdir={run}',
-      f'--config.data_dir={plan.data_dir}', f'--config.data.sources={tuple(learned)!r}',
-      f'--config.data.spacing={plan.spacing!r}',
+      f'--config.data_dir={plan.data_dir}', f'--config.data.sources={learned!r}',
+      f'--config.data.spacing={plan.spacing!r}', '--config.evaluation.split=all',
     )  # fmt: skip
   return [
     f'{model}: was trained {" and ".join(reasons)}; to train it anew, remove {plan.run(model)} and '
@@ -304,20 +367,8 @@ def _outdated(plan: Plan, model: str) -> list[str]:
 
 def to_score(plan: Plan) -> list[str]:
   """Models without scores on all of the datasets that are scored only."""
-  return [model for model in plan.models if not _is_scored_outside(plan, model)]
-
-
-def _is_scored_outside(plan: Plan, model: str) -> bool:
-  """Whether each split of each of these datasets has whole scores, or a reason for having none."""
-  labelled = [name for name in plan.scored_only() if families.rows(name, plan.classes)]
-  settings = {name: bricks.read_settings(plan.data_dir, name) or {} for name in labelled}
-  for split, folder in tables.BY_SPLIT.items():
-    summary = score_files.read_summary(plan.external(model) / folder)
-    left_out = {one['source'] for one in summary.get('left_out', ())}
-    held = {name for name, one in settings.items() if one.get('cases', {}).get(split)}
-    if held - summary.get('datasets', {}).keys() - left_out:
-      return False
-  return True
+  names = plan.scored_only()
+  return [model for model in plan.models if _lacks_scores(plan, plan.external(model), names)]
 
 
 def score(plan: Plan) -> list[str]:
@@ -326,12 +377,17 @@ def score(plan: Plan) -> list[str]:
     folder = plan.external(model)
     if not (folder / 'params').exists():  # which come last
       _program('mome_jax.export', f'--checkpoint={plan.run(model)}', f'--output={folder}')
-    _program(
-      'mome_jax.main', '--mode=evaluate', f'--workdir={folder}',
-      f'--config.data_dir={plan.data_dir}',
-      f'--config.data.sources={tuple(plan.scored_only())!r}', '--config.evaluation.split=all',
-    )  # fmt: skip
+    _evaluate(plan, folder, plan.scored_only())
   return []
+
+
+def _evaluate(plan: Plan, folder: pathlib.Path, names: Sequence[str]) -> None:
+  """Scores a model in its folder on every split of some datasets."""
+  _program(
+    'mome_jax.main', '--mode=evaluate', f'--workdir={folder}',
+    f'--config.data_dir={plan.data_dir}', f'--config.data.sources={tuple(names)!r}',
+    '--config.evaluation.split=all',
+  )  # fmt: skip
 
 
 def _program(module: str, *words: str) -> None:
@@ -356,7 +412,7 @@ def _program(module: str, *words: str) -> None:
 # ---------------------------------------------------------------------------- tables
 def write_tables(plan: Plan) -> list[str]:
   """Joins the scores of all models to the paper's tables: `tables/README.md`."""
-  models = {model: plan.run(model) for model in plan.models if _is_scored(plan.run(model))}
+  models = {model: plan.run(model) for model in plan.models if _is_scored(plan, model)}
   others = {model: plan.external(model) for model in models}
   names = plan.trained(), plan.scored_only()
   text = tables.write(plan.work / 'tables', models, others, names, plan.classes)

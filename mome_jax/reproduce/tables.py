@@ -1,7 +1,7 @@
 """The tables of the benchmark: every row, model beside model."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mome_jax.evaluate import compare, metrics, score_files
@@ -23,31 +23,52 @@ def write(
 
   Args:
     folder: created where missing.
-    models: model -> workdir with its scores.
+    models: model -> workdir with its scores; each split has tables of its own.
     others: model -> folder with its scores on datasets that are scored only.
     sources: that are prepared: trained on, and scored only.
     classes: of the experiment.
   """
-  scores = {model: score_files.read(workdir) for model, workdir in models.items()}
+  scores = {split: _of_split(models, split) for split in BY_SPLIT}
   outside = {
     model: [row for part in folders(path) for row in score_files.read(part)]
     for model, path in others.items()
     if folders(path)
   }
+  title = 'Dice % on held-out {} scans'
+  trained = [
+    _datasets(title.format(split), scores[split], _trained(), sources[0], classes)
+    for split in BY_SPLIT
+    if scores[split]
+  ]
   parts = {
-    'datasets.md': _datasets('Dice % on held-out scans', scores, _trained(), sources[0], classes),
+    'datasets.md': _joined(trained),
     'external.md': _datasets(
-      'Dice % on datasets that were never trained on', outside, _external(), sources[1], classes
+      'Dice % on datasets that were never trained on, validation and test scans together',
+      outside, _external(), sources[1], classes,
     ),
-    'detection.md': _detection({**scores}),
-    'comparison.md': _comparison(scores),
-  }
+    'detection.md': _joined(_detection(split, scores[split]) for split in BY_SPLIT),
+    'comparison.md': _joined(_comparison(split, scores[split]) for split in BY_SPLIT),
+  }  # fmt: skip
   folder.mkdir(parents=True, exist_ok=True)
   for name, text in parts.items():
     (folder / name).write_text(text + '\n', encoding='utf-8')
-  whole = '\n'.join(text for text in parts.values() if text)
+  whole = _joined(parts.values())
   (folder / 'README.md').write_text(whole + '\n', encoding='utf-8')
   return whole
+
+
+def _of_split(models: Folders, split: str) -> dict[str, list[dict[str, Any]]]:
+  """The rows of each model that has whole scores of a split."""
+  places = {model: workdir / BY_SPLIT[split] for model, workdir in models.items()}
+  return {
+    model: score_files.read(place)
+    for model, place in places.items()
+    if score_files.read_summary(place)
+  }
+
+
+def _joined(texts: Iterable[str]) -> str:
+  return '\n'.join(text for text in texts if text)
 
 
 def folders(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -94,17 +115,17 @@ def _cell(summary: Mapping[str, Any], source: str, name: str) -> str:
   return layout.percent(row['dice']) if row else '–'
 
 
-def _detection(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-  """Tumours and cysts found, of each model."""
+def _detection(split: str, scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """Tumours and cysts found in the scans of a split, of each model."""
   parts = []
   for model, rows in scores.items():
     text = layout.detection(metrics.summarize(rows))
-    parts.append(text.replace('Detection', f'Detection, {model}', 1))
-  return '\n'.join(part for part in parts if part)
+    parts.append(text.replace('Detection', f'Detection, {model}, {split} scans', 1))
+  return _joined(parts)
 
 
-def _comparison(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-  """All models against the first, on what all of them scored; or why there is no such table."""
+def _comparison(split: str, scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """All models against the first, on what all of them scored of a split; or why not."""
   if len(scores) < 2:
     return ''
   key = lambda row: (row['source'], row['case'], row['class'])
@@ -114,11 +135,12 @@ def _comparison(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
   try:
     text = compare.overview(rows)
   except score_files.ResultsError as error:
-    return f'### No comparison\n\n{error}\n'
+    return f'### No comparison on {split} scans\n\n{error}\n'
+  heading = f'## Comparison on held-out {split} scans\n\n'
   if common == every:
-    return text
+    return heading + text
   numbers = [len({one[:2] for one in keys}) for keys in (common, every)]
   return (
-    f'Of what all models scored, in {numbers[0]} of {numbers[1]} scans: the tables above have '
-    f'more, and other means.\n\n{text}'
+    f'{heading}Of what all models scored, in {numbers[0]} of {numbers[1]} scans: the tables above '
+    f'have more, and other means.\n\n{text}'
   )

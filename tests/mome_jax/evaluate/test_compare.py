@@ -149,6 +149,22 @@ def test_the_test_by_hand():
   assert math.isnan(compare.wilcoxon(np.zeros(0)))
 
 
+def test_a_class_of_one_case_is_named_where_the_interval_takes_it_for_certain():
+  """It alone makes the mean fall, by 0.05 without doubt; the test is of cases, and sees none."""
+  liver = [(0.9, 3.0)] * 8
+  a, b = rows(liver=liver, spleen=[(0.5, 3.0)]), rows(liver=liver, spleen=[(0.4, 3.0)])
+  mean = difference_of(a, b, 'dice', compare.MEAN)
+  assert (mean.difference, mean.low, mean.high) == pytest.approx((-0.05,) * 3) and mean.p == 1.0
+  few = '**The interval of the mean over classes is too narrow**: few scans show spleen (1). '
+  text, table = compare.to_markdown(compare.compare(a, b)), compare.overview({'a': a, 'b': b})
+  assert text.count(few) == 3 and table.count(few) == 1  # Dice, NSD, HD95
+  assert table.index('### Means over classes') < table.index(few) < table.index('### Dice %')
+  for shown in (text, table):
+    assert 'that of the mean over classes, as its wins, ties and losses, is of the means' in shown
+  alone = compare.compare(rows(spleen=[(0.5, 3.0)]), rows(spleen=[(0.4, 3.0)]))
+  assert 'too narrow' not in compare.to_markdown(alone)  # it has no interval
+
+
 def test_cases_are_matched_by_name_not_by_order():
   shuffled = [B[i] for i in np.random.default_rng(1).permutation(len(B))]
   assert compare.compare(A, shuffled).differences == compare.compare(A, B).differences
@@ -254,3 +270,43 @@ def test_one_dataset_of_several(tmp_path, capsys):
   assert '| liver | 8 | 35.6 | 39.4 |' in capsys.readouterr().out
   assert evaluate.main(['compare', a, b, '--sources', 's, chest']) == 1
   assert "no scores of 'chest'; did you mean chests?" in capsys.readouterr().err
+
+
+def test_one_class_more_is_left_out_as_the_error_says(tmp_path, capsys):
+  """Also where a scan shows that class alone, so that the other model has no score of it."""
+  more = rows(mandible=[(0.5, 1.0)] * 5)
+  a, b = write(tmp_path / 'a', [*A, *more]), write(tmp_path / 'b', B)
+  for side in (a, b), (b, a):
+    assert evaluate.main(['compare', *side]) == 1
+    told = capsys.readouterr().err
+    assert 'lacks 1 cases' in told and told.endswith('by --classes=liver,spleen\n')
+  assert evaluate.main(['compare', a, b, '--classes=liver,spleen']) == 0
+  assert '| **mean over classes** | 4 |' in capsys.readouterr().out
+  assert evaluate.main(['compare', a, b, b, '--classes=Hepatic, spleens']) == 1
+  assert f"{a}: no scores of 'Hepatic'; " in capsys.readouterr().err
+  assert evaluate.main(['compare', a, b, '--classes', 'Spleen']) == 0
+  assert 'liver' not in capsys.readouterr().out
+  assert evaluate.main(['compare', a, b, '--classes=mandible']) == 1
+  assert f"{b}: no scores of 'mandible'; known: liver, spleen" in capsys.readouterr().err
+
+
+def test_classes_are_named_by_their_synonyms_or_as_they_are_written():
+  scores = rows(**{'left kidney': [(0.5, 1.0)], 'PTV_70': [(0.5, 1.0)]})
+  of = lambda *names: [row['class'] for row in compare.of_classes(scores, names, 'a')]
+  assert of() == ['left kidney', 'PTV_70']
+  assert of('kidney_left') == of('Left Kidney') == ['left kidney']
+  assert of('PTV_70') == of('ptv 70') == ['PTV_70']
+
+
+def test_what_both_have_is_told_where_datasets_differ(tmp_path, capsys):
+  other = [{**row, 'source': 'chests'} for row in A]
+  a, b = write(tmp_path / 'a', [*A, *other]), write(tmp_path / 'b', B)
+  assert evaluate.main(['compare', a, b]) == 1
+  told = capsys.readouterr().err
+  assert 'lacks 4 cases' in told and told.endswith('what both have, by --sources=s\n')
+  more = rows(mandible=[(0.5, 1.0)] * 4)
+  with pytest.raises(score_files.ResultsError, match='by --sources and --classes$'):
+    compare.compare([*A, *other, *more], B)  # of neither dataset both have all classes
+  with pytest.raises(score_files.ResultsError, match="by --classes='left kidney,liver'$"):
+    common = {'left kidney': [(0.5, 1.0)], 'liver': [(0.5, 1.0)]}
+    compare.compare(rows(**common, spleen=[(0.5, 1.0)]), rows(**common))

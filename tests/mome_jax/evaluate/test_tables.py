@@ -34,6 +34,21 @@ def test_scores():
   assert '**–**' in tables.report(metrics.summarize([]), title='Nothing')
 
 
+def test_classes_of_few_scans_are_named_below_an_interval_that_they_narrow():
+  def of(liver, spleen):
+    counts = {'liver': liver, 'spleen': spleen}
+    rows = [
+      row(str(i), name, 0.5 + i / 20, 0.5, 4.0) for name, n in counts.items() for i in range(n)
+    ]
+    return tables.report(metrics.summarize(rows), title='').splitlines()[-1]
+
+  few = '**The interval of the mean over classes is too narrow**: few scans show spleen '
+  assert of(5, 1) == few + '(1). A class of one scan counts there as if it were certain.'
+  assert of(5, 4) == few + '(4).'
+  assert of(5, 5).startswith('| **mean over classes** |')
+  assert of(1, 1) == '| **mean over classes** | | **50.0** | **50.0** | |'  # no interval
+
+
 LESION = {'lesions': 2, 'found': 1, 'predicted': 3}
 TWO = [
   row('a', 'spleen', 0.9, 0.8, 4.0, source='msd_spleen'),

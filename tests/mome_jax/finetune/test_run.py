@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import jax
 import nibabel as nib
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 from etils import epath
 
+from input_pipeline import bricks
 from input_pipeline.prepare import prepare
 from mome_jax import checkpoint, shipped
+from mome_jax.checkpoint import training_cases
 from mome_jax.configs import finetune
-from mome_jax.evaluate import metrics
+from mome_jax.evaluate import metrics, score_checkpoint, score_files
 from mome_jax.finetune import command, run, verdict
 from mome_jax.training import config_flag
 
@@ -137,12 +140,64 @@ def test_the_start_is_compared_and_what_training_began_with_stays(data_dir, tmp_
   (tmp_path / 'start').mkdir()
   (tmp_path / 'start' / '_METADATA').write_text('the first parameters')
   scored = []
-  monkeypatch.setattr(run.evaluate, 'evaluate', lambda _, folder: scored.append(folder.name))
+  monkeypatch.setattr(run.evaluate, 'evaluate', lambda _, folder, **__: scored.append(folder.name))
   monkeypatch.setattr(run.score_files, 'read', lambda _: [])
   run._compare(config, epath.Path(tmp_path), str(shipped.MODEL))
   assert scored == [tmp_path.name, 'start_model']
   assert checkpoint.load_config(tmp_path / 'start_model').classes
   assert (tmp_path / 'start' / '_METADATA').read_text() == 'the first parameters'
+
+
+@pytest.fixture
+def compared(tmp_path, monkeypatch):
+  """A run fine-tuned on c00, which is held out as c02 too; it scores without a network."""
+  scans = folder_of(tmp_path / 'scans', 4)
+  twin = (scans / 'imagesTr/c00_0000.nii.gz').read_bytes()
+  (scans / 'imagesTr/c02_0000.nii.gz').write_bytes(twin)
+  declare(scans, missing_is='unlabelled', splits={'validation': ['c02', 'c03']})
+  prepare('nifti_folder', tmp_path / 'data', manual_dir=str(scans), name='mine',
+          spacing=(4, 4, 3), brick=16)  # fmt: skip
+  config = config_of(tmp_path / 'data')
+  config.evaluation.pictures = 0
+  place = epath.Path(tmp_path / 'run')
+  checkpoint.save_description(place, config)
+  store = bricks.open_bricks(str(tmp_path / 'data'), 'mine')
+  training_cases.note(place, [store], resumed=False, init=str(shipped.MODEL))
+
+  def segment(run, part, pictures):
+    empty = dict.fromkeys(metrics.METRICS, 0.5) | dict.fromkeys(('lesions', 'found', 'predicted'))
+    rows = [
+      {'source': case.source, 'case': case.name, 'split': case.split, 'class': 'larynx'} | empty
+      for case in part.read()
+    ]
+    return rows, []
+
+  of = types.SimpleNamespace
+  opened = of(members=(), step=1, segmenter=lambda *_: of(settings=of(rules=[])))
+  monkeypatch.setattr(score_checkpoint, 'open_model', lambda *_, **__: opened)
+  monkeypatch.setattr(score_checkpoint.router_maps, 'make_explainer', lambda *_: None)
+  monkeypatch.setattr(score_checkpoint._Evaluation, '_segment', segment)
+  return config, place
+
+
+def test_a_held_out_twin_of_a_training_scan_is_compared_on_neither_side(compared):
+  config, place = compared
+  result = run._compare(config, place, str(shipped.MODEL))
+  assert result.why_not == '' and result.mean.n == 1
+  for folder in (place, place / 'start_model'):
+    assert {row['case'] for row in score_files.read(folder)} == {'c03'}
+
+
+def test_a_comparison_that_fails_costs_no_model(compared, monkeypatch):
+  config, place = compared
+
+  def fail(*_):
+    raise score_files.ResultsError('start: lacks 1 cases of fine-tuned')
+
+  monkeypatch.setattr(verdict, 'judge', fail)
+  result = run._compare(config, place, str(shipped.MODEL))
+  assert result.lines() == ['NOT COMPARED with the start: start: lacks 1 cases of fine-tuned']
+  assert not result.keeps_start
 
 
 def test_what_got_worse_is_not_exported(tmp_path):

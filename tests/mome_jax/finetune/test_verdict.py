@@ -41,6 +41,17 @@ def test_a_loss_that_few_scans_do_not_tell_is_called_so():
   assert '(-5.0 [-20.0, +10.0]: 2 scans do not tell it from no change)' in result.lines()[-1]
 
 
+def test_a_loss_in_a_class_of_one_scan_is_in_doubt():
+  """Liver stays the same, and spleen, in one scan, falls: the interval is [-5, -5]."""
+  start, tuned = (rows(liver=(0.7, 0.7)) + rows(spleen=(dice, math.nan))[:1] for dice in (0.5, 0.4))
+  result = verdict.judge(start, tuned, ())
+  assert result.mean.high < 0
+  assert '(-5.0 [-5.0, -5.0], which takes spleen for certain: the one scan' in result.lines()[-1]
+  assert 'too narrow**: few scans show liver (2), spleen (1).' in result.lines()[0]
+  alone = verdict.judge(start[:1], rows(liver=(0.6, 0.7))[:1], ())
+  assert '(-10.0: one scan does not tell it from no change)' in alone.lines()[-1]
+
+
 def test_worse_with_a_new_class_is_exported_and_said():
   tuned = rows(liver=(0.5, 0.7), spleen=(0.9, 0.9))
   result = verdict.judge(rows(liver=(0.6, 0.8)), tuned, ('spleen',))

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -15,7 +16,9 @@ import pytest
 from etils import epath
 
 from input_pipeline import sources
+from input_pipeline.bricks import records
 from mome_jax import checkpoint
+from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo, paper_unet
 from mome_jax.evaluate import metrics, score_files
 from mome_jax.reproduce import command, families, stages, tables
@@ -53,7 +56,9 @@ def reproduce(*words):
 
 
 def test_from_three_downloads_to_the_tables(tmp_path):
+  """Beside a fourth that holds nothing, which is gone without."""
   broken = fabricate(tmp_path / 'downloads', ('lits', 'kits', 'msd_liver'))
+  (tmp_path / 'downloads/word').mkdir()
   asked = f'--downloads={tmp_path / "downloads"}', f'--work={tmp_path / "work"}'
   done = reproduce(*asked, '--status', *TINY)
   assert done.returncode == 0, done.stderr
@@ -61,20 +66,27 @@ def test_from_three_downloads_to_the_tables(tmp_path):
   assert re.search(r'without msd_lung: 63 scans .* nothing here labels lung tumor', done.stdout)
   assert re.search(r'next +check +left: lits, kits, msd_liver', done.stdout)
   done = reproduce(*asked, '--models=paper_unet', *TINY)
-  assert done.returncode == 1, done.stderr  # for one scan
+  assert done.returncode == 1, done.stderr  # for one scan, and a download
   assert done.stderr.count('left out: lits') == 1 and str(broken) in done.stderr
+  assert f'left out: word: {tmp_path}/downloads/word: no scan of word' in done.stderr
   work = tmp_path / 'work'
   groups = json.loads((work / 'groups.json').read_text())['groups']
   names = [sorted(name for name, _ in group['members']) for group in groups]
   assert names == [['lits', 'msd_liver']] * 5  # the sixth is the broken one
   text = (work / 'tables/README.md').read_text()
   assert '| lits | liver tumor |' in text and '| kits | kidney cyst |' in text
+  for split in ('validation', 'test'):  # each held-out scan is in one of the tables
+    part = text.partition(f'### Dice % on held-out {split} scans')[2].partition('###')[0]
+    for source in ('lits', 'kits', 'msd_liver'):
+      settings = json.loads((work / f'data/{source}/prepare.json').read_text())
+      number = settings['cases'].get(split, 0)
+      assert f'| {source} | {"right kidney" if source == "kits" else "liver"} | {number} |' in part
   assert '| word | liver | not here | – |' in text
   for source in ('lits', 'kits', 'msd_liver'):  # no patient is trained on and scored
     splits = json.loads((work / f'data/{source}/prepare.json').read_text())['cases']
     assert sum(splits.values()) == (5 if source == 'lits' else 6)
   done = reproduce(*asked, '--models=paper_unet', *TINY)
-  assert done.stderr.count('left out:') == 1, done.stderr  # nothing is asked for otherwise
+  assert done.stderr.count('left out:') == 2, done.stderr  # nothing is asked for otherwise
   done = reproduce(*asked, '--status', '--models=paper_unet', *TINY)
   assert 'next' not in done.stdout and done.stdout.count(' done') == 6
 
@@ -118,13 +130,26 @@ def _all_prompts():
 
 def prepared(plan, name, **cases):
   """A source as it counts: how many scans of which split were prepared."""
-  (plan.data_dir / name).mkdir(parents=True)
-  (plan.data_dir / name / 'prepare.json').write_text(json.dumps({'cases': cases}))
+  folder = plan.data_dir / name
+  folder.mkdir(parents=True, exist_ok=True)
+  settings = {'settings': {'version': records.VERSION}, 'cases': cases}
+  (folder / records.SETTINGS).write_text(json.dumps(settings))
+  listed = [
+    {
+      'source': name,
+      'name': f'{split}{number}',
+      'split': split,
+      'digest': f'{name} {split}{number}',
+    }
+    for split, count in cases.items()
+    for number in range(count)
+  ]
+  (folder / records.OUTCOMES).write_text(json.dumps(listed))
 
 
-def scored(folder, *names, step=None, case='a'):
+def scored(folder, *names, step=None, case='a', dice=0.5):
   """An evaluation of a scan of each of some datasets."""
-  row = {'split': '', 'class': 'liver', **dict.fromkeys(metrics.METRICS, 0.5)}
+  row = {'split': '', 'class': 'liver', **dict.fromkeys(metrics.METRICS, dice)}
   rows = [row | {'source': name, 'case': case} for name in names]
   score_files.write(folder, rows, title='t', origin={'step': step})
 
@@ -169,10 +194,47 @@ def test_a_split_that_was_not_scored_is_scored_again(plan):
   summary.write_text(summary.read_text()[:40])
   assert stages.to_score(plan) == ['m']
   assert tables.folders(place) == [place / 'evaluation']
+  scored(place / 'evaluation_test', 'chaos')
   prepared(plan, 'btcv', test=1)
-  left_out = {'left_out': [{'source': 'btcv', 'case': 'b', 'reason': 'same voxels'}]}
-  summary.write_text(json.dumps({'datasets': {'chaos': {}}, **left_out}))
+  assert stages.to_score(plan) == ['m']
+  known = training_cases.TrainingCases(frozenset({('lits', 'x', 'btcv test0')}))
+  training_cases.write(epath.Path(place), known)
   assert stages.to_score(plan) == []  # there is no more to score
+
+
+def test_a_trained_model_scores_the_test_scans_too(plan, monkeypatch):
+  programs = []
+  monkeypatch.setattr(stages, '_program', lambda *words: programs.append(words))
+  prepared(plan, 'lits', train=3, validation=1, test=2)
+  stages.train(plan)
+  assert '--config.evaluation.split=all' in programs.pop()
+  scored(plan.run('m') / 'evaluation', 'lits', step=2)  # elsewhere, or killed between the splits
+  assert stages.to_train(plan) == ['m']
+  assert stages.train(plan) == []
+  assert programs[0][:3] == ('mome_jax.main', '--mode=evaluate', f'--workdir={plan.run("m")}')
+  assert programs[0][-2:] == ("--config.data.sources=('lits',)", '--config.evaluation.split=all')
+  scored(plan.run('m') / 'evaluation_test', 'lits', step=1)
+  assert stages.to_train(plan) == ['m']  # of an earlier step
+  scored(plan.run('m') / 'evaluation_test', 'lits', step=2)
+  assert stages.to_train(plan) == []
+
+
+def test_each_split_has_tables_and_a_comparison_of_its_own(tmp_path):
+  models = {}
+  for model, dice in (('a', 0.5), ('b', 0.6)):
+    models[model] = tmp_path / model
+    scored(models[model] / 'evaluation', 'lits', dice=dice)
+    scored(models[model] / 'evaluation_test', 'lits', 'chaos', case='t', dice=dice + 0.3)
+  text = tables.write(tmp_path / 'tables', models, {}, (('lits', 'chaos'), ()), ('liver',))
+  validation, test = text.split('### Dice % on held-out validation scans')[1].split(
+    '### Dice % on held-out test scans'
+  )
+  assert '| lits | liver | 1 | 50.0 | 60.0 |' in validation
+  assert '| chaos | liver | 0 | – | – |' in validation
+  assert '| lits | liver | 1 | 80.0 | 90.0 |' in test and '| chaos | liver | 1 | 80.0 |' in test
+  assert '## Comparison on held-out validation scans' in text
+  of_test = text.split('## Comparison on held-out test scans')[1]
+  assert '| a | 80.0 [80.0, 80.0] |' in of_test and '+10.0 [+10.0, +10.0]' in of_test
 
 
 def test_other_values_than_those_of_a_trained_model_are_told(plan):
@@ -229,7 +291,7 @@ def test_scores_of_other_prompts_are_no_evaluation_of_the_benchmark(tmp_path):
     ('best', 5, 15, 10, True),
   ],
 )
-def test_when_a_model_is_scored(checkpoint, patience, newest, scored, is_done, tmp_path):
+def test_when_a_model_has_ended(checkpoint, patience, newest, scored, is_done, tmp_path):
   config = {'train': {'steps': 20}, 'validation': {'patience': patience}}
   config |= {'evaluation': {'checkpoint': checkpoint}}
   (tmp_path / 'config.json').write_text(json.dumps(config))
@@ -237,12 +299,34 @@ def test_when_a_model_is_scored(checkpoint, patience, newest, scored, is_done, t
     (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
   (tmp_path / 'evaluation').mkdir()
   (tmp_path / 'evaluation/summary.json').write_text(json.dumps({'step': scored}))
-  assert stages._is_scored(tmp_path) == is_done
+  assert stages._has_ended(tmp_path) == is_done
   (tmp_path / 'evaluation').rename(tmp_path / 'evaluation_test')  # no scan is for validation
-  assert stages._is_scored(tmp_path) == is_done
+  assert stages._has_ended(tmp_path) == is_done
   (tmp_path / 'evaluation_test').rename(tmp_path / 'evaluation')
   (tmp_path / 'evaluation/summary.json').write_text('{"step": 20, "mean_d')
-  assert not stages._is_scored(tmp_path)
+  assert not stages._has_ended(tmp_path)
+
+
+def test_a_download_that_cannot_be_used_costs_only_itself(tmp_path, monkeypatch, capsys):
+  root = tmp_path / 'downloads'
+  fabricate(root, ('lits', 'chaos'), count=2)
+  (root / 'word').mkdir()  # nothing in it
+  shutil.copytree(root / 'chaos', tmp_path / 'again')
+  (tmp_path / 'again').rename(root / 'chaos/again')  # unpacked twice
+  words = [f'--downloads={root}', f'--work={tmp_path / "work"}', '--status']
+  assert command.main(words) == 0
+  shown = capsys.readouterr().out
+  assert '1 of 18 downloads are here' in shown
+  assert f'  left out: word: {root}/word: no scan of word with its labels' in shown
+  assert '  left out: chaos: chaos: two cases are called' in shown
+  assert 'without word: 120 scans' in shown and re.search(r'next +check +left: lits\n', shown)
+  nothing = stages.Stage('check', '', lambda plan: [], lambda plan: [])
+  monkeypatch.setattr(command, 'STAGES', [nothing])
+  assert command.main(words[:-1]) == 1
+  assert capsys.readouterr().err.count('left out: ') == 2
+  (root / 'lits').rename(tmp_path / 'elsewhere')
+  assert command.main(words) == 1
+  assert 'chaos, word cannot be used, for the reasons above' in capsys.readouterr().err
 
 
 def test_a_comparison_that_is_interrupted_is_not_done(tmp_path, monkeypatch):
@@ -287,6 +371,7 @@ def test_every_class_of_the_experiment_is_labelled_by_the_ten_families():
     (['--download=lits=.', '--vectors=nowhere.npz'], 'no such file; mome embed makes one'),
     (['--download=lits=.', '--config.train.stepz=3'], 'train.steps'),
     (['--download=lits=.', '--config.evaluation.prompts=held_out'], 'score with others afterwards'),
+    (['--download=lits=.', '--config.evaluation.split=test'], 'the tables are of every split'),
     (['--download=lits=.', f'--models={demo.__file__}'], 'the run would be called by its path'),
   ],
 )
