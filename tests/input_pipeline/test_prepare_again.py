@@ -255,3 +255,81 @@ def test_a_damaged_shard_is_named_and_no_case_takes_the_records_of_another(
   assert stored(tmp_path) == before | {
     'c': (int(added.sum()), {0, code('liver'), code('spleen')}, 'train')
   }
+
+
+def remove_case(folder, name):
+  for kind in ('images', 'labels'):
+    (folder / f'{kind}Tr' / f'{name}.nii.gz').unlink()
+
+
+AGAIN = r'index\.npz: prepared again since this run began; give the same command again'
+
+
+def test_no_brick_is_read_as_that_of_another_patient(tmp_path, folder, run, monkeypatch):
+  """A training has opened the index, and a shard only where it read of it."""
+  monkeypatch.setattr(shards, '_SHARD_BYTES', 1)  # each case has one
+  run()
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  assert [case.name for case in store.cases] == ['a', 'b']
+  store.read(0)
+  remove_case(folder, 'a')
+  write_case(folder, 'c', 7)
+  run()  # the second shard is of c now
+  with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+    store.read(1)
+  for look in (store.digest, lambda: store.class_voxels(['liver']), lambda: store.tells_outside):
+    with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+      look()
+
+
+def test_what_is_known_of_a_case_counts_for_its_bricks(tmp_path, folder, run):
+  """What was labelled is unlabelled now: a run that goes on would train it as background."""
+  run()
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  write_index(folder, supervised=['liver'])
+  run()
+  with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+    store.read(0)
+
+
+def test_a_shard_that_is_gone_is_no_damage_where_it_was_prepared_again(
+  tmp_path, folder, run, monkeypatch
+):
+  monkeypatch.setattr(shards, '_SHARD_BYTES', 1)
+  run()
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  write_case(folder, 'c', 7)
+  run()  # its shards are those of 3 now, by their names
+  with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+    store.read(0)
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  shutil.rmtree(tmp_path / 'data' / 'nifti_folder')  # as while a bucket is written
+  with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+    store.read(0)
+
+
+def test_bricks_of_another_case_are_damage_where_nothing_was_prepared(
+  tmp_path, folder, run, monkeypatch
+):
+  monkeypatch.setattr(shards, '_SHARD_BYTES', 1)
+  run()
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  place = tmp_path / 'data' / 'nifti_folder' / 'bricks' / bricks.VERSION
+  first, second = sorted(place.glob('*.array_record-*'))
+  shutil.copy(second, first)
+  with pytest.raises(bricks.NotPreparedError, match=r"damaged.*it holds a brick of .*'b'"):
+    store.read(0)
+
+
+@pytest.mark.parametrize('change', ['another', 'its voxels', 'gone'])
+def test_no_scan_is_scored_as_another(tmp_path, folder, run, change):
+  run()
+  volumes = bricks.open_volumes(tmp_path / 'data', 'nifti_folder')
+  if change == 'its voxels':
+    write_case(folder, 'v', 9)
+  else:
+    write_index(folder, splits={'validation': ['a']} if change == 'another' else {'test': ['v']})
+  run()
+  message = r'cases\.json: prepared again since this run began'
+  with pytest.raises(bricks.NotPreparedError, match=message):
+    volumes[0]
