@@ -38,7 +38,12 @@ def stage_folder(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
     for leftover in entries(folder):  # of a run that was killed
       if leftover.name != CASES:
         leftover.rmtree()
-    yield folder
+    try:
+      yield folder
+    except BaseException:
+      if not entries(folder):
+        remove(folder)
+      raise
     remove(folder)
 
 

@@ -44,13 +44,13 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, folder):
-  """run(manual_dir, overwrite) -> the changes it reports."""
+  """run(manual_dir, spacing=, folds=, overwrite=) -> the changes it reports."""
 
-  def call(manual_dir=folder, overwrite=False):
+  def call(manual_dir=folder, **options):
+    options = {'spacing': (4, 4, 4), 'brick': 8} | options
     report = prepare.prepare(
-      'nifti_folder', tmp_path / 'data', manual_dir=str(manual_dir), spacing=(4, 4, 4), brick=8,
-      overwrite=overwrite,
-    )  # fmt: skip
+      'nifti_folder', tmp_path / 'data', manual_dir=str(manual_dir), **options
+    )
     assert not report['skipped']
     return {what: number for what, number in report['changes'].items() if number}
 
@@ -333,3 +333,40 @@ def test_no_scan_is_scored_as_another(tmp_path, folder, run, change):
   message = r'cases\.json: prepared again since this run began'
   with pytest.raises(bricks.NotPreparedError, match=message):
     volumes[0]
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+  """meanwhile(run, ...): another process prepares while the next one lists its cases."""
+
+  def call(run, **options):
+    list_cases = prepare._list_cases
+
+    def wait(*args):
+      monkeypatch.setattr(prepare, '_list_cases', list_cases)
+      run(**options)
+      return list_cases(*args)
+
+    monkeypatch.setattr(prepare, '_list_cases', wait)
+
+  return call
+
+
+def test_what_another_process_prepared_meanwhile_is_not_replaced(tmp_path, run, meanwhile):
+  meanwhile(run, spacing=(8, 8, 8))
+  with pytest.raises(prepare.PrepareError, match=r'prepared with spacing \[8.0, 8.0, 8.0\], not '):
+    run()
+  assert bricks.open_bricks(tmp_path / 'data', 'nifti_folder').spacing == (8, 8, 8)
+  assert [path.name for path in (tmp_path / 'data').iterdir()] == ['nifti_folder']
+  meanwhile(run, spacing=(8, 8, 8))
+  assert run(overwrite=True) == {'replaced': 3}
+  assert bricks.open_bricks(tmp_path / 'data', 'nifti_folder').spacing == (4, 4, 4)
+
+
+def test_what_another_process_prepared_meanwhile_is_taken_over(tmp_path, folder, run, meanwhile):
+  meanwhile(run, folds=True)
+  assert run() == {'kept': 6}
+  write_case(folder, 'c', 7)
+  meanwhile(lambda: (write_case(folder, 'd', 8), run()))
+  assert run() == {'kept': 10}  # each twice
+  assert len(bricks.pool_cases(tmp_path / 'data', 'nifti_folder')) == 5
