@@ -71,7 +71,8 @@ def prepare(
     data_dir: of all prepared sources, may be gs://; created where missing.
     manual_dir: folder the user downloaded, for sources that need one.
     name: of the prepared source; by default that of the source.
-    groups: file of `patient_groups`; the cases of a group go to one split.
+    groups: file of `patient_groups`; the cases of a group go to one split, which is held out as
+      much as that of the group or what was drawn for any of them before.
     spacing: (3,) mm of the bricks.
     brick: edge of the bricks, voxels.
     limit: at most so many cases of each split; None is all.
@@ -106,12 +107,13 @@ def prepare(
   earlier = prepared.read(folder)
   if not overwrite:
     earlier.check(settings, groups)
-  cases, digest, patients = _list_cases(declared, source, manual_dir, groups)
+  cases, same, patients = _list_cases(declared, source, manual_dir, groups)
   start = time.monotonic()
   origin = repr((source, _absolute(manual_dir), list(template.additions())))
   conversion = writer.Conversion(mm, brick, origin)
-  asked = request.Request(settings, conversion, cases, patients, groups, folds, overwrite)
+  asked = request.Request(settings, conversion, cases, patients, same, folds, overwrite)
   plan = asked.plan(earlier)
+  _tell(plan.notes)
   if plan.is_current:
     return plan.unchanged()
   if earlier.settings is None:
@@ -123,6 +125,7 @@ def prepare(
     latest = prepared.read(folder)
     if latest != earlier:  # another process wrote it while the cases were listed
       plan = asked.plan(latest)
+      _tell(plan.notes)
       if plan.is_current:
         return plan.unchanged()
     staged = place / staging.CASES
@@ -131,7 +134,7 @@ def prepare(
     report = _report(place / declared.name, written, plan) | {
       'settings': settings,
       'new_classes': list(template.additions()),
-      'groups': digest,
+      'groups': same.digest if same else None,
       'manual_dir': _absolute(manual_dir),
       'groups_file': _absolute(groups),
       'patients': patients,
@@ -175,34 +178,32 @@ def _absolute(path: str | None) -> str | None:
 
 def _list_cases(
   declared: sources.Source, source: str, manual_dir: str | None, path: str | None
-) -> tuple[list[sources.Case], str | None, list[list[str]]]:
-  """The cases of a source under the name it is prepared by, and what the file of groups says.
+) -> tuple[list[sources.Case], patient_groups.Groups | None, list[list[str]]]:
+  """The cases of a source, and what the file of groups says.
 
   Returns:
-    The cases, the digest of the groups, and source, name and patient of each case in a group or
-    whose source says it.
+    The cases, the groups, and source, name and patient of each case in a group or whose source says
+    it, under the name that the source is prepared by.
   """
   cases, notes = declared.listed(manual_dir)
+  _tell(notes)
+  identity.check_names(cases)
+  groups, patients = None, {}
+  if path is not None:
+    groups = patient_groups.read(path)
+    groups.check_current(cases, f'--download={source}={manual_dir}')
+    patients = patient_groups.patients(groups.groups)
+  known = []
+  for case in cases:
+    key, name = (case.source, case.name), declared.name if case.source == source else case.source
+    if case.patient or key in patients:
+      known.append([name, case.name, patients.get(key, f'{name}/{case.patient}')])
+  return cases, groups, known
+
+
+def _tell(notes: Sequence[str]) -> None:
   for note in notes:
     print(f'note: {note}', file=sys.stderr)
-  identity.check_names(cases)
-  digest, patients = None, {}
-  if path is not None:
-    same = patient_groups.read(path)
-    same.check_current(cases, f'--download={source}={manual_dir}')
-    cases, digest = patient_groups.keep_together(cases, same.groups), same.digest
-    patients = patient_groups.patients(same.groups)
-  # Sampling balances over the sources of cases.
-  named = [
-    dataclasses.replace(case, source=declared.name) if case.source == source else case
-    for case in cases
-  ]
-  known = [
-    [new.source, new.name, patients.get((case.source, case.name), f'{new.source}/{new.patient}')]
-    for case, new in zip(cases, named, strict=True)
-    if new.patient or (case.source, case.name) in patients
-  ]
-  return named, digest, known
 
 
 def _stage(

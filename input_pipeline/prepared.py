@@ -6,8 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import bricks
-from input_pipeline.bricks import writer
+from input_pipeline import bricks, patient_groups
+from input_pipeline.bricks import Key, writer
 from input_pipeline.errors import UserError
 
 
@@ -23,8 +23,13 @@ class Earlier:
   settings: dict | None
   outcomes: Sequence[writer.Outcome]
 
-  def check(self, settings: Mapping[str, Any], groups: str | None) -> None:
-    """PrepareError if what is prepared was asked for otherwise; it names what differs."""
+  def check(self, settings: Mapping[str, Any], groups: object) -> None:
+    """PrepareError if what is prepared was asked for otherwise; it names what differs.
+
+    Args:
+      settings: that are asked for now.
+      groups: None where none are.
+    """
     if self.settings is None:
       return
     known = self.settings['settings']
@@ -46,6 +51,19 @@ class Earlier:
     splits = {outcome.name: outcome.split for outcome in self.outcomes}
     splits |= {name: split for _, name, split in (self.settings or {}).get('assigned', ())}
     return splits | (self.settings or {}).get('drawn', {})
+
+  def drawn_elsewhere(self) -> dict[Key, str]:
+    """(source, case) -> split that is held out most, of what was drawn for sources beside it."""
+    most: dict[Key, str] = {}
+    for name in bricks.prepared_sources(self.folder.parent):
+      report = bricks.read_settings(self.folder.parent, name)
+      if report is None or name == self.folder.name:
+        continue
+      source = report['settings'].get('source', name)
+      for case, split in report.get('drawn', {}).items():
+        splits = split, most.get((source, case), split)
+        most[source, case] = max(splits, key=patient_groups.HELD_OUT.index)
+    return most
 
   def is_current(self, keys: Sequence[str], patients: Sequence[Sequence[str]]) -> bool:
     """Whether it holds just these cases of these patients, and none was skipped."""

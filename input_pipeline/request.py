@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from input_pipeline import sources
+from input_pipeline import patient_groups, sources
 from input_pipeline.bricks import records, writer
 from input_pipeline.prepared import Earlier
 from input_pipeline.sources import splits
@@ -20,6 +20,7 @@ class Plan:
     keys: of `writer.Conversion`, of each of them.
     new_draws: name -> split of those whose split is a draw.
     assigned: source, case and split of each that is there twice; None without folds.
+    notes: of what became of groups, for people.
     is_current: whether all of this is prepared.
   """
 
@@ -28,6 +29,7 @@ class Plan:
   keys: Sequence[str]
   new_draws: Mapping[str, str]
   assigned: Sequence[tuple[str, str, str]] | None
+  notes: Sequence[str]
   is_current: bool
 
   def unchanged(self) -> dict[str, Any]:
@@ -43,9 +45,9 @@ class Request:
   Attributes:
     settings: what must be the same where prepared cases are taken over.
     conversion: how cases are converted.
-    cases: as the source lists them, under the name it is prepared by.
+    cases: as the source lists them.
     patients: source, name and patient of each case in a group or whose source says it.
-    groups: file of `patient_groups`.
+    groups: of the same patient, None for none.
     folds: see `prepare.prepare`.
     overwrite: see there.
   """
@@ -54,7 +56,7 @@ class Request:
   conversion: writer.Conversion
   cases: Sequence[sources.Case]
   patients: Sequence[Sequence[str]]
-  groups: str | None
+  groups: patient_groups.Groups | None
   folds: bool
   overwrite: bool
 
@@ -62,7 +64,10 @@ class Request:
     """What it comes to; PrepareError if what is prepared was asked for otherwise."""
     if not self.overwrite:
       earlier.check(self.settings, self.groups)
-    cases = splits.keep(self.cases, earlier.drawn())
+    cases, notes = self._split(earlier)
+    # Sampling balances over the sources of cases.
+    source, name = self.settings['source'], earlier.folder.name
+    cases = [dataclasses.replace(c, source=name) if c.source == source else c for c in cases]
     cases = _first_of_each_split(cases, self.settings['limit'])
     new_draws = {case.name: case.split for case in cases if case.drawn}
     assigned = None
@@ -70,7 +75,18 @@ class Request:
       cases, assigned = _both_ways(cases)
     keys = [self.conversion.key(case) for case in cases]
     is_current = not self.overwrite and earlier.is_current(keys, self.patients)
-    return Plan(earlier, cases, keys, new_draws, assigned, is_current)
+    return Plan(earlier, cases, keys, new_draws, assigned, notes, is_current)
+
+  def _split(self, earlier: Earlier) -> tuple[list[sources.Case], list[str]]:
+    """The cases in the splits that they keep or get, and what is to be told of that."""
+    drawn = earlier.drawn()
+    cases = splits.keep(self.cases, drawn)
+    if self.groups is None:
+      return cases, []
+    before = {(c.source, c.name): drawn[c.name] for c in cases if c.drawn and c.name in drawn}
+    elsewhere = earlier.drawn_elsewhere()
+    cases, notes = patient_groups.keep_together(cases, self.groups.groups, elsewhere | before)
+    return cases, [f'{self.groups.path}: {note}' for note in notes]
 
 
 def _first_of_each_split(cases: Sequence[sources.Case], limit: int | None) -> list[sources.Case]:
