@@ -104,6 +104,7 @@ def prepare(
   mm = cutting.triple([float(number) for number in spacing])
   folder = epath.Path(data_dir) / declared.name
   settings = _settings(source, mm, brick, limit)
+  staging.recover(folder.parent, folder.name)
   earlier = prepared.read(folder)
   if not overwrite:
     earlier.check(settings, groups)
@@ -142,7 +143,7 @@ def prepare(
     }
     text = json.dumps(report, indent=2) + '\n'
     (place / declared.name / bricks.SETTINGS).write_text(text, encoding='utf-8')
-    staging.publish(place / declared.name, folder, place / 'replaced')
+    staging.publish(place, folder)
   return report | {'changes': request.changes(plan.earlier.outcomes, writer.read_outcomes(folder))}
 
 

@@ -8,10 +8,11 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from etils import epath
 
 from input_pipeline import bricks, prepare
 from input_pipeline.anatomy import TEMPLATE
-from input_pipeline.bricks import shards, writer
+from input_pipeline.bricks import shards, staging, writer
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 LABELS = {'background': 0, 'liver': 1, 'spleen': 2}
@@ -370,3 +371,41 @@ def test_what_another_process_prepared_meanwhile_is_taken_over(tmp_path, folder,
   meanwhile(lambda: (write_case(folder, 'd', 8), run()))
   assert run() == {'kept': 10}  # each twice
   assert len(bricks.pool_cases(tmp_path / 'data', 'nifti_folder')) == 5
+
+
+def test_a_kill_while_one_source_takes_the_place_of_another_costs_no_fold_and_no_draw(
+  tmp_path, folder, run, monkeypatch
+):
+  write_index(folder, splits={})
+  run(folds=True)
+  report = bricks.read_settings(tmp_path / 'data', 'nifti_folder')
+  write_case(folder, 'c', 7)
+  replace = os.replace
+
+  def killed(source, target):
+    if os.fspath(target) == os.fspath(tmp_path / 'data' / 'nifti_folder'):
+      raise KeyboardInterrupt
+    replace(source, target)
+
+  monkeypatch.setattr(os, 'replace', killed)
+  with pytest.raises(KeyboardInterrupt):
+    run()
+  monkeypatch.setattr(os, 'replace', replace)
+  assert [path.name for path in (tmp_path / 'data').iterdir()] == ['.nifti_folder.incomplete']
+  with staging.stage_folder(epath.Path(tmp_path / 'data'), 'nifti_folder'):
+    assert bricks.read_settings(tmp_path / 'data', 'nifti_folder') == report
+  assert run() == {'added': 2, 'kept': 6}
+  now = bricks.read_settings(tmp_path / 'data', 'nifti_folder')
+  assert report['drawn'].items() < now['drawn'].items()
+  assert len(now['assigned']) == 4
+
+
+def test_a_source_that_was_removed_does_not_come_back(tmp_path, run):
+  """Of a run that was killed after its source was in its place, the earlier one may be left."""
+  run()
+  place = tmp_path / 'data' / '.nifti_folder.incomplete'
+  place.mkdir()
+  (tmp_path / 'data' / 'nifti_folder').rename(place / 'replaced')
+  staging.recover(epath.Path(tmp_path / 'data'), 'nifti_folder')
+  assert bricks.read_settings(tmp_path / 'data', 'nifti_folder') is None
+  assert run() == {'added': 3}
