@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from input_pipeline import cli, errors, patient_groups, progress, sources, text_files
 from input_pipeline.bricks import identity
 
-_HELD_OUT = ('train', 'validation', 'test')
-
 
 def _parse_download(text: str) -> tuple[str, str]:
   source, equals, folder = text.partition('=')
@@ -93,7 +91,10 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
       unread.append((case.source, case.name))
   splits = {(case.source, case.name): case.split for case in cases}
   groups = [
-    {'split': max((splits[key] for key in keys), key=_HELD_OUT.index), 'members': keys}
+    {
+      'split': max((splits[key] for key in keys), key=patient_groups.HELD_OUT.index),
+      'members': keys,
+    }
     for keys in patient_groups.join([*find_groups(prints), *known])
   ]
   patient_groups.write(output, groups, cases, unread)

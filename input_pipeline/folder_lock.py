@@ -18,7 +18,7 @@ def sole(folder: os.PathLike, refusal: Exception) -> Iterator[None]:
 
   Args:
     folder: existing.
-    refusal: raised where another process has it.
+    refusal: raised where another process has it, or just had and removed it.
   """
   if is_in_bucket(folder):
     yield
@@ -30,6 +30,8 @@ def sole(folder: os.PathLike, refusal: Exception) -> Iterator[None]:
       raise refusal from None
     except OSError:  # this file system has no locks
       pass
+    if not _is_at(handle, folder):  # a lock of what is gone keeps nobody out
+      raise refusal
     yield
 
 
@@ -51,3 +53,10 @@ def _opened(folder: os.PathLike) -> Iterator[int]:
     with contextlib.suppress(OSError):  # closing is not enough while a forked worker has it open
       fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
+
+
+def _is_at(handle: int, folder: os.PathLike) -> bool:
+  try:
+    return os.path.samestat(os.fstat(handle), os.stat(folder))
+  except FileNotFoundError:
+    return False

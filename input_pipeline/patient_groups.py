@@ -20,6 +20,7 @@ from input_pipeline.errors import UserError
 # a volume lie at different places of its slices, and not all in the margin of air.
 _PARTS = tuple(n * 0.618034 % 1 for n in range(12))
 _PART_BYTES = 1024
+HELD_OUT = ('train', 'validation', 'test')  # from the least to the most
 
 
 class GroupsError(UserError):
@@ -107,6 +108,8 @@ def read(path: str) -> Groups:
   try:
     content = text_files.read_json(path)
     groups = [{'split': g['split'], 'members': g['members']} for g in content['groups']]
+    for group in groups:
+      HELD_OUT.index(group['split'])
     listed = content.get('scans')
     scans = None
     if listed is not None:
@@ -164,20 +167,54 @@ def declared(cases: Iterable[sources.Case]) -> list[list[tuple[str, str]]]:
   return [keys for keys in patients.values() if len(keys) > 1]
 
 
-def keep_together(cases: Iterable[sources.Case], groups: Iterable[Mapping]) -> list[sources.Case]:
+def keep_together(
+  cases: Sequence[sources.Case],
+  groups: Iterable[Mapping],
+  drawn: Mapping[tuple[str, str], str] | None = None,
+) -> tuple[list[sources.Case], list[str]]:
   """Moves the cases of a group to the split that is held out most in the group.
+
+  That is of the split in the file, which was drawn for the scans of that day, those of the cases,
+  and what was drawn for members before: so what is held out stays so.
 
   Args:
     cases: of any sources.
     groups: as of `Groups`.
+    drawn: (source, case) -> split of members, whatever their source, that were drawn before.
+
+  Returns:
+    The cases, and what is to be told of groups and cases that moved.
   """
-  split = {tuple(key): group['split'] for group in groups for key in group['members']}
-  return [
-    dataclasses.replace(case, split=split[case.source, case.name], drawn=False)
-    if (case.source, case.name) in split
-    else case
+  drawn = drawn or {}
+  now = {(case.source, case.name): case.split for case in cases}
+  of_group: dict[tuple[str, str], str] = {}
+  kept = []
+  for group in groups:
+    keys = [tuple(key) for key in group['members']]
+    known = [(splits[key], key) for splits in (now, drawn) for key in keys if key in splits]
+    split = max([group['split'], *(split for split, _ in known)], key=HELD_OUT.index)
+    of_group |= dict.fromkeys(keys, split)
+    if split != group['split']:
+      first = '/'.join(dict(reversed(known))[split])
+      kept.append(f'{first} ({split}, not {group["split"]})')
+  moved = [
+    f'{"/".join(key)} ({drawn[key]}, now {of_group[key]})'
+    for key in ((case.source, case.name) for case in cases)
+    if key in of_group and drawn.get(key, of_group[key]) != of_group[key]
+  ]
+  notes = []
+  if kept:
+    notes.append(f'groups that are held out more than when they were found: {errors.few(kept)}')
+  if moved:
+    notes.append(
+      f'drawn before for another split than that of their group: {errors.few(moved)}; models that '
+      'were trained before may have learned from what is held out now'
+    )
+  together = [
+    dataclasses.replace(case, split=of_group.get((case.source, case.name), case.split))
     for case in cases
   ]
+  return together, notes
 
 
 def patients(groups: Iterable[Mapping]) -> dict[tuple[str, str], str]:

@@ -23,20 +23,26 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
 
-from input_pipeline import bricks, check, cli, disk_space, errors, patient_groups, progress, sources
+from input_pipeline import (
+  bricks,
+  check,
+  cli,
+  disk_space,
+  errors,
+  patient_groups,
+  prepared,
+  progress,
+  request,
+  sources,
+)
 from input_pipeline.bricks import cutting, identity, records, staging, writer
 from input_pipeline.buckets import is_in_bucket
-from input_pipeline.errors import UserError
-from input_pipeline.sources import splits
-
-
-class PrepareError(UserError):
-  """What was asked for cannot be done; the message names the fix."""
+from input_pipeline.prepared import PrepareError
 
 
 def prepare(
@@ -65,7 +71,8 @@ def prepare(
     data_dir: of all prepared sources, may be gs://; created where missing.
     manual_dir: folder the user downloaded, for sources that need one.
     name: of the prepared source; by default that of the source.
-    groups: file of `patient_groups`; the cases of a group go to one split.
+    groups: file of `patient_groups`; the cases of a group go to one split, which is held out as
+      much as that of the group or what was drawn for any of them before.
     spacing: (3,) mm of the bricks.
     brick: edge of the bricks, voxels.
     limit: at most so many cases of each split; None is all.
@@ -95,48 +102,49 @@ def prepare(
     declared, name=name or source, licence=terms['licence'], citation=terms['citation']
   )
   mm = cutting.triple([float(number) for number in spacing])
+  folder = epath.Path(data_dir) / declared.name
   settings = _settings(source, mm, brick, limit)
-  earlier = _read_earlier(epath.Path(data_dir) / declared.name)
+  staging.recover(folder.parent, folder.name)
+  earlier = prepared.read(folder)
   if not overwrite:
     earlier.check(settings, groups)
-  cases, digest, patients = _list_cases(declared, source, manual_dir, groups)
-  drawn = earlier.drawn()
-  cases = _first_of_each_split(splits.keep(cases, drawn), limit)
-  new_draws = {case.name: case.split for case in cases if case.drawn}
-  folds = folds or bool((earlier.settings or {}).get('assigned')) and not overwrite
-  cases, assigned = _both_ways(cases) if folds else (cases, [])
+  cases, same, patients = _list_cases(declared, source, manual_dir, groups)
   start = time.monotonic()
   origin = repr((source, _absolute(manual_dir), list(template.additions())))
   conversion = writer.Conversion(mm, brick, origin)
-  keys = [conversion.key(case) for case in cases]
-  if not overwrite and earlier.settings and earlier.is_current(keys, patients):
-    return earlier.settings | {'changes': _changes(earlier.outcomes, earlier.outcomes)}
+  asked = request.Request(settings, conversion, cases, patients, same, folds, overwrite)
+  plan = asked.plan(earlier)
+  _tell(plan.notes)
+  if plan.is_current:
+    return plan.unchanged()
   if earlier.settings is None:
-    print(check_disk(cases, data_dir, declared.name, mm, f'the scans of {source}'))
+    print(check_disk(plan.cases, data_dir, declared.name, mm, f'the scans of {source}'))
   run = _run_here if beam is None else functools.partial(_run_beam, flags=beam)
   # Whatever is wrong with a case is its outcome: what the disk refuses in here is a write.
   writing = errors.writing(data_dir, PrepareError)
   with writing, staging.stage_folder(epath.Path(data_dir), declared.name) as place:
-    staged, folder = place / staging.CASES, place / declared.name
-    finished = None if overwrite else earlier.folder
-    outcomes = _stage(cases, keys, staged, conversion, finished, run)
-    written = writer.gather(declared, outcomes, staged, folder, conversion)
-    for name, _ in written.skipped:  # whose scan it is, it may only say once it can be read
-      new_draws.pop(name, None)
-    report = _report(folder, written) | {
+    latest = prepared.read(folder)
+    if latest != earlier:  # another process wrote it while the cases were listed
+      plan = asked.plan(latest)
+      _tell(plan.notes)
+      if plan.is_current:
+        return plan.unchanged()
+    staged = place / staging.CASES
+    outcomes = _stage(plan, staged, asked, run)
+    written = writer.gather(declared, outcomes, staged, place / declared.name, conversion)
+    report = _report(place / declared.name, written, plan) | {
       'settings': settings,
       'new_classes': list(template.additions()),
-      'groups': digest,
+      'groups': same.digest if same else None,
       'manual_dir': _absolute(manual_dir),
       'groups_file': _absolute(groups),
       'patients': patients,
-      'drawn': drawn | new_draws,
-      **({'assigned': assigned} if folds else {}),
       'seconds': round(time.monotonic() - start, 1),
     }
-    (folder / bricks.SETTINGS).write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
-    staging.publish(folder, earlier.folder, place / 'replaced')
-  return report | {'changes': _changes(earlier.outcomes, writer.read_outcomes(earlier.folder))}
+    text = json.dumps(report, indent=2) + '\n'
+    (place / declared.name / bricks.SETTINGS).write_text(text, encoding='utf-8')
+    staging.publish(place, folder)
+  return report | {'changes': request.changes(plan.earlier.outcomes, writer.read_outcomes(folder))}
 
 
 def check_disk(
@@ -169,140 +177,44 @@ def _absolute(path: str | None) -> str | None:
   return os.path.abspath(path) if path else path
 
 
-@dataclasses.dataclass(frozen=True)
-class _Earlier:
-  """What is prepared already: its folder, its settings (None if nothing is), what came of cases."""
-
-  folder: epath.Path
-  settings: dict | None
-  outcomes: Sequence[writer.Outcome]
-
-  def check(self, settings: Mapping[str, Any], groups: str | None) -> None:
-    """PrepareError if what is prepared was asked for otherwise; it names what differs."""
-    if self.settings is None:
-      return
-    known = self.settings['settings']
-    # Before 1.1.0 the source was not noted.
-    differ = [field for field in settings if known.get(field, settings[field]) != settings[field]]
-    if differ:
-      shown = ', '.join(f'{field} {known[field]}, not {settings[field]}' for field in differ)
-      raise PrepareError(
-        f'{self.folder}: prepared with {shown}; pass --overwrite to replace it, or another '
-        '--data_dir or --name'
-      )
-    if self.settings.get('groups') and groups is None:
-      raise PrepareError(
-        f'{self.folder}: prepared with --groups; pass the file again, or --overwrite to do without'
-      )
-
-  def drawn(self) -> dict[str, str]:
-    """Case -> split, of every case that ever was in one."""
-    splits = {outcome.name: outcome.split for outcome in self.outcomes}
-    splits |= {name: split for _, name, split in (self.settings or {}).get('assigned', ())}
-    return splits | (self.settings or {}).get('drawn', {})
-
-  def is_current(self, keys: Sequence[str], patients: Sequence[Sequence[str]]) -> bool:
-    """Whether it holds just these cases of these patients, and none was skipped."""
-    if self.settings is None or self.settings['skipped']:
-      return False
-    if self.settings.get('patients', []) != patients:
-      return False
-    return list(keys) == [outcome.key for outcome in self.outcomes]
-
-
-def _read_earlier(folder: epath.Path) -> _Earlier:
-  """What is prepared in a folder; PrepareError if other files lie there: they would be replaced."""
-  known = ('bricks', 'volumes', bricks.OUTCOMES, bricks.SETTINGS)
-  other = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-  other = [name for name in other if name not in known and not name.startswith('.')]
-  if other:
-    raise PrepareError(
-      f'{folder}: holds {other[0]}, which is of no prepared source; choose another --data_dir or '
-      '--name, or move it away'
-    )
-  settings = bricks.read_settings(folder.parent, folder.name)
-  # Earlier versions did not note the source of a case.
-  outcomes = [
-    dataclasses.replace(outcome, source=outcome.source or folder.name)
-    for outcome in (writer.read_outcomes(folder) if settings else ())
-  ]
-  return _Earlier(folder, settings, outcomes)
-
-
 def _list_cases(
   declared: sources.Source, source: str, manual_dir: str | None, path: str | None
-) -> tuple[list[sources.Case], str | None, list[list[str]]]:
-  """The cases of a source under the name it is prepared by, and what the file of groups says.
+) -> tuple[list[sources.Case], patient_groups.Groups | None, list[list[str]]]:
+  """The cases of a source, and what the file of groups says.
 
   Returns:
-    The cases, the digest of the groups, and source, name and patient of each case in a group or
-    whose source says it.
+    The cases, the groups, and source, name and patient of each case in a group or whose source says
+    it, under the name that the source is prepared by.
   """
   cases, notes = declared.listed(manual_dir)
+  _tell(notes)
+  identity.check_names(cases)
+  groups, patients = None, {}
+  if path is not None:
+    groups = patient_groups.read(path)
+    groups.check_current(cases, f'--download={source}={manual_dir}')
+    patients = patient_groups.patients(groups.groups)
+  known = []
+  for case in cases:
+    key, name = (case.source, case.name), declared.name if case.source == source else case.source
+    if case.patient or key in patients:
+      known.append([name, case.name, patients.get(key, f'{name}/{case.patient}')])
+  return cases, groups, known
+
+
+def _tell(notes: Sequence[str]) -> None:
   for note in notes:
     print(f'note: {note}', file=sys.stderr)
-  identity.check_names(cases)
-  digest, patients = None, {}
-  if path is not None:
-    same = patient_groups.read(path)
-    same.check_current(cases, f'--download={source}={manual_dir}')
-    cases, digest = patient_groups.keep_together(cases, same.groups), same.digest
-    patients = patient_groups.patients(same.groups)
-  # Sampling balances over the sources of cases.
-  named = [
-    dataclasses.replace(case, source=declared.name) if case.source == source else case
-    for case in cases
-  ]
-  known = [
-    [new.source, new.name, patients.get((case.source, case.name), f'{new.source}/{new.patient}')]
-    for case, new in zip(cases, named, strict=True)
-    if new.patient or (case.source, case.name) in patients
-  ]
-  return named, digest, known
-
-
-def _both_ways(
-  cases: Sequence[sources.Case],
-) -> tuple[list[sources.Case], list[tuple[str, str, str]]]:
-  """Every case but those of the test split twice, for training and as a whole scan.
-
-  Returns:
-    The cases; and source, name and split of each that is there twice.
-  """
-  pool = [case for case in cases if case.split != 'test']
-  both = [
-    dataclasses.replace(case, split=split) for split in ('train', records.POOL) for case in pool
-  ]
-  rest = [case for case in cases if case.split == 'test']
-  return [*both, *rest], [(case.source, case.name, case.split) for case in pool]
-
-
-def _changes(before: Sequence[writer.Outcome], after: Sequence[writer.Outcome]) -> dict[str, int]:
-  """How many cases were added, replaced, removed and kept."""
-  old, new = (
-    {(o.source, o.name, o.split == records.POOL): o.key for o in part} for part in (before, after)
-  )
-  kept = sum(old.get(case) == key for case, key in new.items())
-  return {
-    'added': len(new.keys() - old.keys()),
-    'replaced': len(new.keys() & old.keys()) - kept,
-    'removed': len(old.keys() - new.keys()),
-    'kept': kept,
-  }
 
 
 def _stage(
-  cases: Sequence[sources.Case],
-  keys: Sequence[str],
-  staged: epath.Path,
-  conversion: writer.Conversion,
-  finished: epath.Path | None,
-  run: Callable,
+  plan: request.Plan, staged: epath.Path, asked: request.Request, run: Callable
 ) -> list[writer.Outcome]:
   """The outcome of each case, after converting those that no earlier run has finished."""
+  cases, keys = plan.cases, plan.keys
   staged.mkdir(parents=True, exist_ok=True)
-  if finished is not None:
-    writer.restore(finished, staged, keys)
+  if not asked.overwrite:
+    writer.restore(plan.earlier.folder, staged, keys)
   missing = []
   for case, key in zip(cases, keys, strict=True):
     outcome = writer.read_outcome(staged, key)
@@ -310,7 +222,9 @@ def _stage(
       missing.append(case)
   if len(missing) < len(cases):
     print(f'{len(cases) - len(missing)} of {len(cases)} cases are converted already')
-  run(missing, functools.partial(writer.stage, folder=os.fspath(staged), conversion=conversion))
+  run(
+    missing, functools.partial(writer.stage, folder=os.fspath(staged), conversion=asked.conversion)
+  )
   outcomes = writer.read_staged(staged, keys)
   if len(outcomes) < len(cases):
     raise PrepareError(
@@ -344,19 +258,19 @@ def _run_beam(
     _ = pipeline | beam.Create(list(cases)) | beam.Reshuffle() | beam.Map(stage)
 
 
-def _report(folder: epath.Path, written: writer.Written) -> dict:
+def _report(folder: epath.Path, written: writer.Written, plan: request.Plan) -> dict:
+  # Whose scan it is, it may only say once it can be read.
+  unread = {name for name, _ in written.skipped}
+  new_draws = {name: split for name, split in plan.new_draws.items() if name not in unread}
   return {
     'cases': written.done,
     'skipped': written.skipped,
     'warnings': written.warnings,
     'records': written.records,
     'bytes': sum(path.stat().length for path in staging.files_in(folder)),
+    'drawn': plan.earlier.drawn() | new_draws,
+    **({} if plan.assigned is None else {'assigned': plan.assigned}),
   }
-
-
-def _first_of_each_split(cases: Sequence[sources.Case], limit: int | None) -> list[sources.Case]:
-  names = sorted({case.split for case in cases})
-  return [case for split in names for case in [c for c in cases if c.split == split][:limit]]
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -109,6 +109,28 @@ print('went on from', position['step'], int(restored.step))
 checkpointer.save(2, state(2), dict(step=2))
 checkpointer.close()
 """
+# Its machine goes after it has copied one file to the place of the earlier source.
+KILLED = f"""
+import os
+from etils import epath
+from input_pipeline import prepare
+from input_pipeline.bricks import staging
+
+bucket_path, publish = type(epath.Path('gs://bucket')), staging.publish
+copy = bucket_path.copy
+
+def killed(path, target):
+  copy(path, target)
+  os._exit(9)
+
+def publish_until_killed(*args):
+  bucket_path.copy = killed
+  publish(*args)
+
+staging.publish = publish_until_killed
+prepare.main([{', '.join(map(repr, PHANTOM[1:]))}, '--data_dir=gs://bucket/killed', '--cases=1',
+              '--overwrite', '--folds'])
+"""
 
 
 @pytest.fixture(scope='module')
@@ -152,6 +174,15 @@ def test_prepared_data_and_checkpoints(prepared, tmp_path):
   assert f'digest {store.digest()} 1' in out and f'voxels {voxels}' in out
   assert 'went on from 1 1' in out
   assert {name.split('/')[2] for name in bucket.names(prepared, 'saved/checkpoints/')} == {'1', '2'}
+
+
+def test_a_kill_while_a_source_is_copied_to_its_place_costs_no_folds(environment):
+  words = *PHANTOM, f'--data_dir=gs://{bucket.NAME}/killed', '--cases=1'
+  run(environment, *words, '--folds')
+  run(environment, KILLED, code=9)
+  assert 'killed/phantom/prepare.json' not in bucket.names(environment, 'killed/')
+  assert '2 pool, 2 train cases' in run(environment, *words)
+  assert not bucket.names(environment, 'killed/.phantom')
 
 
 def test_a_bucket_that_takes_nothing_more(environment, gate, tmp_path):

@@ -1,7 +1,6 @@
 """Opens prepared sources: bricks with their index, held-out scans, the settings they came from."""
 
 import collections.abc
-import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -18,8 +17,9 @@ from input_pipeline import sources
 from input_pipeline.anatomy import OUTSIDE_CODE, TEMPLATE, Template
 from input_pipeline.bricks import records, voxel_index
 from input_pipeline.bricks.command import prepare_command
+from input_pipeline.bricks.lasting import LastingFile, NotPreparedError, readable
 from input_pipeline.bricks.records import HeldOutCase, Key, VolumeRecord
-from input_pipeline.errors import UserError, one_line, reading, suggest
+from input_pipeline.errors import reading, suggest
 
 
 class RecordSource(Protocol):
@@ -32,24 +32,6 @@ class RecordSource(Protocol):
   def __getitem__(self, number: int) -> Mapping[str, Any]: ...
 
   def __getitems__(self, numbers: Sequence[int]) -> Sequence[Mapping[str, Any]]: ...
-
-
-class NotPreparedError(UserError):
-  """No complete prepared source where it was looked for; the message tells how to make it."""
-
-
-@contextlib.contextmanager
-def readable(path: epath.Path) -> Iterator[None]:
-  """Turns what readers of prepared files raise, each its own, into an error that names the file."""
-  try:
-    yield
-  except (UserError, MemoryError):
-    raise
-  except Exception as error:
-    raise NotPreparedError(
-      f'{path}: damaged, or cannot be read ({one_line(error)[:200]}); bring it back from a copy, '
-      'or prepare the source again with --overwrite'
-    ) from error
 
 
 class BrickStore:
@@ -77,8 +59,8 @@ class BrickStore:
     self.name = name
     self.template = template or stored
     self._translate = _translation(stored, self.template)
-    self._index = folder / records.INDEX
-    with readable(self._index), self._load_index() as arrays:
+    self._index = LastingFile(folder / records.INDEX)
+    with readable(self._index.path), self._load_index() as arrays:
       self.brick = int(arrays['brick'])
       self.spacing = tuple(arrays['spacing'].tolist())
       self.cases = [records.read_case(text) for text in arrays['cases'].tolist()]
@@ -108,7 +90,7 @@ class BrickStore:
     The same wherever the files lie, and as earlier versions had it.
     """
     digest = hashlib.sha256()
-    with readable(self._index), self._load_index() as arrays:
+    with readable(self._index.path), self._load_index() as arrays:
       count = len(arrays['case'])
       for name in sorted({*arrays.files, voxel_index.DENSE} - {*voxel_index.NAMES}):
         if name == voxel_index.DENSE:
@@ -121,7 +103,7 @@ class BrickStore:
     return digest.hexdigest()
 
   def _load_index(self):
-    return np.load(io.BytesIO(self._index.read_bytes()))
+    return np.load(io.BytesIO(self._index.read()))
 
   def read(self, record: int) -> tuple[np.ndarray, np.ndarray]:
     """One brick; safe to call from several threads.
@@ -135,15 +117,31 @@ class BrickStore:
     return self.read_all([record])[0]
 
   def read_all(self, numbers: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Several bricks by one request to the disk or server; each as of `read`."""
-    with readable(self._folder):
+    """Several bricks by one request to the disk or server; each as of `read`.
+
+    Raises:
+      NotPreparedError: if they are damaged, or not those of the index any more.
+    """
+    with self._index.reading_records(self._folder):
       examples = self._records.__getitems__([int(self._numbers[number]) for number in numbers])
+      for number, example in zip(numbers, examples, strict=True):
+        self._check_is(number, example)
     return [(example['image'], self._translate(example['label'])) for example in examples]
+
+  def _check_is(self, number: int, example: Mapping[str, Any]) -> None:
+    """ValueError if an example is another brick than the index says."""
+    case = self.cases[self.case[number]]
+    expected = [case.source, case.name, self.position[number].tolist()]
+    expected += [list(case.supervised), np.array(self.spacing, np.float32).tolist()]
+    stored = [example['source'].decode(), example['case'].decode(), example['position'].tolist()]
+    stored += [[name.decode() for name in example['supervised']], example['spacing'].tolist()]
+    if stored != expected:
+      raise ValueError(f'it holds a brick of {stored}, not of {expected}')
 
   @property
   def tells_outside(self) -> bool:
     """Whether the codes tell what is outside the patient; those of earlier versions do not."""
-    with readable(self._index), self._load_index() as arrays:
+    with readable(self._index.path), self._load_index() as arrays:
       _, code, _ = voxel_index.entries(arrays)
     return OUTSIDE_CODE in code
 
@@ -156,7 +154,7 @@ class BrickStore:
     Returns:
       (N, K) int64 voxels; 0 where the case does not supervise the class.
     """
-    with readable(self._index), self._load_index() as arrays:
+    with readable(self._index.path), self._load_index() as arrays:
       record, code, count = voxel_index.entries(arrays)
       place = np.full(len(arrays['case']), -1, np.int32)
     place[self._numbers] = np.arange(len(self))
@@ -175,22 +173,32 @@ class BrickStore:
 class _Chosen(collections.abc.Sequence):
   """Some of the held-out scans of a source, under other splits."""
 
-  def __init__(self, volumes: Sequence[VolumeRecord], chosen: Sequence[tuple[int, HeldOutCase]]):
-    self._volumes, self._chosen = volumes, chosen
+  def __init__(
+    self,
+    volumes: '_Volumes',
+    chosen: Sequence[tuple[int, HeldOutCase]],
+    outcomes: LastingFile,
+  ):
+    self._volumes, self._chosen, self._outcomes = volumes, chosen, outcomes
 
   def __len__(self) -> int:
     return len(self._chosen)
 
   def __getitem__(self, index: int) -> VolumeRecord:  # type: ignore[override]  # no slices
     number, case = self._chosen[index]
-    return dataclasses.replace(self._volumes[number], split=case.split)
+    with self._outcomes.reading_records(self._volumes.folder):
+      record = self._volumes[number]
+      stored = record.source, record.name, record.digest
+      if stored != (case.source, case.name, case.digest):
+        raise ValueError(f'{case.source} {case.name} was expected, not {stored[0]} {stored[1]}')
+    return dataclasses.replace(record, split=case.split)
 
 
 class _Volumes(collections.abc.Sequence):
   """The held-out scans of one prepared source, read one at a time."""
 
   def __init__(self, folder: epath.Path, translate: Callable[[np.ndarray], np.ndarray]):
-    self._folder, self._translate = folder, translate
+    self.folder, self._translate = folder, translate
     self._parts: list[tuple[str, RecordSource]] = []
     if folder.is_dir():
       with readable(folder):
@@ -204,7 +212,7 @@ class _Volumes(collections.abc.Sequence):
     index = range(len(self))[index]
     for split, part in self._parts:
       if index < len(part):
-        with readable(self._folder):
+        with readable(self.folder):
           record = records.read_volume(part[index], split)
         return dataclasses.replace(record, codes=self._translate(record.codes))
       index -= len(part)
@@ -299,8 +307,10 @@ def open_volumes(
   stored = TEMPLATE.extend(_stored_classes(data_dir, source))
   translate = _translation(stored, template or stored)
   folder, _ = _prepared(data_dir, source)
+  outcomes = LastingFile(folder / records.OUTCOMES)
+  outcomes.read()
   volumes = _Volumes(folder / 'volumes' / records.VERSION, translate)
-  return _Chosen(volumes, _choose(data_dir, source, held_out))
+  return _Chosen(volumes, _choose(data_dir, source, held_out), outcomes)
 
 
 def held_out_cases(

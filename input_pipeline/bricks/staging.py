@@ -8,9 +8,11 @@ from etils import epath
 
 from input_pipeline import folder_lock
 from input_pipeline.bricks import records
+from input_pipeline.buckets import is_in_bucket
 from input_pipeline.errors import UserError
 
 CASES = 'cases'  # folder of finished cases, which a killed run leaves to the next one
+_REPLACED = 'replaced'  # where the earlier source is until the new one is in its place
 
 
 class StagingError(UserError):
@@ -21,8 +23,9 @@ class StagingError(UserError):
 def stage_folder(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
   """A folder beside the final one, with nothing in it but the CASES of an earlier run.
 
-  Only one process has it (a bucket has no locks, there it is up to the user). It is removed
-  afterwards; if something fails, its cases stay for the next run.
+  A `publish` that was killed is ended first, see `recover`. Only one process has the folder (a
+  bucket has no locks, there it is up to the user). It is removed afterwards; if something fails,
+  its cases stay for the next run.
 
   Args:
     data_dir: of all prepared sources; created where missing.
@@ -33,13 +36,64 @@ def stage_folder(data_dir: epath.Path, source: str) -> Iterator[epath.Path]:
   """
   folder = _folder(data_dir, source)
   folder.mkdir(parents=True, exist_ok=True)
-  refusal = StagingError(f'{folder}: another process is preparing {source}; wait for it')
-  with folder_lock.sole(folder, refusal):
+  with folder_lock.sole(folder, _refusal(folder, source)):
+    _recover(folder, data_dir / source)
+    _discard(folder / source)
     for leftover in entries(folder):  # of a run that was killed
       if leftover.name != CASES:
         leftover.rmtree()
-    yield folder
+    try:
+      yield folder
+    except BaseException:
+      if not entries(folder):
+        remove(folder)
+      raise
     remove(folder)
+
+
+def recover(data_dir: epath.Path, source: str) -> None:
+  """Ends a `publish` that was killed, so that no draw or fold of the source is lost.
+
+  On a disk the earlier folder is put back: it is the one that is known to be on the disk wholly. In
+  a bucket, where it is gone by then, the new one is copied again.
+
+  Args:
+    data_dir: of all prepared sources.
+    source: name of the prepared source.
+
+  Raises:
+    StagingError: if another process has it.
+  """
+  folder = _folder(data_dir, source)
+  if _is_half_published(folder, data_dir / source):
+    with folder_lock.sole(folder, _refusal(folder, source)):
+      _recover(folder, data_dir / source)
+      if is_in_bucket(folder):  # the run that was killed is done
+        remove(folder)
+
+
+def _recover(folder: epath.Path, final: epath.Path) -> None:
+  if not _is_half_published(folder, final):
+    return
+  if is_in_bucket(final):
+    publish(folder, final)
+  else:
+    os.replace(folder / _REPLACED, final)
+
+
+def _is_half_published(folder: epath.Path, final: epath.Path) -> bool:
+  """Whether a killed `publish` took the earlier folder away and did not end.
+
+  The new one is beside it until then: nothing comes back where a user removed the final folder.
+  """
+  new = folder / final.name / records.SETTINGS
+  if is_in_bucket(final):
+    return new.exists() and not (final / records.SETTINGS).exists()
+  return new.exists() and (folder / _REPLACED).exists() and not final.exists()
+
+
+def _refusal(folder: epath.Path, source: str) -> StagingError:
+  return StagingError(f'{folder}: another process is preparing {source}; wait for it')
 
 
 def _folder(data_dir: epath.Path, source: str) -> epath.Path:
@@ -52,21 +106,33 @@ def bytes_of_cases(data_dir: epath.Path, source: str) -> int:
   return sum(path.stat().length for path in files_in(folder)) if folder.is_dir() else 0
 
 
-def publish(folder: epath.Path, final: epath.Path, replaced: epath.Path) -> None:
-  """Puts a complete folder in its place; in a bucket, its SETTINGS last, which make it count."""
-  if '://' not in os.fspath(final):
+def publish(folder: epath.Path, final: epath.Path) -> None:
+  """Puts a complete source in its place; in a bucket, its SETTINGS last, which make it count.
+
+  Args:
+    folder: of `stage_folder`; the source is in it, under its name.
+    final: folder of the prepared source.
+  """
+  new = folder / final.name
+  if not is_in_bucket(final):
     if final.exists():
-      os.replace(final, replaced)
-    os.replace(folder, final)
+      os.replace(final, folder / _REPLACED)
+    os.replace(new, final)
     return
   if final.exists():
-    (final / records.SETTINGS).unlink(missing_ok=True)
-    final.rmtree()
-  files = sorted(files_in(folder), key=lambda path: path.name == records.SETTINGS)
+    _discard(final)
+  files = sorted(files_in(new), key=lambda path: path.name == records.SETTINGS)
   for path in files:
-    target = final / os.path.relpath(os.fspath(path), os.fspath(folder))
+    target = final / os.path.relpath(os.fspath(path), os.fspath(new))
     target.parent.mkdir(parents=True, exist_ok=True)
     path.copy(target)
+  _discard(new)
+
+
+def _discard(folder: epath.Path) -> None:
+  """Removes a source, its SETTINGS first, so that what is left never counts as complete."""
+  (folder / records.SETTINGS).unlink(missing_ok=True)
+  remove(folder)
 
 
 def entries(folder: epath.Path) -> list[epath.Path]:

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
+from input_pipeline.sources import files
 
 
 def test_a_group_never_crosses_splits(real_data, tmp_path, capsys):
@@ -36,7 +38,8 @@ def test_a_group_never_crosses_splits(real_data, tmp_path, capsys):
   assert group['members'] == [['amos22', 'amos_0001'], ['word', 'word_0001']]
   cases = sources.get_source('amos22').cases(str(amos))
   assert [case.split for case in cases] == ['train']
-  assert [c.split for c in patient_groups.keep_together(cases, [group])] == ['test']
+  (moved,), notes = patient_groups.keep_together(cases, [group])
+  assert moved.split == 'test' and not notes
   command = ['--source=amos22', f'--manual-dir={amos}', f'--data-dir={tmp_path / "data"}']
   assert prepare.main([*command, '--spacing=6', '--brick=16', f'--groups={output}']) == 0
   assert '1 test cases' in capsys.readouterr().out
@@ -129,10 +132,10 @@ def test_a_scan_of_the_same_size_is_another_and_a_copy_is_not(ending, tmp_path):
   dataclasses.replace(groups, scans={('word', 'a'): (size,)}).check_current([case(volumes[0])], '')
 
 
-def write_word(folder, name, slices):
+def write_scan(folder, name, seed=0, slices=12):
   """A scan of random tissue, at the spacing of the fingerprint's grid."""
   image = np.full((16, 14, slices), -1000, np.int16)
-  image[3:13, 3:11] = np.random.default_rng(0).integers(0, 100, (10, 8, slices))
+  image[3:13, 3:11] = np.random.default_rng(seed).integers(0, 100, (10, 8, slices))
   for part, array in (('images', image), ('labels', (image > -500).astype(np.uint8))):
     (folder / f'{part}Tr').mkdir(parents=True, exist_ok=True)
     nib.save(
@@ -142,7 +145,7 @@ def write_word(folder, name, slices):
 
 def test_a_scan_of_two_slices_costs_no_other(tmp_path):
   for number, slices in enumerate((2, 12, 2)):
-    write_word(tmp_path / 'word', f'word_000{number}', slices)
+    write_scan(tmp_path / 'word', f'word_000{number}', slices=slices)
   output = tmp_path / 'groups.json'
   assert dedupe.main([f'--download=word={tmp_path / "word"}', f'--output={output}']) == 0
   (group,) = json.loads(output.read_text())['groups']
@@ -150,7 +153,7 @@ def test_a_scan_of_two_slices_costs_no_other(tmp_path):
 
 
 def test_what_failed_leaves_the_file_of_before_or_none(tmp_path, monkeypatch):
-  write_word(tmp_path / 'word', 'word_0001', 6)
+  write_scan(tmp_path / 'word', 'word_0001', slices=6)
   find = [f'--download=word={tmp_path / "word"}', f'--output={tmp_path / "groups.json"}']
 
   def fail(_):
@@ -198,3 +201,67 @@ def test_wrong_downloads_are_named(tmp_path, capsys):
   assert 'SOURCE=FOLDER' in capsys.readouterr().err
   assert dedupe.main([f'--download=lits={tmp_path}', f'--output={tmp_path}/x']) == 1
   assert 'no scan of lits' in capsys.readouterr().err
+
+
+def test_what_is_held_out_stays_so_when_a_copy_of_it_comes(tmp_path, capsys):
+  """Drawn when the cohort was small, and drawn for training from today's."""
+  names = sorted((f'case{i}' for i in range(60)), key=files.fraction)
+  low, high = names[:2], names[30:35]  # a cohort of `high` alone holds its first out
+  folder, data = tmp_path / 'mine', tmp_path / 'data'
+  for seed, name in enumerate(high):
+    write_scan(folder, name, seed)
+  (folder / 'dataset.json').write_text('{"labels": {"background": 0, "liver": 1}}')
+  find = [('nifti_folder', str(folder))]
+  groups = str(tmp_path / 'groups.json')
+
+  def held_out(name, manual_dir, groups=None):
+    capsys.readouterr()
+    prepare.prepare(
+      name, data, manual_dir=str(manual_dir), spacing=(6, 6, 6), brick=8, groups=groups
+    )
+    return {case.name for case in bricks.held_out_cases(data, name)}
+
+  assert held_out('nifti_folder', folder) == {high[0]}
+  for seed, name in enumerate(low):
+    write_scan(folder, name, 10 + seed)
+  write_scan(folder, names[50], 0)  # as the one that is held out
+  dedupe.write_groups(find, pathlib.Path(groups))
+  (group,) = json.loads(pathlib.Path(groups).read_text())['groups']
+  assert group['split'] == 'train'
+  expected = {high[0], names[50], *low}
+  note = 'groups that are held out more than when they were found: nifti_folder/'
+  for _ in range(2):
+    assert held_out('nifti_folder', folder, groups) == expected
+    assert f'{note}{high[0]} (validation, not train)' in capsys.readouterr().err
+  # Another copy of it in another source, which knows nothing of the draw.
+  write_scan(tmp_path / 'word', 'word_0001', 0)
+  write_scan(tmp_path / 'word', 'word_0002', 20)
+  dedupe.write_groups([*find, ('word', str(tmp_path / 'word'))], pathlib.Path(groups))
+  assert held_out('word', tmp_path / 'word', groups) == {'word_0001'}
+
+
+def test_what_moves_with_its_group_is_told(tmp_path):
+  def case(name, split, drawn=True):
+    return sources.Case('s', name, split, (), print, drawn=drawn)
+
+  cases = [case('a', 'train'), case('b', 'train'), case('c', 'train'), case('d', 'test', False)]
+  groups = [
+    {'split': 'validation', 'members': [['s', 'a'], ['other', 'a']]},
+    {'split': 'train', 'members': [['s', 'b'], ['other', 'b']]},
+    {'split': 'train', 'members': [['s', 'c'], ['s', 'd']]},
+  ]
+  drawn = {('s', 'a'): 'train', ('other', 'b'): 'validation'}
+  together, (kept, moved) = patient_groups.keep_together(cases, groups, drawn)
+  assert [one.split for one in together] == ['validation', 'validation', 'test', 'test']
+  assert kept == (
+    'groups that are held out more than when they were found: other/b (validation, not train), '
+    's/d (test, not train)'
+  )
+  assert 'split than that of their group: s/a (train, now validation); models' in moved
+
+
+def test_a_file_with_another_split_is_none(tmp_path):
+  path = tmp_path / 'groups.json'
+  path.write_text('{"groups": [{"split": "training", "members": []}]}')
+  with pytest.raises(patient_groups.GroupsError, match='not a file of mome dedupe'):
+    patient_groups.read(str(path))

@@ -8,10 +8,11 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from etils import epath
 
 from input_pipeline import bricks, prepare
 from input_pipeline.anatomy import TEMPLATE
-from input_pipeline.bricks import shards, writer
+from input_pipeline.bricks import shards, staging, writer
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 LABELS = {'background': 0, 'liver': 1, 'spleen': 2}
@@ -44,13 +45,13 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, folder):
-  """run(manual_dir, overwrite) -> the changes it reports."""
+  """run(manual_dir, spacing=, folds=, overwrite=) -> the changes it reports."""
 
-  def call(manual_dir=folder, overwrite=False):
+  def call(manual_dir=folder, **options):
+    options = {'spacing': (4, 4, 4), 'brick': 8} | options
     report = prepare.prepare(
-      'nifti_folder', tmp_path / 'data', manual_dir=str(manual_dir), spacing=(4, 4, 4), brick=8,
-      overwrite=overwrite,
-    )  # fmt: skip
+      'nifti_folder', tmp_path / 'data', manual_dir=str(manual_dir), **options
+    )
     assert not report['skipped']
     return {what: number for what, number in report['changes'].items() if number}
 
@@ -255,3 +256,156 @@ def test_a_damaged_shard_is_named_and_no_case_takes_the_records_of_another(
   assert stored(tmp_path) == before | {
     'c': (int(added.sum()), {0, code('liver'), code('spleen')}, 'train')
   }
+
+
+def remove_case(folder, name):
+  for kind in ('images', 'labels'):
+    (folder / f'{kind}Tr' / f'{name}.nii.gz').unlink()
+
+
+AGAIN = r'index\.npz: prepared again since this run began; give the same command again'
+
+
+def test_no_brick_is_read_as_that_of_another_patient(tmp_path, folder, run, monkeypatch):
+  """A training has opened the index, and a shard only where it read of it."""
+  monkeypatch.setattr(shards, '_SHARD_BYTES', 1)  # each case has one
+  run()
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  assert [case.name for case in store.cases] == ['a', 'b']
+  store.read(0)
+  remove_case(folder, 'a')
+  write_case(folder, 'c', 7)
+  run()  # the second shard is of c now
+  with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+    store.read(1)
+  for look in (store.digest, lambda: store.class_voxels(['liver']), lambda: store.tells_outside):
+    with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+      look()
+
+
+def test_what_is_known_of_a_case_counts_for_its_bricks(tmp_path, folder, run):
+  """What was labelled is unlabelled now: a run that goes on would train it as background."""
+  run()
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  write_index(folder, supervised=['liver'])
+  run()
+  with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+    store.read(0)
+
+
+def test_a_shard_that_is_gone_is_no_damage_where_it_was_prepared_again(
+  tmp_path, folder, run, monkeypatch
+):
+  monkeypatch.setattr(shards, '_SHARD_BYTES', 1)
+  run()
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  write_case(folder, 'c', 7)
+  run()  # its shards are those of 3 now, by their names
+  with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+    store.read(0)
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  shutil.rmtree(tmp_path / 'data' / 'nifti_folder')  # as while a bucket is written
+  with pytest.raises(bricks.NotPreparedError, match=AGAIN):
+    store.read(0)
+
+
+def test_bricks_of_another_case_are_damage_where_nothing_was_prepared(
+  tmp_path, folder, run, monkeypatch
+):
+  monkeypatch.setattr(shards, '_SHARD_BYTES', 1)
+  run()
+  store = bricks.open_bricks(tmp_path / 'data', 'nifti_folder')
+  place = tmp_path / 'data' / 'nifti_folder' / 'bricks' / bricks.VERSION
+  first, second = sorted(place.glob('*.array_record-*'))
+  shutil.copy(second, first)
+  with pytest.raises(bricks.NotPreparedError, match=r"damaged.*it holds a brick of .*'b'"):
+    store.read(0)
+
+
+@pytest.mark.parametrize('change', ['another', 'its voxels', 'gone'])
+def test_no_scan_is_scored_as_another(tmp_path, folder, run, change):
+  run()
+  volumes = bricks.open_volumes(tmp_path / 'data', 'nifti_folder')
+  if change == 'its voxels':
+    write_case(folder, 'v', 9)
+  else:
+    write_index(folder, splits={'validation': ['a']} if change == 'another' else {'test': ['v']})
+  run()
+  message = r'cases\.json: prepared again since this run began'
+  with pytest.raises(bricks.NotPreparedError, match=message):
+    volumes[0]
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+  """meanwhile(run, ...): another process prepares while the next one lists its cases."""
+
+  def call(run, **options):
+    list_cases = prepare._list_cases
+
+    def wait(*args):
+      monkeypatch.setattr(prepare, '_list_cases', list_cases)
+      run(**options)
+      return list_cases(*args)
+
+    monkeypatch.setattr(prepare, '_list_cases', wait)
+
+  return call
+
+
+def test_what_another_process_prepared_meanwhile_is_not_replaced(tmp_path, run, meanwhile):
+  meanwhile(run, spacing=(8, 8, 8))
+  with pytest.raises(prepare.PrepareError, match=r'prepared with spacing \[8.0, 8.0, 8.0\], not '):
+    run()
+  assert bricks.open_bricks(tmp_path / 'data', 'nifti_folder').spacing == (8, 8, 8)
+  assert [path.name for path in (tmp_path / 'data').iterdir()] == ['nifti_folder']
+  meanwhile(run, spacing=(8, 8, 8))
+  assert run(overwrite=True) == {'replaced': 3}
+  assert bricks.open_bricks(tmp_path / 'data', 'nifti_folder').spacing == (4, 4, 4)
+
+
+def test_what_another_process_prepared_meanwhile_is_taken_over(tmp_path, folder, run, meanwhile):
+  meanwhile(run, folds=True)
+  assert run() == {'kept': 6}
+  write_case(folder, 'c', 7)
+  meanwhile(lambda: (write_case(folder, 'd', 8), run()))
+  assert run() == {'kept': 10}  # each twice
+  assert len(bricks.pool_cases(tmp_path / 'data', 'nifti_folder')) == 5
+
+
+def test_a_kill_while_one_source_takes_the_place_of_another_costs_no_fold_and_no_draw(
+  tmp_path, folder, run, monkeypatch
+):
+  write_index(folder, splits={})
+  run(folds=True)
+  report = bricks.read_settings(tmp_path / 'data', 'nifti_folder')
+  write_case(folder, 'c', 7)
+  replace = os.replace
+
+  def killed(source, target):
+    if os.fspath(target) == os.fspath(tmp_path / 'data' / 'nifti_folder'):
+      raise KeyboardInterrupt
+    replace(source, target)
+
+  monkeypatch.setattr(os, 'replace', killed)
+  with pytest.raises(KeyboardInterrupt):
+    run()
+  monkeypatch.setattr(os, 'replace', replace)
+  assert [path.name for path in (tmp_path / 'data').iterdir()] == ['.nifti_folder.incomplete']
+  with staging.stage_folder(epath.Path(tmp_path / 'data'), 'nifti_folder'):
+    assert bricks.read_settings(tmp_path / 'data', 'nifti_folder') == report
+  assert run() == {'added': 2, 'kept': 6}
+  now = bricks.read_settings(tmp_path / 'data', 'nifti_folder')
+  assert report['drawn'].items() < now['drawn'].items()
+  assert len(now['assigned']) == 4
+
+
+def test_a_source_that_was_removed_does_not_come_back(tmp_path, run):
+  """Of a run that was killed after its source was in its place, the earlier one may be left."""
+  run()
+  place = tmp_path / 'data' / '.nifti_folder.incomplete'
+  place.mkdir()
+  (tmp_path / 'data' / 'nifti_folder').rename(place / 'replaced')
+  staging.recover(epath.Path(tmp_path / 'data'), 'nifti_folder')
+  assert bricks.read_settings(tmp_path / 'data', 'nifti_folder') is None
+  assert run() == {'added': 3}
