@@ -16,10 +16,7 @@ MEAN = 'mean over classes'
 Row = Mapping[str, Any]  # of `score_files.read`
 Key = tuple[str, str, str]  # dataset, case, class
 _EQUAL = 1e-9  # sums of the same scores in another order differ in the last bit
-_OF_CASES = (
-  'that of the mean over classes, as its wins, ties and losses, is of the means of the scans, so '
-  'that classes count by their scans'
-)
+_OF_CASES = 'of the means of the scans, in which classes count by their scans'
 _PERMUTED = 13  # cases of which scipy's signed-rank test takes all permutations if any are tied
 
 
@@ -319,9 +316,10 @@ def to_markdown(comparison: Comparison) -> str:
   a, b = comparison.names
   parts = [
     f'A: {a}  \nB: {b}  \nB - A with its 95 % paired bootstrap interval; p: Wilcoxon signed-rank '
-    f'test, not corrected for the number of classes; {_OF_CASES}. Where only one of them puts a '
-    'mask into a scan without the class, the other counts as 100 %. HD95: of cases where both are '
-    'finite; the last column counts the infinite ones.\n'
+    'test, not corrected for the number of classes; that of the mean over classes, as its wins, '
+    f'ties and losses, is {_OF_CASES}. Where only one of them puts a mask into a scan without the '
+    'class, the other counts as 100 %. HD95: of cases where both are finite; the last column '
+    'counts the infinite ones.\n'
   ]
   for metric, kind in metrics.METRICS.items():
     if not kind.title:
@@ -411,8 +409,8 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
     classes.append((name, *(tables.percent(summary['classes'][k]['dice']) for k in names)))
   header = ('run', 'Dice %', 'NSD 2 mm %', 'Dice - first', 'p')
   note = (
-    '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test, '
-    f'not corrected for the number of runs; {_OF_CASES}. A scan without the class has no score '
+    '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test '
+    f'{_OF_CASES}, not corrected for the number of runs. A scan without the class has no score '
     'where a run puts no mask; in a difference to a run that puts one, it counts as 100 %.\n'
   )
   both = [

@@ -160,7 +160,7 @@ def test_a_class_of_one_case_is_named_where_the_interval_takes_it_for_certain():
   assert text.count(few) == 3 and table.count(few) == 1  # Dice, NSD, HD95
   assert table.index('### Means over classes') < table.index(few) < table.index('### Dice %')
   for shown in (text, table):
-    assert 'that of the mean over classes, as its wins, ties and losses, is of the means' in shown
+    assert 'of the means of the scans, in which classes count by their scans' in shown
   alone = compare.compare(rows(spleen=[(0.5, 3.0)]), rows(spleen=[(0.4, 3.0)]))
   assert 'too narrow' not in compare.to_markdown(alone)  # it has no interval
 
