@@ -212,7 +212,9 @@ def redirect(folder: pathlib.Path, address: str) -> str:
   All users of a machine can read what a browser is started with, and the token is none of theirs.
   """
   path = folder / 'open.html'
-  with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w') as file:
+  with open(
+    os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w', encoding='utf-8'
+  ) as file:
     file.write(
       f'<!DOCTYPE html>\n<meta http-equiv="refresh" content="0; url={address}">\n'
       f'<title>mome serve</title>\n<a href="{address}">mome serve</a>\n'
