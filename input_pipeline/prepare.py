@@ -40,7 +40,7 @@ from input_pipeline import (
   request,
   sources,
 )
-from input_pipeline.bricks import cutting, identity, records, staging, writer
+from input_pipeline.bricks import cutting, identity, records, staging, terms, writer
 from input_pipeline.buckets import is_in_bucket
 from input_pipeline.prepared import PrepareError
 
@@ -63,8 +63,9 @@ def prepare(
 
   A case that is prepared already, or that a killed run finished, is taken over if its files, label
   meanings, classes, split and settings are the same. A drawn split (`sources.Case.drawn`) stays as
-  it was prepared first, whatever cases come or go. The options are those of the command
-  line, one to one, which is why they are so many.
+  it was prepared first, whatever cases come or go. Where licence or citation alone differ, the
+  metadata are written anew. The options are those of the command line, one to one, which is why
+  they are so many.
 
   Args:
     source: a name of `sources.SOURCES`.
@@ -97,10 +98,8 @@ def prepare(
   """
   declared = sources.get_source(source)
   template = declared.template(manual_dir)
-  terms = {'licence': declared.licence, 'citation': declared.citation} | declared.terms(manual_dir)
-  declared = dataclasses.replace(
-    declared, name=name or source, licence=terms['licence'], citation=terms['citation']
-  )
+  said: dict[str, Any] = declared.terms(manual_dir)
+  declared = dataclasses.replace(declared, name=name or source, **said)
   mm = cutting.triple([float(number) for number in spacing])
   folder = epath.Path(data_dir) / declared.name
   settings = _settings(source, mm, brick, limit)
@@ -115,7 +114,7 @@ def prepare(
   asked = request.Request(settings, conversion, cases, patients, same, folds, overwrite)
   plan = asked.plan(earlier)
   _tell(plan.notes)
-  if plan.is_current:
+  if plan.is_current and terms.are_current(folder, declared):
     return plan.unchanged()
   if earlier.settings is None:
     print(check_disk(plan.cases, data_dir, declared.name, mm, f'the scans of {source}'))
@@ -127,8 +126,10 @@ def prepare(
     if latest != earlier:  # another process wrote it while the cases were listed
       plan = asked.plan(latest)
       _tell(plan.notes)
-      if plan.is_current:
-        return plan.unchanged()
+    if plan.is_current:
+      terms.write(folder, declared)
+      print(f'{folder}: has the licence and the citation of now')
+      return plan.unchanged()
     staged = place / staging.CASES
     outcomes = _stage(plan, staged, asked, run)
     written = writer.gather(declared, outcomes, staged, place / declared.name, conversion)

@@ -336,6 +336,47 @@ def test_no_scan_is_scored_as_another(tmp_path, folder, run, change):
     volumes[0]
 
 
+def test_licence_and_citation_are_compared_and_written_without_the_records(
+  tmp_path, folder, run, capsys
+):
+  place = tmp_path / 'data' / 'nifti_folder'
+
+  def metadata():
+    return {
+      str(path.relative_to(place)): json.loads(text) if path.suffix == '.json' else text
+      for path in place.glob('*/*/[dL]*')
+      for text in [path.read_text()]
+    }
+
+  def records():
+    return {path: path.stat().st_ino for path in place.rglob('*') if path.name[0] not in 'dL'}
+
+  run()
+  before, written = metadata(), records()
+  said = {
+    'licence': 'CC BY 4.0',
+    'citation': 'A. Author,\n  caf\N{LATIN SMALL LETTER E WITH ACUTE}',
+  }
+  write_index(folder, **said)
+  capsys.readouterr()
+  assert run() == {'kept': 3}
+  assert 'has the licence and the citation of now' in capsys.readouterr().out
+  assert records() == written
+  now = metadata()
+  assert now['bricks/1.1.0/LICENSE'] == now['volumes/1.1.0/LICENSE'] == 'CC BY 4.0'
+  assert now['volumes/1.1.0/dataset_info.json']['citation'] == said['citation']
+  run(overwrite=True)
+  assert metadata() == now  # as TFDS writes it
+  written = records()
+  assert run() == {'kept': 3}
+  assert records() == written
+  write_index(folder)
+  assert run() == {'kept': 3}
+  assert metadata() == before
+  builder = bricks.import_tfds().builder_from_directory(place / 'bricks' / bricks.VERSION)
+  assert builder.info.redistribution_info.license == 'as the folder says'
+
+
 @pytest.fixture
 def meanwhile(monkeypatch):
   """meanwhile(run, ...): another process prepares while the next one lists its cases."""
