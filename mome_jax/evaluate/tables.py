@@ -11,9 +11,7 @@ from mome_jax.evaluate import false_positives, metrics
 
 _DETECTION = ('sensitivity', 'specificity', 'harmonic_mean', 'lesion_sensitivity',
               'false_positives_per_healthy')  # fmt: skip
-_FEW = (
-  5  # scans of a class, below which the interval of the mean over classes is noted as too narrow
-)
+_FEW = 5  # scans of a class, below which the interval of the mean is noted as too narrow
 
 
 def report(summary: Mapping[str, Any], *, title: str) -> str:

@@ -94,7 +94,7 @@ def write(
       device_serial_number='0',
       content_label='SEGMENTATION',
       specific_character_set=dicom_source.character_set(series, colours),
-      series_description=doubts.series_description('masks', 'for research only'),
+      series_description=doubts.series_description('segmentation', 'for research only'),
     )
     frames.fill(made)
   except (AttributeError, KeyError, TypeError, ValueError) as error:

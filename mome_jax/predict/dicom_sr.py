@@ -64,7 +64,7 @@ def write(
       instance_number=1,
       manufacturer='MoME-JAX',
       is_complete=True,
-      series_description=doubts.series_description('measures', 'for research only'),
+      series_description=doubts.series_description('measurements', 'for research only'),
       specific_character_set=dicom_source.character_set(series, [row['name'] for row in rows]),
     )
   except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -28,19 +28,6 @@ from mome_jax.predict import find_scans
 from mome_jax.serve import app, openapi
 
 
-@pytest.fixture
-def folder(tmp_path):
-  path = tmp_path / 'temporary'
-  path.mkdir()
-  return path
-
-
-@pytest.fixture
-def client(folder):
-  with desks.desk(Threshold(), folder) as desk, desks.client(desk) as client:
-    yield client
-
-
 @pytest.fixture(scope='module')
 def series(tmp_path_factory):
   path = tmp_path_factory.mktemp('dicom') / 'series'

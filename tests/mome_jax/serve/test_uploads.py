@@ -23,19 +23,6 @@ from mome_jax.serve import uploads
 README = b'This disc holds images of one patient. Start the viewer to look at them.\r\n' * 12
 
 
-@pytest.fixture
-def folder(tmp_path):
-  path = tmp_path / 'temporary'
-  path.mkdir()
-  return path
-
-
-@pytest.fixture
-def client(folder):
-  with desks.desk(Threshold(), folder) as desk, desks.client(desk) as client:
-    yield client
-
-
 @pytest.fixture(scope='module')
 def slices(tmp_path_factory):
   """Name -> content of the files of a series."""
