@@ -4,7 +4,7 @@ python -m input_pipeline.prepare --source=phantom --data_dir=runs/data --spacing
 python -m mome_jax.main --config=demo --workdir=runs/demo
 
 `make demo` took 4 min 30 s on two idle cores, after half a minute to two for the environment. Mean
-Dice on six held-out phantoms: 85.2 % over ten organs, liver tumor 31.3, kidney cyst 13.4.
+Dice on six held-out phantoms: 85.9 % over ten organs, liver tumor 33.6, kidney cyst 27.4.
 """
 
 import ml_collections
