@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -46,3 +47,16 @@ def test_no_page_asks_another_server(site):
       r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(https?:[^"]+)', page.read_text()
     )
     assert not loaded, (page, loaded)
+
+
+def test_every_member_that_a_reference_page_names_is_on_it(site):
+  named = 0
+  for source in (ROOT / 'docs/reference').glob('*.md'):
+    page = (site / 'reference' / source.stem / 'index.html').read_text(encoding='utf-8')
+    entries = re.finditer(r'^::: (\S+)\n((?: {4}.*\n)*)', source.read_text('utf-8'), re.MULTILINE)
+    for entry in entries:
+      options = (yaml.safe_load(entry[2]) or {}).get('options', {})
+      for member in options.get('members', []):
+        named += 1
+        assert f'id="{entry[1]}.{member}"' in page, (source.name, entry[1], member)
+  assert named > 20
