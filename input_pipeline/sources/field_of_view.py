@@ -168,9 +168,10 @@ def check_empty(
     absent: classes that the case declares.
     template: of the classes.
   """
+  pairs = template.pairs()
   held = absence.occurring({name: path}, meanings).get(name, frozenset())
-  classes = labels.classes_of(dict(enumerate(held)), template)
-  if wrong := [label for label in classes if label in absent]:
+  # Of a pair with one side absent it may be the other.
+  if wrong := [noun for noun in sorted(held) if {*pairs.get(noun, (noun,))} <= {*absent}]:
     raise SourceError(
       f'{path}: holds {", ".join(wrong)}, which "absent" declares outside its field of view; '
       'correct one of the two'

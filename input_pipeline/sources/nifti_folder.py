@@ -87,7 +87,7 @@ def nifti_folder_cases(manual_dir: str | None) -> list[Case]:
     known = _supervised(folder, index, name, meanings, template)
     if name in labelled:
       known = labels.restrict(meanings, sorted(labelled[name]), template)
-    if set(classes := absent.get(name, ())) & set(labels.classes_of(known, template)):
+    if set(classes := absent.get(name, ())) & set(labels.classes_of(meanings, template)):
       left = field_of_view.labelled(labels.names_of(known), classes, template, path)
       if pair.label is not None and not pair.problem:
         field_of_view.check_empty(name, pair.label, meanings, classes, template)

@@ -90,9 +90,13 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
   absent = field_of_view.read(index, place, patients, resolve, template)
   looked_for = _looked_for(place, index, patients, everywhere, template)
   for name, classes in absent.items():
-    contoured = set(patients[name].meanings.values())
-    in_view = field_of_view.labelled(looked_for[name], classes, template, place)
-    looked_for[name] = tuple(noun for noun in looked_for[name] if noun in {*in_view, *contoured})
+    contoured = sorted(set(patients[name].meanings.values()))
+    looked_for[name] = tuple(field_of_view.labelled(looked_for[name], classes, template, place))
+    if wrong := [noun for noun in contoured if classes.issuperset(_sides([noun], template))]:
+      raise SourceError(
+        f'{place}: {name} has contours of {", ".join(wrong)}, which "absent" declares outside its '
+        'field of view; correct one of the two'
+      )
   same = _same(place, index, patients)
   splits, drawn = _splits(place, index, patients, same)
   cases = (

@@ -110,6 +110,21 @@ class TestFolder:
       folder_of(tmp_path, absent=absent, missing_is='absent')
     assert '\n' not in str(told.value)
 
+  @pytest.mark.parametrize('supervised', [['liver'], {'a': ['liver'], 'b': ['liver']}])
+  def test_a_label_that_contradicts_it_is_told_though_it_is_not_supervised(
+    self, supervised, tmp_path
+  ):
+    """The spleen that case a shows would be taught as background."""
+    with pytest.raises(UserError, match=r'a\.nii\.gz: holds spleen, which "absent" declares'):
+      folder_of(tmp_path, absent=['spleen'], supervised=supervised)
+
+  def test_of_an_unsupervised_pair_the_other_side_may_be_labelled(self, tmp_path):
+    cases = folder_of(tmp_path, absent=['left kidney'], supervised=['liver'])
+    assert cases['a'].supervised == ('left kidney', 'liver')
+    with pytest.raises(UserError, match='holds kidney, which "absent" declares'):
+      (tmp_path / 'more').mkdir()
+      folder_of(tmp_path / 'more', absent=['kidney'], supervised=['liver'])
+
   def test_prepared_absence_is_trained_as_background(self, tmp_path):
     (tmp_path / 'mine').mkdir()
     folder_of(tmp_path / 'mine', absent=['brainstem'], missing_is='absent')

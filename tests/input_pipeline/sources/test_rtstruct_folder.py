@@ -193,6 +193,18 @@ def test_what_was_not_contoured_is_unknown_unless_it_is_said_to_be_absent(tmp_pa
     listed(tmp_path)
 
 
+@pytest.mark.parametrize('fields', [{}, {'supervised': ['Parotid_R']}])
+def test_contours_of_what_is_declared_absent_are_told(fields, tmp_path):
+  patient(tmp_path / 'p1')
+  declare(tmp_path, absent=['spinal cord', 'bladder'], **fields)
+  told = 'p1 has contours of spinal cord, which "absent" declares outside its field of view'
+  with pytest.raises(UserError, match=told):
+    listed(tmp_path)
+  declare(tmp_path, absent=['bladder', 'parotid_l'], **fields)
+  case = listed(tmp_path)[0]['p1']
+  assert case.absent == ('bladder', 'left parotid') and 'right parotid' in case.labelled
+
+
 def test_partial_classes_are_known_where_they_are_contoured(tmp_path):
   patient(tmp_path / 'p1')
   declare(tmp_path, partial=['spinal cord'])
