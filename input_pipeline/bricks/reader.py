@@ -245,7 +245,7 @@ def read_template(
     declared = {entry['name'] for entry in template.additions()}
     for entry in _stored_classes(data_dir, source, spacing):
       # An index is the source's own affair: its codes are translated on reading.
-      drop = ('index', 'prompt') if entry['name'] in declared else ('index',)
+      drop = ('index', 'prompt', 'noun') if entry['name'] in declared else ('index',)
       template = template.extend([{k: v for k, v in entry.items() if k not in drop}])
   return template
 

@@ -392,6 +392,20 @@ def test_two_folders_with_different_new_classes_make_one_batch(tmp_path, capsys)
   assert bricks.read_template(data, ['yours']).find('STS').name == 'sarcoma'
 
 
+def test_who_declares_a_class_first_says_how_it_is_asked_for(tmp_path):
+  """A model is asked as it was trained, whatever the folder that it is scored on says."""
+  for name, more in (('mine', {'noun': 'the high-dose target volume'}), ('yours', {})):
+    template = TEMPLATE.extend([{'name': 'ptv70', 'synonyms': [f'{name} 70'], **more}])
+    report = {'settings': {'version': bricks.VERSION}, 'new_classes': template.additions()}
+    (tmp_path / name).mkdir()
+    (tmp_path / name / bricks.SETTINGS).write_text(json.dumps(report))
+  asked = 'A computerized tomography of the high-dose target volume'
+  both = bricks.read_template(tmp_path, ['mine', 'yours']).get('ptv70')
+  assert both.prompt == asked and both.synonyms == ('mine 70', 'yours 70')
+  trained = bricks.read_template(tmp_path, ['mine']).additions()
+  assert bricks.read_template(tmp_path, ['yours'], trained).get('ptv70').prompt == asked
+
+
 def pipeline_config(patch=(8, 8, 8)):
   return ml_collections.ConfigDict(
     {
