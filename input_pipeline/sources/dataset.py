@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 import re
 import types
@@ -35,6 +36,8 @@ class Dataset:
       not labelled over the whole scan.
     splits: (regular expression of the scan's path, split), where the dataset has official ones.
     shares: of the splits that the others are drawn into.
+    others: (regular expression of a path, what the download is): of other datasets with such files,
+      whose labels mean something else.
     of_men: classes whose label is another organ in women: supervised in scans of men alone.
     sexes: all paths of the download -> case -> 'M' for a man; needed for `of_men`.
     template: of the names.
@@ -53,6 +56,7 @@ class Dataset:
   slice_ranges: tuple[tuple[str, Mapping[str, tuple[float, float]]], ...] = ()
   splits: tuple[tuple[str, str], ...] = ()
   shares: Mapping[str, float] = dataclasses.field(default_factory=lambda: SHARES)
+  others: tuple[tuple[str, str], ...] = ()
   of_men: tuple[str, ...] = ()
   sexes: Callable[[Sequence[pathlib.Path]], Mapping[str, str]] = lambda paths: {}
   template: Template = TEMPLATE
@@ -74,7 +78,7 @@ class Dataset:
     """All labelled scans below a folder.
 
     Raises:
-      SourceError: if there is none.
+      SourceError: if there is none, or it is another dataset.
 
     Warns:
       UserWarning: of NIfTI files that are left out: scans without a label map, label maps without a
@@ -82,6 +86,9 @@ class Dataset:
     """
     folder = files.folder_of(self.name, manual_dir, f'{self.name} as downloaded')
     paths = files.walk(folder)
+    for path, (pattern, what) in itertools.product(paths, self.others):
+      if _ends(pattern, path.relative_to(folder).as_posix()):
+        raise SourceError(f'{path}: is of {what}')
     images = _match(folder, paths, self.image)
     maps = [_match(folder, paths, label) for label in self.label]
     sexes = self.sexes(paths)

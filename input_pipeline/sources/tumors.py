@@ -19,14 +19,16 @@ LITS = Dataset(
   meanings={1: 'liver', 2: 'liver tumor'},
 )
 
+_HELLER = (
+  'N. Heller et al., "The KiTS21 challenge: Automatic segmentation of kidneys, renal tumors, and '
+  'renal cysts in corticomedullary-phase CT," arXiv 2307.01984, 2023'
+)
+
 KITS = Dataset(
   name='kits',
-  description='Kidneys, kidney tumours and cysts before surgery.',
+  description='Kidneys, kidney tumours and cysts before surgery: KiTS21, or KiTS19 without cysts.',
   licence='CC BY-NC-SA 4.0',
-  citation=(
-    'N. Heller et al., "The KiTS21 challenge: Automatic segmentation of kidneys, renal tumors, and '
-    'renal cysts in corticomedullary-phase CT," arXiv 2307.01984, 2023'
-  ),
+  citation=_HELLER,
   expected=300,
   image=r'(?P<case>case_\d{5})/imaging\.nii\.gz',
   # A voxel is in the aggregate OR if one of the annotators marked it.
@@ -37,6 +39,21 @@ KITS = Dataset(
   meanings={1: 'kidney', 2: 'kidney tumor', 3: 'kidney cyst'},
   # The labels of KiTS19 have no cysts.
   partial=((r'segmentation\.nii\.gz', ('kidney', 'kidney tumor')),),
+  others=(
+    (r'kits23\.json|case_\d{5}/instances', 'KiTS23, whose cysts are labelled: --source=kits23'),
+  ),
+)
+
+KITS23 = Dataset(
+  name='kits23',
+  description='Kidneys, kidney tumours and cysts before surgery: KiTS23, with the scans of `kits`.',
+  licence='CC BY-NC-SA 4.0',
+  citation=_HELLER,
+  expected=489,
+  image=KITS.image,
+  label=(r'(?P<case>case_\d{5})/segmentation\.nii\.gz',),
+  meanings=KITS.meanings,
+  others=((r'kits\.json', 'KiTS19 or KiTS21, other labels of these scans: --source=kits'),),
 )
 
 _DECATHLON = (
@@ -61,6 +78,7 @@ def _decathlon(name: str, prefix: str, expected: int, description: str, *classes
 DATASETS = (
   LITS,
   KITS,
+  KITS23,
   _decathlon('liver', 'liver', 131, 'Liver and its tumours.', 'liver', 'liver tumor'),
   _decathlon('lung', 'lung', 63, 'Lung tumours.', 'lung tumor'),
   _decathlon(

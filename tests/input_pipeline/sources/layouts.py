@@ -214,6 +214,18 @@ def kits(folder, values):
   return boxes
 
 
+def kits23(folder, values):
+  """The repository after its download; each annotation of a cyst has a file, too."""
+  write = pairs(
+    'dataset/case_0000{}/imaging.nii.gz', 'dataset/case_0000{}/segmentation.nii.gz', axes='IPL'
+  )
+  boxes = write(folder, values)
+  (folder / 'dataset/kits23.json').write_text('[]')
+  cyst = 'dataset/case_00001/instances/cyst_instance-1_annotation-1.nii.gz'
+  nifti(folder / cyst, body(values)[1], 'IPL')
+  return boxes
+
+
 def decathlon(task, prefix):
   image = f'{task}/imagesTr/{prefix}_{{:03d}}.nii.gz'
   write = pairs(image, image.replace('images', 'labels'), axes='RAS')
@@ -244,6 +256,7 @@ LAYOUTS = {
   'chaos': chaos,
   'lits': pairs('Training Batch 1/volume-{}.nii', 'Training Batch 1/segmentation-{}.nii'),
   'kits': kits,
+  'kits23': kits23,
   'ircadb': ircadb,
   'word': pairs(
     'WORD-V0.1.0/imagesTr/word_{:04d}.nii.gz', 'WORD-V0.1.0/labelsTr/word_{:04d}.nii.gz'

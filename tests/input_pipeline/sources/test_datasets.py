@@ -119,6 +119,27 @@ class TestSpecialCases:
     assert case.supervised == ('right kidney', 'left kidney', 'kidney tumor')
     assert set(np.unique(case.load().codes)) == {0, 2, 3, 201, 202}
 
+  @pytest.mark.parametrize('marker', ['kits23.json', 'instances'])
+  def test_the_cysts_of_kits23_are_not_taken_for_kidney(self, marker, tmp_path):
+    """Its files are called as those of KiTS19, which labels no cysts."""
+    fabricate('kits23', tmp_path)
+    if marker == 'instances':  # of a copy without the list of patients
+      (tmp_path / 'dataset/kits23.json').unlink()
+    else:
+      shutil.rmtree(tmp_path / 'dataset/case_00001/instances')
+    for folder in (tmp_path, tmp_path / 'dataset'):
+      told = f'{marker}: is of KiTS23, .*--source=kits23'
+      with pytest.raises(sources.SourceError, match=told):
+        sources.get_source('kits').cases(str(folder))
+
+  def test_kits19_is_not_taken_for_kits23(self, tmp_path):
+    image, label, _ = layouts.body([1, 2])
+    layouts.nifti(tmp_path / 'data/case_00000/imaging.nii.gz', image)
+    layouts.nifti(tmp_path / 'data/case_00000/segmentation.nii.gz', label)
+    (tmp_path / 'data/kits.json').write_text('[]')
+    with pytest.raises(sources.SourceError, match='kits.json: is of KiTS19 .*--source=kits'):
+      sources.get_source('kits23').cases(str(tmp_path))
+
   def test_amos_leaves_out_mri_and_keeps_official_splits(self, tmp_path):
     image, label, _ = layouts.body([1])
     for part, number in (('Tr', 1), ('Tr', 507), ('Va', 8)):
