@@ -237,10 +237,12 @@ def gather(
   done = dict.fromkeys(sorted({outcome.split for outcome in outcomes}), 0)
   for outcome in good:
     done[outcome.split] += 1
+  skipped = ((outcome.name, outcome.error) for outcome in outcomes if outcome.error)
+  warnings = ((outcome.name, message) for outcome in good for message in outcome.warnings)
   return Written(
     done,
-    [(outcome.name, outcome.error) for outcome in outcomes if outcome.error],
-    [(outcome.name, message) for outcome in good for message in outcome.warnings],
+    list(dict.fromkeys(skipped)),  # with folds a case has two outcomes
+    list(dict.fromkeys(warnings)),
     sum(file.records for file in train or ()),
   )
 

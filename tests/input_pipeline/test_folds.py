@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -112,6 +113,18 @@ def test_folds_stay_when_cases_come(data, folder, tmp_path_factory):
   for fold in range(4):
     before, after = (folds.held_out(p, ['nifti_folder'], fold, 4) for p in (data, other))
     assert len(before ^ (after - {('nifti_folder', 'new')})) <= 2  # one went, and one came
+
+
+def test_a_scan_that_fails_is_told_once(folder, tmp_path):
+  shutil.copytree(folder, tmp_path / 'scans')
+  scan = tmp_path / 'scans/imagesTr/p4.nii.gz'
+  scan.write_bytes(scan.read_bytes()[:100])
+  narrow = nib.load(tmp_path / 'scans/imagesTr/p5.nii.gz')
+  nib.save(nib.Nifti1Image(np.minimum(narrow.get_fdata(), 90), AFFINE), narrow.get_filename())
+  report = prepared(tmp_path / 'scans', tmp_path / 'data', folds=True)
+  assert [name for name, _ in report['skipped']] == ['p4']
+  told = [name for name, message in report['warnings'] if 'do not look like HU' in message]
+  assert 'p5' in told and len(told) == len(set(told))
 
 
 @pytest.mark.parametrize(
