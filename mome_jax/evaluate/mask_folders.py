@@ -48,6 +48,23 @@ class Masks:
   declared_in: str = ''
   undeclared: Callable[[], list[int]] = list
 
+  def has(self, name: str) -> bool:
+    """Whether there is a mask of a class; of a pair, of both sides."""
+    return name in self.names or set(sides(name)) <= set(self.names)
+
+  def mask(self, name: str) -> volume.Volume:
+    """The mask of what `has` is true of; that of a pair may be the union of its sides.
+
+    Raises:
+      UserError: if a file cannot be read, or the sides lie on different grids.
+    """
+    if name in self.names:
+      return self.read(name)
+    right, left = (self.read(side) for side in sides(name))
+    if right.array.shape != left.array.shape:
+      raise ScoreError(f'{self.path}: the sides of {name!r} are on different grids; predict anew')
+    return volume.Volume(right.array | left.array, right.geometry)
+
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
@@ -187,10 +204,11 @@ def _of_template() -> Meaning:
 
 def contains(outer: str, inner: str) -> bool:
   """Whether a class may contain another; a pair contains what either of its sides does."""
-  return any(TEMPLATE.contains(organ, inner) for organ in _sides(outer))
+  return any(TEMPLATE.contains(organ, inner) for organ in sides(outer))
 
 
-def _sides(name: str) -> tuple[str, ...]:
+def sides(name: str) -> tuple[str, ...]:
+  """Right and left of a pair, or the one class."""
   return TEMPLATE.pairs().get(name, (name,))
 
 
@@ -319,7 +337,7 @@ def _within(
 ) -> np.ndarray:
   """The voxels of a lesion or vessel that lie in an organ; of a pair, in the nearer one."""
   mask = np.isin(array, meaning[part])
-  others = [parent for parent in TEMPLATE.get(part).parents if parent not in _sides(name)]
+  others = [parent for parent in TEMPLATE.get(part).parents if parent not in sides(name)]
   if not others or not mask.any():
     return mask
   spans = [

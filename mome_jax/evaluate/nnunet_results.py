@@ -27,9 +27,10 @@ def write(
 
   The labels of the dataset.json of an nnU-Net dataset decide on the values: masks are painted in
   their order, a structure after what contains it; of region labels in the order of
-  `regions_class_order`. `file_ending` decides on the format (.nrrd and .mha with the extra itk). A
-  copy of dataset.json goes along. Then: nnUNetv2_evaluate_folder labelsTs OUTPUT -djfile
-  OUTPUT/dataset.json -pfile plans.json, or `mome score`.
+  `regions_class_order`. A paired organ without its side (kidney) is both of its sides.
+  `file_ending` decides on the format (.nrrd and .mha with the extra itk). A copy of dataset.json
+  goes along. Then: nnUNetv2_evaluate_folder labelsTs OUTPUT -djfile OUTPUT/dataset.json -pfile
+  plans.json, or `mome score`.
 
   Args:
     results: output folder of `mome_jax.predict`, or other masks that `score` reads.
@@ -51,12 +52,12 @@ def write(
   place = pathlib.Path(results)
   held = _held(place)
   names = inventory.case_names(held.masks)
-  lacking = [name for name in values if not any(name in m.names for m in held.masks.values())]
+  lacking = [name for name in values if not any(m.has(name) for m in held.masks.values())]
   if len(lacking) == len(values):
     raise ScoreError(f'{place}: none of the labels of {path}; it has {", ".join(values)}')
   values = {name: value for name, value in values.items() if name not in lacking}
   for masks in held.masks.values():
-    if absent := [repr(name) for name in values if name not in masks.names]:
+    if absent := [repr(name) for name in values if not masks.has(name)]:
       raise ScoreError(
         f'{masks.path}: no class {", ".join(absent)}, which other cases have; predict it there too'
       )
@@ -129,7 +130,7 @@ def _paint(masks: Masks, values: Mapping[str, int]) -> volume.Volume:
   """One label map (D, H, W) uint8 of the masks of a case."""
   painted: np.ndarray | None = None
   for name, value in values.items():
-    mask = masks.read(name)
+    mask = masks.mask(name)
     if painted is None:
       painted, geometry = np.zeros(mask.array.shape, np.uint8), mask.geometry
     if mask.array.shape != painted.shape:

@@ -53,7 +53,8 @@ def score_folders(
   case; nor is one that is not labelled there, by `missing_is` or `supervised` in the `dataset.json`
   of the references. Of a class that is `absent` there, the field of view cannot show it, the volume
   of its mask is told. A channel in a name is passed over, where that makes a pair:
-  `NAME_0000_seg.nii.gz`. What cannot be scored costs only itself: it is named, in the summary and
+  `NAME_0000_seg.nii.gz`. A paired organ that the references do not separate (kidney) is compared
+  with both of its sides. What cannot be scored costs only itself: it is named, in the summary and
   the table too, and the exit code is 1.
 
   Args:
@@ -96,7 +97,8 @@ def _score_folders(
   undeclared: tuple[dict, dict] = {}, {}
   for case, name in progress.bar(pairs.items(), desc='score'):
     names = [name for name in truth.masks[case].names if name in known]
-    others = [n for n in predicted.masks[name].names if n not in names]
+    held = {*names, *(side for noun in names for side in mask_folders.sides(noun))}
+    others = [n for n in predicted.masks[name].names if n not in held]
     names += [n for n in others if lacks.out_of_view(case, n) and (n in asked or not asked)]
     masks = predicted.masks[name], truth.masks[case]
     scored, faults = _score_case(dataset, case, names, *masks, lacks)
@@ -173,8 +175,8 @@ def _known(truth: MaskFolder, classes: Sequence[str], lacks: _Lacks) -> list[str
 
 def _check_predicted(folder: pathlib.Path, masks: Sequence[Masks], names: Sequence[str]) -> None:
   """What no prediction at all has is a mistake in the names, not a failure of each case."""
-  known = {name for case in masks for name in case.names}
-  if lacking := [name for name in names if masks and name not in known]:
+  if lacking := [name for name in names if masks and not any(case.has(name) for case in masks)]:
+    known = {name for case in masks for name in case.names}
     raise ScoreError(
       f'{folder}: no class {", ".join(map(repr, lacking))}; there are {", ".join(sorted(known))}. '
       'Leave it out with --classes, or declare the values in dataset.json'
@@ -198,11 +200,11 @@ def _score_case(
   """The rows of a case, and what could not be scored in it."""
   rows, faults = [], []
   for name in names:
-    if name not in predicted.names:
+    if not predicted.has(name):
       faults.append(f'{predicted.path}: no class {name!r}; there are {", ".join(predicted.names)}')
       continue
     try:
-      prediction = predicted.read(name)
+      prediction = predicted.mask(name)
       # What is out of view needs no reference of its own.
       reference = truth.read(name) if name in truth.names else _nothing(prediction)
       prediction, reference = _on_one_grid(predicted.path, prediction, truth.path, reference)

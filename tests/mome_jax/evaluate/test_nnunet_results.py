@@ -59,6 +59,27 @@ def test_a_tumor_is_painted_after_a_pair_that_does_not_tell_its_sides(tmp_path):
   np.testing.assert_array_equal(written.dataobj, np.select([tumor == 1, kidney == 1], [1, 2]))
 
 
+@pytest.mark.parametrize('labels', [{'kidney': 1, 'spleen': 2}, {'spleen': 2, 'Kidneys': 1}])
+def test_a_pair_that_a_dataset_does_not_separate_is_both_of_its_sides(labels, tmp_path):
+  """As a model predicts it that was trained on that dataset."""
+  codes = np.zeros((9, 8, 7), np.uint8)
+  codes[1:3, 2:6, 2:6], codes[6:8, 2:6, 2:6], codes[4, 2, 2] = 2, 3, 1
+  save(tmp_path / 'out/a_seg.nii.gz', codes)
+  rows = [{'name': name, 'label': label} for name, label in
+          (('right kidney', 2), ('left kidney', 3), ('spleen', 1))]  # fmt: skip
+  (tmp_path / 'out/a_seg.json').write_text(json.dumps({'labels': rows}))
+  _, notes = nnunet_results.write(tmp_path / 'out', dataset(tmp_path, labels), tmp_path / 'nn')
+  written = nib.load(tmp_path / 'nn/a.nii.gz')
+  np.testing.assert_array_equal(written.dataobj, np.array([0, 2, 1, 1], np.uint8)[codes])
+  assert not notes
+
+
+def test_one_side_is_no_pair(tmp_path):
+  save(tmp_path / 'out/a/kidney_left.nii.gz', np.ones((9, 8, 7), np.uint8))
+  with pytest.raises(ScoreError, match='none of the labels'):
+    nnunet_results.write(tmp_path / 'out', dataset(tmp_path, {'kidney': 1}), tmp_path / 'nn')
+
+
 def test_values_without_a_meaning_are_told(tmp_path):
   results(tmp_path / 'out', ['a'])
   legend = tmp_path / 'out/a_seg.json'
