@@ -298,9 +298,9 @@ def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLik
   template = declared.template(folder)
   cases = [case for case in declared.listed(folder)[0] if case.split == 'train']
   if report:  # groups of patients and draws that were kept decide who is held out
-    outcomes = writer.read_outcomes(epath.Path(data_dir) / name)
-    training = {one.name for one in outcomes if one.split == 'train'}
-    held_out = {one.name for one in outcomes} - training
+    splits = {one.name: one.split for one in writer.read_outcomes(epath.Path(data_dir) / name)}
+    splits |= {case: split for _, case, split in report.get('assigned', ())}  # there in two forms
+    held_out = {case for case, split in splits.items() if split != 'train'}
     cases = [case for case in cases if case.name not in held_out]
 
   def read(case: sources.Case) -> CaseFacts:

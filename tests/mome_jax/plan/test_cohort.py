@@ -115,14 +115,14 @@ def test_prepared_scans_tell_the_same(raw, folder, tmp_path):
     assert all((ours.inside[name] == theirs.inside[name]).all() for name in ours.volumes)
 
 
-def test_scans_that_were_held_out_when_prepared_decide_nothing(folder, tmp_path):
+@pytest.mark.parametrize('folds', [False, True])
+def test_scans_that_were_held_out_when_prepared_decide_nothing(folds, folder, tmp_path):
   scans, data = tmp_path / 'scans', tmp_path / 'data'
   shutil.copytree(folder, scans)
   index = json.loads((scans / 'dataset.json').read_text())
   (scans / 'dataset.json').write_text(json.dumps(index | {'splits': {'validation': ['c0', 'c1']}}))
-  prepare.prepare(
-    'nifti_folder', data, manual_dir=str(scans), name='mine', spacing=(2, 2, 5), brick=8
-  )
+  options = {'name': 'mine', 'spacing': (2, 2, 5), 'brick': 8, 'folds': folds}
+  prepare.prepare('nifti_folder', data, manual_dir=str(scans), **options)
   (scans / 'dataset.json').write_text(json.dumps(index))
   one = cohort.read_cohort([('nifti_folder', str(scans))], data, 100, name='mine')
   assert [case.name for case in one.cases] == ['c2', 'c3', 'c4'] and one.total == 4
