@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from input_pipeline import text_files
 from input_pipeline.sources.base import SourceError
 
 _SPLITS = ('train', 'validation', 'test')
@@ -28,7 +29,7 @@ def read(
   splits: dict[str, str] = {}
   unknown, faults = [], []
   for split, names in given.items():
-    if isinstance(names, str) or not isinstance(names, Collection):
+    if not text_files.are_texts(names):
       raise SourceError(f'{path}: "splits" must map {split} to a list of cases, not to {names!r}')
     for name in names:
       if name not in cases:

@@ -126,6 +126,7 @@ def test_a_case_may_label_less(tmp_path):
     ({'supervised': {'A': ['liver']}}, r"supervised names the case 'A', which has no scan"),
     ({'splits': {'validation': ['a'], 'test': ['a']}}, r"'a' is in two splits"),
     ({'splits': {'test': 'ab'}}, "must map test to a list of cases, not to 'ab'"),
+    ({'splits': {'test': [['a']]}}, r"must map test to a list of cases, not to \[\['a'\]\]"),
     ({'supervised': {'a': ['spleen']}}, r"supervised of a: 'spleen' has no value"),
     ({'supervised': None}, '"supervised" is null; expected the list of labelled classes, or case'),
     ({'supervised': {'a': None}}, 'supervised of a is None; expected a list of names'),
