@@ -110,6 +110,9 @@ def read(path: str) -> Groups:
     groups = [{'split': g['split'], 'members': g['members']} for g in content['groups']]
     for group in groups:
       HELD_OUT.index(group['split'])
+      for key in group['members']:
+        if not (text_files.are_texts(key) and len(key) == 2):
+          raise ValueError(f'member {key!r}, expected [source, case]')
     listed = content.get('scans')
     scans = None
     if listed is not None:

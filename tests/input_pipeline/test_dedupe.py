@@ -260,8 +260,18 @@ def test_what_moves_with_its_group_is_told(tmp_path):
   assert 'split than that of their group: s/a (train, now validation); models' in moved
 
 
-def test_a_file_with_another_split_is_none(tmp_path):
+@pytest.mark.parametrize(
+  ('split', 'members', 'told'),
+  [
+    ('training', [], 'ValueError'),
+    ('train', ['p0', 'p1'], "member 'p0', expected \\[source, case\\]"),
+    ('train', [['mine', 3]], "member \\['mine', 3\\]"),
+    ('train', 3, 'TypeError'),
+  ],
+)
+def test_a_file_of_something_else_is_none(split, members, told, tmp_path):
+  """Names alone, as written by hand, would be of no case."""
   path = tmp_path / 'groups.json'
-  path.write_text('{"groups": [{"split": "training", "members": []}]}')
-  with pytest.raises(patient_groups.GroupsError, match='not a file of mome dedupe'):
+  path.write_text(json.dumps({'groups': [{'split': split, 'members': members}]}))
+  with pytest.raises(patient_groups.GroupsError, match=f'not a file of mome dedupe .*{told}'):
     patient_groups.read(str(path))
