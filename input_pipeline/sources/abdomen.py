@@ -38,7 +38,8 @@ BTCV = Dataset(
   ),
   meanings=_BTCV_ORGANS,
   partial=(
-    (r'label_btcv_multiorgan/label00[6-8]\d\.nii\.gz', _EIGHT),
+    # Of these scans, the challenge's test set, Zenodo alone has labels, whatever their folder.
+    (r'label00[6-8]\d\.nii\.gz', _EIGHT),
     (r'label/label\d{4}\.nii\.gz', TEMPLATE.names()[:13]),
   ),
 )

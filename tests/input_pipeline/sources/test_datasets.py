@@ -98,8 +98,10 @@ def test_from_files_to_batches(name, tmp_path):
 class TestSpecialCases:
   def test_later_btcv_scans_and_the_original_labels_say_less(self, tmp_path):
     image, label, _ = layouts.body(range(1, 15))
-    for number in (1, 61, 4):
+    for number in (1, 61, 4, 62):
       layouts.nifti(tmp_path / f'img/img{number:04d}.nii.gz', image)
+    # Those of Zenodo in a folder that is called as Synapse's.
+    layouts.nifti(tmp_path / 'label/label0062.nii.gz', label)
     for number in (1, 61):
       layouts.nifti(tmp_path / f'label_btcv_multiorgan/label{number:04d}.nii.gz', label)
     layouts.nifti(tmp_path / 'label/label0001.nii.gz', np.minimum(label, 13))
@@ -107,6 +109,7 @@ class TestSpecialCases:
     cases = {case.name: case for case in sources.get_source('btcv').cases(str(tmp_path))}
     assert cases['0001'].supervised == TEMPLATE.names()[:14]
     assert cases['0004'].supervised == TEMPLATE.names()[:13]
+    assert cases['0062'].supervised == cases['0061'].supervised
     indices = [TEMPLATE.get(name).index for name in cases['0061'].supervised]
     assert indices == [1, 3, 4, 5, 6, 7, 11, 14]
     assert set(np.unique(cases['0061'].load().codes)) == {0, *indices}
