@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from input_pipeline import file_kinds, inventory, remarks, text_files
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import nifti_folder
@@ -48,11 +48,11 @@ class Masks:
   declared_in: str = ''
   undeclared: Callable[[], list[int]] = list
 
-  def has(self, name: str) -> bool:
-    """Whether there is a mask of a class; of a pair, of both sides."""
-    return name in self.names or set(sides(name)) <= set(self.names)
+  def has(self, name: str, template: Template = TEMPLATE) -> bool:
+    """Whether there is a mask of a class; of a pair of the template, of both sides."""
+    return name in self.names or set(sides(name, template)) <= set(self.names)
 
-  def mask(self, name: str) -> volume.Volume:
+  def mask(self, name: str, template: Template = TEMPLATE) -> volume.Volume:
     """The mask of what `has` is true of; that of a pair may be the union of its sides.
 
     Raises:
@@ -60,7 +60,7 @@ class Masks:
     """
     if name in self.names:
       return self.read(name)
-    right, left = (self.read(side) for side in sides(name))
+    right, left = (self.read(side) for side in sides(name, template))
     if right.array.shape != left.array.shape:
       raise ScoreError(f'{self.path}: the sides of {name!r} are on different grids; predict anew')
     return volume.Volume(right.array | left.array, right.geometry)
@@ -207,9 +207,9 @@ def contains(outer: str, inner: str) -> bool:
   return any(TEMPLATE.contains(organ, inner) for organ in sides(outer))
 
 
-def sides(name: str) -> tuple[str, ...]:
+def sides(name: str, template: Template = TEMPLATE) -> tuple[str, ...]:
   """Right and left of a pair, or the one class."""
-  return TEMPLATE.pairs().get(name, (name,))
+  return template.pairs().get(name, (name,))
 
 
 def _parts(names: Collection[str]) -> dict[str, list[str]]:

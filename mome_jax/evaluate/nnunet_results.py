@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import inventory
+from input_pipeline.anatomy import Template
 from input_pipeline.ct import itk_image, volume
-from input_pipeline.sources import nifti_folder
+from input_pipeline.sources import files, nifti_folder
 from mome_jax.errors import UserError, writing
 from mome_jax.evaluate import mask_folders
 from mome_jax.evaluate.mask_folders import Masks, ScoreError
@@ -46,18 +47,19 @@ def write(
   """
   path, folder = pathlib.Path(dataset), pathlib.Path(output)
   index, values = _labels(path)
+  template = files.template_of(path.parent, index)
   ending = index.get('file_ending', '.nii.gz')
   if ending not in _ENDINGS:
     raise ScoreError(f'{path}: "file_ending" is {ending!r}; expected {", ".join(_ENDINGS)}')
   place = pathlib.Path(results)
   held = _held(place)
   names = inventory.case_names(held.masks)
-  lacking = [name for name in values if not any(m.has(name) for m in held.masks.values())]
+  lacking = [name for name in values if not any(m.has(name, template) for m in held.masks.values())]
   if len(lacking) == len(values):
     raise ScoreError(f'{place}: none of the labels of {path}; it has {", ".join(values)}')
   values = {name: value for name, value in values.items() if name not in lacking}
   for masks in held.masks.values():
-    if absent := [repr(name) for name in values if not masks.has(name)]:
+    if absent := [repr(name) for name in values if not masks.has(name, template)]:
       raise ScoreError(
         f'{masks.path}: no class {", ".join(absent)}, which other cases have; predict it there too'
       )
@@ -66,7 +68,7 @@ def write(
   written, undeclared = [], {}
   for case, masks in held.masks.items():
     file = folder / f'{names[case]}{ending}'
-    labels = _paint(masks, values)
+    labels = _paint(masks, values, template)
     with writing(folder, ScoreError):
       if itk_image.is_itk(file):
         itk_image.write(file, labels.array, labels.geometry)
@@ -126,11 +128,11 @@ def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[st
   return dict(zip(names, map(int, order), strict=True))
 
 
-def _paint(masks: Masks, values: Mapping[str, int]) -> volume.Volume:
+def _paint(masks: Masks, values: Mapping[str, int], template: Template) -> volume.Volume:
   """One label map (D, H, W) uint8 of the masks of a case."""
   painted: np.ndarray | None = None
   for name, value in values.items():
-    mask = masks.mask(name)
+    mask = masks.mask(name, template)
     if painted is None:
       painted, geometry = np.zeros(mask.array.shape, np.uint8), mask.geometry
     if mask.array.shape != painted.shape:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import inventory, progress, remarks
+from input_pipeline.anatomy import Template
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError, few
@@ -92,13 +93,15 @@ def _score_folders(
   failed += [(case, f'{predictions}: no prediction of this name') for case in lacking]
   if extra := sorted(predicted.masks.keys() - set(pairs.values())):
     notes.append(f'{predictions}: predictions without a reference: {", ".join(extra)}')
-  _check_predicted(predictions, [predicted.masks[name] for name in pairs.values()], known)
+  _check_predicted(
+    predictions, [predicted.masks[name] for name in pairs.values()], known, lacks.template
+  )
   rows: list[dict[str, Any]] = []
   undeclared: tuple[dict, dict] = {}, {}
   for case, name in progress.bar(pairs.items(), desc='score'):
     names = [name for name in truth.masks[case].names if name in known]
-    held = {*names, *(side for noun in names for side in mask_folders.sides(noun))}
-    others = [n for n in predicted.masks[name].names if n not in held]
+    parts = {side for noun in names for side in mask_folders.sides(noun, lacks.template)}
+    others = [n for n in predicted.masks[name].names if n not in (*names, *parts)]
     names += [n for n in others if lacks.out_of_view(case, n) and (n in asked or not asked)]
     masks = predicted.masks[name], truth.masks[case]
     scored, faults = _score_case(dataset, case, names, *masks, lacks)
@@ -127,6 +130,7 @@ class _Lacks:
 
   def __init__(self, declared: labelling.Labelling):
     self._labelling = declared
+    self.template = declared.template
     self.out_of_view = declared.out_of_view
     self.out_of_some_view = declared.out_of_some_view
     self._empty: dict[str, list[str]] = {}
@@ -173,9 +177,12 @@ def _known(truth: MaskFolder, classes: Sequence[str], lacks: _Lacks) -> list[str
   return list(classes) or known
 
 
-def _check_predicted(folder: pathlib.Path, masks: Sequence[Masks], names: Sequence[str]) -> None:
+def _check_predicted(
+  folder: pathlib.Path, masks: Sequence[Masks], names: Sequence[str], template: Template
+) -> None:
   """What no prediction at all has is a mistake in the names, not a failure of each case."""
-  if lacking := [name for name in names if masks and not any(case.has(name) for case in masks)]:
+  has = lambda name: any(case.has(name, template) for case in masks)
+  if lacking := [name for name in names if masks and not has(name)]:
     known = {name for case in masks for name in case.names}
     raise ScoreError(
       f'{folder}: no class {", ".join(map(repr, lacking))}; there are {", ".join(sorted(known))}. '
@@ -200,11 +207,11 @@ def _score_case(
   """The rows of a case, and what could not be scored in it."""
   rows, faults = [], []
   for name in names:
-    if not predicted.has(name):
+    if not predicted.has(name, lacks.template):
       faults.append(f'{predicted.path}: no class {name!r}; there are {", ".join(predicted.names)}')
       continue
     try:
-      prediction = predicted.mask(name)
+      prediction = predicted.mask(name, lacks.template)
       # What is out of view needs no reference of its own.
       reference = truth.read(name) if name in truth.names else _nothing(prediction)
       prediction, reference = _on_one_grid(predicted.path, prediction, truth.path, reference)

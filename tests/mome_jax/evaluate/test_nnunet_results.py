@@ -74,6 +74,20 @@ def test_a_pair_that_a_dataset_does_not_separate_is_both_of_its_sides(labels, tm
   assert not notes
 
 
+def test_a_pair_of_new_classes_is_both_of_its_sides_too(tmp_path):
+  right, left = np.zeros((2, 9, 8, 7), np.uint8)
+  right[1:3, 2:6, 2:6], left[6:8, 2:6, 2:6] = 1, 1
+  for side, mask in (('right', right), ('left', left)):
+    save(tmp_path / f'out/a/{side}_hip.nii.gz', mask)
+  classes = [{'name': f'{side} hip', 'side': side} for side in ('right', 'left')]
+  path = dataset(tmp_path, {'hip': 3}, new_classes=classes, missing_is='absent')
+  nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')
+  written = nib.load(tmp_path / 'nn/a.nii.gz')
+  np.testing.assert_array_equal(written.dataobj, 3 * (right | left))
+  rows = score_folders.score_folders(tmp_path / 'out', tmp_path / 'nn').rows
+  assert [(row['class'], row['dice']) for row in rows] == [('hip', 1.0)]
+
+
 def test_one_side_is_no_pair(tmp_path):
   save(tmp_path / 'out/a/kidney_left.nii.gz', np.ones((9, 8, 7), np.uint8))
   with pytest.raises(ScoreError, match='none of the labels'):
