@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from input_pipeline import file_kinds, inventory, remarks, text_files
-from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import nifti_folder
@@ -84,12 +84,15 @@ class MaskFolder:
     return any(masks.declared_in == CLASS_TABLE for masks in self.masks.values())
 
 
-def read_folder(folder: pathlib.Path, meaning: Meaning | None) -> MaskFolder:
+def read_folder(
+  folder: pathlib.Path, meaning: Meaning | None, template: Template = TEMPLATE
+) -> MaskFolder:
   """The masks of a folder: of label maps, or of folders of masks. Nothing but names is read yet.
 
   Args:
     folder: to look into.
-    meaning: of the values in label maps; None is the class template.
+    meaning: of the values in label maps; None is the built-in template.
+    template: of the classes, which says what names mean and what contains what.
 
   Raises:
     ScoreError: if the folder is missing or holds neither.
@@ -101,8 +104,8 @@ def read_folder(folder: pathlib.Path, meaning: Meaning | None) -> MaskFolder:
     raise ScoreError(f'{folder}: no such folder; correct its path')
   held = inventory.look(folder, file_kinds.VOLUMES, deep=False)
   # As in `label_values`: what a dataset.json says goes before what `predict` noted.
-  legends = {} if os.path.lexists(folder / 'dataset.json') else _read_legends(folder)
-  maps = list(_label_maps(held, meaning, legends))
+  legends = {} if os.path.lexists(folder / 'dataset.json') else _read_legends(folder, template)
+  maps = list(_label_maps(held, meaning, legends, template))
   # What `predict` wrote beside NAME_seg.nii.gz is the same once more.
   names = {case for case, _ in maps}
   labels = {file.name for file in held.used if file.name.endswith('_seg.nii.gz')}
@@ -111,7 +114,7 @@ def read_folder(folder: pathlib.Path, meaning: Meaning | None) -> MaskFolder:
     for case, masks in maps
     if masks.path.name in labels or f'{case}_seg.nii.gz' not in labels
   ]
-  folders = [(case, masks) for case, masks in _mask_folders(held) if case not in names]
+  folders = [(case, masks) for case, masks in _mask_folders(held, template) if case not in names]
   failed = {case: str(masks) for case, masks in folders if isinstance(masks, UserError)}
   maps += [(case, masks) for case, masks in folders if isinstance(masks, Masks)]
   if not maps:
@@ -128,36 +131,41 @@ def read_folder(folder: pathlib.Path, meaning: Meaning | None) -> MaskFolder:
   return MaskFolder(folder, by_case, list(failed.items()), notes)
 
 
-def label_values(folder: pathlib.Path) -> Meaning | None:
+def label_values(folder: pathlib.Path, template: Template = TEMPLATE) -> Meaning | None:
   """What values mean, from what lies in a folder or beside it; None where nothing says.
+
+  Args:
+    folder: of label maps.
+    template: of the classes.
 
   Raises:
     ScoreError, TextFileError, SourceError: if what says so cannot be read.
   """
   inside, beside = folder / 'dataset.json', folder.parent / 'dataset.json'
   if os.path.lexists(inside):  # a link to nothing means something else than no file
-    return _declared(inside)
-  if legends := _legends(folder):
+    return _declared(inside, template)
+  if legends := _legends(folder, template):
     return Meaning(legends, _LEGENDS.format(folder))
-  return _declared(beside) if os.path.lexists(beside) else None
+  return _declared(beside, template) if os.path.lexists(beside) else None
 
 
-def canonical(name: str) -> str:
+def canonical(name: str, template: Template = TEMPLATE) -> str:
   """The class or pair that is meant, as in kidney_left and Kidneys; else lower case with spaces."""
-  return find_class(name) or ' '.join(name.replace('_', ' ').casefold().split())
+  return find_class(name, template) or ' '.join(name.replace('_', ' ').casefold().split())
 
 
 def _label_maps(
   held: inventory.Inventory,
   meaning: Meaning | None,
   legends: Mapping[str, Sequence[LegendRow]],
+  template: Template,
 ) -> Iterator[tuple[str, Masks]]:
-  parts = {} if meaning is None else _parts(meaning.values)
+  parts = {} if meaning is None else _parts(meaning.values, template)
   meaning = meaning or _of_template()
   names = tuple(name for name in meaning.values if name not in _UNSCORED)
   for file in (*held.used, *held.failed):
     case = _case(inventory.stem(file.name))
-    if segments := _segments(file):
+    if segments := _segments(file, template):
       yield (
         case,
         Masks(file.path, tuple(segments), functools.partial(_read_segment, file, segments)),
@@ -167,13 +175,13 @@ def _label_maps(
       # Other cases may have been asked for other classes, and give a label another meaning.
       values = {name: [label] for name, label, _ in legends[case]}
       whole = {name: file.path.parent / mask for name, _, mask in legends[case] if mask}
-      read = functools.partial(_read_label, file, values, _parts(values))
+      read = functools.partial(_read_label, file, values, _parts(values, template), template)
       read = functools.partial(_read_whole, whole, read)
       undeclared = functools.partial(_undeclared, file, values)
       place = _LEGENDS.format(file.path.parent)
       yield case, Masks(file.path, tuple(values), read, None, place, undeclared)
       continue
-    read = functools.partial(_read_label, file, meaning.values, parts)
+    read = functools.partial(_read_label, file, meaning.values, parts, template)
     ignored = functools.partial(read, 'ignore') if 'ignore' in meaning.values else None
     undeclared = functools.partial(_undeclared, file, meaning.values)
     yield case, Masks(file.path, names, read, ignored, meaning.place, undeclared)
@@ -185,18 +193,18 @@ def _of_template() -> Meaning:
   return Meaning(values, CLASS_TABLE)
 
 
-def contains(outer: str, inner: str) -> bool:
+def contains(outer: str, inner: str, template: Template) -> bool:
   """Whether a class may contain another; a pair contains what either of its sides does."""
-  return any(TEMPLATE.contains(organ, inner) for organ in _sides(outer))
+  return any(template.contains(organ, inner) for organ in _sides(outer, template))
 
 
-def _sides(name: str) -> tuple[str, ...]:
-  return TEMPLATE.pairs().get(name, (name,))
+def _sides(name: str, template: Template) -> tuple[str, ...]:
+  return template.pairs().get(name, (name,))
 
 
-def _parts(names: Collection[str]) -> dict[str, list[str]]:
+def _parts(names: Collection[str], template: Template) -> dict[str, list[str]]:
   """Of each class those of the others that lie in it."""
-  return {name: [one for one in names if contains(name, one)] for name in names}
+  return {name: [one for one in names if contains(name, one, template)] for name in names}
 
 
 def _read_whole(
@@ -209,14 +217,14 @@ def _read_whole(
   return volume.Volume(mask.array > 0, mask.geometry)
 
 
-def _segments(file: inventory.File) -> dict[str, list[slicer_segments.Segment]]:
+def _segments(file: inventory.File, template: Template) -> dict[str, list[slicer_segments.Segment]]:
   """Class -> its segments in a file of 3D Slicer that names them."""
   if file.problem or not slicer_segments.is_segmentation(file.path):
     return {}
   by_class: dict[str, list[slicer_segments.Segment]] = {}
   try:
     for segment in slicer_segments.segments(file.path):
-      by_class.setdefault(canonical(segment.name), []).append(segment)
+      by_class.setdefault(canonical(segment.name, template), []).append(segment)
   except volume.VolumeError:  # told where it is read
     return {}
   return by_class
@@ -261,6 +269,7 @@ def _read_label(
   file: inventory.File,
   meaning: Mapping[str, Sequence[int]],
   parts: Mapping[str, Sequence[str]],
+  template: Template,
   name: str,
 ) -> volume.Volume:
   """The mask of a class, with the `parts` of it that have values of their own."""
@@ -271,7 +280,7 @@ def _read_label(
     raise labels
   mask = np.isin(labels.array, meaning[name])
   for part in parts.get(name, ()):
-    mask |= _within(labels.array, meaning, name, part)
+    mask |= _within(labels.array, meaning, template, name, part)
   return volume.Volume(mask, labels.geometry)
 
 
@@ -315,11 +324,16 @@ def class_table_note(folders: Sequence[MaskFolder]) -> str:
 
 
 def _within(
-  array: np.ndarray, meaning: Mapping[str, Sequence[int]], name: str, part: str
+  array: np.ndarray,
+  meaning: Mapping[str, Sequence[int]],
+  template: Template,
+  name: str,
+  part: str,
 ) -> np.ndarray:
   """The voxels of a lesion or vessel that lie in an organ; of a pair, in the nearer one."""
   mask = np.isin(array, meaning[part])
-  others = [parent for parent in TEMPLATE.get(part).parents if parent not in _sides(name)]
+  inside = lambda parent: parent in _sides(name, template) or contains(name, parent, template)
+  others = [parent for parent in template.get(part).parents if not inside(parent)]
   if not others or not mask.any():
     return mask
   spans = [
@@ -333,7 +347,7 @@ def _within(
 
 
 def _mask_folders(
-  held: inventory.Inventory,
+  held: inventory.Inventory, template: Template
 ) -> Iterator[tuple[str, Masks | UserError]]:
   """The folders with masks, and those that cannot be used with the reason."""
   for folder in held.folders:
@@ -351,7 +365,7 @@ def _mask_folders(
     twice = ''
     for file in (*masks.used, *masks.failed):
       name = file.path.name
-      other = by_class.setdefault(canonical(inventory.stem(name)), file)
+      other = by_class.setdefault(canonical(inventory.stem(name), template), file)
       if other is not file:
         twice = f'{folder}: {other.path.name} and {name} are one class; keep one'
     if twice:
@@ -369,16 +383,16 @@ def _read_mask(by_class: Mapping[str, inventory.File], name: str) -> volume.Volu
   return volume.Volume(labels.array > 0, labels.geometry)
 
 
-def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
+def _legends(folder: pathlib.Path, template: Template) -> dict[str, list[int]] | None:
   """Class -> values, from the legends of `predict`; for cases without one of their own."""
   meaning: dict[str, list[int]] = {}
-  for rows in _read_legends(folder).values():
+  for rows in _read_legends(folder, template).values():
     for name, label, _ in rows:
       meaning.setdefault(name, [label])
   return meaning or None
 
 
-def _read_legends(folder: pathlib.Path) -> dict[str, list[LegendRow]]:
+def _read_legends(folder: pathlib.Path, template: Template) -> dict[str, list[LegendRow]]:
   """Case -> rows of its legend; ScoreError where all are damaged, else a note on those that are."""
   legends: dict[str, list[LegendRow]] = {}
   damaged = None
@@ -386,7 +400,7 @@ def _read_legends(folder: pathlib.Path) -> dict[str, list[LegendRow]]:
     try:
       rows = text_files.read_json(path)['labels']
       case = path.name.removesuffix('_seg.json')
-      by_name = {canonical(row['name']): row for row in rows}
+      by_name = {canonical(row['name'], template): row for row in rows}
       if len(by_name) < len(rows):  # one class in several words, asked as written
         by_name = {row['name']: row for row in rows}
       legends[case] = [(name, row['label'], row.get('mask')) for name, row in by_name.items()]
@@ -398,9 +412,9 @@ def _read_legends(folder: pathlib.Path) -> dict[str, list[LegendRow]]:
   return legends
 
 
-def _declared(path: pathlib.Path) -> Meaning:
+def _declared(path: pathlib.Path, template: Template) -> Meaning:
   named = nifti_folder.by_name(declaration(path)['labels'], path)
-  by_class = {canonical(name): values for name, values in named.items()}
+  by_class = {canonical(name, template): values for name, values in named.items()}
   if len(by_class) < len(named):
     raise ScoreError(f'{path}: two of the labels {", ".join(named)} are one class; rename one')
   return Meaning(by_class, str(path))

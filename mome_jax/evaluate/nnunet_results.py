@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import inventory
+from input_pipeline.anatomy import Template
 from input_pipeline.ct import itk_image, volume
-from input_pipeline.sources import nifti_folder
+from input_pipeline.sources import files, nifti_folder
 from mome_jax.errors import UserError, writing
 from mome_jax.evaluate import mask_folders
 from mome_jax.evaluate.mask_folders import Masks, ScoreError
@@ -44,12 +45,14 @@ def write(
       a class of others: an empty mask would count as not found. What was written before is whole.
   """
   path, folder = pathlib.Path(dataset), pathlib.Path(output)
-  index, values = _labels(path)
+  index = mask_folders.declaration(path)
+  template = files.template_of(path.parent, index)
+  values = _values(path, index, template)
   ending = index.get('file_ending', '.nii.gz')
   if ending not in _ENDINGS:
     raise ScoreError(f'{path}: "file_ending" is {ending!r}; expected {", ".join(_ENDINGS)}')
   place = pathlib.Path(results)
-  held = _held(place)
+  held = _held(place, template)
   names = inventory.case_names(held.masks)
   lacking = [name for name in values if not any(name in m.names for m in held.masks.values())]
   if len(lacking) == len(values):
@@ -82,9 +85,9 @@ def write(
   return written, held.notes + notes
 
 
-def _held(place: pathlib.Path) -> mask_folders.MaskFolder:
+def _held(place: pathlib.Path, template: Template) -> mask_folders.MaskFolder:
   """The masks of a folder; ScoreError where one of its cases cannot be used."""
-  held = mask_folders.read_folder(place, mask_folders.label_values(place))
+  held = mask_folders.read_folder(place, mask_folders.label_values(place, template), template)
   if held.failed:
     case, reason = held.failed[0]
     raise ScoreError(f'{case}: {reason}')
@@ -92,9 +95,8 @@ def _held(place: pathlib.Path) -> mask_folders.MaskFolder:
   return dataclasses.replace(held, notes=held.notes + notes)
 
 
-def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:
-  """The content of a dataset.json, and class -> value in the order of painting."""
-  index = mask_folders.declaration(path)
+def _values(path: pathlib.Path, index: Mapping[str, Any], template: Template) -> dict[str, int]:
+  """Class -> value in the order of painting, from the content of a dataset.json."""
   named = nifti_folder.by_name(index['labels'], path)
   regions = {name: held for name, held in named.items() if name not in _UNSET}
   if any(len(held) > 1 for held in regions.values()):
@@ -104,14 +106,15 @@ def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:
   wrong = {name: value for name, value in values.items() if not 0 <= value <= 255}
   if wrong:
     raise ScoreError(f'{path}: labels {wrong} are outside 0..255')
-  by_class = {mask_folders.canonical(name): value for name, value in values.items()}
+  by_class = {mask_folders.canonical(name, template): v for name, v in values.items()}
   if len(by_class) < len(values):
     raise ScoreError(f'{path}: two of the labels {", ".join(values)} are one class; rename one')
   if any(len(held) > 1 for held in regions.values()):
-    return index, by_class
-  around = {name: sum(mask_folders.contains(one, name) for one in by_class) for name in by_class}
+    return by_class
+  within = lambda inner, outer: mask_folders.contains(outer, inner, template)
+  around = {name: sum(within(name, one) for one in by_class) for name in by_class}
   inner_last = sorted(by_class, key=around.__getitem__)
-  return index, {name: by_class[name] for name in inner_last}
+  return {name: by_class[name] for name in inner_last}
 
 
 def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[str, int]:

@@ -75,15 +75,17 @@ def score_folders(
 def _score_folders(
   predictions: pathlib.Path, references: pathlib.Path, classes: Sequence[str], dataset: str
 ) -> FolderScores:
-  meaning = mask_folders.label_values(references)
-  truth = mask_folders.read_folder(references, meaning)
+  declared = labelling.read(references)
+  template = declared.template
+  meaning = mask_folders.label_values(references, template)
+  truth = mask_folders.read_folder(references, meaning, template)
   predicted = mask_folders.read_folder(
-    predictions, mask_folders.label_values(predictions) or meaning
+    predictions, mask_folders.label_values(predictions, template) or meaning, template
   )
   failed, notes = [*truth.failed, *predicted.failed], [*truth.notes, *predicted.notes]
   pairs = _pairs(truth.masks, predicted.masks)
-  lacks = _Lacks(labelling.read(references))
-  asked = [mask_folders.canonical(name) for name in classes]
+  lacks = _Lacks(declared)
+  asked = [mask_folders.canonical(name, template) for name in classes]
   known = _known(truth, asked, lacks)
   lacking = [
     case for case in truth.masks if case not in pairs and case not in dict(predicted.failed)
