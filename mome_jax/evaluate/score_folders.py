@@ -132,16 +132,17 @@ class _Lacks:
     self._empty: dict[str, list[str]] = {}
     self._left_out: dict[str, list[str]] = {}
 
-  def scores(self, case: str, name: str, occurs: bool) -> bool:
-    """Whether a class is scored in a case; keeps account of it."""
-    if self.out_of_view(case, name):
+  def is_scored(self, case: str, name: str, occurs: bool) -> bool:
+    """Whether a class is scored in a case; keeps account of those that are not."""
+    if self.out_of_view(case, name) or self._labelling.labels(case, name, occurs=occurs):
       return True
-    labelled = self._labelling.labels(case, name, occurs=occurs)
-    if not labelled:
-      self._left_out.setdefault(name, []).append(case)
-    elif not occurs and not self._labelling.says(case):
+    self._left_out.setdefault(name, []).append(case)
+    return False
+
+  def note_scored(self, case: str, name: str, occurs: bool) -> None:
+    """Keeps account of a class that was scored in a case, and may not have been labelled there."""
+    if not (occurs or self.out_of_view(case, name) or self._labelling.says(case)):
       self._empty.setdefault(name, []).append(case)
-    return labelled
 
   def notes(self, references: pathlib.Path, scored: Collection[str]) -> list[str]:
     """Of what was not scored, and of what may have been scored wrongly."""
@@ -200,28 +201,31 @@ def _score_case(
   """The rows of a case, and what could not be scored in it."""
   rows, faults = [], []
   for name in names:
-    if name not in predicted.names:
-      faults.append(f'{predicted.path}: no class {name!r}; there are {", ".join(predicted.names)}')
-      continue
     try:
+      reference = truth.read(name) if name in truth.names else None
+      occurs = reference is not None and bool(reference.array.any())
+      if not lacks.is_scored(case, name, occurs):
+        continue
+      if name not in predicted.names:
+        held = ', '.join(predicted.names)
+        raise ScoreError(f'{predicted.path}: no class {name!r}; there are {held}')
       prediction = predicted.read(name)
       # What is out of view needs no reference of its own.
-      reference = truth.read(name) if name in truth.names else _nothing(prediction)
+      reference = _nothing(prediction) if reference is None else reference
       prediction, reference = _on_one_grid(predicted.path, prediction, truth.path, reference)
       ignored = truth.ignored and slicer_segments.embed(truth.ignored(), reference.geometry)
       scored = ~ignored.array if ignored else True
     except UserError as error:
       faults.append(str(error))
       continue
-    if not lacks.scores(case, name, bool(reference.array.any())):
-      continue
     absent = lacks.out_of_view(case, name)
-    if absent and reference.array.any():
+    if absent and occurs:
       faults.append(f'{truth.path}: holds {name}, which "absent" declares out of view; correct it')
       continue
     mask, true = prediction.array & scored, reference.array & scored
     row = score_files.score(source, case, name, mask, true, reference.spacing, absent=absent)
     rows.append(row)
+    lacks.note_scored(case, name, occurs)
   return rows, list(dict.fromkeys(faults))
 
 

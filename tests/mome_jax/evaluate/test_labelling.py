@@ -90,3 +90,20 @@ def test_what_is_no_list_is_refused_as_prepare_does(field, tmp_path):
     labelling.read(tmp_path / 'labelsTr')
   with pytest.raises(UserError, match=rf'dataset.json: "{field}" '):
     nifti_folder_cases(str(tmp_path))
+
+
+def test_what_is_not_labelled_in_a_case_need_not_be_predicted_there(tmp_path):
+  """Each case was asked for what it labels; there is nothing to score of the other class."""
+  labelled = {'a': 'liver', 'b': 'spleen'}
+  supervised = {case: [name] for case, name in labelled.items()}
+  codes = write(tmp_path / 'r', {'liver': 1, 'spleen': 2}, [1], supervised=supervised)
+  save(tmp_path / 'r/labelsTr/b.nii.gz', 2 * codes)
+  for case, name in labelled.items():
+    save(tmp_path / f'out/{case}_seg.nii.gz', codes)
+    legend = {'labels': [{'name': name, 'label': 1}]}
+    (tmp_path / f'out/{case}_seg.json').write_text(json.dumps(legend))
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r/labelsTr')
+  assert {(row['case'], row['class'], row['dice']) for row in scores.rows} == {
+    ('a', 'liver', 1.0), ('b', 'spleen', 1.0)
+  }  # fmt: skip
+  assert not scores.failed
