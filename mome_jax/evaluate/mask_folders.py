@@ -160,28 +160,25 @@ def _label_maps(
   legends: Mapping[str, Sequence[LegendRow]],
   template: Template,
 ) -> Iterator[tuple[str, Masks]]:
-  parts = {} if meaning is None else _parts(meaning.values, template)
   meaning = meaning or _of_template()
   names = tuple(name for name in meaning.values if name not in _UNSCORED)
   for file in (*held.used, *held.failed):
     case = _case(inventory.stem(file.name))
     if segments := _segments(file, template):
-      yield (
-        case,
-        Masks(file.path, tuple(segments), functools.partial(_read_segment, file, segments)),
-      )
+      read = functools.partial(_read_segment, file, segments, template)
+      yield case, Masks(file.path, tuple(segments), read)
       continue
     if case in legends and file.name == f'{case}_seg.nii.gz':
       # Other cases may have been asked for other classes, and give a label another meaning.
       values = {name: [label] for name, label, _ in legends[case]}
       whole = {name: file.path.parent / mask for name, _, mask in legends[case] if mask}
-      read = functools.partial(_read_label, file, values, _parts(values, template), template)
+      read = functools.partial(_read_label, file, values, template)
       read = functools.partial(_read_whole, whole, read)
       undeclared = functools.partial(_undeclared, file, values)
       place = _LEGENDS.format(file.path.parent)
       yield case, Masks(file.path, tuple(values), read, None, place, undeclared)
       continue
-    read = functools.partial(_read_label, file, meaning.values, parts, template)
+    read = functools.partial(_read_label, file, meaning.values, template)
     ignored = functools.partial(read, 'ignore') if 'ignore' in meaning.values else None
     undeclared = functools.partial(_undeclared, file, meaning.values)
     yield case, Masks(file.path, names, read, ignored, meaning.place, undeclared)
@@ -200,11 +197,6 @@ def contains(outer: str, inner: str, template: Template) -> bool:
 
 def _sides(name: str, template: Template) -> tuple[str, ...]:
   return template.pairs().get(name, (name,))
-
-
-def _parts(names: Collection[str], template: Template) -> dict[str, list[str]]:
-  """Of each class those of the others that lie in it."""
-  return {name: [one for one in names if contains(name, one, template)] for name in names}
 
 
 def _read_whole(
@@ -240,16 +232,20 @@ def _layers(path: pathlib.Path) -> volume.Volume | UserError:
 
 
 def _read_segment(
-  file: inventory.File, segments: Mapping[str, Sequence[slicer_segments.Segment]], name: str
+  file: inventory.File,
+  segments: Mapping[str, Sequence[slicer_segments.Segment]],
+  template: Template,
+  name: str,
 ) -> volume.Volume:
+  """The mask of a class, with what lies in it: segments of one layer cannot overlap."""
   layers = _layers(file.path)
   if isinstance(layers, UserError):
     raise layers
   count = layers.array.shape[3]
   if missing := [segment.layer for segment in segments[name] if segment.layer >= count]:
     raise ScoreError(f'{file.path}: {name!r} is in layer {missing[0]} of {count}; save it again')
-  mask = np.any([layers.array[..., s.layer] == s.value for s in segments[name]], 0)
-  return volume.Volume(mask, layers.geometry)
+  of = lambda name: np.any([layers.array[..., s.layer] == s.value for s in segments[name]], 0)
+  return volume.Volume(_whole(of, segments, template, name), layers.geometry)
 
 
 @functools.lru_cache(2)
@@ -268,20 +264,17 @@ def _labels(path: pathlib.Path) -> volume.Volume | UserError:
 def _read_label(
   file: inventory.File,
   meaning: Mapping[str, Sequence[int]],
-  parts: Mapping[str, Sequence[str]],
   template: Template,
   name: str,
 ) -> volume.Volume:
-  """The mask of a class, with the `parts` of it that have values of their own."""
+  """The mask of a class, with what lies in it and has values of its own."""
   if file.problem:
     raise ScoreError(file.problem)
   labels = _labels(file.path)
   if isinstance(labels, UserError):
     raise labels
-  mask = np.isin(labels.array, meaning[name])
-  for part in parts.get(name, ()):
-    mask |= _within(labels.array, meaning, template, name, part)
-  return volume.Volume(mask, labels.geometry)
+  of = lambda name: np.isin(labels.array, meaning[name])
+  return volume.Volume(_whole(of, meaning, template, name), labels.geometry)
 
 
 def _undeclared(file: inventory.File, values: Mapping[str, Sequence[int]]) -> list[int]:
@@ -323,27 +316,37 @@ def class_table_note(folders: Sequence[MaskFolder]) -> str:
   )
 
 
-def _within(
-  array: np.ndarray,
-  meaning: Mapping[str, Sequence[int]],
-  template: Template,
-  name: str,
-  part: str,
+def _whole(
+  of: Callable[[str], np.ndarray], names: Collection[str], template: Template, name: str
 ) -> np.ndarray:
-  """The voxels of a lesion or vessel that lie in an organ; of a pair, in the nearer one."""
-  mask = np.isin(array, meaning[part])
+  """The mask of a class, with those of the others that lie in it.
+
+  Args:
+    of: the mask (D, H, W) bool of a class alone.
+    names: of all classes.
+    template: of the classes.
+    name: of the one.
+  """
+  alone = of(name)
+  whole = alone.copy()
   inside = lambda parent: parent in _sides(name, template) or contains(name, parent, template)
-  others = [parent for parent in template.get(part).parents if not inside(parent)]
-  if not others or not mask.any():
-    return mask
-  spans = [
-    np.flatnonzero(np.isin(array, meaning.get(one, ())).any((1, 2))) for one in (name, *others)
-  ]
-  if not all(map(len, spans)):  # all of it is where the one organ is
-    return mask if len(spans[0]) else np.zeros_like(mask)
+  for part in (part for part in names if contains(name, part, template)):
+    others = [parent for parent in template.get(part).parents if not inside(parent)]
+    known = [of(other) for other in others if other in names]
+    whole |= _nearer(of(part), alone, known) if others else of(part)
+  return whole
+
+
+def _nearer(part: np.ndarray, organ: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+  """The voxels of a lesion in one of a pair of organs that are nearer to this one."""
+  spans = [np.flatnonzero(one.any((1, 2))) for one in (organ, *others) if one.any()]
+  if not organ.any():
+    return np.zeros_like(part)
+  if len(spans) == 1:  # all of it is where the one organ is
+    return part
   this, other = (span.mean() for span in spans)
-  place = np.arange(len(array))[:, None, None]
-  return mask & (abs(place - this) < abs(place - other))
+  place = np.arange(len(part))[:, None, None]
+  return part & (abs(place - this) < abs(place - other))
 
 
 def _mask_folders(
