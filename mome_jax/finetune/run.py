@@ -84,7 +84,7 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
     return notice.code
   print('\n'.join(['', *result.lines()]), flush=True)
   print('\n'.join(['', f'Model: {place / "model"}. Next:', *_next(place)]))
-  return 0
+  return 1 if result.failed else 0
 
 
 def _has_start(place: epath.Path) -> bool:
@@ -239,8 +239,10 @@ def _compare(config: ConfigDict, place: epath.Path) -> verdict.Verdict:
     print('\nThe start on the same scans:', flush=True)
     evaluate.evaluate(evaluation_of_start(config, folder), folder, beside=[place])
     result = verdict.judge(score_files.read(folder), score_files.read(place), new)
-  except UserError as error:
+  except evaluate.NothingHeldOutError as error:
     return verdict.Verdict(None, new, one_line(error))
+  except UserError as error:
+    return verdict.Verdict(None, new, one_line(error), failed=True)
   if result.comparison is not None:
     with writing(place):
       text = compare.to_markdown(result.comparison)

@@ -199,8 +199,18 @@ def test_a_comparison_that_fails_costs_no_model(compared, monkeypatch):
 
   monkeypatch.setattr(verdict, 'judge', fail)
   result = run._compare(config, place)
-  assert result.lines() == ['NOT COMPARED with the start: start: lacks 1 cases of fine-tuned']
+  assert result.failed and result.lines() == [
+    'NOT COMPARED with the start: start: lacks 1 cases of fine-tuned; training is whole, and the '
+    'same command compares again'
+  ]
   assert not result.keeps_start
+
+
+def test_that_there_is_nothing_to_compare_is_no_failure(compared):
+  config, place = compared
+  config.evaluation.split = 'test'
+  result = run._compare(config, place)
+  assert 'no scan to score' in result.why_not and not result.failed
 
 
 @pytest.fixture
@@ -231,6 +241,14 @@ def test_a_run_that_has_begun_goes_on_without_its_start(commanded, tmp_path, cap
   assert after.to_json_best_effort() == before.to_json_best_effort()
   assert commanded(tmp_path / 'other') == 1
   assert f'fine-tunes from {start}; choose another --workdir' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('failed', [True, False])
+def test_a_comparison_that_fails_is_an_error(failed, commanded, monkeypatch, capsys):
+  result = verdict.Verdict(None, (), 'disk full', failed)
+  monkeypatch.setattr(run, '_compare', lambda *_: result)
+  assert commanded(shipped.MODEL) == failed
+  assert 'NOT COMPARED with the start: disk full' in capsys.readouterr().out
 
 
 def test_what_got_worse_is_not_exported(tmp_path):
