@@ -67,7 +67,9 @@ class CasePictures:
       end: of the names of the pictures, such as '_test'.
       points: of `froc.summarize`.
     """
-    froc_curve.froc_curve(self.folder / f'detection{end}.png', points)
+    curve = self.folder / f'detection{end}.png'
+    if not froc_curve.froc_curve(curve, points):
+      curve.unlink(missing_ok=True)  # of an earlier evaluation
     totals = self._totals
     if totals is None or not totals.cases:
       return
