@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 
 import jax
 from etils import epath
@@ -17,7 +18,7 @@ from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
 from mome_jax.checkpoint import files
 from mome_jax.configs import finetune
-from mome_jax.errors import UserError, one_line, writing
+from mome_jax.errors import UserError, few, one_line, writing
 from mome_jax.evaluate import compare, score_files
 from mome_jax.export import export
 from mome_jax.finetune import verdict
@@ -68,7 +69,7 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   if bricks.read_settings(config.data_dir, name) is None:
     _check(data, name, config)  # before anything is written
   _note(place, data, model)
-  _prepare(data, name, config)
+  skipped = _prepare(data, name, config)
   plan(config, checkpoint.load_config(known), place, steps)
   config_check.check(config, model=str(place) if checkpoint.goes_on(place) else '')
   compilation.use_cache()
@@ -84,7 +85,9 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
     return notice.code
   print('\n'.join(['', *result.lines()]), flush=True)
   print('\n'.join(['', f'Model: {place / "model"}. Next:', *_next(place)]))
-  return 1 if result.failed else 0
+  if skipped:
+    print(f'left out: {few(case for case, _ in skipped)}, as told above', file=sys.stderr)
+  return 1 if skipped or result.failed else 0
 
 
 def _has_start(place: epath.Path) -> bool:
@@ -150,8 +153,8 @@ def _check(data: str, name: str, config: ConfigDict) -> None:
       print(f'{finding.kind}: {case}: {finding.message}', file=sys.stderr)
 
 
-def _prepare(data: str, name: str, config: ConfigDict) -> None:
-  """Prepares the folder at the spacing of the model."""
+def _prepare(data: str, name: str, config: ConfigDict) -> Sequence[tuple[str, str]]:
+  """Prepares the folder at the spacing of the model; (case, reason) of what was left out."""
   mm = tuple(config.data.spacing)
   report = prepare.prepare(
     'nifti_folder',
@@ -166,6 +169,7 @@ def _prepare(data: str, name: str, config: ConfigDict) -> None:
   counts = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
   at = ' x '.join(f'{edge:g}' for edge in mm)
   print(f'prepared at {at} mm, as the start: {counts} scans', flush=True)
+  return report['skipped']
 
 
 def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | None) -> None:

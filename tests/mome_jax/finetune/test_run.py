@@ -243,6 +243,16 @@ def test_a_run_that_has_begun_goes_on_without_its_start(commanded, tmp_path, cap
   assert f'fine-tunes from {start}; choose another --workdir' in capsys.readouterr().err
 
 
+def test_a_scan_that_is_left_out_is_told_at_the_end(commanded, monkeypatch, capsys):
+  skipped = {'skipped': [('c03', 'c03_0000.nii.gz: cut off')]}
+  whole = run.prepare.prepare
+  monkeypatch.setattr(run.prepare, 'prepare', lambda *args, **more: whole(*args, **more) | skipped)
+  assert commanded(shipped.MODEL) == 1
+  told = capsys.readouterr()
+  assert 'LEFT OUT: c03: c03_0000.nii.gz: cut off' in told.err and 'Model: ' in told.out
+  assert told.err.endswith('left out: c03, as told above\n')
+
+
 @pytest.mark.parametrize('failed', [True, False])
 def test_a_comparison_that_fails_is_an_error(failed, commanded, monkeypatch, capsys):
   result = verdict.Verdict(None, (), 'disk full', failed)
