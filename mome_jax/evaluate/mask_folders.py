@@ -416,10 +416,14 @@ def _read_legends(folder: pathlib.Path, template: Template) -> dict[str, list[Le
 
 
 def _declared(path: pathlib.Path, template: Template) -> Meaning:
-  named = nifti_folder.by_name(declaration(path)['labels'], path)
+  content = declaration(path)
+  named = nifti_folder.by_name(content['labels'], path)
+  unused = [*filter(nifti_folder.unused(content, path), named)]
+  background = [value for name in unused for value in named.pop(name)]
   by_class = {canonical(name, template): values for name, values in named.items()}
   if len(by_class) < len(named):
     raise ScoreError(f'{path}: two of the labels {", ".join(named)} are one class; rename one')
+  by_class['background'] = [*by_class.get('background', ()), *background]
   return Meaning(by_class, str(path))
 
 

@@ -107,3 +107,18 @@ def test_what_is_not_labelled_in_a_case_need_not_be_predicted_there(tmp_path):
     ('a', 'liver', 1.0), ('b', 'spleen', 1.0)
   }  # fmt: skip
   assert not scores.failed
+
+
+def test_labels_that_are_not_used_are_background(tmp_path):
+  """No model that is trained on them knows such a class."""
+  used = {'liver': 1, 'Table_Top': 2, 'ignore': 3}
+  write(tmp_path / 'r', used, [1, 2, 3], ignored=['table top', 'ignore'])
+  codes = write(tmp_path / 'p', {'liver': 1}, [1])
+  codes[7] = 1  # where nobody looked
+  save(tmp_path / 'p/labelsTr/a.nii.gz', codes)
+  scores = score_folders.score_folders(tmp_path / 'p/labelsTr', tmp_path / 'r/labelsTr')
+  assert [(row['class'], row['dice']) for row in scores.rows] == [('liver', 1.0)]
+  assert not scores.failed and not scores.notes
+  assert {name for case in nifti_folder_cases(str(tmp_path / 'r')) for name in case.supervised} == {
+    'liver'
+  }
