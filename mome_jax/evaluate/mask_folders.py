@@ -39,6 +39,7 @@ class Masks:
     ignored: () -> mask of the voxels that are not scored; or None.
     declared_in: what says what values mean, or `CLASS_TABLE`; '' where masks are no values.
     undeclared: () -> values of the label map that it does not say, and that are in no mask.
+    pairs: paired organ without its side -> both sides, where these are its classes and it is none.
   """
 
   path: pathlib.Path
@@ -47,6 +48,20 @@ class Masks:
   ignored: Callable[[], volume.Volume] | None = None
   declared_in: str = ''
   undeclared: Callable[[], list[int]] = list
+  pairs: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+  def holds(self, name: str) -> bool:
+    """Whether there is a mask of a class, or of both sides of a pair."""
+    return name in self.names or name in self.pairs
+
+  def mask(self, name: str) -> volume.Volume:
+    """The mask of a class that it holds: of a pair, both sides."""
+    if name not in self.pairs:
+      return self.read(name)
+    right, left = map(self.read, self.pairs[name])
+    if right.array.shape != left.array.shape:
+      raise ScoreError(f'{self.path}: the sides of {name!r} are on two grids; predict anew')
+    return volume.Volume(right.array | left.array, right.geometry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +137,7 @@ def read_folder(
     raise ScoreError(next(iter(failed.values()), f'{folder}: {nothing}'))
   by_case: dict[str, Masks] = {}
   for case, masks in maps:
+    masks = dataclasses.replace(masks, pairs=_pairs(masks.names, template))
     if by_case.setdefault(case, masks) is not masks:
       failed[case] = f'{masks.path} and {by_case[case].path.name} are both of this case; keep one'
   for case in failed:
@@ -188,6 +204,12 @@ def _of_template() -> Meaning:
   table = TEMPLATE.code_table(TEMPLATE.names())
   values = {name: np.flatnonzero(table[:, k]).tolist() for k, name in enumerate(TEMPLATE.names())}
   return Meaning(values, CLASS_TABLE)
+
+
+def _pairs(names: Collection[str], template: Template) -> dict[str, tuple[str, str]]:
+  """Pairs of which both sides are among the names, and they themselves are not."""
+  pairs = template.pairs().items()
+  return {noun: sides for noun, sides in pairs if noun not in names and {*sides} <= {*names}}
 
 
 def contains(outer: str, inner: str, template: Template) -> bool:

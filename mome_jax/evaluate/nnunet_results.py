@@ -54,12 +54,12 @@ def write(
   place = pathlib.Path(results)
   held = _held(place, template)
   names = inventory.case_names(held.masks)
-  lacking = [name for name in values if not any(name in m.names for m in held.masks.values())]
+  lacking = [name for name in values if not any(m.holds(name) for m in held.masks.values())]
   if len(lacking) == len(values):
     raise ScoreError(f'{place}: none of the labels of {path}; it has {", ".join(values)}')
   values = {name: value for name, value in values.items() if name not in lacking}
   for masks in held.masks.values():
-    if absent := [repr(name) for name in values if name not in masks.names]:
+    if absent := [repr(name) for name in values if not masks.holds(name)]:
       raise ScoreError(
         f'{masks.path}: no class {", ".join(absent)}, which other cases have; predict it there too'
       )
@@ -132,7 +132,7 @@ def _paint(masks: Masks, values: Mapping[str, int]) -> volume.Volume:
   """One label map (D, H, W) uint8 of the masks of a case."""
   painted: np.ndarray | None = None
   for name, value in values.items():
-    mask = masks.read(name)
+    mask = masks.mask(name)
     if painted is None:
       painted, geometry = np.zeros(mask.array.shape, np.uint8), mask.geometry
     if mask.array.shape != painted.shape:

@@ -177,7 +177,8 @@ def _known(truth: MaskFolder, classes: Sequence[str], lacks: _Lacks) -> list[str
 def _check_predicted(folder: pathlib.Path, masks: Sequence[Masks], names: Sequence[str]) -> None:
   """What no prediction at all has is a mistake in the names, not a failure of each case."""
   known = {name for case in masks for name in case.names}
-  if lacking := [name for name in names if masks and name not in known]:
+  held = lambda name: any(case.holds(name) for case in masks)
+  if lacking := [name for name in names if masks and not held(name)]:
     raise ScoreError(
       f'{folder}: no class {", ".join(map(repr, lacking))}; there are {", ".join(sorted(known))}. '
       'Leave it out with --classes, or declare the values in dataset.json'
@@ -206,10 +207,10 @@ def _score_case(
       occurs = reference is not None and bool(reference.array.any())
       if not lacks.is_scored(case, name, occurs):
         continue
-      if name not in predicted.names:
+      if not predicted.holds(name):
         held = ', '.join(predicted.names)
         raise ScoreError(f'{predicted.path}: no class {name!r}; there are {held}')
-      prediction = predicted.read(name)
+      prediction = predicted.mask(name)
       # What is out of view needs no reference of its own.
       reference = _nothing(prediction) if reference is None else reference
       prediction, reference = _on_one_grid(predicted.path, prediction, truth.path, reference)

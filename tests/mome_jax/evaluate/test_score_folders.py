@@ -493,33 +493,3 @@ def test_cut_segmentations_of_slicer_are_compared_where_they_lie(start, size, di
     assert 'a.seg.nrrd: its voxels are not those of' in reason
   else:
     assert [row['dice'] for row in scores.rows] == [pytest.approx(dice)] and not scores.failed
-
-
-def test_an_organ_holds_its_tumor_in_segments_of_3d_slicer(tmp_path):
-  """As it paints them, no segment overlaps another; `prepare` takes the tumor for liver too."""
-  declared = [slicer_segments.Segment(name, 0, value)
-              for name, value in (('liver', LIVER), ('liver tumor', TUMOR))]  # fmt: skip
-  codes = labels()
-  codes[codes == SPLEEN] = 0
-  save(tmp_path / 'out/a/liver.nii.gz', (codes > 0).astype(np.uint8))
-  grid = volume.read_labels(tmp_path / 'out/a/liver.nii.gz')
-  colours = {segment.name: (1, 0, 0) for segment in declared}
-  (tmp_path / 'r').mkdir()
-  header = slicer_segments.header(declared, colours, grid.geometry.shape)
-  codes = volume.to_canonical(codes, AFFINE, name='a').array
-  itk_image.write(tmp_path / 'r/a.seg.nrrd', codes, grid.geometry, header)
-  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r', classes=['liver'])
-  assert [row['dice'] for row in scores.rows] == [1.0]
-
-
-def test_a_kidney_of_the_class_table_holds_its_tumor(tmp_path):
-  """As `predict` numbers them, and its legend is lost."""
-  codes = np.zeros((20, 8, 8), np.uint8)  # axis 0 runs to the left
-  codes[2:6, 2:6, 2:6], codes[4:7, 2:4, 2:4], codes[13:17, 2:6, 2:6] = 2, 26, 3
-  save(tmp_path / 'out/a.nii.gz', codes)
-  for name, values in (('kidney_right', (2, 26)), ('kidney_left', (3,)), ('kidney_tumor', (26,))):
-    save(tmp_path / f'r/a/{name}.nii.gz', np.isin(codes, values).astype(np.uint8))
-  rows = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r').rows
-  assert {row['class']: row['dice'] for row in rows} == dict.fromkeys(
-    ('right kidney', 'left kidney', 'kidney tumor'), 1.0
-  )
