@@ -13,7 +13,7 @@ from input_pipeline import inventory
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import itk_image, volume
 from input_pipeline.sources import files, nifti_folder
-from mome_jax.errors import UserError, writing
+from mome_jax.errors import UserError, few, writing
 from mome_jax.evaluate import mask_folders
 from mome_jax.evaluate.mask_folders import Masks, ScoreError
 
@@ -38,7 +38,8 @@ def write(
     output: folder, created.
 
   Returns:
-    What was written, and notes: labels that no case has, values of the results that mean nothing.
+    What was written, and notes: labels that no case has, values of the results that mean nothing,
+    files of other cases that are in the output.
 
   Raises:
     ScoreError, TextFileError, SourceError, VolumeError: if something does not fit, or a case lacks
@@ -82,6 +83,12 @@ def write(
     shutil.copyfile(path, copy)
   notes = [f'{path}: {name!r} is not in the results, and so in no file' for name in lacking]
   notes += mask_folders.undeclared_notes(place, undeclared)
+  others = sorted({file.name for file in folder.glob(f'*{ending}')} - {f.name for f in written})
+  if others:
+    notes.append(
+      f'{folder}: holds {few(others)} besides, which would be scored along; remove what is of '
+      'another run'
+    )
   return written, held.notes + notes
 
 
