@@ -372,13 +372,31 @@ def to_score(plan: Plan) -> list[str]:
 
 
 def score(plan: Plan) -> list[str]:
-  """Scores every model on datasets that it was not trained on."""
+  """Scores every model on datasets that it was not trained on; tells of one that was another."""
   for model in to_score(plan):
     folder = plan.external(model)
     if not (folder / 'params').exists():  # which come last
+      step = _step(plan, model)
       _program('mome_jax.export', f'--checkpoint={plan.run(model)}', f'--output={folder}')
+      _note(plan, f'external {model}', {'step': step})
     _evaluate(plan, folder, plan.scored_only())
-  return []
+  notes, lines = read_notes(plan), []
+  for model in plan.models:
+    step = notes.get(f'external {model}', {}).get('step')
+    if step is not None and step != (now := _step(plan, model)):
+      lines.append(
+        f'{model}: {plan.external(model)} is that of step {step}, and {plan.run(model)} is at '
+        f'{now}; remove the first, and give the same command again'
+      )
+  return lines
+
+
+def _step(plan: Plan, model: str) -> int | None:
+  """The step of the checkpoint that counts of a run."""
+  from mome_jax import checkpoint
+
+  run = plan.run(model)
+  return checkpoint.locate(run, checkpoint.load_config(run).evaluation.checkpoint).step
 
 
 def _evaluate(plan: Plan, folder: pathlib.Path, names: Sequence[str]) -> None:
