@@ -428,12 +428,28 @@ def _program(module: str, *words: str) -> None:
 
 
 # ---------------------------------------------------------------------------- tables
+def to_write_tables(plan: Plan) -> list[str]:
+  """['all'] where scores came or changed since the tables were written."""
+  same = read_notes(plan).get('tables') == _scores(plan)
+  return [] if same and (plan.work / 'tables/README.md').exists() else ['all']
+
+
+def _scores(plan: Plan) -> dict[str, str]:
+  """Folder -> what changes with its scores, of all that the tables are made of."""
+  places = [place(model) for model in plan.models for place in (plan.run, plan.external)]
+  summaries = [folder / score_files.SUMMARY for place in places for folder in tables.folders(place)]
+  digest = lambda file: hashlib.sha256(file.read_bytes()).hexdigest()[:24]
+  return {str(file.parent.relative_to(plan.work)): digest(file) for file in summaries}
+
+
 def write_tables(plan: Plan) -> list[str]:
   """Joins the scores of all models to the paper's tables: `tables/README.md`."""
+  scores = _scores(plan)
   models = {model: plan.run(model) for model in plan.models if _is_scored(plan, model)}
   others = {model: plan.external(model) for model in models}
   names = plan.trained(), plan.scored_only()
   text = tables.write(plan.work / 'tables', models, others, names, plan.classes)
+  _note(plan, 'tables', scores)
   print(text)
   return []
 
@@ -455,15 +471,11 @@ class Stage:
   run: Callable[[Plan], list[str]]
 
 
-def _always(plan: Plan) -> list[str]:
-  return [] if (plan.work / 'tables/README.md').exists() else ['all']
-
-
 STAGES = (
   Stage('check', 'read every scan once', to_check, check),
   Stage('dedupe', 'find scans that several downloads hold', to_compare, compare_scans),
   Stage('prepare', 'write bricks and held-out scans', to_prepare, write_bricks),
   Stage('train', 'train and score the models', to_train, train),
   Stage('external', 'score them on datasets that they never saw', to_score, score),
-  Stage('tables', "join the scores to the paper's tables", _always, write_tables),
+  Stage('tables', "join the scores to the paper's tables", to_write_tables, write_tables),
 )
