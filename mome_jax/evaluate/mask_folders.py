@@ -113,7 +113,7 @@ def read_folder(
     ScoreError: if the folder is missing or holds neither.
     FolderError: if it cannot be listed.
   """
-  for cache in (_labels, _layers):  # files may have changed since the last call
+  for cache in (_read_labels, _layers):  # files may have changed since the last call
     cache.cache_clear()
   if not folder.is_dir():
     raise ScoreError(f'{folder}: no such folder; correct its path')
@@ -246,7 +246,7 @@ def _segments(file: inventory.File, template: Template) -> dict[str, list[slicer
 
 @functools.lru_cache(2)
 def _layers(path: pathlib.Path) -> volume.Volume | UserError:
-  """As `_labels`, all layers of a file of 3D Slicer."""
+  """As `_read_labels`, all layers of a file of 3D Slicer."""
   try:
     return slicer_segments.read(path)
   except UserError as error:
@@ -270,15 +270,21 @@ def _read_segment(
   return volume.Volume(_whole(of, segments, template, name), layers.geometry)
 
 
+def _labels(path: pathlib.Path, values: Mapping[str, Sequence[int]]) -> volume.Volume | UserError:
+  """A label map whose values are declared, or why there is none."""
+  wide = max((max(held, default=0) for held in values.values()), default=0) > 255
+  return _read_labels(path, 65535 if wide else 255)  # `predict` numbers free text from 200 on
+
+
 @functools.lru_cache(2)
-def _labels(path: pathlib.Path) -> volume.Volume | UserError:
-  """A label map, or why there is none.
+def _read_labels(path: pathlib.Path, most: int) -> volume.Volume | UserError:
+  """A label map with values up to `most`, or why there is none.
 
   A prediction and its reference stay in memory while their classes are scored; a damaged one is
   tried once and not for each class.
   """
   try:
-    return volume.read_labels(path)
+    return volume.read_labels(path, most=most)
   except UserError as error:
     return error
 
@@ -292,7 +298,7 @@ def _read_label(
   """The mask of a class, with what lies in it and has values of its own."""
   if file.problem:
     raise ScoreError(file.problem)
-  labels = _labels(file.path)
+  labels = _labels(file.path, meaning)
   if isinstance(labels, UserError):
     raise labels
   of = lambda name: np.isin(labels.array, meaning[name])
@@ -301,7 +307,7 @@ def _read_label(
 
 def _undeclared(file: inventory.File, values: Mapping[str, Sequence[int]]) -> list[int]:
   """The values of a label map that mean nothing; of one that cannot be read, none."""
-  labels = None if file.problem else _labels(file.path)
+  labels = None if file.problem else _labels(file.path, values)
   if not isinstance(labels, volume.Volume):
     return []
   declared = {0}.union(*values.values())
