@@ -232,7 +232,8 @@ def _compare(config: ConfigDict, place: epath.Path) -> verdict.Verdict:
 
   Whatever prevents the comparison is its outcome: training is whole, and is exported.
   """
-  folder = place / _START
+  folder, report = place / _START, place / 'comparison.md'
+  report.unlink(missing_ok=True)  # of an earlier start of this command
   known = checkpoint.load_config(folder).classes
   new = tuple(name for name in config.classes if name not in known)
   try:
@@ -249,8 +250,7 @@ def _compare(config: ConfigDict, place: epath.Path) -> verdict.Verdict:
     return verdict.Verdict(None, new, one_line(error), failed=True)
   if result.comparison is not None:
     with writing(place):
-      text = compare.to_markdown(result.comparison)
-      (place / 'comparison.md').write_text(text, encoding='utf-8')
+      report.write_text(compare.to_markdown(result.comparison), encoding='utf-8')
   return result
 
 

@@ -197,8 +197,10 @@ def test_a_comparison_that_fails_costs_no_model(compared, monkeypatch):
   def fail(*_):
     raise score_files.ResultsError('start: lacks 1 cases of fine-tuned')
 
+  assert run._compare(config, place).comparison and (place / 'comparison.md').is_file()
   monkeypatch.setattr(verdict, 'judge', fail)
   result = run._compare(config, place)
+  assert not (place / 'comparison.md').exists()
   assert result.failed and result.lines() == [
     'NOT COMPARED with the start: start: lacks 1 cases of fine-tuned; training is whole, and the '
     'same command compares again'
