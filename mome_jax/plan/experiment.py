@@ -83,7 +83,6 @@ class Experiment:
   def _classes(self) -> Choice:
     labelled = self.cohort.labelled
     absent = [name for name in labelled if name not in self.cohort.classes]
-    why = f'all that occur in training scans, in {min(labelled.values())} to {self.cohort.total}'
     least = min(self.cohort.classes, key=lambda name: labelled[name])
     why = f'all that occur in a training scan; {least} is labelled in fewest, {labelled[least]}'
     if absent:
