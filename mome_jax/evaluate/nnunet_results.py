@@ -69,12 +69,7 @@ def write(
   written, undeclared = [], {}
   for case, masks in held.masks.items():
     file = folder / f'{names[case]}{ending}'
-    labels = _paint(masks, values)
-    with writing(folder, ScoreError):
-      if itk_image.is_itk(file):
-        itk_image.write(file, labels.array, labels.geometry)
-      else:
-        volume.write_nifti(file, labels.array, labels.geometry, np.uint8)
+    _save(file, _paint(masks, values))
     written.append(file)
     if unknown := masks.undeclared():
       undeclared[case] = masks.declared_in, unknown
@@ -83,13 +78,19 @@ def write(
     shutil.copyfile(path, copy)
   notes = [f'{path}: {name!r} is not in the results, and so in no file' for name in lacking]
   notes += mask_folders.undeclared_notes(place, undeclared)
-  others = sorted({file.name for file in folder.glob(f'*{ending}')} - {f.name for f in written})
-  if others:
-    notes.append(
-      f'{folder}: holds {few(others)} besides, which would be scored along; remove what is of '
-      'another run'
-    )
-  return written, held.notes + notes
+  return written, held.notes + notes + _of_another_run(folder, ending, written)
+
+
+def _of_another_run(
+  folder: pathlib.Path, ending: str, written: Sequence[pathlib.Path]
+) -> list[str]:
+  """A note on the cases in a folder that were not written now, where there are any."""
+  others = {file.name for file in folder.glob(f'*{ending}')} - {file.name for file in written}
+  note = (
+    f'{folder}: holds {few(sorted(others))} besides, which would be scored along; remove what is '
+    'of another run'
+  )
+  return [note] if others else []
 
 
 def _held(place: pathlib.Path, template: Template) -> mask_folders.MaskFolder:
@@ -133,6 +134,14 @@ def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[st
       f'{", ".join(names)}'
     )
   return dict(zip(names, map(int, order), strict=True))
+
+
+def _save(file: pathlib.Path, labels: volume.Volume) -> None:
+  with writing(file.parent, ScoreError):
+    if itk_image.is_itk(file):
+      itk_image.write(file, labels.array, labels.geometry)
+    else:
+      volume.write_nifti(file, labels.array, labels.geometry, np.uint8)
 
 
 def _paint(masks: Masks, values: Mapping[str, int]) -> volume.Volume:
