@@ -6,13 +6,14 @@ python -m mome_jax.info --json
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Sequence
 
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.cli import Parser, dashed
-from input_pipeline.errors import command
+from input_pipeline.errors import command, one_line
 from mome_jax import __version__, shipped
 from mome_jax.predict import run_record
 
@@ -21,22 +22,34 @@ def info() -> dict:
   """Version, platform, packages, devices, the place of compiled programs, shipped models.
 
   Returns:
-    What JSON can hold; `models` is a list of objects with name, path, spacing in mm, HU windows
-    and classes, each with the synonyms that it was trained with.
+    What JSON can hold; `no_devices` is why JAX has none, or ''; `models` is a list of objects with
+    name, path, spacing in mm, HU windows and classes, each with the synonyms that it was trained
+    with.
   """
-  import jax
-
   from mome_jax.training import compilation
 
+  devices, no_devices = _devices()
   return {
     'version': __version__,
     'python': platform.python_version(),
     'platform': platform.platform(),
     'packages': run_record.versions(),
-    'devices': [f'{device.platform}:{device.id} {device.device_kind}' for device in jax.devices()],
+    'devices': devices,
+    'no_devices': no_devices,
     'compilation_cache': compilation.cache_folder() or 'off',
     'models': [_describe(shipped.MODEL)],
   }
+
+
+def _devices() -> tuple[list[str], str]:
+  """The devices, and why there are none: whoever asks may be looking for just that."""
+  import jax
+
+  try:
+    return [f'{one.platform}:{one.id} {one.device_kind}' for one in jax.devices()], ''
+  except (RuntimeError, AssertionError) as error:  # JAX asserts that JAX_PLATFORMS names some
+    asked = f'JAX has none of JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}'
+    return [], one_line(error) or asked
 
 
 def _describe(folder) -> dict:
@@ -68,7 +81,7 @@ def text(facts: dict) -> str:
     f'MoME-JAX {facts["version"]}',
     f'Python     {facts["python"]}, {facts["platform"]}',
     f'Packages   {packages}',
-    f'Devices    {", ".join(facts["devices"])}',
+    f'Devices    {", ".join(facts["devices"]) or "none: " + facts["no_devices"]}',
     f'Compiled   {facts["compilation_cache"]}',
   ]
   for model in facts['models']:

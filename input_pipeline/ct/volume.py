@@ -200,35 +200,37 @@ def to_hu(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
   return array
 
 
-def read_labels(path: str | os.PathLike) -> Volume:
+def read_labels(path: str | os.PathLike, *, most: int = 255) -> Volume:
   """Reads a label map.
 
   Args:
-    path: file as of `read_image` whose values are integers in 0..255, of any dtype.
+    path: file as of `read_image` whose values are integers in 0..most, of any dtype.
+    most: 255, or up to 65535.
 
   Returns:
-    Volume of uint8.
+    Volume of uint8, or of uint16 where there are values beyond.
 
   Raises:
-    VolumeError: as `read_image`, and if a value is not an integer in 0..255.
+    VolumeError: as `read_image`, and if a value is not an integer in 0..most.
   """
   with reading_into_memory(path, VolumeError):
     array, affine, header = _read(path)
-    return to_canonical(to_labels(array, path), affine, name=path, header=header)
+    return to_canonical(to_labels(array, path, most), affine, name=path, header=header)
 
 
-def to_labels(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+def to_labels(array: np.ndarray, path: str | os.PathLike, most: int = 255) -> np.ndarray:
   """What every reader does to the values of a label map.
 
   Args:
     array: numbers as stored, rescaled.
     path: for messages.
+    most: as of `read_labels`.
 
   Returns:
-    uint8 of the same shape.
+    uint8 of the same shape, or uint16 where there are values beyond.
 
   Raises:
-    VolumeError: if a value is not an integer in 0..255.
+    VolumeError: if a value is not an integer in 0..most.
   """
   if array.dtype.kind == 'f':
     rounded = np.rint(array)
@@ -238,11 +240,11 @@ def to_labels(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
       values = _some(array[wrong])
       raise VolumeError(f'{path}: label values {values} are no integers; resample by nearest voxel')
     array = rounded
-  outside = (array < 0) | (array > 255)
+  outside = (array < 0) | (array > most)
   if outside.any():
     values = _some(array[outside])
-    raise VolumeError(f'{path}: label values {values} are outside 0..255; renumber the labels')
-  return array.astype(np.uint8)
+    raise VolumeError(f'{path}: label values {values} are outside 0..{most}; renumber the labels')
+  return array.astype(np.uint8 if array.max(initial=0) <= 255 else np.uint16)
 
 
 def _some(values: np.ndarray, most: int = 8) -> str:

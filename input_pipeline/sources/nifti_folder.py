@@ -35,7 +35,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from input_pipeline import file_kinds, inventory, labels, text_files
@@ -121,14 +121,14 @@ def _open(manual_dir: str | None) -> tuple[pathlib.Path, dict]:
 
 def _meanings(index: dict, template: Template, path: pathlib.Path) -> dict[int, labels.Meaning]:
   """Label value -> class names, or None where it is not used; one error names all bad labels."""
-  unused = {roi_names.plain(name) for name in _texts(index.get('ignored', ()), '"ignored"', path)}
+  is_unused = unused(index, path)
   names_of: dict[int, list[str]] = {}
   faults = []
   for name, values in by_name(index['labels'], path).items():
     if roi_names.plain(name) == 'background':
       continue
     resolved = labels.IGNORE if roi_names.plain(name) == labels.IGNORE else None
-    if not resolved and roi_names.plain(name) not in unused:
+    if not resolved and not is_unused(name):
       try:
         resolved = _resolve(name, template)
       except ValueError as error:
@@ -145,6 +145,16 @@ def _meanings(index: dict, template: Template, path: pathlib.Path) -> dict[int, 
   if faults:
     raise SourceError(f'{path}: {"; ".join(faults)}')
   return {value: tuple(names) or None for value, names in names_of.items()}
+
+
+def unused(index: Mapping, path: pathlib.Path) -> Callable[[str], bool]:
+  """Whether a label is in `ignored`, from the content of a `dataset.json`; `ignore` never is.
+
+  Raises:
+    SourceError: if `ignored` is no list of names.
+  """
+  names = {roi_names.plain(name) for name in _texts(index.get('ignored', ()), '"ignored"', path)}
+  return lambda name: roi_names.plain(name) in names - {labels.IGNORE}
 
 
 def _texts(value: Any, what: str, path: pathlib.Path) -> Sequence[str]:

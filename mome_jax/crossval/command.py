@@ -46,16 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
       'folds are trained one after another, each by one process; for several, or another --mode, '
       'use python -m mome_jax.main with --config.data.fold for each'
     )
+  from mome_jax import checkpoint
   from mome_jax.crossval import pool
   from mome_jax.evaluate import tables
   from mome_jax.training import compilation, config_check, forecast
 
   config, workdir = values.config, epath.Path(values.workdir)
-  config_check.check(config)
+  names = pool.names(config)
+  begun = [workdir / name for name in names if checkpoint.goes_on(workdir / name)]
+  # What the folds start from may be gone once all of them have begun.
+  config_check.check(config, model=str(begun[0]) if begun and len(begun) == len(names) else '')
   pool.check(config)
   with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
-  names = pool.names(config)
   done = []  # all are looked at first: what cannot be pooled is told before others are trained
   for fold, name in enumerate(names):
     of_fold = workdir / name, pool.of_fold(config, fold)

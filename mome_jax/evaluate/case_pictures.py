@@ -32,6 +32,7 @@ class CasePictures:
     self._explainer = explainer
     self._totals = None if explainer is None else router_maps.RoutingTotals(explainer)
     self._slices: list[router_pictures.RouterSlice] = []  # of the first case
+    self._drawn: set[str] = set()
 
   def watch(self) -> router_maps.RoutingWatch | None:
     """For the segmentation of the next case; None where the router is not asked."""
@@ -46,7 +47,10 @@ class CasePictures:
     if not self._number:
       return
     self._number -= 1
-    _draw_masks(self.folder / f'{case.name}.png', case, segmentation)
+    # Scans of two sources may have one name.
+    name = f'{case.source}_{case.name}' if case.name in self._drawn else case.name
+    self._drawn.add(case.name)
+    _draw_masks(self.folder / f'{name}.png', case, segmentation)
     if watch is None or self._totals is None:
       return
     maps = watch.maps()
@@ -54,10 +58,10 @@ class CasePictures:
     self._slices = self._slices if self._totals.cases else slices
     self._totals.add(maps)
     router_pictures.scale_maps(
-      self.folder / f'{case.name}_routing.png',
+      self.folder / f'{name}_routing.png',
       slices,
       maps.scale_labels,
-      title=f'{case.name}: which scale each class trusts where',
+      title=f'{name}: which scale each class trusts where',
     )
 
   def finish(self, end: str, points: Sequence[Mapping[str, Any]]) -> None:
@@ -67,7 +71,9 @@ class CasePictures:
       end: of the names of the pictures, such as '_test'.
       points: of `froc.summarize`.
     """
-    froc_curve.froc_curve(self.folder / f'detection{end}.png', points)
+    curve = self.folder / f'detection{end}.png'
+    if not froc_curve.froc_curve(curve, points):
+      curve.unlink(missing_ok=True)  # of an earlier evaluation
     totals = self._totals
     if totals is None or not totals.cases:
       return
@@ -97,7 +103,7 @@ def _draw_masks(path: epath.Path, case: VolumeRecord, segmentation: Segmentation
     {name: _Truth(case.codes, table[:, i]) for i, name in enumerate(names)},
     palette(segmentation.names),
   )
-  title = f'{case.name}: prediction filled, reference dashed'
+  title = f'{path.stem}: prediction filled, reference dashed'
   overlay.overlay(path, case.image, case.geometry.spacing, layers, title)
 
 

@@ -229,7 +229,8 @@ def _check_same(a: set[Key], b: set[Key], names: tuple[str, str]) -> None:
     called = [', '.join(sorted({key[0] for key in keys})) for keys in (a, b)]
     raise score_files.ResultsError(
       f'{names[1]}: has the cases of {names[0]}, but the datasets are called {called[0]} and '
-      f'{called[1]}; score both with the same --dataset'
+      f'{called[1]}; score both with the same --dataset, or evaluate both with the same '
+      'config.data.sources'
     )
   sides = (a, b, *names), (b, a, *names[::-1])
   for keys, others, name, without in sides:

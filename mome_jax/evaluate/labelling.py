@@ -87,12 +87,11 @@ def _by_case(
   everywhere, by_case = field_of_view.written(content, path, field)
   if not isinstance(content[field], Mapping):
     by_case = {_EVERYWHERE: everywhere}
-  # A mask of a new class is called by the built-in one that its name means elsewhere.
-  both = lambda name: _classes(name, template) | {mask_folders.canonical(name)}
-  return {case: frozenset().union(*map(both, names)) for case, names in by_case.items()}
+  meant = lambda names: (_classes(name, template) for name in names)
+  return {case: frozenset().union(*meant(names)) for case, names in by_case.items()}
 
 
 def _classes(name: str, template: Template) -> frozenset[str]:
   """The classes that a name means, both sides of a pair; one that is no class stands for itself."""
   meant = frozenset(structure.name for structure in resolve(name, template))
-  return meant or frozenset((mask_folders.canonical(name),))
+  return meant or frozenset((mask_folders.canonical(name, template),))

@@ -39,6 +39,7 @@ class Masks:
     ignored: () -> mask of the voxels that are not scored; or None.
     declared_in: what says what values mean, or `CLASS_TABLE`; '' where masks are no values.
     undeclared: () -> values of the label map that it does not say, and that are in no mask.
+    pairs: paired organ without its side -> both sides, where these are its classes and it is none.
   """
 
   path: pathlib.Path
@@ -47,22 +48,19 @@ class Masks:
   ignored: Callable[[], volume.Volume] | None = None
   declared_in: str = ''
   undeclared: Callable[[], list[int]] = list
+  pairs: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
-  def has(self, name: str, template: Template = TEMPLATE) -> bool:
-    """Whether there is a mask of a class; of a pair of the template, of both sides."""
-    return name in self.names or set(sides(name, template)) <= set(self.names)
+  def holds(self, name: str) -> bool:
+    """Whether there is a mask of a class, or of both sides of a pair."""
+    return name in self.names or name in self.pairs
 
-  def mask(self, name: str, template: Template = TEMPLATE) -> volume.Volume:
-    """The mask of what `has` is true of; that of a pair may be the union of its sides.
-
-    Raises:
-      UserError: if a file cannot be read, or the sides lie on different grids.
-    """
-    if name in self.names:
+  def mask(self, name: str) -> volume.Volume:
+    """The mask of a class that it holds: of a pair, both sides."""
+    if name not in self.pairs:
       return self.read(name)
-    right, left = (self.read(side) for side in sides(name, template))
+    right, left = map(self.read, self.pairs[name])
     if right.array.shape != left.array.shape:
-      raise ScoreError(f'{self.path}: the sides of {name!r} are on different grids; predict anew')
+      raise ScoreError(f'{self.path}: the sides of {name!r} are on two grids; predict anew')
     return volume.Volume(right.array | left.array, right.geometry)
 
 
@@ -101,25 +99,28 @@ class MaskFolder:
     return any(masks.declared_in == CLASS_TABLE for masks in self.masks.values())
 
 
-def read_folder(folder: pathlib.Path, meaning: Meaning | None) -> MaskFolder:
+def read_folder(
+  folder: pathlib.Path, meaning: Meaning | None, template: Template = TEMPLATE
+) -> MaskFolder:
   """The masks of a folder: of label maps, or of folders of masks. Nothing but names is read yet.
 
   Args:
     folder: to look into.
-    meaning: of the values in label maps; None is the class template.
+    meaning: of the values in label maps; None is the built-in template.
+    template: of the classes, which says what names mean and what contains what.
 
   Raises:
     ScoreError: if the folder is missing or holds neither.
     FolderError: if it cannot be listed.
   """
-  for cache in (_labels, _layers):  # files may have changed since the last call
+  for cache in (_read_labels, _layers):  # files may have changed since the last call
     cache.cache_clear()
   if not folder.is_dir():
     raise ScoreError(f'{folder}: no such folder; correct its path')
   held = inventory.look(folder, file_kinds.VOLUMES, deep=False)
   # As in `label_values`: what a dataset.json says goes before what `predict` noted.
-  legends = {} if os.path.lexists(folder / 'dataset.json') else _read_legends(folder)
-  maps = list(_label_maps(held, meaning, legends))
+  legends = {} if os.path.lexists(folder / 'dataset.json') else _read_legends(folder, template)
+  maps = list(_label_maps(held, meaning, legends, template))
   # What `predict` wrote beside NAME_seg.nii.gz is the same once more.
   names = {case for case, _ in maps}
   labels = {file.name for file in held.used if file.name.endswith('_seg.nii.gz')}
@@ -128,7 +129,7 @@ def read_folder(folder: pathlib.Path, meaning: Meaning | None) -> MaskFolder:
     for case, masks in maps
     if masks.path.name in labels or f'{case}_seg.nii.gz' not in labels
   ]
-  folders = [(case, masks) for case, masks in _mask_folders(held) if case not in names]
+  folders = [(case, masks) for case, masks in _mask_folders(held, template) if case not in names]
   failed = {case: str(masks) for case, masks in folders if isinstance(masks, UserError)}
   maps += [(case, masks) for case, masks in folders if isinstance(masks, Masks)]
   if not maps:
@@ -136,6 +137,7 @@ def read_folder(folder: pathlib.Path, meaning: Meaning | None) -> MaskFolder:
     raise ScoreError(next(iter(failed.values()), f'{folder}: {nothing}'))
   by_case: dict[str, Masks] = {}
   for case, masks in maps:
+    masks = dataclasses.replace(masks, pairs=_pairs(masks.names, template))
     if by_case.setdefault(case, masks) is not masks:
       failed[case] = f'{masks.path} and {by_case[case].path.name} are both of this case; keep one'
   for case in failed:
@@ -145,52 +147,54 @@ def read_folder(folder: pathlib.Path, meaning: Meaning | None) -> MaskFolder:
   return MaskFolder(folder, by_case, list(failed.items()), notes)
 
 
-def label_values(folder: pathlib.Path) -> Meaning | None:
+def label_values(folder: pathlib.Path, template: Template = TEMPLATE) -> Meaning | None:
   """What values mean, from what lies in a folder or beside it; None where nothing says.
+
+  Args:
+    folder: of label maps.
+    template: of the classes.
 
   Raises:
     ScoreError, TextFileError, SourceError: if what says so cannot be read.
   """
   inside, beside = folder / 'dataset.json', folder.parent / 'dataset.json'
   if os.path.lexists(inside):  # a link to nothing means something else than no file
-    return _declared(inside)
-  if legends := _legends(folder):
+    return _declared(inside, template)
+  if legends := _legends(folder, template):
     return Meaning(legends, _LEGENDS.format(folder))
-  return _declared(beside) if os.path.lexists(beside) else None
+  return _declared(beside, template) if os.path.lexists(beside) else None
 
 
-def canonical(name: str) -> str:
+def canonical(name: str, template: Template = TEMPLATE) -> str:
   """The class or pair that is meant, as in kidney_left and Kidneys; else lower case with spaces."""
-  return find_class(name) or ' '.join(name.replace('_', ' ').casefold().split())
+  return find_class(name, template) or ' '.join(name.replace('_', ' ').casefold().split())
 
 
 def _label_maps(
   held: inventory.Inventory,
   meaning: Meaning | None,
   legends: Mapping[str, Sequence[LegendRow]],
+  template: Template,
 ) -> Iterator[tuple[str, Masks]]:
-  parts = {} if meaning is None else _parts(meaning.values)
   meaning = meaning or _of_template()
   names = tuple(name for name in meaning.values if name not in _UNSCORED)
   for file in (*held.used, *held.failed):
     case = _case(inventory.stem(file.name))
-    if segments := _segments(file):
-      yield (
-        case,
-        Masks(file.path, tuple(segments), functools.partial(_read_segment, file, segments)),
-      )
+    if segments := _segments(file, template):
+      read = functools.partial(_read_segment, file, segments, template)
+      yield case, Masks(file.path, tuple(segments), read)
       continue
     if case in legends and file.name == f'{case}_seg.nii.gz':
       # Other cases may have been asked for other classes, and give a label another meaning.
       values = {name: [label] for name, label, _ in legends[case]}
       whole = {name: file.path.parent / mask for name, _, mask in legends[case] if mask}
-      read = functools.partial(_read_label, file, values, _parts(values))
+      read = functools.partial(_read_label, file, values, template)
       read = functools.partial(_read_whole, whole, read)
       undeclared = functools.partial(_undeclared, file, values)
       place = _LEGENDS.format(file.path.parent)
       yield case, Masks(file.path, tuple(values), read, None, place, undeclared)
       continue
-    read = functools.partial(_read_label, file, meaning.values, parts)
+    read = functools.partial(_read_label, file, meaning.values, template)
     ignored = functools.partial(read, 'ignore') if 'ignore' in meaning.values else None
     undeclared = functools.partial(_undeclared, file, meaning.values)
     yield case, Masks(file.path, names, read, ignored, meaning.place, undeclared)
@@ -202,19 +206,19 @@ def _of_template() -> Meaning:
   return Meaning(values, CLASS_TABLE)
 
 
-def contains(outer: str, inner: str) -> bool:
+def _pairs(names: Collection[str], template: Template) -> dict[str, tuple[str, str]]:
+  """Pairs of which both sides are among the names, and they themselves are not."""
+  pairs = template.pairs().items()
+  return {noun: sides for noun, sides in pairs if noun not in names and {*sides} <= {*names}}
+
+
+def contains(outer: str, inner: str, template: Template) -> bool:
   """Whether a class may contain another; a pair contains what either of its sides does."""
-  return any(TEMPLATE.contains(organ, inner) for organ in sides(outer))
+  return any(template.contains(organ, inner) for organ in _sides(outer, template))
 
 
-def sides(name: str, template: Template = TEMPLATE) -> tuple[str, ...]:
-  """Right and left of a pair, or the one class."""
+def _sides(name: str, template: Template) -> tuple[str, ...]:
   return template.pairs().get(name, (name,))
-
-
-def _parts(names: Collection[str]) -> dict[str, list[str]]:
-  """Of each class those of the others that lie in it."""
-  return {name: [one for one in names if contains(name, one)] for name in names}
 
 
 def _read_whole(
@@ -227,14 +231,14 @@ def _read_whole(
   return volume.Volume(mask.array > 0, mask.geometry)
 
 
-def _segments(file: inventory.File) -> dict[str, list[slicer_segments.Segment]]:
+def _segments(file: inventory.File, template: Template) -> dict[str, list[slicer_segments.Segment]]:
   """Class -> its segments in a file of 3D Slicer that names them."""
   if file.problem or not slicer_segments.is_segmentation(file.path):
     return {}
   by_class: dict[str, list[slicer_segments.Segment]] = {}
   try:
     for segment in slicer_segments.segments(file.path):
-      by_class.setdefault(canonical(segment.name), []).append(segment)
+      by_class.setdefault(canonical(segment.name, template), []).append(segment)
   except volume.VolumeError:  # told where it is read
     return {}
   return by_class
@@ -242,7 +246,7 @@ def _segments(file: inventory.File) -> dict[str, list[slicer_segments.Segment]]:
 
 @functools.lru_cache(2)
 def _layers(path: pathlib.Path) -> volume.Volume | UserError:
-  """As `_labels`, all layers of a file of 3D Slicer."""
+  """As `_read_labels`, all layers of a file of 3D Slicer."""
   try:
     return slicer_segments.read(path)
   except UserError as error:
@@ -250,27 +254,37 @@ def _layers(path: pathlib.Path) -> volume.Volume | UserError:
 
 
 def _read_segment(
-  file: inventory.File, segments: Mapping[str, Sequence[slicer_segments.Segment]], name: str
+  file: inventory.File,
+  segments: Mapping[str, Sequence[slicer_segments.Segment]],
+  template: Template,
+  name: str,
 ) -> volume.Volume:
+  """The mask of a class, with what lies in it: segments of one layer cannot overlap."""
   layers = _layers(file.path)
   if isinstance(layers, UserError):
     raise layers
   count = layers.array.shape[3]
   if missing := [segment.layer for segment in segments[name] if segment.layer >= count]:
     raise ScoreError(f'{file.path}: {name!r} is in layer {missing[0]} of {count}; save it again')
-  mask = np.any([layers.array[..., s.layer] == s.value for s in segments[name]], 0)
-  return volume.Volume(mask, layers.geometry)
+  of = lambda name: np.any([layers.array[..., s.layer] == s.value for s in segments[name]], 0)
+  return volume.Volume(_whole(of, segments, template, name), layers.geometry)
+
+
+def _labels(path: pathlib.Path, values: Mapping[str, Sequence[int]]) -> volume.Volume | UserError:
+  """A label map whose values are declared, or why there is none."""
+  wide = max((max(held, default=0) for held in values.values()), default=0) > 255
+  return _read_labels(path, 65535 if wide else 255)  # `predict` numbers free text from 200 on
 
 
 @functools.lru_cache(2)
-def _labels(path: pathlib.Path) -> volume.Volume | UserError:
-  """A label map, or why there is none.
+def _read_labels(path: pathlib.Path, most: int) -> volume.Volume | UserError:
+  """A label map with values up to `most`, or why there is none.
 
   A prediction and its reference stay in memory while their classes are scored; a damaged one is
   tried once and not for each class.
   """
   try:
-    return volume.read_labels(path)
+    return volume.read_labels(path, most=most)
   except UserError as error:
     return error
 
@@ -278,24 +292,22 @@ def _labels(path: pathlib.Path) -> volume.Volume | UserError:
 def _read_label(
   file: inventory.File,
   meaning: Mapping[str, Sequence[int]],
-  parts: Mapping[str, Sequence[str]],
+  template: Template,
   name: str,
 ) -> volume.Volume:
-  """The mask of a class, with the `parts` of it that have values of their own."""
+  """The mask of a class, with what lies in it and has values of its own."""
   if file.problem:
     raise ScoreError(file.problem)
-  labels = _labels(file.path)
+  labels = _labels(file.path, meaning)
   if isinstance(labels, UserError):
     raise labels
-  mask = np.isin(labels.array, meaning[name])
-  for part in parts.get(name, ()):
-    mask |= _within(labels.array, meaning, name, part)
-  return volume.Volume(mask, labels.geometry)
+  of = lambda name: np.isin(labels.array, meaning[name])
+  return volume.Volume(_whole(of, meaning, template, name), labels.geometry)
 
 
 def _undeclared(file: inventory.File, values: Mapping[str, Sequence[int]]) -> list[int]:
   """The values of a label map that mean nothing; of one that cannot be read, none."""
-  labels = None if file.problem else _labels(file.path)
+  labels = None if file.problem else _labels(file.path, values)
   if not isinstance(labels, volume.Volume):
     return []
   declared = {0}.union(*values.values())
@@ -332,26 +344,41 @@ def class_table_note(folders: Sequence[MaskFolder]) -> str:
   )
 
 
-def _within(
-  array: np.ndarray, meaning: Mapping[str, Sequence[int]], name: str, part: str
+def _whole(
+  of: Callable[[str], np.ndarray], names: Collection[str], template: Template, name: str
 ) -> np.ndarray:
-  """The voxels of a lesion or vessel that lie in an organ; of a pair, in the nearer one."""
-  mask = np.isin(array, meaning[part])
-  others = [parent for parent in TEMPLATE.get(part).parents if parent not in sides(name)]
-  if not others or not mask.any():
-    return mask
-  spans = [
-    np.flatnonzero(np.isin(array, meaning.get(one, ())).any((1, 2))) for one in (name, *others)
-  ]
-  if not all(map(len, spans)):  # all of it is where the one organ is
-    return mask if len(spans[0]) else np.zeros_like(mask)
+  """The mask of a class, with those of the others that lie in it.
+
+  Args:
+    of: the mask (D, H, W) bool of a class alone.
+    names: of all classes.
+    template: of the classes.
+    name: of the one.
+  """
+  alone = of(name)
+  whole = alone.copy()
+  inside = lambda parent: parent in _sides(name, template) or contains(name, parent, template)
+  for part in (part for part in names if contains(name, part, template)):
+    others = [parent for parent in template.get(part).parents if not inside(parent)]
+    known = [of(other) for other in others if other in names]
+    whole |= _nearer(of(part), alone, known) if others else of(part)
+  return whole
+
+
+def _nearer(part: np.ndarray, organ: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+  """The voxels of a lesion in one of a pair of organs that are nearer to this one."""
+  spans = [np.flatnonzero(one.any((1, 2))) for one in (organ, *others) if one.any()]
+  if not organ.any():
+    return np.zeros_like(part)
+  if len(spans) == 1:  # all of it is where the one organ is
+    return part
   this, other = (span.mean() for span in spans)
-  place = np.arange(len(array))[:, None, None]
-  return mask & (abs(place - this) < abs(place - other))
+  place = np.arange(len(part))[:, None, None]
+  return part & (abs(place - this) < abs(place - other))
 
 
 def _mask_folders(
-  held: inventory.Inventory,
+  held: inventory.Inventory, template: Template
 ) -> Iterator[tuple[str, Masks | UserError]]:
   """The folders with masks, and those that cannot be used with the reason."""
   for folder in held.folders:
@@ -369,7 +396,7 @@ def _mask_folders(
     twice = ''
     for file in (*masks.used, *masks.failed):
       name = file.path.name
-      other = by_class.setdefault(canonical(inventory.stem(name)), file)
+      other = by_class.setdefault(canonical(inventory.stem(name), template), file)
       if other is not file:
         twice = f'{folder}: {other.path.name} and {name} are one class; keep one'
     if twice:
@@ -387,16 +414,16 @@ def _read_mask(by_class: Mapping[str, inventory.File], name: str) -> volume.Volu
   return volume.Volume(labels.array > 0, labels.geometry)
 
 
-def _legends(folder: pathlib.Path) -> dict[str, list[int]] | None:
+def _legends(folder: pathlib.Path, template: Template) -> dict[str, list[int]] | None:
   """Class -> values, from the legends of `predict`; for cases without one of their own."""
   meaning: dict[str, list[int]] = {}
-  for rows in _read_legends(folder).values():
+  for rows in _read_legends(folder, template).values():
     for name, label, _ in rows:
       meaning.setdefault(name, [label])
   return meaning or None
 
 
-def _read_legends(folder: pathlib.Path) -> dict[str, list[LegendRow]]:
+def _read_legends(folder: pathlib.Path, template: Template) -> dict[str, list[LegendRow]]:
   """Case -> rows of its legend; ScoreError where all are damaged, else a note on those that are."""
   legends: dict[str, list[LegendRow]] = {}
   damaged = None
@@ -404,7 +431,7 @@ def _read_legends(folder: pathlib.Path) -> dict[str, list[LegendRow]]:
     try:
       rows = text_files.read_json(path)['labels']
       case = path.name.removesuffix('_seg.json')
-      by_name = {canonical(row['name']): row for row in rows}
+      by_name = {canonical(row['name'], template): row for row in rows}
       if len(by_name) < len(rows):  # one class in several words, asked as written
         by_name = {row['name']: row for row in rows}
       legends[case] = [(name, row['label'], row.get('mask')) for name, row in by_name.items()]
@@ -416,11 +443,15 @@ def _read_legends(folder: pathlib.Path) -> dict[str, list[LegendRow]]:
   return legends
 
 
-def _declared(path: pathlib.Path) -> Meaning:
-  named = nifti_folder.by_name(declaration(path)['labels'], path)
-  by_class = {canonical(name): values for name, values in named.items()}
+def _declared(path: pathlib.Path, template: Template) -> Meaning:
+  content = declaration(path)
+  named = nifti_folder.by_name(content['labels'], path)
+  unused = [*filter(nifti_folder.unused(content, path), named)]
+  background = [value for name in unused for value in named.pop(name)]
+  by_class = {canonical(name, template): values for name, values in named.items()}
   if len(by_class) < len(named):
     raise ScoreError(f'{path}: two of the labels {", ".join(named)} are one class; rename one')
+  by_class['background'] = [*by_class.get('background', ()), *background]
   return Meaning(by_class, str(path))
 
 

@@ -13,7 +13,7 @@ from input_pipeline import inventory
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import itk_image, volume
 from input_pipeline.sources import files, nifti_folder
-from mome_jax.errors import UserError, writing
+from mome_jax.errors import UserError, few, writing
 from mome_jax.evaluate import mask_folders
 from mome_jax.evaluate.mask_folders import Masks, ScoreError
 
@@ -28,10 +28,9 @@ def write(
 
   The labels of the dataset.json of an nnU-Net dataset decide on the values: masks are painted in
   their order, a structure after what contains it; of region labels in the order of
-  `regions_class_order`. A paired organ without its side (kidney) is both of its sides.
-  `file_ending` decides on the format (.nrrd and .mha with the extra itk). A copy of dataset.json
-  goes along. Then: nnUNetv2_evaluate_folder labelsTs OUTPUT -djfile OUTPUT/dataset.json -pfile
-  plans.json, or `mome score`.
+  `regions_class_order`. `file_ending` decides on the format (.nrrd and .mha with the extra itk). A
+  copy of dataset.json goes along. Then: nnUNetv2_evaluate_folder labelsTs OUTPUT -djfile
+  OUTPUT/dataset.json -pfile plans.json, or `mome score`.
 
   Args:
     results: output folder of `mome_jax.predict`, or other masks that `score` reads.
@@ -39,27 +38,29 @@ def write(
     output: folder, created.
 
   Returns:
-    What was written, and notes: labels that no case has, values of the results that mean nothing.
+    What was written, and notes: labels that no case has, values of the results that mean nothing,
+    files of other cases that are in the output.
 
   Raises:
     ScoreError, TextFileError, SourceError, VolumeError: if something does not fit, or a case lacks
       a class of others: an empty mask would count as not found. What was written before is whole.
   """
   path, folder = pathlib.Path(dataset), pathlib.Path(output)
-  index, values = _labels(path)
+  index = mask_folders.declaration(path)
   template = files.template_of(path.parent, index)
+  values = _values(path, index, template)
   ending = index.get('file_ending', '.nii.gz')
   if ending not in _ENDINGS:
     raise ScoreError(f'{path}: "file_ending" is {ending!r}; expected {", ".join(_ENDINGS)}')
   place = pathlib.Path(results)
-  held = _held(place)
+  held = _held(place, template)
   names = inventory.case_names(held.masks)
-  lacking = [name for name in values if not any(m.has(name, template) for m in held.masks.values())]
+  lacking = [name for name in values if not any(m.holds(name) for m in held.masks.values())]
   if len(lacking) == len(values):
     raise ScoreError(f'{place}: none of the labels of {path}; it has {", ".join(values)}')
   values = {name: value for name, value in values.items() if name not in lacking}
   for masks in held.masks.values():
-    if absent := [repr(name) for name in values if not masks.has(name, template)]:
+    if absent := [repr(name) for name in values if not masks.holds(name)]:
       raise ScoreError(
         f'{masks.path}: no class {", ".join(absent)}, which other cases have; predict it there too'
       )
@@ -68,12 +69,7 @@ def write(
   written, undeclared = [], {}
   for case, masks in held.masks.items():
     file = folder / f'{names[case]}{ending}'
-    labels = _paint(masks, values, template)
-    with writing(folder, ScoreError):
-      if itk_image.is_itk(file):
-        itk_image.write(file, labels.array, labels.geometry)
-      else:
-        volume.write_nifti(file, labels.array, labels.geometry, np.uint8)
+    _save(file, _paint(masks, values))
     written.append(file)
     if unknown := masks.undeclared():
       undeclared[case] = masks.declared_in, unknown
@@ -82,12 +78,24 @@ def write(
     shutil.copyfile(path, copy)
   notes = [f'{path}: {name!r} is not in the results, and so in no file' for name in lacking]
   notes += mask_folders.undeclared_notes(place, undeclared)
-  return written, held.notes + notes
+  return written, held.notes + notes + _of_another_run(folder, ending, written)
 
 
-def _held(place: pathlib.Path) -> mask_folders.MaskFolder:
+def _of_another_run(
+  folder: pathlib.Path, ending: str, written: Sequence[pathlib.Path]
+) -> list[str]:
+  """A note on the cases in a folder that were not written now, where there are any."""
+  others = {file.name for file in folder.glob(f'*{ending}')} - {file.name for file in written}
+  note = (
+    f'{folder}: holds {few(sorted(others))} besides, which would be scored along; remove what is '
+    'of another run'
+  )
+  return [note] if others else []
+
+
+def _held(place: pathlib.Path, template: Template) -> mask_folders.MaskFolder:
   """The masks of a folder; ScoreError where one of its cases cannot be used."""
-  held = mask_folders.read_folder(place, mask_folders.label_values(place))
+  held = mask_folders.read_folder(place, mask_folders.label_values(place, template), template)
   if held.failed:
     case, reason = held.failed[0]
     raise ScoreError(f'{case}: {reason}')
@@ -95,9 +103,8 @@ def _held(place: pathlib.Path) -> mask_folders.MaskFolder:
   return dataclasses.replace(held, notes=held.notes + notes)
 
 
-def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:
-  """The content of a dataset.json, and class -> value in the order of painting."""
-  index = mask_folders.declaration(path)
+def _values(path: pathlib.Path, index: Mapping[str, Any], template: Template) -> dict[str, int]:
+  """Class -> value in the order of painting, from the content of a dataset.json."""
   named = nifti_folder.by_name(index['labels'], path)
   regions = {name: held for name, held in named.items() if name not in _UNSET}
   if any(len(held) > 1 for held in regions.values()):
@@ -107,14 +114,15 @@ def _labels(path: pathlib.Path) -> tuple[Mapping[str, Any], dict[str, int]]:
   wrong = {name: value for name, value in values.items() if not 0 <= value <= 255}
   if wrong:
     raise ScoreError(f'{path}: labels {wrong} are outside 0..255')
-  by_class = {mask_folders.canonical(name): value for name, value in values.items()}
+  by_class = {mask_folders.canonical(name, template): v for name, v in values.items()}
   if len(by_class) < len(values):
     raise ScoreError(f'{path}: two of the labels {", ".join(values)} are one class; rename one')
   if any(len(held) > 1 for held in regions.values()):
-    return index, by_class
-  around = {name: sum(mask_folders.contains(one, name) for one in by_class) for name in by_class}
+    return by_class
+  within = lambda inner, outer: mask_folders.contains(outer, inner, template)
+  around = {name: sum(within(name, one) for one in by_class) for name in by_class}
   inner_last = sorted(by_class, key=around.__getitem__)
-  return index, {name: by_class[name] for name in inner_last}
+  return {name: by_class[name] for name in inner_last}
 
 
 def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[str, int]:
@@ -128,11 +136,19 @@ def _of_regions(path: pathlib.Path, names: Sequence[str], order: Any) -> dict[st
   return dict(zip(names, map(int, order), strict=True))
 
 
-def _paint(masks: Masks, values: Mapping[str, int], template: Template) -> volume.Volume:
+def _save(file: pathlib.Path, labels: volume.Volume) -> None:
+  with writing(file.parent, ScoreError):
+    if itk_image.is_itk(file):
+      itk_image.write(file, labels.array, labels.geometry)
+    else:
+      volume.write_nifti(file, labels.array, labels.geometry, np.uint8)
+
+
+def _paint(masks: Masks, values: Mapping[str, int]) -> volume.Volume:
   """One label map (D, H, W) uint8 of the masks of a case."""
   painted: np.ndarray | None = None
   for name, value in values.items():
-    mask = masks.mask(name, template)
+    mask = masks.mask(name)
     if painted is None:
       painted, geometry = np.zeros(mask.array.shape, np.uint8), mask.geometry
     if mask.array.shape != painted.shape:

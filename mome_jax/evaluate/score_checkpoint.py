@@ -152,7 +152,8 @@ class _Evaluation:
       segmentation = self.segmenter(case.image, spacing, levels.add, watch=watch)
       rows += score_case(case, segmentation)
       counts += count_lesions(case, levels, self.template)
-      pictures.draw(case, segmentation, watch)
+      with errors.writing(pictures.folder):
+        pictures.draw(case, segmentation, watch)
     return rows, counts
 
   def _write(
@@ -171,9 +172,10 @@ class _Evaluation:
       title += ', prompts not seen in training'
     origin = part.origin() | {'step': self.step, 'postprocess': rules, 'prompts': self.texts}
     origin['evaluation'] = settings(self.config)
-    if not self.unseen:
-      pictures.finish(end, points)
     summary, table = score_files.write(folder, rows, title=title, origin=origin, points=points)
+    if not self.unseen:  # after the scores: a picture that cannot be written costs none of them
+      with errors.writing(pictures.folder):
+        pictures.finish(end, points)
     print(f'\n{table}\n\nTable and scores: {folder}\nPictures: {pictures.folder}')
     return summary
 

@@ -163,6 +163,8 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _parse(row: Mapping[str, str]) -> dict[str, Any]:
+  if None in row or None in row.values():  # where a score is missing, both masks were empty
+    raise ValueError('has not as many fields as the first line')
   parsed: dict[str, Any] = {key: row.get(key, '') for key in _KEYS}
   parsed |= {name: float(row.get(name) or math.nan) for name in metrics.METRICS}
   parsed |= false_positives.parse(row)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import inventory, progress, remarks
-from input_pipeline.anatomy import Template
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError, few
@@ -54,8 +53,7 @@ def score_folders(
   case; nor is one that is not labelled there, by `missing_is` or `supervised` in the `dataset.json`
   of the references. Of a class that is `absent` there, the field of view cannot show it, the volume
   of its mask is told. A channel in a name is passed over, where that makes a pair:
-  `NAME_0000_seg.nii.gz`. A paired organ that the references do not separate (kidney) is compared
-  with both of its sides. What cannot be scored costs only itself: it is named, in the summary and
+  `NAME_0000_seg.nii.gz`. What cannot be scored costs only itself: it is named, in the summary and
   the table too, and the exit code is 1.
 
   Args:
@@ -77,15 +75,17 @@ def score_folders(
 def _score_folders(
   predictions: pathlib.Path, references: pathlib.Path, classes: Sequence[str], dataset: str
 ) -> FolderScores:
-  meaning = mask_folders.label_values(references)
-  truth = mask_folders.read_folder(references, meaning)
+  declared = labelling.read(references)
+  template = declared.template
+  meaning = mask_folders.label_values(references, template)
+  truth = mask_folders.read_folder(references, meaning, template)
   predicted = mask_folders.read_folder(
-    predictions, mask_folders.label_values(predictions) or meaning
+    predictions, mask_folders.label_values(predictions, template) or meaning, template
   )
   failed, notes = [*truth.failed, *predicted.failed], [*truth.notes, *predicted.notes]
   pairs = _pairs(truth.masks, predicted.masks)
-  lacks = _Lacks(labelling.read(references))
-  asked = [mask_folders.canonical(name) for name in classes]
+  lacks = _Lacks(declared)
+  asked = [mask_folders.canonical(name, template) for name in classes]
   known = _known(truth, asked, lacks)
   lacking = [
     case for case in truth.masks if case not in pairs and case not in dict(predicted.failed)
@@ -93,14 +93,12 @@ def _score_folders(
   failed += [(case, f'{predictions}: no prediction of this name') for case in lacking]
   if extra := sorted(predicted.masks.keys() - set(pairs.values())):
     notes.append(f'{predictions}: predictions without a reference: {", ".join(extra)}')
-  _check_predicted(
-    predictions, [predicted.masks[name] for name in pairs.values()], known, lacks.template
-  )
+  _check_predicted(predictions, [predicted.masks[name] for name in pairs.values()], known)
   rows: list[dict[str, Any]] = []
   undeclared: tuple[dict, dict] = {}, {}
   for case, name in progress.bar(pairs.items(), desc='score'):
     names = [name for name in truth.masks[case].names if name in known]
-    parts = {side for noun in names for side in mask_folders.sides(noun, lacks.template)}
+    parts = {side for noun in names for side in template.pairs().get(noun, ())}
     others = [n for n in predicted.masks[name].names if n not in (*names, *parts)]
     names += [n for n in others if lacks.out_of_view(case, n) and (n in asked or not asked)]
     masks = predicted.masks[name], truth.masks[case]
@@ -130,22 +128,22 @@ class _Lacks:
 
   def __init__(self, declared: labelling.Labelling):
     self._labelling = declared
-    self.template = declared.template
     self.out_of_view = declared.out_of_view
     self.out_of_some_view = declared.out_of_some_view
     self._empty: dict[str, list[str]] = {}
     self._left_out: dict[str, list[str]] = {}
 
-  def scores(self, case: str, name: str, occurs: bool) -> bool:
-    """Whether a class is scored in a case; keeps account of it."""
-    if self.out_of_view(case, name):
+  def is_scored(self, case: str, name: str, occurs: bool) -> bool:
+    """Whether a class is scored in a case; keeps account of those that are not."""
+    if self.out_of_view(case, name) or self._labelling.labels(case, name, occurs=occurs):
       return True
-    labelled = self._labelling.labels(case, name, occurs=occurs)
-    if not labelled:
-      self._left_out.setdefault(name, []).append(case)
-    elif not occurs and not self._labelling.says(case):
+    self._left_out.setdefault(name, []).append(case)
+    return False
+
+  def note_scored(self, case: str, name: str, occurs: bool) -> None:
+    """Keeps account of a class that was scored in a case, and may not have been labelled there."""
+    if not (occurs or self.out_of_view(case, name) or self._labelling.says(case)):
       self._empty.setdefault(name, []).append(case)
-    return labelled
 
   def notes(self, references: pathlib.Path, scored: Collection[str]) -> list[str]:
     """Of what was not scored, and of what may have been scored wrongly."""
@@ -177,13 +175,11 @@ def _known(truth: MaskFolder, classes: Sequence[str], lacks: _Lacks) -> list[str
   return list(classes) or known
 
 
-def _check_predicted(
-  folder: pathlib.Path, masks: Sequence[Masks], names: Sequence[str], template: Template
-) -> None:
+def _check_predicted(folder: pathlib.Path, masks: Sequence[Masks], names: Sequence[str]) -> None:
   """What no prediction at all has is a mistake in the names, not a failure of each case."""
-  has = lambda name: any(case.has(name, template) for case in masks)
-  if lacking := [name for name in names if masks and not has(name)]:
-    known = {name for case in masks for name in case.names}
+  known = {name for case in masks for name in case.names}
+  held = lambda name: any(case.holds(name) for case in masks)
+  if lacking := [name for name in names if masks and not held(name)]:
     raise ScoreError(
       f'{folder}: no class {", ".join(map(repr, lacking))}; there are {", ".join(sorted(known))}. '
       'Leave it out with --classes, or declare the values in dataset.json'
@@ -207,28 +203,31 @@ def _score_case(
   """The rows of a case, and what could not be scored in it."""
   rows, faults = [], []
   for name in names:
-    if not predicted.has(name, lacks.template):
-      faults.append(f'{predicted.path}: no class {name!r}; there are {", ".join(predicted.names)}')
-      continue
     try:
-      prediction = predicted.mask(name, lacks.template)
+      reference = truth.read(name) if name in truth.names else None
+      occurs = reference is not None and bool(reference.array.any())
+      if not lacks.is_scored(case, name, occurs):
+        continue
+      if not predicted.holds(name):
+        held = ', '.join(predicted.names)
+        raise ScoreError(f'{predicted.path}: no class {name!r}; there are {held}')
+      prediction = predicted.mask(name)
       # What is out of view needs no reference of its own.
-      reference = truth.read(name) if name in truth.names else _nothing(prediction)
+      reference = _nothing(prediction) if reference is None else reference
       prediction, reference = _on_one_grid(predicted.path, prediction, truth.path, reference)
       ignored = truth.ignored and slicer_segments.embed(truth.ignored(), reference.geometry)
       scored = ~ignored.array if ignored else True
     except UserError as error:
       faults.append(str(error))
       continue
-    if not lacks.scores(case, name, bool(reference.array.any())):
-      continue
     absent = lacks.out_of_view(case, name)
-    if absent and reference.array.any():
+    if absent and occurs:
       faults.append(f'{truth.path}: holds {name}, which "absent" declares out of view; correct it')
       continue
     mask, true = prediction.array & scored, reference.array & scored
     row = score_files.score(source, case, name, mask, true, reference.spacing, absent=absent)
     rows.append(row)
+    lacks.note_scored(case, name, occurs)
   return rows, list(dict.fromkeys(faults))
 
 

@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 
 import jax
 from etils import epath
@@ -15,8 +16,9 @@ from ml_collections import ConfigDict
 from input_pipeline import bricks, check, prepare, sources, text_files
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
+from mome_jax.checkpoint import files
 from mome_jax.configs import finetune
-from mome_jax.errors import UserError, one_line, writing
+from mome_jax.errors import UserError, few, one_line, writing
 from mome_jax.evaluate import compare, score_files
 from mome_jax.export import export
 from mome_jax.finetune import verdict
@@ -31,6 +33,7 @@ from mome_jax.training import (
 )
 
 _NOTE = 'finetune.json'  # in a workdir: what it is the fine-tuning of
+_START = 'start_model'  # a copy of what it starts from; training keeps its parameters in `start`
 _STEPS_A_SCAN, _FEWEST, _MOST = 40, 300, 2000
 _VALIDATIONS, _STEPS_APART = 5, 50
 _ENOUGH = 10  # training scans, from which on a fifth of them chooses the best checkpoint
@@ -44,6 +47,8 @@ class FinetuneError(UserError):
 def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   """Checks, prepares, trains, compares and exports; returns the exit code.
 
+  A run that has begun to train goes on with its copy of the start, whatever became of that.
+
   Args:
     data: folder as of the source nifti_folder.
     start: 'shipped', a model folder or a training workdir.
@@ -56,27 +61,38 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   name = _identifier(data)
   place = epath.Path(workdir or f'runs/{name}')
   model = str(shipped.MODEL) if start == 'shipped' else start
-  config = finetune.get_config(config_flag.start_from(model))
+  known = str(place / _START) if _has_start(place) else model
+  config = finetune.get_config(config_flag.start_from(known))
+  config.init.checkpoint = model
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
   _share_batch(config, place)
   if bricks.read_settings(config.data_dir, name) is None:
     _check(data, name, config)  # before anything is written
   _note(place, data, model)
-  _prepare(data, name, config)
-  plan(config, checkpoint.load_config(model), place, steps)
-  config_check.check(config)
+  skipped = _prepare(data, name, config)
+  plan(config, checkpoint.load_config(known), place, steps)
+  config_check.check(config, model=str(place) if checkpoint.goes_on(place) else '')
   compilation.use_cache()
   try:
     with multihost.device_errors(), multihost.outside_the_steps():
+      if not _has_start(place):
+        _export_whole(model, place / _START)
       config = loop.train(config, place)
-      result = _compare(config, place, model)
-      _export(place, model, result)
+      result = _compare(config, place)
+      _export(place, result)
   except multihost.Preempted as notice:
     print(f'stopped: {notice}; the same command goes on', file=sys.stderr)
     return notice.code
   print('\n'.join(['', *result.lines()]), flush=True)
   print('\n'.join(['', f'Model: {place / "model"}. Next:', *_next(place)]))
-  return 0
+  if skipped:
+    print(f'left out: {few(case for case, _ in skipped)}, as told above', file=sys.stderr)
+  return 1 if skipped or result.failed else 0
+
+
+def _has_start(place: epath.Path) -> bool:
+  """Whether a run has begun to train, and keeps what it started from."""
+  return checkpoint.goes_on(place) and (place / _START / 'params').exists()
 
 
 def _share_batch(config: ConfigDict, place: epath.Path) -> None:
@@ -96,7 +112,9 @@ def _identifier(data: str) -> str:
 
 def _note(place: epath.Path, data: str, model: str) -> None:
   """Writes what the workdir is for; FinetuneError if it is for something else."""
-  content = {'data': os.path.abspath(data), 'from': str(checkpoint.folder_of(model))}
+  start = files.absolute(model)  # which may be gone by now
+  start = start.parent.parent if files.is_checkpoint(start) else start
+  content = {'data': os.path.abspath(data), 'from': str(start)}
   file = place / _NOTE
   if file.is_file():
     before = _noted(file, content)
@@ -135,8 +153,8 @@ def _check(data: str, name: str, config: ConfigDict) -> None:
       print(f'{finding.kind}: {case}: {finding.message}', file=sys.stderr)
 
 
-def _prepare(data: str, name: str, config: ConfigDict) -> None:
-  """Prepares the folder at the spacing of the model."""
+def _prepare(data: str, name: str, config: ConfigDict) -> Sequence[tuple[str, str]]:
+  """Prepares the folder at the spacing of the model; (case, reason) of what was left out."""
   mm = tuple(config.data.spacing)
   report = prepare.prepare(
     'nifti_folder',
@@ -151,6 +169,7 @@ def _prepare(data: str, name: str, config: ConfigDict) -> None:
   counts = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
   at = ' x '.join(f'{edge:g}' for edge in mm)
   print(f'prepared at {at} mm, as the start: {counts} scans', flush=True)
+  return report['skipped']
 
 
 def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | None) -> None:
@@ -208,30 +227,30 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
   )
 
 
-def _compare(config: ConfigDict, place: epath.Path, model: str) -> verdict.Verdict:
-  """Scores both on the held-out scans; a copy of the start lies in the workdir.
+def _compare(config: ConfigDict, place: epath.Path) -> verdict.Verdict:
+  """Scores both on the held-out scans.
 
-  Whatever prevents the comparison is its outcome, no error: training is whole, and is exported.
+  Whatever prevents the comparison is its outcome: training is whole, and is exported.
   """
-  known = checkpoint.load_config(model).classes
+  folder, report = place / _START, place / 'comparison.md'
+  report.unlink(missing_ok=True)  # of an earlier start of this command
+  known = checkpoint.load_config(folder).classes
   new = tuple(name for name in config.classes if name not in known)
   try:
     print('\nThe fine-tuned model on the held-out scans:', flush=True)
     evaluate.evaluate(checkpoint.for_evaluation(place, config), place)
     if not set(config.classes) & set(known):
       return verdict.Verdict(None, new, 'it knows none of your classes')
-    folder = place / 'start_model'  # training keeps its first parameters in `start`
-    if not (folder / 'params').exists():
-      _export_whole(model, folder)
     print('\nThe start on the same scans:', flush=True)
     evaluate.evaluate(evaluation_of_start(config, folder), folder, beside=[place])
     result = verdict.judge(score_files.read(folder), score_files.read(place), new)
-  except UserError as error:
+  except evaluate.NothingHeldOutError as error:
     return verdict.Verdict(None, new, one_line(error))
+  except UserError as error:
+    return verdict.Verdict(None, new, one_line(error), failed=True)
   if result.comparison is not None:
     with writing(place):
-      text = compare.to_markdown(result.comparison)
-      (place / 'comparison.md').write_text(text, encoding='utf-8')
+      report.write_text(compare.to_markdown(result.comparison), encoding='utf-8')
   return result
 
 
@@ -252,9 +271,9 @@ def evaluation_of_start(config: ConfigDict, start: epath.Path) -> ConfigDict:
   return other
 
 
-def _export(place: epath.Path, model: str, result: verdict.Verdict) -> None:
+def _export(place: epath.Path, result: verdict.Verdict) -> None:
   """Writes WORKDIR/model, in place of one of an earlier start of this command."""
-  _export_whole(model if result.keeps_start else str(place), place / 'model')
+  _export_whole(str(place / _START if result.keeps_start else place), place / 'model')
 
 
 def _export_whole(model: str, folder: epath.Path) -> None:

@@ -16,11 +16,13 @@ class Verdict:
     comparison: paired, A is the start and B the new model; None where there is nothing to compare.
     new: classes that the start does not know.
     why_not: in words, where there is no comparison.
+    failed: whether that is an error, and not that there is nothing to compare.
   """
 
   comparison: compare.Comparison | None
   new: tuple[str, ...] = ()
   why_not: str = ''
+  failed: bool = False
 
   @property
   def mean(self) -> compare.Difference | None:
@@ -43,9 +45,9 @@ class Verdict:
     """For people: the comparison and what follows from it."""
     mean = self.mean
     if self.comparison is None or mean is None:
-      return [
-        f'NOT COMPARED with the start: {self.why_not or "no held-out scan has a class of it"}'
-      ]
+      why = self.why_not or 'no held-out scan has a class of it'
+      again = '; training is whole, and the same command compares again' if self.failed else ''
+      return [f'NOT COMPARED with the start: {why}{again}']
     kept = [row for row in self.comparison.differences if row.metric == 'dice' and row.n]
     rows = [
       (row.name, row.n, f'{100 * row.a:.1f}', f'{100 * row.b:.1f}', _apart(row)) for row in kept

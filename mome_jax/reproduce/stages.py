@@ -372,13 +372,31 @@ def to_score(plan: Plan) -> list[str]:
 
 
 def score(plan: Plan) -> list[str]:
-  """Scores every model on datasets that it was not trained on."""
+  """Scores every model on datasets that it was not trained on; tells of one that was another."""
   for model in to_score(plan):
     folder = plan.external(model)
     if not (folder / 'params').exists():  # which come last
+      step = _step(plan, model)
       _program('mome_jax.export', f'--checkpoint={plan.run(model)}', f'--output={folder}')
+      _note(plan, f'external {model}', {'step': step})
     _evaluate(plan, folder, plan.scored_only())
-  return []
+  notes, lines = read_notes(plan), []
+  for model in plan.models:
+    step = notes.get(f'external {model}', {}).get('step')
+    if step is not None and step != (now := _step(plan, model)):
+      lines.append(
+        f'{model}: {plan.external(model)} is that of step {step}, and {plan.run(model)} is at '
+        f'{now}; remove the first, and give the same command again'
+      )
+  return lines
+
+
+def _step(plan: Plan, model: str) -> int | None:
+  """The step of the checkpoint that counts of a run."""
+  from mome_jax import checkpoint
+
+  run = plan.run(model)
+  return checkpoint.locate(run, checkpoint.load_config(run).evaluation.checkpoint).step
 
 
 def _evaluate(plan: Plan, folder: pathlib.Path, names: Sequence[str]) -> None:
@@ -410,12 +428,28 @@ def _program(module: str, *words: str) -> None:
 
 
 # ---------------------------------------------------------------------------- tables
+def to_write_tables(plan: Plan) -> list[str]:
+  """['all'] where scores came or changed since the tables were written."""
+  same = read_notes(plan).get('tables') == _scores(plan)
+  return [] if same and (plan.work / 'tables/README.md').exists() else ['all']
+
+
+def _scores(plan: Plan) -> dict[str, str]:
+  """Folder -> what changes with its scores, of all that the tables are made of."""
+  places = [place(model) for model in plan.models for place in (plan.run, plan.external)]
+  summaries = [folder / score_files.SUMMARY for place in places for folder in tables.folders(place)]
+  digest = lambda file: hashlib.sha256(file.read_bytes()).hexdigest()[:24]
+  return {str(file.parent.relative_to(plan.work)): digest(file) for file in summaries}
+
+
 def write_tables(plan: Plan) -> list[str]:
   """Joins the scores of all models to the paper's tables: `tables/README.md`."""
+  scores = _scores(plan)
   models = {model: plan.run(model) for model in plan.models if _is_scored(plan, model)}
   others = {model: plan.external(model) for model in models}
   names = plan.trained(), plan.scored_only()
   text = tables.write(plan.work / 'tables', models, others, names, plan.classes)
+  _note(plan, 'tables', scores)
   print(text)
   return []
 
@@ -437,15 +471,11 @@ class Stage:
   run: Callable[[Plan], list[str]]
 
 
-def _always(plan: Plan) -> list[str]:
-  return [] if (plan.work / 'tables/README.md').exists() else ['all']
-
-
 STAGES = (
   Stage('check', 'read every scan once', to_check, check),
   Stage('dedupe', 'find scans that several downloads hold', to_compare, compare_scans),
   Stage('prepare', 'write bricks and held-out scans', to_prepare, write_bricks),
   Stage('train', 'train and score the models', to_train, train),
   Stage('external', 'score them on datasets that they never saw', to_score, score),
-  Stage('tables', "join the scores to the paper's tables", _always, write_tables),
+  Stage('tables', "join the scores to the paper's tables", to_write_tables, write_tables),
 )

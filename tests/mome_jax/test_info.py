@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import jax
+import pytest
 
 import mome_jax
 from mome_jax import info
@@ -37,3 +38,21 @@ def test_the_page_names_model_and_classes(capsys):
   assert info.main([]) == 0
   text = capsys.readouterr().out
   assert 'Model openkbp, 3 x 3 x 2.5 mm' in text and 'jaw bone' in text
+
+
+@pytest.mark.parametrize(('error', 'told'), [
+  (RuntimeError("Unable to initialize backend 'tpu': it is in use"), "backend 'tpu': it is in use"),
+  (AssertionError(), 'JAX has none of JAX_PLATFORMS=cuda'),
+])  # fmt: skip
+def test_what_is_installed_is_told_where_no_device_is(error, told, capsys, monkeypatch):
+  def devices():
+    raise error
+
+  monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+  monkeypatch.setattr(jax, 'devices', devices)
+  assert info.main([]) == 0
+  text = capsys.readouterr().out
+  assert 'Devices    none: ' in text and told in text and 'Model openkbp' in text
+  assert info.main(['--json']) == 0
+  facts = json.loads(capsys.readouterr().out)
+  assert facts['devices'] == [] and told in facts['no_devices']

@@ -74,3 +74,20 @@ def test_committed_outputs_are_light(path):
   assert path.stat().st_size < 400_000
   errors = [o for c in notebook.cells for o in c.get('outputs', []) if o.output_type == 'error']
   assert not errors
+
+
+@pytest.mark.parametrize('name', ['evaluate', 'routing'])
+def test_a_training_that_was_interrupted_goes_on(name, tmp_path, monkeypatch):
+  """Its folder is there already; a model of one's own is never trained, whatever its path."""
+  notebook = nbformat.read(ROOT / f'notebooks/{name}.ipynb', as_version=4)
+  [cell] = [cell.source for cell in notebook.cells if 'STEPS = 300' in cell.source]
+  modules = []
+  monkeypatch.setattr(subprocess, 'run', lambda words, **_: modules.append(words[2]))
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'runs/notebook').mkdir(parents=True)
+  monkeypatch.delenv('MOME_MODEL', raising=False)
+  exec(cell, {'os': os, 'subprocess': subprocess, 'sys': sys})
+  assert modules == ['input_pipeline.prepare', 'mome_jax.main']
+  monkeypatch.setenv('MOME_MODEL', str(tmp_path / 'mistyped'))
+  exec(cell, {'os': os, 'subprocess': subprocess, 'sys': sys})
+  assert len(modules) == 2

@@ -34,6 +34,21 @@ def test_other_scans_or_prompts_are_refused_before_anything_is_trained(field, va
     pool.check(config)
 
 
+def test_folds_that_have_begun_go_on_without_what_they_start_from(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(pool, 'is_done', lambda *_: True)
+  monkeypatch.setattr(pool, 'has_scores', lambda *_: True)
+  monkeypatch.setattr(pool, 'pool', lambda *_: ({'fold_0': 0.5, 'fold_1': 0.7}, 'the table'))
+  command = ['crossval', '--config=demo', f'--workdir={tmp_path}', '--config.data.folds=2']
+  command.append(f'--config.init.checkpoint={tmp_path / "gone"}')
+  (tmp_path / 'fold_0/checkpoints/300').mkdir(parents=True)
+  checkpoint.save_description(tmp_path / 'fold_0', demo.get_config())
+  assert cli.main(command) == 1  # the other fold has not begun
+  assert f'{tmp_path / "gone"}: no model there' in capsys.readouterr().err
+  shutil.copytree(tmp_path / 'fold_0', tmp_path / 'fold_1')
+  assert cli.main(command) == 0
+  assert 'the table' in capsys.readouterr().out
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, programs):
   """The folder of two folds of a few phantoms, each trained for a few steps, and its command."""

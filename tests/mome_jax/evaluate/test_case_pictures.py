@@ -53,6 +53,21 @@ def test_the_first_cases_are_drawn_and_the_router_of_all_of_them(tmp_path, templ
   assert sorted(path.name for path in tmp_path.iterdir()) == sorted(expected)
 
 
+def test_a_curve_of_an_earlier_evaluation_does_not_stay(tmp_path, template):
+  (tmp_path / 'detection_test.png').write_bytes(b'of scans with lesions')
+  draw(epath.Path(tmp_path), 0, None, template)
+  assert not list(tmp_path.iterdir())
+
+
+def test_scans_of_two_sources_with_one_name_have_a_picture_each(tmp_path, template):
+  case, pictures = make_case('one', template), CasePictures(epath.Path(tmp_path), 2)
+  over = np.zeros((*SHAPE, 1), np.uint8)
+  segmentation = Segmentation(NAMES, (case.codes > 0).astype(np.uint8), over, template)
+  for source in ('hospital_a', 'hospital_b'):
+    pictures.draw(dataclasses.replace(case, source=source), segmentation, None)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['hospital_b_one.png', 'one.png']
+
+
 def test_a_model_without_a_router_has_no_picture_of_it(tmp_path, template):
   assert draw(epath.Path(tmp_path), 1, None, template) == 0
   assert [path.name for path in tmp_path.iterdir()] == ['one.png']

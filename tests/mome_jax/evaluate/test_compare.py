@@ -235,6 +235,11 @@ def test_files_that_are_no_scores_are_named(tmp_path, capsys):
   path.write_text(text.replace('0.6', 'six', 1))
   with pytest.raises(score_files.ResultsError, match="cases.csv: line 3: .*'six'; evaluate again"):
     score_files.read(path)
+  lines = text.splitlines()
+  path.write_text('\n'.join([*lines[:-1], ','.join(lines[-1].split(',')[:4])]))  # a copy cut off
+  told = rf'cases.csv: line {len(lines)}: has not as many fields as the first line; evaluate again'
+  with pytest.raises(score_files.ResultsError, match=told):
+    score_files.read(path)
 
 
 def test_classes_that_no_scan_can_show_have_volumes_alone():

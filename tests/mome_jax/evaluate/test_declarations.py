@@ -57,3 +57,18 @@ def test_a_misspelt_field_of_the_references_is_refused(tmp_path):
   (tmp_path / 'labelsTr/dataset.json').write_text(json.dumps(content))
   with pytest.raises(UserError, match=r"dataset.json: unknown fields \['missing'\]; did"):
     score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
+
+
+def test_labels_beyond_eight_bits_are_read_where_they_are_declared(tmp_path):
+  """As `predict` writes them of many free texts; an image in place of a label map stays one."""
+  codes = np.array([0, 6, 6, 300], np.uint16)[labels()]
+  save(tmp_path / 'out/a_seg.nii.gz', codes)
+  legend = [{'label': 6, 'name': 'liver'}, {'label': 300, 'name': 'thyroid nodule'}]
+  (tmp_path / 'out/a_seg.json').write_text(json.dumps({'labels': legend}))
+  declare(tmp_path / 'r', liver=6, **{'thyroid nodule': 300})
+  save(tmp_path / 'r/a.nii.gz', codes)
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r')
+  assert {row['class']: row['dice'] for row in scores.rows} == {'liver': 1, 'thyroid nodule': 1}
+  declare(tmp_path / 'r', liver=6)
+  ((_, reason),) = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r').failed
+  assert 'label values 300 are outside 0..255' in reason

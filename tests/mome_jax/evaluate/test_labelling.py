@@ -90,3 +90,35 @@ def test_what_is_no_list_is_refused_as_prepare_does(field, tmp_path):
     labelling.read(tmp_path / 'labelsTr')
   with pytest.raises(UserError, match=rf'dataset.json: "{field}" '):
     nifti_folder_cases(str(tmp_path))
+
+
+def test_what_is_not_labelled_in_a_case_need_not_be_predicted_there(tmp_path):
+  """Each case was asked for what it labels; there is nothing to score of the other class."""
+  labelled = {'a': 'liver', 'b': 'spleen'}
+  supervised = {case: [name] for case, name in labelled.items()}
+  codes = write(tmp_path / 'r', {'liver': 1, 'spleen': 2}, [1], supervised=supervised)
+  save(tmp_path / 'r/labelsTr/b.nii.gz', 2 * codes)
+  for case, name in labelled.items():
+    save(tmp_path / f'out/{case}_seg.nii.gz', codes)
+    legend = {'labels': [{'name': name, 'label': 1}]}
+    (tmp_path / f'out/{case}_seg.json').write_text(json.dumps(legend))
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r/labelsTr')
+  assert {(row['case'], row['class'], row['dice']) for row in scores.rows} == {
+    ('a', 'liver', 1.0), ('b', 'spleen', 1.0)
+  }  # fmt: skip
+  assert not scores.failed
+
+
+def test_labels_that_are_not_used_are_background(tmp_path):
+  """No model that is trained on them knows such a class."""
+  used = {'liver': 1, 'Table_Top': 2, 'ignore': 3}
+  write(tmp_path / 'r', used, [1, 2, 3], ignored=['table top', 'ignore'])
+  codes = write(tmp_path / 'p', {'liver': 1}, [1])
+  codes[7] = 1  # where nobody looked
+  save(tmp_path / 'p/labelsTr/a.nii.gz', codes)
+  scores = score_folders.score_folders(tmp_path / 'p/labelsTr', tmp_path / 'r/labelsTr')
+  assert [(row['class'], row['dice']) for row in scores.rows] == [('liver', 1.0)]
+  assert not scores.failed and not scores.notes
+  assert {name for case in nifti_folder_cases(str(tmp_path / 'r')) for name in case.supervised} == {
+    'liver'
+  }

@@ -161,3 +161,13 @@ def test_a_case_that_was_not_asked_for_a_class_is_not_written_without_it(tmp_pat
   told = "b_seg.nii.gz: no class 'spleen', which other cases have; predict it there too"
   assert told in capsys.readouterr().err
   assert not (tmp_path / 'nn').exists()
+
+
+def test_cases_of_another_run_in_the_output_are_told(tmp_path):
+  """nnU-Net would score them as if they were of these results."""
+  path = dataset(tmp_path, {'liver': 1, 'spleen': 2})
+  results(tmp_path / 'out')
+  assert nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')[1] == []
+  (tmp_path / 'out/b_seg.nii.gz').unlink()
+  (note,) = nnunet_results.write(tmp_path / 'out', path, tmp_path / 'nn')[1]
+  assert note.startswith(f'{tmp_path / "nn"}: holds b.nii.gz besides, which would be scored along')

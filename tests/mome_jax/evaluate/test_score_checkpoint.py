@@ -1,6 +1,7 @@
 """Scores of a segmentation against a stored label map."""
 
 import dataclasses
+import errno
 import types
 
 import numpy as np
@@ -13,7 +14,8 @@ from input_pipeline.ct import volume
 from mome_jax import checkpoint, evaluate
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
-from mome_jax.evaluate import froc, held_out, score_checkpoint
+from mome_jax.errors import UserError
+from mome_jax.evaluate import froc, held_out, score_checkpoint, score_files
 from mome_jax.text.vectors import TextVectorError, TextVectors
 
 LIVER, TUMOR = (TEMPLATE.get(name).index for name in ('liver', 'liver tumor'))
@@ -57,6 +59,22 @@ def test_a_scan_that_cannot_show_a_lesion_is_no_healthy_one(case):
   absent = dataclasses.replace(case, codes=np.zeros_like(case.codes), absent=('liver tumor',))
   levels = froc.Levels(('liver tumor',), case.codes.shape)
   assert score_checkpoint.count_lesions(absent, levels, TEMPLATE) == []
+
+
+def test_a_picture_that_cannot_be_written_costs_no_score(monkeypatch, tmp_path):
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device', str(tmp_path / 'pictures/a.png'))
+
+  monkeypatch.setattr(score_checkpoint.CasePictures, 'finish', full)
+  names, mask = ('liver',), np.ones((4, 4, 4), bool)
+  row = score_files.score('s', 'a', 'liver', mask, mask, (1, 1, 1)) | {'split': 'validation'}
+  monkeypatch.setattr(score_checkpoint._Evaluation, '_segment', lambda *_: ([row], []))
+  segmenter = types.SimpleNamespace(settings=types.SimpleNamespace(rules=()))
+  place = epath.Path(tmp_path)
+  run = score_checkpoint._Evaluation(place, demo.get_config(), 7, TEMPLATE, names, segmenter, None)
+  with pytest.raises(UserError, match='pictures: cannot be written .*No space left on device'):
+    run.score(held_out.HeldOut('validation', (), None, ()))
+  assert [row['dice'] for row in score_files.read(tmp_path)] == [1.0]
 
 
 def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):

@@ -310,7 +310,7 @@ def test_a_dataset_has_one_name_however_its_folder_is_reached(
   assert evaluate.main(['compare', *pair]) == 1
   assert capsys.readouterr().err == (
     f'error: {pair[1]}: has the cases of {pair[0]}, but the datasets are called labelsTr and gt; '
-    'score both with the same --dataset\n'
+    'score both with the same --dataset, or evaluate both with the same config.data.sources\n'
   )
 
 

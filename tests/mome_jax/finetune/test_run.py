@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import types
 
 import jax
@@ -142,7 +143,8 @@ def test_the_start_is_compared_and_what_training_began_with_stays(data_dir, tmp_
   scored = []
   monkeypatch.setattr(run.evaluate, 'evaluate', lambda _, folder, **__: scored.append(folder.name))
   monkeypatch.setattr(run.score_files, 'read', lambda _: [])
-  run._compare(config, epath.Path(tmp_path), str(shipped.MODEL))
+  run._export_whole(str(shipped.MODEL), epath.Path(tmp_path) / 'start_model')
+  run._compare(config, epath.Path(tmp_path))
   assert scored == [tmp_path.name, 'start_model']
   assert checkpoint.load_config(tmp_path / 'start_model').classes
   assert (tmp_path / 'start' / '_METADATA').read_text() == 'the first parameters'
@@ -163,6 +165,7 @@ def compared(tmp_path, monkeypatch):
   checkpoint.save_description(place, config)
   store = bricks.open_bricks(str(tmp_path / 'data'), 'mine')
   training_cases.note(place, [store], resumed=False, init=str(shipped.MODEL))
+  run._export_whole(str(shipped.MODEL), place / 'start_model')
 
   def segment(run, part, pictures):
     empty = dict.fromkeys(metrics.METRICS, 0.5) | dict.fromkeys(('lesions', 'found', 'predicted'))
@@ -182,7 +185,7 @@ def compared(tmp_path, monkeypatch):
 
 def test_a_held_out_twin_of_a_training_scan_is_compared_on_neither_side(compared):
   config, place = compared
-  result = run._compare(config, place, str(shipped.MODEL))
+  result = run._compare(config, place)
   assert result.why_not == '' and result.mean.n == 1
   for folder in (place, place / 'start_model'):
     assert {row['case'] for row in score_files.read(folder)} == {'c03'}
@@ -194,10 +197,70 @@ def test_a_comparison_that_fails_costs_no_model(compared, monkeypatch):
   def fail(*_):
     raise score_files.ResultsError('start: lacks 1 cases of fine-tuned')
 
+  assert run._compare(config, place).comparison and (place / 'comparison.md').is_file()
   monkeypatch.setattr(verdict, 'judge', fail)
-  result = run._compare(config, place, str(shipped.MODEL))
-  assert result.lines() == ['NOT COMPARED with the start: start: lacks 1 cases of fine-tuned']
+  result = run._compare(config, place)
+  assert not (place / 'comparison.md').exists()
+  assert result.failed and result.lines() == [
+    'NOT COMPARED with the start: start: lacks 1 cases of fine-tuned; training is whole, and the '
+    'same command compares again'
+  ]
   assert not result.keeps_start
+
+
+def test_that_there_is_nothing_to_compare_is_no_failure(compared):
+  config, place = compared
+  config.evaluation.split = 'test'
+  result = run._compare(config, place)
+  assert 'no scan to score' in result.why_not and not result.failed
+
+
+@pytest.fixture
+def commanded(data_dir, tmp_path, monkeypatch):
+  """main(start) -> exit code, in a workdir whose scans are prepared; nothing is trained."""
+  place = epath.Path(tmp_path / 'run')
+  scans = data_dir.parent / 'Own Scans'
+
+  def trained(config, workdir):
+    checkpoint.save_description(workdir, config)
+    (workdir / 'checkpoints/300').mkdir(parents=True, exist_ok=True)
+    return config
+
+  monkeypatch.setattr(run.loop, 'train', trained)
+  monkeypatch.setattr(run, '_compare', lambda config, _: verdict.Verdict(None, (), 'as it is'))
+  monkeypatch.setattr(run, '_export', lambda place, _: None)
+  return lambda start: command.main([f'--data={scans}', f'--from={start}', f'--workdir={place}'])
+
+
+def test_a_run_that_has_begun_goes_on_without_its_start(commanded, tmp_path, capsys):
+  start = tmp_path / 'start'
+  run._export_whole(str(shipped.MODEL), epath.Path(start))
+  assert commanded(start) == 0
+  before = checkpoint.load_config(tmp_path / 'run')
+  shutil.rmtree(start)
+  assert commanded(start) == 0, capsys.readouterr().err
+  after = checkpoint.load_config(tmp_path / 'run')
+  assert after.to_json_best_effort() == before.to_json_best_effort()
+  assert commanded(tmp_path / 'other') == 1
+  assert f'fine-tunes from {start}; choose another --workdir' in capsys.readouterr().err
+
+
+def test_a_scan_that_is_left_out_is_told_at_the_end(commanded, monkeypatch, capsys):
+  skipped = {'skipped': [('c03', 'c03_0000.nii.gz: cut off')]}
+  whole = run.prepare.prepare
+  monkeypatch.setattr(run.prepare, 'prepare', lambda *args, **more: whole(*args, **more) | skipped)
+  assert commanded(shipped.MODEL) == 1
+  told = capsys.readouterr()
+  assert 'LEFT OUT: c03: c03_0000.nii.gz: cut off' in told.err and 'Model: ' in told.out
+  assert told.err.endswith('left out: c03, as told above\n')
+
+
+@pytest.mark.parametrize('failed', [True, False])
+def test_a_comparison_that_fails_is_an_error(failed, commanded, monkeypatch, capsys):
+  result = verdict.Verdict(None, (), 'disk full', failed)
+  monkeypatch.setattr(run, '_compare', lambda *_: result)
+  assert commanded(shipped.MODEL) == failed
+  assert 'NOT COMPARED with the start: disk full' in capsys.readouterr().out
 
 
 def test_what_got_worse_is_not_exported(tmp_path):
@@ -210,11 +273,12 @@ def test_what_got_worse_is_not_exported(tmp_path):
     for dice in (0.8, 0.7)
   ]
   result = verdict.judge(lost[:1], lost[1:], ())
+  run._export_whole(str(shipped.MODEL), place / 'start_model')
   for _ in range(2):
-    run._export(place, str(shipped.MODEL), result)
+    run._export(place, result)
   model = checkpoint.load_config(place / 'model')
   assert model.classes == checkpoint.load_config(shipped.MODEL).classes
-  assert sorted(path.name for path in place.iterdir()) == ['model']
+  assert sorted(path.name for path in place.iterdir()) == ['model', 'start_model']
 
 
 @pytest.mark.parametrize(

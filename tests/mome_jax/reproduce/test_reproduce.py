@@ -219,6 +219,31 @@ def test_a_trained_model_scores_the_test_scans_too(plan, monkeypatch):
   assert stages.to_train(plan) == []
 
 
+def test_a_model_that_was_trained_on_since_it_was_scored_elsewhere_is_told(plan, monkeypatch):
+  def program(module, *_):
+    if module == 'mome_jax.export':
+      (plan.external('m') / 'params').mkdir(parents=True)
+
+  monkeypatch.setattr(stages, '_program', program)
+  assert stages.score(plan) == []
+  (plan.run('m') / 'checkpoints' / '4').mkdir()
+  [line] = stages.score(plan)
+  assert line.startswith(f'm: {plan.external("m")} is that of step 2, and {plan.run("m")} is at 4')
+
+
+def test_tables_are_done_until_there_are_other_scores(plan):
+  scored(plan.run('m') / 'evaluation', 'lits', step=2)
+  assert stages.to_write_tables(plan) == ['all']
+  stages.write_tables(plan)
+  assert stages.to_write_tables(plan) == []
+  scored(plan.external('m') / 'evaluation', 'chaos')
+  assert stages.to_write_tables(plan) == ['all']
+  stages.write_tables(plan)
+  assert stages.to_write_tables(plan) == []
+  (plan.work / 'tables/README.md').unlink()
+  assert stages.to_write_tables(plan) == ['all']
+
+
 def test_each_split_has_tables_and_a_comparison_of_its_own(tmp_path):
   models = {}
   for model, dice in (('a', 0.5), ('b', 0.6)):

@@ -1,0 +1,76 @@
+"""Organs with what lies in them, and pairs with their sides, whatever has masks of its own."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from label_maps import AFFINE, LIVER, SPLEEN, TUMOR, declare, labels, save
+
+from input_pipeline.ct import itk_image, slicer_segments, volume
+from mome_jax.evaluate import nnunet_results, score_folders
+from mome_jax.evaluate.mask_folders import ScoreError
+
+
+def test_an_organ_holds_its_tumor_in_segments_of_3d_slicer(tmp_path):
+  """As it paints them, no segment overlaps another; `prepare` takes the tumor for liver too."""
+  declared = [slicer_segments.Segment(name, 0, value)
+              for name, value in (('liver', LIVER), ('liver tumor', TUMOR))]  # fmt: skip
+  codes = labels()
+  codes[codes == SPLEEN] = 0
+  save(tmp_path / 'out/a/liver.nii.gz', (codes > 0).astype(np.uint8))
+  grid = volume.read_labels(tmp_path / 'out/a/liver.nii.gz')
+  colours = {segment.name: (1, 0, 0) for segment in declared}
+  (tmp_path / 'r').mkdir()
+  header = slicer_segments.header(declared, colours, grid.geometry.shape)
+  codes = volume.to_canonical(codes, AFFINE, name='a').array
+  itk_image.write(tmp_path / 'r/a.seg.nrrd', codes, grid.geometry, header)
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r', classes=['liver'])
+  assert [row['dice'] for row in scores.rows] == [1.0]
+
+
+def test_a_kidney_of_the_class_table_holds_its_tumor(tmp_path):
+  """As `predict` numbers them, and its legend is lost."""
+  codes = np.zeros((20, 8, 8), np.uint8)  # axis 0 runs to the left
+  codes[2:6, 2:6, 2:6], codes[4:7, 2:4, 2:4], codes[13:17, 2:6, 2:6] = 2, 26, 3
+  save(tmp_path / 'out/a.nii.gz', codes)
+  for name, values in (('kidney_right', (2, 26)), ('kidney_left', (3,)), ('kidney_tumor', (26,))):
+    save(tmp_path / f'r/a/{name}.nii.gz', np.isin(codes, values).astype(np.uint8))
+  rows = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r').rows
+  assert {row['class']: row['dice'] for row in rows} == dict.fromkeys(
+    ('right kidney', 'left kidney', 'kidney tumor'), 1.0
+  )
+
+
+def of_both_sides(tmp_path, **declared):
+  """A label map of kidneys without their sides, and masks of both as `predict` names them."""
+  codes = np.zeros((20, 8, 8), np.uint8)
+  codes[2:6, 2:6, 2:6] = codes[13:17, 2:6, 2:6] = 1
+  codes[4:7, 2:4, 2:4] = 2
+  declare(tmp_path, **declared)
+  save(tmp_path / 'labelsTr/a.nii.gz', codes)
+  for name, half in (('kidney_right', slice(10)), ('kidney_left', slice(10, None))):
+    side = np.zeros_like(codes)
+    side[half] = codes[half] > 0
+    save(tmp_path / f'out/a/{name}.nii.gz', side)
+  save(tmp_path / 'out/a/kidney_tumor.nii.gz', (codes == 2).astype(np.uint8))
+  return codes
+
+
+@pytest.mark.parametrize('name', ['kidney', 'Kidneys'])
+def test_both_sides_are_the_pair_that_a_reference_does_not_divide(name, tmp_path):
+  """`prepare` makes right and left of such a label, so that the model predicts these."""
+  of_both_sides(tmp_path, **{name: 1, 'kidney tumor': 2})
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
+  assert not scores.failed
+  assert {row['class']: row['dice'] for row in scores.rows} == {'kidney': 1.0, 'kidney tumor': 1.0}
+  (tmp_path / 'out/a/kidney_left.nii.gz').unlink()
+  with pytest.raises(ScoreError, match="no class 'kidney'; there are kidney tumor, right kidney"):
+    score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
+
+
+def test_both_sides_are_painted_as_the_pair_of_an_nnunet_dataset(tmp_path):
+  codes = of_both_sides(tmp_path, kidney_tumor=2, kidneys=1)
+  written, notes = nnunet_results.write(
+    tmp_path / 'out', tmp_path / 'dataset.json', tmp_path / 'nn'
+  )
+  assert not notes
+  np.testing.assert_array_equal(np.asarray(nib.load(written[0]).dataobj), codes)
