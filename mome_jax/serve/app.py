@@ -34,7 +34,7 @@ _TICK = 0.1  # seconds between looks at a job whose progress is told
 _SILENCE = 15.0  # seconds after which a stream says that it is alive
 _LONGEST = 1 << 20  # bytes of a JSON body
 _STYLES = 'viewer.css', 'serve.css'
-_SCRIPTS = 'viewer.js', 'archive.js', 'serve.js'
+_SCRIPTS = 'viewer.js', 'archive.js', 'prompt_line.js', 'serve.js'
 
 
 @dataclasses.dataclass(eq=False)
