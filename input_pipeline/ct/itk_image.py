@@ -12,10 +12,10 @@ from types import ModuleType
 import numpy as np
 
 from input_pipeline import file_kinds, image_headers
+from input_pipeline.ct.grid_checks import FIX
 from input_pipeline.ct.volume import Geometry, VolumeError, from_canonical
 
 _EXTRA = "pip install 'mome-jax[itk]'"
-_FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
 # What says where the axes point. Without it ITK takes any axes for left, posterior, superior.
 _DIRECTIONS = 'transformmatrix', 'rotation', 'orientation'
 _SPACES = {
@@ -71,7 +71,7 @@ def read(path: pathlib.Path, *, need_sides: bool = True) -> tuple[np.ndarray, np
     ) from error
   problem = _unknown_sides(path, header)
   if problem and need_sides:
-    raise VolumeError(f'{path}: {problem}: sides unknown; {_FIX}')
+    raise VolumeError(f'{path}: {problem}: sides unknown; {FIX}')
   if 'complex' in image.GetPixelIDTypeAsString():
     raise VolumeError(f'{path}: voxels of complex numbers; save plain numbers')
   # A fourth axis of ITK comes first, components come last.

@@ -76,6 +76,7 @@ def to_canonical(
   *,
   name: str | os.PathLike = 'volume',
   header: nib.Nifti1Header | None = None,
+  fix: str = grid_checks.FIX,
 ) -> Volume:
   """Permutes and flips an array into canonical order.
 
@@ -84,6 +85,7 @@ def to_canonical(
     affine: (4, 4), voxel indices -> world mm (RAS+); may be oblique or sheared.
     name: what error messages call it.
     header: NIfTI header to keep for writing, or None.
+    fix: what error messages say to do.
 
   Returns:
     The volume, its array contiguous.
@@ -95,8 +97,8 @@ def to_canonical(
   width, height, depth = array.shape[:3]  # of its own axes
   array = array.reshape(width, height, depth)
   affine = np.array(affine, np.float64)
-  grid_checks.check_affine(affine, name)
-  grid_checks.check_extent(array.shape, affine, name)
+  grid_checks.check_affine(affine, name, fix)
+  grid_checks.check_extent(array.shape, affine, name, fix)
   orientation = orientations.io_orientation(affine).astype(int)
   canonical = np.ascontiguousarray(orientations.apply_orientation(array, orientation))
   spacing = np.empty(3)
@@ -195,7 +197,8 @@ def to_hu(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
   low, high = array.min(), array.max()
   if low > -100 or high < 100:
     remarks.tell(
-      f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter'
+      f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter, of '
+      'DICOM RescaleSlope and RescaleIntercept'
     )
   return array
 
