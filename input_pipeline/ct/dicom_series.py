@@ -20,7 +20,9 @@ from input_pipeline.ct.volume import VolumeError
 
 HUSH = remarks.Hush('pydicom')  # of odd values, mostly in fields that are not used
 _FEW = 4  # slices; what has fewer beside other series is a test bolus or a snapshot
-_ENHANCED_CT = '1.2.840.10008.5.1.4.1.1.2.1'
+# Enhanced CT, and its legacy converted form: one file holds all slices.
+_ENHANCED_CT = '1.2.840.10008.5.1.4.1.1.2.1', '1.2.840.10008.5.1.4.1.1.2.2'
+_FRAMES = 'enhanced multi-frame CT'
 _CT = '1.2.840.10008.5.1.4.1.1.2'
 _SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
 # What tells the phases of one series apart, best first, and how it stands in a scan's name.
@@ -123,10 +125,10 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
 
   A series with several slices at one place is taken apart: by folder, acquisition, phase or
   whatever else tells them apart. Localizers, screen captures and other modalities are left out; so
-  are series of less than four slices, as test boluses are, where there is a longer one. A file that
-  cannot be read fails its series, or where its header does not say which that is, the only one in
-  its folder. A slice without SeriesInstanceUID is of the only series in its folder; it fails where
-  there are several.
+  are series of less than four slices, as test boluses are, where there is a longer one. Enhanced CT
+  fails. A file that cannot be read fails its series, or where its header does not say which that
+  is, the only one in its folder. A slice without SeriesInstanceUID is of the only series in its
+  folder; it fails where there are several.
 
   Args:
     path: folder, searched to any depth, or `.zip` file.
@@ -141,21 +143,7 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
       files = inventory.look(path, ('dicom',)) if files is None else files
     except inventory.FolderError as error:
       raise VolumeError(str(error)) from error
-    slices: list[_Slice] = []
-    others: list[inventory.File | str] = list(files.left_out)
-    bad: dict[str, str] = {}
-    for file in files.used:
-      if file.kind != 'dicom':
-        continue
-      try:
-        kind, slice_ = _header(file.name, open_file)
-      except SliceError as error:
-        bad[file.name] = f'{file.path}: {error}'
-        continue
-      if slice_ is None:
-        others.append(kind)
-      else:
-        slices.append(slice_)
+    slices, kinds, bad = _headers(files, open_file)
     unread = {file.name: file.problem for file in files.failed if file.kind == 'dicom'}
     owners: dict[str, Collection[str]] = {name: _uids_in(name, open_file) for name in bad}
   groups, strays = _by_uid(slices)
@@ -167,7 +155,13 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   owners |= dict.fromkeys(unread, ())
   scans = [part for group in groups for part in _phases(group)]
   scans, failed = _blame(scans, bad | unread, owners)
-  left_out = inventory.phrases(others)
+  failed |= {  # which no other scan lacks
+    name: f'{path / name}: {_FRAMES}, which is not read; convert it to NIfTI with dcm2niix'
+    for name, kind in kinds.items()
+    if kind == _FRAMES
+  }
+  others = [kind for kind in kinds.values() if kind != _FRAMES]
+  left_out = inventory.phrases([*files.left_out, *others])
   if any(scan.places >= _FEW for scan in scans):
     short = [scan for scan in scans if scan.places < _FEW and not scan.problem]
     scans = [scan for scan in scans if scan not in short]
@@ -175,6 +169,28 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   scans = _mark_shared(scans)
   scans.sort(key=lambda scan: (scan.number, scan.folder, scan.uid, scan.part, scan.names))
   return Study(tuple(scans), tuple(left_out), failed)
+
+
+def _headers(
+  files: inventory.Inventory, open_file: Callable[[str], BinaryIO]
+) -> tuple[list[_Slice], dict[str, str], dict[str, str]]:
+  """The slices; by name, what other DICOM files are; and what is wrong with those not read."""
+  slices: list[_Slice] = []
+  kinds: dict[str, str] = {}
+  bad: dict[str, str] = {}
+  for file in files.used:
+    if file.kind != 'dicom':
+      continue
+    try:
+      kind, slice_ = _header(file.name, open_file)
+    except SliceError as error:
+      bad[file.name] = f'{file.path}: {error}'
+      continue
+    if slice_ is None:
+      kinds[file.name] = kind
+    else:
+      slices.append(slice_)
+  return slices, kinds, bad
 
 
 @contextlib.contextmanager
@@ -257,8 +273,8 @@ def other_kind(dataset: Any, pixels: str) -> str:
     return 'CT without pixels'
   if 'LOCALIZER' in (value(dataset, 'ImageType') or ()):
     return 'localizer'
-  if kind == _ENHANCED_CT:
-    return 'enhanced multi-frame CT, which dcm2niix converts'
+  if kind in _ENHANCED_CT:
+    return _FRAMES
   if kind == _SECONDARY_CAPTURE and value(dataset, 'ImagePositionPatient') is None:
     return 'screen capture'
   return ''
