@@ -19,7 +19,7 @@ from input_pipeline import inventory, remarks
 from input_pipeline.ct.volume import VolumeError
 
 HUSH = remarks.Hush('pydicom')  # of odd values, mostly in fields that are not used
-_FEW = 4  # slices; what has fewer beside other series is a test bolus or a snapshot
+_FEW = 4  # slices; what has fewer beside others of its study is a test bolus or a snapshot
 # Enhanced CT, and its legacy converted form: one file holds all slices.
 _ENHANCED_CT = '1.2.840.10008.5.1.4.1.1.2.1', '1.2.840.10008.5.1.4.1.1.2.2'
 _FRAMES = 'enhanced multi-frame CT'
@@ -37,8 +37,8 @@ _PHASES = {
   'KVP': 'kv',
   'AcquisitionTime': 't',
 }
-_HEADER = ('Modality', 'SOPClassUID', 'SOPInstanceUID', 'SeriesInstanceUID', 'SeriesNumber', 'Rows',
-           'ImagePositionPatient', *_PHASES)  # fmt: skip
+_HEADER = ('Modality', 'SOPClassUID', 'SOPInstanceUID', 'StudyInstanceUID', 'SeriesInstanceUID',
+           'SeriesNumber', 'Rows', 'ImagePositionPatient', *_PHASES)  # fmt: skip
 _UID = re.compile(rb'\x20\x00\x0e\x00(?:UI)?..(?:\0\0)?([0-9.]{5,64})', re.DOTALL)
 
 
@@ -64,6 +64,7 @@ class SeriesFiles:
     shared: whether its folder holds other scans too.
     slices: SOPInstanceUIDs in order of their text, empty where one is missing.
     places: how many places its slices lie at.
+    study: StudyInstanceUID, '' where it has none.
   """
 
   uid: str
@@ -74,6 +75,7 @@ class SeriesFiles:
   shared: bool = False
   slices: tuple[str, ...] = ()
   places: int = 0
+  study: str = ''
 
   @functools.cached_property
   def folders(self) -> frozenset[str]:
@@ -109,6 +111,7 @@ class Study:
 @dataclasses.dataclass(frozen=True)
 class _Slice:
   name: str
+  study: str
   uid: str
   number: int
   position: tuple[float, ...]
@@ -125,10 +128,10 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
 
   A series with several slices at one place is taken apart: by folder, acquisition, phase or
   whatever else tells them apart. Localizers, screen captures and other modalities are left out; so
-  are series of less than four slices, as test boluses are, where there is a longer one. Enhanced CT
-  fails. A file that cannot be read fails its series, or where its header does not say which that
-  is, the only one in its folder. A slice without SeriesInstanceUID is of the only series in its
-  folder; it fails where there are several.
+  are series of less than four slices, as test boluses are, where their study has a longer one.
+  Enhanced CT fails. A file that cannot be read fails its series, or where its header does not say
+  which that is, the only one in its folder. A slice without SeriesInstanceUID is of the only series
+  in its folder; it fails where there are several.
 
   Args:
     path: folder, searched to any depth, or `.zip` file.
@@ -162,10 +165,10 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   }
   others = [kind for kind in kinds.values() if kind != _FRAMES]
   left_out = inventory.phrases([*files.left_out, *others])
-  if any(scan.places >= _FEW for scan in scans):
-    short = [scan for scan in scans if scan.places < _FEW and not scan.problem]
-    scans = [scan for scan in scans if scan not in short]
-    left_out += [f'series {scan.number} ({scan.places} positions)' for scan in short]
+  long = {scan.study for scan in scans if scan.places >= _FEW}
+  short = [s for s in scans if s.places < _FEW and s.study in long and not s.problem]
+  scans = [scan for scan in scans if scan not in short]
+  left_out += [f'series {scan.number} ({scan.places} positions)' for scan in short]
   scans = _mark_shared(scans)
   scans.sort(key=lambda scan: (scan.number, scan.folder, scan.uid, scan.part, scan.names))
   return Study(tuple(scans), tuple(left_out), failed)
@@ -288,10 +291,12 @@ def _header(name: str, open_file) -> tuple[str, _Slice | None]:
     if kind:
       return kind, None
     read = lambda field: value(dataset, field)
-    uid, instance = (str(read(f'{of}InstanceUID') or '') for of in ('Series', 'SOP'))
+    study, uid, instance = (
+      str(read(f'{of}InstanceUID') or '') for of in ('Study', 'Series', 'SOP')
+    )
     number, position = int(read('SeriesNumber') or 0), read('ImagePositionPatient') or ()
     phase = {field: str(read(field) or '') for field in _PHASES}
-    return '', _Slice(name, uid, number, tuple(map(float, position)), instance, phase)
+    return '', _Slice(name, study, uid, number, tuple(map(float, position)), instance, phase)
   except SliceError:
     raise
   except Exception as error:  # pydicom reads values when they are asked for
@@ -374,7 +379,9 @@ def _scan(slices: Sequence[_Slice], field: str = '', text: str = '') -> SeriesFi
   known = () if '' in instances else tuple(sorted(instances))
   places = len({slice_.position for slice_ in slices})
   first = next((slice_ for slice_ in slices if slice_.uid), slices[0])
-  return SeriesFiles(first.uid, first.number, names, part, slices=known, places=places)
+  return SeriesFiles(
+    first.uid, first.number, names, part, slices=known, places=places, study=first.study
+  )
 
 
 def _blame(

@@ -225,6 +225,17 @@ def test_enhanced_ct_fails_and_costs_no_other_scan(kind, tmp_path):
   assert name == 'a/e' and problem.startswith(f'{tmp_path}/a/e: enhanced multi-frame CT, which is')
 
 
+def test_a_short_series_is_left_out_beside_others_of_its_study_alone(tmp_path):
+  """Of another patient it is all there is: a copy that was cut short, say."""
+  series(tmp_path / 'a', StudyInstanceUID='1.1')
+  few = layouts.body([1])[0][..., :2]
+  series(tmp_path / 'bolus', uid='1.2.4', image=few, StudyInstanceUID='1.1', SeriesNumber=2)
+  series(tmp_path / 'b', uid='1.2.5', image=few, StudyInstanceUID='1.2')
+  study = dicom_series.find_series(tmp_path)
+  assert [(scan.folder, len(scan.names)) for scan in study.series] == [('a', 12), ('b', 2)]
+  assert study.left_out == ('series 2 (2 positions)',)
+
+
 def test_what_is_left_out_is_told(tmp_path):
   series(tmp_path / 'ct')
   series(tmp_path / 'mr', uid='1.4', Modality='MR')
