@@ -44,6 +44,17 @@ def one_of(array: np.ndarray, number: int | None, path: str | os.PathLike) -> np
   return array.reshape(*array.shape[:3], -1)[..., number or 0]
 
 
+def sizes(spacing: Sequence[float]) -> tuple[float, ...]:
+  """Three voxel sizes in mm as Python's numbers; VolumeError if they are none."""
+  try:
+    made = tuple(float(mm) for mm in spacing)
+  except (TypeError, ValueError):
+    made = ()
+  if len(made) != 3 or not all(0 < mm < math.inf for mm in made):  # a negative one mirrors the scan
+    raise VolumeError(f'assume_spacing={spacing!r}: expected three mm above 0, as (0.8, 0.8, 5)')
+  return made
+
+
 def check_affine(affine: np.ndarray, name: str | os.PathLike, fix: str = FIX) -> None:
   """VolumeError if voxels lie nowhere (4, 4 affine to mm), or have sizes that no scanner makes."""
   if affine.shape != (4, 4) or not np.isfinite(affine).all():

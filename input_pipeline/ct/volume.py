@@ -144,15 +144,17 @@ def read_image(
 
   Raises:
     VolumeError: if the file cannot be read, does not fit into memory, or is not one 3D scan with a
-      valid geometry.
+      valid geometry; or if `assume_spacing` is not three sizes.
   """
+  if assume_spacing is not None:
+    assume_spacing = grid_checks.sizes(assume_spacing)
   with reading_into_memory(path, VolumeError):
     array, affine, header = _read(path, assume_spacing, number)
     array = to_hu(array, path)
   if min(array.shape) < 4:
     remarks.tell(f'{path}: only {min(array.shape)} slices; expect little from so few')
   if assume_spacing is not None:
-    remarks.tell(f'{path}: spacing {tuple(map(float, assume_spacing))} mm assumed, not read')
+    remarks.tell(f'{path}: spacing {assume_spacing} mm assumed, not read')
     affine = _assume(affine, assume_spacing, path)
   with reading_into_memory(path, VolumeError):
     return to_canonical(array, affine, name=path, header=header)
