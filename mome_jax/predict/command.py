@@ -209,9 +209,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = _predict_as_told(args)
   except KeyboardInterrupt as stopped:
     number = stopping.number_of(stopped)
+    instead = ' in place of --overwrite' if args.overwrite else ''
     print(
       f'stopped by {number.name}: what {args.output} holds is whole; the same command with '
-      '--skip-done goes on',
+      f'--skip-done{instead} goes on',
       file=sys.stderr,
     )
     return 128 + number
