@@ -362,6 +362,24 @@ def test_prompts_that_are_forgotten_leave_no_files(client, folder, tmp_path):
   assert sorted(folder.rglob('*')) == before
 
 
+def test_prompts_may_be_forgotten_while_their_scan_is_told(folder, tmp_path, monkeypatch):
+  """They go in a thread of their own."""
+  with desks.desk(Threshold(), folder) as desk, desks.client(desk) as client:
+    number = send(client, save_scan(tmp_path / 'a.nii.gz'))
+    for prompts in ('liver', 'spleen'):
+      ask(client, number, prompts)
+    scan = desk.scans.get(number)
+    told = scan.set_told
+
+    def forgotten(one):
+      scan.sets.pop(2, None)
+      return told(one)
+
+    monkeypatch.setattr(scan, 'set_told', forgotten)
+    answer = client.get(f'api/scans/{number}')
+  assert [one['set'] for one in answer.json()['sets']] == [1, 2]
+
+
 def test_files_that_cannot_be_made_say_why(client, tmp_path):
   scan = send(client, save_scan(tmp_path / 'scan.nii.gz'))
   _, one = ask(client, scan, 'liver')
