@@ -309,7 +309,7 @@ async def set_view(request: Request) -> Response:
   """What the viewer is told of the masks that are finished."""
   scan = _scan(request)
   one = scan.get_set(_number(request, 'set'))
-  if one.view is None:
+  if one.view is None or one.segmented is None:  # the masks come after their view
     raise UserError(
       f'{scan.title}: no mask of prompts {one.number} is finished; wait for their job'
     )

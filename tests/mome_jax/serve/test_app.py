@@ -380,6 +380,15 @@ def test_prompts_may_be_forgotten_while_their_scan_is_told(folder, tmp_path, mon
   assert [one['set'] for one in answer.json()['sets']] == [1, 2]
 
 
+def test_a_view_whose_masks_are_still_to_come_is_not_finished(folder, tmp_path):
+  with desks.desk(Threshold(), folder) as desk, desks.client(desk) as client:
+    number = send(client, save_scan(tmp_path / 'a.nii.gz'))
+    ask(client, number, 'liver')
+    desk.scans.get(number).get_set(1).segmented = None  # as it is for a moment
+    answer = client.get(f'api/scans/{number}/sets/1/view')
+  assert answer.status_code == 400 and 'no mask of prompts 1 is finished' in answer.text
+
+
 def test_files_that_cannot_be_made_say_why(client, tmp_path):
   scan = send(client, save_scan(tmp_path / 'scan.nii.gz'))
   _, one = ask(client, scan, 'liver')
