@@ -133,7 +133,7 @@ async def model(request: Request) -> Response:
   return JSONResponse(
     {
       'version': __version__,
-      'checkpoint': pathlib.PurePath(predictor.path).name,
+      'checkpoint': ' + '.join(pathlib.PurePath(one.path).name for one in predictor.members),
       'step': predictor.step,
       'classes': classes,
       'inputs': list(desk.inputs),

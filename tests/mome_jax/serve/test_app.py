@@ -8,6 +8,7 @@ import re
 import shutil
 import tarfile
 import threading
+import types
 import zipfile
 
 import anyio
@@ -387,6 +388,14 @@ def test_a_view_whose_masks_are_still_to_come_is_not_finished(folder, tmp_path):
     desk.scans.get(number).get_set(1).segmented = None  # as it is for a moment
     answer = client.get(f'api/scans/{number}/sets/1/view')
   assert answer.status_code == 400 and 'no mask of prompts 1 is finished' in answer.text
+
+
+def test_of_several_models_all_are_named(folder):
+  class Both(Threshold):
+    members = tuple(types.SimpleNamespace(path=f'runs/{name}') for name in 'ab')
+
+  with desks.desk(Both(), folder) as desk, desks.client(desk) as client:
+    assert client.get('api/model').json()['checkpoint'] == 'a + b'
 
 
 def test_files_that_cannot_be_made_say_why(client, tmp_path):
