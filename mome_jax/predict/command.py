@@ -131,7 +131,10 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     '--device', help='cpu, gpu, tpu, or one of them as gpu:1; default: all of the best kind'
   )
   parser.add_argument(
-    '--assume-spacing', type=spacing, metavar='X,Y,Z', help='mm, in place of what the header says'
+    '--assume-spacing',
+    type=spacing,
+    metavar='X,Y,Z',
+    help='mm along the axes of the array, in place of what the header says; not for DICOM',
   )
   parser.add_argument(
     '--volume', type=int, metavar='N', help='of a file with several volumes, from 0 on'
