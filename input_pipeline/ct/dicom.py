@@ -124,6 +124,9 @@ def _check_fields(dataset) -> None:
     numbers = np.atleast_1d(dataset[field].value).astype(float).tolist()
     if len(numbers) != count or not np.isfinite(numbers).all():
       raise SliceError(f'{field} is {numbers}, not {count} numbers; export the series again')
+  if min(map(float, dataset.PixelSpacing)) <= 0:  # a negative one would mirror the scan
+    numbers = list(map(float, dataset.PixelSpacing))
+    raise SliceError(f'PixelSpacing {numbers} must be above 0 mm; export the series again')
   for field in _OPTIONAL:
     float(dicom_series.value(dataset, field) or 0)  # raises what pydicom says of odd values
   rows, columns = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
@@ -174,7 +177,8 @@ def _stack(place: str, slices: list) -> Series:
   affine = np.eye(4)
   affine[:3] = np.stack([direction[0] * columns, direction[1] * rows, step, start], -1)
   affine[:3] = _LPS_TO_RAS @ affine[:3]
-  scan = volume.to_canonical(volume.to_hu(array, place), affine, name=place)
+  hu = volume.to_hu(array, place)
+  scan = volume.to_canonical(hu, affine, name=place, fix='export the series again')
   return Series(scan, names, datasets)
 
 

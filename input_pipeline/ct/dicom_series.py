@@ -19,8 +19,10 @@ from input_pipeline import inventory, remarks
 from input_pipeline.ct.volume import VolumeError
 
 HUSH = remarks.Hush('pydicom')  # of odd values, mostly in fields that are not used
-_FEW = 4  # slices; what has fewer beside other series is a test bolus or a snapshot
-_ENHANCED_CT = '1.2.840.10008.5.1.4.1.1.2.1'
+_FEW = 4  # slices; what has fewer beside others of its study is a test bolus or a snapshot
+# Enhanced CT, and its legacy converted form: one file holds all slices.
+_ENHANCED_CT = '1.2.840.10008.5.1.4.1.1.2.1', '1.2.840.10008.5.1.4.1.1.2.2'
+_FRAMES = 'enhanced multi-frame CT'
 _CT = '1.2.840.10008.5.1.4.1.1.2'
 _SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
 # What tells the phases of one series apart, best first, and how it stands in a scan's name.
@@ -35,8 +37,8 @@ _PHASES = {
   'KVP': 'kv',
   'AcquisitionTime': 't',
 }
-_HEADER = ('Modality', 'SOPClassUID', 'SOPInstanceUID', 'SeriesInstanceUID', 'SeriesNumber', 'Rows',
-           'ImagePositionPatient', *_PHASES)  # fmt: skip
+_HEADER = ('Modality', 'SOPClassUID', 'SOPInstanceUID', 'StudyInstanceUID', 'SeriesInstanceUID',
+           'SeriesNumber', 'Rows', 'ImagePositionPatient', *_PHASES)  # fmt: skip
 _UID = re.compile(rb'\x20\x00\x0e\x00(?:UI)?..(?:\0\0)?([0-9.]{5,64})', re.DOTALL)
 
 
@@ -62,6 +64,7 @@ class SeriesFiles:
     shared: whether its folder holds other scans too.
     slices: SOPInstanceUIDs in order of their text, empty where one is missing.
     places: how many places its slices lie at.
+    study: StudyInstanceUID, '' where it has none.
   """
 
   uid: str
@@ -72,6 +75,7 @@ class SeriesFiles:
   shared: bool = False
   slices: tuple[str, ...] = ()
   places: int = 0
+  study: str = ''
 
   @functools.cached_property
   def folders(self) -> frozenset[str]:
@@ -107,6 +111,7 @@ class Study:
 @dataclasses.dataclass(frozen=True)
 class _Slice:
   name: str
+  study: str
   uid: str
   number: int
   position: tuple[float, ...]
@@ -123,10 +128,10 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
 
   A series with several slices at one place is taken apart: by folder, acquisition, phase or
   whatever else tells them apart. Localizers, screen captures and other modalities are left out; so
-  are series of less than four slices, as test boluses are, where there is a longer one. A file that
-  cannot be read fails its series, or where its header does not say which that is, the only one in
-  its folder. A slice without SeriesInstanceUID is of the only series in its folder; it fails where
-  there are several.
+  are series of less than four slices, as test boluses are, where their study has a longer one.
+  Enhanced CT fails. A file that cannot be read fails its series, or where its header does not say
+  which that is, the only one in its folder. A slice without SeriesInstanceUID is of the only series
+  in its folder; it fails where there are several.
 
   Args:
     path: folder, searched to any depth, or `.zip` file.
@@ -141,21 +146,7 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
       files = inventory.look(path, ('dicom',)) if files is None else files
     except inventory.FolderError as error:
       raise VolumeError(str(error)) from error
-    slices: list[_Slice] = []
-    others: list[inventory.File | str] = list(files.left_out)
-    bad: dict[str, str] = {}
-    for file in files.used:
-      if file.kind != 'dicom':
-        continue
-      try:
-        kind, slice_ = _header(file.name, open_file)
-      except SliceError as error:
-        bad[file.name] = f'{file.path}: {error}'
-        continue
-      if slice_ is None:
-        others.append(kind)
-      else:
-        slices.append(slice_)
+    slices, kinds, bad = _headers(files, open_file)
     unread = {file.name: file.problem for file in files.failed if file.kind == 'dicom'}
     owners: dict[str, Collection[str]] = {name: _uids_in(name, open_file) for name in bad}
   groups, strays = _by_uid(slices)
@@ -167,14 +158,42 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   owners |= dict.fromkeys(unread, ())
   scans = [part for group in groups for part in _phases(group)]
   scans, failed = _blame(scans, bad | unread, owners)
-  left_out = inventory.phrases(others)
-  if any(scan.places >= _FEW for scan in scans):
-    short = [scan for scan in scans if scan.places < _FEW and not scan.problem]
-    scans = [scan for scan in scans if scan not in short]
-    left_out += [f'series {scan.number} ({scan.places} positions)' for scan in short]
+  failed |= {  # which no other scan lacks
+    name: f'{path / name}: {_FRAMES}, which is not read; convert it to NIfTI with dcm2niix'
+    for name, kind in kinds.items()
+    if kind == _FRAMES
+  }
+  others = [kind for kind in kinds.values() if kind != _FRAMES]
+  left_out = inventory.phrases([*files.left_out, *others])
+  long = {scan.study for scan in scans if scan.places >= _FEW}
+  short = [s for s in scans if s.places < _FEW and s.study in long and not s.problem]
+  scans = [scan for scan in scans if scan not in short]
+  left_out += [f'series {scan.number} ({scan.places} positions)' for scan in short]
   scans = _mark_shared(scans)
   scans.sort(key=lambda scan: (scan.number, scan.folder, scan.uid, scan.part, scan.names))
   return Study(tuple(scans), tuple(left_out), failed)
+
+
+def _headers(
+  files: inventory.Inventory, open_file: Callable[[str], BinaryIO]
+) -> tuple[list[_Slice], dict[str, str], dict[str, str]]:
+  """The slices; by name, what other DICOM files are; and what is wrong with those not read."""
+  slices: list[_Slice] = []
+  kinds: dict[str, str] = {}
+  bad: dict[str, str] = {}
+  for file in files.used:
+    if file.kind != 'dicom':
+      continue
+    try:
+      kind, slice_ = _header(file.name, open_file)
+    except SliceError as error:
+      bad[file.name] = f'{file.path}: {error}'
+      continue
+    if slice_ is None:
+      kinds[file.name] = kind
+    else:
+      slices.append(slice_)
+  return slices, kinds, bad
 
 
 @contextlib.contextmanager
@@ -257,8 +276,8 @@ def other_kind(dataset: Any, pixels: str) -> str:
     return 'CT without pixels'
   if 'LOCALIZER' in (value(dataset, 'ImageType') or ()):
     return 'localizer'
-  if kind == _ENHANCED_CT:
-    return 'enhanced multi-frame CT, which dcm2niix converts'
+  if kind in _ENHANCED_CT:
+    return _FRAMES
   if kind == _SECONDARY_CAPTURE and value(dataset, 'ImagePositionPatient') is None:
     return 'screen capture'
   return ''
@@ -272,10 +291,12 @@ def _header(name: str, open_file) -> tuple[str, _Slice | None]:
     if kind:
       return kind, None
     read = lambda field: value(dataset, field)
-    uid, instance = (str(read(f'{of}InstanceUID') or '') for of in ('Series', 'SOP'))
+    study, uid, instance = (
+      str(read(f'{of}InstanceUID') or '') for of in ('Study', 'Series', 'SOP')
+    )
     number, position = int(read('SeriesNumber') or 0), read('ImagePositionPatient') or ()
     phase = {field: str(read(field) or '') for field in _PHASES}
-    return '', _Slice(name, uid, number, tuple(map(float, position)), instance, phase)
+    return '', _Slice(name, study, uid, number, tuple(map(float, position)), instance, phase)
   except SliceError:
     raise
   except Exception as error:  # pydicom reads values when they are asked for
@@ -358,7 +379,9 @@ def _scan(slices: Sequence[_Slice], field: str = '', text: str = '') -> SeriesFi
   known = () if '' in instances else tuple(sorted(instances))
   places = len({slice_.position for slice_ in slices})
   first = next((slice_ for slice_ in slices if slice_.uid), slices[0])
-  return SeriesFiles(first.uid, first.number, names, part, slices=known, places=places)
+  return SeriesFiles(
+    first.uid, first.number, names, part, slices=known, places=places, study=first.study
+  )
 
 
 def _blame(

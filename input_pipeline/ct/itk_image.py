@@ -6,22 +6,24 @@ ITK's world is LPS (x grows to the left, y to posterior), ours RAS: both signs c
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from types import ModuleType
 
 import numpy as np
 
 from input_pipeline import file_kinds, image_headers
+from input_pipeline.ct.grid_checks import FIX
 from input_pipeline.ct.volume import Geometry, VolumeError, from_canonical
 
 _EXTRA = "pip install 'mome-jax[itk]'"
-_FIX = 'convert it from the original again, or predict with --assume-spacing X,Y,Z'
 # What says where the axes point. Without it ITK takes any axes for left, posterior, superior.
 _DIRECTIONS = 'transformmatrix', 'rotation', 'orientation'
 _SPACES = {
   'right-anterior-superior', 'left-anterior-superior', 'left-posterior-superior', 'ras', 'las',
   'lps',
 }  # fmt: skip
+_MILLIMETRES = {'mm', 'millimeter', 'millimeters', ''}
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -45,7 +47,8 @@ def read(path: pathlib.Path, *, need_sides: bool = True) -> tuple[np.ndarray, np
 
   Args:
     path: `.nrrd`, `.nhdr`, `.mha` or `.mhd` file.
-    need_sides: refuse a file that does not say where its axes point; else they are NaN.
+    need_sides: refuse a file that does not say where its axes point, or not in mm; else they are
+      NaN.
 
   Returns:
     (X, Y, Z) or (X, Y, Z, N) numbers as stored, and (4, 4) float64, voxel indices -> world mm
@@ -71,7 +74,10 @@ def read(path: pathlib.Path, *, need_sides: bool = True) -> tuple[np.ndarray, np
     ) from error
   problem = _unknown_sides(path, header)
   if problem and need_sides:
-    raise VolumeError(f'{path}: {problem}: sides unknown; {_FIX}')
+    raise VolumeError(f'{path}: {problem}: sides unknown; {FIX}')
+  others = sorted({*re.findall('"(.*?)"', header.get('space units', ''))} - _MILLIMETRES)
+  if others and need_sides:
+    raise VolumeError(f'{path}: lengths are in {others[0]} (space units), not in mm; {FIX}')
   if 'complex' in image.GetPixelIDTypeAsString():
     raise VolumeError(f'{path}: voxels of complex numbers; save plain numbers')
   # A fourth axis of ITK comes first, components come last.

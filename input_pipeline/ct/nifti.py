@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from input_pipeline import file_kinds, remarks
-from input_pipeline.ct.grid_checks import FIX, VolumeError, check_number, one_of
+from input_pipeline.ct.grid_checks import FIX, VolumeError, check_number
 
 
 def read(
@@ -42,7 +42,8 @@ def read(
     _check_header(image, stored, number, path)
     if need_geometry:
       _check_geometry(image, stored, path)
-    array = one_of(np.asanyarray(image.dataobj), number, path)
+    place = np.unravel_index(number or 0, image.shape[3:])  # of a scan over time, no other is read
+    array = np.asanyarray(image.dataobj[..., *place] if place else image.dataobj)
   except (VolumeError, MemoryError):
     raise
   except Exception as error:  # nibabel, gzip, zlib and the file system each raise their own

@@ -76,6 +76,7 @@ def to_canonical(
   *,
   name: str | os.PathLike = 'volume',
   header: nib.Nifti1Header | None = None,
+  fix: str = grid_checks.FIX,
 ) -> Volume:
   """Permutes and flips an array into canonical order.
 
@@ -84,6 +85,7 @@ def to_canonical(
     affine: (4, 4), voxel indices -> world mm (RAS+); may be oblique or sheared.
     name: what error messages call it.
     header: NIfTI header to keep for writing, or None.
+    fix: what error messages say to do.
 
   Returns:
     The volume, its array contiguous.
@@ -95,8 +97,8 @@ def to_canonical(
   width, height, depth = array.shape[:3]  # of its own axes
   array = array.reshape(width, height, depth)
   affine = np.array(affine, np.float64)
-  grid_checks.check_affine(affine, name)
-  grid_checks.check_extent(array.shape, affine, name)
+  grid_checks.check_affine(affine, name, fix)
+  grid_checks.check_extent(array.shape, affine, name, fix)
   orientation = orientations.io_orientation(affine).astype(int)
   canonical = np.ascontiguousarray(orientations.apply_orientation(array, orientation))
   spacing = np.empty(3)
@@ -142,15 +144,17 @@ def read_image(
 
   Raises:
     VolumeError: if the file cannot be read, does not fit into memory, or is not one 3D scan with a
-      valid geometry.
+      valid geometry; or if `assume_spacing` is not three sizes.
   """
+  if assume_spacing is not None:
+    assume_spacing = grid_checks.sizes(assume_spacing)
   with reading_into_memory(path, VolumeError):
     array, affine, header = _read(path, assume_spacing, number)
     array = to_hu(array, path)
   if min(array.shape) < 4:
     remarks.tell(f'{path}: only {min(array.shape)} slices; expect little from so few')
   if assume_spacing is not None:
-    remarks.tell(f'{path}: spacing {tuple(map(float, assume_spacing))} mm assumed, not read')
+    remarks.tell(f'{path}: spacing {assume_spacing} mm assumed, not read')
     affine = _assume(affine, assume_spacing, path)
   with reading_into_memory(path, VolumeError):
     return to_canonical(array, affine, name=path, header=header)
@@ -195,7 +199,8 @@ def to_hu(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
   low, high = array.min(), array.max()
   if low > -100 or high < 100:
     remarks.tell(
-      f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter'
+      f'{path}: values {low:g}..{high:g} do not look like HU; check scl_slope and scl_inter, of '
+      'DICOM RescaleSlope and RescaleIntercept'
     )
   return array
 

@@ -1,5 +1,5 @@
 // The page of `mome serve`: opens scans, asks for masks, and has the viewer (viewer.js) show them; archive.js makes one file
-// of a folder. All it knows comes from api/.
+// of a folder, prompt_line.js is where one types. All it knows comes from api/.
 'use strict';
 const KINDS = {
   'seg.nii.gz': 'labels (NIfTI)', 'masks.zip': 'a mask a class', 'seg.json': 'JSON', 'seg.dcm': 'DICOM SEG', 'rtstruct.dcm': 'RTSTRUCT',
@@ -140,8 +140,6 @@ async function choose(number) {
 }
 
 // ---------------------------------------------------------------------------- prompts
-const typed = () => $('prompt').value.split(',').map((text) => text.trim()).filter(Boolean);
-
 async function ask(prompts, force = false) {
   const before = $('add').checked && set ? set.prompts.filter((text) => !prompts.includes(text)) : [];
   const all = [...before, ...prompts];
@@ -358,76 +356,6 @@ function showNames() {
   }));
 }
 
-// ---------------------------------------------------------------------------- completion
-let phrases = []; // [what may be typed, the class it stands for]
-let marked = -1;
-
-function offer(list) {
-  marked = -1;
-  $('offers').hidden = !list.length;
-  $('prompt').ariaExpanded = String(Boolean(list.length));
-  $('prompt').removeAttribute('aria-activedescendant');
-  $('offers').replaceChildren(...list.map(([phrase, name], n) => make('li', {
-    id: `offer-${n}`, role: 'option', ariaSelected: 'false', onmousedown: (event) => { event.preventDefault(); take(phrase); },
-  }, phrase, ...(name === phrase ? [] : [make('small', {}, name)]))));
-}
-
-function take(phrase) {
-  const parts = $('prompt').value.split(',');
-  parts[parts.length - 1] = `${parts.length > 1 ? ' ' : ''}${phrase}`;
-  $('prompt').value = parts.join(',');
-  offer([]);
-  judgeSoon();
-}
-
-function complete() {
-  const last = $('prompt').value.split(',').pop().trim().toLowerCase();
-  const starts = phrases.filter(([phrase]) => phrase.startsWith(last));
-  const holds = phrases.filter(([phrase]) => !phrase.startsWith(last) && phrase.includes(last));
-  offer(last ? [...starts, ...holds].filter(([phrase]) => phrase !== last).slice(0, 8) : []);
-}
-
-function mark(step) {
-  const items = [...$('offers').children];
-  if (!items.length) return false;
-  marked = (marked + step + items.length) % items.length;
-  items.forEach((item, n) => { item.ariaSelected = String(n === marked); });
-  $('prompt').setAttribute('aria-activedescendant', items[marked].id); // the focus stays in the line
-  items[marked].scrollIntoView({ block: 'nearest' });
-  return true;
-}
-
-function keys(event) {
-  const items = [...$('offers').children];
-  if (event.key === 'ArrowDown' && mark(1)) event.preventDefault();
-  else if (event.key === 'ArrowUp' && mark(-1)) event.preventDefault();
-  else if (event.key === 'Escape') offer([]);
-  else if ((event.key === 'Tab' || event.key === 'Enter') && marked >= 0) {
-    event.preventDefault();
-    take(items[marked].firstChild.textContent);
-  } else if (event.key === 'Enter') {
-    event.preventDefault();
-    if (typed().length) trying(() => ask(typed()))();
-  }
-}
-
-// What is typed is judged before it is asked for: a plain word for what the model does not know.
-let later = 0;
-function judgeSoon() {
-  clearTimeout(later);
-  later = setTimeout(async () => {
-    const texts = typed();
-    if (!texts.length) { $('meaning').textContent = ''; return; }
-    const { prompts } = await post('judge', { prompts: texts }).catch(() => ({ prompts: [] })); // told when they are asked for
-    if (texts.join() !== typed().join()) return;
-    const words = { known: 'known', near: 'near to what the model knows: check its mask', unfamiliar: 'unknown to the model' };
-    $('meaning').replaceChildren(...prompts.flatMap((one, n) => {
-      const meant = one.taken_as === 'free' ? `“${one.prompt}”` : one.name;
-      return [n ? ' · ' : '', make('span', { className: one.verdict === 'known' ? '' : 'doubt' }, `${meant}: ${words[one.verdict]}`)];
-    }));
-  }, 250);
-}
-
 // ---------------------------------------------------------------------------- start
 function listen() {
   $('choose').onclick = () => $('files').click();
@@ -467,7 +395,8 @@ function listen() {
   $('prompt').onkeydown = keys;
   $('prompt').onblur = () => offer([]);
   $('send').onclick = trying(() => typed().length && ask(typed()));
-  $('send-all').onclick = trying(() => ask(model.classes.filter((one) => !one.experimental).map((one) => one.name)));
+  const usual = model.classes.filter((one) => !one.experimental);
+  $('send-all').onclick = trying(() => ask((usual.length ? usual : model.classes).map((one) => one.name)));
   $('undo').onclick = trying(undo);
   $('beside').onchange = showBeside;
   $('explain').onclick = trying(explain);

@@ -125,7 +125,7 @@ class Segmenter:
 
   def network_input(self, image: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
     """(D, H, W) HU at `spacing` mm -> (D', H', W', C) float32 in [0, 1] on the network's grid."""
-    coarse = resample.resample(image.astype(np.float32), spacing, self.settings.spacing, order=1)
+    coarse = resample.resample(image, spacing, self.settings.spacing, order=1)
     return hu_windows(coarse, self.settings.hu_windows)
 
   def __call__(

@@ -131,7 +131,10 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     '--device', help='cpu, gpu, tpu, or one of them as gpu:1; default: all of the best kind'
   )
   parser.add_argument(
-    '--assume-spacing', type=spacing, metavar='X,Y,Z', help='mm, in place of what the header says'
+    '--assume-spacing',
+    type=spacing,
+    metavar='X,Y,Z',
+    help='mm along the axes of the array, in place of what the header says; not for DICOM',
   )
   parser.add_argument(
     '--volume', type=int, metavar='N', help='of a file with several volumes, from 0 on'
@@ -209,9 +212,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = _predict_as_told(args)
   except KeyboardInterrupt as stopped:
     number = stopping.number_of(stopped)
+    instead = ' in place of --overwrite' if args.overwrite else ''
     print(
       f'stopped by {number.name}: what {args.output} holds is whole; the same command with '
-      '--skip-done goes on',
+      f'--skip-done{instead} goes on',
       file=sys.stderr,
     )
     return 128 + number

@@ -93,7 +93,7 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
   earlier = {**_LATER, **earlier}
   for key, value in now.items():
     before, after = _plain(earlier.get(key)), _plain(value)
-    if key not in earlier or before != after:
+    if key not in earlier or json.loads(before) != json.loads(after):  # 3 and 3.0 are one
       phrases.append(_NAMES.get(key) or f'{key} {before}, now {after}')
   return phrases
 

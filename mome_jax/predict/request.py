@@ -51,7 +51,7 @@ DEFAULTS = Options()
 class Request:
   """What is asked of a model, whichever it is and wherever the results go.
 
-  A text or path where several may stand counts as one item.
+  A text or path where several may stand counts as one item; of a generator all items are taken.
 
   Attributes:
     inputs: NIfTI files, zip archives and folders; see `find_scans.find_scans`.
@@ -68,6 +68,7 @@ class Request:
 
   Raises:
     PredictError: if there are prompts, and none in them.
+    VolumeError: if `assume_spacing` is not three sizes.
   """
 
   inputs: Sequence[str | os.PathLike]
@@ -85,8 +86,16 @@ class Request:
   def __post_init__(self) -> None:
     for name in ('inputs', 'prompts', 'rules'):
       value = getattr(self, name)
-      if isinstance(value, str | os.PathLike):
-        object.__setattr__(self, name, (value,))
+      if value is not None:
+        one = isinstance(value, str | os.PathLike)
+        object.__setattr__(self, name, (value,) if one else tuple(value))
+    # Legends hold both, and JSON has no numbers of NumPy.
+    if self.assume_spacing is not None:
+      from input_pipeline.ct import grid_checks  # slow to import, and the options are read for help
+
+      object.__setattr__(self, 'assume_spacing', grid_checks.sizes(self.assume_spacing))
+    if self.volume_number is not None:
+      object.__setattr__(self, 'volume_number', int(self.volume_number))
     if self.prompts is not None and not len(self.prompts):
       raise PredictError(
         'prompts is empty; write what to look for, as ["liver"], or leave it out for the classes '

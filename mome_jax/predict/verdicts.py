@@ -32,9 +32,13 @@ class UnfamiliarError(PredictError):
 
 
 def default_classes(predictor: Model) -> tuple[str, ...]:
-  """The classes that a request without prompts asks for: all but the experimental ones."""
+  """The classes that a request without prompts asks for: all but the experimental ones.
+
+  Where there are no others, as in the mean of models of which each hardly knows some, all of them.
+  """
   config = predictor.config
-  return tuple(name for name in config.classes if name not in config.experimental)
+  usual = tuple(name for name in config.classes if name not in config.experimental)
+  return usual or tuple(config.classes)
 
 
 def judge(

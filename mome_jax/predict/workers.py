@@ -66,7 +66,8 @@ class Job:
     """Yields the result of each scan, in order; whatever goes wrong with one is in its result.
 
     While one scan is segmented the next is read and the one before is written, so that three of
-    them are in memory at most. Only this thread computes.
+    them are in memory at most. Only this thread computes. Where it is stopped, the scan that is
+    being written still comes.
 
     Args:
       scans: to be segmented.
@@ -75,20 +76,27 @@ class Job:
     with ThreadPoolExecutor(1, 'read') as reader, ThreadPoolExecutor(1, 'write') as writer:
       reading = [reader.submit(self._read, scan) for scan in scans[:1]]
       writing: Future[Result] | None = None
-      for number, scan in enumerate(scans):
-        work = reading.pop().result()
-        reading += [reader.submit(self._read, scan) for scan in scans[number + 1 : number + 2]]
-        try:
-          self._segment(work, functools.partial(on_progress, scan))
-          if writing is not None:
-            yield writing.result()
-        except BaseException:  # stopped: nothing of this scan is written
-          work.staging.__exit__(*sys.exc_info())
-          raise
-        writing = writer.submit(self._write, work)
-        del work
-      if writing is not None:
-        yield writing.result()
+      try:
+        for number, scan in enumerate(scans):
+          work = reading.pop().result()
+          reading += [reader.submit(self._read, scan) for scan in scans[number + 1 : number + 2]]
+          try:
+            self._segment(work, functools.partial(on_progress, scan))
+            if writing is not None:
+              written, writing = writing.result(), None
+              yield written
+          except BaseException:  # stopped: nothing of this scan is written
+            work.staging.__exit__(*sys.exc_info())
+            raise
+          writing = writer.submit(self._write, work)
+          del work
+        if writing is not None:
+          written, writing = writing.result(), None
+          yield written
+      except KeyboardInterrupt:  # its files are there: no table may lack them
+        if writing is not None:
+          yield writing.result()
+        raise
 
   def _read(self, scan: ScanFiles) -> '_Work':
     work = _Work(scan)

@@ -34,7 +34,7 @@ _TICK = 0.1  # seconds between looks at a job whose progress is told
 _SILENCE = 15.0  # seconds after which a stream says that it is alive
 _LONGEST = 1 << 20  # bytes of a JSON body
 _STYLES = 'viewer.css', 'serve.css'
-_SCRIPTS = 'viewer.js', 'archive.js', 'serve.js'
+_SCRIPTS = 'viewer.js', 'archive.js', 'prompt_line.js', 'serve.js'
 
 
 @dataclasses.dataclass(eq=False)
@@ -133,7 +133,7 @@ async def model(request: Request) -> Response:
   return JSONResponse(
     {
       'version': __version__,
-      'checkpoint': pathlib.PurePath(predictor.path).name,
+      'checkpoint': ' + '.join(pathlib.PurePath(one.path).name for one in predictor.members),
       'step': predictor.step,
       'classes': classes,
       'inputs': list(desk.inputs),
@@ -309,7 +309,7 @@ async def set_view(request: Request) -> Response:
   """What the viewer is told of the masks that are finished."""
   scan = _scan(request)
   one = scan.get_set(_number(request, 'set'))
-  if one.view is None:
+  if one.view is None or one.segmented is None:  # the masks come after their view
     raise UserError(
       f'{scan.title}: no mask of prompts {one.number} is finished; wait for their job'
     )

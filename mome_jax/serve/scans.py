@@ -92,7 +92,7 @@ class Scan(OpenScan):
       'spacing_mm': [round(float(mm), 4) for mm in _own_axes(scan)],
       'series_uid': self.files.series_uid,
       'warnings': list(self.notes),
-      'sets': [self.set_told(one) for one in self.sets.values()],
+      'sets': [self.set_told(one) for one in list(self.sets.values())],  # others may drop some
     }
 
   def set_told(self, one: PromptSet) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from napari_mome import same_file
 
 WORLD = 'SPL'
 SCAN = 'mome_scan'  # in the metadata of layers that this plugin has read
+_FIX = 'correct layer.scale, layer.affine or layer.units'
 CONTRAST = -160, 240  # HU; the usual window of soft tissue
 
 
@@ -82,7 +83,7 @@ def place(layer: Image, world: str = WORLD) -> PlacedScan:
   if low > -100 or high < 100:
     fix = 'subtract 1024 where air is 0' if low >= 0 else 'choose the CT itself'
     raise LayerError(f'{layer.name}: values {low:g}..{high:g} are not HU (air -1000); {fix}')
-  scan = volume.to_canonical(array, to_patient, name=layer.name)
+  scan = volume.to_canonical(array, to_patient, name=layer.name, fix=_FIX)
   return PlacedScan(LoadedScan(scan), scan.geometry)
 
 
@@ -198,7 +199,7 @@ def _to_mm(layer: Image) -> np.ndarray:
 
 def _geometry(shape: tuple[int, ...], affine: np.ndarray, name: str) -> Geometry:
   nothing = np.broadcast_to(np.int8(0), shape)
-  return volume.to_canonical(nothing, affine, name=name).geometry
+  return volume.to_canonical(nothing, affine, name=name, fix=_FIX).geometry
 
 
 def _is_of(data: Any, grid: Geometry, read: LoadedScan) -> bool:

@@ -182,6 +182,23 @@ def test_directions_that_are_none(tmp_path):
     dicom.read_dicom(tmp_path / 's')
 
 
+@pytest.mark.parametrize('spacing', [(0, 2), (2, -2)])
+def test_pixels_without_a_size(spacing, tmp_path):
+  """A negative size would mirror the scan."""
+  series(tmp_path / 's', PixelSpacing=list(spacing))
+  with pytest.raises(
+    volume.VolumeError, match=r'i000\.dcm: PixelSpacing \[.*\] must be above 0 mm'
+  ):
+    dicom.read_dicom(tmp_path / 's')
+
+
+def test_sizes_that_no_scanner_makes(tmp_path):
+  """The fix is none for NIfTI."""
+  series(tmp_path / 's', PixelSpacing=[200, 200])
+  with pytest.raises(volume.VolumeError, match='outside 0.01 to 100 mm; export the series again$'):
+    dicom.read_dicom(tmp_path / 's')
+
+
 class TestRefused:
   def message(self, folder, match):
     with pytest.raises(volume.VolumeError, match=match):

@@ -213,6 +213,29 @@ def test_whatever_is_damaged_is_accounted_for_and_costs_only_its_series(tmp_path
     assert held == {*sound[0], *sound[1]} or (held >= {*sound[0], *sound[1]} - {path.name} and told)
 
 
+@pytest.mark.parametrize('kind', ['1.2.840.10008.5.1.4.1.1.2.1', '1.2.840.10008.5.1.4.1.1.2.2'])
+def test_enhanced_ct_fails_and_costs_no_other_scan(kind, tmp_path):
+  """It is a scan that was asked for, so a note beside the others would not do."""
+  series(tmp_path / 'a')
+  series(tmp_path / 'a', 'e', uid='1.2.4', image=layouts.body([1])[0][..., :1], SOPClassUID=kind)
+  study = dicom_series.find_series(tmp_path)
+  assert [len(scan.names) for scan in study.series] == [12]
+  assert not study.series[0].problem and not study.left_out
+  [(name, problem)] = study.failed.items()
+  assert name == 'a/e' and problem.startswith(f'{tmp_path}/a/e: enhanced multi-frame CT, which is')
+
+
+def test_a_short_series_is_left_out_beside_others_of_its_study_alone(tmp_path):
+  """Of another patient it is all there is: a copy that was cut short, say."""
+  series(tmp_path / 'a', StudyInstanceUID='1.1')
+  few = layouts.body([1])[0][..., :2]
+  series(tmp_path / 'bolus', uid='1.2.4', image=few, StudyInstanceUID='1.1', SeriesNumber=2)
+  series(tmp_path / 'b', uid='1.2.5', image=few, StudyInstanceUID='1.2')
+  study = dicom_series.find_series(tmp_path)
+  assert [(scan.folder, len(scan.names)) for scan in study.series] == [('a', 12), ('b', 2)]
+  assert study.left_out == ('series 2 (2 positions)',)
+
+
 def test_what_is_left_out_is_told(tmp_path):
   series(tmp_path / 'ct')
   series(tmp_path / 'mr', uid='1.4', Modality='MR')

@@ -129,6 +129,15 @@ def test_a_space_without_sides_is_refused_unless_they_are_assumed(space, tmp_pat
   np.testing.assert_array_equal(ct.geometry.affine[:3, :3], np.diag((1, 2, 4)))
 
 
+def test_lengths_that_are_no_millimetres_are_refused_unless_they_are_assumed(tmp_path):
+  volume.read_image(save_nrrd(tmp_path / 'a.nrrd', **{'space units': ['mm'] * 3}))
+  path = save_nrrd(tmp_path / 'b.nrrd', **{'space units': ['cm'] * 3})
+  with pytest.raises(volume.VolumeError, match='lengths are in cm .space units., not in mm; conv'):
+    volume.read_image(path)
+  with pytest.warns(UserWarning, match='mm assumed'):
+    np.testing.assert_allclose(volume.read_image(path, assume_spacing=(1, 2, 4)).spacing, (1, 2, 4))
+
+
 def test_axes_without_directions_count_as_right_anterior_superior(tmp_path):
   array = scan((4, 5, 6))
   path = tmp_path / 'a.mha'

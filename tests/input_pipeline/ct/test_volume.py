@@ -1,5 +1,6 @@
 import gzip
 import itertools
+import tracemalloc
 import warnings
 
 import nibabel as nib
@@ -481,3 +482,18 @@ def test_write_back_on_real_grids(real_data, tmp_path):
     np.testing.assert_array_equal(out.affine, source.affine)
     np.testing.assert_array_equal(np.asarray(out.dataobj), np.asarray(source.dataobj))
     assert scan.array.max() < anatomy.FIRST_SIDED_CODE
+
+
+@pytest.mark.parametrize('name', ['a.nii', 'a.nii.gz'])
+def test_of_several_volumes_one_is_read(name, tmp_path):
+  """The others may be more than fits into memory."""
+  array = np.random.default_rng(0).integers(-1000, 1000, (24, 24, 24, 1, 4, 10), np.int16)
+  image = nib.Nifti1Image(array, np.eye(4))
+  image.header.set_slope_inter(0.5, -10)
+  nib.save(image, tmp_path / name)
+  tracemalloc.start()
+  scan = volume.read_image(tmp_path / name, number=13)
+  most = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  np.testing.assert_array_equal(scan.array, array[..., 0, 1, 3] * np.float32(0.5) - 10)
+  assert most < 3 * array.nbytes  # scaled, all of them take four times as much

@@ -20,7 +20,8 @@ from mome_jax.inference import router_maps, sliding_window
 from mome_jax.inference.ensemble import EnsembleError, open_model
 from mome_jax.inference.mirroring import MirrorError, mirrored_prompts
 from mome_jax.inference.model import mean
-from mome_jax.predict import command
+from mome_jax.predict import command, prompted_model
+from mome_jax.predict.request import Request
 from mome_jax.predict.verdicts import default_classes
 from mome_jax.text.prompts import default_prompts
 
@@ -105,6 +106,18 @@ def test_a_class_that_one_of_them_hardly_knows_is_experimental(models, tmp_path)
   with pytest.raises(UserError, match='one: liver are not experimental in it'):
     export_ensemble([models[0].path, other.path], tmp_path / 'both', experimental=False)
   assert not (tmp_path / 'both').exists()
+
+
+def test_where_all_classes_are_experimental_all_are_asked_for(models):
+  """One model hardly knows the liver, the other one the kidneys."""
+  members = []
+  for model, weak in zip(models, (CLASSES[:1], CLASSES[1:]), strict=True):
+    config = checkpoint.load_config(model.path)
+    config.experimental = weak
+    members.append(Predictor(model.path, config))
+  asked = prompted_model.ask(Ensemble(members), Request(()))
+  assert tuple(target.name for target in asked.targets) == CLASSES
+  assert [note for note in asked.notes if note.startswith('CAUTION: liver, left kidney')]
 
 
 def test_one_pass_is_over_before_the_next_begins():

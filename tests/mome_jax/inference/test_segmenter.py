@@ -1,5 +1,7 @@
 """From a scan to masks on its own grid."""
 
+import tracemalloc
+
 import numpy as np
 
 from mome_jax.inference.segmenter import Segmenter, Settings
@@ -22,3 +24,13 @@ def test_a_segmenter_returns_masks_on_the_grid_of_the_scan():
   assert mask.shape == shape
   assert 2 * (mask & ball).sum() / (mask.sum() + ball.sum()) > 0.97
   assert not segmentation.mask('spleen').any()
+
+
+def test_a_scan_is_not_copied_on_its_way_to_the_grid_of_the_network():
+  image = np.zeros((64, 128, 128), np.float32)
+  run = Segmenter(lambda windows: windows, (), Settings((3.0,) * 3, ((0, 1),), Tiling((16,) * 3)))
+  tracemalloc.start()
+  run.network_input(image, (1.0, 1.0, 1.0))
+  most = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert most < image.nbytes

@@ -14,6 +14,7 @@ from threshold import Threshold, patch, save_scan
 from input_pipeline.ct import volume
 from mome_jax import predict
 from mome_jax.inference import router_maps
+from mome_jax.inference.segmenter import Segmenter
 from mome_jax.predict import (
   command,
   formats,
@@ -204,6 +205,27 @@ def test_a_kill_between_scans_leaves_the_record_of_those_before(tmp_path, run):
   assert [case['status'] for case in manifest['cases']][:2] == ['skipped', 'skipped']
 
 
+def test_the_scan_that_is_written_when_the_next_is_stopped_is_in_the_tables(
+  tmp_path, run, monkeypatch
+):
+  calls, segment = [], Segmenter.__call__
+
+  def stopped_at_the_second(self, *given, **keywords):
+    calls.append(self)
+    if len(calls) == 2:
+      raise KeyboardInterrupt
+    return segment(self, *given, **keywords)
+
+  monkeypatch.setattr(Segmenter, '__call__', stopped_at_the_second)
+  with pytest.raises(KeyboardInterrupt):
+    run(*(save_scan(tmp_path / f'{name}.nii') for name in 'abc'))
+  assert 'a_seg.json' in listing(tmp_path / 'out')
+  manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
+  assert [case['case'] for case in manifest['cases']] == ['a']
+  with (tmp_path / 'out' / 'volumes.csv').open() as file:
+    assert {row['case'] for row in csv.DictReader(file)} == {'a'}
+
+
 @pytest.mark.parametrize('stage', ['segmenting', 'between scans'])
 def test_the_signal_to_end_leaves_nothing_half_written(stage, tmp_path, monkeypatch, capsys):
   def end(x):
@@ -219,10 +241,11 @@ def test_the_signal_to_end_leaves_nothing_half_written(stage, tmp_path, monkeypa
   monkeypatch.setattr(prompted_model, 'open_model', lambda path, **_: Threshold(end))
   monkeypatch.setattr(command, '_print_json', look)
   inputs = [str(tmp_path / f'{name}.nii') for name in 'abc']
-  options = ['--output', str(tmp_path / 'out'), '--no-preview', '--quiet', '--json']
+  options = ['--output', str(tmp_path / 'out'), '--no-preview', '--quiet', '--json', '--overwrite']
   assert predict.main(['--input', *inputs, *options]) == 128 + signal.SIGTERM
   printed = capsys.readouterr().err.strip().splitlines()
   assert len(printed) == 1 and printed[0].startswith('stopped by SIGTERM')
+  assert printed[0].endswith('with --skip-done in place of --overwrite goes on')
   done = ['a_seg.json', 'a_seg.nii.gz', 'manifest.json', 'report.csv', 'volumes.csv']
   assert listing(tmp_path / 'out') == (done[2:] if stage == 'segmenting' else done)
 

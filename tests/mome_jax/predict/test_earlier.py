@@ -64,7 +64,7 @@ def test_the_same_request_is_kept(call, tmp_path):
     ({'prompts': ['liver', 'hepar']}, 'other prompts'),
     ({'prompts': ['spleen', 'liver']}, 'other prompts'),
     ({'rules': ['largest']}, 'postprocess [], now ["largest"]'),
-    ({'assume_spacing': (1, 2, 3)}, 'assume_spacing null, now [1, 2, 3]'),
+    ({'assume_spacing': (1, 2, 3)}, 'assume_spacing null, now [1.0, 2.0, 3.0]'),
     ({'volume_number': 0}, 'volume null, now 0'),
   ],
 )
@@ -77,6 +77,10 @@ def test_another_request_is_told_from_it(call, tmp_path, change, message):
     f'{tmp_path}/out/a_seg.json: made with {message}; pass --overwrite, or change --output'
   )
   assert (tmp_path / 'out' / 'a_seg.json').read_bytes() == legend
+
+
+def test_numbers_are_compared_however_they_are_written():
+  assert not provenance.differences({'spacing': [1, 2, 3]}, {'spacing': (1.0, 2.0, 3.0)})
 
 
 def test_fast_is_told_apart(call, monkeypatch):

@@ -2,10 +2,13 @@
 
 import dataclasses
 import inspect
+import json
 
+import numpy as np
 import pytest
 from threshold import Threshold, save_scan
 
+from input_pipeline.ct import volume
 from mome_jax import predict
 from mome_jax.errors import UserError
 from mome_jax.predict import segment_scans
@@ -17,16 +20,43 @@ def test_every_keyword_of_the_call_reaches_its_field(monkeypatch, tmp_path):
   monkeypatch.setattr(segment_scans, 'segment', lambda load, request, *_, **__:
                       requests.append(request))  # fmt: skip
   names = [field.name for field in dataclasses.fields(Request)]
-  predict.predict('model', output=tmp_path, **{name: f'a {name}' for name in names})
-  several = ('inputs', 'prompts', 'rules')  # a text counts as one item
-  given = {name: (f'a {name}',) if name in several else f'a {name}' for name in names}
-  assert dataclasses.asdict(requests[0]) == given
+  texts = {name: f'a {name}' for name in names}
+  numbers = {'assume_spacing': (1.0, 2.0, 3.0), 'volume_number': 4}
+  predict.predict('model', output=tmp_path, **(texts | numbers))
+  several = {name: (texts[name],) for name in ('inputs', 'prompts', 'rules')}  # a text is one item
+  assert dataclasses.asdict(requests[0]) == texts | several | numbers
 
 
 def test_the_call_and_the_request_have_the_same_defaults():
   parameters = inspect.signature(predict.predict).parameters
   for field in dataclasses.fields(Request)[1:]:
     assert parameters[field.name].default == field.default, field.name
+
+
+def test_what_python_has_for_lists_and_numbers(tmp_path):
+  scan = save_scan(tmp_path / 'a.nii.gz')
+  [result] = predict.predict(
+    Threshold(),
+    (path for path in [scan]),
+    tmp_path / 'out',
+    prompts=(text for text in ('liver', 'spleen')),
+    rules=iter(['largest']),
+    assume_spacing=np.full(3, 3, np.float32),
+  )
+  assert result.status == 'ok' and [row['name'] for row in result.labels] == ['liver', 'spleen']
+  legend = json.loads((tmp_path / 'out/a_seg.json').read_text())
+  assert legend['request']['assume_spacing'] == [3, 3, 3]
+  request = Request(tmp_path.glob('*.nii.gz'), volume_number=np.int64(1))
+  assert request.inputs == (scan,) and json.dumps(request.volume_number) == '1'
+
+
+@pytest.mark.parametrize('spacing', [(1, 1), (-1, 1, 1), (1, 0, 1), (1, 1, float('nan')), 1, 'x'])
+def test_a_spacing_that_is_none(spacing, tmp_path):
+  """A negative one mirrored the scan."""
+  with pytest.raises(UserError, match=r'^assume_spacing=.*: expected three mm above 0'):
+    Request((), assume_spacing=spacing)
+  with pytest.raises(UserError, match='expected three mm above 0'):
+    volume.read_image(save_scan(tmp_path / 'a.nii.gz'), assume_spacing=spacing)
 
 
 def test_a_request_is_done_by_any_model(tmp_path):

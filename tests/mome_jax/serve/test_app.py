@@ -467,7 +467,15 @@ def test_the_document_describes_every_route_and_answer(client, tmp_path):
 def test_the_page_and_its_files_are_served(client):
   page = client.get('')
   assert page.headers['content-type'].startswith('text/html')
-  for name in ('niivue.js', 'viewer.js', 'archive.js', 'serve.js', 'viewer.css', 'serve.css'):
+  for name in (
+    'niivue.js',
+    'viewer.js',
+    'archive.js',
+    'prompt_line.js',
+    'serve.js',
+    'viewer.css',
+    'serve.css',
+  ):
     assert name in page.text
     assert len(client.get(name).content) > 500
   assert (pathlib.Path(app.__file__).parents[1] / 'assets/viewer.js').read_text() == client.get(
