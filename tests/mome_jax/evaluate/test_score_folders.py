@@ -247,7 +247,7 @@ def test_a_pair_that_references_do_not_separate_is_scored_against_both_sides(abs
     assert row['dice'] == 1.0
   save(tmp_path / 'out/a/kidney_left.nii.gz', np.zeros((20, 8, 7), np.uint8))
   (failure,) = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr').failed
-  assert "sides of 'kidney' are on different grids" in failure[1]
+  assert "sides of 'kidney' are on two grids" in failure[1]
   (tmp_path / 'out/a/kidney_left.nii.gz').unlink()
   with pytest.raises(ScoreError, match="no class 'kidney'; there are right kidney"):
     score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
