@@ -82,6 +82,8 @@ def _only_series(path: pathlib.Path, uid: str | None) -> SeriesFiles:
   scans = [scan for scan in study.series if uid in (None, scan.uid)]
   if study.failed and (uid is None or not scans):
     raise VolumeError(next(iter(study.failed.values())))
+  if study.unsupported and not scans:
+    raise VolumeError(next(iter(study.unsupported.values())))
   if not scans:
     kind = f'series {uid}' if uid else 'DICOM CT slices'
     instead = f' but {", ".join(study.left_out)}' if study.left_out else ''

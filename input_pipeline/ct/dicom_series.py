@@ -101,11 +101,13 @@ class Study:
     series: in the order of their numbers.
     left_out: what else there is, one phrase each.
     failed: name -> problem, of files that cannot be read and belong to no series that can.
+    unsupported: name -> problem, of files that are whole scans of a kind that is not read.
   """
 
   series: tuple[SeriesFiles, ...]
   left_out: tuple[str, ...]
   failed: Mapping[str, str]
+  unsupported: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +131,9 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   A series with several slices at one place is taken apart: by folder, acquisition, phase or
   whatever else tells them apart. Localizers, screen captures and other modalities are left out; so
   are series of less than four slices, as test boluses are, where their study has a longer one.
-  Enhanced CT fails. A file that cannot be read fails its series, or where its header does not say
-  which that is, the only one in its folder. A slice without SeriesInstanceUID is of the only series
-  in its folder; it fails where there are several.
+  A file that cannot be read fails its series, or where its header does not say which that is, the
+  only one in its folder. A slice without SeriesInstanceUID is of the only series in its folder; it
+  fails where there are several.
 
   Args:
     path: folder, searched to any depth, or `.zip` file.
@@ -158,7 +160,7 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   owners |= dict.fromkeys(unread, ())
   scans = [part for group in groups for part in _phases(group)]
   scans, failed = _blame(scans, bad | unread, owners)
-  failed |= {  # which no other scan lacks
+  unsupported = {
     name: f'{path / name}: {_FRAMES}, which is not read; convert it to NIfTI with dcm2niix'
     for name, kind in kinds.items()
     if kind == _FRAMES
@@ -171,7 +173,7 @@ def find_series(path: str | os.PathLike, files: inventory.Inventory | None = Non
   left_out += [f'series {scan.number} ({scan.places} positions)' for scan in short]
   scans = _mark_shared(scans)
   scans.sort(key=lambda scan: (scan.number, scan.folder, scan.uid, scan.part, scan.names))
-  return Study(tuple(scans), tuple(left_out), failed)
+  return Study(tuple(scans), tuple(left_out), failed, unsupported)
 
 
 def _headers(

@@ -246,7 +246,7 @@ def _of_study(path: pathlib.Path, base: str, study: dicom.Study) -> list[ScanFil
     ScanFiles(name, path, one, one.problem) for name, one in zip(names, study.series, strict=True)
   ]
   failed = collections.defaultdict(list)
-  for name, problem in study.failed.items():
+  for name, problem in {**study.failed, **study.unsupported}.items():
     failed[os.path.dirname(name)].append((name, problem))
   for folder, [(name, problem), *more] in failed.items():
     others = f' (and {len(more)} more)' if more else ''

@@ -1,9 +1,11 @@
+import shutil
+
 import numpy as np
 import pydicom
 import pytest
 
 from input_pipeline import inventory
-from input_pipeline.ct import dicom_series, volume
+from input_pipeline.ct import dicom, dicom_series, structure_set, volume
 from tests.input_pipeline.sources import layouts
 
 
@@ -209,20 +211,32 @@ def test_whatever_is_damaged_is_accounted_for_and_costs_only_its_series(tmp_path
     [first] = (scan for scan in study.series if scan.uid == '1.2.840.1')
     assert sorted(set(first.names) - {path.name}) == sound[0]
     held = {name for scan in study.series for name in scan.names}
-    told = study.left_out or study.failed or any(scan.problem for scan in study.series)
+    told = (
+      study.left_out
+      or study.failed
+      or study.unsupported
+      or any(scan.problem for scan in study.series)
+    )
     assert held == {*sound[0], *sound[1]} or (held >= {*sound[0], *sound[1]} - {path.name} and told)
 
 
 @pytest.mark.parametrize('kind', ['1.2.840.10008.5.1.4.1.1.2.1', '1.2.840.10008.5.1.4.1.1.2.2'])
-def test_enhanced_ct_fails_and_costs_no_other_scan(kind, tmp_path):
+def test_enhanced_ct_is_no_fault_of_another_scan(kind, tmp_path):
   """It is a scan that was asked for, so a note beside the others would not do."""
   series(tmp_path / 'a')
   series(tmp_path / 'a', 'e', uid='1.2.4', image=layouts.body([1])[0][..., :1], SOPClassUID=kind)
   study = dicom_series.find_series(tmp_path)
   assert [len(scan.names) for scan in study.series] == [12]
   assert not study.series[0].problem and not study.left_out
-  [(name, problem)] = study.failed.items()
+  assert not study.failed
+  [(name, problem)] = study.unsupported.items()
   assert name == 'a/e' and problem.startswith(f'{tmp_path}/a/e: enhanced multi-frame CT, which is')
+  assert len(dicom.read_series(tmp_path).names) == 12
+  assert structure_set.find(tmp_path) == []
+  (tmp_path / 'alone').mkdir()
+  shutil.move(tmp_path / 'a/e', tmp_path / 'alone/e')
+  with pytest.raises(volume.VolumeError, match='convert it to NIfTI with dcm2niix'):
+    dicom.read_dicom(tmp_path / 'alone')
 
 
 def test_a_short_series_is_left_out_beside_others_of_its_study_alone(tmp_path):
