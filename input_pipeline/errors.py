@@ -59,6 +59,9 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
   @functools.wraps(main)
   def explaining(argv: Sequence[str] | None = None) -> int:
+    if sys.platform == 'win32':  # it has no SIGHUP, and no locks that end with their process
+      print('error: Windows is not supported; run it in WSL 2: docs/install.md', file=sys.stderr)
+      return 1
     try:
       with stopping.stoppable():
         return main(argv)
