@@ -72,7 +72,7 @@ def _add_values(action: argparse.Action) -> None:
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = Parser(prog='python -m mome_jax.completion', description=__doc__, allow_abbrev=False)
-  parser.add_argument('shell', choices=SHELLS)
+  parser.add_argument('shell', choices=SHELLS, help='that the script is for')
   return parser
 
 

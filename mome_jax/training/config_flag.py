@@ -18,6 +18,8 @@ _FOLDER = pathlib.Path(configs.__file__).parent
 _IN_PACKAGE = re.compile(r'(?:.*[/\\])?mome_jax[/\\]configs[/\\](\w+)\.py')
 _TRAINED = 'trained:'
 _PARTS = ('__init__', 'base')  # no experiments
+# What the others take after a colon; none of them is imported for --help.
+AFTER_COLON = {'few_scans': 'NAME', 'finetune': 'MODEL', 'router': 'NAME'}
 _SCORING = ('data_dir', 'data.sources', 'data.fold', 'data.folds', 'evaluation.*')
 _PATHS = ('data_dir', 'text.vectors', 'init.checkpoint', 'init.text')
 
@@ -106,11 +108,13 @@ def define(name: str, values: flags.FlagValues, argv: Sequence[str]) -> None:
     values: to define it in.
     argv: the command line, program first.
   """
+  known = [f'{one}:{AFTER_COLON[one]}' if one in AFTER_COLON else one for one in names()]
   config_flags.DEFINE_config_file(
     name,
     None,
-    f'Experiment: {", ".join(names())}; or a Python file. --{name}.train.steps=100 and the like '
-    'change any of its values, which mome_jax/configs/base.py explains.',
+    f'Experiment: {", ".join(known)}; or a Python file. NAME is another experiment or file, MODEL '
+    f'a workdir, a model folder or shipped. --{name}.train.steps=100 and the like change any of '
+    'its values, which mome_jax/configs/base.py explains.',
     flag_values=values,
     sys_argv=list(argv),
   )
