@@ -145,7 +145,7 @@ def test_arguments_reach_the_command(capsys):
   assert end.value.code == 2
   assert 'mome score --help' in capsys.readouterr().err
   assert cli.main(['evaluate', '--config=demo']) == 2
-  assert '--mode=evaluate needs --workdir' in capsys.readouterr().err
+  assert 'mome evaluate needs --workdir' in capsys.readouterr().err
 
 
 def test_paths_begin_at_home_in_either_spelling(monkeypatch):
