@@ -80,7 +80,7 @@ def understand(words, monkeypatch):
       assert all((ROOT / part / 'pyproject.toml').is_file() for part in parts if '[' not in part)
     case ['napari']:
       pass
-    case ['pip', 'install', what]:
+    case ['pip', 'install', '-e', what] | ['pip', 'install', what]:
       project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
       extras = re.fullmatch(r'(?:\.|mome-jax|jax)(?:\[([\w,]+)\])?(?:==[\d.]+)?', what)[1]
       if extras and not what.startswith('jax'):
