@@ -139,6 +139,13 @@ def test_help_names_no_function_of_the_source(capsys):
   assert not functions & set(re.findall(r'\w+\.\w+', capsys.readouterr().out))
 
 
+def test_windows_is_told_before_anything_is_imported(capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'platform', 'win32')
+  monkeypatch.setitem(sys.modules, 'mome_jax.info', None)  # as what imports fcntl fails there
+  assert cli.main(['info']) == 1
+  assert 'run it in WSL 2' in capsys.readouterr().err
+
+
 def test_arguments_reach_the_command(capsys):
   with pytest.raises(SystemExit) as end:
     cli.main(['score', '--predictions', 'a', '--refrences', 'b'])
