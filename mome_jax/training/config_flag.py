@@ -187,8 +187,7 @@ def load(path: str) -> ConfigDict:
 
   'trained:MODEL' is the config that a trained model is evaluated with. A `get_config` with a
   parameter `start` gets the config of the model after the colon, of `start_from`, one with a
-  parameter `experiment` that of the experiment there, or of `openkbp_cpu`; any other one gets those
-  words themselves.
+  parameter `experiment` that of the experiment there; any other one gets those words themselves.
   Paths in it may begin with `~`.
 
   Raises:
@@ -217,11 +216,15 @@ def load(path: str) -> ConfigDict:
       f'--config={path}: expected a model to start from after a colon, as {path}:shipped, the one '
       f'that comes with the package, or {path}:runs/demo'
     )
+  if 'experiment' in parameters and not argument:
+    raise ConfigError(
+      f'--config={path}: expected another experiment after a colon, as {path}:openkbp_cpu'
+    )
   try:
     if 'start' in parameters:
       config = module.get_config(start_from(*argument))
     elif 'experiment' in parameters:
-      config = module.get_config(load(*argument or ['openkbp_cpu']))
+      config = module.get_config(load(*argument))
     else:
       config = module.get_config(*argument)
   except UserError as error:
