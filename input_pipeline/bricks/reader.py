@@ -19,6 +19,7 @@ from input_pipeline.bricks import records, voxel_index
 from input_pipeline.bricks.command import prepare_command
 from input_pipeline.bricks.lasting import LastingFile, NotPreparedError, readable
 from input_pipeline.bricks.records import HeldOutCase, Key, VolumeRecord
+from input_pipeline.cli import spoken
 from input_pipeline.errors import reading, suggest
 
 
@@ -421,10 +422,8 @@ def training_sources(data_dir: str | os.PathLike) -> list[str]:
   names = prepared_sources(data_dir)
   names = [name for name in names if (epath.Path(data_dir) / name / 'bricks').is_dir()]
   if not names:
-    raise NotPreparedError(
-      f'{data_dir}: holds no prepared source with training cases; run '
-      'python -m input_pipeline.prepare first'
-    )
+    first = spoken('run python -m input_pipeline.prepare first')
+    raise NotPreparedError(f'{data_dir}: holds no prepared source with training cases; {first}')
   return names
 
 

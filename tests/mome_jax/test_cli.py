@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from etils import epath
 
 import mome_jax
+from input_pipeline.cli import called_as
 from mome_jax import cli
 from mome_jax.errors import ConfigError
+from mome_jax.plausibility import record
+from mome_jax.text import vectors
 from mome_jax.training import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -137,6 +141,19 @@ def test_help_names_no_function_of_the_source(capsys):
     with contextlib.suppress(SystemExit):
       cli.main([name, '--help'])
   assert not functions & set(re.findall(r'\w+\.\w+', capsys.readouterr().out))
+
+
+def test_messages_spell_commands_as_they_were_called(tmp_path, capsys):
+  (tmp_path / record.FILE).write_text('{')
+  with called_as('mome predict', cli.spelled()):
+    with pytest.raises(record.RecordError, match='make it again with mome plausibility, or'):
+      record.read(epath.Path(tmp_path))
+    with pytest.raises(vectors.TextVectorError, match='make it with mome embed --model=FOLDER'):
+      vectors.TextVectors.load(tmp_path / 'text.npz')
+  assert cli.main(['inspect', f'--data-dir={tmp_path}']) == 1
+  assert 'run mome prepare first' in capsys.readouterr().err
+  assert cli.main(['crossval', '--config=demo', f'--workdir={tmp_path}', '--distributed']) == 2
+  assert 'use mome train with' in capsys.readouterr().err
 
 
 def test_windows_is_told_before_anything_is_imported(capsys, monkeypatch):
