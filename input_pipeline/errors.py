@@ -49,6 +49,16 @@ def lacking(error: ModuleNotFoundError) -> str:
   return f"needs {error.name}, which is not installed: pip install 'mome-jax[{extra}]'"
 
 
+def unsupported() -> str:
+  """Why nothing runs on this system; '' where it does.
+
+  Windows has no SIGHUP, and no locks of files that end with their process.
+  """
+  if sys.platform == 'win32':
+    return 'Windows is not supported; run it in WSL 2: docs/install.md'
+  return ''
+
+
 def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
   """Makes main(argv=None) -> exit code explain a UserError: one line of the standard error.
 
@@ -59,6 +69,9 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
   @functools.wraps(main)
   def explaining(argv: Sequence[str] | None = None) -> int:
+    if unsupported():
+      print(f'error: {unsupported()}', file=sys.stderr)
+      return 1
     try:
       with stopping.stoppable():
         return main(argv)

@@ -20,7 +20,9 @@ from input_pipeline.contact_sheet import augmentations, contact_sheet
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = cli.Parser(prog='python -m input_pipeline.inspect', description=__doc__)
-  parser.add_argument('--data-dir', required=True, type=epath.Path)
+  parser.add_argument(
+    '--data-dir', required=True, type=epath.Path, help='folder of all prepared sources'
+  )
   parser.add_argument('--source', action='append', help='default: all with training cases')
   parser.add_argument('--output', type=epath.Path, help='default: DATA_DIR/inspect')
   parser.add_argument('--seed', type=cli.at_least(0), default=0, help='of the patches (0)')

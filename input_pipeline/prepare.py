@@ -108,8 +108,15 @@ def prepare(
   if not overwrite:
     earlier.check(settings, groups)
   cases, same, patients = _list_cases(declared, source, manual_dir, groups)
-  start = time.monotonic()
-  origin = repr((source, _absolute(manual_dir), list(template.additions())))
+  facts: dict[str, Any] = {
+    'settings': settings,
+    'new_classes': list(template.additions()),
+    'groups': same.digest if same else None,
+    'manual_dir': _absolute(manual_dir),
+    'groups_file': _absolute(groups),
+    'patients': patients,
+  }
+  origin = repr((source, facts['manual_dir'], facts['new_classes']))
   conversion = writer.Conversion(mm, brick, origin)
   asked = request.Request(settings, conversion, cases, patients, same, folds, overwrite)
   plan = asked.plan(earlier)
@@ -119,31 +126,44 @@ def prepare(
   if earlier.settings is None:
     print(check_disk(plan.cases, data_dir, declared.name, mm, f'the scans of {source}'))
   run = _run_here if beam is None else functools.partial(_run_beam, flags=beam)
+  return _write(declared, asked, plan, run, facts)
+
+
+def _write(
+  declared: sources.Source,
+  asked: request.Request,
+  plan: request.Plan,
+  run: Callable,
+  facts: dict[str, Any],
+) -> dict:
+  """Writes what is planned in the place of what is there, and returns the report.
+
+  Args:
+    declared: the source, under the name that it is prepared by.
+    asked: what is asked for.
+    plan: what that comes to.
+    run: converts cases, here or elsewhere.
+    facts: of the report, whatever comes of the cases.
+  """
+  folder, start = plan.earlier.folder, time.monotonic()
   # Whatever is wrong with a case is its outcome: what the disk refuses in here is a write.
-  writing = errors.writing(data_dir, PrepareError)
-  with writing, staging.stage_folder(epath.Path(data_dir), declared.name) as place:
+  writing = errors.writing(folder.parent, PrepareError)
+  with writing, staging.stage_folder(folder.parent, folder.name) as place:
     latest = prepared.read(folder)
-    if latest != earlier:  # another process wrote it while the cases were listed
+    if latest != plan.earlier:  # another process wrote it while the cases were listed
       plan = asked.plan(latest)
       _tell(plan.notes)
     if plan.is_current:
       terms.write(folder, declared)
       print(f'{folder}: has the licence and the citation of now')
       return plan.unchanged()
-    staged = place / staging.CASES
+    staged, made = place / staging.CASES, place / folder.name
     outcomes = _stage(plan, staged, asked, run)
-    written = writer.gather(declared, outcomes, staged, place / declared.name, conversion)
-    report = _report(place / declared.name, written, plan) | {
-      'settings': settings,
-      'new_classes': list(template.additions()),
-      'groups': same.digest if same else None,
-      'manual_dir': _absolute(manual_dir),
-      'groups_file': _absolute(groups),
-      'patients': patients,
-      'seconds': round(time.monotonic() - start, 1),
-    }
+    written = writer.gather(declared, outcomes, staged, made, asked.conversion)
+    seconds = round(time.monotonic() - start, 1)
+    report = _report(made, written, plan) | facts | {'seconds': seconds}
     text = json.dumps(report, indent=2) + '\n'
-    (place / declared.name / bricks.SETTINGS).write_text(text, encoding='utf-8')
+    (made / bricks.SETTINGS).write_text(text, encoding='utf-8')
     staging.publish(place, folder)
   return report | {'changes': request.changes(plan.earlier.outcomes, writer.read_outcomes(folder))}
 

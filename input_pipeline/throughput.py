@@ -84,7 +84,9 @@ def measure(
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = cli.Parser(prog='python -m input_pipeline.throughput', description=__doc__)
-  parser.add_argument('--data-dir', required=True, type=epath.Path)
+  parser.add_argument(
+    '--data-dir', required=True, type=epath.Path, help='folder of all prepared sources'
+  )
   parser.add_argument('--source', action='append', help='default: all with training cases')
   for option, default, text in (
     ('--patch', 96, 'voxels along an edge'),

@@ -4,7 +4,9 @@ python -m mome_jax.completion bash > ~/.local/share/bash-completion/completions/
 python -m mome_jax.completion zsh > ~/.zsh/functions/_mome
 python -m mome_jax.completion fish > ~/.config/fish/completions/mome.fish
 
-zsh looks where $fpath says. The script holds the options of this version and starts no Python.
+These folders may have to be made first (mkdir -p). bash looks into its one where bash-completion is
+installed; without, source <(python -m mome_jax.completion bash) serves. zsh looks where $fpath
+says. The script holds the options of this version and starts no Python.
 """
 
 import argparse
@@ -72,7 +74,7 @@ def _add_values(action: argparse.Action) -> None:
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = Parser(prog='python -m mome_jax.completion', description=__doc__, allow_abbrev=False)
-  parser.add_argument('shell', choices=SHELLS)
+  parser.add_argument('shell', choices=SHELLS, help='that the script is for')
   return parser
 
 

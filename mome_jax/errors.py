@@ -9,6 +9,7 @@ from input_pipeline.errors import (
   printable,
   reading,
   suggest,
+  unsupported,
   writing,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
   'printable',
   'reading',
   'suggest',
+  'unsupported',
   'writing',
 ]
 

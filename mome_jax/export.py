@@ -210,7 +210,12 @@ def make_parser() -> argparse.ArgumentParser:
     help='workdir of a training, or model folder; of several, an ensemble is made',
   )
   parser.add_argument('--output', required=True, help='the new model folder')
-  parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+  parser.add_argument(
+    '--dtype',
+    choices=('float32', 'bfloat16'),
+    default='float32',
+    help='of the parameters: bfloat16 takes half the space (float32)',
+  )
   parser.add_argument(
     '--format',
     choices=('orbax', 'hf'),

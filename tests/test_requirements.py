@@ -23,9 +23,14 @@ FILES = {
   'requirements-beam.txt': EXTRAS['beam'],
 }
 SYSTEMS = [
-  {'python_version': version, 'python_full_version': f'{version}.1', 'sys_platform': system}
+  {
+    'python_version': version,
+    'python_full_version': f'{version}.1',
+    'sys_platform': system,
+    'platform_machine': machine,
+  }
   for version in ('3.11', '3.12', '3.13')
-  for system in ('linux', 'darwin')
+  for system, machine in (('linux', 'x86_64'), ('linux', 'aarch64'), ('darwin', 'arm64'))
 ]
 
 
@@ -52,13 +57,23 @@ def declared(lines, environment):
   return {canonicalize_name(one.name): one for one in needs if one.name != PROJECT['name']}
 
 
-@pytest.mark.parametrize('environment', SYSTEMS, ids=lambda e: ' '.join(list(e.values())[::2]))
+@pytest.mark.parametrize(
+  'environment',
+  SYSTEMS,
+  ids=lambda e: f'{e["python_version"]} {e["sys_platform"]} {e["platform_machine"]}',
+)
 @pytest.mark.parametrize('file', FILES)
 def test_every_requirement_has_a_pin_that_satisfies_it(file, environment):
   needs, exact = declared(FILES[file], environment), pins(file, environment)
   assert exact.keys() == needs.keys()
   for name, need in needs.items():
     assert need.specifier.contains(Version(exact[name]), prereleases=True), f'{need}: {exact[name]}'
+
+
+@pytest.mark.parametrize('environment', SYSTEMS[:3], ids=lambda e: e['platform_machine'])
+def test_tensorflow_is_asked_for_where_it_has_wheels(environment):
+  has_wheels = environment['platform_machine'] == 'x86_64'
+  assert ('tensorflow-cpu' in declared(EXTRAS['train'], environment)) == has_wheels
 
 
 def test_each_file_includes_the_one_it_extends():

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from input_pipeline import sources
@@ -40,6 +40,16 @@ def prepare_command(
     words.append(f'--brick={settings["brick"]}')
   words += which_cases(known)
   return spoken(' '.join([*words, *(option for option in options if option not in words)]))
+
+
+def suited_to(spacing: Sequence[float], patch: Sequence[int]) -> tuple[str, str]:
+  """The options for training at a spacing, (3,) mm, on patches of (3,) voxels."""
+  return f'--spacing={",".join(f"{mm:g}" for mm in spacing)}', f'--brick={edge_for(patch)}'
+
+
+def edge_for(patch: Sequence[int]) -> int:
+  """Edge of the bricks that suits a patch of (3,) voxels: a few of them make one."""
+  return 32 if min(patch) < 64 else 64
 
 
 def which_cases(report: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from input_pipeline.bricks import records, voxel_index
 from input_pipeline.bricks.command import prepare_command
 from input_pipeline.bricks.lasting import LastingFile, NotPreparedError, readable
 from input_pipeline.bricks.records import HeldOutCase, Key, VolumeRecord
+from input_pipeline.cli import spoken
 from input_pipeline.errors import reading, suggest
 
 
@@ -224,7 +225,7 @@ def read_template(
   source_names: Sequence[str],
   new_classes: Iterable[Mapping[str, Any]] = (),
   *,
-  spacing: Sequence[float] | None = None,
+  options: Sequence[str] = (),
 ) -> Template:
   """The template of a run: the built-in classes, those of its prepared sources, and further ones.
 
@@ -233,8 +234,8 @@ def read_template(
     source_names: that the run reads.
     new_classes: as `Template.extend` takes them; they come first, so that their prompts and indices
       win where a source declares the same name.
-    spacing: (3,) mm that the run needs, where it needs one: so a source that is not there has to be
-      prepared.
+    options: of `prepare`, of `command.suited_to`, which a source that is not there has to be
+      prepared with.
 
   Raises:
     NotPreparedError: if a source is not prepared.
@@ -243,7 +244,7 @@ def read_template(
   template = TEMPLATE.extend(new_classes)
   for source in source_names:
     declared = {entry['name'] for entry in template.additions()}
-    for entry in _stored_classes(data_dir, source, spacing):
+    for entry in _stored_classes(data_dir, source, options):
       # An index is the source's own affair: its codes are translated on reading.
       drop = ('index', 'prompt', 'noun') if entry['name'] in declared else ('index',)
       template = template.extend([{k: v for k, v in entry.items() if k not in drop}])
@@ -390,9 +391,9 @@ def read_patients(data_dir: str | os.PathLike, source: str) -> dict[tuple[str, s
 
 
 def _stored_classes(
-  data_dir: str | os.PathLike, source: str, spacing: Sequence[float] | None = None
+  data_dir: str | os.PathLike, source: str, options: Sequence[str] = ()
 ) -> list[dict]:
-  _, settings = _prepared(data_dir, source, spacing)
+  _, settings = _prepared(data_dir, source, options)
   return settings.get('new_classes', [])
 
 
@@ -421,22 +422,20 @@ def training_sources(data_dir: str | os.PathLike) -> list[str]:
   names = prepared_sources(data_dir)
   names = [name for name in names if (epath.Path(data_dir) / name / 'bricks').is_dir()]
   if not names:
-    raise NotPreparedError(
-      f'{data_dir}: holds no prepared source with training cases; run '
-      'python -m input_pipeline.prepare first'
-    )
+    first = spoken('run python -m input_pipeline.prepare first')
+    raise NotPreparedError(f'{data_dir}: holds no prepared source with training cases; {first}')
   return names
 
 
 def _prepared(
-  data_dir: str | os.PathLike, source: str, spacing: Sequence[float] | None = None
+  data_dir: str | os.PathLike, source: str, options: Sequence[str] = ()
 ) -> tuple[epath.Path, dict]:
   """The folder of a prepared source, and its settings.
 
   Args:
     data_dir: of the prepared sources.
     source: name of one of them.
-    spacing: see `read_template`.
+    options: see `read_template`.
 
   Raises:
     NotPreparedError: if it is not there, or of another version.
@@ -444,8 +443,7 @@ def _prepared(
   settings = read_settings(data_dir, source)
   folder = epath.Path(data_dir) / source
   if settings is None:
-    at = () if spacing is None else (f'--spacing={",".join(f"{mm:g}" for mm in spacing)}',)
-    command = prepare_command(data_dir, source, None, *at)
+    command = prepare_command(data_dir, source, None, *options)
     known = {*prepared_sources(data_dir), *sources.SOURCES}
     hint = '' if source in known else suggest(source, sorted(known)).partition('known:')[0]
     hint = hint or f'run {command}, or correct data_dir if it is prepared elsewhere'

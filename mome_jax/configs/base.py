@@ -11,7 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
   config.profile = 0  # steps to trace, from the third on, into WORKDIR/profile
   config.data_dir = 'data'  # where input_pipeline.prepare wrote
-  config.classes = ml_collections.config_dict.placeholder(tuple)  # names of anatomy.py
+  config.classes = ml_collections.config_dict.placeholder(tuple)  # docs/classes.md lists them
   # Classes beyond those, as dicts of name, prompt, synonyms, parent: see anatomy.Template.extend.
   # Those that a prepared source brings along are added when training starts.
   config.new_classes = ()
@@ -88,9 +88,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.init = ml_collections.ConfigDict()
   config.init.checkpoint = ''  # model folder or workdir to start from; '' starts from random
-  # Start of a text encoder that trains. 'shipped': the one of init.checkpoint, or else that of the
-  # package, which knows anatomy; a folder: of a model, or of a T5 as Hugging Face publishes it; '':
-  # random.
+  # Start of the encoder of joint text, trained along or not. 'shipped': the one of init.checkpoint,
+  # or else that of the package, which knows anatomy; a folder: of a model, or of a T5 as Hugging
+  # Face publishes it; '': random.
   config.init.text = 'shipped'
   # Whether the learning rate is a quarter of the start's, as `finetune` has it.
   config.init.finetunes = False

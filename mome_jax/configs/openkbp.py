@@ -1,5 +1,6 @@
 r"""Head and neck organs on real, partially labelled CT: the full-size U-Net for one large GPU.
 
+python -m input_pipeline.openkbp_download --output=DIR
 python -m input_pipeline.prepare --source=openkbp --manual_dir=DIR --data_dir=data \
     --spacing=3,3,2.5
 python -m mome_jax.main --config=openkbp --workdir=DIR

@@ -1,5 +1,6 @@
 r"""Head and neck organs on real, partially labelled CT, sized for two CPU cores.
 
+python -m input_pipeline.openkbp_download --output=DIR
 python -m input_pipeline.prepare --source=openkbp --manual_dir=DIR --data_dir=runs/data \
     --spacing=4,4,3 --brick=32
 python -m mome_jax.main --config=openkbp_cpu --workdir=runs/openkbp_cpu

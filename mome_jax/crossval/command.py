@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from input_pipeline.cli import spoken
 from mome_jax.errors import command, writing
 from mome_jax.training import command_line, config_flag
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if values.mode != 'train' or values.distributed:
     raise config_flag.FlagError(
       'folds are trained one after another, each by one process; for several, or another --mode, '
-      'use python -m mome_jax.main with --config.data.fold for each'
+      + spoken('use python -m mome_jax.main with --config.data.fold for each')
     )
   from mome_jax import checkpoint
   from mome_jax.crossval import pool

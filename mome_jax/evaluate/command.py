@@ -33,8 +33,10 @@ def make_parser() -> argparse.ArgumentParser:
     help='predicted masks against references',
     description=_purpose(score_folders.score_folders),
   )
-  scoring.add_argument('--predictions', required=True, metavar='DIR')
-  scoring.add_argument('--references', required=True, metavar='DIR')
+  scoring.add_argument('--predictions', required=True, metavar='DIR', help='folder of masks')
+  scoring.add_argument(
+    '--references', required=True, metavar='DIR', help='folder of the true ones, laid out as either'
+  )
   scoring.add_argument('--classes', default='', help='names separated by commas; default: all')
   scoring.add_argument(
     '--dataset',
@@ -63,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
   )
   converting.add_argument('--results', required=True, metavar='DIR', help='of predict')
   converting.add_argument('--dataset', required=True, metavar='FILE', help='its dataset.json')
-  converting.add_argument('--output', required=True, metavar='DIR')
+  converting.add_argument('--output', required=True, metavar='DIR', help='folder to write')
   return parser
 
 

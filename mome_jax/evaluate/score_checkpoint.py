@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import bricks, errors, folds, progress
 from input_pipeline.anatomy import IGNORE_CODE, Template
+from input_pipeline.cli import spoken
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.evaluate import froc, held_out, metrics, score_files
@@ -84,10 +85,10 @@ def evaluate(
   for member in model.members:
     if member.vectors is not None:
       folder = member.folder
+      embed = spoken(f'python -m mome_jax.text.embed --output={folder}/text.npz --prompts TEXT ...')
       member.vectors(
         texts,
-        f'add them with python -m mome_jax.text.embed --output={folder}/text.npz --prompts TEXT '
-        f'... --new-classes={folder}/config.json --t5=FOLDER, the T5 checkpoint',
+        f'add them with {embed} --new-classes={folder}/config.json --model=FOLDER, the encoder',
       )
   segmenter = model.segmenter(names, texts, template)
   explainer = router_maps.make_explainer(model, names, texts, segmenter)

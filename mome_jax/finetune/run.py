@@ -14,6 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from input_pipeline import bricks, check, prepare, sources, text_files
+from input_pipeline.bricks.command import edge_for
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
 from mome_jax.checkpoint import files
@@ -22,7 +23,6 @@ from mome_jax.errors import UserError, few, one_line, writing
 from mome_jax.evaluate import compare, score_files
 from mome_jax.export import export
 from mome_jax.finetune import verdict
-from mome_jax.plan import rules
 from mome_jax.training import (
   compilation,
   config_check,
@@ -162,7 +162,7 @@ def _prepare(data: str, name: str, config: ConfigDict) -> Sequence[tuple[str, st
     manual_dir=data,
     name=name,
     spacing=mm,
-    brick=rules.brick(config.data.patch),
+    brick=edge_for(config.data.patch),
   )
   for case, reason in report['skipped']:
     print(f'LEFT OUT: {case}: {reason}', file=sys.stderr)

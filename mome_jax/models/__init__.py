@@ -16,7 +16,7 @@ Words, each for one thing:
   bank           E sparse experts inside one scale (`SparseBank`), of which each voxel uses k
   classes        t, (K, d): features of the classes asked for, made from their `text` (K, d_t)
   trained        (J, d): the same of the classes of training, which alone a bank attends to
-  context        g, (B, d): what the bottleneck says about the whole scan
+  context        g, (B, d): what the bottleneck says about the whole patch or window
   theta          (B, K, P): the class heads' weights, made from context and classes
   gate           what a class trusts a scale by: makes router logits from features (`Gate`)
   router logits  a; their softmax over the scales are the weights of the mixture

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline.bricks.command import DOWNLOADED
+from input_pipeline.bricks.command import DOWNLOADED, suited_to
 from input_pipeline.cli import spoken
 from mome_jax.plan import config_file, report, target, trial
 from mome_jax.plan.cohort import Cohort, CohortError, Origin, read_cohort
 from mome_jax.plan.experiment import Experiment
 from mome_jax.plan.fit import Attempt, fit
-from mome_jax.plan.rules import Layout, Room, brick, layout
+from mome_jax.plan.rules import Layout, Room, layout
 
 _WIDTH = 90  # of a command
 _NEAR = 0.15  # of a spacing: augmentation zooms by more, so what is prepared nearer is good enough
@@ -126,9 +126,8 @@ def _prepare(origin: Origin, chosen: Layout, data_dir: str) -> list[str]:
   name = origin.name_at(chosen.spacing)
   if name != origin.source:
     words.append(f'--name={name}')
-  mm = ','.join(f'{edge:g}' for edge in chosen.spacing)
-  words += [f'--data_dir={shlex.quote(data_dir)}', f'--spacing={mm}']
-  return [*words, f'--brick={brick(chosen.patch)}', *origin.options]
+  words.append(f'--data_dir={shlex.quote(data_dir)}')
+  return [*words, *suited_to(chosen.spacing, chosen.patch), *origin.options]
 
 
 def _broken(words: Sequence[str]) -> list[str]:

@@ -332,11 +332,6 @@ def tidy(cohort: Cohort) -> Choice:
   return Choice(name, ('largest',), f'every organ is one piece in {often}')
 
 
-def brick(patch: Sequence[int]) -> int:
-  """Edge of the bricks that suits a patch: a few of them make one."""
-  return 32 if min(patch) < 64 else 64
-
-
 def _rounded(spacing: Sequence[float] | np.ndarray) -> tuple[float, ...]:
   """Two digits: what a command line should hold."""
   return tuple(float(f'{mm:.2g}') for mm in spacing)

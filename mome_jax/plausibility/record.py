@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import text_files
+from input_pipeline.cli import spoken
 from mome_jax.errors import UserError, writing
 from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS
 
@@ -166,9 +167,9 @@ def read(folder: epath.PathLike) -> tuple[Record, ...]:
       raise ValueError(f'version {version}, need {VERSION}')
     return tuple(map(_read_region, [content] if version == 1 else content['regions']))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
+    again = spoken('make it again with python -m mome_jax.plausibility, or remove it')
     raise RecordError(
-      f'{file}: not a record of what classes look like ({error!r}); make it again with python -m '
-      'mome_jax.plausibility, or remove it'
+      f'{file}: not a record of what classes look like ({error!r}); {again}'
     ) from error
 
 

@@ -15,7 +15,7 @@ from mome_jax.errors import ConfigError, few, suggest
 from mome_jax.text import embed, negatives, prompts
 from mome_jax.text.t5 import TextEncoder, build_text_encoder
 from mome_jax.text.tokenizer import DEFAULT_MODEL, Tokenizer
-from mome_jax.text.vectors import COMMAND, TextVectorError, TextVectors
+from mome_jax.text.vectors import TextVectorError, TextVectors, command
 
 MODES = ('joint', 'frozen')
 BUCKET = 4  # the number of prompts is padded to a multiple, so that few programs are compiled
@@ -162,7 +162,7 @@ def for_training(
       encoder, None, config.text.d_model, inputs, classes, template, negatives=count, others=others
     )
   vectors = _read_vectors(config.text.vectors)
-  vectors(default, f'pass --config.text.vectors=FILE.npz, made for all classes with {COMMAND} '
+  vectors(default, f'pass --config.text.vectors=FILE.npz, made for all classes with {command()} '
           '[--new-classes=DATASET.JSON] by the T5 checkpoint')  # fmt: skip
   drawn = set(prompts.training_prompts(template, classes)) - {*default}
   synonyms = _has_synonyms(vectors, drawn, config.text.vectors)
@@ -175,7 +175,7 @@ def _has_synonyms(vectors: TextVectors, drawn: Collection[str], path: str) -> bo
   if 0 < len(missing) < len(drawn):
     remarks.tell(
       f'{path}: no vector for {few(map(repr, missing))}, so that all classes are '
-      f'trained without synonyms; make it with {COMMAND} [--new-classes=DATASET.JSON]'
+      f'trained without synonyms; make it with {command()} [--new-classes=DATASET.JSON]'
     )
   return not missing
 
@@ -203,7 +203,7 @@ def teach_the_same(
 def _read_vectors(path: str) -> TextVectors:
   if not path:
     raise TextVectorError(
-      f'text.mode is frozen and text.vectors is not set; make them with {COMMAND} and pass '
+      f'text.mode is frozen and text.vectors is not set; make them with {command()} and pass '
       '--config.text.vectors=FILE.npz'
     )
   return TextVectors.load(path) if str(path).endswith('.npz') else embed.read_cum(path, TEMPLATE)

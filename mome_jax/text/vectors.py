@@ -12,14 +12,19 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import text_files
+from input_pipeline.cli import spoken
 from mome_jax.errors import UserError, few
 
-COMMAND = 'python -m mome_jax.text.embed --t5=FOLDER --output=FILE.npz'
 _VERSION = 1  # of the file's layout
 
 
 class TextVectorError(UserError):
   """Text vectors are missing, damaged or lack a prompt; the message says how to make them."""
+
+
+def command() -> str:
+  """What makes text vectors, as the user calls it."""
+  return spoken('python -m mome_jax.text.embed --model=FOLDER --output=FILE.npz')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,9 +126,9 @@ class TextVectors:
         vectors = cls(tuple(arrays['prompts'].tolist()), arrays['embeddings'], source)
         key = str(arrays['key'])
     except FileNotFoundError as error:
-      raise TextVectorError(f'{path}: no such file; make it with {COMMAND}') from error
+      raise TextVectorError(f'{path}: no such file; make it with {command()}') from error
     except Exception as error:  # NumPy, zipfile and zlib each raise their own
-      raise TextVectorError(f'{path}: no text vectors; make them with {COMMAND}') from error
+      raise TextVectorError(f'{path}: no text vectors; make them with {command()}') from error
     if vectors.key != key:
-      raise TextVectorError(f'{path}: does not match its key {key[:12]}; make it with {COMMAND}')
+      raise TextVectorError(f'{path}: does not match its key {key[:12]}; make it with {command()}')
     return vectors

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from input_pipeline.cli import Parser, from_home, spoken
+from input_pipeline.cli import Parser, called, from_home, spoken
 from mome_jax.training import config_flag
 
 MODES = ('train', 'evaluate', 'compile')
@@ -101,14 +101,13 @@ def _check(values: flags.FlagValues, words: Sequence[str]) -> None:
   """Raises FlagError where flags are missing, or something would not be read."""
   if words:
     raise config_flag.FlagError(f'unknown argument {words[0]}; flags start with --')
+  command = called() or f'--mode={values.mode}'
   for name in _NEEDED[values.mode]:
     if values[name].value is None:
-      raise config_flag.FlagError(
-        f'--mode={values.mode} needs --{name}, such as --{name}={_EXAMPLES[name]}'
-      )
+      raise config_flag.FlagError(f'{command} needs --{name}, such as --{name}={_EXAMPLES[name]}')
   for name in _NAMES:
     if values[name].present and name not in (*read_in(values.mode), 'mode'):
-      raise config_flag.FlagError(f'--mode={values.mode} does not read --{name}; leave it out')
+      raise config_flag.FlagError(f'{command} does not read --{name}; leave it out')
   config_flag.check_asked(values)
 
 

@@ -18,6 +18,8 @@ _FOLDER = pathlib.Path(configs.__file__).parent
 _IN_PACKAGE = re.compile(r'(?:.*[/\\])?mome_jax[/\\]configs[/\\](\w+)\.py')
 _TRAINED = 'trained:'
 _PARTS = ('__init__', 'base')  # no experiments
+# What the others take after a colon; none of them is imported for --help.
+AFTER_COLON = {'few_scans': 'NAME', 'finetune': 'MODEL', 'router': 'NAME'}
 _SCORING = ('data_dir', 'data.sources', 'data.fold', 'data.folds', 'evaluation.*')
 _PATHS = ('data_dir', 'text.vectors', 'init.checkpoint', 'init.text')
 
@@ -106,11 +108,13 @@ def define(name: str, values: flags.FlagValues, argv: Sequence[str]) -> None:
     values: to define it in.
     argv: the command line, program first.
   """
+  known = [f'{one}:{AFTER_COLON[one]}' if one in AFTER_COLON else one for one in names()]
   config_flags.DEFINE_config_file(
     name,
     None,
-    f'Experiment: {", ".join(names())}; or a Python file. --{name}.train.steps=100 and the like '
-    'change any of its values, which mome_jax/configs/base.py explains.',
+    f'Experiment: {", ".join(known)}; or a Python file. NAME is another experiment or file, MODEL '
+    f'a workdir, a model folder or shipped. --{name}.train.steps=100 and the like change any of '
+    'its values, which mome_jax/configs/base.py explains.',
     flag_values=values,
     sys_argv=list(argv),
   )
@@ -183,8 +187,7 @@ def load(path: str) -> ConfigDict:
 
   'trained:MODEL' is the config that a trained model is evaluated with. A `get_config` with a
   parameter `start` gets the config of the model after the colon, of `start_from`, one with a
-  parameter `experiment` that of the experiment there, or of `openkbp_cpu`; any other one gets those
-  words themselves.
+  parameter `experiment` that of the experiment there; any other one gets those words themselves.
   Paths in it may begin with `~`.
 
   Raises:
@@ -213,11 +216,15 @@ def load(path: str) -> ConfigDict:
       f'--config={path}: expected a model to start from after a colon, as {path}:shipped, the one '
       f'that comes with the package, or {path}:runs/demo'
     )
+  if 'experiment' in parameters and not argument:
+    raise ConfigError(
+      f'--config={path}: expected another experiment after a colon, as {path}:openkbp_cpu'
+    )
   try:
     if 'start' in parameters:
       config = module.get_config(start_from(*argument))
     elif 'experiment' in parameters:
-      config = module.get_config(load(*argument or ['openkbp_cpu']))
+      config = module.get_config(load(*argument))
     else:
       config = module.get_config(*argument)
   except UserError as error:

@@ -13,6 +13,7 @@ from etils import epath
 
 from input_pipeline import bricks, folds
 from input_pipeline.anatomy import Template
+from input_pipeline.bricks.command import suited_to
 from mome_jax import checkpoint
 from mome_jax.errors import ConfigError
 from mome_jax.models import build_model
@@ -63,7 +64,10 @@ def read_task(config: ml_collections.ConfigDict, workdir: epath.Path) -> Task:
   """
   config = config.copy_and_resolve_references()
   template = bricks.read_template(
-    config.data_dir, config.data.sources, config.new_classes, spacing=config.data.spacing
+    config.data_dir,
+    config.data.sources,
+    config.new_classes,
+    options=suited_to(config.data.spacing, config.data.patch),
   )
   config.new_classes = template.additions()  # a checkpoint knows its classes without the data
   start, tokenizer = _find_text(config, workdir)

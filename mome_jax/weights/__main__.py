@@ -19,7 +19,7 @@ from mome_jax import weights
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = Parser(prog='python -m mome_jax.weights', description=__doc__)
-  parser.add_argument('--source', required=True, choices=weights.SOURCES)
+  parser.add_argument('--source', required=True, choices=weights.SOURCES, help='what published it')
   parser.add_argument(
     '--checkpoint', required=True, type=pathlib.Path,
     help='.safetensors, .pth, .pt or .bin file, an .index.json of shards, or the folder of a T5',

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 import mome_jax
+from input_pipeline import sources
+from mome_jax.reproduce import families
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GITHUB = ROOT / '.github'
@@ -105,6 +107,20 @@ def test_what_configs_say_of_chips_is_what_the_benchmarks_have():
   for name, (memory, work) in said.items():
     row = re.search(rf'^\| {name} \| v5e \| 1 \|.*', table, flags=re.MULTILINE)[0].split(' | ')
     assert row[-2] == memory and f'{float(row[9]):.1f}' == work, name
+
+
+def test_licences_and_scans_of_the_downloads_are_those_of_their_sources():
+  page = (ROOT / 'docs/how-to/reproduce.md').read_text(encoding='utf-8')
+  rows = re.findall(
+    r'^\| (`\w+`[^|]*)\|[^|]*\| (\d+) \|[^|]*\| ([^|]+) \|$', page, flags=re.MULTILINE
+  )
+  named = []
+  for first, scans, licence in rows:
+    members = [sources.get_source(name) for name in re.findall(r'`(\w+)`', first)]
+    assert {source.licence for source in members} == {licence}, first
+    assert sum(source.expected for source in members) == int(scans), first
+    named += [source.name for source in members]
+  assert sorted(named) == sorted(families.SOURCES)
 
 
 def test_readme_stays_short():

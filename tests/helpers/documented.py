@@ -42,8 +42,12 @@ def understand(words, monkeypatch):
       has_options([file for file in files if file.is_file()], arguments)
     case ['python', '-m', 'pytest', *arguments]:
       assert all((ROOT / word).exists() for word in arguments if '/' in word)
-    case ['python', '-m', 'build' | 'twine', *_] | ['pre-commit' | 'git', *_]:
+    case ['python', '-m', 'build' | 'twine', *_] | ['pre-commit' | 'git' | 'conda' | '.', *_]:
       pass
+    case ['python3' | 'python3.12', '-m', 'venv', _]:
+      pass
+    case ['python', '-m', 'pip', *rest]:
+      understand(['pip', *rest], monkeypatch)
     case ['python', '-m', module, *arguments]:
       call_main(module, arguments, monkeypatch)
     case ['python', 'launch/local_processes.py' | 'launch/gke_jobset.py' as script, *arguments]:
@@ -76,7 +80,7 @@ def understand(words, monkeypatch):
       assert all((ROOT / part / 'pyproject.toml').is_file() for part in parts if '[' not in part)
     case ['napari']:
       pass
-    case ['pip', 'install', what]:
+    case ['pip', 'install', '-e', what] | ['pip', 'install', what]:
       project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
       extras = re.fullmatch(r'(?:\.|mome-jax|jax)(?:\[([\w,]+)\])?(?:==[\d.]+)?', what)[1]
       if extras and not what.startswith('jax'):

@@ -43,6 +43,14 @@ def test_a_module_that_an_extra_brings_is_named(capsys):
     main(['nobody_knows'])
 
 
+def test_windows_itself_is_told_where_to_run_it(capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'platform', 'win32')
+  monkeypatch.delattr('signal.SIGHUP')  # which Windows lacks
+  assert errors.command(lambda argv: 0)([]) == 1
+  told = 'error: Windows is not supported; run it in WSL 2: docs/install.md\n'
+  assert capsys.readouterr() == ('', told)
+
+
 def test_exit_codes_pass_and_control_c_is_130(capsys):
   assert errors.command(lambda argv: 75)([]) == 75
 

@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from etils import epath
 
 import mome_jax
+from input_pipeline.cli import called_as
 from mome_jax import cli
 from mome_jax.errors import ConfigError
+from mome_jax.plausibility import record
+from mome_jax.text import vectors
 from mome_jax.training import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -139,13 +143,33 @@ def test_help_names_no_function_of_the_source(capsys):
   assert not functions & set(re.findall(r'\w+\.\w+', capsys.readouterr().out))
 
 
+def test_messages_spell_commands_as_they_were_called(tmp_path, capsys):
+  (tmp_path / record.FILE).write_text('{')
+  with called_as('mome predict', cli.spelled()):
+    with pytest.raises(record.RecordError, match='make it again with mome plausibility, or'):
+      record.read(epath.Path(tmp_path))
+    with pytest.raises(vectors.TextVectorError, match='make it with mome embed --model=FOLDER'):
+      vectors.TextVectors.load(tmp_path / 'text.npz')
+  assert cli.main(['inspect', f'--data-dir={tmp_path}']) == 1
+  assert 'run mome prepare first' in capsys.readouterr().err
+  assert cli.main(['crossval', '--config=demo', f'--workdir={tmp_path}', '--distributed']) == 2
+  assert 'use mome train with' in capsys.readouterr().err
+
+
+def test_windows_is_told_before_anything_is_imported(capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'platform', 'win32')
+  monkeypatch.setitem(sys.modules, 'mome_jax.info', None)  # as what imports fcntl fails there
+  assert cli.main(['info']) == 1
+  assert 'run it in WSL 2' in capsys.readouterr().err
+
+
 def test_arguments_reach_the_command(capsys):
   with pytest.raises(SystemExit) as end:
     cli.main(['score', '--predictions', 'a', '--refrences', 'b'])
   assert end.value.code == 2
   assert 'mome score --help' in capsys.readouterr().err
   assert cli.main(['evaluate', '--config=demo']) == 2
-  assert '--mode=evaluate needs --workdir' in capsys.readouterr().err
+  assert 'mome evaluate needs --workdir' in capsys.readouterr().err
 
 
 def test_paths_begin_at_home_in_either_spelling(monkeypatch):

@@ -34,6 +34,17 @@ def scripts(tmp_path_factory):
   return folder
 
 
+def test_every_option_says_what_it_is():
+  [parts] = [a for a in completion._whole()._actions if a.choices]
+  silent = [
+    f'{name} {action.option_strings or action.dest}'
+    for name, parser in parts.choices.items()
+    for action in parser._actions
+    if not action.help
+  ]
+  assert not silent
+
+
 # What is typed, and what may follow.
 REPLIES = [
   ('pr', 'predict prepare'),

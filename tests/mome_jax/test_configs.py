@@ -21,7 +21,8 @@ EXPERIMENTS = sorted({path.stem for path in FOLDER.glob('*.py')} - {'__init__', 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_an_experiment_can_be_made(name):
-  config = config_flag.load(name)
+  of_another = config_flag.AFTER_COLON.get(name) == 'NAME'
+  config = config_flag.load(f'{name}:openkbp_cpu' if of_another else name)
   described = importlib.import_module(f'mome_jax.configs.{name}').__doc__
   assert 'python -m mome_jax' in described  # how it is run, or where its weights come from
   more = _keys(config) - _keys(base.get_config())

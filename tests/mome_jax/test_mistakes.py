@@ -107,6 +107,8 @@ CONFIGS = [
   ('demo:x', 'takes nothing after a colon'),
   ('finetune:nowhere', '--config=finetune:nowhere: '),
   ('finetune', 'expected a model to start from after a colon, as finetune:shipped'),
+  ('router', 'expected another experiment after a colon, as router:openkbp_cpu'),
+  ('few_scans', 'expected another experiment after a colon, as few_scans:openkbp_cpu'),
 ]
 LINES = [
   (main, '', 2, '--mode=train needs --config'),

@@ -1,6 +1,9 @@
 """The command to prepare a source again, as it is typed."""
 
-from input_pipeline.bricks.command import prepare_command
+import pytest
+
+from input_pipeline import bricks
+from input_pipeline.bricks.command import prepare_command, suited_to
 from input_pipeline.cli import called_as
 
 SETTINGS = {'source': 'nifti_folder', 'spacing': [4.0, 4.0, 3.0], 'brick': 32, 'limit': None}
@@ -37,3 +40,10 @@ def test_what_is_not_prepared_has_no_settings():
   assert command == 'mome prepare --source=openkbp --manual_dir=DOWNLOADED --data_dir=data'
   command = prepare_command('data', 'mine', None)  # no source is called so
   assert command.endswith('--source=SOURCE --manual_dir=DOWNLOADED --name=mine --data_dir=data')
+
+
+@pytest.mark.parametrize(('patch', 'edge'), [((40, 40, 40), 32), ((96, 96, 64), 64)])
+def test_what_a_run_lacks_is_told_as_its_patches_need_it(patch, edge, tmp_path):
+  told = f'--spacing=4,4,3 --brick={edge}, or correct data_dir'
+  with pytest.raises(bricks.NotPreparedError, match=told):
+    bricks.read_template(tmp_path, ['openkbp'], options=suited_to((4.0, 4.0, 3.0), patch))

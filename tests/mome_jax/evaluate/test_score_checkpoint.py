@@ -10,8 +10,9 @@ from etils import epath
 
 from input_pipeline import bricks
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
+from input_pipeline.cli import called_as
 from input_pipeline.ct import volume
-from mome_jax import checkpoint, evaluate
+from mome_jax import checkpoint, cli, evaluate
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
 from mome_jax.errors import UserError
@@ -92,7 +93,7 @@ def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
   member = types.SimpleNamespace(vectors=known, folder=tmp_path)
   model = types.SimpleNamespace(members=(member,))
   monkeypatch.setattr(score_checkpoint, 'open_model', lambda *_, **__: model)
-  with pytest.raises(TextVectorError) as error:
+  with called_as('mome evaluate', cli.spelled()), pytest.raises(TextVectorError) as error:
     evaluate.evaluate(config, epath.Path(tmp_path))
-  assert f'mome_jax.text.embed --output={tmp_path}/text.npz' in str(error.value)
+  assert f'add them with mome embed --output={tmp_path}/text.npz' in str(error.value)
   assert '--text-model' not in str(error.value)

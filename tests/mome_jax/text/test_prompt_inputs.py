@@ -90,7 +90,7 @@ def test_negatives_of_other_anatomy():
 
 
 def test_what_is_missing_comes_with_the_command(tmp_path):
-  command = 'python -m mome_jax.text.embed --t5=FOLDER --output=FILE.npz'
+  command = 'python -m mome_jax.text.embed --model=FOLDER --output=FILE.npz'
   for path in ('', str(tmp_path / 'nothing.npz')):
     with pytest.raises(TextVectorError, match=command):
       prompt_inputs.for_training(config(mode='frozen', vectors=path))

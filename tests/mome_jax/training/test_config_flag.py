@@ -1,5 +1,7 @@
 """What `--config` names, wherever one is."""
 
+import importlib
+import inspect
 import json
 
 import flax
@@ -13,7 +15,7 @@ from mome_jax.configs import base, demo, few_scans, finetune, router
 from mome_jax.errors import ConfigError
 from mome_jax.models import build_model
 from mome_jax.text import vectors
-from mome_jax.training import config_check, config_flag, loop, optimizer
+from mome_jax.training import command_line, config_check, config_flag, loop, optimizer
 
 
 @pytest.mark.parametrize('folder', ['mome_jax/configs', './mome_jax/configs', '/mome_jax/configs'])
@@ -117,8 +119,17 @@ def test_paths_in_a_file_may_begin_with_the_home(tmp_path, monkeypatch):
   assert (config.init.checkpoint, config.init.text) == ('/home/me/runs/start', 'shipped')
 
 
+def test_help_says_what_takes_something_after_a_colon():
+  for name in config_flag.names():
+    module = importlib.import_module(f'mome_jax.configs.{name}')
+    takes = list(inspect.signature(module.get_config).parameters)
+    expected = {'experiment': 'NAME', 'start': 'MODEL'}.get(''.join(takes))
+    assert config_flag.AFTER_COLON.get(name) == expected
+  assert 'finetune:MODEL' in command_line.help_of_mode(command_line.parse(['main', '--help']))
+
+
 def test_every_experiment_passes_the_check():
-  for name in set(config_flag.names()) - {'finetune', 'router'}:  # they need a model
+  for name in set(config_flag.names()) - {*config_flag.AFTER_COLON}:
     file, _ = config_flag.resolve(name)
     config = config_flag.load(name)
     assert file.stem == name
