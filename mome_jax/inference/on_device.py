@@ -2,8 +2,9 @@
 
 The same as `sliding_window`, `slabs` and `segmentation.decide` do on the host, up to rounding:
 where two logits differ by less than that, or one of them lies as near to 0, another class may win.
-One window depth of K maps is held on the device, and the plane before it. No program depends on
-how long the scan is.
+One window depth of K maps is held on the device, and the plane before it. Grids are filled up to
+sizes that scans share, so that hardly any scan needs a program of its own, however many slices it
+has.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from mome_jax.inference.sliding_window import (
 from mome_jax.inference.stage_clock import Clock
 
 _ROUND = 32  # voxels: planes of about the same size share their programs
+_ROUND_ROWS = 8  # the same of planes that are decided at a time, whose number goes by the spacing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,7 +134,7 @@ class Decider:
     self._tables = _tables(classes.names, classes.template)
     self._axes = grids.axes()
     ready = grids.windows.size[0] / 2 * grids.spacing[0] / grids.target_spacing[0]
-    plane = 4 * self._shape[1] * self._shape[2]
+    plane = 4 * _up(self._shape[1], _ROUND) * _up(self._shape[2], _ROUND)
     self._rows = _rows(math.ceil(ready) + 1, max(1, max_bytes // plane))
     self._kinds = index_type(classes.names), over_bytes(self._tables['around'].tolist())
     self._total: jax.Array | None = None
@@ -165,13 +167,14 @@ class Decider:
       where = jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec())
     self._programs = _programs(where)
     step = logits.shape[1]
-    height, width = (-(-n // _ROUND) * _ROUND for n in self._windows.padded[1:])
+    height, width = (_up(n, _ROUND) for n in self._windows.padded[1:])
     planes = self._windows.size[0] + 1, height, width
     count = -(-self._classes // step) * step
     self._total, self._mass = self._programs.begin((count, *planes))
     self._weights = self._send(gaussian_weights(self._windows.size), where)
     self._sent = [
-      tuple(self._send(array, where) for array in axis) for axis in map(_compact, self._axes[1:])
+      tuple(self._send(array, where) for array in _compact(axis, _up(n, _ROUND)))
+      for axis, n in zip(self._axes[1:], self._shape[1:], strict=True)
     ]
     self._order = {name: self._send(table, where) for name, table in self._tables.items()}
 
@@ -222,26 +225,24 @@ class Decider:
         np.zeros((self._classes, 2), np.int64),
         lambda k: np.full(shape, BACKGROUND, np.float32),
       )
-    lower, upper, weight = self._axes[0]
-    index = rows.start + np.minimum(np.arange(self._rows), count - 1)  # the last one fills up
-    lower, upper = lower[index] - (first - 1), upper[index] - (first - 1)
-    along = _compact((lower, upper, weight[index]))
+    lower, upper, weight = (array[rows] for array in self._axes[0])
+    along = _compact((lower - (first - 1), upper - (first - 1), weight), self._rows)
     axes = [along, *self._sent]
     winner, over, free, counts = self._programs.decide(
-      self._total, axes, self._order, np.int32(count), self._free, kind, size
+      self._total, axes, self._order, np.array(shape, np.int32), self._free, kind, size
     )
-    total = self._total
+    total, inside = self._total, tuple(slice(0, n) for n in shape)
 
     def fetch(k: int) -> np.ndarray:
-      return self._take(self._programs.interpolate(total, np.int32(k), axes))[:count]
+      return self._take(self._programs.interpolate(total, np.int32(k), axes))[inside]
 
-    packed = self._take(free)[:, :count] if self._free else np.zeros((0, *shape), np.uint8)
+    packed = self._take(free)[:, *inside[:2]] if self._free else np.zeros((0, *shape), np.uint8)
     return Finished(
       rows,
       shape,
-      self._take(winner)[:count],
+      self._take(winner)[inside],
       # Without a container there is nothing to bring.
-      self._take(over)[:count]
+      self._take(over)[inside]
       if self._tables['around'].size
       else np.zeros((*shape, size), np.uint8),
       np.unpackbits(packed, axis=-1, count=shape[-1]).astype(bool),
@@ -253,14 +254,18 @@ class Decider:
 def _rows(ready: int, most: int) -> int:
   """Planes that are decided at a time, of those that half a window makes ready: even parts.
 
-  The same whatever the length of the scan, so that there is one program; calls with fewer planes
-  are filled up.
+  The same whatever the length of the scan; calls with fewer planes are filled up.
   """
-  return -(-ready // -(-ready // most))
+  return _up(-(-ready // -(-ready // most)), _ROUND_ROWS)
 
 
-def _compact(axis: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-  lower, upper, weight = axis
+def _up(size: int, step: int) -> int:
+  return -(-size // step) * step
+
+
+def _compact(axis: tuple[np.ndarray, ...], size: int) -> tuple[np.ndarray, ...]:
+  """The weights of an axis, the last ones repeated up to a size."""
+  lower, upper, weight = (np.pad(array, (0, size - len(array)), 'edge') for array in axis)
   return lower.astype(np.int32), upper.astype(np.int32), weight
 
 
@@ -358,10 +363,14 @@ def _interpolate(total, k, axes):
   return maps
 
 
-def _decide(total, axes, tables, count, free, kind, size):
-  """Winner, containers over their threshold, free masks as bits, and counts of each class."""
+def _decide(total, axes, tables, shape, free, kind, size):
+  """Winner, containers over their threshold, free masks as bits, and counts of each class.
+
+  The counts are of the voxels inside `shape`; beyond, the axes are filled up.
+  """
   fine = len(axes[0][0]), len(axes[1][0]), len(axes[2][0])
-  valid = (jnp.arange(fine[0]) < count)[:, None, None]
+  x, y, z = jnp.meshgrid(*map(jnp.arange, fine), indexing='ij', sparse=True)
+  valid = (x < shape[0]) & (y < shape[1]) & (z < shape[2])
   rivals, outers = tables['outer'].shape
 
   def counted(leaf, logits):

@@ -66,11 +66,12 @@ def apply_head(theta: jax.Array, z: jax.Array, activation: str = 'relu') -> jax.
   """
   batch, _, *grid = z.shape
   w1, w2, w3, b1, b2, b3 = _weights(theta)
-  w1, w2, w3, b1, b2 = (w.astype(z.dtype) for w in (w1, w2, w3, b1[..., None], b2[..., None]))
+  w1, w2, w3 = (w.astype(z.dtype) for w in (w1, w2, w3))
   act = ACTIVATIONS[activation]
   product = functools.partial(jnp.einsum, precision=ops.precision_of(z.dtype))
-  hidden = act(product('boi,bin->bon', w1, z.reshape(batch, WIDTH, -1)) + b1)
-  hidden = act(product('boi,bin->bon', w2, hidden) + b2)
+  hidden = product('boi,bin->bon', w1, z.reshape(batch, WIDTH, -1))
+  hidden = act(ops.add_bias(hidden, b1[..., None]))
+  hidden = act(ops.add_bias(product('boi,bin->bon', w2, hidden), b2[..., None]))
   logits = product('bi,bin->bn', w3, hidden, preferred_element_type=jnp.float32) + b3
   return logits.reshape(batch, *grid)
 
@@ -97,11 +98,11 @@ def apply_heads(theta: jax.Array, z: jax.Array, activation: str = 'relu') -> jax
     (B, K, D, H, W) in the dtype of z; the last sum is float32.
   """
   w1, w2, w3, b1, b2, b3 = _weights(theta)
-  w1, w2, w3, b1, b2 = (w.astype(z.dtype) for w in (w1, w2, w3, b1, b2))
+  w1, w2, w3 = (w.astype(z.dtype) for w in (w1, w2, w3))
   at_voxels = lambda b: b[..., None, None, None]
   act = ACTIVATIONS[activation]
   product = functools.partial(jnp.einsum, precision=ops.precision_of(z.dtype))
-  hidden = act(product('bkoi,bidhw->bkodhw', w1, z) + at_voxels(b1))
-  hidden = act(product('bkoi,bkidhw->bkodhw', w2, hidden) + at_voxels(b2))
+  hidden = act(ops.add_bias(product('bkoi,bidhw->bkodhw', w1, z), at_voxels(b1)))
+  hidden = act(ops.add_bias(product('bkoi,bkidhw->bkodhw', w2, hidden), at_voxels(b2)))
   logits = product('bki,bkidhw->bkdhw', w3, hidden, preferred_element_type=jnp.float32)
   return (logits + at_voxels(b3[..., 0])).astype(z.dtype)

@@ -183,5 +183,6 @@ def apply_experts(params: dict[str, jax.Array], rows: jax.Array) -> jax.Array:
   """W_out gelu(W_in x + b_in) + b_out of each expert: (e, c, d) -> (e, c, d)."""
   precision = ops.precision_of(rows.dtype)
   product = functools.partial(jnp.einsum, 'ecd,edh->ech', precision=precision)
-  hidden = nn.gelu(product(rows, params['kernel_in']) + params['bias_in'][:, None])
-  return product(hidden, params['kernel_out']) + params['bias_out'][:, None]
+  bias_in, bias_out = (params[name][:, None] for name in ('bias_in', 'bias_out'))
+  hidden = nn.gelu(ops.add_bias(product(rows, params['kernel_in']), bias_in))
+  return ops.add_bias(product(hidden, params['kernel_out']), bias_out)

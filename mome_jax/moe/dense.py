@@ -33,7 +33,9 @@ def execute(
     # Rows of others are zeroed before the expert too: 0 * NaN in its weights' gradient is NaN.
     rows = jnp.where(chosen, tokens, 0)
     y = expert_fn(jax.tree.map(lambda p: p[None], one), rows[None])[0]
-    return total + jnp.where(chosen, weight.astype(y.dtype) * y, 0).astype(total.dtype), None
+    # Broadcast before it is rounded: the gradient of a weight is summed over d in float32.
+    weights = jnp.broadcast_to(weight, y.shape).astype(y.dtype)
+    return total + jnp.where(chosen, weights * y, 0).astype(total.dtype), None
 
   num_experts = routes.logits.shape[-1]
   return jax.lax.scan(add, jnp.zeros_like(tokens), (jnp.arange(num_experts), params))[0]

@@ -5,7 +5,7 @@ the same values and gradients. Models use the names below and need to know nothi
 """
 
 from mome_jax.ops.conv3d import Conv3D, DownConv3D, UpConv3D
-from mome_jax.ops.dense import Dense
+from mome_jax.ops.dense import Dense, add_bias
 from mome_jax.ops.fusion import fuse, mean_of_scales, scale_weights
 from mome_jax.ops.norm import GroupNorm, LayerNorm
 from mome_jax.ops.precision import EXACT, at_least_float32, exact, precision_of
@@ -19,6 +19,7 @@ __all__ = [
   'GroupNorm',
   'LayerNorm',
   'UpConv3D',
+  'add_bias',
   'at_least_float32',
   'exact',
   'fuse',

@@ -77,6 +77,19 @@ def _broadcast_backward(shape, _, dy):
 broadcast.defvjp(_broadcast_forward, _broadcast_backward)
 
 
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+  """Adds a bias, in the type of x; the gradient of the bias is summed in float32.
+
+  XLA sums in the type that it is given: from Hopper on, bfloat16 in bfloat16 on a GPU.
+
+  Args:
+    x: (...).
+    bias: any shape that broadcasts to that of x.
+  """
+  wide = bias.astype(at_least_float32(x.dtype))
+  return x + jnp.broadcast_to(wide, x.shape).astype(x.dtype)
+
+
 class Dense(nn.Module):
   """`nn.Dense` for voxels, (..., C) -> (..., features), with a fast gradient on a CPU."""
 

@@ -27,7 +27,7 @@ _STEPS = 3  # that are timed, after one that warms up
 _SHARED = 1.25  # wall time of a step over its share of the cores' time, on an idle CPU at most
 _VERSION = 1  # of what is kept
 HERE = 'here'
-_RUNNABLE = 0.6  # share of the free memory up to which a step is run
+_RUNNABLE = 0.6  # share of a CPU's free memory up to which a step is run
 
 
 class TrialError(UserError):
@@ -169,7 +169,7 @@ def _describe(topology: str) -> Machine:
   elif platform == 'cpu':
     memory = free_memory() // len(devices)
   else:
-    memory = (devices[0].memory_stats() or {}).get('bytes_limit', 0)
+    memory = _statistics(devices[0]).get('bytes_limit', 0)
   return Machine(topology, platform, devices[0].device_kind, len(devices), memory)
 
 
@@ -187,8 +187,7 @@ def _measure(config: ConfigDict, topology: str, execute: bool) -> Trial:
   seconds = time.perf_counter() - start
   peak = compile_ahead.memory(compiled)['peak']
   measured = step_seconds = None
-  free = free_memory() if platform == 'cpu' else math.inf
-  if execute and peak < _RUNNABLE * free:
+  if execute and peak < _room(devices[0]):
     measured, step_seconds = _execute(compiled, devices[0])
   return Trial(
     peak=peak,
@@ -199,6 +198,18 @@ def _measure(config: ConfigDict, topology: str, execute: bool) -> Trial:
     seconds=step_seconds,
     compiler=compile_ahead.compiler(platform),
   )
+
+
+def _room(device: Any) -> float:
+  """Bytes up to which a step is run: one that does not fit would end the search."""
+  if device.platform == 'cpu':
+    return _RUNNABLE * free_memory()
+  return _statistics(device).get('bytes_limit', math.inf)
+
+
+def _statistics(device: Any) -> dict[str, int]:
+  """What an accelerator tells of its memory; some allocators tell nothing."""
+  return device.memory_stats() or {}
 
 
 def _execute(compiled: Any, device: Any) -> tuple[int | None, float]:
@@ -244,7 +255,7 @@ def _leaves(tree: Any) -> list:
 def _mark(device: Any) -> int:
   """Bytes in use now; from here on the peak counts."""
   if device.platform != 'cpu':
-    return device.memory_stats()['bytes_in_use']
+    return _statistics(device).get('bytes_in_use', 0)
   # What was freed goes back to the system, so that growing shows.
   with contextlib.suppress(OSError, AttributeError):
     ctypes.CDLL(None).malloc_trim(0)
@@ -256,7 +267,7 @@ def _mark(device: Any) -> int:
 def _peak(device: Any) -> int:
   """The most bytes in use since `_mark`."""
   if device.platform != 'cpu':
-    return device.memory_stats()['peak_bytes_in_use']
+    return _statistics(device).get('peak_bytes_in_use', 0)
   return _status('VmHWM')
 
 

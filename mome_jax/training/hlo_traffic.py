@@ -23,6 +23,7 @@ _ARRAY = re.compile(r'\b([a-z]+\d*)(?:e\d\w*)?\[([\d,]*)\](?:\{([^}]*)\})?')
 _CALLED = re.compile(
   r'(calls|body|condition|to_apply|called_computations|branch_computations)=(\{[^}]*\}|%\S+)'
 )
+_LIBRARY = re.compile(r'custom_call_target="__cu(?:dnn|blas)')  # of a GPU, for products
 _NORM = re.compile(r'(?:^|/)(?:\w*norm(?:_\w+)?|GroupNorm|LayerNorm)(?:[./]|$)')
 
 
@@ -111,8 +112,10 @@ def _trips(program: _Program, loop: _Operation) -> int:
 def _kind(program: _Program, operation: _Operation) -> str:
   if f'/{class_maps.SCOPE}/' in f'/{_plain(operation.path)}/':
     return 'class maps'
-  opcodes = {inner.opcode for inner in _inside(program, operation)}
-  if opcodes & {'convolution', 'dot'}:
+  inside = list(_inside(program, operation))
+  opcodes = {inner.opcode for inner in inside}
+  by_library = any(_LIBRARY.search(inner.attributes) for inner in inside)
+  if by_library or opcodes & {'convolution', 'dot'}:
     return 'convolution'
   if opcodes <= _CASTS and opcodes & {'convert', *_MOVES}:
     return 'copy'

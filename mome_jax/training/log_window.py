@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -30,6 +31,9 @@ class LogWindow:
   def __init__(self, batch_size: int, skip: int = 0):
     self._batch_size, self._skip = batch_size, skip
     self.ends_skipped = False
+    self._watch = ThreadPoolExecutor(1, 'watch')
+    self._done: Future[float] = Future()  # when the devices had done the last step
+    self._done.set_result(0.0)
     self.restart()
 
   def restart(self) -> None:
@@ -38,10 +42,11 @@ class LogWindow:
     self._waited, self._since = 0.0, time.perf_counter()
 
   def next(self, feed: Iterator[T]) -> T:
-    """What the feed has next; the wait for it is part of the row."""
+    """What the feed has next; the wait for it is part of the row, while devices have no work."""
     asked = time.perf_counter()
     item = next(feed)
-    self._waited += time.perf_counter() - asked
+    if self._done.done():
+      self._waited += time.perf_counter() - max(asked, self._done.result())
     return item
 
   def add(self, metrics: dict[str, jax.Array]) -> None:
@@ -51,6 +56,7 @@ class LogWindow:
     times and the progress bar stay true.
     """
     self._metrics.append(metrics)
+    self._done = self._watch.submit(_when_done, metrics)
     if len(self._metrics) > 1:
       jax.block_until_ready(self._metrics[-2])
 
@@ -61,9 +67,9 @@ class LogWindow:
       last: number of the last step, from 1 on.
 
     Returns:
-      The metrics, and `data_wait`, the part of the time spent waiting for data, `seconds_per_step`
-      and `patches_per_second`. Where steps were left out, their number as `skipped`; where all
-      were, there are no means.
+      The metrics, and `data_wait`, the part of the time in which the devices waited for data,
+      `seconds_per_step` and `patches_per_second`. Where steps were left out, their number as
+      `skipped`; where all were, there are no means.
 
     Raises:
       NonFiniteLossError: if a loss or gradient is NaN or infinite, more than `skip` times in a row.
@@ -90,3 +96,8 @@ class LogWindow:
     row |= {'data_wait': self._waited / seconds, 'seconds_per_step': seconds / len(metrics)}
     row['patches_per_second'] = self._batch_size * len(metrics) / seconds
     return row
+
+
+def _when_done(metrics: dict[str, Any]) -> float:
+  jax.block_until_ready(metrics)
+  return time.perf_counter()

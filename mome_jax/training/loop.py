@@ -133,7 +133,7 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
   trace = recorder.trace(first + 2)
   with multihost.Preemption() as preemption, contextlib.closing(feed):
     for step in bar:
-      trace.before(step)
+      trace.before(step, train_state)
       batch, prompts = window.next(feed)
       if step == first:  # compilation is in no step's time
         forecast.announce()

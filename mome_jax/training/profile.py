@@ -1,6 +1,7 @@
 """Profiles of training steps: `--config.profile=N`."""
 
 import os
+from typing import Any
 
 import jax
 from etils import epath
@@ -13,12 +14,20 @@ class Trace:
     self._folder, self._first, self._end = folder, first, first + steps
     self._running = False
 
-  def before(self, step: int) -> None:
-    """Starts before the first step, ends before the one after the last."""
+  def before(self, step: int, state: Any) -> None:
+    """Starts before the first step, ends before the one after the last.
+
+    Args:
+      step: that comes next.
+      state: that it starts from. It is waited for where a profile starts or ends: devices still
+        compute the steps before when the host is here.
+    """
     if step == self._first < self._end:
+      jax.block_until_ready(state)
       jax.profiler.start_trace(os.fspath(self._folder))
       self._running = True
     elif step == self._end:
+      jax.block_until_ready(state)
       self.close()
 
   def close(self) -> None:

@@ -201,9 +201,9 @@ def make_score_step(table: jax.Array, *, log: bool) -> Callable[..., dict[str, j
 
   def score_step(logits: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     logits = jnp.moveaxis(logits[..., : table.shape[1]], -1, 1)
-    label = batch['label'].astype(jnp.int32)
+    label = batch['label']
     _, depth, height, width = label.shape
-    targets = jnp.moveaxis(table.T[:, label], 0, 1)
+    targets = losses.look_up(table, label)
     valid = losses.valid_voxels(
       (depth, height, width), batch['supervised'], batch['frame'], batch['slice_range']
     )

@@ -1,12 +1,12 @@
 """Everything that is measured on an accelerator, in parts of less than nine minutes that resume.
 
-  python -m tests.benchmarks.accelerator [--parts a b c d e f] [--output DIR] [--data-dir DIR]
+  python -m tests.benchmarks.accelerator [--parts a b c d e f g h] [--output DIR] [--data-dir DIR]
 
-(a) numerics against the CPU; (b) the train step against PyTorch; (c) mixture and sparse experts;
-(d) a whole scan; (e) the host's batches; (f) a training run. Every part writes PART.json and
-PART.md, after each row; the same command again leaves out what is there, and tries what failed.
-Needs jax, flax, optax and orbax, for (b) torch, and no TensorFlow; --tiny runs all but (f) on a CPU
-in some minutes.
+(a) numerics against the CPU; (b) the train step; (c) mixture and sparse experts; (d) a whole scan;
+(e) the host's batches; (f) a training run; (g) the layers' tests; (h) the backbones in PyTorch.
+Every part writes PART.json and PART.md, after each row; the same command again leaves out what is
+there, and tries what failed. Needs jax, flax, optax and orbax, for (g) pytest and hypothesis, for
+(h) torch, and no TensorFlow; --tiny runs all but (f) on a CPU in some minutes.
 """
 
 import argparse
@@ -17,9 +17,11 @@ import sys
 from tests.benchmarks.accelerator import (
   feed,
   inference,
+  layers,
   mixture,
   numerics,
   process_group,
+  pytorch,
   runner,
   training,
   training_run,
@@ -32,6 +34,8 @@ PARTS = {
   'd': inference.PART,
   'e': feed.PART,
   'f': training_run.PART,
+  'g': layers.PART,
+  'h': pytorch.PART,
 }
 _LONGEST = 530  # seconds of a part, the case that runs then included
 _BEGIN = 400  # seconds after which no further case of it begins
@@ -44,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--parts', nargs='+', choices=PARTS, default=list('abcde'))
+  parser.add_argument('--parts', nargs='+', choices=PARTS, default=list('abcdegh'))
   parser.add_argument('--output', type=pathlib.Path, default=pathlib.Path('runs/accelerator'))
   parser.add_argument('--data-dir', help='prepared sources, for e and f; by default phantoms')
   parser.add_argument('--config', default='openkbp', help='of the training run (openkbp)')
@@ -63,6 +67,11 @@ def main(argv: list[str] | None = None) -> int:
   if not args.here and args.minutes > most:
     parser.error(
       f'--minutes {args.minutes:g}: with its start and end a part has {most:.1f}; --here'
+    )
+  if not args.tiny and runner.devices()[0] == 'cpu':
+    parser.error(
+      'jax sees no accelerator; install its build for the device (BUILD.md), or try the programs '
+      'with --tiny'
     )
   args.output.mkdir(parents=True, exist_ok=True)
   if args.here:

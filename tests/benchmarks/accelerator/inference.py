@@ -8,6 +8,7 @@ import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax import checkpoint
+from mome_jax.checkpoint.files import PARAMS
 from mome_jax.inference.loaded_model import Predictor
 from mome_jax.inference.stage_clock import Clock
 from mome_jax.models import build_model
@@ -72,7 +73,7 @@ def _model(settings: Settings) -> Predictor:
     'unet', tiny=settings.tiny, side=side, batch=1, dtype='float32' if settings.tiny else 'bfloat16'
   )
   folder = settings.output / 'fresh_model'
-  if not (folder / checkpoint.CONFIG).is_file():
+  if not (folder / PARAMS).is_dir():  # written last: a part may have been stopped before
     model, encoder = build_model(config.model), build_text_encoder(config.text)
     create = functools.partial(state.init_params, config, model, encoder)
     params = jax.jit(create)(jax.random.key(0, impl='rbg'))

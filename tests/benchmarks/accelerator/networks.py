@@ -28,6 +28,12 @@ _FAMILIES = {'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5p': 'v5p', 'TPU v5':
 PEAK |= {name: roofline.CHIPS[family].flops for name, family in _FAMILIES.items()}
 
 
+def sizes(tiny: bool) -> list[tuple[int, int]]:
+  """Sides of the patch and patches of a batch, the smallest first."""
+  sides, batches = ((16,), (1,)) if tiny else ((96, 128), (1, 2, 4, 8))
+  return [(side, batch) for side in sides for batch in batches]
+
+
 def config_of(backbone: str, *, tiny: bool, side: int, batch: int, dtype: str) -> ConfigDict:
   """The config of the paper on a backbone, with sizes as asked for."""
   config = CONFIGS[backbone].get_config()

@@ -3,8 +3,9 @@
   python -m tests.benchmarks.accelerator.pack --data-dir=DIR --output=FOLDER
 
 Into FOLDER: `wheels/`, for the platform and Python that this runs on, of everything that training
-needs without TensorFlow (leave them out with --no-wheels where jax is installed already);
-`checkout.tar`, what is committed; `data.tar`, the prepared sources, at most --limit-mb. There:
+needs without TensorFlow, but for jax's build for the device, which the machine must have (leave
+them out with --no-wheels where jax is installed already); `checkout.tar`, what is committed;
+`data.tar`, the prepared sources, at most --limit-mb. There:
 
   pip install --no-index --find-links wheels -r checkout/requirements-grain.txt
 """

@@ -1,8 +1,11 @@
 """Runs the cases of a part, keeps what each found, and goes on where it stopped."""
 
 import dataclasses
+import functools
 import json
 import pathlib
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -120,13 +123,31 @@ def machine(settings: Settings) -> dict[str, Any]:
   """What numbers can be compared on: device, versions, sizes."""
   import jax
 
+  _, kind, count = devices()
   return {
-    'device': jax.devices()[0].device_kind,
-    'devices': jax.device_count(),
+    'device': kind,
+    'devices': count,
     'processors': dataset.usable_cpus(),
     'jax': jax.__version__,
     'sizes': 'tiny' if settings.tiny else 'full',
   }
+
+
+@functools.cache
+def devices() -> tuple[str, str, int]:
+  """Platform, kind and number of the devices, as a process of its own sees them.
+
+  This process takes them only for what it measures itself. A TPU serves one process at a time, and
+  of a GPU's memory JAX takes three quarters: what a case starts would find no device, or no room.
+  """
+  program = (
+    'import jax, json; ours = jax.devices(); '
+    'print(json.dumps([ours[0].platform, ours[0].device_kind, len(ours)]))'
+  )
+  command = [sys.executable, '-c', program]
+  answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+  platform, kind, count = json.loads(answer.splitlines()[-1])
+  return platform, kind, count
 
 
 def _cell(value: Any) -> str:

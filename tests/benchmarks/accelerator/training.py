@@ -1,12 +1,10 @@
-"""(b) The train step by backbone, patch and batch, against the same networks in PyTorch."""
+"""(b) The train step by backbone, patch and batch, and the backbones alone."""
 
 import functools
 import gzip
-import importlib.util
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,33 +12,24 @@ import numpy as np
 
 from mome_jax.training.flops import count_flops
 from tests.benchmarks import timing
-from tests.benchmarks.accelerator import networks
+from tests.benchmarks.accelerator import networks, pytorch
 from tests.benchmarks.accelerator.runner import Case, Part, Settings
 
 _MANY = 12  # kernels that are named, longest first
 
 
 def cases(settings: Settings) -> list[Case]:
-  """Whole steps; backbones alone in both frameworks; the kernels of one step by name."""
-  sides, batches = ((16,), (1,)) if settings.tiny else ((96, 128), (1, 2, 4, 8))
+  """Whole steps; backbones alone, those that PyTorch has too; the kernels of one step by name."""
   backbones = ('unet',) if settings.tiny else tuple(networks.CONFIGS)
   shared = {'tiny': settings.tiny, 'repeats': settings.repeats}
   rows = []
-  for side in sides:
-    for batch in batches:
-      for name in backbones:
-        of = f'{name} {side}^3 x {batch}'
-        size = {'side': side, 'batch': batch}
-        rows.append(Case(f'step, {of}', functools.partial(_step, name, **size, **shared)))
-        if name in _THEIRS:
-          rows.append(Case(f'backbone, {of}', functools.partial(_backbone, name, **size, **shared)))
-          rows += [
-            Case(
-              f'backbone in PyTorch, {how}, {of}',
-              functools.partial(_torch_backbone, name, how, **size, **shared),
-            )
-            for how in _ways(settings.tiny)
-          ]
+  for side, batch in networks.sizes(settings.tiny):
+    for name in backbones:
+      of = f'{name} {side}^3 x {batch}'
+      size = {'side': side, 'batch': batch}
+      rows.append(Case(f'step, {of}', functools.partial(_step, name, **size, **shared)))
+      if name in pytorch.NETWORKS:
+        rows.append(Case(f'backbone, {of}', functools.partial(_backbone, name, **size, **shared)))
   side, batch = (16, 1) if settings.tiny else (96, 4)
   kernels = [
     Case(
@@ -49,11 +38,8 @@ def cases(settings: Settings) -> list[Case]:
     )
     for name in backbones
   ]
-  return [*rows[: 4 * len(backbones)], *kernels, *rows[4 * len(backbones) :]]
-
-
-def _ways(tiny: bool) -> tuple[str, ...]:
-  return ('eager',) if tiny else ('eager', 'channels_last_3d', 'compiled')
+  half = len(rows) // 2  # of the larger patch
+  return [*rows[:half], *kernels, *rows[half:]]
 
 
 def _row(flops: float, seconds: float, batch: int, gigabytes: float | None) -> dict:
@@ -99,76 +85,6 @@ def _backbone(name: str, *, side: int, batch: int, tiny: bool, repeats: int) -> 
   return _row(flops, seconds, batch, networks.peak_gigabytes(compiled))
 
 
-def _their_unet(tiny: bool) -> Callable:
-  """The U-Net of the CLIP-Driven Universal Model, base or narrow, as a torch module."""
-  import torch
-
-  from tests.helpers.published_unet import pyramid
-  from tests.mome_jax.weights import layouts
-
-  names = {
-    key: value
-    for key, value in layouts.unet_state(classes=1).items()
-    if key.startswith('backbone') and 'running' not in key and 'tracked' not in key
-  }
-
-  class Net(torch.nn.Module):
-    def __init__(self):
-      super().__init__()
-      for key, value in names.items():
-        self.register_parameter(key.replace('.', '|'), torch.nn.Parameter(torch.from_numpy(value)))
-
-    def forward(self, x):
-      return pyramid({k.replace('|', '.'): p for k, p in self.named_parameters()}, x)[0]
-
-  return Net()
-
-
-def _their_swin_unetr(tiny: bool) -> Callable:
-  if not importlib.util.find_spec('monai'):
-    raise ModuleNotFoundError('MONAI, which has the same Swin UNETR, is not installed')
-  import torch
-  from monai.networks.nets.swin_unetr import SwinUNETR
-
-  network = SwinUNETR(in_channels=1, out_channels=1, feature_size=12 if tiny else 48)
-  network.out = torch.nn.Identity()
-  return network
-
-
-_THEIRS = {'unet': _their_unet, 'swin_unetr': _their_swin_unetr}
-
-
-def _torch_backbone(
-  name: str, how: str, *, side: int, batch: int, tiny: bool, repeats: int
-) -> dict:
-  """The same in PyTorch with automatic mixed precision."""
-  import torch
-
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  torch.backends.cudnn.benchmark = True
-  network = _THEIRS[name](tiny).to(device)
-  image = torch.rand(batch, 1, side, side, side, device=device)
-  if how != 'eager':
-    network = network.to(memory_format=torch.channels_last_3d)
-    image = image.to(memory_format=torch.channels_last_3d)
-  if how == 'compiled':
-    network = torch.compile(network)
-
-  def step():
-    with torch.autocast(device, torch.bfloat16):
-      loss = network(image).float().square().mean()
-    loss.backward()
-    network.zero_grad(set_to_none=True)
-    if device == 'cuda':
-      torch.cuda.synchronize()
-
-  if device == 'cuda':
-    torch.cuda.reset_peak_memory_stats()
-  seconds = networks.seconds_of(step, repeats)
-  gigabytes = torch.cuda.max_memory_allocated() / 1e9 if device == 'cuda' else None
-  return {'patches': batch / seconds, 'ms': 1e3 * seconds, 'gigabytes': gigabytes}
-
-
 def _kernels(name: str, *, side: int, batch: int, tiny: bool) -> dict:
   """The longest kernels of one step; a slow backward convolution shows here by its name."""
   config = networks.config_of(name, tiny=tiny, side=side, batch=batch, dtype='bfloat16')
@@ -210,8 +126,7 @@ def kernel_times(events: list[dict]) -> dict[str, float]:
 
 PART = Part(
   'Time of a train step in bfloat16 (32 classes, rematerialised, with optimizer; `backbone`: the '
-  'gradient of the mean square of the finest features alone, the same in PyTorch with automatic '
-  'mixed precision); memory is of the compiler, of PyTorch the allocated peak;',
+  'gradient of the mean square of the finest features alone); memory is of the compiler;',
   {
     'patches': 'patches/s',
     'ms': 'ms',

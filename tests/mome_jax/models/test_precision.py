@@ -84,6 +84,8 @@ class Layers(nn.Module):
     convolutions = ({}, {'size': 1}, {'halve': True})
     y = [ops.Conv3D(2, dtype=self.dtype, **kind)(x) for kind in convolutions]
     y += [ops.DownConv3D(2, self.dtype)(x), ops.UpConv3D(2, dtype=self.dtype)(x)]
+    y += [norm(dtype=self.dtype)(x) for norm in (ops.GroupNorm, ops.LayerNorm)]
+    y += [ops.mean_pool(x), ops.max_pool(x)]
     return y, swin.WindowAttention(2, self.dtype)(x.reshape(1, -1, x.shape[-1]), None)
 
 
@@ -103,6 +105,44 @@ def test_a_network_in_float32_is_exact():
   model = MoME(Pyramid(), width=16, router_width=8, bank=options)
   inputs = jnp.zeros((1, 4, 4, 4, 8)), jnp.zeros((3, 12))
   assert gradient_precisions(model, *inputs, platform='tpu') == {'HIGHEST, HIGHEST'}
+
+
+def sums(lowered) -> set[str]:
+  """Types of what is summed in a StableHLO program."""
+  applied = r'applies stablehlo.add across dimensions = \[(.*?)\] : \(tensor<((?:\d+x)*)(\w+)>'
+  types = set()
+  for axes, sizes, dtype in re.findall(applied, lowered.as_text()):
+    sizes = [int(n) for n in sizes.split('x') if n]
+    if any(sizes[int(axis)] > 1 for axis in axes.split(',')):  # of one value there is no sum
+      types.add(dtype)
+  return types
+
+
+@pytest.mark.parametrize('executor', sparse_bank.EXECUTORS)
+def test_no_sum_of_a_network_in_bfloat16_is_taken_in_bfloat16(executor):
+  """Over a million voxels; from Hopper on, a GPU would add in what it is given."""
+  options = sparse_bank.BankOptions((0,), 4, 2, 2, executor, 2.0, 8)
+  model = MoME(Pyramid(), width=16, router_width=8, bank=options, dtype=jnp.bfloat16)
+  image, text = jnp.zeros((1, 4, 4, 4, 8)), jnp.zeros((3, 12))
+  variables = jax.eval_shape(model.init, jax.random.key(0), image, text)
+
+  def loss(params, image, text):
+    return model.apply(params, image, text, train=True)[0].sum()
+
+  params = {'params': variables['params']}
+  traced = jax.jit(jax.grad(loss)).trace(params, image, text)
+  for platform in ('tpu', 'cuda'):
+    assert sums(traced.lower(lowering_platforms=(platform,))) == {'f32'}
+
+
+def test_no_sum_of_a_backbone_in_bfloat16_is_taken_in_bfloat16():
+  model = Layers(jnp.bfloat16)
+  x = jnp.zeros((1, 2, 2, 2, 4), jnp.bfloat16)
+  variables = jax.eval_shape(model.init, jax.random.key(0), x)
+  loss = lambda variables, x: sum(jnp.sum(y) for y in jax.tree.leaves(model.apply(variables, x)))
+  traced = jax.jit(jax.grad(loss, (0, 1))).trace(variables, x)
+  for platform in ('tpu', 'cuda'):
+    assert sums(traced.lower(lowering_platforms=(platform,))) == {'f32'}
 
 
 def contrast_of_codes(embeddings, codes):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import pytest
 
@@ -94,3 +95,39 @@ def test_this_machine():
   assert (machine.platform, machine.devices) == ('cpu', 2)
   assert machine.memory == pytest.approx(trial.free_memory() / 2, rel=0.2)
   assert 0 < trial.free_memory() < math.inf
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+  """on_gpu(statistics) -> the answer of a GPU whose allocator says that, of a step of 100 bytes."""
+  from mome_jax.training import compilation, compile_ahead, flops, sharding, text_start
+
+  def ask(statistics):
+    gpu = types.SimpleNamespace(platform='gpu', memory_stats=lambda: statistics)
+    traced = types.SimpleNamespace(jaxpr=None)
+    traced.lower = lambda **_: types.SimpleNamespace(compile=lambda: None)
+    monkeypatch.setattr(compile_ahead, 'find_devices', lambda topology: ([gpu], 'gpu'))
+    monkeypatch.setattr(compile_ahead, 'trace_train_step', lambda config, mesh: (traced, {}))
+    monkeypatch.setattr(compile_ahead, 'memory', lambda compiled: {'peak': 100})
+    for module, name in ((compilation, 'use_cache'), (text_start, 'complete')):
+      monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(sharding, 'make_mesh', lambda config, devices: None)
+    monkeypatch.setattr(flops, 'count_flops', lambda jaxpr, platform: 1.0)
+    monkeypatch.setattr(
+      trial, '_execute', lambda compiled, device: (trial._peak(device) or None, 2.0)
+    )
+    return trial._measure(tiny(), trial.HERE, True)
+
+  return ask
+
+
+def test_a_step_that_an_accelerator_cannot_hold_is_not_run(on_gpu):
+  """It would end the search, which goes on with a smaller one."""
+  assert on_gpu({'bytes_limit': 99}).seconds is None
+  assert on_gpu({'bytes_limit': 200, 'peak_bytes_in_use': 90}).measured == 90
+
+
+def test_an_allocator_that_tells_nothing_of_its_memory(on_gpu):
+  """As of XLA_PYTHON_CLIENT_ALLOCATOR=platform."""
+  answer = on_gpu(None)
+  assert (answer.measured, answer.seconds) == (None, 2.0)

@@ -107,6 +107,20 @@ def test_the_larger_branch_counts_and_a_copy_by_its_ends_in_main_memory():
   assert hlo_traffic.by_kind(BRANCHES) == expected
 
 
+@pytest.mark.parametrize('target', ['__cudnn$convForward', '__cublas$lt$matmul'])
+def test_a_product_that_a_library_of_a_gpu_computes_is_one(target):
+  hlo = f"""
+ENTRY %main (a: bf16[4,8], b: bf16[8,2]) -> bf16[4,2] {{
+  %a = bf16[4,8]{{1,0}} parameter(0)
+  %b = bf16[8,2]{{1,0}} parameter(1)
+  %call = (bf16[4,2]{{1,0}}, u8[16]{{0}}) custom-call(%a, %b), custom_call_target="{target}"
+  ROOT %y = bf16[4,2]{{1,0}} get-tuple-element(%call), index=0
+}}
+"""
+  expected = dict.fromkeys(hlo_traffic.KINDS, 0) | {'convolution': 64 + 32 + 16 + 16}
+  assert hlo_traffic.by_kind(hlo) == expected
+
+
 def test_a_program_without_computations_moves_nothing():
   assert sum(hlo_traffic.by_kind('HloModule empty').values()) == 0
 

@@ -1,7 +1,8 @@
 """What a row of the log says of the steps before it."""
 
-import itertools
+import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -13,14 +14,27 @@ def step(loss, norm=1.0, **more):
   return {'loss': np.float32(loss), 'grad_norm': np.float32(norm), **more}
 
 
-def test_a_row_holds_means_and_where_the_time_went(monkeypatch):
-  ticks = itertools.count(10.0)  # every look at the clock is one second after the last
-  monkeypatch.setattr(time, 'perf_counter', lambda: next(ticks))
+@pytest.fixture
+def clock(monkeypatch):
+  clock = types.SimpleNamespace(now=10.0)
+  monkeypatch.setattr(time, 'perf_counter', lambda: clock.now)
+  return clock
+
+
+def test_a_row_holds_means_and_where_the_time_went(clock):
   window = LogWindow(batch_size=3)
-  feed = iter('ab')
+
+  def words():
+    for word in 'ab':
+      clock.now += 1
+      yield word
+
+  feed = words()
   for loss, word in ((1.0, 'a'), (2.0, 'b')):
     assert window.next(feed) == word
     window.add(step(loss, load=np.array([loss, 0.0])))
+    window._done.result()  # at once: then the host is busy
+    clock.now += 1.5
   row = window.row(last=8)
   assert row['loss'] == 1.5
   np.testing.assert_array_equal(row['load'], [1.5, 0.0])
@@ -30,7 +44,32 @@ def test_a_row_holds_means_and_where_the_time_went(monkeypatch):
   assert row['patches_per_second'] == pytest.approx(6 / 5)
   window.restart()
   window.add(step(7.0))
+  clock.now += 1
   assert window.row(last=9)['loss'] == 7.0
+
+
+def test_no_waiting_for_data_is_that_of_the_host_while_devices_compute(clock):
+  """Batches that take a third longer than a step cost a quarter of the time, not all of it."""
+  window, computed = LogWindow(batch_size=1), threading.Event()
+
+  class Computing(np.ndarray):
+    def block_until_ready(self):
+      computed.wait()
+
+  def words():
+    yield 'a'
+    clock.now += 3
+    computed.set()
+    window._done.result()  # it is noted
+    clock.now += 1
+    yield 'b'
+
+  feed = words()
+  window.next(feed)
+  window.add({**step(1.0), 'loss': np.ones((), np.float32).view(Computing)})
+  window.next(feed)
+  window.add(step(1.0))
+  assert window.row(last=2)['data_wait'] == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize('bad', [step(np.nan), step(1.0, np.inf)])

@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -86,6 +87,15 @@ def test_the_sums_of_two_batches_are_those_of_one(batch):
   ]
   for name, value in whole.items():
     np.testing.assert_allclose(parts[0][name] + parts[1][name], value, rtol=1e-6)
+
+
+def test_labels_are_no_gather_on_a_tpu(batch):
+  """It would fetch the classes of every voxel by themselves."""
+  logits, arrays = batch
+  step = jax.jit(make_score_step(jnp.asarray(by_hand(logits, arrays)[0]), log=False))
+  traced = step.trace(logits, arrays)
+  assert 'gather' in traced.lower().as_text()  # it would be seen
+  assert 'gather' not in traced.lower(lowering_platforms=('tpu',)).as_text()
 
 
 @pytest.mark.parametrize('size', [1, 2, 4])
