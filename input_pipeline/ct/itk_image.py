@@ -23,7 +23,7 @@ _SPACES = {
   'right-anterior-superior', 'left-anterior-superior', 'left-posterior-superior', 'ras', 'las',
   'lps',
 }  # fmt: skip
-_MILLIMETRES = {'mm', 'millimeter', 'millimeters', ''}
+_MILLIMETRES = {'mm', 'millimeter', 'millimeters', 'millimetre', 'millimetres', ''}
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -75,7 +75,8 @@ def read(path: pathlib.Path, *, need_sides: bool = True) -> tuple[np.ndarray, np
   problem = _unknown_sides(path, header)
   if problem and need_sides:
     raise VolumeError(f'{path}: {problem}: sides unknown; {FIX}')
-  others = sorted({*re.findall('"(.*?)"', header.get('space units', ''))} - _MILLIMETRES)
+  units = {*re.findall('"(.*?)"', header.get('space units', '').lower())}
+  others = sorted(units - _MILLIMETRES)
   if others and need_sides:
     raise VolumeError(f'{path}: lengths are in {others[0]} (space units), not in mm; {FIX}')
   if 'complex' in image.GetPixelIDTypeAsString():

@@ -85,6 +85,8 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
   patient_id = ''
   try:
     study = dicom.find_series(path)
+    if study.unsupported and not study.series:
+      raise SourceError(next(iter(study.unsupported.values())))
     patient_id = _patient_id(path, study.series[0]) if study.series else ''
     structures = _choose(path, study, structure_set.find(path, study), index)
     uid = _series_of(path, study, structures)

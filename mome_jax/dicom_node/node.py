@@ -241,7 +241,7 @@ def _left_out(place: pathlib.Path) -> tuple[str, ...]:
     study = dicom.find_series(place)
   except UserError:  # told of when it is segmented
     return ()
-  return () if study.series or study.failed else study.left_out
+  return () if study.series or study.failed or study.unsupported else study.left_out
 
 
 def _problems(results: Sequence[Result]) -> list[str]:

@@ -250,7 +250,9 @@ def _of_study(path: pathlib.Path, base: str, study: dicom.Study) -> list[ScanFil
     failed[os.path.dirname(name)].append((name, problem))
   for folder, [(name, problem), *more] in failed.items():
     others = f' (and {len(more)} more)' if more else ''
-    title = os.path.basename(name if not more else folder) or base
+    title = os.path.basename(folder) or base
+    if not more or title in names:  # the name of a scan does not depend on what failed beside it
+      title = os.path.basename(name)
     scans.append(ScanFiles(title, path / name.lstrip('/'), problem=problem + others))
   return scans
 

@@ -1,6 +1,7 @@
 """What is asked of a prediction: which scans, which classes, what is written."""
 
 import dataclasses
+import operator
 import os
 import re
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ class Request:
 
       object.__setattr__(self, 'assume_spacing', grid_checks.sizes(self.assume_spacing))
     if self.volume_number is not None:
-      object.__setattr__(self, 'volume_number', int(self.volume_number))
+      object.__setattr__(self, 'volume_number', operator.index(self.volume_number))
     if self.prompts is not None and not len(self.prompts):
       raise PredictError(
         'prompts is empty; write what to look for, as ["liver"], or leave it out for the classes '

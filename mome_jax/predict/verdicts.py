@@ -202,4 +202,6 @@ def _known(predictor: Model) -> str:
   config = predictor.config
   usual = _listed(name for name in config.classes if name not in config.experimental)
   rest = _listed(name for name in config.classes if name in config.experimental)
+  if not usual:
+    return f'{rest} (experimental)'
   return f'{usual} (experimental: {rest})' if rest else usual

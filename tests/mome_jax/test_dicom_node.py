@@ -213,6 +213,17 @@ def test_localizers_are_no_failure(series, tmp_path):
   assert ': nothing to segment: ' in lines[1] and 'localizer' in lines[1]
 
 
+def test_a_scan_that_is_not_read_is_a_failure_also_beside_localizers(series, tmp_path):
+  for path in series:
+    dataset = pydicom.dcmread(path)
+    if path == series[0]:
+      dataset.SOPClassUID = pydicom.uid.EnhancedCTImageStorage
+    else:
+      dataset.ImageType = ['ORIGINAL', 'PRIMARY', 'LOCALIZER']
+    dataset.save_as(path)
+  assert not node._left_out(tmp_path / 'ct')
+
+
 def test_what_cannot_be_decoded_is_not_taken():
   plain = pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.DeflatedExplicitVRLittleEndian
   taken = network._readable([*plain, pydicom.uid.MPEG2MPML, pydicom.uid.RLELossless])

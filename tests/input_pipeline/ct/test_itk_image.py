@@ -130,7 +130,8 @@ def test_a_space_without_sides_is_refused_unless_they_are_assumed(space, tmp_pat
 
 
 def test_lengths_that_are_no_millimetres_are_refused_unless_they_are_assumed(tmp_path):
-  volume.read_image(save_nrrd(tmp_path / 'a.nrrd', **{'space units': ['mm'] * 3}))
+  for unit in ('mm', 'Millimetre'):
+    volume.read_image(save_nrrd(tmp_path / 'a.nrrd', **{'space units': [unit] * 3}))
   path = save_nrrd(tmp_path / 'b.nrrd', **{'space units': ['cm'] * 3})
   with pytest.raises(volume.VolumeError, match='lengths are in cm .space units., not in mm; conv'):
     volume.read_image(path)

@@ -175,6 +175,16 @@ def test_the_series_that_was_contoured_is_read(tmp_path):
     listed(tmp_path)[0]['p1'].load()
 
 
+def test_contours_of_a_scan_that_is_not_read_say_why(tmp_path):
+  patient(tmp_path / 'p1')
+  for name in (tmp_path / 'p1').glob('ct*.dcm'):
+    header = pydicom.dcmread(name)
+    header.SOPClassUID = '1.2.840.10008.5.1.4.1.1.2.1'
+    header.save_as(name)
+  with pytest.raises(sources.SourceError, match='enhanced multi-frame CT, which is not read; conv'):
+    listed(tmp_path)[0]['p1'].load()
+
+
 def test_what_was_not_contoured_is_unknown_unless_it_is_said_to_be_absent(tmp_path):
   patient(tmp_path / 'p1')
   patient(tmp_path / 'p2', {'SpinalCord': CORD, 'Parotid_R': []}, 2)

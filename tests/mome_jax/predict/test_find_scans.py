@@ -57,6 +57,19 @@ class TestNames:
     problem = 'ct.nii and ct.nii.gz would both be written as s1_ct_seg; rename one'
     assert [case.problem for case in cases] == [problem, problem, '']
 
+  @pytest.mark.parametrize('packed', [False, True])
+  def test_what_is_not_read_beside_a_scan_leaves_it_its_name(self, packed, tmp_path):
+    enhanced = lambda ds: setattr(ds, 'SOPClassUID', pydicom.uid.EnhancedCTImageStorage)
+    folder = series(series(tmp_path / 'p1'), '1.2.4', enhanced, 'e{:03d}.dcm')
+    if packed:
+      shutil.make_archive(str(folder), 'zip', folder)
+      folder = folder.with_suffix('.zip')
+    cases, _ = find_scans.find_scans([folder])
+    assert [(case.name, bool(case.problem)) for case in cases] == [
+      ('p1', False), ('e000.dcm', True)
+    ]  # fmt: skip
+    assert 'enhanced multi-frame CT' in cases[1].problem and '(and 11 more)' in cases[1].problem
+
   def test_names_that_some_disks_take_for_one_get_their_folders(self, tmp_path):
     for name in ('s1/CT.nii', 's2/ct.nii', 's1/\u00fc.nii', 's2/u\u0308.nii'):
       scan(tmp_path / name)

@@ -48,6 +48,8 @@ def test_what_python_has_for_lists_and_numbers(tmp_path):
   assert legend['request']['assume_spacing'] == [3, 3, 3]
   request = Request(tmp_path.glob('*.nii.gz'), volume_number=np.int64(1))
   assert request.inputs == (scan,) and json.dumps(request.volume_number) == '1'
+  with pytest.raises(TypeError, match='integer'):  # not the volume before
+    Request((), volume_number=1.9)
 
 
 @pytest.mark.parametrize('spacing', [(1, 1), (-1, 1, 1), (1, 0, 1), (1, 1, float('nan')), 1, 'x'])

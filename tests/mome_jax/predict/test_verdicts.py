@@ -19,11 +19,11 @@ LESIONS = (
 )  # fmt: skip
 
 
-def judge(prompts, *, classes=Threshold.config.classes, **keywords):
+def judge(prompts, *, classes=Threshold.config.classes, experimental=(), **keywords):
   request = Request([], prompts, **keywords)
   targets = make_targets(prompts, Threshold.template, as_written=request.as_written)
   predictor = Threshold()
-  predictor.config = ConfigDict({'classes': classes, 'experimental': ()})
+  predictor.config = ConfigDict({'classes': classes, 'experimental': experimental})
   return verdicts.judge(targets, predictor, request)
 
 
@@ -78,6 +78,18 @@ def test_all_that_is_refused_is_named():
     judge(['pizza', 'liver', 'spinal cord'])
   with pytest.raises(verdicts.UnfamiliarError, match='"dish 9" and 3 more: the model'):
     judge([f'dish {n}' for n in range(13)])
+
+
+@pytest.mark.parametrize(
+  ('experimental', 'told'),
+  [
+    (('spleen',), r'liver \(experimental: spleen\);'),
+    (('liver', 'spleen'), r'liver, spleen \(experimental\);'),
+  ],
+)
+def test_a_refusal_says_what_is_experimental(experimental, told):
+  with pytest.raises(verdicts.UnfamiliarError, match=f'; it knows {told}'):
+    judge(['pizza'], experimental=experimental)
 
 
 def test_objections_and_what_was_not_trained_are_told_together():
