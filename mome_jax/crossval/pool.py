@@ -17,7 +17,9 @@ class CrossValidationError(UserError):
 
 
 def check(config: ConfigDict) -> None:
-  """CrossValidationError where the scores would not be of what each fold holds out."""
+  """CrossValidationError without folds, or where scores would not be of what they hold out."""
+  if config.data.folds < 2:
+    raise CrossValidationError(f'config.data.folds is {config.data.folds}; expected 2 and more')
   evaluation = config.evaluation
   for name, other in (('split', 'test'), ('prompts', 'held_out')):
     if evaluation[name] == other:

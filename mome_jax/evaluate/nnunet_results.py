@@ -28,9 +28,10 @@ def write(
 
   The labels of the dataset.json of an nnU-Net dataset decide on the values: masks are painted in
   their order, a structure after what contains it; of region labels in the order of
-  `regions_class_order`. `file_ending` decides on the format (.nrrd and .mha with the extra itk). A
-  copy of dataset.json goes along. Then: nnUNetv2_evaluate_folder labelsTs OUTPUT -djfile
-  OUTPUT/dataset.json -pfile plans.json, or `mome score`.
+  `regions_class_order`. A label without its side (kidney) is both sides. `file_ending` decides on
+  the format (.nrrd and .mha with the extra itk). A copy of dataset.json goes along. Then:
+  nnUNetv2_evaluate_folder labelsTs OUTPUT -djfile OUTPUT/dataset.json -pfile plans.json, or
+  `mome score`.
 
   Args:
     results: output folder of `mome_jax.predict`, or other masks that `score` reads.

@@ -52,7 +52,8 @@ def score_folders(
   `NAME/segmentations/kidney_left.nii.gz`. A class without a reference mask is not scored in that
   case; nor is one that is not labelled there, by `missing_is` or `supervised` in the `dataset.json`
   of the references. Of a class that is `absent` there, the field of view cannot show it, the volume
-  of its mask is told. A channel in a name is passed over, where that makes a pair:
+  of its mask is told. An organ without its side in the references (kidney) is scored against both
+  sides together. A channel in a name is passed over, where that makes a pair:
   `NAME_0000_seg.nii.gz`. What cannot be scored costs only itself: it is named, in the summary and
   the table too, and the exit code is 1.
 

@@ -14,7 +14,8 @@ is no further class WORKDIR/model is the start itself.
 
 The same command again resumes where it stopped. Exit code 0 if all was done; 75 after SIGTERM and
 130 after Control-C, which save first; 2 where the command line cannot be read, 1 after any other
-error, also if scans were left out, or the two could not be compared for one: the model is there.
+error. It is 1, too, with the model written, where scans could not be read and were left out, or an
+error prevented the comparison.
 """
 
 import argparse

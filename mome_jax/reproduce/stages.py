@@ -385,8 +385,8 @@ def score(plan: Plan) -> list[str]:
     step = notes.get(f'external {model}', {}).get('step')
     if step is not None and step != (now := _step(plan, model)):
       lines.append(
-        f'{model}: {plan.external(model)} is that of step {step}, and {plan.run(model)} is at '
-        f'{now}; remove the first, and give the same command again'
+        f'{plan.external(model)}: {model} at step {step}, which is at {now} now; remove that '
+        'folder, and give the same command again'
       )
   return lines
 

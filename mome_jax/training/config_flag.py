@@ -200,6 +200,7 @@ def load(path: str) -> ConfigDict:
     config = checkpoint.for_evaluation(path.removeprefix(_TRAINED), None)
     config.lock()
     return config
+  path = path.removesuffix(':')  # nothing after it is no name
   file, argument = resolve(path)
   spec = importlib.util.spec_from_file_location(file.stem, file)
   if spec is None or spec.loader is None:

@@ -26,7 +26,7 @@ VALUES = [
   ("experimental=('spleens',)", 'config.experimental: spleens: not in config.classes'),
   ('data.sources=fantom', 'data/fantom: not prepared; did you mean phantom?'),
   ('data.sources=mine', '--source=SOURCE --manual_dir=DOWNLOADED --name=mine'),
-  ('data.sources=openkbp', '--data_dir=data --spacing=6,6,6, or correct data_dir'),
+  ('data.sources=openkbp', '--data_dir=data --spacing=6,6,6 --brick=32, or correct data_dir'),
   ('data.patch=(30,32,32)', 'expected multiples of 8'),
   ('data.patch=(32,32)', 'expected three of them'),
   ('data.spacing=(0,1,1)', 'each a number above 0'),
@@ -107,7 +107,9 @@ CONFIGS = [
   ('demo:x', 'takes nothing after a colon'),
   ('finetune:nowhere', '--config=finetune:nowhere: '),
   ('finetune', 'expected a model to start from after a colon, as finetune:shipped'),
+  ('finetune:', 'expected a model to start from after a colon, as finetune:shipped'),
   ('router', 'expected another experiment after a colon, as router:openkbp_cpu'),
+  ('router:', 'expected another experiment after a colon, as router:openkbp_cpu'),
   ('few_scans', 'expected another experiment after a colon, as few_scans:openkbp_cpu'),
 ]
 LINES = [

@@ -34,6 +34,14 @@ def test_other_scans_or_prompts_are_refused_before_anything_is_trained(field, va
     pool.check(config)
 
 
+@pytest.mark.parametrize('folds', [-1, 0, 1])
+def test_there_are_two_folds_at_least(folds):
+  config = demo.get_config()
+  config.data.folds = folds
+  with pytest.raises(pool.CrossValidationError, match=f'data.folds is {folds}; expected 2'):
+    pool.check(config)
+
+
 def test_folds_that_have_begun_go_on_without_what_they_start_from(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(pool, 'is_done', lambda *_: True)
   monkeypatch.setattr(pool, 'has_scores', lambda *_: True)

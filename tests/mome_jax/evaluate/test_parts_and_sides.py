@@ -1,12 +1,13 @@
 """Organs with what lies in them, and pairs with their sides, whatever has masks of its own."""
 
-import nibabel as nib
+import json
+
 import numpy as np
 import pytest
 from label_maps import AFFINE, LIVER, SPLEEN, TUMOR, declare, labels, save
 
 from input_pipeline.ct import itk_image, slicer_segments, volume
-from mome_jax.evaluate import nnunet_results, score_folders
+from mome_jax.evaluate import score_folders
 from mome_jax.evaluate.mask_folders import ScoreError
 
 
@@ -67,10 +68,19 @@ def test_both_sides_are_the_pair_that_a_reference_does_not_divide(name, tmp_path
     score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
 
 
-def test_both_sides_are_painted_as_the_pair_of_an_nnunet_dataset(tmp_path):
-  codes = of_both_sides(tmp_path, kidney_tumor=2, kidneys=1)
-  written, notes = nnunet_results.write(
-    tmp_path / 'out', tmp_path / 'dataset.json', tmp_path / 'nn'
-  )
-  assert not notes
-  np.testing.assert_array_equal(np.asarray(nib.load(written[0]).dataobj), codes)
+def test_of_a_pair_out_of_view_the_volume_of_both_sides_is_told(tmp_path):
+  codes = of_both_sides(tmp_path)
+  content = {'labels': {'background': 0, 'kidney': 1}, 'absent': ['kidney']}
+  (tmp_path / 'dataset.json').write_text(json.dumps(content))
+  save(tmp_path / 'labelsTr/a.nii.gz', np.zeros_like(codes))
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
+  told = {row['class']: row['false_positive_ml'] for row in scores.rows}
+  assert told.keys() == {'kidney', 'kidney tumor'} and not scores.failed
+  assert told['kidney'] == pytest.approx((codes > 0).sum() * 0.009)
+
+
+def test_sides_on_two_grids_are_no_pair(tmp_path):
+  of_both_sides(tmp_path, kidney=[1, 2])
+  save(tmp_path / 'out/a/kidney_left.nii.gz', np.zeros((20, 8, 7), np.uint8))
+  ((_, reason),) = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr').failed
+  assert "sides of 'kidney' are on two grids" in reason

@@ -224,35 +224,6 @@ def test_an_organ_holds_its_tumor_also_where_its_sides_are_not_told(organ, tmp_p
   assert row['dice'] == 1.0
 
 
-@pytest.mark.parametrize('absent', [False, True])
-def test_a_pair_that_references_do_not_separate_is_scored_against_both_sides(absent, tmp_path):
-  """With the tumors in it, which a model predicts apart."""
-  codes = np.zeros((20, 8, 8), np.uint8)
-  codes[2:6, 2:6, 2:6], codes[13:17, 2:6, 2:6], codes[4:7, 2:4, 2:4] = 1, 1, 2
-  truth = np.zeros_like(codes) if absent else codes
-  save(tmp_path / 'labelsTr/a.nii.gz', truth)
-  more = {'absent': ['kidney']} if absent else {'missing_is': 'absent'}
-  content = {'labels': {'background': 0, 'kidney': [1, 2]}, **more}
-  (tmp_path / 'labelsTr/dataset.json').write_text(json.dumps(content))
-  sides = {'right': np.arange(20) < 10, 'left': np.arange(20) >= 10}
-  for side, where in sides.items():
-    mask = (codes > 0) & where[:, None, None]
-    save(tmp_path / f'out/a/kidney_{side}.nii.gz', mask.astype(np.uint8))
-  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
-  (row,) = scores.rows
-  assert row['class'] == 'kidney' and not scores.failed
-  if absent:
-    assert row['false_positive_ml'] == pytest.approx((codes > 0).sum() * 0.009)
-  else:
-    assert row['dice'] == 1.0
-  save(tmp_path / 'out/a/kidney_left.nii.gz', np.zeros((20, 8, 7), np.uint8))
-  (failure,) = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr').failed
-  assert "sides of 'kidney' are on two grids" in failure[1]
-  (tmp_path / 'out/a/kidney_left.nii.gz').unlink()
-  with pytest.raises(ScoreError, match="no class 'kidney'; there are right kidney"):
-    score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr')
-
-
 def test_the_command_writes_an_evaluation(nnunet, capsys):
   arguments = ['score', f'--predictions={nnunet[0]}', '--references', str(nnunet[1])]
   assert evaluate.main([*arguments, '--classes', 'liver, spleen']) == 0

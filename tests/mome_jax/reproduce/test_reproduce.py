@@ -228,7 +228,7 @@ def test_a_model_that_was_trained_on_since_it_was_scored_elsewhere_is_told(plan,
   assert stages.score(plan) == []
   (plan.run('m') / 'checkpoints' / '4').mkdir()
   [line] = stages.score(plan)
-  assert line.startswith(f'm: {plan.external("m")} is that of step 2, and {plan.run("m")} is at 4')
+  assert line.startswith(f'{plan.external("m")}: m at step 2, which is at 4 now')
 
 
 def test_tables_are_done_until_there_are_other_scores(plan):
