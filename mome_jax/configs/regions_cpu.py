@@ -9,7 +9,7 @@ python -m mome_jax.main --config=regions_cpu --workdir=runs/experts \
 python -m mome_jax.main --config=router:regions_cpu --workdir=runs/regions_cpu \
     --config.init.checkpoint=runs/experts
 
-49 minutes of one core that other work shared, for the experts. Mean Dice 73.8 % over the 7 organs
+48 minutes of one core that other work shared, for the experts. Mean Dice 73.8 % over the 7 organs
 of the 29 validation patients of OpenKBP (73.4 with another seed), +2.7 (+1.0) over the finest
 decoder layer alone, trained likewise; without NSCLC-R01-001 in training, lungs of a held-out chest
 95.1 and 94.4 %. The abdomen rests on one patient and does not hold up on another:
