@@ -3,6 +3,8 @@
 Licences as far as known; the terms that come with the download decide.
 """
 
+import dataclasses
+
 from input_pipeline.sources.dataset import Dataset
 
 LITS = Dataset(
@@ -19,16 +21,14 @@ LITS = Dataset(
   meanings={1: 'liver', 2: 'liver tumor'},
 )
 
-_HELLER = (
-  'N. Heller et al., "The KiTS21 challenge: Automatic segmentation of kidneys, renal tumors, and '
-  'renal cysts in corticomedullary-phase CT," arXiv 2307.01984, 2023'
-)
-
 KITS = Dataset(
   name='kits',
   description='Kidneys, kidney tumours and cysts before surgery: KiTS21, or KiTS19 without cysts.',
   licence='CC BY-NC-SA 4.0',
-  citation=_HELLER,
+  citation=(
+    'N. Heller et al., "The KiTS21 challenge: Automatic segmentation of kidneys, renal tumors, and '
+    'renal cysts in corticomedullary-phase CT," arXiv 2307.01984, 2023'
+  ),
   expected=300,
   image=r'(?P<case>case_\d{5})/imaging\.nii\.gz',
   # A voxel is in the aggregate OR if one of the annotators marked it.
@@ -44,15 +44,13 @@ KITS = Dataset(
   ),
 )
 
-KITS23 = Dataset(
+KITS23 = dataclasses.replace(
+  KITS,
   name='kits23',
   description='Kidneys, kidney tumours and cysts before surgery: KiTS23, with the scans of `kits`.',
-  licence='CC BY-NC-SA 4.0',
-  citation=_HELLER,
   expected=489,
-  image=KITS.image,
   label=(r'(?P<case>case_\d{5})/segmentation\.nii\.gz',),
-  meanings=KITS.meanings,
+  partial=(),
   others=((r'kits\.json', 'KiTS19 or KiTS21, other labels of these scans: --source=kits'),),
 )
 
