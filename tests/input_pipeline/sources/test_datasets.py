@@ -18,6 +18,7 @@ import pytest
 from input_pipeline import bricks, check, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.batches.sampler import PatchSampler
+from input_pipeline.ct import volume
 from input_pipeline.errors import UserError
 from tests.input_pipeline.sources import layouts
 
@@ -207,6 +208,30 @@ class TestSpecialCases:
     mirrored = sources.Scan(scan.image[::-1], scan.codes[::-1], scan.geometry)
     messages = check.check_scan(mirrored, case.supervised)
     assert any('liver is not right of spleen' in message for message in messages)
+
+
+@pytest.mark.parametrize(
+  ('axis', 'told'),
+  [
+    (1, ['liver is not in front of right kidney', 'stomach is not in front of left kidney']),
+    (2, ['esophagus is not above duodenum']),
+  ],
+)
+def test_abdominal_labels_that_lie_turned_on_their_scan_are_told(axis, told):
+  """As where the header of a label map, but not of its scan, has an axis the wrong way round."""
+  places = {
+    'liver': (12, 12, 8), 'right kidney': (12, 4, 6), 'stomach': (4, 12, 8),
+    'left kidney': (4, 4, 6), 'esophagus': (8, 6, 14), 'duodenum': (8, 8, 4),
+  }  # fmt: skip
+  codes = np.zeros((20, 20, 20), np.uint8)
+  for name, place in places.items():
+    codes[tuple(slice(at, at + 3) for at in place)] = TEMPLATE.get(name).index
+  image = np.full(codes.shape, 40, np.float32)
+  geometry = volume.to_canonical(image, np.eye(4)).geometry
+  assert check.check_scan(sources.Scan(image, codes, geometry), tuple(places)) == []
+  turned = sources.Scan(image, np.flip(codes, axis), geometry)
+  messages = check.check_scan(turned, tuple(places))
+  assert messages == [f'{text}: is the scan mirrored or turned?' for text in told]
 
 
 class TestDownloadProblems:
