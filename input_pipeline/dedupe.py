@@ -3,8 +3,9 @@ r"""Finds the same scan in several datasets, so that no patient is trained on an
   python -m input_pipeline.dedupe --download=lits=DIR --download=msd_liver=DIR --output=groups.json
   python -m input_pipeline.prepare --source=lits --manual_dir=DIR --groups=groups.json ...
 
-Scans are compared by what they show, so that cropped, mirrored and resampled ones are found too,
-but not one that lies turned by a quarter against its header. What is found, and which scans the
+Scans are compared by what they show, so that those of fewer slices, mirrored and resampled ones are
+found too, but not one that lies turned by a quarter against its header, and seldom one of which
+less than four fifths of the width is left within the slices. What is found, and which scans the
 sources say to be of one patient, goes to the file, which `prepare --groups` reads: all scans of a
 patient then come into one split. Exit code 1 if scans could not be read: they were compared with
 none.
