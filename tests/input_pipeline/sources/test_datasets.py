@@ -4,6 +4,7 @@ The golden files hold the rows of the datasets' published label tables: label va
 on the right and in one on the left, and the supervised classes.
 """
 
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -232,6 +233,20 @@ def test_abdominal_labels_that_lie_turned_on_their_scan_are_told(axis, told):
   turned = sources.Scan(image, np.flip(codes, axis), geometry)
   messages = check.check_scan(turned, tuple(places))
   assert messages == [f'{text}: is the scan mirrored or turned?' for text in told]
+
+
+@pytest.mark.parametrize('expected', [1, 2, 3])
+def test_fewer_cases_than_a_download_has_are_told_and_more_are_not(tmp_path, monkeypatch, expected):
+  image, label, _ = layouts.body([1, 2])
+  for number in (1, 2):
+    layouts.nifti(tmp_path / f'volume-{number}.nii', image)
+    layouts.nifti(tmp_path / f'segmentation-{number}.nii', label)
+  source = dataclasses.replace(sources.get_source('lits'), expected=expected)
+  monkeypatch.setitem(sources.SOURCES, 'lits', source)
+  (_, findings), *_ = check.check_source('lits', str(tmp_path))
+  assert [finding.message[:28] for finding in findings] == ['2 labelled cases, 3 expected'] * (
+    expected == 3
+  )
 
 
 class TestDownloadProblems:
