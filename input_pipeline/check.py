@@ -17,7 +17,10 @@ _PLACES = (
   ('gallbladder', 'spleen', 0, 'right of'),
   ('liver', 'bladder', 2, 'above'),
   ('spleen', 'bladder', 2, 'above'),
+  ('esophagus', 'duodenum', 2, 'above'),
   ('brainstem', 'larynx', 2, 'above'),
+  ('liver', 'right kidney', 1, 'in front of'),
+  ('stomach', 'left kidney', 1, 'in front of'),
   ('mandible', 'spinal cord', 1, 'in front of'),
   ('larynx', 'spinal cord', 1, 'in front of'),
   ('bladder', 'rectum', 1, 'in front of'),
@@ -51,7 +54,8 @@ def check_source(name: str, manual_dir: str | None) -> Iterator[tuple[str, list[
   template = source.template(manual_dir)
   cases, notes = source.listed(manual_dir)
   findings = [Finding('', 'warning', note) for note in notes]
-  if source.expected is not None and len(cases) != source.expected:
+  # More is no fault: the labels of WORD's test scans came later.
+  if source.expected is not None and len(cases) < source.expected:
     message = f'{len(cases)} labelled cases, {source.expected} expected; is the download complete?'
     findings.append(Finding('', 'warning', message))
   yield '', findings

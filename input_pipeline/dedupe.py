@@ -3,8 +3,9 @@ r"""Finds the same scan in several datasets, so that no patient is trained on an
   python -m input_pipeline.dedupe --download=lits=DIR --download=msd_liver=DIR --output=groups.json
   python -m input_pipeline.prepare --source=lits --manual_dir=DIR --groups=groups.json ...
 
-Scans are compared by what they show, so that cropped, mirrored and resampled ones are found too,
-but not one that lies turned by a quarter against its header. What is found, and which scans the
+Scans are compared by what they show, so that those of fewer slices, mirrored and resampled ones are
+found too, but not one that lies turned by a quarter against its header, and seldom one of which
+less than four fifths of the width is left within the slices. What is found, and which scans the
 sources say to be of one patient, goes to the file, which `prepare --groups` reads: all scans of a
 patient then come into one split. Exit code 1 if scans could not be read: they were compared with
 none.
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from input_pipeline import cli, errors, patient_groups, progress, sources, text_files
-from input_pipeline.bricks import identity
+from input_pipeline.bricks import cutting, identity
 
 
 def _parse_download(text: str) -> tuple[str, str]:
@@ -81,11 +82,13 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     output.parent.mkdir(parents=True, exist_ok=True)
     text_files.check_replaceable(output)
   prints = FingerprintStore()
-  unread = []
+  unread, digests = [], {}
   for case in progress.bar(cases, desc='fingerprints', unit='case'):
     try:
       scan = case.load()
-      prints.add((case.source, case.name), fingerprint(scan.image, scan.geometry.spacing))
+      key = case.source, case.name
+      prints.add(key, fingerprint(scan.image, scan.geometry.spacing))
+      digests[key] = identity.scan_digest(cutting.to_int16(scan.image))
     except Exception as error:  # whatever is wrong with one case must not cost the others
       print(f'skipped {case.source} {case.name}: {errors.reason(error)}', file=sys.stderr)
       unread.append((case.source, case.name))
@@ -97,7 +100,7 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     }
     for keys in patient_groups.join([*find_groups(prints), *known])
   ]
-  patient_groups.write(output, groups, cases, unread)
+  patient_groups.write(output, groups, cases, unread, digests)
   number = sum(len(group['members']) for group in groups)
   print(f'{output}: {len(groups)} groups with {number} of {len(cases)} scans')
   return len(unread)

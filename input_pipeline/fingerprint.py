@@ -3,7 +3,8 @@
 A scan's fingerprint is its content on a coarse grid, relative to its own soft tissue: it survives
 cropped slices, mirrored axes, other spacings, another HU offset and lossy compression. Scans are
 compared in two stages: by the areas of tissue and bone slice after slice, then voxel by voxel
-inside the body at the best alignment.
+inside the body at the best alignment. NOTE: the first stage loses scans that were cut within their
+slices to less than about four fifths of the body's width.
 """
 
 import dataclasses

@@ -50,8 +50,9 @@ def map_codes(array: np.ndarray, mapping: Mapping[int, int], *, name: str) -> np
   unknown = [value for value in values if value not in known]
   if unknown:
     raise LabelError(
-      f'{name}: label values {unknown} are not in the mapping (known: {sorted(known)}); '
-      'add them, with code 0 to ignore one'
+      f'{name}: label values {unknown} are not declared (known: {sorted(known)}); correct the '
+      'label map, or of your own scans add them to "labels" in dataset.json, with names in '
+      '"ignored" for what is not used'
     )
   # Counting from the smallest value, so that negative ones do not index from the end.
   low = min(known)

@@ -85,7 +85,7 @@ def _thickening(slices: int, thickness: float, offset: float) -> np.ndarray:
   means = np.maximum(covered, 0)
   kept = means.sum(1) > 1e-6
   means = means[kept] / means[kept].sum(1, keepdims=True)
-  centres = starts[kept] + thickness / 2
   at = np.arange(slices) + 0.5
+  centres = means @ at  # of what lies in the patch, or the image would slide under its labels
   mix = np.stack([np.interp(at, centres, row) for row in np.eye(len(centres))], 1)
   return (mix @ means).astype(np.float32)

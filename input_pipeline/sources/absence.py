@@ -66,7 +66,7 @@ def partial(
   table = {}
   for name in names:
     cases = [case for case, held in occurs.items() if name in held]
-    others = [case for case in occurs if case not in cases and name not in declared.get(case, ())]
+    others = [case for case, held in occurs.items() if name not in held | {*declared.get(case, ())}]
     if others:
       table[name] = cases, others
   return table
@@ -78,10 +78,10 @@ def by_case(table: Mapping[str, tuple[list[str], list[str]]]) -> str:
   Args:
     table: of `partial`.
   """
-  cases = sorted({case for pair in table.values() for case in (*pair[0], *pair[1])})
+  holding = [set(held) for held, _ in table.values()]
   same: dict[tuple[bool, ...], list[str]] = {}
-  for case in cases:
-    same.setdefault(tuple(case in held for held, _ in table.values()), []).append(case)
+  for case in sorted({case for pair in table.values() for case in (*pair[0], *pair[1])}):
+    same.setdefault(tuple(case in held for held in holding), []).append(case)
   rows = [('label maps', *table), ('--',) * (len(table) + 1)]
   for pattern, held_by in same.items():
     rows.append((few(held_by), *('x' if held else '' for held in pattern)))

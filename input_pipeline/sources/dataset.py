@@ -85,7 +85,12 @@ class Dataset:
         scan, and what is called neither way.
     """
     folder = files.folder_of(self.name, manual_dir, f'{self.name} as downloaded')
-    paths = files.walk(folder)
+    # Programs that unpack a file may put it into a folder of its name: volume-1.nii/volume-1.nii.
+    paths = [
+      path
+      for path in files.walk(folder)
+      if not (path.name.lower().endswith(volume.ENDINGS) and path.is_dir())
+    ]
     for path, (pattern, what) in itertools.product(paths, self.others):
       if _ends(pattern, path.relative_to(folder).as_posix()):
         raise SourceError(f'{path}: is of {what}')

@@ -22,17 +22,24 @@ class CasePictures:
     folder: created where missing, unless nothing is drawn.
     number: cases to draw.
     explainer: of the model; None where it mixes no scales.
+    several: whether scans of several sources are drawn, which may have one name: the source goes
+      before it.
   """
 
   def __init__(
-    self, folder: epath.Path, number: int, explainer: router_maps.Explainer | None = None
+    self,
+    folder: epath.Path,
+    number: int,
+    explainer: router_maps.Explainer | None = None,
+    *,
+    several: bool = False,
   ):
     self.folder = folder
     self._number = number
     self._explainer = explainer
     self._totals = None if explainer is None else router_maps.RoutingTotals(explainer)
     self._slices: list[router_pictures.RouterSlice] = []  # of the first case
-    self._drawn: set[str] = set()
+    self._several = several
 
   def watch(self) -> router_maps.RoutingWatch | None:
     """For the segmentation of the next case; None where the router is not asked."""
@@ -47,9 +54,7 @@ class CasePictures:
     if not self._number:
       return
     self._number -= 1
-    # Scans of two sources may have one name.
-    name = f'{case.source}_{case.name}' if case.name in self._drawn else case.name
-    self._drawn.add(case.name)
+    name = f'{case.source}_{case.name}' if self._several else case.name
     _draw_masks(self.folder / f'{name}.png', case, segmentation)
     if watch is None or self._totals is None:
       return

@@ -127,7 +127,8 @@ class _Evaluation:
     """The summary of one split, which the lead process writes."""
     lead = multihost.is_lead()
     number = self.config.evaluation.pictures if lead and not self.unseen else 0
-    pictures = CasePictures(self.workdir / 'pictures', number, self.explainer)
+    several = len(self.config.data.sources) > 1
+    pictures = CasePictures(self.workdir / 'pictures', number, self.explainer, several=several)
     if lead:
       with errors.writing(pictures.folder):
         pictures.folder.mkdir(exist_ok=True)

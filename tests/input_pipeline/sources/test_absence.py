@@ -33,6 +33,26 @@ def test_nothing_is_asked_where_every_case_holds_all(capsys):
   assert capsys.readouterr() == ('', '')
 
 
+def test_thousands_of_cases_are_not_compared_pairwise():
+  compared = 0
+
+  class Name(str):
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+      nonlocal compared
+      compared += 1
+      return str.__eq__(self, other)
+
+  cases = [Name(f'case{number:04d}') for number in range(400)]
+  occurs = {case: frozenset({'liver'} if number % 2 else {}) for number, case in enumerate(cases)}
+  table = absence.partial(occurs, ['liver'])
+  assert [len(part) for part in table['liver']] == [200, 200]
+  assert absence.by_case(table).count('\n') == 3
+  assert compared < 20 * len(cases)
+
+
 def test_label_maps_are_read_once_until_they_change(tmp_path, monkeypatch):
   path = tmp_path / 'a.nii.gz'
   reads = []

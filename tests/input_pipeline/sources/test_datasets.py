@@ -4,6 +4,7 @@ The golden files hold the rows of the datasets' published label tables: label va
 on the right and in one on the left, and the supervised classes.
 """
 
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -18,6 +19,7 @@ import pytest
 from input_pipeline import bricks, check, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.batches.sampler import PatchSampler
+from input_pipeline.ct import volume
 from input_pipeline.errors import UserError
 from tests.input_pipeline.sources import layouts
 
@@ -209,6 +211,44 @@ class TestSpecialCases:
     assert any('liver is not right of spleen' in message for message in messages)
 
 
+@pytest.mark.parametrize(
+  ('axis', 'told'),
+  [
+    (1, ['liver is not in front of right kidney', 'stomach is not in front of left kidney']),
+    (2, ['esophagus is not above duodenum']),
+  ],
+)
+def test_abdominal_labels_that_lie_turned_on_their_scan_are_told(axis, told):
+  """As where the header of a label map, but not of its scan, has an axis the wrong way round."""
+  places = {
+    'liver': (12, 12, 8), 'right kidney': (12, 4, 6), 'stomach': (4, 12, 8),
+    'left kidney': (4, 4, 6), 'esophagus': (8, 6, 14), 'duodenum': (8, 8, 4),
+  }  # fmt: skip
+  codes = np.zeros((20, 20, 20), np.uint8)
+  for name, place in places.items():
+    codes[tuple(slice(at, at + 3) for at in place)] = TEMPLATE.get(name).index
+  image = np.full(codes.shape, 40, np.float32)
+  geometry = volume.to_canonical(image, np.eye(4)).geometry
+  assert check.check_scan(sources.Scan(image, codes, geometry), tuple(places)) == []
+  turned = sources.Scan(image, np.flip(codes, axis), geometry)
+  messages = check.check_scan(turned, tuple(places))
+  assert messages == [f'{text}: is the scan mirrored or turned?' for text in told]
+
+
+@pytest.mark.parametrize('expected', [1, 2, 3])
+def test_fewer_cases_than_a_download_has_are_told_and_more_are_not(tmp_path, monkeypatch, expected):
+  image, label, _ = layouts.body([1, 2])
+  for number in (1, 2):
+    layouts.nifti(tmp_path / f'volume-{number}.nii', image)
+    layouts.nifti(tmp_path / f'segmentation-{number}.nii', label)
+  source = dataclasses.replace(sources.get_source('lits'), expected=expected)
+  monkeypatch.setitem(sources.SOURCES, 'lits', source)
+  (_, findings), *_ = check.check_source('lits', str(tmp_path))
+  assert [finding.message[:28] for finding in findings] == ['2 labelled cases, 3 expected'] * (
+    expected == 3
+  )
+
+
 class TestDownloadProblems:
   def test_nothing_found_and_doubled_cases(self, tmp_path):
     source = sources.get_source('lits')
@@ -223,6 +263,13 @@ class TestDownloadProblems:
     with pytest.raises(sources.SourceError, match=r'volume-1\.nii: case 1 is also .*Batch 1'):
       first.load()
     assert len(others) == 2 and others[0].load()
+
+  def test_a_file_unpacked_into_a_folder_of_its_name_is_one_case(self, tmp_path):
+    image, label, _ = layouts.body([1, 2])
+    for name, array in (('volume-3.nii', image), ('segmentation-3.nii', label)):
+      layouts.nifti(tmp_path / name / name, array)
+    (case,), notes = sources.get_source('lits').listed(str(tmp_path))
+    assert case.load().image.shape == image.shape and not notes
 
   def test_every_nifti_file_is_a_case_or_told_of(self, tmp_path):
     folder = tmp_path / 'download'

@@ -59,13 +59,15 @@ def test_a_curve_of_an_earlier_evaluation_does_not_stay(tmp_path, template):
   assert not list(tmp_path.iterdir())
 
 
-def test_scans_of_two_sources_with_one_name_have_a_picture_each(tmp_path, template):
-  case, pictures = make_case('one', template), CasePictures(epath.Path(tmp_path), 2)
-  over = np.zeros((*SHAPE, 1), np.uint8)
+def test_scans_of_two_sources_are_told_apart_by_them(tmp_path, template):
+  """Also where each is in a split of its own, which are drawn one after the other."""
+  case, over = make_case('one', template), np.zeros((*SHAPE, 1), np.uint8)
   segmentation = Segmentation(NAMES, (case.codes > 0).astype(np.uint8), over, template)
   for source in ('hospital_a', 'hospital_b'):
+    pictures = CasePictures(epath.Path(tmp_path), 1, several=True)
     pictures.draw(dataclasses.replace(case, source=source), segmentation, None)
-  assert sorted(path.name for path in tmp_path.iterdir()) == ['hospital_b_one.png', 'one.png']
+  expected = ['hospital_a_one.png', 'hospital_b_one.png']
+  assert sorted(path.name for path in tmp_path.iterdir()) == expected
 
 
 def test_a_model_without_a_router_has_no_picture_of_it(tmp_path, template):

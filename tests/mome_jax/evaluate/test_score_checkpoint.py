@@ -78,6 +78,27 @@ def test_a_picture_that_cannot_be_written_costs_no_score(monkeypatch, tmp_path):
   assert [row['dice'] for row in score_files.read(tmp_path)] == [1.0]
 
 
+@pytest.mark.parametrize('sources', [('a',), ('a', 'b')])
+def test_pictures_of_several_sources_are_named_by_them(monkeypatch, tmp_path, sources):
+  asked = []
+
+  def pictures(folder, *_, several):
+    asked.append(several)
+    return types.SimpleNamespace(folder=folder, finish=lambda *_: None)
+
+  monkeypatch.setattr(score_checkpoint, 'CasePictures', pictures)
+  mask = np.ones((4, 4, 4), bool)
+  row = score_files.score('a', 'x', 'liver', mask, mask, (1, 1, 1)) | {'split': 'validation'}
+  monkeypatch.setattr(score_checkpoint._Evaluation, '_segment', lambda *_: ([row], []))
+  segmenter = types.SimpleNamespace(settings=types.SimpleNamespace(rules=()))
+  config = demo.get_config()
+  config.data.sources = sources
+  place = epath.Path(tmp_path)
+  run = score_checkpoint._Evaluation(place, config, 7, TEMPLATE, ('liver',), segmenter, None)
+  run.score(held_out.HeldOut('validation', (), None, ()))
+  assert asked == [len(sources) > 1]
+
+
 def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
   """It has no --text-model: the vectors of the run get those of the held-out names."""
   known = TextVectors(('a liver',), np.zeros((1, 4), np.float32), {'weights_sha256': 'x'})
