@@ -78,9 +78,7 @@ def make_loss_fn(
     for scale, routing in answers.banks.items():
       balance = config.balance_loss * routing['balance'] + config.z_loss * routing['z']
       loss = loss + share * balance
-      reports = _bank_metrics(scale, routing, losses.block_mean(targets & valid, 2**scale))
-      of_all = f'moe_{scale}/classes'  # a count
-      metrics |= {k: v if k == of_all else share * v for k, v in reports.items()}
+      metrics |= _bank_metrics(scale, routing, targets & valid, share)
     return loss, {'loss': loss, **metrics}
 
   return loss_fn
@@ -160,11 +158,18 @@ def _embeddings(
   return dict(zip(prompts, parts, strict=True))
 
 
-def _bank_metrics(scale: int, routing: dict, targets: jax.Array) -> Metrics:
-  """How the bank of a scale routed, and which of its experts the voxels of each class chose."""
-  metrics = {k: v for k, v in routing.items() if k != 'experts'}
-  targets = jnp.moveaxis(targets, 1, -1)
-  metrics['classes'] = router_stats.by_class(routing['experts'], routing['load'].shape[0], targets)
+def _bank_metrics(scale: int, routing: dict, targets: jax.Array, share: Any) -> Metrics:
+  """How the bank of a scale routed, and which of its experts the voxels of each class chose.
+
+  Args:
+    scale: of the bank.
+    routing: its report.
+    targets: (B, K, D, H, W) bool.
+    share: of the batch that this is; what is no count is multiplied by it.
+  """
+  metrics = {k: share * v for k, v in routing.items() if k != 'experts'}
+  blocks = jnp.moveaxis(losses.block_mean(targets, 2**scale), 1, -1)
+  metrics['classes'] = router_stats.by_class(routing['experts'], routing['load'].shape[0], blocks)
   return {f'moe_{scale}/{k}': v for k, v in metrics.items()}
 
 
