@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,6 +25,12 @@ PREEMPTED = 75  # exit code of a run that saved because it was asked to end; lau
 _HEARTBEAT_SECONDS = 100
 _SAME_PRESS_SECONDS = 1.0  # signals nearer than this are one press of Control-C
 _OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'  # as XLA begins its message
+# What the coordination service, gRPC, and Gloo or NCCL say where another process is gone.
+_LOST = re.compile(
+  '^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|gloo|nccl|rccl|coordination|heartbeat'
+  '|barrier|rendezvous|connection|socket|remote process',
+  re.IGNORECASE,
+)
 
 
 class DistributedError(UserError):
@@ -259,6 +266,8 @@ def lone_errors() -> Iterator[None]:
 def device_errors() -> Iterator[None]:
   """What devices report while a run computes: where another process is gone, this one ends.
 
+  Any other error of JAX is a fault of this process, and passes.
+
   Raises:
     UserError: if the devices are out of memory.
   """
@@ -266,7 +275,7 @@ def device_errors() -> Iterator[None]:
     yield
   except jax.errors.JaxRuntimeError as error:
     full = str(error).startswith(_OUT_OF_MEMORY)
-    if jax.process_count() > 1 and not full:
+    if jax.process_count() > 1 and not full and _LOST.search(str(error)):
       abandon(error)
     if not full:
       raise
