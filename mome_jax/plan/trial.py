@@ -174,7 +174,8 @@ def _describe(topology: str) -> Machine:
 
 
 def _measure(config: ConfigDict, topology: str, execute: bool) -> Trial:
-  from mome_jax.training import compilation, compile_ahead, sharding, text_start
+  from mome_jax import compilation
+  from mome_jax.training import compile_ahead, sharding, text_start
   from mome_jax.training.flops import count_flops
 
   devices, platform = compile_ahead.find_devices(topology)

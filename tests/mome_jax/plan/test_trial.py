@@ -100,7 +100,8 @@ def test_this_machine():
 @pytest.fixture
 def on_gpu(monkeypatch):
   """on_gpu(statistics) -> the answer of a GPU whose allocator says that, of a step of 100 bytes."""
-  from mome_jax.training import compilation, compile_ahead, flops, sharding, text_start
+  from mome_jax import compilation
+  from mome_jax.training import compile_ahead, flops, sharding, text_start
 
   def ask(statistics):
     gpu = types.SimpleNamespace(platform='gpu', memory_stats=lambda: statistics)
