@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from input_pipeline import stopping
 from input_pipeline.errors import one_line
+from mome_jax import compilation
 from mome_jax.errors import UserError
 from mome_jax.training import local_devices
 
@@ -24,7 +25,6 @@ PREEMPTED = 75  # exit code of a run that saved because it was asked to end; lau
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
 _SAME_PRESS_SECONDS = 1.0  # signals nearer than this are one press of Control-C
-_OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'  # as XLA begins its message
 # What the coordination service, gRPC, and Gloo or NCCL say where another process is gone.
 _LOST = re.compile(
   '^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|gloo|nccl|rccl|coordination|heartbeat'
@@ -274,7 +274,7 @@ def device_errors() -> Iterator[None]:
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    full = str(error).startswith(_OUT_OF_MEMORY)
+    full = compilation.is_out_of_memory(error)
     if jax.process_count() > 1 and not full and _LOST.search(str(error)):
       abandon(error)
     if not full:
