@@ -228,8 +228,8 @@ def _largest(mask: np.ndarray) -> float:
   for axis in range(3):
     used = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
     box.append(slice(used[0], used[-1] + 1))
-  parts, _ = components(mask[tuple(box)])
-  counts = np.bincount(parts.ravel())[1:]
+  parts, number = components(mask[tuple(box)])
+  counts = sum(np.bincount(part.ravel(), minlength=number + 1) for part in parts)[1:]
   return float(counts.max() / counts.sum())
 
 
