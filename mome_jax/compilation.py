@@ -55,11 +55,6 @@ def use_cache() -> None:
     jax.config.update('jax_enable_compilation_cache', False)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-  """Whether XLA says that devices have too little memory, as it runs a program or compiles it."""
-  return str(error).startswith('RESOURCE_EXHAUSTED')
-
-
 _programs = 0
 
 

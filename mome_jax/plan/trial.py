@@ -177,7 +177,7 @@ def _describe(topology: str) -> Machine:
 def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
   import jax
 
-  from mome_jax import compilation
+  from mome_jax import compilation, jax_errors
   from mome_jax.training import compile_ahead, sharding, text_start
   from mome_jax.training.flops import count_flops
 
@@ -198,7 +198,7 @@ def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
     try:
       measured, step_seconds = _execute(compiled, devices[0])
     except jax.errors.JaxRuntimeError as error:
-      if not compilation.is_out_of_memory(error):
+      if not jax_errors.is_out_of_memory(error):
         raise
       peak = max(2 * peak, machine.memory)  # libraries take what the compiler does not know
   return Trial(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from input_pipeline.batches import spec
-from mome_jax import compilation
+from mome_jax import compilation, jax_errors
 from mome_jax.errors import UserError, one_line
 from mome_jax.inference import steps as inference_steps
 from mome_jax.models import build_model
@@ -299,7 +299,7 @@ def compile_traced(traced: jax.stages.Traced, platform: str) -> jax.stages.Compi
   try:
     return traced.lower(lowering_platforms=(platform,)).compile()
   except jax.errors.JaxRuntimeError as error:
-    if not compilation.is_out_of_memory(error):
+    if not jax_errors.is_out_of_memory(error):
       raise
     text = str(error)
     sizes = [float(n) * 2 ** _UNITS[unit] for n, unit in re.findall(_SIZE, text)]

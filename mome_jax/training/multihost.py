@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -17,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from input_pipeline import stopping
 from input_pipeline.errors import one_line
-from mome_jax import compilation
+from mome_jax import jax_errors
 from mome_jax.errors import UserError
 from mome_jax.training import local_devices
 
@@ -25,12 +24,6 @@ PREEMPTED = 75  # exit code of a run that saved because it was asked to end; lau
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
 _SAME_PRESS_SECONDS = 1.0  # signals nearer than this are one press of Control-C
-# What the coordination service, gRPC, and Gloo or NCCL say where another process is gone.
-_LOST = re.compile(
-  '^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|gloo|nccl|rccl|coordination|heartbeat'
-  '|barrier|rendezvous|connection|socket|remote process',
-  re.IGNORECASE,
-)
 
 
 class DistributedError(UserError):
@@ -274,10 +267,9 @@ def device_errors() -> Iterator[None]:
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    full = compilation.is_out_of_memory(error)
-    if jax.process_count() > 1 and not full and _LOST.search(str(error)):
+    if jax_errors.is_lost_process(error):
       abandon(error)
-    if not full:
+    if not jax_errors.is_out_of_memory(error):
       raise
     raise UserError(
       f'the devices are out of memory ({str(error).splitlines()[0]}); lower train.batch_size, '
