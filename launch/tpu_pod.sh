@@ -19,6 +19,7 @@ set -euo pipefail
 POLL=${POLL:-30} MISSES=${MISSES:-10} RESTARTS=${RESTARTS:-20} PATIENCE=${PATIENCE:-150}
 PREEMPTED=75 # as mome_jax/training/multihost.py
 TAKEN=10 # what functions return where the TPU went meanwhile; STATE says how
+LEAVING=$((6 * MISSES)) # looks at a TPU on its way out, after which it counts as gone
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 MEMORY=${XDG_STATE_HOME:-$HOME/.local/state}/mome_jax/pods/$ZONE/$NAME
 read -ra SSH <<<"${SSH_FLAGS:-}"
@@ -116,6 +117,12 @@ state() {
 taken() { [[ $1 == SUSPENDED || $1 == FAILED || $1 == GONE ]]; }
 going_away() { [[ $1 == SUSPENDING || $1 == DELETING ]]; } # its workers may answer still
 
+# Whether it is taken, or has been on its way out for so many looks in a row that it hangs there.
+gone() {
+  if going_away "$1"; then LOOKS=$((${LOOKS:-0} + 1)); else LOOKS=0; fi
+  taken "$1" || ((LOOKS >= LEAVING))
+}
+
 fail_taken() {
   fail "$NAME is $STATE; gcloud compute tpus queued-resources describe $NAME --zone=$ZONE \
 says why, '$0 delete' removes it"
@@ -127,8 +134,8 @@ wait_for_it() {
     STATE=$(state)
     [[ $STATE == "$before" ]] || say "$NAME: $STATE"
     [[ $STATE != ACTIVE ]] || return 0
-    if [[ -n $before ]] && taken "$STATE"; then
-      [[ $STATE != SUSPENDED ]] || return "$TAKEN" # it was there, between two looks
+    if [[ -n $before ]] && gone "$STATE"; then
+      [[ $STATE == FAILED || $STATE == GONE ]] || return "$TAKEN" # it was there, between two looks
       fail_taken
     fi
     before=$STATE
@@ -176,7 +183,7 @@ check_workers() {
     count_workers
     answered=$(on_all 'echo worker-is-here' 2>/dev/null | grep -c worker-is-here || true)
     STATE=$(state)
-    if taken "$STATE"; then
+    if gone "$STATE"; then
       return "$TAKEN"
     elif going_away "$STATE"; then
       say "$NAME is $STATE"
@@ -279,34 +286,35 @@ watch() {
     now=$(state)
     lines=$(worker status 2>/dev/null | grep "^mome-status [^ ]* $ID " || true)
     answers=$(grep -c . <<<"$lines" || true)
+    verdict=silent
+    ((answers < WORKERS)) || verdict=$(judge "$lines")
     if taken "$now"; then
-      restart "$NAME is $now" new || return "$PREEMPTED"
-      missed=0
-    elif ((answers < WORKERS)) && going_away "$now"; then
+      verdict=taken
+    elif going_away "$now" && [[ $verdict == silent || $verdict == again || $verdict == lost ]]; then
       say "$NAME is $now"
-    elif ((answers < WORKERS)); then
-      missed=$((missed + 1))
-      say "$answers of $WORKERS workers answer, $NAME is $now ($missed of $MISSES)"
-      ((missed < MISSES)) ||
-        fail "$NAME does not answer; the run may still be going: '$0 watch' looks again"
-    else
-      missed=0
-      verdict=$(judge "$lines")
-      # On what is being taken away nothing is started again.
-      [[ $verdict =~ ^[0-9] ]] || ! going_away "$now" || verdict=going
-      case $verdict in
-        going) ;;
-        again) restart 'asked to end, and saved' same || return "$PREEMPTED" ;;
-        lost)
-          stop_rest
-          restart 'a worker lost its process' same || return 1
-          ;;
-        *)
-          report "$verdict" "$lines"
-          return "$verdict"
-          ;;
-      esac
+      verdict=going # on what is being taken away nothing is started again
+      ! gone "$now" || verdict=taken
     fi
+    [[ $verdict == silent ]] || missed=0
+    case $verdict in
+      going) ;;
+      taken) restart "$NAME is $now" new || return "$PREEMPTED" ;;
+      again) restart 'asked to end, and saved' same || return "$PREEMPTED" ;;
+      silent)
+        missed=$((missed + 1))
+        say "$answers of $WORKERS workers answer, $NAME is $now ($missed of $MISSES)"
+        ((missed < MISSES)) ||
+          fail "$NAME does not answer; the run may still be going: '$0 watch' looks again"
+        ;;
+      lost)
+        stop_rest
+        restart 'a worker lost its process' same || return 1
+        ;;
+      *)
+        report "$verdict" "$lines"
+        return "$verdict"
+        ;;
+    esac
   done
 }
 

@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(values: flags.FlagValues) -> int:
-  from mome_jax.training import compilation, multihost
+  from mome_jax import compilation
+  from mome_jax.training import multihost
 
   if values.distributed:
     multihost.initialize()

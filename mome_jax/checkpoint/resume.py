@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from input_pipeline import text_files
 from input_pipeline.buckets import is_in_bucket
+from mome_jax import jax_errors
 from mome_jax.checkpoint import checksums, same_run
 from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import (
@@ -281,6 +282,8 @@ class Checkpointer:
     try:
       yield
     except Exception as error:  # Orbax and its storage layers each raise their own
+      if jax_errors.is_lost_process(error):  # who waits for others in a save
+        raise
       # One reason is enough: each array that was not written would print a traceback of its own.
       logging.getLogger('asyncio').setLevel(logging.CRITICAL)
       steps = finished_steps(self._folder)

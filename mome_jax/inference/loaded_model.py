@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint, shipped
+from mome_jax import checkpoint, compilation, shipped
 from mome_jax.errors import UserError
 from mome_jax.inference import steps
 from mome_jax.inference.model import Model, Reader
@@ -24,7 +24,7 @@ from mome_jax.text.prompts import default_prompts
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectors
-from mome_jax.training import compilation, sharding, state
+from mome_jax.training import sharding, state
 
 SHIPPED = shipped.MODEL
 # What a window needs at most, in terms of the features that are kept of it: a decoder layer holds

@@ -22,6 +22,7 @@ from mome_jax.errors import UserError
 _LOW, _STEP, _BINS = volume.AIR, 4, 1024  # HU: of the histograms, -1024 to 3072
 _AIR = -900  # HU; what is below counts as nobody's
 _CODES = 256
+_VOXELS = 2**21  # that are counted at once
 
 
 class CohortError(UserError):
@@ -183,10 +184,7 @@ def facts(
     source: of the case.
     name: of the case.
   """
-  bins = np.clip((image - _LOW) // _STEP, 0, _BINS - 1).astype(np.int32)
-  pairs = np.bincount(
-    (codes.astype(np.int32) * _BINS + bins).ravel(), minlength=_CODES * _BINS
-  ).reshape(_CODES, _BINS)
+  pairs = _histograms(image, codes)
   table = template.code_table(supervised)  # (256, K)
   by_class = table.T.astype(np.int64) @ pairs
   voxel = float(np.prod(spacing)) / 1000
@@ -209,14 +207,29 @@ def facts(
   )
 
 
+def _histograms(image: np.ndarray, codes: np.ndarray) -> np.ndarray:
+  """Voxels of each code and bin of HU, (256, 1024) int64; of a few slices at a time.
+
+  Counting takes 16 bytes of each voxel: of a long scan at once that would be gigabytes.
+  """
+  pairs = np.zeros(_CODES * _BINS, np.int64)
+  depth = max(_VOXELS // max(image[:1].size, 1), 1)
+  for first in range(0, len(image), depth):
+    part = slice(first, first + depth)
+    hu = np.clip(image[part], _LOW, _LOW + _STEP * _BINS - 1)
+    bins = codes[part].astype(np.int64) * _BINS + ((hu - _LOW) // _STEP).astype(np.int64)
+    pairs += np.bincount(bins.ravel(), minlength=len(pairs))
+  return pairs.reshape(_CODES, _BINS)
+
+
 def _largest(mask: np.ndarray) -> float:
   """Share of a mask in its largest component."""
   box = []
   for axis in range(3):
     used = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
     box.append(slice(used[0], used[-1] + 1))
-  parts, _ = components(mask[tuple(box)])
-  counts = np.bincount(parts.ravel())[1:]
+  parts, number = components(mask[tuple(box)])
+  counts = sum(np.bincount(part.ravel(), minlength=number + 1) for part in parts)[1:]
   return float(counts.max() / counts.sum())
 
 

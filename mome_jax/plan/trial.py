@@ -58,7 +58,8 @@ class Trial:
   """A training step of one config.
 
   Attributes:
-    peak: bytes of one device, by the compiler: arguments, results and temporaries.
+    peak: bytes of one device, by the compiler: arguments, results and temporaries; what is known
+      of them, and more than there is, where the device cannot hold it.
     flops: of the step on all devices; products and convolutions.
     parameters: of the network and its text encoder.
     compile_seconds: it took, wherever it was compiled.
@@ -111,7 +112,7 @@ def run(
   if file is not None and not again:
     with contextlib.suppress(OSError, ValueError, TypeError):
       return Trial(**json.loads(file.read_text(encoding='utf-8')))
-  trial = _apart(_measure, config, machine.topology, execute)
+  trial = _apart(_measure, config, machine, execute)
   if file is not None:
     with contextlib.suppress(OSError):  # what cannot be kept is only slower next time
       file.parent.mkdir(parents=True, exist_ok=True)
@@ -173,22 +174,33 @@ def _describe(topology: str) -> Machine:
   return Machine(topology, platform, devices[0].device_kind, len(devices), memory)
 
 
-def _measure(config: ConfigDict, topology: str, execute: bool) -> Trial:
-  from mome_jax.training import compilation, compile_ahead, sharding, text_start
+def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
+  import jax
+
+  from mome_jax import compilation, jax_errors
+  from mome_jax.training import compile_ahead, sharding, text_start
   from mome_jax.training.flops import count_flops
 
-  devices, platform = compile_ahead.find_devices(topology)
+  devices, platform = compile_ahead.find_devices(machine.topology)
   compilation.use_cache()
   text_start.complete(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   start = time.perf_counter()
   traced, params = compile_ahead.trace_train_step(config, mesh)
-  compiled = traced.lower(lowering_platforms=(platform,)).compile()
-  seconds = time.perf_counter() - start
-  peak = compile_ahead.memory(compiled)['peak']
   measured = step_seconds = None
+  try:
+    compiled = compile_ahead.compile_traced(traced, platform)
+    peak = compile_ahead.memory(compiled)['peak']
+  except compile_ahead.TooLargeError as error:  # the search goes on with a smaller one
+    execute, peak = False, error.needs if error.needs > machine.memory else 2 * machine.memory
+  seconds = time.perf_counter() - start
   if execute and peak < _room(devices[0]):
-    measured, step_seconds = _execute(compiled, devices[0])
+    try:
+      measured, step_seconds = _execute(compiled, devices[0])
+    except jax.errors.JaxRuntimeError as error:
+      if not jax_errors.is_out_of_memory(error):
+        raise
+      peak = max(2 * peak, machine.memory)  # libraries take what the compiler does not know
   return Trial(
     peak=peak,
     flops=count_flops(traced.jaxpr, platform),

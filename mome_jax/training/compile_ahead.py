@@ -13,13 +13,13 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from input_pipeline.batches import spec
-from mome_jax.errors import UserError
+from mome_jax import compilation, jax_errors
+from mome_jax.errors import UserError, one_line
 from mome_jax.inference import steps as inference_steps
 from mome_jax.models import build_model
 from mome_jax.text import prompt_inputs
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import (
-  compilation,
   hlo_traffic,
   optimizer,
   roofline,
@@ -36,11 +36,26 @@ _CUBES = {'4': '2x2x1', '8': '2x2x2', '16': '2x2x4', '32': '2x4x4', '64': '4x4x4
 _SHAPES = {'v5e': _FLAT, 'v6e': _FLAT, 'v5p': _CUBES}
 HERE = 'here'
 _COLLECTIVES = r'(all-to-all|all-gather|all-reduce|reduce-scatter|collective-permute)'
+# Sizes in what XLA says: 36.00G, 5.2GiB, 17179869184 bytes.
+_SIZE = r'\b(\d+(?:\.\d+)?) ?([KMGT]|bytes)(?:i?B)?\b'
+_UNITS = {'bytes': 0, 'K': 10, 'M': 20, 'G': 30, 'T': 40}
 _BETWEEN_SLICES = r'= ([^\n]*?) send\([^\n]*xla_megascale_runtime'
 
 
 class TopologyError(UserError):
   """The topology is unknown or its compiler is absent; the message says which are known."""
+
+
+class TooLargeError(UserError):
+  """The compiler finds that a device cannot hold a program; the message has its words.
+
+  Attributes:
+    needs: bytes that it names, the most of several; 0 where it names none.
+  """
+
+  def __init__(self, message: str, needs: int):
+    super().__init__(message)
+    self.needs = needs
 
 
 def compile_config(config: ConfigDict, topology: str) -> dict:
@@ -69,6 +84,7 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
 
   Raises:
     TopologyError: see there.
+    TooLargeError: if the compiler gives up on a program for its memory.
     ConfigError: if the text encoder to start from is not the one that the config describes.
   """
   devices, platform = find_devices(topology)
@@ -251,9 +267,9 @@ def measure(
   """
   chip = find_chip(topology)
   start = time.perf_counter()
-  compiled = traced.lower(lowering_platforms=(platform,)).compile()
+  compiled = compile_traced(traced, platform)
   seconds = time.perf_counter() - start
-  hbm, hlo = memory(compiled), compiled.as_text()
+  hbm, hlo = memory(compiled), compiled.as_text() or ''
   flops, share = count_flops(traced.jaxpr, platform), patches / devices
   kinds = hlo_traffic.by_kind(hlo)
   traffic = sum(kinds.values())
@@ -272,6 +288,26 @@ def measure(
     'collectives': collectives(hlo),
     'compile_seconds': round(seconds, 1),
   }
+
+
+def compile_traced(traced: jax.stages.Traced, platform: str) -> jax.stages.Compiled:
+  """Compiles a program for the devices that it was traced for.
+
+  Raises:
+    TooLargeError: see there.
+  """
+  try:
+    return traced.lower(lowering_platforms=(platform,)).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if not jax_errors.is_out_of_memory(error):
+      raise
+    text = str(error)
+    sizes = [float(n) * 2 ** _UNITS[unit] for n, unit in re.findall(_SIZE, text)]
+    raise TooLargeError(
+      f'{traced.fun_name}: {one_line(text)[:300]}; lower train.batch_size or data.patch (of a '
+      'prediction evaluation.batch_size or evaluation.window), or set model.remat or mesh.fsdp',
+      int(max(sizes, default=0)),
+    ) from error
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, int]:

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from input_pipeline import stopping
 from input_pipeline.errors import one_line
+from mome_jax import jax_errors
 from mome_jax.errors import UserError
 from mome_jax.training import local_devices
 
@@ -23,7 +24,6 @@ PREEMPTED = 75  # exit code of a run that saved because it was asked to end; lau
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
 _SAME_PRESS_SECONDS = 1.0  # signals nearer than this are one press of Control-C
-_OUT_OF_MEMORY = 'RESOURCE_EXHAUSTED'  # as XLA begins its message
 
 
 class DistributedError(UserError):
@@ -259,16 +259,17 @@ def lone_errors() -> Iterator[None]:
 def device_errors() -> Iterator[None]:
   """What devices report while a run computes: where another process is gone, this one ends.
 
+  Any other error of JAX is a fault of this process, and passes.
+
   Raises:
     UserError: if the devices are out of memory.
   """
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    full = str(error).startswith(_OUT_OF_MEMORY)
-    if jax.process_count() > 1 and not full:
+    if jax_errors.is_lost_process(error):
       abandon(error)
-    if not full:
+    if not jax_errors.is_out_of_memory(error):
       raise
     raise UserError(
       f'the devices are out of memory ({str(error).splitlines()[0]}); lower train.batch_size, '

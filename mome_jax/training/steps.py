@@ -10,11 +10,12 @@ import optax
 from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE
+from mome_jax import compilation
 from mome_jax.models import MoME
 from mome_jax.moe import router_stats
 from mome_jax.text import prompt_inputs
 from mome_jax.text.t5 import TextEncoder
-from mome_jax.training import compilation, loss_terms, losses, sharding
+from mome_jax.training import loss_terms, losses, sharding
 from mome_jax.training.optimizer import learning_rate, without_slope
 from mome_jax.training.state import TrainState
 
@@ -78,9 +79,7 @@ def make_loss_fn(
     for scale, routing in answers.banks.items():
       balance = config.balance_loss * routing['balance'] + config.z_loss * routing['z']
       loss = loss + share * balance
-      reports = _bank_metrics(scale, routing, losses.block_mean(targets & valid, 2**scale))
-      of_all = f'moe_{scale}/classes'  # a count
-      metrics |= {k: v if k == of_all else share * v for k, v in reports.items()}
+      metrics |= _bank_metrics(scale, routing, targets & valid, share)
     return loss, {'loss': loss, **metrics}
 
   return loss_fn
@@ -160,11 +159,18 @@ def _embeddings(
   return dict(zip(prompts, parts, strict=True))
 
 
-def _bank_metrics(scale: int, routing: dict, targets: jax.Array) -> Metrics:
-  """How the bank of a scale routed, and which of its experts the voxels of each class chose."""
-  metrics = {k: v for k, v in routing.items() if k != 'experts'}
-  targets = jnp.moveaxis(targets, 1, -1)
-  metrics['classes'] = router_stats.by_class(routing['experts'], routing['load'].shape[0], targets)
+def _bank_metrics(scale: int, routing: dict, targets: jax.Array, share: Any) -> Metrics:
+  """How the bank of a scale routed, and which of its experts the voxels of each class chose.
+
+  Args:
+    scale: of the bank.
+    routing: its report.
+    targets: (B, K, D, H, W) bool.
+    share: of the batch that this is; what is no count is multiplied by it.
+  """
+  metrics = {k: share * v for k, v in routing.items() if k != 'experts'}
+  blocks = jnp.moveaxis(losses.block_mean(targets, 2**scale), 1, -1)
+  metrics['classes'] = router_stats.by_class(routing['experts'], routing['load'].shape[0], blocks)
   return {f'moe_{scale}/{k}': v for k, v in metrics.items()}
 
 

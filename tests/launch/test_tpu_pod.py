@@ -208,6 +208,16 @@ def test_a_tpu_that_takes_long_to_go_is_not_given_up(tmp_path, seen_by):
   assert 'mome is SUSPENDING' in done.stderr and 'mome is SUSPENDED: restart' in done.stderr
 
 
+@pytest.mark.parametrize('seen_by', ['tpu_worker.sh status', 'worker-is-here'])
+def test_a_tpu_that_never_goes_is_not_waited_for_forever(tmp_path, seen_by):
+  nth = {'tpu_worker.sh status': 1, 'worker-is-here': 3}[seen_by]
+  cloud = Cloud(tmp_path, codes=[75, 0], events=[[seen_by, nth, 'preempt 999']]).ready()
+  done = cloud('run', '--config=x', MISSES='2')
+  assert done.returncode == 0, done.stderr
+  assert 'mome is SUSPENDING: restart' in done.stderr
+  assert len(cloud.calls('queued-resources delete', '--force')) == 1
+
+
 def test_a_failed_run_ends_the_others_and_shows_its_output(tmp_path):
   cloud = Cloud(tmp_path, codes=[['long', 3]]).ready()
   done = cloud('run', '--config=x')

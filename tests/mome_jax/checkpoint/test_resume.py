@@ -64,6 +64,23 @@ def files(folder):
   return sorted(p.relative_to(folder) for p in folder.rglob('*') if p.is_file())
 
 
+def test_a_process_that_is_lost_in_a_save_is_no_full_disk(tmp_path, monkeypatch):
+  """Whoever waits for it there was told to free space."""
+  text = 'UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was'
+
+  def lost(*_, **__):
+    raise jax.errors.JaxRuntimeError(text)
+
+  with opened(tmp_path) as checkpointer:
+    monkeypatch.setattr(checkpointer._manager, 'save', lost)
+    with pytest.raises(checkpoint.CheckpointError):  # alone: of the storage
+      checkpointer.save(1, state(1), {'step': 1})
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    with pytest.raises(jax.errors.JaxRuntimeError, match='coordination service'):
+      checkpointer.save(1, state(1), {'step': 1})
+    monkeypatch.undo()
+
+
 def test_no_save_asks_whether_the_run_is_to_end(tmp_path, monkeypatch):
   """JAX would then have the processes agree on a number that training never comes to."""
   asked = []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -41,6 +42,25 @@ def test_facts_of_a_scan():
   assert facts.pieces['liver'] == sizes.max() / sizes.sum()
   assert facts.pieces['liver tumor'] == 1
   assert facts.shape == (24, 20, 16) and facts.spacing == (2, 2, 5)
+
+
+def test_a_long_scan_is_counted_a_few_slices_at_a_time(monkeypatch):
+  """All at once took 16 bytes of each voxel beside the scan: gigabytes of a long one."""
+  image, codes = scan(shape=(300, 160, 160))
+  image = image.astype(np.int16)
+  image[30] = 32000  # the widest header: no bin of air
+  codes[40:] = LIVER
+  monkeypatch.setattr(cohort, '_VOXELS', 2**17)
+  tracemalloc.start()
+  facts = cohort.facts(image, codes, (1, 1, 1), ('liver',), TEMPLATE)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 7 * image.size
+  bins = np.clip((image.astype(int) + 1024) // 4, 0, 1023)
+  liver = np.bincount(bins[np.isin(codes, (LIVER, TUMOR))], minlength=1024)
+  assert (facts.inside['liver'] == liver / liver.sum()).all()
+  other = np.bincount(bins[~np.isin(codes, (LIVER, TUMOR)) & (bins >= 31)], minlength=1024)
+  assert (facts.outside == other / other.sum()).all() and facts.outside[1023] > 0
 
 
 @pytest.mark.parametrize('q', [0.5, 50, 99.5])

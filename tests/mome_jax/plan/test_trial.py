@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 
+import jax
 import pytest
 
 from input_pipeline.batches import dataset
@@ -99,13 +100,15 @@ def test_this_machine():
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-  """on_gpu(statistics) -> the answer of a GPU whose allocator says that, of a step of 100 bytes."""
-  from mome_jax.training import compilation, compile_ahead, flops, sharding, text_start
+  """on_gpu(statistics, ...) -> the answer of a GPU with that allocator, of a step of 100 bytes."""
+  from mome_jax import compilation
+  from mome_jax.training import compile_ahead, flops, sharding, text_start
 
-  def ask(statistics):
+  def ask(statistics, compile=lambda: None, execute=None):
     gpu = types.SimpleNamespace(platform='gpu', memory_stats=lambda: statistics)
     traced = types.SimpleNamespace(jaxpr=None)
-    traced.lower = lambda **_: types.SimpleNamespace(compile=lambda: None)
+    compiles = types.SimpleNamespace(compile=compile)
+    traced.lower, traced.fun_name = (lambda **_: compiles), 'train_step'
     monkeypatch.setattr(compile_ahead, 'find_devices', lambda topology: ([gpu], 'gpu'))
     monkeypatch.setattr(compile_ahead, 'trace_train_step', lambda config, mesh: (traced, {}))
     monkeypatch.setattr(compile_ahead, 'memory', lambda compiled: {'peak': 100})
@@ -113,10 +116,9 @@ def on_gpu(monkeypatch):
       monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(sharding, 'make_mesh', lambda config, devices: None)
     monkeypatch.setattr(flops, 'count_flops', lambda jaxpr, platform: 1.0)
-    monkeypatch.setattr(
-      trial, '_execute', lambda compiled, device: (trial._peak(device) or None, 2.0)
-    )
-    return trial._measure(tiny(), trial.HERE, True)
+    runs = lambda compiled, device: (trial._peak(device) or None, 2.0)
+    monkeypatch.setattr(trial, '_execute', execute or runs)
+    return trial._measure(tiny(), dataclasses.replace(MACHINE, memory=99), True)
 
   return ask
 
@@ -131,3 +133,34 @@ def test_an_allocator_that_tells_nothing_of_its_memory(on_gpu):
   """As of XLA_PYTHON_CLIENT_ALLOCATOR=platform."""
   answer = on_gpu(None)
   assert (answer.measured, answer.seconds) == (None, 2.0)
+
+
+def raising(text):
+  def fail(*_):
+    raise jax.errors.JaxRuntimeError(text)
+
+  return fail
+
+
+@pytest.mark.parametrize(
+  ('text', 'needs'),
+  [
+    # The words of the compilers of v5e and of a GPU.
+    ('Ran out of memory on HBM, the total memory required for HLO temporaries (36.00G) exceeds '
+     'available HBM (15.75G).', 36 * 2**30),
+    ('XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 21.95G of '
+     '15.48G hbm. Exceeded hbm capacity by 6.47G.', int(21.95 * 2**30)),
+    ('Out of memory while trying to allocate 50 bytes.', 2 * 99),  # of a part
+  ],
+)  # fmt: skip
+def test_a_step_that_the_compiler_gives_up_on_does_not_fit(on_gpu, text, needs):
+  """It was a traceback, and the end of the plan."""
+  answer = on_gpu({'bytes_limit': 200}, compile=raising(f'RESOURCE_EXHAUSTED: {text}'))
+  assert (answer.peak, answer.seconds) == (needs, None)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+    on_gpu({'bytes_limit': 200}, compile=raising('INTERNAL: (36.00G)'))
+
+
+def test_a_step_that_runs_out_of_memory_does_not_fit(on_gpu):
+  answer = on_gpu({'bytes_limit': 200}, execute=raising('RESOURCE_EXHAUSTED: 5 bytes'))
+  assert (answer.peak, answer.seconds) == (200, None)

@@ -5,8 +5,9 @@ import json
 import jax
 import pytest
 
+from mome_jax import durations
 from mome_jax.configs import demo
-from mome_jax.training import durations, forecast
+from mome_jax.training import forecast
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from input_pipeline import stopping
@@ -58,3 +59,37 @@ def test_a_second_control_c_ends_at_once():
   assert done.stdout == 'True saved at step 1; the same command goes on from there 130\n'
   assert done.stderr.count('Control-C again ends at once') == 1
   assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):',
+    'UNKNOWN: Gloo all-reduce failed: [external/gloo/pair.cc:534] Connection closed by peer',
+    'INTERNAL: NCCL operation ncclGroupEnd() failed: remote process exited or there was a network',
+    'DEADLINE_EXCEEDED: Barrier timed out',
+  ],
+)
+def test_a_lost_process_ends_this_one(text, monkeypatch):
+  told = []
+  monkeypatch.setattr(multihost, 'abandon', told.append)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  error = jax.errors.JaxRuntimeError(text)
+  with pytest.raises(jax.errors.JaxRuntimeError), multihost.device_errors():
+    raise error
+  assert told == [error]
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'INTERNAL: Failed to execute XLA Runtime executable: cuDNN launch failure',
+    'INVALID_ARGUMENT: Executable expected parameter 0 of size 4 but got buffer of size 8',
+    'UNIMPLEMENTED: unsupported operand type BF16 in op dot',
+  ],
+)
+def test_an_error_of_this_process_is_no_lost_one(text, monkeypatch):
+  monkeypatch.setattr(multihost, 'abandon', lambda _: pytest.fail('told as a lost process'))
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(jax.errors.JaxRuntimeError, match=text[:8]), multihost.device_errors():
+    raise jax.errors.JaxRuntimeError(text)

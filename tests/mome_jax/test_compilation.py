@@ -8,9 +8,8 @@ import jax
 import pytest
 from jax.sharding import AxisType
 
-from mome_jax import main
+from mome_jax import compilation, main
 from mome_jax.errors import UserError
-from mome_jax.training import compilation
 
 
 @pytest.fixture
@@ -115,7 +114,7 @@ def test_how_long_a_program_took_is_told_the_next_time(monkeypatch, tmp_path, no
 CACHED = """
 import sys, warnings
 import jax, jax.numpy as jnp
-from mome_jax.training import compilation
+from mome_jax import compilation
 warnings.simplefilter('error')
 compilation.use_cache()
 def train_step(x):
