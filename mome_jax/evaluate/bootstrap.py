@@ -28,7 +28,7 @@ def bootstrap_interval(
     ValueError: if a value is infinite.
   """
   column = np.asarray(list(values), np.float64)[:, None]
-  return bootstrap_macro(column[~np.isnan(column[:, 0])], seed, samples, level)
+  return bootstrap_macro(column, seed, samples, level)
 
 
 def bootstrap_macro(
@@ -39,7 +39,7 @@ def bootstrap_macro(
   Every resample is a mean over the same classes. One of which it draws no case has its mean over
   all cases there: without it the resample would estimate another mean than the table's. So a class
   of few cases makes the interval too narrow, and one of a single case adds nothing to its width.
-  Resamples without any score are left out.
+  Cases without any score are in no resample.
 
   Args:
     table: (cases, classes) float64; NaN where a class has no score.
@@ -78,15 +78,15 @@ def _percentiles(
   values: np.ndarray, weights: np.ndarray, seed: int, samples: int, level: float
 ) -> tuple[float, float]:
   """Of the mean over columns of sum(values) / sum(weights), rows being resampled."""
-  if weights.any(axis=1).sum() < 2:  # every resample would be the same
+  kept = weights.any(axis=1)
+  values, weights, n_cases = values[kept], weights[kept], int(kept.sum())
+  if n_cases < 2:  # every resample would be the same
     return math.nan, math.nan
-  n_cases = len(values)
   draws = np.random.default_rng(seed).multinomial(n_cases, np.full(n_cases, 1 / n_cases), samples)
   totals, counts = draws @ values, draws @ weights  # (samples, classes)
   scored = weights.any(axis=0)
   totals, counts = totals[:, scored], counts[:, scored]
   means = np.tile(values.sum(axis=0)[scored] / weights.sum(axis=0)[scored], (samples, 1))
   np.divide(totals, counts, out=means, where=counts > 0)
-  macro = means[counts.any(axis=1)].mean(axis=1)
-  low, high = np.quantile(macro, [(1 - level) / 2, (1 + level) / 2])
+  low, high = np.quantile(means.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
   return float(low), float(high)

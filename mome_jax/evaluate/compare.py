@@ -108,24 +108,22 @@ def compare(
   _check_splits(a, b, names)
   a, b = _shown(a, b), _shown(b, a)
   _check_same({_key(row) for row in a}, {_key(row) for row in b}, names)
-  ordered = [sorted(rows, key=_key) for rows in (a, b)]
-  (_, classes, first), (_, _, second) = map(metrics.tabulate, ordered)
-  # tabulate orders by appearance, and sorted rows appear alike; the report keeps A's own order.
-  order = list(dict.fromkeys(row['class'] for row in a))
-  columns = [classes.index(name) for name in order]
+  place = {_key(row): number for number, row in enumerate(a)}
+  b = sorted(b, key=lambda row: place[_key(row)])
+  (_, classes, first), (_, _, second) = map(metrics.tabulate, (a, b))
   differences = []
   for metric, kind in metrics.METRICS.items():
     sides = first[metric], second[metric]
     pair = (
-      _best_where_empty(sides[0], first['dice'], sides[1], kind)[:, columns],
-      _best_where_empty(sides[1], second['dice'], sides[0], kind)[:, columns],
+      _best_where_empty(sides[0], first['dice'], sides[1], kind),
+      _best_where_empty(sides[1], second['dice'], sides[0], kind),
     )
     better = 1 if kind.higher_is_better else -1
-    for k, name in enumerate(order):
+    for k, name in enumerate(classes):
       differences.append(_difference(metric, name, pair[0][:, [k]], pair[1][:, [k]], better))
     differences.append(_difference(metric, MEAN, *pair, better))
   of_class = lambda rows, name: false_positives.summarize(r for r in rows if r['class'] == name)
-  false_masks = {name: (of_class(a, name), of_class(b, name)) for name in order}
+  false_masks = {name: (of_class(a, name), of_class(b, name)) for name in classes}
   return Comparison(
     names, tuple(differences), {name: pair for name, pair in false_masks.items() if all(pair)}
   )

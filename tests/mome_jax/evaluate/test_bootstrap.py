@@ -43,3 +43,11 @@ def test_interval_of_a_ratio_resamples_parts_and_wholes_together():
   assert all(math.isnan(v) for v in bootstrap_ratio([(1, 2), (0, 0)]))
   with pytest.raises(ValueError, match='infinite'):
     bootstrap_macro(np.array([[math.inf]]))
+
+
+def test_a_case_without_a_score_is_in_no_resample():
+  table = np.random.default_rng(4).uniform(size=(9, 2))
+  among = np.insert(table, [0, 4, 9], math.nan, axis=0)
+  assert bootstrap_macro(among) == bootstrap_macro(table)
+  pairs = [(1, 2), (3, 3), (0, 1)]
+  assert bootstrap_ratio([(0, 0), *pairs, (0, 0)]) == bootstrap_ratio(pairs)

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from mome_jax import evaluate
-from mome_jax.evaluate import bootstrap, compare, score_files
+from mome_jax.evaluate import bootstrap, compare, metrics, score_files
 
 NAN = math.nan
 
@@ -129,6 +129,18 @@ def test_interval_and_test_are_those_of_the_paired_differences():
   back = difference_of(*sides[::-1], 'dice', 'liver')
   assert back.difference == pytest.approx(-liver.difference)
   assert (back.win, back.loss, back.p) == (liver.loss, liver.win, liver.p)
+
+
+def test_a_class_that_some_scans_lack_has_the_interval_of_its_evaluation():
+  rng = np.random.default_rng(1)
+  dice = np.where(np.arange(12) % 3, rng.uniform(0.2, 0.9, 12), NAN)
+  liver = [(0.9, 1.0)] * 12
+  one = rows(liver=liver, spleen=[(value, 1.0) for value in dice])
+  nothing = rows(liver=liver, spleen=[(value * 0, 1.0) for value in dice])
+  spleen = difference_of(nothing, one, 'dice', 'spleen')
+  alone = metrics.summarize(one)['classes']['spleen']
+  assert spleen.n == alone['n'] == 8
+  assert [spleen.low, spleen.high] == alone['dice_interval']
 
 
 @pytest.mark.parametrize('seed', range(4))
