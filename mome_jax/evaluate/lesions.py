@@ -19,13 +19,13 @@ Components are 26-connected.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from input_pipeline.ct.components import components
-from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_ratio
+from mome_jax.evaluate.bootstrap import bootstrap_ratio
 from mome_jax.inference.postprocess import MINIMUM_ML
 
 FIELDS = ('lesions', 'found', 'predicted')
@@ -67,44 +67,41 @@ def count(
   }
 
 
-def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Detection numbers of one class over its scans.
 
   Args:
     rows: one mapping per scan with the keys of `FIELDS`.
 
   Returns:
-    `n_diseased` and `n_healthy` scans; `sensitivity` and `specificity` with 95 % bootstrap
-    `_interval`s over scans, and their `harmonic_mean`; `lesion_sensitivity`, the share of all
-    lesions that were found; `false_positives_per_healthy` with its interval. NaN where there is no
-    scan to tell.
+    `n_diseased` and `n_healthy` scans; `sensitivity` and `specificity`, and their `harmonic_mean`;
+    `lesion_sensitivity`, the share of all lesions that were found; `false_positives_per_healthy`.
+    NaN where there is no scan to tell.
   """
-  rows = list(rows)
+  diseased = sum(row['lesions'] > 0 for row in rows)
+  numbers: dict[str, Any] = {'n_diseased': diseased, 'n_healthy': len(rows) - diseased}
+  for name, pairs in _pairs(rows).items():
+    parts, wholes = (sum(column) for column in zip((0, 0), *pairs, strict=True))
+    numbers[name] = parts / wholes if wholes else math.nan
+  return numbers | {'harmonic_mean': _harmonic(numbers['sensitivity'], numbers['specificity'])}
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The numbers of `rates`, each share and mean with its 95 % bootstrap `_interval` over scans."""
+  intervals = {f'{name}_interval': bootstrap_ratio(pairs) for name, pairs in _pairs(rows).items()}
+  return rates(rows) | intervals
+
+
+def _pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, int]]]:
+  """Number -> part and whole of each scan that tells of it."""
   diseased = [row for row in rows if row['lesions']]
   healthy = [row for row in rows if not row['lesions']]
-  hits = [float(row['found'] > 0) for row in diseased]
-  silent = [float(row['predicted'] == 0) for row in healthy]
-  alarms = [float(row['predicted']) for row in healthy]
-  lesions = [(row['found'], row['lesions']) for row in diseased]
-  sensitivity, specificity = _mean(hits), _mean(silent)
   return {
-    'n_diseased': len(diseased),
-    'n_healthy': len(healthy),
-    'sensitivity': sensitivity,
-    'sensitivity_interval': bootstrap_interval(hits),
-    'specificity': specificity,
-    'specificity_interval': bootstrap_interval(silent),
-    'harmonic_mean': _harmonic(sensitivity, specificity),
-    'lesion_sensitivity': _mean([hit for hit, _ in lesions], [n for _, n in lesions]),
-    'lesion_sensitivity_interval': bootstrap_ratio(lesions),
-    'false_positives_per_healthy': _mean(alarms),
-    'false_positives_per_healthy_interval': bootstrap_interval(alarms),
+    'sensitivity': [(row['found'] > 0, 1) for row in diseased],
+    'specificity': [(row['predicted'] == 0, 1) for row in healthy],
+    'lesion_sensitivity': [(row['found'], row['lesions']) for row in diseased],
+    'false_positives_per_healthy': [(row['predicted'], 1) for row in healthy],
   }
-
-
-def _mean(values: Sequence[float], counts: Sequence[int] | None = None) -> float:
-  n = len(values) if counts is None else sum(counts)
-  return sum(values) / n if n else math.nan
 
 
 def _harmonic(a: float, b: float) -> float:
