@@ -19,12 +19,13 @@ Components are 26-connected.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from input_pipeline.ct.components import components
+from mome_jax.evaluate import patients
 from mome_jax.evaluate.bootstrap import bootstrap_ratio
 from mome_jax.inference.postprocess import MINIMUM_ML
 
@@ -80,27 +81,43 @@ def rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """
   diseased = sum(row['lesions'] > 0 for row in rows)
   numbers: dict[str, Any] = {'n_diseased': diseased, 'n_healthy': len(rows) - diseased}
-  for name, pairs in _pairs(rows).items():
-    parts, wholes = (sum(column) for column in zip((0, 0), *pairs, strict=True))
-    numbers[name] = parts / wholes if wholes else math.nan
+  for name, shares in _shares(rows).items():
+    whole = sum(share.whole for share in shares)
+    numbers[name] = sum(share.part for share in shares) / whole if whole else math.nan
   return numbers | {'harmonic_mean': _harmonic(numbers['sensitivity'], numbers['specificity'])}
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """The numbers of `rates`, each share and mean with its 95 % bootstrap `_interval` over scans."""
-  intervals = {f'{name}_interval': bootstrap_ratio(pairs) for name, pairs in _pairs(rows).items()}
+  """The numbers of `rates`, each share and mean with its 95 % bootstrap `_interval` over patients.
+
+  Args:
+    rows: as of `rates`; those with the same `patients.FIELD` are scans of one patient.
+  """
+  intervals = {}
+  for name, shares in _shares(rows).items():
+    pairs, whose = [share[:2] for share in shares], [share.patient for share in shares]
+    intervals[f'{name}_interval'] = bootstrap_ratio(pairs, whose)
   return rates(rows) | intervals
 
 
-def _pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, int]]]:
-  """Number -> part and whole of each scan that tells of it."""
-  diseased = [row for row in rows if row['lesions']]
-  healthy = [row for row in rows if not row['lesions']]
+class _Share(NamedTuple):
+  """What one scan adds to a number."""
+
+  part: int
+  whole: int
+  patient: Hashable
+
+
+def _shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[_Share]]:
+  """Number -> what each scan that tells of it adds."""
+  scans = [(row, row.get(patients.FIELD) or number) for number, row in enumerate(rows)]
+  diseased = [(row, who) for row, who in scans if row['lesions']]
+  healthy = [(row, who) for row, who in scans if not row['lesions']]
   return {
-    'sensitivity': [(row['found'] > 0, 1) for row in diseased],
-    'specificity': [(row['predicted'] == 0, 1) for row in healthy],
-    'lesion_sensitivity': [(row['found'], row['lesions']) for row in diseased],
-    'false_positives_per_healthy': [(row['predicted'], 1) for row in healthy],
+    'sensitivity': [_Share(row['found'] > 0, 1, who) for row, who in diseased],
+    'specificity': [_Share(row['predicted'] == 0, 1, who) for row, who in healthy],
+    'lesion_sensitivity': [_Share(row['found'], row['lesions'], who) for row, who in diseased],
+    'false_positives_per_healthy': [_Share(row['predicted'], 1, who) for row, who in healthy],
   }
 
 

@@ -18,7 +18,8 @@ def rows(**scores):
   return [
     {'source': 's', 'case': f'c{i}', 'split': '', 'class': name, 'dice': dice, 'nsd_1mm': dice / 2,
      'nsd': dice / 2, 'nsd_3mm': dice / 2, 'hd95_mm': hd95,
-     'lesions': None, 'found': None, 'predicted': None, 'absent': False, 'false_positive_ml': None}
+     'lesions': None, 'found': None, 'predicted': None, 'absent': False, 'false_positive_ml': None,
+     'patient': ''}
     for name, values in scores.items()
     for i, (dice, hd95) in enumerate(values)
   ]  # fmt: skip
@@ -141,6 +142,22 @@ def test_a_class_that_some_scans_lack_has_the_interval_of_its_evaluation():
   alone = metrics.summarize(one)['classes']['spleen']
   assert spleen.n == alone['n'] == 8
   assert [spleen.low, spleen.high] == alone['dice_interval']
+
+
+def test_scans_of_one_patient_count_together(tmp_path):
+  """Five patients of three scans, all better by as much: 15 scans would make p 2 / 2^15."""
+  dice = np.arange(1, 16) / 40
+  a, b = (rows(liver=[(0.2 + more, 1.0) for more in side]) for side in (dice * 0, dice))
+  named = [row | {'patient': f's/c{number // 3 * 3}'} for number, row in enumerate(b)]
+  apart, together = difference_of(a, b, 'dice', 'liver'), difference_of(a, named, 'dice', 'liver')
+  assert (apart.p, together.p) == (pytest.approx(2 / 2**15), pytest.approx(2 / 2**5))
+  assert (together.n, together.win, together.difference) == (15, 15, apart.difference)
+  patients = [float(part.mean()) for part in dice.reshape(5, 3)]
+  assert (together.low, together.high) == pytest.approx(bootstrap.bootstrap_interval(patients))
+  write(tmp_path / 'b', named)
+  assert score_files.read(tmp_path / 'b') == named
+  alone = metrics.summarize(named)['classes']['liver']
+  assert alone['dice_interval'] == pytest.approx([0.2 + together.low, 0.2 + together.high])
 
 
 @pytest.mark.parametrize('seed', range(4))
