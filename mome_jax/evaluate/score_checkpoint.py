@@ -19,6 +19,7 @@ from mome_jax.evaluate import froc, held_out, metrics, patients, score_files
 from mome_jax.evaluate.case_pictures import CasePictures
 from mome_jax.inference import router_maps
 from mome_jax.inference.ensemble import open_model
+from mome_jax.inference.model import Model
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.text import prompts
@@ -82,6 +83,15 @@ def evaluate(
   )
   model = open_model(workdir, config, asked=asked)
   texts = prompts.BY_KIND[kind](names, template)
+  _check_vectors(model, texts)
+  segmenter = model.segmenter(names, texts, template)
+  explainer = router_maps.make_explainer(model, names, texts, segmenter)
+  run = _Evaluation(workdir, config, model.step, template, tuple(texts), segmenter, explainer)
+  return [run.score(part) for part in parts][0]
+
+
+def _check_vectors(model: Model, texts: Sequence[str]) -> None:
+  """TextVectorError, with the command that adds them, where a frozen member lacks some of them."""
   for member in model.members:
     if member.vectors is not None:
       folder = member.folder
@@ -90,10 +100,6 @@ def evaluate(
         texts,
         f'add them with {embed} --new-classes={folder}/config.json --model=FOLDER, the encoder',
       )
-  segmenter = model.segmenter(names, texts, template)
-  explainer = router_maps.make_explainer(model, names, texts, segmenter)
-  run = _Evaluation(workdir, config, model.step, template, tuple(texts), segmenter, explainer)
-  return [run.score(part) for part in parts][0]
 
 
 @dataclasses.dataclass(frozen=True)
