@@ -22,7 +22,7 @@ from mome_jax.evaluate.bootstrap import bootstrap_macro, joined
 MEAN = 'mean over classes'
 Row = Mapping[str, Any]  # of `score_files.read`
 Key = tuple[str, str, str]  # dataset, case, class
-_EQUAL = 1e-9  # sums of the same scores in another order differ in the last bit
+_DECIMALS = 9  # differences that are equal as written differ in the last bit
 _OF_CASES = 'of the means of the scans, in which classes count by their scans'
 _TOGETHER = 'Scans of one patient, where that is known, are drawn and tested together.'
 _PERMUTED = 13  # cases of which scipy's signed-rank test takes all permutations if any are tied
@@ -290,7 +290,7 @@ def _difference(
   low, high = bootstrap_macro(apart, whose)
   sums, number = (joined(part, whose).sum(1) for part in (np.nan_to_num(apart), finite))
   of_patients = sums[number > 0] / number[number > 0]
-  ranks = np.sign(np.where(np.abs(differences) < _EQUAL, 0, differences)) * better
+  ranks = np.sign(np.round(differences, _DECIMALS)) * better
   mean_a, mean_b = (_macro(np.where(finite, side, np.nan)) for side in (a, b))
   return Difference(
     metric=metric,
@@ -316,7 +316,7 @@ def _macro(table: np.ndarray) -> float:
 
 def wilcoxon(differences: np.ndarray) -> float:
   """Two-sided p of Wilcoxon's signed-rank test (Pratt's zeros), exact for few untied cases."""
-  differences = np.where(np.abs(differences) < _EQUAL, 0.0, differences)
+  differences = np.round(differences, _DECIMALS)
   if not len(differences):
     return math.nan
   if not differences.any():

@@ -175,6 +175,10 @@ def test_the_test_by_hand():
   assert compare.wilcoxon(np.arange(1.0, 6)) == pytest.approx(2 / 2**5)
   assert compare.wilcoxon(np.zeros(4)) == 1.0
   assert compare.wilcoxon(np.full(4, 1e-17)) == 1.0
+  # Six of eight equal differences of one sign are as in 2 (28 + 8 + 1) of 2^8, whatever their bits.
+  better = np.arange(2, 8) / 10 - np.arange(1, 7) / 10
+  assert len(np.unique(better)) > 1
+  assert compare.wilcoxon(np.append(better, [-0.1, -0.1])) == pytest.approx(74 / 2**8)
   assert math.isnan(compare.wilcoxon(np.zeros(0)))
 
 
