@@ -40,7 +40,7 @@ KITS = Dataset(
   # The labels of KiTS19 have no cysts.
   partial=((r'segmentation\.nii\.gz', ('kidney', 'kidney tumor')),),
   others=(
-    (r'kits23\.json|case_\d{5}/instances', 'KiTS23, whose cysts are labelled: --source=kits23'),
+    (r'kits23\.json|case_\d{5}/instances', 'KiTS23, whose cysts are labelled: the source kits23'),
   ),
 )
 
@@ -51,7 +51,7 @@ KITS23 = dataclasses.replace(
   expected=489,
   label=(r'(?P<case>case_\d{5})/segmentation\.nii\.gz',),
   partial=(),
-  others=((r'kits\.json', 'KiTS19 or KiTS21, other labels of these scans: --source=kits'),),
+  others=((r'kits\.json', 'KiTS19 or KiTS21, other labels of these scans: the source kits'),),
 )
 
 _DECATHLON = (

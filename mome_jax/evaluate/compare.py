@@ -3,20 +3,28 @@
 import dataclasses
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from input_pipeline.errors import suggest
-from mome_jax.evaluate import false_positives, mask_folders, metrics, score_files, tables
-from mome_jax.evaluate.bootstrap import bootstrap_macro
+from mome_jax.evaluate import (
+  false_positives,
+  mask_folders,
+  metrics,
+  patients,
+  score_files,
+  tables,
+)
+from mome_jax.evaluate.bootstrap import bootstrap_macro, joined
 
 MEAN = 'mean over classes'
 Row = Mapping[str, Any]  # of `score_files.read`
 Key = tuple[str, str, str]  # dataset, case, class
-_EQUAL = 1e-9  # sums of the same scores in another order differ in the last bit
+_DECIMALS = 9  # differences that are equal as written differ in the last bit
 _OF_CASES = 'of the means of the scans, in which classes count by their scans'
+_TOGETHER = 'Scans of one patient, where that is known, are drawn and tested together.'
 _PERMUTED = 13  # cases of which scipy's signed-rank test takes all permutations if any are tied
 
 
@@ -31,10 +39,12 @@ class Difference:
       `loss` are of these alone.
     a, b: means; shares in [0, 1], or mm.
     difference: b - a.
-    low, high: 95 % paired bootstrap interval of the difference, resampling cases; NaN where n < 2.
-      That of `MEAN` takes a class of one case for certain, see `bootstrap.bootstrap_macro`.
-    p: two-sided Wilcoxon signed-rank; 1 where no case differs, NaN without cases. That of `MEAN` is
-      of the cases' means, in which a class counts by its cases: it may contradict `difference`.
+    low, high: 95 % paired bootstrap interval of the difference, resampling patients; NaN where
+      there are fewer than two. That of `MEAN` takes a class of one patient for certain, see
+      `bootstrap.bootstrap_macro`.
+    p: two-sided Wilcoxon signed-rank over patients; 1 where none differs, NaN without cases. That
+      of `MEAN` is of their means, in which a class counts by its cases: it may contradict
+      `difference`.
     win, tie, loss: cases in which B is better, equal and worse; n in all.
     a_infinite, b_infinite: distances that are infinite in A and in B, one mask being empty; those
       pairs are left out.
@@ -86,8 +96,10 @@ def compare(
 
   Cases are matched by dataset and name, and both sides must have scored the same classes in them,
   but for those that a scan cannot show, which one side may not know.
-  Intervals resample whole cases; the test is Wilcoxon's signed-rank over cases (of the mean over
-  classes: over the cases' means). p is not corrected for the number of classes. A higher Dice and
+  Intervals resample whole patients, each case being of another one unless a side says that it has
+  several (`patients.FIELD`); the test is Wilcoxon's signed-rank over the patients' mean differences
+  (of the mean over classes: over all their scores). p is not corrected for the number of classes. A
+  higher Dice and
   NSD and a lower HD95 win. HD95 is compared where both sides have a finite distance, wins and
   losses included; infinite ones, where a mask is empty, are counted beside them.
 
@@ -108,24 +120,24 @@ def compare(
   _check_splits(a, b, names)
   a, b = _shown(a, b), _shown(b, a)
   _check_same({_key(row) for row in a}, {_key(row) for row in b}, names)
-  ordered = [sorted(rows, key=_key) for rows in (a, b)]
-  (_, classes, first), (_, _, second) = map(metrics.tabulate, ordered)
-  # tabulate orders by appearance, and sorted rows appear alike; the report keeps A's own order.
-  order = list(dict.fromkeys(row['class'] for row in a))
-  columns = [classes.index(name) for name in order]
+  place = {_key(row): number for number, row in enumerate(a)}
+  b = sorted(b, key=lambda row: place[_key(row)])
+  (cases, classes, first), (_, _, second) = map(metrics.tabulate, (a, b))
+  whose = patients.of_cases([*b, *a], cases)
   differences = []
   for metric, kind in metrics.METRICS.items():
     sides = first[metric], second[metric]
     pair = (
-      _best_where_empty(sides[0], first['dice'], sides[1], kind)[:, columns],
-      _best_where_empty(sides[1], second['dice'], sides[0], kind)[:, columns],
+      _best_where_empty(sides[0], first['dice'], sides[1], kind),
+      _best_where_empty(sides[1], second['dice'], sides[0], kind),
     )
     better = 1 if kind.higher_is_better else -1
-    for k, name in enumerate(order):
-      differences.append(_difference(metric, name, pair[0][:, [k]], pair[1][:, [k]], better))
-    differences.append(_difference(metric, MEAN, *pair, better))
-  of_class = lambda rows, name: false_positives.summarize(r for r in rows if r['class'] == name)
-  false_masks = {name: (of_class(a, name), of_class(b, name)) for name in order}
+    for k, name in enumerate(classes):
+      one, other = (side[:, [k]] for side in pair)
+      differences.append(_difference(metric, name, one, other, better, whose))
+    differences.append(_difference(metric, MEAN, *pair, better, whose))
+  masks = lambda rows, name: false_positives.summarize(r for r in rows if r['class'] == name)
+  false_masks = {name: (masks(a, name), masks(b, name)) for name in classes}
   return Comparison(
     names, tuple(differences), {name: pair for name, pair in false_masks.items() if all(pair)}
   )
@@ -261,15 +273,24 @@ def _in_common(a: set[Key], b: set[Key]) -> str:
   return ' or '.join(options) or '--sources and --classes'
 
 
-def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: int) -> Difference:
-  """Of scores (cases, classes); NaN where there is none."""
+def _difference(
+  metric: str,
+  name: str,
+  a: np.ndarray,
+  b: np.ndarray,
+  better: int,
+  whose: Sequence[Hashable],
+) -> Difference:
+  """Of scores (cases, classes), NaN where there is none, and of the patient of each case."""
   finite = np.isfinite(a) & np.isfinite(b)
   apart = np.where(finite, np.subtract(b, a, where=finite, out=np.zeros_like(a)), np.nan)
   per_case = apart[finite.any(1)]
   counts = finite.sum(1)[finite.any(1)]
   differences = np.nansum(per_case, 1) / counts if len(counts) else np.zeros(0)
-  low, high = bootstrap_macro(apart)
-  ranks = np.sign(np.where(np.abs(differences) < _EQUAL, 0, differences)) * better
+  low, high = bootstrap_macro(apart, whose)
+  sums, number = (joined(part, whose).sum(1) for part in (np.nan_to_num(apart), finite))
+  of_patients = sums[number > 0] / number[number > 0]
+  ranks = np.sign(np.round(differences, _DECIMALS)) * better
   mean_a, mean_b = (_macro(np.where(finite, side, np.nan)) for side in (a, b))
   return Difference(
     metric=metric,
@@ -280,7 +301,7 @@ def _difference(metric: str, name: str, a: np.ndarray, b: np.ndarray, better: in
     difference=mean_b - mean_a,
     low=low,
     high=high,
-    p=wilcoxon(differences),
+    p=wilcoxon(of_patients),
     win=int((ranks > 0).sum()),
     tie=int((ranks == 0).sum()),
     loss=int((ranks < 0).sum()),
@@ -295,7 +316,7 @@ def _macro(table: np.ndarray) -> float:
 
 def wilcoxon(differences: np.ndarray) -> float:
   """Two-sided p of Wilcoxon's signed-rank test (Pratt's zeros), exact for few untied cases."""
-  differences = np.where(np.abs(differences) < _EQUAL, 0.0, differences)
+  differences = np.round(differences, _DECIMALS)
   if not len(differences):
     return math.nan
   if not differences.any():
@@ -320,7 +341,7 @@ def to_markdown(comparison: Comparison) -> str:
     'test, not corrected for the number of classes; that of the mean over classes, as its wins, '
     f'ties and losses, is {_OF_CASES}. Where only one of them puts a mask into a scan without the '
     'class, the other counts as 100 %. HD95: of cases where both are finite; the last column '
-    'counts the infinite ones.\n'
+    f'counts the infinite ones. {_TOGETHER}\n'
   ]
   for metric, kind in metrics.METRICS.items():
     if not kind.title:
@@ -412,7 +433,8 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
   note = (
     '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test '
     f'{_OF_CASES}, not corrected for the number of runs. A scan without the class has no score '
-    'where a run puts no mask; in a difference to a run that puts one, it counts as 100 %.\n'
+    'where a run puts no mask; in a difference to a run that puts one, it counts as 100 %. '
+    f'{_TOGETHER}\n'
   )
   both = [
     tables.markdown('Means over classes', header, means) + tables.few_scans(counts),

@@ -43,7 +43,7 @@ def parse(row: Mapping[str, str]) -> dict[str, Any]:
   """The fields of a row of `cases.csv`; of older files False and None."""
   ml = row.get('false_positive_ml')
   return {
-    'absent': row.get('absent') == 'True',
+    'absent': (row.get('absent') or '').casefold() == 'true',  # spreadsheets write TRUE
     'false_positive_ml': float(ml) if ml else None,
   }
 

@@ -69,7 +69,7 @@ def count(
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """The numbers of `FIELDS` for each class and threshold of some scans; see `lesions.summarize`.
+  """The numbers of `FIELDS` for each class and threshold of some scans; see `lesions.rates`.
 
   Args:
     rows: those of `count` for every scan.
@@ -82,7 +82,7 @@ def summarize(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups.setdefault((row['class'], row['threshold']), []).append(row)
   points = []
   for (name, threshold), group in groups.items():
-    point = {'class': name, 'threshold': threshold, **lesions.summarize(group)}
+    point = {'class': name, 'threshold': threshold, **lesions.rates(group)}
     unknown = lambda value: isinstance(value, float) and math.isnan(value)
     points.append({field: None if unknown(point[field]) else point[field] for field in FIELDS})
   return points

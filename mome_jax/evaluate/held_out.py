@@ -4,10 +4,11 @@ import collections
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from input_pipeline import bricks
+from input_pipeline import bricks, patient_folds
 from input_pipeline.anatomy import Template
 from mome_jax.checkpoint.training_cases import TrainingCases
 from mome_jax.errors import UserError
+from mome_jax.evaluate import patients
 from mome_jax.training import multihost
 
 SPLITS = ('validation', 'test')
@@ -32,12 +33,14 @@ class HeldOut:
     left_out: `source`, `case` and `reason` of each scan that the model was trained on.
     trained: what the model says that it was trained on, or None.
     places: where the scans are: volumes of a source, and a number in them.
+    patients: (source, case) -> patient, of those who have several scans; see `patients.called`.
   """
 
   split: str
   left_out: tuple[dict[str, str], ...]
   trained: TrainingCases | None
   places: tuple[tuple[Sequence[bricks.VolumeRecord], int], ...]
+  patients: Mapping[bricks.Key, str] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.places)
@@ -102,9 +105,10 @@ def find(
       f'out there: {shown}. Choose another split, or hold scans out ("splits" in dataset.json of '
       'your own scans) and prepare them again'
     )
-  kept, lines = [], []
+  kept, lines, whose = [], [], _patients(data_dir, listed)
   for name in names:
     part = _select(data_dir, listed, template, name, trained, fold)
+    part = dataclasses.replace(part, patients=whose)
     lines += [f'left out: {c["source"]}/{c["case"]}: {c["reason"]}' for c in part.left_out]
     if len(part):
       kept.append(part)
@@ -121,6 +125,16 @@ def find(
   if multihost.is_lead():
     print(*lines, sep='\n', end='\n' * bool(lines))
   return kept
+
+
+def _patients(
+  data_dir: str, listed: Mapping[str, Sequence[bricks.HeldOutCase]]
+) -> dict[bricks.Key, str]:
+  groups: dict[bricks.Key, str] = {}
+  for source in listed:
+    groups |= bricks.read_patients(data_dir, source)
+  cases = [case for of_source in listed.values() for case in of_source]
+  return patients.called(patient_folds.patients(cases, groups))
 
 
 def _splits(split: str, number: Mapping[str, int]) -> list[str]:

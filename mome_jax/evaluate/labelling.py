@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.anatomy.resolve import resolve
-from input_pipeline.sources import absence, dataset_fields, field_of_view, files
+from input_pipeline.sources import absence, dataset_fields, field_of_view, files, patient_ids
 from mome_jax.evaluate import mask_folders
 
 _EVERYWHERE = ''  # stands for the cases that are not named
@@ -22,12 +22,14 @@ class Labelling:
     supervised: case -> classes that were labelled in it, '' of all others; cases that are not
       there are as `missing_is` says.
     absent: case -> classes that its field of view cannot show, '' of all others.
+    patients: case -> patient, of the cases that are named as scans of one.
     template: of the classes.
   """
 
   missing_is: str = ''
   supervised: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
   absent: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+  patients: Mapping[str, str] = dataclasses.field(default_factory=dict)
   template: Template = TEMPLATE
 
   def out_of_view(self, case: str, name: str) -> bool:
@@ -75,7 +77,9 @@ def read(folder: pathlib.Path) -> Labelling:
     for case, names in _by_case(content, path, 'absent', template).items()
   }
   supervised = _by_case(content, path, 'supervised', template)
-  return Labelling(absence.reads(content, path), supervised, absent, template)
+  # References may be some of the cases: one that is named need not be there.
+  whose = patient_ids.read(content, path, content.get(patient_ids.FIELD) or ())
+  return Labelling(absence.reads(content, path), supervised, absent, whose, template)
 
 
 def _by_case(

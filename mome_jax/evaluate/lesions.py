@@ -19,13 +19,14 @@ Components are 26-connected.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from input_pipeline.ct.components import components
-from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_ratio
+from mome_jax.evaluate import patients
+from mome_jax.evaluate.bootstrap import bootstrap_ratio
 from mome_jax.inference.postprocess import MINIMUM_ML
 
 FIELDS = ('lesions', 'found', 'predicted')
@@ -67,44 +68,57 @@ def count(
   }
 
 
-def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Detection numbers of one class over its scans.
 
   Args:
     rows: one mapping per scan with the keys of `FIELDS`.
 
   Returns:
-    `n_diseased` and `n_healthy` scans; `sensitivity` and `specificity` with 95 % bootstrap
-    `_interval`s over scans, and their `harmonic_mean`; `lesion_sensitivity`, the share of all
-    lesions that were found; `false_positives_per_healthy` with its interval. NaN where there is no
-    scan to tell.
+    `n_diseased` and `n_healthy` scans; `sensitivity` and `specificity`, and their `harmonic_mean`;
+    `lesion_sensitivity`, the share of all lesions that were found; `false_positives_per_healthy`.
+    NaN where there is no scan to tell.
   """
-  rows = list(rows)
-  diseased = [row for row in rows if row['lesions']]
-  healthy = [row for row in rows if not row['lesions']]
-  hits = [float(row['found'] > 0) for row in diseased]
-  silent = [float(row['predicted'] == 0) for row in healthy]
-  alarms = [float(row['predicted']) for row in healthy]
-  lesions = [(row['found'], row['lesions']) for row in diseased]
-  sensitivity, specificity = _mean(hits), _mean(silent)
+  diseased = sum(row['lesions'] > 0 for row in rows)
+  numbers: dict[str, Any] = {'n_diseased': diseased, 'n_healthy': len(rows) - diseased}
+  for name, shares in _shares(rows).items():
+    whole = sum(share.whole for share in shares)
+    numbers[name] = sum(share.part for share in shares) / whole if whole else math.nan
+  return numbers | {'harmonic_mean': _harmonic(numbers['sensitivity'], numbers['specificity'])}
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The numbers of `rates`, each share and mean with its 95 % bootstrap `_interval` over patients.
+
+  Args:
+    rows: as of `rates`; those with the same `patients.FIELD` are scans of one patient.
+  """
+  intervals = {}
+  for name, shares in _shares(rows).items():
+    pairs, whose = [share[:2] for share in shares], [share.patient for share in shares]
+    intervals[f'{name}_interval'] = bootstrap_ratio(pairs, whose)
+  return rates(rows) | intervals
+
+
+class _Share(NamedTuple):
+  """What one scan adds to a number."""
+
+  part: int
+  whole: int
+  patient: Hashable
+
+
+def _shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[_Share]]:
+  """Number -> what each scan that tells of it adds."""
+  scans = [(row, row.get(patients.FIELD) or number) for number, row in enumerate(rows)]
+  diseased = [(row, who) for row, who in scans if row['lesions']]
+  healthy = [(row, who) for row, who in scans if not row['lesions']]
   return {
-    'n_diseased': len(diseased),
-    'n_healthy': len(healthy),
-    'sensitivity': sensitivity,
-    'sensitivity_interval': bootstrap_interval(hits),
-    'specificity': specificity,
-    'specificity_interval': bootstrap_interval(silent),
-    'harmonic_mean': _harmonic(sensitivity, specificity),
-    'lesion_sensitivity': _mean([hit for hit, _ in lesions], [n for _, n in lesions]),
-    'lesion_sensitivity_interval': bootstrap_ratio(lesions),
-    'false_positives_per_healthy': _mean(alarms),
-    'false_positives_per_healthy_interval': bootstrap_interval(alarms),
+    'sensitivity': [_Share(row['found'] > 0, 1, who) for row, who in diseased],
+    'specificity': [_Share(row['predicted'] == 0, 1, who) for row, who in healthy],
+    'lesion_sensitivity': [_Share(row['found'], row['lesions'], who) for row, who in diseased],
+    'false_positives_per_healthy': [_Share(row['predicted'], 1, who) for row, who in healthy],
   }
-
-
-def _mean(values: Sequence[float], counts: Sequence[int] | None = None) -> float:
-  n = len(values) if counts is None else sum(counts)
-  return sum(values) / n if n else math.nan
 
 
 def _harmonic(a: float, b: float) -> float:

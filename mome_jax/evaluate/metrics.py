@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mome_jax.evaluate import false_positives, lesions
+from mome_jax.evaluate import false_positives, lesions, patients
 from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_macro
 
 
@@ -180,11 +180,12 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Args:
     rows: one mapping per supervised (case, class) pair with the keys `case`, `class` and those of
       `METRICS`; both masks empty is told by NaN Dice. Optional: `source`, the dataset of the case,
-      and the keys of `lesions.FIELDS` and of `false_positives.FIELDS`.
+      `patients.FIELD`, the same for scans of one patient, and the keys of `lesions.FIELDS` and of
+      `false_positives.FIELDS`.
 
   Returns:
     A JSON-safe dict (None where nothing is defined): `mean_dice` and `mean_nsd` are the mean over
-    classes of the mean over cases, their intervals resample whole cases; `classes` maps a name, in
+    classes of the mean over cases, their intervals resample patients; `classes` maps a name, in
     order of appearance, to the means of its metrics, the standard ones with intervals, `n` cases in
     the mean, `n_both_empty` cases left out, `hd95_infinite` cases that `hd95_mm` leaves out (so for
     every metric that can be infinite), for tumours and cysts `detection` as
@@ -236,7 +237,8 @@ def tabulate(
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  _, names, table = tabulate(rows)
+  cases, names, table = tabulate(rows)
+  whose = patients.of_cases(rows, cases)
   classes = {}
   for k, name in enumerate(names):
     of_class = [row for row in rows if row['class'] == name]
@@ -245,9 +247,9 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     infinite = np.isinf(column['hd95_mm'])
     classes[name] = {
       'dice': mean(column['dice']),
-      'dice_interval': bootstrap_interval(column['dice']),
+      'dice_interval': bootstrap_interval(column['dice'], whose),
       'nsd': mean(column['nsd']),
-      'nsd_interval': bootstrap_interval(column['nsd']),
+      'nsd_interval': bootstrap_interval(column['nsd'], whose),
       'nsd_1mm': mean(column['nsd_1mm']),
       'nsd_3mm': mean(column['nsd_3mm']),
       'hd95_mm': mean(column['hd95_mm'][~infinite]),
@@ -267,9 +269,9 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       classes[name]['detection'] = lesions.summarize(counted)
   return {
     'mean_dice': mean(np.array([c['dice'] for c in classes.values()])),
-    'mean_dice_interval': bootstrap_macro(table['dice']),
+    'mean_dice_interval': bootstrap_macro(table['dice'], whose),
     'mean_nsd': mean(np.array([c['nsd'] for c in classes.values()])),
-    'mean_nsd_interval': bootstrap_macro(table['nsd']),
+    'mean_nsd_interval': bootstrap_macro(table['nsd'], whose),
     'classes': classes,
   }
 

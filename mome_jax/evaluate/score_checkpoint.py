@@ -15,10 +15,11 @@ from input_pipeline.anatomy import IGNORE_CODE, Template
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
-from mome_jax.evaluate import froc, held_out, metrics, score_files
+from mome_jax.evaluate import froc, held_out, metrics, patients, score_files
 from mome_jax.evaluate.case_pictures import CasePictures
 from mome_jax.inference import router_maps
 from mome_jax.inference.ensemble import open_model
+from mome_jax.inference.model import Model
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.text import prompts
@@ -82,6 +83,15 @@ def evaluate(
   )
   model = open_model(workdir, config, asked=asked)
   texts = prompts.BY_KIND[kind](names, template)
+  _check_vectors(model, texts)
+  segmenter = model.segmenter(names, texts, template)
+  explainer = router_maps.make_explainer(model, names, texts, segmenter)
+  run = _Evaluation(workdir, config, model.step, template, tuple(texts), segmenter, explainer)
+  return [run.score(part) for part in parts][0]
+
+
+def _check_vectors(model: Model, texts: Sequence[str]) -> None:
+  """TextVectorError, with the command that adds them, where a frozen member lacks some of them."""
   for member in model.members:
     if member.vectors is not None:
       folder = member.folder
@@ -90,10 +100,6 @@ def evaluate(
         texts,
         f'add them with {embed} --new-classes={folder}/config.json --model=FOLDER, the encoder',
       )
-  segmenter = model.segmenter(names, texts, template)
-  explainer = router_maps.make_explainer(model, names, texts, segmenter)
-  run = _Evaluation(workdir, config, model.step, template, tuple(texts), segmenter, explainer)
-  return [run.score(part) for part in parts][0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +158,7 @@ class _Evaluation:
       watch = pictures.watch()
       spacing = case.geometry.spacing
       segmentation = self.segmenter(case.image, spacing, levels.add, watch=watch)
-      rows += score_case(case, segmentation)
+      rows += score_case(case, segmentation, part.patients.get((case.source, case.name), ''))
       counts += count_lesions(case, levels, self.template)
       with errors.writing(pictures.folder):
         pictures.draw(case, segmentation, watch)
@@ -182,12 +188,15 @@ class _Evaluation:
     return summary
 
 
-def score_case(case: bricks.VolumeRecord, segmentation: Segmentation) -> list[dict[str, Any]]:
+def score_case(
+  case: bricks.VolumeRecord, segmentation: Segmentation, patient: str = ''
+) -> list[dict[str, Any]]:
   """Scores of every class that the case labels, where it was contoured and nothing is ignored.
 
   Args:
     case: with its labels.
     segmentation: of its image.
+    patient: of `held_out.HeldOut.patients`; '' where the patient has no other scan.
 
   Returns:
     One row per (case, class), as `score_files.score` gives it.
@@ -198,7 +207,7 @@ def score_case(case: bricks.VolumeRecord, segmentation: Segmentation) -> list[di
     mask = contoured(case, name, segmentation.mask(name))
     absent = name in case.absent
     row = score_files.score(case.source, case.name, name, mask, truth, spacing, absent=absent)
-    rows.append(row | {'split': case.split})
+    rows.append(row | {'split': case.split, patients.FIELD: patient})
   return rows
 
 

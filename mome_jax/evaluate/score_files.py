@@ -14,7 +14,7 @@ from etils import epath
 
 from input_pipeline import text_files
 from mome_jax.errors import UserError, writing
-from mome_jax.evaluate import false_positives, froc, lesions, metrics, tables
+from mome_jax.evaluate import false_positives, froc, lesions, metrics, patients, tables
 
 CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
 CURVE = 'detection.csv'
@@ -47,10 +47,11 @@ def score(
     absent: whether the scan's field of view cannot show the class: it has no part in any metric.
 
   Returns:
-    `source`, `case`, `split` (not known here: ''), `class`, the values of `metrics.METRICS`, those
-    of `lesions.FIELDS`, and those of `false_positives.FIELDS`.
+    `source`, `case`, `split` and `patients.FIELD` (not known here: ''), `class`, the values of
+    `metrics.METRICS`, those of `lesions.FIELDS`, and those of `false_positives.FIELDS`.
   """
   row: dict[str, Any] = {'source': source, 'case': case, 'split': '', 'class': name}
+  row[patients.FIELD] = ''
   row |= dict.fromkeys(metrics.METRICS, math.nan)
   if not absent:
     row |= metrics.measure(prediction, truth, spacing)
@@ -94,7 +95,7 @@ def write(
   if failed:
     table += f'\n{tables.failures(failed)}'
     summary['failed'] = [{'case': case, 'reason': reason} for case, reason in failed]
-  columns = (*_KEYS, *metrics.METRICS, *lesions.FIELDS, *false_positives.FIELDS)
+  columns = (*_KEYS, *metrics.METRICS, *lesions.FIELDS, *false_positives.FIELDS, patients.FIELD)
   with writing(place, ResultsError):
     place.mkdir(parents=True, exist_ok=True)
     (place / SUMMARY).unlink(missing_ok=True)  # written last: with it, the others are whole
@@ -126,7 +127,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
   Returns:
     Rows as `score` gives them; what older files did not note is None in the counts of detection and
-    in volumes, '' in `split`, and NaN in metrics besides the standard ones.
+    in volumes, '' in `split` and patient, and NaN in metrics besides the standard ones.
 
   Raises:
     ResultsError: if there are no scores, they cannot be read, or the folder has no whole
@@ -165,7 +166,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 def _parse(row: Mapping[str, str]) -> dict[str, Any]:
   if None in row or None in row.values():  # where a score is missing, both masks were empty
     raise ValueError('has not as many fields as the first line')
-  parsed: dict[str, Any] = {key: row.get(key, '') for key in _KEYS}
+  parsed: dict[str, Any] = {key: row.get(key, '') for key in (*_KEYS, patients.FIELD)}
   parsed |= {name: float(row.get(name) or math.nan) for name in metrics.METRICS}
   parsed |= false_positives.parse(row)
   counts = {name: row.get(name) for name in lesions.FIELDS}

@@ -13,7 +13,7 @@ from input_pipeline import inventory, progress, remarks
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError, few
-from mome_jax.evaluate import labelling, mask_folders, score_files
+from mome_jax.evaluate import labelling, mask_folders, patients, score_files
 from mome_jax.evaluate.mask_folders import MaskFolder, Masks, ScoreError
 
 
@@ -115,6 +115,9 @@ def _score_folders(
     notes.append(mask_folders.class_table_note(by_table))
   if truth.by_class_table:
     rows = _of_held_classes(rows, asked)
+  whose = {(dataset, case): declared.patients.get(case, case) for case in truth.masks}
+  named = patients.called(whose)
+  rows = [row | {patients.FIELD: named.get((dataset, row['case']), '')} for row in rows]
   return FolderScores(rows, failed, [*notes, *lacks.notes(references, {r['class'] for r in rows})])
 
 

@@ -216,7 +216,8 @@ def markdown(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -
 
 
 def _line(cells: Iterable[Any]) -> str:
-  return '|' + '|'.join(f' {cell} ' if cell != '' else ' ' for cell in cells) + '|'
+  texts = (str(cell).replace('|', r'\|') for cell in cells)  # in the name of a class or a folder
+  return '|' + '|'.join(f' {text} ' if text else ' ' for text in texts) + '|'
 
 
 def percent(value: float | None, interval: Sequence[float | None] | None = None) -> str:

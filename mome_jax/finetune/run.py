@@ -46,7 +46,8 @@ class FinetuneError(UserError):
 def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   """Checks, prepares, trains, compares and exports; returns the exit code.
 
-  A run that has begun to train goes on with its copy of the start, whatever became of that.
+  Training reads a copy of the start, which is what the new model is compared with; a run that has
+  begun to train goes on with it, whatever became of the start.
 
   Args:
     data: folder as of the source nifti_folder.
@@ -62,7 +63,8 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   model = str(shipped.MODEL) if start == 'shipped' else start
   known = str(place / _START) if _has_start(place) else model
   config = finetune.get_config(config_flag.start_from(known))
-  config.init.checkpoint = model
+  resumed = checkpoint.goes_on(place)
+  config.init.checkpoint = checkpoint.load_config(place).init.checkpoint if resumed else model
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
   _share_batch(config, place)
   if bricks.read_settings(config.data_dir, name) is None:
@@ -76,6 +78,8 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
     with multihost.device_errors(), multihost.outside_the_steps():
       if not _has_start(place):
         _export_whole(model, place / _START)
+      if not resumed:
+        config.init.checkpoint = str(place / _START)
       config = loop.train(config, place)
       result = _compare(config, place)
       _export(place, result)

@@ -376,9 +376,8 @@ def score(plan: Plan) -> list[str]:
   for model in to_score(plan):
     folder = plan.external(model)
     if not (folder / 'params').exists():  # which come last
-      step = _step(plan, model)
+      _note(plan, f'external {model}', {'step': _step(plan, model)})  # else a kill would lose it
       _program('mome_jax.export', f'--checkpoint={plan.run(model)}', f'--output={folder}')
-      _note(plan, f'external {model}', {'step': step})
     _evaluate(plan, folder, plan.scored_only())
   notes, lines = read_notes(plan), []
   for model in plan.models:

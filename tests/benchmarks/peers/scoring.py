@@ -32,7 +32,9 @@ def score(trainer, config, workdir: pathlib.Path, *, limit: int | None = None) -
   part = dataclasses.replace(part, places=part.places[:limit])
   rows = []
   for case in progress.bar(part.read(), total=len(part), desc='evaluate'):
-    rows += score_checkpoint.score_case(case, segmenter(case.image, case.geometry.spacing))
+    segmentation = segmenter(case.image, case.geometry.spacing)
+    patient = part.patients.get((case.source, case.name), '')
+    rows += score_checkpoint.score_case(case, segmentation, patient)
   rules = ', '.join(segmenter.settings.rules) or 'none'
   title = f'{part.title()}, step {trainer.step}, post-processing: {rules}'
   origin = part.origin() | {'step': trainer.step, 'postprocess': segmenter.settings.rules}

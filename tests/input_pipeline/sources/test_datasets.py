@@ -133,7 +133,7 @@ class TestSpecialCases:
     else:
       shutil.rmtree(tmp_path / 'dataset/case_00001/instances')
     for folder in (tmp_path, tmp_path / 'dataset'):
-      told = f'{marker}: is of KiTS23, .*--source=kits23'
+      told = f'{marker}: is of KiTS23, .*: the source kits23'
       with pytest.raises(sources.SourceError, match=told):
         sources.get_source('kits').cases(str(folder))
 
@@ -142,7 +142,7 @@ class TestSpecialCases:
     layouts.nifti(tmp_path / 'data/case_00000/imaging.nii.gz', image)
     layouts.nifti(tmp_path / 'data/case_00000/segmentation.nii.gz', label)
     (tmp_path / 'data/kits.json').write_text('[]')
-    with pytest.raises(sources.SourceError, match='kits.json: is of KiTS19 .*--source=kits'):
+    with pytest.raises(sources.SourceError, match='kits.json: is of KiTS19 .*: the source kits'):
       sources.get_source('kits23').cases(str(tmp_path))
 
   def test_amos_leaves_out_mri_and_keeps_official_splits(self, tmp_path):

@@ -32,11 +32,11 @@ def write(folder, name, seed):
              folder / f'{kind}Tr' / f'{name}.nii.gz')  # fmt: skip
 
 
-def prepared(folder, data, name, cases, splits):
+def prepared(folder, data, name, cases, splits, **more):
   """Prepares `cases` (name -> seed) as the source `name`."""
   for case, seed in cases.items():
     write(folder, case, seed)
-  index = {'labels': {'background': 0, 'liver': 1}, 'splits': splits}
+  index = {'labels': {'background': 0, 'liver': 1}, 'splits': splits, **more}
   (folder / 'dataset.json').write_text(json.dumps(index))
   prepare.prepare('nifti_folder', data, manual_dir=str(folder), name=name, spacing=(1.5,) * 3,
                   brick=16)  # fmt: skip
@@ -116,6 +116,17 @@ class TestSplits:
     (part,) = find(data, split='test')
     shares = [[case.name for case in part.read(host, 2)] for host in range(2)]
     assert shares == [['x', 'z'], ['y']]
+
+  def test_patients_of_several_scans_are_known(self, tmp_path):
+    cases = {'a': 0, 'u': 1, 'v': 2, 'w': 3, 'x': 3, 'y': 4}  # w and x hold the same voxels
+    whose = {'patients': {'v': 'somebody', 'u': 'somebody'}}
+    prepared(
+      tmp_path / 'in', tmp_path / 'data', 'mine', cases, {'validation': list('uvwxy')}, **whose
+    )
+    (part,) = find(tmp_path / 'data')
+    assert {name: called for (_, name), called in part.patients.items()} == {
+      'u': 'mine/u', 'v': 'mine/u', 'w': 'mine/w', 'x': 'mine/w'
+    }  # fmt: skip
 
   def test_test_scans_where_there_is_nothing_else(self, tmp_path):
     prepared(tmp_path / 'in', tmp_path / 'data', 'mine', {'a': 0, 't': 1}, {'test': ['t']})

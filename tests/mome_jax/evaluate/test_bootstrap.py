@@ -43,3 +43,25 @@ def test_interval_of_a_ratio_resamples_parts_and_wholes_together():
   assert all(math.isnan(v) for v in bootstrap_ratio([(1, 2), (0, 0)]))
   with pytest.raises(ValueError, match='infinite'):
     bootstrap_macro(np.array([[math.inf]]))
+
+
+def test_a_case_without_a_score_is_in_no_resample():
+  table = np.random.default_rng(4).uniform(size=(9, 2))
+  among = np.insert(table, [0, 4, 9], math.nan, axis=0)
+  assert bootstrap_macro(among) == bootstrap_macro(table)
+  pairs = [(1, 2), (3, 3), (0, 1)]
+  assert bootstrap_ratio([(0, 0), *pairs, (0, 0)]) == bootstrap_ratio(pairs)
+
+
+def test_scans_of_one_patient_are_drawn_together():
+  # Patient p has 0 and 0, q 1 and 1: a resample's mean is 0, 1/2 or 1 with chance 1/4, 1/2, 1/4.
+  # Drawn scan by scan it would also be 1/4 and 3/4.
+  values, whose = [0.0, 1.0, 0.0, 1.0], ['p', 'q', 'p', 'q']
+  assert bootstrap_interval(values, whose, level=0.4) == (0.5, 0.5)
+  assert bootstrap_interval(values, whose) == bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
+  pairs = [(value, 1) for value in values]
+  assert bootstrap_ratio(pairs, whose) == bootstrap_interval(values, whose)
+  table = np.array([[0.0, math.nan], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
+  assert bootstrap_macro(table, whose) == (0.0, 1.0)
+  assert all(math.isnan(v) for v in bootstrap_interval(values, ['p'] * 4))
+  assert bootstrap_interval(values, 'abcd') == bootstrap_interval(values)

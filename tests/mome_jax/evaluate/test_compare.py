@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from mome_jax import evaluate
-from mome_jax.evaluate import bootstrap, compare, score_files
+from mome_jax.evaluate import bootstrap, compare, metrics, score_files
 
 NAN = math.nan
 
@@ -18,7 +18,8 @@ def rows(**scores):
   return [
     {'source': 's', 'case': f'c{i}', 'split': '', 'class': name, 'dice': dice, 'nsd_1mm': dice / 2,
      'nsd': dice / 2, 'nsd_3mm': dice / 2, 'hd95_mm': hd95,
-     'lesions': None, 'found': None, 'predicted': None, 'absent': False, 'false_positive_ml': None}
+     'lesions': None, 'found': None, 'predicted': None, 'absent': False, 'false_positive_ml': None,
+     'patient': ''}
     for name, values in scores.items()
     for i, (dice, hd95) in enumerate(values)
   ]  # fmt: skip
@@ -131,6 +132,34 @@ def test_interval_and_test_are_those_of_the_paired_differences():
   assert (back.win, back.loss, back.p) == (liver.loss, liver.win, liver.p)
 
 
+def test_a_class_that_some_scans_lack_has_the_interval_of_its_evaluation():
+  rng = np.random.default_rng(1)
+  dice = np.where(np.arange(12) % 3, rng.uniform(0.2, 0.9, 12), NAN)
+  liver = [(0.9, 1.0)] * 12
+  one = rows(liver=liver, spleen=[(value, 1.0) for value in dice])
+  nothing = rows(liver=liver, spleen=[(value * 0, 1.0) for value in dice])
+  spleen = difference_of(nothing, one, 'dice', 'spleen')
+  alone = metrics.summarize(one)['classes']['spleen']
+  assert spleen.n == alone['n'] == 8
+  assert [spleen.low, spleen.high] == alone['dice_interval']
+
+
+def test_scans_of_one_patient_count_together(tmp_path):
+  """Five patients of three scans, all better by as much: 15 scans would make p 2 / 2^15."""
+  dice = np.arange(1, 16) / 40
+  a, b = (rows(liver=[(0.2 + more, 1.0) for more in side]) for side in (dice * 0, dice))
+  named = [row | {'patient': f's/c{number // 3 * 3}'} for number, row in enumerate(b)]
+  apart, together = difference_of(a, b, 'dice', 'liver'), difference_of(a, named, 'dice', 'liver')
+  assert (apart.p, together.p) == (pytest.approx(2 / 2**15), pytest.approx(2 / 2**5))
+  assert (together.n, together.win, together.difference) == (15, 15, apart.difference)
+  patients = [float(part.mean()) for part in dice.reshape(5, 3)]
+  assert (together.low, together.high) == pytest.approx(bootstrap.bootstrap_interval(patients))
+  write(tmp_path / 'b', named)
+  assert score_files.read(tmp_path / 'b') == named
+  alone = metrics.summarize(named)['classes']['liver']
+  assert alone['dice_interval'] == pytest.approx([0.2 + together.low, 0.2 + together.high])
+
+
 @pytest.mark.parametrize('seed', range(4))
 def test_tied_cases_are_tested_as_scipy_does(seed):
   rng = np.random.default_rng(seed)
@@ -146,6 +175,10 @@ def test_the_test_by_hand():
   assert compare.wilcoxon(np.arange(1.0, 6)) == pytest.approx(2 / 2**5)
   assert compare.wilcoxon(np.zeros(4)) == 1.0
   assert compare.wilcoxon(np.full(4, 1e-17)) == 1.0
+  # Six of eight equal differences of one sign are as in 2 (28 + 8 + 1) of 2^8, whatever their bits.
+  better = np.arange(2, 8) / 10 - np.arange(1, 7) / 10
+  assert len(np.unique(better)) > 1
+  assert compare.wilcoxon(np.append(better, [-0.1, -0.1])) == pytest.approx(74 / 2**8)
   assert math.isnan(compare.wilcoxon(np.zeros(0)))
 
 

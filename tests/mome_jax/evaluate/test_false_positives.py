@@ -78,6 +78,15 @@ def test_tables(tmp_path):
   assert metrics.summarize(score_files.read(tmp_path)) == metrics.summarize(rows())
 
 
+def test_scores_that_a_spreadsheet_saved_are_the_same(tmp_path):
+  score_files.write(tmp_path, rows(), title='Title', origin={})
+  file, before = tmp_path / score_files.CASES, score_files.read(tmp_path)
+  text = file.read_text().replace(',True,', ',TRUE,').replace(',False,', ',FALSE,')
+  file.write_text('\ufeff' + text.replace('\n', '\r\n'))
+  assert any(row['absent'] for row in before) and ',TRUE,' in text
+  np.testing.assert_equal(score_files.read(tmp_path), before)
+
+
 def test_older_files_had_no_volumes(tmp_path):
   score_files.write(tmp_path, rows(), title='Title', origin={})
   file = tmp_path / score_files.CASES

@@ -1,6 +1,7 @@
 """Detection over thresholds, on three scans worked out by hand."""
 
 import numpy as np
+import pytest
 
 from mome_jax.evaluate import froc, lesions
 from mome_jax.pictures import froc_curve
@@ -58,6 +59,12 @@ def test_the_curve():
               0.8: (0.5, 0, 1), 0.9: (0.5, 0, 1), 0.95: (0.5, 0, 1)}  # fmt: skip
   assert got == expected
   assert {(p['class'], p['n_diseased'], p['n_healthy']) for p in points} == {(NAME, 1, 2)}
+
+
+def test_the_curve_has_no_intervals_to_compute(monkeypatch):
+  """Four for each class and threshold, none of which is written: minutes for thousands of scans."""
+  monkeypatch.setattr(lesions, 'bootstrap_ratio', lambda *_: pytest.fail('computed'))
+  assert len(froc.summarize(count())) == len(froc.THRESHOLDS)
 
 
 def test_the_middle_of_the_curve_is_what_masks_have():

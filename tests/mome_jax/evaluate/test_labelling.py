@@ -53,6 +53,19 @@ def test_both_read_the_same(labels, more, tmp_path):
       assert known.labels('a', name, occurs=False) == (classes <= set(case.supervised)), name
 
 
+@pytest.mark.parametrize('whose', [{'a': 'p', 'b': 'p', 'of_training': 'p'}, {}])
+def test_patients_of_several_scans_are_known(whose, tmp_path):
+  write(tmp_path, SIDES, [1], missing_is='absent', patients=whose)
+  for case in 'bc':
+    (tmp_path / f'labelsTr/{case}.nii.gz').write_bytes(
+      (tmp_path / 'labelsTr/a.nii.gz').read_bytes()
+    )
+  rows = score_folders.score_folders(tmp_path / 'labelsTr', tmp_path / 'labelsTr').rows
+  called = {row['case']: row['patient'] for row in rows}
+  first = 'labelsTr/a' if whose else ''
+  assert called == {'a': first, 'b': first, 'c': ''}
+
+
 def test_a_mask_of_a_pair_that_is_out_of_view_is_false_and_not_wrong(tmp_path):
   write(tmp_path / 'r', SIDES, [3], absent=['kidneys'])
   codes = write(tmp_path / 'p', SIDES, [1, 3])

@@ -73,6 +73,18 @@ def test_summary():
     assert low <= summary[name] <= high
 
 
+def test_scans_of_one_patient_are_drawn_together():
+  # Found in both scans of one patient, and in neither of the other: 0, 1/2 or 1.
+  rows = [
+    {'lesions': 1, 'found': found, 'predicted': 1, 'patient': who}
+    for who, found in ('a1', 'b0') * 2
+  ]
+  rows = [row | {'found': int(row['found'])} for row in rows]
+  assert lesions.summarize(rows)['sensitivity_interval'] == (0.0, 1.0)
+  one = [row | {'patient': 'a'} for row in rows]
+  assert all(math.isnan(v) for v in lesions.summarize(one)['lesion_sensitivity_interval'])
+
+
 def test_without_healthy_or_diseased_scans():
   healthy = [{'lesions': 0, 'found': 0, 'predicted': 1}]
   summary = lesions.summarize(healthy)

@@ -47,6 +47,14 @@ def test_ignored_voxels_are_not_scored(case):
   assert score_checkpoint.score_case(case, segmentation)[0]['dice'] == pytest.approx(128 / 144)
 
 
+def test_a_row_tells_whose_scan_it_is(case):
+  segmentation = types.SimpleNamespace(
+    names=('liver',), template=TEMPLATE, mask=lambda _: case.codes > 0
+  )
+  rows = score_checkpoint.score_case(case, segmentation, 's/a')
+  assert [(row['split'], row['patient']) for row in rows] == [('validation', 's/a')]
+
+
 def test_ignored_voxels_hold_no_lesion_at_any_threshold(case):
   levels = froc.Levels(('liver tumor',), case.codes.shape)
   levels.of('liver tumor')[(case.codes == TUMOR) | (case.codes == IGNORE_CODE)] = len(

@@ -49,6 +49,11 @@ def test_classes_of_few_scans_are_named_below_an_interval_that_they_narrow():
   assert of(1, 1) == '| **mean over classes** | | **50.0** | **50.0** | |'  # no interval
 
 
+def test_a_name_with_a_bar_is_one_cell():
+  text = tables.report(metrics.summarize([row('a', 'gtv|ctv', 0.9, 0.8, 4.0)]), title='')
+  assert r'| gtv\|ctv | 1 | 90.0 | 80.0 | 4.0 |' in text.splitlines()
+
+
 LESION = {'lesions': 2, 'found': 1, 'predicted': 3}
 TWO = [
   row('a', 'spleen', 0.9, 0.8, 4.0, source='msd_spleen'),

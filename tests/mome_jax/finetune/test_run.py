@@ -245,6 +245,37 @@ def test_a_run_that_has_begun_goes_on_without_its_start(commanded, tmp_path, cap
   assert f'fine-tunes from {start}; choose another --workdir' in capsys.readouterr().err
 
 
+def test_what_is_trained_from_is_what_is_compared_with(commanded, tmp_path, monkeypatch):
+  """A start that is trained on meanwhile, or removed, is read once: where it is copied."""
+  start, began = tmp_path / 'start', []
+  run._export_whole(str(shipped.MODEL), epath.Path(start))
+  whole, train = run._export_whole, run.loop.train
+
+  def copied(model, folder):
+    whole(model, folder)
+    shutil.rmtree(start)
+
+  def trained(config, workdir):
+    began.append(config.init.checkpoint)
+    assert checkpoint.load_config(config.init.checkpoint).classes
+    return train(config, workdir)
+
+  monkeypatch.setattr(run, '_export_whole', copied)
+  monkeypatch.setattr(run.loop, 'train', trained)
+  assert commanded(start) == 0
+  assert commanded(start) == 0
+  assert began == [str(tmp_path / 'run/start_model')] * 2
+
+
+def test_a_run_of_an_earlier_version_names_what_it_began_with(commanded, tmp_path):
+  assert commanded(shipped.MODEL) == 0
+  config = checkpoint.load_config(tmp_path / 'run')
+  config.init.checkpoint = str(shipped.MODEL)
+  checkpoint.save_description(epath.Path(tmp_path / 'run'), config)
+  assert commanded(shipped.MODEL) == 0
+  assert checkpoint.load_config(tmp_path / 'run').init.checkpoint == str(shipped.MODEL)
+
+
 def test_a_scan_that_is_left_out_is_told_at_the_end(commanded, monkeypatch, capsys):
   skipped = {'skipped': [('c03', 'c03_0000.nii.gz: cut off')]}
   whole = run.prepare.prepare

@@ -231,6 +231,20 @@ def test_a_model_that_was_trained_on_since_it_was_scored_elsewhere_is_told(plan,
   assert line.startswith(f'{plan.external("m")}: m at step 2, which is at 4 now')
 
 
+def test_it_is_told_of_an_export_that_was_the_last_before_a_kill(plan, monkeypatch):
+  def killed(*_):
+    (plan.external('m') / 'params').mkdir(parents=True)
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(stages, '_program', killed)
+    stages.score(plan)
+  monkeypatch.setattr(stages, '_program', lambda *_: None)
+  (plan.run('m') / 'checkpoints' / '4').mkdir()
+  [line] = stages.score(plan)
+  assert 'm at step 2, which is at 4 now' in line
+
+
 def test_tables_are_done_until_there_are_other_scores(plan):
   scored(plan.run('m') / 'evaluation', 'lits', step=2)
   assert stages.to_write_tables(plan) == ['all']
