@@ -1,7 +1,5 @@
 """3D convolutions: XLA's own on a GPU, those of `conv3d_cpu.py` and `conv3d_tpu.py` elsewhere."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,7 +100,6 @@ class Conv3D(nn.Module):
   use_bias: bool = True
   halve: bool = False
   dtype: jnp.dtype = jnp.float32
-  bias_init: Callable = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -111,7 +108,7 @@ class Conv3D(nn.Module):
     convolve = conv3d_halving if self.halve else conv3d
     y = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
-      bias = self.param('bias', self.bias_init, (self.features,))
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
       y = y + broadcast(bias.astype(self.dtype), y.shape)
     return y
 

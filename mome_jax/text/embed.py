@@ -117,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   parser = make_parser()
   args = parser.parse_args(dashed(argv))
+  if args.output.suffix != '.npz':
+    parser.error(f'--output={args.output}: training would not read it; name it FILE.npz')
   if args.cum and (args.prompts or args.new_classes):
     parser.error(
       '--prompts and --new-classes go with --model: the vectors of --cum are those of its 32 '

@@ -26,6 +26,7 @@ from input_pipeline.anatomy import TEMPLATE, Template, resolve, vocabulary
 from input_pipeline.anatomy.vocabulary import Vocabulary
 from mome_jax import shipped
 from mome_jax.text.lexicon import Lexicon
+from mome_jax.text.vectors import unit
 
 VERDICTS = ('known', 'near', 'unfamiliar')
 FEATURES = (
@@ -80,12 +81,12 @@ class Comparison:
   def __init__(self, terms: Vocabulary, embed: Embed):
     self.terms, self._embed = terms, embed
     self._lexicon = Lexicon([(term.name, *term.synonyms) for term in terms])
-    self._vectors = _unit(embed([_OF_TERMS.format(term.name) for term in terms]))
+    self._vectors = unit(embed([_OF_TERMS.format(term.name) for term in terms]))
 
   def __call__(self, prompts: Sequence[str]) -> Likeness:
     """The likeness of K prompts to the terms."""
     texts = [sentence.format(prompt) for sentence in _SENTENCES for prompt in prompts]
-    cosine = _unit(self._embed(texts)) @ self._vectors.T
+    cosine = unit(self._embed(texts)) @ self._vectors.T
     cosine = cosine.reshape(len(_SENTENCES), len(prompts), len(self.terms))
     return Likeness(
       cosine.mean(0),
@@ -248,7 +249,3 @@ class Familiarity:
     ]
     candidates = self.trained & np.array(fitting)
     return np.where(candidates.any(1, keepdims=True), candidates, self.trained)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-  return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)

@@ -45,8 +45,8 @@ class Phrases:
 
   def __init__(self, terms: Sequence[Term]):
     self.terms = tuple(terms)
-    held_out = {fold(name) for term in terms for name in term.held_out}
-    self._names = [_allowed(_names(term), held_out, term.name) for term in terms]
+    self._held_out = {fold(name) for term in terms for name in term.held_out}
+    self._names = [_allowed(_names(term), self._held_out, term.name) for term in terms]
 
   def names(self, row: int) -> tuple[str, ...]:
     """All bare names of a term that may be drawn, its canonical one first."""
@@ -56,8 +56,8 @@ class Phrases:
     """A phrase of a term: its default prompt, or any of its names in any sentence."""
     names = self._names[row]
     name = names[0] if rng.random() < 0.4 else names[rng.integers(len(names))]
-    if rng.random() < 0.1:
-      name = _respell(name)
+    if rng.random() < 0.1 and fold(respelled := _respell(name)) not in self._held_out:
+      name = respelled
     sentence = _DEFAULT if rng.random() < 0.3 else SENTENCES[rng.integers(len(SENTENCES))]
     return sentence.format(name=name, noun=_noun(name, rng))
 

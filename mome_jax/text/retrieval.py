@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from input_pipeline.anatomy.vocabulary import Term
+from mome_jax.text.vectors import unit
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # K texts -> (K, d) float32
 _PROMPT = 'A computerized tomography of the {}'
@@ -23,7 +24,7 @@ def held_out(embed: Embed, terms: Sequence[Term]) -> list[tuple[str, str, str]]:
   asked = [(name, term.name) for term in terms for name in term.held_out]
   if not asked:
     return []
-  similarity = _unit(embed([name for name, _ in asked])) @ _unit(embed(prompts(terms))).T
+  similarity = unit(embed([name for name, _ in asked])) @ unit(embed(prompts(terms))).T
   nearest = similarity.argmax(1)
   return [(*pair, terms[row].name) for pair, row in zip(asked, nearest, strict=True)]
 
@@ -56,10 +57,10 @@ def sides(embed: Embed, terms: Sequence[Term], left_out: Sequence[str]) -> dict[
     if names[left] in left_out:
       codes[left] = vectors[right] + mean
       asked.append(left)
-  nearest = (_unit(vectors[asked]) @ _unit(codes).T).argmax(1)
+  nearest = (unit(vectors[asked]) @ unit(codes).T).argmax(1)
   return {
     'retrieved': float((nearest == asked).mean()),
-    'step': float(np.mean([_unit(steps[left]) @ _unit(mean) for left in asked])),
+    'step': float(np.mean([unit(steps[left]) @ unit(mean) for left in asked])),
   }
 
 
@@ -84,7 +85,7 @@ def geometry(vectors: np.ndarray) -> dict[str, float]:
     'norm', their mean length; 'mean_cosine' and 'greatest_cosine' of two of them; 'condition', the
     ratio of the largest to the smallest singular value; one-hot vectors have 1, 0, 0 and 1.
   """
-  cosine = _unit(vectors) @ _unit(vectors).T
+  cosine = unit(vectors) @ unit(vectors).T
   others = cosine[~np.eye(len(vectors), dtype=bool)]
   values = np.linalg.svd(vectors, compute_uv=False)
   return {
@@ -93,7 +94,3 @@ def geometry(vectors: np.ndarray) -> dict[str, float]:
     'greatest_cosine': float(others.max()),
     'condition': float(values[0] / values[-1]),
   }
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)

@@ -27,6 +27,11 @@ def command() -> str:
   return spoken('python -m mome_jax.text.embed --model=FOLDER --output=FILE.npz')
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+  """(..., d) -> the same, each of length 1; zeros stay."""
+  return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextVectors:
   """Embeddings of some prompts.

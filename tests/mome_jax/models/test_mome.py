@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from ml_collections import ConfigDict
 
 from mome_jax.errors import ConfigError
@@ -87,6 +88,61 @@ def test_a_head_follows_the_formula(activation, slope):
     x = np.moveaxis(z[b], 0, -1) @ w1.reshape(8, 8).T + b1  # rows of w are outputs
     x = act(x) @ w2.reshape(8, 8).T + b2
     np.testing.assert_allclose(got[b], act(x) @ w3 + b3, rtol=1e-4, atol=1e-4)
+
+
+def test_fresh_heads_expect_a_class_in_one_voxel_of_a_hundred():
+  variables = heads.HeadGenerator().init(jax.random.key(0), jnp.ones((1, 4)), jnp.ones((2, 4)))
+  bias = variables['params']['controller']['bias']
+  np.testing.assert_allclose(jax.nn.sigmoid(bias[-1]), 0.01, rtol=1e-5)
+  np.testing.assert_array_equal(bias[:-1], 0)
+
+
+def test_the_network_follows_its_formulas():
+  """Those of docs/method.md, from the pyramid on; the gates have tests of their own."""
+  image, text = example()
+  options = {'head_activation': 'leaky_relu', 'anchor': 'finest', 'top_k': 1}
+  model = build_model(config(scales=(0, 2), **options))
+  variables, _ = start(model, image, text)
+  variables['params']['mixture_share'] = jnp.float32(0.6)
+  params = jax.tree.map(np.asarray, variables['params'])
+
+  @jax.jit
+  def run(variables):
+    pyramid = model.backbone.apply({'params': variables['params']['backbone']}, image)
+    return pyramid, *model.apply(variables, image, text)
+
+  def dense(x, part):
+    return x @ part['kernel'].reshape(-1, part['kernel'].shape[-1]) + part['bias']
+
+  def normalised(x, part):
+    affine = (torch.from_numpy(part[name]) for name in ('scale', 'bias'))
+    x = torch.from_numpy(np.moveaxis(np.array(x), -1, 1).copy())
+    y = torch.nn.functional.group_norm(x, np.gcd(16, x.shape[1]), *affine)
+    return np.moveaxis(y.numpy(), 1, -1)
+
+  pyramid, logits, aux = run(variables)
+  part = params['context']
+  pooled = np.maximum(normalised(pyramid[-1], part['norm']), 0).mean((1, 2, 3))
+  context = dense(pooled, part['project'])
+  classes = np.maximum(dense(np.asarray(text), params['text']), 0)
+  for scale, scores in zip((0, 2), aux['expert_logits'], strict=True):
+    part = params[f'expert_{scale}']
+    z = dense(np.maximum(normalised(pyramid[scale], part['norm']), 0), part['project'])
+    for k in range(len(text)):
+      pairs = np.concatenate([context, np.tile(classes[k], (len(image), 1))], 1)
+      theta = dense(pairs, params['heads']['controller'])
+      expected = heads.apply_head(theta, np.moveaxis(z, -1, 1), 'leaky_relu')
+      bound = 1e-4 * np.abs(expected).max()
+      np.testing.assert_allclose(scores[:, k], expected, atol=bound)
+
+  (fine, trust), (coarse, other) = (
+    (jax.image.resize(m, aux['expert_logits'][0].shape, 'trilinear') for m in maps)
+    for maps in zip(aux['expert_logits'], aux['router_logits'], strict=True)
+  )
+  weight = 1 / (1 + np.exp(other - trust))  # of the finest scale; the better one alone takes part
+  mixture = np.where(trust >= other, weight * fine, (1 - weight) * coarse)
+  expected = np.moveaxis(fine + np.tanh(0.6) * (mixture - fine), 1, -1)
+  np.testing.assert_allclose(logits, expected, atol=3e-5 * np.abs(fine).max())
 
 
 @pytest.mark.parametrize(
@@ -190,6 +246,17 @@ def test_a_router_that_learns_apart_leaves_its_experts_the_gradient_of_equal_wei
     for ours, theirs in zip(*map(jax.tree.leaves, (got[name], part)), strict=True):
       np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(theirs).max()))
   assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(got['router']))
+
+
+def test_a_model_is_what_its_config_says():
+  options = {
+    'scales': (0, 2), 'top_k': 1, 'router_inputs': 'vision', 'anchor': 'equal',
+    'router_apart': True, 'width': 48, 'router_width': 6, 'head_activation': 'leaky_relu',
+    'class_chunk': 3, 'dtype': 'bfloat16',
+  }  # fmt: skip
+  model = build_model(config(**options))
+  assert {name: getattr(model, name) for name in options} == options
+  assert model.backbone.dtype == jnp.bfloat16
 
 
 def test_a_router_that_learns_apart_needs_an_anchor():

@@ -23,11 +23,16 @@ def make_gates(features, classes, context, inputs='text+vision', **values):
   return params, module.apply({'params': params}, features, classes, context)
 
 
-def test_a_fresh_router_gives_the_finest_scale_nine_tenths():
+@pytest.mark.parametrize(('equal_start', 'finest'), [(False, 0.9), (True, 1 / 3)])
+def test_a_fresh_router_gives_the_finest_scale_nine_tenths_or_as_much_as_others(
+  equal_start, finest
+):
   features = [jnp.zeros((1, 4 >> level, 4 >> level, 4 >> level, 8)) for level in range(3)]
-  _, gates = make_gates(features, jnp.ones((2, 16)), jnp.ones((1, 16)))
+  inputs = features, jnp.ones((2, 16)), jnp.ones((1, 16))
+  module = router.Router(4, equal_start=equal_start)
+  gates, _ = module.init_with_output(jax.random.key(0), *inputs)
   logits = [Gate(g.weight[:, 0], g.bias[:, 0])(x) for g, x in zip(gates, features, strict=True)]
-  np.testing.assert_allclose(ops.scale_weights(logits)[0], 0.9, rtol=1e-5)
+  np.testing.assert_allclose(ops.scale_weights(logits)[0], finest, rtol=1e-5)
 
 
 def test_a_gate_is_the_product_of_query_and_normalised_key():

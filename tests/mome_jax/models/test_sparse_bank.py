@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from ml_collections import ConfigDict
 
 from mome_jax import ops
@@ -87,6 +88,36 @@ def test_a_fresh_bank_is_the_identity():
   assert len(np.unique(report['experts'][..., 0])) > 1  # a zero gate would send all to expert 0
 
 
+@pytest.mark.parametrize('executor', sparse_bank.EXECUTORS)
+def test_a_bank_follows_the_formula(executor):
+  """F + the sum over two of four experts of p_i e_i(GroupNorm(F)), voxel by voxel."""
+  rng = np.random.default_rng(0)
+  changes = bank_config(executor=executor, expansion=3)
+  bank = sparse_bank.SparseBank(sparse_bank.make_options(changes, (0, 1), router_width=8))
+  x = rng.normal(1, 2, size=(2, 2, 2, 3, 16)).astype(np.float32)
+  trained = jnp.asarray(rng.normal(size=(5, 12)), jnp.float32)
+  apply = functools.partial(bank.apply, train=False)
+  shapes = jax.eval_shape(functools.partial(bank.init, train=False), jax.random.key(0), x, trained)
+  draw = lambda leaf: (rng.normal(size=leaf.shape) / leaf.shape[-1] ** 0.5).astype(np.float32)
+  variables = jax.tree.map(draw, shapes)
+  p = variables['params']
+  y, report = jax.jit(apply)(variables, x, trained)
+  tokens = np.asarray(ops.GroupNorm().apply({'params': p['norm']}, x)).reshape(-1, 16)
+  gate = sparse_bank.TokenGate(bank.options)
+  logits = gate.apply({'params': p['gate']}, jnp.asarray(tokens), trained)
+  expected = x.reshape(-1, 16).copy()
+  assert p['kernel_in'].shape == (4, 16, 48)
+  for row, (token, shares) in enumerate(zip(tokens, np.array(jax.nn.softmax(logits)), strict=True)):
+    best = np.argsort(-shares)[:2]
+    np.testing.assert_array_equal(report['experts'].reshape(-1, 2)[row], best)
+    for i in best:
+      hidden = torch.from_numpy(token @ p['kernel_in'][i] + p['bias_in'][i])
+      hidden = torch.nn.functional.gelu(hidden, approximate='tanh').numpy()
+      e = hidden @ p['kernel_out'][i] + p['bias_out'][i]
+      expected[row] += shares[i] / shares[best].sum() * e
+  np.testing.assert_allclose(y.reshape(-1, 16), expected, atol=1e-4)
+
+
 def test_the_gate_follows_the_formula():
   rng = np.random.default_rng(0)
   x, c = rng.normal(size=(6, 16)), rng.normal(size=(5, 12))
@@ -144,6 +175,8 @@ def test_training_drops_and_every_part_of_a_bank_learns(variables):
   grads, banks = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
   assert 0.2 < banks[1]['dropped'] < 0.9
   assert banks[1]['load'].sum() == pytest.approx(1)
+  # Half of 48 choices shared by 4 experts are 6, rounded up to 8 rows each.
+  assert banks[1]['slots_used'] == pytest.approx((1 - banks[1]['dropped']) * 48 / (4 * 8))
   for path, g in jax.tree_util.tree_leaves_with_path(grads['expert_1']['bank']):
     assert np.abs(g).max() > 0, path
 
@@ -195,3 +228,13 @@ def test_the_balance_of_a_bank_leaves_air_out():
   expected = losses.balance_loss(routes, jnp.asarray(body.reshape(-1)))
   assert report['balance'] == pytest.approx(float(expected), rel=1e-5)
   assert abs(float(report['balance'] - whole['balance'])) > 1e-3
+  assert report['z'] == whole['z']
+
+
+@pytest.mark.parametrize(('anchor', 'share', 'bias'), [('equal', 0.1, 0), ('finest', 0, np.log(9))])
+def test_how_a_mixture_with_an_anchor_starts(anchor, share, bias):
+  mixture = MoME(Pyramid(), width=16, router_width=8, anchor=anchor)
+  start = jax.jit(mixture.init)(jax.random.key(0, impl='rbg'), *example())['params']
+  assert start['mixture_share'] == pytest.approx(share)
+  assert start['router']['bias_0'] == pytest.approx(bias)
+  assert start['router']['bias_1'] == 0

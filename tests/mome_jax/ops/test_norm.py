@@ -67,6 +67,14 @@ def test_the_layer_norm_and_its_gradients():
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize('kind', [norm.GroupNorm, norm.LayerNorm])
+def test_what_hardly_varies_is_divided_by_the_epsilon_too(kind):
+  """Of a variance of 1e-5 the root with 1e-5 beside it is 1.4 times the spread."""
+  x = np.where(np.indices((2, 4, 6)).sum(0) % 2, 1, -1) * np.sqrt(1e-5)
+  y = kind(learned=False).apply({}, x.astype(np.float32))
+  np.testing.assert_allclose(y, x / np.sqrt(2e-5), rtol=1e-4)
+
+
 def test_norm_of_a_large_offset_keeps_precision():
   x = (1e4 + RNG.normal(size=(1, 8, 8, 8, 2))).astype(np.float32)
   module = norm.GroupNorm(per_channel=True)

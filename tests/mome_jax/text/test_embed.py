@@ -128,6 +128,9 @@ def test_vectors_of_cum(rows, tmp_path, capsys):
   arguments = ['--cum', str(tmp_path / 'txt_encoding.pth'), '--output', str(tmp_path / 'cum.npz')]
   assert embed.main(arguments) == 0
   assert TextVectors.load(tmp_path / 'cum.npz').key == vectors.key
+  with pytest.raises(SystemExit):  # training would take it for a file of CUM
+    embed.main([*arguments[:3], str(tmp_path / 'cum.vectors')])
+  assert 'cum.vectors: training would not read it; name it FILE.npz' in capsys.readouterr().err
   for further in (['--prompts', 'a heart'], ['--new-classes', 'dataset.json']):
     with pytest.raises(SystemExit):
       embed.main(arguments + further)

@@ -36,6 +36,15 @@ def test_a_draw_is_one_of_the_names_in_a_sentence(seed):
   assert ' '.join(rest.split()).replace(' ?', '?') in [w.replace(' ?', '?') for w in words]
 
 
+def test_the_other_spelling_of_a_name_is_not_shown_where_it_is_held_out():
+  term = Term('celiac trunk', 'structure', '', 'celiac trunk', synonyms=('celiac artery',),
+              held_out=('coeliac artery',))  # fmt: skip
+  phrases = Phrases([term])
+  texts = [phrases.draw(0, np.random.default_rng(n)) for n in range(500)]
+  assert any('coeliac trunk' in text for text in texts)
+  assert not any('coeliac artery' in text for text in texts)
+
+
 def test_the_same_generator_draws_the_same():
   phrases = Phrases([KIDNEY, TUMOR])
   draw = lambda: [phrases.draw(1, np.random.default_rng(n)) for n in range(50)]

@@ -99,6 +99,9 @@ def test_rms_norm_by_hand():
   # mean(x^2) = (9 + 16) / 2 = 12.5; a mean of 3.5 is not taken off.
   out = t5.RMSNorm().apply({'params': {'scale': jnp.array([1.0, 2.0])}}, jnp.array([[3.0, 4.0]]))
   np.testing.assert_allclose(out, [[3 / 12.5**0.5, 8 / 12.5**0.5]], rtol=1e-6)
+  # mean(x^2) = 1e-6, as large as what is added to it.
+  out = t5.RMSNorm().apply({'params': {'scale': jnp.ones(2)}}, jnp.array([[1e-3, -1e-3]]))
+  np.testing.assert_allclose(out, [[0.5**0.5, -(0.5**0.5)]], rtol=1e-5)
 
 
 def test_attention_scores_are_not_scaled():
