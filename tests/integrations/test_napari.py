@@ -438,6 +438,14 @@ def test_results_of_more_than_55_free_texts_are_opened(tmp_path):
   assert kind == 'labels' and array.max() == 256 and shown['features']['index'] == [0, 256]
 
 
+def test_free_text_that_finds_nothing_is_told_with_what_it_may_be_like(boxes):
+  _, widget, _ = boxes
+  widget.force.setChecked(True)
+  ask(widget, 'something dense, the hepatic organ')  # the threshold answers the first of a pass
+  told = widget.notes.text()
+  assert 'scan: nothing was found for "the hepatic organ"; it may be like "liver"' in told
+
+
 def test_saving_takes_the_place_of_its_own_files_alone(boxes, tmp_path):
   _, widget, _ = boxes
   ask(widget, 'liver')
