@@ -5,11 +5,23 @@ ends. A bucket and some network disks have no locks: there it is up to the user.
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
+from typing import IO
 
 from input_pipeline.buckets import is_in_bucket
+
+
+def lock(handle: int | IO, *, wait: bool) -> None:
+  """Locks an open file or folder until it is closed.
+
+  Raises:
+    BlockingIOError: if another process has it, and is not waited for.
+    OSError: if the file system has no locks.
+  """
+  import fcntl  # Windows lacks it, and is told what to do once a command runs
+
+  fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -25,7 +37,7 @@ def sole(folder: os.PathLike, refusal: Exception) -> Iterator[None]:
     return
   with _opened(folder) as handle:
     try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      lock(handle, wait=False)
     except BlockingIOError:
       raise refusal from None
     except OSError:  # this file system has no locks
@@ -40,12 +52,14 @@ def in_turn(folder: os.PathLike) -> Iterator[None]:
   """Has an existing folder alone, after whoever has it."""
   with _opened(folder) as handle:
     with contextlib.suppress(OSError):
-      fcntl.flock(handle, fcntl.LOCK_EX)
+      lock(handle, wait=True)
     yield
 
 
 @contextlib.contextmanager
 def _opened(folder: os.PathLike) -> Iterator[int]:
+  import fcntl
+
   handle = os.open(folder, os.O_RDONLY)
   try:
     yield handle

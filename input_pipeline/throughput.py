@@ -12,7 +12,6 @@ import argparse
 import concurrent.futures
 import dataclasses
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -58,6 +57,8 @@ def measure(
     seconds: of the measurement.
     warm_up: seconds before it, in which files and cache get warm.
   """
+  import resource  # Windows lacks it, and is told what to do once a command runs
+
   labelled = {name for store in stores for case in store.cases for name in case.labelled}
   classes = [name for name in stores[0].template.names() if name in labelled]
   batches = dataset.make_dataset(config, stores, classes, seed=0, batch_size=batch_size)

@@ -226,7 +226,7 @@ function showRouting() {
     if (!(k in maps) || share[k][0] === null) return;
     const cells = [...share[k], entropy[k]].map((value, i) => {
       const cell = make('td', {}, `${Math.round(100 * value)} %`);
-      cell.style.background = i < scales.length ? `rgba(88, 166, 255, ${0.75 * value})` : `rgba(255, 166, 87, ${0.6 * value})`;
+      cell.style.background = i < scales.length ? `rgba(88, 166, 255, ${0.5 * value})` : `rgba(255, 166, 87, ${0.4 * value})`;
       return cell;
     });
     const name = make('button', { onclick: () => { $('routed').value = k; showMap(); if (row.centre) goTo(row.centre); } }, row.name);

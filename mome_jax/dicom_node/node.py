@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import pathlib
 import shutil
@@ -13,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from input_pipeline import folder_lock
 from input_pipeline.ct import dicom
 from mome_jax.dicom_node import folders, network
 from mome_jax.dicom_node.settings import Settings, SettingsError
@@ -278,7 +278,7 @@ def _locked(root: pathlib.Path) -> TextIO:
   """A file that is locked as long as it is open; NodeError where another node has it."""
   lock = (root / '.lock').open('w')
   try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    folder_lock.lock(lock, wait=False)
   except BlockingIOError as error:
     lock.close()
     raise network.NodeError(

@@ -366,15 +366,18 @@ def _whole(
 
 
 def _nearer(part: np.ndarray, organ: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
-  """The voxels of a lesion in one of a pair of organs that are nearer to this one."""
+  """The voxels of a lesion in one of a pair of organs that are nearer to this one.
+
+  What lies midway belongs to the left one, as `prepare` has it.
+  """
   spans = [np.flatnonzero(one.any((1, 2))) for one in (organ, *others) if one.any()]
   if not organ.any():
     return np.zeros_like(part)
   if len(spans) == 1:  # all of it is where the one organ is
     return part
   this, other = (span.mean() for span in spans)
-  place = np.arange(len(part))[:, None, None]
-  return part & (abs(place - this) < abs(place - other))
+  to_the_right = np.arange(len(part))[:, None, None] > (this + other) / 2
+  return part & (to_the_right if this > other else ~to_the_right)
 
 
 def _mask_folders(

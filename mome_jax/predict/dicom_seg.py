@@ -169,14 +169,19 @@ class _Frames:
 
 
 def _completed(series: dicom.Series, slices: Sequence[int]) -> list[Any]:
-  """Headers of some slices with what anonymised ones may lack: empty fields, the thickness."""
+  """Headers of some slices with what anonymised ones may lack, and the true distance of slices.
+
+  dcmqi, with which 3D Slicer reads SEG, places frames by SpacingBetweenSlices, which scanners also
+  use for a gap, a direction or nothing; without it by SliceThickness.
+  """
   axes = series.volume.geometry.affine[:3, :3]
   normal = np.cross(axes[:, 0], axes[:, 1])
   apart = float(abs(axes[:, 2] @ normal) / np.linalg.norm(normal))
   headers = dicom_source.completed([series.headers[k] for k in slices])
   for header in headers:
+    header.SpacingBetweenSlices = round(apart, 6)
     if not header.get('SliceThickness'):
-      header.SliceThickness = round(apart, 6)
+      header.SliceThickness = header.SpacingBetweenSlices
   return headers
 
 

@@ -56,7 +56,7 @@ class Request:
 
   Attributes:
     inputs: NIfTI files, zip archives and folders; see `find_scans.find_scans`.
-    prompts: class names or any text; None is the classes that the model was trained on.
+    prompts: class names or any text; None is all classes of the model but the experimental ones.
     options: what to write besides labels and legend.
     fast: let windows overlap by 0.25; the grid stays the same.
     assume_spacing: (3,) mm, in place of what NIfTI headers say.

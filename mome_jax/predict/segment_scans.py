@@ -55,13 +55,12 @@ def predict(
   """Segments scans and writes the results; a scan that fails does not stop the others.
 
   Args:
-    model: model folder, training workdir, one of its `checkpoints/STEP`, or folder of an ensemble;
-      several of them, whose logits are averaged; or a `Predictor` or `Ensemble`, which several
-      calls can share.
+    model: folder of one, or several, as of `prompted_model.load`; or a `Predictor` or `Ensemble`,
+      which several calls can share.
     inputs: NIfTI files, zip archives and folders, or one; see `find_scans.find_scans`.
     output: folder; created where missing.
-    prompts: names of classes, synonyms or any text, or one; see `request.make_targets`. None is the
-      classes that the model was trained on.
+    prompts: names of classes, synonyms or any text, or one; see `request.make_targets`. None is all
+      classes of the model but the experimental ones.
     options: what to write besides labels and legend.
     existing: what to do with scans that have results: 'error', 'overwrite' or 'skip'.
     fast: let windows overlap by 0.25; the grid stays the same.

@@ -1,7 +1,6 @@
 """Results that appear as a whole or not at all, whatever ends the program in between."""
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -77,7 +76,7 @@ def scratch(output: pathlib.Path) -> Iterator[pathlib.Path]:
   try:
     with (folder / f'un{_LOCK}').open('w') as lock:
       with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder_lock.lock(lock, wait=True)
       os.replace(lock.name, folder / _LOCK)  # no lock is ever seen open by `sweep` of another run
       yield folder
   finally:
@@ -98,7 +97,7 @@ def sweep(output: pathlib.Path) -> None:
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
       if (folder / _LOCK).exists():
         lock = stack.enter_context((folder / _LOCK).open('r+'))
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: somebody has it
+        folder_lock.lock(lock, wait=False)  # BlockingIOError: somebody has it
       elif time.time() - folder.stat().st_mtime < _DAY:
         continue
       if _is_torn(folder):

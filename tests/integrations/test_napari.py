@@ -428,6 +428,24 @@ def test_labels_are_saved_on_the_grid_of_the_file_and_come_back(boxes, tmp_path)
     widget.save(tmp_path / 'nowhere' / 'x.nii.gz')
 
 
+def test_results_of_more_than_55_free_texts_are_opened(tmp_path):
+  labels = np.zeros((4, 5, 6), np.uint16)
+  labels[1:3, 1:3, 1:3] = 256
+  nib.save(nib.Nifti1Image(labels, np.diag([2.0, 2, 2, 1])), tmp_path / 'a_seg.nii.gz')
+  row = {'label': 256, 'name': 'the 57th', 'volume_ml': 0.064}
+  (tmp_path / 'a_seg.json').write_text(json.dumps({'labels': [row]}))
+  [(array, shown, kind)] = read_scans.read(str(tmp_path / 'a_seg.nii.gz'))
+  assert kind == 'labels' and array.max() == 256 and shown['features']['index'] == [0, 256]
+
+
+def test_free_text_that_finds_nothing_is_told_with_what_it_may_be_like(boxes):
+  _, widget, _ = boxes
+  widget.force.setChecked(True)
+  ask(widget, 'something dense, the hepatic organ')  # the threshold answers the first of a pass
+  told = widget.notes.text()
+  assert 'scan: nothing was found for "the hepatic organ"; it may be like "liver"' in told
+
+
 def test_saving_takes_the_place_of_its_own_files_alone(boxes, tmp_path):
   _, widget, _ = boxes
   ask(widget, 'liver')

@@ -163,6 +163,24 @@ def test_windows_is_told_before_anything_is_imported(capsys, monkeypatch):
   assert 'run it in WSL 2' in capsys.readouterr().err
 
 
+def test_windows_is_told_by_each_module_too():
+  """As of `python -m mome_jax.predict`, which `mome` does not go before."""
+  code = """
+import signal, sys
+sys.modules |= dict.fromkeys(['fcntl', 'resource'])  # what Windows lacks
+del signal.SIGHUP
+from mome_jax.cli import COMMANDS
+mains = [command.load().main for command in COMMANDS.values()]
+sys.platform = 'win32'
+print({main([]) for main in mains})
+"""
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+  assert done.stdout == '{1}\n', done.stderr
+  assert set(done.stderr.splitlines()) == {
+    'error: Windows is not supported; run it in WSL 2: docs/install.md'
+  }
+
+
 def test_arguments_reach_the_command(capsys):
   with pytest.raises(SystemExit) as end:
     cli.main(['score', '--predictions', 'a', '--refrences', 'b'])

@@ -12,7 +12,7 @@ from napari.layers import Image, Layer
 from input_pipeline import remarks
 from mome_jax import compilation, shipped
 from mome_jax.inference.model import Model
-from mome_jax.predict import plausible_masks, prompted_model
+from mome_jax.predict import plausible_masks, prompted_model, verdicts
 from mome_jax.predict.formats import SegmentedScan
 from mome_jax.predict.open_scan import Answerer, Listener, OpenScan
 from mome_jax.predict.request import Request
@@ -109,7 +109,9 @@ class Desk:
     for segmented in self._answerer.segment(opened.scan, request, asked, listener):
       names = [target.name for target in segmented.targets]
       labels = result_layer.labels_of(segmented, opened.placed)
-      told = plausible_masks.notes(opened.scan.title, segmented.judgement, names)
+      title, free = opened.scan.title, segmented.segmentation.free
+      told = plausible_masks.notes(title, segmented.judgement, names)
+      told += verdicts.unanswered(title, segmented.targets, free)
       notes = [*asked.notes, *opened.notes, *told, *_hidden(segmented, labels)]
       yield Answer(question, opened.placed, segmented, labels, notes, asked.origin)
 

@@ -90,7 +90,7 @@ def of_file(
   Raises:
     VolumeError: if it cannot be read.
   """
-  labels = volume.read_labels(path)
+  labels = volume.read_labels(path, most=65535)  # `predict` numbers free text from 200 on
   array, transform = placement.upright(labels)
   shown = {
     'name': volume.stem(path),

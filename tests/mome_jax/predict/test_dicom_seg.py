@@ -196,6 +196,22 @@ def test_bits_of_slices_that_end_within_a_byte(overlap, tmp_path):
   assert len(written.PixelData) == -(-sum(slices) * 15 * 7 // 16) * 2
 
 
+@pytest.mark.parametrize('told', [None, 0, -3, 5])
+def test_slices_are_as_far_apart_as_they_lie_whatever_the_header_says(told, tmp_path):
+  """Of -3 dcmqi ends, and of 5 it puts masks where they are not."""
+  scan = volume.to_canonical(np.zeros((8, 8, 9), np.float32), np.diag([2.0, 2, 3, 1]))
+  dicom_slices.as_series(tmp_path / 'ct', scan)
+  change(tmp_path / 'ct', lambda _, ds: setattr(ds, 'SpacingBetweenSlices', told))
+  change(tmp_path / 'ct', lambda _, ds: setattr(ds, 'SliceThickness', 5))
+  mask = np.zeros(scan.array.shape, bool)
+  mask[2:4, 2:4, [1, 6]] = True
+  series = dicom.read_series(tmp_path / 'ct')
+  dicom_seg.write(tmp_path / 'seg.dcm', series, of_masks(['liver'], [mask]), {'liver': (1, 0, 0)})
+  written = pydicom.dcmread(tmp_path / 'seg.dcm')
+  [measures] = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+  assert (measures.SpacingBetweenSlices, measures.SliceThickness) == (3, 5)
+
+
 def test_many_segments_take_no_more_memory_than_a_few(tmp_path):
   """Each is in one slice; a byte a voxel of each, and a copy, were 64 maps of the scan."""
   scan = volume.to_canonical(np.zeros((192, 192, 24), np.float32), np.diag([1.0, 1, 3, 1]))

@@ -187,6 +187,44 @@ def test_nothing_is_wider_than_the_side_bar(opened):
   assert max(edges) <= width
 
 
+READABLE = """(() => {
+  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+  const shown = (element) => {  // its background, over those of what it lies in
+    const [r, g, b, a = 1] = numbers(getComputedStyle(element).backgroundColor);
+    if (a === 1 || !element.parentElement) return [r, g, b];
+    const below = shown(element.parentElement);
+    return [r, g, b].map((c, i) => a * c + (1 - a) * below[i]);
+  };
+  const light = (colour) => colour.map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0.05);
+  return [...document.querySelectorAll("aside *, #planes *, #where")].filter((element) =>
+    element.checkVisibility() && [...element.childNodes].some((node) => node.nodeType === 3))
+    .map((element) => {
+      const ink = light(numbers(getComputedStyle(element).color)), ground = light(shown(element));
+      return [Math.max(ink, ground) / Math.min(ink, ground), element.textContent];
+    });
+})()"""
+
+
+def test_every_text_can_be_read(opened):
+  """By the contrast that WCAG asks for (AA), of classes that are not there too."""
+  contrasts = opened.run(READABLE)
+  assert {'aorta', '100 %', 'Soft tissue'} <= {text for _, text in contrasts}
+  assert not [(ratio, text) for ratio, text in contrasts if ratio < 4.5]
+
+
+def test_a_keyboard_sees_where_it_is(opened):
+  opened.press('Tab', 9)
+  outline = lambda what: opened.run(
+    f'({what}.focus(), getComputedStyle(document.activeElement).outlineStyle)'
+  )
+  name = 'document.querySelector("#classes td.name button")'
+  for what in ('$("canvas")', name, '$("views").children[1]', '$("opacity")'):
+    assert outline(what) != 'none', what
+  opened.run('document.activeElement.blur()')
+
+
 def test_sides_are_radiological_and_toggles_work(opened):
   opened.run('setView("Axial"); goTo(data.classes[1].centre)')
   before = opened.screenshot()
