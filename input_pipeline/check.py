@@ -99,7 +99,9 @@ def check_scan(
       ]
       median = float(np.median(scan.image[mask]))
       if median < body.BODY_HU and 'lung' not in name and name != 'larynx':
-        messages.append(f'half of {name} is below {median:g} HU: labels and scan do not match')
+        messages.append(
+          f'half of {name} is below {median:g} HU: if it holds no air, labels and scan do not match'
+        )
   if not centres:
     messages.append('nothing is labelled')
   places = [(right, left, 0, 'right of') for right, left in template.pairs().values()]

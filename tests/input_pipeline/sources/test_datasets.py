@@ -235,6 +235,20 @@ def test_abdominal_labels_that_lie_turned_on_their_scan_are_told(axis, told):
   assert messages == [f'{text}: is the scan mirrored or turned?' for text in told]
 
 
+def test_a_structure_in_air_is_asked_about():
+  """A trachea is rightly there, a liver is not."""
+  template = TEMPLATE.extend([{'name': 'trachea'}])
+  codes = np.zeros((8, 8, 8), np.uint8)
+  codes[:4], codes[4:] = (template.get(name).index for name in ('trachea', 'liver'))
+  image = np.full(codes.shape, -950, np.float32)
+  scan = sources.Scan(image, codes, volume.to_canonical(image, np.eye(4)).geometry)
+  messages = check.check_scan(scan, ('trachea', 'liver'), template)
+  assert messages == [
+    f'half of {name} is below -950 HU: if it holds no air, labels and scan do not match'
+    for name in ('trachea', 'liver')
+  ]
+
+
 @pytest.mark.parametrize('expected', [1, 2, 3])
 def test_fewer_cases_than_a_download_has_are_told_and_more_are_not(tmp_path, monkeypatch, expected):
   image, label, _ = layouts.body([1, 2])
