@@ -22,17 +22,22 @@ class CasePictures:
     folder: created where missing, unless nothing is drawn.
     number: cases to draw.
     explainer: of the model; None where it mixes no scales.
+    drawn: names of the cases that earlier splits have drawn there; grows.
   """
 
   def __init__(
-    self, folder: epath.Path, number: int, explainer: router_maps.Explainer | None = None
+    self,
+    folder: epath.Path,
+    number: int,
+    explainer: router_maps.Explainer | None = None,
+    drawn: set[str] | None = None,
   ):
     self.folder = folder
     self._number = number
     self._explainer = explainer
     self._totals = None if explainer is None else router_maps.RoutingTotals(explainer)
     self._slices: list[router_pictures.RouterSlice] = []  # of the first case
-    self._drawn: set[str] = set()
+    self._drawn: set[str] = set() if drawn is None else drawn
 
   def watch(self) -> router_maps.RoutingWatch | None:
     """For the segmentation of the next case; None where the router is not asked."""

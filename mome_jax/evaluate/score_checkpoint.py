@@ -114,6 +114,7 @@ class _Evaluation:
     texts: prompts, one for each class.
     segmenter: of these prompts.
     explainer: of these prompts, or None where the model mixes no scales.
+    drawn: names of the cases that have a picture.
   """
 
   workdir: epath.Path
@@ -123,6 +124,7 @@ class _Evaluation:
   texts: tuple[str, ...]
   segmenter: Segmenter
   explainer: router_maps.Explainer | None
+  drawn: set[str] = dataclasses.field(default_factory=set)
 
   @property
   def unseen(self) -> bool:
@@ -133,7 +135,7 @@ class _Evaluation:
     """The summary of one split, which the lead process writes."""
     lead = multihost.is_lead()
     number = self.config.evaluation.pictures if lead and not self.unseen else 0
-    pictures = CasePictures(self.workdir / 'pictures', number, self.explainer)
+    pictures = CasePictures(self.workdir / 'pictures', number, self.explainer, self.drawn)
     if lead:
       with errors.writing(pictures.folder):
         pictures.folder.mkdir(exist_ok=True)

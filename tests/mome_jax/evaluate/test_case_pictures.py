@@ -59,12 +59,15 @@ def test_a_curve_of_an_earlier_evaluation_does_not_stay(tmp_path, template):
   assert not list(tmp_path.iterdir())
 
 
-def test_scans_of_two_sources_with_one_name_have_a_picture_each(tmp_path, template):
-  case, pictures = make_case('one', template), CasePictures(epath.Path(tmp_path), 2)
+@pytest.mark.parametrize('splits', [1, 2])
+def test_scans_of_two_sources_with_one_name_have_a_picture_each(tmp_path, template, splits):
+  case, drawn = make_case('one', template), set()
+  pictures = [CasePictures(epath.Path(tmp_path), 2, None, drawn) for _ in range(splits)]
   over = np.zeros((*SHAPE, 1), np.uint8)
   segmentation = Segmentation(NAMES, (case.codes > 0).astype(np.uint8), over, template)
-  for source in ('hospital_a', 'hospital_b'):
-    pictures.draw(dataclasses.replace(case, source=source), segmentation, None)
+  for number, source in enumerate(('hospital_a', 'hospital_b')):
+    of_split = pictures[number % splits]
+    of_split.draw(dataclasses.replace(case, source=source), segmentation, None)
   assert sorted(path.name for path in tmp_path.iterdir()) == ['hospital_b_one.png', 'one.png']
 
 
