@@ -81,7 +81,7 @@ def _doubt(mean: compare.Difference, rows: Sequence[compare.Difference]) -> str:
     rows: of the classes, with or without that of the mean.
   """
   if math.isnan(mean.low):
-    return f' ({_apart(mean)}: one scan does not tell it from no change)'
+    return f' ({_apart(mean)}: one patient does not tell it from no change)'
   single = [row.name for row in rows if row.n == 1]
   if mean.high >= 0:
     return f' ({_apart(mean)}: {mean.n} scans do not tell it from no change)'

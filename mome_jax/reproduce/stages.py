@@ -287,10 +287,17 @@ def _lacks_scores(plan: Plan, folder: pathlib.Path, names: Sequence[str]) -> boo
   steps = set()
   for split, of_split in held_out.items():
     summary = score_files.read_summary(folder / tables.BY_SPLIT[split])
-    if of_split - summary.get('datasets', {}).keys():
+    if of_split - summary.get('datasets', {}).keys() or _scored_otherwise(folder, summary):
       return True
     steps.add(summary.get('step'))
   return len(steps) > 1
+
+
+def _scored_otherwise(folder: pathlib.Path, summary: Mapping[str, Any]) -> bool:
+  """Whether somebody scored a model since with other values than its own, which count here."""
+  scored = summary.get('evaluation', {})  # earlier versions did not write it
+  own = _values(folder)['evaluation'] if scored else {}
+  return any(own.get(name, value) != value for name, value in scored.items())
 
 
 def _values(workdir: pathlib.Path) -> dict[str, Any]:

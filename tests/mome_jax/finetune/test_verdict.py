@@ -49,7 +49,11 @@ def test_a_loss_in_a_class_of_one_scan_is_in_doubt():
   assert '(-5.0 [-5.0, -5.0], which takes spleen for certain: the one scan' in result.lines()[-1]
   assert 'too narrow**: few scans show liver (2), spleen (1).' in result.lines()[0]
   alone = verdict.judge(start[:1], rows(liver=(0.6, 0.7))[:1], ())
-  assert '(-10.0: one scan does not tell it from no change)' in alone.lines()[-1]
+  assert '(-10.0: one patient does not tell it from no change)' in alone.lines()[-1]
+  both = [
+    [row | {'patient': 'mine/a'} for row in rows(liver=dice)] for dice in ((0.6, 0.8), (0.5, 0.6))
+  ]
+  assert '(-15.0: one patient does not tell' in verdict.judge(*both, ()).lines()[-1]
 
 
 def test_worse_with_a_new_class_is_exported_and_said():

@@ -20,7 +20,7 @@ from input_pipeline.bricks import records
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo, paper_unet
-from mome_jax.evaluate import metrics, score_files
+from mome_jax.evaluate import metrics, score_checkpoint, score_files
 from mome_jax.reproduce import command, families, stages, tables
 from mome_jax.text import vectors
 from tests.input_pipeline.sources import layouts
@@ -217,6 +217,21 @@ def test_a_trained_model_scores_the_test_scans_too(plan, monkeypatch):
   assert stages.to_train(plan) == ['m']  # of an earlier step
   scored(plan.run('m') / 'evaluation_test', 'lits', step=2)
   assert stages.to_train(plan) == []
+
+
+def test_scores_by_other_values_than_the_model_s_own_are_made_again(plan):
+  folder = plan.run('m') / 'evaluation'
+  scored(folder, 'lits', step=2)
+  file = folder / score_files.SUMMARY
+  summary = json.loads(file.read_text())
+  own = score_checkpoint.settings(checkpoint.load_config(plan.run('m')))
+  for more, left in (
+    (own, []),
+    (own | {'tta': not own['tta']}, ['m']),
+    (own | {'overlap': 0.9}, ['m']),
+  ):
+    file.write_text(json.dumps(summary | {'evaluation': more}))
+    assert stages.to_train(plan) == left
 
 
 def test_a_model_that_was_trained_on_since_it_was_scored_elsewhere_is_told(plan, monkeypatch):
