@@ -247,6 +247,8 @@ class _Recorder:
     self._described = False
     self._log = None
     if multihost.is_lead():
+      if (workdir / _CURVES).exists():  # of fewer steps; they mark the end of a run
+        (workdir / _CURVES).unlink()
       self._log = MetricsLog(workdir, start.step)
       _print_start(task, workdir, start)
     monitor.tell()

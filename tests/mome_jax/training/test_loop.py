@@ -6,6 +6,7 @@ import types
 
 import jax.numpy as jnp
 import pytest
+from etils import epath
 
 from mome_jax.configs import base
 from mome_jax.training import loop, multihost
@@ -16,6 +17,19 @@ def start_at(step):
   return types.SimpleNamespace(
     step=step, params=None, state=types.SimpleNamespace(step=where, params=None, ema=None)
   )
+
+
+def test_the_curves_of_fewer_steps_are_no_mark_of_the_end(tmp_path, monkeypatch):
+  """A finished run that goes on, and is ended after its last checkpoint, kept them for good."""
+  curves = tmp_path / 'pictures/training.png'
+  curves.parent.mkdir()
+  curves.write_bytes(b'of 8 steps')
+  for name in ('MetricsLog', '_print_start'):
+    monkeypatch.setattr(loop, name, lambda *_: None)
+  monitor = types.SimpleNamespace(tell=lambda: None)
+  task = types.SimpleNamespace(config=base.get_config())
+  loop._Recorder(task, epath.Path(tmp_path), None, start_at(8), monitor)
+  assert not curves.exists()
 
 
 def test_a_run_that_is_asked_to_end_closes_its_profile(monkeypatch):
