@@ -6,8 +6,8 @@ import jax
 
 # What the coordination service, gRPC, and Gloo or NCCL say where another process is gone.
 _LOST = re.compile(
-  '^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|gloo|nccl|rccl|coordination|heartbeat'
-  '|barrier|rendezvous|connection|socket|remote process',
+  '^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED):|gloo|nccl|rccl|coordination service'
+  '|heartbeat|barrier (timed out|failed)|rendezvous|(connection|socket) (closed|reset|refused)',
   re.IGNORECASE,
 )
 

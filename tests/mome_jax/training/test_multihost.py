@@ -86,6 +86,7 @@ def test_a_lost_process_ends_this_one(text, monkeypatch):
     'INTERNAL: Failed to execute XLA Runtime executable: cuDNN launch failure',
     'INVALID_ARGUMENT: Executable expected parameter 0 of size 4 but got buffer of size 8',
     'UNIMPLEMENTED: unsupported operand type BF16 in op dot',
+    'INTERNAL: during compilation: %opt-barrier.3 = (f32[8]) opt-barrier(%tuple.2)',
   ],
 )
 def test_an_error_of_this_process_is_no_lost_one(text, monkeypatch):
