@@ -229,8 +229,10 @@ def _largest(mask: np.ndarray) -> float:
     used = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
     box.append(slice(used[0], used[-1] + 1))
   parts, number = components(mask[tuple(box)])
-  counts = sum(np.bincount(part.ravel(), minlength=number + 1) for part in parts)[1:]
-  return float(counts.max() / counts.sum())
+  counts = np.zeros(number + 1, np.int64)
+  for part in parts:
+    counts += np.bincount(part.ravel(), minlength=number + 1)
+  return float(counts[1:].max() / counts[1:].sum())
 
 
 def read_cohort(

@@ -175,8 +175,6 @@ def _describe(topology: str) -> Machine:
 
 
 def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
-  import jax
-
   from mome_jax import compilation, jax_errors
   from mome_jax.training import compile_ahead, sharding, text_start
   from mome_jax.training.flops import count_flops
@@ -197,7 +195,7 @@ def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
   if execute and peak < _room(devices[0]):
     try:
       measured, step_seconds = _execute(compiled, devices[0])
-    except jax.errors.JaxRuntimeError as error:
+    except jax_errors.KINDS as error:
       if not jax_errors.is_out_of_memory(error):
         raise
       peak = max(2 * peak, machine.memory)  # libraries take what the compiler does not know

@@ -298,7 +298,7 @@ def compile_traced(traced: jax.stages.Traced, platform: str) -> jax.stages.Compi
   """
   try:
     return traced.lower(lowering_platforms=(platform,)).compile()
-  except jax.errors.JaxRuntimeError as error:
+  except jax_errors.KINDS as error:
     if not jax_errors.is_out_of_memory(error):
       raise
     text = str(error)

@@ -130,7 +130,11 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
   say = bar.write if multihost.is_lead() else None
   forecast = Forecast(config, first, recorder.monitor.left(first), say)
   trace = recorder.trace(first + 2)
-  with multihost.Preemption() as preemption, contextlib.closing(feed):
+  with (
+    multihost.Preemption() as preemption,
+    contextlib.closing(feed),
+    contextlib.closing(trace),
+  ):
     for step in bar:
       trace.before(step, train_state)
       batch, prompts = window.next(feed)
@@ -167,7 +171,6 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
       recorder.close()
       raise preemption.ending(done)
   bar.close()
-  trace.close()
   if done < config.train.steps and multihost.is_lead():
     print(f'ended early: {_done(done, config, recorder.monitor)}', flush=True)
 
@@ -244,6 +247,8 @@ class _Recorder:
     self._described = False
     self._log = None
     if multihost.is_lead():
+      if (workdir / _CURVES).exists():  # of fewer steps; they mark the end of a run
+        (workdir / _CURVES).unlink()
       self._log = MetricsLog(workdir, start.step)
       _print_start(task, workdir, start)
     monitor.tell()

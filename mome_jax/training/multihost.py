@@ -266,7 +266,7 @@ def device_errors() -> Iterator[None]:
   """
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
+  except jax_errors.KINDS as error:
     if jax_errors.is_lost_process(error):
       abandon(error)
     if not jax_errors.is_out_of_memory(error):

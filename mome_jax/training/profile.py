@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from mome_jax.errors import one_line
+
 
 class Trace:
   """A profile of some steps for TensorBoard or Perfetto; of none if `steps` is 0."""
@@ -31,11 +33,18 @@ class Trace:
       self.close()
 
   def close(self) -> None:
-    """Writes the profile, if it is running; says so where the run ended before it began."""
+    """Writes the profile, if it is running; says so where the run ended before it began.
+
+    No run ends for a profile that cannot be written.
+    """
     if self._running:
       self._running = False
-      jax.profiler.stop_trace()
       self._end = self._first  # it is done
+      try:
+        jax.profiler.stop_trace()
+      except jax.errors.JaxRuntimeError as error:
+        print(f'note: no profile: {self._folder} cannot be written ({one_line(error)[:200]})')
+        return
       print(f'profile: {self._folder}')
     elif self._first < self._end:
       print(f'note: no profile: it begins with step {self._first + 1}, which this run had not')

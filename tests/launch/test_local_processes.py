@@ -27,25 +27,22 @@ step = 0
 if me == 1 and first and mode == 'early':  # while it compiles, say
   os.kill(os.getpid(), signal.SIGTERM)
   time.sleep(1)
-try:
-  with multihost.Preemption() as preemption:
-    while step < 200:
-      total = multihost_utils.process_allgather(jnp.ones(())).sum()
-      assert total == 2
-      step += 1
-      if step == 3 and me == 1 and first and mode == 'dies':
-        os.kill(os.getpid(), signal.SIGKILL)
-      if step == 3 and me == 1 and first and mode == 'preempted':
-        os.kill(os.getpid(), signal.SIGTERM)
-      if step == 5 and mode == 'short' or not first:
-        break
-      if preemption.requested():
-        open(os.path.join(folder, f'done_{me}'), 'w').write(str(step))
-        jax.distributed.shutdown()
-        sys.exit(multihost.PREEMPTED)
-      time.sleep(0.05)
-except (jax.errors.JaxRuntimeError, ValueError) as error:
-  multihost.abandon(error)
+with multihost.device_errors(), multihost.Preemption() as preemption:
+  while step < 200:
+    total = multihost_utils.process_allgather(jnp.ones(())).sum()
+    assert total == 2
+    step += 1
+    if step == 3 and me == 1 and first and mode == 'dies':
+      os.kill(os.getpid(), signal.SIGKILL)
+    if step == 3 and me == 1 and first and mode == 'preempted':
+      os.kill(os.getpid(), signal.SIGTERM)
+    if step == 5 and mode == 'short' or not first:
+      break
+    if preemption.requested():
+      open(os.path.join(folder, f'done_{me}'), 'w').write(str(step))
+      jax.distributed.shutdown()
+      sys.exit(multihost.PREEMPTED)
+    time.sleep(0.05)
 """
 
 

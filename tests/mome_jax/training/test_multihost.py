@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from input_pipeline import stopping
+from mome_jax.errors import UserError
 from mome_jax.training import multihost
 
 TWICE = """
@@ -80,12 +81,42 @@ def test_a_lost_process_ends_this_one(text, monkeypatch):
   assert told == [error]
 
 
+@pytest.mark.parametrize('kind', [jax.errors.JaxRuntimeError, ValueError])
+def test_errors_that_a_call_raises_at_once_are_of_another_class(kind, monkeypatch):
+  """Of a TPU's buffers, a GPU's command buffers, and Gloo: a traceback was all that was told."""
+  told = []
+  monkeypatch.setattr(multihost, 'abandon', told.append)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(UserError, match='the devices are out of memory'), multihost.device_errors():
+    raise kind('RESOURCE_EXHAUSTED: Error allocating device buffer: Attempting to allocate 8.00M.')
+  with pytest.raises(kind), multihost.device_errors():
+    raise kind('UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer')
+  assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    ValueError('UNAVAILABLE: Error writing "gs://b/d/0.0": CURL error: Connection reset by peer'),
+    ValueError('heartbeat'),  # of anybody
+    UserError('RESOURCE_EXHAUSTED: heartbeat'),
+  ],
+)
+def test_other_errors_pass(error, monkeypatch):
+  monkeypatch.setattr(multihost, 'abandon', lambda _: pytest.fail('told as a lost process'))
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(type(error)) as passed, multihost.device_errors():
+    raise error
+  assert passed.value is error
+
+
 @pytest.mark.parametrize(
   'text',
   [
     'INTERNAL: Failed to execute XLA Runtime executable: cuDNN launch failure',
     'INVALID_ARGUMENT: Executable expected parameter 0 of size 4 but got buffer of size 8',
     'UNIMPLEMENTED: unsupported operand type BF16 in op dot',
+    'INTERNAL: during compilation: %opt-barrier.3 = (f32[8]) opt-barrier(%tuple.2)',
   ],
 )
 def test_an_error_of_this_process_is_no_lost_one(text, monkeypatch):

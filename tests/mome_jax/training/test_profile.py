@@ -29,6 +29,13 @@ def test_too_few_steps_are_told_of(tmp_path, capsys):
   assert not (tmp_path / 'profile').exists()
 
 
+def test_one_that_cannot_be_written_ends_no_run(tmp_path, capsys):
+  (tmp_path / 'profile').write_text('a file')
+  run(Trace(tmp_path / 'profile', first=12, steps=2), 10, 16)
+  told = capsys.readouterr().out
+  assert told.startswith(f'note: no profile: {tmp_path / "profile"} cannot be written (')
+
+
 def test_none_where_none_is_asked_for(tmp_path, capsys):
   run(Trace(tmp_path / 'profile', first=12, steps=0), 10, 16)
   assert not (tmp_path / 'profile').exists() and not capsys.readouterr().out
