@@ -43,8 +43,7 @@ class Code:
       values = sorted({getattr(term, table) for term in terms})
       rows[table] = np.array([values.index(getattr(term, table)) for term in terms], np.int32)
       sizes[table] = len(values)
-    organs = {term.organ: row for term, row in zip(terms, rows['organ'], strict=True)}
-    organs |= {term.name: row for term, row in zip(terms, rows['organ'], strict=True)}
+    organs = {term.name: row for term, row in zip(terms, rows['organ'], strict=True)}
     parent = np.array([organs.get(term.parent, -1) for term in terms], np.int32)
     return cls(rows, sizes, parent)
 

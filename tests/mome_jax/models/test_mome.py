@@ -10,7 +10,7 @@ import torch
 from ml_collections import ConfigDict
 
 from mome_jax.errors import ConfigError
-from mome_jax.models import build_model, heads
+from mome_jax.models import build_model, heads, router
 
 pytestmark = pytest.mark.usefixtures('soon')
 
@@ -98,7 +98,7 @@ def test_fresh_heads_expect_a_class_in_one_voxel_of_a_hundred():
 
 
 def test_the_network_follows_its_formulas():
-  """Those of docs/method.md, from the pyramid on; the gates have tests of their own."""
+  """Those of docs/method.md, from the pyramid on; the router's have a test of their own."""
   image, text = example()
   options = {'head_activation': 'leaky_relu', 'anchor': 'finest', 'top_k': 1}
   model = build_model(config(scales=(0, 2), **options))
@@ -134,6 +134,13 @@ def test_the_network_follows_its_formulas():
       expected = heads.apply_head(theta, np.moveaxis(z, -1, 1), 'leaky_relu')
       bound = 1e-4 * np.abs(expected).max()
       np.testing.assert_allclose(scores[:, k], expected, atol=bound)
+
+  features = pyramid[0], pyramid[2]
+  route = jax.jit(router.Router(8).apply)
+  gates = route({'params': params['router']}, features, classes, context)
+  for gate, x, got in zip(gates, features, aux['router_logits'], strict=True):
+    expected = gate.of_all(x)
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
 
   (fine, trust), (coarse, other) = (
     (jax.image.resize(m, aux['expert_logits'][0].shape, 'trilinear') for m in maps)

@@ -69,8 +69,13 @@ def variables():
 
 
 @pytest.fixture(scope='module')
-def together(variables):
-  return jax.jit(model().apply)(variables, *example())
+def apply():
+  return jax.jit(model().apply)
+
+
+@pytest.fixture(scope='module')
+def together(variables, apply):
+  return apply(variables, *example())
 
 
 def assert_close(got, expected):
@@ -90,11 +95,14 @@ def test_a_fresh_bank_is_the_identity():
 
 @pytest.mark.parametrize('executor', sparse_bank.EXECUTORS)
 def test_a_bank_follows_the_formula(executor):
-  """F + the sum over two of four experts of p_i e_i(GroupNorm(F)), voxel by voxel."""
+  """F + the sum over two of four experts of p_i e_i(GroupNorm(F)), voxel by voxel.
+
+  There are 18, filled up to 24, of which the last ones must not count.
+  """
   rng = np.random.default_rng(0)
   changes = bank_config(executor=executor, expansion=3)
   bank = sparse_bank.SparseBank(sparse_bank.make_options(changes, (0, 1), router_width=8))
-  x = rng.normal(1, 2, size=(2, 2, 2, 3, 16)).astype(np.float32)
+  x = rng.normal(1, 2, size=(2, 1, 3, 3, 16)).astype(np.float32)
   trained = jnp.asarray(rng.normal(size=(5, 12)), jnp.float32)
   apply = functools.partial(bank.apply, train=False)
   shapes = jax.eval_shape(functools.partial(bank.init, train=False), jax.random.key(0), x, trained)
@@ -116,6 +124,8 @@ def test_a_bank_follows_the_formula(executor):
       e = hidden @ p['kernel_out'][i] + p['bias_out'][i]
       expected[row] += shares[i] / shares[best].sum() * e
   np.testing.assert_allclose(y.reshape(-1, 16), expected, atol=1e-4)
+  squares = np.square(jax.nn.logsumexp(logits, -1))
+  np.testing.assert_allclose(report['z'], squares.mean(), rtol=1e-4)
 
 
 def test_the_gate_follows_the_formula():
@@ -131,9 +141,8 @@ def test_the_gate_follows_the_formula():
   np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
 
 
-def test_a_class_does_not_depend_on_the_other_prompts(variables, together):
+def test_a_class_does_not_depend_on_the_other_prompts(variables, apply, together):
   """The banks attend to the training classes that `init` saved, or to those given."""
-  apply = jax.jit(model().apply)
   image, text = example()
   alone, _ = apply(variables, image, text[3:4])
   assert_close(alone[..., 0], together[0][..., 3])
@@ -152,9 +161,9 @@ def test_without_the_training_classes_a_prediction_is_refused(variables):
   jax.eval_shape(model().apply, alone, image, text, text)
 
 
-def test_a_sample_does_not_depend_on_the_batch(variables, together):
+def test_a_sample_does_not_depend_on_the_batch(variables, apply, together):
   image, text = example()
-  alone, _ = jax.jit(model().apply)(variables, image[1:], text)
+  alone, _ = apply(variables, image[1:], text)
   assert_close(alone[0], together[0][1])
   assert {k: float(v['dropped']) for k, v in together[1]['banks'].items()} == {0: 0, 1: 0}
 
@@ -205,6 +214,13 @@ def test_air_is_what_no_window_shows():
   expected[0, 0, 0, 0] = expected[0, 1, 1, 1] = True
   np.testing.assert_array_equal(mome._body(jnp.asarray(image), 2), expected)
   np.testing.assert_array_equal(mome._body(jnp.asarray(image), 1), image.max(-1) > 0.1)
+
+
+def test_a_model_tells_its_banks_what_is_air(variables, apply, together):
+  image, text = example()
+  _, aux = apply(variables, 0 * image, text)
+  assert {scale: float(report['balance']) for scale, report in aux['banks'].items()} == {0: 0, 1: 0}
+  assert all(report['balance'] > 0.5 for report in together[1]['banks'].values())
 
 
 def test_the_balance_of_a_bank_leaves_air_out():

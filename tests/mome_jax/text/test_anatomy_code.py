@@ -59,6 +59,18 @@ def test_the_loss_by_hand():
   np.testing.assert_allclose(swapped, worse + 0.25 * matched + 2, rtol=1e-5)
 
 
+def test_phrases_find_each_other_in_both_directions():
+  codes = jnp.array([[6.0, 0], [0, 6], [-6, 0], [0, -6]])
+  phrases = codes[jnp.array([0, 1, 0, 0])]  # the second one of the second term is the first's
+  loss = anatomy_code.loss(phrases, codes, jnp.array([0, 1]), 0.5)
+  # Similarities are ((2, 2), (0, 0)): a first phrase has no choice, a second one a wrong one.
+  among_first = np.log(np.exp(2.0) + 1)
+  matched = np.log(2) + (among_first - 2 + among_first) / 2
+  # Three of four are their codes, the last is at a squared distance of 72.
+  chosen = np.log(np.exp(2.0) + 2 + np.exp(-2.0)) - 2 * 3 / 4
+  np.testing.assert_allclose(loss, chosen + 0.25 * matched + 72 / 36 / 4, rtol=1e-5)
+
+
 def test_codes_of_other_lengths_and_off_the_centre_cost():
   codes = jnp.array([[3.0, 0], [3.0, 0]])
   rows = jnp.array([0])

@@ -40,6 +40,13 @@ def test_a_few_steps_tell_a_few_structures_apart_and_are_the_same_again():
   assert similarity.argmax(1).tolist() == owners
 
 
+def test_vectors_get_the_length_that_a_network_expects():
+  params = {'final_norm': {'scale': np.ones(2)}, 'embed': 1}
+  scaled = teaching._scaled(params, np.array([[3.0, 4.0], [0.0, -5.0]]))
+  np.testing.assert_allclose(scaled['final_norm']['scale'], 4.3 / 5)
+  assert scaled['embed'] == 1
+
+
 def test_most_names_never_shown_are_nearest_to_their_own_structure(shipped):
   rows = retrieval.held_out(shipped, terms())
   assert len(rows) > 900
