@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+from input_pipeline.buckets import NO_DISK, is_in_bucket
 from input_pipeline.progress import bar as progress_bar
 from mome_jax.inference.model import Model
 from mome_jax.predict import (
@@ -130,6 +131,8 @@ def segment(
     PostprocessError, TextVectorError, UserError: if the model cannot do it; see
       `prompted_model.ask`.
   """
+  if is_in_bucket(output):
+    raise PredictError(f'{output} {NO_DISK}')
   output = pathlib.Path(output)
   record = RunRecord(output)
   if existing not in EXISTING:

@@ -56,6 +56,13 @@ def test_the_same_request_is_kept(call, tmp_path):
   assert call().status == 'skipped'
 
 
+def test_results_do_not_go_to_a_folder_called_as_a_bucket(call, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(predict.PredictError, match='^gs://bucket/out is in a bucket; give a place'):
+    predict.predict(Threshold(), [tmp_path / 'a.nii.gz'], 'gs://bucket/out', progress=False)
+  assert [path.name for path in tmp_path.iterdir()] == ['a.nii.gz']
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
