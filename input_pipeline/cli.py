@@ -4,12 +4,13 @@ import argparse
 import contextlib
 import contextvars
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
-from input_pipeline import errors
+from input_pipeline import buckets, errors
 
 # The command that runs, as 'mome predict', and how all commands are called in place of modules.
 _called: contextvars.ContextVar[tuple[str, Mapping[str, str]]] = contextvars.ContextVar(
@@ -68,7 +69,8 @@ class Parser(argparse.ArgumentParser):
   """An ArgumentParser whose errors take one line and name the nearest option; exit code 2.
 
   The description, a docstring, keeps its lines. It and usage speak of commands as the user called
-  this one; see `called_as`. Paths may begin with `~`; see `from_home`.
+  this one; see `called_as`. Paths may begin with `~`; see `from_home`. An option of the type
+  `pathlib.Path` takes no bucket, which would be a folder called `gs:` here.
   """
 
   def __init__(self, *, prog: str | None = None, description: str | None = None, **options):
@@ -77,6 +79,7 @@ class Parser(argparse.ArgumentParser):
     super().__init__(prog=called() or prog, description=description, **options)
     for name in (None, 'store'):
       self.register('action', name, _Store)
+    self.register('type', pathlib.Path, _on_disk)
 
   def parse_args(self, args=None, namespace=None):
     words = from_home(sys.argv[1:] if args is None else args)
@@ -123,6 +126,12 @@ def spacing(text: str) -> tuple[float, float, float]:
     raise argparse.ArgumentTypeError(f'{text!r}: expected X,Y,Z or one number, in mm')
   x, y, z = numbers * 3 if len(numbers) == 1 else numbers
   return x, y, z
+
+
+def _on_disk(text: str) -> pathlib.Path:
+  if buckets.is_in_bucket(text):
+    raise argparse.ArgumentTypeError(f'{text} {buckets.NO_DISK}')
+  return pathlib.Path(text)
 
 
 def at_least(low: int) -> Callable[[str], int]:

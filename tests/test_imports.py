@@ -14,10 +14,10 @@ PACKAGES = 'input_pipeline', 'mome_jax'
 ROOMS = {
   'input_pipeline.stopping': '',
   'input_pipeline.errors': 'input_pipeline.stopping',
-  'input_pipeline.cli': '',
+  'input_pipeline.buckets': '',
+  'input_pipeline.cli': 'input_pipeline.buckets',
   'input_pipeline.remarks': '',
   'input_pipeline.progress': '',
-  'input_pipeline.buckets': '',
   'input_pipeline.folder_lock': 'input_pipeline.buckets',
   'input_pipeline.text_files': '',
   'input_pipeline.file_kinds': '',

@@ -214,7 +214,9 @@ function watch(number) {
   stream.onmessage = async ({ data: text }) => {
     if (stream !== jobs) return;
     const job = JSON.parse(text);
-    $('done').style.width = `${job.windows ? (100 * job.windows_done) / job.windows : 0}%`;
+    const percent = job.windows ? (100 * job.windows_done) / job.windows : 0;
+    $('done').style.width = `${percent}%`;
+    $('track').ariaValueNow = String(Math.round(percent));
     $('job-stage').textContent = job.state === 'waiting' ? `waiting for ${job.before} before it`
       : `${job.stage}${job.windows ? `: ${job.windows_done} of ${job.windows} windows` : ''}`;
     const over = ['done', 'failed', 'cancelled'].includes(job.state);

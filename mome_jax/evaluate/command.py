@@ -14,6 +14,7 @@ evaluation. A checkpoint is scored by
 import argparse
 import inspect
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -65,7 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
   )
   converting.add_argument('--results', required=True, metavar='DIR', help='of predict')
   converting.add_argument('--dataset', required=True, metavar='FILE', help='its dataset.json')
-  converting.add_argument('--output', required=True, metavar='DIR', help='folder to write')
+  converting.add_argument(
+    '--output', required=True, type=pathlib.Path, metavar='DIR', help='folder to write'
+  )
   return parser
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+from input_pipeline.buckets import NO_DISK, is_in_bucket
 from input_pipeline.progress import bar as progress_bar
 from mome_jax.inference.model import Model
 from mome_jax.predict import (
@@ -130,6 +131,8 @@ def segment(
     PostprocessError, TextVectorError, UserError: if the model cannot do it; see
       `prompted_model.ask`.
   """
+  if is_in_bucket(output):
+    raise PredictError(f'{output} {NO_DISK}')
   output = pathlib.Path(output)
   record = RunRecord(output)
   if existing not in EXISTING:
@@ -170,10 +173,14 @@ def _segment_all(
   progress: bool,
   on_result: Callable[[Result], object],
 ) -> list[Result]:
-  """The results of all scans in order; those of `done`, by name, are not made again."""
+  """The results of all scans in order; those of `done`, by name, are not made again.
+
+  The bar is of the others alone, so that it tells how long they take.
+  """
   results = {}
   numbers = [number for number, scan in enumerate(scans) if scan.name not in done]
-  with progress_bar(total=len(scans), bar_format=_BAR, disable=not progress) as bar:
+  hidden = not progress or not numbers
+  with progress_bar(total=len(numbers), bar_format=_BAR, disable=hidden) as bar:
 
     def on_progress(scan: ScanFiles, share: float) -> None:
       bar.set_description(scan.name, refresh=False)
@@ -195,9 +202,9 @@ def _segment_all(
       if scan.name in done:
         finish(number, done[scan.name])
     made = job.run([scans[number] for number in numbers], on_progress)
-    for number, result in zip(numbers, made, strict=True):
+    for made_so_far, (number, result) in enumerate(zip(numbers, made, strict=True), 1):
+      bar.update(max(0.0, made_so_far - bar.n))  # of one that failed there was no progress
       finish(number, result)
-    bar.update(len(scans) - bar.n)
   return [results[number] for number in sorted(results)]
 
 

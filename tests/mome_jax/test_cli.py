@@ -190,6 +190,25 @@ def test_arguments_reach_the_command(capsys):
   assert 'mome evaluate needs --workdir' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  'words',
+  [
+    ['weights', '--source=t5', '--checkpoint=gs://bucket/t5', '--output=m'],
+    ['weights', '--source=t5', '--checkpoint=t5', '--output=gs://bucket/m'],
+    ['embed', '--model=t5', '--output', 'gs://bucket/text.npz'],
+    ['nnunet', '--results=out', '--dataset=dataset.json', '--output=gs://bucket/out'],
+    ['reproduce', '--work=gs://bucket/work'],
+  ],
+)
+def test_what_no_bucket_is_written_to_is_told(words, tmp_path, monkeypatch, capsys):
+  """It was a folder called `gs:` here."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit) as end:
+    cli.main(words)
+  assert end.value.code == 2 and not [*tmp_path.iterdir()]
+  assert ' is in a bucket; give a place on a disk' in capsys.readouterr().err
+
+
 def test_paths_begin_at_home_in_either_spelling(monkeypatch):
   monkeypatch.setenv('HOME', '/home/me')
   words = ['--output=~/out', '--input', '~/a', '~', 'b~/c', '--prompts=~5 mm']

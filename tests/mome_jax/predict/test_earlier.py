@@ -8,12 +8,13 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import tqdm
 from threshold import Threshold, save_scan
 
 from input_pipeline.ct import volume
 from mome_jax import predict
 from mome_jax.plausibility import record
-from mome_jax.predict import prompted_model, provenance
+from mome_jax.predict import prompted_model, provenance, segment_scans
 from mome_jax.predict.request import Options, Request
 
 
@@ -54,6 +55,39 @@ def test_the_same_request_is_kept(call, tmp_path):
   # Neither time nor place nor name of the scan's file is part of what it holds.
   os.utime(tmp_path / 'a.nii.gz', (1, 1))
   assert call().status == 'skipped'
+
+
+def test_results_do_not_go_to_a_folder_called_as_a_bucket(call, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(predict.PredictError, match='^gs://bucket/out is in a bucket; give a place'):
+    predict.predict(Threshold(), [tmp_path / 'a.nii.gz'], 'gs://bucket/out', progress=False)
+  assert [path.name for path in tmp_path.iterdir()] == ['a.nii.gz']
+
+
+def test_the_bar_is_of_what_is_made(tmp_path, monkeypatch):
+  """Of three scans one is kept, and one cannot be read."""
+  states = []
+
+  class Bar(tqdm.tqdm):
+    def update(self, n=1):
+      super().update(n)
+      states.append((self.n, self.total))
+
+  monkeypatch.setattr(segment_scans, 'progress_bar', Bar)
+  (tmp_path / 'in').mkdir()
+  for name in 'ac':
+    save_scan(tmp_path / 'in' / f'{name}.nii.gz')
+  keywords = {'options': Options(preview=False), 'existing': 'skip'}
+  where = [tmp_path / 'in'], tmp_path / 'out'
+  predict.predict(Threshold(), *where, **keywords)
+  (tmp_path / 'in' / 'c.nii.gz').unlink()
+  (tmp_path / 'in' / 'b.nii.gz').write_bytes(b'no scan')
+  save_scan(tmp_path / 'in' / 'd.nii.gz')
+  states.clear()
+  results = predict.predict(Threshold(), *where, **keywords)
+  assert [result.status for result in results] == ['skipped', 'failed', 'ok']
+  assert {total for _, total in states} == {2} and states[-1][0] == pytest.approx(2)
+  assert all(n <= 2 + 1e-6 for n, _ in states)
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,7 @@ def test_work_can_be_cancelled(page, gate):
   page.until('!!$("force")')
   page.run('$("force").click()')
   until_stuck(page, 'd')
+  assert page.run('[$("track").role, $("track").ariaValueNow]') == ['progressbar', '0']
   page.run('$("cancel").onclick()')  # waits for the server, before the gate lets it finish
   gate.open.set()
   page.until('$("work").hidden && document.body.dataset.shown !== "d" && set && set.done')
