@@ -14,6 +14,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import flax
 import numpy as np
@@ -118,7 +119,7 @@ def train(name: str, args) -> None:
   settings = dict(VARIANTS[name][1])
   if 'text.vectors' in settings:
     settings['text.vectors'] = args.output / settings['text.vectors']
-    write_one_hot(settings['text.vectors'])
+    write_one_hot(settings['text.vectors'], openkbp_cpu.get_config().classes)
   settings |= {'train.steps': args.steps, 'data_dir': args.data_dir, 'evaluation.pictures': 0}
   if is_done(with_settings(settings), workdir):
     return
@@ -140,9 +141,9 @@ def with_settings(settings: dict):
   return config
 
 
-def write_one_hot(path: pathlib.Path) -> None:
+def write_one_hot(path: pathlib.Path, classes: Sequence[str]) -> None:
   """A vector of its own for each class, which says nothing of what the class is."""
-  prompts = default_prompts(openkbp_cpu.get_config().classes)
+  prompts = default_prompts(classes)
   vectors = np.eye(len(prompts), dtype=np.float32)
   TextVectors(tuple(prompts), vectors, {'model': 'one-hot'}).save(path)
 
