@@ -23,8 +23,8 @@ MEAN = 'mean over classes'
 Row = Mapping[str, Any]  # of `score_files.read`
 Key = tuple[str, str, str]  # dataset, case, class
 _DECIMALS = 9  # differences that are equal as written differ in the last bit
-_OF_CASES = 'of the means of the scans, in which classes count by their scans'
-_TOGETHER = 'Scans of one patient, where that is known, are drawn and tested together.'
+_OF_MEANS = 'of the means of the patients, in which classes count by their scans'
+_TOGETHER = 'Every scan is of another patient, unless the scores say otherwise.'
 _PERMUTED = 13  # cases of which scipy's signed-rank test takes all permutations if any are tied
 
 
@@ -37,6 +37,7 @@ class Difference:
     name: class, or `MEAN`.
     n: cases that both evaluations score with a finite number, see `compare`; all numbers down to
       `loss` are of these alone.
+    patients: whose these cases are, a number.
     a, b: means; shares in [0, 1], or mm.
     difference: b - a.
     low, high: 95 % paired bootstrap interval of the difference, resampling patients; NaN where
@@ -53,6 +54,7 @@ class Difference:
   metric: str
   name: str
   n: int
+  patients: int
   a: float
   b: float
   difference: float
@@ -99,9 +101,8 @@ def compare(
   Intervals resample whole patients, each case being of another one unless a side says that it has
   several (`patients.FIELD`); the test is Wilcoxon's signed-rank over the patients' mean differences
   (of the mean over classes: over all their scores). p is not corrected for the number of classes. A
-  higher Dice and
-  NSD and a lower HD95 win. HD95 is compared where both sides have a finite distance, wins and
-  losses included; infinite ones, where a mask is empty, are counted beside them.
+  higher Dice and NSD and a lower HD95 win. HD95 is compared where both sides have a finite
+  distance, wins and losses included; infinite ones, where a mask is empty, are counted beside them.
 
   A case in which reference and mask are both empty has no score, nor has a pair of two such. Where
   only one side is rightly empty, the other puts a mask where there is nothing, and has Dice and NSD
@@ -296,6 +297,7 @@ def _difference(
     metric=metric,
     name=name,
     n=len(differences),
+    patients=len(of_patients),
     a=mean_a,
     b=mean_b,
     difference=mean_b - mean_a,
@@ -339,9 +341,9 @@ def to_markdown(comparison: Comparison) -> str:
   parts = [
     f'A: {a}  \nB: {b}  \nB - A with its 95 % paired bootstrap interval; p: Wilcoxon signed-rank '
     'test, not corrected for the number of classes; that of the mean over classes, as its wins, '
-    f'ties and losses, is {_OF_CASES}. Where only one of them puts a mask into a scan without the '
-    'class, the other counts as 100 %. HD95: of cases where both are finite; the last column '
-    f'counts the infinite ones. {_TOGETHER}\n'
+    f'ties and losses of scans, is {_OF_MEANS}. Where only one of them puts a mask into a scan '
+    'without the class, the other counts as 100 %. HD95: of cases where both are finite; the last '
+    f'column counts the infinite ones. {_TOGETHER}\n'
   ]
   for metric, kind in metrics.METRICS.items():
     if not kind.title:
@@ -360,19 +362,19 @@ def to_markdown(comparison: Comparison) -> str:
         rows.append((*cells, *infinite))
     columns = (*header, 'infinite A/B') if distance else header
     counts = of_interval(comparison, metric)
-    parts.append(tables.markdown(kind.title, columns, rows) + tables.few_scans(counts))
+    parts.append(tables.markdown(kind.title, columns, rows) + tables.few_patients(counts))
   if comparison.false_masks:
     parts.append(_false_masks(comparison))
   return '\n'.join(parts)
 
 
 def of_interval(comparison: Comparison, metric: str) -> dict[str, int]:
-  """Class -> cases, of the classes in the interval of the mean; empty where there is none."""
+  """Class -> patients, of the classes in the interval of the mean; empty where there is none."""
   rows = {row.name: row for row in comparison.differences if row.metric == metric}
   mean = rows.pop(MEAN, None)
   if mean is None or math.isnan(mean.low):
     return {}
-  return {name: row.n for name, row in rows.items()}
+  return {name: row.patients for name, row in rows.items()}
 
 
 def _false_masks(comparison: Comparison) -> str:
@@ -414,7 +416,7 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
   scored = (row['class'] for row in reference if not row.get('absent'))  # the others have no Dice
   names = list(dict.fromkeys(scored))
   means, classes = [], []
-  counts: dict[str, int] = {}  # the fewest cases of each class in the mean of a run
+  counts: dict[str, int] = {}  # the fewest patients of each class in the mean of a run
   for name, rows in runs.items():
     cells = ('', '')
     if name != first:
@@ -426,18 +428,18 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
     nsd = tables.percent(summary['mean_nsd'], summary['mean_nsd_interval'])
     means.append((name, dice, nsd, *cells))
     for k in names if summary['mean_dice_interval'][0] is not None else ():
-      if n := summary['classes'][k]['n']:
+      if n := summary['classes'][k]['n_patients']:
         counts[k] = min(counts.get(k, n), n)
     classes.append((name, *(tables.percent(summary['classes'][k]['dice']) for k in names)))
   header = ('run', 'Dice %', 'NSD 2 mm %', 'Dice - first', 'p')
   note = (
-    '95 % bootstrap intervals over cases, of differences paired; p: Wilcoxon signed-rank test '
-    f'{_OF_CASES}, not corrected for the number of runs. A scan without the class has no score '
+    '95 % bootstrap intervals over patients, of differences paired; p: Wilcoxon signed-rank test '
+    f'{_OF_MEANS}, not corrected for the number of runs. A scan without the class has no score '
     'where a run puts no mask; in a difference to a run that puts one, it counts as 100 %. '
     f'{_TOGETHER}\n'
   )
   both = [
-    tables.markdown('Means over classes', header, means) + tables.few_scans(counts),
+    tables.markdown('Means over classes', header, means) + tables.few_patients(counts),
     tables.markdown('Dice %', ('run', *names), classes),
   ]
   return '\n'.join([note, *both])

@@ -186,13 +186,12 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Returns:
     A JSON-safe dict (None where nothing is defined): `mean_dice` and `mean_nsd` are the mean over
     classes of the mean over cases, their intervals resample patients; `classes` maps a name, in
-    order of appearance, to the means of its metrics, the standard ones with intervals, `n` cases in
-    the mean, `n_both_empty` cases left out, `hd95_infinite` cases that `hd95_mm` leaves out (so for
-    every metric that can be infinite), for tumours and cysts `detection` as
+    order of appearance, to the means of its metrics, the standard ones with intervals, `n` cases of
+    `n_patients` in the mean, `n_both_empty` cases left out, `hd95_infinite` cases that `hd95_mm`
+    leaves out (so for every metric that can be infinite), for tumours and cysts `detection` as
     `lesions.summarize` gives it, and where scans do not hold the class `false_positives` as
     `false_positives.summarize` gives it: a class that a scan's field of view cannot show is in no
-    other number. `datasets` maps every source to the same numbers of its cases
-    alone.
+    other number. `datasets` maps every source to the same numbers of its cases alone.
 
   Raises:
     ValueError: if a (case, class) pair of a dataset appears twice.
@@ -214,8 +213,9 @@ def tabulate(
     metrics: keys to arrange.
 
   Returns:
-    The C (source, case) pairs and the K class names, in order of appearance, and for every metric
-    an array (C, K) float64, NaN where there is no score.
+    The C (source, case) pairs, sorted, so that resamples do not depend on the order of rows; the K
+    class names in order of appearance; for every metric an array (C, K) float64, NaN where there is
+    no score.
 
   Raises:
     ValueError: as `summarize`.
@@ -225,9 +225,8 @@ def tabulate(
   if twice:
     (_, case), name = twice[0]
     raise ValueError(f'(case, class) {(case, name)} has several rows; keep one per pair')
-  cases, names = (
-    list(dict.fromkeys(part)) for part in (zip(*keys, strict=True) if keys else ((), ()))
-  )
+  cases = sorted({case for case, _ in keys})
+  names = list(dict.fromkeys(name for _, name in keys))
   table = {metric: np.full((len(cases), len(names)), np.nan) for metric in metrics}
   case_index, class_index = ({key: i for i, key in enumerate(part)} for part in (cases, names))
   for (case, name), row in zip(keys, rows, strict=True):
@@ -243,7 +242,8 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   for k, name in enumerate(names):
     of_class = [row for row in rows if row['class'] == name]
     column = {metric: table[metric][:, k] for metric in METRICS}
-    n = int((~np.isnan(column['dice'])).sum())
+    scored = ~np.isnan(column['dice'])
+    n = int(scored.sum())
     infinite = np.isinf(column['hd95_mm'])
     classes[name] = {
       'dice': mean(column['dice']),
@@ -255,6 +255,7 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       'hd95_mm': mean(column['hd95_mm'][~infinite]),
       'hd95_infinite': int(infinite.sum()),
       'n': n,
+      'n_patients': len({who for who, is_scored in zip(whose, scored, strict=True) if is_scored}),
       'n_both_empty': sum(not row.get('absent') for row in of_class) - n,
     }
     if volumes := false_positives.summarize(of_class):

@@ -34,7 +34,7 @@ def report(summary: Mapping[str, Any], *, title: str) -> str:
 def scores(summary: Mapping[str, Any], *, title: str) -> str:
   """Dice, NSD, HD95 and further metrics by class, last row the mean over classes.
 
-  Below it a note where that mean has an interval and some of its classes are of few scans.
+  Below it a note where that mean has an interval and some of its classes are of few patients.
   """
   more = {name: metric for name, metric in metrics.further().items() if metric.title}
   rows = []
@@ -53,25 +53,26 @@ def scores(summary: Mapping[str, Any], *, title: str) -> str:
   titles = (metric.title for metric in more.values())
   text = markdown(title, ('class', 'n', 'Dice %', 'NSD 2 mm %', 'HD95 mm', *titles), rows)
   has_interval = summary['mean_dice_interval'][0] is not None
-  counts = {name: row['n'] for name, row in summary['classes'].items()} if has_interval else {}
-  return text + few_scans(counts)
+  patients = lambda row: row.get('n_patients', row['n'])  # of before: one a scan
+  counts = {name: patients(row) for name, row in summary['classes'].items()}
+  return text + (few_patients(counts) if has_interval else '')
 
 
-def few_scans(counts: Mapping[str, int]) -> str:
-  """What is wrong with the interval of a mean over classes; empty where no class is of few scans.
+def few_patients(counts: Mapping[str, int]) -> str:
+  """What is wrong with the interval of a mean over classes; empty where no class has few patients.
 
-  Resamples of few scans vary too little, and those of a single one not at all.
+  Resamples of few patients vary too little, and those of a single one not at all.
 
   Args:
-    counts: class -> scans that are in its mean.
+    counts: class -> patients that are in its mean.
   """
   few = {name: n for name, n in counts.items() if 0 < n < _FEW}
   if not few:
     return ''
-  text = '**The interval of the mean over classes is too narrow**: few scans show '
+  text = '**The interval of the mean over classes is too narrow**: few patients show '
   text += ', '.join(f'{name} ({n})' for name, n in few.items())
   single = 1 in few.values()
-  return f'\n{text}.{" A class of one scan counts there as if it were certain." * single}\n'
+  return f'\n{text}.{" A class of one patient counts there as if it were certain." * single}\n'
 
 
 def _scored(row: Mapping[str, Any]) -> bool:

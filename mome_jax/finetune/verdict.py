@@ -54,7 +54,7 @@ class Verdict:
     ]
     title = 'Dice % on the held-out scans'
     table = tables.markdown(title, ('class', 'scans', 'start', 'fine-tuned', 'change'), rows)
-    lines = [table + tables.few_scans(compare.of_interval(self.comparison, 'dice'))]
+    lines = [table + tables.few_patients(compare.of_interval(self.comparison, 'dice'))]
     lost = [row.name for row in kept if row.difference < 0 and row.name != compare.MEAN]
     if self.worse:
       lines.append(
@@ -74,7 +74,7 @@ class Verdict:
 
 
 def _doubt(mean: compare.Difference, rows: Sequence[compare.Difference]) -> str:
-  """Why a fall of the mean may be chance; '' where the scans tell it.
+  """Why a fall of the mean may be chance; '' where the patients tell it.
 
   Args:
     mean: over the classes.
@@ -82,13 +82,13 @@ def _doubt(mean: compare.Difference, rows: Sequence[compare.Difference]) -> str:
   """
   if math.isnan(mean.low):
     return f' ({_apart(mean)}: one patient does not tell it from no change)'
-  single = [row.name for row in rows if row.n == 1]
+  single = [row.name for row in rows if row.patients == 1]
   if mean.high >= 0:
-    return f' ({_apart(mean)}: {mean.n} scans do not tell it from no change)'
+    return f' ({_apart(mean)}: {mean.patients} patients do not tell it from no change)'
   if single:
     return (
-      f' ({_apart(mean)}, which takes {", ".join(single)} for certain: the one scan of it does not '
-      'tell a fall from no change)'
+      f' ({_apart(mean)}, which takes {", ".join(single)} for certain: the one patient with it '
+      'does not tell a fall from no change)'
     )
   return ''
 

@@ -130,6 +130,9 @@ def test_interval_and_test_are_those_of_the_paired_differences():
   back = difference_of(*sides[::-1], 'dice', 'liver')
   assert back.difference == pytest.approx(-liver.difference)
   assert (back.win, back.loss, back.p) == (liver.loss, liver.win, liver.p)
+  mixed = [side[::-1] if n else side[3:] + side[:3] for n, side in enumerate(sides)]
+  assert difference_of(*mixed, 'dice', 'liver') == liver
+  assert difference_of(*mixed[::-1], 'dice', 'liver') == back
 
 
 def test_a_class_that_some_scans_lack_has_the_interval_of_its_evaluation():
@@ -188,12 +191,12 @@ def test_a_class_of_one_case_is_named_where_the_interval_takes_it_for_certain():
   a, b = rows(liver=liver, spleen=[(0.5, 3.0)]), rows(liver=liver, spleen=[(0.4, 3.0)])
   mean = difference_of(a, b, 'dice', compare.MEAN)
   assert (mean.difference, mean.low, mean.high) == pytest.approx((-0.05,) * 3) and mean.p == 1.0
-  few = '**The interval of the mean over classes is too narrow**: few scans show spleen (1). '
+  few = '**The interval of the mean over classes is too narrow**: few patients show spleen (1). '
   text, table = compare.to_markdown(compare.compare(a, b)), compare.overview({'a': a, 'b': b})
   assert text.count(few) == 3 and table.count(few) == 1  # Dice, NSD, HD95
   assert table.index('### Means over classes') < table.index(few) < table.index('### Dice %')
   for shown in (text, table):
-    assert 'of the means of the scans, in which classes count by their scans' in shown
+    assert 'of the means of the patients, in which classes count by their scans' in shown
   alone = compare.compare(rows(spleen=[(0.5, 3.0)]), rows(spleen=[(0.4, 3.0)]))
   assert 'too narrow' not in compare.to_markdown(alone)  # it has no interval
 

@@ -74,10 +74,11 @@ def test_summary():
 
 
 def test_scans_of_one_patient_are_drawn_together():
-  # Found in both scans of one patient, and in neither of the other: 0, 1/2 or 1.
+  # Found in all scans of one patient, and in none of the other: 0, 1/2 or 1, and of six scans as
+  # of six patients seldom either end.
   rows = [
     {'lesions': 1, 'found': found, 'predicted': 1, 'patient': who}
-    for who, found in ('a1', 'b0') * 2
+    for who, found in ('a1', 'b0') * 3
   ]
   rows = [row | {'found': int(row['found'])} for row in rows]
   assert lesions.summarize(rows)['sensitivity_interval'] == (0.0, 1.0)

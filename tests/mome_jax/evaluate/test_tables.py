@@ -34,7 +34,7 @@ def test_scores():
   assert '**–**' in tables.report(metrics.summarize([]), title='Nothing')
 
 
-def test_classes_of_few_scans_are_named_below_an_interval_that_they_narrow():
+def test_classes_of_few_patients_are_named_below_an_interval_that_they_narrow():
   def of(liver, spleen):
     counts = {'liver': liver, 'spleen': spleen}
     rows = [
@@ -42,8 +42,8 @@ def test_classes_of_few_scans_are_named_below_an_interval_that_they_narrow():
     ]
     return tables.report(metrics.summarize(rows), title='').splitlines()[-1]
 
-  few = '**The interval of the mean over classes is too narrow**: few scans show spleen '
-  assert of(5, 1) == few + '(1). A class of one scan counts there as if it were certain.'
+  few = '**The interval of the mean over classes is too narrow**: few patients show spleen '
+  assert of(5, 1) == few + '(1). A class of one patient counts there as if it were certain.'
   assert of(5, 4) == few + '(4).'
   assert of(5, 5).startswith('| **mean over classes** |')
   assert of(1, 1) == '| **mean over classes** | | **50.0** | **50.0** | |'  # no interval

@@ -9,12 +9,12 @@ from mome_jax.finetune import verdict
 
 
 def rows(**dice):
-  """Rows of two scans; of each class the Dice in both."""
+  """Rows of scans a, b, ...; of each class the Dice in the first of them."""
   empty = dict.fromkeys(metrics.METRICS, math.nan)
   return [
     {'source': 'mine', 'case': case, 'split': 'validation', 'class': name} | empty | {'dice': value}
     for name, values in dice.items()
-    for case, value in zip('ab', values, strict=True)
+    for case, value in zip('abcdefgh', values, strict=False)
   ]
 
 
@@ -34,11 +34,11 @@ def test_worse_keeps_the_start():
   assert 'do not tell' not in result.lines()[-1]  # both scans lost a tenth
 
 
-def test_a_loss_that_few_scans_do_not_tell_is_called_so():
+def test_a_loss_that_few_patients_do_not_tell_is_called_so():
   result = verdict.judge(rows(liver=(0.6, 0.8)), rows(liver=(0.7, 0.6)), ())
   assert result.worse
   # -5 in the mean; of two scans, +10 and -20, the bootstrap interval spans both.
-  assert '(-5.0 [-20.0, +10.0]: 2 scans do not tell it from no change)' in result.lines()[-1]
+  assert '(-5.0 [-20.0, +10.0]: 2 patients do not tell it from no change)' in result.lines()[-1]
 
 
 def test_a_loss_in_a_class_of_one_scan_is_in_doubt():
@@ -46,14 +46,27 @@ def test_a_loss_in_a_class_of_one_scan_is_in_doubt():
   start, tuned = (rows(liver=(0.7, 0.7)) + rows(spleen=(dice, math.nan))[:1] for dice in (0.5, 0.4))
   result = verdict.judge(start, tuned, ())
   assert result.mean.high < 0
-  assert '(-5.0 [-5.0, -5.0], which takes spleen for certain: the one scan' in result.lines()[-1]
-  assert 'too narrow**: few scans show liver (2), spleen (1).' in result.lines()[0]
+  assert '(-5.0 [-5.0, -5.0], which takes spleen for certain: the one patient' in result.lines()[-1]
+  assert 'too narrow**: few patients show liver (2), spleen (1).' in result.lines()[0]
   alone = verdict.judge(start[:1], rows(liver=(0.6, 0.7))[:1], ())
   assert '(-10.0: one patient does not tell it from no change)' in alone.lines()[-1]
   both = [
     [row | {'patient': 'mine/a'} for row in rows(liver=dice)] for dice in ((0.6, 0.8), (0.5, 0.6))
   ]
   assert '(-15.0: one patient does not tell' in verdict.judge(*both, ()).lines()[-1]
+
+
+def test_two_scans_of_one_patient_do_not_tell_more_than_one():
+  start, tuned = (
+    [
+      row | ({'patient': 'mine/a'} if row['case'] in 'ab' else {})
+      for row in rows(liver=(liver,) * 8) + rows(spleen=spleen)
+    ]
+    for liver, spleen in ((0.90, (0.9, 0.8)), (0.89, (0.5, 0.7)))
+  )
+  lines = verdict.judge(start, tuned, ()).lines()
+  assert 'which takes spleen for certain: the one patient' in lines[-1]
+  assert 'few patients show spleen (1). A class of one patient counts' in lines[0]
 
 
 def test_worse_with_a_new_class_is_exported_and_said():
