@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from input_pipeline import cli, errors, patient_groups, progress, sources, text_files
-from input_pipeline.bricks import cutting, identity
+from input_pipeline.bricks import identity
 
 
 def _parse_download(text: str) -> tuple[str, str]:
@@ -82,13 +82,11 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     output.parent.mkdir(parents=True, exist_ok=True)
     text_files.check_replaceable(output)
   prints = FingerprintStore()
-  unread, digests = [], {}
+  unread = []
   for case in progress.bar(cases, desc='fingerprints', unit='case'):
     try:
       scan = case.load()
-      key = case.source, case.name
-      prints.add(key, fingerprint(scan.image, scan.geometry.spacing))
-      digests[key] = identity.scan_digest(cutting.to_int16(scan.image))
+      prints.add((case.source, case.name), fingerprint(scan.image, scan.geometry.spacing))
     except Exception as error:  # whatever is wrong with one case must not cost the others
       print(f'skipped {case.source} {case.name}: {errors.reason(error)}', file=sys.stderr)
       unread.append((case.source, case.name))
@@ -100,7 +98,7 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     }
     for keys in patient_groups.join([*find_groups(prints), *known])
   ]
-  patient_groups.write(output, groups, cases, unread, digests)
+  patient_groups.write(output, groups, cases, unread)
   number = sum(len(group['members']) for group in groups)
   print(f'{output}: {len(groups)} groups with {number} of {len(cases)} scans')
   return len(unread)

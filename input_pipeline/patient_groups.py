@@ -37,14 +37,12 @@ class Groups:
     scans: (source, case) -> `state_of` what was there; None where that was not noted. Files of
       before hold the first of its two values alone.
     unread: those of them that could not be read, and so were compared with none.
-    digests: (source, case) -> `identity.scan_digest`, of those whose voxels were noted.
   """
 
   path: str
   groups: Sequence[Mapping]
   scans: Mapping[tuple[str, str], tuple] | None
   unread: Collection[tuple[str, str]]
-  digests: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
   @property
   def digest(self) -> str:
@@ -120,14 +118,13 @@ def read(path: str) -> Groups:
     if listed is not None:
       scans = {(source, name): (size, *more) for source, name, size, *more in listed}
     unread = {(source, name) for source, name in content.get('unread', ())}
-    digests = {(source, name): digest for source, name, digest in content.get('digests', ())}
   except UserError:
     raise
   except OSError as error:
     raise GroupsError(f'{path}: cannot be read ({error.strerror}); correct --groups') from error
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise GroupsError(f'{path}: not a file of mome dedupe ({error!r})') from error
-  return Groups(path, groups, scans, unread, digests)
+  return Groups(path, groups, scans, unread)
 
 
 def write(
@@ -135,7 +132,6 @@ def write(
   groups: Sequence[Mapping],
   cases: Iterable[sources.Case],
   unread: Sequence[tuple[str, str]],
-  digests: Mapping[tuple[str, str], str],
 ) -> None:
   """Writes what `read` reads.
 
@@ -144,15 +140,13 @@ def write(
     groups: as of `Groups`.
     cases: that were there.
     unread: (source, case) of those that could not be read.
-    digests: of the others, as of `Groups`.
 
   Raises:
     UserError: if the file cannot be written.
   """
   with errors.writing(path):
     scans = [(case.source, case.name, *state_of(case)) for case in cases]
-    voxels = [(*key, digest) for key, digest in digests.items()]
-    content = {'groups': groups, 'scans': scans, 'unread': unread, 'digests': voxels}
+    content = {'groups': groups, 'scans': scans, 'unread': unread}
     text_files.replace(path, json.dumps(content, indent=1) + '\n')
 
 

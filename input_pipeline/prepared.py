@@ -52,24 +52,15 @@ class Earlier:
     splits |= {name: split for _, name, split in (self.settings or {}).get('assigned', ())}
     return splits | (self.settings or {}).get('drawn', {})
 
-  def drawn_elsewhere(self, digests: Mapping[Key, str]) -> dict[Key, str]:
-    """(source, case) -> split that is held out most, of what was drawn for sources beside it.
-
-    Args:
-      digests: (source, case) -> `identity.scan_digest` of the scan that is meant, where that is
-        known: another folder of one's own may hold another scan under its name.
-    """
+  def drawn_elsewhere(self) -> dict[Key, str]:
+    """(source, case) -> split that is held out most, of what was drawn for sources beside it."""
     most: dict[Key, str] = {}
     for name in bricks.prepared_sources(self.folder.parent):
       report = bricks.read_settings(self.folder.parent, name)
       if report is None or name == self.folder.name:
         continue
       source = report['settings'].get('source', name)
-      scans = {o.name: o.digest for o in writer.read_outcomes(self.folder.parent / name)}
       for case, split in report.get('drawn', {}).items():
-        held, meant = scans.get(case), digests.get((source, case))
-        if held and meant and held != meant:
-          continue
         splits = split, most.get((source, case), split)
         most[source, case] = max(splits, key=patient_groups.HELD_OUT.index)
     return most

@@ -171,9 +171,9 @@ def test_what_failed_leaves_the_file_of_before_or_none(tmp_path, monkeypatch):
 
 def test_groups_are_replaced_in_one_step(tmp_path):
   file = tmp_path / 'groups.json'
-  patient_groups.write(file, [], [], [], {})
+  patient_groups.write(file, [], [], [])
   (tmp_path / 'before').hardlink_to(file)
-  patient_groups.write(file, [], [], [('lits', 'a')], {})
+  patient_groups.write(file, [], [], [('lits', 'a')])
   assert json.loads((tmp_path / 'before').read_text())['unread'] == []
   assert json.loads(file.read_text())['unread'] == [['lits', 'a']]
 
@@ -238,29 +238,6 @@ def test_what_is_held_out_stays_so_when_a_copy_of_it_comes(tmp_path, capsys):
   write_scan(tmp_path / 'word', 'word_0002', 20)
   dedupe.write_groups([*find, ('word', str(tmp_path / 'word'))], pathlib.Path(groups))
   assert held_out('word', tmp_path / 'word', groups) == {'word_0001'}
-
-
-def test_a_draw_for_another_folder_counts_for_the_same_scans_alone(tmp_path, capsys):
-  """Two hospitals number their cases alike: what is held out of one says nothing of the other."""
-  names = sorted((f'case{i}' for i in range(60)), key=files.fraction)
-  both, more = names[30:33], names[33]  # of `both` alone the first is held out
-  data, groups = tmp_path / 'data', tmp_path / 'groups.json'
-  for folder, cases, seed in (('one', both, 0), ('two', [names[0], *both, more], 10)):
-    for number, name in enumerate(cases):
-      write_scan(tmp_path / folder, name, seed + number)
-    (tmp_path / folder / 'dataset.json').write_text('{"labels": {"background": 0, "liver": 1}}')
-  write_scan(tmp_path / 'two', more, 11)  # as the one that the other folder's name is held out of
-  dedupe.write_groups([('nifti_folder', str(tmp_path / 'two'))], groups)
-
-  def held_out(name, folder, **options):
-    prepare.prepare(
-      'nifti_folder', data, manual_dir=str(tmp_path / folder), name=name, brick=8, **options
-    )
-    return {case.name for case in bricks.held_out_cases(data, name)}
-
-  assert held_out('one', 'one', spacing=(6, 6, 6)) == {both[0]}
-  assert held_out('two', 'two', spacing=(6, 6, 6), groups=str(groups)) == {names[0]}
-  assert 'held out more' not in capsys.readouterr().err
 
 
 def test_what_moves_with_its_group_is_told(tmp_path):
