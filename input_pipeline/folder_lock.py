@@ -13,7 +13,7 @@ from input_pipeline.buckets import is_in_bucket
 
 
 def lock(handle: int | IO, *, wait: bool) -> None:
-  """Locks an open file or folder until it is closed.
+  """Locks an open file or folder until all who have it open, forked workers too, close it.
 
   Raises:
     BlockingIOError: if another process has it, and is not waited for.

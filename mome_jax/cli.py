@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from input_pipeline.cli import called_as
 from mome_jax import __version__
-from mome_jax.errors import lacking, suggest, unsupported
+from mome_jax.errors import lacking, suggest
 
 _WIDTH = 14  # of the column of names
 
@@ -128,9 +128,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     hint = suggest(name, COMMANDS)
     print(f'error: mome {name}: no such command; {hint} (mome --help lists all)', file=sys.stderr)
     return 2
-  if unsupported():  # before modules are imported that this system lacks
-    print(f'error: {unsupported()}', file=sys.stderr)
-    return 1
   command = COMMANDS[name]
   try:
     with called_as(f'mome {name}', spelled()):

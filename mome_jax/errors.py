@@ -9,7 +9,6 @@ from input_pipeline.errors import (
   printable,
   reading,
   suggest,
-  unsupported,
   writing,
 )
 
@@ -23,7 +22,6 @@ __all__ = [
   'printable',
   'reading',
   'suggest',
-  'unsupported',
   'writing',
 ]
 

@@ -85,14 +85,9 @@ class Dataset:
         scan, and what is called neither way.
     """
     folder = files.folder_of(self.name, manual_dir, f'{self.name} as downloaded')
-    # Programs that unpack a file may put it into a folder of its name: volume-1.nii/volume-1.nii.
-    paths = [
-      path
-      for path in files.walk(folder)
-      if not (path.name.lower().endswith(volume.ENDINGS) and path.is_dir())
-    ]
+    paths = [path for path in files.walk(folder) if not (_is_named_nifti(path) and path.is_dir())]
     for path, (pattern, what) in itertools.product(paths, self.others):
-      if _ends(pattern, path.relative_to(folder).as_posix()):
+      if _ends(pattern, _place(folder, path)):
         raise SourceError(f'{path}: is of {what}')
     images = _match(folder, paths, self.image)
     maps = [_match(folder, paths, label) for label in self.label]
@@ -126,7 +121,7 @@ class Dataset:
   ) -> None:
     """Warns of the NIfTI files that belong to no case."""
     known = {path for matches in (images, *maps) for same in matches.values() for path in same}
-    nifti = [path for path in paths if path.name.lower().endswith(volume.ENDINGS)]
+    nifti = [path for path in paths if _is_named_nifti(path)]
     lonely = [
       p for matches in maps for name, same in matches.items() if name not in images for p in same
     ]
@@ -146,7 +141,7 @@ class Dataset:
     label: pathlib.Path,
     unlabelled: Sequence[str],
   ) -> Case:
-    relative = {path: path.relative_to(folder).as_posix() for path in (image, label)}
+    relative = {path: _place(folder, path) for path in (image, label)}
     labelled = [names for pattern, names in self.partial if _ends(pattern, relative[label])]
     supervised = labels.classes_of(self.meanings, self.template)
     # Without what holds for all cases, which no key of a prepared case has.
@@ -171,6 +166,20 @@ class Dataset:
     return field_of_view.declare(case, absent, self.template)
 
 
+def _is_named_nifti(path: pathlib.Path) -> bool:
+  return path.name.lower().endswith(volume.ENDINGS)
+
+
+def _place(folder: pathlib.Path, path: pathlib.Path) -> str:
+  """Where a file lies in a download.
+
+  Programs that unpack it may put it into a folder of its name: volume-1.nii.gz/volume-1.nii.
+  """
+  around = path.parent
+  wrapped = _is_named_nifti(around) and volume.stem(around) == volume.stem(path)
+  return (around if wrapped else path).relative_to(folder).as_posix()
+
+
 def _ends(pattern: str, path: str) -> re.Match | None:
   """Whether a path ends as the pattern says.
 
@@ -188,7 +197,7 @@ def _match(
   """Case -> the files or folders whose path ends as the pattern says, by name of the case."""
   matches: dict[str, list[pathlib.Path]] = {}
   for path in paths:
-    if hit := _ends(pattern, path.relative_to(folder).as_posix()):
+    if hit := _ends(pattern, _place(folder, path)):
       matches.setdefault(hit['case'], []).append(path)
   return dict(sorted(matches.items()))
 

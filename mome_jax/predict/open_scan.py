@@ -22,7 +22,7 @@ from mome_jax.inference.segmentation import Segmentation
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.inference.sights import Sights
 from mome_jax.plausibility.judge import Judgement
-from mome_jax.predict import plausible_masks, prompted_model, write_results
+from mome_jax.predict import plausible_masks, prompted_model, verdicts, write_results
 from mome_jax.predict.find_scans import LoadedScan
 from mome_jax.predict.formats import SegmentedScan
 from mome_jax.predict.prompted_model import PromptedModel
@@ -197,6 +197,13 @@ def _split(asked: PromptedModel) -> tuple[list[Target], list[Target]]:
   names = asked.segmenter.names
   targets = asked.targets
   return [t for t in targets if t.name in names], [t for t in targets if t.name not in names]
+
+
+def notes_on(segmented: SegmentedScan) -> list[str]:
+  """What the user should know of the masks of a scan, which is called by its name."""
+  names, free = [target.name for target in segmented.targets], segmented.segmentation.free
+  told = plausible_masks.notes(segmented.name, segmented.judgement, names)
+  return [*told, *verdicts.unanswered(segmented.name, segmented.targets, free)]
 
 
 def _segmented(scan: OpenScan, asked: PromptedModel, targets: Sequence[Target]) -> SegmentedScan:

@@ -11,7 +11,6 @@ from mome_jax.inference.progress import Progress
 from mome_jax.predict import (
   class_statistics,
   open_scan,
-  plausible_masks,
   verdicts,
   viewer_data,
   write_results,
@@ -91,10 +90,7 @@ class Answerer(open_scan.Answerer):
 def warnings_of(scan: Scan, one: PromptSet) -> list[str]:
   """What the user should know of the masks of a set, with the scan called by its title."""
   assert one.segmented is not None  # asked for once there is something to show
-  names = [target.name for target in one.segmented.targets]
-  told = plausible_masks.notes(scan.title, one.segmented.judgement, names)
-  free = one.segmented.segmentation.free
-  return [*scan.notes, *told, *verdicts.unanswered(scan.title, one.segmented.targets, free)]
+  return [*scan.notes, *open_scan.notes_on(one.segmented)]
 
 
 def origin_of(scan: Scan, one: PromptSet) -> dict[str, Any]:

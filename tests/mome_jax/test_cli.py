@@ -156,15 +156,7 @@ def test_messages_spell_commands_as_they_were_called(tmp_path, capsys):
   assert 'use mome train with' in capsys.readouterr().err
 
 
-def test_windows_is_told_before_anything_is_imported(capsys, monkeypatch):
-  monkeypatch.setattr(sys, 'platform', 'win32')
-  monkeypatch.setitem(sys.modules, 'mome_jax.info', None)  # as what imports fcntl fails there
-  assert cli.main(['info']) == 1
-  assert 'run it in WSL 2' in capsys.readouterr().err
-
-
-def test_windows_is_told_by_each_module_too():
-  """As of `python -m mome_jax.predict`, which `mome` does not go before."""
+def test_windows_is_told_by_every_command():
   code = """
 import signal, sys
 sys.modules |= dict.fromkeys(['fcntl', 'resource'])  # what Windows lacks

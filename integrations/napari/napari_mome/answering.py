@@ -12,9 +12,9 @@ from napari.layers import Image, Layer
 from input_pipeline import remarks
 from mome_jax import compilation, shipped
 from mome_jax.inference.model import Model
-from mome_jax.predict import plausible_masks, prompted_model, verdicts
+from mome_jax.predict import prompted_model
 from mome_jax.predict.formats import SegmentedScan
-from mome_jax.predict.open_scan import Answerer, Listener, OpenScan
+from mome_jax.predict.open_scan import Answerer, Listener, OpenScan, notes_on
 from mome_jax.predict.request import Request
 from napari_mome import placement, result_layer
 from napari_mome.placement import PlacedScan
@@ -107,11 +107,8 @@ class Desk:
     asked = self._answerer.read_prompts(request)
     opened = self._opened(question)
     for segmented in self._answerer.segment(opened.scan, request, asked, listener):
-      names = [target.name for target in segmented.targets]
       labels = result_layer.labels_of(segmented, opened.placed)
-      title, free = opened.scan.title, segmented.segmentation.free
-      told = plausible_masks.notes(title, segmented.judgement, names)
-      told += verdicts.unanswered(title, segmented.targets, free)
+      told = notes_on(segmented)
       notes = [*asked.notes, *opened.notes, *told, *_hidden(segmented, labels)]
       yield Answer(question, opened.placed, segmented, labels, notes, asked.origin)
 

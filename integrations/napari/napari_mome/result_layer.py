@@ -118,7 +118,7 @@ def write(
 
   Args:
     path: NIfTI file.
-    labels: (D, H, W) uint8, on the canonical grid of the scan.
+    labels: (D, H, W) uint8 or uint16, on the canonical grid of the scan.
     geometry: of the scan.
     legend: None has that of what the file held before removed.
 

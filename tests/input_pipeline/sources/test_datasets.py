@@ -278,11 +278,21 @@ class TestDownloadProblems:
       first.load()
     assert len(others) == 2 and others[0].load()
 
-  def test_a_file_unpacked_into_a_folder_of_its_name_is_one_case(self, tmp_path):
-    image, label, _ = layouts.body([1, 2])
-    for name, array in (('volume-3.nii', image), ('segmentation-3.nii', label)):
-      layouts.nifti(tmp_path / name / name, array)
-    (case,), notes = sources.get_source('lits').listed(str(tmp_path))
+  @pytest.mark.parametrize(
+    ('name', 'scan', 'label_map'),
+    [
+      ('lits', 'volume-3.nii', 'segmentation-3.nii'),
+      ('msd_spleen', 'imagesTr/spleen_10.nii.gz', 'labelsTr/spleen_10.nii.gz'),
+    ],
+  )
+  def test_a_file_unpacked_into_a_folder_of_its_name_is_one_case(
+    self, tmp_path, name, scan, label_map
+  ):
+    image, label, _ = layouts.body([1])
+    for place, array in ((scan, image), (label_map, label)):
+      folder = tmp_path / place
+      layouts.nifti(folder / folder.name.removesuffix('.gz'), array)
+    (case,), notes = sources.get_source(name).listed(str(tmp_path))
     assert case.load().image.shape == image.shape and not notes
 
   def test_every_nifti_file_is_a_case_or_told_of(self, tmp_path):
