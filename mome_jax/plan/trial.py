@@ -25,7 +25,7 @@ from mome_jax.errors import UserError
 
 _STEPS = 3  # that are timed, after one that warms up
 _SHARED = 1.25  # wall time of a step over its share of the cores' time, on an idle CPU at most
-_VERSION = 1  # of what is kept
+_VERSION = 2  # of what is kept
 HERE = 'here'
 _RUNNABLE = 0.6  # share of a CPU's free memory up to which a step is run
 
@@ -104,6 +104,7 @@ def run(
     machine: of `find_machine`.
     execute: also run a few steps on random numbers, where the memory that is free now allows.
     folder: where answers are kept; the same question is then answered from there. None: nowhere.
+      What was refused is not kept: other programs may have held the memory.
     again: ask anew, and keep the new answer.
 
   Raises:
@@ -115,7 +116,7 @@ def run(
     with contextlib.suppress(OSError, ValueError, TypeError):
       return Trial(**json.loads(file.read_text(encoding='utf-8')))
   trial = _apart(_measure, config, machine, execute)
-  if file is not None:
+  if file is not None and not trial.refused:
     with contextlib.suppress(OSError):  # what cannot be kept is only slower next time
       file.parent.mkdir(parents=True, exist_ok=True)
       file.write_text(json.dumps(dataclasses.asdict(trial)), encoding='utf-8')

@@ -173,3 +173,12 @@ def test_a_refusal_of_a_device_of_unknown_memory(on_gpu, text):
   assert (compiled.peak, compiled.refused) == (None, True)
   ran = on_gpu(None, execute=raising(f'RESOURCE_EXHAUSTED: {text}'), memory=0)
   assert (ran.peak, ran.seconds, ran.refused) == (100, None, True)
+
+
+def test_a_refusal_is_not_kept(answer, tmp_path, monkeypatch):
+  """Another program may have held the memory."""
+  answers = [dataclasses.replace(answer, refused=True), answer]
+  monkeypatch.setattr(trial, '_apart', lambda *arguments: answers.pop(0))
+  ask = lambda: trial.run(tiny(), MACHINE, execute=True, folder=tmp_path)
+  assert ask().refused
+  assert ask() == ask() == answer
