@@ -34,7 +34,7 @@ def is_lost_process(error: BaseException) -> bool:
 
 
 def _is_of_jax(error: BaseException) -> bool:
-  """Whether it begins with a status, as INTERNAL: does."""
+  """Whether it begins with a status, as INTERNAL: does, and is not TensorStore's of its files."""
   if not isinstance(error, KINDS) or isinstance(error, UserError):
     return False
-  return re.match('[A-Z_]+: ', str(error)) is not None
+  return re.match('[A-Z_]+: (?!Error (opening|reading|writing) )', str(error)) is not None

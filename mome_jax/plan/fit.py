@@ -57,15 +57,18 @@ class _Model:
   bytes: float
   seconds: float
   known: dict[int, int] = dataclasses.field(default_factory=dict)  # voxels -> largest peak
+  most: float = math.inf  # voxels, after a step that was refused for less than the memory
 
   def peak(self, voxels: float) -> float:
     return self.fixed + self.bytes * voxels
 
   def room(self, memory: float) -> float:
-    return max(memory - self.fixed, 0) / self.bytes
+    return min(max(memory - self.fixed, 0) / self.bytes, self.most)
 
   def learn(self, voxels: int, seen: trial.Trial) -> None:
     """Goes through the answers of the compiler."""
+    if seen.peak is None:
+      return
     self.known[voxels] = max(seen.peak, self.known.get(voxels, 0))
     if seen.seconds is not None:
       self.seconds = seen.seconds / voxels
@@ -139,13 +142,16 @@ def fit(
       f'{gib(model.peak(voxels))} predicted ...'
     )
     seen = compile_layout(next_layout)
-    fits = seen.peak <= budget.memory
-    tell(f'  {gib(seen.peak)} of {gib(budget.memory)}{"" if fits else ": too much"}{_timed(seen)}')
+    peak = seen.peak or 0
+    fits = not seen.refused and peak <= budget.memory
+    tell(f'  {_need(seen, budget)}{_timed(seen)}')
     predicted = model.peak(voxels)
     model.learn(voxels, seen)
+    if seen.refused and peak <= budget.memory:
+      model.most = voxels / 2
     seconds = None if budget.seconds is None else model.seconds * voxels
     tried.append(Attempt(next_layout, predicted, seen, fits, seconds))
-    if fits and seen.peak >= ENOUGH * budget.memory:
+    if fits and peak >= ENOUGH * budget.memory:
       return tried
 
 
@@ -169,11 +175,26 @@ def _size(attempt: Attempt) -> int:
 
 def _too_little(attempt: Attempt, budget: Budget) -> str:
   layout = attempt.layout
+  size = f'{_shape(layout.patch)} voxels, {layout.batch} a step,'
+  peak = attempt.trial.peak or 0
+  if peak <= budget.memory:
+    return (
+      f'even a patch of {size} ran out of memory; end other programs on the device, or plan for '
+      'a smaller network: --size=small'
+    )
   return (
-    f'even a patch of {_shape(layout.patch)} voxels, {layout.batch} a step, needs '
-    f'{gib(attempt.trial.peak)}, and {gib(budget.memory)} are left for it; pass more --memory, or '
-    'a smaller network: --size=small'
+    f'even a patch of {size} needs {gib(peak)}, and {gib(budget.memory)} are left for it; pass '
+    'more --memory, or a smaller network: --size=small'
   )
+
+
+def _need(seen: trial.Trial, budget: Budget) -> str:
+  if seen.peak is None:
+    return 'out of memory'
+  need = f'{gib(seen.peak)} of {gib(budget.memory)}'
+  if seen.peak > budget.memory:
+    return f'{need}: too much'
+  return f'{need}, but out of memory' if seen.refused else need
 
 
 def _timed(seen: trial.Trial) -> str:

@@ -79,6 +79,7 @@ def memory(target: Target, attempts: Sequence[Attempt]) -> str:
   """What the chosen step needs, and what was predicted and measured."""
   best = attempts[-1]
   step = best.trial
+  assert step.peak is not None  # it fits
   lines = [
     '',
     f'Memory of a step: {gib(step.peak)} of {gib(target.budget.memory)}, by the compiler of '

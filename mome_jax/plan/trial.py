@@ -25,7 +25,7 @@ from mome_jax.errors import UserError
 
 _STEPS = 3  # that are timed, after one that warms up
 _SHARED = 1.25  # wall time of a step over its share of the cores' time, on an idle CPU at most
-_VERSION = 1  # of what is kept
+_VERSION = 2  # of what is kept
 HERE = 'here'
 _RUNNABLE = 0.6  # share of a CPU's free memory up to which a step is run
 
@@ -58,8 +58,8 @@ class Trial:
   """A training step of one config.
 
   Attributes:
-    peak: bytes of one device, by the compiler: arguments, results and temporaries; what is known
-      of them, and more than there is, where the device cannot hold it.
+    peak: bytes of one device, by the compiler: arguments, results and temporaries; None: it gave up
+      and named no more than there is.
     flops: of the step on all devices; products and convolutions.
     parameters: of the network and its text encoder.
     compile_seconds: it took, wherever it was compiled.
@@ -67,15 +67,17 @@ class Trial:
       the system does not tell.
     seconds: of a step, on the CPU as on an idle one; None: not run.
     compiler: and its version.
+    refused: whether the compiler gave up for the memory, or the device ran out of it.
   """
 
-  peak: int
+  peak: int | None
   flops: float
   parameters: int
   compile_seconds: float
   measured: int | None
   seconds: float | None
   compiler: str
+  refused: bool = False
 
 
 def find_machine(topology: str) -> Machine:
@@ -102,6 +104,7 @@ def run(
     machine: of `find_machine`.
     execute: also run a few steps on random numbers, where the memory that is free now allows.
     folder: where answers are kept; the same question is then answered from there. None: nowhere.
+      What was refused is not kept: other programs may have held the memory.
     again: ask anew, and keep the new answer.
 
   Raises:
@@ -113,7 +116,7 @@ def run(
     with contextlib.suppress(OSError, ValueError, TypeError):
       return Trial(**json.loads(file.read_text(encoding='utf-8')))
   trial = _apart(_measure, config, machine, execute)
-  if file is not None:
+  if file is not None and not trial.refused:
     with contextlib.suppress(OSError):  # what cannot be kept is only slower next time
       file.parent.mkdir(parents=True, exist_ok=True)
       file.write_text(json.dumps(dataclasses.asdict(trial)), encoding='utf-8')
@@ -186,19 +189,22 @@ def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
   start = time.perf_counter()
   traced, params = compile_ahead.trace_train_step(config, mesh)
   measured = step_seconds = None
+  refused = False
   try:
     compiled = compile_ahead.compile_traced(traced, platform)
-    peak = compile_ahead.memory(compiled)['peak']
+    peak: int | None = compile_ahead.memory(compiled)['peak']
   except compile_ahead.TooLargeError as error:  # the search goes on with a smaller one
-    execute, peak = False, error.needs if error.needs > machine.memory else 2 * machine.memory
+    # What it names may be of a part: below the memory that says nothing of the whole.
+    peak = error.needs if 0 < machine.memory < error.needs else None
+    execute, refused = False, True
   seconds = time.perf_counter() - start
-  if execute and peak < _room(devices[0]):
+  if execute and peak is not None and peak < _room(devices[0]):
     try:
       measured, step_seconds = _execute(compiled, devices[0])
     except jax_errors.KINDS as error:
       if not jax_errors.is_out_of_memory(error):
         raise
-      peak = max(2 * peak, machine.memory)  # libraries take what the compiler does not know
+      refused = True  # libraries take what the compiler does not know
   return Trial(
     peak=peak,
     flops=count_flops(traced.jaxpr, platform),
@@ -207,11 +213,12 @@ def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
     measured=measured,
     seconds=step_seconds,
     compiler=compile_ahead.compiler(platform),
+    refused=refused,
   )
 
 
 def _room(device: Any) -> float:
-  """Bytes up to which a step is run: one that does not fit would end the search."""
+  """Bytes up to which a step is run: the system kills one that a CPU cannot hold."""
   if device.platform == 'cpu':
     return _RUNNABLE * free_memory()
   return _statistics(device).get('bytes_limit', math.inf)

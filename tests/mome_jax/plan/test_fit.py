@@ -12,21 +12,23 @@ ABDOMEN = cohort([case((1.5, 1.5, 2.0), (256, 200, 220))] * 40)
 MACHINE = trial.Machine('here', 'cpu', 'cpu', 1, 2**35)
 
 
-def search(memory, *, per_voxel, fixed=5e8, seconds=None, speed=1e-6):
-  """What is tried where a step needs fixed + per_voxel * voxels bytes."""
+def search(
+  memory, *, per_voxel, fixed=5e8, seconds=None, speed=1e-6, most=math.inf, known=True, tell=print
+):
+  """What is tried where a step needs fixed + per_voxel * voxels bytes, refused over `most`."""
   asked = []
 
   def compile_layout(layout):
     voxels = layout.batch * math.prod(layout.patch)
     asked.append(voxels)
     took, measured = (None, None) if seconds is None else (speed * voxels, 1)
-    return trial.Trial(
-      int(fixed + per_voxel * voxels), 1e9, 10_000_000, 1.0, measured, took, 'none'
-    )
+    refused = voxels > most
+    peak = None if refused and not known else int(fixed + per_voxel * voxels)
+    return trial.Trial(peak, 1e9, 10_000_000, 1.0, measured, took, 'none', refused)
 
   attempts = fit.fit(
     ABDOMEN, MACHINE, Budget(memory, seconds),
-    lambda room: rules.layout(ABDOMEN, room, stride=8), compile_layout, size='base',
+    lambda room: rules.layout(ABDOMEN, room, stride=8), compile_layout, size='base', tell=tell,
   )  # fmt: skip
   assert len(attempts) == len(asked)
   return attempts
@@ -71,6 +73,20 @@ def test_time_bounds_the_patch():
 def test_too_little_memory_is_explained():
   with pytest.raises(fit.FitError, match='even a patch of 32x32x32 voxels, 2 a step, needs'):
     search(1e8, per_voxel=14_000)
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_a_refused_step_does_not_fit_whatever_its_peak(known):
+  """Where it ran, its peak is less than the memory; where the compiler gave up, nobody knows it."""
+  lines = []
+  attempts = search(24e9, per_voxel=6_000, most=1e6, known=known, tell=lines.append)
+  best, refused = attempts[-1], attempts[0]
+  assert not refused.fits and refused.layout.voxels * refused.layout.batch > 1e6
+  assert best.fits and 0.3e6 <= best.layout.voxels * best.layout.batch <= 1e6
+  told = 'GiB of 22.35 GiB, but out of memory (' if known else '  out of memory ('
+  assert told in lines[1] and 'too much' not in lines[1]
+  with pytest.raises(fit.FitError, match='even a patch of .* a step, ran out of memory; end other'):
+    search(24e9, per_voxel=6_000, most=1, known=known)
 
 
 @pytest.mark.parametrize(('voxels', 'classes', 'gib'), [

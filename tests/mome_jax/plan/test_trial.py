@@ -104,7 +104,7 @@ def on_gpu(monkeypatch):
   from mome_jax import compilation
   from mome_jax.training import compile_ahead, flops, sharding, text_start
 
-  def ask(statistics, compile=lambda: None, execute=None):
+  def ask(statistics, compile=lambda: None, execute=None, memory=99):
     gpu = types.SimpleNamespace(platform='gpu', memory_stats=lambda: statistics)
     traced = types.SimpleNamespace(jaxpr=None)
     compiles = types.SimpleNamespace(compile=compile)
@@ -118,13 +118,12 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(flops, 'count_flops', lambda jaxpr, platform: 1.0)
     runs = lambda compiled, device: (trial._peak(device) or None, 2.0)
     monkeypatch.setattr(trial, '_execute', execute or runs)
-    return trial._measure(tiny(), dataclasses.replace(MACHINE, memory=99), True)
+    return trial._measure(tiny(), dataclasses.replace(MACHINE, memory=memory), True)
 
   return ask
 
 
 def test_a_step_that_an_accelerator_cannot_hold_is_not_run(on_gpu):
-  """It would end the search, which goes on with a smaller one."""
   assert on_gpu({'bytes_limit': 99}).seconds is None
   assert on_gpu({'bytes_limit': 200, 'peak_bytes_in_use': 90}).measured == 90
 
@@ -150,17 +149,36 @@ def raising(text):
      'available HBM (15.75G).', 36 * 2**30),
     ('XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 21.95G of '
      '15.48G hbm. Exceeded hbm capacity by 6.47G.', int(21.95 * 2**30)),
-    ('Out of memory while trying to allocate 50 bytes.', 2 * 99),  # of a part
+    ('Out of memory while trying to allocate 50 bytes.', None),  # of a part
+    ('Out of memory.', None),
   ],
 )  # fmt: skip
 def test_a_step_that_the_compiler_gives_up_on_does_not_fit(on_gpu, text, needs):
   """It was a traceback, and the end of the plan."""
   answer = on_gpu({'bytes_limit': 200}, compile=raising(f'RESOURCE_EXHAUSTED: {text}'))
-  assert (answer.peak, answer.seconds) == (needs, None)
+  assert (answer.peak, answer.seconds, answer.refused) == (needs, None, True)
   with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
     on_gpu({'bytes_limit': 200}, compile=raising('INTERNAL: (36.00G)'))
 
 
 def test_a_step_that_runs_out_of_memory_does_not_fit(on_gpu):
   answer = on_gpu({'bytes_limit': 200}, execute=raising('RESOURCE_EXHAUSTED: 5 bytes'))
-  assert (answer.peak, answer.seconds) == (200, None)
+  assert (answer.peak, answer.seconds, answer.refused) == (100, None, True)
+
+
+@pytest.mark.parametrize('text', ['Out of memory.', 'trying to allocate 17179869184 bytes.'])
+def test_a_refusal_of_a_device_of_unknown_memory(on_gpu, text):
+  """Its budget is --memory: whatever part the compiler names, it is not what the step needs."""
+  compiled = on_gpu(None, compile=raising(f'RESOURCE_EXHAUSTED: {text}'), memory=0)
+  assert (compiled.peak, compiled.refused) == (None, True)
+  ran = on_gpu(None, execute=raising(f'RESOURCE_EXHAUSTED: {text}'), memory=0)
+  assert (ran.peak, ran.seconds, ran.refused) == (100, None, True)
+
+
+def test_a_refusal_is_not_kept(answer, tmp_path, monkeypatch):
+  """Another program may have held the memory."""
+  answers = [dataclasses.replace(answer, refused=True), answer]
+  monkeypatch.setattr(trial, '_apart', lambda *arguments: answers.pop(0))
+  ask = lambda: trial.run(tiny(), MACHINE, execute=True, folder=tmp_path)
+  assert ask().refused
+  assert ask() == ask() == answer

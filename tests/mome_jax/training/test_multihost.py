@@ -98,6 +98,8 @@ def test_errors_that_a_call_raises_at_once_are_of_another_class(kind, monkeypatc
   'error',
   [
     ValueError('UNAVAILABLE: Error writing "gs://b/d/0.0": CURL error: Connection reset by peer'),
+    ValueError('UNAVAILABLE: Error reading "gs://nccl/d/0.0": CURL error: Connection reset'),
+    ValueError('RESOURCE_EXHAUSTED: Error writing local file "d/0": No space left on device'),
     ValueError('heartbeat'),  # of anybody
     UserError('RESOURCE_EXHAUSTED: heartbeat'),
   ],
