@@ -103,11 +103,8 @@ class Predictor(Model):
     if prompt_inputs.is_frozen(config.text):
       encoder, vectors = None, TextVectors.load(loaded.folder / checkpoint.TEXT_VECTORS)
       self.vectors = vectors
-      self._inputs = prompt_inputs.frozen(vectors)
-      if text_model:
-        self._inputs = lambda texts: prompt_inputs.frozen(embed.extend(vectors, texts, text_model))(
-          texts
-        )
+      known = embed.Extending(vectors, text_model) if text_model else vectors
+      self._inputs = prompt_inputs.frozen(known)
     else:
       if text_model:
         raise UserError(

@@ -52,6 +52,23 @@ def extend(
   )
 
 
+class Extending:
+  """Vectors to which those of further prompts are added when they are asked for, each once.
+
+  Args:
+    vectors: to begin with.
+    folder: of the encoder that made them.
+  """
+
+  def __init__(self, vectors: TextVectors, folder: str | os.PathLike[str]):
+    self._vectors, self._folder = vectors, folder
+
+  def __call__(self, prompts: Sequence[str]) -> np.ndarray:
+    """(K, d_t) float32; raises as `extend`."""
+    self._vectors = extend(self._vectors, prompts, self._folder)
+    return self._vectors(prompts)
+
+
 def read_cum(path: str | os.PathLike[str], template: Template = TEMPLATE) -> TextVectors:
   """The vectors of the CLIP-Driven Universal Model: row n is class n + 1 of the template.
 

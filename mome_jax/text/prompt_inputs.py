@@ -48,7 +48,7 @@ def joint(tokenizer: Tokenizer, max_length: int) -> PromptInputs:
   return inputs
 
 
-def frozen(vectors: TextVectors) -> PromptInputs:
+def frozen(vectors: Callable[[Sequence[str]], np.ndarray]) -> PromptInputs:
   """K prompts -> vectors (K, d_t) float32."""
   return lambda texts: {'vectors': vectors(texts)}
 

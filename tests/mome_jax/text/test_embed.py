@@ -117,6 +117,17 @@ def test_only_the_same_checkpoint_adds_to_its_vectors(t5, tmp_path):
     embed.extend(vectors, TEXTS, other)
 
 
+def test_the_encoder_is_read_once_for_the_same_prompts(t5, monkeypatch):
+  vectors = embedders.open_model(t5[0])(TEXTS[:1])
+  opened, open_model = [], embedders.open_model
+  monkeypatch.setattr(embedders, 'open_model', lambda path: opened.append(path) or open_model(path))
+  extending = embed.Extending(vectors, t5[0])
+  for _ in range(2):
+    np.testing.assert_array_equal(extending(TEXTS[:1]), vectors(TEXTS[:1]))
+    np.testing.assert_allclose(extending(TEXTS), open_model(t5[0])(TEXTS).embeddings, atol=1e-6)
+  assert len(opened) == 1
+
+
 @pytest.mark.parametrize('rows', [31, 32])
 def test_vectors_of_cum(rows, tmp_path, capsys):
   tensor = torch.randn(rows, 512).half()
