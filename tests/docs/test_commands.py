@@ -30,7 +30,7 @@ def checkout(tmp_path_factory):
   for part in ('mome_jax', 'launch', 'docs', 'tests'):
     (folder / part).symlink_to(ROOT / part)
   (folder / 'runs').mkdir()
-  for run in ('demo', 'openkbp_cpu', 'shipped'):
+  for run in ('demo', 'openkbp_cpu', 'shipped', 'five_classes', 'seven'):
     (folder / 'runs' / run).symlink_to(ROOT / 'mome_jax/assets/openkbp')
   (folder / 'models').mkdir()
   (folder / 'models/both').symlink_to(ROOT / 'mome_jax/assets/openkbp')
