@@ -9,7 +9,6 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_slices import as_series
 from threshold import Threshold, save_scan
 
 from input_pipeline import file_kinds
@@ -203,22 +202,6 @@ def test_a_file_tells_where_a_layer_of_another_reader_lies(viewer, tmp_path, tur
   layer.data = array + 1  # it is not the file's any more
   with pytest.raises(UserError, match='nothing tells how large its voxels are'):
     placement.place(layer, 'LPS')
-
-
-def test_folders_are_read_that_hold_dicom(tmp_path):
-  scan = volume.read_image(save_scan(tmp_path / 'scan.nii.gz', affine=np.diag([-3.0, -4, 5, 1])))
-  as_series(tmp_path / 'series', scan)
-  for number in range(200):  # which may come first
-    (tmp_path / 'series' / f'{number}.txt').write_text('no slice')
-  (tmp_path / 'other').mkdir()
-  (tmp_path / 'other' / 'notes.txt').write_text('no scan')
-  assert read_scans.get_reader(str(tmp_path / 'other')) is None
-  [layer] = read_scans.get_reader(str(tmp_path / 'series'))(str(tmp_path / 'series'))
-  placed = placement.place(Layer.create(*layer)).loaded
-  assert placed.series is not None
-  np.testing.assert_array_equal(placed.volume.array, np.rint(scan.array))
-  affine = placed.volume.geometry.canonical_affine
-  np.testing.assert_allclose(affine, scan.geometry.canonical_affine, atol=1e-4)
 
 
 class Silent:
@@ -426,16 +409,6 @@ def test_labels_are_saved_on_the_grid_of_the_file_and_come_back(boxes, tmp_path)
   assert not (tmp_path / 'mine_seg.json').exists() and 'changed by hand' in widget.notes.text()
   with pytest.raises(UserError, match='cannot be written'):
     widget.save(tmp_path / 'nowhere' / 'x.nii.gz')
-
-
-def test_results_of_more_than_55_free_texts_are_opened(tmp_path):
-  labels = np.zeros((4, 5, 6), np.uint16)
-  labels[1:3, 1:3, 1:3] = 256
-  nib.save(nib.Nifti1Image(labels, np.diag([2.0, 2, 2, 1])), tmp_path / 'a_seg.nii.gz')
-  row = {'label': 256, 'name': 'the 57th', 'volume_ml': 0.064}
-  (tmp_path / 'a_seg.json').write_text(json.dumps({'labels': [row]}))
-  [(array, shown, kind)] = read_scans.read(str(tmp_path / 'a_seg.nii.gz'))
-  assert kind == 'labels' and array.max() == 256 and shown['features']['index'] == [0, 256]
 
 
 def test_free_text_that_finds_nothing_is_told_with_what_it_may_be_like(boxes):

@@ -84,3 +84,23 @@ def test_sides_on_two_grids_are_no_pair(tmp_path):
   save(tmp_path / 'out/a/kidney_left.nii.gz', np.zeros((20, 8, 7), np.uint8))
   ((_, reason),) = score_folders.score_folders(tmp_path / 'out', tmp_path / 'labelsTr').failed
   assert "sides of 'kidney' are on two grids" in reason
+
+
+def test_what_lies_midway_between_a_pair_belongs_to_the_left_one_as_in_training(tmp_path):
+  codes = np.zeros((20, 8, 8), np.uint8)  # axis 0 runs to the left
+  codes[2:6, 2:6, 2:6] = 1
+  codes[13:17, 2:6, 2:6] = 2
+  codes[7:12, 2:4, 2:4] = 3  # the middle is at 9
+  declare(tmp_path, right_kidney=1, left_kidney=2, kidney_tumor=3)
+  save(tmp_path / 'labelsTr/a.nii.gz', codes)
+  right = np.arange(20)[:, None, None] < 9
+  whole = {
+    'right kidney': (codes == 1) | (codes == 3) & right,
+    'left kidney': (codes == 2) | (codes == 3) & ~right,
+  }
+  for name, mask in whole.items():
+    save(tmp_path / f'out/a/{name}.nii.gz', mask.astype(np.uint8))
+  rows = score_folders.score_folders(
+    tmp_path / 'out', tmp_path / 'labelsTr', classes=list(whole)
+  ).rows
+  assert [row['dice'] for row in rows] == [1.0, 1.0]
