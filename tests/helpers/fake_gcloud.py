@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 CLOUD = pathlib.Path(os.environ['CLOUD'])
 # What a worker has on its PATH: a pip-less python3 never runs, uv makes a .venv whose python notes
@@ -140,12 +141,22 @@ def vm(verb, words, plan, what):
 
 
 def ssh(home, command):
-  return subprocess.run(
+  starts = CLOUD / f'starts-{home.parent.name}-{home.name}'
+  noted = lambda: len(starts.read_text().splitlines()) if starts.exists() else 0
+  before = noted()
+  code = subprocess.run(
     ['bash', '-c', command],
     cwd=home,
     env={'HOME': str(home), 'CLOUD': str(CLOUD), 'PATH': f'{CLOUD / "tools"}:{os.environ["PATH"]}'},
     stdin=subprocess.DEVNULL,
   ).returncode
+  end = time.monotonic() + 20
+  # A run that ends before it has noted its start would leave its exit code to the next one.
+  while code == 0 and 'tpu_worker.sh start' in command and noted() == before:
+    if time.monotonic() > end:
+      sys.exit(f'{home}: nothing was started')
+    time.sleep(0.01)
+  return code
 
 
 def install():
