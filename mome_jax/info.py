@@ -26,7 +26,7 @@ def info() -> dict:
     name, path, spacing in mm, HU windows and classes, each with the synonyms that it was trained
     with.
   """
-  from mome_jax import compilation
+  from mome_jax.runtime import compilation
 
   devices, no_devices = _devices()
   return {

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(values: flags.FlagValues) -> int:
-  from mome_jax import compilation
+  from mome_jax.runtime import compilation
   from mome_jax.training import multihost
 
   if values.distributed:

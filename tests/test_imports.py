@@ -36,9 +36,7 @@ ROOMS = {
   'input_pipeline': 'input_pipeline',  # the programs
   'mome_jax.errors': 'input_pipeline.errors',
   'mome_jax.shipped': '',
-  'mome_jax.jax_errors': '',
-  'mome_jax.durations': '',
-  'mome_jax.compilation': 'mome_jax.durations',
+  'mome_jax.runtime': '',
   'mome_jax.ops': '',
   'mome_jax.moe': '',
   'mome_jax.models': 'mome_jax.ops mome_jax.moe',
@@ -46,42 +44,47 @@ ROOMS = {
   'mome_jax.text': 'input_pipeline.anatomy input_pipeline.cli input_pipeline.progress '
   'input_pipeline.text_files mome_jax.shipped mome_jax.ops',
   'mome_jax.checkpoint': 'input_pipeline.bricks input_pipeline.buckets input_pipeline.remarks '
-  'input_pipeline.text_files mome_jax.shipped mome_jax.configs mome_jax.text',
+  'input_pipeline.text_files mome_jax.shipped mome_jax.runtime mome_jax.configs mome_jax.text',
   'mome_jax.weights': 'input_pipeline.cli mome_jax.checkpoint mome_jax.configs mome_jax.models '
   'mome_jax.text',
   'mome_jax.plausibility': 'input_pipeline mome_jax.checkpoint',
   'mome_jax.text.teaching': 'input_pipeline mome_jax.configs mome_jax.text mome_jax.checkpoint',
   'mome_jax.text.pretrain': 'input_pipeline.cli mome_jax.text.teaching',
   'mome_jax.text.calibrate': 'input_pipeline mome_jax.shipped mome_jax.text mome_jax.checkpoint',
-  'mome_jax.training': 'input_pipeline mome_jax.shipped mome_jax.durations mome_jax.compilation '
+  'mome_jax.training': 'input_pipeline mome_jax.shipped mome_jax.runtime '
   'mome_jax.ops mome_jax.moe mome_jax.models mome_jax.configs mome_jax.text mome_jax.checkpoint '
   'mome_jax.weights',
   'mome_jax.inference': 'input_pipeline.anatomy input_pipeline.ct mome_jax.shipped '
-  'mome_jax.compilation mome_jax.ops mome_jax.moe mome_jax.models mome_jax.text '
+  'mome_jax.runtime mome_jax.ops mome_jax.moe mome_jax.models mome_jax.text '
   'mome_jax.checkpoint mome_jax.training',
   'mome_jax.pictures': 'input_pipeline mome_jax.inference',
   'mome_jax.evaluate': 'input_pipeline mome_jax.text mome_jax.checkpoint mome_jax.training '
   'mome_jax.inference mome_jax.pictures',
-  'mome_jax.predict': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.compilation '
+  'mome_jax.predict': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.runtime '
   'mome_jax.text mome_jax.checkpoint mome_jax.plausibility mome_jax.inference mome_jax.pictures',
-  'mome_jax.serve': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.compilation '
+  'mome_jax.serve': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.runtime '
   'mome_jax.text mome_jax.plausibility mome_jax.inference mome_jax.predict',
   'mome_jax': 'input_pipeline mome_jax',  # the programs
   # What a run does at its edges, and the check of a whole config before it.
-  'mome_jax.training.validation': 'input_pipeline mome_jax.compilation mome_jax.models '
+  'mome_jax.training.validation': 'input_pipeline mome_jax.runtime mome_jax.models '
   'mome_jax.text mome_jax.checkpoint mome_jax.training mome_jax.inference mome_jax.pictures',
-  'mome_jax.training.loop': 'input_pipeline mome_jax.compilation mome_jax.ops mome_jax.models '
+  'mome_jax.training.loop': 'input_pipeline mome_jax.runtime mome_jax.ops mome_jax.models '
   'mome_jax.text mome_jax.checkpoint mome_jax.plausibility mome_jax.training '
   'mome_jax.training.validation mome_jax.pictures',
-  'mome_jax.training.compile_ahead': 'input_pipeline.batches mome_jax.compilation mome_jax.models '
+  'mome_jax.training.compile_ahead': 'input_pipeline.batches mome_jax.runtime mome_jax.models '
   'mome_jax.text mome_jax.training mome_jax.inference',
   'mome_jax.training.config_check': 'input_pipeline mome_jax.configs mome_jax.models mome_jax.text '
   'mome_jax.checkpoint mome_jax.training mome_jax.inference mome_jax.evaluate',
-  'mome_jax.plan': 'input_pipeline mome_jax.__init__ mome_jax.compilation mome_jax.models '
+  'mome_jax.plan': 'input_pipeline mome_jax.__init__ mome_jax.runtime mome_jax.models '
   'mome_jax.configs mome_jax.text mome_jax.training mome_jax.training.compile_ahead '
   'mome_jax.training.config_check mome_jax.inference',
 }
-OPEN = 'input_pipeline.errors', 'input_pipeline.remarks', 'mome_jax.errors', 'mome_jax.jax_errors'
+OPEN = (
+  'input_pipeline.errors',
+  'input_pipeline.remarks',
+  'mome_jax.errors',
+  'mome_jax.runtime.jax_errors',
+)
 
 # Module -> what it imports against the rules; each goes with the cut of its room.
 EXCEPTIONS = {

@@ -18,7 +18,6 @@ from jax.experimental import multihost_utils
 
 from input_pipeline import text_files
 from input_pipeline.buckets import is_in_bucket
-from mome_jax import jax_errors
 from mome_jax.checkpoint import checksums, same_run
 from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import (
@@ -31,6 +30,7 @@ from mome_jax.checkpoint.files import (
   move,
 )
 from mome_jax.errors import few
+from mome_jax.runtime import jax_errors
 
 
 class State(Protocol):

@@ -47,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
       'folds are trained one after another, each by one process; for several, or another --mode, '
       + spoken('use python -m mome_jax.main with --config.data.fold for each')
     )
-  from mome_jax import checkpoint, compilation
+  from mome_jax import checkpoint
   from mome_jax.crossval import pool
   from mome_jax.evaluate import tables
+  from mome_jax.runtime import compilation
   from mome_jax.training import config_check, forecast
 
   config, workdir = values.config, epath.Path(values.workdir)

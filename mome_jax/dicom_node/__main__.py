@@ -50,8 +50,8 @@ def _tell(line: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
-  from mome_jax import compilation
   from mome_jax.dicom_node import network, node, settings
+  from mome_jax.runtime import compilation
 
   told = settings.read(pathlib.Path(args.config))
   network.library()

@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 from input_pipeline import bricks, check, prepare, sources, text_files
 from input_pipeline.bricks.command import edge_for
 from input_pipeline.cli import spoken
-from mome_jax import checkpoint, compilation, evaluate, shipped
+from mome_jax import checkpoint, evaluate, shipped
 from mome_jax.checkpoint import files
 from mome_jax.configs import finetune
 from mome_jax.errors import UserError, few, one_line, writing
 from mome_jax.evaluate import compare, score_files
 from mome_jax.export import export
 from mome_jax.finetune import verdict
+from mome_jax.runtime import compilation
 from mome_jax.training import (
   config_check,
   config_flag,

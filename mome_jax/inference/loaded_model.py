@@ -12,13 +12,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint, compilation, shipped
+from mome_jax import checkpoint, shipped
 from mome_jax.errors import UserError
 from mome_jax.inference import steps
 from mome_jax.inference.model import Model, Reader
 from mome_jax.inference.sights import Sights
 from mome_jax.models import build_model
 from mome_jax.models.mome import Sight
+from mome_jax.runtime import compilation
 from mome_jax.text import embed, prompt_inputs
 from mome_jax.text.prompts import default_prompts
 from mome_jax.text.t5 import build_text_encoder

@@ -9,7 +9,6 @@ import numpy as np
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import body, resample
 from input_pipeline.ct.hu_windows import hu_windows
-from mome_jax import compilation
 from mome_jax.inference import on_device, postprocess, slabs, sliding_window
 from mome_jax.inference.packed_mask import Box, PackedMask
 from mome_jax.inference.segmentation import (
@@ -21,6 +20,7 @@ from mome_jax.inference.segmentation import (
 )
 from mome_jax.inference.sliding_window import NonFiniteLogitsError
 from mome_jax.inference.stage_clock import Clock
+from mome_jax.runtime import compilation
 
 # Planes, which containers are over their threshold in them, who owns each voxel, and of each name
 # that competes with nothing a box and the mask inside it.

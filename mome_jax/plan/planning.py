@@ -111,7 +111,7 @@ def _commands(cohort: Cohort, chosen: Layout, args: argparse.Namespace) -> list[
 
 def _answers() -> pathlib.Path | None:
   """Where answers of the compiler are kept: beside its programs, if that is a folder here."""
-  from mome_jax import compilation
+  from mome_jax.runtime import compilation
 
   folder = compilation.cache_folder()
   return pathlib.Path(folder, 'plan') if folder and '://' not in folder else None

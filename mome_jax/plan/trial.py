@@ -178,7 +178,7 @@ def _describe(topology: str) -> Machine:
 
 
 def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
-  from mome_jax import compilation, jax_errors
+  from mome_jax.runtime import compilation, jax_errors
   from mome_jax.training import compile_ahead, sharding, text_start
   from mome_jax.training.flops import count_flops
 

@@ -204,8 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
   # What computes is imported from here on, so that help and mistakes come at once.
-  from mome_jax import compilation
   from mome_jax.predict import write_results
+  from mome_jax.runtime import compilation
 
   compilation.use_cache()
   try:

@@ -13,10 +13,10 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from input_pipeline.batches import spec
-from mome_jax import compilation, jax_errors
 from mome_jax.errors import UserError, one_line
 from mome_jax.inference import steps as inference_steps
 from mome_jax.models import build_model
+from mome_jax.runtime import compilation, jax_errors
 from mome_jax.text import prompt_inputs
 from mome_jax.text.t5 import build_text_encoder
 from mome_jax.training import (

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from input_pipeline import progress
-from mome_jax import compilation, durations
+from mome_jax.runtime import compilation, durations
 
 _FIRST_SECONDS = 10.0  # of the steps that are timed, the first after compiling left out
 _FIRST_STEPS = 3

@@ -15,12 +15,13 @@ from jax.sharding import Mesh
 
 from input_pipeline import progress
 from input_pipeline.batches import dataset
-from mome_jax import checkpoint, compilation
+from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.errors import writing
 from mome_jax.models import build_model
 from mome_jax.pictures import router_pictures, training_curves
 from mome_jax.plausibility import learn, record
+from mome_jax.runtime import compilation
 from mome_jax.training import (
   multihost,
   parameter_groups,

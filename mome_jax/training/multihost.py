@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 
 from input_pipeline import stopping
 from input_pipeline.errors import one_line
-from mome_jax import jax_errors
 from mome_jax.errors import UserError
+from mome_jax.runtime import jax_errors
 from mome_jax.training import local_devices
 
 PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it

@@ -10,9 +10,9 @@ import optax
 from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE
-from mome_jax import compilation
 from mome_jax.models import MoME
 from mome_jax.moe import router_stats
+from mome_jax.runtime import compilation
 from mome_jax.text import prompt_inputs
 from mome_jax.text.t5 import TextEncoder
 from mome_jax.training import loss_terms, losses, sharding

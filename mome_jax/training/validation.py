@@ -20,13 +20,13 @@ from jax.sharding import Mesh, NamedSharding
 from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE
 from input_pipeline.batches.sampler import PatchSampler, StoreCase
 from input_pipeline.ct.hu_windows import hu_windows
-from mome_jax import compilation
 from mome_jax.errors import writing
 from mome_jax.inference import sliding_window
 from mome_jax.inference import steps as inference_steps
 from mome_jax.models import MoME
 from mome_jax.pictures import overlay
 from mome_jax.pictures.colours import palette
+from mome_jax.runtime import compilation
 from mome_jax.text import prompt_inputs, prompts
 from mome_jax.training import losses, multihost, prefetch, sharding
 from mome_jax.training.validation_scans import HeldOutScans

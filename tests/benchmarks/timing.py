@@ -15,7 +15,7 @@ def jit(function: Callable) -> Callable:
   """`function` compiled as the product compiles the network's programs."""
   import jax
 
-  from mome_jax import compilation
+  from mome_jax.runtime import compilation
 
   return compilation.jit(function, jax.default_backend())
 

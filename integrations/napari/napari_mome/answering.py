@@ -10,12 +10,13 @@ import numpy as np
 from napari.layers import Image, Layer
 
 from input_pipeline import remarks
-from mome_jax import compilation, shipped
+from mome_jax import shipped
 from mome_jax.inference.model import Model
 from mome_jax.predict import prompted_model
 from mome_jax.predict.formats import SegmentedScan
 from mome_jax.predict.open_scan import Answerer, Listener, OpenScan, notes_on
 from mome_jax.predict.request import Request
+from mome_jax.runtime import compilation
 from napari_mome import placement, result_layer
 from napari_mome.placement import PlacedScan
 

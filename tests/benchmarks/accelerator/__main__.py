@@ -96,7 +96,7 @@ def _run_apart(name: str, words: list[str]) -> bool:
 
 
 def _run(name: str, args: argparse.Namespace) -> bool:
-  from mome_jax import compilation
+  from mome_jax.runtime import compilation
 
   compilation.use_cache()  # what a stopped part compiled is not compiled again
   settings = runner.Settings(

@@ -101,7 +101,7 @@ def test_this_machine():
 @pytest.fixture
 def on_gpu(monkeypatch):
   """on_gpu(statistics, ...) -> the answer of a GPU with that allocator, of a step of 100 bytes."""
-  from mome_jax import compilation
+  from mome_jax.runtime import compilation
   from mome_jax.training import compile_ahead, flops, sharding, text_start
 
   def ask(statistics, compile=lambda: None, execute=None, memory=99):

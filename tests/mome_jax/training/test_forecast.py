@@ -5,8 +5,8 @@ import json
 import jax
 import pytest
 
-from mome_jax import durations
 from mome_jax.configs import demo
+from mome_jax.runtime import durations
 from mome_jax.training import forecast
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from mome_jax import durations
+from mome_jax.runtime import durations
 
 # XLA:CPU would give 2D convolutions to YNNPACK; its own code, Eigen's, makes better use of several
 # cores.

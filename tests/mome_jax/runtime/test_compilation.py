@@ -8,8 +8,9 @@ import jax
 import pytest
 from jax.sharding import AxisType
 
-from mome_jax import compilation, main
+from mome_jax import main
 from mome_jax.errors import UserError
+from mome_jax.runtime import compilation
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_how_long_a_program_took_is_told_the_next_time(monkeypatch, tmp_path, no
 CACHED = """
 import sys, warnings
 import jax, jax.numpy as jnp
-from mome_jax import compilation
+from mome_jax.runtime import compilation
 warnings.simplefilter('error')
 compilation.use_cache()
 def train_step(x):
