@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(values: flags.FlagValues) -> int:
-  from mome_jax.runtime import compilation
+  from mome_jax.runtime import process
   from mome_jax.training import multihost
 
   if values.distributed:
     multihost.initialize()
-  compilation.use_cache()
+  process.prepare()
   score = functools.partial(_evaluate, asked=config_flag.asked(values))
   run = _train if values.mode == 'train' else score
   try:

@@ -51,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
   from mome_jax.dicom_node import network, node, settings
-  from mome_jax.runtime import compilation
+  from mome_jax.runtime import process
 
   told = settings.read(pathlib.Path(args.config))
   network.library()
-  compilation.use_cache()
+  process.prepare()
   model = node.load(told)
   if args.check:
     print(told)

@@ -23,7 +23,7 @@ from mome_jax.errors import UserError, few, one_line, writing
 from mome_jax.evaluate import compare, score_files
 from mome_jax.export import export
 from mome_jax.finetune import verdict
-from mome_jax.runtime import compilation
+from mome_jax.runtime import process
 from mome_jax.training import (
   config_check,
   config_flag,
@@ -74,7 +74,7 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   skipped = _prepare(data, name, config)
   plan(config, checkpoint.load_config(known), place, steps)
   config_check.check(config, model=str(place) if checkpoint.goes_on(place) else '')
-  compilation.use_cache()
+  process.prepare()
   try:
     with multihost.device_errors(), multihost.outside_the_steps():
       if not _has_start(place):

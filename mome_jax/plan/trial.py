@@ -178,12 +178,12 @@ def _describe(topology: str) -> Machine:
 
 
 def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
-  from mome_jax.runtime import compilation, jax_errors
+  from mome_jax.runtime import jax_errors, process
   from mome_jax.training import compile_ahead, sharding, text_start
   from mome_jax.training.flops import count_flops
 
   devices, platform = compile_ahead.find_devices(machine.topology)
-  compilation.use_cache()
+  process.prepare()
   text_start.complete(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   start = time.perf_counter()

@@ -205,9 +205,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = make_parser().parse_args(dashed(argv))
   # What computes is imported from here on, so that help and mistakes come at once.
   from mome_jax.predict import write_results
-  from mome_jax.runtime import compilation
+  from mome_jax.runtime import process
 
-  compilation.use_cache()
+  process.prepare()
   try:
     results = _predict_as_told(args)
   except KeyboardInterrupt as stopped:

@@ -158,13 +158,13 @@ def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path
 def _desk(args: argparse.Namespace, folder: pathlib.Path) -> 'app.Desk':
   """The model, the scans of --input, and what is open and asked for."""
   from mome_jax.predict import find_scans, prompted_model
-  from mome_jax.runtime import compilation
+  from mome_jax.runtime import process
   from mome_jax.serve import answers, app, compute, scans
 
   offered, notes = find_scans.find_scans([os.path.abspath(args.input)]) if args.input else ([], [])
   for note in notes:
     print(f'note: {note}', file=sys.stderr)
-  compilation.use_cache()
+  process.prepare()
   request = Request(
     (),
     fast=args.fast,
