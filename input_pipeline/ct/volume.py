@@ -100,7 +100,7 @@ def to_canonical(
   grid_checks.check_affine(affine, name, fix)
   grid_checks.check_extent(array.shape, affine, name, fix)
   orientation = orientations.io_orientation(affine).astype(int)
-  canonical = np.ascontiguousarray(orientations.apply_orientation(array, orientation))
+  canonical = _contiguous(orientations.apply_orientation(array, orientation))
   spacing = np.empty(3)
   spacing[orientation[:, 0]] = nib.affines.voxel_sizes(affine)
   geometry = Geometry((width, height, depth), affine, orientation, spacing, canonical.shape, header)
@@ -121,7 +121,21 @@ def from_canonical(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     shape = geometry.canonical_shape
     raise ValueError(f'array {array.shape} is not on the canonical grid {shape}; resample it first')
   back = orientations.ornt_transform(_RAS, geometry.orientation)
-  return np.ascontiguousarray(orientations.apply_orientation(array, back))
+  return _contiguous(orientations.apply_orientation(array, back))
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+  """The array (D, H, W, ...) in C order.
+
+  Copied plane by plane: a NIfTI file lies the other way round, and numpy would go across the whole
+  of it for each row.
+  """
+  if array.flags.c_contiguous:
+    return array
+  copy = np.empty(array.shape, array.dtype)
+  for row in range(array.shape[1]):
+    copy[:, row] = array[:, row]
+  return copy
 
 
 def read_image(
