@@ -161,11 +161,9 @@ class _Masks:
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Labels (D, H, W), and the number of voxels of every label, that of the background 0."""
-  labels, _ = components(mask)
-  sizes = np.bincount(labels.ravel())
-  sizes[0] = 0
-  return labels, sizes
+  """Labels (D, H, W) of a bool mask, and the voxels of every label, none of the background."""
+  labels, number = components(mask)
+  return labels, np.bincount(labels[mask], minlength=number + 1)
 
 
 def _sides(masks: _Masks) -> None:
