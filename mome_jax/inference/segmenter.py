@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from input_pipeline.anatomy import TEMPLATE, Template
@@ -127,6 +128,14 @@ class Segmenter:
     """(D, H, W) HU at `spacing` mm -> (D', H', W', C) float32 in [0, 1] on the network's grid."""
     coarse = resample.resample(image, spacing, self.settings.spacing, order=1)
     return hu_windows(coarse, self.settings.hu_windows)
+
+  def compile(self) -> None:
+    """Compiles what `predict` runs, or reads it from the cache, for a batch of windows of air."""
+    tiling = self.settings.tiling
+    channels = len(self.settings.hu_windows)
+    air = np.zeros((tiling.batch_size, *tiling.window, channels), np.float32)
+    parts = self.predict(air)
+    jax.block_until_ready(next(parts) if isinstance(parts, Iterator) else parts)
 
   def __call__(
     self,

@@ -7,7 +7,7 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from input_pipeline import remarks
@@ -34,6 +34,7 @@ from mome_jax.predict.request import Options, Request
 from mome_jax.predict.result import Result
 from mome_jax.predict.uncertainty import Uncertainty
 
+_SOON = 0.5  # seconds, in which small scans are read and most of what is wrong is seen
 UNCHECKED = 'sides not checked: that needs a liver and a spleen'
 
 
@@ -76,6 +77,7 @@ class Job:
     with ThreadPoolExecutor(1, 'read') as reader, ThreadPoolExecutor(1, 'write') as writer:
       reading = [reader.submit(self._read, scan) for scan in scans[:1]]
       writing: Future[Result] | None = None
+      self._compile_meanwhile(reading)
       try:
         for number, scan in enumerate(scans):
           work = reading.pop().result()
@@ -97,6 +99,12 @@ class Job:
         if writing is not None:
           yield writing.result()
         raise
+
+  def _compile_meanwhile(self, reading: Sequence[Future['_Work']]) -> None:
+    """Compiles while the first scan is read, unless that is over soon."""
+    if wait(reading, _SOON).not_done and self.model.explainer is None:
+      with contextlib.suppress(Exception):  # the scan meets it again, and tells it as its own
+        self.model.segmenter.compile()
 
   def _read(self, scan: ScanFiles) -> '_Work':
     work = _Work(scan)

@@ -13,6 +13,7 @@ from input_pipeline.sources.phantom.trunk import make_phantom
 from mome_jax import predict
 from mome_jax.inference.loaded_model import SHIPPED, Predictor, windows_that_fit
 from mome_jax.models import build_model
+from mome_jax.runtime import compilation
 from mome_jax.text.prompts import default_prompts
 
 
@@ -55,6 +56,15 @@ def test_an_abdomen_is_told_from_a_head_and_neck(real_data, tmp_path, capsys):
   others = marked.keys() - shown
   assert all(marked[name]['plausible'] is False and marked[name]['reasons'] for name in others)
   assert others and all(name in told for name in others)
+
+
+def test_what_is_compiled_ahead_is_all_that_a_scan_needs():
+  segmenter = Predictor().segmenter(['mandible', 'larynx'], ['a mandible', 'a larynx'])
+  before = compilation.programs()
+  segmenter.compile()
+  ahead = compilation.programs()
+  segmenter(np.zeros((50, 40, 60), np.float32), (3.0, 3.0, 2.5))
+  assert before < ahead == compilation.programs()
 
 
 def test_bfloat16_computes_nearly_what_float32_does():
