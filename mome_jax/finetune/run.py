@@ -17,7 +17,7 @@ from input_pipeline import bricks, check, prepare, sources, text_files
 from input_pipeline.bricks.command import edge_for
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
-from mome_jax.checkpoint import files
+from mome_jax.checkpoint import files, hub
 from mome_jax.configs import finetune
 from mome_jax.errors import UserError, few, one_line, writing
 from mome_jax.evaluate import compare, score_files
@@ -116,13 +116,16 @@ def _identifier(data: str) -> str:
 
 def _note(place: epath.Path, data: str, model: str) -> None:
   """Writes what the workdir is for; FinetuneError if it is for something else."""
-  start = files.absolute(model)  # which may be gone by now
-  start = start.parent.parent if files.is_checkpoint(start) else start
-  content = {'data': os.path.abspath(data), 'from': str(start)}
+  content = {'data': os.path.realpath(data), 'from': _origin(model)}
   file = place / _NOTE
   if file.is_file():
     before = _noted(file, content)
-    differ = [f'{key} {before.get(key)}' for key in content if before.get(key) != content[key]]
+    name = {'data': os.path.realpath, 'from': _origin}  # as what was noted would be noted now
+    differ = [
+      f'{key} {before.get(key)}'
+      for key in content
+      if name[key](str(before.get(key))) != content[key]
+    ]
     if differ:
       raise FinetuneError(f'{place}: fine-tunes {", ".join(differ)}; choose another --workdir')
     return
@@ -131,6 +134,19 @@ def _note(place: epath.Path, data: str, model: str) -> None:
   with writing(place):
     place.mkdir(parents=True, exist_ok=True)
     text_files.replace(file, json.dumps(content, indent=2) + '\n')
+
+
+def _origin(model: str) -> str:
+  """What a start is known by, whether it is there or not: its folder, 'shipped' or `hf:ORG/NAME`.
+
+  The package's lies elsewhere in another environment, and one of the Hub with another revision.
+  """
+  if model == 'shipped' or hub.is_remote(model):
+    return model
+  place = files.absolute(model)  # which may be gone by now
+  place = place.parent.parent if files.is_checkpoint(place) else place
+  inside = shipped.MODEL.parts[-3:]  # mome_jax/assets/openkbp
+  return 'shipped' if place.parts[-3:] == inside else str(place)
 
 
 def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:

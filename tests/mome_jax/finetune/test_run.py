@@ -103,6 +103,27 @@ def test_a_workdir_is_of_one_folder_and_model(tmp_path):
     run._note(place, 'a', str(shipped.MODEL))
 
 
+def test_a_workdir_knows_its_folder_and_model_wherever_they_are_seen(tmp_path, monkeypatch):
+  """Another environment, a link to the scans, and a model of the Hub without a connection."""
+  place, scans = epath.Path(tmp_path / 'run'), tmp_path / 'scans'
+  scans.mkdir()
+  (tmp_path / 'link').symlink_to(scans)
+  run._note(place, str(tmp_path / 'link'), str(shipped.MODEL))
+  assert json.loads((place / 'finetune.json').read_text())['from'] == 'shipped'
+  moved = tmp_path / 'venv' / '/'.join(shipped.MODEL.parts[-3:])
+  for before in (str(shipped.MODEL), str(moved)):  # as earlier versions noted it
+    (place / 'finetune.json').write_text(
+      json.dumps({'data': str(tmp_path / 'link'), 'from': before})
+    )
+    monkeypatch.setattr(shipped, 'MODEL', moved)
+    run._note(place, str(scans), str(moved))
+  remote = epath.Path(tmp_path / 'remote')
+  for _ in range(2):
+    run._note(remote, str(scans), 'hf:org/name')
+  with pytest.raises(run.FinetuneError, match='fine-tunes from hf:org/name; choose another'):
+    run._note(remote, str(scans), 'hf:org/other')
+
+
 def test_absent_labels_are_asked_about_before_anything_is_written(tmp_path, capsys):
   place = folder_of(tmp_path / 'scans', 2)
   declare(place)
