@@ -59,6 +59,16 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   Raises:
     UserError: of whatever the user can mend.
   """
+  try:
+    with multihost.device_errors(), multihost.outside_the_steps():
+      return _run(data, start, workdir, steps)
+  except multihost.Preempted as notice:
+    print(f'stopped: {notice}', file=sys.stderr)
+    return notice.code
+
+
+def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
+  """As `run`; Preempted where the system asks it to end."""
   name = _identifier(data)
   place = epath.Path(workdir or f'runs/{name}')
   model = str(shipped.MODEL) if start == 'shipped' else start
@@ -73,20 +83,15 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   _note(place, data, model)
   skipped = _prepare(data, name, config)
   plan(config, checkpoint.load_config(known), place, steps)
-  config_check.check(config, model=str(place) if checkpoint.goes_on(place) else '')
+  config_check.check(config, model=str(place) if resumed else '')
   compilation.use_cache()
-  try:
-    with multihost.device_errors(), multihost.outside_the_steps():
-      if not _has_start(place):
-        _export_whole(model, place / _START)
-      if not resumed:
-        config.init.checkpoint = str(place / _START)
-      config = loop.train(config, place)
-      result = _compare(config, place)
-      _export(place, result)
-  except multihost.Preempted as notice:
-    print(f'stopped: {notice}; the same command goes on', file=sys.stderr)
-    return notice.code
+  if not _has_start(place):
+    _export_whole(model, place / _START)
+  if not resumed:
+    config.init.checkpoint = str(place / _START)
+  config = loop.train(config, place)
+  result = _compare(config, place)
+  _export(place, result)
   print('\n'.join(['', *result.lines()]), flush=True)
   print('\n'.join(['', f'Model: {place / "model"}. Next:', *_next(place)]))
   if skipped:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 import types
 
 import jax
@@ -305,6 +306,15 @@ def test_a_scan_that_is_left_out_is_told_at_the_end(commanded, monkeypatch, caps
   told = capsys.readouterr()
   assert 'LEFT OUT: c03: c03_0000.nii.gz: cut off' in told.err and 'Model: ' in told.out
   assert told.err.endswith('left out: c03, as told above\n')
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_what_stops_the_preparation(number, commanded, monkeypatch, capsys):
+  """The system's end of a job is told apart: launchers start the same command again on 75."""
+  monkeypatch.setattr(run.prepare, 'prepare', lambda *_, **__: signal.raise_signal(number))
+  told = {signal.SIGTERM: 'stopped: asked to end; the same command resumes\n'}
+  assert commanded(shipped.MODEL) == (75 if number in told else 130)
+  assert capsys.readouterr().err.endswith(told.get(number, 'error: interrupted\n'))
 
 
 @pytest.mark.parametrize('failed', [True, False])
