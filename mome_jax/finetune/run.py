@@ -82,6 +82,8 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
     _check(data, name, config)  # before anything is written
   _note(place, data, model)
   skipped = _prepare(data, name, config)
+  if resumed:
+    _check_scans(data, place, config)
   plan(config, checkpoint.load_config(known), place, steps)
   config_check.check(config, model=str(place) if resumed else '')
   compilation.use_cache()
@@ -195,6 +197,27 @@ def _prepare(data: str, name: str, config: ConfigDict) -> Sequence[tuple[str, st
   at = ' x '.join(f'{edge:g}' for edge in mm)
   print(f'prepared at {at} mm, as the start: {counts} scans', flush=True)
   return report['skipped']
+
+
+def _check_scans(data: str, place: epath.Path, config: ConfigDict) -> None:
+  """FinetuneError where a run has begun with other training scans than are prepared now.
+
+  Asked before they are planned for: a plan for others has other values than the run.
+  """
+  try:
+    position = checkpoint.read_position(place)
+  except checkpoint.CheckpointError:
+    return  # training goes on from the checkpoint before it, or says why it cannot
+  (name,) = config.data.sources
+  digests = {name: bricks.open_bricks(config.data_dir, name).digest()}
+  try:
+    checkpoint.check_same_data(place, position, digests)
+  except checkpoint.CheckpointError as error:
+    raise FinetuneError(
+      f'{data}: its training scans or their labels are not those that the run in {place} began '
+      'with; bring those back and give the same command again, or fine-tune on the scans of now in '
+      f'another --workdir (with --from={place} from the model of this run)'
+    ) from error
 
 
 def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | None) -> None:

@@ -308,6 +308,22 @@ def test_a_scan_that_is_left_out_is_told_at_the_end(commanded, monkeypatch, caps
   assert told.err.endswith('left out: c03, as told above\n')
 
 
+@pytest.mark.parametrize('came', ['scan', 'nothing'])
+def test_scans_that_came_since_are_told_and_not_what_they_plan(
+  came, commanded, data_dir, tmp_path, monkeypatch, capsys
+):
+  """From ten scans on some choose the checkpoint: no value of a config is what the user changed."""
+  assert commanded(shipped.MODEL) == 0
+  digest = bricks.open_bricks(str(tmp_path / 'run/data'), 'own_scans').digest()
+  digest = digest if came == 'nothing' else 'of nine scans'
+  monkeypatch.setattr(checkpoint, 'read_position', lambda _: {'data': {'own_scans': digest}})
+  planned = []
+  monkeypatch.setattr(run, 'plan', lambda *_: planned.append(1))
+  assert commanded(shipped.MODEL) == (came == 'scan') and len(planned) == (came == 'nothing')
+  told = f'Own Scans: its training scans or their labels are not those that the run in {tmp_path}'
+  assert (told in capsys.readouterr().err) == (came == 'scan')
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_what_stops_the_preparation(number, commanded, monkeypatch, capsys):
   """The system's end of a job is told apart: launchers start the same command again on 75."""
