@@ -85,6 +85,7 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   if resumed:
     _check_scans(data, place, config)
   plan(config, checkpoint.load_config(known), place, steps)
+  _tell_not_learned(data, config)
   config_check.check(config, model=str(place) if resumed else '')
   compilation.use_cache()
   if not _has_start(place):
@@ -273,6 +274,18 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
     f'{chosen}',
     flush=True,
   )
+
+
+def _tell_not_learned(data: str, config: ConfigDict) -> None:
+  """Prints which classes of the folder no training scan labels."""
+  cases, _ = sources.get_source('nifti_folder').listed(data)
+  labelled = dict.fromkeys(name for case in cases for name in case.labelled)
+  if lost := [name for name in labelled if name not in config.classes]:
+    print(
+      f'NOT LEARNED: {", ".join(lost)}: labelled in held-out scans alone, or in scans that were '
+      'left out; "splits" in dataset.json says which scans are held out',
+      flush=True,
+    )
 
 
 def _compare(config: ConfigDict, place: epath.Path) -> verdict.Verdict:

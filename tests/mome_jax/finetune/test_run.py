@@ -82,6 +82,18 @@ def test_steps_as_asked(data_dir, tmp_path, capsys):
   assert 'the model is that of the last step' in shown
 
 
+def test_a_class_of_held_out_scans_alone_is_told(tmp_path, capsys):
+  """Of two scans one is held out: its larynx would be lost without a word."""
+  place, config = folder_of(tmp_path / 'scans', 2), config_of(tmp_path)
+  config.classes = ('pancreas',)
+  declare(place, missing_is='unlabelled', splits={'validation': ['c00']})
+  run._tell_not_learned(str(place), config)
+  assert capsys.readouterr().out.startswith('NOT LEARNED: larynx: labelled in held-out scans alone')
+  config.classes = ('larynx', 'pancreas')
+  run._tell_not_learned(str(place), config)
+  assert capsys.readouterr().out == ''
+
+
 def test_names_of_prepared_sources():
   names = ['/a/Own Scans', 'b/Dataset001_Liver/', '../2026-CT']
   assert list(map(run._identifier, names)) == ['own_scans', 'dataset001_liver', 'scans_2026_ct']
