@@ -78,12 +78,14 @@ def test_all_of_a_start_is_fine_tuned_that_trained_a_part_alone():
 def test_the_machine_and_the_rates_of_a_start_are_forgotten():
   start, usual = demo.get_config(), base.get_config()
   start.mesh.expert, start.profile = 4, 5
-  start.data.loader, start.data.num_parallel = 'grain', 16
+  start.data.loader, start.data.num_parallel, start.data.cache_mb = 'grain', 16, 100_000
+  start.evaluation.batch_size = 64
   start.train.rates = (('model/backbone', 0.0),)
   start.evaluation.split, start.evaluation.prompts = 'test', 'held_out'
   config = finetune.get_config(start)
   assert config.mesh == usual.mesh and config.profile == usual.profile
   assert (config.data.loader, config.data.num_parallel) == ('auto', 0)
+  assert (config.data.cache_mb, config.evaluation.batch_size) == (1024, 0)
   assert config.train.rates == ()
   assert (config.evaluation.split, config.evaluation.prompts) == (usual.evaluation.split, 'default')
 
