@@ -1,8 +1,10 @@
 """What `--config` means: `demo`, `finetune:runs/demo`, a Python file, and values in it."""
 
 import fnmatch
+import functools
 import importlib.util
 import inspect
+import operator
 import os
 import pathlib
 import re
@@ -250,9 +252,17 @@ def _check_names(flag: str, config: ConfigDict, argv: Sequence[str]) -> None:
   """Refuses values on the command line that the config does not have."""
   known = list(keys(config))
   for word in argv:
-    match = re.match(rf'--?(?:no)?{flag}\.([^=\[]+)', word)
-    if match and match[1] not in known:
+    match = re.match(rf'--?(?:no)?{flag}\.([^=\[]+)(\[)?', word)
+    if match is None:
+      continue
+    if match[1] not in known:
       raise FlagError(f'--{flag}.{match[1]}: no such value; {nearest(match[1], known)}')
+    value = functools.reduce(operator.getitem, match[1].split('.'), config)
+    if match[2] and not isinstance(value, list):
+      raise FlagError(
+        f'{word.partition("=")[0]}: is a part of a value; give all of it: '
+        f'--{flag}.{match[1]}="{value}"'
+      )
 
 
 def keys(config: ConfigDict, prefix: str = '') -> Iterable[str]:
