@@ -243,7 +243,8 @@ def windows(cohort: Cohort) -> Choice:
   known = f'classes have {low:.0f} to {high:.0f} HU ({clips})'
   wide = (WIDE[0], max(WIDE[1], math.ceil(high / 100) * 100.0))
   if high - low <= NARROW:
-    tissue = (math.floor(low / 25) * 25.0, math.ceil(high / 25) * 25.0)
+    around = 25 if low == high else 0  # drawn organs, or what was painted over
+    tissue = (math.floor(low / 25) * 25.0 - around, math.ceil(high / 25) * 25.0 + around)
     return Choice(
       'data.windows', (tissue, wide), f'{known}; a second channel shows lung and bone around them'
     )

@@ -130,6 +130,12 @@ def test_narrow_foreground_is_clipped_as_nnunet_does():
   assert choice.value == ((0.0, 100.0), (-1000.0, 400.0))
 
 
+def test_foreground_of_one_value_has_a_window():
+  # 48 to 51 HU, a bin of the histogram, counts as 50.
+  choice = rules.windows(cohort([case((1, 1, 1), (99, 99, 99), hu=(48, 52))]))
+  assert choice.value == ((25.0, 75.0), (-1000.0, 400.0))
+
+
 def test_wide_foreground_keeps_a_window_of_soft_tissue():
   scans = [case((1, 1, 1), (99, 99, 99), hu=(-1000, 1500))]
   assert rules.windows(cohort(scans)).value == ((-175.0, 250.0), (-1000.0, 1500.0))
