@@ -117,6 +117,8 @@ CONFIGS = [
 LINES = [
   (main, '', 2, '--mode=train needs --config'),
   (main, '--config=demo', 2, '--mode=train needs --workdir'),
+  (main, '--config=demo --workdir=', 2, '--mode=train needs --workdir'),
+  (main, '--mode=evaluate --workdir=', 2, '--mode=evaluate needs --workdir'),
   (main, '--config=demo --workdir=file', 1, 'file: is a file, no folder'),
   (main, '--workdir=w --config.train.steps=4', 2, 'it needs --config=NAME before it'),
   (main, '--mode=evaluate', 2, '--mode=evaluate needs --workdir'),
