@@ -8,6 +8,7 @@ import operator
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 from absl import flags
@@ -190,7 +191,7 @@ def load(path: str) -> ConfigDict:
   'trained:MODEL' is the config that a trained model is evaluated with. A `get_config` with a
   parameter `start` gets the config of the model after the colon, of `start_from`, one with a
   parameter `experiment` that of the experiment there; any other one gets those words themselves.
-  Paths in it may begin with `~`.
+  Paths in it may begin with `~`, and it may import files beside it.
 
   Raises:
     ConfigError: if there is none.
@@ -207,6 +208,9 @@ def load(path: str) -> ConfigDict:
   spec = importlib.util.spec_from_file_location(file.stem, file)
   if spec is None or spec.loader is None:
     raise ConfigError(f'--config={path}: not a Python file; see mome_jax/configs/demo.py')
+  folder = os.path.abspath(file.parent)
+  if not file.parent.samefile(_FOLDER) and folder not in sys.path:
+    sys.path.append(folder)  # a file may start from another one beside it
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
