@@ -153,8 +153,7 @@ def _origin(model: str) -> str:
     return model
   place = files.absolute(model)  # which may be gone by now
   place = place.parent.parent if files.is_checkpoint(place) else place
-  inside = shipped.MODEL.parts[-3:]  # mome_jax/assets/openkbp
-  return 'shipped' if place.parts[-3:] == inside else str(place)
+  return 'shipped' if shipped.is_model(place) else str(place)
 
 
 def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:
