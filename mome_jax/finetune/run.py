@@ -128,12 +128,9 @@ def _note(place: epath.Path, data: str, model: str) -> None:
   file = place / _NOTE
   if file.is_file():
     before = _noted(file, content)
-    name = {'data': os.path.realpath, 'from': _origin}  # as what was noted would be noted now
-    differ = [
-      f'{key} {before.get(key)}'
-      for key in content
-      if name[key](str(before.get(key))) != content[key]
-    ]
+    data, origin = str(before.get('data')), str(before.get('from'))
+    again = {'data': os.path.realpath(data), 'from': _origin(origin)}  # as it would be noted now
+    differ = [f'{key} {before.get(key)}' for key in content if again[key] != content[key]]
     if differ:
       raise FinetuneError(f'{place}: fine-tunes {", ".join(differ)}; choose another --workdir')
     return

@@ -22,7 +22,7 @@ import re
 from collections.abc import Sequence
 
 from input_pipeline import errors
-from input_pipeline.cli import Parser, at_least, dashed, seconds, spacing
+from input_pipeline.cli import Parser, at_least, dashed, identifier, seconds, spacing
 
 _SIZES = ('small', 'base')
 _UNITS = {'k': 10, 'm': 20, 'g': 30, 't': 40}
@@ -36,7 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     help='as prepare knows them, each with the folder of its download; or prepared in --data-dir',
   )  # fmt: skip
   parser.add_argument('--manual-dir', help='folder of the download of a source that names none')
-  parser.add_argument('--name', help='under which one source is, or will be, prepared')
+  parser.add_argument(
+    '--name', type=identifier, help='under which one source is, or will be, prepared'
+  )
   parser.add_argument('--data-dir', required=True, help='folder of all prepared sources')
   parser.add_argument(
     '--output',

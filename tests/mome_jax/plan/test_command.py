@@ -166,6 +166,13 @@ def test_mistakes_take_one_line(options, message, scans, compiler, tmp_path, cap
   assert not (tmp_path / 'planned.py').exists()
 
 
+def test_a_name_that_prepare_would_refuse_is_refused(scans, compiler, tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    plan(scans, tmp_path, '--name=My-Scans', '--hours=1')
+  assert "'My-Scans': expected small letters, digits and _" in capsys.readouterr().err
+  assert not (tmp_path / 'planned.py').exists()
+
+
 def test_a_config_that_is_there_stays(scans, compiler, tmp_path, capsys):
   (tmp_path / 'planned.py').write_text('mine')
   assert plan(scans, tmp_path) == 1
