@@ -69,8 +69,8 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
 
 def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   """As `run`; Preempted where the system asks it to end."""
-  name = _identifier(data)
-  place = epath.Path(workdir or f'runs/{name}')
+  place = epath.Path(workdir or f'runs/{_identifier(data)}')
+  name = _name(data, place / 'data')
   model = str(shipped.MODEL) if start == 'shipped' else start
   known = str(place / _START) if _has_start(place) else model
   config = finetune.get_config(config_flag.start_from(known))
@@ -114,6 +114,16 @@ def _share_batch(config: ConfigDict, place: epath.Path) -> None:
     return
   parts = jax.device_count() * config.train.accumulate
   config.train.batch_size = math.ceil(config.train.batch_size / parts) * parts
+
+
+def _name(data: str, data_dir: epath.Path) -> str:
+  """Name of the prepared source: as it is there, by whatever link to the folder, or a new one."""
+  name, prepared = _identifier(data), bricks.prepared_sources(data_dir)
+  for other in prepared if name not in prepared else ():
+    folder = (bricks.read_settings(data_dir, other) or {}).get('manual_dir')
+    if folder and os.path.realpath(folder) == os.path.realpath(data):
+      return other
+  return name
 
 
 def _identifier(data: str) -> str:

@@ -263,7 +263,21 @@ def commanded(data_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(run.loop, 'train', trained)
   monkeypatch.setattr(run, '_compare', lambda config, _: verdict.Verdict(None, (), 'as it is'))
   monkeypatch.setattr(run, '_export', lambda place, _: None)
-  return lambda start: command.main([f'--data={scans}', f'--from={start}', f'--workdir={place}'])
+  return lambda start, scans=scans: command.main(
+    [f'--data={scans}', f'--from={start}', f'--workdir={place}']
+  )
+
+
+def test_a_run_goes_on_by_a_link_of_another_name(commanded, data_dir, tmp_path, monkeypatch):
+  assert commanded(shipped.MODEL) == 0
+  (tmp_path / 'linked').symlink_to(data_dir.parent / 'Own Scans')
+  sources = []
+  train = run.loop.train
+  monkeypatch.setattr(
+    run.loop, 'train', lambda c, place: sources.append(c.data.sources) or train(c, place)
+  )
+  assert commanded('shipped', tmp_path / 'linked') == 0
+  assert sources == [('own_scans',)]
 
 
 def test_a_run_that_has_begun_goes_on_without_its_start(commanded, tmp_path, capsys):
