@@ -142,7 +142,10 @@ def _note(place: epath.Path, data: str, model: str) -> None:
     again = {'data': os.path.realpath(data), 'from': _origin(origin)}  # as it would be noted now
     differ = [f'{key} {before.get(key)}' for key in content if again[key] != content[key]]
     if differ:
-      raise FinetuneError(f'{place}: fine-tunes {", ".join(differ)}; choose another --workdir')
+      raise FinetuneError(
+        f'{place}: fine-tunes {", ".join(differ)}; choose another --workdir, or, if that has only '
+        f'moved, write {json.dumps(content)} into {file}'
+      )
     return
   if checkpoint.goes_on(place):
     raise FinetuneError(f'{place}: holds another run; choose another --workdir')

@@ -107,6 +107,12 @@ def test_a_workdir_is_of_one_folder_and_model(tmp_path):
     run._note(place, 'b', str(shipped.MODEL))
   file = place / 'finetune.json'
   whole = file.read_text()
+  with pytest.raises(run.FinetuneError, match='if that has only moved, write') as caught:
+    run._note(place, 'b', str(shipped.MODEL))
+  told = str(caught.value)
+  file.write_text(told[told.index('{') : told.rindex('}') + 1])  # as it says
+  run._note(place, 'b', str(shipped.MODEL))
+  file.write_text(whole)
   for damaged in (b'', whole.encode()[:9], b'\xff', b'[]'):
     file.write_bytes(damaged)
     with pytest.raises(run.FinetuneError, match='finetune.json: cannot be read') as caught:
