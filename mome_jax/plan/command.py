@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--force', action='store_true', help='replace --output if it is there')
   group = parser.add_argument_group('what to plan for')
   group.add_argument('--memory', type=_bytes, help='of a device: 24GiB (all that is there)')
-  group.add_argument('--topology', help='TPUs that are not here: v5e:4, v5e:4x4, v5p:8, v6e:8')
+  group.add_argument('--topology', help='TPUs that are not here: v5e:4, v5e:4x4, v5p:8; or here')
   group.add_argument('--hours', type=seconds, help='of training on this machine (8 on a CPU)')
   group.add_argument('--size', choices=_SIZES, help='of the network (small on a CPU)')
   group.add_argument('--spacing', type=spacing, help='mm: X,Y,Z or one number, not the rule')

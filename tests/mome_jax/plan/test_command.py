@@ -203,3 +203,10 @@ def test_what_else_lies_in_memory_is_left_out(compiler):
   other = target.find_target(None, 24 * GIB, None, None)
   assert other.budget.memory == pytest.approx(0.9 * 24 * GIB) and other.budget.seconds is None
   assert not other.here and cpu.here and target.find_target(None, None, None, None).here
+
+
+@pytest.mark.parametrize('memory', [None, 24 * GIB])
+def test_here_is_this_machine(memory, compiler):
+  here = target.find_target('here', memory, None, None)
+  assert here.here and here.on_cpu and here.size == 'small'
+  assert here == target.find_target('here', memory, 8.0, None)
