@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.anatomy import TEMPLATE
 from mome_jax.inference import postprocess
 from mome_jax.plan.cohort import Cohort
 
@@ -316,11 +317,13 @@ def schedule(number: int) -> list[Choice]:
 
 
 def tidy(cohort: Cohort) -> Choice:
-  """Rules for predicted masks."""
+  """Rules for predicted masks, by the organs that they change: no class that came with the data."""
   organs = [
     name
     for name in cohort.classes
-    if not cohort.template.get(name).parents and name not in postprocess.BRANCHED
+    if name in TEMPLATE.names()
+    and not TEMPLATE.get(name).parents
+    and name not in postprocess.BRANCHED
   ]
   broken = [name for name in organs if cohort.whole(name) < WHOLE]
   often = f'{100 * WHOLE:.0f} % of the scans'

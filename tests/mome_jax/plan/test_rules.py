@@ -1,5 +1,6 @@
 """The rules of a plan, against values worked out by hand from nnU-Net's description."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ from cohorts import case, cohort
 from hypothesis import given
 from hypothesis import strategies as st
 
+from input_pipeline.anatomy import TEMPLATE
 from mome_jax.plan import rules
 from mome_jax.plan.rules import Room
 
@@ -163,6 +165,12 @@ def test_organs_in_pieces_keep_them():
   assert rules.tidy(broken).value == ()
   tumours = cohort([case((1, 1, 1), (99, 99, 99), {'liver tumor': 1.0})])
   assert rules.tidy(tumours).value == ()
+  template = TEMPLATE.extend([{'name': 'lymph node'}])  # which the rule leaves alone
+  nodes = dataclasses.replace(
+    case((1, 1, 1), (99, 99, 99), {'lymph node': 1.0}), pieces={'lymph node': 0.3}
+  )
+  both = cohort([case((1, 1, 1), (99, 99, 99)), nodes], template=template)
+  assert rules.tidy(both).value == ('largest',)
 
 
 def test_steps_fill_the_time_or_are_those_of_nnunet():
