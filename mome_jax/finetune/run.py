@@ -23,6 +23,7 @@ from mome_jax.errors import UserError, few, one_line, writing
 from mome_jax.evaluate import compare, score_files
 from mome_jax.export import export
 from mome_jax.finetune import verdict
+from mome_jax.plan import cohort, rules
 from mome_jax.runtime import compilation
 from mome_jax.training import (
   config_check,
@@ -38,6 +39,7 @@ _STEPS_A_SCAN, _FEWEST, _MOST = 40, 300, 2000
 _VALIDATIONS, _STEPS_APART = 5, 50
 _ENOUGH = 10  # training scans, from which on a fifth of them chooses the best checkpoint
 _SET_ASIDE = 8  # scans at most
+_LOOKED_AT = 20  # training scans at most, for organs in pieces
 
 
 class FinetuneError(UserError):
@@ -86,6 +88,7 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
     _check_scans(data, place, config)
   plan(config, checkpoint.load_config(known), place, steps)
   _tell_not_learned(data, config)
+  _tidy(config)
   config_check.check(config, model=str(place) if resumed else '')
   compilation.use_cache()
   if not _has_start(place):
@@ -295,6 +298,24 @@ def _tell_not_learned(data: str, config: ConfigDict) -> None:
       'left out; "splits" in dataset.json says which scans are held out',
       flush=True,
     )
+
+
+def _tidy(config: ConfigDict) -> None:
+  """Leaves the rule `largest` of the start out, in place, where labels have organs in pieces.
+
+  Of an aorta that a scan cuts below its arch, or a colon, it would keep one piece.
+  """
+  given = config.evaluation.postprocess
+  if 'largest' not in given:
+    return
+  names = [(name, None) for name in config.data.sources]
+  try:
+    choice = rules.tidy(cohort.read_cohort(names, config.data_dir, _LOOKED_AT))
+  except cohort.CohortError:
+    return  # there is nothing to learn either, which training says
+  if 'largest' not in choice.value:
+    config.evaluation.postprocess = tuple(rule for rule in given if rule != 'largest')
+    print(f'without the rule largest, which the start has: {choice.why}', flush=True)
 
 
 def _compare(config: ConfigDict, place: epath.Path) -> verdict.Verdict:
