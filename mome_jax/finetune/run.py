@@ -199,7 +199,7 @@ def _prepare(data: str, name: str, config: ConfigDict) -> Sequence[tuple[str, st
   report = prepare.prepare(
     'nifti_folder',
     config.data_dir,
-    manual_dir=data,
+    manual_dir=os.path.realpath(data),  # by another link they would be converted again
     name=name,
     spacing=mm,
     brick=edge_for(config.data.patch),

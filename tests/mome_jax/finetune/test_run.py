@@ -297,13 +297,19 @@ def commanded(data_dir, tmp_path, monkeypatch):
 def test_a_run_goes_on_by_a_link_of_another_name(commanded, data_dir, tmp_path, monkeypatch):
   assert commanded(shipped.MODEL) == 0
   (tmp_path / 'linked').symlink_to(data_dir.parent / 'Own Scans')
-  sources = []
-  train = run.loop.train
+  sources, reports = [], []
+  train, prepare = run.loop.train, run.prepare.prepare
   monkeypatch.setattr(
     run.loop, 'train', lambda c, place: sources.append(c.data.sources) or train(c, place)
   )
+  monkeypatch.setattr(
+    run.prepare,
+    'prepare',
+    lambda *words, **more: reports.append(prepare(*words, **more)) or reports[-1],
+  )
   assert commanded('shipped', tmp_path / 'linked') == 0
   assert sources == [('own_scans',)]
+  assert reports[0]['changes'] == {'added': 0, 'replaced': 0, 'removed': 0, 'kept': 13}
 
 
 def test_a_run_that_has_begun_goes_on_without_its_start(commanded, tmp_path, capsys):
