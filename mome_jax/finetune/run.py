@@ -56,7 +56,7 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
     data: folder as of the source nifti_folder.
     start: 'shipped', a model folder or a training workdir.
     workdir: of everything that is written; None: runs/ and the name of `data`.
-    steps: of training; None: planned.
+    steps: of training; None: planned, or those that a run which goes on was begun with.
 
   Raises:
     UserError: of whatever the user can mend.
@@ -86,6 +86,7 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   skipped = _prepare(data, name, config)
   if resumed:
     _check_scans(data, place, config)
+    steps = steps or checkpoint.load_config(place).train.steps
   plan(config, checkpoint.load_config(known), place, steps)
   _tell_not_learned(data, config)
   _tidy(config)
@@ -275,7 +276,7 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
     else:
       config.evaluation.checkpoint = 'best'
   why = 'as asked'
-  if not steps:
+  if steps in (None, planned):
     why = f'{_STEPS_A_SCAN} a training scan, {_FEWEST} to {_MOST}: a guess, --steps sets them'
   validations = math.ceil(config.train.steps / every)
   chooses = config.validation.cases and validations > 1

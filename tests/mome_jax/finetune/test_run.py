@@ -289,9 +289,17 @@ def commanded(data_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(run.loop, 'train', trained)
   monkeypatch.setattr(run, '_compare', lambda config, _: verdict.Verdict(None, (), 'as it is'))
   monkeypatch.setattr(run, '_export', lambda place, _: None)
-  return lambda start, scans=scans: command.main(
-    [f'--data={scans}', f'--from={start}', f'--workdir={place}']
+  return lambda start, *more, scans=scans: command.main(
+    [f'--data={scans}', f'--from={start}', f'--workdir={place}', *more]
   )
+
+
+def test_a_run_goes_on_with_the_steps_that_it_was_asked_for(commanded, tmp_path, capsys):
+  """Forgotten the second time, fewer planned ones would pass for the end of the run."""
+  for words, steps in ((['--steps=900'], 900), ([], 900), (['--steps=1200'], 1200), ([], 1200)):
+    assert commanded('shipped', *words) == 0
+    assert checkpoint.load_config(tmp_path / 'run').train.steps == steps
+    assert f'{steps} steps (as asked)' in capsys.readouterr().out
 
 
 def test_a_run_goes_on_by_a_link_of_another_name(commanded, data_dir, tmp_path, monkeypatch):
@@ -307,7 +315,7 @@ def test_a_run_goes_on_by_a_link_of_another_name(commanded, data_dir, tmp_path, 
     'prepare',
     lambda *words, **more: reports.append(prepare(*words, **more)) or reports[-1],
   )
-  assert commanded('shipped', tmp_path / 'linked') == 0
+  assert commanded('shipped', scans=tmp_path / 'linked') == 0
   assert sources == [('own_scans',)]
   assert reports[0]['changes'] == {'added': 0, 'replaced': 0, 'removed': 0, 'kept': 13}
 
