@@ -128,6 +128,13 @@ def spacing(text: str) -> tuple[float, float, float]:
   return x, y, z
 
 
+def identifier(text: str) -> str:
+  """The name of a prepared source; ArgumentTypeError for what cannot be one."""
+  if not re.fullmatch('[a-z][a-z0-9_]*', text):
+    raise argparse.ArgumentTypeError(f'{text!r}: expected small letters, digits and _')
+  return text
+
+
 def _on_disk(text: str) -> pathlib.Path:
   if buckets.is_in_bucket(text):
     raise argparse.ArgumentTypeError(f'{text} {buckets.NO_DISK}')

@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import json
 import os
-import re
 import shlex
 import sys
 import time
@@ -303,7 +302,7 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--data-dir', help='folder of all prepared sources')
   parser.add_argument('--manual-dir', help='folder that you downloaded the source to')
   parser.add_argument(
-    '--name', type=_identifier, help='of the prepared source, where one source is prepared twice'
+    '--name', type=cli.identifier, help='of the prepared source, where one source is prepared twice'
   )
   parser.add_argument(
     '--spacing', type=cli.spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)'
@@ -338,12 +337,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   if not args.list and (args.source is None or not (args.check or args.data_dir)):
     parser.error('needs --source and --data-dir, or --source and --check, or --list')
   return args
-
-
-def _identifier(text: str) -> str:
-  if not re.fullmatch('[a-z][a-z0-9_]*', text):
-    raise argparse.ArgumentTypeError(f'{text!r}: expected small letters, digits and _')
-  return text
 
 
 def _print_sources() -> None:

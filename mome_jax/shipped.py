@@ -1,5 +1,6 @@
 """Where the models and the scan lie that come with the package."""
 
+import os
 import pathlib
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
@@ -8,3 +9,8 @@ TEXT = ASSETS / 'text'  # a text encoder alone, which knows anatomy
 SCAN = ASSETS / 'demo' / 'head_neck.nii.gz'
 FAMILIARITY = ASSETS / 'familiarity.json'  # how well a prompt must fit what a model knows
 OTHER_WORDS = ASSETS / 'other_words.csv'  # that name nothing of the vocabulary
+
+
+def is_model(path: str | os.PathLike) -> bool:
+  """Whether a path is that of MODEL, here or in another environment."""
+  return pathlib.PurePath(path).parts[-3:] == MODEL.parts[-3:]  # mome_jax/assets/openkbp

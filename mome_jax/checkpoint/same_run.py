@@ -11,6 +11,7 @@ import ml_collections
 from etils import epath
 
 from input_pipeline.buckets import is_in_bucket
+from mome_jax import shipped
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.ensemble import members
@@ -144,7 +145,7 @@ def for_evaluation(
   Args:
     workdir: a training workdir, model folder or one of its `checkpoints/STEP`; or a folder of an
       ensemble, whose first member counts.
-    config: whose `data_dir`, `data.sources`, `data.fold`, `data.folds`, `evaluation` and `mesh` are
+    config: whose `data_dir`, `data.sources`, `data.fold`, `data.folds` and `evaluation` are
       taken; None: the model's.
 
   Raises:
@@ -257,6 +258,8 @@ def _may_be_the_same(before: Any, now: Any) -> bool:
   names_a_place = lambda v: isinstance(v, str) and v not in ('', 'shipped') and not hub.is_remote(v)
   if not (names_a_place(before) and names_a_place(now)):
     return before == now
+  if shipped.is_model(before) and shipped.is_model(now):
+    return True
   place = absolute(now)
   if before.startswith(('/', '~')) or is_in_bucket(before):
     return absolute(before) == place

@@ -28,6 +28,8 @@ def get_config(start: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.data.fold = -1
   # Of its machine, which this one need not be.
   config.data.loader, config.data.num_parallel = usual.data.loader, usual.data.num_parallel
+  config.data.cache_mb = usual.data.cache_mb
+  config.evaluation.batch_size = usual.evaluation.batch_size
   config.mesh, config.profile = usual.mesh, usual.profile
   if config.train.freeze:  # of a stage that trained a part alone, as `router` does
     config.train.freeze = ()

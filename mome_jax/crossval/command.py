@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       done[fold] = False
   left = done.count(False)
   if left:
+    pool.check_folds(config, [fold for fold, is_done in enumerate(done) if not is_done])
     compilation.use_cache()  # it knows how long steps took
     print(forecast.of_folds(config, left), flush=True)
   for fold, name in enumerate(names):

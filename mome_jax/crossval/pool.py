@@ -1,6 +1,7 @@
 """The folds of a cross-validation: which are done, and what they say together."""
 
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -8,8 +9,9 @@ from ml_collections import ConfigDict
 
 from input_pipeline import bricks, folds
 from mome_jax import checkpoint
-from mome_jax.errors import UserError
+from mome_jax.errors import ConfigError, UserError
 from mome_jax.evaluate import metrics, score_checkpoint, score_files
+from mome_jax.training import unlearnable
 
 
 class CrossValidationError(UserError):
@@ -39,6 +41,31 @@ def of_fold(config: ConfigDict, fold: int) -> ConfigDict:
   config = config.copy_and_resolve_references()
   config.data.fold = fold
   return config
+
+
+def check_folds(config: ConfigDict, left: Iterable[int]) -> None:
+  """Refuses what training would refuse of a fold's scans, before others are trained.
+
+  Args:
+    config: of the experiment.
+    left: the folds that are to be trained.
+
+  Raises:
+    FoldError: if there are fewer patients than folds.
+    NotPreparedError: if a source is not prepared with folds.
+    CrossValidationError: if a fold holds out every scan that shows a class.
+  """
+  data = config.data
+  template = bricks.read_template(config.data_dir, data.sources, config.new_classes)
+  for fold in left:
+    held_out = folds.of_run(of_fold(config, fold))
+    stores = [bricks.open_bricks(config.data_dir, n, template, held_out) for n in data.sources]
+    try:
+      unlearnable.check(stores, config.classes)
+    except ConfigError as error:
+      raise CrossValidationError(
+        f'fold_{fold} of {data.folds} leaves nothing to learn from: {error}'
+      ) from error
 
 
 def is_done(workdir: epath.Path, config: ConfigDict) -> bool:

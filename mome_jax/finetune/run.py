@@ -17,12 +17,13 @@ from input_pipeline import bricks, check, prepare, sources, text_files
 from input_pipeline.bricks.command import edge_for
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
-from mome_jax.checkpoint import files
+from mome_jax.checkpoint import files, hub
 from mome_jax.configs import finetune
 from mome_jax.errors import UserError, few, one_line, writing
 from mome_jax.evaluate import compare, score_files
 from mome_jax.export import export
 from mome_jax.finetune import verdict
+from mome_jax.plan import cohort, rules
 from mome_jax.runtime import process
 from mome_jax.training import (
   config_check,
@@ -38,6 +39,7 @@ _STEPS_A_SCAN, _FEWEST, _MOST = 40, 300, 2000
 _VALIDATIONS, _STEPS_APART = 5, 50
 _ENOUGH = 10  # training scans, from which on a fifth of them chooses the best checkpoint
 _SET_ASIDE = 8  # scans at most
+_LOOKED_AT = 20  # training scans at most, for organs in pieces
 
 
 class FinetuneError(UserError):
@@ -54,13 +56,23 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
     data: folder as of the source nifti_folder.
     start: 'shipped', a model folder or a training workdir.
     workdir: of everything that is written; None: runs/ and the name of `data`.
-    steps: of training; None: planned.
+    steps: of training; None: planned, or those that a run which goes on was begun with.
 
   Raises:
     UserError: of whatever the user can mend.
   """
-  name = _identifier(data)
-  place = epath.Path(workdir or f'runs/{name}')
+  try:
+    with multihost.device_errors(), multihost.outside_the_steps():
+      return _run(data, start, workdir, steps)
+  except multihost.Preempted as notice:
+    print(f'stopped: {notice}', file=sys.stderr)
+    return notice.code
+
+
+def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
+  """As `run`; Preempted where the system asks it to end."""
+  place = epath.Path(workdir or f'runs/{_identifier(data)}')
+  name = _name(data, place / 'data')
   model = str(shipped.MODEL) if start == 'shipped' else start
   known = str(place / _START) if _has_start(place) else model
   config = finetune.get_config(config_flag.start_from(known))
@@ -72,21 +84,21 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
     _check(data, name, config)  # before anything is written
   _note(place, data, model)
   skipped = _prepare(data, name, config)
+  if resumed:
+    _check_scans(data, place, config)
+    steps = steps or checkpoint.load_config(place).train.steps
   plan(config, checkpoint.load_config(known), place, steps)
-  config_check.check(config, model=str(place) if checkpoint.goes_on(place) else '')
+  _tell_not_learned(data, config)
+  _tidy(config)
+  config_check.check(config, model=str(place) if resumed else '')
   process.prepare()
-  try:
-    with multihost.device_errors(), multihost.outside_the_steps():
-      if not _has_start(place):
-        _export_whole(model, place / _START)
-      if not resumed:
-        config.init.checkpoint = str(place / _START)
-      config = loop.train(config, place)
-      result = _compare(config, place)
-      _export(place, result)
-  except multihost.Preempted as notice:
-    print(f'stopped: {notice}; the same command goes on', file=sys.stderr)
-    return notice.code
+  if not _has_start(place):
+    _export_whole(model, place / _START)
+  if not resumed:
+    config.init.checkpoint = str(place / _START)
+  config = loop.train(config, place)
+  result = _compare(config, place)
+  _export(place, result)
   print('\n'.join(['', *result.lines()]), flush=True)
   print('\n'.join(['', f'Model: {place / "model"}. Next:', *_next(place)]))
   if skipped:
@@ -108,6 +120,16 @@ def _share_batch(config: ConfigDict, place: epath.Path) -> None:
   config.train.batch_size = math.ceil(config.train.batch_size / parts) * parts
 
 
+def _name(data: str, data_dir: epath.Path) -> str:
+  """Name of the prepared source: as it is there, by whatever link to the folder, or a new one."""
+  name, prepared = _identifier(data), bricks.prepared_sources(data_dir)
+  for other in prepared if name not in prepared else ():
+    folder = (bricks.read_settings(data_dir, other) or {}).get('manual_dir')
+    if folder and os.path.realpath(folder) == os.path.realpath(data):
+      return other
+  return name
+
+
 def _identifier(data: str) -> str:
   """Name of the prepared source: that of the folder, in small letters, digits and _."""
   stem = re.sub('[^a-z0-9]+', '_', pathlib.Path(os.path.abspath(data)).name.lower()).strip('_')
@@ -116,21 +138,36 @@ def _identifier(data: str) -> str:
 
 def _note(place: epath.Path, data: str, model: str) -> None:
   """Writes what the workdir is for; FinetuneError if it is for something else."""
-  start = files.absolute(model)  # which may be gone by now
-  start = start.parent.parent if files.is_checkpoint(start) else start
-  content = {'data': os.path.abspath(data), 'from': str(start)}
+  content = {'data': os.path.realpath(data), 'from': _origin(model)}
   file = place / _NOTE
   if file.is_file():
     before = _noted(file, content)
-    differ = [f'{key} {before.get(key)}' for key in content if before.get(key) != content[key]]
+    data, origin = str(before.get('data')), str(before.get('from'))
+    again = {'data': os.path.realpath(data), 'from': _origin(origin)}  # as it would be noted now
+    differ = [f'{key} {before.get(key)}' for key in content if again[key] != content[key]]
     if differ:
-      raise FinetuneError(f'{place}: fine-tunes {", ".join(differ)}; choose another --workdir')
+      raise FinetuneError(
+        f'{place}: fine-tunes {", ".join(differ)}; choose another --workdir, or, if that has only '
+        f'moved, write {json.dumps(content)} into {file}'
+      )
     return
   if checkpoint.goes_on(place):
     raise FinetuneError(f'{place}: holds another run; choose another --workdir')
   with writing(place):
     place.mkdir(parents=True, exist_ok=True)
     text_files.replace(file, json.dumps(content, indent=2) + '\n')
+
+
+def _origin(model: str) -> str:
+  """What a start is known by, whether it is there or not: its folder, 'shipped' or `hf:ORG/NAME`.
+
+  The package's lies elsewhere in another environment, and one of the Hub with another revision.
+  """
+  if model == 'shipped' or hub.is_remote(model):
+    return model
+  place = files.absolute(model)  # which may be gone by now
+  place = place.parent.parent if files.is_checkpoint(place) else place
+  return 'shipped' if shipped.is_model(place) else str(place)
 
 
 def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:
@@ -163,7 +200,7 @@ def _prepare(data: str, name: str, config: ConfigDict) -> Sequence[tuple[str, st
   report = prepare.prepare(
     'nifti_folder',
     config.data_dir,
-    manual_dir=data,
+    manual_dir=os.path.realpath(data),  # by another link they would be converted again
     name=name,
     spacing=mm,
     brick=edge_for(config.data.patch),
@@ -174,6 +211,27 @@ def _prepare(data: str, name: str, config: ConfigDict) -> Sequence[tuple[str, st
   at = ' x '.join(f'{edge:g}' for edge in mm)
   print(f'prepared at {at} mm, as the start: {counts} scans', flush=True)
   return report['skipped']
+
+
+def _check_scans(data: str, place: epath.Path, config: ConfigDict) -> None:
+  """FinetuneError where a run has begun with other training scans than are prepared now.
+
+  Asked before they are planned for: a plan for others has other values than the run.
+  """
+  try:
+    position = checkpoint.read_position(place)
+  except checkpoint.CheckpointError:
+    return  # training goes on from the checkpoint before it, or says why it cannot
+  (name,) = config.data.sources
+  digests = {name: bricks.open_bricks(config.data_dir, name).digest()}
+  try:
+    checkpoint.check_same_data(place, position, digests)
+  except checkpoint.CheckpointError as error:
+    raise FinetuneError(
+      f'{data}: its training scans or their labels are not those that the run in {place} began '
+      'with; bring those back and give the same command again, or fine-tune on the scans of now in '
+      f'another --workdir (with --from={place} from the model of this run)'
+    ) from error
 
 
 def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | None) -> None:
@@ -218,7 +276,7 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
     else:
       config.evaluation.checkpoint = 'best'
   why = 'as asked'
-  if not steps:
+  if steps in (None, planned):
     why = f'{_STEPS_A_SCAN} a training scan, {_FEWEST} to {_MOST}: a guess, --steps sets them'
   validations = math.ceil(config.train.steps / every)
   chooses = config.validation.cases and validations > 1
@@ -229,6 +287,36 @@ def plan(config: ConfigDict, start: ConfigDict, place: epath.Path, steps: int | 
     f'{chosen}',
     flush=True,
   )
+
+
+def _tell_not_learned(data: str, config: ConfigDict) -> None:
+  """Prints which classes of the folder no training scan labels."""
+  cases, _ = sources.get_source('nifti_folder').listed(data)
+  labelled = dict.fromkeys(name for case in cases for name in case.labelled)
+  if lost := [name for name in labelled if name not in config.classes]:
+    print(
+      f'NOT LEARNED: {", ".join(lost)}: labelled in held-out scans alone, or in scans that were '
+      'left out; "splits" in dataset.json says which scans are held out',
+      flush=True,
+    )
+
+
+def _tidy(config: ConfigDict) -> None:
+  """Leaves the rule `largest` of the start out, in place, where labels have organs in pieces.
+
+  Of an aorta that a scan cuts below its arch, or a colon, it would keep one piece.
+  """
+  given = config.evaluation.postprocess
+  if 'largest' not in given:
+    return
+  names = [(name, None) for name in config.data.sources]
+  try:
+    choice = rules.tidy(cohort.read_cohort(names, config.data_dir, _LOOKED_AT))
+  except cohort.CohortError:
+    return  # there is nothing to learn either, which training says
+  if 'largest' not in choice.value:
+    config.evaluation.postprocess = tuple(rule for rule in given if rule != 'largest')
+    print(f'without the rule largest, which the start has: {choice.why}', flush=True)
 
 
 def _compare(config: ConfigDict, place: epath.Path) -> verdict.Verdict:

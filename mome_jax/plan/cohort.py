@@ -96,6 +96,7 @@ class Cohort:
     families: dataset -> how many classes its training cases label.
     total: training cases there are, read or not.
     skipped: (case, reason) of those that could not be read.
+    held_out: classes that scans label which are held out, and no training case does.
   """
 
   origins: Sequence[Origin]
@@ -105,6 +106,7 @@ class Cohort:
   families: Mapping[str, int]
   total: int
   skipped: Sequence[tuple[str, str]]
+  held_out: Sequence[str] = ()
 
   @functools.cached_property
   def spacings(self) -> np.ndarray:
@@ -286,17 +288,19 @@ def read_cohort(
     families={name: len(labelled) for name, labelled in families.items()},
     total=len(every),
     skipped=skipped,
+    held_out=sorted({name for part in parts for name in part.held_out} - {*supervised}),
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-  """The training cases of one source, and how to read one."""
+  """The training cases of one source, how to read one, and the classes of those held out."""
 
   origin: Origin
   template: Template
   cases: Sequence[sources.Case] | Sequence[bricks.CaseInfo]
   read: Callable[..., CaseFacts]
+  held_out: frozenset[str] = frozenset()  # not known of what is prepared
 
 
 def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLike) -> _Part:
@@ -311,7 +315,8 @@ def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLik
     )
   declared = sources.SOURCES[source]
   template = declared.template(folder)
-  cases = [case for case in declared.listed(folder)[0] if case.split == 'train']
+  listed = declared.listed(folder)[0]
+  cases = [case for case in listed if case.split == 'train']
   if report:  # groups of patients and draws that were kept decide who is held out
     splits = {one.name: one.split for one in writer.read_outcomes(epath.Path(data_dir) / name)}
     splits |= {case: split for _, case, split in report.get('assigned', ())}  # there in two forms
@@ -327,7 +332,9 @@ def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLik
 
   prepared = tuple(settings['spacing']) if settings else None
   options = tuple(which_cases(report or {}))
-  return _Part(Origin(name, source, folder, prepared, options), template, cases, read)
+  origin = Origin(name, source, folder, prepared, options)
+  labelled = frozenset(name for case in listed for name in case.labelled)
+  return _Part(origin, template, cases, read, labelled)
 
 
 def _prepared(name: str, report: Mapping, data_dir: str | os.PathLike) -> _Part:

@@ -22,7 +22,7 @@ import re
 from collections.abc import Sequence
 
 from input_pipeline import errors
-from input_pipeline.cli import Parser, at_least, dashed, seconds, spacing
+from input_pipeline.cli import Parser, at_least, dashed, identifier, seconds, spacing
 
 _SIZES = ('small', 'base')
 _UNITS = {'k': 10, 'm': 20, 'g': 30, 't': 40}
@@ -36,7 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     help='as prepare knows them, each with the folder of its download; or prepared in --data-dir',
   )  # fmt: skip
   parser.add_argument('--manual-dir', help='folder of the download of a source that names none')
-  parser.add_argument('--name', help='under which one source is, or will be, prepared')
+  parser.add_argument(
+    '--name', type=identifier, help='under which one source is, or will be, prepared'
+  )
   parser.add_argument('--data-dir', required=True, help='folder of all prepared sources')
   parser.add_argument(
     '--output',
@@ -46,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--force', action='store_true', help='replace --output if it is there')
   group = parser.add_argument_group('what to plan for')
   group.add_argument('--memory', type=_bytes, help='of a device: 24GiB (all that is there)')
-  group.add_argument('--topology', help='TPUs that are not here: v5e:4, v5e:4x4, v5p:8, v6e:8')
+  group.add_argument('--topology', help='TPUs that are not here: v5e:4, v5e:4x4, v5p:8; or here')
   group.add_argument('--hours', type=seconds, help='of training on this machine (8 on a CPU)')
   group.add_argument('--size', choices=_SIZES, help='of the network (small on a CPU)')
   group.add_argument('--spacing', type=spacing, help='mm: X,Y,Z or one number, not the rule')

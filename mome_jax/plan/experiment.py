@@ -94,6 +94,8 @@ class Experiment:
           f'; left out, as labelled and in none of the {read} of {total} scans that were read: '
           f'{", ".join(absent)} (--scans={total} reads all)'
         )
+    if self.cohort.held_out:
+      why += f'; left out, as only held-out scans label them: {", ".join(self.cohort.held_out)}'
     return Choice('classes', self.cohort.classes, why)
 
   def _machine(self) -> list[Choice]:

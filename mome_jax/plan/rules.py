@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.anatomy import TEMPLATE
 from mome_jax.inference import postprocess
 from mome_jax.plan.cohort import Cohort
 
@@ -243,7 +244,8 @@ def windows(cohort: Cohort) -> Choice:
   known = f'classes have {low:.0f} to {high:.0f} HU ({clips})'
   wide = (WIDE[0], max(WIDE[1], math.ceil(high / 100) * 100.0))
   if high - low <= NARROW:
-    tissue = (math.floor(low / 25) * 25.0, math.ceil(high / 25) * 25.0)
+    around = 25 if low == high else 0  # drawn organs, or what was painted over
+    tissue = (math.floor(low / 25) * 25.0 - around, math.ceil(high / 25) * 25.0 + around)
     return Choice(
       'data.windows', (tissue, wide), f'{known}; a second channel shows lung and bone around them'
     )
@@ -315,11 +317,13 @@ def schedule(number: int) -> list[Choice]:
 
 
 def tidy(cohort: Cohort) -> Choice:
-  """Rules for predicted masks."""
+  """Rules for predicted masks, by the organs that they change: no class that came with the data."""
   organs = [
     name
     for name in cohort.classes
-    if not cohort.template.get(name).parents and name not in postprocess.BRANCHED
+    if name in TEMPLATE.names()
+    and not TEMPLATE.get(name).parents
+    and name not in postprocess.BRANCHED
   ]
   broken = [name for name in organs if cohort.whole(name) < WHOLE]
   often = f'{100 * WHOLE:.0f} % of the scans'

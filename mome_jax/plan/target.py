@@ -60,7 +60,7 @@ def find_target(
   can only say what the CPU would need.
 
   Args:
-    topology: of TPUs, as `compile_ahead.compile_config` takes it.
+    topology: of TPUs, as `compile_ahead.compile_config` takes it; 'here' is this machine.
     memory: bytes of a device.
     hours: of the training.
     size: of the backbone.
@@ -69,13 +69,16 @@ def find_target(
     TargetError: if hours are given for chips that are not here.
     TopologyError: if the topology is unknown, or its compiler is not installed.
   """
+  named = topology == trial.HERE
+  topology = None if named else topology
   if topology and hours is not None:
     raise TargetError(
       '--hours: how fast a step is on chips that are not here cannot be known; leave out --hours, '
       'or plan on the machine itself without --topology'
     )
   machine = trial.find_machine(topology or trial.HERE)
-  here = topology is None and (machine.platform != 'cpu' or memory is None or hours is not None)
+  elsewhere = machine.platform == 'cpu' and memory is not None and hours is None and not named
+  here = topology is None and not elsewhere
   on_cpu = here and machine.platform == 'cpu'
   total = memory if memory is not None else machine.memory
   cache_mb = min(1024, total // 2**23) if on_cpu else 1024

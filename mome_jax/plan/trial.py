@@ -27,6 +27,11 @@ _STEPS = 3  # that are timed, after one that warms up
 _SHARED = 1.25  # wall time of a step over its share of the cores' time, on an idle CPU at most
 _VERSION = 2  # of what is kept
 HERE = 'here'
+# Control groups of Linux, old and new: folder, limit, what is used, what of that is a cache.
+_GROUPS = {
+  'memory': ('memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file'),
+  '': ('', 'memory.max', 'memory.current', 'inactive_file'),
+}
 _RUNNABLE = 0.6  # share of a CPU's free memory up to which a step is run
 
 
@@ -294,9 +299,37 @@ def _status(field: str) -> int:
 
 
 def free_memory() -> int:
-  """Bytes of this machine that programs could still take; half of all where nobody tells."""
+  """Bytes that programs could still take here: of the machine, or of their job or container.
+
+  Half of the machine's memory where nobody tells.
+  """
   free = _kib(pathlib.Path('/proc/meminfo'), 'MemAvailable')
-  return free or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
+  free = free or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
+  return max(min([free, *_left_to_groups()]), 0)
+
+
+def _left_to_groups(root: pathlib.Path = pathlib.Path('/')) -> list[int]:
+  """Bytes that each limit leaves which Slurm or a container sets for this process."""
+  left = []
+  with contextlib.suppress(OSError):
+    for line in (root / 'proc/self/cgroup').read_text(encoding='utf-8').splitlines():
+      _, kind, group = line.split(':', 2)
+      if kind not in _GROUPS:
+        continue
+      top, most, used, idle = _GROUPS[kind]
+      place = root / 'sys/fs/cgroup' / top / group.lstrip('/')
+      # A container sees its own group as the top one, whatever it is called outside.
+      for part in [place, *place.parents][: len(pathlib.PurePath(group).parts)]:
+        with contextlib.suppress(OSError, ValueError):  # 'max' is no limit
+          taken = _number(part / used) - _number(part / 'memory.stat', f'{idle} ')
+          left.append(_number(part / most) - taken)
+  return left
+
+
+def _number(file: pathlib.Path, before: str = '') -> int:
+  """The number of a file, or of its line that begins with `before`; ValueError if it is none."""
+  lines = file.read_text(encoding='utf-8').splitlines()
+  return int(next((line for line in lines if line.startswith(before)), '')[len(before) :])
 
 
 def _kib(file: pathlib.Path, field: str) -> int:

@@ -103,7 +103,7 @@ def _check(values: flags.FlagValues, words: Sequence[str]) -> None:
     raise config_flag.FlagError(f'unknown argument {words[0]}; flags start with --')
   command = called() or f'--mode={values.mode}'
   for name in _NEEDED[values.mode]:
-    if values[name].value is None:
+    if values[name].value in (None, ''):  # `--workdir=$UNSET` would be the folder one is in
       raise config_flag.FlagError(f'{command} needs --{name}, such as --{name}={_EXAMPLES[name]}')
   for name in _NAMES:
     if values[name].present and name not in (*read_in(values.mode), 'mode'):

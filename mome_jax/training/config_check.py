@@ -67,6 +67,10 @@ def _names(v) -> bool:
   )
 
 
+def _sources(v) -> bool:
+  return _names(v) and not any(',' in name for name in v)  # what is written without quotes is one
+
+
 def _windows(v) -> bool:
   pairs = isinstance(v, tuple | list) and len(v) > 0
   return pairs and all(len(pair) == 2 and pair[0] < pair[1] for pair in v)
@@ -96,7 +100,9 @@ _RULES = {
   'profile': _whole(0),
   'data_dir': _Rule(bool, 'the folder that input_pipeline.prepare wrote'),
   'classes': _Rule(_names, "names of classes, each once, as ('liver', 'spleen')"),
-  'data.sources': _Rule(_names, "names of prepared sources, each once, as ('phantom',)"),
+  'data.sources': _Rule(
+    _sources, "names of prepared sources, each once, as ('phantom',) or ('openkbp', 'thorax')"
+  ),
   'data.spacing': _three(_POSITIVE),
   'data.windows': _Rule(_windows, 'pairs (low, high) of HU, low below high'),
   'data.patch': _three(_COUNT),

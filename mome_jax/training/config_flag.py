@@ -1,11 +1,14 @@
 """What `--config` means: `demo`, `finetune:runs/demo`, a Python file, and values in it."""
 
 import fnmatch
+import functools
 import importlib.util
 import inspect
+import operator
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 from absl import flags
@@ -188,7 +191,7 @@ def load(path: str) -> ConfigDict:
   'trained:MODEL' is the config that a trained model is evaluated with. A `get_config` with a
   parameter `start` gets the config of the model after the colon, of `start_from`, one with a
   parameter `experiment` that of the experiment there; any other one gets those words themselves.
-  Paths in it may begin with `~`.
+  Paths in it may begin with `~`, and it may import files beside it.
 
   Raises:
     ConfigError: if there is none.
@@ -205,6 +208,9 @@ def load(path: str) -> ConfigDict:
   spec = importlib.util.spec_from_file_location(file.stem, file)
   if spec is None or spec.loader is None:
     raise ConfigError(f'--config={path}: not a Python file; see mome_jax/configs/demo.py')
+  folder = os.path.abspath(file.parent)
+  if not file.parent.samefile(_FOLDER) and folder not in sys.path:
+    sys.path.append(folder)  # a file may start from another one beside it
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
@@ -250,9 +256,17 @@ def _check_names(flag: str, config: ConfigDict, argv: Sequence[str]) -> None:
   """Refuses values on the command line that the config does not have."""
   known = list(keys(config))
   for word in argv:
-    match = re.match(rf'--?(?:no)?{flag}\.([^=\[]+)', word)
-    if match and match[1] not in known:
+    match = re.match(rf'--?(?:no)?{flag}\.([^=\[]+)(\[)?', word)
+    if match is None:
+      continue
+    if match[1] not in known:
       raise FlagError(f'--{flag}.{match[1]}: no such value; {nearest(match[1], known)}')
+    value = functools.reduce(operator.getitem, match[1].split('.'), config)
+    if match[2] and not isinstance(value, list):
+      raise FlagError(
+        f'{word.partition("=")[0]}: is a part of a value; give all of it: '
+        f'--{flag}.{match[1]}="{value}"'
+      )
 
 
 def keys(config: ConfigDict, prefix: str = '') -> Iterable[str]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mome_jax import checkpoint
+from mome_jax import checkpoint, shipped
 from mome_jax.configs import demo
 from mome_jax.text import prompts
 from mome_jax.text.vectors import TextVectors
@@ -181,6 +181,17 @@ def test_a_start_seen_from_another_folder_is_the_same(workdir, tmp_path_factory,
     assert goes_on(before) == []
     with pytest.raises(checkpoint.CheckpointError, match='init.checkpoint: .* -> '):
       goes_on('runs/start')
+
+
+def test_the_model_of_the_package_is_one_place_in_every_environment(workdir):
+  elsewhere = '/other/venv/lib/python3.12/site-packages/mome_jax/assets/openkbp'
+  checkpoint.save_description(workdir, changed(**{'init.checkpoint': elsewhere}))
+  now = {'init.checkpoint': str(shipped.MODEL)}
+  assert checkpoint.check_same_run(workdir, changed(**now)) == []
+  assert checkpoint.other_values(workdir, changed(**now)) == {}
+  with pytest.raises(checkpoint.CheckpointError, match='init.checkpoint: .* -> '):
+    other = {'init.checkpoint': '/other/assets/openkbp'}
+    checkpoint.check_same_run(workdir, changed(**other))
 
 
 def test_without_a_checkpoint_anything_may_start(tmp_path):

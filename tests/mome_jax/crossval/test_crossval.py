@@ -8,6 +8,8 @@ import shutil
 
 import compiled
 import jax.numpy as jnp
+import nibabel as nib
+import numpy as np
 import pytest
 from etils import epath
 from tiny import SETTINGS
@@ -55,6 +57,33 @@ def test_folds_that_have_begun_go_on_without_what_they_start_from(tmp_path, monk
   shutil.copytree(tmp_path / 'fold_0', tmp_path / 'fold_1')
   assert cli.main(command) == 0
   assert 'the table' in capsys.readouterr().out
+
+
+def test_folds_that_cannot_be_trained_are_told_before_others_are(tmp_path, monkeypatch, capsys):
+  """Three scans, one of which shows a larynx: its fold would learn from none that does."""
+  scans = tmp_path / 'scans'
+  for case in range(3):
+    image = np.random.default_rng(case).integers(0, 80, (16, 16, 16)).astype(np.int16)
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[2:8, 2:8, 2:8] = case == 0
+    for part, array in (('imagesTr', image), ('labelsTr', labels)):
+      (scans / part).mkdir(parents=True, exist_ok=True)
+      nib.save(nib.Nifti1Image(array, np.diag([6.0] * 3 + [1])), scans / part / f'c{case}.nii.gz')
+  content = {'labels': {'background': 0, 'larynx': 1}, 'missing_is': 'absent'}
+  (scans / 'dataset.json').write_text(json.dumps(content))
+  line = ['--source=nifti_folder', f'--manual_dir={scans}', '--name=mine', '--spacing=6']
+  line += [f'--data_dir={tmp_path / "data"}', '--brick=32', '--folds']
+  assert prepare.main(line) == 0
+  run = 'mome_jax.crossval.command._run'
+  monkeypatch.setattr(run, lambda words: pytest.fail(f'trained: {words}'))
+  words = ['crossval', '--config=demo', f'--workdir={tmp_path / "run"}']
+  words += [f'--config.data_dir={tmp_path / "data"}', '--config.data.sources=mine']
+  words += ['--config.classes=larynx']
+  assert cli.main([*words, '--config.data.folds=4']) == 1
+  assert 'data.folds is 4, and mine have 3 patients to train on' in capsys.readouterr().err
+  assert cli.main([*words, '--config.data.folds=3']) == 1
+  told = r'fold_[0-2] of 3 leaves nothing to learn from: no training scan of mine shows larynx'
+  assert re.search(told, capsys.readouterr().err)
 
 
 @pytest.fixture(scope='module')

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 import types
 
 import jax
@@ -81,6 +82,38 @@ def test_steps_as_asked(data_dir, tmp_path, capsys):
   assert 'the model is that of the last step' in shown
 
 
+def test_a_class_of_held_out_scans_alone_is_told(tmp_path, capsys):
+  """Of two scans one is held out: its larynx would be lost without a word."""
+  place, config = folder_of(tmp_path / 'scans', 2), config_of(tmp_path)
+  config.classes = ('pancreas',)
+  declare(place, missing_is='unlabelled', splits={'validation': ['c00']})
+  run._tell_not_learned(str(place), config)
+  assert capsys.readouterr().out.startswith('NOT LEARNED: larynx: labelled in held-out scans alone')
+  config.classes = ('larynx', 'pancreas')
+  run._tell_not_learned(str(place), config)
+  assert capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize('pieces', [1, 2])
+def test_organs_in_pieces_keep_them(pieces, tmp_path, capsys):
+  """The rule is the start's, for its organs; of an aorta cut below its arch it loses a piece."""
+  scans = folder_of(tmp_path / 'scans', 2)
+  for case in ('c00', 'c01'):
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[3:5, 3:5] = 1
+    labels[10:12, 10:12] = pieces - 1
+    nib.save(nib.Nifti1Image(labels, np.diag([4, 4, 3, 1])), scans / f'labelsTr/{case}.nii.gz')
+  (scans / 'dataset.json').write_text('{"labels": {"background": 0, "aorta": 1}}')
+  prepare('nifti_folder', tmp_path / 'data', manual_dir=str(scans), name='mine',
+          spacing=(4, 4, 3), brick=16)  # fmt: skip
+  config = config_of(tmp_path / 'data')
+  config.evaluation.postprocess = ('sides', 'largest')
+  run._tidy(config)
+  told = 'without the rule largest, which the start has: not every organ is one piece in 95 %'
+  assert (told in capsys.readouterr().out) == (pieces == 2)
+  assert config.evaluation.postprocess == (('sides',) if pieces == 2 else ('sides', 'largest'))
+
+
 def test_names_of_prepared_sources():
   names = ['/a/Own Scans', 'b/Dataset001_Liver/', '../2026-CT']
   assert list(map(run._identifier, names)) == ['own_scans', 'dataset001_liver', 'scans_2026_ct']
@@ -94,6 +127,12 @@ def test_a_workdir_is_of_one_folder_and_model(tmp_path):
     run._note(place, 'b', str(shipped.MODEL))
   file = place / 'finetune.json'
   whole = file.read_text()
+  with pytest.raises(run.FinetuneError, match='if that has only moved, write') as caught:
+    run._note(place, 'b', str(shipped.MODEL))
+  told = str(caught.value)
+  file.write_text(told[told.index('{') : told.rindex('}') + 1])  # as it says
+  run._note(place, 'b', str(shipped.MODEL))
+  file.write_text(whole)
   for damaged in (b'', whole.encode()[:9], b'\xff', b'[]'):
     file.write_bytes(damaged)
     with pytest.raises(run.FinetuneError, match='finetune.json: cannot be read') as caught:
@@ -101,6 +140,27 @@ def test_a_workdir_is_of_one_folder_and_model(tmp_path):
     told = str(caught.value)
     file.write_text(told[told.index('{') : told.rindex('}') + 1])  # as it says
     run._note(place, 'a', str(shipped.MODEL))
+
+
+def test_a_workdir_knows_its_folder_and_model_wherever_they_are_seen(tmp_path, monkeypatch):
+  """Another environment, a link to the scans, and a model of the Hub without a connection."""
+  place, scans = epath.Path(tmp_path / 'run'), tmp_path / 'scans'
+  scans.mkdir()
+  (tmp_path / 'link').symlink_to(scans)
+  run._note(place, str(tmp_path / 'link'), str(shipped.MODEL))
+  assert json.loads((place / 'finetune.json').read_text())['from'] == 'shipped'
+  moved = tmp_path / 'venv' / '/'.join(shipped.MODEL.parts[-3:])
+  for before in (str(shipped.MODEL), str(moved)):  # as earlier versions noted it
+    (place / 'finetune.json').write_text(
+      json.dumps({'data': str(tmp_path / 'link'), 'from': before})
+    )
+    monkeypatch.setattr(shipped, 'MODEL', moved)
+    run._note(place, str(scans), str(moved))
+  remote = epath.Path(tmp_path / 'remote')
+  for _ in range(2):
+    run._note(remote, str(scans), 'hf:org/name')
+  with pytest.raises(run.FinetuneError, match='fine-tunes from hf:org/name; choose another'):
+    run._note(remote, str(scans), 'hf:org/other')
 
 
 def test_absent_labels_are_asked_about_before_anything_is_written(tmp_path, capsys):
@@ -229,7 +289,35 @@ def commanded(data_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(run.loop, 'train', trained)
   monkeypatch.setattr(run, '_compare', lambda config, _: verdict.Verdict(None, (), 'as it is'))
   monkeypatch.setattr(run, '_export', lambda place, _: None)
-  return lambda start: command.main([f'--data={scans}', f'--from={start}', f'--workdir={place}'])
+  return lambda start, *more, scans=scans: command.main(
+    [f'--data={scans}', f'--from={start}', f'--workdir={place}', *more]
+  )
+
+
+def test_a_run_goes_on_with_the_steps_that_it_was_asked_for(commanded, tmp_path, capsys):
+  """Forgotten the second time, fewer planned ones would pass for the end of the run."""
+  for words, steps in ((['--steps=900'], 900), ([], 900), (['--steps=1200'], 1200), ([], 1200)):
+    assert commanded('shipped', *words) == 0
+    assert checkpoint.load_config(tmp_path / 'run').train.steps == steps
+    assert f'{steps} steps (as asked)' in capsys.readouterr().out
+
+
+def test_a_run_goes_on_by_a_link_of_another_name(commanded, data_dir, tmp_path, monkeypatch):
+  assert commanded(shipped.MODEL) == 0
+  (tmp_path / 'linked').symlink_to(data_dir.parent / 'Own Scans')
+  sources, reports = [], []
+  train, prepare = run.loop.train, run.prepare.prepare
+  monkeypatch.setattr(
+    run.loop, 'train', lambda c, place: sources.append(c.data.sources) or train(c, place)
+  )
+  monkeypatch.setattr(
+    run.prepare,
+    'prepare',
+    lambda *words, **more: reports.append(prepare(*words, **more)) or reports[-1],
+  )
+  assert commanded('shipped', scans=tmp_path / 'linked') == 0
+  assert sources == [('own_scans',)]
+  assert reports[0]['changes'] == {'added': 0, 'replaced': 0, 'removed': 0, 'kept': 13}
 
 
 def test_a_run_that_has_begun_goes_on_without_its_start(commanded, tmp_path, capsys):
@@ -284,6 +372,31 @@ def test_a_scan_that_is_left_out_is_told_at_the_end(commanded, monkeypatch, caps
   told = capsys.readouterr()
   assert 'LEFT OUT: c03: c03_0000.nii.gz: cut off' in told.err and 'Model: ' in told.out
   assert told.err.endswith('left out: c03, as told above\n')
+
+
+@pytest.mark.parametrize('came', ['scan', 'nothing'])
+def test_scans_that_came_since_are_told_and_not_what_they_plan(
+  came, commanded, data_dir, tmp_path, monkeypatch, capsys
+):
+  """From ten scans on some choose the checkpoint: no value of a config is what the user changed."""
+  assert commanded(shipped.MODEL) == 0
+  digest = bricks.open_bricks(str(tmp_path / 'run/data'), 'own_scans').digest()
+  digest = digest if came == 'nothing' else 'of nine scans'
+  monkeypatch.setattr(checkpoint, 'read_position', lambda _: {'data': {'own_scans': digest}})
+  planned = []
+  monkeypatch.setattr(run, 'plan', lambda *_: planned.append(1))
+  assert commanded(shipped.MODEL) == (came == 'scan') and len(planned) == (came == 'nothing')
+  told = f'Own Scans: its training scans or their labels are not those that the run in {tmp_path}'
+  assert (told in capsys.readouterr().err) == (came == 'scan')
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_what_stops_the_preparation(number, commanded, monkeypatch, capsys):
+  """The system's end of a job is told apart: launchers start the same command again on 75."""
+  monkeypatch.setattr(run.prepare, 'prepare', lambda *_, **__: signal.raise_signal(number))
+  told = {signal.SIGTERM: 'stopped: asked to end; the same command resumes\n'}
+  assert commanded(shipped.MODEL) == (75 if number in told else 130)
+  assert capsys.readouterr().err.endswith(told.get(number, 'error: interrupted\n'))
 
 
 @pytest.mark.parametrize('failed', [True, False])

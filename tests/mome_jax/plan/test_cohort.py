@@ -12,6 +12,7 @@ from scipy import ndimage
 from input_pipeline import prepare
 from input_pipeline.anatomy import TEMPLATE
 from mome_jax.plan import cohort
+from mome_jax.plan.experiment import Experiment
 
 LIVER, TUMOR = (TEMPLATE.get(name).index for name in ('liver', 'liver tumor'))
 SPLEEN = TEMPLATE.get('spleen').index
@@ -121,6 +122,19 @@ def test_raw_scans_of_the_training_split(raw):
   assert raw.skipped[0][0] == 'mine c5' and 'c5.nii.gz' in raw.skipped[0][1]
   assert (raw.spacings == (2, 2, 5)).all()
   assert raw.extents[0].tolist() == [48, 40, 80]
+
+
+def test_classes_that_only_held_out_scans_label_are_told(folder, tmp_path, raw):
+  scans = tmp_path / 'scans'
+  shutil.copytree(folder, scans)
+  index = json.loads((scans / 'dataset.json').read_text())
+  index['supervised'] = {f'c{i}': ['spleen'] for i in range(1, 6)}
+  (scans / 'dataset.json').write_text(json.dumps(index))
+  one = cohort.read_cohort([('nifti_folder', str(scans))], tmp_path, 100)
+  assert one.classes == ('spleen',) and one.held_out == ['liver', 'liver tumor']
+  value = Experiment(one, None, '')._classes()
+  assert value.why.endswith('left out, as only held-out scans label them: liver, liver tumor')
+  assert raw.held_out == [] and 'held-out' not in Experiment(raw, None, '')._classes().why
 
 
 def test_prepared_scans_tell_the_same(raw, folder, tmp_path):

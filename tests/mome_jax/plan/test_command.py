@@ -166,6 +166,13 @@ def test_mistakes_take_one_line(options, message, scans, compiler, tmp_path, cap
   assert not (tmp_path / 'planned.py').exists()
 
 
+def test_a_name_that_prepare_would_refuse_is_refused(scans, compiler, tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    plan(scans, tmp_path, '--name=My-Scans', '--hours=1')
+  assert "'My-Scans': expected small letters, digits and _" in capsys.readouterr().err
+  assert not (tmp_path / 'planned.py').exists()
+
+
 def test_a_config_that_is_there_stays(scans, compiler, tmp_path, capsys):
   (tmp_path / 'planned.py').write_text('mine')
   assert plan(scans, tmp_path) == 1
@@ -196,3 +203,10 @@ def test_what_else_lies_in_memory_is_left_out(compiler):
   other = target.find_target(None, 24 * GIB, None, None)
   assert other.budget.memory == pytest.approx(0.9 * 24 * GIB) and other.budget.seconds is None
   assert not other.here and cpu.here and target.find_target(None, None, None, None).here
+
+
+@pytest.mark.parametrize('memory', [None, 24 * GIB])
+def test_here_is_this_machine(memory, compiler):
+  here = target.find_target('here', memory, None, None)
+  assert here.here and here.on_cpu and here.size == 'small'
+  assert here == target.find_target('here', memory, 8.0, None)

@@ -1,5 +1,6 @@
 """The rules of a plan, against values worked out by hand from nnU-Net's description."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ from cohorts import case, cohort
 from hypothesis import given
 from hypothesis import strategies as st
 
+from input_pipeline.anatomy import TEMPLATE
 from mome_jax.plan import rules
 from mome_jax.plan.rules import Room
 
@@ -130,6 +132,12 @@ def test_narrow_foreground_is_clipped_as_nnunet_does():
   assert choice.value == ((0.0, 100.0), (-1000.0, 400.0))
 
 
+def test_foreground_of_one_value_has_a_window():
+  # 48 to 51 HU, a bin of the histogram, counts as 50.
+  choice = rules.windows(cohort([case((1, 1, 1), (99, 99, 99), hu=(48, 52))]))
+  assert choice.value == ((25.0, 75.0), (-1000.0, 400.0))
+
+
 def test_wide_foreground_keeps_a_window_of_soft_tissue():
   scans = [case((1, 1, 1), (99, 99, 99), hu=(-1000, 1500))]
   assert rules.windows(cohort(scans)).value == ((-175.0, 250.0), (-1000.0, 1500.0))
@@ -157,6 +165,12 @@ def test_organs_in_pieces_keep_them():
   assert rules.tidy(broken).value == ()
   tumours = cohort([case((1, 1, 1), (99, 99, 99), {'liver tumor': 1.0})])
   assert rules.tidy(tumours).value == ()
+  template = TEMPLATE.extend([{'name': 'lymph node'}])  # which the rule leaves alone
+  nodes = dataclasses.replace(
+    case((1, 1, 1), (99, 99, 99), {'lymph node': 1.0}), pieces={'lymph node': 0.3}
+  )
+  both = cohort([case((1, 1, 1), (99, 99, 99)), nodes], template=template)
+  assert rules.tidy(both).value == ('largest',)
 
 
 def test_steps_fill_the_time_or_are_those_of_nnunet():

@@ -11,6 +11,8 @@ from input_pipeline.batches import dataset
 from mome_jax.configs import demo
 from mome_jax.plan import trial
 
+GIB = 2**30
+
 MACHINE = trial.Machine(trial.HERE, 'cpu', 'cpu', 1, 2**35)
 
 
@@ -96,6 +98,40 @@ def test_this_machine():
   assert (machine.platform, machine.devices) == ('cpu', 2)
   assert machine.memory == pytest.approx(trial.free_memory() / 2, rel=0.2)
   assert 0 < trial.free_memory() < math.inf
+
+
+@pytest.mark.parametrize(
+  ('line', 'files', 'left'),
+  [
+    ('4:memory:/slurm/job_7', {'memory/slurm/job_7': (8 * GIB, 3 * GIB, GIB)}, [6 * GIB]),
+    ('4:memory:/slurm/job_7', {'memory/slurm': (8 * GIB, 0, 0)}, [8 * GIB]),
+    ('4:memory:/docker/f00', {'memory': (4 * GIB, GIB, 0)}, [3 * GIB]),  # seen from inside
+    ('0::/job/step', {'job': (6 * GIB, 4 * GIB, GIB), 'job/step': ('max', GIB, 0)}, [3 * GIB]),
+    ('0::/', {'': (GIB, 2 * GIB, 0)}, [-GIB]),
+    ('4:memory:/', {}, []),
+    ('7:blkio:/job', {'memory/job': (GIB, 0, 0)}, []),
+  ],
+)
+def test_what_a_job_or_container_may_take(line, files, left, tmp_path):
+  """Slurm's --mem and docker's -m: planning for all of a node's memory, they end the training."""
+  (tmp_path / 'proc/self').mkdir(parents=True)
+  (tmp_path / 'proc/self/cgroup').write_text(f'3:cpu:/\n{line}\n')
+  old = ':memory:' in line
+  most, used = ('limit_in_bytes', 'usage_in_bytes') if old else ('max', 'current')
+  for folder, (limit, taken, idle) in files.items():
+    place = tmp_path / 'sys/fs/cgroup' / folder
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f'memory.{most}').write_text(f'{limit}\n')
+    (place / f'memory.{used}').write_text(f'{taken}\n')
+    total = 'total_' * old
+    (place / 'memory.stat').write_text(f'{total}cache 1\n{total}inactive_file {idle}\n')
+  assert trial._left_to_groups(tmp_path) == left
+
+
+def test_the_memory_of_a_plan_is_that_of_its_job(monkeypatch):
+  for left, free in (([10**6, 10**7], 10**6), ([-5], 0)):
+    monkeypatch.setattr(trial, '_left_to_groups', lambda left=left: left)
+    assert trial.free_memory() == free
 
 
 @pytest.fixture

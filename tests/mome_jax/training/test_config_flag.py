@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import sys
 
 import flax
 import jax
@@ -78,12 +79,14 @@ def test_all_of_a_start_is_fine_tuned_that_trained_a_part_alone():
 def test_the_machine_and_the_rates_of_a_start_are_forgotten():
   start, usual = demo.get_config(), base.get_config()
   start.mesh.expert, start.profile = 4, 5
-  start.data.loader, start.data.num_parallel = 'grain', 16
+  start.data.loader, start.data.num_parallel, start.data.cache_mb = 'grain', 16, 100_000
+  start.evaluation.batch_size = 64
   start.train.rates = (('model/backbone', 0.0),)
   start.evaluation.split, start.evaluation.prompts = 'test', 'held_out'
   config = finetune.get_config(start)
   assert config.mesh == usual.mesh and config.profile == usual.profile
   assert (config.data.loader, config.data.num_parallel) == ('auto', 0)
+  assert (config.data.cache_mb, config.evaluation.batch_size) == (1024, 0)
   assert config.train.rates == ()
   assert (config.evaluation.split, config.evaluation.prompts) == (usual.evaluation.split, 'default')
 
@@ -102,6 +105,26 @@ def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
   assert config_flag.resolve('mine.py')[0].resolve() == tmp_path / 'mine.py'
   with pytest.raises(ConfigError, match='no such experiment; known: .*demo'):
     config_flag.resolve('base')
+
+
+def test_a_file_may_start_from_another_one_beside_it(tmp_path, monkeypatch):
+  """As `python -m` has it in the folder one is in; the command `mome` has no such folder."""
+  monkeypatch.setattr(sys, 'path', [place for place in sys.path if place])
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'own').mkdir()
+  (tmp_path / 'own/first_of_two.py').write_text('from mome_jax.configs.demo import get_config\n')
+  (tmp_path / 'own/second_of_two.py').write_text(
+    'import first_of_two\n'
+    'def get_config():\n'
+    '  config = first_of_two.get_config()\n'
+    '  config.train.steps = 7\n'
+    '  return config\n'
+  )
+  before = len(sys.path)
+  for _ in range(2):
+    assert config_flag.load('own/second_of_two.py').train.steps == 7
+  config_flag.load('demo')
+  assert sys.path[before:] == [str(tmp_path / 'own')]
 
 
 def test_paths_in_a_file_may_begin_with_the_home(tmp_path, monkeypatch):
