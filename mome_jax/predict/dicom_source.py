@@ -13,6 +13,9 @@ from mome_jax.predict import find_scans
 # May be empty, and must be there (type 2).
 EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber',
          'StudyID', 'StudyDate', 'StudyTime', 'ReferringPhysicianName')  # fmt: skip
+# By which archives tell patients and show studies (type 3), and what anonymised objects must say.
+OPTIONAL = ('StudyDescription', 'IssuerOfPatientID', 'PatientIdentityRemoved',
+            'DeidentificationMethod', 'DeidentificationMethodCodeSequence')  # fmt: skip
 _COMMON = ('StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')  # to all slices
 _UNICODE = 'ISO_IR 192'
 _IDENTITY = (*_COMMON, 'SOPClassUID', 'SOPInstanceUID')

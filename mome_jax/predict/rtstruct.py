@@ -101,6 +101,9 @@ def _describe(made: Any, series: dicom.Series, doubts: dicom_source.Doubts) -> N
   now, first = datetime.datetime.now(), series.headers[0]
   for field in dicom_source.EMPTY:
     setattr(made, field, dicom_source.value(first, field))
+  for field in dicom_source.OPTIONAL:
+    if field in first:
+      made.add(first[field])
   made.StudyInstanceUID, made.FrameOfReferenceUID = (
     first.StudyInstanceUID,
     first.FrameOfReferenceUID,
