@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import resource
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -138,6 +139,43 @@ def test_many_results_are_sent_in_one_association(series, tmp_path):
     files = [tmp_path / 'result.dcm'] * 130
     network.send(files, Destination('ARCHIVE', '127.0.0.1', port), 'NODE')
   assert len(taken) == 130
+
+
+@contextlib.contextmanager
+def slow_line(port, rate):
+  """The port of a line to another port that takes so many bytes a second."""
+
+  def pass_on(source, target, pause):
+    with contextlib.suppress(OSError):
+      while data := source.recv(1 << 14):
+        time.sleep(pause * len(data))
+        target.sendall(data)
+      target.shutdown(socket.SHUT_WR)
+
+  def serve():
+    sender, _ = listener.accept()
+    with sender, socket.create_connection(('127.0.0.1', port)) as receiver:
+      back = threading.Thread(target=pass_on, args=(receiver, sender, 0))
+      back.start()
+      pass_on(sender, receiver, 1 / rate)
+      back.join()
+
+  with socket.create_server(('127.0.0.1', 0)) as listener:
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    thread.join()
+
+
+def test_a_large_result_may_take_long_over_a_slow_line(series, tmp_path, monkeypatch):
+  monkeypatch.setattr(network, '_SECONDS', 1)
+  dataset = pydicom.dcmread(series[0])
+  dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = RESULTS[0]
+  dataset.PixelData = bytes(3 << 20)
+  dataset.save_as(tmp_path / 'result.dcm')
+  with archive() as (port, taken), slow_line(port, 1 << 20) as line:
+    network.send([tmp_path / 'result.dcm'], Destination('ARCHIVE', '127.0.0.1', line), 'NODE')
+  assert len(taken[0].PixelData) == 3 << 20
 
 
 def test_an_archive_that_is_away_is_asked_again(series, tmp_path):
