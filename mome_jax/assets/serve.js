@@ -12,6 +12,7 @@ let scan = null; // as of api/scans
 let set = null; // the one that is shown
 let jobs = null; // the stream that is watched
 let wait = Promise.resolve(); // what is drawn is drawn in order
+const asking = new Set(); // what the server has not answered yet
 
 async function reach(address, options) {
   try {
@@ -143,7 +144,9 @@ async function choose(number) {
 async function ask(prompts, force = false) {
   const before = $('add').checked && set ? set.prompts.filter((text) => !prompts.includes(text)) : [];
   const all = [...before, ...prompts];
-  const text = $('prompt').value, place = here();
+  const text = $('prompt').value, place = here(), question = JSON.stringify([place, all, force]);
+  if (asking.has(question)) return; // Enter was pressed twice
+  asking.add(question);
   try {
     // What was forced before is asked for again, which forces none of the rest.
     const told = await post(`${place}/prompts`, { prompts: all, force: force || (set?.force ? before : false) });
@@ -156,6 +159,8 @@ async function ask(prompts, force = false) {
     if (isHere(place)) await showSet(told.set);
   } catch (error) {
     if (isHere(place)) complain(error.message, ...(error.canForce ? [make('button', { id: 'force', onclick: trying(() => { complain(null); return ask(prompts, true); }) }, 'ask all the same')] : []));
+  } finally {
+    asking.delete(question);
   }
 }
 
@@ -191,6 +196,7 @@ async function drawSet() {
     await showMasks(told);
     showWarnings(told.warnings);
     if (first) goToLargest();
+    $('heard').textContent = data.classes.map(inWords).join(', ');
     document.body.dataset.shown = data.classes.map((row) => row.name).join(', ');
   });
   refresh();
@@ -276,6 +282,7 @@ function refresh() {
   $('ask').hidden = !scan;
   document.body.classList.toggle('ask-first', !scan);
   $('hint').textContent = scan ? '' : 'Drop a scan here.';
+  if (!set) $('heard').textContent = '';
   const sets = scan?.sets ?? [];
   $('sets').replaceChildren(...(sets.length > 1 ? sets : []).map((one) => make('div', { className: 'item' }, make('button', {
     ariaPressed: String(one.set === set?.set), onclick: trying(() => showSet(one.set)) }, told(one)))));
@@ -350,11 +357,13 @@ function closeBeside() {
   showBeside();
 }
 
+const inWords = (row) => (row.present ? `${row.name} ${row.volume_ml.toFixed(1)} ml${row.plausible === false ? ', not plausible' : ''}` : `${row.name}: not found`);
+
 function showNames() {
   $('names').replaceChildren(...data.classes.map((row) => {
     const swatch = make('i', { className: 'swatch' });
     swatch.style.background = `rgb(${row.colour})`;
-    return make('span', {}, swatch, row.present ? `${row.name} ${row.volume_ml.toFixed(1)} ml` : `${row.name}: not found`);
+    return make('span', {}, swatch, inWords(row));
   }));
 }
 
@@ -441,7 +450,7 @@ async function begin() {
   document.body.dataset.ready = 'true';
 }
 
-$('stage').append(make('p', { id: 'hint' }), make('div', { id: 'names' }));
+$('stage').append(make('p', { id: 'hint', role: 'status' }), make('div', { id: 'names' }));
 const started = begin().catch(failed);
 window.started = started;
 window.nv = nv;

@@ -157,6 +157,38 @@ def test_masks_appear_with_their_volumes(page):
   assert count(page, 'liver') > 3000
 
 
+def test_a_screen_reader_is_told_of_finished_masks(page):
+  page.send('Accessibility.enable')
+  root = page.send('DOM.getDocument')['root']['nodeId']
+  part = page.send('DOM.querySelector', nodeId=root, selector='#heard')['nodeId']
+  [part, *_] = page.send('Accessibility.getPartialAXTree', nodeId=part)['nodes']
+  page.send('Accessibility.disable')
+  held = {one['name']: one['value']['value'] for one in part['properties']}
+  assert not part['ignored'] and held['live'] == 'polite'
+  millilitres = page.run('set.labels[0].volume_ml.toFixed(1)')
+  assert page.run('$("heard").textContent') == f'liver {millilitres} ml'
+  assert page.run('inWords({...data.classes[0], plausible: false})').endswith(', not plausible')
+
+
+def test_enter_of_an_input_method_asks_for_nothing(page):
+  page.run('window.asked = []; window.before = ask; ask = async (prompts) => asked.push(prompts)')
+  page.run('$("prompt").value = "肝"')
+  for composing in ('true', 'false'):
+    options = f'{{key: "Enter", bubbles: true, isComposing: {composing}}}'
+    page.run(f'$("prompt").dispatchEvent(new KeyboardEvent("keydown", {options})) && 0')
+  assert page.run('asked') == [['肝']]
+  page.run('ask = before; $("prompt").value = ""')
+
+
+def test_enter_pressed_twice_asks_once(page):
+  sets = page.run('scan.sets.length')
+  page.run('Promise.all([ask(["spleen"]), ask(["spleen"])])')
+  page.until('document.body.dataset.shown === "liver, spleen"')
+  assert page.run('call(here()).then((told) => told.sets.length)') == sets + 1
+  page.run('undo()')
+  page.until('document.body.dataset.shown === "liver"')
+
+
 def test_what_is_shown_can_be_changed(page):
   full = count(page, 'liver')
   page.run('document.querySelector(`input[aria-label="liver"]`).click()')
