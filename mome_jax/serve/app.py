@@ -33,6 +33,7 @@ _STATUS = {uploads.TooLargeError: 413, BusyError: 429, GoneError: 404}
 _TICK = 0.1  # seconds between looks at a job whose progress is told
 _SILENCE = 15.0  # seconds after which a stream says that it is alive
 _LONGEST = 1 << 20  # bytes of a JSON body
+_KEEP_MORE = 'start the server with a larger --keep-scans'
 _STYLES = 'viewer.css', 'serve.css'
 _SCRIPTS = 'viewer.js', 'archive.js', 'prompt_line.js', 'serve.js'
 
@@ -217,17 +218,16 @@ async def _open(
     desk.reading = anyio.CapacityLimiter(1)
   opened, problems = [], list(notes)
   most = desk.scans.most
+  kept = f'as {most} scans are kept'
   if left := [title for _, title in parts[most:]]:
-    problems.append(
-      f'{", ".join(left)}: not opened, as {most} scans are kept; send fewer at a time, or start '
-      'the server with a larger --keep-scans'
-    )
+    problems.append(f'{", ".join(left)}: not opened, {kept}; send fewer at a time, or {_KEEP_MORE}')
   for files, title in parts[:most]:
     try:
-      scan = await anyio.to_thread.run_sync(
+      scan, closed = await anyio.to_thread.run_sync(
         desk.scans.open, files, title, desk.answerer.request(None), limiter=desk.reading
       )
       opened.append(scan.told())
+      problems += [f'{one}: closed for {title}, {kept}; for more, {_KEEP_MORE}' for one in closed]
     except UserError as error:
       problems.append(one_line(error))
   if not opened:
