@@ -218,16 +218,21 @@ async def _open(
     desk.reading = anyio.CapacityLimiter(1)
   opened, problems = [], list(notes)
   most = desk.scans.most
-  kept = f'as {most} scans are kept'
   if left := [title for _, title in parts[most:]]:
-    problems.append(f'{", ".join(left)}: not opened, {kept}; send fewer at a time, or {_KEEP_MORE}')
+    names = ', '.join(left)
+    problems.append(
+      f'{names}: not opened, as {most} scans are kept; send fewer at a time, or {_KEEP_MORE}'
+    )
   for files, title in parts[:most]:
     try:
       scan, closed = await anyio.to_thread.run_sync(
         desk.scans.open, files, title, desk.answerer.request(None), limiter=desk.reading
       )
       opened.append(scan.told())
-      problems += [f'{one}: closed for {title}, {kept}; for more, {_KEEP_MORE}' for one in closed]
+      problems += [
+        f'{one}: closed for {title}, as {most} scans are kept; for more, {_KEEP_MORE}'
+        for one in closed
+      ]
     except UserError as error:
       problems.append(one_line(error))
   if not opened:
