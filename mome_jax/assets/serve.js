@@ -7,6 +7,7 @@ const KINDS = {
 };
 const query = new URLSearchParams(location.search);
 const beside = query.has('set'); // this page is the second pane of another
+const [scanBefore, setBefore] = location.hash.slice(1).split('/').map(Number); // that were shown when it was reloaded
 let model = null;
 let scan = null; // as of api/scans
 let set = null; // the one that is shown
@@ -283,6 +284,7 @@ function refresh() {
   document.body.classList.toggle('ask-first', !scan);
   $('hint').textContent = scan ? '' : 'Drop a scan here.';
   if (!set) $('heard').textContent = '';
+  if (!beside) history.replaceState(null, '', location.pathname + (scan ? `#${scan.scan}/${set?.set ?? ''}` : ''));
   const sets = scan?.sets ?? [];
   $('sets').replaceChildren(...(sets.length > 1 ? sets : []).map((one) => make('div', { className: 'item' }, make('button', {
     ariaPressed: String(one.set === set?.set), onclick: trying(() => showSet(one.set)) }, told(one)))));
@@ -445,7 +447,11 @@ async function begin() {
     document.body.classList.add('beside');
     await choose(Number(query.get('scan')));
     await showSet(Number(query.get('set')));
-  } else if (scans.length) await choose(scans[scans.length - 1].scan);
+  } else if (scans.length) {
+    const { scan: number, sets } = scans.find((one) => one.scan === scanBefore) ?? scans[scans.length - 1];
+    await choose(number);
+    if (number === scanBefore && set?.set !== setBefore && sets.some((one) => one.set === setBefore)) await showSet(setBefore);
+  }
   refresh();
   document.body.dataset.ready = 'true';
 }

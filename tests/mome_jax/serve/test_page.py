@@ -254,6 +254,26 @@ def test_files_are_saved(page, scan, tmp_path):
   assert labels.shape == (40, 48, 40) and labels.any()
 
 
+def test_a_page_that_is_reloaded_shows_what_it_showed(page, server, scan, tmp_path):
+  first = page.run('scan.scan')
+  shutil.copy(scan, tmp_path / 'newer.nii.gz')
+  page.drop(700, 300, tmp_path / 'newer.nii.gz')
+  page.until('scan.title === "newer" && $("title").textContent === "newer"')
+  newer = page.run('scan.scan')
+  page.run(f'choose({first})')
+  page.run('ask(["spleen"])')
+  page.until('document.body.dataset.shown === "liver, spleen"')
+  page.run('showSet(scan.sets[0].set)')
+  page.until('document.body.dataset.shown === "liver"')
+  place = page.run('location.hash')
+  page.send('Page.navigate', url='about:blank')
+  page.open(server[0] + place)
+  assert page.run('[$("title").textContent, scan.sets.length]') == ['patient', 2]
+  page.until('document.body.dataset.shown === "liver" && set.set === scan.sets[0].set')
+  page.run(f'remove(`${{here()}}/sets/${{scan.sets[1].set}}`).then(() => closeScan({newer}))')
+  page.run('reload()')
+
+
 def test_a_bad_file_is_explained_and_costs_nothing(page, tmp_path):
   path = save_scan(tmp_path / 'bad.nii')
   patch(path, 80, np.float32(0).tobytes())
