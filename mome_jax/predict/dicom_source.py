@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from input_pipeline.ct import dicom
+from input_pipeline.ct import dicom, dicom_series
 from mome_jax.errors import UserError
 from mome_jax.predict import find_scans
 
@@ -110,6 +110,11 @@ def completed(headers: Iterable[Any]) -> list[Any]:
     for field in EMPTY:
       setattr(copies[-1], field, value(header, field))
   return copies
+
+
+def series_number(series: dicom.Series, first: int) -> int:
+  """The number of an output's series: that of its source counted from `first` on, above 0."""
+  return first + max(0, dicom_series.series_number(series.headers[0]))
 
 
 def value(header: Any, field: str) -> Any:

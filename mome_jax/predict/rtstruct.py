@@ -110,7 +110,7 @@ def _describe(made: Any, series: dicom.Series, doubts: dicom_source.Doubts) -> N
   )
   made.PositionReferenceIndicator = first.get('PositionReferenceIndicator', '')
   made.Modality, made.SeriesInstanceUID = 'RTSTRUCT', uid.generate_uid()
-  made.SeriesNumber = 2000 + int(first.get('SeriesNumber') or 0)
+  made.SeriesNumber = dicom_source.series_number(series, 2000)
   made.SeriesDescription = doubts.series_description('contours', WARNING)
   made.InstanceNumber, made.OperatorsName = 1, ''
   made.Manufacturer = made.ManufacturerModelName = LABEL

@@ -115,6 +115,22 @@ def test_objects_are_of_the_patient_and_the_study_of_their_series(tmp_path):
     }
 
 
+@pytest.mark.filterwarnings('ignore:Invalid value')
+@pytest.mark.parametrize(
+  ('number', 'counted'), [(b'7 ', 7), (b'', 0), (b'ANON', 0), (b'1\\2 ', 0), (b'-5000 ', 0)]
+)
+def test_a_series_needs_no_number(number, counted, tmp_path):
+  tag = pydicom.tag.Tag('SeriesNumber')
+  for header in complete(tmp_path / 'ct'):
+    header[tag] = pydicom.dataelem.RawDataElement(tag, 'IS', len(number), number, 0, False, True)
+    header.save_as(tmp_path / 'ct' / f'i{header.InstanceNumber:03d}.dcm')
+  [result] = run(tmp_path, 'dicom_seg', 'rtstruct')
+  assert result.status == 'ok' and not result.missing, result.message
+  for end, first in (('seg', 1000), ('rtstruct', 2000), ('sr', 3000)):
+    written = pydicom.dcmread(tmp_path / 'out' / f'ct_{end}.dcm')
+    assert written.SeriesNumber == first + counted
+
+
 def test_a_scan_in_which_nothing_is_found_has_no_dicom_output_and_that_is_told(tmp_path):
   complete(tmp_path / 'ct')
   [result] = run(tmp_path, 'dicom_seg', prompts=['liver'], model=Threshold(lambda x: x * 0 - 1))
