@@ -351,8 +351,9 @@ async def get_file(request: Request) -> Response:
 
 
 def _download(path: pathlib.Path, name: str) -> Response:
-  quoted = urllib.parse.quote(name)
-  headers = {'content-disposition': f"attachment; filename*=UTF-8''{quoted}"}
+  plain = ''.join(c if c.isascii() else '_' for c in name)  # which curl -J alone reads
+  names = f'filename="{plain}"; filename*=UTF-8\'\'{urllib.parse.quote(name)}'
+  headers = {'content-disposition': f'attachment; {names}'}
   return FileResponse(path, media_type='application/octet-stream', headers=headers)
 
 
