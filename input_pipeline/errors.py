@@ -5,9 +5,11 @@ import difflib
 import functools
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TextIO
 
 from input_pipeline import stopping
 
@@ -64,32 +66,58 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
   So it is with a module that an extra of the package would bring.
   Every other exception passes, traceback and all. Control-C and SIGTERM unwind the command, so that
-  it cleans up, and end it with 130 and 143, as shells have it.
+  it cleans up, and end it with 130 and 143, as shells have it; so does whoever reads its output and
+  wants no more of it, as in `mome info | head`, with 141.
   """
 
   @functools.wraps(main)
   def explaining(argv: Sequence[str] | None = None) -> int:
-    if unsupported():
-      print(f'error: {unsupported()}', file=sys.stderr)
-      return 1
     try:
-      with stopping.stoppable():
-        return main(argv)
-    except UserError as error:
-      print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
-      return error.exit_code
-    except ModuleNotFoundError as error:
-      if not lacking(error):
+      try:
+        return _explained(main, argv)
+      finally:
+        print(end='', flush=True)  # at the interpreter's end nobody could catch what it raises
+    except BrokenPipeError:
+      unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+      if not unread:  # it was another pipe
         raise
-      print(f'error: {lacking(error)}', file=sys.stderr, flush=True)
-      return 1
-    except KeyboardInterrupt as stopped:
-      number = stopping.number_of(stopped)
-      how = 'interrupted' if number == signal.SIGINT else f'stopped by {number.name}'
-      print(f'error: {how}', file=sys.stderr, flush=True)
-      return 128 + number
+      for stream in unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+      return 128 + signal.SIGPIPE
 
   return explaining
+
+
+def _explained(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
+  if unsupported():
+    print(f'error: {unsupported()}', file=sys.stderr)
+    return 1
+  try:
+    with stopping.stoppable():
+      return main(argv)
+  except UserError as error:
+    print(f'error: {one_line(error)}', file=sys.stderr, flush=True)
+    return error.exit_code
+  except ModuleNotFoundError as error:
+    if not lacking(error):
+      raise
+    print(f'error: {lacking(error)}', file=sys.stderr, flush=True)
+    return 1
+  except KeyboardInterrupt as stopped:
+    number = stopping.number_of(stopped)
+    how = 'interrupted' if number == signal.SIGINT else f'stopped by {number.name}'
+    print(f'error: {how}', file=sys.stderr, flush=True)
+    return 128 + number
+
+
+def _is_unread(stream: TextIO | None) -> bool:
+  """Whether a stream is a pipe of which nobody reads any more."""
+  poll = select.poll()
+  try:
+    poll.register(stream.fileno(), 0)  # type: ignore[union-attr]
+  except (AttributeError, OSError, ValueError):  # closed, or none of the system's
+    return False
+  return bool(poll.poll(0))
 
 
 def one_line(error: BaseException | str) -> str:

@@ -7,15 +7,13 @@ Every command is a module with `main(argv)`, imported when it is asked for: `mom
 import dataclasses
 import importlib
 import importlib.util
-import os
-import signal
 import sys
 import types
 from collections.abc import Sequence
 
 from input_pipeline.cli import called_as
 from mome_jax import __version__
-from mome_jax.errors import lacking, suggest
+from mome_jax.errors import command, suggest
 
 _WIDTH = 14  # of the column of names
 
@@ -108,6 +106,7 @@ def page() -> str:
   )
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code of the command.
 
@@ -128,20 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     hint = suggest(name, COMMANDS)
     print(f'error: mome {name}: no such command; {hint} (mome --help lists all)', file=sys.stderr)
     return 2
-  command = COMMANDS[name]
-  try:
-    with called_as(f'mome {name}', spelled()):
-      code = command.load().main([*command.first, *rest])
-    sys.stdout.flush()
-  except ModuleNotFoundError as error:  # of a command that could not be loaded
-    if not lacking(error):
-      raise
-    print(f'error: {lacking(error)}', file=sys.stderr)
-    return 1
-  except BrokenPipeError:  # whoever read the output wants no more of it: `mome info | head`
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE
-  return code
+  chosen = COMMANDS[name]
+  with called_as(f'mome {name}', spelled()):
+    return chosen.load().main([*chosen.first, *rest])
 
 
 def spelled() -> dict[str, str]:

@@ -254,6 +254,14 @@ def value(dataset: Any, field: str) -> Any:
   return None if empty else stored
 
 
+def series_number(dataset: Any) -> int:
+  """The SeriesNumber of a file; 0 where it has none, or what is no number."""
+  try:
+    return int(value(dataset, 'SeriesNumber') or 0)
+  except (TypeError, ValueError):  # anonymised
+    return 0
+
+
 def other_kind(dataset: Any, pixels: str) -> str:
   """What a DICOM file is that is no CT slice; '' for a slice.
 
@@ -296,7 +304,7 @@ def _header(name: str, open_file) -> tuple[str, _Slice | None]:
     study, uid, instance = (
       str(read(f'{of}InstanceUID') or '') for of in ('Study', 'Series', 'SOP')
     )
-    number, position = int(read('SeriesNumber') or 0), read('ImagePositionPatient') or ()
+    number, position = series_number(dataset), read('ImagePositionPatient') or ()
     phase = {field: str(read(field) or '') for field in _PHASES}
     return '', _Slice(name, study, uid, number, tuple(map(float, position)), instance, phase)
   except SliceError:

@@ -40,6 +40,7 @@ function mark(step) {
 }
 
 function keys(event) {
+  if (event.isComposing) return; // an input method, of Japanese for example, has its own Enter
   const items = [...$('offers').children];
   if (event.key === 'ArrowDown' && mark(1)) event.preventDefault();
   else if (event.key === 'ArrowUp' && mark(-1)) event.preventDefault();

@@ -7,11 +7,13 @@ const KINDS = {
 };
 const query = new URLSearchParams(location.search);
 const beside = query.has('set'); // this page is the second pane of another
+const [scanBefore, setBefore] = location.hash.slice(1).split('/').map(Number); // that were shown when it was reloaded
 let model = null;
 let scan = null; // as of api/scans
 let set = null; // the one that is shown
 let jobs = null; // the stream that is watched
 let wait = Promise.resolve(); // what is drawn is drawn in order
+const asking = new Set(); // what the server has not answered yet
 
 async function reach(address, options) {
   try {
@@ -143,7 +145,9 @@ async function choose(number) {
 async function ask(prompts, force = false) {
   const before = $('add').checked && set ? set.prompts.filter((text) => !prompts.includes(text)) : [];
   const all = [...before, ...prompts];
-  const text = $('prompt').value, place = here();
+  const text = $('prompt').value, place = here(), question = JSON.stringify([place, all, force]);
+  if (asking.has(question)) return; // Enter was pressed twice
+  asking.add(question);
   try {
     // What was forced before is asked for again, which forces none of the rest.
     const told = await post(`${place}/prompts`, { prompts: all, force: force || (set?.force ? before : false) });
@@ -156,6 +160,8 @@ async function ask(prompts, force = false) {
     if (isHere(place)) await showSet(told.set);
   } catch (error) {
     if (isHere(place)) complain(error.message, ...(error.canForce ? [make('button', { id: 'force', onclick: trying(() => { complain(null); return ask(prompts, true); }) }, 'ask all the same')] : []));
+  } finally {
+    asking.delete(question);
   }
 }
 
@@ -191,6 +197,7 @@ async function drawSet() {
     await showMasks(told);
     showWarnings(told.warnings);
     if (first) goToLargest();
+    $('heard').textContent = data.classes.map(inWords).join(', ');
     document.body.dataset.shown = data.classes.map((row) => row.name).join(', ');
   });
   refresh();
@@ -276,6 +283,8 @@ function refresh() {
   $('ask').hidden = !scan;
   document.body.classList.toggle('ask-first', !scan);
   $('hint').textContent = scan ? '' : 'Drop a scan here.';
+  if (!set) $('heard').textContent = '';
+  if (!beside) history.replaceState(null, '', location.pathname + (scan ? `#${scan.scan}/${set?.set ?? ''}` : ''));
   const sets = scan?.sets ?? [];
   $('sets').replaceChildren(...(sets.length > 1 ? sets : []).map((one) => make('div', { className: 'item' }, make('button', {
     ariaPressed: String(one.set === set?.set), onclick: trying(() => showSet(one.set)) }, told(one)))));
@@ -350,11 +359,13 @@ function closeBeside() {
   showBeside();
 }
 
+const inWords = (row) => (row.present ? `${row.name} ${row.volume_ml.toFixed(1)} ml${row.plausible === false ? ', not plausible' : ''}` : `${row.name}: not found`);
+
 function showNames() {
   $('names').replaceChildren(...data.classes.map((row) => {
     const swatch = make('i', { className: 'swatch' });
     swatch.style.background = `rgb(${row.colour})`;
-    return make('span', {}, swatch, row.present ? `${row.name} ${row.volume_ml.toFixed(1)} ml` : `${row.name}: not found`);
+    return make('span', {}, swatch, inWords(row));
   }));
 }
 
@@ -436,12 +447,16 @@ async function begin() {
     document.body.classList.add('beside');
     await choose(Number(query.get('scan')));
     await showSet(Number(query.get('set')));
-  } else if (scans.length) await choose(scans[scans.length - 1].scan);
+  } else if (scans.length) {
+    const { scan: number, sets } = scans.find((one) => one.scan === scanBefore) ?? scans[scans.length - 1];
+    await choose(number);
+    if (number === scanBefore && set?.set !== setBefore && sets.some((one) => one.set === setBefore)) await showSet(setBefore);
+  }
   refresh();
   document.body.dataset.ready = 'true';
 }
 
-$('stage').append(make('p', { id: 'hint' }), make('div', { id: 'names' }));
+$('stage').append(make('p', { id: 'hint', role: 'status' }), make('div', { id: 'names' }));
 const started = begin().catch(failed);
 window.started = started;
 window.nv = nv;

@@ -24,6 +24,7 @@ come and was not answered is gone on with at the next start.
 
 import argparse
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -43,7 +44,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _tell(line: str) -> None:
-  print(f'{time.strftime("%H:%M:%S")} {line}', flush=True)
+  try:
+    print(f'{time.strftime("%H:%M:%S")} {line}', flush=True)
+  except BrokenPipeError as error:  # an OSError would be taken for one of the disk, and of a series
+    raise SystemExit(128 + signal.SIGPIPE) from error
 
 
 @errors.command

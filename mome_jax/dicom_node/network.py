@@ -20,6 +20,7 @@ _CT = '1.2.840.10008.5.1.4.1.1.2'  # CT Image Storage; the frames of Enhanced CT
 _UID = re.compile(r'(?=.{1,64}$)\d+(\.\d+)*', re.ASCII)
 _SPARE = 1 << 30  # bytes of the disk that stay free
 _SECONDS = 60  # that a destination may take to answer, or a sender between two images
+_SLOWEST = 1 << 17  # bytes a second of a line that results are sent over
 
 
 class NodeError(UserError):
@@ -198,6 +199,8 @@ def send(
     for path, dataset in zip(files, datasets, strict=True):
       if stopped():
         raise SendError('the node was stopped')
+      # It counts from before the first byte is sent.
+      link.dimse_timeout = _SECONDS + path.stat().st_size / _SLOWEST
       try:
         status = link.send_c_store(dataset)
       except (ValueError, RuntimeError) as error:  # of its kind, or the connection has ended

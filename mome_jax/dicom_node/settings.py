@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from mome_jax import shipped
 from mome_jax.errors import UserError, suggest
 from mome_jax.predict import formats
 
+_AE_TITLE = re.compile(r' *[!-\[\]-~][ -\[\]-~]{0,15} *')
 _RESULTS = [name for name, kind in formats.FORMATS.items() if kind.needs_series]
 
 
@@ -130,10 +132,22 @@ def _checked(values: Any, kind: type, place: str, *, whole: bool = False) -> dic
       raise SettingsError(f'{place}: {name} is {value!r}; expected {noun}')
     made[name] = tuple(value) if types is list else value
     titles = made[name] if name == 'callers' else [value] if name == 'ae_title' else []
-    if any(not 0 < len(title.strip()) <= 16 or not title.isascii() for title in titles):
-      raise SettingsError(f'{place}: {name} is {value!r}; an AE title has 1 to 16 ASCII letters')
+    if not all(map(_AE_TITLE.fullmatch, titles)):
+      raise SettingsError(
+        f'{place}: {name} is {value!r}; an AE title has 1 to 16 ASCII letters, and no backslash'
+      )
+    if name == 'host' and not _is_host(value):
+      raise SettingsError(f'{place}: host is {value!r}; expected a name or an address')
     if name == 'port' and not (0 if not whole else 1) <= value < 1 << 16:
       raise SettingsError(f'{place}: port is {value}; expected a number up to 65535')
   if whole and (lacking := [name for name in fields if name not in made]):
     raise SettingsError(f'{place}: {", ".join(lacking)} is missing')
   return made
+
+
+def _is_host(text: str) -> bool:
+  """Whether a name can be looked up: no part of it is empty, or longer than 63 letters."""
+  try:
+    return bool(text.encode('idna'))
+  except UnicodeError:
+    return False

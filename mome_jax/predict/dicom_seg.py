@@ -85,7 +85,7 @@ def write(
         for number, (name, label) in enumerate(labels(colours).items(), 1)
       ],
       series_instance_uid=highdicom.UID(),
-      series_number=1000 + int(series.headers[0].get('SeriesNumber') or 0),
+      series_number=dicom_source.series_number(series, 1000),
       sop_instance_uid=highdicom.UID(),
       instance_number=1,
       manufacturer='MoME-JAX',

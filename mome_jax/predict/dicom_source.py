@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from input_pipeline.ct import dicom
+from input_pipeline.ct import dicom, dicom_series
 from mome_jax.errors import UserError
 from mome_jax.predict import find_scans
 
 # May be empty, and must be there (type 2).
 EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber',
          'StudyID', 'StudyDate', 'StudyTime', 'ReferringPhysicianName')  # fmt: skip
+# By which archives tell patients and show studies (type 3), and what anonymised objects must say.
+OPTIONAL = ('StudyDescription', 'IssuerOfPatientID', 'PatientIdentityRemoved',
+            'DeidentificationMethod', 'DeidentificationMethodCodeSequence')  # fmt: skip
 _COMMON = ('StudyInstanceUID', 'SeriesInstanceUID', 'FrameOfReferenceUID')  # to all slices
 _UNICODE = 'ISO_IR 192'
 _IDENTITY = (*_COMMON, 'SOPClassUID', 'SOPInstanceUID')
@@ -107,6 +110,11 @@ def completed(headers: Iterable[Any]) -> list[Any]:
     for field in EMPTY:
       setattr(copies[-1], field, value(header, field))
   return copies
+
+
+def series_number(series: dicom.Series, first: int) -> int:
+  """The number of an output's series: that of its source counted from `first` on, above 0."""
+  return first + max(0, dicom_series.series_number(series.headers[0]))
 
 
 def value(header: Any, field: str) -> Any:

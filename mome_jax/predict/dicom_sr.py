@@ -59,7 +59,7 @@ def write(
       evidence=[*headers, *([seg] if seg is not None else [])],
       content=report[0],
       series_instance_uid=highdicom.UID(),
-      series_number=3000 + int(headers[0].get('SeriesNumber') or 0),
+      series_number=dicom_source.series_number(series, 3000),
       sop_instance_uid=highdicom.UID(),
       instance_number=1,
       manufacturer='MoME-JAX',

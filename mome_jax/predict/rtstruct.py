@@ -101,13 +101,16 @@ def _describe(made: Any, series: dicom.Series, doubts: dicom_source.Doubts) -> N
   now, first = datetime.datetime.now(), series.headers[0]
   for field in dicom_source.EMPTY:
     setattr(made, field, dicom_source.value(first, field))
+  for field in dicom_source.OPTIONAL:
+    if field in first:
+      made.add(first[field])
   made.StudyInstanceUID, made.FrameOfReferenceUID = (
     first.StudyInstanceUID,
     first.FrameOfReferenceUID,
   )
   made.PositionReferenceIndicator = first.get('PositionReferenceIndicator', '')
   made.Modality, made.SeriesInstanceUID = 'RTSTRUCT', uid.generate_uid()
-  made.SeriesNumber = 2000 + int(first.get('SeriesNumber') or 0)
+  made.SeriesNumber = dicom_source.series_number(series, 2000)
   made.SeriesDescription = doubts.series_description('contours', WARNING)
   made.InstanceNumber, made.OperatorsName = 1, ''
   made.Manufacturer = made.ManufacturerModelName = LABEL

@@ -33,6 +33,7 @@ _STATUS = {uploads.TooLargeError: 413, BusyError: 429, GoneError: 404}
 _TICK = 0.1  # seconds between looks at a job whose progress is told
 _SILENCE = 15.0  # seconds after which a stream says that it is alive
 _LONGEST = 1 << 20  # bytes of a JSON body
+_KEEP_MORE = 'start the server with a larger --keep-scans'
 _STYLES = 'viewer.css', 'serve.css'
 _SCRIPTS = 'viewer.js', 'archive.js', 'prompt_line.js', 'serve.js'
 
@@ -218,16 +219,20 @@ async def _open(
   opened, problems = [], list(notes)
   most = desk.scans.most
   if left := [title for _, title in parts[most:]]:
+    names = ', '.join(left)
     problems.append(
-      f'{", ".join(left)}: not opened, as {most} scans are kept; send fewer at a time, or start '
-      'the server with a larger --keep-scans'
+      f'{names}: not opened, as {most} scans are kept; send fewer at a time, or {_KEEP_MORE}'
     )
   for files, title in parts[:most]:
     try:
-      scan = await anyio.to_thread.run_sync(
+      scan, closed = await anyio.to_thread.run_sync(
         desk.scans.open, files, title, desk.answerer.request(None), limiter=desk.reading
       )
       opened.append(scan.told())
+      problems += [
+        f'{one}: closed for {title}, as {most} scans are kept; for more, {_KEEP_MORE}'
+        for one in closed
+      ]
     except UserError as error:
       problems.append(one_line(error))
   if not opened:
@@ -346,8 +351,9 @@ async def get_file(request: Request) -> Response:
 
 
 def _download(path: pathlib.Path, name: str) -> Response:
-  quoted = urllib.parse.quote(name)
-  headers = {'content-disposition': f"attachment; filename*=UTF-8''{quoted}"}
+  plain = ''.join(c if c.isascii() else '_' for c in name)  # which curl -J alone reads
+  names = f'filename="{plain}"; filename*=UTF-8\'\'{urllib.parse.quote(name)}'
+  headers = {'content-disposition': f'attachment; {names}'}
   return FileResponse(path, media_type='application/octet-stream', headers=headers)
 
 

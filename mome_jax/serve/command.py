@@ -37,7 +37,7 @@ if TYPE_CHECKING:
   from mome_jax.serve import app, guard
 
 _HOST = '127.0.0.1'
-_LAST_PORT = 65535
+_HTTP, _LAST_PORT = 80, 65535
 _NEEDED = 'starlette', 'uvicorn'
 _SECONDS = 3  # that open connections have to end
 
@@ -144,15 +144,19 @@ def _run(args: argparse.Namespace, listener: socket.socket, folder: pathlib.Path
     if args.open:
       webbrowser.open(redirect(folder, address))
 
-  guarded = guard.Guard(
-    app.make_app(desk, started), token, [f'{_HOST}:{port}', f'localhost:{port}']
-  )
+  guarded = guard.Guard(app.make_app(desk, started), token, hosts(port))
   try:
     with contextlib.suppress(KeyboardInterrupt):  # the usual end
       _serve(guarded, listener, desk)
   finally:
     ended = desk.line.close()
   return ended
+
+
+def hosts(port: int) -> list[str]:
+  """What the server is asked for as; browsers leave out the port of HTTP."""
+  ends = [f':{port}', *([''] if port == _HTTP else [])]
+  return [f'{name}{end}' for name in (_HOST, 'localhost') for end in ends]
 
 
 def _desk(args: argparse.Namespace, folder: pathlib.Path) -> 'app.Desk':

@@ -164,8 +164,11 @@ class Scans:
     """A new, empty folder."""
     return pathlib.Path(tempfile.mkdtemp(dir=self._folder))
 
-  def open(self, files: ScanFiles, title: str, request: Request) -> Scan:
-    """Reads a scan and keeps it; one that was opened long ago may go for it.
+  def open(self, files: ScanFiles, title: str, request: Request) -> tuple[Scan, list[str]]:
+    """Reads a scan and keeps it; those that were opened first may go for it.
+
+    Returns:
+      The scan, and the titles of those that went.
 
     Raises:
       UserError: if it cannot be read; the message calls it by its title.
@@ -193,10 +196,12 @@ class Scans:
     with self._lock:
       old = list(self._scans)[: max(0, len(self._scans) + 1 - self.most)]
       self._scans[scan.number] = scan
+    closed = []
     for number in old:
       with contextlib.suppress(GoneError):  # somebody has closed it meanwhile
+        closed.append(self.get(number).title)
         self.close(number)
-    return scan
+    return scan, closed
 
   def all(self) -> list[Scan]:
     """Those that are open, the oldest first."""

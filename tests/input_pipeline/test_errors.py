@@ -62,6 +62,50 @@ def test_exit_codes_pass_and_control_c_is_130(capsys):
   assert capsys.readouterr().err == 'error: interrupted\n'
 
 
+@pytest.mark.parametrize(
+  ('work', 'broken'),
+  [
+    ('print("a line")', 'stdout'),
+    ('print("x" * 100_000)', 'stdout'),
+    ('[print("a line"), sys.exit(0)]', 'stdout'),  # as --help ends
+    ('print("note", file=sys.stderr)', 'stderr'),
+    ('print("x" * 100_000, file=sys.stderr)', 'stderr'),
+  ],
+)
+def test_output_that_nobody_reads_ends_a_command_without_a_traceback(work, broken):
+  script = f"""
+import sys
+from input_pipeline import errors
+sys.stdin.read()
+sys.exit(errors.command(lambda argv: {work} or 0)([]))
+"""
+  pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+  process = subprocess.Popen([sys.executable, '-c', script], **pipes)
+  getattr(process, broken).close()
+  process.stdin.close()
+  other = process.stderr if broken == 'stdout' else process.stdout
+  assert other.read() == b''
+  other.close()
+  assert process.wait() == 141
+
+
+def test_another_pipe_that_breaks_is_a_fault_of_the_program(capfd):
+  @errors.command
+  def main(argv=None):
+    raise BrokenPipeError('of a worker')
+
+  with pytest.raises(BrokenPipeError, match='of a worker'):
+    main([])
+
+
+def test_a_command_may_have_no_output_at_all():
+  script = 'from input_pipeline import errors; exit(errors.command(lambda argv: print(1) or 0)([]))'
+  done = subprocess.run(
+    ['bash', '-c', f"{sys.executable} -c '{script}' >&-"], capture_output=True, text=True
+  )
+  assert (done.returncode, done.stderr) == (0, '')
+
+
 def test_a_planted_bug_keeps_its_traceback_in_a_real_command(tmp_path):
   script = (
     'import sys\n'

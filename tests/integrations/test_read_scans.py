@@ -32,6 +32,15 @@ def test_folders_are_read_that_hold_dicom(tmp_path):
   np.testing.assert_allclose(affine, scan.geometry.canonical_affine, atol=1e-4)
 
 
+def test_an_export_is_read_whose_viewer_has_many_files(tmp_path, monkeypatch):
+  as_series(tmp_path / 'DICOM', volume.read_image(save_scan(tmp_path / 'scan.nii')))
+  (tmp_path / 'scan.nii').unlink()
+  (tmp_path / 'DICOMDIR').write_bytes(bytes(128) + b'DICM')
+  monkeypatch.setattr(read_scans, '_LOOKED_AT', 1)  # os.walk lists what lies at the top first
+  [layer] = read_scans.get_reader(str(tmp_path))(str(tmp_path))
+  assert layer[2] == 'image'
+
+
 def test_results_of_more_than_55_free_texts_are_opened(tmp_path):
   labels = np.zeros((4, 5, 6), np.uint16)
   labels[1:3, 1:3, 1:3] = 256

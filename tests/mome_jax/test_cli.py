@@ -173,6 +173,15 @@ print({main([]) for main in mains})
   }
 
 
+def test_a_page_that_nobody_reads_to_its_end():
+  """As in `mome --help | head -1`."""
+  words = [sys.executable, '-m', 'mome_jax', '--help']
+  started = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  started.stdout.close()  # it prints later, once all is imported
+  assert started.stderr.read() == b''
+  assert started.wait() == 141
+
+
 def test_arguments_reach_the_command(capsys):
   with pytest.raises(SystemExit) as end:
     cli.main(['score', '--predictions', 'a', '--refrences', 'b'])

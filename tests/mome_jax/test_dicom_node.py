@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import resource
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -15,10 +16,10 @@ import pytest
 from pynetdicom import AE, evt, sop_class
 from threshold import Threshold
 
-from mome_jax.dicom_node import network, node, settings
+from mome_jax.dicom_node import network, node
 from mome_jax.dicom_node.__main__ import main
 from mome_jax.dicom_node.node import Node
-from mome_jax.dicom_node.settings import Destination, Settings, SettingsError
+from mome_jax.dicom_node.settings import Destination, Settings
 from mome_jax.errors import UserError
 from tests.mome_jax.predict.test_dicom import complete
 
@@ -138,6 +139,43 @@ def test_many_results_are_sent_in_one_association(series, tmp_path):
     files = [tmp_path / 'result.dcm'] * 130
     network.send(files, Destination('ARCHIVE', '127.0.0.1', port), 'NODE')
   assert len(taken) == 130
+
+
+@contextlib.contextmanager
+def slow_line(port, rate):
+  """The port of a line to another port that takes so many bytes a second."""
+
+  def pass_on(source, target, pause):
+    with contextlib.suppress(OSError):
+      while data := source.recv(1 << 14):
+        time.sleep(pause * len(data))
+        target.sendall(data)
+      target.shutdown(socket.SHUT_WR)
+
+  def serve():
+    sender, _ = listener.accept()
+    with sender, socket.create_connection(('127.0.0.1', port)) as receiver:
+      back = threading.Thread(target=pass_on, args=(receiver, sender, 0))
+      back.start()
+      pass_on(sender, receiver, 1 / rate)
+      back.join()
+
+  with socket.create_server(('127.0.0.1', 0)) as listener:
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    thread.join()
+
+
+def test_a_large_result_may_take_long_over_a_slow_line(series, tmp_path, monkeypatch):
+  monkeypatch.setattr(network, '_SECONDS', 1)
+  dataset = pydicom.dcmread(series[0])
+  dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = RESULTS[0]
+  dataset.PixelData = bytes(3 << 20)
+  dataset.save_as(tmp_path / 'result.dcm')
+  with archive() as (port, taken), slow_line(port, 1 << 20) as line:
+    network.send([tmp_path / 'result.dcm'], Destination('ARCHIVE', '127.0.0.1', line), 'NODE')
+  assert len(taken[0].PixelData) == 3 << 20
 
 
 def test_an_archive_that_is_away_is_asked_again(series, tmp_path):
@@ -433,56 +471,6 @@ def test_a_port_that_is_taken_frees_the_folder(tmp_path):
       Node(taken, Threshold())
     end(Node(dataclasses.replace(taken, port=0), Threshold()))  # while the error is still held
     assert caught.tb
-
-
-GOOD = """
-ae_title = "MOME"
-port = 0
-results = ["dicom_seg", "rtstruct"]
-callers = ["A", "B"]
-wait = 2
-[[destinations]]
-ae_title = "ARCHIVE"
-host = "localhost"
-port = 4242
-"""
-
-
-def test_a_config_file(tmp_path):
-  path = tmp_path / 'node.toml'
-  path.write_text(GOOD)
-  told = settings.read(path)
-  assert told.destinations == (Destination('ARCHIVE', 'localhost', 4242),)
-  assert (told.results, told.callers, told.wait) == (('dicom_seg', 'rtstruct'), ('A', 'B'), 2)
-  assert told.host == '127.0.0.1'
-
-
-@pytest.mark.parametrize(('old', 'new', 'message'), [
-  ('port = 0', 'prot = 0', "no field is called 'prot'; did you mean port"),
-  ('port = 0', 'port = "x"', "port is 'x'; expected a whole number"),
-  ('port = 0', 'port = true', 'port is True; expected a whole number'),
-  ('port = 0', 'port = 70000', 'up to 65535'),
-  ('"MOME"', '"' + 'M' * 17 + '"', 'an AE title has 1 to 16'),
-  ('["A", "B"]', '["A", 3]', 'expected a list of texts'),
-  ('"rtstruct"', '"masks"', "results: 'masks' is none"),
-  ('wait = 2', 'wait = -1', 'wait must be 0 or more'),
-  ('[[destinations]]', '[[destination]]', 'no destination; add'),
-  ('port = 4242', '', 'destinations: port is missing'),
-  ('port = 0', 'port = ', 'no TOML'),
-])  # fmt: skip
-def test_a_wrong_config_is_explained(old, new, message, tmp_path):
-  path = tmp_path / 'node.toml'
-  path.write_text(GOOD.replace(old, new, 1))
-  with pytest.raises(SettingsError, match='node.toml') as caught:
-    settings.read(path)
-  assert message in str(caught.value)
-
-
-def test_a_slip_in_the_prompts_is_told_before_the_first_series():
-  slip = Settings((), prompts='liver, pineapple pizza')
-  with pytest.raises(SettingsError, match='^prompts: "pineapple pizza".*; ask for those$'):
-    node.check_prompts(slip, Threshold())
-  node.check_prompts(Settings((), prompts='hepar'), Threshold())
 
 
 def test_a_port_that_is_taken_is_told(tmp_path):

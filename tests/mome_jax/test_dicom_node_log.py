@@ -1,10 +1,15 @@
 """What the DICOM node tells of its results in the log, and what it does not."""
 
-import pydicom
+import contextlib
+import os
 
+import pydicom
+import pytest
+
+from mome_jax.dicom_node import __main__ as command
 from mome_jax.plausibility.judge import Judgement, Verdict
 from mome_jax.predict import plausible_masks
-from tests.mome_jax.test_dicom_node import archive, running, send, series, until
+from tests.mome_jax.test_dicom_node import archive, end, running, send, series, until, waiting
 
 __all__ = ['series']  # a fixture
 
@@ -31,3 +36,21 @@ def test_no_name_of_a_header_is_told(series, tmp_path):
     send(node.port, series)
     until(lambda: any('failed' in line for line in lines))
   assert 'StudyInstanceUID' in str(lines) and 'Jane' not in str(lines)
+
+
+def test_a_log_that_nobody_reads_costs_no_series(series, tmp_path):
+  """As of a node whose output goes to a program that has ended."""
+  node, lines, name = waiting(tmp_path, series)
+  node.tell = command._tell
+  reading, writing = os.pipe()
+  os.close(reading)
+  with contextlib.suppress(BrokenPipeError), open(writing, 'w', encoding='utf-8') as log:  # noqa: SIM117
+    with contextlib.redirect_stdout(log), pytest.raises(SystemExit) as stopped:
+      node.step()
+  assert stopped.value.code == 141
+  assert not list(node.failed.iterdir())
+  node.tell = lines.append
+  end(node)
+  again = type(node)(node.settings, node.model, lines.append)  # goes on with it
+  assert [path.name for path in again.incoming.iterdir()] == [name]
+  end(again)

@@ -64,4 +64,6 @@ def _may_be_scan(path: pathlib.Path) -> bool:
     return path.exists() and inventory.look_at(path).kind in kinds
   files = (pathlib.Path(folder, name) for folder, _, names in os.walk(path) for name in names)
   first = itertools.islice(files, _LOOKED_AT)
-  return any(inventory.look_at(file).kind in kinds for file in first)
+  # An export of a PACS may have hundreds of files of its viewer before the first slice.
+  is_export = lambda file: file.name.upper() == 'DICOMDIR'
+  return any(is_export(file) or inventory.look_at(file).kind in kinds for file in first)

@@ -92,6 +92,45 @@ def test_a_field_that_anonymising_has_spoilt_is_left_empty(field, value, tmp_pat
     assert not pydicom.dcmread(tmp_path / 'out' / f'ct_{end}.dcm')[field].value
 
 
+def test_objects_are_of_the_patient_and_the_study_of_their_series(tmp_path):
+  method = pydicom.Dataset()
+  method.CodeValue, method.CodingSchemeDesignator = '113100', 'DCM'
+  method.CodeMeaning = 'Basic Application Confidentiality Profile'
+  fields = {
+    'SpecificCharacterSet': 'ISO_IR 100',
+    'StudyDescription': 'Hals, Kontrastmittel über Port',
+    'StudyID': '12',
+    'IssuerOfPatientID': 'CLINIC',
+    'PatientIdentityRemoved': 'YES',
+    'DeidentificationMethod': ['Basic', 'Retain Dates'],
+    'DeidentificationMethodCodeSequence': [method],
+  }
+  [source, *_] = complete(tmp_path / 'ct', **fields)
+  [result] = run(tmp_path, 'dicom_seg', 'rtstruct')
+  assert result.status == 'ok' and not result.missing, result.message
+  for end in ('seg', 'sr', 'rtstruct'):
+    written = pydicom.dcmread(tmp_path / 'out' / f'ct_{end}.dcm')
+    assert {field: written[field].value for field in fields} == {
+      field: source[field].value for field in fields
+    }
+
+
+@pytest.mark.filterwarnings('ignore:Invalid value')
+@pytest.mark.parametrize(
+  ('number', 'counted'), [(b'7 ', 7), (b'', 0), (b'ANON', 0), (b'1\\2 ', 0), (b'-5000 ', 0)]
+)
+def test_a_series_needs_no_number(number, counted, tmp_path):
+  tag = pydicom.tag.Tag('SeriesNumber')
+  for header in complete(tmp_path / 'ct'):
+    header[tag] = pydicom.dataelem.RawDataElement(tag, 'IS', len(number), number, 0, False, True)
+    header.save_as(tmp_path / 'ct' / f'i{header.InstanceNumber:03d}.dcm')
+  [result] = run(tmp_path, 'dicom_seg', 'rtstruct')
+  assert result.status == 'ok' and not result.missing, result.message
+  for end, first in (('seg', 1000), ('rtstruct', 2000), ('sr', 3000)):
+    written = pydicom.dcmread(tmp_path / 'out' / f'ct_{end}.dcm')
+    assert written.SeriesNumber == first + counted
+
+
 def test_a_scan_in_which_nothing_is_found_has_no_dicom_output_and_that_is_told(tmp_path):
   complete(tmp_path / 'ct')
   [result] = run(tmp_path, 'dicom_seg', prompts=['liver'], model=Threshold(lambda x: x * 0 - 1))

@@ -209,7 +209,15 @@ def test_no_path_of_a_client_reaches_the_disk(client, folder, tmp_path, name):
 def test_the_oldest_scan_goes_and_so_do_its_files(folder, tmp_path):
   path = save_scan(tmp_path / 'scan.nii.gz')
   with desks.desk(Threshold(), folder, most=2) as desk, desks.client(desk) as client:
-    numbers = [send(client, path) for _ in range(3)]
+    numbers, told = [], []
+    for name in ('first.nii.gz', 'second.nii.gz', 'third.nii.gz'):
+      answer = client.post('api/scans', params={'name': name}, content=path.read_bytes()).json()
+      numbers.append(answer['scans'][0]['scan'])
+      told.append(answer['problems'])
+    assert told == [[], [], [
+      'first: closed for third, as 2 scans are kept; for more, start the server with a larger '
+      '--keep-scans'
+    ]]  # fmt: skip
     assert [one['scan'] for one in client.get('api/scans').json()['scans']] == numbers[1:]
     gone = client.get(f'api/scans/{numbers[0]}')
     assert gone.status_code == 404 and 'load it again' in gone.json()['error']

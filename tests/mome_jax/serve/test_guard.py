@@ -5,6 +5,8 @@ import pytest
 from starlette.testclient import TestClient
 from threshold import Threshold
 
+from mome_jax.serve import command
+
 
 @pytest.fixture(scope='module')
 def app(tmp_path_factory):
@@ -80,3 +82,12 @@ def test_every_answer_carries_the_policy(app):
     assert "default-src 'none'" in policy and "script-src 'self';" in policy
     assert headers['referrer-policy'] == 'no-referrer' and headers['cache-control'] == 'no-store'
     assert headers['x-content-type-options'] == 'nosniff'
+
+
+@pytest.mark.parametrize(('port', 'status'), [(80, 200), (8080, 403)])
+def test_browsers_leave_out_the_port_of_http(port, status, tmp_path):
+  with desks.desk(Threshold(), tmp_path) as desk:
+    app = desks.guarded(desk, command.hosts(port))
+    for name in ('127.0.0.1', 'localhost'):
+      assert get(app, host=name, origin=f'http://{name}').status_code == status
+      assert get(app, host=f'{name}:{port}').status_code == 200

@@ -157,6 +157,38 @@ def test_masks_appear_with_their_volumes(page):
   assert count(page, 'liver') > 3000
 
 
+def test_a_screen_reader_is_told_of_finished_masks(page):
+  page.send('Accessibility.enable')
+  root = page.send('DOM.getDocument')['root']['nodeId']
+  part = page.send('DOM.querySelector', nodeId=root, selector='#heard')['nodeId']
+  [part, *_] = page.send('Accessibility.getPartialAXTree', nodeId=part)['nodes']
+  page.send('Accessibility.disable')
+  held = {one['name']: one['value']['value'] for one in part['properties']}
+  assert not part['ignored'] and held['live'] == 'polite'
+  millilitres = page.run('set.labels[0].volume_ml.toFixed(1)')
+  assert page.run('$("heard").textContent') == f'liver {millilitres} ml'
+  assert page.run('inWords({...data.classes[0], plausible: false})').endswith(', not plausible')
+
+
+def test_enter_of_an_input_method_asks_for_nothing(page):
+  page.run('window.asked = []; window.before = ask; ask = async (prompts) => asked.push(prompts)')
+  page.run('$("prompt").value = "肝"')
+  for composing in ('true', 'false'):
+    options = f'{{key: "Enter", bubbles: true, isComposing: {composing}}}'
+    page.run(f'$("prompt").dispatchEvent(new KeyboardEvent("keydown", {options})) && 0')
+  assert page.run('asked') == [['肝']]
+  page.run('ask = before; $("prompt").value = ""')
+
+
+def test_enter_pressed_twice_asks_once(page):
+  sets = page.run('scan.sets.length')
+  page.run('Promise.all([ask(["spleen"]), ask(["spleen"])])')
+  page.until('document.body.dataset.shown === "liver, spleen"')
+  assert page.run('call(here()).then((told) => told.sets.length)') == sets + 1
+  page.run('undo()')
+  page.until('document.body.dataset.shown === "liver"')
+
+
 def test_what_is_shown_can_be_changed(page):
   full = count(page, 'liver')
   page.run('document.querySelector(`input[aria-label="liver"]`).click()')
@@ -220,6 +252,26 @@ def test_files_are_saved(page, scan, tmp_path):
     page.run('new Promise((done) => setTimeout(done, 50))')
   labels = np.asarray(nib.load(path).dataobj)
   assert labels.shape == (40, 48, 40) and labels.any()
+
+
+def test_a_page_that_is_reloaded_shows_what_it_showed(page, server, scan, tmp_path):
+  first = page.run('scan.scan')
+  shutil.copy(scan, tmp_path / 'newer.nii.gz')
+  page.drop(700, 300, tmp_path / 'newer.nii.gz')
+  page.until('scan.title === "newer" && $("title").textContent === "newer"')
+  newer = page.run('scan.scan')
+  page.run(f'choose({first})')
+  page.run('ask(["spleen"])')
+  page.until('document.body.dataset.shown === "liver, spleen"')
+  page.run('showSet(scan.sets[0].set)')
+  page.until('document.body.dataset.shown === "liver"')
+  place = page.run('location.hash')
+  page.send('Page.navigate', url='about:blank')
+  page.open(server[0] + place)
+  assert page.run('[$("title").textContent, scan.sets.length]') == ['patient', 2]
+  page.until('document.body.dataset.shown === "liver" && set.set === scan.sets[0].set')
+  page.run(f'remove(`${{here()}}/sets/${{scan.sets[1].set}}`).then(() => closeScan({newer}))')
+  page.run('reload()')
 
 
 def test_a_bad_file_is_explained_and_costs_nothing(page, tmp_path):

@@ -40,3 +40,14 @@ def test_of_several_models_all_are_named(folder):
 
   with desks.desk(Both(), folder) as desk, desks.client(desk) as client:
     assert client.get('api/model').json()['checkpoint'] == 'a + b'
+
+
+def test_files_are_named_after_their_scan(client, tmp_path):
+  """For curl -J, which reads the plain name alone, and for browsers."""
+  scan = send(client, save_scan(tmp_path / 'Müller 1.nii.gz'))
+  _, one = ask(client, scan, 'liver')
+  answer = client.get(f'api/scans/{scan}/sets/{one["set"]}/files/seg.json')
+  assert answer.headers['content-disposition'] == (
+    'attachment; filename="M_ller_1_seg.json"; '
+    "filename*=UTF-8''M%C3%BCller_1_seg.json"
+  )  # fmt: skip
