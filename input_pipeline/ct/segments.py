@@ -18,14 +18,20 @@ def labels(dataset: Any) -> dict[int, str]:
 def frames(dataset: Any) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
   """Number of the segment, (3,) place in mm (LPS) and (rows, columns) mask of each frame.
 
-  A probability counts from one half.
+  A probability counts from one half. One frame is unpacked at a time: a SEG of a hundred structures
+  has gigabytes of them.
   """
+  from pydicom import pixels  # slow to import
+
   least = 1
   if dataset.SegmentationType == 'FRACTIONAL':
     least = (int(dataset.MaximumFractionalValue) + 1) // 2
-  pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
   shared = dataset.SharedFunctionalGroupsSequence[0]
-  for frame, groups in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+  unpacked = pixels.iter_pixels(dataset)
+  if dataset.BitsAllocated == 1 and dataset.Rows * dataset.Columns % 8:
+    # NOTE: one at a time, pydicom 3.0 loses bits of frames that begin within a byte.
+    unpacked = iter(dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns))
+  for frame, groups in zip(unpacked, dataset.PerFrameFunctionalGroupsSequence, strict=True):
     place = groups if 'PlanePositionSequence' in groups else shared
     named = groups if 'SegmentIdentificationSequence' in groups else shared
     number = int(named.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
