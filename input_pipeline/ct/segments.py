@@ -5,14 +5,32 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.anatomy import resolve
 from input_pipeline.ct.volume import Geometry, VolumeError
 
 _OFF = 0.35  # voxels; as far as a frame may lie off its slice, as those of a series off even steps
+# Codes of SNOMED CT and SNOMED RT (DICOM PS3.16, CID 244) for one side.
+_SIDES = {'7771000': 'left', 'G-A101': 'left', '24028007': 'right', 'G-A100': 'right'}
 
 
 def labels(dataset: Any) -> dict[int, str]:
-  """Number of each segment -> its label."""
-  return {int(one.SegmentNumber): str(one.SegmentLabel) for one in dataset.SegmentSequence}
+  """Number of each segment -> its label, with the side if its code alone says that: 'Lung left'.
+
+  Archives call both lungs 'Lung', and have the sides in modifiers of what they are.
+  """
+  return {int(one.SegmentNumber): _label(one) for one in dataset.SegmentSequence}
+
+
+def _label(segment: Any) -> str:
+  label = str(segment.SegmentLabel)
+  codes = [
+    str(modifier.get('CodeValue', ''))
+    for kind in segment.get('SegmentedPropertyTypeCodeSequence') or ()
+    for modifier in kind.get('SegmentedPropertyTypeModifierCodeSequence') or ()
+  ]
+  side = next((_SIDES[code] for code in codes if code in _SIDES), '')
+  said, _ = resolve.key(label)
+  return f'{label} {side}' if side and not said else label
 
 
 def frames(dataset: Any) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

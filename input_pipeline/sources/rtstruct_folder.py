@@ -1,6 +1,7 @@
 """Contours of a radiotherapy department: a folder of patients, each a CT series and RTSTRUCTs.
 
-A DICOM SEG counts as a structure set, whose ROIs are its segments.
+A DICOM SEG counts as a structure set, whose ROIs are its segments; one whose label says no side has
+that of its code: 'Lung left'.
 
   FOLDER/PATIENT/...      DICOM at any depth, or FOLDER/PATIENT.zip
   FOLDER/dataset.json     optional
