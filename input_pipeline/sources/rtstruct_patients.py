@@ -77,7 +77,8 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
   Args:
     path: folder or zip archive.
     names: which ROI stands for which class.
-    index: content of `dataset.json`; `structure_set`, the label or file of those to take.
+    index: content of `dataset.json`; `structure_set`, the label or file of those to take, with its
+      folders or without.
 
   Warns:
     UserWarning: of structure sets that are not taken.
@@ -123,7 +124,7 @@ def _choose(
   named = [
     one for one in sets
     if any(fnmatch.fnmatchcase(roi_names.plain(text), roi_names.plain(pattern))
-           for text in (one.label, pathlib.PurePosixPath(one.name).name))
+           for text in (one.label, one.name, pathlib.PurePosixPath(one.name).name))
   ]  # fmt: skip
   if not sets or not named:
     names = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)
