@@ -1,14 +1,19 @@
 """Segments of a DICOM SEG as the ROIs of a patient."""
 
+import pathlib
+import re
+
 import highdicom
 import numpy as np
 import pydicom
 import pytest
-from structure_sets import series
+import structure_sets
+from structure_sets import series, structures
 
 from input_pipeline.errors import UserError
 from tests.input_pipeline.sources.test_rtstruct_folder import boxed, declare, listed, load, voxels
 
+ROOT = pathlib.Path(__file__).parents[3]
 PATIENT = (
   'PatientID PatientName PatientBirthDate PatientSex StudyID StudyDate StudyTime '
   'AccessionNumber ReferringPhysicianName'
@@ -153,3 +158,29 @@ def test_a_label_that_says_its_side_stays_and_both_sides_are_a_pair(tmp_path):
   code_sides(tmp_path / 'p1' / 'seg1.dcm', {1: LEFT_CODES[0], 2: both})
   declare(tmp_path, rois={'left parotid': 'parotid_l'})
   assert listed(tmp_path)[0]['p1'].supervised == ('right lung', 'left lung', 'left parotid')
+
+
+def test_the_page_reads_an_archive_with_both_kinds(tmp_path):
+  page = (ROOT / 'docs' / 'how-to' / 'public-datasets.md').read_text(encoding='utf-8')
+  (block,) = re.findall(r'```json\n(.*?)```', page, re.DOTALL)
+  (tmp_path / 'dataset.json').write_text(block, encoding='utf-8')
+  folder = tmp_path / 'LUNG1-001'
+  series(folder)
+  here, there = boxed((17, 21), (4, 8), (4, 6)), boxed((2, 6), (4, 8), (4, 6))
+  tumor, heart = boxed((18, 19), (5, 6), (4, 6)), boxed((10, 13), (4, 8), (4, 6))
+  write_seg(folder, 1, {'Lung': here, 'x': there, 'Neoplasm, Primary': tumor, 'Heart': heart})
+  path = folder / '300.000000-Segmentation-9.554' / '1-1.dcm'
+  path.parent.mkdir()
+  seg = pydicom.dcmread(folder / 'seg1.dcm')
+  seg.SegmentSequence[1].SegmentLabel = 'Lung'
+  seg.save_as(path)
+  (folder / 'seg1.dcm').unlink()
+  code_sides(path, {1: LEFT_CODES[0], 2: ('24028007', 'SCT', 'Right')})
+  (folder / '0.000000-NA-82046').mkdir()
+  contours = {'GTV-1': [structure_sets.box((18, 19), (5, 6), 4)]}
+  structures(folder / '0.000000-NA-82046' / '1-1.dcm', contours, date='20300101')
+  case = listed(tmp_path)[0]['LUNG1-001']
+  assert case.supervised == ('right lung', 'left lung', 'lung tumor', 'heart')
+  scan, _ = load(case)
+  np.testing.assert_array_equal(voxels(scan, 'left lung'), here)
+  np.testing.assert_array_equal(voxels(scan, 'lung tumor'), tumor)
