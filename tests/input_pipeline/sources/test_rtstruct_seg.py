@@ -184,3 +184,28 @@ def test_the_page_reads_an_archive_with_both_kinds(tmp_path):
   scan, _ = load(case)
   np.testing.assert_array_equal(voxels(scan, 'left lung'), here)
   np.testing.assert_array_equal(voxels(scan, 'lung tumor'), tumor)
+
+
+def test_a_seg_of_a_series_with_several_phases_counts_once_one_of_them_is_left(tmp_path):
+  folder = tmp_path / 'HCC_002'
+  series(folder)
+  liver, tumor = boxed((4, 12), (4, 10), (2, 6)), boxed((6, 8), (5, 7), (3, 5))
+  write_seg(folder, 1, {'Liver': liver & ~tumor, 'Mass': tumor})
+  (tmp_path / 'dataset.json').write_text('{"rois": {"liver tumor": "Mass"}}', encoding='utf-8')
+  first = sorted(folder.glob('ct*.dcm'))
+  for path in first:
+    image = pydicom.dcmread(path)
+    image.AcquisitionNumber = 1
+    image.save_as(path)
+    image.AcquisitionNumber, image.SOPInstanceUID = 2, pydicom.uid.generate_uid()
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    pixels = image.pixel_array + 1
+    image.PixelData = pixels.astype(image.pixel_array.dtype).tobytes()
+    image.save_as(path.with_name(f'late{path.name}'))
+  with pytest.raises(UserError, match=r'several series: .* a1 .* a2 .*; keep one in the folder'):
+    listed(tmp_path)[0]['HCC_002'].load()
+  for path in first:  # those that the SEG refers to
+    path.unlink()
+  scan, _ = load(listed(tmp_path)[0]['HCC_002'])
+  np.testing.assert_array_equal(voxels(scan, 'liver'), liver)
+  np.testing.assert_array_equal(voxels(scan, 'liver tumor'), tumor)
