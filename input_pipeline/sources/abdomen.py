@@ -100,6 +100,7 @@ ABDOMENCT_1K = Dataset(
   image=r'(?P<case>Case_\d{5})_0000\.nii\.gz',
   label=(r'(?P<case>Case_\d{5})\.nii\.gz',),
   meanings={1: 'liver', 2: 'kidney', 3: 'spleen', 4: 'pancreas'},
+  same={'Case_00928': 'Case_00297'},  # github.com/JunMa11/AbdomenCT-1K/issues/28
 )
 
 _AMOS_PATIENTS = 'labeled_data_meta_0000_0599.csv'

@@ -124,6 +124,15 @@ class TestSpecialCases:
     assert case.supervised == TEMPLATE.names()[:13]
     assert set(np.unique(case.load().codes)) == {*range(14)}
 
+  def test_a_scan_that_abdomenct_1k_holds_twice_is_of_one_patient(self, tmp_path):
+    image, label, _ = layouts.body(range(1, 5))
+    for number in (297, 928, 929):
+      layouts.nifti(tmp_path / f'Image/Case_{number:05d}_0000.nii.gz', image)
+      layouts.nifti(tmp_path / f'Mask/Case_{number:05d}.nii.gz', label)
+    cases = sources.get_source('abdomenct_1k').cases(str(tmp_path))
+    assert [case.patient or case.name for case in cases] == ['Case_00297'] * 2 + ['Case_00929']
+    assert cases[0].split == cases[1].split
+
   def test_kits19_has_no_cysts(self, tmp_path):
     image, label, boxes = layouts.body([1, 2])
     layouts.nifti(tmp_path / 'data/case_00000/imaging.nii.gz', image)
