@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from input_pipeline import errors, remarks, sources
+from input_pipeline import errors, progress, remarks, sources
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import body
 
@@ -38,7 +38,7 @@ class Finding:
 
 
 def check_source(name: str, manual_dir: str | None) -> Iterator[tuple[str, list[Finding]]]:
-  """Reads every case of a download.
+  """Reads every case of a download, with a progress bar where that takes seconds.
 
   Args:
     name: of the source.
@@ -59,7 +59,7 @@ def check_source(name: str, manual_dir: str | None) -> Iterator[tuple[str, list[
     message = f'{len(cases)} labelled cases, {source.expected} expected; is the download complete?'
     findings.append(Finding('', 'warning', message))
   yield '', findings
-  for case in cases:
+  for case in progress.bar(cases, desc='check', unit='case', delay=2):
     yield case.name, check_case(case, template)
 
 

@@ -356,7 +356,7 @@ def _check(source: str, manual_dir: str | None) -> int:
   for case, findings in check.check_source(source, manual_dir):
     number += case != ''
     for finding in findings:
-      print(f'{finding.kind}: {case or source}: {finding.message}')
+      progress.line(f'{finding.kind}: {case or source}: {finding.message}')
     errors += any(finding.kind == 'error' for finding in findings)
     remarks += sum(finding.kind != 'error' for finding in findings)
   print(f'{source}: {number} cases read, {errors} of them cannot be used, {remarks} remarks')

@@ -29,6 +29,11 @@ def bar(iterable: Iterable | None = None, **options) -> tqdm.tqdm:
   return _LoggedBar(iterable, file=_Lines(sys.stderr), **seconds, **options)
 
 
+def line(text: str, file: TextIO | None = None) -> None:
+  """Prints a line, on the standard output by default; a bar that a terminal shows moves below."""
+  tqdm.tqdm.write(text, file=file)
+
+
 def in_words(seconds: float) -> str:
   """'25 s', '4 min', '2.6 h', '3.1 days': two digits."""
   for unit, size in (('days', 86400), ('h', 3600), ('min', 60)):

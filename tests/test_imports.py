@@ -24,8 +24,8 @@ ROOMS = {
   'input_pipeline.image_headers': '',
   'input_pipeline.inventory': 'input_pipeline.file_kinds input_pipeline.image_headers',
   'input_pipeline.anatomy': 'input_pipeline.text_files',
-  'input_pipeline.ct': 'input_pipeline.file_kinds input_pipeline.image_headers '
-  'input_pipeline.inventory',
+  'input_pipeline.ct': 'input_pipeline.anatomy input_pipeline.file_kinds '
+  'input_pipeline.image_headers input_pipeline.inventory',
   'input_pipeline.labels': 'input_pipeline.anatomy input_pipeline.ct',
   'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.labels '
   'input_pipeline.file_kinds input_pipeline.inventory input_pipeline.text_files '

@@ -5,27 +5,51 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.anatomy import resolve
 from input_pipeline.ct.volume import Geometry, VolumeError
 
 _OFF = 0.35  # voxels; as far as a frame may lie off its slice, as those of a series off even steps
+# Codes of SNOMED CT and SNOMED RT (DICOM PS3.16, CID 244) for one side.
+_SIDES = {'7771000': 'left', 'G-A101': 'left', '24028007': 'right', 'G-A100': 'right'}
 
 
 def labels(dataset: Any) -> dict[int, str]:
-  """Number of each segment -> its label."""
-  return {int(one.SegmentNumber): str(one.SegmentLabel) for one in dataset.SegmentSequence}
+  """Number of each segment -> its label, with the side if its code alone says that: 'Lung left'.
+
+  Archives call both lungs 'Lung', and have the sides in modifiers of what they are.
+  """
+  return {int(one.SegmentNumber): _label(one) for one in dataset.SegmentSequence}
+
+
+def _label(segment: Any) -> str:
+  label = str(segment.SegmentLabel)
+  codes = [
+    str(modifier.get('CodeValue', ''))
+    for kind in segment.get('SegmentedPropertyTypeCodeSequence') or ()
+    for modifier in kind.get('SegmentedPropertyTypeModifierCodeSequence') or ()
+  ]
+  side = next((_SIDES[code] for code in codes if code in _SIDES), '')
+  said, _ = resolve.key(label)
+  return f'{label} {side}' if side and not said else label
 
 
 def frames(dataset: Any) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
   """Number of the segment, (3,) place in mm (LPS) and (rows, columns) mask of each frame.
 
-  A probability counts from one half.
+  A probability counts from one half. One frame is unpacked at a time: a SEG of a hundred structures
+  has gigabytes of them.
   """
+  from pydicom import pixels  # slow to import
+
   least = 1
   if dataset.SegmentationType == 'FRACTIONAL':
     least = (int(dataset.MaximumFractionalValue) + 1) // 2
-  pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
   shared = dataset.SharedFunctionalGroupsSequence[0]
-  for frame, groups in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+  unpacked = pixels.iter_pixels(dataset)
+  if dataset.BitsAllocated == 1 and dataset.Rows * dataset.Columns % 8:
+    # NOTE: one at a time, pydicom 3.0 loses bits of frames that begin within a byte.
+    unpacked = iter(dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns))
+  for frame, groups in zip(unpacked, dataset.PerFrameFunctionalGroupsSequence, strict=True):
     place = groups if 'PlanePositionSequence' in groups else shared
     named = groups if 'SegmentIdentificationSequence' in groups else shared
     number = int(named.SegmentIdentificationSequence[0].ReferencedSegmentNumber)

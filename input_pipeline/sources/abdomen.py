@@ -34,13 +34,13 @@ BTCV = Dataset(
   image=r'img(?P<case>\d{4})\.nii\.gz',
   label=(
     r'label_btcv_multiorgan/label(?P<case>\d{4})\.nii\.gz',
-    r'label/label(?P<case>\d{4})\.nii\.gz',
+    r'label(?:sTr)?/label(?P<case>\d{4})\.nii\.gz',  # labelsTr: as tutorials of MONAI have them
   ),
   meanings=_BTCV_ORGANS,
   partial=(
     # Of these scans, the challenge's test set, Zenodo alone has labels, whatever their folder.
     (r'label00[6-8]\d\.nii\.gz', _EIGHT),
-    (r'label/label\d{4}\.nii\.gz', TEMPLATE.names()[:13]),
+    (r'label(?:sTr)?/label\d{4}\.nii\.gz', TEMPLATE.names()[:13]),
   ),
 )
 
@@ -100,6 +100,7 @@ ABDOMENCT_1K = Dataset(
   image=r'(?P<case>Case_\d{5})_0000\.nii\.gz',
   label=(r'(?P<case>Case_\d{5})\.nii\.gz',),
   meanings={1: 'liver', 2: 'kidney', 3: 'spleen', 4: 'pancreas'},
+  same={'Case_00928': 'Case_00297'},  # github.com/JunMa11/AbdomenCT-1K/issues/28
 )
 
 _AMOS_PATIENTS = 'labeled_data_meta_0000_0599.csv'

@@ -36,6 +36,7 @@ class Dataset:
       not labelled over the whole scan.
     splits: (regular expression of the scan's path, split), where the dataset has official ones.
     shares: of the splits that the others are drawn into.
+    same: case -> another one that is the same scan, of the same patient: drawn as it is.
     others: (regular expression of a path, what the download is): of other datasets with such files,
       whose labels mean something else.
     of_men: classes whose label is another organ in women: supervised in scans of men alone.
@@ -56,6 +57,7 @@ class Dataset:
   slice_ranges: tuple[tuple[str, Mapping[str, tuple[float, float]]], ...] = ()
   splits: tuple[tuple[str, str], ...] = ()
   shares: Mapping[str, float] = dataclasses.field(default_factory=lambda: SHARES)
+  same: Mapping[str, str] = dataclasses.field(default_factory=dict)
   others: tuple[tuple[str, str], ...] = ()
   of_men: tuple[str, ...] = ()
   sexes: Callable[[Sequence[pathlib.Path]], Mapping[str, str]] = lambda paths: {}
@@ -153,7 +155,8 @@ class Dataset:
       supervised = labels.classes_of(known, self.template)
       told = (self.template, supervised)
     official = [split for pattern, split in self.splits if _ends(pattern, relative[image])]
-    split = official[0] if official else files.split_of(self.name, name, self.shares)
+    patient = self.same.get(name, '')
+    split = official[0] if official else files.split_of(self.name, patient or name, self.shares)
     load = functools.partial(files.load, image, label, dict(self.meanings), *told)
     ranges = {
       label: heights
@@ -161,7 +164,7 @@ class Dataset:
       if _ends(pattern, relative[image])
       for label, heights in of_class.items()
     }
-    case = Case(self.name, name, split, supervised, load, slice_ranges=ranges)
+    case = Case(self.name, name, split, supervised, load, slice_ranges=ranges, patient=patient)
     absent = [n for pattern, names in self.absent if _ends(pattern, relative[image]) for n in names]
     return field_of_view.declare(case, absent, self.template)
 

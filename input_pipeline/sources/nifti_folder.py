@@ -167,13 +167,15 @@ def _texts(value: Any, what: str, path: pathlib.Path) -> Sequence[str]:
 def by_name(declared: Mapping, path: pathlib.Path) -> dict[str, list[int]]:
   """Both styles of nnU-Net: {"liver": 1}, {"liver": [1, 2]}, and the older {"1": "liver"}.
 
+  A number in quotes counts as one: {"liver": "1"}.
+
   Raises:
     SourceError: if values are no integers; it names all of them.
   """
   named: dict[str, list[int]] = {}
   faults = []
   for key, value in declared.items():
-    if isinstance(value, str):
+    if isinstance(value, str) and (key.strip().isdecimal() or not value.strip().isdecimal()):
       key, value = value, key
     values = value if isinstance(value, list) else [value]
     try:

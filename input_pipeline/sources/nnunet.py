@@ -1,5 +1,6 @@
 """What the `dataset.json` of nnU-Net says of files: ending, channels, where they lie."""
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,7 +66,7 @@ def elsewhere(
 
   Args:
     index: content of `dataset.json`; `dataset`, case -> {"images": [CT, ...], "label": file}, paths
-      that are absolute or begin at its folder.
+      that are absolute, begin at its folder or with an environment variable, as `$nnUNet_raw`.
     path: of it.
 
   Raises:
@@ -80,7 +81,14 @@ def elsewhere(
     label = entry.get('label') if isinstance(entry, Mapping) else None
     if not isinstance(images, list) or not images or not isinstance(label, str):
       raise SourceError(f'{path}: dataset of {name}: expected "images": [file], "label": file')
-    pair = [path.parent / place for place in (str(images[0]), label)]
-    problems = (inventory.look_at(one).problem for one in pair)
+    pair = [path.parent / os.path.expandvars(place) for place in (str(images[0]), label)]
+    problems = (_problem(one) for one in pair)
     cases[name] = pair[0], pair[1], next(filter(None, problems), '')
   return cases
+
+
+def _problem(path: pathlib.Path) -> str:
+  """What is wrong with a file, '' if nothing is."""
+  if '$' in str(path) and not os.path.lexists(path):
+    return f'{path}: no such file; set the environment variable that it names, as for nnU-Net'
+  return inventory.look_at(path).problem

@@ -77,7 +77,8 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
   Args:
     path: folder or zip archive.
     names: which ROI stands for which class.
-    index: content of `dataset.json`; `structure_set`, the label or file of those to take.
+    index: content of `dataset.json`; `structure_set`, the label or file of those to take, with its
+      folders or without.
 
   Warns:
     UserWarning: of structure sets that are not taken.
@@ -88,7 +89,9 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
     if study.unsupported and not study.series:
       raise SourceError(next(iter(study.unsupported.values())))
     patient_id = _patient_id(path, study.series[0]) if study.series else ''
-    structures = _choose(path, study, structure_set.find(path, study), index)
+    sets = structure_set.find(path, study)
+    _check_one_patient(path, study, sets)
+    structures = _choose(path, study, sets, index)
     uid = _series_of(path, study, structures)
     meanings = {}
     for roi in structures.heights:
@@ -112,6 +115,23 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
   return Patient(path, uid, structures, meanings, lowest, step, shear, patient_id=patient_id)
 
 
+def _check_one_patient(
+  path: pathlib.Path, study: dicom.Study, sets: Sequence[structure_set.StructureSet]
+) -> None:
+  """SourceError if scans of several PatientIDs are contoured: one would count as all of them.
+
+  So it is a level above the patients, in the folder of a collection as its retriever leaves it.
+  """
+  contoured = {uid for one in sets for uid in one.series}
+  scans = [one for one in study.series if one.uid in contoured and not one.problem]
+  ids = {_patient_id(path, one) for one in scans} - {''}
+  if len(ids) > 1:
+    raise SourceError(
+      f'{path}: holds contoured scans of {len(ids)} patients; give the folder in which each of '
+      'them has one of their own'
+    )
+
+
 def _choose(
   path: pathlib.Path,
   study: dicom.Study,
@@ -123,7 +143,7 @@ def _choose(
   named = [
     one for one in sets
     if any(fnmatch.fnmatchcase(roi_names.plain(text), roi_names.plain(pattern))
-           for text in (one.label, pathlib.PurePosixPath(one.name).name))
+           for text in (one.label, one.name, pathlib.PurePosixPath(one.name).name))
   ]  # fmt: skip
   if not sets or not named:
     names = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)

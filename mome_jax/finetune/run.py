@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import bricks, check, prepare, sources, text_files
+from input_pipeline import bricks, check, prepare, progress, sources, text_files
 from input_pipeline.bricks.command import edge_for
 from input_pipeline.cli import spoken
 from mome_jax import checkpoint, evaluate, shipped
@@ -191,7 +191,7 @@ def _check(data: str, name: str, config: ConfigDict) -> None:
   prepare.check_disk(cases, config.data_dir, name, config.data.spacing, 'the prepared scans')
   for case, findings in check.check_source('nifti_folder', data):
     for finding in findings if case else ():  # what is said of the whole, `prepare` says
-      print(f'{finding.kind}: {case}: {finding.message}', file=sys.stderr)
+      progress.line(f'{finding.kind}: {case}: {finding.message}', sys.stderr)
 
 
 def _prepare(data: str, name: str, config: ConfigDict) -> Sequence[tuple[str, str]]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from input_pipeline import prepare, progress
+from input_pipeline import check, prepare, progress, sources
 
 
 class Terminal(io.StringIO):
@@ -60,6 +60,22 @@ def test_notes_between_states_are_lines_and_draw_no_bar(monkeypatch, clock):
   lines = log.getvalue().splitlines()
   assert [line for line in lines if line.startswith('note')] == ['note 0', 'note 1', 'note 2']
   assert len(lines) == 5  # the bar at its start and end
+
+
+def test_a_check_of_a_download_tells_how_far_it_is(monkeypatch, clock, capsys):
+  terminal = Terminal()
+  monkeypatch.setattr(sys, 'stderr', terminal)
+
+  def check_case(case, template):
+    clock[0] += 10
+    return [check.Finding(case.name, 'error', 'is damaged')]
+
+  monkeypatch.setattr(check, 'check_case', check_case)
+  cases = len(sources.get_source('phantom').cases(None))
+  assert prepare.main(['--source=phantom', '--check']) == 1
+  assert f'/{cases} [' in terminal.getvalue() and 'check:' in terminal.getvalue()
+  lines = capsys.readouterr().out.splitlines()  # none begins at the end of a bar
+  assert sum(line.startswith('error: ') for line in lines) == cases
 
 
 @pytest.mark.parametrize(('seconds', 'words'), [

@@ -116,6 +116,23 @@ class TestSpecialCases:
     assert indices == [1, 3, 4, 5, 6, 7, 11, 14]
     assert set(np.unique(cases['0061'].load().codes)) == {0, *indices}
 
+  def test_btcv_as_tutorials_lay_it_out(self, tmp_path):
+    image, label, _ = layouts.body(range(1, 14))
+    layouts.nifti(tmp_path / 'imagesTr/img0001.nii.gz', image)
+    layouts.nifti(tmp_path / 'labelsTr/label0001.nii.gz', label)
+    (case,) = sources.get_source('btcv').cases(str(tmp_path))
+    assert case.supervised == TEMPLATE.names()[:13]
+    assert set(np.unique(case.load().codes)) == {*range(14)}
+
+  def test_a_scan_that_abdomenct_1k_holds_twice_is_of_one_patient(self, tmp_path):
+    image, label, _ = layouts.body(range(1, 5))
+    for number in (297, 928, 929):
+      layouts.nifti(tmp_path / f'Image/Case_{number:05d}_0000.nii.gz', image)
+      layouts.nifti(tmp_path / f'Mask/Case_{number:05d}.nii.gz', label)
+    cases = sources.get_source('abdomenct_1k').cases(str(tmp_path))
+    assert [case.patient or case.name for case in cases] == ['Case_00297'] * 2 + ['Case_00929']
+    assert cases[0].split == cases[1].split
+
   def test_kits19_has_no_cysts(self, tmp_path):
     image, label, boxes = layouts.body([1, 2])
     layouts.nifti(tmp_path / 'data/case_00000/imaging.nii.gz', image)

@@ -94,6 +94,13 @@ def test_older_style_plain_names_test_folder_and_splits(tmp_path):
   assert cases['a'].supervised == ('right kidney', 'liver', 'liver tumor')
 
 
+def test_values_in_quotes_are_values(tmp_path):
+  given = {'background': '0', 'liver': '1', 'kidney': ['3', '4'], 'x': '2', 'y': 5}
+  write(tmp_path, {'labels': given, 'ignored': ['x', 'y']})
+  case = cases_of(tmp_path)[0]
+  assert case.supervised == ('right kidney', 'left kidney', 'liver') and case.load().codes.any()
+
+
 def test_a_case_may_label_less(tmp_path):
   index = {**INDEX, 'supervised': {'a': ['liver'], 'b': ['kidney', 'metastasis']}}
   cases = {case.name: case for case in cases_of(write(tmp_path, index))}

@@ -63,6 +63,28 @@ def test_the_ct_of_several_channels(field, tmp_path):
     assert [case.name for case in cases_of(tmp_path)] == ['a', 'b', 'c']
 
 
+def test_cases_that_lie_where_an_environment_variable_says(tmp_path, monkeypatch):
+  write(tmp_path)
+  (tmp_path / 'raw').mkdir()
+  for part in ('imagesTr', 'labelsTr'):
+    (tmp_path / part).rename(tmp_path / 'raw' / part)
+  table = {
+    name: {
+      'images': [f'$nnUNet_raw/imagesTr/{name}_0000.nii.gz'],
+      'label': f'${{nnUNet_raw}}/labelsTr/{name}.nii.gz',
+    }
+    for name in 'abc'
+  }
+  (tmp_path / 'dataset.json').write_text(json.dumps(INDEX | {'dataset': table}))
+  monkeypatch.setenv('nnUNet_raw', str(tmp_path / 'raw'))
+  cases = cases_of(tmp_path)
+  assert [case.name for case in cases] == ['a', 'b', 'c'] and not fails(tmp_path)
+  assert cases[0].load().codes.any()
+  monkeypatch.delenv('nnUNet_raw')
+  with pytest.raises(SourceError, match='set the environment variable'):
+    cases_of(tmp_path)[0].load()
+
+
 def test_cases_that_lie_elsewhere(tmp_path):
   write(tmp_path)
   (tmp_path / 'imagesTr').rename(tmp_path / 'scans')

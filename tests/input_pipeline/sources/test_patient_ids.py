@@ -187,6 +187,19 @@ def test_folders_of_one_patient_id_are_of_one_patient(tmp_path):
   assert not notes
 
 
+def test_a_folder_of_several_patients_is_not_taken_for_one(tmp_path):
+  for number, (name, patient_id) in enumerate({'LUNG1-001': '7', 'LUNG1-002': '8'}.items()):
+    dicom_patient(tmp_path / 'NSCLC-Radiomics' / name, number, patient_id)
+  cases, notes = listed(tmp_path, 'rtstruct_folder')
+  with pytest.raises(
+    sources.SourceError, match='scans of 2 patients; give the folder in which each of them'
+  ):
+    cases['NSCLC-Radiomics'].load()
+  assert not notes
+  cases, _ = listed(tmp_path / 'NSCLC-Radiomics', 'rtstruct_folder')
+  assert [case.supervised for case in cases.values()] == [('spinal cord',)] * 2
+
+
 def test_a_scan_that_could_not_be_read_moves_no_other_of_its_patient(tmp_path):
   """Alone, p08 and p11 are drawn for validation and p09 is not; p08 and p09 are of one patient."""
   for number, (name, patient_id) in enumerate({'p08': '7', 'p09': '7', 'p11': '8'}.items()):

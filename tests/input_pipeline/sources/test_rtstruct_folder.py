@@ -4,7 +4,6 @@ import copy
 import json
 import warnings
 
-import highdicom
 import numpy as np
 import pydicom
 import pytest
@@ -390,101 +389,6 @@ def test_from_files_to_prepared_data(tmp_path):
 
 def test_the_helper_draws_what_it_says():
   assert structure_sets.box((2, 6), (4, 8), 3)[0] == (-100 + 1.5 * 8, -50 + 3.5 * 8, 18)
-
-
-PATIENT = (
-  'PatientID PatientName PatientBirthDate PatientSex StudyID StudyDate StudyTime '
-  'AccessionNumber ReferringPhysicianName'
-)
-
-
-def write_seg(folder, number, masks, **changes):
-  """A SEG by highdicom of the series in a folder; masks are (columns, rows, slices)."""
-  series_files = sorted(folder.glob('ct*.dcm'), reverse=True)  # numbered from the head down
-  images = [pydicom.dcmread(path) for path in series_files]
-  for image in images:
-    for field in PATIENT.split():
-      setattr(image, field, '')
-    image.SliceThickness = 6
-  code = highdicom.sr.CodedConcept('123037004', 'SCT', 'Body structure')
-  seg = highdicom.seg.Segmentation(
-    source_images=images,
-    pixel_array=np.stack([mask.T for mask in masks.values()], -1),
-    segmentation_type=changes.pop('kind', 'BINARY'),
-    segment_descriptions=[
-      highdicom.seg.SegmentDescription(k, name, code, code, 'MANUAL')
-      for k, name in enumerate(masks, 1)
-    ],
-    series_instance_uid=highdicom.UID(), series_number=9, sop_instance_uid=highdicom.UID(),
-    instance_number=1, manufacturer='x', manufacturer_model_name='x', software_versions='1',
-    device_serial_number='1', **changes,
-  )  # fmt: skip
-  seg.save_as(folder / f'seg{number}.dcm')
-
-
-@pytest.mark.parametrize('every_frame', [False, True])  # those without voxels too
-@pytest.mark.parametrize('kind', ['BINARY', 'FRACTIONAL'])
-def test_segments_of_a_dicom_seg_are_rois(kind, every_frame, tmp_path):
-  series(tmp_path / 'p1')
-  cord, parotid = boxed((11, 12), (9, 11), (2, 7)), boxed((2, 6), (4, 8), (4, 6))
-  masks = {'SpinalCord': cord, 'Parotid_R': parotid, 'thing': parotid}
-  if every_frame:
-    masks['Parotid_L'] = np.zeros_like(cord)
-  write_seg(tmp_path / 'p1', 1, masks, kind=kind, omit_empty_frames=not every_frame)
-  declare(tmp_path, partial=['spinal cord'])
-  cases, notes = listed(tmp_path)
-  assert notes == ['rtstruct_folder: ROIs that stand for no class, with patients: thing (1)']
-  assert cases['p1'].supervised == ('spinal cord', 'right parotid')
-  assert cases['p1'].slice_ranges == {'spinal cord': (pytest.approx(9), pytest.approx(45))}
-  scan, told = load(cases['p1'])
-  np.testing.assert_array_equal(voxels(scan, 'spinal cord'), cord)
-  np.testing.assert_array_equal(voxels(scan, 'right parotid'), parotid)
-  assert not told
-
-
-def test_a_seg_without_all_its_pixels_costs_its_patient(tmp_path):
-  series(tmp_path / 'p1')
-  write_seg(tmp_path / 'p1', 1, {'SpinalCord': boxed((11, 12), (9, 11), (2, 7))})
-  path = tmp_path / 'p1' / 'seg1.dcm'
-  broken = pydicom.dcmread(path)
-  broken.PixelData = broken.PixelData[:20]
-  broken.save_as(path)
-  cases, _ = listed(tmp_path)
-  with pytest.raises(UserError, match=r'p1/seg1\.dcm: damaged structure set .*; copy it again'):
-    load(cases['p1'])
-
-
-def test_a_seg_of_another_kind_is_named(tmp_path):
-  series(tmp_path / 'p1')
-  write_seg(tmp_path / 'p1', 1, {'SpinalCord': boxed((11, 12), (9, 11), (2, 7))})
-  seg = pydicom.dcmread(tmp_path / 'p1' / 'seg1.dcm')
-  seg.SegmentationType = 'LABELMAP'
-  seg.save_as(tmp_path / 'p1' / 'seg1.dcm')
-  [case] = listed(tmp_path)[0].values()
-  with pytest.raises(UserError, match=r'seg1\.dcm: a SEG of type LABELMAP; export it as BINARY'):
-    case.load()
-
-
-@pytest.mark.parametrize(
-  'field', ['Rows', 'ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing']
-)
-def test_a_seg_on_another_grid(field, tmp_path):
-  series(tmp_path / 'p1')
-  write_seg(tmp_path / 'p1', 1, {'SpinalCord': boxed((11, 12), (9, 11), (2, 7))})
-  seg = pydicom.dcmread(tmp_path / 'p1' / 'seg1.dcm')
-  shared = seg.SharedFunctionalGroupsSequence[0]
-  if field == 'Rows':
-    seg.Rows, seg.Columns = seg.Columns, seg.Rows
-  elif field == 'ImageOrientationPatient':
-    shared.PlaneOrientationSequence[0].ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
-  elif field == 'PixelSpacing':  # of another reconstruction, that begins at the same place
-    shared.PixelMeasuresSequence[0].PixelSpacing = [5, 5]
-  else:
-    place = seg.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
-    place.ImagePositionPatient = [-96, -50, 12]
-  seg.save_as(tmp_path / 'p1' / 'seg1.dcm')
-  with pytest.raises(UserError, match='lies on another grid than its series'):
-    listed(tmp_path)[0]['p1'].load()
 
 
 def test_an_empty_roi_that_fits_two_classes_costs_nothing(tmp_path):

@@ -99,3 +99,15 @@ def test_partial_classes_are_known_where_they_are_contoured_by_a_tilted_gantry(d
   np.testing.assert_array_equal(known, voxels(scan, 'spinal cord').any((0, 1)))
   assert scan.geometry.spacing[2] == pytest.approx(6 / np.cos(np.radians(degrees)))
   assert high - low == pytest.approx(6 * scan.geometry.spacing[2])
+
+
+@pytest.mark.parametrize('name', ['RS/*', 'rs/1-1.dcm', 'R[S]/1-1.dcm'])
+def test_a_structure_set_is_named_by_its_folder_where_archives_call_all_alike(name, tmp_path):
+  newer = two_sets(tmp_path / 'p1')
+  (tmp_path / 'p1' / 'RS' / 'old.dcm').rename(tmp_path / 'p1' / 'RS' / '1-1.dcm')
+  structures(newer / '1-1.dcm', {'Larynx': CORD}, date='20210101')
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('larynx',)
+  assert f'{tmp_path}/p1: takes RS2/1-1.dcm (plan), not RS/1-1.dcm' in notes
+  declare(tmp_path, structure_set=name)
+  assert listed(tmp_path)[0]['p1'].supervised == ('spinal cord',)
