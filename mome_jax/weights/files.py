@@ -41,9 +41,10 @@ def shards(path: pathlib.Path) -> list[pathlib.Path]:
     return [path]
   with reading(path, WeightsError):
     index = json.loads(path.read_text(encoding='utf-8'))
-  if not isinstance(index, dict) or not isinstance(index.get('weight_map'), dict):
+  places = index.get('weight_map') if isinstance(index, dict) else None
+  if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
     raise WeightsError(f'{path}: has no "weight_map"; fetch the index of the shards again')
-  return [path.parent / name for name in sorted(set(index['weight_map'].values()))]
+  return [path.parent / name for name in sorted(set(places.values()))]
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import tokenizers
 import torch
 import transformers
 
-from mome_jax.text import embed, embedders, prompts
+from mome_jax.text import embed, embedders, prompts, sentence_model
 from mome_jax.text.vectors import TextVectorError, TextVectors
 
 WORDS = '[PAD] [UNK] [CLS] [SEP] a the of left right kidney liver ct scan computerized tomography'
@@ -111,6 +111,23 @@ def test_what_is_no_sentence_encoder_is_told(bert, monkeypatch):
   (folder / 'vocab.txt').unlink()
   with pytest.raises(TextVectorError, match='no tokenizer.json'):
     embedders.open_model(folder)
+
+
+@pytest.mark.parametrize('content', ['null', '3', '"bert"', '[1]', '{"path": "x"}'])
+def test_json_of_another_kind_is_told(content, tmp_path):
+  write_modules(tmp_path, 'Transformer', 'Pooling', pooling_mode='mean')
+  modules, pooling = tmp_path / 'modules.json', tmp_path / '1_Pooling' / 'config.json'
+  if not content.startswith('{'):
+    pooling.write_text(content)
+    with pytest.raises(TextVectorError, match="1_Pooling/config.json: is .*, not a model's; fetch"):
+      sentence_model.read_modules(tmp_path)
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(TextVectorError, match="config.json: is .*, not a model's; fetch it again"):
+      embedders.open_model(tmp_path)
+  for odd in (content, '[{"type": "a.Pooling", "path": null}]'):
+    modules.write_text(odd)
+    with pytest.raises(TextVectorError, match="modules.json: is .*, not a model's; fetch it again"):
+      sentence_model.read_modules(tmp_path)
 
 
 def save_tokenizer(folder, **more):

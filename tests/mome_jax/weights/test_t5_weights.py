@@ -126,11 +126,18 @@ def test_wrong_input_says_what_is_expected(tmp_path):
   values = json.loads((tmp_path / 'config.json').read_text())
   for change, message in [
     ({'feed_forward_proj': 'gated-silu'}, "is 'gated-silu'; known: relu, gated-gelu"),
+    ({'feed_forward_proj': ['relu']}, r"is \['relu'\]; known: relu, gated-gelu"),
     ({'d_model': 64}, 'shape: shared.weight'),
+    ({'d_model': '32', 'd_ff': None}, "{'d_model': '32', 'd_ff': None}; expected whole numbers"),
+    ({'relative_attention_max_distance': 0}, "_distance': 0}; expected whole numbers above 0"),
   ]:
     (tmp_path / 'config.json').write_text(json.dumps({**values, **change}))
     with pytest.raises(weights.WeightsError, match=message):
       t5.load(tmp_path)
+  for names in ({'a': 1}, {'a': ['b']}, ['a']):
+    (tmp_path / 'x.index.json').write_text(json.dumps({'weight_map': names}))
+    with pytest.raises(weights.WeightsError, match='no "weight_map"; fetch the index'):
+      files.shards(tmp_path / 'x.index.json')
   (tmp_path / 'config.json').unlink()
   with pytest.raises(weights.WeightsError, match='put the config.json'):
     t5.load(tmp_path)
