@@ -135,7 +135,7 @@ class _Evaluation:
     number = self.config.evaluation.pictures if lead and not self.unseen else 0
     several = len(self.config.data.sources) > 1
     pictures = CasePictures(self.workdir / 'pictures', number, self.explainer, several=several)
-    if lead:
+    if lead and not self.unseen:
       with errors.writing(pictures.folder):
         pictures.folder.mkdir(exist_ok=True)
     rows, counts = self._segment(part, pictures)
@@ -181,10 +181,11 @@ class _Evaluation:
     origin = part.origin() | {'step': self.step, 'postprocess': rules, 'prompts': self.texts}
     origin['evaluation'] = settings(self.config)
     summary, table = score_files.write(folder, rows, title=title, origin=origin, points=points)
+    print(f'\n{table}\n\nTable and scores: {folder}')
     if not self.unseen:  # after the scores: a picture that cannot be written costs none of them
       with errors.writing(pictures.folder):
         pictures.finish(end, points)
-    print(f'\n{table}\n\nTable and scores: {folder}\nPictures: {pictures.folder}')
+      print(f'Pictures: {pictures.folder}')
     return summary
 
 

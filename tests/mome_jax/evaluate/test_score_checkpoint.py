@@ -107,6 +107,21 @@ def test_pictures_of_several_sources_are_named_by_them(monkeypatch, tmp_path, so
   assert asked == [len(sources) > 1]
 
 
+def test_names_that_training_never_showed_leave_no_pictures(monkeypatch, tmp_path, capsys):
+  mask = np.ones((4, 4, 4), bool)
+  row = score_files.score('s', 'a', 'liver', mask, mask, (1, 1, 1)) | {'split': 'validation'}
+  monkeypatch.setattr(score_checkpoint._Evaluation, '_segment', lambda *_: ([row], []))
+  segmenter = types.SimpleNamespace(settings=types.SimpleNamespace(rules=()))
+  config = demo.get_config()
+  config.evaluation.prompts = 'held_out'
+  place = epath.Path(tmp_path)
+  run = score_checkpoint._Evaluation(place, config, 7, TEMPLATE, ('hepar',), segmenter, None)
+  run.score(held_out.HeldOut('validation', (), None, ()))
+  told = capsys.readouterr().out
+  assert f'Table and scores: {place / "evaluation_held_out"}' in told and 'Pictures' not in told
+  assert not (place / 'pictures').exists()
+
+
 def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
   """It has no --text-model: the vectors of the run get those of the held-out names."""
   known = TextVectors(('a liver',), np.zeros((1, 4), np.float32), {'weights_sha256': 'x'})
