@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from input_pipeline import bricks
+from input_pipeline import bricks, folds
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
 from input_pipeline.cli import called_as
 from input_pipeline.ct import volume
@@ -133,6 +133,7 @@ def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
     (held_out, 'find'),
   ):
     monkeypatch.setattr(module, name, lambda *_, **__: tmp_path)
+  monkeypatch.setattr(checkpoint, 'load_config', lambda _: config)
   monkeypatch.setattr(bricks, 'read_template', lambda *_: TEMPLATE)
   member = types.SimpleNamespace(vectors=known, folder=tmp_path)
   model = types.SimpleNamespace(members=(member,))
@@ -141,3 +142,23 @@ def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
     evaluate.evaluate(config, epath.Path(tmp_path))
   assert f'add them with mome embed --output={tmp_path}/text.npz' in str(error.value)
   assert '--text-model' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('scored', 'dealt'), [(('a',), ('a', 'b')), (('a', 'b'), ('a', 'b')), (('c',), ('c',))]
+)
+def test_a_fold_is_dealt_over_the_sources_of_its_training(scored, dealt, monkeypatch, tmp_path):
+  """Scored on one of them, a model is asked for the scans that it was not trained on."""
+  trained, config = demo.get_config(), demo.get_config()
+  trained.data.sources, config.data.sources, config.data.fold = ('a', 'b'), scored, 2
+  monkeypatch.setattr(checkpoint, 'load_config', lambda _: trained)
+  cases = lambda source: [types.SimpleNamespace(source=source, name=f'{source}{n}', digest='')
+                          for n in range(20)]  # fmt: skip
+  monkeypatch.setattr(bricks, 'pool_cases', lambda _, source: cases(source))
+  monkeypatch.setattr(bricks, 'read_patients', lambda *_: {})
+  expected = folds.held_out('', dealt, 2, config.data.folds)
+  assert score_checkpoint._held_out_by_fold(config, epath.Path(tmp_path)) == expected
+  if scored != dealt:
+    assert (
+      folds.held_out('', scored, 2, config.data.folds) - expected
+    )  # trained on, by others' rank
