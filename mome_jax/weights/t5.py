@@ -118,7 +118,7 @@ def load(path: pathlib.Path) -> tuple[T5Config, dict]:
   """
   path = files.find_checkpoint(path)
   config = read_config(path.with_name('config.json'))
-  return config, convert(files.read_tensors(path), config)
+  return config, convert(files.read_tensors(path, '|'.join(_IGNORE)), config)
 
 
 def _embedding_key(state: Mapping[str, np.ndarray]) -> str:
