@@ -64,6 +64,10 @@ def test_what_a_fold_holds_out_is_that_of_the_run_whichever_sources_are_measured
   words = ['--checkpoint', str(tmp_path / 'model'), '--data_dir', str(prepared)]
   assert command.main([*words, '--sources', 'phantom']) == 0
   assert asked == [(str(prepared), ('phantom', 'other'), 1, config.data.folds)]
+  config.data.sources = ('gone', 'other')
+  (tmp_path / 'model/config.json').write_text(config.to_json_best_effort())
+  assert command.main([*words, '--sources', 'phantom']) == 0
+  assert len(asked) == 1
 
 
 def test_scans_come_together_from_their_bricks(prepared):
