@@ -135,8 +135,9 @@ def read_modules(folder: pathlib.Path) -> tuple[str, bool]:
 
 def _read_pooling(file: pathlib.Path) -> str:
   values = _read(file, _is_object)
-  if isinstance(values.get('pooling_mode'), str):  # as later versions write it
-    modes = [values['pooling_mode']]
+  written = values.get('pooling_mode')  # as later versions write it
+  if isinstance(written, str | list):
+    modes = [written] if isinstance(written, str) else list(map(str, written))
   else:
     modes = [
       _POOLINGS.get(name, name.removeprefix('pooling_mode_'))

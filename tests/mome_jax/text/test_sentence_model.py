@@ -97,6 +97,9 @@ def test_what_is_no_sentence_encoder_is_told(bert, monkeypatch):
   write_modules(folder, 'Transformer', 'Pooling', pooling_mode='max')
   with pytest.raises(TextVectorError, match='pooling is max; known: mean, cls'):
     embedders.open_model(folder)
+  write_modules(folder, 'Transformer', 'Pooling', pooling_mode=['mean', 'max'])
+  with pytest.raises(TextVectorError, match='pooling is mean and max; known: mean, cls'):
+    embedders.open_model(folder)
   (folder / 'modules.json').unlink()
   whole = (folder / 'model.safetensors').read_bytes()
   (folder / 'model.safetensors').write_bytes(whole[:100])
