@@ -18,8 +18,11 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from input_pipeline import text_files
 from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import UserError, command, writing
+
+_UNFINISHED = '.unfinished'  # in the folder of an ensemble, names the members that it has made
 
 
 def export(
@@ -179,24 +182,36 @@ def export_ensemble(
   model = open_model(paths)  # before anything is written
   if not experimental:
     _check_experimental_alike(paths, model.config.experimental)
-  checkpoint.new_folder(output)
+  folder = checkpoint.new_folder(output)
+  _take_back(folder)  # of an export that was killed
   if form == 'hf' and not licence:
     cards = (hf_folder.read_card(checkpoint.folder_of(path)) for path in paths)
     licences = sorted({hf_folder.licence_of(card) for card in cards} - {''})
     if len(licences) > 1:
       raise UserError(f'the models have several licences ({"; ".join(licences)}); pass --licence')
   names = [f'model_{number}' for number in range(len(paths))]
+  made = [name for name in names if not (folder / name).exists()]
+  with writing(folder, checkpoint.CheckpointError):
+    text_files.replace(folder / _UNFINISHED, '\n'.join(made))
   with contextlib.ExitStack() as undo:  # a member without the others would pass for the whole
+    undo.callback(_take_back, folder)
     for name, path in zip(names, paths, strict=True):
-      folder = epath.Path(output) / name
-      if not folder.exists():
-        undo.callback(folder.rmtree, missing_ok=True)
-      export(path, folder, dtype, form=form, licence=licence, experimental=experimental)
+      export(path, folder / name, dtype, form=form, licence=licence, experimental=experimental)
     undo.pop_all()
   if form == 'hf':
-    first = hf_folder.read_card(epath.Path(output) / names[0])
-    hf_folder.write_card(output, hf_folder.with_body(first, hf_folder.read_card(output)))
-  checkpoint.write_members(output, names)
+    first = hf_folder.read_card(folder / names[0])
+    hf_folder.write_card(folder, hf_folder.with_body(first, hf_folder.read_card(folder)))
+  checkpoint.write_members(folder, names)
+  (folder / _UNFINISHED).unlink()
+
+
+def _take_back(folder: epath.Path) -> None:
+  """Removes the members of an ensemble that has not come to its end."""
+  mark = folder / _UNFINISHED
+  if mark.exists():
+    for name in mark.read_text(encoding='utf-8').split():
+      (folder / name).rmtree(missing_ok=True)
+    mark.unlink()
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -79,12 +79,7 @@ def rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     `lesion_sensitivity`, the share of all lesions that were found; `false_positives_per_healthy`.
     NaN where there is no scan to tell.
   """
-  diseased = sum(row['lesions'] > 0 for row in rows)
-  numbers: dict[str, Any] = {'n_diseased': diseased, 'n_healthy': len(rows) - diseased}
-  for name, shares in _shares(rows).items():
-    whole = sum(share.whole for share in shares)
-    numbers[name] = sum(share.part for share in shares) / whole if whole else math.nan
-  return numbers | {'harmonic_mean': _harmonic(numbers['sensitivity'], numbers['specificity'])}
+  return _rates(_shares(rows))
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -93,11 +88,11 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Args:
     rows: as of `rates`; those with the same `patients.FIELD` are scans of one patient.
   """
-  intervals = {}
-  for name, shares in _shares(rows).items():
+  by_number, intervals = _shares(rows), {}
+  for name, shares in by_number.items():
     pairs, whose = [share[:2] for share in shares], [share.patient for share in shares]
     intervals[f'{name}_interval'] = bootstrap_ratio(pairs, whose)
-  return rates(rows) | intervals
+  return _rates(by_number) | intervals
 
 
 class _Share(NamedTuple):
@@ -119,6 +114,15 @@ def _shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[_Share]]:
     'lesion_sensitivity': [_Share(row['found'], row['lesions'], who) for row, who in diseased],
     'false_positives_per_healthy': [_Share(row['predicted'], 1, who) for row, who in healthy],
   }
+
+
+def _rates(by_number: Mapping[str, Sequence[_Share]]) -> dict[str, Any]:
+  diseased, healthy = (len(by_number[name]) for name in ('sensitivity', 'specificity'))
+  numbers: dict[str, Any] = {'n_diseased': diseased, 'n_healthy': healthy}
+  for name, shares in by_number.items():
+    whole = sum(share.whole for share in shares)
+    numbers[name] = sum(share.part for share in shares) / whole if whole else math.nan
+  return numbers | {'harmonic_mean': _harmonic(numbers['sensitivity'], numbers['specificity'])}
 
 
 def _harmonic(a: float, b: float) -> float:

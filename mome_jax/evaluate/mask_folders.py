@@ -433,6 +433,8 @@ def _read_legends(folder: pathlib.Path, template: Template) -> dict[str, list[Le
   for path in sorted(folder.glob('*_seg.json')):
     try:
       rows = text_files.read_json(path)['labels']
+      if odd := [row for row in rows if not _is_legend_row(row)]:
+        raise TypeError(f'{odd[0]} is no label')
       case = path.name.removesuffix('_seg.json')
       by_name = {canonical(row['name'], template): row for row in rows}
       if len(by_name) < len(rows):  # one class in several words, asked as written
@@ -444,6 +446,11 @@ def _read_legends(folder: pathlib.Path, template: Template) -> dict[str, list[Le
   if damaged and not legends:
     raise damaged
   return legends
+
+
+def _is_legend_row(row: Mapping) -> bool:
+  is_label = isinstance(row['name'], str) and type(row['label']) is int
+  return is_label and isinstance(row.get('mask'), str | None)
 
 
 def _declared(path: pathlib.Path, template: Template) -> Meaning:

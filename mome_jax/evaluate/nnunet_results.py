@@ -108,6 +108,8 @@ def _values(path: pathlib.Path, index: Mapping[str, Any], template: Template) ->
   """Class -> value in the order of painting, from the content of a dataset.json."""
   named = nifti_folder.by_name(index['labels'], path)
   regions = {name: held for name, held in named.items() if name not in _UNSET}
+  if empty := [name for name, held in regions.items() if not held]:
+    raise ScoreError(f'{path}: labels without a value: {", ".join(empty)}; give each one')
   if any(len(held) > 1 for held in regions.values()):
     values = _of_regions(path, list(regions), index.get('regions_class_order'))
   else:

@@ -7,8 +7,9 @@ identifier of a person gets there.
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from input_pipeline.bricks.records import Key
+
 FIELD = 'patient'
-Key = tuple[str, str]  # dataset, case
 
 
 def called(patients: Mapping[Key, Hashable]) -> dict[Key, str]:

@@ -79,7 +79,7 @@ def evaluate(
     template,
     split=config.evaluation.split,
     trained=training_cases.of_models([*folders, *beside]),
-    fold=folds.of_run(config),
+    fold=_held_out_by_fold(config, folders[0]),
   )
   model = open_model(workdir, config, asked=asked)
   texts = prompts.BY_KIND[kind](names, template)
@@ -88,6 +88,16 @@ def evaluate(
   explainer = router_maps.make_explainer(model, names, texts, segmenter)
   run = _Evaluation(workdir, config, model.step, template, tuple(texts), segmenter, explainer)
   return [run.score(part) for part in parts][0]
+
+
+def _held_out_by_fold(config: ConfigDict, model: epath.Path) -> frozenset[bricks.Key] | None:
+  """What the fold of a model holds out: it was dealt over all sources of its training.
+
+  Of other sources nobody dealt any: they are dealt now.
+  """
+  trained = checkpoint.load_config(model).data.sources
+  dealt = trained if {*config.data.sources} <= {*trained} else config.data.sources
+  return folds.held_out(config.data_dir, dealt, config.data.fold, config.data.folds)
 
 
 def _check_vectors(model: Model, texts: Sequence[str]) -> None:
@@ -135,7 +145,7 @@ class _Evaluation:
     number = self.config.evaluation.pictures if lead and not self.unseen else 0
     several = len(self.config.data.sources) > 1
     pictures = CasePictures(self.workdir / 'pictures', number, self.explainer, several=several)
-    if lead:
+    if lead and not self.unseen:
       with errors.writing(pictures.folder):
         pictures.folder.mkdir(exist_ok=True)
     rows, counts = self._segment(part, pictures)
@@ -181,10 +191,11 @@ class _Evaluation:
     origin = part.origin() | {'step': self.step, 'postprocess': rules, 'prompts': self.texts}
     origin['evaluation'] = settings(self.config)
     summary, table = score_files.write(folder, rows, title=title, origin=origin, points=points)
+    print(f'\n{table}\n\nTable and scores: {folder}')
     if not self.unseen:  # after the scores: a picture that cannot be written costs none of them
       with errors.writing(pictures.folder):
         pictures.finish(end, points)
-    print(f'\n{table}\n\nTable and scores: {folder}\nPictures: {pictures.folder}')
+      print(f'Pictures: {pictures.folder}')
     return summary
 
 

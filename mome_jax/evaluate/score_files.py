@@ -146,7 +146,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
       f'{file.parent}: no whole {SUMMARY}, so that its scores may be of several evaluations; '
       'evaluate again'
     )
-  reader = csv.DictReader(io.StringIO(text_files.read_text(file)))
+  reader = csv.DictReader(io.StringIO(text_files.read_explained(file, ResultsError)))
   needed = 'case', 'class', *metrics.STANDARD
   missing = [name for name in needed if name not in (reader.fieldnames or ())]
   if missing:

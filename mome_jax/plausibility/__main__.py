@@ -75,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sources:
       raise UserError(f'--sources {args.sources!r}: names none; leave it out, or name some')
   template = bricks.read_template(args.data_dir, sources, config.new_classes)
-  fold = folds.held_out(args.data_dir, sources, config.data.fold, config.data.folds)
+  config.data_dir = args.data_dir
+  # Dealt over all sources of the run, whichever of them are measured; of others nothing was dealt.
+  fold = folds.of_run(config) if {*sources} & {*config.data.sources} else None
   stores = [bricks.open_bricks(args.data_dir, source, template, fold) for source in sources]
   folder = checkpoint.folder_of(args.checkpoint)
   with writing(folder):  # before minutes of measuring

@@ -3,6 +3,7 @@
 import bisect
 import collections
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -92,21 +93,26 @@ def learn_stores(
 def regions(sources: Iterable[Sequence[TrainingLook]]) -> list[list[TrainingLook]]:
   """The scans of each region of the body.
 
-  A source belongs to the first region that shows nothing of what it declares absent, and that
-  declares nothing absent of what it shows.
+  A source belongs to the first region of whose sources it contradicts none: neither shows what the
+  other declares absent.
 
   Args:
     sources: the scans of each.
   """
-  made: list[list[TrainingLook]] = []
+  made: list[list[Sequence[TrainingLook]]] = []
   for scans in sources:
     for region in made:
-      if not (_shown(region) & _absent(scans) or _shown(scans) & _absent(region)):
-        region += scans
+      if not any(_contradict(scans, other) for other in region):
+        region.append(scans)
         break
     else:
-      made.append(list(scans))
-  return [region for region in made if region]
+      made.append([scans])
+  joined = (list(itertools.chain.from_iterable(region)) for region in made)
+  return [scans for scans in joined if scans]
+
+
+def _contradict(one: Sequence[TrainingLook], other: Sequence[TrainingLook]) -> bool:
+  return bool(_shown(one) & _absent(other) or _shown(other) & _absent(one))
 
 
 def _shown(scans: Iterable[TrainingLook]) -> frozenset[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from input_pipeline import progress
+from mome_jax.errors import reading
 from mome_jax.text import sentence_model
 from mome_jax.text.t5 import TextEncoder
 from mome_jax.text.text_model import TextModel
@@ -119,7 +120,7 @@ def digest(paths: Iterable[pathlib.Path]) -> str:
   """Sha-256 of the files one after the other."""
   total = hashlib.sha256()
   for path in paths:
-    with path.open('rb') as file:
+    with reading(path, TextVectorError), path.open('rb') as file:
       while block := file.read(1 << 24):
         total.update(block)
   return total.hexdigest()

@@ -114,7 +114,7 @@ def model_type(folder: pathlib.Path) -> str:
   file = folder / 'config.json'
   if not file.is_file():
     return ''
-  return str(_read(file).get('model_type', ''))
+  return str(_read(file, _is_object).get('model_type', ''))
 
 
 def read_modules(folder: pathlib.Path) -> tuple[str, bool]:
@@ -123,7 +123,7 @@ def read_modules(folder: pathlib.Path) -> tuple[str, bool]:
   if not file.is_file():
     return 'mean', False
   pooling, normalize = 'mean', False
-  for module in _read(file):
+  for module in _read(file, _are_modules):
     kind = str(module.get('type', '')).rpartition('.')[2]
     if kind not in _MODULES:
       raise TextVectorError(f'{file}: asks for {kind}; known: {", ".join(_MODULES)}')
@@ -134,9 +134,10 @@ def read_modules(folder: pathlib.Path) -> tuple[str, bool]:
 
 
 def _read_pooling(file: pathlib.Path) -> str:
-  values = _read(file)
-  if isinstance(values.get('pooling_mode'), str):  # as later versions write it
-    modes = [values['pooling_mode']]
+  values = _read(file, _is_object)
+  written = values.get('pooling_mode')  # as later versions write it
+  if isinstance(written, str | list):
+    modes = [written] if isinstance(written, str) else list(map(str, written))
   else:
     modes = [
       _POOLINGS.get(name, name.removeprefix('pooling_mode_'))
@@ -148,6 +149,18 @@ def _read_pooling(file: pathlib.Path) -> str:
   return modes[0]
 
 
-def _read(file: pathlib.Path) -> Any:
+def _is_object(content: Any) -> bool:
+  return isinstance(content, dict)
+
+
+def _are_modules(content: Any) -> bool:
+  whole = lambda module: _is_object(module) and isinstance(module.get('path', ''), str)
+  return isinstance(content, list) and all(map(whole, content))
+
+
+def _read(file: pathlib.Path, fits: Callable[[Any], bool]) -> Any:
   with reading(file, TextVectorError):
-    return json.loads(file.read_text(encoding='utf-8'))
+    content = json.loads(file.read_text(encoding='utf-8'))
+  if not fits(content):
+    raise TextVectorError(f"{file}: is {str(content)[:60]!r}, not a model's; fetch it again")
+  return content

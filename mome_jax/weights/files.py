@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ _NAMES = (
   'pytorch_model.bin',
   'pytorch_model.bin.index.json',
 )
+_NOTHING = r'(?!)'  # matches no name
 
 
 def find_checkpoint(path: pathlib.Path) -> pathlib.Path:
@@ -41,12 +43,13 @@ def shards(path: pathlib.Path) -> list[pathlib.Path]:
     return [path]
   with reading(path, WeightsError):
     index = json.loads(path.read_text(encoding='utf-8'))
-  if not isinstance(index, dict) or not isinstance(index.get('weight_map'), dict):
+  places = index.get('weight_map') if isinstance(index, dict) else None
+  if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
     raise WeightsError(f'{path}: has no "weight_map"; fetch the index of the shards again')
-  return [path.parent / name for name in sorted(set(index['weight_map'].values()))]
+  return [path.parent / name for name in sorted(set(places.values()))]
 
 
-def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_tensors(path: pathlib.Path, but: str = _NOTHING) -> dict[str, np.ndarray]:
   """Every tensor of a checkpoint by its name.
 
   A PyTorch file may hold the state dict itself or under `net`, `state_dict` or `model`, as training
@@ -55,6 +58,8 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   Args:
     path: `.safetensors`, a PyTorch file of any suffix (for which PyTorch must be installed), or the
       `.index.json` of a sharded one.
+    but: regular expression of whole names that are not wanted: of safetensors they are never read,
+      of a PyTorch file forgotten, so that only one shard is ever held whole.
 
   Returns:
     Arrays with the types of the file; bfloat16 as `ml_dtypes.bfloat16`.
@@ -67,15 +72,15 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   if not path.is_file():
     raise WeightsError(f'{path}: no such checkpoint file')
   if path.name.endswith('.index.json'):
-    return {k: v for shard in shards(path) for k, v in read_tensors(shard).items()}
+    return {k: v for shard in shards(path) for k, v in read_tensors(shard, but).items()}
   if path.suffix == '.safetensors':
-    return _read_safetensors(path)
+    return _read_safetensors(path, but)
   state = _state_dict(torch_file.load(path))
   if state is None:
     raise WeightsError(
       f'{path}: holds no state dict (tensors by name); give a checkpoint of weights'
     )
-  return strip_module(state)
+  return strip_module({k: v for k, v in state.items() if not re.fullmatch(but, k)})
 
 
 def strip_module(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -85,13 +90,13 @@ def strip_module(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return dict(state)
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: pathlib.Path, but: str) -> dict[str, np.ndarray]:
   import safetensors
-  import safetensors.numpy
 
   try:
-    with reading(path, WeightsError):
-      return safetensors.numpy.load_file(path)
+    with reading(path, WeightsError), safetensors.safe_open(path, framework='np') as file:
+      names = [name for name in file.offset_keys() if not re.fullmatch(but, name)]
+      return {name: file.get_tensor(name) for name in names}
   except safetensors.SafetensorError as error:
     raise WeightsError(f'{path}: not a safetensors file, or a damaged one ({error})') from error
 

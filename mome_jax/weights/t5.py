@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mome_jax.text.t5 import T5Config, TextEncoder
+from mome_jax.text.t5 import FEED_FORWARDS, T5Config, TextEncoder
 from mome_jax.weights import files, strict_fill
 from mome_jax.weights.errors import WeightsError
 
@@ -20,7 +20,8 @@ _TIED = 'encoder.embed_tokens.weight'
 _RELPOS = 'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
 # The decoder, and embeddings that other files of the same model repeat.
 _IGNORE = (r'decoder\..*', r'lm_head\.weight')
-_FEED_FORWARDS = {'relu': 'relu', 'gated-gelu': 'gated-gelu'}
+_SIZES = ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_heads')
+_POSITIONS = {'relative_attention_num_buckets': 32, 'relative_attention_max_distance': 128}
 
 
 def infer_config(state: Mapping[str, np.ndarray]) -> T5Config:
@@ -64,22 +65,17 @@ def read_config(path: pathlib.Path) -> T5Config:
   try:
     values = json.loads(path.read_text(encoding='utf-8'))
     activation = values.get('feed_forward_proj', 'relu')
-    sizes = {
-      name: values[name]
-      for name in ('vocab_size', 'd_model', 'd_kv', 'd_ff', 'num_layers', 'num_heads')
-    }
+    sizes = {name: values[name] for name in _SIZES}
+    sizes |= {name: values.get(name, default) for name, default in _POSITIONS.items()}
   except (OSError, ValueError, KeyError, AttributeError) as error:
     raise WeightsError(f'{path}: no config.json of a T5 model ({error!r})') from error
-  if activation not in _FEED_FORWARDS:
+  if wrong := {name: size for name, size in sizes.items() if type(size) is not int or size < 1}:
+    raise WeightsError(f'{path}: {wrong}; expected whole numbers above 0')
+  if activation not in FEED_FORWARDS:
     raise WeightsError(
-      f'{path}: feed_forward_proj is {activation!r}; known: {", ".join(_FEED_FORWARDS)}'
+      f'{path}: feed_forward_proj is {activation!r}; known: {", ".join(FEED_FORWARDS)}'
     )
-  return T5Config(
-    **sizes,
-    feed_forward=activation,
-    relative_attention_num_buckets=values.get('relative_attention_num_buckets', 32),
-    relative_attention_max_distance=values.get('relative_attention_max_distance', 128),
-  )
+  return T5Config(**sizes, feed_forward=activation)
 
 
 def convert(state: Mapping[str, np.ndarray], config: T5Config | None = None) -> dict:
@@ -122,7 +118,7 @@ def load(path: pathlib.Path) -> tuple[T5Config, dict]:
   """
   path = files.find_checkpoint(path)
   config = read_config(path.with_name('config.json'))
-  return config, convert(files.read_tensors(path), config)
+  return config, convert(files.read_tensors(path, '|'.join(_IGNORE)), config)
 
 
 def _embedding_key(state: Mapping[str, np.ndarray]) -> str:

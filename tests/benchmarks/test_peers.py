@@ -4,10 +4,12 @@ import dataclasses
 import functools
 
 import numpy as np
+import pytest
 import torch
 
 from mome_jax.configs import openkbp_cpu
-from tests.benchmarks.peers import recipes
+from tests.benchmarks.peers import recipes, training
+from tests.benchmarks.peers.measurements import CHECKPOINT
 from tests.benchmarks.peers.trainer import Trainer
 
 SIDE = 16
@@ -48,6 +50,17 @@ def test_a_restored_training_goes_on_as_if_it_had_not_stopped():
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
   for name, expected in whole.average.items():
     torch.testing.assert_close(second.average[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_training_on_the_data_of_another_experiment_is_not_resumed(tmp_path, monkeypatch):
+  monkeypatch.setattr(training, 'make_trainer', lambda *_: make_trainer())
+  config = recipes.make_config('dynunet', 'regions_cpu')
+  settings = {'peer': 'dynunet', 'steps': 2, 'minutes': 0.0, 'seed': config.seed}
+  settings |= {'sources': config.data.sources, 'classes': config.classes}
+  for noted in ({}, {'experiment': 'openkbp'}):  # at first, the experiment was not noted
+    torch.save({'settings': settings | noted}, tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match="'experiment': 'openkbp.*'regions_cpu'.*; choose another"):
+      training.train('dynunet', config, tmp_path, device='cpu', steps=2)
 
 
 def test_an_unsupervised_class_learns_nothing():

@@ -24,7 +24,7 @@ import torch
 
 from input_pipeline.bricks import NotPreparedError
 from tests.benchmarks.peers import machine, scoring, training
-from tests.benchmarks.peers.recipes import RECIPES, make_config
+from tests.benchmarks.peers.recipes import EXPERIMENT, RECIPES, make_config
 
 
 def _config(args, peer: str):
@@ -66,7 +66,7 @@ def _parse() -> argparse.Namespace:
   )
   shared = argparse.ArgumentParser(add_help=False)
   shared.add_argument('--data_dir', default='runs/data')
-  shared.add_argument('--config', default='openkbp_cpu', help='experiment whose data is taken')
+  shared.add_argument('--config', default=EXPERIMENT, help='experiment whose data is taken')
   shared.add_argument(
     '--source', default='', help='prepared, in place of its own; openkbp_tune to choose with'
   )

@@ -112,11 +112,10 @@ def _load_peer(run: str):
 
   device = machine.prepare(len(os.sched_getaffinity(0)))
   saved = torch.load(pathlib.Path(run, CHECKPOINT), map_location=device)
-  config = recipes.make_config(saved['settings']['peer'])
-  config.classes = saved['settings']['classes']
-  trainer = Trainer(
-    recipes.RECIPES[saved['settings']['peer']], config, _code_table(config.classes), device
-  )
+  settings = {'experiment': recipes.EXPERIMENT, **saved['settings']}
+  config = recipes.make_config(settings['peer'], settings['experiment'])
+  config.classes = settings['classes']
+  trainer = Trainer(recipes.RECIPES[settings['peer']], config, _code_table(config.classes), device)
   trainer.restore(saved)
   return trainer, config
 

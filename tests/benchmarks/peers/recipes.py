@@ -117,10 +117,13 @@ RECIPES = {
 }
 
 
+EXPERIMENT = 'openkbp_cpu'  # whose data is taken by default, and was always before it was noted
+
+
 def make_config(
-  peer: str, experiment: str = 'openkbp_cpu', *, data_dir: str = '', source: str = '', seed: int = 0
+  peer: str, experiment: str = EXPERIMENT, *, data_dir: str = '', source: str = '', seed: int = 0
 ):
-  """An experiment with the patch, batch and windows of a peer.
+  """An experiment, which it names, with the patch, batch and windows of a peer.
 
   Args:
     peer: of `RECIPES`.
@@ -130,7 +133,7 @@ def make_config(
     seed: of training.
   """
   config, recipe = config_flag.load(experiment).unlock(), RECIPES[peer]
-  config.data_dir, config.seed = data_dir, seed
+  config.experiment, config.data_dir, config.seed = experiment, data_dir, seed
   config.data.sources = (source,) if source else config.data.sources
   config.data.patch = config.evaluation.window = recipe.patch
   config.train.batch_size = recipe.batch_size

@@ -14,7 +14,7 @@ from input_pipeline.progress import bar as bar_of
 from mome_jax.checkpoint import training_cases
 from mome_jax.training.log import MetricsLog
 from tests.benchmarks.peers.measurements import CHECKPOINT
-from tests.benchmarks.peers.recipes import RECIPES
+from tests.benchmarks.peers.recipes import EXPERIMENT, RECIPES
 from tests.benchmarks.peers.trainer import Trainer
 
 _SAVE_EVERY = 180.0  # seconds
@@ -65,15 +65,14 @@ def train(
   """
   workdir.mkdir(parents=True, exist_ok=True)
   trainer = make_trainer(peer, config, device)
-  settings = {'peer': peer, 'steps': steps, 'minutes': minutes, 'seed': config.seed}
-  settings |= {'sources': config.data.sources, 'classes': config.classes}
+  settings = {'experiment': config.experiment, 'peer': peer, 'steps': steps, 'minutes': minutes}
+  settings |= {'seed': config.seed, 'sources': config.data.sources, 'classes': config.classes}
   before = 0.0
   if (workdir / CHECKPOINT).exists():
     saved = torch.load(workdir / CHECKPOINT, map_location=trainer.device)
-    if saved['settings'] != settings:
-      raise ValueError(
-        f'{workdir} holds {saved["settings"]}, not {settings}; choose another --workdir'
-      )
+    before_it = {'experiment': EXPERIMENT, **saved['settings']}
+    if before_it != settings:
+      raise ValueError(f'{workdir} holds {before_it}, not {settings}; choose another --workdir')
     trainer.restore(saved)
     before = saved['seconds']
   training_cases.note(epath.Path(workdir), open_stores(config), resumed=trainer.step > 0, init='')

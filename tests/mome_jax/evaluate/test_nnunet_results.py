@@ -142,6 +142,7 @@ def test_a_label_without_end_is_told(tmp_path):
   ({'colon': 1}, {}, 'none of the labels'),
   ({'liver': 1}, {'file_ending': '.png'}, "'.png'; expected .nii.gz"),
   ({'liver': 300}, {}, 'outside 0..255'),
+  ({'liver': [], 'spleen': 2}, {}, 'labels without a value: liver; give each one'),
   ({'kidney_left': 1, 'left kidney': 2}, {}, 'one class'),
 ])  # fmt: skip
 def test_what_does_not_fit_is_told(labels, fields, told, tmp_path):

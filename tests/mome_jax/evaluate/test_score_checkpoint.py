@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from input_pipeline import bricks
+from input_pipeline import bricks, folds
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
 from input_pipeline.cli import called_as
 from input_pipeline.ct import volume
@@ -107,6 +107,21 @@ def test_pictures_of_several_sources_are_named_by_them(monkeypatch, tmp_path, so
   assert asked == [len(sources) > 1]
 
 
+def test_names_that_training_never_showed_leave_no_pictures(monkeypatch, tmp_path, capsys):
+  mask = np.ones((4, 4, 4), bool)
+  row = score_files.score('s', 'a', 'liver', mask, mask, (1, 1, 1)) | {'split': 'validation'}
+  monkeypatch.setattr(score_checkpoint._Evaluation, '_segment', lambda *_: ([row], []))
+  segmenter = types.SimpleNamespace(settings=types.SimpleNamespace(rules=()))
+  config = demo.get_config()
+  config.evaluation.prompts = 'held_out'
+  place = epath.Path(tmp_path)
+  run = score_checkpoint._Evaluation(place, config, 7, TEMPLATE, ('hepar',), segmenter, None)
+  run.score(held_out.HeldOut('validation', (), None, ()))
+  told = capsys.readouterr().out
+  assert f'Table and scores: {place / "evaluation_held_out"}' in told and 'Pictures' not in told
+  assert not (place / 'pictures').exists()
+
+
 def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
   """It has no --text-model: the vectors of the run get those of the held-out names."""
   known = TextVectors(('a liver',), np.zeros((1, 4), np.float32), {'weights_sha256': 'x'})
@@ -118,6 +133,7 @@ def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
     (held_out, 'find'),
   ):
     monkeypatch.setattr(module, name, lambda *_, **__: tmp_path)
+  monkeypatch.setattr(checkpoint, 'load_config', lambda _: config)
   monkeypatch.setattr(bricks, 'read_template', lambda *_: TEMPLATE)
   member = types.SimpleNamespace(vectors=known, folder=tmp_path)
   model = types.SimpleNamespace(members=(member,))
@@ -126,3 +142,23 @@ def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
     evaluate.evaluate(config, epath.Path(tmp_path))
   assert f'add them with mome embed --output={tmp_path}/text.npz' in str(error.value)
   assert '--text-model' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('scored', 'dealt'), [(('a',), ('a', 'b')), (('a', 'b'), ('a', 'b')), (('c',), ('c',))]
+)
+def test_a_fold_is_dealt_over_the_sources_of_its_training(scored, dealt, monkeypatch, tmp_path):
+  """Scored on one of them, a model is asked for the scans that it was not trained on."""
+  trained, config = demo.get_config(), demo.get_config()
+  trained.data.sources, config.data.sources, config.data.fold = ('a', 'b'), scored, 2
+  monkeypatch.setattr(checkpoint, 'load_config', lambda _: trained)
+  cases = lambda source: [types.SimpleNamespace(source=source, name=f'{source}{n}', digest='')
+                          for n in range(20)]  # fmt: skip
+  monkeypatch.setattr(bricks, 'pool_cases', lambda _, source: cases(source))
+  monkeypatch.setattr(bricks, 'read_patients', lambda *_: {})
+  expected = folds.held_out('', dealt, 2, config.data.folds)
+  assert score_checkpoint._held_out_by_fold(config, epath.Path(tmp_path)) == expected
+  if scored != dealt:
+    assert (
+      folds.held_out('', scored, 2, config.data.folds) - expected
+    )  # trained on, by others' rank

@@ -50,3 +50,17 @@ def test_scores_without_a_whole_summary_are_not_read(tmp_path, monkeypatch):
       ):
         score_files.read(path)
   assert len(score_files.read(place / 'cases.csv')) == 1  # who names the file has looked at it
+
+
+def test_scores_that_the_disk_does_not_give_are_an_error(tmp_path, monkeypatch):
+  file = tmp_path / 'cases.csv'
+  file.write_text('case,class')
+
+  def refused(path):
+    raise PermissionError(13, 'Permission denied', str(path))
+
+  monkeypatch.setattr(text_files, 'read_text', refused)
+  with pytest.raises(
+    score_files.ResultsError, match='cases.csv: cannot be read .Permission denied'
+  ):
+    score_files.read(file)

@@ -467,9 +467,11 @@ def test_one_damaged_legend_does_not_cost_the_others(nnunet, capsys):
   assert run(*nnunet, '--classes=spleen') == 0
   assert 'note: ' in (err := capsys.readouterr().err) and 'a_seg.json: no legend of labels' in err
   assert written(predictions)[0] == ['a', 'b']
-  (predictions / 'b_seg.json').write_text('[]')
-  assert run(*nnunet, '--classes=spleen') == 1
-  assert 'b_seg.json: no legend of labels' in capsys.readouterr().err
+  for odd in ({'mask': 3}, {'label': 'x'}, {'label': None}, {'name': ['liver']}, []):
+    content = {'labels': [{**legend['labels'][0], **odd}]} if odd else odd
+    (predictions / 'b_seg.json').write_text(json.dumps(content))
+    assert run(*nnunet, '--classes=spleen') == 1
+    assert 'b_seg.json: no legend of labels' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('start', 'size', 'dice'), [

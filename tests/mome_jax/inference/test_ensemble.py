@@ -180,6 +180,24 @@ def test_of_an_export_that_fails_no_member_stays(folders, tmp_path, monkeypatch)
   assert len(checkpoint.members(tmp_path / 'both')) == 2
 
 
+def test_an_export_that_was_killed_can_be_made_again(folders, tmp_path, monkeypatch):
+  save = checkpoint.save_model
+
+  def as_it_is_when_killed(folder, *arguments, **keywords):
+    if folder.name == 'model_1':
+      shutil.copytree(tmp_path / 'both', tmp_path / 'killed')
+    save(folder, *arguments, **keywords)
+
+  monkeypatch.setattr(checkpoint, 'save_model', as_it_is_when_killed)
+  export_ensemble(folders, tmp_path / 'both')
+  monkeypatch.undo()
+  assert (tmp_path / 'killed' / 'model_0').is_dir()
+  export_ensemble(folders, tmp_path / 'killed')
+  whole = {path.name for path in (tmp_path / 'both').iterdir()}
+  assert whole == {path.name for path in (tmp_path / 'killed').iterdir()}
+  assert whole == {'ensemble.json', 'model_0', 'model_1'}
+
+
 def test_each_is_evaluated_as_its_own_config_says(folders, tmp_path):
   """But for what is asked of all, which is what differs from the first one's own."""
   other = tmp_path / 'other'

@@ -1,6 +1,7 @@
 """Which masks are called implausible, and why."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -363,6 +364,19 @@ def test_sources_that_contradict_each_other_are_regions():
   ]  # fmt: skip
   record = learn.learn(groups[1], CLASSES, (4, 4, 3))
   assert (record.absent, record.sources, record.cases) == (('head',), ('legs', 'hearts'), 8)
+
+
+@pytest.mark.parametrize('order', list(itertools.permutations(range(3))))
+def test_a_source_that_contradicts_none_does_not_join_two_that_do(order):
+  silent = [
+    dataclasses.replace(s, looks={'heart': Person(n).look('heart')}, source='hearts',
+                        absent=frozenset())
+    for n, s in enumerate(legs())
+  ]  # fmt: skip
+  sources = [legs(), silent, training(4)]  # of these, the last has the heads that the first cannot
+  groups = learn.regions(sources[n] for n in order)
+  assert len(groups) == 2
+  assert not any({'legs', ''} <= {scan.source for scan in group} for group in groups)
 
 
 def test_each_scan_is_judged_by_its_region():

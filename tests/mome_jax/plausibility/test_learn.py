@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from input_pipeline import bricks, prepare
+from input_pipeline import bricks, folds, prepare
 from mome_jax import checkpoint, export
 from mome_jax.configs import demo
 from mome_jax.plausibility import __main__ as command
@@ -50,6 +50,24 @@ def test_a_folder_that_takes_no_record_is_told_before_anything_is_measured(
   assert f'{record.FILE}: Is a directory' in capsys.readouterr().err
   with pytest.raises(record.RecordError, match='cannot be written'):
     record.write(place, [])
+
+
+def test_what_a_fold_holds_out_is_that_of_the_run_whichever_sources_are_measured(
+  prepared, tmp_path, monkeypatch
+):
+  config = demo.get_config()
+  config.data.sources, config.data.fold = ('phantom', 'other'), 1
+  checkpoint.save_model(tmp_path / 'model', config, {'model': {'a': np.ones(2, np.float32)}})
+  asked = []
+  monkeypatch.setattr(folds, 'held_out', lambda *given: asked.append(given))
+  monkeypatch.setattr(learn, 'learn_stores', lambda *_, **__: [])
+  words = ['--checkpoint', str(tmp_path / 'model'), '--data_dir', str(prepared)]
+  assert command.main([*words, '--sources', 'phantom']) == 0
+  assert asked == [(str(prepared), ('phantom', 'other'), 1, config.data.folds)]
+  config.data.sources = ('gone', 'other')
+  (tmp_path / 'model/config.json').write_text(config.to_json_best_effort())
+  assert command.main([*words, '--sources', 'phantom']) == 0
+  assert len(asked) == 1
 
 
 def test_scans_come_together_from_their_bricks(prepared):

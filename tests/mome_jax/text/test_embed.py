@@ -148,6 +148,16 @@ def test_vectors_of_cum(rows, tmp_path, capsys):
     assert 'go with --model' in capsys.readouterr().err
 
 
+def test_a_shard_that_is_missing_is_named(t5, tmp_path, capsys):
+  folder = tmp_path / 'copy'
+  shutil.copytree(t5[0], folder)
+  (folder / 'model.safetensors').unlink()
+  index = {'weight_map': {'shared.weight': 'part-2.safetensors'}}
+  (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+  assert embed.main(['--t5', str(folder), '--output', str(tmp_path / 'x.npz')]) == 1
+  assert 'part-2.safetensors: cannot be read (No such file' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   ('missing', 'message'),
   [

@@ -9,7 +9,7 @@ import tokenizers
 import torch
 import transformers
 
-from mome_jax.text import embed, embedders, prompts
+from mome_jax.text import embed, embedders, prompts, sentence_model
 from mome_jax.text.vectors import TextVectorError, TextVectors
 
 WORDS = '[PAD] [UNK] [CLS] [SEP] a the of left right kidney liver ct scan computerized tomography'
@@ -97,6 +97,9 @@ def test_what_is_no_sentence_encoder_is_told(bert, monkeypatch):
   write_modules(folder, 'Transformer', 'Pooling', pooling_mode='max')
   with pytest.raises(TextVectorError, match='pooling is max; known: mean, cls'):
     embedders.open_model(folder)
+  write_modules(folder, 'Transformer', 'Pooling', pooling_mode=['mean', 'max'])
+  with pytest.raises(TextVectorError, match='pooling is mean and max; known: mean, cls'):
+    embedders.open_model(folder)
   (folder / 'modules.json').unlink()
   whole = (folder / 'model.safetensors').read_bytes()
   (folder / 'model.safetensors').write_bytes(whole[:100])
@@ -111,6 +114,23 @@ def test_what_is_no_sentence_encoder_is_told(bert, monkeypatch):
   (folder / 'vocab.txt').unlink()
   with pytest.raises(TextVectorError, match='no tokenizer.json'):
     embedders.open_model(folder)
+
+
+@pytest.mark.parametrize('content', ['null', '3', '"bert"', '[1]', '{"path": "x"}'])
+def test_json_of_another_kind_is_told(content, tmp_path):
+  write_modules(tmp_path, 'Transformer', 'Pooling', pooling_mode='mean')
+  modules, pooling = tmp_path / 'modules.json', tmp_path / '1_Pooling' / 'config.json'
+  if not content.startswith('{'):
+    pooling.write_text(content)
+    with pytest.raises(TextVectorError, match="1_Pooling/config.json: is .*, not a model's; fetch"):
+      sentence_model.read_modules(tmp_path)
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(TextVectorError, match="config.json: is .*, not a model's; fetch it again"):
+      embedders.open_model(tmp_path)
+  for odd in (content, '[{"type": "a.Pooling", "path": null}]'):
+    modules.write_text(odd)
+    with pytest.raises(TextVectorError, match="modules.json: is .*, not a model's; fetch it again"):
+      sentence_model.read_modules(tmp_path)
 
 
 def save_tokenizer(folder, **more):

@@ -79,6 +79,27 @@ def test_every_kind_of_file_gives_the_same_variables(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, converted, expected)
 
 
+@pytest.mark.parametrize('suffix', ['safetensors', 'bin'])
+def test_the_decoder_of_a_whole_t5_is_not_held(suffix, tmp_path, monkeypatch):
+  model = make(kind=transformers.T5ForConditionalGeneration)
+  model.save_pretrained(tmp_path)
+  if suffix == 'bin':
+    (tmp_path / 'model.safetensors').unlink()
+    torch.save(model.state_dict(), tmp_path / 'pytorch_model.bin')
+  read, held = files.read_tensors, []
+
+  def read_tensors(*given):
+    state = read(*given)
+    held.extend(state)
+    return state
+
+  monkeypatch.setattr(files, 'read_tensors', read_tensors)
+  _, variables = t5.load(tmp_path)
+  expected = weights.convert('t5', {key: v.numpy() for key, v in model.state_dict().items()})
+  jax.tree.map(np.testing.assert_array_equal, variables, expected)
+  assert {name.partition('.')[0] for name in held} == {'shared', 'encoder'}
+
+
 def test_sizes_from_the_tensors_are_those_of_the_config(tmp_path):
   model = make('relu')
   model.config.save_pretrained(tmp_path)
@@ -126,11 +147,18 @@ def test_wrong_input_says_what_is_expected(tmp_path):
   values = json.loads((tmp_path / 'config.json').read_text())
   for change, message in [
     ({'feed_forward_proj': 'gated-silu'}, "is 'gated-silu'; known: relu, gated-gelu"),
+    ({'feed_forward_proj': ['relu']}, r"is \['relu'\]; known: relu, gated-gelu"),
     ({'d_model': 64}, 'shape: shared.weight'),
+    ({'d_model': '32', 'd_ff': None}, "{'d_model': '32', 'd_ff': None}; expected whole numbers"),
+    ({'relative_attention_max_distance': 0}, "_distance': 0}; expected whole numbers above 0"),
   ]:
     (tmp_path / 'config.json').write_text(json.dumps({**values, **change}))
     with pytest.raises(weights.WeightsError, match=message):
       t5.load(tmp_path)
+  for names in ({'a': 1}, {'a': ['b']}, ['a']):
+    (tmp_path / 'x.index.json').write_text(json.dumps({'weight_map': names}))
+    with pytest.raises(weights.WeightsError, match='no "weight_map"; fetch the index'):
+      files.shards(tmp_path / 'x.index.json')
   (tmp_path / 'config.json').unlink()
   with pytest.raises(weights.WeightsError, match='put the config.json'):
     t5.load(tmp_path)
