@@ -71,6 +71,7 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
 
 def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   """As `run`; Preempted where the system asks it to end."""
+  process.prepare()
   place = epath.Path(workdir or f'runs/{_identifier(data)}')
   name = _name(data, place / 'data')
   model = str(shipped.MODEL) if start == 'shipped' else start
@@ -91,7 +92,6 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   _tell_not_learned(data, config)
   _tidy(config)
   config_check.check(config, model=str(place) if resumed else '')
-  process.prepare()
   if not _has_start(place):
     _export_whole(model, place / _START)
   if not resumed:
