@@ -73,11 +73,12 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   """As `run`; Preempted where the system asks it to end."""
   process.prepare()
   place = epath.Path(workdir or f'runs/{_identifier(data)}')
-  name = _name(data, place / 'data')
+  resumed = checkpoint.goes_on(place)
+  # Of a run that has begun, whatever its folder is called by now.
+  name = checkpoint.load_config(place).data.sources[0] if resumed else _name(data, place / 'data')
   model = str(shipped.MODEL) if start == 'shipped' else start
   known = str(place / _START) if _has_start(place) else model
   config = finetune.get_config(config_flag.start_from(known))
-  resumed = checkpoint.goes_on(place)
   config.init.checkpoint = checkpoint.load_config(place).init.checkpoint if resumed else model
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
   _share_batch(config, place)

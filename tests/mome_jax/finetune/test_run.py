@@ -329,6 +329,24 @@ def test_a_run_goes_on_by_a_link_of_another_name(commanded, data_dir, tmp_path, 
   assert reports[0]['changes'] == {'added': 0, 'replaced': 0, 'removed': 0, 'kept': 13}
 
 
+def test_a_run_goes_on_with_scans_that_have_moved(
+  commanded, data_dir, tmp_path, monkeypatch, capsys
+):
+  """Into a folder of another name, by what the refusal says: the run is of the source it began."""
+  assert commanded('shipped') == 0
+  moved = tmp_path / 'Moved'
+  shutil.copytree(data_dir.parent / 'Own Scans', moved)
+  assert commanded('shipped', scans=moved) == 1
+  told = capsys.readouterr().err
+  (tmp_path / 'run/finetune.json').write_text(told[told.index('{') : told.rindex('}') + 1])
+  sources, train = [], run.loop.train
+  monkeypatch.setattr(
+    run.loop, 'train', lambda c, place: sources.append(c.data.sources) or train(c, place)
+  )
+  assert commanded('shipped', scans=moved) == 0
+  assert sources == [('own_scans',)]
+
+
 def test_a_run_that_has_begun_goes_on_without_its_start(commanded, tmp_path, capsys):
   start = tmp_path / 'start'
   run._export_whole(str(shipped.MODEL), epath.Path(start))
