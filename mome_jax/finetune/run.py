@@ -168,7 +168,8 @@ def _origin(model: str) -> str:
     return model
   place = files.absolute(model)  # which may be gone by now
   place = place.parent.parent if files.is_checkpoint(place) else place
-  return 'shipped' if shipped.is_model(place) else str(place)
+  # Earlier versions noted the place of what they had fetched.
+  return 'shipped' if shipped.is_model(place) else hub.name_of(place) or str(place)
 
 
 def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:

@@ -161,6 +161,9 @@ def test_a_workdir_knows_its_folder_and_model_wherever_they_are_seen(tmp_path, m
     run._note(remote, str(scans), 'hf:org/name')
   with pytest.raises(run.FinetuneError, match='fine-tunes from hf:org/name; choose another'):
     run._note(remote, str(scans), 'hf:org/other')
+  fetched = tmp_path / 'hub/models--org--name/snapshots/0123abc'  # as earlier versions noted it
+  (remote / 'finetune.json').write_text(json.dumps({'data': str(scans), 'from': str(fetched)}))
+  run._note(remote, str(scans), 'hf:org/name')
 
 
 def test_absent_labels_are_asked_about_before_anything_is_written(tmp_path, capsys):
