@@ -351,7 +351,8 @@ def _compare(config: ConfigDict, place: epath.Path) -> verdict.Verdict:
 def evaluation_of_start(config: ConfigDict, start: epath.Path) -> ConfigDict:
   """How the start is scored: on the scans of a run and as the run is, with all that it knows.
 
-  Its classes compete where the run has none of them, as they do in a prediction.
+  Its classes compete where the run has none of them, as they do in a prediction, and its masks are
+  cleaned by its own rules: where it is the better one, it is exported with them.
 
   Args:
     config: of the run.
@@ -360,8 +361,9 @@ def evaluation_of_start(config: ConfigDict, start: epath.Path) -> ConfigDict:
   other = checkpoint.load_config(start)
   other.data_dir, other.data.sources = config.data_dir, config.data.sources
   other.data.fold = -1
+  rules = other.evaluation.postprocess
   other.evaluation = config.evaluation.copy_and_resolve_references()
-  other.evaluation.checkpoint = 'last'
+  other.evaluation.checkpoint, other.evaluation.postprocess = 'last', rules
   return other
 
 

@@ -189,11 +189,12 @@ def test_the_start_is_scored_with_all_that_it_knows(data_dir, tmp_path):
   config = config_of(data_dir)
   start = checkpoint.load_config(shipped.MODEL)
   run.plan(config, start, epath.Path(tmp_path), 100)
-  config.evaluation.overlap = 0.125
+  config.evaluation.overlap, config.evaluation.postprocess = 0.125, ()  # as `_tidy` leaves it
   scored = run.evaluation_of_start(config, epath.Path(shipped.MODEL))
   assert scored.classes == start.classes != config.classes
   assert (scored.data_dir, scored.data.sources) == (str(data_dir), ('mine',))
   assert (scored.evaluation.overlap, scored.evaluation.checkpoint) == (0.125, 'last')
+  assert tuple(scored.evaluation.postprocess) == ('largest',)  # as WORKDIR/model may have it
   assert config.evaluation.checkpoint == 'best'
 
 
