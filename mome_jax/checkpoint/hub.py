@@ -10,6 +10,7 @@ from mome_jax.checkpoint.errors import CheckpointError, brief
 
 PREFIX = 'hf:'
 _PATH = re.compile(r'hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?')
+_FETCHED = re.compile(r'.*/models--([\w.-]+?)--([\w.-]+)/snapshots/[^/]+')
 # What a model or an ensemble consists of: no file that could run code when it is read.
 _FILES = ['*.json', '*.safetensors', 'tokenizer.model', '*/tokenizer.model', '*.npz', 'params/*',
           '*/params/*', 'README.md']  # fmt: skip
@@ -18,6 +19,12 @@ _FILES = ['*.json', '*.safetensors', 'tokenizer.model', '*/tokenizer.model', '*.
 def is_remote(path: epath.PathLike) -> bool:
   """Whether a path stands for a model on the Hub."""
   return os.fspath(path).startswith(PREFIX)
+
+
+def name_of(folder: epath.PathLike) -> str:
+  """`hf:ORG/NAME` of a folder as `fetch` gives it, there or not; of any other one ''."""
+  match = _FETCHED.fullmatch(os.fspath(folder))
+  return f'{PREFIX}{match[1]}/{match[2]}' if match else ''
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from input_pipeline import bricks, folds
+from input_pipeline.bricks.command import suited_to
 from mome_jax import checkpoint
 from mome_jax.errors import ConfigError, UserError
 from mome_jax.evaluate import metrics, score_checkpoint, score_files
@@ -56,7 +57,12 @@ def check_folds(config: ConfigDict, left: Iterable[int]) -> None:
     CrossValidationError: if a fold holds out every scan that shows a class.
   """
   data = config.data
-  template = bricks.read_template(config.data_dir, data.sources, config.new_classes)
+  template = bricks.read_template(
+    config.data_dir,
+    data.sources,
+    config.new_classes,
+    options=(*suited_to(data.spacing, data.patch), '--folds'),
+  )
   for fold in left:
     held_out = folds.of_run(of_fold(config, fold))
     stores = [bricks.open_bricks(config.data_dir, n, template, held_out) for n in data.sources]

@@ -71,12 +71,14 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
 
 def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   """As `run`; Preempted where the system asks it to end."""
+  process.prepare()
   place = epath.Path(workdir or f'runs/{_identifier(data)}')
-  name = _name(data, place / 'data')
+  resumed = checkpoint.goes_on(place)
+  # Of a run that has begun, whatever its folder is called by now.
+  name = checkpoint.load_config(place).data.sources[0] if resumed else _name(data, place / 'data')
   model = str(shipped.MODEL) if start == 'shipped' else start
   known = str(place / _START) if _has_start(place) else model
   config = finetune.get_config(config_flag.start_from(known))
-  resumed = checkpoint.goes_on(place)
   config.init.checkpoint = checkpoint.load_config(place).init.checkpoint if resumed else model
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
   _share_batch(config, place)
@@ -91,7 +93,6 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   _tell_not_learned(data, config)
   _tidy(config)
   config_check.check(config, model=str(place) if resumed else '')
-  process.prepare()
   if not _has_start(place):
     _export_whole(model, place / _START)
   if not resumed:
@@ -167,7 +168,8 @@ def _origin(model: str) -> str:
     return model
   place = files.absolute(model)  # which may be gone by now
   place = place.parent.parent if files.is_checkpoint(place) else place
-  return 'shipped' if shipped.is_model(place) else str(place)
+  # Earlier versions noted the place of what they had fetched.
+  return 'shipped' if shipped.is_model(place) else hub.name_of(place) or str(place)
 
 
 def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:
@@ -349,7 +351,8 @@ def _compare(config: ConfigDict, place: epath.Path) -> verdict.Verdict:
 def evaluation_of_start(config: ConfigDict, start: epath.Path) -> ConfigDict:
   """How the start is scored: on the scans of a run and as the run is, with all that it knows.
 
-  Its classes compete where the run has none of them, as they do in a prediction.
+  Its classes compete where the run has none of them, as they do in a prediction, and its masks are
+  cleaned by its own rules: where it is the better one, it is exported with them.
 
   Args:
     config: of the run.
@@ -358,8 +361,9 @@ def evaluation_of_start(config: ConfigDict, start: epath.Path) -> ConfigDict:
   other = checkpoint.load_config(start)
   other.data_dir, other.data.sources = config.data_dir, config.data.sources
   other.data.fold = -1
+  rules = other.evaluation.postprocess
   other.evaluation = config.evaluation.copy_and_resolve_references()
-  other.evaluation.checkpoint = 'last'
+  other.evaluation.checkpoint, other.evaluation.postprocess = 'last', rules
   return other
 
 

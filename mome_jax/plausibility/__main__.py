@@ -77,8 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   template = bricks.read_template(args.data_dir, sources, config.new_classes)
   config.data_dir = args.data_dir
   # Dealt over all sources of the run, whichever of them are measured; of others nothing was dealt.
-  fold = folds.of_run(config) if {*sources} & {*config.data.sources} else None
-  stores = [bricks.open_bricks(args.data_dir, source, template, fold) for source in sources]
+  own = {*config.data.sources}
+  fold = folds.of_run(config) if own & {*sources} else None
+  stores = [
+    bricks.open_bricks(args.data_dir, source, template, fold if source in own else None)
+    for source in sources
+  ]
   folder = checkpoint.folder_of(args.checkpoint)
   with writing(folder):  # before minutes of measuring
     text_files.check_replaceable(folder / record.FILE)

@@ -86,6 +86,14 @@ def test_folds_that_cannot_be_trained_are_told_before_others_are(tmp_path, monke
   assert re.search(told, capsys.readouterr().err)
 
 
+def test_what_is_not_prepared_is_told_with_what_the_folds_need(tmp_path, capsys):
+  words = ['crossval', '--config=demo', f'--workdir={tmp_path / "run"}']
+  words += [f'--config.data_dir={tmp_path / "data"}', '--config.data.sources=openkbp']
+  assert cli.main(words) == 1
+  told = '--spacing=6,6,6 --brick=32 --folds, or correct data_dir'
+  assert told in capsys.readouterr().err
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, programs):
   """The folder of two folds of a few phantoms, each trained for a few steps, and its command."""

@@ -161,6 +161,9 @@ def test_a_workdir_knows_its_folder_and_model_wherever_they_are_seen(tmp_path, m
     run._note(remote, str(scans), 'hf:org/name')
   with pytest.raises(run.FinetuneError, match='fine-tunes from hf:org/name; choose another'):
     run._note(remote, str(scans), 'hf:org/other')
+  fetched = tmp_path / 'hub/models--org--name/snapshots/0123abc'  # as earlier versions noted it
+  (remote / 'finetune.json').write_text(json.dumps({'data': str(scans), 'from': str(fetched)}))
+  run._note(remote, str(scans), 'hf:org/name')
 
 
 def test_absent_labels_are_asked_about_before_anything_is_written(tmp_path, capsys):
@@ -186,11 +189,12 @@ def test_the_start_is_scored_with_all_that_it_knows(data_dir, tmp_path):
   config = config_of(data_dir)
   start = checkpoint.load_config(shipped.MODEL)
   run.plan(config, start, epath.Path(tmp_path), 100)
-  config.evaluation.overlap = 0.125
+  config.evaluation.overlap, config.evaluation.postprocess = 0.125, ()  # as `_tidy` leaves it
   scored = run.evaluation_of_start(config, epath.Path(shipped.MODEL))
   assert scored.classes == start.classes != config.classes
   assert (scored.data_dir, scored.data.sources) == (str(data_dir), ('mine',))
   assert (scored.evaluation.overlap, scored.evaluation.checkpoint) == (0.125, 'last')
+  assert tuple(scored.evaluation.postprocess) == ('largest',)  # as WORKDIR/model may have it
   assert config.evaluation.checkpoint == 'best'
 
 
@@ -294,6 +298,15 @@ def commanded(data_dir, tmp_path, monkeypatch):
   )
 
 
+def test_a_process_is_prepared_before_devices_are_asked_for(commanded, monkeypatch):
+  """Their threads take heaps as it says."""
+  asked = []
+  monkeypatch.setattr(run.process, 'prepare', lambda: asked.append('process'))
+  monkeypatch.setattr(jax, 'device_count', lambda: asked.append('devices') or 1)
+  assert commanded('shipped') == 0
+  assert asked == ['process', 'devices']
+
+
 def test_a_run_goes_on_with_the_steps_that_it_was_asked_for(commanded, tmp_path, capsys):
   """Forgotten the second time, fewer planned ones would pass for the end of the run."""
   for words, steps in ((['--steps=900'], 900), ([], 900), (['--steps=1200'], 1200), ([], 1200)):
@@ -318,6 +331,24 @@ def test_a_run_goes_on_by_a_link_of_another_name(commanded, data_dir, tmp_path, 
   assert commanded('shipped', scans=tmp_path / 'linked') == 0
   assert sources == [('own_scans',)]
   assert reports[0]['changes'] == {'added': 0, 'replaced': 0, 'removed': 0, 'kept': 13}
+
+
+def test_a_run_goes_on_with_scans_that_have_moved(
+  commanded, data_dir, tmp_path, monkeypatch, capsys
+):
+  """Into a folder of another name, by what the refusal says: the run is of the source it began."""
+  assert commanded('shipped') == 0
+  moved = tmp_path / 'Moved'
+  shutil.copytree(data_dir.parent / 'Own Scans', moved)
+  assert commanded('shipped', scans=moved) == 1
+  told = capsys.readouterr().err
+  (tmp_path / 'run/finetune.json').write_text(told[told.index('{') : told.rindex('}') + 1])
+  sources, train = [], run.loop.train
+  monkeypatch.setattr(
+    run.loop, 'train', lambda c, place: sources.append(c.data.sources) or train(c, place)
+  )
+  assert commanded('shipped', scans=moved) == 0
+  assert sources == [('own_scans',)]
 
 
 def test_a_run_that_has_begun_goes_on_without_its_start(commanded, tmp_path, capsys):

@@ -70,6 +70,23 @@ def test_what_a_fold_holds_out_is_that_of_the_run_whichever_sources_are_measured
   assert len(asked) == 1
 
 
+def test_of_a_source_that_is_not_the_run_s_the_split_of_its_preparation_is_measured(
+  tmp_path, monkeypatch
+):
+  """Whatever is named beside it: nobody dealt it, and it may be prepared without folds."""
+  config = demo.get_config()
+  config.data.sources, config.data.fold = ('phantom',), 1
+  checkpoint.save_model(tmp_path, config, {'model': {'a': np.ones(2, np.float32)}})
+  dealt, opened = frozenset({('phantom', 'a')}), {}
+  monkeypatch.setattr(folds, 'held_out', lambda *_: dealt)
+  monkeypatch.setattr(bricks, 'read_template', lambda *_: None)
+  monkeypatch.setattr(bricks, 'open_bricks', lambda _, name, of, fold: opened.update({name: fold}))
+  monkeypatch.setattr(learn, 'learn_stores', lambda *_, **__: [])
+  words = ['--checkpoint', str(tmp_path), '--data_dir', 'data', '--sources', 'phantom,mine']
+  assert command.main(words) == 0
+  assert opened == {'phantom': dealt, 'mine': None}
+
+
 def test_scans_come_together_from_their_bricks(prepared):
   """Volumes are those that the bricks' index counts, whatever the bricks."""
   store = bricks.open_bricks(prepared, 'phantom')
