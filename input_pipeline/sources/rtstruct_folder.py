@@ -1,7 +1,7 @@
 """Contours of a radiotherapy department: a folder of patients, each a CT series and RTSTRUCTs.
 
 A DICOM SEG counts as a structure set, whose ROIs are its segments; one whose label says no side has
-that of its code: 'Lung left'.
+that of its code: 'Lung left', and `rois` and `ignored` may name it with the side or without.
 
   FOLDER/PATIENT/...      DICOM at any depth, or FOLDER/PATIENT.zip
   FOLDER/dataset.json     optional
@@ -150,8 +150,12 @@ def _tell(patients: Mapping[str, Patient], names: RoiNames) -> None:
   for patient in patients.values():
     if patient.structures is None:
       continue
-    others = set(patient.structures.heights) - set(patient.meanings)
-    unknown.update(roi for roi in others if not names.is_ignored(roi))
+    others, written = patient.structures.heights, patient.structures.written
+    unknown.update(
+      roi
+      for roi in set(others) - set(patient.meanings)
+      if not names.is_ignored(roi, written.get(roi, ''))
+    )
     several = collections.defaultdict(list)
     for roi, noun in patient.meanings.items():
       several[noun].append(roi)

@@ -95,7 +95,7 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
     uid = _series_of(path, study, structures)
     meanings = {}
     for roi in structures.heights:
-      noun = names.class_of(roi)
+      noun = names.class_of(roi, structures.written.get(roi, ''))
       if noun is not None:
         meanings[roi] = noun
     if not meanings:

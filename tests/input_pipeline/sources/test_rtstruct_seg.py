@@ -150,6 +150,20 @@ def test_segments_of_one_label_are_told_apart_by_the_codes_of_their_sides(tmp_pa
   assert not told
 
 
+@pytest.mark.parametrize('pattern', ['Renal', 'renal*'])
+def test_rois_and_ignored_know_a_label_without_the_side_of_its_code(pattern, tmp_path):
+  series(tmp_path / 'p1')
+  names = {'Renal': (17, 21), 'Lung': (2, 6)}
+  masks = {name: boxed(columns, (4, 8), (4, 6)) for name, columns in names.items()}
+  write_seg(tmp_path / 'p1', 1, masks)
+  code_sides(tmp_path / 'p1' / 'seg1.dcm', dict.fromkeys((1, 2), LEFT_CODES[0]))
+  declare(tmp_path, rois={'kidney': pattern}, ignored=['lung'])
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('left kidney',)
+  assert not notes
+  np.testing.assert_array_equal(voxels(load(cases['p1'])[0], 'left kidney'), masks['Renal'])
+
+
 def test_a_label_that_says_its_side_stays_and_both_sides_are_a_pair(tmp_path):
   series(tmp_path / 'p1')
   here = boxed((17, 21), (4, 8), (4, 6))
