@@ -79,6 +79,7 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   resumed = checkpoint.goes_on(place)
   config.init.checkpoint = checkpoint.load_config(place).init.checkpoint if resumed else model
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
+  process.prepare()
   _share_batch(config, place)
   if bricks.read_settings(config.data_dir, name) is None:
     _check(data, name, config)  # before anything is written
@@ -91,7 +92,6 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   _tell_not_learned(data, config)
   _tidy(config)
   config_check.check(config, model=str(place) if resumed else '')
-  process.prepare()
   if not _has_start(place):
     _export_whole(model, place / _START)
   if not resumed:

@@ -187,8 +187,8 @@ def _measure(config: ConfigDict, machine: Machine, execute: bool) -> Trial:
   from mome_jax.training import compile_ahead, sharding, text_start
   from mome_jax.training.flops import count_flops
 
-  devices, platform = compile_ahead.find_devices(machine.topology)
   process.prepare()
+  devices, platform = compile_ahead.find_devices(machine.topology)
   text_start.complete(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   start = time.perf_counter()
