@@ -90,7 +90,6 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
       raise SourceError(next(iter(study.unsupported.values())))
     patient_id = _patient_id(path, study.series[0]) if study.series else ''
     sets = structure_set.find(path, study)
-    _check_one_patient(path, study, sets)
     structures = _choose(path, study, sets, index)
     uid = _series_of(path, study, structures)
     meanings = {}
@@ -156,6 +155,7 @@ def _choose(
       f'{path}/{named[-1].name}: is of series {", ".join(named[-1].series)}, which is not there; '
       'export both again'
     )
+  _check_one_patient(path, study, matching)
   newest = matching[-1]
   if len(sets) > 1:
     others = ', '.join(one.name for one in sets if one is not newest)
