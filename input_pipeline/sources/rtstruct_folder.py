@@ -13,7 +13,7 @@ Of several structure sets the newest counts. An ROI stands for a class by its na
   ignored        names of ROIs that stand for nothing and are not told of
   new_classes    list of objects: name, prompt, synonyms, parent, ... as `anatomy.Template.extend`
   partial        classes that are contoured over a range of slices; beyond it they are unknown
-  structure_set  label or file of those to take, with its folders or without, with wildcards
+  structure_set  label or file of those to take, with wildcards; with its folders where one has a /
   missing_is     'unlabelled' (the default): a class without contours is unknown in that patient;
                  'absent': it was looked for in every patient, and is not there
   supervised     patient -> classes that were looked for in it, or one list for all; goes before

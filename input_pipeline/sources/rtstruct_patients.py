@@ -78,7 +78,7 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
     path: folder or zip archive.
     names: which ROI stands for which class.
     index: content of `dataset.json`; `structure_set`, the label or file of those to take, with its
-      folders or without.
+      folders where it has a /.
 
   Warns:
     UserWarning: of structure sets that are not taken.
@@ -139,10 +139,11 @@ def _choose(
 ) -> structure_set.StructureSet:
   """The newest structure set of those that are asked for and belong to a series that is there."""
   pattern = str(index.get('structure_set', '*'))
+  file = lambda one: one.name if '/' in pattern else pathlib.PurePosixPath(one.name).name
   named = [
     one for one in sets
     if any(fnmatch.fnmatchcase(roi_names.plain(text), roi_names.plain(pattern))
-           for text in (one.label, one.name, pathlib.PurePosixPath(one.name).name))
+           for text in (one.label, file(one)))
   ]  # fmt: skip
   if not sets or not named:
     names = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)
