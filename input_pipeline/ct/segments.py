@@ -28,9 +28,9 @@ def _label(segment: Any) -> str:
     for kind in segment.get('SegmentedPropertyTypeCodeSequence') or ()
     for modifier in kind.get('SegmentedPropertyTypeModifierCodeSequence') or ()
   ]
-  side = next((_SIDES[code] for code in codes if code in _SIDES), '')
+  sides = {_SIDES[code] for code in codes if code in _SIDES}
   said, _ = resolve.key(label)
-  return f'{label} {side}' if side and not said else label
+  return f'{label} {sides.pop()}' if len(sides) == 1 and not said else label
 
 
 def frames(dataset: Any) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

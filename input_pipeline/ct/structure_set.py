@@ -32,6 +32,7 @@ class StructureSet:
     heights: ROI -> (lowest, highest) third coordinate in mm of its closed contours, or of a
       segment's frames with voxels; ROIs without contours, and segments without voxels, are not
       there.
+    written: ROI -> label of its segment, as the file has it; of a SEG alone.
   """
 
   name: str
@@ -39,6 +40,7 @@ class StructureSet:
   made: tuple[str, ...]
   series: tuple[str, ...]
   heights: Mapping[str, tuple[float, float]]
+  written: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def find(path: pathlib.Path, study: dicom_series.Study | None = None) -> list[StructureSet]:
@@ -143,6 +145,7 @@ def _read_segments(name: str, dataset: Any) -> StructureSet:
                      'InstanceCreationTime'))),
     tuple(str(one.SeriesInstanceUID) for one in dataset.get('ReferencedSeriesSequence') or ()),
     {label: (min(heights), max(heights)) for label, heights in planes.items()},
+    {names[int(one.SegmentNumber)]: str(one.SegmentLabel) for one in dataset.SegmentSequence},
   )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -31,30 +32,36 @@ class RoiNames:
   ignored: Sequence[str]
   template: Template
 
-  def class_of(self, roi: str) -> str | None:
+  def class_of(self, roi: str, written: str = '') -> str | None:
     """The class or pair of an ROI, or None.
 
     A name without wildcards goes before those with them; among equals a class before `ignored`.
 
+    Args:
+      roi: its name; of a segment whose code alone says its side the label and the side.
+      written: the label alone, which patterns may fit as well; '' where it is the name.
+
     Raises:
       RoiNameError: if patterns of two classes fit.
     """
-    name = plain(roi)
-    for exact in (True, False):
+    for exact, name in itertools.product((True, False), _spellings(roi, written)):
       hits = [noun for noun, patterns in self.patterns.items() if _fits(name, patterns, exact)]
       if len(hits) > 1:
         raise RoiNameError(
           f'the ROI {roi!r} stands for {" and ".join(hits)}; make the patterns of "rois" narrower'
         )
       if hits:
-        return hits[0]
+        side = roi.removeprefix(written or roi)
+        is_pair = side and hits[0] in self.template.pairs()
+        return (find_class(hits[0] + side, self.template) if is_pair else None) or hits[0]
       if _fits(name, self.ignored, exact):
         return None
     return find_class(roi, self.template)
 
-  def is_ignored(self, roi: str) -> bool:
-    """Whether an ROI is declared to stand for nothing."""
-    return _fits(plain(roi), self.ignored, True) or _fits(plain(roi), self.ignored, False)
+  def is_ignored(self, roi: str, written: str = '') -> bool:
+    """Whether an ROI is declared to stand for nothing; see `class_of`."""
+    both = itertools.product((True, False), _spellings(roi, written))
+    return any(_fits(name, self.ignored, exact) for exact, name in both)
 
 
 def make(rois: Any, ignored: Any, template: Template) -> RoiNames:
@@ -94,6 +101,10 @@ def make(rois: Any, ignored: Any, template: Template) -> RoiNames:
 def plain(name: str) -> str:
   """A name without case, underscores and doubled spaces."""
   return ' '.join(name.replace('_', ' ').casefold().split())
+
+
+def _spellings(roi: str, written: str) -> list[str]:
+  return list(dict.fromkeys((plain(roi), plain(written or roi))))
 
 
 def _fits(name: str, patterns: Collection[str], exact: bool) -> bool:

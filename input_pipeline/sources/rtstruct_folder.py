@@ -1,7 +1,7 @@
 """Contours of a radiotherapy department: a folder of patients, each a CT series and RTSTRUCTs.
 
 A DICOM SEG counts as a structure set, whose ROIs are its segments; one whose label says no side has
-that of its code: 'Lung left'.
+that of its code: 'Lung left', and `rois` and `ignored` may name it with the side or without.
 
   FOLDER/PATIENT/...      DICOM at any depth, or FOLDER/PATIENT.zip
   FOLDER/dataset.json     optional
@@ -13,7 +13,7 @@ Of several structure sets the newest counts. An ROI stands for a class by its na
   ignored        names of ROIs that stand for nothing and are not told of
   new_classes    list of objects: name, prompt, synonyms, parent, ... as `anatomy.Template.extend`
   partial        classes that are contoured over a range of slices; beyond it they are unknown
-  structure_set  label or file of those to take, with its folders or without, with wildcards
+  structure_set  label or file of those to take, with wildcards; with its folders where one has a /
   missing_is     'unlabelled' (the default): a class without contours is unknown in that patient;
                  'absent': it was looked for in every patient, and is not there
   supervised     patient -> classes that were looked for in it, or one list for all; goes before
@@ -150,8 +150,12 @@ def _tell(patients: Mapping[str, Patient], names: RoiNames) -> None:
   for patient in patients.values():
     if patient.structures is None:
       continue
-    others = set(patient.structures.heights) - set(patient.meanings)
-    unknown.update(roi for roi in others if not names.is_ignored(roi))
+    others, written = patient.structures.heights, patient.structures.written
+    unknown.update(
+      roi
+      for roi in set(others) - set(patient.meanings)
+      if not names.is_ignored(roi, written.get(roi, ''))
+    )
     several = collections.defaultdict(list)
     for roi, noun in patient.meanings.items():
       several[noun].append(roi)

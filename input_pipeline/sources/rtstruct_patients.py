@@ -78,7 +78,7 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
     path: folder or zip archive.
     names: which ROI stands for which class.
     index: content of `dataset.json`; `structure_set`, the label or file of those to take, with its
-      folders or without.
+      folders where it has a /.
 
   Warns:
     UserWarning: of structure sets that are not taken.
@@ -90,12 +90,11 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
       raise SourceError(next(iter(study.unsupported.values())))
     patient_id = _patient_id(path, study.series[0]) if study.series else ''
     sets = structure_set.find(path, study)
-    _check_one_patient(path, study, sets)
     structures = _choose(path, study, sets, index)
     uid = _series_of(path, study, structures)
     meanings = {}
     for roi in structures.heights:
-      noun = names.class_of(roi)
+      noun = names.class_of(roi, structures.written.get(roi, ''))
       if noun is not None:
         meanings[roi] = noun
     if not meanings:
@@ -140,10 +139,11 @@ def _choose(
 ) -> structure_set.StructureSet:
   """The newest structure set of those that are asked for and belong to a series that is there."""
   pattern = str(index.get('structure_set', '*'))
+  file = lambda one: one.name if '/' in pattern else pathlib.PurePosixPath(one.name).name
   named = [
     one for one in sets
     if any(fnmatch.fnmatchcase(roi_names.plain(text), roi_names.plain(pattern))
-           for text in (one.label, one.name, pathlib.PurePosixPath(one.name).name))
+           for text in (one.label, file(one)))
   ]  # fmt: skip
   if not sets or not named:
     names = ', '.join(f'{one.label or "no label"} ({one.name})' for one in sets)
@@ -156,6 +156,7 @@ def _choose(
       f'{path}/{named[-1].name}: is of series {", ".join(named[-1].series)}, which is not there; '
       'export both again'
     )
+  _check_one_patient(path, study, matching)
   newest = matching[-1]
   if len(sets) > 1:
     others = ', '.join(one.name for one in sets if one is not newest)

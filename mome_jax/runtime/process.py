@@ -8,7 +8,12 @@ from mome_jax.runtime import compilation
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of malloc.h
 _FEW = 32  # CPU cores
-_TOLD = 'MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_MAX_', 'MALLOC_ARENA_MAX'  # by the environment
+# By which the environment tells glibc, as variables and as parts of GLIBC_TUNABLES.
+_TOLD = {
+  *('MALLOC_ARENA_MAX', 'MALLOC_MMAP_MAX_', 'MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_'),
+  *('glibc.malloc.arena_max', 'glibc.malloc.mmap_max'),
+  *('glibc.malloc.mmap_threshold', 'glibc.malloc.trim_threshold'),
+}
 
 
 def prepare() -> None:
@@ -18,7 +23,9 @@ def prepare() -> None:
   `multihost.initialize`. Before devices are asked for: their threads take heaps as it says.
   """
   compilation.use_cache()
-  if sys.platform == 'linux' and not any(name in os.environ for name in _TOLD):
+  tunables = os.environ.get('GLIBC_TUNABLES', '').split(':')
+  told = _TOLD & {*os.environ, *(one.partition('=')[0] for one in tunables)}
+  if sys.platform == 'linux' and not told:
     _keep_freed_memory()
 
 

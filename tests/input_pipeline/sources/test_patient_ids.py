@@ -200,6 +200,17 @@ def test_a_folder_of_several_patients_is_not_taken_for_one(tmp_path):
   assert [case.supervised for case in cases.values()] == [('spinal cord',)] * 2
 
 
+def test_a_structure_set_that_is_asked_for_may_lie_beside_one_of_another_id(tmp_path):
+  """As where each study is anonymised by itself: the second would be refused without the name."""
+  for number, name in enumerate(('plan', 'replan')):
+    dicom_patient(tmp_path / 'p1' / name, number, f'of {name}')
+  (tmp_path / 'dataset.json').write_text(json.dumps({'structure_set': 'replan/*'}))
+  cases, [note] = listed(tmp_path, 'rtstruct_folder')
+  assert 'takes replan/rs.dcm' in note
+  assert cases['p1'].supervised == ('spinal cord',)
+  cases['p1'].load()
+
+
 def test_a_scan_that_could_not_be_read_moves_no_other_of_its_patient(tmp_path):
   """Alone, p08 and p11 are drawn for validation and p09 is not; p08 and p09 are of one patient."""
   for number, (name, patient_id) in enumerate({'p08': '7', 'p09': '7', 'p11': '8'}.items()):

@@ -111,3 +111,10 @@ def test_a_structure_set_is_named_by_its_folder_where_archives_call_all_alike(na
   assert f'{tmp_path}/p1: takes RS2/1-1.dcm (plan), not RS/1-1.dcm' in notes
   declare(tmp_path, structure_set=name)
   assert listed(tmp_path)[0]['p1'].supervised == ('spinal cord',)
+
+
+def test_folders_count_only_where_a_pattern_names_one(tmp_path):
+  newer = two_sets(tmp_path / 'p1').rename(tmp_path / 'p1' / 'older ones')  # beside RS/old.dcm
+  structures(newer / '1-1.dcm', {'Larynx': CORD}, date='20210101')
+  declare(tmp_path, structure_set='old*')
+  assert listed(tmp_path)[0]['p1'].supervised == ('spinal cord',)

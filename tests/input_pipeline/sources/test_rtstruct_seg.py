@@ -150,12 +150,35 @@ def test_segments_of_one_label_are_told_apart_by_the_codes_of_their_sides(tmp_pa
   assert not told
 
 
-def test_a_label_that_says_its_side_stays_and_both_sides_are_a_pair(tmp_path):
+@pytest.mark.parametrize('pattern', ['Renal', 'renal*'])
+def test_rois_and_ignored_know_a_label_without_the_side_of_its_code(pattern, tmp_path):
+  series(tmp_path / 'p1')
+  names = {'Renal': (17, 21), 'Lung': (2, 6)}
+  masks = {name: boxed(columns, (4, 8), (4, 6)) for name, columns in names.items()}
+  write_seg(tmp_path / 'p1', 1, masks)
+  code_sides(tmp_path / 'p1' / 'seg1.dcm', dict.fromkeys((1, 2), LEFT_CODES[0]))
+  declare(tmp_path, rois={'kidney': pattern}, ignored=['lung'])
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('left kidney',)
+  assert not notes
+  np.testing.assert_array_equal(voxels(load(cases['p1'])[0], 'left kidney'), masks['Renal'])
+
+
+@pytest.mark.parametrize(
+  'both', [[('51440002', 'SCT', 'Right and left')], [LEFT_CODES[0], ('24028007', 'SCT', 'Right')]]
+)
+def test_a_label_that_says_its_side_stays_and_both_sides_are_a_pair(both, tmp_path):
   series(tmp_path / 'p1')
   here = boxed((17, 21), (4, 8), (4, 6))
   write_seg(tmp_path / 'p1', 1, {'Parotid_L': here, 'Lung': boxed((2, 6), (4, 8), (4, 6))})
-  both = ('51440002', 'SCT', 'Right and left')
-  code_sides(tmp_path / 'p1' / 'seg1.dcm', {1: LEFT_CODES[0], 2: both})
+  path = tmp_path / 'p1' / 'seg1.dcm'
+  code_sides(path, {1: LEFT_CODES[0]})
+  seg = pydicom.dcmread(path)
+  kind = seg.SegmentSequence[1].SegmentedPropertyTypeCodeSequence[0]
+  kind.SegmentedPropertyTypeModifierCodeSequence = [
+    highdicom.sr.CodedConcept(*code) for code in both
+  ]
+  seg.save_as(path)
   declare(tmp_path, rois={'left parotid': 'parotid_l'})
   assert listed(tmp_path)[0]['p1'].supervised == ('right lung', 'left lung', 'left parotid')
 

@@ -5,7 +5,12 @@ import platform
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from mome_jax.finetune import run
+from mome_jax.plan import trial
+from mome_jax.runtime import process
 
 PROGRAM = """
 import resource
@@ -40,4 +45,29 @@ def faults(**environment):
 def test_freed_memory_is_kept_unless_the_environment_says_something_else():
   first, *later = faults()
   assert first > 100 and max(later) < first / 20
-  assert min(faults(MALLOC_TRIM_THRESHOLD_='131072')[1:]) > first / 20
+  tunable = 'glibc.malloc.hugetlb=0:glibc.malloc.mmap_threshold=131072'
+  for told in ({'MALLOC_TRIM_THRESHOLD_': '131072'}, {'GLIBC_TUNABLES': tunable}):
+    assert min(faults(**told)[1:]) > first / 20
+  assert max(faults(GLIBC_TUNABLES='glibc.malloc.hugetlb=0')[1:]) < first / 20
+
+
+class AskedForDevices(Exception):
+  pass
+
+
+@pytest.mark.parametrize('command', ['plan', 'finetune'])
+def test_the_threads_of_devices_begin_after_it(command, tmp_path, monkeypatch):
+  called = []
+
+  def ask():
+    assert called
+    raise AskedForDevices
+
+  monkeypatch.setattr(process, 'prepare', lambda: called.append('prepare'))
+  monkeypatch.setattr(jax, 'devices', ask)
+  monkeypatch.setattr(jax, 'device_count', ask)
+  with pytest.raises(AskedForDevices):
+    if command == 'plan':
+      trial._measure(None, trial.Machine(trial.HERE, 'cpu', 'cpu', 1, 2**35), False)
+    else:
+      run._run(str(tmp_path), 'shipped', str(tmp_path / 'work'), None)
