@@ -81,7 +81,6 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   config = finetune.get_config(config_flag.start_from(known))
   config.init.checkpoint = checkpoint.load_config(place).init.checkpoint if resumed else model
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
-  process.prepare()
   _share_batch(config, place)
   if bricks.read_settings(config.data_dir, name) is None:
     _check(data, name, config)  # before anything is written

@@ -298,15 +298,6 @@ def commanded(data_dir, tmp_path, monkeypatch):
   )
 
 
-def test_a_process_is_prepared_before_devices_are_asked_for(commanded, monkeypatch):
-  """Their threads take heaps as it says."""
-  asked = []
-  monkeypatch.setattr(run.process, 'prepare', lambda: asked.append('process'))
-  monkeypatch.setattr(jax, 'device_count', lambda: asked.append('devices') or 1)
-  assert commanded('shipped') == 0
-  assert asked == ['process', 'devices']
-
-
 def test_a_run_goes_on_with_the_steps_that_it_was_asked_for(commanded, tmp_path, capsys):
   """Forgotten the second time, fewer planned ones would pass for the end of the run."""
   for words, steps in ((['--steps=900'], 900), ([], 900), (['--steps=1200'], 1200), ([], 1200)):

@@ -140,12 +140,12 @@ def on_gpu(monkeypatch):
   from mome_jax.runtime import compilation
   from mome_jax.training import compile_ahead, flops, sharding, text_start
 
-  def ask(statistics, compile=lambda: None, execute=None, memory=99, find=None):
+  def ask(statistics, compile=lambda: None, execute=None, memory=99):
     gpu = types.SimpleNamespace(platform='gpu', memory_stats=lambda: statistics)
     traced = types.SimpleNamespace(jaxpr=None)
     compiles = types.SimpleNamespace(compile=compile)
     traced.lower, traced.fun_name = (lambda **_: compiles), 'train_step'
-    monkeypatch.setattr(compile_ahead, 'find_devices', find or (lambda _: ([gpu], 'gpu')))
+    monkeypatch.setattr(compile_ahead, 'find_devices', lambda topology: ([gpu], 'gpu'))
     monkeypatch.setattr(compile_ahead, 'trace_train_step', lambda config, mesh: (traced, {}))
     monkeypatch.setattr(compile_ahead, 'memory', lambda compiled: {'peak': 100})
     for module, name in ((compilation, 'use_cache'), (text_start, 'complete')):
@@ -162,17 +162,6 @@ def on_gpu(monkeypatch):
 def test_a_step_that_an_accelerator_cannot_hold_is_not_run(on_gpu):
   assert on_gpu({'bytes_limit': 99}).seconds is None
   assert on_gpu({'bytes_limit': 200, 'peak_bytes_in_use': 90}).measured == 90
-
-
-def test_a_process_is_prepared_before_devices_are_asked_for(on_gpu, monkeypatch):
-  from mome_jax.runtime import process
-
-  def prepare():
-    raise InterruptedError
-
-  monkeypatch.setattr(process, 'prepare', prepare)
-  with pytest.raises(InterruptedError):
-    on_gpu({}, find=lambda _: pytest.fail('asked for devices'))
 
 
 def test_an_allocator_that_tells_nothing_of_its_memory(on_gpu):
