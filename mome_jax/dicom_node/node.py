@@ -28,6 +28,7 @@ from mome_jax.predict import (
 from mome_jax.predict.request import Request
 from mome_jax.predict.result import Result
 from mome_jax.predict.verdicts import UnfamiliarError
+from mome_jax.runtime import process
 from mome_jax.text.prompts import parse_prompts
 
 _TICK = 0.2  # seconds between looks
@@ -121,6 +122,7 @@ class Node:
           self._fail(place, 'images', folders.refusal(error))
         shutil.rmtree(output, ignore_errors=True)
         count.unlink(missing_ok=True)
+        process.release()
         return True
     return False
 

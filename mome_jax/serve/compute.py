@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mome_jax.errors import UserError, one_line
+from mome_jax.runtime import process
 
 _WAITING = 32  # jobs
 _KEPT = 200  # jobs that are over and can still be asked about
@@ -179,3 +180,4 @@ class Line:
         job = next(self._next(), None)
       if job is not None:  # it may have been cancelled since
         job.run()
+        process.release()

@@ -25,20 +25,41 @@ for _ in range(3):
   faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(*faults)
 """
+RELEASE = """
+import numpy as np
+from mome_jax.runtime import process
 
 
-def faults(**environment):
-  """Pages of memory that each of three arrays of 80 MB, one after the other, had cleared for it."""
+def resident():
+  return int(open('/proc/self/statm').read().split()[1])
+
+
+process.prepare()
+before = resident()
+np.ones(10_000_000)
+kept = resident() - before
+process.release()
+print(kept, resident() - before)
+"""
+
+
+def printed(program, **environment):
+  """The numbers that a program prints."""
   kept = {name: value for name, value in os.environ.items() if not name.startswith('MALLOC_')}
   kept.pop('GLIBC_TUNABLES', None)
   result = subprocess.run(
-    [sys.executable, '-c', PROGRAM],
+    [sys.executable, '-c', program],
     env=kept | {'MOME_CACHE': 'off', **environment},
     check=True,
     capture_output=True,
     text=True,
   )
   return [int(count) for count in result.stdout.split()]
+
+
+def faults(**environment):
+  """Pages of memory that each of three arrays of 80 MB, one after the other, had cleared for it."""
+  return printed(PROGRAM, **environment)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='sets what glibc does')
@@ -49,6 +70,12 @@ def test_freed_memory_is_kept_unless_the_environment_says_something_else():
   for told in ({'MALLOC_TRIM_THRESHOLD_': '131072'}, {'GLIBC_TUNABLES': tunable}):
     assert min(faults(**told)[1:]) > first / 20
   assert max(faults(GLIBC_TUNABLES='glibc.malloc.hugetlb=0')[1:]) < first / 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='asks glibc')
+def test_a_server_gives_back_what_it_has_freed():
+  kept, left = printed(RELEASE)
+  assert kept > 10_000 and left < kept / 20  # pages of 4 kB
 
 
 class AskedForDevices(Exception):
