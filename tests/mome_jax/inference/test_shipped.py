@@ -44,18 +44,18 @@ def test_predict_finds_the_organs_of_a_patient_without_a_checkpoint(real_data, t
 
 
 def test_an_abdomen_is_told_from_a_head_and_neck(real_data, tmp_path, capsys):
-  scan = real_data / 'totalsegmentator' / 'example_ct_sm.nii.gz'
+  scan = real_data / 'totalsegmentator' / 'example_ct.nii.gz'
   out = tmp_path / 'out'
   assert predict.main(['--input', str(scan), '--output', str(out), '--no-preview']) == 0
   told = capsys.readouterr().err
-  legend = json.loads((out / 'example_ct_sm_seg.json').read_text())
+  legend = json.loads((out / 'example_ct_seg.json').read_text())
   marked = {row['name']: row for row in legend['labels'] if row['components']}
   # What an upper abdomen may show.
   shown = {'spinal cord', 'esophagus', 'right lung', 'left lung'}
   assert {name for name, row in marked.items() if row['present']} <= shown
   others = marked.keys() - shown
   assert all(marked[name]['plausible'] is False and marked[name]['reasons'] for name in others)
-  assert others and all(name in told for name in others)
+  assert others and 'do not trust its masks' in told
 
 
 def test_what_is_compiled_ahead_is_all_that_a_scan_needs():
