@@ -1,1 +1,1 @@
-"""The process and its devices: how programs are compiled and kept, and what errors of JAX mean."""
+"""The process: its memory, programs compiled and kept, what errors of JAX mean."""

@@ -3,7 +3,8 @@
 PYTHONPATH=. python tests/benchmarks/large_scan.py --checkpoint=DIR --scan=CT.nii.gz [--report]
 
 The scan is upsampled to --shape; each K runs in a process of its own, with built-in names first and
-then free text. Programs that are not in the compilation cache yet count as 'network'.
+then free text; K = 0 asks for nothing, so that the classes of the model are made. Programs that are
+not in the compilation cache yet count as 'network'.
 """
 
 import argparse
@@ -51,8 +52,9 @@ def run(checkpoint_path: str, scan: pathlib.Path, count: int, report: bool):
   with tempfile.TemporaryDirectory(dir=scan.parent) as output:
     asked = pathlib.Path(output, 'prompts.txt')
     asked.write_text('\n'.join(prompts(count)))
+    named = ['--prompts-file', asked] if count else []
     words = ['--checkpoint', checkpoint_path, '--input', scan, '--output', output,
-             '--prompts-file', asked, '--force', '--quiet', '--json']  # fmt: skip
+             *named, '--force', '--quiet', '--json']  # fmt: skip
     done = subprocess.run(
       [sys.executable, '-c', PROGRAM, *words, *(['--report'] if report else [])],
       check=True,
@@ -69,7 +71,7 @@ def main() -> None:
   parser.add_argument('--checkpoint', required=True)
   parser.add_argument('--scan', required=True)
   parser.add_argument('--shape', type=int, nargs=3, default=[512, 512, 280])
-  parser.add_argument('--classes', type=int, nargs='+', default=[1, 8, 32, 128])
+  parser.add_argument('--classes', type=int, nargs='+', default=[0, 1, 8, 32, 128])
   parser.add_argument('--report', action='store_true', help='also write the page')
   a = parser.parse_args()
   config = checkpoint.load_config(a.checkpoint)
