@@ -1,4 +1,4 @@
-"""Few real CT of chest and abdomen that public packages carry: they let one model see more regions.
+"""Few real CT of chest, abdomen and limbs that public packages carry: a model sees more regions.
 
 Their labels come from hands, rules and models, of one to five patients: enough to train a model
 that has seen a chest at all, not to measure one. Sides were checked on overlays of each scan, and
@@ -53,6 +53,11 @@ _STRUCTURES = {
 _HIGHEST = 118  # of its label values: 117 structures, one number is not used
 _MEANINGS = {value: _STRUCTURES.get(value) for value in range(1, _HIGHEST + 1)}
 _HEAD = ('brainstem', 'parotid')  # above the neck
+_CHEST = ('lung', 'esophagus', 'aorta', 'spinal cord')
+_ABDOMEN = (
+  'liver', 'spleen', 'stomach', 'gallbladder', 'pancreas', 'kidney', 'adrenal gland', 'duodenum',
+  'postcava', 'portal and splenic vein', 'hepatic vessel', 'celiac trunk',
+)  # fmt: skip
 _PELVIS = ('bladder', 'prostate', 'rectum', 'femoral head')
 _EVERY = r'[^/]+'
 
@@ -136,4 +141,26 @@ TOTALSEGMENTATOR_SAMPLE = Dataset(
   template=_TEMPLATE,
 )
 
-DATASETS = (THORAX, CHEST_ABDOMEN, TOTALSEGMENTATOR_SAMPLE)
+SARCOMA = Dataset(
+  name='sarcoma',
+  description=(
+    'CT of arm and thighs, 4 patients, cut out around a soft tissue sarcoma, which is no class: to '
+    'have seen scans without any organ of neck, chest and abdomen.'
+  ),
+  licence='CC BY 3.0 (of Soft-tissue-Sarcoma, The Cancer Imaging Archive)',
+  citation=(
+    'M. Vallieres et al., "A radiomics model from joint FDG-PET and MRI texture features for the '
+    'prediction of lung metastases in soft-tissue sarcomas of the extremities," Physics in '
+    'Medicine and Biology 60(14), 2015; A. Zwanenburg et al., "The Image Biomarker Standardization '
+    'Initiative," Radiology 295(2), 2020'
+  ),
+  expected=4,
+  image=r'(?P<case>STS_\d{3})(?:/|_)CT_image\.nii\.gz',
+  label=(r'(?P<case>STS_\d{3})(?:/|_)CT_mask\.nii\.gz',),
+  meanings={1: None},
+  # Not what a pelvis shows: STS_012 ends in one.
+  absent=((_EVERY, (*_HEAD, 'mandible', 'larynx', *_CHEST, *_ABDOMEN)),),
+  splits=((r'STS_0(?:08|51)(?:/|_)CT_image\.nii\.gz', 'validation'), (_EVERY, 'train')),
+)
+
+DATASETS = (THORAX, CHEST_ABDOMEN, TOTALSEGMENTATOR_SAMPLE, SARCOMA)

@@ -279,4 +279,5 @@ LAYOUTS = {
   'totalsegmentator_sample': pairs(
     'example_ct.nii.gz', 'example_seg_fast_force_split.nii.gz', count=1, axes='RAS'
   ),
+  'sarcoma': pairs('STS_{:03d}_CT_image.nii.gz', 'STS_{:03d}_CT_mask.nii.gz'),
 }

@@ -89,12 +89,13 @@ def test_from_files_to_batches(name, tmp_path):
   if len(held_out) < len(cases):
     store = bricks.open_bricks(data, name)
     labelled = [name for name in cases[0].labelled if store.class_voxels([name]).any()]
-    sampler = PatchSampler(CONFIG, [store], labelled)
-    table = store.template.code_table(labelled)
+    classes = labelled or list(cases[0].absent)
+    sampler = PatchSampler(CONFIG, [store], classes)
+    table = store.template.code_table(classes)
     for index in range(4):
       example = sampler.sample(index, 0)
       assert example['supervised'].all()
-      assert table[example['label']].any()
+      assert table[example['label']].any() == bool(labelled)
 
 
 class TestSpecialCases:

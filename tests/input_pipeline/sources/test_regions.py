@@ -1,4 +1,4 @@
-"""The few real scans of chest and abdomen; skipped where they are not beside the checkout."""
+"""The few real scans of other regions; skipped where they are not beside the checkout."""
 
 import json
 import warnings
@@ -12,7 +12,7 @@ from input_pipeline.anatomy import TEMPLATE
 
 FOLDERS = {
   'thorax': 'thorax', 'chest_abdomen': 'chest_abdomen',
-  'totalsegmentator_sample': 'totalsegmentator',
+  'totalsegmentator_sample': 'totalsegmentator', 'sarcoma': 'ibsi_sts',
 }  # fmt: skip
 
 
@@ -91,9 +91,22 @@ def test_what_is_out_of_view(cases):
     assert {'brainstem', 'left parotid', 'right parotid'} <= set(case.absent)
     assert not set(case.absent) & set(case.labelled)
   larynx = {case.name for case in cases.values() if 'larynx' in case.absent}
-  assert larynx == {'4DLung-113_HM10395', 'example'}
+  limbs = {'STS_008', 'STS_012', 'STS_024', 'STS_051'}
+  assert larynx == {'4DLung-113_HM10395', 'example', *limbs}
   bladder = {key[0] for key, case in cases.items() if 'bladder' in case.absent}
   assert bladder == {'thorax', 'chest_abdomen'}
+
+
+def test_limbs_show_no_organ_of_neck_chest_and_abdomen(cases):
+  """The tumor is no class, and what a pelvis shows is unknown: one of the scans ends in it."""
+  pelvis = {'colon', 'intestine', 'rectum', 'bladder', 'prostate'}
+  pelvis |= {'left femoral head', 'right femoral head'}
+  for name in ('STS_008', 'STS_012', 'STS_024', 'STS_051'):
+    case = cases['sarcoma', name]
+    assert case.labelled == () and not {*case.supervised} & pelvis
+    assert {s.name for s in TEMPLATE} - {*case.absent} - pelvis == {'colon tumor'}
+  held_out = {key[1] for key, c in cases.items() if c.source == 'sarcoma' and c.split != 'train'}
+  assert held_out == {'STS_008', 'STS_051'}
 
 
 def test_openkbp_ends_above_the_abdomen(real_data):
