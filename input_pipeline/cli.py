@@ -83,15 +83,32 @@ class Parser(argparse.ArgumentParser):
 
   def parse_args(self, args=None, namespace=None):
     words = from_home(sys.argv[1:] if args is None else args)
+    # First: what argparse would miss, as it is required, may be there and called otherwise.
+    self._refuse([word for word in words if self._is_unknown_option(word)])
     parsed, unknown = self.parse_known_args(words, namespace)
-    if unknown:
-      word = unknown[0].partition('=')[0]
-      hint = f'; {errors.suggest(word, self._known())}' if word.startswith('-') else ''
-      self.error(f'unknown argument {unknown[0]}{hint}')
+    self._refuse(unknown)
     return parsed
 
   def error(self, message: str) -> NoReturn:
     self.exit(2, f'error: {errors.one_line(message)} ({self.prog} --help lists the options)\n')
+
+  def _refuse(self, unknown: Sequence[str]) -> None:
+    if not unknown:
+      return
+    option = unknown[0].partition('=')[0]
+    known = list(self._known())
+    alike = [name for name in known if len(option) == 2 and name.startswith(f'-{option}')]
+    hint = f'did you mean {" or ".join(alike)}?' if alike else errors.suggest(option, known)
+    self.error(f'unknown argument {unknown[0]}' + (f'; {hint}' if option.startswith('-') else ''))
+
+  def _is_unknown_option(self, word: str) -> bool:
+    option = word.partition('=')[0]
+    if not re.match('--?[a-zA-Z]', option) or ' ' in option:
+      return False
+    abbreviates = self.allow_abbrev and option.startswith('--')
+    return not any(
+      name == option or abbreviates and name.startswith(option) for name in self._known()
+    )
 
   def _known(self) -> Iterator[str]:
     for action in self._actions:

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import functools
+import io
 import os
 import re
 import select
@@ -67,11 +68,14 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
   So it is with a module that an extra of the package would bring.
   Every other exception passes, traceback and all. Control-C and SIGTERM unwind the command, so that
   it cleans up, and end it with 130 and 143, as shells have it; so does whoever reads its output and
-  wants no more of it, as in `mome info | head`, with 141.
+  wants no more of it, as in `mome info | head`, with 141. What the encoding of a terminal lacks,
+  such as a dash, is printed escaped.
   """
 
   @functools.wraps(main)
   def explaining(argv: Sequence[str] | None = None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == 'strict':
+      sys.stdout.reconfigure(errors='backslashreplace')
     try:
       try:
         return _explained(main, argv)

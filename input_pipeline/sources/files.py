@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import nibabel as nib
 import numpy as np
 
-from input_pipeline import inventory, labels, remarks
+from input_pipeline import buckets, inventory, labels, remarks
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import dicom, slicer_segments, volume
 from input_pipeline.sources.base import Scan, SourceError, loader, restrict_table
@@ -24,10 +24,12 @@ def folder_of(source: str, manual_dir: str | None, holds: str) -> pathlib.Path:
     holds: what is in the folder, for messages.
 
   Raises:
-    SourceError: if none was given or it is no folder.
+    SourceError: if none was given or it is no folder on a disk.
   """
   if manual_dir is None:
     raise SourceError(f'{source}: pass --manual_dir, the folder that holds {holds}')
+  if buckets.is_in_bucket(manual_dir):
+    raise SourceError(f'{manual_dir} {buckets.NO_DISK}')
   folder = pathlib.Path(manual_dir)
   if not folder.is_dir():
     raise SourceError(f'{folder}: no such folder; give the one that holds {holds}')

@@ -96,8 +96,8 @@ def new_folder(folder: epath.PathLike) -> epath.Path:
   """The folder that a model is to be written into, created where missing.
 
   Raises:
-    CheckpointError: if it holds a model, an ensemble or a training run, is a checkpoint of one, or
-      cannot be made.
+    CheckpointError: if it holds a model, an ensemble or a training run, is a checkpoint of one,
+      holds the `config.json` of another program, or cannot be made.
   """
   folder = absolute(folder)
   if is_checkpoint(folder):
@@ -107,9 +107,22 @@ def new_folder(folder: epath.PathLike) -> epath.Path:
   for name in (CHECKPOINTS, ENSEMBLE):  # whose config, or whose members, would be hidden
     if (folder / name).exists():
       raise CheckpointError(f'{folder} holds {name}, and is no place for a model; choose another')
+  if (folder / CONFIG).exists() and not _is_ours(folder / CONFIG):
+    raise CheckpointError(
+      f'{folder} holds the {CONFIG} of another program, and is no place for a model; choose another'
+    )
   with writing(folder, CheckpointError):
     folder.mkdir(parents=True, exist_ok=True)
   return folder
+
+
+def _is_ours(file: epath.Path) -> bool:
+  """Whether a `config.json` is of this program, as a model that was written halfway has it."""
+  try:
+    values = read_config(file)
+  except CheckpointError:
+    return False
+  return isinstance(values, dict) and isinstance(values.get('model'), dict)
 
 
 def save_description(

@@ -34,9 +34,15 @@ def make_parser() -> argparse.ArgumentParser:
     help='predicted masks against references',
     description=_purpose(score_folders.score_folders),
   )
-  scoring.add_argument('--predictions', required=True, metavar='DIR', help='folder of masks')
   scoring.add_argument(
-    '--references', required=True, metavar='DIR', help='folder of the true ones, laid out as either'
+    '--predictions', required=True, type=pathlib.Path, metavar='DIR', help='folder of masks'
+  )
+  scoring.add_argument(
+    '--references',
+    required=True,
+    type=pathlib.Path,
+    metavar='DIR',
+    help='folder of the true ones, laid out as either',
   )
   scoring.add_argument('--classes', default='', help='names separated by commas; default: all')
   scoring.add_argument(
@@ -64,8 +70,12 @@ def make_parser() -> argparse.ArgumentParser:
   converting = commands.add_parser(
     'nnunet', help='results as nnU-Net writes them', description=_purpose(nnunet_results.write)
   )
-  converting.add_argument('--results', required=True, metavar='DIR', help='of predict')
-  converting.add_argument('--dataset', required=True, metavar='FILE', help='its dataset.json')
+  converting.add_argument(
+    '--results', required=True, type=pathlib.Path, metavar='DIR', help='of predict'
+  )
+  converting.add_argument(
+    '--dataset', required=True, type=pathlib.Path, metavar='FILE', help='its dataset.json'
+  )
   converting.add_argument(
     '--output', required=True, type=pathlib.Path, metavar='DIR', help='folder to write'
   )
@@ -104,7 +114,7 @@ def _score(args: argparse.Namespace) -> int:
   cases = {row['case'] for row in rows}
   number = f'{len(cases)} of {len({*cases, *dict(failed)})}' if failed else str(len(cases))
   title = f'{number} scans, {args.predictions} against {args.references}'
-  origin = {'predictions': args.predictions, 'references': args.references}
+  origin = {'predictions': str(args.predictions), 'references': str(args.references)}
   _, table = score_files.write(folder, rows, title=title, origin=origin, failed=failed)
   print(f'{table}\nTable and scores: {folder}')
   return 1 if failed else 0

@@ -118,6 +118,9 @@ def read_folder(
   if not folder.is_dir():
     raise ScoreError(f'{folder}: no such folder; correct its path')
   held = inventory.look(folder, file_kinds.VOLUMES, deep=False)
+  labels_of = [path.name for path in held.folders if path.name in ('labelsTr', 'labelsTs')]
+  if labels_of and not held.used:  # imagesTr would be a case, and its scans masks
+    raise ScoreError(f'{folder}: a whole dataset; give {" or ".join(labels_of)} in it')
   # As in `label_values`: what a dataset.json says goes before what `predict` noted.
   legends = {} if os.path.lexists(folder / 'dataset.json') else _read_legends(folder, template)
   maps = list(_label_maps(held, meaning, legends, template))

@@ -47,6 +47,8 @@ def write(
       a class of others: an empty mask would count as not found. What was written before is whole.
   """
   path, folder = pathlib.Path(dataset), pathlib.Path(output)
+  if path.is_dir() or not os.path.lexists(path):
+    raise ScoreError(f'{path}: no such file; give the dataset.json of a dataset')
   index = mask_folders.declaration(path)
   template = files.template_of(path.parent, index)
   values = _values(path, index, template)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import BinaryIO
 
 from input_pipeline import file_kinds, inventory
+from input_pipeline.buckets import NO_DISK, is_in_bucket
 from input_pipeline.ct import dicom, volume
 from mome_jax.errors import UserError, printable
 
@@ -98,6 +99,9 @@ def find_scans(
   """
   if not len(paths):
     raise ScanError('inputs is empty; give files or folders of scans, as ["scan.nii.gz"]')
+  for path in paths:
+    if is_in_bucket(path):
+      raise ScanError(f'{path} {NO_DISK}')
   scans, notes = [], []
   skip = functools.partial(_skip, output=None if output is None else os.path.realpath(output))
   for path in map(pathlib.Path, paths):

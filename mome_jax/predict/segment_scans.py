@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+from input_pipeline import inventory
 from input_pipeline.buckets import NO_DISK, is_in_bucket
 from input_pipeline.progress import bar as progress_bar
 from mome_jax.inference.model import Model
@@ -230,6 +231,8 @@ def _make_output(output: pathlib.Path, inputs: Sequence[str | os.PathLike]) -> N
     raise PredictError(f'{output}: is the input too; masks there would be read as scans next time')
   if output.is_file():
     raise PredictError(f'{output}: is a file, no folder; change --output')
+  if inventory.is_volume_name(output.name) and not output.exists():
+    raise PredictError(f'{output}: names a file, and results are several; give a folder')
   try:
     output.mkdir(parents=True, exist_ok=True)
     staging.sweep(output)

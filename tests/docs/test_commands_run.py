@@ -73,8 +73,8 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
     ),
   },
   'scores': {
-    'mome compare docs/results/openkbp/finest docs/results/openkbp/mome': (),
-    'mome compare docs/results/openkbp/mome docs/results/openkbp/finest': (),
+    'mome compare docs/results/openkbp/all_5600_finest docs/results/openkbp/all_5600_router': (),
+    'mome compare docs/results/openkbp/all_5600_router docs/results/openkbp/all_5600_finest': (),
     'mome compare docs/results/openkbp/rates/before_seed_1 runs/after_seed_1': (),
     'mome compare runs/a runs/b': (),
     'mome compare runs/a runs/b runs/c': (),

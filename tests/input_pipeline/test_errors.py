@@ -1,6 +1,7 @@
 """One base of mistakes: explained in one line, while faults of the program keep their traceback."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -104,6 +105,14 @@ def test_a_command_may_have_no_output_at_all():
     ['bash', '-c', f"{sys.executable} -c '{script}' >&-"], capture_output=True, text=True
   )
   assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_what_the_encoding_of_a_terminal_lacks_is_escaped():
+  """A table's dash in ISO-8859-1, say: what was asked for is done by then."""
+  script = r'from input_pipeline import errors; exit(errors.command(lambda a: print("\u2013"))([]))'
+  environment = os.environ | {'PYTHONIOENCODING': 'iso8859-1'}
+  done = subprocess.run([sys.executable, '-c', script], capture_output=True, env=environment)
+  assert (done.returncode, done.stdout, done.stderr) == (0, rb'\u2013' + b'\n', b'')
 
 
 def test_a_planted_bug_keeps_its_traceback_in_a_real_command(tmp_path):

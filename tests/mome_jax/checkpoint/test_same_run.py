@@ -206,6 +206,18 @@ def test_a_model_folder_is_no_workdir(tmp_path):
     checkpoint.check_same_run(tmp_path, demo.get_config())
 
 
+def test_the_config_of_another_program_is_not_replaced(tmp_path):
+  """As of a T5, by `weights --checkpoint=T5 --output=T5`; what a kill left halfway is."""
+  file = tmp_path / 'config.json'
+  for theirs in ('{"model_type": "t5", "d_model": 512}', '[]', '{'):
+    file.write_text(theirs)
+    with pytest.raises(checkpoint.CheckpointError, match='holds the config.json of another progra'):
+      checkpoint.save_model(tmp_path, demo.get_config(), {'model': {'kernel': np.ones(3)}})
+    assert [file.read_text(), *tmp_path.iterdir()] == [theirs, file]
+  checkpoint.save_description(tmp_path / 'halfway', demo.get_config())
+  assert checkpoint.new_folder(tmp_path / 'halfway') == tmp_path / 'halfway'
+
+
 def test_an_ensemble_or_a_checkpoint_is_no_workdir(workdir, tmp_path_factory):
   pooled = tmp_path_factory.mktemp('pooled')
   checkpoint.write_members(pooled, ['fold_0', 'fold_1'])

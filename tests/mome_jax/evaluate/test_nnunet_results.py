@@ -48,6 +48,14 @@ def test_values_of_the_dataset(tmp_path, capsys):
   assert [row['dice'] for row in scores.rows] == [1, 1]
 
 
+@pytest.mark.parametrize('path', ['.', 'gone'])
+def test_what_is_no_file_is_not_to_be_removed(path, tmp_path):
+  """Nor is the folder of a dataset, given in place of its dataset.json."""
+  results(tmp_path / 'out')
+  with pytest.raises(ScoreError, match='no such file; give the dataset.json of a dataset'):
+    nnunet_results.write(tmp_path / 'out', tmp_path / path, tmp_path / 'nn')
+
+
 def test_a_tumor_is_painted_after_a_pair_that_does_not_tell_its_sides(tmp_path):
   kidney, tumor = np.zeros((2, 9, 8, 7), np.uint8)
   kidney[2:6, 2:6, 2:6], tumor[3, 3:5, 3] = 1, 1

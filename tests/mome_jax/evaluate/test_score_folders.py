@@ -291,6 +291,8 @@ def test_mistakes_are_named(nnunet, tmp_path):
     score_folders.score_folders(*nnunet, classes=['pancreas', 'liver', 'colon'])
   with pytest.raises(ScoreError, match='nowhere: no such folder'):
     score_folders.score_folders(tmp_path / 'nowhere', references)
+  with pytest.raises(ScoreError, match='a whole dataset; give labelsTr in it'):
+    score_folders.score_folders(predictions, references.parent)
   with pytest.raises(ScoreError, match='no NAME.nii.gz with labels'):
     (tmp_path / 'empty').mkdir()
     score_folders.score_folders(tmp_path / 'empty', references)
