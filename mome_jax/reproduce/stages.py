@@ -1,12 +1,9 @@
 """The stages of the experiment. Each finds by itself what is done, and does the rest."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +17,7 @@ from mome_jax.errors import UserError, few, one_line
 from mome_jax.evaluate import score_files
 from mome_jax.reproduce import families, tables
 from mome_jax.reproduce.families import Download
+from mome_jax.runtime import program
 
 NOTES = 'reproduce.json'  # in the work folder: what was checked and compared, of which files
 
@@ -415,22 +413,9 @@ def _evaluate(plan: Plan, folder: pathlib.Path, names: Sequence[str]) -> None:
 
 
 def _program(module: str, *words: str) -> None:
-  """Runs a module of this package as a program, which gets to know what this one is asked to do.
-
-  Raises:
-    StoppedError: if it ends otherwise than with 0.
-  """
-  process = subprocess.Popen([sys.executable, '-m', module, *words])
-  before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-  try:
-    while True:
-      with contextlib.suppress(KeyboardInterrupt):  # the program got it too, and saves
-        code = process.wait()
-        break
-  finally:
-    signal.signal(signal.SIGTERM, before)
-  if code:
-    raise StoppedError(code if code > 0 else 128 - code)
+  """Runs a module as a program of its own; StoppedError if it ends otherwise than with 0."""
+  if code := program.run(module, *words):
+    raise StoppedError(code)
 
 
 # ---------------------------------------------------------------------------- tables
