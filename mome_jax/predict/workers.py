@@ -193,7 +193,7 @@ class Job:
     )
     return write_results.write_scan(
       work.folder,
-      write_results.SegmentedScan(
+      formats.SegmentedScan(
         name,
         work.loaded,
         work.segmentation,
