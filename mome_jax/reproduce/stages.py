@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
+from input_pipeline import bricks, dedupe, patient_groups, prepare, sources, text_files
 from input_pipeline import check as checking
 from input_pipeline.bricks import identity
 from mome_jax.errors import UserError, few, one_line
@@ -115,10 +115,8 @@ def read_notes(plan: Plan) -> dict:
 
 
 def _note(plan: Plan, key: str, value: dict) -> None:
-  file = plan.work / NOTES
-  part = file.with_suffix('.part')
-  part.write_text(json.dumps(read_notes(plan) | {key: value}, indent=1) + '\n', encoding='utf-8')
-  part.replace(file)
+  content = json.dumps(read_notes(plan) | {key: value}, indent=1) + '\n'
+  text_files.replace(plan.work / NOTES, content)
 
 
 def _state(download: Download) -> str:

@@ -36,7 +36,7 @@ def write(
   }
   title = 'Dice % on held-out {} scans'
   trained = [
-    _datasets(title.format(split), scores[split], _trained(), sources[0], classes)
+    _datasets(title.format(split), scores[split], families.TRAINED_SOURCES, sources[0], classes)
     for split in BY_SPLIT
     if scores[split]
   ]
@@ -44,7 +44,7 @@ def write(
     'datasets.md': _joined(trained),
     'external.md': _datasets(
       'Dice % on datasets that were never trained on, validation and test scans together',
-      outside, _external(), sources[1], classes,
+      outside, families.EXTERNAL_SOURCES, sources[1], classes,
     ),
     'detection.md': _joined(_detection(split, scores[split]) for split in BY_SPLIT),
     'comparison.md': _joined(_comparison(split, scores[split]) for split in BY_SPLIT),
@@ -75,14 +75,6 @@ def folders(workdir: pathlib.Path) -> list[pathlib.Path]:
   """The whole evaluations in a folder: of validation scans, of test scans."""
   places = (workdir / name for name in BY_SPLIT.values())
   return [place for place in places if score_files.read_summary(place)]
-
-
-def _trained() -> list[str]:
-  return [name for members in families.TRAINED.values() for name in members]
-
-
-def _external() -> list[str]:
-  return [name for members in families.EXTERNAL.values() for name in members]
 
 
 def _datasets(
@@ -128,10 +120,11 @@ def _comparison(split: str, scores: Mapping[str, Sequence[Mapping[str, Any]]]) -
   """All models against the first, on what all of them scored of a split; or why not."""
   if len(scores) < 2:
     return ''
-  key = lambda row: (row['source'], row['case'], row['class'])
-  of_models = [set(map(key, rows)) for rows in scores.values()]
+  of_models = [set(map(compare.key, rows)) for rows in scores.values()]
   common, every = set.intersection(*of_models), set.union(*of_models)
-  rows = {model: [row for row in rows if key(row) in common] for model, rows in scores.items()}
+  rows = {
+    model: [row for row in rows if compare.key(row) in common] for model, rows in scores.items()
+  }
   try:
     text = compare.overview(rows)
   except score_files.ResultsError as error:
