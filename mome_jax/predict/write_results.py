@@ -71,7 +71,7 @@ def write_scan(
     if path.name in missing or (kind.needs_voxels and not segmented.present):
       continue
     with optional(path, missing):
-      kind.write(path, dataclasses.replace(segmented, legend=_legend(origin, missing)))
+      kind.write(path, dataclasses.replace(segmented, origin=_legend(origin, missing)))
   single = {target.name: output_names.of_class(target) for target in segmented.single}
   for row in rows:
     masks = f'{name}_masks'
