@@ -86,11 +86,11 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
   for case in progress.bar(cases, desc='fingerprints', unit='case'):
     try:
       scan = case.load()
-      prints.add((case.source, case.name), fingerprint(scan.image, scan.geometry.spacing))
+      prints.add(case.key, fingerprint(scan.image, scan.geometry.spacing))
     except Exception as error:  # whatever is wrong with one case must not cost the others
       print(f'skipped {case.source} {case.name}: {errors.reason(error)}', file=sys.stderr)
-      unread.append((case.source, case.name))
-  splits = {(case.source, case.name): case.split for case in cases}
+      unread.append(case.key)
+  splits = {case.key: case.split for case in cases}
   groups = [
     {
       'split': max((splits[key] for key in keys), key=patient_groups.HELD_OUT.index),

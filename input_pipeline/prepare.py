@@ -216,7 +216,7 @@ def _list_cases(
     patients = patient_groups.patients(groups.groups)
   known = []
   for case in cases:
-    key, name = (case.source, case.name), declared.name if case.source == source else case.source
+    key, name = case.key, declared.name if case.source == source else case.source
     if case.patient or key in patients:
       known.append([name, case.name, patients.get(key, f'{name}/{case.patient}')])
   return cases, groups, known

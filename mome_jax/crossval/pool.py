@@ -184,7 +184,7 @@ def _unlabelled(config: ConfigDict) -> set[bricks.Key]:
   """The cases that label no class of the experiment, and have no score."""
   classes = set(config.classes)
   cases = [case for store in _stores(config) for case in store.cases]
-  return {(case.source, case.name) for case in cases if classes.isdisjoint(case.supervised)}
+  return {case.key for case in cases if classes.isdisjoint(case.supervised)}
 
 
 def _stores(config: ConfigDict) -> list[bricks.BrickStore]:

@@ -168,7 +168,7 @@ class _Evaluation:
       watch = pictures.watch()
       spacing = case.geometry.spacing
       segmentation = self.segmenter(case.image, spacing, levels.add, watch=watch)
-      rows += score_case(case, segmentation, part.patients.get((case.source, case.name), ''))
+      rows += score_case(case, segmentation, part.patients.get(case.key, ''))
       counts += count_lesions(case, levels, self.template)
       with errors.writing(pictures.folder):
         pictures.draw(case, segmentation, watch)
@@ -253,6 +253,5 @@ def truths(
 
 def contoured(case: bricks.VolumeRecord, name: str, array: np.ndarray) -> np.ndarray:
   """The part of a map of a class that counts: where it was contoured and nothing is ignored."""
-  heights = case.slice_ranges.get(name, (-np.inf, np.inf))
   array = array * (case.codes != IGNORE_CODE)
-  return metrics.restrict(array, case.geometry.spacing, heights)
+  return metrics.restrict(array, case.geometry.spacing, case.heights(name))
