@@ -89,7 +89,7 @@ def prepare(
     stored: how many cases were added, replaced, removed and kept.
 
   Raises:
-    PrepareError: if it is there with other settings, or Beam is asked for and not installed.
+    PrepareError: if it is there with other settings.
     StagingError: if another process is writing it.
     GroupsError: if the file of groups is none, or older than the scans.
     SourceError: if the source or its files are missing, or every case failed.
@@ -268,11 +268,9 @@ def _run_here(cases: Sequence[sources.Case], stage: Callable[[sources.Case], Non
 def _run_beam(
   cases: Sequence[sources.Case], stage: Callable[[sources.Case], None], *, flags: str
 ) -> None:
-  try:
-    import apache_beam as beam
-    from apache_beam.options import pipeline_options
-  except ImportError as error:
-    raise PrepareError(f'--beam: {error}; pip install -r requirements-beam.txt') from error
+  import apache_beam as beam
+  from apache_beam.options import pipeline_options
+
   with beam.Pipeline(options=pipeline_options.PipelineOptions(shlex.split(flags))) as pipeline:
     # Reshuffled, so that a runner does not fuse all cases into one worker.
     _ = pipeline | beam.Create(list(cases)) | beam.Reshuffle() | beam.Map(stage)
