@@ -181,8 +181,7 @@ class _Evaluation:
     points: list[dict[str, Any]],
     pictures: CasePictures,
   ) -> dict[str, Any]:
-    end = '' if part.split == 'validation' else f'_{part.split}'
-    folder = self.workdir / f'evaluation{end}{"_held_out" if self.unseen else ""}'
+    folder = self.workdir / (score_files.FOLDERS[part.split] + ('_held_out' if self.unseen else ''))
     rules = self.segmenter.settings.rules
     step = '' if self.step is None else f', step {self.step}'
     title = f'{part.title()}{step}, post-processing: {", ".join(rules) or "none"}'
@@ -194,7 +193,7 @@ class _Evaluation:
     print(f'\n{table}\n\nTable and scores: {folder}')
     if not self.unseen:  # after the scores: a picture that cannot be written costs none of them
       with errors.writing(pictures.folder):
-        pictures.finish(end, points)
+        pictures.finish('' if part.split == 'validation' else f'_{part.split}', points)
       print(f'Pictures: {pictures.folder}')
     return summary
 

@@ -282,7 +282,7 @@ def _lacks_scores(plan: Plan, folder: pathlib.Path, names: Sequence[str]) -> boo
       held_out.setdefault(case.split, set()).add(case.source)
   steps = set()
   for split, of_split in held_out.items():
-    summary = score_files.read_summary(folder / tables.BY_SPLIT[split])
+    summary = score_files.read_summary(folder / score_files.FOLDERS[split])
     if of_split - summary.get('datasets', {}).keys() or _scored_otherwise(folder, summary):
       return True
     steps.add(summary.get('step'))

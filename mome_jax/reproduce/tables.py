@@ -9,7 +9,6 @@ from mome_jax.evaluate import tables as layout
 from mome_jax.reproduce import families
 
 Folders = Mapping[str, pathlib.Path]
-BY_SPLIT = {'validation': 'evaluation', 'test': 'evaluation_test'}  # folders of an evaluation
 
 
 def write(
@@ -28,7 +27,7 @@ def write(
     sources: that are prepared: trained on, and scored only.
     classes: of the experiment.
   """
-  scores = {split: _of_split(models, split) for split in BY_SPLIT}
+  scores = {split: _of_split(models, split) for split in score_files.FOLDERS}
   outside = {
     model: [row for part in folders(path) for row in score_files.read(part)]
     for model, path in others.items()
@@ -37,7 +36,7 @@ def write(
   title = 'Dice % on held-out {} scans'
   trained = [
     _datasets(title.format(split), scores[split], families.TRAINED_SOURCES, sources[0], classes)
-    for split in BY_SPLIT
+    for split in score_files.FOLDERS
     if scores[split]
   ]
   parts = {
@@ -46,8 +45,8 @@ def write(
       'Dice % on datasets that were never trained on, validation and test scans together',
       outside, families.EXTERNAL_SOURCES, sources[1], classes,
     ),
-    'detection.md': _joined(_detection(split, scores[split]) for split in BY_SPLIT),
-    'comparison.md': _joined(_comparison(split, scores[split]) for split in BY_SPLIT),
+    'detection.md': _joined(_detection(split, scores[split]) for split in score_files.FOLDERS),
+    'comparison.md': _joined(_comparison(split, scores[split]) for split in score_files.FOLDERS),
   }  # fmt: skip
   folder.mkdir(parents=True, exist_ok=True)
   for name, text in parts.items():
@@ -59,7 +58,7 @@ def write(
 
 def _of_split(models: Folders, split: str) -> dict[str, list[dict[str, Any]]]:
   """The rows of each model that has whole scores of a split."""
-  places = {model: workdir / BY_SPLIT[split] for model, workdir in models.items()}
+  places = {model: workdir / score_files.FOLDERS[split] for model, workdir in models.items()}
   return {
     model: score_files.read(place)
     for model, place in places.items()
@@ -73,7 +72,7 @@ def _joined(texts: Iterable[str]) -> str:
 
 def folders(workdir: pathlib.Path) -> list[pathlib.Path]:
   """The whole evaluations in a folder: of validation scans, of test scans."""
-  places = (workdir / name for name in BY_SPLIT.values())
+  places = (workdir / name for name in score_files.FOLDERS.values())
   return [place for place in places if score_files.read_summary(place)]
 
 
