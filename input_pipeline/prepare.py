@@ -36,6 +36,7 @@ from input_pipeline import (
   patient_groups,
   prepared,
   progress,
+  remarks,
   request,
   sources,
 )
@@ -119,7 +120,7 @@ def prepare(
   conversion = writer.Conversion(mm, brick, origin)
   asked = request.Request(settings, conversion, cases, patients, same, folds, overwrite)
   plan = asked.plan(earlier)
-  _tell(plan.notes)
+  remarks.show(plan.notes)
   if plan.is_current and terms.are_current(folder, declared):
     return plan.unchanged()
   if earlier.settings is None:
@@ -151,7 +152,7 @@ def _write(
     latest = prepared.read(folder)
     if latest != plan.earlier:  # another process wrote it while the cases were listed
       plan = asked.plan(latest)
-      _tell(plan.notes)
+      remarks.show(plan.notes)
     if plan.is_current:
       terms.write(folder, declared)
       print(f'{folder}: has the licence and the citation of now')
@@ -207,7 +208,7 @@ def _list_cases(
     it, under the name that the source is prepared by.
   """
   cases, notes = declared.listed(manual_dir)
-  _tell(notes)
+  remarks.show(notes)
   identity.check_names(cases)
   groups, patients = None, {}
   if path is not None:
@@ -220,11 +221,6 @@ def _list_cases(
     if case.patient or key in patients:
       known.append([name, case.name, patients.get(key, f'{name}/{case.patient}')])
   return cases, groups, known
-
-
-def _tell(notes: Sequence[str]) -> None:
-  for note in notes:
-    print(f'note: {note}', file=sys.stderr)
 
 
 def _stage(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 from etils import epath
 
-from input_pipeline import errors
+from input_pipeline import errors, remarks
 from input_pipeline.cli import Parser, dashed, names
 from mome_jax.evaluate import compare, nnunet_results, score_files, score_folders
 
@@ -97,8 +97,7 @@ def _score(args: argparse.Namespace) -> int:
   finally:
     if made and not rows:
       folder.rmdir()
-  for note in scores.notes:
-    print(f'note: {note}', file=sys.stderr)
+  remarks.show(scores.notes)
   for case, reason in failed:
     print(f'not scored: {case}: {reason}', file=sys.stderr)
   if not rows:
@@ -155,8 +154,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _nnunet(args: argparse.Namespace) -> int:
   written, notes = nnunet_results.write(args.results, args.dataset, args.output)
-  for note in notes:
-    print(f'note: {note}', file=sys.stderr)
+  remarks.show(notes)
   print(f'{len(written)} cases written: {args.output}')
   return 0
 
