@@ -22,7 +22,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -287,6 +287,11 @@ def _report(folder: epath.Path, written: writer.Written, plan: request.Plan) -> 
   }
 
 
+def counted(report: Mapping[str, Any]) -> str:
+  """The cases of each split in a report of `prepare`, as '12 train, 3 validation'."""
+  return ', '.join(f'{number} {split}' for split, number in report['cases'].items())
+
+
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = cli.Parser(
@@ -346,15 +351,15 @@ def _print_sources() -> None:
 
 def _check(source: str, manual_dir: str | None) -> int:
   """Prints what is wrong with a download; returns the exit code, 1 if a case cannot be used."""
-  number = errors = remarks = 0
+  number = faults = odd = 0
   for case, findings in check.check_source(source, manual_dir):
     number += case != ''
     for finding in findings:
       progress.line(f'{finding.kind}: {case or source}: {finding.message}')
-    errors += any(finding.kind == 'error' for finding in findings)
-    remarks += sum(finding.kind != 'error' for finding in findings)
-  print(f'{source}: {number} cases read, {errors} of them cannot be used, {remarks} remarks')
-  return 1 if errors else 0
+    faults += any(finding.kind == 'error' for finding in findings)
+    odd += sum(finding.kind != 'error' for finding in findings)
+  print(f'{source}: {number} cases read, {faults} of them cannot be used, {odd} remarks')
+  return 1 if faults else 0
 
 
 @errors.command
@@ -388,11 +393,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   for case, reason in report['skipped']:
     print(f'skipped {case}: {reason}', file=sys.stderr)
   changes = [f'{number} {what}' for what, number in report['changes'].items() if number]
-  cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
   folder = epath.Path(args.data_dir) / (args.name or args.source)
   print(
-    f'{folder}: {cases} cases, {report["records"]} bricks, {report["bytes"] / 1e6:.1f} MB, '
-    f'{len(report["skipped"])} cases skipped; {", ".join(changes)}'
+    f'{folder}: {counted(report)} cases, {report["records"]} bricks, '
+    f'{report["bytes"] / 1e6:.1f} MB, {len(report["skipped"])} cases skipped; {", ".join(changes)}'
   )
   if report['skipped']:
     print('Correct the skipped cases and give the same command again.', file=sys.stderr)

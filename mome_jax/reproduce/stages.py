@@ -220,8 +220,9 @@ def write_bricks(plan: Plan) -> list[str]:
     except sources.SourceError as error:
       print(f'{download.source}: left out: {error}', file=sys.stderr, flush=True)
       continue
-    cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
-    print(f'{download.source}: {cases}, {report["bytes"] / 1e6:.1f} MB', flush=True)
+    print(
+      f'{download.source}: {prepare.counted(report)}, {report["bytes"] / 1e6:.1f} MB', flush=True
+    )
     _note(plan, f'prepare {download.source}', noted)
   skipped = []
   for download in plan.downloads:
