@@ -106,7 +106,7 @@ def test_a_command_may_have_no_output_at_all():
   assert (done.returncode, done.stderr) == (0, '')
 
 
-def test_a_planted_bug_keeps_its_traceback_in_a_real_command(tmp_path):
+def test_a_planted_bug_keeps_its_traceback_in_a_real_command():
   script = (
     'import sys\n'
     'from input_pipeline import prepare\n'
