@@ -22,6 +22,7 @@ from input_pipeline.ct.grid_checks import VolumeError
 from input_pipeline.errors import reading_into_memory
 
 ENDINGS = file_kinds.NIFTI_ENDINGS
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM and ITK count to the left and to posterior
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
