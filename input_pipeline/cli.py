@@ -145,6 +145,11 @@ def spacing(text: str) -> tuple[float, float, float]:
   return x, y, z
 
 
+def names(text: str) -> list[str]:
+  """The names between commas, without the spaces around them and without empty ones."""
+  return [name for part in text.split(',') if (name := part.strip())]
+
+
 def identifier(text: str) -> str:
   """The name of a prepared source; ArgumentTypeError for what cannot be one."""
   if not re.fullmatch('[a-z][a-z0-9_]*', text):

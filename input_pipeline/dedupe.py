@@ -16,7 +16,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from input_pipeline import cli, errors, patient_groups, progress, sources, text_files
+from input_pipeline import cli, errors, patient_groups, progress, remarks, sources, text_files
 from input_pipeline.bricks import identity
 
 
@@ -75,8 +75,7 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     of_source, notes = sources.get_source(source).listed(folder)
     cases += of_source
     known += patient_groups.declared(of_source)
-    for note in notes:
-      print(f'note: {note}', file=sys.stderr)
+    remarks.show(notes)
   identity.check_names(cases)
   with errors.writing(output):  # before the work, not after it
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -86,11 +85,11 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
   for case in progress.bar(cases, desc='fingerprints', unit='case'):
     try:
       scan = case.load()
-      prints.add((case.source, case.name), fingerprint(scan.image, scan.geometry.spacing))
+      prints.add(case.key, fingerprint(scan.image, scan.geometry.spacing))
     except Exception as error:  # whatever is wrong with one case must not cost the others
       print(f'skipped {case.source} {case.name}: {errors.reason(error)}', file=sys.stderr)
-      unread.append((case.source, case.name))
-  splits = {(case.source, case.name): case.split for case in cases}
+      unread.append(case.key)
+  splits = {case.key: case.split for case in cases}
   groups = [
     {
       'split': max((splits[key] for key in keys), key=patient_groups.HELD_OUT.index),

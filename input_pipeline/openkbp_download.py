@@ -230,7 +230,9 @@ def make_parser() -> argparse.ArgumentParser:
   parser = cli.Parser(prog='python -m input_pipeline.openkbp_download', description=__doc__)
   parser.add_argument('--output', required=True, type=pathlib.Path, help='for train/ and val/')
   parser.add_argument('--original', type=pathlib.Path, help='a copy of the repository')
-  parser.add_argument('--patients', default='', metavar='pt_N,...', help='only these')
+  parser.add_argument(
+    '--patients', type=cli.names, default=(), metavar='pt_N,...', help='only these'
+  )
   return parser
 
 
@@ -238,12 +240,11 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(cli.dashed(argv))
-  patients = [name.strip() for name in args.patients.split(',') if name.strip()]
   original = args.original or args.output / 'original'
   with errors.writing(args.output):
     if args.original is None:
-      fetch(original, patients=patients)
-    convert(original, args.output, patients)
+      fetch(original, patients=args.patients)
+    convert(original, args.output, args.patients)
   print(f'{args.output}: prepare it with --source=openkbp --manual_dir={args.output}')
   return 0
 

@@ -31,9 +31,9 @@ def patients(
   first: dict[str, str] = {}  # digest of a scan -> patient
   keys: dict[Key, str] = {}
   same: dict[str, str] = {}  # a group -> another one of the same patient
-  for case in sorted(cases, key=lambda case: ((case.source, case.name) not in groups, case.source)):
-    key = groups.get((case.source, case.name), f'{case.source}/{case.name}')
-    keys[case.source, case.name] = key
+  for case in sorted(cases, key=lambda case: (case.key not in groups, case.source)):
+    key = groups.get(case.key, f'{case.source}/{case.name}')
+    keys[case.key] = key
     other = first.setdefault(case.digest, key) if case.digest else key
     one, two = _last(same, key), _last(same, other)
     if one != two:  # groups of several files may share a scan
@@ -97,13 +97,13 @@ def set_aside(
   """
   by_patient: dict[str, list[CaseInfo]] = {}
   for case in cases:
-    by_patient.setdefault(patient[case.source, case.name], []).append(case)
+    by_patient.setdefault(patient[case.key], []).append(case)
   barred = {patient[key] for key in without if key in patient}
   total = collections.Counter(case.source for case in cases)
   room = {source: min(number, int(_LARGEST_PART * n)) for source, n in total.items()}
 
   def count(cases: Iterable[CaseInfo]) -> collections.Counter:
-    keys = [(case.source, case.name) for case in cases]
+    keys = [case.key for case in cases]
     seen = collections.Counter(
       ('shown', name) for key in keys for name in (shown or {}).get(key, ())
     )
@@ -125,5 +125,5 @@ def set_aside(
       room = {source: n - more[source] for source, n in room.items()}
       left -= lost
       for case in theirs:
-        taken[case.source].add((case.source, case.name))
+        taken[case.source].add(case.key)
   return {source: Part(frozenset(names), total[source]) for source, names in taken.items()}

@@ -75,7 +75,7 @@ class Groups:
         f'was made, such as {other[0].name}; run mome dedupe again with {fix}'
       )
     self._check_patients(cases, fix)
-    unread = [case.name for case in cases if (case.source, case.name) in self.unread]
+    unread = [case.name for case in cases if case.key in self.unread]
     if unread:
       print(
         f'note: {self.path}: {len(unread)} of {len(cases)} scans could not be read when it was '
@@ -94,7 +94,7 @@ class Groups:
         )
 
   def _is_current(self, case: sources.Case) -> bool:
-    known = (self.scans or {}).get((case.source, case.name))
+    known = (self.scans or {}).get(case.key)
     return known is not None and state_of(case)[: len(known)] == known
 
 
@@ -166,7 +166,7 @@ def declared(cases: Iterable[sources.Case]) -> list[list[tuple[str, str]]]:
   patients: dict[tuple[str, str], list[tuple[str, str]]] = {}
   for case in cases:
     patient = case.patient or case.name
-    patients.setdefault((case.source, patient), []).append((case.source, case.name))
+    patients.setdefault((case.source, patient), []).append(case.key)
   return [keys for keys in patients.values() if len(keys) > 1]
 
 
@@ -189,7 +189,7 @@ def keep_together(
     The cases, and what is to be told of groups and cases that moved.
   """
   drawn = drawn or {}
-  now = {(case.source, case.name): case.split for case in cases}
+  now = {case.key: case.split for case in cases}
   of_group: dict[tuple[str, str], str] = {}
   kept = []
   for group in groups:
@@ -202,7 +202,7 @@ def keep_together(
       kept.append(f'{first} ({split}, not {group["split"]})')
   moved = [
     f'{"/".join(key)} ({drawn[key]}, now {of_group[key]})'
-    for key in ((case.source, case.name) for case in cases)
+    for key in (case.key for case in cases)
     if key in of_group and drawn.get(key, of_group[key]) != of_group[key]
   ]
   notes = []
@@ -213,10 +213,7 @@ def keep_together(
       f'drawn before for another split than that of their group: {errors.few(moved)}; models that '
       'were trained before may have learned from what is held out now'
     )
-  together = [
-    dataclasses.replace(case, split=of_group.get((case.source, case.name), case.split))
-    for case in cases
-  ]
+  together = [dataclasses.replace(case, split=of_group.get(case.key, case.split)) for case in cases]
   return together, notes
 
 

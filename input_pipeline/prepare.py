@@ -22,7 +22,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -36,6 +36,7 @@ from input_pipeline import (
   patient_groups,
   prepared,
   progress,
+  remarks,
   request,
   sources,
 )
@@ -89,7 +90,7 @@ def prepare(
     stored: how many cases were added, replaced, removed and kept.
 
   Raises:
-    PrepareError: if it is there with other settings, or Beam is asked for and not installed.
+    PrepareError: if it is there with other settings.
     StagingError: if another process is writing it.
     GroupsError: if the file of groups is none, or older than the scans.
     SourceError: if the source or its files are missing, or every case failed.
@@ -119,7 +120,7 @@ def prepare(
   conversion = writer.Conversion(mm, brick, origin)
   asked = request.Request(settings, conversion, cases, patients, same, folds, overwrite)
   plan = asked.plan(earlier)
-  _tell(plan.notes)
+  remarks.show(plan.notes)
   if plan.is_current and terms.are_current(folder, declared):
     return plan.unchanged()
   if earlier.settings is None:
@@ -151,7 +152,7 @@ def _write(
     latest = prepared.read(folder)
     if latest != plan.earlier:  # another process wrote it while the cases were listed
       plan = asked.plan(latest)
-      _tell(plan.notes)
+      remarks.show(plan.notes)
     if plan.is_current:
       terms.write(folder, declared)
       print(f'{folder}: has the licence and the citation of now')
@@ -207,7 +208,7 @@ def _list_cases(
     it, under the name that the source is prepared by.
   """
   cases, notes = declared.listed(manual_dir)
-  _tell(notes)
+  remarks.show(notes)
   identity.check_names(cases)
   groups, patients = None, {}
   if path is not None:
@@ -216,15 +217,10 @@ def _list_cases(
     patients = patient_groups.patients(groups.groups)
   known = []
   for case in cases:
-    key, name = (case.source, case.name), declared.name if case.source == source else case.source
+    key, name = case.key, declared.name if case.source == source else case.source
     if case.patient or key in patients:
       known.append([name, case.name, patients.get(key, f'{name}/{case.patient}')])
   return cases, groups, known
-
-
-def _tell(notes: Sequence[str]) -> None:
-  for note in notes:
-    print(f'note: {note}', file=sys.stderr)
 
 
 def _stage(
@@ -268,11 +264,9 @@ def _run_here(cases: Sequence[sources.Case], stage: Callable[[sources.Case], Non
 def _run_beam(
   cases: Sequence[sources.Case], stage: Callable[[sources.Case], None], *, flags: str
 ) -> None:
-  try:
-    import apache_beam as beam
-    from apache_beam.options import pipeline_options
-  except ImportError as error:
-    raise PrepareError(f'--beam: {error}; pip install -r requirements-beam.txt') from error
+  import apache_beam as beam
+  from apache_beam.options import pipeline_options
+
   with beam.Pipeline(options=pipeline_options.PipelineOptions(shlex.split(flags))) as pipeline:
     # Reshuffled, so that a runner does not fuse all cases into one worker.
     _ = pipeline | beam.Create(list(cases)) | beam.Reshuffle() | beam.Map(stage)
@@ -291,6 +285,11 @@ def _report(folder: epath.Path, written: writer.Written, plan: request.Plan) -> 
     'drawn': plan.earlier.drawn() | new_draws,
     **({} if plan.assigned is None else {'assigned': plan.assigned}),
   }
+
+
+def counted(report: Mapping[str, Any]) -> str:
+  """The cases of each split in a report of `prepare`, as '12 train, 3 validation'."""
+  return ', '.join(f'{number} {split}' for split, number in report['cases'].items())
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -352,15 +351,15 @@ def _print_sources() -> None:
 
 def _check(source: str, manual_dir: str | None) -> int:
   """Prints what is wrong with a download; returns the exit code, 1 if a case cannot be used."""
-  number = errors = remarks = 0
+  number = faults = odd = 0
   for case, findings in check.check_source(source, manual_dir):
     number += case != ''
     for finding in findings:
       progress.line(f'{finding.kind}: {case or source}: {finding.message}')
-    errors += any(finding.kind == 'error' for finding in findings)
-    remarks += sum(finding.kind != 'error' for finding in findings)
-  print(f'{source}: {number} cases read, {errors} of them cannot be used, {remarks} remarks')
-  return 1 if errors else 0
+    faults += any(finding.kind == 'error' for finding in findings)
+    odd += sum(finding.kind != 'error' for finding in findings)
+  print(f'{source}: {number} cases read, {faults} of them cannot be used, {odd} remarks')
+  return 1 if faults else 0
 
 
 @errors.command
@@ -394,11 +393,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   for case, reason in report['skipped']:
     print(f'skipped {case}: {reason}', file=sys.stderr)
   changes = [f'{number} {what}' for what, number in report['changes'].items() if number]
-  cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
   folder = epath.Path(args.data_dir) / (args.name or args.source)
   print(
-    f'{folder}: {cases} cases, {report["records"]} bricks, {report["bytes"] / 1e6:.1f} MB, '
-    f'{len(report["skipped"])} cases skipped; {", ".join(changes)}'
+    f'{folder}: {counted(report)} cases, {report["records"]} bricks, '
+    f'{report["bytes"] / 1e6:.1f} MB, {len(report["skipped"])} cases skipped; {", ".join(changes)}'
   )
   if report['skipped']:
     print('Correct the skipped cases and give the same command again.', file=sys.stderr)

@@ -7,9 +7,10 @@ to end may leave warnings switched off.
 
 import contextlib
 import contextvars
+import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _lines: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar('notes', default=None)
 
@@ -37,6 +38,12 @@ def collected() -> Iterator[list[str]]:
     yield lines
   finally:
     _lines.reset(token)
+
+
+def show(notes: Iterable[str]) -> None:
+  """Prints notes to stderr, a line each."""
+  for note in notes:
+    print(f'note: {note}', file=sys.stderr)
 
 
 class Hush:

@@ -83,7 +83,7 @@ class Request:
     cases = splits.keep(self.cases, drawn)
     if self.groups is None:
       return cases, []
-    before = {(c.source, c.name): drawn[c.name] for c in cases if c.drawn and c.name in drawn}
+    before = {c.key: drawn[c.name] for c in cases if c.drawn and c.name in drawn}
     elsewhere = earlier.drawn_elsewhere()
     cases, notes = patient_groups.keep_together(cases, self.groups.groups, elsewhere | before)
     return cases, [f'{self.groups.path}: {note}' for note in notes]

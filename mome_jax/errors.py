@@ -8,6 +8,7 @@ from input_pipeline.errors import (
   one_line,
   printable,
   reading,
+  reason,
   suggest,
   writing,
 )
@@ -21,6 +22,7 @@ __all__ = [
   'one_line',
   'printable',
   'reading',
+  'reason',
   'suggest',
   'writing',
 ]

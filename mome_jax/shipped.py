@@ -1,4 +1,4 @@
-"""Where the models and the scan lie that come with the package."""
+"""Where the models, the scan and the data lie that come with the package."""
 
 import os
 import pathlib
@@ -9,6 +9,7 @@ TEXT = ASSETS / 'text'  # a text encoder alone, which knows anatomy
 SCAN = ASSETS / 'demo' / 'head_neck.nii.gz'
 FAMILIARITY = ASSETS / 'familiarity.json'  # how well a prompt must fit what a model knows
 OTHER_WORDS = ASSETS / 'other_words.csv'  # that name nothing of the vocabulary
+PUBLISHED = ASSETS / 'published.json'  # Dice of other models
 
 
 def is_model(path: str | os.PathLike) -> bool:

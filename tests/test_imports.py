@@ -58,8 +58,8 @@ ROOMS = {
   'mome_jax.runtime mome_jax.ops mome_jax.moe mome_jax.models mome_jax.text '
   'mome_jax.checkpoint mome_jax.training',
   'mome_jax.pictures': 'input_pipeline mome_jax.inference',
-  'mome_jax.evaluate': 'input_pipeline mome_jax.text mome_jax.checkpoint mome_jax.training '
-  'mome_jax.inference mome_jax.pictures',
+  'mome_jax.evaluate': 'input_pipeline mome_jax.shipped mome_jax.text mome_jax.checkpoint '
+  'mome_jax.training mome_jax.inference mome_jax.pictures',
   'mome_jax.predict': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.runtime '
   'mome_jax.text mome_jax.checkpoint mome_jax.plausibility mome_jax.inference mome_jax.pictures',
   'mome_jax.serve': 'input_pipeline mome_jax.__init__ mome_jax.shipped mome_jax.runtime '

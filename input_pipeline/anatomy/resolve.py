@@ -128,7 +128,7 @@ def _index(template: Template) -> dict[str, dict[str, set[Structure]]]:
     sides, words = key(structure.name)
     more = [f'{" ".join(sides)} {name}' for organ, names in _ABBREVIATIONS.items()
             if words == key(organ)[1] for name in names]  # fmt: skip
-    phrases = (structure.name, *structure.synonyms, *structure.held_out, structure.prompt)
+    phrases = (*structure.phrases, structure.prompt)
     named += [(structure, key(phrase)) for phrase in phrases]
     others += [(structure, key(phrase, joining=False)) for phrase in (*phrases, *more)]
   # A declared 'liver metastasis' is that class, not what the words mean elsewhere.

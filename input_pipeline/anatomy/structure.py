@@ -41,6 +41,11 @@ class Structure:
   sentence: str = ''
 
   @property
+  def phrases(self) -> tuple[str, ...]:
+    """Name, synonyms and held-out names."""
+    return (self.name, *self.synonyms, *self.held_out)
+
+  @property
   def prompt(self) -> str:
     """The sentence of evaluation and prediction."""
     return self.sentence or f'A computerized tomography of {self.noun or self.name}'

@@ -192,7 +192,7 @@ class Template:
     if indices != sorted(set(indices)) or not all(0 < i < FIRST_SIDED_CODE for i in indices):
       raise ValueError(f'indices must grow within 1..{FIRST_SIDED_CODE - 1}, got {indices}')
     for s in self.structures:
-      for phrase in (s.name, *s.synonyms, *s.held_out):
+      for phrase in s.phrases:
         other = self._by_phrase.setdefault(_fold(phrase), s)
         if other is not s:
           raise ClassError(f'{phrase!r} belongs to both {other.name!r} and {s.name!r}; keep one')

@@ -155,11 +155,11 @@ def read(template: Template = TEMPLATE) -> Vocabulary:
   replaced: dict[str, str] = {}
   classes = []
   for structure in template:
-    hits = [known.get(fold(phrase)) for phrase in _phrases(structure)]
+    hits = [known.get(fold(phrase)) for phrase in structure.phrases]
     same = [term for term in dict.fromkeys(filter(None, hits)) if term.name not in replaced]
     replaced |= {term.name: structure.name for term in same}
     classes.append(_of_class(structure, same))
-  declared = {fold(phrase): s.name for s in template for phrase in _phrases(s)}
+  declared = {fold(phrase): s.name for s in template for phrase in s.phrases}
   return Vocabulary(
     dataclasses.replace(
       term,
@@ -169,10 +169,6 @@ def read(template: Template = TEMPLATE) -> Vocabulary:
     )
     for term in (*classes, *(term for term in _file() if term.name not in replaced))
   )
-
-
-def _phrases(structure: Structure) -> tuple[str, ...]:
-  return (structure.name, *structure.synonyms, *structure.held_out)
 
 
 def _free(phrases: Iterable[str], declared: dict[str, str], name: str) -> tuple[str, ...]:
@@ -189,7 +185,7 @@ def _of_class(structure: Structure, same: Sequence[Term]) -> Term:
   outer = [parent for term in same for parent in term.parents]
   parents = structure.parents or (*(place.format(side=structure.side) for place in places), *outer)
   finding = _FINDINGS.search(structure.name) or 'finding' in [term.kind for term in same]
-  declared = {fold(phrase) for phrase in _phrases(structure)}
+  declared = {fold(phrase) for phrase in structure.phrases}
   synonyms = [phrase for term in same for phrase in (term.name, *term.synonyms)]
   held_out = [phrase for term in same for phrase in term.held_out]
   return Term(

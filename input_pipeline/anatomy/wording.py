@@ -226,8 +226,7 @@ def _finding_stems(template: Template) -> frozenset[str]:
 
 
 def _phrases(names: frozenset[str], template: Template) -> list[str]:
-  structures = [template.get(name) for name in names]
-  return [p for s in structures for p in (s.name, *s.synonyms, *s.held_out)]
+  return [phrase for name in names for phrase in template.get(name).phrases]
 
 
 def _stems(phrases: Iterable[str]) -> set[str]:

@@ -23,6 +23,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from input_pipeline.anatomy import Template
+from input_pipeline.ct import body
 
 # HU without contrast, arterial, portal venous, delayed.
 PHASES: Mapping[str, tuple[float, float, float, float]] = types.MappingProxyType(
@@ -256,13 +257,10 @@ def _part(
   chosen = np.zeros(256, bool)
   chosen[list(numbers)] = True
   mask = chosen[organ]
-  box = []
-  for axis in range(3):
-    at = np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))
-    if not len(at):
-      return None
-    box.append(slice(max(at[0] - 2, 0), at[-1] + 3))
-  return tuple(box), np.where(mask[*box], organ[*box], np.uint8(0))
+  if not mask.any():
+    return None
+  box = body.box(mask, (2, 2, 2))
+  return box, np.where(mask[*box], organ[*box], np.uint8(0))
 
 
 def _noise(deviations: np.ndarray) -> float:

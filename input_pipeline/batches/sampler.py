@@ -195,8 +195,7 @@ class PatchSampler:
       for k in np.flatnonzero(total):
         some = numbers[counts[numbers, k] > 0]
         voxels[int(k)] = (some, counts[some, k] / total[k])
-      ranges = [info.slice_ranges.get(name, (-np.inf, np.inf)) for name in names]
-      limits = np.array(ranges, np.float32)
+      limits = np.array([info.heights(name) for name in names], np.float32)
       yield StoreCase(number, info, records, table, voxels, supervised, absent, limits)
 
   def _empty_cache(self, megabytes: float) -> BrickCache:

@@ -66,7 +66,7 @@ def check_names(cases: Iterable[base.Case]) -> None:
   """UserError, with a file of each, if two cases of one source have one name."""
   first: dict[tuple[str, str], base.Case] = {}
   for case in cases:
-    other = first.setdefault((case.source, case.name), case)
+    other = first.setdefault(case.key, case)
     if other is not case:
       places = [next(iter(files_of(one.load)), 'no file') for one in (other, case)]
       raise UserError(

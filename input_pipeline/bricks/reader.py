@@ -75,7 +75,7 @@ class BrickStore:
 
   def part(self, cases: Collection[tuple[str, str]]) -> 'BrickStore':
     """The bricks of some cases alone, each given by its source and name."""
-    kept = [i for i, case in enumerate(self.cases) if (case.source, case.name) in cases]
+    kept = [i for i, case in enumerate(self.cases) if case.key in cases]
     number = np.full(len(self.cases), -1, np.int32)
     number[kept] = np.arange(len(kept))
     records_kept = np.flatnonzero(number[self.case] >= 0)
@@ -363,7 +363,7 @@ def _choose(
   assigned = _assigned(settings)
   chosen = []
   for number, case in enumerate(_listed(folder)):
-    key, split = (case.source, case.name), case.split
+    key, split = case.key, case.split
     if split == records.POOL:
       split = assigned[key]
       if held_out is not None:

@@ -14,7 +14,7 @@ from input_pipeline import sources
 from input_pipeline.ct import volume
 from input_pipeline.sources import base
 
-Key = tuple[str, str]  # source and name of a case
+Key = base.Key
 VERSION = '1.1.0'  # of the files' layout, and of how scans are converted to it
 SETTINGS = 'prepare.json'  # what `prepare` was asked for and what came of it
 OUTCOMES = 'cases.json'  # beside it: what came of each case, in the records' order
@@ -48,7 +48,7 @@ class CaseInfo(base.Known):
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOutCase:
+class HeldOutCase(base.Named):
   """What is known of a validation or test scan before it is read; fields as in `VolumeRecord`."""
 
   name: str

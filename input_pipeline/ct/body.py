@@ -105,4 +105,5 @@ def box(mask: np.ndarray, margin: Sequence[int] | None = None) -> tuple[slice, .
     used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
     low, high = (used[0], used[-1]) if used.size else (0, mask.shape[axis] - 1)
     slices.append(slice(max(0, int(low) - extra), min(int(high) + extra + 1, mask.shape[axis])))
+    mask = mask[(slice(None),) * axis + (slice(low, high + 1),)]
   return tuple(slices)

@@ -18,7 +18,6 @@ from input_pipeline.errors import reading_into_memory
 __all__ = ['Series', 'SeriesFiles', 'find_series', 'like', 'opened', 'read_dicom', 'read_pixels',
            'read_series', 'Study']  # fmt: skip
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _OFF = 0.15  # slices may lie this part of their distance off a line of even steps
 _ROUNDED = 0.06  # mm; what positions of one decimal may lie off it, at most a quarter of the step
 _TISSUE = -900.0, 3072.0  # HU between which padding is none: a program has changed the one only
@@ -178,7 +177,7 @@ def _stack(place: str, slices: list) -> Series:
   step, start = np.polyfit(np.arange(len(slices)), positions, 1)
   affine = np.eye(4)
   affine[:3] = np.stack([direction[0] * columns, direction[1] * rows, step, start], -1)
-  affine[:3] = _LPS_TO_RAS @ affine[:3]
+  affine[:3] = volume.LPS_TO_RAS @ affine[:3]
   hu = volume.to_hu(array, place)
   scan = volume.to_canonical(hu, affine, name=place, fix='export the series again')
   return Series(scan, names, datasets)

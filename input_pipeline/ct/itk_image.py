@@ -14,7 +14,7 @@ import numpy as np
 
 from input_pipeline import file_kinds, image_headers
 from input_pipeline.ct.grid_checks import FIX
-from input_pipeline.ct.volume import Geometry, VolumeError, from_canonical
+from input_pipeline.ct.volume import LPS_TO_RAS, Geometry, VolumeError, from_canonical
 
 _EXTRA = "pip install 'mome-jax[itk]'"
 # What says where the axes point. Without it ITK takes any axes for left, posterior, superior.
@@ -24,7 +24,6 @@ _SPACES = {
   'lps',
 }  # fmt: skip
 _MILLIMETRES = {'mm', 'millimeter', 'millimeters', 'millimetre', 'millimetres', ''}
-_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 def is_itk(path: str | os.PathLike) -> bool:
@@ -90,8 +89,8 @@ def read(path: pathlib.Path, *, need_sides: bool = True) -> tuple[np.ndarray, np
   if size < 3:
     raise VolumeError(f'{path}: shape {image.GetSize()} is not 3D; pass the whole scan')
   directions = np.reshape(image.GetDirection(), (size, size))[:3, :3]
-  affine[:3, :3] = _TO_RAS @ directions @ np.diag(image.GetSpacing()[:3]) if not problem else np.nan
-  affine[:3, 3] = _TO_RAS @ image.GetOrigin()[:3]
+  affine[:3, :3] = np.nan if problem else LPS_TO_RAS @ directions @ np.diag(image.GetSpacing()[:3])
+  affine[:3, 3] = LPS_TO_RAS @ image.GetOrigin()[:3]
   return array.transpose(tuple(axes)), affine
 
 
@@ -150,8 +149,8 @@ def write(
   image = itk.GetImageFromArray(np.ascontiguousarray(stored.transpose(order)), isVector=vectors)
   spacing = np.linalg.norm(geometry.affine[:3, :3], axis=0)
   image.SetSpacing(spacing.tolist())
-  image.SetDirection((_TO_RAS @ geometry.affine[:3, :3] / spacing).ravel().tolist())
-  image.SetOrigin((_TO_RAS @ geometry.affine[:3, 3]).tolist())
+  image.SetDirection((LPS_TO_RAS @ geometry.affine[:3, :3] / spacing).ravel().tolist())
+  image.SetOrigin((LPS_TO_RAS @ geometry.affine[:3, 3]).tolist())
   for name, value in (fields or {}).items():
     image.SetMetaData(name, value)
   temporary = path.with_name(f'.{os.getpid()}-{path.name}')

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.anatomy import resolve
-from input_pipeline.ct.volume import Geometry, VolumeError
+from input_pipeline.ct.volume import LPS_TO_RAS, Geometry, VolumeError
 
 _OFF = 0.35  # voxels; as far as a frame may lie off its slice, as those of a series off even steps
 # Codes of SNOMED CT and SNOMED RT (DICOM PS3.16, CID 244) for one side.
@@ -93,7 +93,7 @@ def read(
   for number, position, frame in frames(dataset):
     if names[number] not in chosen:
       continue
-    column, row, height = back[:3, :3] @ (position * [-1, -1, 1]) + back[:3, 3]
+    column, row, height = back[:3, :3] @ LPS_TO_RAS @ position + back[:3, 3]
     k = round(float(height))
     if max(abs(column), abs(row), abs(height - k)) > _OFF or not 0 <= k < geometry.shape[2]:
       raise other

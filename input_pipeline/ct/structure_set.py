@@ -10,14 +10,13 @@ import numpy as np
 
 from input_pipeline import inventory, remarks
 from input_pipeline.ct import contours, dicom_series, segments
-from input_pipeline.ct.volume import Geometry, VolumeError
+from input_pipeline.ct.volume import LPS_TO_RAS, Geometry, VolumeError
 from input_pipeline.errors import few
 
 _CLOSED = ('CLOSED_PLANAR', 'CLOSEDPLANAR_XOR')
 _OFF = 0.35  # of the distance of slices; as far as a contour may lie off its slice
 _FAR = 1e5  # mm; no patient is as large
 _UNREAD = ('empty', 'cannot be opened')  # reasons of `inventory.File`
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +234,7 @@ def _by_slice(
       left_out['open or points'] += 1
       continue
     points = data.reshape(-1, 3)
-    voxels = (points * _LPS_TO_RAS) @ back[:3, :3].T + back[:3, 3]
+    voxels = points @ LPS_TO_RAS @ back[:3, :3].T + back[:3, 3]
     height = float(voxels[:, 2].mean())
     k = round(height)
     if not -_OFF <= height <= geometry.shape[2] - 1 + _OFF:

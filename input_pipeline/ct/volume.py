@@ -19,9 +19,10 @@ from numpy.typing import DTypeLike
 from input_pipeline import file_kinds, inventory, remarks
 from input_pipeline.ct import grid_checks, nifti
 from input_pipeline.ct.grid_checks import VolumeError
-from input_pipeline.errors import reading_into_memory
+from input_pipeline.errors import few, reading_into_memory
 
 ENDINGS = file_kinds.NIFTI_ENDINGS
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM and ITK count to the left and to posterior
 AIR = -1024  # HU; the lowest value a CT scale of 12 bits holds
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SFORM = ('sform_code', 'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
@@ -256,21 +257,14 @@ def to_labels(array: np.ndarray, path: str | os.PathLike, most: int = 255) -> np
     # Rescaled integers come back with round-off; NaN fails the comparison as it should.
     wrong = ~(np.abs(array - rounded) < 1e-3)
     if wrong.any():
-      values = _some(array[wrong])
+      values = few((f'{value:g}' for value in np.unique(array[wrong])), 8)
       raise VolumeError(f'{path}: label values {values} are no integers; resample by nearest voxel')
     array = rounded
   outside = (array < 0) | (array > most)
   if outside.any():
-    values = _some(array[outside])
+    values = few((f'{value:g}' for value in np.unique(array[outside])), 8)
     raise VolumeError(f'{path}: label values {values} are outside 0..{most}; renumber the labels')
   return array.astype(np.uint8 if array.max(initial=0) <= 255 else np.uint16)
-
-
-def _some(values: np.ndarray, most: int = 8) -> str:
-  """The different values, as a list for messages."""
-  different = np.unique(values)  # NaN once
-  told = ', '.join(f'{value:g}' for value in different[:most])
-  return f'{told} and {len(different) - most} more' if len(different) > most else told
 
 
 def write_nifti(

@@ -6,6 +6,7 @@ absent, and is never trained or scored.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from input_pipeline.ct import volume
 from input_pipeline.errors import UserError, printable
 
 Loader = TypeVar('Loader', bound=Callable)
+Key = tuple[str, str]  # source and name of a case
 
 
 class SourceError(UserError):
@@ -38,16 +40,33 @@ class Scan:
   geometry: volume.Geometry
 
 
-class Known:
+class Named:
+  """What a scan is called by, as the dataclasses that describe one say it."""
+
+  source: str
+  name: str
+
+  @property
+  def key(self) -> Key:
+    """Source and name, which no other scan has."""
+    return self.source, self.name
+
+
+class Known(Named):
   """What is known of the classes of a scan, as the dataclasses that describe one say it."""
 
   supervised: tuple[str, ...]
+  slice_ranges: Mapping[str, tuple[float, float]]
   absent: tuple[str, ...]
 
   @property
   def labelled(self) -> tuple[str, ...]:
     """The supervised classes that somebody labelled."""
     return tuple(name for name in self.supervised if name not in self.absent)
+
+  def heights(self, name: str) -> tuple[float, float]:
+    """Those of `Case.slice_ranges` between which a class is known; over all the scan, infinite."""
+    return self.slice_ranges.get(name, (-math.inf, math.inf))
 
 
 @dataclasses.dataclass(frozen=True)

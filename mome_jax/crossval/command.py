@@ -16,8 +16,6 @@ Exit code 0 if all was done; that of the fold which ended otherwise (75 after a 
 """
 
 import functools
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from mome_jax import checkpoint
   from mome_jax.crossval import pool
   from mome_jax.evaluate import tables
-  from mome_jax.runtime import compilation
+  from mome_jax.runtime import compilation, program
   from mome_jax.training import config_check, forecast
 
   config, workdir = values.config, epath.Path(values.workdir)
@@ -79,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       continue
     place = [f'--workdir={workdir / name}', f'--config.data.fold={fold}']
     begins, since = not (workdir / name).exists(), time.monotonic()
-    code = _run([sys.executable, '-m', 'mome_jax.main', *words, *place])  # the last of each counts
+    code = program.run('mome_jax.main', *words, *place)  # of a flag given twice the last counts
     if code:
       print(f'{name} ended; {left} of {len(names)} folds are left: the same command goes on',
             file=sys.stderr)  # fmt: skip
@@ -92,18 +90,3 @@ def main(argv: Sequence[str] | None = None) -> int:
   print(f'\n{table}\n\nMean Dice of the folds: {shown}')
   print(f'Table and scores: {workdir}/evaluation\nEnsemble: mome predict --checkpoint={workdir}')
   return 0
-
-
-def _run(words: Sequence[str]) -> int:
-  """The exit code of a process, which gets to know what this one is asked to do."""
-  with subprocess.Popen(words) as process:
-    before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-    try:
-      while True:
-        try:
-          code = process.wait()
-          return code if code >= 0 else 128 - code
-        except KeyboardInterrupt:  # the process got it too, and saves
-          continue
-    finally:
-      signal.signal(signal.SIGTERM, before)

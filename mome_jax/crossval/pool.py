@@ -14,6 +14,8 @@ from mome_jax.errors import ConfigError, UserError
 from mome_jax.evaluate import metrics, score_checkpoint, score_files
 from mome_jax.training import unlearnable
 
+_SCORES = score_files.FOLDERS['validation']  # a fold scores what it holds out, and the pool all
+
 
 class CrossValidationError(UserError):
   """The folds are not of one experiment, or cannot be pooled; the message names the fix."""
@@ -99,7 +101,7 @@ def is_done(workdir: epath.Path, config: ConfigDict) -> bool:
   newest = checkpoint.locate(workdir).step
   chosen = checkpoint.locate(workdir, config.evaluation.checkpoint).step
   # Not by the times of files: hosts that share a disk need not agree on the time.
-  summary = score_files.read_summary(workdir / 'evaluation')
+  summary = score_files.read_summary(workdir / _SCORES)
   if newest is None or newest < config.train.steps or summary.get('step') != chosen:
     return False
   now = score_checkpoint.settings(config)
@@ -177,14 +179,14 @@ def scores(workdir: epath.Path, config: ConfigDict) -> list[dict[str, Any]]:
 
 def _left_out(workdir: epath.Path) -> list[dict[str, str]]:
   """The cases that a fold did not score, as its model was trained on them elsewhere."""
-  return score_files.read_summary(workdir / 'evaluation').get('left_out', [])
+  return score_files.read_summary(workdir / _SCORES).get('left_out', [])
 
 
 def _unlabelled(config: ConfigDict) -> set[bricks.Key]:
   """The cases that label no class of the experiment, and have no score."""
   classes = set(config.classes)
   cases = [case for store in _stores(config) for case in store.cases]
-  return {(case.source, case.name) for case in cases if classes.isdisjoint(case.supervised)}
+  return {case.key for case in cases if classes.isdisjoint(case.supervised)}
 
 
 def _stores(config: ConfigDict) -> list[bricks.BrickStore]:
@@ -217,6 +219,6 @@ def pool(workdir: epath.Path, config: ConfigDict) -> tuple[dict[str, float | Non
     title += f', {len(left_out)} more left out since the model of their fold was trained on them'
   means = {name: metrics.summarize(part)['mean_dice'] for name, part in parts.items()}
   origin = {'split': 'validation', 'folds': means, 'left_out': left_out}
-  _, table = score_files.write(workdir / 'evaluation', rows, title=title, origin=origin)
+  _, table = score_files.write(workdir / _SCORES, rows, title=title, origin=origin)
   checkpoint.write_members(workdir, list(parts))
   return means, table

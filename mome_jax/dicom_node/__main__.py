@@ -54,11 +54,10 @@ def _tell(line: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
-  from mome_jax.dicom_node import network, node, settings
+  from mome_jax.dicom_node import node, settings
   from mome_jax.runtime import process
 
   told = settings.read(pathlib.Path(args.config))
-  network.library()
   process.prepare()
   model = node.load(told)
   if args.check:

@@ -7,14 +7,17 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
+
+import pynetdicom
+from pynetdicom import evt
 
 from mome_jax.dicom_node import folders
 from mome_jax.dicom_node.settings import Destination, Settings
 from mome_jax.errors import UserError
 
 _SUCCESS, _NO_SPACE, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
+_VERIFICATION = '1.2.840.10008.1.1'  # C-ECHO
 _CT = '1.2.840.10008.5.1.4.1.1.2'  # CT Image Storage; the frames of Enhanced CT are not read
 # No '.' or '..': they name files and folders here.
 _UID = re.compile(r'(?=.{1,64}$)\d+(\.\d+)*', re.ASCII)
@@ -31,15 +34,6 @@ class SendError(Exception):
   """A destination did not take a result; the message says why."""
 
 
-def library() -> ModuleType:
-  """pynetdicom; NodeError with the command that installs it where it is not there."""
-  try:
-    import pynetdicom
-  except ImportError as error:
-    raise NodeError("needs pynetdicom: pip install 'mome-jax[node]'") from error
-  return pynetdicom
-
-
 class Receiver:
   """Writes CT images to FOLDER/SERIES/IMAGE.dcm as they come, and knows which series are whole."""
 
@@ -51,9 +45,8 @@ class Receiver:
       folder: existing.
 
     Raises:
-      NodeError: if the port is taken, or pynetdicom is missing.
+      NodeError: if the port is taken.
     """
-    net = library()
     self._folder, self._wait = folder, settings.wait
     self._lock = threading.Lock()
     for part in folder.glob('*/.*'):  # of an image that was being written when an earlier run ended
@@ -61,15 +54,15 @@ class Receiver:
     # What an earlier run has left is whole once `wait` is over.
     self._last = {path.name: time.monotonic() for path in folder.iterdir() if path.is_dir()}
     self._coming: dict[Any, set[str]] = {}  # open association -> series of its images
-    entity = net.AE(settings.ae_title)
+    entity = pynetdicom.AE(settings.ae_title)
     entity.require_called_aet = True
     entity.require_calling_aet = list(settings.callers)
-    entity.add_supported_context(net.sop_class.Verification)
-    entity.add_supported_context(_CT, _readable(net.ALL_TRANSFER_SYNTAXES))
+    entity.add_supported_context(_VERIFICATION)
+    entity.add_supported_context(_CT, _readable(pynetdicom.ALL_TRANSFER_SYNTAXES))
     entity.network_timeout = _SECONDS
-    handlers = [(net.evt.EVT_C_STORE, self._store), (net.evt.EVT_CONN_CLOSE, self._closed)]
+    handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_CONN_CLOSE, self._closed)]
     try:
-      self._server = entity.start_server(
+      self._server: Any = entity.start_server(
         (settings.host, settings.port), block=False, evt_handlers=handlers
       )
     except OSError as error:
@@ -179,8 +172,7 @@ def send(
   """
   import pydicom
 
-  net = library()
-  entity = net.AE(ae_title)
+  entity = pynetdicom.AE(ae_title)
   entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _SECONDS
   entity.connection_timeout = _SECONDS
   datasets = [pydicom.dcmread(path) for path in files]

@@ -9,13 +9,13 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+_SEED, _SAMPLES = 0, 2000  # of the resampling
+
 
 def bootstrap_interval(
   values: Iterable[float],
   patients: Sequence[Hashable] | None = None,
   *,
-  seed: int = 0,
-  samples: int = 2000,
   level: float = 0.95,
 ) -> tuple[float, float]:
   """Percentile bootstrap interval of the mean over cases.
@@ -23,8 +23,6 @@ def bootstrap_interval(
   Args:
     values: one finite number per case; NaN is left out.
     patients: whose each case is; None: each is of another one.
-    seed: seed of the resampling.
-    samples: number of resamples.
     level: coverage of the interval, in (0, 1).
 
   Returns:
@@ -34,15 +32,13 @@ def bootstrap_interval(
     ValueError: if a value is infinite.
   """
   column = np.asarray(list(values), np.float64)[:, None]
-  return bootstrap_macro(column, patients, seed=seed, samples=samples, level=level)
+  return bootstrap_macro(column, patients, level=level)
 
 
 def bootstrap_macro(
   table: np.ndarray,
   patients: Sequence[Hashable] | None = None,
   *,
-  seed: int = 0,
-  samples: int = 2000,
   level: float = 0.95,
 ) -> tuple[float, float]:
   """Interval of the mean over classes of the mean over cases, resampling patients.
@@ -55,8 +51,6 @@ def bootstrap_macro(
   Args:
     table: (cases, classes) float64; NaN where a class has no score.
     patients: whose each case is; None: each is of another one.
-    seed: seed of the resampling.
-    samples: number of resamples.
     level: coverage of the interval.
 
   Returns:
@@ -69,15 +63,13 @@ def bootstrap_macro(
     raise ValueError('infinite value; count infinite distances instead of averaging them')
   valid = ~np.isnan(table)
   values, weights = joined(np.where(valid, table, 0.0), patients), joined(valid, patients)
-  return _percentiles(values, weights, seed, samples, level)
+  return _percentiles(values, weights, level)
 
 
 def bootstrap_ratio(
   pairs: Iterable[tuple[float, float]],
   patients: Sequence[Hashable] | None = None,
   *,
-  seed: int = 0,
-  samples: int = 2000,
   level: float = 0.95,
 ) -> tuple[float, float]:
   """Interval of sum(part) / sum(whole) over cases, from one (part, whole) a case.
@@ -85,7 +77,7 @@ def bootstrap_ratio(
   (NaN, NaN) with fewer than two patients who have a whole.
   """
   columns = joined(np.asarray(list(pairs), np.float64).reshape(-1, 2), patients)
-  return _percentiles(columns[:, :1], columns[:, 1:], seed, samples, level)
+  return _percentiles(columns[:, :1], columns[:, 1:], level)
 
 
 def joined(table: np.ndarray, patients: Sequence[Hashable] | None) -> np.ndarray:
@@ -101,19 +93,17 @@ def joined(table: np.ndarray, patients: Sequence[Hashable] | None) -> np.ndarray
   return sums
 
 
-def _percentiles(
-  values: np.ndarray, weights: np.ndarray, seed: int, samples: int, level: float
-) -> tuple[float, float]:
+def _percentiles(values: np.ndarray, weights: np.ndarray, level: float) -> tuple[float, float]:
   """Of the mean over columns of sum(values) / sum(weights), rows being resampled."""
   kept = weights.any(axis=1)
   values, weights, n = values[kept], weights[kept], int(kept.sum())
   if n < 2:  # every resample would be the same
     return math.nan, math.nan
-  draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), samples)
+  draws = np.random.default_rng(_SEED).multinomial(n, np.full(n, 1 / n), _SAMPLES)
   totals, counts = draws @ values, draws @ weights  # (samples, classes)
   scored = weights.any(axis=0)
   totals, counts = totals[:, scored], counts[:, scored]
-  means = np.tile(values.sum(axis=0)[scored] / weights.sum(axis=0)[scored], (samples, 1))
+  means = np.tile(values.sum(axis=0)[scored] / weights.sum(axis=0)[scored], (_SAMPLES, 1))
   np.divide(totals, counts, out=means, where=counts > 0)
   low, high = np.quantile(means.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
   return float(low), float(high)

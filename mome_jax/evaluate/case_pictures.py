@@ -131,6 +131,7 @@ class _Truth:
 def _known_slices(case: VolumeRecord, name: str) -> np.ndarray:
   """(W,) bool: the slices in which something is known of a class."""
   number = case.image.shape[2]
-  heights = case.slice_ranges.get(name, (-np.inf, np.inf))
   slices = np.arange(number).reshape(1, 1, -1)
-  return np.isin(np.arange(number), metrics.restrict(slices, case.geometry.spacing, heights))
+  return np.isin(
+    np.arange(number), metrics.restrict(slices, case.geometry.spacing, case.heights(name))
+  )

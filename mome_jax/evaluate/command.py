@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 
 from etils import epath
 
-from input_pipeline import errors
-from input_pipeline.cli import Parser, dashed
+from input_pipeline import errors, remarks
+from input_pipeline.cli import Parser, dashed, names
 from mome_jax.evaluate import compare, nnunet_results, score_files, score_folders
 
 
@@ -44,7 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
     metavar='DIR',
     help='folder of the true ones, laid out as either',
   )
-  scoring.add_argument('--classes', default='', help='names separated by commas; default: all')
+  scoring.add_argument(
+    '--classes', type=names, default=(), help='names separated by commas; default: all'
+  )
   scoring.add_argument(
     '--dataset',
     default='',
@@ -61,10 +63,16 @@ def make_parser() -> argparse.ArgumentParser:
   comparing.add_argument('a', metavar='A', help='workdir, evaluation folder or cases.csv')
   comparing.add_argument('others', metavar='B', nargs='+', help='several: one line each')
   comparing.add_argument(
-    '--sources', default='', help='of these datasets alone, separated by commas; default: all'
+    '--sources',
+    type=names,
+    default=(),
+    help='of these datasets alone, separated by commas; default: all',
   )
   comparing.add_argument(
-    '--classes', default='', help='these classes alone, separated by commas; default: all'
+    '--classes',
+    type=names,
+    default=(),
+    help='these classes alone, separated by commas; default: all',
   )
   comparing.add_argument('--output', metavar='DIR', help='also write comparison.md and .csv there')
   converting = commands.add_parser(
@@ -87,25 +95,19 @@ def _purpose(function: Callable) -> str:
   return inspect.cleandoc(function.__doc__ or '').split('\n\nArgs:')[0]
 
 
-def _names(text: str) -> list[str]:
-  return [name.strip() for name in text.split(',') if name.strip()]
-
-
 def _score(args: argparse.Namespace) -> int:
-  classes = _names(args.classes)
   folder = epath.Path(args.output or epath.Path(args.predictions) / 'evaluation')
   made = _make(folder, parents=bool(args.output))
   rows: list = []
   try:
     scores = score_folders.score_folders(
-      args.predictions, args.references, classes=classes, dataset=args.dataset
+      args.predictions, args.references, classes=args.classes, dataset=args.dataset
     )
     rows, failed = scores.rows, scores.failed
   finally:
     if made and not rows:
       folder.rmdir()
-  for note in scores.notes:
-    print(f'note: {note}', file=sys.stderr)
+  remarks.show(scores.notes)
   for case, reason in failed:
     print(f'not scored: {case}: {reason}', file=sys.stderr)
   if not rows:
@@ -137,11 +139,10 @@ def _make(folder: epath.Path, *, parents: bool) -> bool:
 
 
 def _compare(args: argparse.Namespace) -> int:
-  sources, classes = _names(args.sources), _names(args.classes)
   runs = {}
   for name in (args.a, *args.others):
-    rows = compare.of_sources(score_files.read(name), sources, name)
-    runs[name] = compare.of_classes(rows, classes, name)
+    rows = compare.of_sources(score_files.read(name), args.sources, name)
+    runs[name] = compare.of_classes(rows, args.classes, name)
   comparisons = [
     compare.compare(runs[args.a], runs[name], names=(args.a, name)) for name in args.others
   ]
@@ -163,8 +164,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _nnunet(args: argparse.Namespace) -> int:
   written, notes = nnunet_results.write(args.results, args.dataset, args.output)
-  for note in notes:
-    print(f'note: {note}', file=sys.stderr)
+  remarks.show(notes)
   print(f'{len(written)} cases written: {args.output}')
   return 0
 

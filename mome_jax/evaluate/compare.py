@@ -120,9 +120,9 @@ def compare(
   """
   _check_splits(a, b, names)
   a, b = _shown(a, b), _shown(b, a)
-  _check_same({_key(row) for row in a}, {_key(row) for row in b}, names)
-  place = {_key(row): number for number, row in enumerate(a)}
-  b = sorted(b, key=lambda row: place[_key(row)])
+  _check_same({key(row) for row in a}, {key(row) for row in b}, names)
+  place = {key(row): number for number, row in enumerate(a)}
+  b = sorted(b, key=lambda row: place[key(row)])
   (cases, classes, first), (_, _, second) = map(metrics.tabulate, (a, b))
   whose = patients.of_cases([*b, *a], cases)
   differences = []
@@ -149,10 +149,10 @@ def _shown(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
 
   Of classes that a scan cannot show, those that the other side lacks are left out.
   """
-  absent = {_key(row): bool(row.get('absent')) for row in others}
+  absent = {key(row): bool(row.get('absent')) for row in others}
   unscored = dict.fromkeys(metrics.METRICS, math.nan)
-  kept = [row for row in rows if not row.get('absent') or _key(row) in absent]
-  return [{**row, **unscored} if absent.get(_key(row)) else row for row in kept]
+  kept = [row for row in rows if not row.get('absent') or key(row) in absent]
+  return [{**row, **unscored} if absent.get(key(row)) else row for row in kept]
 
 
 def _best_where_empty(
@@ -212,7 +212,8 @@ def of_classes(rows: Sequence[Row], classes: Sequence[str], name: str) -> Sequen
   return [row for row in rows if row['class'] in chosen] if classes else rows
 
 
-def _key(row: Row) -> Key:
+def key(row: Row) -> Key:
+  """Dataset, case and class of a row."""
   return row.get('source', ''), row['case'], row['class']
 
 
@@ -355,7 +356,7 @@ def to_markdown(comparison: Comparison) -> str:
       if row.metric == metric and not (row.is_empty and row.name != MEAN):
         empty = math.isnan(row.difference)
         means = ['–' if empty else f'{scale * mean:.1f}' for mean in (row.a, row.b)]
-        means.append(_apart(row, scale))
+        means.append(apart(row, scale))
         name = f'**{row.name}**' if row.name == MEAN else row.name
         cells = (name, row.n, *means, _p(row.p), f'{row.win}/{row.tie}/{row.loss}')
         infinite = (f'{row.a_infinite}/{row.b_infinite}',) if distance else ()
@@ -392,7 +393,8 @@ def _p(value: float) -> str:
   return '–' if math.isnan(value) else '< 0.001' if value < 1e-3 else f'{value:.3f}'
 
 
-def _apart(row: Difference, scale: float) -> str:
+def apart(row: Difference, scale: float = 100) -> str:
+  """B - A with its interval, where there are such; shares in percent unless scaled otherwise."""
   if math.isnan(row.difference):
     return '–'
   interval = f' [{scale * row.low:+.1f}, {scale * row.high:+.1f}]'
@@ -422,7 +424,7 @@ def overview(runs: Mapping[str, Sequence[Row]]) -> str:
     if name != first:
       pair = compare(reference, rows, names=(first, name))
       row = next(d for d in pair.differences if (d.metric, d.name) == ('dice', MEAN))
-      cells = (_apart(row, 100), _p(row.p))
+      cells = (apart(row), _p(row.p))
     summary = metrics.summarize(rows)
     dice = tables.percent(summary['mean_dice'], summary['mean_dice_interval'])
     nsd = tables.percent(summary['mean_nsd'], summary['mean_nsd_interval'])

@@ -9,11 +9,12 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from input_pipeline.ct import body
 from mome_jax.evaluate import false_positives, lesions, patients
 from mome_jax.evaluate.bootstrap import bootstrap_interval, bootstrap_macro
 
@@ -142,7 +143,7 @@ def measure(
     ValueError: if a mask is not boolean, the shapes differ or a spacing is not positive.
   """
   spacing = _check(prediction, truth, spacing)
-  box = _joint_box(prediction, truth)
+  box = body.box(prediction | truth, (1, 1, 1))
   # Cropped first, so that nothing below touches the whole scan. The package pads with background
   # whatever it is given: the crop changes no number.
   pair = Pair(prediction[box], truth[box], spacing)
@@ -204,18 +205,17 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def tabulate(
-  rows: Sequence[Mapping[str, Any]], metrics: Collection[str] = METRICS.keys()
+  rows: Sequence[Mapping[str, Any]],
 ) -> tuple[list[tuple[str, str]], list[str], dict[str, np.ndarray]]:
   """Arranges rows by case and class.
 
   Args:
     rows: as in `summarize`.
-    metrics: keys to arrange.
 
   Returns:
     The C (source, case) pairs, sorted, so that resamples do not depend on the order of rows; the K
-    class names in order of appearance; for every metric an array (C, K) float64, NaN where there is
-    no score.
+    class names in order of appearance; for each of `METRICS` an array (C, K) float64, NaN where
+    there is no score.
 
   Raises:
     ValueError: as `summarize`.
@@ -227,10 +227,10 @@ def tabulate(
     raise ValueError(f'(case, class) {(case, name)} has several rows; keep one per pair')
   cases = sorted({case for case, _ in keys})
   names = list(dict.fromkeys(name for _, name in keys))
-  table = {metric: np.full((len(cases), len(names)), np.nan) for metric in metrics}
+  table = {metric: np.full((len(cases), len(names)), np.nan) for metric in METRICS}
   case_index, class_index = ({key: i for i, key in enumerate(part)} for part in (cases, names))
   for (case, name), row in zip(keys, rows, strict=True):
-    for metric in metrics:
+    for metric in METRICS:
       table[metric][case_index[case], class_index[name]] = row[metric]
   return cases, names, table
 
@@ -292,18 +292,6 @@ def _check(
   if len(spacing) != 3 or not all(math.isfinite(mm) and mm > 0 for mm in spacing):
     raise ValueError(f'spacing {spacing}: pass three positive numbers in mm')
   return spacing
-
-
-def _joint_box(prediction: np.ndarray, truth: np.ndarray) -> tuple[slice, ...]:
-  """The box of both masks, one voxel wider; empty slices where both masks are empty."""
-  joint = prediction | truth
-  box = []
-  for axis in range(joint.ndim):
-    used = np.flatnonzero(joint.any(axis=tuple(a for a in range(joint.ndim) if a != axis)))
-    span = slice(max(0, used[0] - 1), used[-1] + 2) if used.size else slice(0, 0)
-    box.append(span)
-    joint = joint[(slice(None),) * axis + (span,)]
-  return tuple(box)
 
 
 def mean(values: np.ndarray) -> float:

@@ -168,7 +168,7 @@ class _Evaluation:
       watch = pictures.watch()
       spacing = case.geometry.spacing
       segmentation = self.segmenter(case.image, spacing, levels.add, watch=watch)
-      rows += score_case(case, segmentation, part.patients.get((case.source, case.name), ''))
+      rows += score_case(case, segmentation, part.patients.get(case.key, ''))
       counts += count_lesions(case, levels, self.template)
       with errors.writing(pictures.folder):
         pictures.draw(case, segmentation, watch)
@@ -181,8 +181,7 @@ class _Evaluation:
     points: list[dict[str, Any]],
     pictures: CasePictures,
   ) -> dict[str, Any]:
-    end = '' if part.split == 'validation' else f'_{part.split}'
-    folder = self.workdir / f'evaluation{end}{"_held_out" if self.unseen else ""}'
+    folder = self.workdir / (score_files.FOLDERS[part.split] + ('_held_out' if self.unseen else ''))
     rules = self.segmenter.settings.rules
     step = '' if self.step is None else f', step {self.step}'
     title = f'{part.title()}{step}, post-processing: {", ".join(rules) or "none"}'
@@ -194,7 +193,7 @@ class _Evaluation:
     print(f'\n{table}\n\nTable and scores: {folder}')
     if not self.unseen:  # after the scores: a picture that cannot be written costs none of them
       with errors.writing(pictures.folder):
-        pictures.finish(end, points)
+        pictures.finish('' if part.split == 'validation' else f'_{part.split}', points)
       print(f'Pictures: {pictures.folder}')
     return summary
 
@@ -253,6 +252,5 @@ def truths(
 
 def contoured(case: bricks.VolumeRecord, name: str, array: np.ndarray) -> np.ndarray:
   """The part of a map of a class that counts: where it was contoured and nothing is ignored."""
-  heights = case.slice_ranges.get(name, (-np.inf, np.inf))
   array = array * (case.codes != IGNORE_CODE)
-  return metrics.restrict(array, case.geometry.spacing, heights)
+  return metrics.restrict(array, case.geometry.spacing, case.heights(name))

@@ -18,6 +18,7 @@ from mome_jax.evaluate import false_positives, froc, lesions, metrics, patients,
 
 CASES, SUMMARY, TABLE, TABLE_CSV = 'cases.csv', 'summary.json', 'table.md', 'table.csv'
 CURVE = 'detection.csv'
+FOLDERS = {'validation': 'evaluation', 'test': 'evaluation_test'}  # of a split, in a workdir
 _KEYS = ('source', 'case', 'split', 'class')
 
 
@@ -134,8 +135,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
       `summary.json`, which is written last.
   """
   place = epath.Path(path)
-  folders = [place, place / 'evaluation', place / 'evaluation_test']
-  tried = [place, *(folder / CASES for folder in folders)]
+  tried = [place, place / CASES, *(place / name / CASES for name in FOLDERS.values())]
   file = next((file for file in tried if file.is_file()), None)
   if file is None:
     raise ResultsError(

@@ -1,12 +1,12 @@
 """Tables of scores as papers print them, in Markdown and CSV; published numbers beside ours."""
 
 import csv
-import importlib.resources
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mome_jax import shipped
 from mome_jax.evaluate import false_positives, metrics
 
 _DETECTION = ('sensitivity', 'specificity', 'harmonic_mean', 'lesion_sensitivity',
@@ -158,13 +158,12 @@ def published(summary: Mapping[str, Any]) -> str:
 
 
 def read_published() -> list[dict[str, Any]]:
-  """The numbers of `assets/published.json`: a list of objects, each with its source.
+  """The numbers of `shipped.PUBLISHED`: a list of objects, each with its source.
 
   Fields: `dataset` (a source of `input_pipeline`), `classes` (the number is the mean over these),
   `model`, `dice` in percent, `test` (which scans), `source` (address).
   """
-  file = importlib.resources.files('mome_jax') / 'assets' / 'published.json'
-  return json.loads(file.read_text(encoding='utf-8'))
+  return json.loads(shipped.PUBLISHED.read_text(encoding='utf-8'))
 
 
 def _comparable(part: Mapping[str, Any] | None, classes: Sequence[str]) -> float | None:

@@ -209,9 +209,8 @@ def _prepare(data: str, name: str, config: ConfigDict) -> Sequence[tuple[str, st
   )
   for case, reason in report['skipped']:
     print(f'LEFT OUT: {case}: {reason}', file=sys.stderr)
-  counts = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
   at = ' x '.join(f'{edge:g}' for edge in mm)
-  print(f'prepared at {at} mm, as the start: {counts} scans', flush=True)
+  print(f'prepared at {at} mm, as the start: {prepare.counted(report)} scans', flush=True)
   return report['skipped']
 
 

@@ -50,7 +50,8 @@ class Verdict:
       return [f'NOT COMPARED with the start: {why}{again}']
     kept = [row for row in self.comparison.differences if row.metric == 'dice' and row.n]
     rows = [
-      (row.name, row.n, f'{100 * row.a:.1f}', f'{100 * row.b:.1f}', _apart(row)) for row in kept
+      (row.name, row.n, f'{100 * row.a:.1f}', f'{100 * row.b:.1f}', compare.apart(row))
+      for row in kept
     ]
     title = 'Dice % on the held-out scans'
     table = tables.markdown(title, ('class', 'scans', 'start', 'fine-tuned', 'change'), rows)
@@ -80,24 +81,18 @@ def _doubt(mean: compare.Difference, rows: Sequence[compare.Difference]) -> str:
     mean: over the classes.
     rows: of the classes, with or without that of the mean.
   """
+  change = compare.apart(mean)
   if math.isnan(mean.low):
-    return f' ({_apart(mean)}: one patient does not tell it from no change)'
+    return f' ({change}: one patient does not tell it from no change)'
   single = [row.name for row in rows if row.patients == 1]
   if mean.high >= 0:
-    return f' ({_apart(mean)}: {mean.patients} patients do not tell it from no change)'
+    return f' ({change}: {mean.patients} patients do not tell it from no change)'
   if single:
     return (
-      f' ({_apart(mean)}, which takes {", ".join(single)} for certain: the one patient with it '
+      f' ({change}, which takes {", ".join(single)} for certain: the one patient with it '
       'does not tell a fall from no change)'
     )
   return ''
-
-
-def _apart(row: compare.Difference) -> str:
-  text = f'{100 * row.difference:+.1f}'
-  if math.isnan(row.low):
-    return text
-  return f'{text} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]'
 
 
 def judge(
@@ -114,12 +109,11 @@ def judge(
     ResultsError: if the two did not score the same scans.
   """
   case = lambda row: (row['source'], row['case'])
-  pair = lambda row: (*case(row), row['class'])
   # A row that one side lacks is of a class that it does not know; a case that it lacks is an error.
-  common, both = set(map(pair, start)) & set(map(pair, tuned)), []
+  common, both = set(map(compare.key, start)) & set(map(compare.key, tuned)), []
   for rows, others in ((start, tuned), (tuned, start)):
     cases = set(map(case, others))
-    both.append([row for row in rows if pair(row) in common or case(row) not in cases])
+    both.append([row for row in rows if compare.key(row) in common or case(row) not in cases])
   if not common:
     return Verdict(None, tuple(new), 'no held-out scan labels a class that it knows')
   return Verdict(compare.compare(*both, names=('start', 'fine-tuned')), tuple(new))

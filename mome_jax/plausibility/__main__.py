@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from input_pipeline.cli import Parser, at_least, dashed
+from input_pipeline.cli import Parser, at_least, dashed, names
 from input_pipeline.errors import UserError, command, writing
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--data-dir', required=True, help='folder of the prepared sources')
   parser.add_argument(
-    '--sources', help="of them, separated by commas; default: those of the model's config"
+    '--sources',
+    type=names,
+    help="of them, separated by commas; default: those of the model's config",
   )
   parser.add_argument(
     '--most',
@@ -69,11 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   from mome_jax.plausibility import learn, record
 
   config = checkpoint.load_config(args.checkpoint)
-  sources = tuple(config.data.sources)
-  if args.sources is not None:
-    sources = tuple(part.strip() for part in args.sources.split(',') if part.strip())
-    if not sources:
-      raise UserError(f'--sources {args.sources!r}: names none; leave it out, or name some')
+  sources = tuple(config.data.sources if args.sources is None else args.sources)
+  if not sources:
+    raise UserError('--sources names none; leave it out, or name some')
   template = bricks.read_template(args.data_dir, sources, config.new_classes)
   config.data_dir = args.data_dir
   # Dealt over all sources of the run, whichever of them are measured; of others nothing was dealt.

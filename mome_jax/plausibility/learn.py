@@ -161,7 +161,7 @@ def _looks(
       frozenset(case.supervised) - unknown,
       looks,
       frozenset(case.slice_ranges) - unknown,
-      patients[case.source, case.name],
+      patients[case.key],
       store.name,
       frozenset(case.absent) & frozenset(classes) - unknown,
     )

@@ -15,13 +15,12 @@ from mome_jax.predict.request import Options, PredictError, Request
 from mome_jax.predict.result import Result
 
 if TYPE_CHECKING:
-  from mome_jax.predict.command import DEMO, main, make_parser
+  from mome_jax.predict.command import main, make_parser
   from mome_jax.predict.find_scans import ScanError
   from mome_jax.predict.prompted_model import find_devices
   from mome_jax.predict.segment_scans import predict, segment
 
 __all__ = [
-  'DEMO',
   'Options',
   'PredictError',
   'Request',
@@ -37,7 +36,7 @@ __all__ = [
 __getattr__ = lazy.exports(
   __name__,
   {
-    **dict.fromkeys(('DEMO', 'main', 'make_parser'), 'mome_jax.predict.command'),
+    **dict.fromkeys(('main', 'make_parser'), 'mome_jax.predict.command'),
     'ScanError': 'mome_jax.predict.find_scans',
     'find_devices': 'mome_jax.predict.prompted_model',
     **dict.fromkeys(('predict', 'segment'), 'mome_jax.predict.segment_scans'),

@@ -42,8 +42,6 @@ from mome_jax.predict.request import FAST_OVERLAP, PredictError
 from mome_jax.predict.result import Result
 from mome_jax.text.prompts import parse_prompts
 
-DEMO = shipped.SCAN
-
 
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
@@ -176,7 +174,7 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
 
   return predict(
     args.checkpoint,
-    [DEMO] if args.demo else args.input,
+    [shipped.SCAN] if args.demo else args.input,
     args.output,
     _read_prompts(args),
     options=formats.make_options(

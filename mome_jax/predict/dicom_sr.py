@@ -7,7 +7,7 @@ from typing import Any
 
 from input_pipeline.ct import dicom
 from mome_jax import __version__
-from mome_jax.predict import dicom_seg, dicom_source
+from mome_jax.predict import dicom_names, dicom_source
 
 _HU = ("[hnsf'U]", 'UCUM', 'Hounsfield unit')  # UCUM's code of it
 _CT_OF = ('77477000', 'SCT', 'Computed tomography')
@@ -82,7 +82,7 @@ def _group(
   from highdicom import sr
   from pydicom.sr.codedict import codes
 
-  kind = dicom_seg.coded(row['name'])
+  kind = dicom_names.coded(row['name'])
   site = kind.site or (kind.type if kind.side else None)
   unit = sr.CodedConcept(*_HU)
   attenuation = sr.CodedConcept('112031', 'DCM', 'Attenuation Coefficient')

@@ -15,23 +15,12 @@ from input_pipeline import file_kinds, inventory
 from input_pipeline.buckets import NO_DISK, is_in_bucket
 from input_pipeline.ct import dicom, volume
 from mome_jax.errors import UserError, printable
+from mome_jax.predict import formats
 
 _KINDS = (*file_kinds.VOLUMES, 'zip', 'dicom')
 # Folders and files that hold labels beside scans, in the layouts of public datasets.
 _LABEL_FOLDERS = ('labels', 'labelstr', 'labelsts', 'masks', 'segmentations')
 _LABEL_FILES = ('label', 'labels', 'mask', 'seg', 'segmentation')
-_RESULTS = (
-  '_seg.nii.gz',
-  '_seg.nrrd',
-  '_seg.mha',
-  '_seg.dcm',
-  '_rtstruct.dcm',
-  '_sr.dcm',
-  '_masks',
-  '_totalsegmentator',
-  '_probabilities',
-)  # of `predict`
-
 _LONGEST = 180  # bytes of a name; disks take 255 with what is before and behind it
 
 
@@ -103,7 +92,8 @@ def find_scans(
     if is_in_bucket(path):
       raise ScanError(f'{path} {NO_DISK}')
   scans, notes = [], []
-  skip = functools.partial(_skip, output=None if output is None else os.path.realpath(output))
+  output = None if output is None else os.path.realpath(output)
+  skip = functools.partial(_skip, output=output, results=formats.possible(''))
   for path in map(pathlib.Path, paths):
     if os.path.isdir(path):
       more, left_out = _of_folder(path, skip)
@@ -261,15 +251,16 @@ def _of_study(path: pathlib.Path, base: str, study: dicom.Study) -> list[ScanFil
   return scans
 
 
-def _skip(path: pathlib.Path, output: str | None) -> str:
+def _skip(path: pathlib.Path, output: str | None, results: Sequence[str]) -> str:
   """Why a file or folder in an input folder holds no scans; '' if it may."""
   name = path.name.lower()
   if output and os.path.realpath(path) == output:
     return 'output folder'
-  for ending in _RESULTS:
-    legend = path.with_name(path.name[: -len(ending)] + '_seg.json')
-    if path.name.endswith(ending) and legend.is_file():
-      return 'result of predict'
+  for ending in results:
+    if path.name.endswith(ending):
+      legend = path.with_name(path.name.removesuffix(ending) + '_seg.json')
+      if legend.is_file():
+        return 'result of predict'
   if inventory.stem(name) in _LABEL_FILES and name not in _LABEL_FILES:
     return 'label map'
   if name.endswith('.seg.nrrd') or (name in _LABEL_FOLDERS and path.is_dir()):

@@ -38,7 +38,7 @@ class SegmentedScan:
     judgement: of the masks, or None.
     unsure: by name, the share of a mask that is; see `uncertainty.Uncertainty`.
     rows: of the legend, one a target; see `class_statistics.statistics`.
-    legend: its other fields: the scan, the model, warnings.
+    origin: the other fields of the legend; see `write_results.origin_of`.
   """
 
   name: str
@@ -51,7 +51,19 @@ class SegmentedScan:
   judgement: 'Judgement | None' = None
   unsure: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
   rows: Sequence[Mapping[str, Any]] = ()
-  legend: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def series(self) -> 'Series':
+    """Of DICOM; formats that need one are refused of anything else before."""
+    return cast('Series', self.scan.series)
+
+  @property
+  def doubts(self) -> 'Doubts':
+    """What speaks against the masks."""
+    from mome_jax.predict.dicom_source import Doubts
+
+    return Doubts.of(self.rows, self.origin)
 
   @property
   def single(self) -> list[Target]:
@@ -109,37 +121,35 @@ def _masks(folder: pathlib.Path, segmented: SegmentedScan) -> None:
     volume.write_nifti(path, mask, segmented.scan.volume.geometry, np.uint8)
 
 
-def _doubts(segmented: SegmentedScan) -> 'Doubts':
-  from mome_jax.predict.dicom_source import Doubts
-
-  return Doubts.of(segmented.rows, segmented.legend)
-
-
 def _dicom_seg(path: pathlib.Path, segmented: SegmentedScan) -> None:
   from mome_jax.predict import dicom_seg
 
   colours = segmented.colours
   shown = {name: colours[name] for name in segmented.present}
-  series = cast('Series', segmented.scan.series)  # of anything else it is refused before
-  dicom_seg.write(path, series, segmented.segmentation, shown, _doubts(segmented))
+  dicom_seg.write(path, segmented.series, segmented.segmentation, shown, segmented.doubts)
 
 
 def _rtstruct(path: pathlib.Path, segmented: SegmentedScan) -> None:
   from mome_jax.predict import rtstruct
 
-  colours = segmented.colours
   targets = [target for target in segmented.targets if target.name in segmented.present]
-  series = cast('Series', segmented.scan.series)  # of anything else it is refused before
-  rtstruct.write(path, series, segmented.segmentation, targets, colours, _doubts(segmented))
+  rtstruct.write(
+    path,
+    segmented.series,
+    segmented.segmentation,
+    targets,
+    segmented.colours,
+    segmented.doubts,
+  )
 
 
 def _dicom_sr(path: pathlib.Path, segmented: SegmentedScan) -> None:
   from mome_jax.predict import dicom_sr
 
   rows = [row for row in segmented.rows if row['name'] in segmented.present]
-  series = cast('Series', segmented.scan.series)  # of anything else it is refused before
   seg = path.with_name(f'{segmented.name}_{FORMATS["dicom_seg"].end}')
-  dicom_sr.write(path, series, rows, seg if seg.is_file() else None, _doubts(segmented))
+  segments = seg if seg.is_file() else None
+  dicom_sr.write(path, segmented.series, rows, segments, segmented.doubts)
 
 
 def _needs_itk(switch: str) -> None:
@@ -149,10 +159,10 @@ def _needs_itk(switch: str) -> None:
 
 
 def _itk_labels(path: pathlib.Path, segmented: SegmentedScan) -> None:
-  from mome_jax.predict import itk_outputs
+  from input_pipeline.ct import itk_image
 
   labels = cast(np.ndarray, segmented.labels)  # made before
-  itk_outputs.write_labels(path, labels, segmented.scan.volume.geometry)
+  itk_image.write(path, labels, segmented.scan.volume.geometry)
 
 
 def _seg_nrrd(path: pathlib.Path, segmented: SegmentedScan) -> None:
@@ -204,7 +214,7 @@ def _report(path: pathlib.Path, segmented: SegmentedScan) -> None:
     segmented.segmentation,
     segmented.rows,
     title=segmented.name,
-    origin=segmented.legend,
+    origin=segmented.origin,
     routing=segmented.routing,
   )
 

@@ -33,7 +33,7 @@ def write(
   path: str | os.PathLike,
   scan: volume.Volume,
   segmentation: Segmentation,
-  legend: Sequence[Mapping[str, Any]],
+  rows: Sequence[Mapping[str, Any]],
   *,
   title: str,
   origin: Mapping[str, Any],
@@ -48,7 +48,7 @@ def write(
     path: HTML file to write.
     scan: the CT.
     segmentation: of it.
-    legend: see `viewer_data.masks`.
+    rows: of the legend; see `viewer_data.masks`.
     title: heading of the page.
     origin: 'step' of the model, 'warnings' and the 'input' whose folder they do not show; all
       optional.
@@ -65,7 +65,7 @@ def write(
     'about': 'Segmented by MoME-JAX' + ('' if trained is None else f', training step {trained}'),
     'warnings': without_folders(origin.get('warnings', ()), origin.get('input', '')),
     'image': shown,
-    **viewer_data.masks(scan, segmentation, legend, step, routing),
+    **viewer_data.masks(scan, segmentation, rows, step, routing),
   }
   # Names may be any text: what could end the script element is escaped.
   text = json.dumps(data, separators=(',', ':')).replace('<', '\\u003c')

@@ -1,9 +1,7 @@
-"""Results as NRRD and MetaImage: label maps, and a segmentation for 3D Slicer."""
+"""Results as NRRD and MetaImage: what they take, and a segmentation for 3D Slicer."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 from input_pipeline.ct import itk_image, slicer_segments, volume
 from mome_jax.inference.segmentation import Segmentation
@@ -20,17 +18,6 @@ def require(switch: str) -> None:
     itk_image.library()
   except volume.VolumeError as error:
     raise PredictError(f'{switch}: {error}') from error
-
-
-def write_labels(path: pathlib.Path, labels: np.ndarray, geometry: volume.Geometry) -> None:
-  """Writes a label map.
-
-  Args:
-    path: `.nrrd` or `.mha` file.
-    labels: (D, H, W) unsigned integers.
-    geometry: of the scan.
-  """
-  itk_image.write(path, labels, geometry)
 
 
 def write_segments(

@@ -147,7 +147,7 @@ class Answerer:
       listener.enter('classes of the model')
       asked = self.read_prompts(self.request(None))
       part = self._run(scan, asked.segmenter, listener)
-      judgement = plausible_masks.judge_masks(scan.loaded.volume, part.segmentation, asked.looks)
+      judgement = plausible_masks.judge_masks(scan.loaded.volume, part.segmentation, asked.records)
       scan.trained = dataclasses.replace(part, judgement=judgement)
 
   def _make_free(

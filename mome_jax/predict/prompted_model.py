@@ -13,6 +13,7 @@ from mome_jax.inference.ensemble import open_model
 from mome_jax.inference.model import Model
 from mome_jax.inference.segmenter import Segmenter
 from mome_jax.plausibility import record
+from mome_jax.plausibility.record import Record
 from mome_jax.predict import provenance, verdicts
 from mome_jax.predict.request import PredictError, Request, Target, make_targets
 from mome_jax.text.prompts import default_prompts
@@ -31,7 +32,7 @@ class PromptedModel:
       `provenance.of_request`.
     explainer: makes the routing maps of the page, or None.
     notes: what the user should know of these prompts.
-    looks: the records of what its classes look like, of each region.
+    records: of what its classes look like, of each region.
     meanings: a line on what each prompt was taken for; none where no prompt was given.
   """
 
@@ -42,7 +43,7 @@ class PromptedModel:
   provenance: Mapping[str, Any]
   explainer: router_maps.Explainer | None
   notes: Sequence[str]
-  looks: Sequence[record.Record] = ()
+  records: Sequence[Record] = ()
   meanings: Sequence[str] = ()
 
   @property
@@ -143,15 +144,17 @@ def ask(predictor: Model, request: Request) -> PromptedModel:
     several = len(predictor.members) > 1 or segmenter.settings.tta
     if explainer is None and several and predictor.members[0].model.active_scales[1:]:
       notes = [*notes, 'no routing maps: several passes are averaged, which no one router explains']
-  fingerprint, looks = predictor.fingerprint(), record.read(predictor.folder)
+  fingerprint, records = predictor.fingerprint(), record.read(predictor.folder)
   return PromptedModel(
     predictor,
     fingerprint,
     targets,
     segmenter,
-    provenance.of_request(request, predictor, segmenter, targets, weights=fingerprint, looks=looks),
+    provenance.of_request(
+      request, predictor, segmenter, targets, weights=fingerprint, records=records
+    ),
     explainer,
     notes,
-    looks,
+    records,
     [target.told() for target in targets] if request.prompts else [],
   )

@@ -30,7 +30,7 @@ def of_request(
   targets: Sequence[Target],
   *,
   weights: str,
-  looks: Sequence[Record],
+  records: Sequence[Record],
 ) -> dict[str, Any]:
   """All that decides which voxel belongs to which class, and what is said of the masks.
 
@@ -43,14 +43,14 @@ def of_request(
     targets: K, what its prompts ask for. Classes that only compete with them have the texts that
       the network was trained with.
     weights: `predictor.fingerprint()`.
-    looks: the records that judge the masks.
+    records: that judge the masks.
   """
   config = predictor.config.to_dict()
   return {
     'weights': weights,
     'network': _network(predictor),
     'text': predictor.text_fingerprint([target.text for target in targets]),
-    'looks': _digest(_plain([dataclasses.asdict(look) for look in looks])),
+    'looks': _digest(_plain([dataclasses.asdict(one) for one in records])),
     'dtype': (config.get('model') or {}).get('dtype'),
     'spacing': segmenter.settings.spacing,
     'hu_windows': segmenter.settings.hu_windows,

@@ -21,7 +21,7 @@ import numpy as np
 from input_pipeline.ct import contours, dicom, volume
 from mome_jax import __version__
 from mome_jax.inference.segmentation import Segmentation
-from mome_jax.predict import dicom_seg, dicom_source
+from mome_jax.predict import dicom_names, dicom_source
 from mome_jax.predict.request import Target
 
 LABEL, WARNING = 'MoME-JAX', 'not for clinical use'
@@ -63,7 +63,7 @@ def write(
   made.ReferencedFrameOfReferenceSequence = [_reference(series)]
   made.StructureSetROISequence, made.ROIContourSequence = pydicom.Sequence(), pydicom.Sequence()
   made.RTROIObservationsSequence = pydicom.Sequence()
-  labels = dicom_seg.labels(target.name for target in targets)
+  labels = dicom_names.labels(target.name for target in targets)
   for number, target in enumerate(targets, 1):
     label = labels[target.name]
     roi = _roi(number, label, made.FrameOfReferenceUID)

@@ -215,9 +215,10 @@ def _not_written(result: Result) -> str:
 
 def _impossible(request: Request, scans: Sequence[ScanFiles]) -> dict[str, str]:
   """Outputs that the headers of the scans forbid, with the reason; raises what forbids all."""
-  for kind in formats.asked(request.options).values():
+  asked = formats.asked(request.options).values()
+  for kind in asked:
     kind.require(kind.switch)
-  kinds = [kind for kind in formats.asked(request.options).values() if kind.needs_series]
+  kinds = [kind for kind in asked if kind.needs_series]
   others = [scan.input for scan in scans if scan.series is None and not scan.problem]
   if kinds and others:
     raise PredictError(

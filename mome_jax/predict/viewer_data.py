@@ -47,7 +47,7 @@ def image(scan: volume.Volume, step: np.ndarray, *, level: int = 6) -> bytes:
 def masks(
   scan: volume.Volume,
   segmentation: Segmentation,
-  legend: Sequence[Mapping[str, Any]],
+  rows: Sequence[Mapping[str, Any]],
   step: np.ndarray,
   routing: RoutingMaps | None = None,
 ) -> dict[str, Any]:
@@ -56,14 +56,14 @@ def masks(
   Args:
     scan: the CT.
     segmentation: of it.
-    legend: of each class that is shown: 'name', 'volume_ml', what it was asked for as, 'prompt',
-      'also' and 'taken_as', and whether it is 'plausible', 'reasons' and 'cut', and 'unsure'. What
-      is not plausible is striped.
+    rows: of the legend, of each class that is shown: 'name', 'volume_ml', what it was asked for as,
+      'prompt', 'also' and 'taken_as', whether it is 'plausible', 'reasons' and 'cut', and 'unsure'.
+      What is not plausible is striped.
     step: of `shown_step`.
     routing: of the scan, or None.
   """
-  names = [row['name'] for row in legend]
-  striped = plausible_masks.implausible(legend)
+  names = [row['name'] for row in rows]
+  striped = plausible_masks.implausible(rows)
   labels, codes, gaps = _labels(scan, segmentation, names, step, striped)
   colours = palette(names)
   return {
@@ -80,12 +80,12 @@ def masks(
         'cut': row.get('cut'),
         'unsure': row.get('unsure'),
       }
-      for row in legend
+      for row in rows
     ],
     'labels': labels,
     'codes': codes,
     'gaps': gaps,
-    'routing': None if routing is None else _routing(scan, routing, segmentation, legend),
+    'routing': None if routing is None else _routing(scan, routing, segmentation, rows),
   }
 
 
@@ -216,14 +216,14 @@ def _routing(
   scan: volume.Volume,
   routing: RoutingMaps,
   segmentation: Segmentation,
-  legend: Sequence[Mapping[str, Any]],
+  rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
   """Table and maps: of each present class a file of L + 2 frames: shares, mean scale, entropy.
 
-  0 is air, 1 to 255 stand for 0 to 1. Rows and keys are those of the legend.
+  0 is air, 1 to 255 stand for 0 to 1. Rows and keys are those of `rows`.
   """
-  column = [routing.names.index(row['name']) for row in legend]
-  present = [k for k, row in enumerate(legend) if segmentation.boxes[row['name']] is not None]
+  column = [routing.names.index(row['name']) for row in rows]
+  present = [k for k, row in enumerate(rows) if segmentation.boxes[row['name']] is not None]
   dense = _dense_cells(scan, routing)
   for factor in (1, 2, 4):
     maps = {k: _frames(scan, routing, column[k], dense, factor) for k in present}

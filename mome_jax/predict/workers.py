@@ -183,7 +183,9 @@ class Job:
         work.maps.write(place, self.model.targets)
     if self.request.check_sides and mirrored:
       work.notes.append(mirrored_note(work.files))
-    judgement = plausible_masks.judge_masks(work.loaded.volume, work.segmentation, self.model.looks)
+    judgement = plausible_masks.judge_masks(
+      work.loaded.volume, work.segmentation, self.model.records
+    )
     names = [target.name for target in self.model.targets]
     work.notes += plausible_masks.notes(work.files.input, judgement, names)
     free = work.segmentation.free
@@ -193,7 +195,7 @@ class Job:
     )
     return write_results.write_scan(
       work.folder,
-      write_results.SegmentedScan(
+      formats.SegmentedScan(
         name,
         work.loaded,
         work.segmentation,

@@ -9,27 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from input_pipeline.ct import volume
-from mome_jax.errors import UserError
+from mome_jax.errors import reason
 from mome_jax.plausibility.judge import Judgement
 from mome_jax.predict import formats, output_names
 from mome_jax.predict.class_statistics import statistics
 from mome_jax.predict.find_scans import ScanFiles
 from mome_jax.predict.formats import SegmentedScan
-from mome_jax.predict.request import Options, Target
+from mome_jax.predict.request import Options
 
 if TYPE_CHECKING:
   from mome_jax.predict.prompted_model import PromptedModel
-
-__all__ = [
-  'Options',
-  'SegmentedScan',
-  'Target',
-  'measure',
-  'not_written',
-  'optional',
-  'origin_of',
-  'write_scan',
-]
 
 
 @contextlib.contextmanager
@@ -44,12 +33,8 @@ def optional(path: pathlib.Path, missing: dict[str, str]) -> Iterator[None]:
     yield
   except Exception as error:  # of many libraries
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    reason = ' '.join(str(error).split())
-    if isinstance(error, OSError):
-      reason = error.strerror or reason
-    elif not isinstance(error, UserError):
-      reason = f'{type(error).__name__}: {reason}'
-    missing[path.name] = reason
+    told = error.strerror if isinstance(error, OSError) else None
+    missing[path.name] = told or reason(error)
 
 
 def write_scan(
@@ -86,7 +71,7 @@ def write_scan(
     if path.name in missing or (kind.needs_voxels and not segmented.present):
       continue
     with optional(path, missing):
-      kind.write(path, dataclasses.replace(segmented, legend=_legend(origin, missing)))
+      kind.write(path, dataclasses.replace(segmented, origin=_legend(origin, missing)))
   single = {target.name: output_names.of_class(target) for target in segmented.single}
   for row in rows:
     masks = f'{name}_masks'

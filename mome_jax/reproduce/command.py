@@ -35,7 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
   add('--download', action='append', default=[], metavar='SOURCE=FOLDER', help='of one elsewhere')
   add('--work', type=pathlib.Path, required=True, metavar='DIR', help='of all that is made')
   add(
-    '--models', default='', help='configs, separated by commas, the first the one to compare with; '
+    '--models', type=cli.names, default=(),
+    help='configs, separated by commas, the first the one to compare with; '
     f'default {",".join(MODELS)}, with --vectors {",".join(BASELINES)} before them',
   )  # fmt: skip
   add(
@@ -121,8 +122,7 @@ def make_plan(args: argparse.Namespace, changes: Sequence[str]) -> Plan:
     if not equals:
       raise StageError(f'--download {word}: expected SOURCE=FOLDER')
     given[source] = folder
-  names = [name.strip() for name in args.models.split(',') if name.strip()]
-  names = names or [*(BASELINES if args.vectors else ()), *MODELS]
+  names = args.models or [*(BASELINES if args.vectors else ()), *MODELS]
   vectors = args.vectors and pathlib.Path(args.vectors).absolute()
   if vectors and not vectors.is_file():
     raise StageError(f'--vectors={args.vectors}: no such file; mome embed makes one')

@@ -28,7 +28,10 @@ EXTERNAL: Mapping[str, tuple[str, ...]] = {
   'TotalSegmentator': ('totalsegmentator',),
 }
 FAMILIES = {**TRAINED, **EXTERNAL}
-SOURCES = tuple(name for members in FAMILIES.values() for name in members)
+# Names of the sources, in the order of the families.
+TRAINED_SOURCES = tuple(name for members in TRAINED.values() for name in members)
+EXTERNAL_SOURCES = tuple(name for members in EXTERNAL.values() for name in members)
+SOURCES = (*TRAINED_SOURCES, *EXTERNAL_SOURCES)
 
 
 class DownloadError(UserError):
@@ -92,8 +95,7 @@ def lost(present: Iterable[str], classes: Sequence[str]) -> list[str]:
     classes: of the experiment.
   """
   present = set(present)
-  trained = [name for members in TRAINED.values() for name in members]
-  labelled = _labelled([name for name in trained if name in present])
+  labelled = _labelled([name for name in TRAINED_SOURCES if name in present])
   lines = []
   for name in SOURCES:
     if name in present:
@@ -102,7 +104,7 @@ def lost(present: Iterable[str], classes: Sequence[str]) -> list[str]:
     scored = rows(name, classes)
     alone = [one for one in scored if one not in labelled]
     effect = f'{source.expected} scans and its {len(scored)} rows of the tables'
-    if name in trained and alone:
+    if name in TRAINED_SOURCES and alone:
       effect += f'; nothing here labels {", ".join(alone)}'
     lines.append(f'without {name}: {effect}')
   return lines
@@ -110,8 +112,7 @@ def lost(present: Iterable[str], classes: Sequence[str]) -> list[str]:
 
 def unlabelled(present: Iterable[str], classes: Sequence[str]) -> list[str]:
   """Classes that no source here labels for training."""
-  trained = {name for members in TRAINED.values() for name in members}
-  labelled = _labelled([name for name in present if name in trained])
+  labelled = _labelled([name for name in present if name in TRAINED_SOURCES])
   return [name for name in classes if name not in labelled]
 
 

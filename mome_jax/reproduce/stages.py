@@ -1,25 +1,23 @@
 """The stages of the experiment. Each finds by itself what is done, and does the rest."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
+from input_pipeline import bricks, dedupe, patient_groups, prepare, sources, text_files
 from input_pipeline import check as checking
 from input_pipeline.bricks import identity
 from mome_jax.errors import UserError, few, one_line
 from mome_jax.evaluate import score_files
 from mome_jax.reproduce import families, tables
 from mome_jax.reproduce.families import Download
+from mome_jax.runtime import program
 
 NOTES = 'reproduce.json'  # in the work folder: what was checked and compared, of which files
 
@@ -117,10 +115,8 @@ def read_notes(plan: Plan) -> dict:
 
 
 def _note(plan: Plan, key: str, value: dict) -> None:
-  file = plan.work / NOTES
-  part = file.with_suffix('.part')
-  part.write_text(json.dumps(read_notes(plan) | {key: value}, indent=1) + '\n', encoding='utf-8')
-  part.replace(file)
+  content = json.dumps(read_notes(plan) | {key: value}, indent=1) + '\n'
+  text_files.replace(plan.work / NOTES, content)
 
 
 def _state(download: Download) -> str:
@@ -224,8 +220,9 @@ def write_bricks(plan: Plan) -> list[str]:
     except sources.SourceError as error:
       print(f'{download.source}: left out: {error}', file=sys.stderr, flush=True)
       continue
-    cases = ', '.join(f'{number} {split}' for split, number in report['cases'].items())
-    print(f'{download.source}: {cases}, {report["bytes"] / 1e6:.1f} MB', flush=True)
+    print(
+      f'{download.source}: {prepare.counted(report)}, {report["bytes"] / 1e6:.1f} MB', flush=True
+    )
     _note(plan, f'prepare {download.source}', noted)
   skipped = []
   for download in plan.downloads:
@@ -286,7 +283,7 @@ def _lacks_scores(plan: Plan, folder: pathlib.Path, names: Sequence[str]) -> boo
       held_out.setdefault(case.split, set()).add(case.source)
   steps = set()
   for split, of_split in held_out.items():
-    summary = score_files.read_summary(folder / tables.BY_SPLIT[split])
+    summary = score_files.read_summary(folder / score_files.FOLDERS[split])
     if of_split - summary.get('datasets', {}).keys() or _scored_otherwise(folder, summary):
       return True
     steps.add(summary.get('step'))
@@ -415,22 +412,9 @@ def _evaluate(plan: Plan, folder: pathlib.Path, names: Sequence[str]) -> None:
 
 
 def _program(module: str, *words: str) -> None:
-  """Runs a module of this package as a program, which gets to know what this one is asked to do.
-
-  Raises:
-    StoppedError: if it ends otherwise than with 0.
-  """
-  process = subprocess.Popen([sys.executable, '-m', module, *words])
-  before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-  try:
-    while True:
-      with contextlib.suppress(KeyboardInterrupt):  # the program got it too, and saves
-        code = process.wait()
-        break
-  finally:
-    signal.signal(signal.SIGTERM, before)
-  if code:
-    raise StoppedError(code if code > 0 else 128 - code)
+  """Runs a module as a program of its own; StoppedError if it ends otherwise than with 0."""
+  if code := program.run(module, *words):
+    raise StoppedError(code)
 
 
 # ---------------------------------------------------------------------------- tables

@@ -9,7 +9,6 @@ from mome_jax.evaluate import tables as layout
 from mome_jax.reproduce import families
 
 Folders = Mapping[str, pathlib.Path]
-BY_SPLIT = {'validation': 'evaluation', 'test': 'evaluation_test'}  # folders of an evaluation
 
 
 def write(
@@ -28,7 +27,7 @@ def write(
     sources: that are prepared: trained on, and scored only.
     classes: of the experiment.
   """
-  scores = {split: _of_split(models, split) for split in BY_SPLIT}
+  scores = {split: _of_split(models, split) for split in score_files.FOLDERS}
   outside = {
     model: [row for part in folders(path) for row in score_files.read(part)]
     for model, path in others.items()
@@ -36,18 +35,18 @@ def write(
   }
   title = 'Dice % on held-out {} scans'
   trained = [
-    _datasets(title.format(split), scores[split], _trained(), sources[0], classes)
-    for split in BY_SPLIT
+    _datasets(title.format(split), scores[split], families.TRAINED_SOURCES, sources[0], classes)
+    for split in score_files.FOLDERS
     if scores[split]
   ]
   parts = {
     'datasets.md': _joined(trained),
     'external.md': _datasets(
       'Dice % on datasets that were never trained on, validation and test scans together',
-      outside, _external(), sources[1], classes,
+      outside, families.EXTERNAL_SOURCES, sources[1], classes,
     ),
-    'detection.md': _joined(_detection(split, scores[split]) for split in BY_SPLIT),
-    'comparison.md': _joined(_comparison(split, scores[split]) for split in BY_SPLIT),
+    'detection.md': _joined(_detection(split, scores[split]) for split in score_files.FOLDERS),
+    'comparison.md': _joined(_comparison(split, scores[split]) for split in score_files.FOLDERS),
   }  # fmt: skip
   folder.mkdir(parents=True, exist_ok=True)
   for name, text in parts.items():
@@ -59,7 +58,7 @@ def write(
 
 def _of_split(models: Folders, split: str) -> dict[str, list[dict[str, Any]]]:
   """The rows of each model that has whole scores of a split."""
-  places = {model: workdir / BY_SPLIT[split] for model, workdir in models.items()}
+  places = {model: workdir / score_files.FOLDERS[split] for model, workdir in models.items()}
   return {
     model: score_files.read(place)
     for model, place in places.items()
@@ -73,16 +72,8 @@ def _joined(texts: Iterable[str]) -> str:
 
 def folders(workdir: pathlib.Path) -> list[pathlib.Path]:
   """The whole evaluations in a folder: of validation scans, of test scans."""
-  places = (workdir / name for name in BY_SPLIT.values())
+  places = (workdir / name for name in score_files.FOLDERS.values())
   return [place for place in places if score_files.read_summary(place)]
-
-
-def _trained() -> list[str]:
-  return [name for members in families.TRAINED.values() for name in members]
-
-
-def _external() -> list[str]:
-  return [name for members in families.EXTERNAL.values() for name in members]
 
 
 def _datasets(
@@ -128,10 +119,11 @@ def _comparison(split: str, scores: Mapping[str, Sequence[Mapping[str, Any]]]) -
   """All models against the first, on what all of them scored of a split; or why not."""
   if len(scores) < 2:
     return ''
-  key = lambda row: (row['source'], row['case'], row['class'])
-  of_models = [set(map(key, rows)) for rows in scores.values()]
+  of_models = [set(map(compare.key, rows)) for rows in scores.values()]
   common, every = set.intersection(*of_models), set.union(*of_models)
-  rows = {model: [row for row in rows if key(row) in common] for model, rows in scores.items()}
+  rows = {
+    model: [row for row in rows if compare.key(row) in common] for model, rows in scores.items()
+  }
   try:
     text = compare.overview(rows)
   except score_files.ResultsError as error:

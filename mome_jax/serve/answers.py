@@ -78,11 +78,11 @@ class Answerer(open_scan.Answerer):
     volume = scan.loaded.volume
     with self.seeing(scan.key):
       asked.segmenter(volume.array, tuple(volume.spacing), watch=Progress(watch, job.progress))
-    one.routing = watch.maps()
+    routing = watch.maps()
     with scan.lock:  # a report that is being written is one without them
-      one.segmented = dataclasses.replace(one.segmented, routing=one.routing)
+      one.segmented = dataclasses.replace(one.segmented, routing=routing)
       one.view = viewer_data.masks(
-        volume, one.segmented.segmentation, one.segmented.rows, scan.step, one.routing
+        volume, one.segmented.segmentation, one.segmented.rows, scan.step, routing
       )
       one.files.pop('report.html', None)
 

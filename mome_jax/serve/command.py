@@ -25,7 +25,7 @@ import webbrowser
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from input_pipeline import errors
+from input_pipeline import errors, remarks
 from input_pipeline.cli import Parser, at_least, dashed
 from mome_jax import shipped
 from mome_jax.errors import UserError
@@ -166,8 +166,7 @@ def _desk(args: argparse.Namespace, folder: pathlib.Path) -> 'app.Desk':
   from mome_jax.serve import answers, app, compute, scans
 
   offered, notes = find_scans.find_scans([os.path.abspath(args.input)]) if args.input else ([], [])
-  for note in notes:
-    print(f'note: {note}', file=sys.stderr)
+  remarks.show(notes)
   process.prepare()
   request = Request(
     (),

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mome_jax.errors import UserError, one_line
+from mome_jax.errors import UserError, reason
 from mome_jax.runtime import process
 
 _WAITING = 32  # jobs
@@ -97,8 +97,7 @@ class Job:
     except Exception as error:  # it must not end the line
       if not isinstance(error, UserError):  # a fault of this program, to be reported
         traceback.print_exc()
-      name = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
-      self.message = name + one_line(error)
+      self.message = reason(error)
       self._become('failed')
     else:
       self._become('done')

@@ -14,7 +14,6 @@ import numpy as np
 
 from input_pipeline import remarks
 from mome_jax.errors import UserError
-from mome_jax.inference.router_maps import RoutingMaps
 from mome_jax.predict import find_scans, html_viewer, provenance, viewer_data
 from mome_jax.predict.find_scans import ScanFiles
 from mome_jax.predict.formats import SegmentedScan
@@ -39,7 +38,6 @@ class PromptSet:
     job: number of the last job for it.
     segmented: the masks that are finished, with their rows; None before there is any.
     view: what the viewer is told of those.
-    routing: which scales are trusted where, once that was asked for.
     is_whole: whether all masks are finished.
     files: what was written of it, by kind.
   """
@@ -50,7 +48,6 @@ class PromptSet:
   job: int = 0
   segmented: SegmentedScan | None = None
   view: dict[str, Any] | None = None
-  routing: RoutingMaps | None = None
   is_whole: bool = False
   files: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 

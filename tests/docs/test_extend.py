@@ -132,7 +132,7 @@ def test_a_term_of_the_loss():
   assert (np.asarray(slopes['model'])[..., 1] == 0).all()
 
 
-def test_a_metric(tmp_path, capsys):
+def test_a_metric(tmp_path):
   truth = np.zeros((12, 12, 12), np.uint8)
   truth[2:6, 2:6, 2:6] = 1
   spleen, prediction = truth.copy(), truth.copy()

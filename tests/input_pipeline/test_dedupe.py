@@ -240,7 +240,7 @@ def test_what_is_held_out_stays_so_when_a_copy_of_it_comes(tmp_path, capsys):
   assert held_out('word', tmp_path / 'word', groups) == {'word_0001'}
 
 
-def test_what_moves_with_its_group_is_told(tmp_path):
+def test_what_moves_with_its_group_is_told():
   def case(name, split, drawn=True):
     return sources.Case('s', name, split, (), print, drawn=drawn)
 

@@ -115,7 +115,7 @@ def test_what_the_encoding_of_a_terminal_lacks_is_escaped():
   assert (done.returncode, done.stdout, done.stderr) == (0, rb'\u2013' + b'\n', b'')
 
 
-def test_a_planted_bug_keeps_its_traceback_in_a_real_command(tmp_path):
+def test_a_planted_bug_keeps_its_traceback_in_a_real_command():
   script = (
     'import sys\n'
     'from input_pipeline import prepare\n'

@@ -100,7 +100,7 @@ def test_added_replaced_removed_and_kept(tmp_path, folder, run):
 
 
 @pytest.mark.skipif(sys.platform == 'darwin', reason='its disks take UTF-8 alone')
-def test_a_name_in_another_encoding_costs_nothing(tmp_path, folder, run, capsys):
+def test_a_name_in_another_encoding_costs_nothing(tmp_path, folder, run):
   for part in ('imagesTr', 'labelsTr'):
     os.rename(folder / part / 'a.nii.gz', os.fsencode(folder / part) + b'/M\xfcller.nii.gz')
   write_index(folder, splits={})

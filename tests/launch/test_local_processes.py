@@ -146,7 +146,7 @@ def test_what_one_process_alone_meets_ends_all_at_once(tmp_path, mode, message):
   assert time.monotonic() - start < 100  # JAX's own goodbye takes 300 s
 
 
-def test_a_signal_to_the_launcher_reaches_all_and_restarts_none(tmp_path):
+def test_a_signal_to_the_launcher_reaches_all_and_restarts_none():
   script = 'import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); time.sleep(60)'
   process = launch(sys.executable, '-c', script)
   time.sleep(2)

@@ -7,26 +7,26 @@ import nibabel
 import numpy as np
 import pytest
 
-from mome_jax import predict
+from mome_jax import predict, shipped
 from mome_jax.inference.loaded_model import SHIPPED
 
 
 def test_it_is_made_as_its_page_says(real_data, tmp_path, monkeypatch):
-  page = (predict.DEMO.parent / 'README.md').read_text()
+  page = (shipped.SCAN.parent / 'README.md').read_text()
   [program] = re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL)
   (tmp_path / 'val').symlink_to(real_data / 'openkbp' / 'val')
   monkeypatch.chdir(tmp_path)
   exec(compile(program, 'README.md', 'exec'), {})
-  made, kept = (nibabel.load(path) for path in ('head_neck.nii.gz', predict.DEMO))
+  made, kept = (nibabel.load(path) for path in ('head_neck.nii.gz', shipped.SCAN))
   assert np.array_equal(made.dataobj, kept.dataobj)
   assert np.array_equal(made.affine, kept.affine)
   assert kept.get_data_dtype() == np.int16
   licence = (real_data / 'openkbp' / 'LICENSE').read_text()
-  assert (predict.DEMO.parent / 'LICENSE').read_text() == licence
+  assert (shipped.SCAN.parent / 'LICENSE').read_text() == licence
 
 
 def test_it_is_small():
-  assert predict.DEMO.stat().st_size < 1e6
+  assert shipped.SCAN.stat().st_size < 1e6
 
 
 @pytest.mark.slow

@@ -284,7 +284,7 @@ def test_its_folder_may_begin_at_home(tmp_path, monkeypatch):
   assert made.incoming == tmp_path / 'node' / 'incoming'
 
 
-def test_a_connection_that_ends_between_files_is_told(series, tmp_path):
+def test_a_connection_that_ends_between_files_is_told(series):
   def leave(event):
     event.assoc.abort()
     return 0

@@ -27,7 +27,7 @@ def test_exports_are_those_of_their_modules():
 
 
 @pytest.mark.parametrize('first', ['', 'import mome_jax.predict; '])
-def test_predict_is_module_and_function(first, tmp_path):
+def test_predict_is_module_and_function(first):
   """Whether the module was imported before or not."""
   program = f"""
 {first}import mome_jax

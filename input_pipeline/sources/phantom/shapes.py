@@ -147,9 +147,9 @@ class Canvas:
     ends = zip(self._axes, first, last, strict=True)
     return tuple(slice(*np.searchsorted(axis, (lo, hi))) for axis, lo, hi in ends)
 
-  def blob_box(self, blob: Blob, margin: float = 8.0) -> Box:
-    """Slices that hold the ellipsoid and `margin` mm around it."""
-    reach = np.max(blob[1]) + margin
+  def blob_box(self, blob: Blob) -> Box:
+    """Slices that hold the ellipsoid and 8 mm around it."""
+    reach = np.max(blob[1]) + 8.0
     return self.box(np.subtract(blob[0], reach), np.add(blob[0], reach))
 
   def at(self, box: Box) -> np.ndarray:

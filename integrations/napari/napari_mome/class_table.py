@@ -5,7 +5,7 @@ from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
 from mome_jax.pictures.colours import palette
 
@@ -19,8 +19,8 @@ _VERDICTS = {
 class ClassTable(QTableWidget):
   """A row for each class of an answer."""
 
-  def __init__(self, parent: QWidget | None = None):
-    super().__init__(0, len(_COLUMNS), parent)
+  def __init__(self):
+    super().__init__(0, len(_COLUMNS))
     self.setHorizontalHeaderLabels(_COLUMNS)
     self.verticalHeader().hide()
     self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from qtpy.QtCore import QStringListModel, Qt
 from qtpy.QtGui import QKeyEvent
-from qtpy.QtWidgets import QCompleter, QLineEdit, QWidget
+from qtpy.QtWidgets import QCompleter, QLineEdit
 
 
 class PromptLine(QLineEdit):
   """Completes the prompt in which the cursor is; Tab or Enter takes over what is chosen."""
 
-  def __init__(self, parent: QWidget | None = None):
-    super().__init__(parent)
+  def __init__(self):
+    super().__init__()
     self.setPlaceholderText('mandible, left parotid; empty: all not experimental')
     self._phrases = QStringListModel(self)
     self._completer = QCompleter(self._phrases, self)

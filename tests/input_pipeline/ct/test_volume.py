@@ -266,7 +266,7 @@ def test_sform_wins_over_qform(tmp_path):
   np.testing.assert_array_equal(scan.geometry.affine, affine_of('LPS'))
 
 
-def test_sheared_axes_warn_and_keep_the_affine(tmp_path):
+def test_sheared_axes_warn_and_keep_the_affine():
   affine = affine_of('RAS')
   affine[0, 1] = 0.25
   with pytest.warns(UserWarning, match='right angles'):

@@ -193,7 +193,7 @@ def test_an_index_as_windows_programs_write_it(encoding, tmp_path):
   assert len(cases_of(tmp_path)) == 3
 
 
-def test_an_ignore_label_is_prepared_as_voxels_without_supervision(tmp_path, capsys):
+def test_an_ignore_label_is_prepared_as_voxels_without_supervision(tmp_path):
   index = {'labels': {'liver': [1, 2], 'ignore': 5, 'x': [3, 4]}, 'ignored': ['x']}
   index['supervised'] = {'b': ['liver']}
   folder = write(tmp_path / 'mine', index)

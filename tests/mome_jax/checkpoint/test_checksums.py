@@ -121,7 +121,7 @@ def flipped(folder, count, seed):
 @pytest.mark.parametrize(
   'count', [40, pytest.param(1000, marks=pytest.mark.slow)], ids=['short', 'long']
 )
-def test_no_damaged_checkpoint_is_resumed(tmp_path, count, capsys):
+def test_no_damaged_checkpoint_is_resumed(tmp_path, count):
   """Each is read exactly as it was written, or named; never anything else."""
   saved, position = state(), {'step': 7, 'seed': 0}
   writer = checkpoint.Checkpointer(tmp_path)

@@ -74,8 +74,8 @@ def test_folds_that_cannot_be_trained_are_told_before_others_are(tmp_path, monke
   line = ['--source=nifti_folder', f'--manual_dir={scans}', '--name=mine', '--spacing=6']
   line += [f'--data_dir={tmp_path / "data"}', '--brick=32', '--folds']
   assert prepare.main(line) == 0
-  run = 'mome_jax.crossval.command._run'
-  monkeypatch.setattr(run, lambda words: pytest.fail(f'trained: {words}'))
+  run = 'mome_jax.runtime.program.run'
+  monkeypatch.setattr(run, lambda *words: pytest.fail(f'trained: {words}'))
   words = ['crossval', '--config=demo', f'--workdir={tmp_path / "run"}']
   words += [f'--config.data_dir={tmp_path / "data"}', '--config.data.sources=mine']
   words += ['--config.classes=larynx']

@@ -88,7 +88,7 @@ def test_what_counts_as_empty_is_known_by_its_dice():
     assert difference_of(*pair, 'hd95_mm', 'spleen').b_infinite == 0
 
 
-def test_a_shorter_distance_wins_and_infinite_ones_are_counted_beside(capsys):
+def test_a_shorter_distance_wins_and_infinite_ones_are_counted_beside():
   # 4 -> 3, 6 -> 8, 9 -> 9; inf -> 12 is no pair.
   liver = difference_of(A, B, 'hd95_mm', 'liver')
   assert (liver.n, liver.win, liver.tie, liver.loss) == (3, 1, 1, 1)

@@ -152,8 +152,7 @@ def test_a_fold_is_dealt_over_the_sources_of_its_training(scored, dealt, monkeyp
   trained, config = demo.get_config(), demo.get_config()
   trained.data.sources, config.data.sources, config.data.fold = ('a', 'b'), scored, 2
   monkeypatch.setattr(checkpoint, 'load_config', lambda _: trained)
-  cases = lambda source: [types.SimpleNamespace(source=source, name=f'{source}{n}', digest='')
-                          for n in range(20)]  # fmt: skip
+  cases = lambda source: [bricks.HeldOutCase(f'{source}{n}', source, 'pool', '') for n in range(20)]
   monkeypatch.setattr(bricks, 'pool_cases', lambda _, source: cases(source))
   monkeypatch.setattr(bricks, 'read_patients', lambda *_: {})
   expected = folds.held_out('', dealt, 2, config.data.folds)

@@ -93,7 +93,7 @@ def test_a_dicom_seg_lies_on_its_series_voxel_for_voxel(seed, tmp_path):
   assert rows[1]['mean_hu'] > 200
 
 
-def test_segments_are_coded(tmp_path):
+def test_segments_are_coded():
   from mome_jax.predict import dicom_seg
 
   algorithm = highdicom.AlgorithmIdentificationSequence(
@@ -223,7 +223,7 @@ def test_dicom_seg_needs_dicom(tmp_path):
     predict.predict(Threshold(), [tmp_path / 'a.nii'], tmp_path / 'out', options=SEG)
 
 
-def test_skip_done_keeps_only_what_the_same_request_made(tmp_path, capsys):
+def test_skip_done_keeps_only_what_the_same_request_made(tmp_path):
   complete(tmp_path / 'ct')
 
   def call(prompts, *, options=Options(preview=False), **keywords):  # noqa: B008

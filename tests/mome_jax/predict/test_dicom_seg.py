@@ -16,7 +16,7 @@ from mome_jax import predict
 from mome_jax.inference.packed_mask import PackedMask
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.pictures.colours import palette
-from mome_jax.predict import dicom_seg, prompted_model
+from mome_jax.predict import dicom_names, dicom_seg, prompted_model
 from mome_jax.predict.request import Options
 from tests.mome_jax.predict.test_dicom import Nested, complete
 
@@ -232,6 +232,6 @@ def test_many_segments_take_no_more_memory_than_a_few(tmp_path):
 def test_segments_are_told_apart_by_what_they_are_called():
   sentence = 'the large irregular lesion that touches the diaphragm and the upper pole of the '
   names = [sentence + 'spleen', sentence + 'left kidney', 'a\tmass\\cyst', 'liver']
-  labels = list(dicom_seg.labels(names).values())
+  labels = list(dicom_names.labels(names).values())
   assert labels == [sentence[:64], f'{sentence[:60]} (2)', 'a mass/cyst', 'liver']
   assert {len(label) for label in labels[:2]} == {64}

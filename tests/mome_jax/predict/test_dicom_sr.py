@@ -9,7 +9,7 @@ from threshold import Threshold, save_scan
 
 from mome_jax import predict
 from mome_jax.plausibility.judge import Judgement, Verdict
-from mome_jax.predict import dicom_seg, formats, plausible_masks
+from mome_jax.predict import dicom_names, formats, plausible_masks
 from mome_jax.predict.request import PredictError
 from tests.mome_jax.predict.test_dicom import Nested, complete
 
@@ -222,7 +222,7 @@ def test_nifti_is_refused_and_a_series_without_uids_told(tmp_path):
 
 
 def test_codes_of_a_side_and_of_a_lesion():
-  kidney, tumor = dicom_seg.coded('left kidney'), dicom_seg.coded('liver tumor')
+  kidney, tumor = dicom_names.coded('left kidney'), dicom_names.coded('liver tumor')
   assert (kidney.type.meaning, kidney.side.meaning, kidney.site) == ('Kidney', 'Left', None)
   assert (tumor.type.meaning, tumor.site.meaning, tumor.side) == ('Neoplasm', 'Liver', None)
 

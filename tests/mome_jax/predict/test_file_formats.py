@@ -96,7 +96,7 @@ def test_the_folder_of_totalsegmentator(both, run, tmp_path):
   assert statistics['spleen'] == {'volume': 0, 'intensity': 0}
 
 
-def test_a_format_without_its_library_is_refused_before_any_work(both, run, tmp_path, monkeypatch):
+def test_a_format_without_its_library_is_refused_before_any_work(both, run, monkeypatch):
   monkeypatch.setitem(sys.modules, 'SimpleITK', None)
   with pytest.raises(PredictError, match=r'--nrrd: .*pip install .mome-jax\[itk\]'):
     run(both[0], options=options('nrrd'))

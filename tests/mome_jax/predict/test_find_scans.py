@@ -10,7 +10,7 @@ import pytest
 from threshold import save_scan
 
 from mome_jax.errors import UserError
-from mome_jax.predict import find_scans
+from mome_jax.predict import find_scans, formats
 from tests.input_pipeline.sources import layouts
 
 SHAPE = (6, 7, 8)
@@ -139,17 +139,18 @@ class TestNames:
 
 
 class TestFolders:
-  def test_label_maps_and_results_are_no_scans(self, tmp_path):
+  def test_label_maps_and_results_are_no_scans(self, tmp_path, monkeypatch):
+    own = formats.Format('own.nii.gz', lambda *_: None, '--own', 'of a project that adds a format')
+    monkeypatch.setitem(formats.FORMATS, 'own', own)
     for name in ('s1/ct.nii.gz', 's1/segmentations/liver.nii.gz', 'labelsTr/a.nii.gz',
                  's2/ct.nii.gz', 's2/segmentation.nii.gz', 'done/x_seg.nii.gz', 'my_seg.nii.gz',
-                 'done/x_masks/liver.nii.gz', 'out/y.nii.gz'):  # fmt: skip
+                 'done/x_masks/liver.nii.gz', 'done/x_own.nii.gz', 'out/y.nii.gz'):  # fmt: skip
       scan(tmp_path / name)
     layouts.write_files(tmp_path, {'done/x_seg.json': b'{}', 'done/x_preview.png': b'\x89PNG'})
     cases, [note] = find_scans.find_scans([tmp_path], output=tmp_path / 'out')
     assert [case.name for case in cases] == ['my_seg', 's1_ct', 's2_ct']
-    for phrase in ('label map (2 folders, 1 file)', 'result of predict (1 folder, 1 file)',
-                   'output folder (1 folder)',
-                   'picture (1 file)', 'text (1 file)'):  # fmt: skip
+    for phrase in ('label map (2 folders, 1 file)', 'result of predict (1 folder, 4 files)',
+                   'output folder (1 folder)'):  # fmt: skip
       assert phrase in note
     # What is named is read.
     assert names(tmp_path / 's2' / 'segmentation.nii.gz', tmp_path / 'labelsTr') == [

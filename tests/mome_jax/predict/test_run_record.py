@@ -211,7 +211,7 @@ def test_a_file_that_another_run_wrote_is_written_anew(tmp_path):
   assert written(tmp_path / 'out')[1:3] == (['case_0', 'case_2'],) * 2
 
 
-def test_prompts_that_mean_nothing_to_the_model_are_named(tmp_path):
+def test_prompts_that_mean_nothing_to_the_model_are_named():
   labels = [result(0, verdict).labels[0] | {'name': verdict} for verdict in ('near', 'unfamiliar')]
   text = run_record.table([Result('a', 'a.nii', 'ok', labels=labels)], ['near', 'unfamiliar'])
   [row] = csv.DictReader(text.splitlines())

@@ -72,7 +72,7 @@ def test_a_rename_that_fails_leaves_the_old_result(old, monkeypatch, number):
 
 
 @pytest.mark.parametrize('number', range(8))
-def test_a_kill_between_renames_is_mended_by_the_next_run(old, monkeypatch, number):
+def test_a_kill_between_renames_is_mended_by_the_next_run(old, number):
   before = content(old)
   program = (
     'import os, pathlib, sys\n'
