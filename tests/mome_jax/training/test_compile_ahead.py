@@ -80,7 +80,9 @@ def test_the_devices_of_this_machine():
 def test_what_is_donated_to_a_gpu_is_reused():
   """JAX lowers for cuda and rocm: by the name of their devices, gpu, it donated nothing."""
   traced = jax.jit(lambda x: x + 1, donate_argnums=0).trace(jnp.ones(256))
-  assert compile_ahead.memory(compile_ahead.compile_traced(traced, 'gpu'))['reused'] == 4 * 256
+  memory = compile_ahead.memory(compile_ahead.compile_traced(traced, 'gpu'))
+  assert memory['reused'] == memory['arguments'] == memory['outputs'] == 4 * 256
+  assert memory['peak'] == 4 * 256 + memory['temporaries']
 
 
 def test_collectives_are_read_from_the_program():

@@ -160,13 +160,19 @@ def test_every_optimizer_goes_down_and_decays_weights_alone(name):
     assert all(decayed[key] > 1.2 * moved[key] for key in rest)
 
 
-def test_tables_of_relative_positions_do_not_decay():
+def test_tables_of_relative_positions_and_biases_of_experts_do_not_decay():
   params = {
-    'model': {'attention': {'position_bias': np.ones((9, 3)), 'kernel': np.ones((3, 3))}},
+    'model': {
+      'attention': {'position_bias': np.ones((9, 3)), 'kernel': np.ones((3, 3))},
+      'bank': {'bias_in': np.ones((8, 4)), 'kernel_in': np.ones((8, 2, 4))},
+    },
     'text': {'relpos': {'embedding': np.ones((32, 4))}},
   }
   assert optimizer._decays(params) == {
-    'model': {'attention': {'position_bias': False, 'kernel': True}},
+    'model': {
+      'attention': {'position_bias': False, 'kernel': True},
+      'bank': {'bias_in': False, 'kernel_in': True},
+    },
     'text': {'relpos': {'embedding': False}},
   }
 

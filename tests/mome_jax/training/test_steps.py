@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mome_jax.configs import base
-from mome_jax.training import sharding, steps
+from mome_jax.training import loss_terms, sharding, steps
 from mome_jax.training.state import TrainState
 
 CONFIG = ConfigDict(
@@ -49,6 +49,25 @@ def test_a_coarse_expert_is_not_taught_less_organ_at_the_border_of_a_range():
   bce = -(weight * np.log(p)).sum() / 1.5
   dice = 1 - (2 * (weight * p).sum() + 1) / ((weight * p).sum() + 1.5 + 1)
   np.testing.assert_allclose(metrics['loss_experts'], bce + dice, rtol=1e-6)
+
+
+def test_the_losses_of_coarser_experts_are_averaged():
+  """Of 1 and 2 their mean; the finest is taught by the mixture alone."""
+  given = {2: 1.0, 4: 2.0}
+
+  def of_blocks(scores, *_, **__):
+    return given[8 // scores.shape[-1]], 0.0
+
+  inputs = types.SimpleNamespace(
+    expert_logits=[jnp.zeros((1, 1, n, n, n)) for n in (8, 4, 2)],
+    logits=jnp.zeros((1, 1, 8, 8, 8)),
+    targets=jnp.zeros((1, 1, 8, 8, 8), bool),
+    valid=jnp.ones((1, 1, 8, 8, 8), bool),
+    counts=None,
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loss_terms.losses, 'masked_bce_dice', of_blocks)
+    assert loss_terms.experts(inputs) == 1.5
 
 
 @pytest.mark.parametrize('parts', [1, 4])
@@ -124,3 +143,22 @@ def test_the_state_is_donated_and_nothing_else():
   (of_state, *others), _ = step.lower(state, batch, prompts).args_info
   assert all(leaf.donated for leaf in jax.tree.leaves(of_state))
   assert not any(leaf.donated for leaf in jax.tree.leaves(others))
+
+
+@pytest.mark.parametrize(
+  ('loss', 'slope', 'left_out'),
+  [(1.0, 1.0, False), (np.nan, 1.0, True), (np.inf, 1.0, True), (1.0, 3e38, True)],
+)
+def test_what_is_left_out_though_every_slope_is_finite(loss, slope, left_out):
+  """A loss that is not finite, and a norm beyond float32."""
+  config = base.get_config().train
+  optimizer = optax.apply_if_finite(optax.sgd(1.0), 2)
+
+  def loss_fn(params, *_):
+    return slope * params['model']['x'].sum(), {'loss': jnp.float32(loss)}
+
+  step = steps.make_train_step(loss_fn, None, optimizer, config)
+  params = {'model': {'x': jnp.zeros(4)}}
+  state, metrics = step(TrainState(jnp.int32(0), params, params, optimizer.init(params)), {}, {})
+  assert metrics['skipped'] == left_out
+  np.testing.assert_array_equal(state.params['model']['x'], 0 if left_out else -slope)
