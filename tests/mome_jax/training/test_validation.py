@@ -22,6 +22,7 @@ def batch():
   rng = np.random.default_rng(0)
   label = rng.integers(0, 4, (2, *SHAPE)).astype(np.uint8)  # code k + 1 is class k
   label[0, 0, 0] = IGNORE_CODE
+  label[1, 0, 0] = label[1, 2, 1] = OUTSIDE_CODE  # of class b known in slice 0 too
   logits = rng.normal(size=(2, *SHAPE, K + 1)).astype(np.float32)  # one more fills a bucket
   limits = np.tile(np.array([-np.inf, np.inf], np.float32), (2, K, 1))
   limits[1, 1] = 1.0, 2.0  # of the second patch, class b in the slices 1 and 2 alone
