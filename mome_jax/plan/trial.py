@@ -25,7 +25,7 @@ from mome_jax.errors import UserError
 
 _STEPS = 3  # that are timed, after one that warms up
 _SHARED = 1.25  # wall time of a step over its share of the cores' time, on an idle CPU at most
-_VERSION = 2  # of what is kept
+_VERSION = 3  # of what is kept
 HERE = 'here'
 # Control groups of Linux, old and new: folder, limit, what is used, what of that is a cache.
 _GROUPS = {

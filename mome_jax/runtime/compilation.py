@@ -51,6 +51,8 @@ def use_cache() -> None:
     folder = ''
   if folder:
     jax.config.update('jax_compilation_cache_dir', folder)
+    if '://' in folder:  # XLA's own caches of a GPU, in C++, know no buckets: compiling would fail
+      jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
   else:
     jax.config.update('jax_enable_compilation_cache', False)
 

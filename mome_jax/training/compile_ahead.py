@@ -296,8 +296,11 @@ def compile_traced(traced: jax.stages.Traced, platform: str) -> jax.stages.Compi
   Raises:
     TooLargeError: see there.
   """
+  # Only devices that are not there must be named: 'gpu' is no name for a lowering, JAX would take
+  # the rules of no platform and donate nothing.
+  platforms = ('tpu',) if platform == 'tpu' else None
   try:
-    return traced.lower(lowering_platforms=(platform,)).compile()
+    return traced.lower(lowering_platforms=platforms).compile()
   except jax_errors.KINDS as error:
     if not jax_errors.is_out_of_memory(error):
       raise

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -23,6 +24,10 @@ from mome_jax.training import local_devices
 PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
+# Until all processes are there. Where a host was taken away, its successor starts minutes after the
+# others, whom JAX would end by SIGABRT: a failure, of which launchers bear a few.
+_GATHERING_SECONDS = 1800
+_SILENT_SECONDS = 60.0  # of that, before a process says whom it waits for
 _SAME_PRESS_SECONDS = 1.0  # signals nearer than this are one press of Control-C
 
 
@@ -47,8 +52,8 @@ def initialize() -> None:
   """Joins the other processes of the run; before anything else of JAX.
 
   On Cloud TPU and under Slurm JAX finds them by itself. Elsewhere the environment says who they
-  are: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID. The
-  first process prints which devices each has.
+  are: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID. A
+  process that waits long for the others says so; the first prints which devices each has.
 
   Raises:
     DistributedError: if the environment does not say it, or a number in it is none.
@@ -59,18 +64,38 @@ def initialize() -> None:
   local = None if 'JAX_LOCAL_DEVICE_IDS' in os.environ else local_devices.of_slurm()
   number = local_devices.expected(local)
   try:
-    jax.distributed.initialize(
-      num_processes=processes,
-      process_id=process,
-      local_device_ids=local,
-      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-    )
+    with _told_if_it_waits():
+      jax.distributed.initialize(
+        num_processes=processes,
+        process_id=process,
+        local_device_ids=local,
+        initialization_timeout=_GATHERING_SECONDS,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+      )
   except ValueError as error:
     raise DistributedError(
       f'--distributed: {error} Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, '
       'or leave --distributed and MOME_DISTRIBUTED out'
     ) from error
   _check_devices(local, number)
+
+
+@contextlib.contextmanager
+def _told_if_it_waits() -> Iterator[None]:
+  """Says after a while that the others are not there; JAX says nothing, and ends the process."""
+  address = os.environ.get('JAX_COORDINATOR_ADDRESS')
+  text = (
+    f'note: {socket.gethostname()} waits for the other processes of the run, up to '
+    f'{_GATHERING_SECONDS // 60} minutes; is one of them not started, or process 0 out of reach'
+    + (f' at {address}?' if address else '?')
+  )
+  timer = threading.Timer(_SILENT_SECONDS, print, (text,), {'file': sys.stderr, 'flush': True})
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
 
 
 def _check_devices(local: list[int] | None, number: int | None) -> None:

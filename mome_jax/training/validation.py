@@ -81,7 +81,7 @@ class Validation:
     table = jnp.asarray(self._template.code_table(self._classes))
     score = make_score_step(table, log=config.train.log_dice)
     self._score = jax.jit(score, out_shardings=everywhere)
-    self._gather = jax.jit(lambda logits: logits, out_shardings=everywhere)
+    self._gather = jax.jit(some_classes, out_shardings=everywhere)
 
   def __call__(self, ema: Any) -> dict[str, float]:
     """Measures averaged parameters.
@@ -122,8 +122,10 @@ class Validation:
     def predict(windows: np.ndarray) -> Any:
       # Every process has all windows: each device takes its rows, however the hosts' interleave.
       image = jax.make_array_from_callback(windows.shape, placement, lambda rows: windows[rows])
-      logits = self._gather(self._logits(ema, text, image, trained))
-      return np.moveaxis(logits, -1, 1)
+      logits = self._logits(ema, text, image, trained)
+      # A few classes at a time: each device would hold those of all windows of all devices.
+      firsts = range(0, logits.shape[-1], prompt_inputs.BUCKET)
+      return (self._gather(logits, first) for first in firsts)
 
     channels = hu_windows(image.astype(np.float32), self._sampler.windows.tolist())
     tiling = sliding_window.Tiling(self._sampler.patch, _PICTURE_OVERLAP, self._batch_size)
@@ -185,6 +187,12 @@ class Validation:
 
   def _place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return sharding.shard_batch(self._mesh, batch, spatial=self._config.mesh.spatial)
+
+
+def some_classes(logits: jax.Array, first: jax.Array) -> jax.Array:
+  """Logits (B, D, H, W, K) -> those of a bucket of classes from number `first` on, class-first."""
+  part = jax.lax.dynamic_slice_in_dim(logits, first, prompt_inputs.BUCKET, axis=-1)
+  return jnp.moveaxis(part, -1, 1)
 
 
 def make_score_step(table: jax.Array, *, log: bool) -> Callable[..., dict[str, jax.Array]]:

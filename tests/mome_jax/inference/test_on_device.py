@@ -78,6 +78,20 @@ def test_it_decides_as_the_host_does(shape, spacing, air):
   np.testing.assert_allclose(sure_device, sure, atol=tie.sum())
 
 
+@pytest.mark.parametrize('on_device', [False, True])
+def test_equal_logits_go_to_the_lower_class(on_device):
+  """Though tumours, of which the pancreas has one, are looked at first."""
+  logits = np.full(8, -5, np.float32)
+  logits[[NAMES.index('spleen'), NAMES.index('pancreas tumor')]] = 1
+
+  def predict(windows):
+    shape = len(windows), 4, *WINDOW
+    return (jnp.broadcast_to(part[:, None, None, None], shape) for part in logits.reshape(2, 4))
+
+  masks, *_ = segment(scan((20, 12, 20)), (2.0, 2.0, 2.0), predict, on_device=on_device)
+  np.testing.assert_array_equal(masks.winner, 1 + NAMES.index('spleen'))
+
+
 def test_only_labels_come_to_the_host():
   """Not the logits of windows, nor maps of classes."""
   image, spacing = scan((64, 64, 64)), (1.0, 1.0, 1.0)

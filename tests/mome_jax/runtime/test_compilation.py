@@ -6,6 +6,7 @@ import sys
 
 import jax
 import pytest
+from jax._src import compiler
 from jax.sharding import AxisType
 
 from mome_jax import main
@@ -87,6 +88,21 @@ def test_a_folder_that_cannot_be_made_costs_the_cache_only(monkeypatch, tmp_path
   finally:
     jax.config.update('jax_enable_compilation_cache', before)
   assert 'compiled programs are not kept' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('folder', 'is_bucket'), [('{}', False), ('gs://bucket/cache', True)])
+def test_a_bucket_holds_no_caches_of_xla_itself(folder, is_bucket, monkeypatch, tmp_path, no_cache):
+  """They are of a GPU, in C++ that reads no buckets: the first program that it compiled failed."""
+  monkeypatch.setenv('MOME_CACHE', folder.format(tmp_path))
+  before = jax.config.jax_persistent_cache_enable_xla_caches
+  try:
+    compilation.use_cache()
+    assert jax.config.jax_compilation_cache_dir == folder.format(tmp_path)
+    options = compiler.get_compile_options(1, 1)
+    place = options.executable_build_options.debug_options.xla_gpu_per_fusion_autotune_cache_dir
+  finally:
+    jax.config.update('jax_persistent_cache_enable_xla_caches', before)
+  assert (place == '') == is_bucket
 
 
 def test_how_long_a_program_took_is_told_the_next_time(monkeypatch, tmp_path, no_cache):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from mome_jax.training import compile_ahead
@@ -74,6 +75,14 @@ def test_a_number_of_chips_is_a_shape_of_as_many(family):
 
 def test_the_devices_of_this_machine():
   assert compile_ahead.find_devices('here') == (jax.devices(), jax.default_backend())
+
+
+def test_what_is_donated_to_a_gpu_is_reused():
+  """JAX lowers for cuda and rocm: by the name of their devices, gpu, it donated nothing."""
+  traced = jax.jit(lambda x: x + 1, donate_argnums=0).trace(jnp.ones(256))
+  memory = compile_ahead.memory(compile_ahead.compile_traced(traced, 'gpu'))
+  assert memory['reused'] == memory['arguments'] == memory['outputs'] == 4 * 256
+  assert memory['peak'] == 4 * 256 + memory['temporaries']
 
 
 def test_collectives_are_read_from_the_program():

@@ -97,6 +97,11 @@ def test_prompt_contrast_on_hand_numbers():
   )
   parallel = jnp.ones((2, 2))
   np.testing.assert_allclose(losses.prompt_contrast(parallel, parallel), np.log(2), rtol=1e-6)
+  # Each sampled prompt is looked for among the default ones, whose cosines to it are 1 and 0.6, at
+  # the temperature of training.
+  sampled, default = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([[2.0, 0.0], [3.0, 4.0]])
+  expected = (np.log1p(np.exp(6 - 10)) + np.log1p(np.exp(10 - 6))) / 2
+  np.testing.assert_allclose(losses.prompt_contrast(sampled, default), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('log', [False, True])

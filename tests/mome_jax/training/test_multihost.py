@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -60,6 +61,26 @@ def test_a_second_control_c_ends_at_once():
   assert done.stdout == 'True saved at step 1; the same command goes on from there 130\n'
   assert done.stderr.count('Control-C again ends at once') == 1
   assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(('takes', 'told'), [(0.0, False), (1.0, True)])
+def test_a_process_waits_for_those_whose_hosts_are_replaced(takes, told, monkeypatch, capsys):
+  """JAX ended it after five minutes, by SIGABRT and without a word of whom it waits for."""
+  asked = {}
+
+  def initialize(**keywords):
+    asked.update(keywords)
+    time.sleep(takes)
+
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  monkeypatch.setattr(multihost, '_SILENT_SECONDS', 0.1)
+  monkeypatch.setattr(multihost, '_check_devices', lambda *_: None)
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'first:1234')
+  multihost.initialize()
+  assert asked['initialization_timeout'] >= 1800
+  said = capsys.readouterr().err
+  assert (said.count('waits for the other processes of the run') == 1) == told
+  assert ('process 0 out of reach at first:1234?' in said) == told
 
 
 @pytest.mark.parametrize(

@@ -160,13 +160,19 @@ def test_every_optimizer_goes_down_and_decays_weights_alone(name):
     assert all(decayed[key] > 1.2 * moved[key] for key in rest)
 
 
-def test_tables_of_relative_positions_do_not_decay():
+def test_tables_of_relative_positions_and_biases_of_experts_do_not_decay():
   params = {
-    'model': {'attention': {'position_bias': np.ones((9, 3)), 'kernel': np.ones((3, 3))}},
+    'model': {
+      'attention': {'position_bias': np.ones((9, 3)), 'kernel': np.ones((3, 3))},
+      'bank': {'bias_in': np.ones((8, 4)), 'kernel_in': np.ones((8, 2, 4))},
+    },
     'text': {'relpos': {'embedding': np.ones((32, 4))}},
   }
   assert optimizer._decays(params) == {
-    'model': {'attention': {'position_bias': False, 'kernel': True}},
+    'model': {
+      'attention': {'position_bias': False, 'kernel': True},
+      'bank': {'bias_in': False, 'kernel_in': True},
+    },
     'text': {'relpos': {'embedding': False}},
   }
 
@@ -174,6 +180,29 @@ def test_tables_of_relative_positions_do_not_decay():
 def test_nesterov_momentum_of_sgd():
   moved, _ = updates(optimizer='sgd', clip_norm=1e9)
   assert moved['text/embed'] == pytest.approx(1 + 0.99)
+
+
+def test_gradients_are_clipped_by_their_norm_and_what_decays_is_not():
+  """Fourteen of them are 1; weights are 1."""
+  moved, _ = updates(optimizer='sgd', clip_norm=0.5, weight_decay=0.25)
+  clipped = 0.5 / 14**0.5
+  assert moved['text/embed'] == pytest.approx(1.99 * (clipped + 0.25))
+  assert moved['model/backbone/conv/bias'] == pytest.approx(1.99 * clipped)
+  moved, _ = updates(optimizer='sgd', clip_norm=14**0.5 + 1)
+  assert moved['text/embed'] == pytest.approx(1.99)
+
+
+def test_as_many_steps_in_a_row_are_left_out_as_the_config_says():
+  config = demo.get_config().train
+  config.update({'skip_nonfinite': 2, 'warmup_steps': 0})
+  optimizer = make_optimizer(config)
+  params, slopes = three()
+  state = optimizer.init(params)
+  bad = jax.tree.map(lambda g: g * jnp.nan, slopes)
+  size = lambda updates: float(optax.tree.norm(updates))
+  for expected in (0, 0, np.nan):
+    moved, state = optimizer.update(bad, state, params)
+    np.testing.assert_equal(size(moved), expected)
 
 
 @pytest.mark.parametrize(

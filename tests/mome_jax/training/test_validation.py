@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE
-from mome_jax.training.validation import Validation, make_score_step, summarise
+from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE, TEMPLATE
+from mome_jax.pictures import overlay
+from mome_jax.training import sharding
+from mome_jax.training.validation import Validation, make_score_step, some_classes, summarise
 
 K, SHAPE = 3, (4, 3, 2)
 NAMES = 'a', 'b', 'c'
@@ -20,6 +22,7 @@ def batch():
   rng = np.random.default_rng(0)
   label = rng.integers(0, 4, (2, *SHAPE)).astype(np.uint8)  # code k + 1 is class k
   label[0, 0, 0] = IGNORE_CODE
+  label[1, 0, 0] = label[1, 2, 1] = OUTSIDE_CODE  # of class b known in slice 0 too
   logits = rng.normal(size=(2, *SHAPE, K + 1)).astype(np.float32)  # one more fills a bucket
   limits = np.tile(np.array([-np.inf, np.inf], np.float32), (2, K, 1))
   limits[1, 1] = 1.0, 2.0  # of the second patch, class b in the slices 1 and 2 alone
@@ -129,3 +132,38 @@ def test_of_a_scan_without_a_class_all_is_drawn():
   case = types.SimpleNamespace(voxels={}, info=types.SimpleNamespace(shape=(3, 4, 5)))
   low, high = Validation._labelled_box(None, case)
   assert low.tolist() == [0, 0, 0] and high.tolist() == [3, 4, 5]
+
+
+def test_a_picture_holds_the_logits_of_a_few_classes_at_a_time(monkeypatch, tmp_path):
+  """Each device held those of all classes in all windows of all devices: of 64, gigabytes."""
+  rng = np.random.default_rng(0)
+  names, shape, drawn, gathered = TEMPLATE.names()[:5], (13, 9, 8), {}, []
+  image = rng.uniform(0, 100, shape).astype(np.float32)
+  case = types.SimpleNamespace(
+    voxels={}, info=types.SimpleNamespace(shape=shape, name='a scan'),
+    supervised=np.ones(5, bool), absent=np.zeros(5, bool),
+  )  # fmt: skip
+
+  def gather(logits, first):
+    gathered.append(some_classes(logits, first))
+    return gathered[-1]
+
+  validation = types.SimpleNamespace(
+    _sampler=types.SimpleNamespace(
+      cases=[case], patch=(8, 8, 8), windows=np.array([[0.0, 100.0]]),
+      read=lambda *_: (image, np.zeros(shape, np.uint8)),
+    ),
+    _labelled_box=lambda case: Validation._labelled_box(None, case),
+    _embed=lambda *_: (None, None),
+    _logits=lambda ema, text, windows, trained: windows - jnp.linspace(0.1, 0.8, 8),
+    _gather=gather, _batch_size=2, _classes=names, _template=TEMPLATE, _prompts={},
+    _mesh=sharding.local_mesh(jax.devices()[:1]),
+    _config=ConfigDict({'mesh': {'spatial': False}, 'data': {'spacing': (1.0, 1.0, 1.0)}}),
+  )  # fmt: skip
+  monkeypatch.setattr(overlay, 'overlay', lambda *given: drawn.update(given[3].masks))
+  Validation.draw(validation, tmp_path / 'scan.png', None, 'step 1')
+  assert {part.shape for part in gathered} == {(2, 4, 8, 8, 8)}  # of eight, three to fill up
+  assert list(drawn) == list(names)
+  for mask, level in zip(drawn.values(), np.linspace(0.1, 0.8, 8), strict=False):
+    clear = np.abs(image / 100 - level) > 1e-4
+    np.testing.assert_array_equal(mask[clear], (image / 100 > level)[clear])
