@@ -75,14 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sources:
       raise UserError(f'--sources {args.sources!r}: names none; leave it out, or name some')
   template = bricks.read_template(args.data_dir, sources, config.new_classes)
-  config.data_dir = args.data_dir
-  # Dealt over all sources of the run, whichever of them are measured; of others nothing was dealt.
-  own = {*config.data.sources}
-  fold = folds.of_run(config) if own & {*sources} else None
-  stores = [
-    bricks.open_bricks(args.data_dir, source, template, fold if source in own else None)
-    for source in sources
-  ]
+  data = config.data
+  fold = folds.by_source(args.data_dir, sources, data.sources, data.fold, data.folds)
+  stores = [bricks.open_bricks(args.data_dir, source, template, fold[source]) for source in sources]
   folder = checkpoint.folder_of(args.checkpoint)
   with writing(folder):  # before minutes of measuring
     text_files.check_replaceable(folder / record.FILE)
