@@ -6,6 +6,7 @@ training: what it costs is known before, however many and large the scans are.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,29 @@ from mome_jax.training.validation_scans import HeldOutScans
 
 _SEED = 0  # of the patches: the same for all runs, whatever seed they train with
 _CACHE_MB = 256  # of decoded bricks, beside those of training
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[None], axis=0).astype(bool)  # (8, 256)
 _PICTURE_OVERLAP = 0.25  # of the windows of the scan that is drawn
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Mask:
+  """A mask of the bytes that a table finds, looked up where it is sliced: a picture needs little.
+
+  Attributes:
+    values: (D, H, W) uint8.
+    table: (256,) bool.
+  """
+
+  values: np.ndarray
+  table: np.ndarray
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """(D, H, W)."""
+    return self.values.shape
+
+  def __getitem__(self, where: Any) -> np.ndarray:
+    return self.table[self.values[where]]
 
 
 class Validation:
@@ -81,7 +104,10 @@ class Validation:
     table = jnp.asarray(self._template.code_table(self._classes))
     score = make_score_step(table, log=config.train.log_dice)
     self._score = jax.jit(score, out_shardings=everywhere)
-    self._gather = jax.jit(lambda logits: logits, out_shardings=everywhere)
+    self._drawn = max(self._sampler.cases, key=lambda case: (len(case.voxels), case.info.name))
+    shown = np.flatnonzero(self._drawn.supervised & ~self._drawn.absent)
+    self._drawn_classes = [self._classes[k] for k in shown]
+    self._gather = jax.jit(lambda logits: logits[..., shown], out_shardings=everywhere)
 
   def __call__(self, ema: Any) -> dict[str, float]:
     """Measures averaged parameters.
@@ -112,10 +138,11 @@ class Validation:
       ema: of the train state.
       title: of the picture.
     """
-    case = max(self._sampler.cases, key=lambda case: (len(case.voxels), case.info.name))
+    case = self._drawn
     low, high = self._labelled_box(case)
     image, codes = self._sampler.read(case, low, high)
     text, trained = self._embed(ema, sharding.replicate(self._mesh, self._prompts))
+    names = self._drawn_classes
     spec = sharding.batch_spec('image', spatial=self._config.mesh.spatial)
     placement = NamedSharding(self._mesh, spec)
 
@@ -127,22 +154,19 @@ class Validation:
 
     channels = hu_windows(image.astype(np.float32), self._sampler.windows.tolist())
     tiling = sliding_window.Tiling(self._sampler.patch, _PICTURE_OVERLAP, self._batch_size)
-    shown = case.supervised & ~case.absent
-    names = [name for k, name in enumerate(self._classes) if shown[k]]
-    columns = [self._classes.index(name) for name in names]
-    slabs = sliding_window.sliding_window(predict, channels, tiling, classes=len(self._classes))
+    slabs = sliding_window.sliding_window(predict, channels, tiling, classes=len(names))
     parts = [
-      np.broadcast_to(slab, (len(self._classes), *slab.shape[1:]))[columns] > 0 for slab in slabs
+      np.packbits(np.broadcast_to(slab, (len(names), *slab.shape[1:])) > 0, axis=0)
+      for slab in slabs
     ]
     if not multihost.is_lead():
       return
-    masks = np.concatenate(parts, 1)
-    truths = self._template.code_table(names)[codes]
+    packed, table = np.concatenate(parts, 1), self._template.code_table(names)
     layers = overlay.Layers(
-      {name: masks[i] for i, name in enumerate(names)},
-      {name: truths[..., i] for i, name in enumerate(names)},
+      {name: _Mask(packed[k // 8], _BITS[k % 8]) for k, name in enumerate(names)},
+      {name: _Mask(codes, table[:, k]) for k, name in enumerate(names)},
       palette(self._classes),
-      labelled=truths.any(-1),  # the same slices every time
+      labelled=table.any(1)[codes],  # the same slices every time
     )
     spacing = tuple(self._config.data.spacing)
     with writing(path):
