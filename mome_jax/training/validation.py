@@ -56,7 +56,7 @@ class _Mask:
     return self.values.shape
 
   def __getitem__(self, where: Any) -> np.ndarray:
-    return self.table[self.values[where]]
+    return np.asarray(self.table[self.values[where]])
 
 
 class Validation:
@@ -128,7 +128,9 @@ class Validation:
     total = {name: np.sum([part[name] for part in sums], axis=0) for name in sums[0]}
     return summarise(total, self._classes)
 
-  def draw(self, path: epath.Path, ema: Any, title: str) -> None:
+  def draw(
+    self, path: epath.Path, ema: Any, title: str, is_ending: Callable[[], bool] = lambda: False
+  ) -> None:
     """Draws the prediction of one scan, always the same, around what is labelled in it.
 
     Every process takes part; the lead one writes.
@@ -137,6 +139,7 @@ class Validation:
       path: PNG file.
       ema: of the train state.
       title: of the picture.
+      is_ending: whether to leave it, asked after each slab, the same on all processes.
     """
     case = self._drawn
     low, high = self._labelled_box(case)
@@ -155,10 +158,12 @@ class Validation:
     channels = hu_windows(image.astype(np.float32), self._sampler.windows.tolist())
     tiling = sliding_window.Tiling(self._sampler.patch, _PICTURE_OVERLAP, self._batch_size)
     slabs = sliding_window.sliding_window(predict, channels, tiling, classes=len(names))
-    parts = [
-      np.packbits(np.broadcast_to(slab, (len(names), *slab.shape[1:])) > 0, axis=0)
-      for slab in slabs
-    ]
+    parts = []
+    for slab in slabs:
+      whole = np.broadcast_to(slab, (len(names), *slab.shape[1:]))
+      parts.append(np.packbits(whole > 0, axis=0))
+      if is_ending():
+        return
     if not multihost.is_lead():
       return
     packed, table = np.concatenate(parts, 1), self._template.code_table(names)
@@ -166,7 +171,7 @@ class Validation:
       {name: _Mask(packed[k // 8], _BITS[k % 8]) for k, name in enumerate(names)},
       {name: _Mask(codes, table[:, k]) for k, name in enumerate(names)},
       palette(self._classes),
-      labelled=table.any(1)[codes],  # the same slices every time
+      labelled=np.asarray(table.any(1))[codes],  # the same slices every time
     )
     spacing = tuple(self._config.data.spacing)
     with writing(path):
