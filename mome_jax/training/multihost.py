@@ -20,7 +20,7 @@ from mome_jax.errors import UserError
 from mome_jax.runtime import jax_errors
 from mome_jax.training import local_devices
 
-PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
+PREEMPTED = stopping.PREEMPTED
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
 _SAME_PRESS_SECONDS = 1.0  # signals nearer than this are one press of Control-C
