@@ -73,6 +73,15 @@ def count(page, name):
   return int((saturated & (np.abs(part - pure).max(-1) < 0.25)).sum())
 
 
+def drop_another(page, scan, folder):
+  """Drops a copy of a scan; the numbers of the scan that was shown and of this one, `other`."""
+  first, path = page.run('scan.scan'), folder / 'other.nii.gz'
+  shutil.copy(scan, path)
+  page.drop(700, 300, path)
+  page.until('scan.title === "other" && $("title").textContent === "other"')
+  return first, page.run('scan.scan')
+
+
 def ask(page, text):
   page.run('$("prompt").focus()')
   page.type(text)
@@ -257,11 +266,7 @@ def test_files_are_saved(page, scan, tmp_path):
 
 
 def test_a_page_that_is_reloaded_shows_what_it_showed(page, server, scan, tmp_path):
-  first = page.run('scan.scan')
-  shutil.copy(scan, tmp_path / 'newer.nii.gz')
-  page.drop(700, 300, tmp_path / 'newer.nii.gz')
-  page.until('scan.title === "newer" && $("title").textContent === "newer"')
-  newer = page.run('scan.scan')
+  first, newer = drop_another(page, scan, tmp_path)
   page.run(f'choose({first})')
   page.run('ask(["spleen"])')
   page.until('document.body.dataset.shown === "liver, spleen"')
@@ -355,11 +360,7 @@ def test_what_is_typed_meanwhile_stays(page):
 
 
 def test_a_late_answer_for_a_scan_that_was_left_is_dropped(page, scan, tmp_path):
-  first = page.run('scan.scan')
-  shutil.copy(scan, tmp_path / 'other.nii.gz')
-  page.drop(700, 300, tmp_path / 'other.nii.gz')
-  page.until('scan.title === "other" && $("title").textContent === "other"')
-  other = page.run('scan.scan')
+  first, other = drop_another(page, scan, tmp_path)
   page.run(f'choose({first})')
   page.run(f'Promise.all([ask(["spleen", "liver"]), choose({other})])')
   assert page.run('scan.title') == page.run('$("title").textContent') == 'other'
