@@ -181,9 +181,7 @@ def _join(
     own = {roi: noun for roi, noun in found.items() if noun is not None}
     sides = {*labels.classes_of(dict(enumerate(own.values())), names.template)}
     if not own:
-      left_out[one.name] = (
-        f'no ROI stands for a class ({", ".join(one.heights) or "none has contours"})'
-      )
+      left_out[one.name] = 'no ROI stands for a class'
     elif taken and _referred(study, one) != [uid]:
       left_out[one.name] = 'of another scan, which counts in a folder of its own'
     elif known & sides:
@@ -195,13 +193,16 @@ def _join(
       known |= sides
       del left_out[one.name]
   if not taken:
-    raise SourceError(f'{path}/{matching[0].name}: {left_out[matching[0].name]}; see "rois"')
-  if len(sets) > 1:
-    used = ' and '.join(f'{one.name} ({one.label})' for one in taken)
+    newest = matching[0]
+    shown = ', '.join(newest.heights) or 'none has contours'
+    raise SourceError(f'{path}/{newest.name}: no ROI stands for a class ({shown}); see "rois"')
+  used = ' and '.join(f'{one.name} ({one.label})' for one in taken)
+  used += ' together' * (len(taken) > 1)
+  if left_out:
     others = ', '.join(f'{name} ({why})' for name, why in left_out.items())
-    files.note(
-      f'{path}: takes {used}{" together" * (len(taken) > 1)}{others and f", not {others}"}'
-    )
+    files.note(f'{path}: takes {used}, not {others}')
+  elif len(taken) > 1:
+    files.note(f'{path}: takes {used}')
   return uid, taken, meanings
 
 

@@ -137,7 +137,7 @@ def test_one_structure_set_a_structure_is_one_of_all(tmp_path):
   assert cases['p1'].supervised == ('spinal cord', 'larynx')
   assert notes[0] == (
     f'{folder}: takes RS2/larynx.dcm (plan) and RS/old.dcm (plan) together, not RS2/larynx_old.dcm '
-    '(a newer one has larynx too), RS2/rings.dcm (no ROI stands for a class (Ring))'
+    '(a newer one has larynx too), RS2/rings.dcm (no ROI stands for a class)'
   )
   scan, _ = load(cases['p1'])
   np.testing.assert_array_equal(voxels(scan, 'spinal cord'), boxed((11, 12), (9, 11), (2, 7)))
