@@ -85,8 +85,7 @@ def find(
     split: 'validation'; 'test'; 'all', each on its own; or 'auto', validation, and test where no
       source has validation scans.
     trained: what the model was trained on; such scans are left out.
-    fold: cases that a fold holds out of each source, from `folds.by_source`, which then are the
-      validation scans; by default what the preparation held out.
+    fold: of `folds.by_source`: the validation scans of each source; None: those as prepared.
 
   Returns:
     One entry a split, of at least one scan each; what was left out is printed.

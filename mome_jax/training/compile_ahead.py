@@ -91,8 +91,7 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
   devices, platform = find_devices(topology)
   config = config.copy_and_resolve_references()
   text_start.complete(config)
-  mesh = sharding.make_mesh(config.mesh, devices)
-  limit = hbm_gib(topology)
+  mesh, limit = sharding.make_mesh(config.mesh, devices), hbm_gib(topology)
   train, params = trace_train_step(config, mesh)
   report = {
     'compiler': compiler(platform),
