@@ -163,7 +163,7 @@ def test_a_picture_of_many_classes_holds_no_mask_of_each(monkeypatch, tmp_path):
   Validation.draw(validation, tmp_path / 'a.png', None, '')
   most = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
-  assert most < 8e6  # 14e6 with a byte for each voxel of each mask
+  assert most < 5e6  # 9e6 with a byte for each voxel of each mask
   layers = drawn[-1][3]
   assert list(layers.masks) == [names[k] for k in shown]
   plane = (slice(None), 7, slice(4, 20))
