@@ -6,7 +6,7 @@ Sources must be prepared with `--folds`, so that every case can be trained on an
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from input_pipeline import bricks, patient_folds
@@ -58,3 +58,37 @@ def held_out(
       'validate; choose fewer folds'
     )
   return frozenset(key for key, who in patients.items() if dealt[who] == fold)
+
+
+def by_source(
+  data_dir: str | os.PathLike,
+  sources: Sequence[str],
+  dealt: Collection[str],
+  fold: int,
+  folds: int,
+) -> dict[str, frozenset[Key] | None]:
+  """What a fold holds out of each of some sources, as `bricks.open_bricks` takes it.
+
+  Args:
+    data_dir: of the prepared sources.
+    sources: whose cases are asked for.
+    dealt: the sources that the fold was dealt over, whose patients decide together; of another
+      one nobody dealt any: what its preparation held out counts, which is None.
+    fold: see `held_out`.
+    folds: see `held_out`.
+
+  Raises:
+    FoldError: as `held_out`.
+    NotPreparedError: if a source that the fold was dealt over is not prepared with folds.
+  """
+  known = [source for source in sources if source in dealt]
+  try:
+    cases = held_out(data_dir, tuple(dealt), fold, folds) if known else None
+  except bricks.NotPreparedError as error:
+    if {*dealt} <= {*sources}:
+      raise
+    raise bricks.NotPreparedError(
+      f'{error}; what fold {fold} holds out of {", ".join(known)} was dealt over '
+      f'{", ".join(dealt)}, all of which must be there'
+    ) from error
+  return {source: cases if source in dealt else None for source in sources}

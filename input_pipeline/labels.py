@@ -112,8 +112,8 @@ def convert(
   """Translates a source's label values into template codes, with sides where they are needed.
 
   A paired organ that the source does not separate is split into right and left, together with its
-  lesions; where the organ is labelled, a lesion gets the side that it lies on. What a value says of
-  the side holds, whatever lies around it.
+  lesions; a lesion is of the organ that it touches, also where it reaches over the middle. What a
+  value says of the side holds, whatever lies around it.
 
   Args:
     array: (D, H, W) integers in canonical order.
@@ -159,19 +159,27 @@ def check_meaning(meaning: Meaning, template: Template = TEMPLATE) -> None:
     raise LabelError(f'it is to be ignored, and stands for {sorted(_names(meaning))}; choose one')
 
 
-def split_sides(mask: np.ndarray, middle: float, spacing: ArrayLike, *, name: str) -> np.ndarray:
+def split_sides(
+  mask: np.ndarray,
+  middle: float,
+  spacing: ArrayLike,
+  *,
+  name: str,
+  lesions: np.ndarray | None = None,
+) -> np.ndarray:
   """Which voxels of a paired organ are the right one's.
 
-  Every component lies on the side of its centroid. One that reaches far over the middle is two
-  organs that touch, and is cut there. Two large pieces on one side, far apart from right to left,
-  mean that the middle is wrong (a scan cut off at one side): the one further right is the right
-  organ. Nothing is deleted.
+  Every component lies on the side of its centroid. One whose own tissue reaches far over the middle
+  is two organs that touch, and is cut there; a lesion may grow over it. Two large pieces on one
+  side, far apart from right to left, mean that the middle is wrong (a scan cut off at one side):
+  the one further right is the right organ. Nothing is deleted.
 
   Args:
     mask: (D, H, W) bool in canonical order (axis 0 grows to the right).
     middle: of the body along axis 0, voxels.
     spacing: (3,) mm.
     name: for warnings.
+    lesions: (D, H, W) bool, what of the mask is no tissue of the organ's own; by default nothing.
 
   Returns:
     (D, H, W) bool, True on the right side; only the voxels of the mask have a meaning.
@@ -182,8 +190,8 @@ def split_sides(mask: np.ndarray, middle: float, spacing: ArrayLike, *, name: st
   parts, number = components(mask)
   if not number:
     return np.zeros(mask.shape, bool)
-  # (components, D): voxels of each component in each sagittal plane.
-  planes = np.stack([np.bincount(plane.ravel(), minlength=number + 1) for plane in parts], 1)[1:]
+  planes = _planes(parts, number)
+  own = planes if lesions is None else _planes(np.where(lesions, 0, parts), number)
   sizes, x = planes.sum(1), np.arange(mask.shape[0])
   centres = planes @ x / sizes
   pieces = np.argsort(-sizes, kind='stable')[:2]
@@ -197,12 +205,17 @@ def split_sides(mask: np.ndarray, middle: float, spacing: ArrayLike, *, name: st
       middle = (low + high) / 2
   right = np.append(False, centres > middle)
   result = right[parts]
-  beyond = planes[:, x > middle].sum(1)
-  for i in np.flatnonzero(np.minimum(beyond, sizes - beyond) > _STRADDLES * sizes):
+  beyond, tissue = own[:, x > middle].sum(1), own.sum(1)
+  for i in np.flatnonzero(np.minimum(beyond, tissue - beyond) > _STRADDLES * tissue):
     remarks.tell(f'{name}: right and left touch; cut at the middle of the body')
     part = parts == i + 1
     result[part] = np.broadcast_to((x > middle)[:, None, None], mask.shape)[part]
   return result
+
+
+def _planes(parts: np.ndarray, number: int) -> np.ndarray:
+  """(components, D): voxels of each component in each sagittal plane."""
+  return np.stack([np.bincount(plane.ravel(), minlength=number + 1) for plane in parts], 1)[1:]
 
 
 def _parts(meaning: Meaning) -> tuple[str, ...]:
@@ -254,24 +267,54 @@ def _split_pair(codes, template, organs, lesions, said, spacing, name, image):
   mask = np.isin(codes, [right, *lesions])
   rest = mask & ~said[0] & ~said[1]
   to_right = said[0]
+  lesion = np.isin(codes, list(lesions))
   if rest.any():
-    to_right = to_right | split_sides(rest, _middle(codes, mask, image), spacing, name=name)
+    middle = _middle(codes, mask, image)
+    to_right = to_right | split_sides(rest, middle, spacing, name=name, lesions=lesion)
   codes[(codes == right) & ~to_right] = left
+  _follow(codes, lesion & rest, (right, left), to_right)
   _assign(codes, lesions, to_right)
 
 
 def _side_lesions(codes, template, organs, lesions, said, image):
-  """Sides of lesions where the source itself separates the organs: those of the nearer one."""
+  """Sides of lesions where the source itself separates the organs."""
   mask = np.isin(codes, list(lesions))
   if not mask.any():
     return
-  right, left = (np.flatnonzero((codes == template.get(o).index).any((1, 2))) for o in organs)
+  indices = [template.get(organ).index for organ in organs]
+  right, left = (np.flatnonzero((codes == index).any((1, 2))) for index in indices)
   if len(right) and len(left):
     middle = (right.mean() + left.mean()) / 2
   else:
     middle = _middle(codes, mask, image)
-  beyond = np.arange(len(codes))[:, None, None] > middle
-  _assign(codes, lesions, said[0] | beyond & ~said[1])
+  rest = mask & ~said[0] & ~said[1]
+  x = np.arange(len(codes))
+  to_right = said[0] | (x > middle)[:, None, None] & ~said[1]
+  _follow(codes, rest, indices, to_right)
+  _assign(codes, lesions, to_right)
+
+
+def _follow(codes, lesions, organs, to_right):
+  """Gives lesions, in place of `to_right`, the side of the organ that they touch.
+
+  One that touches both, each with a good part of its border, or neither keeps what it has.
+  """
+  if not lesions.any():
+    return
+  box = body.box(lesions, (1, 1, 1))
+  codes, to_right = codes[box], to_right[box]
+  pieces, number = components(lesions[box])
+  touched = np.zeros((2, number + 1), np.int64)
+  for axis in range(3):
+    one, other = np.moveaxis(pieces, axis, 0), np.moveaxis(codes, axis, 0)
+    for piece, code in ((one[1:], other[:-1]), (one[:-1], other[1:])):
+      for side, organ in enumerate(organs):
+        touched[side] += np.bincount(piece[code == organ], minlength=number + 1)
+  least = _STRADDLES * touched.sum(0)
+  follows = (touched.min(0) <= least) & (touched.sum(0) > 0)
+  follows[0] = False  # what is around them
+  at = follows[pieces]
+  to_right[at] = (touched[0] > touched[1])[pieces[at]]
 
 
 def _assign(codes, lesions, to_right):

@@ -118,7 +118,9 @@ def prepare(
   }
   origin = repr((source, facts['manual_dir'], facts['new_classes']))
   conversion = writer.Conversion(mm, brick, origin)
-  asked = request.Request(settings, conversion, cases, patients, same, folds, overwrite)
+  asked = request.Request(
+    settings, conversion, cases, facts['manual_dir'], patients, same, folds, overwrite
+  )
   plan = asked.plan(earlier)
   remarks.show(plan.notes)
   if plan.is_current and terms.are_current(folder, declared):

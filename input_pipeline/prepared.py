@@ -1,7 +1,7 @@
 """What is prepared of a source already, for the preparation that takes its place."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -52,15 +52,23 @@ class Earlier:
     splits |= {name: split for _, name, split in (self.settings or {}).get('assigned', ())}
     return splits | (self.settings or {}).get('drawn', {})
 
-  def drawn_elsewhere(self) -> dict[Key, str]:
-    """(source, case) -> split that is held out most, of what was drawn for sources beside it."""
+  def drawn_elsewhere(self, own: Collection[Key], manual_dir: str | None) -> dict[Key, str]:
+    """(source, case) -> split that is held out most, of what was drawn for sources beside it.
+
+    Args:
+      own: cases whose names are their folder's: in another folder they are other scans.
+      manual_dir: that folder.
+    """
     most: dict[Key, str] = {}
     for name in bricks.prepared_sources(self.folder.parent):
       report = bricks.read_settings(self.folder.parent, name)
       if report is None or name == self.folder.name:
         continue
       source = report['settings'].get('source', name)
+      others = own if report.get('manual_dir') not in (None, manual_dir) else ()
       for case, split in report.get('drawn', {}).items():
+        if (source, case) in others:
+          continue
         splits = split, most.get((source, case), split)
         most[source, case] = max(splits, key=patient_groups.HELD_OUT.index)
     return most

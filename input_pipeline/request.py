@@ -46,6 +46,7 @@ class Request:
     settings: what must be the same where prepared cases are taken over.
     conversion: how cases are converted.
     cases: as the source lists them.
+    manual_dir: where the source lies, absolute.
     patients: source, name and patient of each case in a group or whose source says it.
     groups: of the same patient, None for none.
     folds: see `prepare.prepare`.
@@ -55,6 +56,7 @@ class Request:
   settings: Mapping[str, Any]
   conversion: writer.Conversion
   cases: Sequence[sources.Case]
+  manual_dir: str | None
   patients: Sequence[Sequence[str]]
   groups: patient_groups.Groups | None
   folds: bool
@@ -84,7 +86,10 @@ class Request:
     if self.groups is None:
       return cases, []
     before = {c.key: drawn[c.name] for c in cases if c.drawn and c.name in drawn}
-    elsewhere = earlier.drawn_elsewhere()
+    # The cases of a public dataset are the same wherever they lie.
+    is_public = sources.get_source(self.settings['source']).expected is not None
+    own = set() if is_public else {case.key for case in self.cases}
+    elsewhere = earlier.drawn_elsewhere(own, self.manual_dir)
     cases, notes = patient_groups.keep_together(cases, self.groups.groups, elsewhere | before)
     return cases, [f'{self.groups.path}: {note}' for note in notes]
 

@@ -1,9 +1,15 @@
 """Commands that clean up after themselves when the system asks them to end."""
 
 import contextlib
+import functools
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec
+
+P = ParamSpec('P')
+PREEMPTED = 75  # exit code of what the system ended; launchers give the same command again
 
 
 class Stopped(KeyboardInterrupt):
@@ -52,3 +58,19 @@ def listen(number: signal.Signals) -> None:
     raise Stopped(number)
 
   signal.signal(number, stop)
+
+
+def resumable(main: Callable[P, int]) -> Callable[P, int]:
+  """A command that goes on where it was stopped, under `errors.command`: PREEMPTED on SIGTERM."""
+
+  @functools.wraps(main)
+  def run(*args: P.args, **kwargs: P.kwargs) -> int:
+    try:
+      return main(*args, **kwargs)
+    except KeyboardInterrupt as stopped:
+      if number_of(stopped) != signal.SIGTERM:
+        raise
+      print('stopped: asked to end; the same command goes on', file=sys.stderr, flush=True)
+      return PREEMPTED
+
+  return run

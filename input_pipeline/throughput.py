@@ -20,7 +20,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from input_pipeline import bricks, cli, errors
+from input_pipeline import bricks, cli, control_groups, errors
 from input_pipeline.batches import dataset
 
 
@@ -126,12 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   loaders = [dataset.choose_loader(name) for name in chosen]
   print(
     f'{", ".join(names)}: {"plain" if args.plain else "augmented"} patches of {args.patch}^3, '
-    f'{args.cache_mb} MB of cache, {dataset.usable_cpus()} processors\n'
+    f'{args.cache_mb} MB of cache, {control_groups.usable_cpus()} processors\n'
   )
   print('| loader | workers | patches/s | voxels read for each one used | memory (GB) |')
   print('|:--|--:|--:|--:|--:|', flush=True)
   for loader in loaders:
-    for workers in args.parallel or _doublings(dataset.usable_cpus()):
+    for workers in args.parallel or _doublings(control_groups.usable_cpus()):
       speed = measure_apart(args, names, loader, workers)
       print(
         f'| {loader} | {workers} | {speed.patches_per_second:.1f} | {speed.read_amplification:.1f} '

@@ -12,13 +12,13 @@ of the Hugging Face Hub: upload the folder, and --checkpoint hf:ORG/NAME uses it
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
 from etils import epath
 
-from input_pipeline import text_files
+from input_pipeline import folder_lock, text_files
 from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import UserError, command, writing
 
@@ -50,7 +50,8 @@ def export(
     experimental: whether it knows the classes of `config.experimental`.
 
   Raises:
-    CheckpointError: if there is no model, or the output holds one already, or a training run.
+    CheckpointError: if there is no model, or the output holds one already, or a training run, or
+      another export writes there.
     UserError: if it cannot do without the experimental classes.
   """
   import jax
@@ -73,15 +74,28 @@ def export(
   if config.text.mode == 'frozen':
     text = {'vectors': TextVectors.load(description)}
   params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
+  with _alone(output) as folder:
+    # A folder with parameters counts as a model: they come last.
+    if form == 'hf':
+      _write_card(path, folder, config, params, licence)
+    _copy_records(path, folder, config, experimental)
+    checkpoint.save_model(folder, config, params, **text, form=form)
+    mark = folder / 'params' / 'commit_success.txt'
+    if mark.exists():  # Orbax writes there where it saved to, which is nobody else's business
+      mark.write_text('Checkpoint commit was successful to params', encoding='utf-8')
+
+
+@contextlib.contextmanager
+def _alone(output: epath.PathLike) -> Iterator[epath.Path]:
+  """The folder of a new model, in which no other export works; CheckpointError if one does."""
+  from mome_jax import checkpoint
+
   folder = checkpoint.new_folder(output)
-  # A folder with parameters counts as a model: they come last.
-  if form == 'hf':
-    _write_card(path, folder, config, params, licence)
-  _copy_records(path, folder, config, experimental)
-  checkpoint.save_model(folder, config, params, **text, form=form)
-  mark = folder / 'params' / 'commit_success.txt'
-  if mark.exists():  # Orbax writes there where it saved to, which is nobody else's business
-    mark.write_text('Checkpoint commit was successful to params', encoding='utf-8')
+  refusal = checkpoint.CheckpointError(
+    f'{folder}: another export writes there; wait for its end, or choose another folder'
+  )
+  with folder_lock.sole(folder, refusal):
+    yield checkpoint.new_folder(folder)  # the other one may have come to its end since
 
 
 def _copy_records(
@@ -171,7 +185,7 @@ def export_ensemble(
     experimental: as for `export`.
 
   Raises:
-    CheckpointError: if there is no model, or the output holds one already, or a training run.
+    CheckpointError: as of `export`.
     UserError: as of `export`, and if their cards name several licences and none is given.
     EnsembleError: if they cannot be averaged.
   """
@@ -182,27 +196,27 @@ def export_ensemble(
   model = open_model(paths)  # before anything is written
   if not experimental:
     _check_experimental_alike(paths, model.config.experimental)
-  folder = checkpoint.new_folder(output)
-  _take_back(folder)  # of an export that was killed
   if form == 'hf' and not licence:
     cards = (hf_folder.read_card(checkpoint.folder_of(path)) for path in paths)
     licences = sorted({hf_folder.licence_of(card) for card in cards} - {''})
     if len(licences) > 1:
       raise UserError(f'the models have several licences ({"; ".join(licences)}); pass --licence')
   names = [f'model_{number}' for number in range(len(paths))]
-  made = [name for name in names if not (folder / name).exists()]
-  with writing(folder, checkpoint.CheckpointError):
-    text_files.replace(folder / _UNFINISHED, '\n'.join(made))
-  with contextlib.ExitStack() as undo:  # a member without the others would pass for the whole
-    undo.callback(_take_back, folder)
-    for name, path in zip(names, paths, strict=True):
-      export(path, folder / name, dtype, form=form, licence=licence, experimental=experimental)
-    undo.pop_all()
-  if form == 'hf':
-    first = hf_folder.read_card(folder / names[0])
-    hf_folder.write_card(folder, hf_folder.with_body(first, hf_folder.read_card(folder)))
-  checkpoint.write_members(folder, names)
-  (folder / _UNFINISHED).unlink()
+  with _alone(output) as folder:
+    _take_back(folder)  # of an export that was killed
+    made = [name for name in names if not (folder / name).exists()]
+    with writing(folder, checkpoint.CheckpointError):
+      text_files.replace(folder / _UNFINISHED, '\n'.join(made))
+    with contextlib.ExitStack() as undo:  # a member without the others would pass for the whole
+      undo.callback(_take_back, folder)
+      for name, path in zip(names, paths, strict=True):
+        export(path, folder / name, dtype, form=form, licence=licence, experimental=experimental)
+      undo.pop_all()
+    if form == 'hf':
+      first = hf_folder.read_card(folder / names[0])
+      hf_folder.write_card(folder, hf_folder.with_body(first, hf_folder.read_card(folder)))
+    checkpoint.write_members(folder, names)
+    (folder / _UNFINISHED).unlink()
 
 
 def _take_back(folder: epath.Path) -> None:

@@ -57,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = compile_ahead.compile_config(values.config, values.topology)
     print(json.dumps(report, indent=2))
     print(roofline.table(report), file=sys.stderr)
-    return 0
+    too_large = [report[step]['error'] for step in ('see', 'read') if 'error' in report[step]]
+    for error in too_large:
+      print(f'error: {error}', file=sys.stderr)
+    return 1 if too_large else 0
   return _run(values)
 
 

@@ -19,6 +19,7 @@ ROOMS = {
   'input_pipeline.remarks': '',
   'input_pipeline.progress': '',
   'input_pipeline.folder_lock': 'input_pipeline.buckets',
+  'input_pipeline.control_groups': '',
   'input_pipeline.text_files': '',
   'input_pipeline.file_kinds': '',
   'input_pipeline.image_headers': '',
@@ -32,7 +33,8 @@ ROOMS = {
   'input_pipeline.progress',
   'input_pipeline.bricks': 'input_pipeline.anatomy input_pipeline.buckets input_pipeline.cli '
   'input_pipeline.ct input_pipeline.folder_lock input_pipeline.inventory input_pipeline.sources',
-  'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.bricks',
+  'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.control_groups '
+  'input_pipeline.ct input_pipeline.bricks',
   'input_pipeline': 'input_pipeline',  # the programs
   'mome_jax.errors': 'input_pipeline.errors',
   'mome_jax.shipped': '',

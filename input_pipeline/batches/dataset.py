@@ -2,11 +2,10 @@
 
 import functools
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from input_pipeline import bricks
+from input_pipeline import bricks, control_groups
 from input_pipeline.batches import grain_loader, tf_loader
 from input_pipeline.batches.background import Batches
 from input_pipeline.batches.sampler import PatchSampler, PipelineError
@@ -42,7 +41,8 @@ def make_dataset(
   Args:
     config: of `PatchSampler`, and
       loader: one of LOADERS, by default AUTO, see `choose_loader`;
-      num_parallel: patches made at the same time; 0: as many as `usable_cpus`, at most 32.
+      num_parallel: patches made at the same time; 0: as many as `control_groups.usable_cpus`, at
+        most 32.
     stores: the prepared sources.
     classes: K class names.
     seed: of the run.
@@ -64,7 +64,7 @@ def make_dataset(
   sampler = PatchSampler(config, stores, classes)
   rows = batch_size // num_hosts
   number = functools.partial(_example_number, rows=rows, batch_size=batch_size, host=host)
-  workers = config.num_parallel or min(usable_cpus(), _MOST_WORKERS)
+  workers = config.num_parallel or min(control_groups.usable_cpus(), _MOST_WORKERS)
   return make(sampler, number, seed=seed, first=start_step * rows, rows=rows, workers=workers)
 
 
@@ -103,8 +103,3 @@ def choose_loader(name: str) -> str:
 def installed_loaders() -> list[str]:
   """Those whose package is installed."""
   return [name for name, (_, package) in _MAKERS.items() if importlib.util.find_spec(package)]
-
-
-def usable_cpus() -> int:
-  """Of this machine's processors, as many as this process may use."""
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

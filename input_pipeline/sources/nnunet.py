@@ -81,14 +81,16 @@ def elsewhere(
     label = entry.get('label') if isinstance(entry, Mapping) else None
     if not isinstance(images, list) or not images or not isinstance(label, str):
       raise SourceError(f'{path}: dataset of {name}: expected "images": [file], "label": file')
-    pair = [path.parent / os.path.expandvars(place) for place in (str(images[0]), label)]
-    problems = (_problem(one) for one in pair)
-    cases[name] = pair[0], pair[1], next(filter(None, problems), '')
+    places = [os.path.expandvars(place) for place in (str(images[0]), label)]
+    scan, labels = (path.parent / place for place in places)
+    problems = (_problem(path.parent, place) for place in places)
+    cases[name] = scan, labels, next(filter(None, problems), '')
   return cases
 
 
-def _problem(path: pathlib.Path) -> str:
-  """What is wrong with a file, '' if nothing is."""
-  if '$' in str(path) and not os.path.lexists(path):
+def _problem(folder: pathlib.Path, place: str) -> str:
+  """What is wrong with a file of a dataset's folder, '' if nothing is."""
+  path = folder / place
+  if '$' in place and not os.path.lexists(path):  # the folder's own name may have one
     return f'{path}: no such file; set the environment variable that it names, as for nnU-Net'
   return inventory.look_at(path).problem

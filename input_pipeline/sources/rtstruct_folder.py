@@ -6,7 +6,8 @@ that of its code: 'Lung left', and `rois` and `ignored` may name it with the sid
   FOLDER/PATIENT/...      DICOM at any depth, or FOLDER/PATIENT.zip
   FOLDER/dataset.json     optional
 
-Of several structure sets the newest counts. An ROI stands for a class by its name, as a prompt does
+Of several structure sets of a scan those count together that have other classes; of a class that
+two have, the newer one. An ROI stands for a class by its name, as a prompt does
 ('Parotid_L', 'SpinalCord'), or as `dataset.json` says; its fields are all optional:
 
   rois           class -> names of ROIs, with the wildcards *, ? and [abc]: "Parotid_L*"
@@ -83,7 +84,7 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
   paths = rtstruct_patients.places(folder)
   patients = {name: rtstruct_patients.read(path, names, index) for name, path in paths.items()}
   _tell(patients, names)
-  everywhere = {noun for patient in patients.values() for noun in patient.meanings.values()}
+  everywhere = {noun for patient in patients.values() for noun in patient.classes()}
   partial = _sides(listed, template)
   if idle := [name for name in partial if name not in _sides(everywhere, template)]:
     files.note(f'{place}: partial: nobody has contours of {", ".join(idle)}')
@@ -91,7 +92,7 @@ def rtstruct_folder_cases(manual_dir: str | None) -> list[Case]:
   absent = field_of_view.read(index, place, patients, resolve, template)
   looked_for = _looked_for(place, index, patients, everywhere, template)
   for name, classes in absent.items():
-    contoured = sorted(set(patients[name].meanings.values()))
+    contoured = sorted(patients[name].classes())
     looked_for[name] = tuple(field_of_view.labelled(looked_for[name], classes, template, place))
     if wrong := [noun for noun in contoured if classes.issuperset(_sides([noun], template))]:
       raise SourceError(
@@ -148,17 +149,15 @@ def _tell(patients: Mapping[str, Patient], names: RoiNames) -> None:
   """Notes the ROIs that stand for no class, and classes that several ROIs stand for."""
   unknown: collections.Counter = collections.Counter()
   for patient in patients.values():
-    if patient.structures is None:
-      continue
-    others, written = patient.structures.heights, patient.structures.written
-    unknown.update(
-      roi
-      for roi in set(others) - set(patient.meanings)
-      if not names.is_ignored(roi, written.get(roi, ''))
-    )
     several = collections.defaultdict(list)
-    for roi, noun in patient.meanings.items():
-      several[noun].append(roi)
+    for structures, meanings in zip(patient.structures, patient.meanings, strict=True):
+      unknown.update(
+        roi
+        for roi in set(structures.heights) - set(meanings)
+        if not names.is_ignored(roi, structures.written.get(roi, ''))
+      )
+      for roi, noun in meanings.items():
+        several[noun].append(roi)
     for noun, rois in several.items():
       if len(rois) > 1:
         files.note(f'{patient.path}: {noun} is {" and ".join(rois)} together')
@@ -202,7 +201,7 @@ def _looked_for(
   ]
   known = {}
   for name, patient in patients.items():
-    contoured = set(patient.meanings.values())
+    contoured = patient.classes()
     known[name] = tuple(everywhere if absence.reads(index, place) == absence.ABSENT else contoured)
     if name in given:
       try:
@@ -242,37 +241,38 @@ def _case(
   template: Template,
   drawn: bool,
 ) -> Case:
-  if patient.problem or patient.structures is None:
+  if patient.problem:
     load = functools.partial(files.fail, patient.problem)
     return Case('rtstruct_folder', name, split, (), load, drawn=drawn)
   supervised = _sides(looked_for, template)
-  sides = {noun: template.pairs().get(noun, (noun,)) for noun in patient.meanings.values()}
+  sides = {noun: template.pairs().get(noun, (noun,)) for noun in patient.classes()}
   # What lies in a labelled organ is part of it, and would else be a hole.
   around = {
     noun: {*names, *(outer for name in names for outer in template.ancestors(name))}
     for noun, names in sides.items()
   }
-  meanings = {roi: noun for roi, noun in patient.meanings.items() if around[noun] & {*supervised}}
-  some = () if set(_sides(meanings.values(), template)) <= {*supervised} else (supervised,)
-  load = functools.partial(
-    _load, patient.path, patient.uid, patient.structures.name, meanings, template, *some
-  )
+  meanings, heights = {}, collections.defaultdict(list)
+  for structures, of_set in zip(patient.structures, patient.meanings, strict=True):
+    known = {roi: noun for roi, noun in of_set.items() if around[noun] & {*supervised}}
+    meanings[structures.name] = known
+    for roi, noun in known.items():
+      for side in sides[noun]:
+        heights[side].append(structures.heights[roi])
+  nouns = [noun for of_set in meanings.values() for noun in of_set.values()]
+  some = () if set(_sides(nouns, template)) <= {*supervised} else (supervised,)
+  load = functools.partial(_load, patient.path, patient.uid, meanings, template, *some)
   ranges: dict[str, tuple[float, float]] = {}
-  for noun in (name for name in partial if name in supervised):
-    heights = [
-      patient.structures.heights[roi] for roi, one in meanings.items() if noun in sides[one]
-    ]
-    if heights and not np.isfinite(patient.step):
+  for noun in (name for name in partial if name in supervised and name in heights):
+    if not np.isfinite(patient.step):
       problem = (
         f'{patient.path}: {noun} is contoured in a range of axial slices, and those of the series '
         'are not axial; take the class out of "partial" and of this patient\'s labels'
       )
       load = functools.partial(files.fail, problem)
       return Case('rtstruct_folder', name, split, (), load, drawn=drawn)
-    if heights:
-      low, high = min(low for low, _ in heights), max(high for _, high in heights)
-      span = (low - patient.lowest - patient.step / 2, high - patient.lowest + patient.step / 2)
-      ranges[noun] = (span[0] * patient.shear, span[1] * patient.shear)  # along the grid's axis
+    low, high = min(low for low, _ in heights[noun]), max(high for _, high in heights[noun])
+    span = (low - patient.lowest - patient.step / 2, high - patient.lowest + patient.step / 2)
+    ranges[noun] = (span[0] * patient.shear, span[1] * patient.shear)  # along the grid's axis
   return Case('rtstruct_folder', name, split, supervised, load, ranges, drawn)
 
 
@@ -280,18 +280,16 @@ def _case(
 def _load(
   path: pathlib.Path,
   uid: str,
-  name: str,
-  meanings: Mapping[str, str],
+  meanings: Mapping[str, Mapping[str, str]],
   template: Template,
   labelled: Sequence[str] | None = None,
 ) -> Scan:
-  """Reads a series and the ROIs of a structure set.
+  """Reads a series and the ROIs of structure sets.
 
   Args:
     path: folder or zip archive.
     uid: SeriesInstanceUID.
-    name: file of the structure set inside.
-    meanings: ROI -> class or pair.
+    meanings: file of a structure set inside -> ROI -> class or pair.
     template: of the classes.
     labelled: of the classes that the ROIs tell, those that are known in the case; all by default.
 
@@ -301,16 +299,20 @@ def _load(
   """
   series = dicom.read_series(path, series=uid)
   geometry = series.volume.geometry
-  masks = structure_set.read_masks(path, name, geometry, list(meanings))
-  lost = [roi for roi in meanings if roi not in masks]
-  if lost:
-    raise SourceError(f'{path}/{name}: no closed contour of {", ".join(lost)} lies in the scan')
-  values, nouns = compose(f'{path}/{name}', masks, meanings, geometry.shape, template)
+  masks: dict[str, np.ndarray] = {}
+  for name, of_set in meanings.items():
+    read = structure_set.read_masks(path, name, geometry, list(of_set))
+    if lost := [roi for roi in of_set if roi not in read]:
+      raise SourceError(f'{path}/{name}: no closed contour of {", ".join(lost)} lies in the scan')
+    masks |= read
+  place = f'{path}/{" and ".join(meanings)}'
+  together = {roi: noun for of_set in meanings.values() for roi, noun in of_set.items()}
+  values, nouns = compose(place, masks, together, geometry.shape, template)
   codes = labels.convert(
     volume.to_canonical(values, geometry.affine).array,
     dict(enumerate(nouns, 1)),
     spacing=series.volume.spacing,
-    name=f'{path}/{name}',
+    name=place,
     image=series.volume.array,
     template=template,
   )

@@ -1,4 +1,4 @@
-"""A patient of `rtstruct_folder`: which series and structure set, and what its ROIs stand for."""
+"""A patient of `rtstruct_folder`: which series and structure sets, and what ROIs stand for."""
 
 import dataclasses
 import fnmatch
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory
+from input_pipeline import inventory, labels
 from input_pipeline.ct import dicom, dicom_series, structure_set
 from input_pipeline.errors import UserError
 from input_pipeline.sources import files, roi_names
@@ -18,13 +18,13 @@ from input_pipeline.sources.roi_names import RoiNames
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-  """A patient's scan and structure set; `problem` is why they cannot be used.
+  """A patient's scan and structure sets; `problem` is why they cannot be used.
 
   Attributes:
     path: folder or zip archive.
     uid: SeriesInstanceUID.
-    structures: that are taken.
-    meanings: ROI -> class, of those that have contours.
+    structures: that are taken, the newest first; no class is in two of them.
+    meanings: of each of these, ROI -> class, of those that have contours.
     lowest, step: height of the lowest slice, and between slices, mm; NaN if they are not axial.
     shear: way from slice to slice, which is their spacing, over the height between them: 1 unless
       slices are moved within their planes, as by a tilted gantry.
@@ -33,13 +33,17 @@ class Patient:
 
   path: pathlib.Path
   uid: str = ''
-  structures: structure_set.StructureSet | None = None
-  meanings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  structures: Sequence[structure_set.StructureSet] = ()
+  meanings: Sequence[Mapping[str, str]] = ()
   lowest: float = np.nan
   step: float = np.nan
   shear: float = np.nan
   problem: str = ''
   patient_id: str = ''
+
+  def classes(self) -> set[str]:
+    """What is contoured: classes and pairs."""
+    return {noun for of_set in self.meanings for noun in of_set.values()}
 
 
 def places(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -72,7 +76,7 @@ def places(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patient:
-  """A patient's scan, structure set and the classes of its ROIs.
+  """A patient's scan, structure sets and the classes of their ROIs.
 
   Args:
     path: folder or zip archive.
@@ -90,18 +94,7 @@ def read(path: pathlib.Path, names: RoiNames, index: Mapping[str, Any]) -> Patie
       raise SourceError(next(iter(study.unsupported.values())))
     patient_id = _patient_id(path, study.series[0]) if study.series else ''
     sets = structure_set.find(path, study)
-    structures = _choose(path, study, sets, index)
-    uid = _series_of(path, study, structures)
-    meanings = {}
-    for roi in structures.heights:
-      noun = names.class_of(roi, structures.written.get(roi, ''))
-      if noun is not None:
-        meanings[roi] = noun
-    if not meanings:
-      shown = ', '.join(structures.heights) or 'none has contours'
-      raise SourceError(
-        f'{path}/{structures.name}: no ROI stands for a class ({shown}); see "rois"'
-      )
+    uid, structures, meanings = _join(path, study, sets, _matching(path, study, sets, index), names)
     series = next(one for one in study.series if one.uid == uid)
     for other in study.series:
       if other.problem and other.uid != uid:  # it may be a structure set beside other slices
@@ -127,17 +120,18 @@ def _check_one_patient(
   if len(ids) > 1:
     raise SourceError(
       f'{path}: holds contoured scans of {len(ids)} patients; give the folder in which each of '
-      'them has one of their own'
+      "them has one of their own, or if they are one patient's, name what to take by "
+      '"structure_set" in dataset.json'
     )
 
 
-def _choose(
+def _matching(
   path: pathlib.Path,
   study: dicom.Study,
   sets: Sequence[structure_set.StructureSet],
   index: Mapping[str, Any],
-) -> structure_set.StructureSet:
-  """The newest structure set of those that are asked for and belong to a series that is there."""
+) -> list[structure_set.StructureSet]:
+  """The structure sets that are asked for and of a series that is there, the newest first."""
   pattern = str(index.get('structure_set', '*'))
   file = lambda one: one.name if '/' in pattern else pathlib.PurePosixPath(one.name).name
   named = [
@@ -157,23 +151,79 @@ def _choose(
       'export both again'
     )
   _check_one_patient(path, study, matching)
-  newest = matching[-1]
-  if len(sets) > 1:
-    others = ', '.join(one.name for one in sets if one is not newest)
-    files.note(f'{path}: takes {newest.name} ({newest.label}), not {others}')
-  return newest
+  return matching[::-1]
+
+
+def _join(
+  path: pathlib.Path,
+  study: dicom.Study,
+  sets: Sequence[structure_set.StructureSet],
+  matching: Sequence[structure_set.StructureSet],
+  names: RoiNames,
+) -> tuple[str, list[structure_set.StructureSet], list[dict[str, str]]]:
+  """The newest structure set, and those of the same scan that have other classes: one a structure.
+
+  Of a set with a class that a newer one has, which is another version, nothing counts.
+
+  Returns:
+    SeriesInstanceUID, the structure sets, and of each of them ROI -> class.
+  """
+  uid, known = '', set[str]()
+  taken: list[structure_set.StructureSet] = []
+  meanings: list[dict[str, str]] = []
+  here = {series.uid for series in study.series}
+  is_here = lambda one: not one.series or here & set(one.series)
+  left_out = {
+    one.name: 'not asked for' if is_here(one) else 'of a scan that is not here' for one in sets
+  }
+  for one in matching:
+    found = {roi: names.class_of(roi, one.written.get(roi, '')) for roi in one.heights}
+    own = {roi: noun for roi, noun in found.items() if noun is not None}
+    sides = {*labels.classes_of(dict(enumerate(own.values())), names.template)}
+    if not own:
+      left_out[one.name] = 'no ROI stands for a class'
+    elif taken and _referred(study, one) != [uid]:
+      left_out[one.name] = 'of another scan, which counts in a folder of its own'
+    elif known & sides:
+      left_out[one.name] = f'a newer one has {", ".join(sorted(known & sides))} too'
+    else:
+      uid = uid or _series_of(path, study, one)
+      taken.append(one)
+      meanings.append(own)
+      known |= sides
+      del left_out[one.name]
+  if not taken:
+    newest = matching[0]
+    shown = ', '.join(newest.heights) or 'none has contours'
+    raise SourceError(f'{path}/{newest.name}: no ROI stands for a class ({shown}); see "rois"')
+  used = ' and '.join(f'{one.name} ({one.label})' for one in taken)
+  used += ' together' * (len(taken) > 1)
+  if left_out:
+    others = ', '.join(f'{name} ({why})' for name, why in left_out.items())
+    files.note(f'{path}: takes {used}, not {others}')
+  elif len(taken) > 1:
+    files.note(f'{path}: takes {used}')
+  return uid, taken, meanings
 
 
 def _series_of(
   path: pathlib.Path, study: dicom.Study, structures: structure_set.StructureSet
 ) -> str:
   """The series that a structure set is of."""
-  uids = list(dict.fromkeys(series.uid for series in study.series))
-  referred = [uid for uid in uids if uid in structures.series] or uids
+  referred = _referred(study, structures)
   if len(referred) != 1:
-    kind = 'no CT series' if not uids else f'several CT series ({", ".join(referred)})'
-    raise SourceError(f'{path}: {kind} for {structures.name}; keep the one that was contoured')
+    kind = f'several CT series ({", ".join(referred)})' if referred else 'no CT series'
+    raise SourceError(
+      f'{path}: {kind} for {structures.name}; keep the one that was contoured, or name a structure '
+      'set that says which: "structure_set" in dataset.json'
+    )
   return referred[0]
+
+
+def _referred(study: dicom.Study, structures: structure_set.StructureSet) -> list[str]:
+  """The series that a structure set says that it is of; all where it says none."""
+  uids = list(dict.fromkeys(series.uid for series in study.series))
+  return [uid for uid in uids if uid in structures.series] or uids
 
 
 def _heights(path: pathlib.Path, series: dicom_series.SeriesFiles) -> tuple[float, float, float]:

@@ -118,6 +118,8 @@ function goTo(mm) {
   nv.drawScene();
 }
 
+const millilitres = ({ volume_ml: volume }) => (volume < 0.1 ? Number(volume.toPrecision(1)).toString() : volume.toFixed(1)); // 0.0 would say that there is nothing
+
 function toggle(k, on) {
   visible[k] = on;
   hidden[on ? 'delete' : 'add'](data.classes[k].name);
@@ -139,7 +141,7 @@ function showClasses() {
       swatch.classList.add('striped');
     }
     body.append(make('tr', { className: row.present ? '' : 'absent' }, make('td', {}, box), make('td', { className: 'name' }, name, ...notes),
-      make('td', {}, row.present ? row.volume_ml.toFixed(1) : '–'),
+      make('td', {}, row.present ? millilitres(row) : '–'),
       make('td', {}, row.unsure === null ? '–' : `${Math.round(100 * row.unsure)} %`)));
   });
   const all = (value) => {

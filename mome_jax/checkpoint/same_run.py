@@ -247,6 +247,8 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
   old = {name: value for name, value in defaults.items() if name in new} | old
   if new.get('text.mode') == 'frozen':  # which reads neither
     old |= {name: new[name] for name in ('init.text', 'train.text_rate') if name in new}
+  if old.get('data.fold') == new.get('data.fold') == -1 and 'data.folds' in new:
+    new['data.folds'] = old['data.folds']  # how many there are is nothing to a run of none
   for name in _STARTS:
     if name in old and name in new and _may_be_the_same(old[name], new[name]):
       new[name] = old[name]

@@ -12,7 +12,7 @@ scored are not repeated; with other values than theirs it is refused. On a clust
 trained on its own, with --config.data.fold=0 and --workdir=WORKDIR/fold_0; this command then pools
 them.
 
-Exit code 0 if all was done; that of the fold which ended otherwise (75 after a preemption).
+Exit code 0 if all was done; that of the fold which ended otherwise; 75 after a preemption.
 """
 
 import functools
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from input_pipeline import stopping
 from input_pipeline.cli import spoken
 from mome_jax.errors import command, writing
 from mome_jax.training import command_line, config_flag
@@ -33,6 +34,7 @@ make_parser = functools.partial(
 
 
 @command
+@stopping.resumable
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   words = list(sys.argv[1:] if argv is None else argv)

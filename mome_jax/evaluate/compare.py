@@ -383,7 +383,7 @@ def _false_masks(comparison: Comparison) -> str:
   limit = f'more than {false_positives.LIMIT_ML:g} ml'
   header = ('class', 'scans without it', f'A: {limit}', f'B: {limit}', 'A: mean ml', 'B: mean ml')
   rows = [
-    (name, a['n'], a['n_above'], b['n_above'], f'{a["mean_ml"]:.1f}', f'{b["mean_ml"]:.1f}')
+    (name, a['n'], a['n_above'], b['n_above'], *(tables.millilitres(x['mean_ml']) for x in (a, b)))
     for name, (a, b) in comparison.false_masks.items()
   ]
   return tables.markdown('Masks where the class is not', header, rows)

@@ -13,6 +13,7 @@ from mome_jax.training import multihost
 
 SPLITS = ('validation', 'test')
 CHOICES = ('auto', *SPLITS, 'all')
+Fold = Mapping[str, Collection[bricks.Key] | None]
 _SHOWN = 5  # scans that are left out, one line each
 
 
@@ -73,7 +74,7 @@ def find(
   *,
   split: str = 'auto',
   trained: TrainingCases | None = None,
-  fold: Collection[bricks.Key] | None = None,
+  fold: Fold | None = None,
 ) -> list[HeldOut]:
   """The held-out scans of prepared sources, split by split.
 
@@ -84,7 +85,7 @@ def find(
     split: 'validation'; 'test'; 'all', each on its own; or 'auto', validation, and test where no
       source has validation scans.
     trained: what the model was trained on; such scans are left out.
-    fold: cases that a fold holds out, from `folds.held_out`, which then are the validation scans.
+    fold: of `folds.by_source`: the validation scans of each source; None: those as prepared.
 
   Returns:
     One entry a split, of at least one scan each; what was left out is printed.
@@ -95,7 +96,8 @@ def find(
   """
   if split not in CHOICES:
     raise HeldOutError(f'evaluation.split is {split!r}; known: {", ".join(CHOICES)}')
-  listed = {source: bricks.held_out_cases(data_dir, source, fold) for source in sources}
+  fold = fold or dict.fromkeys(sources)
+  listed = {source: bricks.held_out_cases(data_dir, source, fold[source]) for source in sources}
   number = collections.Counter(case.split for cases in listed.values() for case in cases)
   names = _splits(split, number)
   if not names:
@@ -151,11 +153,11 @@ def _select(
   template: Template,
   split: str,
   trained: TrainingCases | None,
-  fold: Collection[bricks.Key] | None,
+  fold: Fold,
 ) -> HeldOut:
   places, left_out = [], []
   for source, cases in listed.items():
-    volumes = bricks.open_volumes(data_dir, source, template, fold)
+    volumes = bricks.open_volumes(data_dir, source, template, fold[source])
     for number, case in enumerate(cases):
       if case.split != split:
         continue

@@ -90,14 +90,18 @@ def evaluate(
   return [run.score(part) for part in parts][0]
 
 
-def _held_out_by_fold(config: ConfigDict, model: epath.Path) -> frozenset[bricks.Key] | None:
+def _held_out_by_fold(
+  config: ConfigDict, model: epath.Path
+) -> dict[str, frozenset[bricks.Key] | None]:
   """What the fold of a model holds out: it was dealt over all sources of its training.
 
-  Of other sources nobody dealt any: they are dealt now.
+  Another fold than the model's, which somebody asks for, is dealt over the sources to score where
+  not all of them are of its training.
   """
-  trained = checkpoint.load_config(model).data.sources
-  dealt = trained if {*config.data.sources} <= {*trained} else config.data.sources
-  return folds.held_out(config.data_dir, dealt, config.data.fold, config.data.folds)
+  data, trained = config.data, checkpoint.load_config(model).data
+  own = (data.fold, data.folds) == (trained.fold, trained.folds)
+  dealt = trained.sources if own or {*data.sources} <= {*trained.sources} else data.sources
+  return folds.by_source(config.data_dir, data.sources, dealt, data.fold, data.folds)
 
 
 def _check_vectors(model: Model, texts: Sequence[str]) -> None:

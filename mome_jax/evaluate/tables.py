@@ -85,11 +85,16 @@ def false_masks(summary: Mapping[str, Any]) -> str:
   rows = []
   for name, row in summary['classes'].items():
     if numbers := row.get('false_positives'):
-      volumes = (f'{numbers[key]:.1f}' for key in ('mean_ml', 'max_ml'))
+      volumes = (millilitres(numbers[key]) for key in ('mean_ml', 'max_ml'))
       rows.append((name, numbers['n'], numbers['n_absent'], numbers['n_above'], *volumes))
   limit = f'scans with more than {false_positives.LIMIT_ML:g} ml'
   header = ('class', 'scans without it', 'out of view', limit, 'mean ml', 'largest ml')
   return markdown('Masks where the class is not', header, rows) if rows else ''
+
+
+def millilitres(volume: float) -> str:
+  """A volume with one decimal, or one digit where that would be 0.0 and it is not."""
+  return f'{volume:.1g}' if 0 < volume < 0.1 else f'{volume:.1f}'
 
 
 def _further(row: Mapping[str, Any], more: Mapping[str, metrics.Metric]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from input_pipeline.batches import dataset
+from input_pipeline import control_groups
 from mome_jax.errors import UserError
 from mome_jax.plan import trial
 from mome_jax.plan.fit import Budget, gib
@@ -107,7 +107,7 @@ def _words(machine: trial.Machine, here: bool, memory: int, topology: str | None
   if topology:
     return f'{machine.devices} x {machine.kind} ({topology}), {gib(memory)} each'
   if here and machine.platform == 'cpu':
-    return f"this machine's {dataset.usable_cpus()} CPU cores, {gib(memory)}"
+    return f"this machine's {control_groups.usable_cpus()} CPU cores, {gib(memory)}"
   if here:
     return f'{machine.devices} x {machine.kind} of this machine, {gib(memory)} each'
   return f'an accelerator of {gib(memory)}, by the compiler for the CPU of this machine'
@@ -116,7 +116,7 @@ def _words(machine: trial.Machine, here: bool, memory: int, topology: str | None
 def busy() -> str:
   """A remark where other work slows down what is timed here; '' where there is none."""
   try:
-    load, cores = os.getloadavg()[0], dataset.usable_cpus()
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1  # of all that runs on the machine
   except OSError:
     return ''
   if load < cores + 1:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.batches import dataset
+from input_pipeline import control_groups
 from mome_jax import __version__
 from mome_jax.errors import UserError
 
@@ -27,11 +27,11 @@ _STEPS = 3  # that are timed, after one that warms up
 _SHARED = 1.25  # wall time of a step over its share of the cores' time, on an idle CPU at most
 _VERSION = 3  # of what is kept
 HERE = 'here'
-# Control groups of Linux, old and new: folder, limit, what is used, what of that is a cache.
-_GROUPS = {
-  'memory': ('memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file'),
-  '': ('', 'memory.max', 'memory.current', 'inactive_file'),
-}
+# Of control groups, old and new: limit, what is used, what of that is a cache.
+_FILES = (
+  ('memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file'),
+  ('memory.max', 'memory.current', 'inactive_file'),
+)
 _RUNNABLE = 0.6  # share of a CPU's free memory up to which a step is run
 
 
@@ -141,7 +141,7 @@ def _key(config: ConfigDict, machine: Machine, execute: bool) -> str:
     'effort': os.environ.get('JAX_EXEC_TIME_OPTIMIZATION_EFFORT'),
     'topology': machine.topology,
     'devices': [machine.platform, machine.kind, machine.devices],
-    'cpus': dataset.usable_cpus() if machine.platform == 'cpu' else None,
+    'cpus': control_groups.usable_cpus() if machine.platform == 'cpu' else None,
     'execute': execute,
     'classes': len(config.classes),
     'windows': len(config.data.windows),
@@ -263,7 +263,7 @@ def _execute(compiled: Any, device: Any) -> tuple[int | None, float]:
     jax.block_until_ready((train_state, metrics))
     seconds, used = time.perf_counter() - start, time.process_time() - used
     # Other work on the machine delays a step, and costs it hardly more time of the cores.
-    idle = _SHARED * used / dataset.usable_cpus() if device.platform == 'cpu' else seconds
+    idle = _SHARED * used / control_groups.usable_cpus() if device.platform == 'cpu' else seconds
     times.append(min(seconds, idle))
   return (_peak(device) - before) or None, min(times[1:])
 
@@ -311,25 +311,13 @@ def free_memory() -> int:
 def _left_to_groups(root: pathlib.Path = pathlib.Path('/')) -> list[int]:
   """Bytes that each limit leaves which Slurm or a container sets for this process."""
   left = []
-  with contextlib.suppress(OSError):
-    for line in (root / 'proc/self/cgroup').read_text(encoding='utf-8').splitlines():
-      _, kind, group = line.split(':', 2)
-      if kind not in _GROUPS:
-        continue
-      top, most, used, idle = _GROUPS[kind]
-      place = root / 'sys/fs/cgroup' / top / group.lstrip('/')
-      # A container sees its own group as the top one, whatever it is called outside.
-      for part in [place, *place.parents][: len(pathlib.PurePath(group).parts)]:
-        with contextlib.suppress(OSError, ValueError):  # 'max' is no limit
-          taken = _number(part / used) - _number(part / 'memory.stat', f'{idle} ')
-          left.append(_number(part / most) - taken)
+  for place, is_new in control_groups.folders('memory', root):
+    most, used, idle = _FILES[is_new]
+    with contextlib.suppress(OSError, ValueError):  # 'max' is no limit
+      taken = control_groups.number(place / used)
+      taken -= control_groups.number(place / 'memory.stat', f'{idle} ')
+      left.append(control_groups.number(place / most) - taken)
   return left
-
-
-def _number(file: pathlib.Path, before: str = '') -> int:
-  """The number of a file, or of its line that begins with `before`; ValueError if it is none."""
-  lines = file.read_text(encoding='utf-8').splitlines()
-  return int(next((line for line in lines if line.startswith(before)), '')[len(before) :])
 
 
 def _kib(file: pathlib.Path, field: str) -> int:

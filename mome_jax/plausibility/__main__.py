@@ -2,13 +2,14 @@ r"""Writes down what the classes of a model look like in its training labels: cl
 
   python -m mome_jax.plausibility --checkpoint=MODEL --data_dir=data
 
-Training does the same at its end; this is for models that were made before, or elsewhere. What a
-fold of a cross-validation holds out is left out here too. With the record, prediction tells which
-masks cannot be what they are called, and which scans show another part of the body. Volume,
-density, place in the body, surroundings and the places of classes from each other are measured in
-the prepared training scans, in those labels only that supervise a class. Sources that contradict
-each other on what a scan can show (one labels a liver, the other declares it absent) are regions of
-the body with a record each; a scan is judged by the one that it is most like.
+Training does the same at its end; this is for models that were made before, or elsewhere. What the
+run held out, by a fold of a cross-validation or by validation.cases, is left out here too. With the
+record, prediction tells which masks cannot be what they are called, and which scans show another
+part of the body. Volume, density, place in the body, surroundings and the places of classes from
+each other are measured in the prepared training scans, in those labels only that supervise a class.
+Sources that contradict each other on what a scan can show (one labels a liver, the other declares
+it absent) are regions of the body with a record each; a scan is judged by the one that it is most
+like.
 """
 
 import argparse
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = make_parser().parse_args(dashed(argv))
   from input_pipeline import bricks, folds, text_files
   from mome_jax import checkpoint
+  from mome_jax.checkpoint import training_cases
   from mome_jax.plausibility import learn, record
 
   config = checkpoint.load_config(args.checkpoint)
@@ -75,15 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not sources:
     raise UserError('--sources names none; leave it out, or name some')
   template = bricks.read_template(args.data_dir, sources, config.new_classes)
-  config.data_dir = args.data_dir
-  # Dealt over all sources of the run, whichever of them are measured; of others nothing was dealt.
-  own = {*config.data.sources}
-  fold = folds.of_run(config) if own & {*sources} else None
-  stores = [
-    bricks.open_bricks(args.data_dir, source, template, fold if source in own else None)
-    for source in sources
-  ]
+  data = config.data
+  fold = folds.by_source(args.data_dir, sources, data.sources, data.fold, data.folds)
+  stores = [bricks.open_bricks(args.data_dir, source, template, fold[source]) for source in sources]
   folder = checkpoint.folder_of(args.checkpoint)
+  if trained := training_cases.read(folder):  # some may have been set aside to choose by
+    known = {(source, case) for source, case, _ in trained.cases}
+    stores = [store.part(known) if store.name in data.sources else store for store in stores]
   with writing(folder):  # before minutes of measuring
     text_files.check_replaceable(folder / record.FILE)
   made = learn.learn_stores(

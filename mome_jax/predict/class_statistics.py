@@ -43,7 +43,8 @@ def statistics(
     row['components'] = 0
     if box is not None:
       mask = segmentation.mask(target.name, box)
-      row['volume_ml'] = round(float(np.count_nonzero(mask)) * millilitres, 3)
+      size = float(np.count_nonzero(mask)) * millilitres
+      row['volume_ml'] = round(size, 3) or float(f'{size:.1g}')  # 0 is without a voxel
       row['present'] = not plausible_masks.is_absent(judgement, target.name)
       values = scan.array[box][mask]
       row['mean_hu'] = round(float(values.mean(dtype=np.float64)), 1)

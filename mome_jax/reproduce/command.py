@@ -9,7 +9,7 @@ and gone without. The same command goes on where it stopped, after a kill, a pre
 further downloads.
 
 Exit code 0 if all of it was done; 1 if downloads or scans were left out, which the end tells again;
-that of a training which ended otherwise (75 after a preemption).
+that of a training which ended otherwise; 75 after a preemption.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from input_pipeline import cli
+from input_pipeline import cli, stopping
 from mome_jax.errors import UserError, command, one_line, writing
 from mome_jax.reproduce import families
 from mome_jax.reproduce.stages import STAGES, Plan, StageError, StoppedError, usable
@@ -50,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 @command
+@stopping.resumable
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   words = list(sys.argv[1:] if argv is None else argv)

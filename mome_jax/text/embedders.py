@@ -117,9 +117,20 @@ def _identity(
 
 
 def digest(paths: Iterable[pathlib.Path]) -> str:
-  """Sha-256 of the files one after the other."""
-  total = hashlib.sha256()
+  """Sha-256 of the files one after the other; of files that stay as they are it is made once."""
+  states = []
   for path in paths:
+    with reading(path, TextVectorError):
+      state = path.stat()
+    states.append((path, state.st_size, state.st_mtime_ns))
+  return _digest(tuple(states))
+
+
+@functools.cache
+def _digest(states: tuple[tuple[pathlib.Path, int, int], ...]) -> str:
+  """`digest` of files by path, size and time: a server asks again for each new prompt."""
+  total = hashlib.sha256()
+  for path, *_ in states:
     with reading(path, TextVectorError), path.open('rb') as file:
       while block := file.read(1 << 24):
         total.update(block)

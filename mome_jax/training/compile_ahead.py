@@ -80,18 +80,18 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
     `compile_seconds`. `effort` is jax_exec_time_optimization_effort, from -1 to 1; at -1 the TPU
     compiler is far quicker, and the temporaries are an upper bound. Of several slices,
     `collectives` has `between slices` too. `chip_hours` is what all `train.steps` cost at least, at
-    the `roofline` of one; None where there is none.
+    the `roofline` of one; None where there is none. A step of a prediction that the compiler gives
+    up on for its memory has `fits`, False, and `error` alone.
 
   Raises:
     TopologyError: see there.
-    TooLargeError: if the compiler gives up on a program for its memory.
+    TooLargeError: if the compiler gives up on the train step for its memory.
     ConfigError: if the text encoder to start from is not the one that the config describes.
   """
   devices, platform = find_devices(topology)
   config = config.copy_and_resolve_references()
   text_start.complete(config)
-  mesh = sharding.make_mesh(config.mesh, devices)
-  limit = hbm_gib(topology)
+  mesh, limit = sharding.make_mesh(config.mesh, devices), hbm_gib(topology)
   train, params = trace_train_step(config, mesh)
   report = {
     'compiler': compiler(platform),
@@ -113,7 +113,10 @@ def compile_config(config: ConfigDict, topology: str) -> dict:
   alone = sharding.local_mesh(devices[:1])
   windows = max(config.evaluation.batch_size, 1)
   for name, traced in _trace_prediction(config, alone, params, platform).items():
-    report[name] = measure(traced, platform, topology, patches=windows, devices=1)
+    try:
+      report[name] = measure(traced, platform, topology, patches=windows, devices=1)
+    except TooLargeError as error:  # of the train step everything is known by now
+      report[name] = {'fits': False, 'error': str(error)}
   return report
 
 

@@ -155,9 +155,10 @@ def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Rec
       if done % config.train.log_every == 0 or save or validated:
         row = recorder.row(done, window, train_state.params)
         if validated and not window.ends_skipped:  # see below
-          row |= recorder.monitor.measure(done, train_state.ema)
+          row |= recorder.monitor.measure(done, train_state.ema, preemption.requested)
+          preempted = preemption.requested()
           last = last or recorder.monitor.is_exhausted
-          save = save or last or recorder.monitor.is_best(done)
+          save = save or last or preempted or recorder.monitor.is_best(done)
         recorder.write(done, row, vectors=save)
         forecast.row(row)
         bar.set_postfix(_shown(row))

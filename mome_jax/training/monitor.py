@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import ml_collections
@@ -19,8 +20,8 @@ class Measure(Protocol):
   def __call__(self, ema: Any) -> dict[str, float]:
     """Losses and Dice."""
 
-  def draw(self, path: epath.Path, ema: Any, title: str) -> None:
-    """Draws the prediction of one scan."""
+  def draw(self, path: epath.Path, ema: Any, title: str, is_ending: Callable[[], bool]) -> None:
+    """Draws the prediction of one scan, unless the run is asked to end meanwhile."""
 
 
 class ValidationError(UserError):
@@ -99,12 +100,16 @@ class Monitor:
     """How many validations come after so many steps, if the run does not end early."""
     return sum(self.is_due(later) for later in range(step + 1, self._steps + 1))
 
-  def measure(self, step: int, ema: Any) -> dict[str, float]:
+  def measure(
+    self, step: int, ema: Any, is_ending: Callable[[], bool] = lambda: False
+  ) -> dict[str, float]:
     """What the log says of a validation, all 'validation/...'; draws one scan.
 
     Args:
       step: steps done.
       ema: parameters averaged over them.
+      is_ending: whether the run was asked to end by now, the same on all processes: then nothing
+        is drawn, which may take longer than the numbers, and a run goes on without.
     """
     assert self._validation is not None
     start = time.perf_counter()
@@ -112,10 +117,11 @@ class Monitor:
     if 'dice' in values:
       self.choice = self.choice.after(step, values['dice'], self._config.smoothing)
       values['dice_smooth'] = self.choice.smooth or 0.0
-    if self._config.picture:
+    if self._config.picture and not is_ending():
       path = self._pictures / f'validation_{step:06}.png'
       shown = f', Dice {100 * values["dice"]:.1f} % on all patches' if 'dice' in values else ''
-      self._validation.draw(path, ema, f'step {step}{shown}: prediction filled, reference dashed')
+      title = f'step {step}{shown}: prediction filled, reference dashed'
+      self._validation.draw(path, ema, title, is_ending)
     self._spent += time.perf_counter() - start
     values |= {'seconds': time.perf_counter() - start, 'time_share': self.time_share}
     return {f'validation/{name}': np.float64(value) for name, value in values.items()}

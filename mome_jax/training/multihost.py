@@ -21,7 +21,7 @@ from mome_jax.errors import UserError
 from mome_jax.runtime import jax_errors
 from mome_jax.training import local_devices
 
-PREEMPTED = 75  # exit code of a run that saved because it was asked to end; launchers restart it
+PREEMPTED = stopping.PREEMPTED
 # A silent process is dead after this; less would end runs on hosts that are busy compiling.
 _HEARTBEAT_SECONDS = 100
 # Until all processes are there. Where a host was taken away, its successor starts minutes after the
@@ -154,7 +154,7 @@ class Preemption:
 
   def __enter__(self):
     self._asked: signal.Signals | None = None
-    self._calls = 0
+    self._calls, self._agreed = 0, False
     self._since = 0.0
     self._before = {}
     if threading.current_thread() is threading.main_thread():
@@ -183,15 +183,15 @@ class Preemption:
         os.kill(os.getpid(), signal.SIGTERM)
 
   def requested(self) -> bool:
-    """True in the same call on all processes, once one of them got the signal.
+    """True from the same call on on all processes, once one of them got the signal.
 
     JAX agrees on the call after the highest number that any process has come to, and compares with
     `==`: steps of a resumed run, which begin later, would miss it.
     """
     self._calls += 1
-    agreed = jax.distributed.is_initialized()
-    agreed = agreed and multihost_utils.reached_preemption_sync_point(self._calls)
-    return agreed or (jax.process_count() == 1 and self._asked is not None)
+    if jax.distributed.is_initialized() and not self._agreed:
+      self._agreed = multihost_utils.reached_preemption_sync_point(self._calls)
+    return self._agreed or (jax.process_count() == 1 and self._asked is not None)
 
   def ending(self, step: int) -> Preempted:
     """What to raise after the checkpoint of `step` is written."""

@@ -61,8 +61,9 @@ def chip_hours(bound: Mapping[str, float], chips: int, steps: int) -> float:
 
 
 def table(report: Mapping[str, Any]) -> str:
-  """The report of `compile_ahead.compile_config` as a Markdown table to read."""
-  steps = [(name, report[name]) for name in ('train', 'see', 'read')]
+  """The report of `compile_ahead.compile_config` as a Markdown table of the steps that compiled."""
+  names = [name for name in ('train', 'see', 'read') if 'error' not in report[name]]
+  steps = [(name, report[name]) for name in names]
   rows = [(f'{report["topology"]}, {report["chips"]} chips', *(name for name, _ in steps))]
   add = lambda name, value: rows.append((name, *(value(step) for _, step in steps)))
   add('patches a chip', lambda step: f'{step["patches_per_chip"]:g}')
@@ -75,7 +76,8 @@ def table(report: Mapping[str, Any]) -> str:
     add('ms of a step, computing at peak', milliseconds('compute_seconds'))
     add('ms of a step, moving at full bandwidth', milliseconds('memory_seconds'))
     add('MFU at most', lambda step: f'{step["roofline"]["mfu_bound"]:.0%}')
-    rows.append(('chip hours of all steps, at least', f'{report["chip_hours"]:g}', '', ''))
+    others = [''] * len(names[1:])
+    rows.append(('chip hours of all steps, at least', f'{report["chip_hours"]:g}', *others))
   limit = report['hbm_limit']
   add(
     'GiB of a chip' + (f' (of {limit / 2**30:.0f})' if limit else ''),

@@ -6,6 +6,7 @@ training: what it costs is known before, however many and large the scans are.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,29 @@ from mome_jax.training.validation_scans import HeldOutScans
 
 _SEED = 0  # of the patches: the same for all runs, whatever seed they train with
 _CACHE_MB = 256  # of decoded bricks, beside those of training
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[None], axis=0).astype(bool)  # (8, 256)
 _PICTURE_OVERLAP = 0.25  # of the windows of the scan that is drawn
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Mask:
+  """A mask of the bytes that a table finds, looked up where it is sliced: a picture needs little.
+
+  Attributes:
+    values: (D, H, W) uint8.
+    table: (256,) bool.
+  """
+
+  values: np.ndarray
+  table: np.ndarray
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """(D, H, W)."""
+    return self.values.shape
+
+  def __getitem__(self, where: Any) -> np.ndarray:
+    return np.asarray(self.table[self.values[where]])
 
 
 class Validation:
@@ -81,6 +104,8 @@ class Validation:
     table = jnp.asarray(self._template.code_table(self._classes))
     score = make_score_step(table, log=config.train.log_dice)
     self._score = jax.jit(score, out_shardings=everywhere)
+    self._drawn = max(self._sampler.cases, key=lambda case: (len(case.voxels), case.info.name))
+    self._shown = np.flatnonzero(self._drawn.supervised & ~self._drawn.absent)
     self._gather = jax.jit(some_classes, out_shardings=everywhere)
 
   def __call__(self, ema: Any) -> dict[str, float]:
@@ -102,7 +127,9 @@ class Validation:
     total = {name: np.sum([part[name] for part in sums], axis=0) for name in sums[0]}
     return summarise(total, self._classes)
 
-  def draw(self, path: epath.Path, ema: Any, title: str) -> None:
+  def draw(
+    self, path: epath.Path, ema: Any, title: str, is_ending: Callable[[], bool] = lambda: False
+  ) -> None:
     """Draws the prediction of one scan, always the same, around what is labelled in it.
 
     Every process takes part; the lead one writes.
@@ -111,11 +138,16 @@ class Validation:
       path: PNG file.
       ema: of the train state.
       title: of the picture.
+      is_ending: whether to leave it, asked after each slab, the same on all processes.
     """
-    case = max(self._sampler.cases, key=lambda case: (len(case.voxels), case.info.name))
+    case = self._drawn
     low, high = self._labelled_box(case)
     image, codes = self._sampler.read(case, low, high)
     text, trained = self._embed(ema, sharding.replicate(self._mesh, self._prompts))
+    names = [self._classes[k] for k in self._shown]
+    # A few classes at a time: each device would hold those of all windows of all devices.
+    fill = -len(self._shown) % prompt_inputs.BUCKET
+    buckets = np.pad(self._shown, (0, fill)).reshape(-1, prompt_inputs.BUCKET)
     spec = sharding.batch_spec('image', spatial=self._config.mesh.spatial)
     placement = NamedSharding(self._mesh, spec)
 
@@ -123,28 +155,25 @@ class Validation:
       # Every process has all windows: each device takes its rows, however the hosts' interleave.
       image = jax.make_array_from_callback(windows.shape, placement, lambda rows: windows[rows])
       logits = self._logits(ema, text, image, trained)
-      # A few classes at a time: each device would hold those of all windows of all devices.
-      firsts = range(0, logits.shape[-1], prompt_inputs.BUCKET)
-      return (self._gather(logits, first) for first in firsts)
+      return (self._gather(logits, numbers) for numbers in buckets)
 
     channels = hu_windows(image.astype(np.float32), self._sampler.windows.tolist())
     tiling = sliding_window.Tiling(self._sampler.patch, _PICTURE_OVERLAP, self._batch_size)
-    shown = case.supervised & ~case.absent
-    names = [name for k, name in enumerate(self._classes) if shown[k]]
-    columns = [self._classes.index(name) for name in names]
-    slabs = sliding_window.sliding_window(predict, channels, tiling, classes=len(self._classes))
-    parts = [
-      np.broadcast_to(slab, (len(self._classes), *slab.shape[1:]))[columns] > 0 for slab in slabs
-    ]
+    slabs = sliding_window.sliding_window(predict, channels, tiling, classes=len(names))
+    parts = []
+    for slab in slabs:
+      whole = np.broadcast_to(slab, (len(names), *slab.shape[1:]))
+      parts.append(np.packbits(whole > 0, axis=0))
+      if is_ending():
+        return
     if not multihost.is_lead():
       return
-    masks = np.concatenate(parts, 1)
-    truths = self._template.code_table(names)[codes]
+    packed, table = np.concatenate(parts, 1), self._template.code_table(names)
     layers = overlay.Layers(
-      {name: masks[i] for i, name in enumerate(names)},
-      {name: truths[..., i] for i, name in enumerate(names)},
+      {name: _Mask(packed[k // 8], _BITS[k % 8]) for k, name in enumerate(names)},
+      {name: _Mask(codes, table[:, k]) for k, name in enumerate(names)},
       palette(self._classes),
-      labelled=truths.any(-1),  # the same slices every time
+      labelled=np.asarray(table.any(1))[codes],  # the same slices every time
     )
     spacing = tuple(self._config.data.spacing)
     with writing(path):
@@ -189,10 +218,9 @@ class Validation:
     return sharding.shard_batch(self._mesh, batch, spatial=self._config.mesh.spatial)
 
 
-def some_classes(logits: jax.Array, first: jax.Array) -> jax.Array:
-  """Logits (B, D, H, W, K) -> those of a bucket of classes from number `first` on, class-first."""
-  part = jax.lax.dynamic_slice_in_dim(logits, first, prompt_inputs.BUCKET, axis=-1)
-  return jnp.moveaxis(part, -1, 1)
+def some_classes(logits: jax.Array, numbers: jax.Array) -> jax.Array:
+  """Logits (B, D, H, W, K) -> (B, N, D, H, W), those of the classes `numbers` (N,) int."""
+  return jnp.moveaxis(jnp.take(logits, numbers, axis=-1), -1, 1)
 
 
 def make_score_step(table: jax.Array, *, log: bool) -> Callable[..., dict[str, jax.Array]]:

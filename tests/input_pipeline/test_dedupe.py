@@ -240,6 +240,32 @@ def test_what_is_held_out_stays_so_when_a_copy_of_it_comes(tmp_path, capsys):
   assert held_out('word', tmp_path / 'word', groups) == {'word_0001'}
 
 
+def test_a_draw_for_another_folder_s_scans_of_the_same_names_holds_no_group_out(tmp_path, capsys):
+  """case_000 of one clinic is not that of another."""
+  names = sorted((f'case{i}' for i in range(60)), key=files.fraction)
+  high, data = names[30:35], tmp_path / 'data'
+  for place, count in (('one', 5), ('two', 4)):  # `two` alone holds its first out
+    for seed, name in enumerate(high[:count] if place == 'two' else [names[0], *high]):
+      write_scan(tmp_path / place, name, seed + 20 * (place == 'two'))
+    text = '{"labels": {"background": 0, "liver": 1}}'
+    (tmp_path / place / 'dataset.json').write_text(text)
+  write_scan(tmp_path / 'one', names[50], 1)  # as high[0], which `two` draws for validation
+  groups = str(tmp_path / 'groups.json')
+  dedupe.write_groups([('nifti_folder', str(tmp_path / 'one'))], pathlib.Path(groups))
+
+  def held_out(place, name, **more):
+    prepare.prepare(
+      'nifti_folder', data, manual_dir=str(tmp_path / place), name=name, brick=8,
+      **{'spacing': (6, 6, 6), **more},
+    )  # fmt: skip
+    return {case.name for case in bricks.held_out_cases(data, name)}
+
+  assert held_out('two', 'two') == {high[0]}
+  alone = held_out('one', 'one', groups=groups)
+  assert high[0] not in alone and names[50] not in alone
+  assert 'held out more' not in capsys.readouterr().err
+
+
 def test_what_moves_with_its_group_is_told():
   def case(name, split, drawn=True):
     return sources.Case('s', name, split, (), print, drawn=drawn)

@@ -134,6 +134,38 @@ class TestDoubtfulSides:
     with pytest.warns(UserWarning, match='case: kidney: right and left touch'):
       assert sides(kidneys((20, 44, 1))) == {3: (20, 30), 2: (30, 44)}
 
+  @pytest.mark.filterwarnings('error')
+  @pytest.mark.parametrize('left', [(2, 10, 1), (0, 0, 1)])
+  def test_a_tumor_over_the_middle_is_of_the_kidney_that_it_grows_in(self, left):
+    array = kidneys(left, (22, 40, 2), (40, 50, 1))
+    known = {3: (2, 10)} if left[1] else {}
+    assert sides(array) == known | {201: (22, 40), 2: (40, 50)}
+
+  def test_a_tumor_in_one_of_two_that_touch_is_not_cut(self):
+    array = kidneys((16, 46, 1))
+    array[28:40, 5:7, 3:5] = 2
+    with pytest.warns(UserWarning, match='right and left touch'):
+      assert sides(array) == {3: (16, 30), 2: (30, 46), 201: (28, 40)}
+
+  @pytest.mark.parametrize('kidney', [None, 'kidney'])
+  def test_a_tumor_over_the_middle_between_sided_kidneys_is_not_cut(self, kidney):
+    """Also where the contour of the pair is there too."""
+    meanings = {1: 'right kidney', 2: 'left kidney', 3: 'kidney tumor', 4: kidney}
+    array = kidneys((2, 12, 2), (26, 42, 3), (42, 50, 1))
+    assert sides(array, meanings=meanings) == {3: (2, 12), 201: (26, 42), 2: (42, 50)}
+    array = kidneys((8, 18, 2), (18, 36, 3), (48, 50, 1))
+    assert sides(array, meanings=meanings) == {3: (8, 18), 202: (18, 36), 2: (48, 50)}
+
+  def test_a_tumor_that_joins_both_is_cut_between_them(self):
+    meanings = {1: 'right kidney', 2: 'left kidney', 3: 'kidney tumor'}
+    array = kidneys((10, 20, 2), (20, 40, 3), (40, 50, 1))
+    assert sides(array, meanings=meanings) == {
+      3: (10, 20),
+      202: (20, 30),
+      201: (30, 40),
+      2: (40, 50),
+    }
+
   def test_two_far_apart_on_one_side_mean_that_the_middle_is_wrong(self):
     # A scan cut off at the left: both lie right of the middle, 25 voxels of 2 mm apart.
     with pytest.warns(UserWarning, match='both lie on one side'):

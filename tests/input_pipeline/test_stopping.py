@@ -1,5 +1,6 @@
 """Commands clean up when the system asks them to end, and say how they ended."""
 
+import importlib
 import os
 import signal
 import tempfile
@@ -8,6 +9,8 @@ import time
 import pytest
 
 from input_pipeline import errors, stopping
+
+PARSES = {'crossval': 'parse', 'reproduce': 'make_parser'}
 
 
 def test_the_signal_unwinds_the_block():
@@ -58,3 +61,20 @@ def test_ignored_signals_stay_ignored():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
   finally:
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+  ('number', 'code'), [(signal.SIGTERM, 75), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+@pytest.mark.parametrize('name', ['crossval', 'reproduce'])
+def test_what_goes_on_by_the_same_command_asks_for_it(name, number, code, monkeypatch, capsys):
+  """Launchers start again on 75, and on nothing else; nobody wants that after Control-C."""
+  module = importlib.import_module(f'mome_jax.{name}.command')
+  stop = KeyboardInterrupt() if number == signal.SIGINT else stopping.Stopped(number)
+
+  def begin(*_):
+    raise stop
+
+  monkeypatch.setattr(module.command_line if name == 'crossval' else module, PARSES[name], begin)
+  assert module.main([]) == code
+  assert ('the same command goes on' in capsys.readouterr().err) == (code == 75)

@@ -108,6 +108,25 @@ def test_a_run_or_an_ensemble_is_no_place_for_a_model(model, tmp_path, held, mon
   assert {path: path.read_bytes() for path in place.rglob('*') if path.is_file()} == before
 
 
+def test_a_second_export_into_a_folder_leaves_the_first_one_s_members(model, tmp_path, monkeypatch):
+  """It took them for those of an export that was killed."""
+  monkeypatch.setattr(ensemble, 'open_model', lambda _: None)
+  place, write = tmp_path / 'both', export.export
+  refused = pytest.raises(checkpoint.CheckpointError, match='both: another export writes there')
+
+  def second(*words, **more):
+    with refused:
+      export.export_ensemble([model, model], place)
+    with refused:
+      write(model, place)
+    write(*words, **more)
+
+  monkeypatch.setattr(export, 'export', second)
+  export.export_ensemble([model, model], place)
+  assert [path.name for path in checkpoint.members(place)] == ['model_0', 'model_1']
+  assert all((path / 'params').is_dir() for path in checkpoint.members(place))
+
+
 def test_half_a_safetensors_file_is_none(tmp_path, monkeypatch):
   kind = type(epath.Path(tmp_path))
   write = kind.write_bytes

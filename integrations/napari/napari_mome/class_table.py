@@ -36,7 +36,9 @@ class ClassTable(QTableWidget):
     for number, row in enumerate(rows):
       hu = row['mean_hu']
       odd = remarks_on(row, experimental)
-      texts = '', row['name'], f'{row["volume_ml"]:.1f}', '' if hu is None else f'{hu:.0f}', odd
+      size = row['volume_ml']
+      millilitres = f'{size:.1g}' if 0 < size < 0.1 else f'{size:.1f}'
+      texts = '', row['name'], millilitres, '' if hu is None else f'{hu:.0f}', odd
       for column, text in enumerate(texts):
         item = QTableWidgetItem(text)
         item.setToolTip(odd if column == len(texts) - 1 else f'asked for as "{row["prompt"]}"')

@@ -4,14 +4,14 @@ import dataclasses
 import functools
 import pathlib
 
-from input_pipeline import bricks, throughput
+from input_pipeline import bricks, control_groups, throughput
 from input_pipeline.batches import dataset
 from tests.benchmarks.accelerator.runner import Case, Part, Settings
 
 
 def cases(settings: Settings) -> list[Case]:
   """Loaders that are installed, and workers up to all processors."""
-  most = dataset.usable_cpus()
+  most = control_groups.usable_cpus()
   counts = (
     (1,) if settings.tiny else sorted({min(2**i, most) for i in range(most.bit_length() + 1)})
   )

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from input_pipeline.batches import dataset
+from input_pipeline import control_groups
 
 ROUND = 4  # digits of a number in the table
 
@@ -127,7 +127,7 @@ def machine(settings: Settings) -> dict[str, Any]:
   return {
     'device': kind,
     'devices': count,
-    'processors': dataset.usable_cpus(),
+    'processors': control_groups.usable_cpus(),
     'jax': jax.__version__,
     'sizes': 'tiny' if settings.tiny else 'full',
   }

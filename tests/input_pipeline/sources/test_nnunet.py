@@ -63,6 +63,17 @@ def test_the_ct_of_several_channels(field, tmp_path):
     assert [case.name for case in cases_of(tmp_path)] == ['a', 'b', 'c']
 
 
+def test_a_dollar_in_the_name_of_the_dataset_s_own_folder_is_no_variable(tmp_path):
+  folder = tmp_path / 'study$1'
+  folder.mkdir()
+  write(folder)
+  entry = {'images': ['imagesTr/gone_0000.nii.gz'], 'label': 'labelsTr/a.nii.gz'}
+  (folder / 'dataset.json').write_text(json.dumps(INDEX | {'dataset': {'a': entry}}))
+  (case,) = cases_of(folder)
+  with pytest.raises(SourceError, match=r'gone_0000\.nii\.gz: (?!.*environment variable)'):
+    case.load()
+
+
 def test_cases_that_lie_where_an_environment_variable_says(tmp_path, monkeypatch):
   write(tmp_path)
   (tmp_path / 'raw').mkdir()

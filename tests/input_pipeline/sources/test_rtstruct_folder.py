@@ -152,11 +152,14 @@ def test_a_tumor_that_was_not_looked_for_is_plain_organ(hole, tmp_path):
 
 def test_the_newest_structure_set_counts_or_the_one_that_is_named(tmp_path):
   patient(tmp_path / 'p1', date='20200101', label='first')
-  structures(tmp_path / 'p1' / 'a.dcm', {'Larynx': CORD}, label='second', date='20210101')
+  structures(
+    tmp_path / 'p1' / 'a.dcm', {'Larynx': CORD, 'SpinalCord': CORD}, label='second', date='20210101'
+  )
   structures(tmp_path / 'p1' / 'z.dcm', {'Mandible': CORD}, number=5, date='20220101')
   cases, notes = listed(tmp_path)
-  assert cases['p1'].supervised == ('larynx',)
-  assert f'{tmp_path}/p1: takes a.dcm (second), not rs.dcm, z.dcm' in notes
+  assert cases['p1'].supervised == ('spinal cord', 'larynx')
+  left_out = 'rs.dcm (a newer one has spinal cord too), z.dcm (of a scan that is not here)'
+  assert f'{tmp_path}/p1: takes a.dcm (second), not {left_out}' in notes
   for name in ('FIRST', 'rs.*'):
     declare(tmp_path, structure_set=name)
     assert listed(tmp_path)[0]['p1'].supervised == ('spinal cord', 'right parotid')

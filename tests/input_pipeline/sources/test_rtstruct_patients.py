@@ -9,6 +9,9 @@ from input_pipeline.errors import UserError
 from tests.input_pipeline.sources import layouts
 from tests.input_pipeline.sources.test_rtstruct_folder import (
   CORD,
+  LEFT,
+  RIGHT,
+  boxed,
   declare,
   listed,
   load,
@@ -105,10 +108,12 @@ def test_partial_classes_are_known_where_they_are_contoured_by_a_tilted_gantry(d
 def test_a_structure_set_is_named_by_its_folder_where_archives_call_all_alike(name, tmp_path):
   newer = two_sets(tmp_path / 'p1')
   (tmp_path / 'p1' / 'RS' / 'old.dcm').rename(tmp_path / 'p1' / 'RS' / '1-1.dcm')
-  structures(newer / '1-1.dcm', {'Larynx': CORD}, date='20210101')
+  both = {'Larynx': CORD, 'SpinalCord': CORD}
+  structures(newer / '1-1.dcm', both, date='20210101')
   cases, notes = listed(tmp_path)
-  assert cases['p1'].supervised == ('larynx',)
-  assert f'{tmp_path}/p1: takes RS2/1-1.dcm (plan), not RS/1-1.dcm' in notes
+  assert cases['p1'].supervised == ('spinal cord', 'larynx')
+  why = 'a newer one has spinal cord too'
+  assert f'{tmp_path}/p1: takes RS2/1-1.dcm (plan), not RS/1-1.dcm ({why})' in notes
   declare(tmp_path, structure_set=name)
   assert listed(tmp_path)[0]['p1'].supervised == ('spinal cord',)
 
@@ -116,5 +121,64 @@ def test_a_structure_set_is_named_by_its_folder_where_archives_call_all_alike(na
 def test_folders_count_only_where_a_pattern_names_one(tmp_path):
   newer = two_sets(tmp_path / 'p1').rename(tmp_path / 'p1' / 'older ones')  # beside RS/old.dcm
   structures(newer / '1-1.dcm', {'Larynx': CORD}, date='20210101')
+  declare(tmp_path, structure_set='old*')
+  assert listed(tmp_path)[0]['p1'].supervised == ('spinal cord',)
+
+
+def test_one_structure_set_a_structure_is_one_of_all(tmp_path):
+  """As tools leave them that export each segment by itself; of versions the newest counts."""
+  folder = tmp_path / 'p1'
+  newer = two_sets(folder)  # the spinal cord in RS/old.dcm
+  structures(newer / 'larynx.dcm', {'Larynx': LEFT}, date='20210101')
+  structures(newer / 'larynx_old.dcm', {'Larynx': CORD, 'Mandible': CORD}, date='20200601')
+  structures(newer / 'rings.dcm', {'Ring': LEFT}, date='20220101')
+  declare(tmp_path, partial=['spinal cord', 'larynx'])
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('spinal cord', 'larynx')
+  assert notes[0] == (
+    f'{folder}: takes RS2/larynx.dcm (plan) and RS/old.dcm (plan) together, not RS2/larynx_old.dcm '
+    '(a newer one has larynx too), RS2/rings.dcm (no ROI stands for a class)'
+  )
+  scan, _ = load(cases['p1'])
+  np.testing.assert_array_equal(voxels(scan, 'spinal cord'), boxed((11, 12), (9, 11), (2, 7)))
+  np.testing.assert_array_equal(voxels(scan, 'larynx'), boxed((17, 21), (4, 8), (4, 6)))
+  low, high = (cases['p1'].slice_ranges[name] for name in ('spinal cord', 'larynx'))
+  assert low[1] - low[0] == pytest.approx(36) and high[1] - high[0] == pytest.approx(18)
+  declare(tmp_path, structure_set='larynx_old*')
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('larynx', 'mandible')
+  assert 'not RS/old.dcm (not asked for)' in notes[0]
+
+
+def test_sides_and_their_pair_are_versions_of_each_other(tmp_path):
+  newer = two_sets(tmp_path / 'p1')
+  structures(newer / 'a.dcm', {'Parotids': [*LEFT, *RIGHT]}, date='20210101')
+  structures(newer / 'b.dcm', {'Parotid_L': LEFT}, date='20220101')
+  assert listed(tmp_path)[0]['p1'].supervised == ('spinal cord', 'left parotid')
+
+
+def test_contours_of_another_scan_of_a_folder_are_told(tmp_path):
+  """As of patients in one folder whose PatientIDs anonymising has made equal."""
+  newer = two_sets(tmp_path / 'p1')
+  series(newer, 2)
+  structures(newer / 'rs.dcm', {'Larynx': CORD}, 2, date='20210101')
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('larynx',)
+  assert notes == [
+    f'{tmp_path}/p1: takes RS2/rs.dcm (plan), not RS/old.dcm (of another scan, which counts in a '
+    'folder of its own)'
+  ]
+
+
+def test_scans_of_several_patient_ids_can_be_chosen_from(tmp_path):
+  newer = two_sets(tmp_path / 'p1')
+  series(newer, 2)
+  for path in (tmp_path / 'p1').glob('*/ct*.dcm'):
+    header = pydicom.dcmread(path)
+    header.PatientID = path.parent.name
+    header.save_as(path)
+  structures(newer / 'rs.dcm', {'Larynx': CORD}, 2)
+  with pytest.raises(UserError, match='name what to take by "structure_set" in dataset.json'):
+    listed(tmp_path)[0]['p1'].load()
   declare(tmp_path, structure_set='old*')
   assert listed(tmp_path)[0]['p1'].supervised == ('spinal cord',)

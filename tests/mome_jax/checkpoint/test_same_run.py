@@ -52,6 +52,15 @@ def test_what_cannot_matter_may_change_and_is_told(workdir):
   assert len(texts) == len(free)
 
 
+def test_how_many_folds_there_are_is_nothing_to_a_run_of_none(workdir):
+  assert checkpoint.check_same_run(workdir, changed(**{'data.folds': 3})) == []
+  of_fold = changed(**{'data.fold': 1})
+  checkpoint.save_description(workdir, of_fold)
+  assert checkpoint.check_same_run(workdir, of_fold) == []
+  with pytest.raises(checkpoint.CheckpointError, match='data.folds: 5 -> 3'):
+    checkpoint.check_same_run(workdir, changed(**{'data.fold': 1, 'data.folds': 3}))
+
+
 def test_what_makes_another_experiment(workdir):
   every = {'validation.every': 5, 'validation.smoothing': 0.1}
   free = {'evaluation.batch_size': 2, 'evaluation.pictures': 0, 'mesh.data': 2, **every}
@@ -135,6 +144,8 @@ def test_every_field_is_refused_unless_it_is_listed(workdir):
     (workdir / 'config.json').write_text(json.dumps(other))
     if name in free or name.startswith(('evaluation.', 'mesh.')):
       assert len(checkpoint.check_same_run(workdir, demo.get_config())) == 1, name
+    elif name == 'data.folds':  # the demo holds out none
+      assert checkpoint.check_same_run(workdir, demo.get_config()) == []
     else:
       with pytest.raises(checkpoint.CheckpointError, match=f' {name}: .*another value -> '):
         checkpoint.check_same_run(workdir, demo.get_config())

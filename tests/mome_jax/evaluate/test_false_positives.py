@@ -96,3 +96,8 @@ def test_older_files_had_no_volumes(tmp_path):
   assert {(r['absent'], r['false_positive_ml']) for r in score_files.read(tmp_path)} == {
     (False, None)
   }
+
+
+def test_small_false_masks_are_no_empty_ones():
+  told = [tables.millilitres(volume) for volume in (0.0, 0.0004, 0.04, 0.1, 12.34)]
+  assert told == ['0.0', '0.0004', '0.04', '0.1', '12.3']

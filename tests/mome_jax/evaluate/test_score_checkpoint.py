@@ -145,19 +145,46 @@ def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('scored', 'dealt'), [(('a',), ('a', 'b')), (('a', 'b'), ('a', 'b')), (('c',), ('c',))]
+  ('scored', 'asked', 'dealt'),
+  [
+    (('a',), 2, ('a', 'b')),
+    (('a', 'b'), 2, ('a', 'b')),
+    (('a', 'c'), 2, ('a', 'b')),
+    (('c',), 2, None),
+    (('a', 'c'), 1, ('a', 'c')),  # another fold than the model's
+    (('c',), 1, ('c',)),
+  ],
 )
-def test_a_fold_is_dealt_over_the_sources_of_its_training(scored, dealt, monkeypatch, tmp_path):
-  """Scored on one of them, a model is asked for the scans that it was not trained on."""
+def test_a_fold_is_dealt_over_the_sources_of_its_training(
+  scored, asked, dealt, monkeypatch, tmp_path
+):
+  """Scored on one of them, a model is asked for the scans that it was not trained on.
+
+  Of a source that is none of them, what its preparation held out is scored.
+  """
   trained, config = demo.get_config(), demo.get_config()
-  trained.data.sources, config.data.sources, config.data.fold = ('a', 'b'), scored, 2
+  trained.data.sources, trained.data.fold = ('a', 'b'), 2
+  config.data.sources, config.data.fold = scored, asked
   monkeypatch.setattr(checkpoint, 'load_config', lambda _: trained)
   cases = lambda source: [bricks.HeldOutCase(f'{source}{n}', source, 'pool', '') for n in range(20)]
   monkeypatch.setattr(bricks, 'pool_cases', lambda _, source: cases(source))
   monkeypatch.setattr(bricks, 'read_patients', lambda *_: {})
-  expected = folds.held_out('', dealt, 2, config.data.folds)
-  assert score_checkpoint._held_out_by_fold(config, epath.Path(tmp_path)) == expected
-  if scored != dealt:
-    assert (
-      folds.held_out('', scored, 2, config.data.folds) - expected
-    )  # trained on, by others' rank
+  found = score_checkpoint._held_out_by_fold(config, epath.Path(tmp_path))
+  expected = folds.held_out('', dealt, asked, config.data.folds) if dealt else None
+  assert found == {source: expected if source in (dealt or ()) else None for source in scored}
+  if scored == ('a',):  # dealt over it alone, others would be in the fold
+    assert folds.held_out('', scored, asked, config.data.folds) - expected
+
+
+def test_a_source_that_a_fold_was_dealt_over_and_is_missing_is_explained(monkeypatch):
+  def pool(_, source):
+    if source == 'b':
+      raise bricks.NotPreparedError('data/b: not prepared')
+    return []
+
+  monkeypatch.setattr(bricks, 'pool_cases', pool)
+  message = 'data/b: not prepared; what fold 2 holds out of a was dealt over a, b, all of which'
+  with pytest.raises(bricks.NotPreparedError, match=message):
+    folds.by_source('data', ('a', 'c'), ('a', 'b'), 2, 5)
+  with pytest.raises(bricks.NotPreparedError, match='data/b: not prepared$'):
+    folds.by_source('data', ('a', 'b'), ('a', 'b'), 2, 5)

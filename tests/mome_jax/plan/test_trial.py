@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
+import os
 import types
 
 import jax
 import pytest
 
-from input_pipeline.batches import dataset
+from input_pipeline import control_groups
 from mome_jax.configs import demo
-from mome_jax.plan import trial
+from mome_jax.plan import target, trial
 
 GIB = 2**30
 
@@ -72,7 +73,7 @@ def test_another_machine_is_asked_for_itself(other):
 def test_other_processors_and_versions_are_asked_anew(monkeypatch):
   gpu = dataclasses.replace(MACHINE, platform='gpu')
   before = [trial._key(tiny(), machine, True) for machine in (MACHINE, gpu)]
-  monkeypatch.setattr(dataset, 'usable_cpus', lambda: 1000)
+  monkeypatch.setattr(control_groups, 'usable_cpus', lambda: 1000)
   now = [trial._key(tiny(), machine, True) for machine in (MACHINE, gpu)]
   assert now[0] != before[0] and now[1] == before[1]
   monkeypatch.setattr(trial, '__version__', '99')
@@ -218,3 +219,13 @@ def test_a_refusal_is_not_kept(answer, tmp_path, monkeypatch):
   ask = lambda: trial.run(tiny(), MACHINE, execute=True, folder=tmp_path)
   assert ask().refused
   assert ask() == ask() == answer
+
+
+def test_other_work_is_told_of_where_the_whole_machine_is_busy(monkeypatch):
+  """The load is that of all processors, however few of them a job may use."""
+  monkeypatch.setattr(control_groups, 'usable_cpus', lambda: 2)
+  monkeypatch.setattr(os, 'cpu_count', lambda: 64)
+  monkeypatch.setattr(os, 'getloadavg', lambda: (30.0, 30.0, 30.0))
+  assert target.busy() == ''
+  monkeypatch.setattr(os, 'cpu_count', lambda: 16)
+  assert 'load 30 on 16 cores' in target.busy()

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from etils import epath
 
 from input_pipeline import bricks, folds, prepare
 from mome_jax import checkpoint, export
+from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
 from mome_jax.plausibility import __main__ as command
 from mome_jax.plausibility import learn, record
@@ -85,6 +87,19 @@ def test_of_a_source_that_is_not_the_run_s_the_split_of_its_preparation_is_measu
   words = ['--checkpoint', str(tmp_path), '--data_dir', 'data', '--sources', 'phantom,mine']
   assert command.main(words) == 0
   assert opened == {'phantom': dealt, 'mine': None}
+
+
+def test_scans_that_a_run_set_aside_are_not_measured(prepared, tmp_path, monkeypatch):
+  """Those that `validation.cases` took from training are on no list of training cases."""
+  checkpoint.save_model(tmp_path, demo.get_config(), {'model': {'a': np.ones(2, np.float32)}})
+  cases = bricks.open_bricks(prepared, 'phantom').cases
+  listed = frozenset((case.source, case.name, case.digest) for case in cases[2:])
+  training_cases.write(epath.Path(tmp_path), training_cases.TrainingCases(listed))
+  opened = {}
+  see = lambda stores, *_, **__: opened.update({s.name: s.cases for s in stores}) or []
+  monkeypatch.setattr(learn, 'learn_stores', see)
+  assert command.main(['--checkpoint', str(tmp_path), '--data_dir', str(prepared)]) == 0
+  assert opened == {'phantom': cases[2:]}
 
 
 def test_scans_come_together_from_their_bricks(prepared):

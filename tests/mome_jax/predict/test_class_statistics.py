@@ -20,6 +20,17 @@ def test_two_lone_voxels_in_a_line_are_two_components():
   assert (row['components'], row['volume_ml']) == (2, 0.002)
 
 
+def test_a_mask_of_some_voxels_has_a_volume():
+  """0 is that of an empty one."""
+  array = np.zeros((6, 5, 7), np.float32)
+  winner = np.zeros(array.shape, np.uint8)
+  winner[2, 3, 2:4] = 1
+  segmentation = Segmentation(('spleen',), winner, np.zeros((*array.shape, 1), np.uint8))
+  scan = volume.to_canonical(array, np.diag([0.5, 0.5, 0.6, 1]))  # 0.15 mm3
+  (row,) = class_statistics.statistics(scan, segmentation, [Target(3, 'spleen', 'spleen', '')])
+  assert row['volume_ml'] == 0.0003
+
+
 @pytest.mark.parametrize('kind', [nib.Nifti1Header, None])
 def test_a_voxel_of_a_tilted_gantry_is_smaller_than_its_edges(kind):
   affine = np.diag([2.0, 2.0, 3.0, 1.0])

@@ -73,6 +73,15 @@ def count(page, name):
   return int((saturated & (np.abs(part - pure).max(-1) < 0.25)).sum())
 
 
+def drop_another(page, scan, folder):
+  """Drops a copy of a scan; the numbers of the scan that was shown and of this one, `other`."""
+  first, path = page.run('scan.scan'), folder / 'other.nii.gz'
+  shutil.copy(scan, path)
+  page.drop(700, 300, path)
+  page.until('scan.title === "other" && $("title").textContent === "other"')
+  return first, page.run('scan.scan')
+
+
 def ask(page, text):
   page.run('$("prompt").focus()')
   page.type(text)
@@ -168,6 +177,8 @@ def test_a_screen_reader_is_told_of_finished_masks(page):
   millilitres = page.run('set.labels[0].volume_ml.toFixed(1)')
   assert page.run('$("heard").textContent') == f'liver {millilitres} ml'
   assert page.run('inWords({...data.classes[0], plausible: false})').endswith(', not plausible')
+  sizes = '[0.0004, 0.04, 0.097, 0.14, 12.34].map((volume_ml) => millilitres({ volume_ml }))'
+  assert page.run(f'{sizes}.join()') == '0.0004,0.04,0.1,0.1,12.3'
 
 
 def test_enter_of_an_input_method_asks_for_nothing(page):
@@ -255,11 +266,7 @@ def test_files_are_saved(page, scan, tmp_path):
 
 
 def test_a_page_that_is_reloaded_shows_what_it_showed(page, server, scan, tmp_path):
-  first = page.run('scan.scan')
-  shutil.copy(scan, tmp_path / 'newer.nii.gz')
-  page.drop(700, 300, tmp_path / 'newer.nii.gz')
-  page.until('scan.title === "newer" && $("title").textContent === "newer"')
-  newer = page.run('scan.scan')
+  first, newer = drop_another(page, scan, tmp_path)
   page.run(f'choose({first})')
   page.run('ask(["spleen"])')
   page.until('document.body.dataset.shown === "liver, spleen"')
@@ -353,11 +360,7 @@ def test_what_is_typed_meanwhile_stays(page):
 
 
 def test_a_late_answer_for_a_scan_that_was_left_is_dropped(page, scan, tmp_path):
-  first = page.run('scan.scan')
-  shutil.copy(scan, tmp_path / 'other.nii.gz')
-  page.drop(700, 300, tmp_path / 'other.nii.gz')
-  page.until('scan.title === "other" && $("title").textContent === "other"')
-  other = page.run('scan.scan')
+  first, other = drop_another(page, scan, tmp_path)
   page.run(f'choose({first})')
   page.run(f'Promise.all([ask(["spleen", "liver"]), choose({other})])')
   assert page.run('scan.title') == page.run('$("title").textContent') == 'other'

@@ -1,6 +1,7 @@
 """Text vectors from a T5 checkpoint and from CUM's file, with transformers and torch as oracles."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -126,6 +127,24 @@ def test_the_encoder_is_read_once_for_the_same_prompts(t5, monkeypatch):
     np.testing.assert_array_equal(extending(TEXTS[:1]), vectors(TEXTS[:1]))
     np.testing.assert_allclose(extending(TEXTS), open_model(t5[0])(TEXTS).embeddings, atol=1e-6)
   assert len(opened) == 1
+
+
+def test_an_encoder_is_checked_once_while_it_stays_the_same(t5, tmp_path, monkeypatch):
+  """A server has gigabytes of it to read for each new prompt otherwise."""
+  folder = tmp_path / 'encoder'
+  shutil.copytree(t5[0], folder)
+  extending = embed.Extending(embedders.open_model(folder)(TEXTS[:1]), folder)
+  read, open_file = [], pathlib.Path.open
+  monkeypatch.setattr(
+    pathlib.Path, 'open', lambda path, *words, **more: read.append(path.name)
+    or open_file(path, *words, **more),
+  )  # fmt: skip
+  extending(['one more'])
+  extending(['and one more'])
+  assert not [name for name in read if name.startswith(('model', 'pytorch', 'spiece'))]
+  make_t5(folder, seed=1)
+  with pytest.raises(TextVectorError, match='weights_sha256 differs'):
+    extending(['another'])
 
 
 @pytest.mark.parametrize('rows', [31, 32])

@@ -56,14 +56,14 @@ def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
   measure = Monitor.measure
   ends = [6]
 
-  def choose(self, step, ema):
+  def choose(self, step, ema, is_ending):
     if ends[:1] == [step]:
       ends.pop()
       raise Ended
     validation = self._validation
     self._validation = lambda ema: validation(ema) | {'dice': DICE[step // 2 - 1]}
     try:
-      return measure(self, step, ema)
+      return measure(self, step, ema, is_ending)
     finally:
       self._validation = validation
 

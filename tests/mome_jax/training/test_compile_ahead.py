@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mome_jax import main
 from mome_jax.training import compile_ahead
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -122,3 +123,25 @@ def test_two_slices_exchange_gradients_alone():
 def test_slices_of_what_there_is_not(topology):
   with pytest.raises(compile_ahead.TopologyError, match='or 2xv5e:4x4 for two slices'):
     compile_ahead.find_devices(topology)
+
+
+def test_a_prediction_that_is_too_large_costs_nothing_of_what_is_known_of_training(
+  monkeypatch, capsys
+):
+  def measure(traced, *_, **__):
+    if traced == 'see':
+      raise compile_ahead.TooLargeError('see: out of memory; lower evaluation.window', 2**40)
+    kinds = {'total': 1e9, 'kinds': {'copy': 1e9}}
+    return {'hbm': {'peak': 2**30}, 'fits': True, 'roofline': None, 'traffic': kinds,
+            'patches_per_chip': 1, 'flops_per_patch': 1e12}  # fmt: skip
+
+  monkeypatch.setattr(compile_ahead, 'trace_train_step', lambda *_: ('train', {}))
+  monkeypatch.setattr(compile_ahead, '_trace_prediction', lambda *_: {'see': 'see', 'read': 'read'})
+  monkeypatch.setattr(compile_ahead, 'measure', measure)
+  assert main.main(['--mode=compile', '--config=demo', '--topology=here']) == 1
+  told = capsys.readouterr()
+  report = json.loads(told.out)
+  assert report['train']['hbm']['peak'] == 2**30 and report['read']['fits']
+  assert report['see'] == {'fits': False, 'error': 'see: out of memory; lower evaluation.window'}
+  assert '| train | read |' in told.err
+  assert told.err.splitlines()[-1] == 'error: see: out of memory; lower evaluation.window'

@@ -32,24 +32,20 @@ def test_the_curves_of_fewer_steps_are_no_mark_of_the_end(tmp_path, monkeypatch)
   assert not curves.exists()
 
 
-def test_a_run_that_is_asked_to_end_closes_its_profile(monkeypatch):
-  """What was traced until then was lost."""
+def until_asked_to_end(monkeypatch, train_step, **monitor):
+  """What a run of nine steps saves and closes that is asked to end."""
   told, config = [], base.get_config()
   config.train.steps, config.train.batch_size = 9, 1
   trace = types.SimpleNamespace(before=lambda *_: None, close=lambda: told.append('profile'))
+  known = {'left': lambda _: 0, 'is_due': lambda _: False, 'is_best': lambda _: False}
   recorder = types.SimpleNamespace(
-    monitor=types.SimpleNamespace(left=lambda _: 0, is_due=lambda _: False),
+    monitor=types.SimpleNamespace(**known | monitor, is_exhausted=False),
     trace=lambda _: trace,
     row=lambda *_: {},
     write=lambda *_, **__: None,
     save=lambda step, _: told.append(step),
     close=lambda: None,
   )
-
-  def train_step(state, batch, prompts):
-    os.kill(os.getpid(), signal.SIGTERM)
-    return state, {'loss': jnp.ones(())}
-
   forecast = types.SimpleNamespace(announce=list, step=lambda _: None, row=lambda _: None)
   monkeypatch.setattr(loop, 'Forecast', lambda *_: forecast)
   monkeypatch.setattr(loop, '_compile', lambda *_: train_step)
@@ -57,4 +53,32 @@ def test_a_run_that_is_asked_to_end_closes_its_profile(monkeypatch):
   feed = ((None, None) for _ in range(9))
   with pytest.raises(multihost.Preempted):
     loop._loop(task, start_at(0), train_step, feed, recorder)
-  assert told == [1, 'profile']
+  return told
+
+
+def test_a_run_that_is_asked_to_end_closes_its_profile(monkeypatch):
+  """What was traced until then was lost."""
+
+  def train_step(state, batch, prompts):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return state, {'loss': jnp.ones(())}
+
+  assert until_asked_to_end(monkeypatch, train_step) == [1, 'profile']
+
+
+def test_a_run_that_is_asked_to_end_in_a_validation_saves_after_it(monkeypatch):
+  """It drew a picture and did a further step first, which few systems wait for."""
+
+  def measure(step, ema, is_ending):
+    assert not is_ending()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert is_ending()
+    return {}
+
+  told = until_asked_to_end(
+    monkeypatch,
+    lambda state, *_: (state, {'loss': jnp.ones(())}),
+    is_due=lambda step: step == 3,
+    measure=measure,
+  )
+  assert told == [3, 'profile']

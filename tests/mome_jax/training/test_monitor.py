@@ -20,7 +20,7 @@ class Numbers:
   def __call__(self, ema):
     return {'loss': 1.0, 'dice': next(self._dice)}
 
-  def draw(self, path, ema, title):
+  def draw(self, path, ema, title, is_ending):
     raise AssertionError('nothing is to be drawn')
 
 
@@ -76,6 +76,13 @@ def test_a_run_that_goes_on_chooses_as_if_it_had_not_stopped():
   second.measure(40, None)
   assert second.choice == whole.choice
   assert second.is_exhausted and whole.is_exhausted
+
+
+def test_a_run_that_is_asked_to_end_draws_nothing():
+  """What is measured counts, as the next start does not measure it again."""
+  ending = monitor(ASIDE, 0.4, picture=True)
+  assert ending.measure(10, None, lambda: True)['validation/dice'] == 0.4
+  assert ending.choice.best_step == 10
 
 
 def test_nothing_is_chosen_on_scans_that_are_scored():

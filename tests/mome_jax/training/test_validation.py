@@ -1,5 +1,6 @@
 """Dice and losses of held-out patches, against plain loops over voxels."""
 
+import tracemalloc
 import types
 
 import jax
@@ -9,8 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from input_pipeline.anatomy import IGNORE_CODE, OUTSIDE_CODE, TEMPLATE
-from mome_jax.pictures import overlay
 from mome_jax.training import sharding
+from mome_jax.training import validation as validation_module
 from mome_jax.training.validation import Validation, make_score_step, some_classes, summarise
 
 K, SHAPE = 3, (4, 3, 2)
@@ -139,18 +140,16 @@ def test_a_picture_holds_the_logits_of_a_few_classes_at_a_time(monkeypatch, tmp_
   rng = np.random.default_rng(0)
   names, shape, drawn, gathered = TEMPLATE.names()[:5], (13, 9, 8), {}, []
   image = rng.uniform(0, 100, shape).astype(np.float32)
-  case = types.SimpleNamespace(
-    voxels={}, info=types.SimpleNamespace(shape=shape, name='a scan'),
-    supervised=np.ones(5, bool), absent=np.zeros(5, bool),
-  )  # fmt: skip
+  case = types.SimpleNamespace(voxels={}, info=types.SimpleNamespace(shape=shape, name='a scan'))
 
-  def gather(logits, first):
-    gathered.append(some_classes(logits, first))
+  def gather(logits, numbers):
+    gathered.append(some_classes(logits, numbers))
     return gathered[-1]
 
   validation = types.SimpleNamespace(
+    _drawn=case, _shown=np.arange(5),
     _sampler=types.SimpleNamespace(
-      cases=[case], patch=(8, 8, 8), windows=np.array([[0.0, 100.0]]),
+      patch=(8, 8, 8), windows=np.array([[0.0, 100.0]]),
       read=lambda *_: (image, np.zeros(shape, np.uint8)),
     ),
     _labelled_box=lambda case: Validation._labelled_box(None, case),
@@ -160,10 +159,54 @@ def test_a_picture_holds_the_logits_of_a_few_classes_at_a_time(monkeypatch, tmp_
     _mesh=sharding.local_mesh(jax.devices()[:1]),
     _config=ConfigDict({'mesh': {'spatial': False}, 'data': {'spacing': (1.0, 1.0, 1.0)}}),
   )  # fmt: skip
-  monkeypatch.setattr(overlay, 'overlay', lambda *given: drawn.update(given[3].masks))
+  monkeypatch.setattr(
+    validation_module.overlay, 'overlay', lambda *given: drawn.update(given[3].masks)
+  )
   Validation.draw(validation, tmp_path / 'scan.png', None, 'step 1')
   assert {part.shape for part in gathered} == {(2, 4, 8, 8, 8)}  # of eight, three to fill up
   assert list(drawn) == list(names)
   for mask, level in zip(drawn.values(), np.linspace(0.1, 0.8, 8), strict=False):
     clear = np.abs(image / 100 - level) > 1e-4
     np.testing.assert_array_equal(mask[clear], (image / 100 > level)[clear])
+
+
+def test_a_picture_of_many_classes_holds_no_mask_of_each(monkeypatch, tmp_path):
+  """Of 32 classes at 1.5 mm they took gigabytes beside the run's own."""
+  shape, names = (96, 32, 32), TEMPLATE.names()[:32]
+  rng = np.random.default_rng(0)
+  codes = rng.integers(0, 40, shape).astype(np.uint8)
+  info = types.SimpleNamespace(name='a', shape=shape)
+  case = types.SimpleNamespace(voxels={}, info=info)
+  image = np.full(shape, 40, np.int16)
+  sampler = types.SimpleNamespace(
+    read=lambda *_: (image, codes), windows=np.array([[-100, 100]]), patch=(16,) * 3
+  )
+  mesh = sharding.local_mesh()
+  weights = jnp.asarray(rng.normal(size=40).astype(np.float32))  # logits of each class; more in all
+  shown = [k for k in range(32) if k not in (3, 6)]
+  validation = types.SimpleNamespace(
+    _drawn=case, _shown=np.array(shown), _gather=some_classes,
+    _sampler=sampler, _classes=names, _template=TEMPLATE, _mesh=mesh, _prompts={}, _batch_size=1,
+    _config=ConfigDict({'mesh': {'spatial': False}, 'data': {'spacing': (1.5, 1.5, 1.5)}}),
+    _embed=lambda *_: (None, None),
+    _labelled_box=lambda _: (0, 0),
+    _logits=lambda ema, text, image, trained: image * weights,
+  )  # fmt: skip
+  drawn = []
+  monkeypatch.setattr(validation_module.overlay, 'overlay', lambda *given: drawn.append(given))
+  Validation.draw(validation, tmp_path / 'a.png', None, '')  # what JAX compiles is none of it
+  tracemalloc.start()
+  Validation.draw(validation, tmp_path / 'a.png', None, '')
+  most = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert most < 5e6  # 9e6 with a byte for each voxel of each mask
+  layers = drawn[-1][3]
+  assert list(layers.masks) == [names[k] for k in shown]
+  plane = (slice(None), 7, slice(4, 20))
+  for k, name in enumerate(names):
+    if name in layers.masks:
+      assert layers.masks[name].shape == shape
+      assert (layers.masks[name][plane] == (weights[k] > 0)).all()
+      truth = TEMPLATE.code_table([name])[:, 0][codes]
+      np.testing.assert_array_equal(layers.truths[name][plane], truth[plane])
+  assert layers.labelled.any() and not layers.labelled[codes == 4].any()
