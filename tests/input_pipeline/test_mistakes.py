@@ -7,6 +7,7 @@ from mistakes import told
 
 from input_pipeline import (
   bricks,
+  cli,
   dedupe,
   inspect,
   openkbp_download,
@@ -71,6 +72,16 @@ def test_explained_in_one_line(place, monkeypatch, capsys, command, line, code, 
   answer = told(command.main, line.split(), capsys)
   assert answer[0] == code
   assert message in answer[1]
+
+
+def test_what_begins_with_a_dash_and_is_no_option():
+  parser = cli.Parser()
+  parser.add_argument('--beam', nargs='?', const='')
+  parser.add_argument('files', nargs='*')
+  flags = '--runner=DirectRunner --direct_num_workers=2'
+  for words in (['--beam', flags], [f'--beam={flags}']):
+    assert parser.parse_args(words).beam == flags
+  assert parser.parse_args(['--', '-ct', '--odd']).files == ['-ct', '--odd']
 
 
 def test_help_is_no_mistake(capsys):
