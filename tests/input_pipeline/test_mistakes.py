@@ -28,6 +28,7 @@ MISTAKES = [
     'like imagesTr/amos_0###.nii.gz and labelsTr/amos_0###.nii.gz in it or below (#: digits)',
   ),
   (prepare, '--source=lits --check --manual_dir=gs://b/x', 1, 'gs://b/x is in a bucket; give a'),
+  (prepare, '--source=openkbp --check --manual_dir=gs://b/x', 1, 'gs://b/x is in a bucket; give'),
   (dedupe, '--download=lits=gs://b/x --output=o.json', 1, 'gs://b/x is in a bucket; give a place'),
   (prepare, '--source=phantom --data_dir=file --cases=1', 1, 'file: is a file, no folder'),
   (prepare, '--source=phantom --data_dir=d --spacing=x', 2, "'x': expected X,Y,Z"),
