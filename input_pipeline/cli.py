@@ -85,7 +85,8 @@ class Parser(argparse.ArgumentParser):
   def parse_args(self, args=None, namespace=None):
     words = from_home(sys.argv[1:] if args is None else args)
     # First: what argparse would miss, as it is required, may be there and called otherwise.
-    self._refuse(self._unknown_options(words))
+    if not {'-h', '--help'} & {*words}:
+      self._refuse(self._unknown_options(words))
     parsed, unknown = self.parse_known_args(words, namespace)
     self._refuse(unknown)
     return parsed

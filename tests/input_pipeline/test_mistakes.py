@@ -85,6 +85,12 @@ def test_what_begins_with_a_dash_and_is_no_option():
   assert parser.parse_args(['--', '-ct', '--odd']).files == ['-ct', '--odd']
 
 
+def test_help_comes_before_what_is_unknown(capsys):
+  with pytest.raises(SystemExit) as end:
+    prepare.main(['-i', 'x', '--help'])
+  assert end.value.code == 0
+
+
 def test_help_is_no_mistake(capsys):
   for command in (prepare, dedupe, inspect, throughput, openkbp_download):
     with pytest.raises(SystemExit) as end:
