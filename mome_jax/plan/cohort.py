@@ -340,7 +340,7 @@ def _list(source: str, name: str, folder: str | None, data_dir: str | os.PathLik
 def _prepared(name: str, report: Mapping, data_dir: str | os.PathLike) -> _Part:
   settings = report['settings']
   store = bricks.open_bricks(data_dir, name)
-  number = {(case.source, case.name): i for i, case in enumerate(store.cases)}
+  number = {case.key: i for i, case in enumerate(store.cases)}
 
   def read(case: bricks.CaseInfo) -> CaseFacts:
     image = np.full(case.shape, volume.AIR, np.int16)

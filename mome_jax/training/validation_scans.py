@@ -66,7 +66,7 @@ def split(
   groups: dict[patient_folds.Key, str] = {}
   for store in stores:
     groups |= bricks.read_patients(config.data_dir, store.name)
-  without = {(case.source, case.name) for case in cases if seen and seen.reason(case)}
+  without = {case.key for case in cases if seen and seen.reason(case)}
   patients = patient_folds.patients(cases, groups)
   parts = patient_folds.set_aside(
     cases,
@@ -77,7 +77,7 @@ def split(
     shown=_shown(stores, config.classes),
   )
   taken = {key for part in parts.values() for key in part.cases}
-  rest = [(case.source, case.name) for case in cases if (case.source, case.name) not in taken]
+  rest = [case.key for case in cases if case.key not in taken]
   training = [store.part(rest) for store in stores]
   if not taken:
     return list(stores), None
