@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import contextvars
+import itertools
 import os
 import pathlib
 import re
@@ -84,7 +85,8 @@ class Parser(argparse.ArgumentParser):
   def parse_args(self, args=None, namespace=None):
     words = from_home(sys.argv[1:] if args is None else args)
     # First: what argparse would miss, as it is required, may be there and called otherwise.
-    self._refuse([word for word in words if self._is_unknown_option(word)])
+    if not {'-h', '--help'} & {*words}:
+      self._refuse(self._unknown_options(words))
     parsed, unknown = self.parse_known_args(words, namespace)
     self._refuse(unknown)
     return parsed
@@ -101,14 +103,19 @@ class Parser(argparse.ArgumentParser):
     hint = f'did you mean {" or ".join(alike)}?' if alike else errors.suggest(option, known)
     self.error(f'unknown argument {unknown[0]}' + (f'; {hint}' if option.startswith('-') else ''))
 
-  def _is_unknown_option(self, word: str) -> bool:
-    option = word.partition('=')[0]
-    if not re.match('--?[a-zA-Z]', option) or ' ' in option:
-      return False
-    abbreviates = self.allow_abbrev and option.startswith('--')
-    return not any(
-      name == option or abbreviates and name.startswith(option) for name in self._known()
-    )
+  def _unknown_options(self, words: Sequence[str]) -> list[str]:
+    known, unknown = list(self._known()), []
+    before = ''
+    for word in itertools.takewhile(lambda word: word != '--', words):
+      option = word.partition('=')[0]
+      abbreviates = self.allow_abbrev and option.startswith('--')
+      is_known = any(name == option or abbreviates and name.startswith(option) for name in known)
+      # With a space in it, argparse takes it for the value of the option before.
+      is_value = ' ' in option or (' ' in word and before.startswith('-'))
+      if re.match('--?[a-zA-Z]', option) and not is_known and not is_value:
+        unknown.append(word)
+      before = word
+    return unknown
 
   def _known(self) -> Iterator[str]:
     for action in self._actions:

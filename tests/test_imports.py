@@ -28,9 +28,9 @@ ROOMS = {
   'input_pipeline.ct': 'input_pipeline.anatomy input_pipeline.file_kinds '
   'input_pipeline.image_headers input_pipeline.inventory',
   'input_pipeline.labels': 'input_pipeline.anatomy input_pipeline.ct',
-  'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.labels '
-  'input_pipeline.file_kinds input_pipeline.inventory input_pipeline.text_files '
-  'input_pipeline.progress',
+  'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.buckets input_pipeline.ct '
+  'input_pipeline.labels input_pipeline.file_kinds input_pipeline.inventory '
+  'input_pipeline.text_files input_pipeline.progress',
   'input_pipeline.bricks': 'input_pipeline.anatomy input_pipeline.buckets input_pipeline.cli '
   'input_pipeline.ct input_pipeline.folder_lock input_pipeline.inventory input_pipeline.sources',
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.control_groups '
@@ -219,6 +219,25 @@ def test_a_lazy_import_counts():
   tree = ast.parse('import jax\ndef f():\n  import tensorflow.data\n  from mome_jax import ops\n')
   assert list(imports(tree)) == [
     ('jax', True), ('tensorflow.data', False), ('mome_jax.ops', False)]  # fmt: skip
+
+
+def named(module):
+  """What a module calls something, or exports when it is asked for."""
+  tree = modules().get(module) or modules()[f'{module}.__init__']
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+      yield from (alias.asname or alias.name for alias in node.names)
+    yield getattr(node, 'id', getattr(node, 'name', getattr(node, 'value', None)))
+
+
+def test_benchmarks_import_what_there_is():
+  """Most of them run by hand alone."""
+  for file in (ROOT / 'tests' / 'benchmarks').rglob('*.py'):
+    for node in ast.walk(ast.parse(file.read_text())):
+      if isinstance(node, ast.ImportFrom) and node.module.split('.')[0] in PACKAGES:
+        for alias in node.names:
+          is_there = is_module(f'{node.module}.{alias.name}') or alias.name in named(node.module)
+          assert is_there, f'{file}: {node.module}.{alias.name}'
 
 
 def test_text_is_utf8_wherever_it_is_written():

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from input_pipeline import file_kinds, inventory, remarks
 from input_pipeline.ct import grid_checks, nifti
 from input_pipeline.ct.grid_checks import VolumeError
-from input_pipeline.errors import few, reading_into_memory
+from input_pipeline.errors import reading_into_memory
 
 ENDINGS = file_kinds.NIFTI_ENDINGS
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM and ITK count to the left and to posterior
@@ -257,14 +257,21 @@ def to_labels(array: np.ndarray, path: str | os.PathLike, most: int = 255) -> np
     # Rescaled integers come back with round-off; NaN fails the comparison as it should.
     wrong = ~(np.abs(array - rounded) < 1e-3)
     if wrong.any():
-      values = few((f'{value:g}' for value in np.unique(array[wrong])), 8)
+      values = _some(array[wrong])
       raise VolumeError(f'{path}: label values {values} are no integers; resample by nearest voxel')
     array = rounded
   outside = (array < 0) | (array > most)
   if outside.any():
-    values = few((f'{value:g}' for value in np.unique(array[outside])), 8)
+    values = _some(array[outside])
     raise VolumeError(f'{path}: label values {values} are outside 0..{most}; renumber the labels')
   return array.astype(np.uint8 if array.max(initial=0) <= 255 else np.uint16)
+
+
+def _some(values: np.ndarray, most: int = 8) -> str:
+  """The different values, as a list for messages; of an interpolated map they are millions."""
+  different = np.unique(values)  # NaN once
+  told = ', '.join(f'{value:g}' for value in different[:most])
+  return f'{told} and {len(different) - most} more' if len(different) > most else told
 
 
 def write_nifti(

@@ -70,11 +70,7 @@ def openkbp_cases(manual_dir: str | None, *, tune: bool = False) -> list[Case]:
 
 
 def _folder(manual_dir: str | None) -> pathlib.Path:
-  if manual_dir is None:
-    raise SourceError(
-      'openkbp: pass --manual_dir, the folder that input_pipeline.openkbp_download made'
-    )
-  return pathlib.Path(manual_dir)
+  return files.folder_of('openkbp', manual_dir, 'what input_pipeline.openkbp_download made')
 
 
 def _read_openkbp(folder: pathlib.Path, split: str) -> list[Case]:

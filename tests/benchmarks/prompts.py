@@ -11,8 +11,8 @@ import resource
 import time
 
 from input_pipeline.ct import volume
+from mome_jax import shipped
 from mome_jax.inference.loaded_model import SHIPPED, Predictor
-from mome_jax.predict import DEMO
 from mome_jax.text.prompts import default_prompts
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--checkpoint', default=SHIPPED)
-  parser.add_argument('--scan', default=DEMO)
+  parser.add_argument('--scan', default=shipped.SCAN)
   parser.add_argument('--counts', type=int, nargs='+', default=[32, 200], help='prompts in all')
   args = parser.parse_args()
   predictor, scan = Predictor(args.checkpoint), volume.read_image(args.scan)

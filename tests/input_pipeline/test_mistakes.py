@@ -7,6 +7,7 @@ from mistakes import told
 
 from input_pipeline import (
   bricks,
+  cli,
   dedupe,
   inspect,
   openkbp_download,
@@ -27,6 +28,7 @@ MISTAKES = [
     'like imagesTr/amos_0###.nii.gz and labelsTr/amos_0###.nii.gz in it or below (#: digits)',
   ),
   (prepare, '--source=lits --check --manual_dir=gs://b/x', 1, 'gs://b/x is in a bucket; give a'),
+  (prepare, '--source=openkbp --check --manual_dir=gs://b/x', 1, 'gs://b/x is in a bucket; give'),
   (dedupe, '--download=lits=gs://b/x --output=o.json', 1, 'gs://b/x is in a bucket; give a place'),
   (prepare, '--source=phantom --data_dir=file --cases=1', 1, 'file: is a file, no folder'),
   (prepare, '--source=phantom --data_dir=d --spacing=x', 2, "'x': expected X,Y,Z"),
@@ -71,6 +73,22 @@ def test_explained_in_one_line(place, monkeypatch, capsys, command, line, code, 
   answer = told(command.main, line.split(), capsys)
   assert answer[0] == code
   assert message in answer[1]
+
+
+def test_what_begins_with_a_dash_and_is_no_option():
+  parser = cli.Parser()
+  parser.add_argument('--beam', nargs='?', const='')
+  parser.add_argument('files', nargs='*')
+  flags = '--runner=DirectRunner --direct_num_workers=2'
+  for words in (['--beam', flags], [f'--beam={flags}']):
+    assert parser.parse_args(words).beam == flags
+  assert parser.parse_args(['--', '-ct', '--odd']).files == ['-ct', '--odd']
+
+
+def test_help_comes_before_what_is_unknown(capsys):
+  with pytest.raises(SystemExit) as end:
+    prepare.main(['-i', 'x', '--help'])
+  assert end.value.code == 0
 
 
 def test_help_is_no_mistake(capsys):

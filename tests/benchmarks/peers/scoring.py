@@ -33,7 +33,7 @@ def score(trainer, config, workdir: pathlib.Path, *, limit: int | None = None) -
   rows = []
   for case in progress.bar(part.read(), total=len(part), desc='evaluate'):
     segmentation = segmenter(case.image, case.geometry.spacing)
-    patient = part.patients.get((case.source, case.name), '')
+    patient = part.patients.get(case.key, '')
     rows += score_checkpoint.score_case(case, segmentation, patient)
   rules = ', '.join(segmenter.settings.rules) or 'none'
   title = f'{part.title()}, step {trainer.step}, post-processing: {rules}'
