@@ -68,6 +68,7 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
   )
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument(
+    '-i',
     '--input',
     nargs='+',
     help='NIfTI, NRRD and MetaImage files, DICOM .zip files, folders of any',
@@ -75,7 +76,7 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
   source.add_argument(
     '--demo', action='store_true', help='the head and neck CT that comes with the package'
   )
-  parser.add_argument('--output', required=True, help='folder for the results')
+  parser.add_argument('-o', '--output', required=True, help='folder for the results')
   asked = parser.add_mutually_exclusive_group()
   asked.add_argument(
     '--prompts',

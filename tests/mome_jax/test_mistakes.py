@@ -161,7 +161,7 @@ LINES = [
   (serve, '--port=x', 2, "'x': expected a whole number from 0 on"),
   (serve, '--keep-scans=0', 2, 'expected a whole number from 1 on'),
   (predict, '--input=scan.nii --output=o --promts=liver', 2, 'did you mean --prompts'),
-  (predict, '-i scan.nii -o o', 2, 'unknown argument -i; did you mean --input?'),
+  (predict, '-i nowhere.nii -o o', 1, 'nowhere.nii: no such file or folder'),
   (predict, '--input=scan.nii --out=o', 2, 'unknown argument --out=o; did you mean --output?'),
   (predict, '--input=scan.nii --output=o --prompts=,', 1, 'an empty one'),
   (predict, '--input=scan.nii --output=o --prompts-file=nowhere', 1, 'nowhere: cannot be read'),
