@@ -28,9 +28,9 @@ ROOMS = {
   'input_pipeline.ct': 'input_pipeline.anatomy input_pipeline.file_kinds '
   'input_pipeline.image_headers input_pipeline.inventory',
   'input_pipeline.labels': 'input_pipeline.anatomy input_pipeline.ct',
-  'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.ct input_pipeline.labels '
-  'input_pipeline.file_kinds input_pipeline.inventory input_pipeline.text_files '
-  'input_pipeline.progress',
+  'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.buckets input_pipeline.ct '
+  'input_pipeline.labels input_pipeline.file_kinds input_pipeline.inventory '
+  'input_pipeline.text_files input_pipeline.progress',
   'input_pipeline.bricks': 'input_pipeline.anatomy input_pipeline.buckets input_pipeline.cli '
   'input_pipeline.ct input_pipeline.folder_lock input_pipeline.inventory input_pipeline.sources',
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.control_groups '
