@@ -169,10 +169,11 @@ def split_sides(
 ) -> np.ndarray:
   """Which voxels of a paired organ are the right one's.
 
-  Every component lies on the side of its centroid. One whose own tissue reaches far over the middle
-  is two organs that touch, and is cut there; a lesion may grow over it. Two large pieces on one
-  side, far apart from right to left, mean that the middle is wrong (a scan cut off at one side):
-  the one further right is the right organ. Nothing is deleted.
+  Every component lies on the side of the centroid of its own tissue, or where it is all lesion of
+  that. One whose own tissue reaches far over the middle is two organs that touch, and is cut there;
+  a lesion may grow over it. Two large pieces on one side, far apart from right to left, mean that
+  the middle is wrong (a scan cut off at one side): the one further right is the right organ.
+  Nothing is deleted.
 
   Args:
     mask: (D, H, W) bool in canonical order (axis 0 grows to the right).
@@ -193,7 +194,8 @@ def split_sides(
   planes = _planes(parts, number)
   own = planes if lesions is None else _planes(np.where(lesions, 0, parts), number)
   sizes, x = planes.sum(1), np.arange(mask.shape[0])
-  centres = planes @ x / sizes
+  told = np.where(own.any(1, keepdims=True), own, planes)
+  centres = told @ x / told.sum(1)
   pieces = np.argsort(-sizes, kind='stable')[:2]
   if number > 1 and sizes[pieces[1]] >= _PIECE * sizes.sum():
     low, high = sorted(centres[pieces])

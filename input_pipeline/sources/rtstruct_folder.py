@@ -260,7 +260,10 @@ def _case(
         heights[side].append(structures.heights[roi])
   nouns = [noun for of_set in meanings.values() for noun in of_set.values()]
   some = () if set(_sides(nouns, template)) <= {*supervised} else (supervised,)
-  load = functools.partial(_load, patient.path, patient.uid, meanings, template, *some)
+  newest, *others = meanings.items()
+  load = functools.partial(_load, patient.path, patient.uid, *newest, template, *some)
+  if others:  # else it is as it ever was: what is prepared of such a patient is not made again
+    load = functools.partial(load, further=dict(others))
   ranges: dict[str, tuple[float, float]] = {}
   for noun in (name for name in partial if name in supervised and name in heights):
     if not np.isfinite(patient.step):
@@ -280,18 +283,22 @@ def _case(
 def _load(
   path: pathlib.Path,
   uid: str,
-  meanings: Mapping[str, Mapping[str, str]],
+  name: str,
+  meanings: Mapping[str, str],
   template: Template,
   labelled: Sequence[str] | None = None,
+  further: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Scan:
   """Reads a series and the ROIs of structure sets.
 
   Args:
     path: folder or zip archive.
     uid: SeriesInstanceUID.
-    meanings: file of a structure set inside -> ROI -> class or pair.
+    name: file of the newest structure set inside.
+    meanings: its ROI -> class or pair.
     template: of the classes.
     labelled: of the classes that the ROIs tell, those that are known in the case; all by default.
+    further: file of each other structure set -> ROI -> class or pair.
 
   Raises:
     SourceError: if an ROI has no contour in the scan.
@@ -300,13 +307,14 @@ def _load(
   series = dicom.read_series(path, series=uid)
   geometry = series.volume.geometry
   masks: dict[str, np.ndarray] = {}
-  for name, of_set in meanings.items():
-    read = structure_set.read_masks(path, name, geometry, list(of_set))
+  sets = {name: meanings, **(further or {})}
+  for file, of_set in sets.items():
+    read = structure_set.read_masks(path, file, geometry, list(of_set))
     if lost := [roi for roi in of_set if roi not in read]:
-      raise SourceError(f'{path}/{name}: no closed contour of {", ".join(lost)} lies in the scan')
+      raise SourceError(f'{path}/{file}: no closed contour of {", ".join(lost)} lies in the scan')
     masks |= read
-  place = f'{path}/{" and ".join(meanings)}'
-  together = {roi: noun for of_set in meanings.values() for roi, noun in of_set.items()}
+  place = f'{path}/{" and ".join(sets)}'
+  together = {roi: noun for of_set in sets.values() for roi, noun in of_set.items()}
   values, nouns = compose(place, masks, together, geometry.shape, template)
   codes = labels.convert(
     volume.to_canonical(values, geometry.affine).array,

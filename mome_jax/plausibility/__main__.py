@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   fold = folds.by_source(args.data_dir, sources, data.sources, data.fold, data.folds)
   stores = [bricks.open_bricks(args.data_dir, source, template, fold[source]) for source in sources]
   folder = checkpoint.folder_of(args.checkpoint)
-  if trained := training_cases.read(folder):  # some may have been set aside to choose by
+  # Some were set aside to choose by, and are on no list of what it was trained on.
+  if config.validation.cases and (trained := training_cases.read(folder)):
     known = {(source, case) for source, case, _ in trained.cases}
     stores = [store.part(known) if store.name in data.sources else store for store in stores]
   with writing(folder):  # before minutes of measuring

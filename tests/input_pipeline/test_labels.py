@@ -141,6 +141,12 @@ class TestDoubtfulSides:
     known = {3: (2, 10)} if left[1] else {}
     assert sides(array) == known | {201: (22, 40), 2: (40, 50)}
 
+  @pytest.mark.filterwarnings('error')
+  def test_a_tumor_most_of_which_is_beyond_the_middle_does_not_take_its_kidney_there(self):
+    array = kidneys((2, 6, 1), (8, 40, 2), (40, 50, 1))
+    assert sides(array) == {3: (2, 6), 201: (8, 40), 2: (40, 50)}
+    assert sides(kidneys((8, 40, 2), (40, 50, 1))) == {201: (8, 40), 2: (40, 50)}
+
   def test_a_tumor_in_one_of_two_that_touch_is_not_cut(self):
     array = kidneys((16, 46, 1))
     array[28:40, 5:7, 3:5] = 2

@@ -150,6 +150,16 @@ def test_one_structure_set_a_structure_is_one_of_all(tmp_path):
   assert 'not RS/old.dcm (not asked for)' in notes[0]
 
 
+def test_a_patient_with_one_structure_set_that_counts_is_not_converted_again(tmp_path):
+  """By what reads a case `prepare` knows it: cases of earlier versions had these arguments."""
+  newer = two_sets(tmp_path / 'p1')
+  structures(newer / 'new.dcm', {'Larynx': CORD, 'SpinalCord': CORD}, date='20210101')
+  load = listed(tmp_path)[0]['p1'].load
+  place, _, name, meanings, _ = load.args
+  assert (place, name, load.keywords) == (tmp_path / 'p1', 'RS2/new.dcm', {})
+  assert meanings == {'Larynx': 'larynx', 'SpinalCord': 'spinal cord'}
+
+
 def test_sides_and_their_pair_are_versions_of_each_other(tmp_path):
   newer = two_sets(tmp_path / 'p1')
   structures(newer / 'a.dcm', {'Parotids': [*LEFT, *RIGHT]}, date='20210101')

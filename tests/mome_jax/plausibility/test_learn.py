@@ -89,9 +89,15 @@ def test_of_a_source_that_is_not_the_run_s_the_split_of_its_preparation_is_measu
   assert opened == {'phantom': dealt, 'mine': None}
 
 
-def test_scans_that_a_run_set_aside_are_not_measured(prepared, tmp_path, monkeypatch):
-  """Those that `validation.cases` took from training are on no list of training cases."""
-  checkpoint.save_model(tmp_path, demo.get_config(), {'model': {'a': np.ones(2, np.float32)}})
+@pytest.mark.parametrize('aside', [2, 0])
+def test_scans_that_a_run_set_aside_are_not_measured(aside, prepared, tmp_path, monkeypatch):
+  """Of a run without any, other scans than its list names are measured: of other data of the name.
+
+  Those that `validation.cases` took from training are on no list of training cases.
+  """
+  config = demo.get_config()
+  config.validation.cases = aside
+  checkpoint.save_model(tmp_path, config, {'model': {'a': np.ones(2, np.float32)}})
   cases = bricks.open_bricks(prepared, 'phantom').cases
   listed = frozenset((case.source, case.name, case.digest) for case in cases[2:])
   training_cases.write(epath.Path(tmp_path), training_cases.TrainingCases(listed))
@@ -99,7 +105,7 @@ def test_scans_that_a_run_set_aside_are_not_measured(prepared, tmp_path, monkeyp
   see = lambda stores, *_, **__: opened.update({s.name: s.cases for s in stores}) or []
   monkeypatch.setattr(learn, 'learn_stores', see)
   assert command.main(['--checkpoint', str(tmp_path), '--data_dir', str(prepared)]) == 0
-  assert opened == {'phantom': cases[2:]}
+  assert opened == {'phantom': cases[aside:]}
 
 
 def test_scans_come_together_from_their_bricks(prepared):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from input_pipeline import stopping
 from mome_jax.runtime import program
 
 
@@ -56,3 +57,22 @@ def test_a_program_that_is_to_end_is_waited_for(make, number):
   assert program.run('told', number.name) == (75 if number == signal.SIGTERM else 0)
   asking.join()
   assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_program_that_is_asked_to_end_before_it_listens(make):
+  """It ends with 143, of which no launcher knows that the same command goes on."""
+  folder = make('pathlib.Path("began").touch()', 'time.sleep(60)')
+
+  def stop():
+    while not (folder / 'began').exists():
+      time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  asking = threading.Thread(target=stop)
+  asking.start()
+  main = stopping.resumable(lambda: program.run('told'))
+  with stopping.stoppable():
+    assert main() == stopping.PREEMPTED
+  asking.join()
+  make('sys.exit(143)')
+  assert program.run('told') == 143  # nobody asked this one

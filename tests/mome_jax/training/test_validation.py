@@ -135,10 +135,11 @@ def test_of_a_scan_without_a_class_all_is_drawn():
   assert low.tolist() == [0, 0, 0] and high.tolist() == [3, 4, 5]
 
 
-def test_a_picture_holds_the_logits_of_a_few_classes_at_a_time(monkeypatch, tmp_path):
+@pytest.mark.parametrize('shown', [(), (3,), (0, 1, 2, 4), (0, 1, 2, 3, 4)])
+def test_a_picture_holds_the_logits_of_a_few_classes_at_a_time(shown, monkeypatch, tmp_path):
   """Each device held those of all classes in all windows of all devices: of 64, gigabytes."""
   rng = np.random.default_rng(0)
-  names, shape, drawn, gathered = TEMPLATE.names()[:5], (13, 9, 8), {}, []
+  names, shape, drawn, gathered = TEMPLATE.names()[:5], (13, 9, 8), [], []
   image = rng.uniform(0, 100, shape).astype(np.float32)
   case = types.SimpleNamespace(voxels={}, info=types.SimpleNamespace(shape=shape, name='a scan'))
 
@@ -147,7 +148,7 @@ def test_a_picture_holds_the_logits_of_a_few_classes_at_a_time(monkeypatch, tmp_
     return gathered[-1]
 
   validation = types.SimpleNamespace(
-    _drawn=case, _shown=np.arange(5),
+    _drawn=case, _shown=np.array(shown, int),
     _sampler=types.SimpleNamespace(
       patch=(8, 8, 8), windows=np.array([[0.0, 100.0]]),
       read=lambda *_: (image, np.zeros(shape, np.uint8)),
@@ -160,12 +161,18 @@ def test_a_picture_holds_the_logits_of_a_few_classes_at_a_time(monkeypatch, tmp_
     _config=ConfigDict({'mesh': {'spatial': False}, 'data': {'spacing': (1.0, 1.0, 1.0)}}),
   )  # fmt: skip
   monkeypatch.setattr(
-    validation_module.overlay, 'overlay', lambda *given: drawn.update(given[3].masks)
+    validation_module.overlay, 'overlay', lambda *given: drawn.append(given[3].masks)
   )
+  ended = iter((False, True))
+  Validation.draw(validation, tmp_path / 'scan.png', None, 'step 1', lambda: next(ended))
+  assert not drawn and not list(ended)  # it was left after the second slab of two
+  gathered.clear()
   Validation.draw(validation, tmp_path / 'scan.png', None, 'step 1')
-  assert {part.shape for part in gathered} == {(2, 4, 8, 8, 8)}  # of eight, three to fill up
-  assert list(drawn) == list(names)
-  for mask, level in zip(drawn.values(), np.linspace(0.1, 0.8, 8), strict=False):
+  assert {part.shape for part in gathered} == ({(2, 4, 8, 8, 8)} if shown else set())
+  (masks,) = drawn
+  assert list(masks) == [names[k] for k in shown]
+  for k, mask in zip(shown, masks.values(), strict=True):
+    level = np.linspace(0.1, 0.8, 8)[k]
     clear = np.abs(image / 100 - level) > 1e-4
     np.testing.assert_array_equal(mask[clear], (image / 100 > level)[clear])
 
