@@ -43,7 +43,7 @@ def output(tmp_path_factory):
   folder = tmp_path_factory.mktemp('accelerator')
   half = folder / 'fresh_model' / 'config.json'  # of a part that was stopped
   half.parent.mkdir()
-  half.write_text('{}')
+  half.write_text('{"model": {}}')
   run(folder, 'de')
   return folder
 
