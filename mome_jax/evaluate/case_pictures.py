@@ -1,6 +1,5 @@
 """The pictures of an evaluation: numbers become drawings here and nowhere else in this room."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,27 +104,11 @@ def _draw_masks(path: epath.Path, case: VolumeRecord, segmentation: Segmentation
   table = segmentation.template.code_table(names)
   layers = overlay.Layers(
     masks,
-    {name: _Truth(case.codes, table[:, i]) for i, name in enumerate(names)},
+    {name: overlay.CodeMask(case.codes, table[:, i]) for i, name in enumerate(names)},
     palette(segmentation.names),
   )
   title = f'{path.stem}: prediction filled, reference dashed'
   overlay.overlay(path, case.image, case.geometry.spacing, layers, title)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Truth:
-  """The reference of a class, made where it is sliced: (D, H, W) bool."""
-
-  codes: np.ndarray
-  of_class: np.ndarray
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """(D, H, W)."""
-    return self.codes.shape
-
-  def __getitem__(self, where: Any) -> np.ndarray:
-    return self.of_class[self.codes[where]]
 
 
 def _known_slices(case: VolumeRecord, name: str) -> np.ndarray:

@@ -35,6 +35,27 @@ class Mask(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class CodeMask:
+  """The mask of some codes, looked up where it is sliced: a picture needs little of it.
+
+  Attributes:
+    codes: (D, H, W) uint8.
+    table: (256,) bool, whether a code belongs to the mask.
+  """
+
+  codes: np.ndarray
+  table: np.ndarray
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """(D, H, W)."""
+    return self.codes.shape
+
+  def __getitem__(self, where: Any) -> np.ndarray:
+    return np.asarray(self.table[self.codes[where]])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Layers:
   """What is drawn over a scan.
 

@@ -6,7 +6,6 @@ training: what it costs is known before, however many and large the scans are.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,27 +35,6 @@ _SEED = 0  # of the patches: the same for all runs, whatever seed they train wit
 _CACHE_MB = 256  # of decoded bricks, beside those of training
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[None], axis=0).astype(bool)  # (8, 256)
 _PICTURE_OVERLAP = 0.25  # of the windows of the scan that is drawn
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Mask:
-  """A mask of the bytes that a table finds, looked up where it is sliced: a picture needs little.
-
-  Attributes:
-    values: (D, H, W) uint8.
-    table: (256,) bool.
-  """
-
-  values: np.ndarray
-  table: np.ndarray
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """(D, H, W)."""
-    return self.values.shape
-
-  def __getitem__(self, where: Any) -> np.ndarray:
-    return np.asarray(self.table[self.values[where]])
 
 
 class Validation:
@@ -170,8 +148,8 @@ class Validation:
       return
     packed, table = np.concatenate(parts, 1), self._template.code_table(names)
     layers = overlay.Layers(
-      {name: _Mask(packed[k // 8], _BITS[k % 8]) for k, name in enumerate(names)},
-      {name: _Mask(codes, table[:, k]) for k, name in enumerate(names)},
+      {name: overlay.CodeMask(packed[k // 8], _BITS[k % 8]) for k, name in enumerate(names)},
+      {name: overlay.CodeMask(codes, table[:, k]) for k, name in enumerate(names)},
       palette(self._classes),
       labelled=np.asarray(table.any(1))[codes],  # the same slices every time
     )
