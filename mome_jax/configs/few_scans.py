@@ -36,6 +36,12 @@ def augment_strongly(config: ml_collections.ConfigDict) -> None:
   config.data.augment.update(AUGMENTATION)
 
 
+def augment_sources(config: ml_collections.ConfigDict, *sources: str) -> None:
+  """Switches it on for some sources alone, with mirror images."""
+  strong = {**AUGMENTATION, 'p_mirror': 0.5}
+  config.data.augment_of += tuple((source, strong) for source in sources)
+
+
 def get_config(experiment: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns the experiment.
 

@@ -26,8 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = openkbp_fine.get_config()
   config.experimental = tuple(name for name in config.experimental if not name.endswith(' lung'))
-  chests = {**few_scans.AUGMENTATION, 'p_mirror': 0.5}
-  config.data.augment_of = (('thorax', chests), ('chest_abdomen', chests))
+  few_scans.augment_sources(config, 'thorax', 'chest_abdomen')
   config.train.steps = 5000
   config.train.learning_rate = 1e-3
   return config

@@ -21,16 +21,15 @@ validation patients, NSD 69.9, as before; what is marked in two held-out scans o
 
 import ml_collections
 
-from mome_jax.configs import head_neck_chest
+from mome_jax.configs import few_scans, head_neck_chest
 
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the experiment."""
   config = head_neck_chest.get_config()
-  ((_, strong), *_) = config.data.augment_of
   others = ('totalsegmentator_sample', 'sarcoma')
   config.data.sources += others
-  config.data.augment_of += tuple((source, strong) for source in others)
+  few_scans.augment_sources(config, *others)
   # Two patches in three are of OpenKBP, two in fifteen of limbs.
   config.data.weights = (('openkbp', 10.0), ('sarcoma', 2.0))
   config.data.patch = (64, 64, 64)

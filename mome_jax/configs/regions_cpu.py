@@ -44,7 +44,6 @@ def get_config() -> ml_collections.ConfigDict:
   config = openkbp_cpu.get_config()
   learn_regions(config)
   # As in head_neck_chest: what makes many scans of few costs those of which there are many.
-  chests = {**few_scans.AUGMENTATION, 'p_mirror': 0.5}
-  config.data.augment_of = (('thorax', chests), ('chest_abdomen', chests))
+  few_scans.augment_sources(config, 'thorax', 'chest_abdomen')
   config.model.anchor = 'equal'
   return config
