@@ -70,6 +70,11 @@ class Volume:
     """(3,) float64 mm along the axes of `array`."""
     return self.geometry.spacing
 
+  @property
+  def voxel_ml(self) -> float:
+    """The volume of a voxel, ml."""
+    return abs(float(np.linalg.det(self.geometry.affine[:3, :3]))) / 1000
+
 
 def to_canonical(
   array: np.ndarray,

@@ -359,7 +359,7 @@ function closeBeside() {
   showBeside();
 }
 
-const inWords = (row) => (row.present ? `${row.name} ${millilitres(row)} ml${row.plausible === false ? ', not plausible' : ''}` : `${row.name}: not found`);
+const inWords = (row) => (row.present ? `${row.name} ${millilitres(row)} ml${row.plausible === false ? ', not plausible' : ''}` : `${row.name}: ${row.removed_ml ? 'removed, not there' : 'not found'}`);
 
 function showNames() {
   $('names').replaceChildren(...data.classes.map((row) => {

@@ -265,6 +265,11 @@ def _doubts(output: pathlib.Path) -> list[str]:
       told.append('does not look like the scans the model was trained on: do not trust its masks')
     else:
       told += [f'{name} is implausible: {why}' for name, why in doubts.masks.items()]
+    told += [
+      f'{row["name"]} removed as not there: {"; ".join(row["reasons"])}'
+      for row in legend['labels']
+      if row['removed_ml']
+    ]
   return told
 
 

@@ -96,6 +96,21 @@ def apply(
   return dataclasses.replace(segmentation, winner=masks.winner, over=masks.over)
 
 
+def without(segmentation: Segmentation, names: Collection[str]) -> Segmentation:
+  """The same where some of the classes that compete have no mask; structures in them stay.
+
+  Their voxels go as those that a rule takes: see `apply`.
+  """
+  if not names:
+    return segmentation
+  masks = _Masks(segmentation, (1, 1, 1), 0)
+  for name in names:
+    box = masks.box(name)
+    if box is not None:
+      masks.remove(name, box, masks.mask(name, box))
+  return dataclasses.replace(segmentation, winner=masks.winner, over=masks.over)
+
+
 class _Masks:
   """Copies of the packed masks that rules change class by class, inside boxes."""
 

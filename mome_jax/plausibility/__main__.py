@@ -56,7 +56,10 @@ def _told(region: 'record.Record', classes: Sequence[str]) -> Iterator[str]:
       f'  {name}: {known.cases} labels, {known.cut} of them cut; {size.low:.3g} to {size.high:.3g} '
       f'ml; left out, {implausible} of {masks} called implausible'
     )
-  missing = [name for name in classes if name not in (*region.classes, *region.absent)]
+  if region.few:
+    yield f'  few labels, judged in foreign scans only: {", ".join(region.few)}'
+  judged = {*region.classes, *region.few, *region.absent}
+  missing = [name for name in classes if name not in judged]
   if missing:
     yield f'  too few labels, not judged: {", ".join(missing)}'
   if region.absent:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mome_jax.plausibility import measures, reasons
 from mome_jax.plausibility.measures import Look, Scene
-from mome_jax.plausibility.record import LEAST_CASES, ClassRecord, Record
+from mome_jax.plausibility.record import LEAST_CASES, ClassRecord, Range, Record
 
 OUTSIDE = 'outside the field of view'
 FOREIGN = 'the scan does not look like those the model was trained on'
@@ -161,11 +161,17 @@ def judge(
     if wrong.foreign or (all(whys) and not looks[name].cut):
       first = (UNSEEN, *whys[0]) if all(whys) else (FOREIGN,)
       verdicts[name] = Verdict(False, first, looks[name].cut, absent=True)
+  for name in looks.keys() - known.keys() if wrong.foreign else ():
+    why = _unlike_few(looks[name], name, (record, *others))
+    if why:
+      verdicts[name] = Verdict(False, (FOREIGN, *why), looks[name].cut, absent=True)
   for name in (*known, *(name for name in specks if name not in record.absent)):
     if name in specks:
       why = [SPECK]
     else:
-      why = _misfit(known[name], deviations.inside[name], record.classes[name], record.tolerance)
+      why = _misfit(
+        known[name], deviations.inside[name], record.classes[name].values, record.tolerance
+      )
       why += _misplacement(name, wrong, deviations, record)
     beyond = bool(why) and _beyond(name, trusted, scene, record)
     told = ([OUTSIDE] if beyond else [FOREIGN] if wrong.foreign else []) + why
@@ -276,12 +282,12 @@ def _offset(name: str, look: Look, other: str, seen: Look, record: Record) -> Of
 
 
 def _misfit(
-  look: Look, excess: Mapping[str, float], known: ClassRecord, tolerance: float
+  look: Look, excess: Mapping[str, float], ranges: Mapping[str, Range], tolerance: float
 ) -> list[str]:
   """What is wrong with a mask in itself, the worst first."""
   worst = sorted(excess, key=lambda name: -abs(excess[name]))
   return [
-    reasons.of_mask(name, look.values[name], known.values[name], excess[name])
+    reasons.of_mask(name, look.values[name], ranges[name], excess[name])
     for name in worst
     if abs(excess[name]) > tolerance
   ][:_SHOWN]
@@ -297,9 +303,26 @@ def _elsewhere(
     if known:
       look = looks[name]
       wrong[name] = [
-        _misfit(look, excesses(look, ranges), ranges, tolerance) for ranges, tolerance in known
+        _misfit(look, excesses(look, one), one.values, tolerance) for one, tolerance in known
       ]
   return wrong
+
+
+def _unlike_few(look: Look, name: str, records: Sequence[Record]) -> list[str]:
+  """What is wrong with a mask of a class of few labels; nothing where one of the records allows it.
+
+  Args:
+    look: of the mask.
+    name: of the class.
+    records: of all regions.
+  """
+  wrong = []
+  for record in records:
+    if name in record.few:
+      ranges = record.few[name]
+      excess = {m: ranges[m].excess(m, look.values[m]) for m in measures.SURROUNDINGS}
+      wrong.append(_misfit(look, excess, ranges, record.tolerance))
+  return wrong[0] if wrong and all(wrong) else []
 
 
 def _misplacement(name: str, wrong: Outliers, deviations: Deviations, record: Record) -> list[str]:

@@ -14,8 +14,10 @@ from input_pipeline import bricks, patient_folds
 from mome_jax.plausibility.judge import Deviations, deviate, outliers
 from mome_jax.plausibility.measures import FINEST_MM, MASK, SCAN, Look, Scene
 from mome_jax.plausibility.record import (
+  FEWEST_CASES,
   LEAST_CASES,
   MOST_CASES,
+  OF_FEW,
   ClassRecord,
   Range,
   Record,
@@ -283,6 +285,11 @@ def _ranges(scans: Sequence[TrainingLook], classes: Iterable[str], grid: Sequenc
     sources=sources,
     absent=tuple(sorted(_absent(scans))),
     shown=tuple(sorted(_shown(scans))),
+    few={
+      name: {m: Range.of_few(m, [look.values[m] for look in looks]) for m in OF_FEW}
+      for name, looks in labelled.items()
+      if FEWEST_CASES <= len(looks) < LEAST_CASES
+    },
   )
 
 

@@ -21,8 +21,10 @@ from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS
 FILE = 'class_statistics.json'  # beside `config.json` of a workdir or model folder
 VERSION = 2  # 1 had one region, without a list
 LEAST_CASES = 10  # of fewer, nobody knows a range
+FEWEST_CASES = 3  # of these on, it is known what is nothing of the kind
 MOST_CASES = 300  # more do not change the quantiles, and each takes a while to measure
 QUANTILES = (0.02, 0.98)
+OF_FEW = ('volume_ml', *SURROUNDINGS)  # the volume tells what is small, not what is wrong
 _LOGARITHMIC = ('volume_ml', 'section_mm2', 'hu_sd', 'body_cm2', 'section_cm2', 'slimmest_cm2')
 # Spread of a measure below which a range is not believed: a few labels agree by chance.
 _FLOOR = dict.fromkeys(_LOGARITHMIC, 0.1) | dict.fromkeys((*SURROUNDINGS, *SCAN[2:]), 0.03)
@@ -49,6 +51,25 @@ class Range:
     low, median, high = np.quantile(np.asarray(values, float), (QUANTILES[0], 0.5, QUANTILES[1]))
     return cls(*(float(f'{number:.6g}') for number in (low, median, high)))
 
+  @classmethod
+  def of_few(cls, name: str, values: Sequence[float]) -> 'Range':
+    """Where one more value of a measure is to be expected, from a few of them.
+
+    The prediction interval of a normal distribution: mean + t s sqrt(1 + 1/n), with the quantiles
+    of Student's t of n - 1 degrees of freedom (Geisser, Predictive Inference, 1993).
+
+    Args:
+      name: of the measure.
+      values: at least two.
+    """
+    from scipy import special  # slow to import
+
+    at = np.array([scaled(name, value) for value in values])
+    spread = max(float(at.std(ddof=1)), _FLOOR[name]) * math.sqrt(1 + 1 / len(at))
+    reach = spread * float(special.stdtrit(len(at) - 1, QUANTILES[1]))
+    ends = (_unscaled(name, at.mean() + side * reach) for side in (-1, 0, 1))
+    return cls(*(float(f'{number:.6g}') for number in ends))
+
   def excess(self, name: str, value: float) -> float:
     """How far a value of a measure lies below (negative) or above it; 0 inside.
 
@@ -65,6 +86,12 @@ def scaled(name: str, value: float) -> float:
   if name in _LOGARITHMIC:
     return math.log(max(value, 1e-3))
   return math.sqrt(value) if name in SURROUNDINGS or name in SCAN[2:] else value
+
+
+def _unscaled(name: str, at: float) -> float:
+  if name in _LOGARITHMIC:
+    return math.exp(at)
+  return max(0.0, at) ** 2 if name in SURROUNDINGS or name in SCAN[2:] else at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +137,9 @@ class Record:
     sources: that the scans are of.
     absent: classes that none of the scans can show, as every source of the region declares.
     shown: classes that one of them is labelled with, however few.
+    few: those of `FEWEST_CASES` to `LEAST_CASES` - 1 labels -> wide ranges of `OF_FEW`: of the
+      surroundings, which disease and the end of a scan change least. In a foreign scan they tell
+      what is nothing of the kind, and nothing else.
   """
 
   grid: tuple[float, ...]
@@ -121,11 +151,17 @@ class Record:
   sources: tuple[str, ...] = ()
   absent: tuple[str, ...] = ()
   shown: tuple[str, ...] = ()
+  few: Mapping[str, Mapping[str, Range]] = dataclasses.field(default_factory=dict)
 
   @property
   def usual(self) -> frozenset[str]:
     """The organs that nearly every training scan shows."""
     return frozenset(name for name, known in self.classes.items() if known.usual)
+
+  def smallest_ml(self, name: str) -> float | None:
+    """Volume that nearly all labels of a class exceed, ml; None where no range is known."""
+    known = self.classes[name].values if name in self.classes else self.few.get(name)
+    return None if known is None else known['volume_ml'].low
 
   def of(self, names: Collection[str]) -> 'Record':
     """The same for a model that knows these of its classes only."""
@@ -138,7 +174,8 @@ class Record:
     }
     absent = tuple(name for name in self.absent if name in names)
     shown = tuple(name for name in self.shown if name in names)
-    return dataclasses.replace(self, classes=classes, absent=absent, shown=shown)
+    few = {name: ranges for name, ranges in self.few.items() if name in names}
+    return dataclasses.replace(self, classes=classes, absent=absent, shown=shown, few=few)
 
 
 def write(folder: epath.PathLike, records: Sequence[Record]) -> None:
@@ -181,6 +218,10 @@ def _read_region(entry: Mapping[str, Any]) -> Record:
     'sources': tuple(entry.get('sources', ())),
     'absent': tuple(entry.get('absent', ())),
     'shown': tuple(entry.get('shown', entry['classes'])),
+    'few': {
+      name: {measure: Range(*ranges[measure]) for measure in OF_FEW}
+      for name, ranges in entry.get('few', {}).items()
+    },
   }
   return Record(**{**entry, **changed})
 

@@ -1,7 +1,8 @@
 """Numbers of a segmented scan: volume, density and components of each class, and its sides."""
 
 import dataclasses
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ def statistics(
   segmentation: Segmentation,
   targets: Sequence[Target],
   judgement: Judgement | None = None,
+  removed: Mapping[str, float] = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
   """A row of the legend for each target.
 
@@ -27,14 +29,14 @@ def statistics(
     segmentation: of the targets.
     targets: K.
     judgement: of the masks.
+    removed: name -> ml, of masks that were there and count as none.
 
   Returns:
     K dicts: the fields of a target; `volume_ml`, structures inside it included; `mean_hu` and
     `sd_hu` of its voxels, None without any; `present`, whether it has voxels and can be in the
-    field of view; `components`, the number of 26-connected ones; and of the judgement `cut`,
-    `plausible` and `reasons`, None and empty where nothing is known.
+    field of view; `components`, the number of 26-connected ones; and the fields of
+    `plausible_masks.verdict_of`.
   """
-  millilitres = abs(float(np.linalg.det(scan.geometry.affine[:3, :3]))) / 1000
   rows = []
   for target in targets:
     box = segmentation.boxes[target.name]
@@ -43,14 +45,13 @@ def statistics(
     row['components'] = 0
     if box is not None:
       mask = segmentation.mask(target.name, box)
-      size = float(np.count_nonzero(mask)) * millilitres
-      row['volume_ml'] = round(size, 3) or float(f'{size:.1g}')  # 0 is without a voxel
+      row['volume_ml'] = plausible_masks.rounded_ml(int(np.count_nonzero(mask)), scan)
       row['present'] = not plausible_masks.is_absent(judgement, target.name)
       values = scan.array[box][mask]
       row['mean_hu'] = round(float(values.mean(dtype=np.float64)), 1)
       row['sd_hu'] = round(float(values.std(dtype=np.float64)), 1)
       _, row['components'] = components(mask)
-    rows.append(row | plausible_masks.verdict_of(judgement, target.name))
+    rows.append(row | plausible_masks.verdict_of(judgement, target.name, removed))
   return rows
 
 

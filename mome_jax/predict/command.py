@@ -146,6 +146,11 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     metavar='RULES',
     help=f"separated by commas: {', '.join(postprocess.RULES)}; or none; default: the model's own",
   )
+  parser.add_argument(
+    '--keep-absent',
+    action='store_true',
+    help='keep small masks of classes that cannot be in the scan or look like nothing of the kind',
+  )
 
 
 def _read_prompts(args: argparse.Namespace) -> list[str] | None:
@@ -193,6 +198,7 @@ def _predict_as_told(args: argparse.Namespace) -> list[Result]:
     as_written=args.as_written,
     force=args.force,
     tta=args.tta,
+    keep_absent=args.keep_absent,
     progress=not args.quiet,
     on_result=functools.partial(_print_json, args.output) if args.json else lambda result: None,
   )

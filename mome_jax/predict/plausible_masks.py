@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.ct import volume
+from mome_jax.inference import postprocess
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.plausibility.judge import Judgement, Verdict, choose, judge
 from mome_jax.plausibility.measures import Scene
 from mome_jax.plausibility.record import Record
 
 _UNKNOWN = Verdict()
+_SMALL = 0.5  # of the smallest volume of training
 
 
 def judge_masks(
@@ -62,13 +64,59 @@ def judge_masks(
   return judge(looks, scene, record, specks, others)
 
 
-def verdict_of(judgement: Judgement | None, name: str) -> dict[str, Any]:
-  """Fields of a legend's row: `cut`, `plausible` and `reasons`; None and empty where not known."""
+def judge_and_clean(
+  scan: volume.Volume,
+  segmentation: Segmentation,
+  records: Sequence[Record],
+  *,
+  keep_absent: bool,
+) -> tuple[Judgement | None, Segmentation, dict[str, float]]:
+  """Judges masks as `judge_masks`, and removes small ones that count as none.
+
+  Small is less than half of what nearly all training labels of the class have. A larger one may be
+  the organ of a patient whom the records do not know, a child for example: it stays, and is told.
+
+  Args:
+    scan: the CT.
+    segmentation: of it; stays as it is.
+    records: of the model.
+    keep_absent: whether nothing is removed.
+
+  Returns:
+    The judgement of all masks, those that are left, and the ml of each that is removed, by name.
+  """
+  judgement = judge_masks(scan, segmentation, records)
+  removed: dict[str, float] = {}
+  for name in () if keep_absent else segmentation.names:
+    box = segmentation.boxes[name]
+    known = [ml for record in records if (ml := record.smallest_ml(name)) is not None]
+    if is_absent(judgement, name) and box is not None and known:
+      size = rounded_ml(int(np.count_nonzero(segmentation.mask(name, box))), scan)
+      if size < _SMALL * min(known):
+        removed[name] = size
+  return judgement, postprocess.without(segmentation, removed), removed
+
+
+def rounded_ml(voxels: int, scan: volume.Volume) -> float:
+  """The volume of some voxels of a scan, ml; 0 is without a voxel."""
+  size = voxels * scan.voxel_ml
+  return round(size, 3) or float(f'{size:.1g}')
+
+
+def verdict_of(
+  judgement: Judgement | None, name: str, removed: Mapping[str, float]
+) -> dict[str, Any]:
+  """Fields of a legend's row: `cut`, `plausible`, `reasons` and `removed_ml`.
+
+  None and empty where nothing is known. Of a mask that is removed the reasons are why.
+  """
   verdict = judgement.verdicts.get(name, _UNKNOWN) if judgement is not None else _UNKNOWN
+  gone = name in removed
   return {
-    'cut': verdict.cut,
-    'plausible': verdict.plausible,
+    'cut': None if gone else verdict.cut,
+    'plausible': None if gone else verdict.plausible,
     'reasons': list(verdict.reasons),
+    'removed_ml': removed.get(name, 0.0),
   }
 
 
@@ -82,24 +130,36 @@ def implausible(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   return [row['name'] for row in rows if row.get('plausible') is False]
 
 
-def notes(path: str, judgement: Judgement | None, names: Sequence[str]) -> list[str]:
+def notes(
+  path: str, judgement: Judgement | None, names: Sequence[str], removed: Mapping[str, float]
+) -> list[str]:
   """What the user should know of the masks that were asked for.
 
   Args:
     path: of the scan.
     judgement: of it.
     names: of the masks.
+    removed: name -> ml, of those that are not there any more.
   """
   if judgement is None:
     return []
-  doubtful = {
-    name: judgement.verdicts[name].reasons[0]
+  why = {
+    name: verdict.reasons[0]
     for name in names
-    if name in judgement.verdicts and judgement.verdicts[name].plausible is False
+    if (verdict := judgement.verdicts.get(name, _UNKNOWN)).plausible is False
   }
   if judgement.foreign:
-    return [
+    told = [
       f'{path}: DOES NOT LOOK LIKE THE SCANS THE MODEL WAS TRAINED ON '
       f'({"; ".join(judgement.reasons)}): do not trust its masks'
     ]
-  return [f'{path}: {name} is implausible: {reason}' for name, reason in doubtful.items()]
+  else:
+    told = [f'{path}: {n} is implausible: {why[n]}' for n in why if n not in removed]
+  gone = [
+    f'{name} ({removed[name]:.2g} ml{"" if judgement.foreign else f"; {why[name]}"})'
+    for name in why
+    if name in removed
+  ]
+  if gone:
+    told.append(f'{path}: removed as not there: {", ".join(gone)}; --keep-absent keeps such masks')
+  return told

@@ -13,7 +13,8 @@ from mome_jax.predict import find_scans
 from mome_jax.predict.request import Request, Target
 
 _NETWORK = ('model', 'text', 'classes', 'new_classes')  # of a config
-_LATER = {'tta': False}  # what earlier versions did not note, as they did it
+# What earlier versions did not note, as they did it.
+_LATER = {'tta': False, 'keep_absent': True}
 _NAMES = {
   'scan': 'another scan',
   'weights': 'other weights',
@@ -58,6 +59,7 @@ def of_request(
     'overlap': segmenter.settings.tiling.overlap,
     'postprocess': segmenter.settings.rules,
     'tta': segmenter.settings.tta,
+    'keep_absent': request.keep_absent,
     'assume_spacing': request.assume_spacing,
     'volume': request.volume_number,
   }

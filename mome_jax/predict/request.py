@@ -66,6 +66,7 @@ class Request:
     as_written: prompts go to the text encoder as they are; no name or synonym is looked up.
     force: ask also for what the model was not trained on.
     tta: segment the mirror image too and average; None is what the model's config says.
+    keep_absent: leave small masks that count as none; see `plausible_masks.judge_and_clean`.
 
   Raises:
     PredictError: if there are prompts, and none in them.
@@ -83,6 +84,7 @@ class Request:
   as_written: bool = False
   force: bool = False
   tta: bool | None = None
+  keep_absent: bool = False
 
   def __post_init__(self) -> None:
     for name in ('inputs', 'prompts', 'rules'):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TABLE, MANIFEST = 'report.csv', 'manifest.json'
 _COLUMNS = ('case', 'input', 'status', 'seconds', 'message')
-_DOUBTS = ('implausible', 'unfamiliar')  # further columns
+_DOUBTS = ('implausible', 'removed', 'unfamiliar')  # further columns
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'nibabel', 'pydicom',
              'highdicom', 'orbax-checkpoint')  # fmt: skip
 
@@ -86,6 +86,7 @@ class RunRecord:
         'check_sides': request.check_sides,
         'postprocess': model.segmenter.settings.rules,
         'tta': model.segmenter.settings.tta,
+        'keep_absent': request.keep_absent,
         'as_written': request.as_written,
         'force': request.force,
       },
@@ -167,9 +168,9 @@ def table(results: Sequence[Result], names: Sequence[str]) -> str:
   """The text of `report.csv`: a row a scan, with the volume of each class in ml.
 
   A class that was looked for and has no voxel has 0, and a scan without results empty fields.
-  `implausible` names the masks that are, and `unfamiliar` those whose prompt the model was not
-  trained on, or is only near to what it was (`near`), separated by semicolons; their volumes are
-  told too. The columns depend on the request alone.
+  `implausible` names the masks that are, `removed` those that count as none, and `unfamiliar` those
+  whose prompt the model was not trained on, or is only near to what it was (`near`), separated by
+  semicolons; volumes of the last are told too. The columns depend on the request alone.
 
   Args:
     results: of the scans.
@@ -181,7 +182,11 @@ def table(results: Sequence[Result], names: Sequence[str]) -> str:
 def table_row(result: Result, names: Sequence[str]) -> str:
   """The line of a scan in `table`."""
   volumes = {_title(label['name']): label['volume_ml'] for label in result.labels}
-  doubts = {'implausible': '; '.join(_reasons(result)), 'unfamiliar': '; '.join(_doubts(result))}
+  doubts = {
+    'implausible': '; '.join(_reasons(result)),
+    'removed': '; '.join(_removed(result)),
+    'unfamiliar': '; '.join(_doubts(result)),
+  }
   return _csv(names, {**row(result), **doubts, **volumes})
 
 
@@ -217,6 +222,11 @@ def _reasons(result: Result) -> dict[str, Sequence[str]]:
   return {
     label['name']: label['reasons'] for label in result.labels if label.get('plausible') is False
   }
+
+
+def _removed(result: Result) -> list[str]:
+  """The masks that count as none."""
+  return [label['name'] for label in result.labels if label.get('removed_ml')]
 
 
 # ---------------------------------------------------------------------------- how it was made

@@ -51,6 +51,7 @@ def predict(
   as_written: bool = False,
   force: bool = False,
   tta: bool | None = None,
+  keep_absent: bool = False,
   progress: bool = True,
   on_result: Callable[[Result], object] = lambda result: None,
 ) -> list[Result]:
@@ -75,6 +76,7 @@ def predict(
     as_written: prompts go to the text encoder as they are; no name or synonym is looked up.
     force: ask also for what the model was not trained on.
     tta: segment the mirror image too and average; None is what the model's config says.
+    keep_absent: leave small masks that count as none; see `plausible_masks.judge_and_clean`.
     progress: show a bar, and notes as they come, on the standard error.
     on_result: called with each result when it is written.
 
@@ -97,6 +99,7 @@ def predict(
     as_written=as_written,
     force=force,
     tta=tta,
+    keep_absent=keep_absent,
   )
   load = functools.partial(prompted_model.load, model, text_model=text_model, device=device)
   return segment(load, request, output, existing=existing, progress=progress, on_result=on_result)

@@ -57,8 +57,8 @@ def masks(
     scan: the CT.
     segmentation: of it.
     rows: of the legend, of each class that is shown: 'name', 'volume_ml', what it was asked for as,
-      'prompt', 'also' and 'taken_as', whether it is 'plausible', 'reasons' and 'cut', and 'unsure'.
-      What is not plausible is striped.
+      'prompt', 'also' and 'taken_as', whether it is 'plausible', 'reasons', 'removed_ml' and 'cut',
+      and 'unsure'. What is not plausible is striped.
     step: of `shown_step`.
     routing: of the scan, or None.
   """
@@ -77,6 +77,7 @@ def masks(
         'centre': _centre(scan, segmentation, row['name']),
         'plausible': row.get('plausible'),
         'doubts': row.get('reasons', ()),
+        'removed_ml': row.get('removed_ml', 0.0),
         'cut': row.get('cut'),
         'unsure': row.get('unsure'),
       }

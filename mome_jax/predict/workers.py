@@ -17,6 +17,7 @@ from mome_jax.inference import router_maps
 from mome_jax.inference.segmentation import Segmentation
 from mome_jax.inference.slabs import Planes
 from mome_jax.inference.stage_clock import Clock
+from mome_jax.plausibility.judge import Judgement
 from mome_jax.predict import (
   class_statistics,
   dicom_source,
@@ -153,6 +154,12 @@ class Job:
     status, rows, notes, mirrored = 'ok', [], [], None
     if not work.error:
       with work.stage('write'), work.staging:
+        work.judgement, work.segmentation, work.removed = plausible_masks.judge_and_clean(
+          work.loaded.volume,
+          work.segmentation,
+          self.model.records,
+          keep_absent=self.request.keep_absent,
+        )
         mirrored = class_statistics.is_mirrored(work.segmentation)
         rows = self._write_files(work, mirrored)
       notes = [*work.notes, *write_results.not_written(work.missing)]
@@ -183,15 +190,12 @@ class Job:
         work.maps.write(place, self.model.targets)
     if self.request.check_sides and mirrored:
       work.notes.append(mirrored_note(work.files))
-    judgement = plausible_masks.judge_masks(
-      work.loaded.volume, work.segmentation, self.model.records
-    )
     names = [target.name for target in self.model.targets]
-    work.notes += plausible_masks.notes(work.files.input, judgement, names)
+    work.notes += plausible_masks.notes(work.files.input, work.judgement, names, work.removed)
     free = work.segmentation.free
     work.notes += verdicts.unanswered(work.files.input, self.model.targets, free)
     origin = write_results.origin_of(
-      work.files, work.digest, self.model, judgement, mirrored=mirrored, warnings=work.notes
+      work.files, work.digest, self.model, work.judgement, mirrored=mirrored, warnings=work.notes
     )
     return write_results.write_scan(
       work.folder,
@@ -201,7 +205,8 @@ class Job:
         work.segmentation,
         self.model.targets,
         routing=work.routing,
-        judgement=judgement,
+        judgement=work.judgement,
+        removed=work.removed,
         unsure=dict(zip(names, work.uncertainty.shares(), strict=True)),
       ),
       options=self._options(name),
@@ -275,6 +280,8 @@ class _Work:
     self.error = ''
     self.notes: list[str] = []
     self.missing: dict[str, str] = {}
+    self.judgement: Judgement | None = None
+    self.removed: dict[str, float] = {}
     self.routing: router_maps.RoutingMaps | None = None
     self.maps: ProbabilityMaps | None = None
     self.staging = contextlib.ExitStack()

@@ -85,9 +85,16 @@ def write_scan(
 def measure(segmented: SegmentedScan) -> list[dict[str, Any]]:
   """The rows of a legend but for the files of their masks; see `class_statistics.statistics`."""
   rows = statistics(
-    segmented.scan.volume, segmented.segmentation, segmented.targets, segmented.judgement
+    segmented.scan.volume,
+    segmented.segmentation,
+    segmented.targets,
+    segmented.judgement,
+    segmented.removed,
   )
-  return [{**row, 'unsure': segmented.unsure.get(row['name'])} for row in rows]
+  unsure = {
+    name: share for name, share in segmented.unsure.items() if name not in segmented.removed
+  }
+  return [{**row, 'unsure': unsure.get(row['name'])} for row in rows]
 
 
 def origin_of(

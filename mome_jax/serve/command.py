@@ -91,6 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     '--tta', action='store_true', default=None, help='average with the mirror image'
   )
   parser.add_argument('--postprocess', metavar='RULES', help='as for predict')
+  parser.add_argument('--keep-absent', action='store_true', help='as for predict')
   return parser
 
 
@@ -173,6 +174,7 @@ def _desk(args: argparse.Namespace, folder: pathlib.Path) -> 'app.Desk':
     fast=args.fast,
     rules=None if args.postprocess is None else postprocess.parse(args.postprocess),
     tta=args.tta,
+    keep_absent=args.keep_absent,
   )
   model = prompted_model.load(args.checkpoint, text_model=args.text_model, device=args.device)
   answerer = answers.Answerer(model, request, int(args.keep_features * 1e9))

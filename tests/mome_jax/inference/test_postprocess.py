@@ -171,6 +171,19 @@ def test_a_rule_takes_voxels_from_its_own_classes_and_gives_none(rule, seed):
   assert changed  # else the masks put nothing to the test
 
 
+@pytest.mark.parametrize('gone', [('liver',), ('liver tumor', 'left lung'), NAMES, ()])
+def test_masks_that_are_taken_away_are_empty_and_the_others_as_before(gone):
+  before = blobs(7)
+  copies = before.winner.copy(), before.over.copy()
+  after = postprocess.without(before, gone)
+  assert all(before.mask(name).any() for name in gone)
+  assert [after.boxes[name] for name in gone] == [None] * len(gone)
+  for name in set(NAMES) - set(gone):
+    np.testing.assert_array_equal(after.mask(name), before.mask(name), err_msg=name)
+  np.testing.assert_array_equal(before.winner, copies[0])
+  np.testing.assert_array_equal(before.over, copies[1])
+
+
 def test_rules_of_a_command_line():
   assert postprocess.parse('sides, largest') == ('sides', 'largest')
   assert postprocess.parse('none') == postprocess.parse('') == ()

@@ -34,7 +34,8 @@ def test_the_command(prepared, tmp_path, capsys):
   for name, known in made.classes.items():
     assert known.supervised == sum(name in case.supervised for case in store.cases)
     assert f'  {name}: {known.cases} labels' in told
-  missing = set(demo.get_config().classes) - set(made.classes)
+  assert made.few and all(f' {name}' in told.partition('few labels')[2] for name in made.few)
+  missing = set(demo.get_config().classes) - {*made.classes, *made.few}
   assert all(name in told.partition('too few labels')[2] for name in missing)
   assert made.classes['liver'].values['volume_ml'].median > 100
   export.export(prepared / 'model', tmp_path / 'out')

@@ -3,6 +3,8 @@
 import csv
 import json
 
+import desks
+import nibabel as nib
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -47,7 +49,7 @@ def legend(folder, name):
 def test_what_is_written_of_them(run, model, tmp_path, capsys):
   good = save_scan(tmp_path / 'good.nii.gz', BOX, seed=50)
   odd = save_scan(tmp_path / 'odd.nii.gz', BIG, seed=50)
-  results = run(good, odd, threshold=model, options=Options(report=False))
+  results = run(good, odd, threshold=model, options=Options(report=False), keep_absent=True)
   told = capsys.readouterr().err
   assert 'note' not in told and f'warning: {odd}: ' in told.replace('\n', ' ')
   rows = {
@@ -63,10 +65,67 @@ def test_what_is_written_of_them(run, model, tmp_path, capsys):
   assert 'DOES NOT LOOK LIKE THE SCANS THE MODEL WAS TRAINED ON' in results[1].message
   table = list(csv.DictReader((tmp_path / 'out' / 'report.csv').open()))
   assert [row['implausible'] for row in table] == ['', 'liver']
+  assert [row['removed'] for row in table] == ['', '']
   cases = json.loads((tmp_path / 'out' / 'manifest.json').read_text())['cases']
   assert [case['implausible'] for case in cases] == [{}, {'liver': liver['reasons']}]
   mask = volume.read_labels(tmp_path / 'out' / 'odd_seg.nii.gz').array
   assert mask.any()  # marked, not taken away
+
+
+def save_legs(path):
+  """A scan unlike those of training: a large box of fat, with a little of what is called liver."""
+  save_scan(path, BIG)
+  scan = nib.load(path)
+  array = np.asarray(scan.dataobj).copy()
+  array[array > -1000] = -100
+  array[20:22, 20:22, 17:19] = 60
+  nib.save(nib.Nifti1Image(array, scan.affine), path)
+  return path
+
+
+def test_a_little_that_counts_as_none_is_removed_and_told(run, model, tmp_path, capsys):
+  legs = save_legs(tmp_path / 'legs.nii.gz')
+  [result] = run(legs, threshold=model, options=Options(preview=True))
+  note = 'removed as not there: liver (4 ml); --keep-absent keeps such masks'
+  assert note in result.message and note in capsys.readouterr().err
+  assert not volume.read_labels(tmp_path / 'out' / 'legs_seg.nii.gz').array.any()
+  liver = legend(tmp_path, 'legs')['labels'][0]
+  shown = ('volume_ml', 'removed_ml', 'present', 'plausible', 'cut', 'components', 'unsure')
+  assert [liver[key] for key in shown] == [0.0, 4.032, False, None, None, 0, None]
+  assert liver['reasons'][0] == FOREIGN and len(liver['reasons']) > 1
+  [row] = csv.DictReader((tmp_path / 'out' / 'report.csv').open())
+  told = ('implausible', 'removed', 'liver (ml)')
+  assert [row[column] for column in told] == ['', 'liver', '0.0']
+
+
+def test_it_stays_where_it_is_asked_for(run, model, tmp_path):
+  legs = save_legs(tmp_path / 'legs.nii.gz')
+  [result] = run(legs, threshold=model, keep_absent=True)
+  assert 'removed' not in result.message
+  liver = legend(tmp_path, 'legs')['labels'][0]
+  assert (liver['volume_ml'], liver['removed_ml']) == (4.032, 0.0)
+  assert (liver['plausible'], liver['present']) == (False, False)
+  [other] = run(legs, threshold=model, existing='skip')
+  assert other.status == 'failed' and 'keep_absent true, now false' in other.message
+  # Versions that did not know the choice kept such masks.
+  path = tmp_path / 'out' / 'legs_seg.json'
+  earlier = json.loads(path.read_text())
+  del earlier['request']['keep_absent']
+  path.write_text(json.dumps(earlier))
+  [same] = run(legs, threshold=model, existing='skip', keep_absent=True)
+  assert same.status == 'skipped'
+
+
+def test_the_page_leaves_out_the_same(model, tmp_path):
+  legs = save_legs(tmp_path / 'legs.nii.gz')
+  with desks.desk(model, tmp_path) as made, desks.client(made) as client:
+    scan = desks.send(client, legs)
+    _, answer = desks.ask(client, scan, ['liver'])
+    view = client.get(f'api/scans/{scan}/sets/1/view').json()
+  [liver] = answer['labels']
+  assert (liver['volume_ml'], liver['removed_ml'], liver['present']) == (0.0, 4.032, False)
+  assert view['classes'][0]['removed_ml'] == 4.032
+  assert any('removed as not there: liver (4 ml)' in line for line in view['warnings'])
 
 
 def test_the_verdict_does_not_depend_on_what_else_is_asked(run, model, tmp_path):

@@ -33,8 +33,8 @@ def test_the_table_has_a_row_a_scan_and_a_column_a_class(run, tmp_path):
   run(*scans, prompts=['mandible', 'liver'], force=True)
   table = read_table(tmp_path / 'out' / 'report.csv')
   assert list(table[0]) == [
-    'case', 'input', 'status', 'seconds', 'message', 'implausible', 'unfamiliar', 'mandible (ml)',
-    'liver (ml)',
+    'case', 'input', 'status', 'seconds', 'message', 'implausible', 'removed', 'unfamiliar',
+    'mandible (ml)', 'liver (ml)',
   ]  # fmt: skip
   assert [(row['case'], row['status']) for row in table] == [
     ('a', 'ok'), ('broken', 'failed'), ('b', 'ok'),

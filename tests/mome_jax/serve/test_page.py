@@ -177,6 +177,8 @@ def test_a_screen_reader_is_told_of_finished_masks(page):
   millilitres = page.run('set.labels[0].volume_ml.toFixed(1)')
   assert page.run('$("heard").textContent') == f'liver {millilitres} ml'
   assert page.run('inWords({...data.classes[0], plausible: false})').endswith(', not plausible')
+  removed = page.run('inWords({...data.classes[0], present: false, removed_ml: 4})')
+  assert removed == 'liver: removed, not there'
   sizes = '[0.0004, 0.04, 0.097, 0.14, 12.34].map((volume_ml) => millilitres({ volume_ml }))'
   assert page.run(f'{sizes}.join()') == '0.0004,0.04,0.1,0.1,12.3'
 
