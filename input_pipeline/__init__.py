@@ -4,6 +4,5 @@ The way of a scan: `sources` (where it lies, what is labelled) -> `ct` (reading 
 the codes of `anatomy`) -> `bricks` (records on disk, made once by `prepare`) -> `batches`.
 
 Programs: `prepare`, `dedupe`, `inspect`, `throughput`, `openkbp_download`. What the programs of
-both packages share stands beside them: `cli`, `errors`, `file_kinds`, `inventory`, `progress`,
-`stopping`, `text_files`.
+both packages share stands beside them: `cli`, `errors`, `files`, `progress`, `remarks`, `stopping`.
 """

@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 
 from input_pipeline import sources
-from input_pipeline.buckets import is_in_bucket
 from input_pipeline.ct import itk_image, volume
 from input_pipeline.errors import UserError
+from input_pipeline.files.buckets import is_in_bucket
 
 # Bytes of a voxel once compressed: int16 HU of six chest CTs took 0.7 to 1.15, labels next to none.
 _VOXEL = 1.2

@@ -12,9 +12,10 @@ import pathlib
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from input_pipeline import errors, sources, text_files
+from input_pipeline import errors, sources
 from input_pipeline.bricks import identity
 from input_pipeline.errors import UserError
+from input_pipeline.files import text_files
 
 # Where the parts of a file begin that are compared: multiples of the golden ratio, so that those of
 # a volume lie at different places of its slices, and not all in the margin of air.

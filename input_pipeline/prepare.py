@@ -41,7 +41,7 @@ from input_pipeline import (
   sources,
 )
 from input_pipeline.bricks import cutting, identity, records, staging, terms, writer
-from input_pipeline.buckets import is_in_bucket
+from input_pipeline.files.buckets import is_in_bucket
 from input_pipeline.prepared import PrepareError
 
 

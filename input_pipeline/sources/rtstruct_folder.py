@@ -38,10 +38,11 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory, labels, text_files
+from input_pipeline import labels
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import dicom, structure_set, volume
 from input_pipeline.errors import UserError
+from input_pipeline.files import inventory, text_files
 from input_pipeline.sources import (
   absence,
   dataset_fields,

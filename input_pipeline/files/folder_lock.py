@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import IO
 
-from input_pipeline.buckets import is_in_bucket
+from input_pipeline.files.buckets import is_in_bucket
 
 
 def lock(handle: int | IO, *, wait: bool) -> None:

@@ -5,8 +5,8 @@ import json
 import pytest
 from etils import epath
 
-from input_pipeline import text_files
 from input_pipeline.errors import UserError
+from input_pipeline.files import text_files
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from input_pipeline import errors, file_kinds, image_headers
-from input_pipeline.file_kinds import ITK_ENDINGS, NIFTI_ENDINGS, SEGMENTS_ENDING
+from input_pipeline import errors
+from input_pipeline.files import file_kinds, image_headers
+from input_pipeline.files.file_kinds import ITK_ENDINGS, NIFTI_ENDINGS, SEGMENTS_ENDING
 
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
 _HALF = 'file is missing; copy both'

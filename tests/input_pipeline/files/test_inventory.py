@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline import inventory
 from input_pipeline.ct import dicom_series, volume
 from input_pipeline.errors import UserError
+from input_pipeline.files import inventory
 from input_pipeline.sources import files, nifti_folder
 from tests.input_pipeline.sources import layouts
 

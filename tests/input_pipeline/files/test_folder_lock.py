@@ -4,7 +4,7 @@ import fcntl
 
 import pytest
 
-from input_pipeline import folder_lock
+from input_pipeline.files import folder_lock
 
 
 def test_a_lock_of_a_folder_that_was_removed_is_none(tmp_path, monkeypatch):
