@@ -1,7 +1,7 @@
 """From CT files to training batches.
 
-The way of a scan: `sources` (where it lies, what is labelled) -> `ct` (reading it) -> `labels` (to
-the codes of `anatomy`) -> `bricks` (records on disk, made once by `prepare`) -> `batches`.
+The way of a scan: `sources` (where it lies, and its labels as codes of `anatomy`; `ct` reads it) ->
+`bricks` (records on disk, made once by `prepare`) -> `batches`.
 
 Programs: `prepare`, `dedupe`, `inspect`, `throughput`, `openkbp_download`. What the programs of
 both packages share stands beside them: `cli`, `errors`, `files`, `progress`, `remarks`, `stopping`.

@@ -21,9 +21,8 @@ ROOMS = {
   'input_pipeline.control_groups': '',
   'input_pipeline.anatomy': 'input_pipeline.files',
   'input_pipeline.ct': 'input_pipeline.files input_pipeline.anatomy',
-  'input_pipeline.labels': 'input_pipeline.anatomy input_pipeline.ct',
   'input_pipeline.sources': 'input_pipeline.files input_pipeline.progress input_pipeline.anatomy '
-  'input_pipeline.ct input_pipeline.labels',
+  'input_pipeline.ct',
   'input_pipeline.bricks': 'input_pipeline.files input_pipeline.cli input_pipeline.anatomy '
   'input_pipeline.ct input_pipeline.sources',
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.control_groups '

@@ -38,7 +38,6 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from input_pipeline import labels
 from input_pipeline.anatomy import Template
 from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.ct import slicer_segments
@@ -49,6 +48,7 @@ from input_pipeline.sources import (
   dataset_fields,
   field_of_view,
   files,
+  labels,
   nnunet,
   patient_ids,
   roi_names,

@@ -38,7 +38,6 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import labels
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import dicom, structure_set, volume
 from input_pipeline.errors import UserError
@@ -48,6 +47,7 @@ from input_pipeline.sources import (
   dataset_fields,
   field_of_view,
   files,
+  labels,
   patient_ids,
   roi_names,
   rtstruct_patients,

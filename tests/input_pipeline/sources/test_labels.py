@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from input_pipeline import labels, sources
+from input_pipeline import sources
 from input_pipeline.ct.components import components
+from input_pipeline.sources import labels
 
 
 def test_map_codes():
