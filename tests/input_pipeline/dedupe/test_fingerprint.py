@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from input_pipeline import fingerprint
 from input_pipeline.ct import resample, volume
+from input_pipeline.dedupe import fingerprint
 
 
 def changes(image, spacing, rng):

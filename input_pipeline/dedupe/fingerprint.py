@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import fft, ndimage
 
-from input_pipeline import sketches
 from input_pipeline.ct import resample
+from input_pipeline.dedupe import sketches
 from input_pipeline.errors import UserError
 
 _GRID_MM = 6.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from input_pipeline import fingerprint, fingerprint_store, sketches
+from input_pipeline.dedupe import fingerprint, fingerprint_store, sketches
 
 
 def body(seed, shape=(40, 30, 44)):

@@ -68,8 +68,8 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
     UserError: if two cases of a source have one name, or the file cannot be written.
   """
   # Slow to import.
-  from input_pipeline.fingerprint import find_groups, fingerprint
-  from input_pipeline.fingerprint_store import FingerprintStore
+  from input_pipeline.dedupe.fingerprint import find_groups, fingerprint
+  from input_pipeline.dedupe.fingerprint_store import FingerprintStore
 
   cases, known = [], []
   for source, folder in downloads:
@@ -102,7 +102,3 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
   number = sum(len(group['members']) for group in groups)
   print(f'{output}: {len(groups)} groups with {number} of {len(cases)} scans')
   return len(unread)
-
-
-if __name__ == '__main__':
-  sys.exit(main())

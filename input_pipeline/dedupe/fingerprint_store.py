@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from input_pipeline import sketches
-from input_pipeline.fingerprint import Fingerprint
+from input_pipeline.dedupe import sketches
+from input_pipeline.dedupe.fingerprint import Fingerprint
 
 Key = tuple[str, str]
 

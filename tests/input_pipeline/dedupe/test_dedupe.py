@@ -159,7 +159,7 @@ def test_what_failed_leaves_the_file_of_before_or_none(tmp_path, monkeypatch):
   def fail(_):
     raise RuntimeError
 
-  monkeypatch.setattr('input_pipeline.fingerprint.find_groups', fail)
+  monkeypatch.setattr('input_pipeline.dedupe.fingerprint.find_groups', fail)
   with pytest.raises(RuntimeError):
     dedupe.main(find)
   assert [path.name for path in tmp_path.iterdir()] == ['word']
