@@ -33,7 +33,6 @@ from input_pipeline import (
   cli,
   disk_space,
   errors,
-  patient_groups,
   prepared,
   progress,
   remarks,
@@ -42,6 +41,7 @@ from input_pipeline import (
 )
 from input_pipeline.bricks import cutting, identity, records, staging, terms, writer
 from input_pipeline.files.buckets import is_in_bucket
+from input_pipeline.patients import patient_groups
 from input_pipeline.prepared import PrepareError
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import bricks, patient_groups
+from input_pipeline import bricks
 from input_pipeline.bricks import Key, writer
 from input_pipeline.errors import UserError
+from input_pipeline.patients import patient_groups
 
 
 class PrepareError(UserError):

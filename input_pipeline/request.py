@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from input_pipeline import patient_groups, sources
+from input_pipeline import sources
 from input_pipeline.bricks import records, writer
+from input_pipeline.patients import patient_groups
 from input_pipeline.prepared import Earlier
 from input_pipeline.sources import splits
 

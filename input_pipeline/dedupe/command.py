@@ -16,9 +16,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from input_pipeline import cli, errors, patient_groups, progress, remarks, sources
+from input_pipeline import cli, errors, progress, remarks, sources
 from input_pipeline.bricks import identity
 from input_pipeline.files import text_files
+from input_pipeline.patients import patient_groups
 
 
 def _parse_download(text: str) -> tuple[str, str]:

@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline import bricks, dedupe, patient_groups, prepare, sources
+from input_pipeline import bricks, dedupe, prepare, sources
+from input_pipeline.patients import patient_groups
 from input_pipeline.sources import files
 
 

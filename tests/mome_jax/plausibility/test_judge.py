@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from input_pipeline import patient_folds
+from input_pipeline.patients import patient_folds
 from mome_jax.plausibility import learn
 from mome_jax.plausibility.judge import (
   ELSEWHERE,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from input_pipeline import patient_folds, patient_groups
 from input_pipeline.bricks import CaseInfo
+from input_pipeline.patients import patient_folds, patient_groups
 
 
 def case(name, source='a', supervised=('liver',), digest=''):

@@ -9,8 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline import bricks, folds, prepare
+from input_pipeline import bricks, prepare
 from input_pipeline.errors import UserError
+from input_pipeline.patients import folds
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 NAMES = [f'p{number}' for number in range(12)]

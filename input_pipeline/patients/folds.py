@@ -9,9 +9,10 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from input_pipeline import bricks, patient_folds
+from input_pipeline import bricks
 from input_pipeline.bricks import Key
 from input_pipeline.errors import UserError
+from input_pipeline.patients import patient_folds
 
 
 class FoldError(UserError):
