@@ -28,6 +28,9 @@ ROOMS = {
   'input_pipeline.patients': 'input_pipeline.files input_pipeline.sources input_pipeline.bricks',
   'input_pipeline.dedupe': 'input_pipeline.files input_pipeline.cli input_pipeline.progress '
   'input_pipeline.ct input_pipeline.sources input_pipeline.bricks input_pipeline.patients',
+  'input_pipeline.prepare': 'input_pipeline.files input_pipeline.cli input_pipeline.progress '
+  'input_pipeline.anatomy input_pipeline.ct input_pipeline.sources input_pipeline.bricks '
+  'input_pipeline.patients',
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.control_groups '
   'input_pipeline.ct input_pipeline.bricks',
   'input_pipeline': 'input_pipeline',  # the programs

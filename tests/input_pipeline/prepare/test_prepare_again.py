@@ -13,6 +13,7 @@ from etils import epath
 from input_pipeline import bricks, prepare
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.bricks import shards, staging, writer
+from input_pipeline.prepare import preparation
 
 AFFINE = np.diag([4.0, 4, 4, 1])
 LABELS = {'background': 0, 'liver': 1, 'spleen': 2}
@@ -382,14 +383,14 @@ def meanwhile(monkeypatch):
   """meanwhile(run, ...): another process prepares while the next one lists its cases."""
 
   def call(run, **options):
-    list_cases = prepare._list_cases
+    list_cases = preparation._list_cases
 
     def wait(*args):
-      monkeypatch.setattr(prepare, '_list_cases', list_cases)
+      monkeypatch.setattr(preparation, '_list_cases', list_cases)
       run(**options)
       return list_cases(*args)
 
-    monkeypatch.setattr(prepare, '_list_cases', wait)
+    monkeypatch.setattr(preparation, '_list_cases', wait)
 
   return call
 

@@ -7,7 +7,7 @@ from typing import Any
 from input_pipeline import sources
 from input_pipeline.bricks import records, writer
 from input_pipeline.patients import patient_groups
-from input_pipeline.prepared import Earlier
+from input_pipeline.prepare.prepared import Earlier
 from input_pipeline.sources import splits
 
 

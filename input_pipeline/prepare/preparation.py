@@ -1,48 +1,22 @@
-r"""Prepares a source for training and evaluation.
+"""A source brought to what its download holds now, whole or not at all."""
 
-  python -m input_pipeline.prepare --source=phantom --data_dir=DIR
-  python -m input_pipeline.prepare --source=openkbp --manual_dir=DOWNLOADED --data_dir=DIR \
-      --spacing=4,4,3 --brick=32
-  python -m input_pipeline.prepare --list
-  python -m input_pipeline.prepare --source=openkbp --manual_dir=DOWNLOADED --check
-
-`DIR/SOURCE` appears when everything is written, or not at all. A run that is killed leaves its
-finished cases in `DIR/.SOURCE.incomplete`, and the same command goes on from there. Given again, it
-compares every case (files, label meanings, classes, split) with what is prepared: what changed is
-converted again, what is gone is removed. Exit code 0 if all cases were written, 1 if some were
-skipped (the others are there) or nothing could be done; the same command tries the skipped ones
-again. `--beam` converts the cases on a Beam runner. `--check` reads every case and writes nothing.
-"""
-
-import argparse
 import dataclasses
 import functools
 import json
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from input_pipeline import (
-  bricks,
-  check,
-  cli,
-  disk_space,
-  errors,
-  prepared,
-  progress,
-  remarks,
-  request,
-  sources,
-)
+from input_pipeline import bricks, errors, progress, remarks, sources
 from input_pipeline.bricks import cutting, identity, records, staging, terms, writer
 from input_pipeline.files.buckets import is_in_bucket
 from input_pipeline.patients import patient_groups
-from input_pipeline.prepared import PrepareError
+from input_pipeline.prepare import disk_space, prepared, request
+from input_pipeline.prepare.prepared import PrepareError
 
 
 def prepare(
@@ -292,118 +266,3 @@ def _report(folder: epath.Path, written: writer.Written, plan: request.Plan) -> 
 def counted(report: Mapping[str, Any]) -> str:
   """The cases of each split in a report of `prepare`, as '12 train, 3 validation'."""
   return ', '.join(f'{number} {split}' for split, number in report['cases'].items())
-
-
-def make_parser() -> argparse.ArgumentParser:
-  """The options."""
-  parser = cli.Parser(
-    prog='python -m input_pipeline.prepare', description=__doc__, allow_abbrev=False
-  )
-  parser.add_argument('--source', help=', '.join(sorted(sources.SOURCES)))
-  parser.add_argument('--data-dir', help='folder of all prepared sources')
-  parser.add_argument('--manual-dir', help='folder that you downloaded the source to')
-  parser.add_argument(
-    '--name', type=cli.identifier, help='of the prepared source, where one source is prepared twice'
-  )
-  parser.add_argument(
-    '--spacing', type=cli.spacing, default=(1.5, 1.5, 1.5), help='mm: X,Y,Z or one number (1.5)'
-  )
-  parser.add_argument('--brick', type=cli.at_least(1), default=64, help='voxels along an edge (64)')
-  parser.add_argument('--cases', type=cli.at_least(1), help='at most so many cases of each split')
-  parser.add_argument('--groups', help='JSON of dedupe: a patient in one split')
-  parser.add_argument(
-    '--folds',
-    action='store_true',
-    help='write every case of train and validation both for training and for scoring, as '
-    'cross-validation needs them',
-  )
-  parser.add_argument('--overwrite', action='store_true', help='replace what is prepared already')
-  parser.add_argument(
-    '--beam',
-    nargs='?',
-    const='',
-    metavar='OPTIONS',
-    help="convert the cases with Apache Beam, here or with --beam='--runner=DataflowRunner ...'",
-  )
-  parser.add_argument('--list', action='store_true', help='print the known sources and end')
-  parser.add_argument(
-    '--check', action='store_true', help='read every case of the source and write nothing'
-  )
-  return parser
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = make_parser()
-  args = parser.parse_args(cli.dashed(argv))
-  if not args.list and (args.source is None or not (args.check or args.data_dir)):
-    parser.error('needs --source and --data-dir, or --source and --check, or --list')
-  return args
-
-
-def _print_sources() -> None:
-  """The known sources as a Markdown table."""
-  print('| source | cases | classes | licence | what |\n|-|-|-|-|-|')
-  for source in sources.SOURCES.values():
-    classes = ', '.join(source.classes) or 'yours'
-    print(
-      f'| {source.name} | {source.expected or "yours"} | {classes} | {source.licence} | '
-      f'{source.description} |'
-    )
-
-
-def _check(source: str, manual_dir: str | None) -> int:
-  """Prints what is wrong with a download; returns the exit code, 1 if a case cannot be used."""
-  number = faults = odd = 0
-  for case, findings in check.check_source(source, manual_dir):
-    number += case != ''
-    for finding in findings:
-      progress.line(f'{finding.kind}: {case or source}: {finding.message}')
-    faults += any(finding.kind == 'error' for finding in findings)
-    odd += sum(finding.kind != 'error' for finding in findings)
-  print(f'{source}: {number} cases read, {faults} of them cannot be used, {odd} remarks')
-  return 1 if faults else 0
-
-
-@errors.command
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command line; returns the exit code."""
-  args = _parse(argv)
-  if args.list:
-    _print_sources()
-    return 0
-  if args.check:
-    return _check(args.source, args.manual_dir)
-  report = prepare(
-    args.source,
-    args.data_dir,
-    manual_dir=args.manual_dir,
-    name=args.name,
-    groups=args.groups,
-    spacing=args.spacing,
-    brick=args.brick,
-    limit=args.cases,
-    overwrite=args.overwrite,
-    folds=args.folds,
-    beam=args.beam,
-  )
-  if report.get('warnings'):
-    case, message = report['warnings'][0]
-    print(
-      f'{len(report["warnings"])} warnings in {bricks.SETTINGS}, first {case}: {message}',
-      file=sys.stderr,
-    )
-  for case, reason in report['skipped']:
-    print(f'skipped {case}: {reason}', file=sys.stderr)
-  changes = [f'{number} {what}' for what, number in report['changes'].items() if number]
-  folder = epath.Path(args.data_dir) / (args.name or args.source)
-  print(
-    f'{folder}: {counted(report)} cases, {report["records"]} bricks, '
-    f'{report["bytes"] / 1e6:.1f} MB, {len(report["skipped"])} cases skipped; {", ".join(changes)}'
-  )
-  if report['skipped']:
-    print('Correct the skipped cases and give the same command again.', file=sys.stderr)
-  return 1 if report['skipped'] else 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

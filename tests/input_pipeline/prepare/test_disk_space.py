@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from input_pipeline import disk_space, prepare
+from input_pipeline import prepare
+from input_pipeline.prepare import disk_space
 from input_pipeline.sources import Case, files
 
 
