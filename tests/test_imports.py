@@ -33,6 +33,8 @@ ROOMS = {
   'input_pipeline.patients',
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.control_groups '
   'input_pipeline.ct input_pipeline.bricks',
+  'input_pipeline.inspect': 'input_pipeline.cli input_pipeline.anatomy input_pipeline.bricks '
+  'input_pipeline.batches',
   'input_pipeline': 'input_pipeline',  # the programs
   'mome_jax.errors': 'input_pipeline.errors',
   'mome_jax.shipped': '',

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from matplotlib import image, pyplot
 
-from input_pipeline import bricks, contact_sheet, inspect, throughput
+from input_pipeline import bricks, inspect, throughput
 from input_pipeline.batches.augment import DEFAULTS
+from input_pipeline.inspect import contact_sheet
 
 
 def test_contact_sheet(tiny_data, tmp_path, capsys):

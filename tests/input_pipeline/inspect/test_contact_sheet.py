@@ -1,8 +1,9 @@
 import numpy as np
 from matplotlib import pyplot
 
-from input_pipeline import bricks, contact_sheet
+from input_pipeline import bricks
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.inspect import contact_sheet
 from tests.input_pipeline.conftest import OWN_SPACING
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from input_pipeline import bricks, cli, errors
-from input_pipeline.contact_sheet import augmentations, contact_sheet
+from input_pipeline.inspect.contact_sheet import augmentations, contact_sheet
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -48,7 +48,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     empty = [label for label, (_, voxels) in classes.items() if not voxels]
     print(f'{path}: {len(classes)} classes' + (f'; without a voxel: {empty}' if empty else ''))
   return code
-
-
-if __name__ == '__main__':
-  sys.exit(main())
