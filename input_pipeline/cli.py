@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
-from input_pipeline import buckets, errors
+from input_pipeline import errors
+from input_pipeline.files import buckets
 
 # The command that runs, as 'mome predict', and how all commands are called in place of modules.
 _called: contextvars.ContextVar[tuple[str, Mapping[str, str]]] = contextvars.ContextVar(

@@ -26,7 +26,8 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 
-from input_pipeline import cli, errors, progress, text_files
+from input_pipeline import cli, errors, progress
+from input_pipeline.files import text_files
 from input_pipeline.sources import SourceError
 from input_pipeline.sources.openkbp import ORGANS
 

@@ -18,9 +18,9 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from input_pipeline import folder_lock, text_files
 from input_pipeline.cli import Parser, dashed
 from input_pipeline.errors import UserError, command, writing
+from input_pipeline.files import folder_lock, text_files
 
 _UNFINISHED = '.unfinished'  # in the folder of an ensemble, names the members that it has made
 

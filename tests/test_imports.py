@@ -14,27 +14,27 @@ PACKAGES = 'input_pipeline', 'mome_jax'
 ROOMS = {
   'input_pipeline.stopping': '',
   'input_pipeline.errors': 'input_pipeline.stopping',
-  'input_pipeline.buckets': '',
-  'input_pipeline.cli': 'input_pipeline.buckets',
+  'input_pipeline.files': '',
+  'input_pipeline.cli': 'input_pipeline.files',
   'input_pipeline.remarks': '',
   'input_pipeline.progress': '',
-  'input_pipeline.folder_lock': 'input_pipeline.buckets',
   'input_pipeline.control_groups': '',
-  'input_pipeline.text_files': '',
-  'input_pipeline.file_kinds': '',
-  'input_pipeline.image_headers': '',
-  'input_pipeline.inventory': 'input_pipeline.file_kinds input_pipeline.image_headers',
-  'input_pipeline.anatomy': 'input_pipeline.text_files',
-  'input_pipeline.ct': 'input_pipeline.anatomy input_pipeline.file_kinds '
-  'input_pipeline.image_headers input_pipeline.inventory',
-  'input_pipeline.labels': 'input_pipeline.anatomy input_pipeline.ct',
-  'input_pipeline.sources': 'input_pipeline.anatomy input_pipeline.buckets input_pipeline.ct '
-  'input_pipeline.labels input_pipeline.file_kinds input_pipeline.inventory '
-  'input_pipeline.text_files input_pipeline.progress',
-  'input_pipeline.bricks': 'input_pipeline.anatomy input_pipeline.buckets input_pipeline.cli '
-  'input_pipeline.ct input_pipeline.folder_lock input_pipeline.inventory input_pipeline.sources',
+  'input_pipeline.anatomy': 'input_pipeline.files',
+  'input_pipeline.ct': 'input_pipeline.files input_pipeline.anatomy',
+  'input_pipeline.sources': 'input_pipeline.files input_pipeline.progress input_pipeline.anatomy '
+  'input_pipeline.ct',
+  'input_pipeline.bricks': 'input_pipeline.files input_pipeline.cli input_pipeline.anatomy '
+  'input_pipeline.ct input_pipeline.sources',
+  'input_pipeline.patients': 'input_pipeline.files input_pipeline.sources input_pipeline.bricks',
+  'input_pipeline.dedupe': 'input_pipeline.files input_pipeline.cli input_pipeline.progress '
+  'input_pipeline.ct input_pipeline.sources input_pipeline.bricks input_pipeline.patients',
+  'input_pipeline.prepare': 'input_pipeline.files input_pipeline.cli input_pipeline.progress '
+  'input_pipeline.anatomy input_pipeline.ct input_pipeline.sources input_pipeline.bricks '
+  'input_pipeline.patients',
   'input_pipeline.batches': 'input_pipeline.anatomy input_pipeline.control_groups '
   'input_pipeline.ct input_pipeline.bricks',
+  'input_pipeline.inspect': 'input_pipeline.cli input_pipeline.anatomy input_pipeline.bricks '
+  'input_pipeline.batches',
   'input_pipeline': 'input_pipeline',  # the programs
   'mome_jax.errors': 'input_pipeline.errors',
   'mome_jax.shipped': '',
@@ -44,9 +44,9 @@ ROOMS = {
   'mome_jax.models': 'mome_jax.ops mome_jax.moe',
   'mome_jax.configs': 'input_pipeline.batches',
   'mome_jax.text': 'input_pipeline.anatomy input_pipeline.cli input_pipeline.progress '
-  'input_pipeline.text_files mome_jax.shipped mome_jax.ops',
-  'mome_jax.checkpoint': 'input_pipeline.bricks input_pipeline.buckets input_pipeline.remarks '
-  'input_pipeline.text_files mome_jax.shipped mome_jax.runtime mome_jax.configs mome_jax.text',
+  'input_pipeline.files mome_jax.shipped mome_jax.ops',
+  'mome_jax.checkpoint': 'input_pipeline.bricks input_pipeline.files input_pipeline.remarks '
+  'mome_jax.shipped mome_jax.runtime mome_jax.configs mome_jax.text',
   'mome_jax.weights': 'input_pipeline.cli mome_jax.checkpoint mome_jax.configs mome_jax.models '
   'mome_jax.text',
   'mome_jax.plausibility': 'input_pipeline mome_jax.checkpoint',

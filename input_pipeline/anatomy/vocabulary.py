@@ -11,9 +11,9 @@ import importlib.resources
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from input_pipeline import text_files
 from input_pipeline.anatomy.structure import Structure
 from input_pipeline.anatomy.template import TEMPLATE, Template
+from input_pipeline.files import text_files
 
 FILE = importlib.resources.files('input_pipeline.anatomy') / 'vocabulary.csv'
 KINDS = ('structure', 'finding')

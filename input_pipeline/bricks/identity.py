@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory
 from input_pipeline.anatomy import Template
 from input_pipeline.errors import UserError
+from input_pipeline.files import inventory
 from input_pipeline.sources import base
 
 

@@ -15,7 +15,7 @@ from etils import epath
 
 from input_pipeline import errors, sources
 from input_pipeline.bricks import records
-from input_pipeline.buckets import is_in_bucket
+from input_pipeline.files.buckets import is_in_bucket
 
 _SHARD_BYTES = 128 * 2**20
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from input_pipeline import folder_lock
 from input_pipeline.bricks import records
-from input_pipeline.buckets import is_in_bucket
 from input_pipeline.errors import UserError
+from input_pipeline.files import folder_lock
+from input_pipeline.files.buckets import is_in_bucket
 
 CASES = 'cases'  # folder of finished cases, which a killed run leaves to the next one
 _REPLACED = 'replaced'  # where the earlier source is until the new one is in its place

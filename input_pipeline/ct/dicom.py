@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory, remarks
+from input_pipeline import remarks
 from input_pipeline.ct import dicom_series, volume
 from input_pipeline.ct.dicom_series import SeriesFiles, SliceError, Study, find_series, opened
 from input_pipeline.ct.volume import VolumeError
 from input_pipeline.errors import reading_into_memory
+from input_pipeline.files import inventory
 
 __all__ = ['Series', 'SeriesFiles', 'find_series', 'like', 'opened', 'read_dicom', 'read_pixels',
            'read_series', 'Study']  # fmt: skip

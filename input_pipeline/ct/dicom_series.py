@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from input_pipeline import inventory, remarks
+from input_pipeline import remarks
 from input_pipeline.ct.volume import VolumeError
+from input_pipeline.files import inventory
 
 HUSH = remarks.Hush('pydicom')  # of odd values, mostly in fields that are not used
 _FEW = 4  # slices; what has fewer beside others of its study is a test bolus or a snapshot

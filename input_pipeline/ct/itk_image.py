@@ -12,9 +12,9 @@ from types import ModuleType
 
 import numpy as np
 
-from input_pipeline import file_kinds, image_headers
 from input_pipeline.ct.grid_checks import FIX
 from input_pipeline.ct.volume import LPS_TO_RAS, Geometry, VolumeError, from_canonical
+from input_pipeline.files import file_kinds, image_headers
 
 _EXTRA = "pip install 'mome-jax[itk]'"
 # What says where the axes point. Without it ITK takes any axes for left, posterior, superior.

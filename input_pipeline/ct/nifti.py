@@ -8,8 +8,9 @@ import pathlib
 import nibabel as nib
 import numpy as np
 
-from input_pipeline import file_kinds, remarks
+from input_pipeline import remarks
 from input_pipeline.ct.grid_checks import FIX, VolumeError, check_number
+from input_pipeline.files import file_kinds
 
 
 def read(

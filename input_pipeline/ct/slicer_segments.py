@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import file_kinds, image_headers
 from input_pipeline.ct import itk_image, volume
+from input_pipeline.files import file_kinds, image_headers
 
 
 @dataclasses.dataclass(frozen=True)

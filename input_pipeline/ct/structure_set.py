@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory, remarks
+from input_pipeline import remarks
 from input_pipeline.ct import contours, dicom_series, segments
 from input_pipeline.ct.volume import LPS_TO_RAS, Geometry, VolumeError
 from input_pipeline.errors import few
+from input_pipeline.files import inventory
 
 _CLOSED = ('CLOSED_PLANAR', 'CLOSEDPLANAR_XOR')
 _OFF = 0.35  # of the distance of slices; as far as a contour may lie off its slice

@@ -16,10 +16,11 @@ import numpy as np
 from nibabel import orientations
 from numpy.typing import DTypeLike
 
-from input_pipeline import file_kinds, inventory, remarks
+from input_pipeline import remarks
 from input_pipeline.ct import grid_checks, nifti
 from input_pipeline.ct.grid_checks import VolumeError
 from input_pipeline.errors import reading_into_memory
+from input_pipeline.files import file_kinds, inventory
 
 ENDINGS = file_kinds.NIFTI_ENDINGS
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM and ITK count to the left and to posterior

@@ -1,8 +1,8 @@
 """Where scans come from: each source declares its cases, labels, licence and citation.
 
 A source lists its cases without reading an image; `Case.load` reads one. Label maps hold the codes
-of `anatomy`. Supervision is per case: a class that a case does not label is unknown there, not
-absent, and is never trained or scored.
+of `anatomy`, which `labels` makes of a dataset's own. Supervision is per case: a class that a case
+does not label is unknown there, not absent, and is never trained or scored.
 """
 
 from input_pipeline.errors import suggest

@@ -6,8 +6,9 @@ Licences as far as known; the terms that come with the download decide.
 import pathlib
 from collections.abc import Sequence
 
-from input_pipeline import errors, text_files
+from input_pipeline import errors
 from input_pipeline.anatomy import TEMPLATE
+from input_pipeline.files import text_files
 from input_pipeline.sources import files
 from input_pipeline.sources.base import SourceError
 from input_pipeline.sources.dataset import Dataset

@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import labels, progress
+from input_pipeline import progress
 from input_pipeline.ct import volume
 from input_pipeline.errors import UserError, few
-from input_pipeline.sources import files
+from input_pipeline.sources import files, labels
 from input_pipeline.sources.base import SourceError
 
 UNLABELLED, ABSENT = 'unlabelled', 'absent'

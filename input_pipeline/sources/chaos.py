@@ -5,9 +5,8 @@ import pathlib
 
 import numpy as np
 
-from input_pipeline import labels
 from input_pipeline.ct import dicom
-from input_pipeline.sources import files
+from input_pipeline.sources import files, labels
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
 from input_pipeline.sources.dataset import SHARES
 

@@ -8,10 +8,10 @@ import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 
-from input_pipeline import inventory, labels
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import volume
-from input_pipeline.sources import field_of_view, files
+from input_pipeline.files import inventory
+from input_pipeline.sources import field_of_view, files, labels
 from input_pipeline.sources.base import Case, Source, SourceError
 
 SHARES = types.MappingProxyType({'train': 0.7, 'validation': 0.1, 'test': 0.2})

@@ -9,9 +9,9 @@ import pathlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from input_pipeline import labels, text_files
 from input_pipeline.anatomy import TEMPLATE, Template
-from input_pipeline.sources import absence
+from input_pipeline.files import text_files
+from input_pipeline.sources import absence, labels
 from input_pipeline.sources.base import Case, SourceError, in_template_order
 
 

@@ -9,9 +9,11 @@ from typing import Any, NoReturn
 import nibabel as nib
 import numpy as np
 
-from input_pipeline import buckets, inventory, labels, remarks
+from input_pipeline import remarks
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.ct import dicom, slicer_segments, volume
+from input_pipeline.files import buckets, inventory
+from input_pipeline.sources import labels
 from input_pipeline.sources.base import Scan, SourceError, loader, restrict_table
 
 

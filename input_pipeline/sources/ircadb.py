@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline import labels
 from input_pipeline.ct import dicom
-from input_pipeline.sources import files
+from input_pipeline.sources import files, labels
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, loader
 
 # Name of a mask's folder -> what it is; None is declared and not used. Later ones win where masks

@@ -38,16 +38,17 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from input_pipeline import file_kinds, inventory, labels, text_files
 from input_pipeline.anatomy import Template
 from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.ct import slicer_segments
 from input_pipeline.errors import UserError, suggest
+from input_pipeline.files import file_kinds, inventory, text_files
 from input_pipeline.sources import (
   absence,
   dataset_fields,
   field_of_view,
   files,
+  labels,
   nnunet,
   patient_ids,
   roi_names,

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from input_pipeline import inventory
+from input_pipeline.files import inventory
 from input_pipeline.sources import files
 from input_pipeline.sources.base import SourceError
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline import labels, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
-from input_pipeline.sources import field_of_view, files
+from input_pipeline.files import text_files
+from input_pipeline.sources import field_of_view, files, labels
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order, loader
 
 ORGANS = {

@@ -9,7 +9,7 @@ from typing import Any
 from input_pipeline.anatomy import Template
 from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.errors import UserError, suggest
-from input_pipeline.text_files import are_texts
+from input_pipeline.files.text_files import are_texts
 
 
 class RoiNameError(UserError):

@@ -38,15 +38,16 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory, labels, text_files
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import dicom, structure_set, volume
 from input_pipeline.errors import UserError
+from input_pipeline.files import inventory, text_files
 from input_pipeline.sources import (
   absence,
   dataset_fields,
   field_of_view,
   files,
+  labels,
   patient_ids,
   roi_names,
   rtstruct_patients,

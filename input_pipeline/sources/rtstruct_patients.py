@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory, labels
 from input_pipeline.ct import dicom, dicom_series, structure_set
 from input_pipeline.errors import UserError
-from input_pipeline.sources import files, roi_names
+from input_pipeline.files import inventory
+from input_pipeline.sources import files, labels, roi_names
 from input_pipeline.sources.base import SourceError
 from input_pipeline.sources.roi_names import RoiNames
 

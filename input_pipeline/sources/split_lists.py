@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from input_pipeline import text_files
+from input_pipeline.files import text_files
 from input_pipeline.sources.base import SourceError
 
 _SPLITS = ('train', 'validation', 'test')

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import inventory, text_files
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import volume
+from input_pipeline.files import inventory, text_files
 from input_pipeline.sources import files
 from input_pipeline.sources.base import Case, Scan, Source, SourceError, in_template_order, loader
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from input_pipeline import text_files
+from input_pipeline.files import text_files
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import POSITION
 

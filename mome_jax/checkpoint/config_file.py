@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from input_pipeline import text_files
+from input_pipeline.files import text_files
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.text.t5 import T5Config
 

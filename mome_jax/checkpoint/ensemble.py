@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from etils import epath
 
-from input_pipeline import text_files
-from input_pipeline.buckets import is_in_bucket
+from input_pipeline.files import text_files
+from input_pipeline.files.buckets import is_in_bucket
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import ENSEMBLE, absolute

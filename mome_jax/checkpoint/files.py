@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from input_pipeline import remarks
-from input_pipeline.buckets import is_in_bucket
+from input_pipeline.files.buckets import is_in_bucket
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from input_pipeline import text_files
+from input_pipeline.files import text_files
 from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import SAFETENSORS, absolute
 from mome_jax.errors import reading, writing

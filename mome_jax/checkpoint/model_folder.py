@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from input_pipeline import text_files
+from input_pipeline.files import text_files
 from mome_jax.checkpoint import checksums, hf_folder
 from mome_jax.checkpoint.config_file import check_fields, read_config
 from mome_jax.checkpoint.errors import CheckpointError, brief

@@ -16,8 +16,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from input_pipeline import text_files
-from input_pipeline.buckets import is_in_bucket
+from input_pipeline.files import text_files
+from input_pipeline.files.buckets import is_in_bucket
 from mome_jax.checkpoint import checksums, same_run
 from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import (

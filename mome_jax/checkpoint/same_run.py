@@ -10,7 +10,7 @@ import flax
 import ml_collections
 from etils import epath
 
-from input_pipeline.buckets import is_in_bucket
+from input_pipeline.files.buckets import is_in_bucket
 from mome_jax import shipped
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.config_file import read_config

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from input_pipeline import bricks, text_files
+from input_pipeline import bricks
+from input_pipeline.files import text_files
 from mome_jax.checkpoint.errors import TrainingCasesError
 from mome_jax.checkpoint.model_folder import folder_of
 from mome_jax.errors import writing

@@ -7,8 +7,9 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import bricks, folds
+from input_pipeline import bricks
 from input_pipeline.bricks.command import suited_to
+from input_pipeline.patients import folds
 from mome_jax import checkpoint
 from mome_jax.errors import ConfigError, UserError
 from mome_jax.evaluate import metrics, score_checkpoint, score_files

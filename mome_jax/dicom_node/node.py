@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from input_pipeline import folder_lock
 from input_pipeline.ct import dicom
+from input_pipeline.files import folder_lock
 from mome_jax.dicom_node import folders, network
 from mome_jax.dicom_node.settings import Settings, SettingsError
 from mome_jax.errors import UserError

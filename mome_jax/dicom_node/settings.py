@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from input_pipeline import text_files
+from input_pipeline.files import text_files
 from mome_jax import shipped
 from mome_jax.errors import UserError, suggest
 from mome_jax.predict import formats

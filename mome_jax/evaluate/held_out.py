@@ -4,8 +4,9 @@ import collections
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from input_pipeline import bricks, patient_folds
+from input_pipeline import bricks
 from input_pipeline.anatomy import Template
+from input_pipeline.patients import patient_folds
 from mome_jax.checkpoint.training_cases import TrainingCases
 from mome_jax.errors import UserError
 from mome_jax.evaluate import patients

@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import file_kinds, inventory, remarks, text_files
+from input_pipeline import remarks
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.anatomy.resolve import find_class
 from input_pipeline.ct import slicer_segments, volume
+from input_pipeline.files import file_kinds, inventory, text_files
 from input_pipeline.sources import nifti_folder
 from mome_jax.errors import UserError, few
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory
 from input_pipeline.anatomy import Template
 from input_pipeline.ct import itk_image, volume
+from input_pipeline.files import inventory
 from input_pipeline.sources import files, nifti_folder
 from mome_jax.errors import UserError, few, writing
 from mome_jax.evaluate import mask_folders

@@ -10,9 +10,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import bricks, errors, folds, progress
+from input_pipeline import bricks, errors, progress
 from input_pipeline.anatomy import IGNORE_CODE, Template
 from input_pipeline.cli import spoken
+from input_pipeline.patients import folds
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.evaluate import froc, held_out, metrics, patients, score_files

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from input_pipeline import text_files
+from input_pipeline.files import text_files
 from mome_jax.errors import UserError, writing
 from mome_jax.evaluate import false_positives, froc, lesions, metrics, patients, tables
 

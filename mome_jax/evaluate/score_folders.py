@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import inventory, progress, remarks
+from input_pipeline import progress, remarks
 from input_pipeline.ct import slicer_segments, volume
+from input_pipeline.files import inventory
 from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError, few
 from mome_jax.evaluate import labelling, mask_folders, patients, score_files

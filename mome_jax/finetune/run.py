@@ -13,9 +13,11 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import bricks, check, prepare, progress, sources, text_files
+from input_pipeline import bricks, prepare, progress, sources
 from input_pipeline.bricks.command import edge_for
 from input_pipeline.cli import spoken
+from input_pipeline.files import text_files
+from input_pipeline.prepare import check
 from mome_jax import checkpoint, evaluate, shipped
 from mome_jax.checkpoint import files, hub
 from mome_jax.configs import finetune

@@ -70,7 +70,9 @@ def _told(region: 'record.Record', classes: Sequence[str]) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
-  from input_pipeline import bricks, folds, text_files
+  from input_pipeline import bricks
+  from input_pipeline.files import text_files
+  from input_pipeline.patients import folds
   from mome_jax import checkpoint
   from mome_jax.checkpoint import training_cases
   from mome_jax.plausibility import learn, record

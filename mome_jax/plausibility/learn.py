@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from input_pipeline import bricks, patient_folds
+from input_pipeline import bricks
+from input_pipeline.patients import patient_folds
 from mome_jax.plausibility.judge import Deviations, deviate, outliers
 from mome_jax.plausibility.measures import FINEST_MM, MASK, SCAN, Look, Scene
 from mome_jax.plausibility.record import (

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from input_pipeline import text_files
 from input_pipeline.cli import spoken
+from input_pipeline.files import text_files
 from mome_jax.errors import UserError, writing
 from mome_jax.plausibility.measures import MASK, SCAN, SURROUNDINGS
 

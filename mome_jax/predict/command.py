@@ -34,7 +34,7 @@ from collections.abc import Sequence
 
 from input_pipeline import errors, stopping
 from input_pipeline.cli import Once, Parser, dashed, spacing
-from input_pipeline.text_files import read_text
+from input_pipeline.files.text_files import read_text
 from mome_jax import shipped
 from mome_jax.inference import postprocess
 from mome_jax.predict import formats, run_record

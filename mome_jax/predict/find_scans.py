@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Callable, Generator, Sequence
 from typing import BinaryIO
 
-from input_pipeline import file_kinds, inventory
-from input_pipeline.buckets import NO_DISK, is_in_bucket
 from input_pipeline.ct import dicom, volume
+from input_pipeline.files import file_kinds, inventory
+from input_pipeline.files.buckets import NO_DISK, is_in_bucket
 from mome_jax.errors import UserError, printable
 from mome_jax.predict import formats
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from input_pipeline import folder_lock
+from input_pipeline.files import folder_lock
 from mome_jax import __version__
 from mome_jax.predict import volume_table
 from mome_jax.predict.growing_file import GrowingFile

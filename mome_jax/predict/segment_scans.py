@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from input_pipeline import inventory
-from input_pipeline.buckets import NO_DISK, is_in_bucket
+from input_pipeline.files import inventory
+from input_pipeline.files.buckets import NO_DISK, is_in_bucket
 from input_pipeline.progress import bar as progress_bar
 from mome_jax.inference.model import Model
 from mome_jax.predict import (

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-from input_pipeline import folder_lock
+from input_pipeline.files import folder_lock
 from mome_jax.errors import UserError
 
 _PREFIX = '.incomplete-'

@@ -10,9 +10,11 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import bricks, dedupe, patient_groups, prepare, sources, text_files
-from input_pipeline import check as checking
+from input_pipeline import bricks, dedupe, prepare, sources
 from input_pipeline.bricks import identity
+from input_pipeline.files import text_files
+from input_pipeline.patients import patient_groups
+from input_pipeline.prepare import check as checking
 from mome_jax.errors import UserError, few, one_line
 from mome_jax.evaluate import score_files
 from mome_jax.reproduce import families, tables

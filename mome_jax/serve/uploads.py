@@ -10,8 +10,8 @@ import tarfile
 import zipfile
 from collections.abc import AsyncIterator, Sequence
 
-from input_pipeline import file_kinds, inventory
 from input_pipeline.ct import itk_image, nifti
+from input_pipeline.files import file_kinds, inventory
 from mome_jax.errors import UserError, one_line, writing
 
 _ENDING = re.compile(r'(\.nii)?\.[a-z0-9]{1,6}$')

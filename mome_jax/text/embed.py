@@ -18,9 +18,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline import errors, text_files
+from input_pipeline import errors
 from input_pipeline.anatomy import TEMPLATE, Template
 from input_pipeline.cli import Parser, dashed
+from input_pipeline.files import text_files
 from mome_jax.text import prompts as prompts_lib
 from mome_jax.text.vectors import TextVectorError, TextVectors
 

@@ -7,7 +7,7 @@ on, together with held-out names. Half of either, by their hash, calibrates, the
 import functools
 import hashlib
 
-from input_pipeline import text_files
+from input_pipeline.files import text_files
 from mome_jax import shipped
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from input_pipeline import text_files
 from input_pipeline.cli import spoken
+from input_pipeline.files import text_files
 from mome_jax.errors import UserError, few
 
 _VERSION = 1  # of the file's layout

@@ -7,8 +7,8 @@ import numpy as np
 from etils import epath
 from tensorboard import summary
 
-from input_pipeline import text_files
-from input_pipeline.buckets import is_in_bucket
+from input_pipeline.files import text_files
+from input_pipeline.files.buckets import is_in_bucket
 from mome_jax.errors import UserError, one_line, writing
 
 

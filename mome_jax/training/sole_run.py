@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from input_pipeline import folder_lock
+from input_pipeline.files import folder_lock
 from mome_jax.checkpoint import CheckpointError
 from mome_jax.training import multihost
 

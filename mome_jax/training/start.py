@@ -11,9 +11,10 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from input_pipeline import bricks, folds
+from input_pipeline import bricks
 from input_pipeline.anatomy import Template
 from input_pipeline.bricks.command import suited_to
+from input_pipeline.patients import folds
 from mome_jax import checkpoint
 from mome_jax.errors import ConfigError
 from mome_jax.models import build_model

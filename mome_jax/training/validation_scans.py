@@ -12,8 +12,9 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from input_pipeline import bricks, patient_folds
+from input_pipeline import bricks
 from input_pipeline.anatomy import Template
+from input_pipeline.patients import patient_folds
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.checkpoint.training_cases import TrainingCases

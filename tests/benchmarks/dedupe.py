@@ -11,8 +11,9 @@ import pathlib
 
 import numpy as np
 
-from input_pipeline import fingerprint, progress
+from input_pipeline import progress
 from input_pipeline.ct import resample, volume
+from input_pipeline.dedupe import fingerprint
 
 
 def cut(image, spacing, rng):

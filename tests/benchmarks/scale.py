@@ -18,9 +18,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from input_pipeline import fingerprint, sketches
 from input_pipeline.batches.sampler import PatchSampler
 from input_pipeline.bricks import reader, records, voxel_index
+from input_pipeline.dedupe import fingerprint, sketches
 from mome_jax.configs import paper_unet
 
 _SHAPE = (6, 5, 5)  # bricks of a scan: 384 x 320 x 320 voxels, 576 x 480 x 480 mm

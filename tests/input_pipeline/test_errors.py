@@ -118,10 +118,10 @@ def test_what_the_encoding_of_a_terminal_lacks_is_escaped():
 def test_a_planted_bug_keeps_its_traceback_in_a_real_command():
   script = (
     'import sys\n'
-    'from input_pipeline import prepare\n'
+    'from input_pipeline.prepare import command, preparation\n'
     'def planted(*args, **keywords): raise ValueError("planted")\n'
-    'prepare.prepare = planted\n'
-    'sys.exit(prepare.main(["--source=phantom", "--data_dir=x"]))\n'
+    'preparation.prepare = planted\n'
+    'sys.exit(command.main(["--source=phantom", "--data_dir=x"]))\n'
   )
   done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
   assert done.returncode == 1

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from input_pipeline import check, prepare, progress, sources
+from input_pipeline import prepare, progress, sources
+from input_pipeline.prepare import check, preparation
 
 
 class Terminal(io.StringIO):
@@ -105,6 +106,6 @@ def test_preparing_tells_how_long_the_rest_takes(seconds, line, monkeypatch, cap
   def stage(case):
     now[0] += case
 
-  prepare._run_here(seconds, stage)
+  preparation._run_here(seconds, stage)
   printed = capsys.readouterr().out
   assert printed.count('\n') == bool(line) and printed.startswith(line)

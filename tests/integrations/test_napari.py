@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from threshold import Threshold, save_scan
 
-from input_pipeline import file_kinds
 from input_pipeline.ct import volume
+from input_pipeline.files import file_kinds
 from mome_jax import shipped
 from mome_jax.errors import UserError
 from mome_jax.predict import predict

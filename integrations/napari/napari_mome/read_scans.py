@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import file_kinds, inventory, remarks
+from input_pipeline import remarks
+from input_pipeline.files import file_kinds, inventory
 from mome_jax import shipped
 from mome_jax.errors import UserError
 from mome_jax.predict import find_scans

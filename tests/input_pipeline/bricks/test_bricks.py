@@ -16,6 +16,7 @@ from input_pipeline import bricks, prepare, sources
 from input_pipeline.anatomy import OUTSIDE_CODE, TEMPLATE
 from input_pipeline.bricks import shards, staging, writer
 from input_pipeline.ct import volume
+from input_pipeline.prepare import preparation
 
 SPACING = (8.0, 9.0, 7.0)
 
@@ -199,7 +200,7 @@ class TestPrepare:
     self, small, tmp_path, monkeypatch, capsys
   ):
     assert self.run(tmp_path) == 0
-    monkeypatch.setattr(prepare, '_run_beam', lambda *_, **__: None)  # their disk is another
+    monkeypatch.setattr(preparation, '_run_beam', lambda *_, **__: None)  # their disk is another
     assert self.run(tmp_path, '--overwrite', '--spacing=10', '--beam') == 1
     assert 'of 3 of 3 cases nothing came back' in capsys.readouterr().err
     assert len(bricks.open_bricks(tmp_path, 'phantom').cases) == 2

@@ -4,8 +4,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from input_pipeline import inventory
 from input_pipeline.ct import dicom, dicom_series, structure_set, volume
+from input_pipeline.files import inventory
 from tests.input_pipeline.sources import layouts
 
 

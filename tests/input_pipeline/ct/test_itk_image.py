@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from input_pipeline import image_headers, inventory
 from input_pipeline.ct import itk_image, volume
+from input_pipeline.files import image_headers, inventory
 
 # NRRD's axes of the world -> RAS.
 TO_RAS = {

@@ -16,11 +16,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from input_pipeline import bricks, check, prepare, sources
+from input_pipeline import bricks, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.batches.sampler import PatchSampler
 from input_pipeline.ct import volume
 from input_pipeline.errors import UserError
+from input_pipeline.prepare import check
 from tests.input_pipeline.sources import layouts
 
 GOLDEN = pathlib.Path(__file__).with_name('golden')

@@ -10,8 +10,9 @@ import pydicom
 import pytest
 import structure_sets
 
-from input_pipeline import bricks, dedupe, folds, prepare, sources
+from input_pipeline import bricks, dedupe, prepare, sources
 from input_pipeline.errors import UserError
+from input_pipeline.patients import folds
 from input_pipeline.sources import files, patient_ids, splits
 
 PATH = pathlib.Path('dataset.json')

@@ -10,10 +10,11 @@ import pytest
 import structure_sets
 from structure_sets import box, series, structures
 
-from input_pipeline import bricks, check, prepare, sources
+from input_pipeline import bricks, prepare, sources
 from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.ct import structure_set
 from input_pipeline.errors import UserError
+from input_pipeline.prepare import check
 from input_pipeline.sources import rtstruct_patients
 from tests.input_pipeline.sources import layouts
 

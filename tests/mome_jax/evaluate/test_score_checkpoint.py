@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from input_pipeline import bricks, folds
+from input_pipeline import bricks
 from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
 from input_pipeline.cli import called_as
 from input_pipeline.ct import volume
+from input_pipeline.patients import folds
 from mome_jax import checkpoint, cli, evaluate
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from input_pipeline import text_files
+from input_pipeline.files import text_files
 from mome_jax.evaluate import score_files, tables
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from input_pipeline import patient_folds
+from input_pipeline.patients import patient_folds
 from mome_jax.plausibility import learn
 from mome_jax.plausibility.judge import (
   ELSEWHERE,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from input_pipeline import bricks, folds, prepare
+from input_pipeline import bricks, prepare
+from input_pipeline.patients import folds
 from mome_jax import checkpoint, export
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo

@@ -6,7 +6,7 @@ import sys
 import pytest
 from etils import epath
 
-from input_pipeline import folder_lock
+from input_pipeline.files import folder_lock
 from mome_jax.checkpoint import CheckpointError
 from mome_jax.training.sole_run import sole_run
 

@@ -1,0 +1,10 @@
+"""python -m input_pipeline.prepare."""
+
+import sys
+
+from input_pipeline.prepare.command import main, make_parser
+
+__all__ = ['main', 'make_parser']
+
+if __name__ == '__main__':
+  sys.exit(main())
