@@ -2,7 +2,7 @@
 
   python -m mome_jax.text.calibrate [--output familiarity.json]
 
-Takes half a minute. To be run again whenever the shipped text encoder, the vocabulary or
+Takes a quarter of a minute. To be run again whenever the shipped text encoder, the vocabulary or
 `assets/other_words.csv` has changed; a test says so.
 
 Random sets of terms play the classes of a model. Their held-out names must be familiar; held-out
