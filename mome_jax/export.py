@@ -236,7 +236,8 @@ def make_parser() -> argparse.ArgumentParser:
     required=True,
     nargs='+',
     metavar='MODEL',
-    help='workdir of a training, or model folder; of several, an ensemble is made',
+    help='workdir of a training, model folder, hf:ORG/NAME or shipped; of several, an ensemble is '
+    'made',
   )
   parser.add_argument('--output', required=True, help='the new model folder')
   parser.add_argument(

@@ -28,6 +28,7 @@ from mome_jax.checkpoint.files import (
   TOKENIZER,
   absolute,
   is_checkpoint,
+  is_name,
   locate,
 )
 from mome_jax.configs import base
@@ -96,9 +97,11 @@ def new_folder(folder: epath.PathLike) -> epath.Path:
   """The folder that a model is to be written into, created where missing.
 
   Raises:
-    CheckpointError: if it holds a model, an ensemble or a training run, is a checkpoint of one,
-      holds the `config.json` of another program, or cannot be made.
+    CheckpointError: if it is the name of a model, holds a model, an ensemble or a training run, is
+      a checkpoint of one, holds the `config.json` of another program, or cannot be made.
   """
+  if is_name(folder):
+    raise CheckpointError(f'{folder}: is the name of a model, no folder for one; choose another')
   folder = absolute(folder)
   if is_checkpoint(folder):
     raise CheckpointError(f'{folder} is a checkpoint, and no place for a model; choose another')

@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     nargs='+',
     default=[shipped.MODEL],
     metavar='MODEL',
-    help='as for predict; default: the model that comes with the package',
+    help='as for predict; default: shipped, the model that comes with the package',
   )
   parser.add_argument('--input', metavar='FOLDER', help='scans to choose from, as for predict')
   parser.add_argument('--port', type=_port, default=0, help='default 0: any that is free')
