@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = make_parser().parse_args(dashed(argv))
   lacking = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
   if lacking:
-    raise ServeError(f"{' and '.join(lacking)} not installed; pip install 'mome-jax[serve]'")
+    raise ServeError(f'{" and ".join(lacking)} not installed; {errors.install(lacking[0])}')
   _check(args)
   with _listening(args.port) as listener, _temporary() as folder:
     ended = _run(args, listener, folder)
