@@ -230,6 +230,11 @@ def _read_whole(
   """The mask of a class: what overlaps others has a file, and is in the label map only in part."""
   if name not in whole:
     return read_label(name)
+  if not whole[name].exists():
+    raise ScoreError(
+      f'{whole[name]}: not there, and the label map has {name!r} only where no class is; bring it '
+      'along, or leave it out with --classes'
+    )
   mask = volume.read_labels(whole[name])
   return volume.Volume(mask.array > 0, mask.geometry)
 
@@ -442,13 +447,20 @@ def _read_legends(folder: pathlib.Path, template: Template) -> dict[str, list[Le
       by_name = {canonical(row['name'], template): row for row in rows}
       if len(by_name) < len(rows):  # one class in several words, asked as written
         by_name = {row['name']: row for row in rows}
-      legends[case] = [(name, row['label'], row.get('mask')) for name, row in by_name.items()]
+      legends[case] = [(n, row['label'], _whole_file(folder, row)) for n, row in by_name.items()]
     except (OSError, UserError, KeyError, TypeError, AttributeError) as error:
       damaged = ScoreError(f'{path}: no legend of labels ({error}); predict anew')
       remarks.tell(str(damaged))  # those of other cases say the same
   if damaged and not legends:
     raise damaged
   return legends
+
+
+def _whole_file(folder: pathlib.Path, row: Mapping) -> str | None:
+  """The file of a mask that the label map may hold in part; of classes that compete it may lack."""
+  competes = row.get('taken_as') in ('class', 'synonym') and row.get('verdict') == 'known'
+  mask = row.get('mask')
+  return None if competes and mask and not (folder / mask).exists() else mask
 
 
 def _is_legend_row(row: Mapping) -> bool:

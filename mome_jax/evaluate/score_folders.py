@@ -84,6 +84,7 @@ def _score_folders(
     predictions, mask_folders.label_values(predictions, template) or meaning, template
   )
   failed, notes = [*truth.failed, *predicted.failed], [*truth.notes, *predicted.notes]
+  notes += _without_legend(predicted)
   pairs = _pairs(truth.masks, predicted.masks)
   lacks = _Lacks(declared)
   asked = [mask_folders.canonical(name, template) for name in classes]
@@ -119,6 +120,20 @@ def _score_folders(
   named = patients.called(whose)
   rows = [row | {patients.FIELD: named.get((dataset, row['case']), '')} for row in rows]
   return FolderScores(rows, failed, [*notes, *lacks.notes(references, {r['class'] for r in rows})])
+
+
+def _without_legend(predicted: MaskFolder) -> list[str]:
+  """A note on label maps that are called as those of `predict`, and lack what those have."""
+  bare = {}
+  for masks in predicted.masks.values():
+    place = pathlib.Path(masks.declared_in)
+    if masks.path.name.endswith('_seg.nii.gz') and place.name == 'dataset.json':
+      bare |= {masks.path.name: place} if place.parent != predicted.path else {}
+  return [
+    f'{predicted.path}: {few(bare)}: no NAME_seg.json there, so that values are taken for what '
+    f'they mean in {place}; if predict wrote it, bring that along: its values are others'
+    for place in [*bare.values()][:1]
+  ]
 
 
 def _of_held_classes(rows: list[dict[str, Any]], asked: Sequence[str]) -> list[dict[str, Any]]:
