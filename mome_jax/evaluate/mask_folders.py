@@ -132,7 +132,7 @@ def read_folder(
     for case, masks in maps
     if masks.path.name in labels or f'{case}_seg.nii.gz' not in labels
   ]
-  folders = [(case, masks) for case, masks in _mask_folders(held, template) if case not in names]
+  folders = [pair for pair in _mask_folders(held, legends, template) if pair[0] not in names]
   failed = {case: str(masks) for case, masks in folders if isinstance(masks, UserError)}
   maps += [(case, masks) for case, masks in folders if isinstance(masks, Masks)]
   if not maps:
@@ -389,32 +389,34 @@ def _nearer(part: np.ndarray, organ: np.ndarray, others: Sequence[np.ndarray]) -
 
 
 def _mask_folders(
-  held: inventory.Inventory, template: Template
+  held: inventory.Inventory, legends: Mapping[str, Sequence[LegendRow]], template: Template
 ) -> Iterator[tuple[str, Masks | UserError]]:
   """The folders with masks, and those that cannot be used with the reason."""
   for folder in held.folders:
     if folder.name.endswith(_PROBABILITIES):
       continue
-    inner = folder / 'segmentations'
+    case, inner = _case(folder.name), folder / 'segmentations'
+    called = {os.path.basename(mask): name for name, _, mask in legends.get(case, ()) if mask}
     try:
       masks = inventory.look(
         inner if os.path.isdir(inner) else folder, file_kinds.VOLUMES, deep=False
       )
     except inventory.FolderError as error:  # costs only this case
-      yield _case(folder.name), error
+      yield case, error
       continue
     by_class: dict[str, inventory.File] = {}
     twice = ''
     for file in (*masks.used, *masks.failed):
       name = file.path.name
-      other = by_class.setdefault(canonical(inventory.stem(name), template), file)
+      noun = called.get(name) or canonical(inventory.stem(name), template)
+      other = by_class.setdefault(noun, file)
       if other is not file:
         twice = f'{folder}: {other.path.name} and {name} are one class; keep one'
     if twice:
-      yield _case(folder.name), ScoreError(twice)
+      yield case, ScoreError(twice)
     elif by_class:
       read = functools.partial(_read_mask, by_class)
-      yield _case(folder.name), Masks(folder, tuple(by_class), read)
+      yield case, Masks(folder, tuple(by_class), read)
 
 
 def _read_mask(by_class: Mapping[str, inventory.File], name: str) -> volume.Volume:

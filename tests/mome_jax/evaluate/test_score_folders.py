@@ -199,6 +199,23 @@ def test_label_maps_of_predict_without_the_rest_of_its_output(tmp_path, capsys):
   assert not any('no NAME_seg.json there' in note for note in notes)
 
 
+def test_masks_of_predict_without_their_label_map(tmp_path):
+  """Its folder of masks is left, in which files of free text begin with a number."""
+  liver, lobe = labels() > 0, np.zeros((16, 14, 12), np.uint8)
+  lobe[3:6, 3:9, 3:9] = 1
+  declare(tmp_path / 'refs', liver=1, **{'liver lobe': 2})
+  save(tmp_path / 'refs/a.nii.gz', np.where(lobe, 2, liver * 1).astype(np.uint8))
+  save(tmp_path / 'out/a_masks/liver.nii.gz', liver.astype(np.uint8))
+  save(tmp_path / 'out/a_masks/200_liver_lobe.nii.gz', lobe)
+  rows = [
+    {'label': 6, 'name': 'liver', 'mask': 'a_masks/liver.nii.gz'},
+    {'label': 200, 'name': 'liver lobe', 'mask': 'a_masks/200_liver_lobe.nii.gz'},
+  ]
+  (tmp_path / 'out/a_seg.json').write_text(json.dumps({'labels': rows}))
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'refs')
+  assert by_class(scores.rows, 'a')['liver lobe']['dice'] == 1 and not scores.failed
+
+
 def test_two_names_of_one_class_are_refused(nnunet, tmp_path):
   declare(tmp_path, liver=LIVER, liver_tumor=TUMOR, liver_cancer=SPLEEN)
   with pytest.raises(ScoreError, match='two of the labels .* are one class; rename one'):
