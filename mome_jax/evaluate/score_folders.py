@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import inventory, progress, remarks
+from input_pipeline.anatomy import Template
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.sources import absence, files
 from mome_jax.errors import UserError, few
@@ -60,7 +61,7 @@ def score_folders(
   Args:
     predictions: folder.
     references: folder.
-    classes: names to score; all of the references' by default.
+    classes: names to score, an organ without its side for both; all of the references' by default.
     dataset: what the rows call their source; by default the name of the folder of references,
       links followed.
 
@@ -87,7 +88,7 @@ def _score_folders(
   notes += _without_legend(predicted)
   pairs = _pairs(truth.masks, predicted.masks)
   lacks = _Lacks(declared)
-  asked = [mask_folders.canonical(name, template) for name in classes]
+  asked = _asked(classes, truth, template)
   known = _known(truth, asked, lacks)
   lacking = [
     case for case in truth.masks if case not in pairs and case not in dict(predicted.failed)
@@ -95,7 +96,9 @@ def _score_folders(
   failed += [(case, f'{predictions}: no prediction of this name') for case in lacking]
   if extra := sorted(predicted.masks.keys() - set(pairs.values())):
     notes.append(f'{predictions}: predictions without a reference: {", ".join(extra)}')
-  _check_predicted(predictions, [predicted.masks[name] for name in pairs.values()], known)
+  # Most names of the class table are in no reference.
+  needed = asked if truth.by_class_table else known
+  _check_predicted(predictions, [predicted.masks[name] for name in pairs.values()], needed)
   rows: list[dict[str, Any]] = []
   undeclared: tuple[dict, dict] = {}, {}
   for case, name in progress.bar(pairs.items(), desc='score'):
@@ -124,7 +127,7 @@ def _score_folders(
 
 def _without_legend(predicted: MaskFolder) -> list[str]:
   """A note on label maps that are called as those of `predict`, and lack what those have."""
-  bare = {}
+  bare: dict[str, pathlib.Path] = {}
   for masks in predicted.masks.values():
     place = pathlib.Path(masks.declared_in)
     if masks.path.name.endswith('_seg.nii.gz') and place.name == 'dataset.json':
@@ -184,6 +187,16 @@ def _nothing(like: volume.Volume) -> volume.Volume:
   return volume.Volume(np.zeros(like.array.shape, bool), like.geometry)
 
 
+def _asked(classes: Sequence[str], truth: MaskFolder, template: Template) -> list[str]:
+  """The classes that are asked for: of an organ without its side both, where those are known."""
+  known = {name for masks in truth.masks.values() for name in masks.names}
+  asked = []
+  for name in (mask_folders.canonical(name, template) for name in classes):
+    sides = template.pairs().get(name, ())
+    asked += sides if sides and name not in known and known.issuperset(sides) else [name]
+  return list(dict.fromkeys(asked))
+
+
 def _known(truth: MaskFolder, classes: Sequence[str], lacks: _Lacks) -> list[str]:
   """The classes to score; ScoreError if one is asked for that no reference has."""
   known = list(dict.fromkeys(name for masks in truth.masks.values() for name in masks.names))
@@ -228,6 +241,8 @@ def _score_case(
       if not lacks.is_scored(case, name, occurs):
         continue
       if not predicted.holds(name):
+        if truth.declared_in == mask_folders.CLASS_TABLE and not occurs:
+          continue
         held = ', '.join(predicted.names)
         raise ScoreError(f'{predicted.path}: no class {name!r}; there are {held}')
       prediction = predicted.mask(name)

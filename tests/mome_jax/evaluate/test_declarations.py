@@ -72,3 +72,30 @@ def test_labels_beyond_eight_bits_are_read_where_they_are_declared(tmp_path):
   declare(tmp_path / 'r', liver=6)
   ((_, reason),) = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r').failed
   assert 'label values 300 are outside 0..255' in reason
+
+
+def test_references_without_a_declaration_need_only_what_is_in_them(tmp_path):
+  """Numbers of one's own, against `predict`: the table has 32 names that it did not segment."""
+  save(tmp_path / 'refs/a.nii.gz', labels())
+  save(tmp_path / 'seg/a_seg.nii.gz', (6 * (labels() > 0)).astype(np.uint8))
+  rows = [{'label': 6, 'name': 'liver'}]
+  (tmp_path / 'seg/a_seg.json').write_text(json.dumps({'labels': rows}))
+  scores = score_folders.score_folders(tmp_path / 'seg', tmp_path / 'refs')
+  [note] = [note for note in scores.notes if 'the class table' in note]
+  assert 'where 1 is spleen; if they are others, put a dataset.json' in note
+  [*reasons] = [reason for _, reason in scores.failed]
+  assert len(reasons) == 3 and all('there are liver' in reason for reason in reasons)
+  assert "no class 'spleen'" in reasons[0]  # 1 in the references
+  with pytest.raises(UserError, match="no class 'aorta'; there are liver"):
+    score_folders.score_folders(tmp_path / 'seg', tmp_path / 'refs', classes=['aorta'])
+
+
+def test_an_organ_without_its_side_is_both(tmp_path):
+  declare(tmp_path / 'refs', **{'left kidney': 1, 'right kidney': 2, 'spleen': 3})
+  save(tmp_path / 'refs/a.nii.gz', labels())
+  save(tmp_path / 'seg/a.nii.gz', labels())
+  places = tmp_path / 'seg', tmp_path / 'refs'
+  rows = score_folders.score_folders(*places, classes=['Kidneys', 'left kidney']).rows
+  assert [row['class'] for row in rows] == ['left kidney', 'right kidney']
+  with pytest.raises(UserError, match="no class 'lung'"):
+    score_folders.score_folders(*places, classes=['lungs'])
