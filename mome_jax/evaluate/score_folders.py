@@ -190,7 +190,7 @@ def _nothing(like: volume.Volume) -> volume.Volume:
 def _asked(classes: Sequence[str], truth: MaskFolder, template: Template) -> list[str]:
   """The classes that are asked for: of an organ without its side both, where those are known."""
   known = {name for masks in truth.masks.values() for name in masks.names}
-  asked = []
+  asked: list[str] = []
   for name in (mask_folders.canonical(name, template) for name in classes):
     sides = template.pairs().get(name, ())
     asked += sides if sides and name not in known and known.issuperset(sides) else [name]
