@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,7 @@ def _score_folders(
     notes.append(mask_folders.class_table_note(by_table))
   if truth.by_class_table:
     rows = _of_held_classes(rows, asked)
+    _check_numbers(truth, predicted, rows)
   whose = {(dataset, case): declared.patients.get(case, case) for case in truth.masks}
   named = patients.called(whose)
   rows = [row | {patients.FIELD: named.get((dataset, row['case']), '')} for row in rows]
@@ -137,6 +138,15 @@ def _without_legend(predicted: MaskFolder) -> list[str]:
     f'they mean in {place}; if predict wrote it, bring that along: its values are others'
     for place in [*bare.values()][:1]
   ]
+
+
+def _check_numbers(truth: MaskFolder, predicted: MaskFolder, rows: Sequence[Mapping]) -> None:
+  """ScoreError where values of references are a guess, and hold nothing of what is predicted."""
+  is_empty = [row['false_positive_ml'] is not None for row in rows]
+  if rows and all(is_empty) and not predicted.by_class_table:
+    names = few(dict.fromkeys(row['class'] for row in rows))
+    note = mask_folders.class_table_note([truth])
+    raise ScoreError(f'{note}; as they are, none has a voxel of {names}')
 
 
 def _of_held_classes(rows: list[dict[str, Any]], asked: Sequence[str]) -> list[dict[str, Any]]:

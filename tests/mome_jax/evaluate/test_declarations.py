@@ -75,19 +75,28 @@ def test_labels_beyond_eight_bits_are_read_where_they_are_declared(tmp_path):
 
 
 def test_references_without_a_declaration_need_only_what_is_in_them(tmp_path):
-  """Numbers of one's own, against `predict`: the table has 32 names that it did not segment."""
+  """The table has 32 names that `predict` was not asked for."""
+  save(tmp_path / 'refs/a.nii.gz', np.array([0, 6, 6, 1], np.uint8)[labels()])
+  save(tmp_path / 'seg/a_seg.nii.gz', np.array([0, 6, 6, 0], np.uint8)[labels()])
+  (tmp_path / 'seg/a_seg.json').write_text('{"labels": [{"label": 6, "name": "liver"}]}')
+  pair = tmp_path / 'seg', tmp_path / 'refs'
+  scores = score_folders.score_folders(*pair)
+  assert {row['class']: row['dice'] for row in scores.rows} == {'liver': 1.0}
+  [(_, reason)] = scores.failed
+  assert reason.endswith("no class 'spleen'; there are liver")
+  with pytest.raises(UserError, match="no class 'aorta'; there are liver"):
+    score_folders.score_folders(*pair, classes=['aorta'])
+
+
+@pytest.mark.parametrize('classes', [(), ('liver',)])
+def test_references_with_numbers_of_their_own_are_told(tmp_path, classes):
+  """They would have Dice 0, each class in a scan that does not hold it."""
   save(tmp_path / 'refs/a.nii.gz', labels())
   save(tmp_path / 'seg/a_seg.nii.gz', (6 * (labels() > 0)).astype(np.uint8))
-  rows = [{'label': 6, 'name': 'liver'}]
-  (tmp_path / 'seg/a_seg.json').write_text(json.dumps({'labels': rows}))
-  scores = score_folders.score_folders(tmp_path / 'seg', tmp_path / 'refs')
-  [note] = [note for note in scores.notes if 'the class table' in note]
-  assert 'where 1 is spleen; if they are others, put a dataset.json' in note
-  [*reasons] = [reason for _, reason in scores.failed]
-  assert len(reasons) == 3 and all('there are liver' in reason for reason in reasons)
-  assert "no class 'spleen'" in reasons[0]  # 1 in the references
-  with pytest.raises(UserError, match="no class 'aorta'; there are liver"):
-    score_folders.score_folders(tmp_path / 'seg', tmp_path / 'refs', classes=['aorta'])
+  (tmp_path / 'seg/a_seg.json').write_text('{"labels": [{"label": 6, "name": "liver"}]}')
+  told = 'refs: nothing says what .* put a dataset.json .*; as they are, none has a voxel of liver'
+  with pytest.raises(UserError, match=told):
+    score_folders.score_folders(tmp_path / 'seg', tmp_path / 'refs', classes=classes)
 
 
 def test_an_organ_without_its_side_is_both(tmp_path):
