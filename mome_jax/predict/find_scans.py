@@ -270,7 +270,7 @@ def _skip(path: pathlib.Path, output: str | None, results: Sequence[str]) -> str
 
 def _once(scans: Sequence[ScanFiles]) -> tuple[list[ScanFiles], list[str]]:
   """The scans without those that are another again: one path, or a series and its archive."""
-  kept, notes, again = [], [], []
+  kept, notes, again = [], [], dict[str, None]()
   alike: dict[tuple, list[ScanFiles]] = collections.defaultdict(list)
   content = functools.cache(lambda scan: frozenset(digests(scan)))
   for scan in scans:
@@ -280,7 +280,7 @@ def _once(scans: Sequence[ScanFiles]) -> tuple[list[ScanFiles], list[str]]:
       here = (os.path.realpath(other.path), other.series) == (place, series)
       if here or (series and content(scan) == content(other)):  # identifiers alone may be made up
         if scan.input == other.input:
-          again.append(scan.input)
+          again[scan.input] = None
         else:
           notes.append(f'{scan.input}: left out, it is the same scan as {other.input}')
         break
@@ -288,7 +288,9 @@ def _once(scans: Sequence[ScanFiles]) -> tuple[list[ScanFiles], list[str]]:
       alike[key].append(scan)
       kept.append(scan)
   if again:
-    notes.append(f'{few(again)}: given twice, as in a folder and in one above it; counted once')
+    notes.append(
+      f'{few(again)}: given more than once, as in a folder and in one above it; counts once'
+    )
   return kept, notes
 
 

@@ -217,10 +217,11 @@ class TestOnce:
   def test_a_folder_and_one_in_it(self, tmp_path, kind):
     inner = tmp_path / 'all' / 'inner'
     places = [series(inner)] if kind == 'dicom' else [scan(inner / f'{n}.nii') for n in 'ab']
-    cases, notes = find_scans.find_scans([tmp_path / 'all', inner])
+    cases, notes = find_scans.find_scans([tmp_path / 'all', inner, inner])
     assert len(cases) == len(places)
     given = ', '.join(map(str, places))
-    assert notes == [f'{given}: given twice, as in a folder and in one above it; counted once']
+    told = 'given more than once, as in a folder and in one above it; counts once'
+    assert notes == [f'{given}: {told}']
 
   def test_scans_that_share_identifiers_only_are_two(self, tmp_path):
     first = series(tmp_path / 'p1' / 'ct')
