@@ -49,9 +49,15 @@ def spoken(text: str) -> str:
 
 
 class _Store(argparse._StoreAction):
-  """Keeps a value; of an option that takes several, and is given again, those of all times."""
+  """Keeps a value; of an option that takes several, and is given again, those of all times.
+
+  An empty one, as of `--output=$UNSET`, would be the folder one is in.
+  """
 
   def __call__(self, parser, namespace, values, option_string=None):
+    empty = '' in (values if isinstance(values, list) else [values])
+    if empty and '' not in (self.default, self.const):
+      parser.error(f'{option_string or self.metavar or self.dest} is empty; give it a value')
     before = getattr(namespace, self.dest, None)
     if self.nargs in ('+', '*') and before is not self.default:
       values = [*(before or ()), *(values or ())]
@@ -166,6 +172,8 @@ def identifier(text: str) -> str:
 
 
 def _on_disk(text: str) -> pathlib.Path:
+  if not text:
+    raise argparse.ArgumentTypeError('is empty; give it a value')
   if buckets.is_in_bucket(text):
     raise argparse.ArgumentTypeError(f'{text} {buckets.NO_DISK}')
   return pathlib.Path(text)

@@ -40,16 +40,22 @@ _EXTRAS = {
   'pynetdicom': 'node',
   'starlette': 'serve',
   'torch': 'weights',
+  'transformers': 'sentence',
   'uvicorn': 'serve',
 }
 
 
+def install(module: str) -> str:
+  """The command that brings a module of `_EXTRAS`."""
+  return f"pip install 'mome-jax[{_EXTRAS[module]}]'"
+
+
 def lacking(error: ModuleNotFoundError) -> str:
   """Which extra of the package would bring a module, and how; '' where none does."""
-  extra = _EXTRAS.get((error.name or '').partition('.')[0])
-  if extra is None:
+  package = (error.name or '').partition('.')[0]
+  if package not in _EXTRAS:
     return ''
-  return f"needs {error.name}, which is not installed: pip install 'mome-jax[{extra}]'"
+  return f'needs {error.name}, which is not installed: {install(package)}'
 
 
 def unsupported() -> str:

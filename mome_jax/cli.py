@@ -76,7 +76,7 @@ GROUPS = {
     'embed': Command('mome_jax.text.embed', 'text vectors of a published encoder'),
   },
   'About': {
-    'info': Command('mome_jax.info', 'versions, devices, the shipped model and its classes'),
+    'info': Command('mome_jax.info', 'versions, devices, a model and its classes'),
     'completion': Command('mome_jax.completion', 'tab completion for bash, zsh or fish'),
   },
 }

@@ -46,17 +46,19 @@ def export(
       float32 again when they are read.
     form: 'orbax', or 'hf' with a model card.
     licence: for the model card, such as apache-2.0; '' is that of the card which the output has,
-      or else the model; its body is kept.
+      or else the model; all else that this one says is kept.
     experimental: whether it knows the classes of `config.experimental`.
 
   Raises:
     CheckpointError: if there is no model, or the output holds one already, or a training run, or
-      another export writes there.
+      another export writes there; or its README.md is of something else, see
+      `hf_folder.check_card`.
     UserError: if it cannot do without the experimental classes.
   """
   import jax
 
   from mome_jax import checkpoint
+  from mome_jax.checkpoint import hf_folder
   from mome_jax.configs import base
   from mome_jax.text.vectors import TextVectors
 
@@ -77,6 +79,7 @@ def export(
   with _alone(output) as folder:
     # A folder with parameters counts as a model: they come last.
     if form == 'hf':
+      hf_folder.check_card(folder)
       _write_card(path, folder, config, params, licence)
     _copy_records(path, folder, config, experimental)
     checkpoint.save_model(folder, config, params, **text, form=form)
@@ -180,13 +183,15 @@ def export_ensemble(
     paths: of the models, each as for `export`.
     output: folder of the ensemble; created.
     dtype: as for `export`.
-    form: as for `export`; the card of the whole is that of its first model.
+    form: as for `export`; the card of the whole is that of its first model, but for what one that
+      the output has says.
     licence: as for `export`.
     experimental: as for `export`.
 
   Raises:
     CheckpointError: as of `export`.
-    UserError: as of `export`, and if their cards name several licences and none is given.
+    UserError: as of `export`, and if their cards name several licences, that of the output none,
+      and none is given.
     EnsembleError: if they cannot be averaged.
   """
   from mome_jax import checkpoint
@@ -196,7 +201,7 @@ def export_ensemble(
   model = open_model(paths)  # before anything is written
   if not experimental:
     _check_experimental_alike(paths, model.config.experimental)
-  if form == 'hf' and not licence:
+  if form == 'hf' and not (licence or hf_folder.licence_of(hf_folder.read_card(output))):
     cards = (hf_folder.read_card(checkpoint.folder_of(path)) for path in paths)
     licences = sorted({hf_folder.licence_of(card) for card in cards} - {''})
     if len(licences) > 1:
@@ -204,6 +209,8 @@ def export_ensemble(
   names = [f'model_{number}' for number in range(len(paths))]
   with _alone(output) as folder:
     _take_back(folder)  # of an export that was killed
+    if form == 'hf':
+      hf_folder.check_card(folder)
     made = [name for name in names if not (folder / name).exists()]
     with writing(folder, checkpoint.CheckpointError):
       text_files.replace(folder / _UNFINISHED, '\n'.join(made))
@@ -214,7 +221,8 @@ def export_ensemble(
       undo.pop_all()
     if form == 'hf':
       first = hf_folder.read_card(folder / names[0])
-      hf_folder.write_card(folder, hf_folder.with_body(first, hf_folder.read_card(folder)))
+      card = hf_folder.merged(first, hf_folder.read_card(folder), licence)
+      hf_folder.write_card(folder, card)
     checkpoint.write_members(folder, names)
     (folder / _UNFINISHED).unlink()
 
@@ -236,7 +244,8 @@ def make_parser() -> argparse.ArgumentParser:
     required=True,
     nargs='+',
     metavar='MODEL',
-    help='workdir of a training, or model folder; of several, an ensemble is made',
+    help='workdir of a training, model folder, hf:ORG/NAME or shipped; of several, an ensemble is '
+    'made',
   )
   parser.add_argument('--output', required=True, help='the new model folder')
   parser.add_argument(

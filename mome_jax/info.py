@@ -1,7 +1,8 @@
-"""What is installed here: versions, devices, the model that comes with the package.
+"""What is installed here: versions, devices, a model and its classes.
 
 python -m mome_jax.info
 python -m mome_jax.info --json
+python -m mome_jax.info runs/demo
 """
 
 import argparse
@@ -18,14 +19,21 @@ from mome_jax import __version__, shipped
 from mome_jax.predict import run_record
 
 
-def info() -> dict:
-  """Version, platform, packages, devices, the place of compiled programs, shipped models.
+def info(models: Sequence[str | os.PathLike] = (shipped.NAME,)) -> dict:
+  """Version, platform, packages, devices, the place of compiled programs, models.
+
+  Args:
+    models: model folders, training workdirs or names, as `predict --checkpoint` takes them.
 
   Returns:
     What JSON can hold; `no_devices` is why JAX has none, or ''; `models` is a list of objects with
     name, path, spacing in mm, HU windows and classes, each with the synonyms that it was trained
     with.
+
+  Raises:
+    CheckpointError: if one of them is none.
   """
+  from mome_jax import checkpoint
   from mome_jax.runtime import compilation
 
   devices, no_devices = _devices()
@@ -37,7 +45,7 @@ def info() -> dict:
     'devices': devices,
     'no_devices': no_devices,
     'compilation_cache': compilation.cache_folder() or 'off',
-    'models': [_describe(shipped.MODEL)],
+    'models': [_describe(model) for model in checkpoint.expand(models)],
   }
 
 
@@ -52,14 +60,15 @@ def _devices() -> tuple[list[str], str]:
     return [], one_line(error) or asked
 
 
-def _describe(folder) -> dict:
+def _describe(model: str) -> dict:
   from mome_jax import checkpoint
+  from mome_jax.checkpoint import hub
 
-  config = checkpoint.load_config(folder)
+  config, folder = checkpoint.load_config(model), checkpoint.folder_of(model)
   template = TEMPLATE.extend(config.new_classes)
   classes = [template.get(name) for name in config.classes]
   return {
-    'name': folder.name,
+    'name': hub.name_of(folder) or folder.name,
     'path': str(folder),
     'spacing_mm': list(config.data.spacing),
     'hu_windows': [list(window) for window in config.data.windows],
@@ -97,6 +106,14 @@ def text(facts: dict) -> str:
 def make_parser() -> argparse.ArgumentParser:
   """The options."""
   parser = Parser(prog='python -m mome_jax.info', description=__doc__, allow_abbrev=False)
+  parser.add_argument(
+    'model',
+    nargs='*',
+    default=[shipped.NAME],
+    metavar='MODEL',
+    help='model folder, workdir of a training, hf:ORG/NAME or shipped (default), the one that '
+    'comes with the package',
+  )
   parser.add_argument('--json', action='store_true', help='one JSON object')
   return parser
 
@@ -105,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))
-  facts = info()
+  facts = info(args.model)
   print(json.dumps(facts, indent=2) if args.json else text(facts))
   return 0
 

@@ -75,7 +75,7 @@ def _run(values: flags.FlagValues) -> int:
   run = _train if values.mode == 'train' else score
   try:
     with multihost.lone_errors(), multihost.device_errors(), multihost.outside_the_steps():
-      run(values.config, epath.Path(values.workdir))
+      run(values.config, values.workdir)
   except multihost.Preempted as notice:
     preempted = notice.code == multihost.PREEMPTED
     print(f'preempted: {notice}' if preempted else f'interrupted: {notice}', file=sys.stderr)
@@ -85,10 +85,11 @@ def _run(values: flags.FlagValues) -> int:
   return 0
 
 
-def _train(config: ConfigDict, workdir: epath.Path) -> None:
+def _train(config: ConfigDict, place: str) -> None:
   from mome_jax import evaluate
   from mome_jax.training import loop, multihost, sharding
 
+  workdir = epath.Path(place)
   with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
   sharding.check_batch(sharding.make_mesh(config.mesh), config)  # before data are read
@@ -101,9 +102,7 @@ def _train(config: ConfigDict, workdir: epath.Path) -> None:
       print(f'not scored: {error}')
 
 
-def _evaluate(
-  config: ConfigDict | None, workdir: epath.Path, *, asked: Collection[str] = ()
-) -> None:
+def _evaluate(config: ConfigDict | None, workdir: str, *, asked: Collection[str] = ()) -> None:
   from mome_jax import checkpoint, evaluate
   from mome_jax.training import multihost
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from input_pipeline.ct.grid_checks import FIX
 from input_pipeline.ct.volume import LPS_TO_RAS, Geometry, VolumeError, from_canonical
+from input_pipeline.errors import install
 from input_pipeline.files import file_kinds, image_headers
 
-_EXTRA = "pip install 'mome-jax[itk]'"
 # What says where the axes point. Without it ITK takes any axes for left, posterior, superior.
 _DIRECTIONS = 'transformmatrix', 'rotation', 'orientation'
 _SPACES = {
@@ -36,7 +36,7 @@ def library() -> ModuleType:
   try:
     import SimpleITK
   except ImportError as error:
-    raise VolumeError(f'NRRD and MetaImage need SimpleITK: {_EXTRA}') from error
+    raise VolumeError(f'NRRD and MetaImage need SimpleITK: {install("SimpleITK")}') from error
   SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
   return SimpleITK
 

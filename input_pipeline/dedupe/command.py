@@ -7,11 +7,13 @@ Scans are compared by what they show, so that those of fewer slices, mirrored an
 found too, but not one that lies turned by a quarter against its header, and seldom one of which
 less than four fifths of the width is left within the slices. What is found, and which scans the
 sources say to be of one patient, goes to the file, which `prepare --groups` reads: all scans of a
-patient then come into one split. Exit code 1 if scans could not be read: they were compared with
-none.
+patient then come into one split. Of two downloads of one source each has a name,
+--download=NAME:nifti_folder=DIR, which it is prepared by, with `--name`. Exit code 1 if scans could
+not be read: they were compared with none.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -23,13 +25,16 @@ from input_pipeline.patients import patient_groups
 
 
 def _parse_download(text: str) -> tuple[str, str]:
-  source, equals, folder = text.partition('=')
+  called, equals, folder = text.partition('=')
   if not equals:
     raise argparse.ArgumentTypeError(f'{text!r}: expected SOURCE=FOLDER')
+  name, _, source = called.rpartition(':')
   if source not in sources.SOURCES:
     hint = errors.suggest(source, sorted(sources.SOURCES))
     raise argparse.ArgumentTypeError(f'no source is called {source!r}; {hint}')
-  return source, folder
+  if name and cli.identifier(name) in sources.SOURCES:
+    raise argparse.ArgumentTypeError(f'{text!r}: {name} is the name of a source; choose another')
+  return called, folder
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,7 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
     required=True,
     type=_parse_download,
     metavar='SOURCE=FOLDER',
-    help='a dataset, as prepare knows it, and where it lies; may be repeated',
+    help='a dataset, as prepare knows it, and where it lies; may be repeated; NAME:SOURCE=FOLDER '
+    'where it is prepared with --name=NAME',
   )
   parser.add_argument('--output', required=True, type=pathlib.Path, help='JSON of the groups')
   return parser
@@ -58,7 +64,7 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
   """Compares the scans of several downloads and writes which are of one patient.
 
   Args:
-    downloads: (source, folder) of each.
+    downloads: (source, or 'NAME:SOURCE', and folder) of each.
     output: JSON file, for `prepare --groups`.
 
   Returns:
@@ -73,12 +79,14 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
   from input_pipeline.dedupe.fingerprint_store import FingerprintStore
 
   cases, known = [], []
-  for source, folder in downloads:
+  for called, folder in downloads:
+    name, _, source = called.rpartition(':')
     of_source, notes = sources.get_source(source).listed(folder)
+    of_source = [dataclasses.replace(case, source=name or case.source) for case in of_source]
     cases += of_source
     known += patient_groups.declared(of_source)
     remarks.show(notes)
-  identity.check_names(cases)
+  _check_names(cases, downloads)
   with errors.writing(output):  # before the work, not after it
     output.parent.mkdir(parents=True, exist_ok=True)
     text_files.check_replaceable(output)
@@ -103,3 +111,17 @@ def write_groups(downloads: Sequence[tuple[str, str]], output: pathlib.Path) -> 
   number = sum(len(group['members']) for group in groups)
   print(f'{output}: {len(groups)} groups with {number} of {len(cases)} scans')
   return len(unread)
+
+
+def _check_names(cases: Sequence[sources.Case], downloads: Sequence[tuple[str, str]]) -> None:
+  """UserError if two cases of a source have one name, with what tells two downloads apart."""
+  try:
+    identity.check_names(cases)
+  except errors.UserError as error:
+    twice = [called for called, _ in downloads if [c for c, _ in downloads].count(called) > 1]
+    if not twice:
+      raise
+    raise errors.UserError(
+      f'{error}; where these are two downloads, give each a name, as --download=NAME:'
+      f'{twice[0].rpartition(":")[2]}=FOLDER, and prepare it with --name=NAME'
+    ) from error

@@ -233,7 +233,11 @@ def _draw_patch(
 def _draw_classes(subplot, classes: _Classes) -> None:
   rows = np.arange(len(classes.names))
   names = [f'{name} ({n})' for name, n in zip(classes.names, classes.cases, strict=True)]
-  subplot.barh(rows, np.maximum(classes.voxels, 1), color=classes.colours)
+  # Dots: the length of a bar on a logarithmic axis says nothing.
+  voxels = np.where(classes.voxels > 0, classes.voxels, np.nan)
+  subplot.scatter(voxels, rows, color=classes.colours, edgecolors='0.3', linewidths=0.5, zorder=2)
+  subplot.grid(color='0.9')
+  subplot.set_axisbelow(True)
   subplot.set_yticks(rows, names)
   subplot.tick_params(axis='y', labelsize=7)
   subplot.invert_yaxis()
@@ -241,7 +245,8 @@ def _draw_classes(subplot, classes: _Classes) -> None:
 
 
 def _draw_hu(subplot, hu: np.ndarray) -> None:
-  subplot.hist(hu, bins=np.arange(-1024, 1600, 32), log=True, color='0.4')
+  bins = np.arange(-1024, 1600, 32)
+  subplot.hist(hu, bins=bins, log=True, color='0.4', histtype='step')
   subplot.set(title='HU of some bricks', xlabel='HU', ylabel='voxels')
 
 

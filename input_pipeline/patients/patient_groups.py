@@ -45,6 +45,10 @@ class Groups:
   scans: Mapping[tuple[str, str], tuple] | None
   unread: Collection[tuple[str, str]]
 
+  def knows(self, source: str) -> bool:
+    """Whether scans of a source are among those that were compared."""
+    return any(source == of for of, _ in self.scans or ())
+
   @property
   def digest(self) -> str:
     """Sha-256 of the groups, hexadecimal."""

@@ -189,7 +189,11 @@ def _list_cases(
   groups, patients = None, {}
   if path is not None:
     groups = patient_groups.read(path)
-    groups.check_current(cases, f'--download={source}={manual_dir}')
+    called = source
+    if declared.name != source and groups.knows(declared.name):  # compared by the name it gets
+      called = f'{declared.name}:{source}'
+      cases = [dataclasses.replace(case, source=declared.name) for case in cases]
+    groups.check_current(cases, f'--download={called}={manual_dir}')
     patients = patient_groups.patients(groups.groups)
   known = []
   for case in cases:

@@ -56,6 +56,8 @@ class Earlier:
   def drawn_elsewhere(self, own: Collection[Key], manual_dir: str | None) -> dict[Key, str]:
     """(source, case) -> split that is held out most, of what was drawn for sources beside it.
 
+    A source counts by its own name, and by that which it is prepared by.
+
     Args:
       own: cases whose names are their folder's: in another folder they are other scans.
       manual_dir: that folder.
@@ -68,10 +70,8 @@ class Earlier:
       source = report['settings'].get('source', name)
       others = own if report.get('manual_dir') not in (None, manual_dir) else ()
       for case, split in report.get('drawn', {}).items():
-        if (source, case) in others:
-          continue
-        splits = split, most.get((source, case), split)
-        most[source, case] = max(splits, key=patient_groups.HELD_OUT.index)
+        for key in {(source, case), (name, case)} - {*others}:  # groups may know either
+          most[key] = max(split, most.get(key, split), key=patient_groups.HELD_OUT.index)
     return most
 
   def is_current(self, keys: Sequence[str], patients: Sequence[Sequence[str]]) -> bool:

@@ -2,7 +2,15 @@
 
 from mome_jax.checkpoint.ensemble import expand, members, write_members
 from mome_jax.checkpoint.errors import CheckpointError
-from mome_jax.checkpoint.files import BEST, CONFIG, LAST, TEXT_VECTORS, TOKENIZER, locate
+from mome_jax.checkpoint.files import (
+  BEST,
+  CONFIG,
+  LAST,
+  TEXT_VECTORS,
+  TOKENIZER,
+  locate,
+  results_of,
+)
 from mome_jax.checkpoint.model_folder import (
   TrainedModel,
   check_fit,
@@ -61,6 +69,7 @@ __all__ = [
   'new_folder',
   'other_values',
   'read_position',
+  'results_of',
   'save_description',
   'save_model',
   'text_file',

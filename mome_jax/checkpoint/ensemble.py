@@ -15,8 +15,8 @@ from mome_jax.checkpoint.files import ENSEMBLE, absolute
 _FIELD = 'members'
 
 
-def members(path: epath.PathLike) -> list[epath.Path]:
-  """The models of an ensemble's folder, or the path itself where it is none.
+def members(path: epath.PathLike) -> list[epath.PathLike]:
+  """The models of an ensemble's folder, or the path itself, as it is, where it is none.
 
   Raises:
     CheckpointError: if `ensemble.json` cannot be read, or names nothing.
@@ -24,7 +24,7 @@ def members(path: epath.PathLike) -> list[epath.Path]:
   folder = absolute(path)
   file = folder / ENSEMBLE
   if not file.is_file():
-    return [epath.Path(path)]
+    return [path]  # `./shipped` is no name, and would become one
   text = text_files.read_explained(file, CheckpointError)
   try:
     names = json.loads(text)[_FIELD]

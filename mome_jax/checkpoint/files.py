@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import re
 
 import orbax.checkpoint as ocp
 from etils import epath
 
 from input_pipeline import remarks
 from input_pipeline.files.buckets import is_in_bucket
+from mome_jax import shipped
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 
@@ -41,7 +43,8 @@ def locate(path: epath.PathLike, choice: str = LAST) -> Location:
   """Where the parts of a model lie.
 
   Args:
-    path: a model folder, a training workdir, one of its `checkpoints/STEP`, or `hf:ORG/NAME`.
+    path: a model folder, a training workdir, one of its `checkpoints/STEP`, or a name as of
+      `is_name`.
     choice: which checkpoint of a workdir: 'last', the newest, or 'best'.
 
   Raises:
@@ -136,8 +139,23 @@ def _copy(folder: epath.Path, target: epath.Path) -> None:
       path.copy(target / path.name)
 
 
+def is_name(path: epath.PathLike) -> bool:
+  """Whether a path names a model that is no folder of the user's: `shipped`, or `hf:ORG/NAME`."""
+  return os.fspath(path) == shipped.NAME or hub.is_remote(path)
+
+
+def results_of(path: epath.PathLike) -> epath.Path:
+  """The folder for what is measured of a model: its own, or one in `runs` where it has a name."""
+  if not is_name(path):
+    return epath.Path(path)
+  name = os.fspath(path).removeprefix(hub.PREFIX)
+  return epath.Path('runs') / re.sub(r'[^\w.-]+', '--', name)
+
+
 def absolute(path: epath.PathLike) -> epath.Path:
-  """The same place from every working directory; of `hf:ORG/NAME` the files that were fetched."""
+  """The same place from every working directory; of a name, see `is_name`, where its files are."""
+  if os.fspath(path) == shipped.NAME:
+    return epath.Path(shipped.MODEL)
   if hub.is_remote(path):
     return hub.fetch(os.fspath(path))
   path = epath.Path(path).expanduser()

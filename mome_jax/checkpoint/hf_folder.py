@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -14,9 +15,10 @@ from etils import epath
 from input_pipeline.files import text_files
 from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import SAFETENSORS, absolute
-from mome_jax.errors import reading, writing
+from mome_jax.errors import few, reading, writing
 
 CARD = 'README.md'
+_LIBRARY = 'mome-jax'
 _TAGS = ('medical', 'computed-tomography', 'image-segmentation', 'text-prompted',
          'mixture-of-experts', 'jax', 'flax')  # fmt: skip
 
@@ -93,13 +95,16 @@ def card(
     config: of the model.
     name: of the model.
     licence: identifier such as apache-2.0; '' where nobody said: as the card of before says.
-    before: text of the card that the model came with, '' where it had none; its body is kept.
+    before: text of the card that the model came with, '' where it had none; its body and what its
+      front matter says are kept.
     parameters: their number.
   """
-  old_front, body = _split(before)
-  front = ['---', 'library_name: mome-jax', 'pipeline_tag: image-segmentation']
-  front += [f'license: {licence}'] if licence else _licence_lines(old_front)
-  front += ['tags:', *(f'- {tag}' for tag in _TAGS), '---', '']
+  old, body = _split(before)
+  new = {
+    'library_name': f'library_name: {_LIBRARY}',
+    'pipeline_tag': 'pipeline_tag: image-segmentation',
+    'tags': '\n'.join(['tags:', *(f'- {tag}' for tag in _TAGS)]),
+  }
   spacing = ' x '.join(f'{mm:g}' for mm in config.data.spacing)
   facts = [
     f'# {name}',
@@ -119,7 +124,7 @@ def card(
     '**Not a medical device.**',
     '',
   ]
-  return '\n'.join([*front, *([body] if body else facts)])
+  return _front(new, _fields(old), licence) + (body or '\n'.join(facts))
 
 
 def write_card(folder: epath.PathLike, text: str) -> None:
@@ -138,16 +143,57 @@ def read_card(folder: epath.PathLike) -> str:
     return text_files.read_text(file)
 
 
-def with_body(text: str, before: str) -> str:
-  """A card with the body of the one that was there before, if that had one."""
-  _, body = _split(before)
-  front, own = _split(text)
-  return f'---\n{front}---\n\n{body or own}'
+def check_card(folder: epath.PathLike) -> None:
+  """Refuses to make a card of a README.md that is of something else than a model.
+
+  A text without front matter is meant for the card where it lies alone.
+
+  Raises:
+    CheckpointError: if it is the card of another library, or lies beside other files.
+  """
+  text, file = read_card(folder), absolute(folder) / CARD
+  front = _fields(_split(text)[0])
+  library = front.get('library_name', _LIBRARY).partition(':')[2].strip(' "\'')
+  if library not in ('', _LIBRARY):
+    raise CheckpointError(f'{file}: is the card of a model of {library}; choose another --output')
+  if text and not front:
+    names = (path.name for path in file.parent.iterdir())
+    if beside := sorted(name for name in names if name[0] != '.' and name != CARD):
+      raise CheckpointError(
+        f'{file}: has no front matter of a model card, and lies beside {few(beside)}: of another '
+        f'project? Choose another --output, or let it begin with lines of ---, library_name: '
+        f'{_LIBRARY}, ---'
+      )
+
+
+def merged(text: str, before: str, licence: str = '') -> str:
+  """A card with what the one that was there before says, its body and its front matter.
+
+  Args:
+    text: of the card.
+    before: of the other, or ''.
+    licence: as for `card`.
+  """
+  (old, body), (front, own) = _split(before), _split(text)
+  return _front(_fields(front), _fields(old), licence) + (body or own)
 
 
 def licence_of(text: str) -> str:
   """What the front matter of a card says of the licence, as lines; '' where it says nothing."""
-  return '\n'.join(_licence_lines(_split(text)[0]))
+  return '\n'.join(t for name, t in _fields(_split(text)[0]).items() if _of_licence(name))
+
+
+def _of_licence(name: str) -> bool:
+  return name.startswith('license')
+
+
+def _front(new: Mapping[str, str], old: Mapping[str, str], licence: str) -> str:
+  """A front matter with its dashes: of two the older, but for the library and a licence given."""
+  fields = {**new, **old, 'library_name': new['library_name']}
+  if licence:
+    fields = {name: text for name, text in fields.items() if not _of_licence(name)}
+    fields['license'] = f'license: {licence}'
+  return '\n'.join(['---', *fields.values(), '---', '', ''])
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -156,6 +202,7 @@ def _split(text: str) -> tuple[str, str]:
   return (parts[1], text[parts.end() :].lstrip('\n')) if parts else ('', text)
 
 
-def _licence_lines(front: str) -> list[str]:
-  """The fields `license`, `license_name` and `license_link`, each with its indented lines."""
-  return re.findall(r'^license\w*:.*(?:\n[ \t-].*)*', front, re.MULTILINE)
+def _fields(front: str) -> dict[str, str]:
+  """The fields of a front matter by name, each with its indented lines and its list."""
+  fields = re.finditer(r'^([\w-]+):.*(?:\n(?:[ \t#-].*|(?=\n)))*', front, re.MULTILINE)
+  return {field[1]: field[0].rstrip() for field in fields}

@@ -7,6 +7,7 @@ import re
 from etils import epath
 
 from mome_jax.checkpoint.errors import CheckpointError, brief
+from mome_jax.errors import install
 
 PREFIX = 'hf:'
 _PATH = re.compile(r'hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?')
@@ -46,7 +47,7 @@ def fetch(path: str) -> epath.Path:
     import huggingface_hub
   except ImportError as error:
     raise CheckpointError(
-      f"{path}: needs huggingface_hub: pip install 'mome-jax[hub]', or give a local folder"
+      f'{path}: needs huggingface_hub: {install("huggingface_hub")}, or give a local folder'
     ) from error
   name, revision = match.groups()
   try:

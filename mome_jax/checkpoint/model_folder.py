@@ -28,6 +28,7 @@ from mome_jax.checkpoint.files import (
   TOKENIZER,
   absolute,
   is_checkpoint,
+  is_name,
   locate,
 )
 from mome_jax.configs import base
@@ -96,9 +97,12 @@ def new_folder(folder: epath.PathLike) -> epath.Path:
   """The folder that a model is to be written into, created where missing.
 
   Raises:
-    CheckpointError: if it holds a model, an ensemble or a training run, is a checkpoint of one,
-      holds the `config.json` of another program, or cannot be made.
+    CheckpointError: if it is the name of a model, holds a model, an ensemble or a training run, is
+      a checkpoint of one, holds a tokenizer or text vectors without their model, or the
+      `config.json` of another program, or cannot be made.
   """
+  if is_name(folder):
+    raise CheckpointError(f'{folder}: is the name of a model, no folder for one; choose another')
   folder = absolute(folder)
   if is_checkpoint(folder):
     raise CheckpointError(f'{folder} is a checkpoint, and no place for a model; choose another')
@@ -107,7 +111,13 @@ def new_folder(folder: epath.PathLike) -> epath.Path:
   for name in (CHECKPOINTS, ENSEMBLE):  # whose config, or whose members, would be hidden
     if (folder / name).exists():
       raise CheckpointError(f'{folder} holds {name}, and is no place for a model; choose another')
-  if (folder / CONFIG).exists() and not _is_ours(folder / CONFIG):
+  if not (folder / CONFIG).exists():
+    for name in (TOKENIZER, TEXT_VECTORS):
+      if (folder / name).exists():
+        raise CheckpointError(
+          f'{folder} holds the {name} of something else, which would be lost; choose another folder'
+        )
+  elif not _is_ours(folder / CONFIG):
     raise CheckpointError(
       f'{folder} holds the {CONFIG} of another program, and is no place for a model; choose another'
     )
@@ -140,11 +150,12 @@ def save_description(
     raise CheckpointError(f'{folder}: a model with frozen text needs its text vectors')
   try:
     folder.mkdir(parents=True, exist_ok=True)
+    # First: what lies beside it is known to be this program's.
+    text_files.replace(folder / CONFIG, config.to_json_best_effort(indent=2) + '\n')
     if vectors is not None:
       vectors.save(folder / TEXT_VECTORS)
     else:
       text_files.replace(folder / TOKENIZER, epath.Path(tokenizer).read_bytes())
-    text_files.replace(folder / CONFIG, config.to_json_best_effort(indent=2) + '\n')
   except OSError as error:
     raise CheckpointError(
       f'{folder}: cannot write what describes the model ({error.strerror}); free space or change '

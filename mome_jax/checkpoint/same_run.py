@@ -12,7 +12,6 @@ from etils import epath
 
 from input_pipeline.files.buckets import is_in_bucket
 from mome_jax import shipped
-from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.config_file import read_config
 from mome_jax.checkpoint.ensemble import members
 from mome_jax.checkpoint.errors import CheckpointError
@@ -27,6 +26,7 @@ from mome_jax.checkpoint.files import (
   absolute,
   finished_steps,
   is_checkpoint,
+  is_name,
 )
 from mome_jax.checkpoint.model_folder import folder_of, load_config
 from mome_jax.checkpoint.text_encoder import fit_text, text_sizes
@@ -257,11 +257,12 @@ def config_changes(file: epath.Path, config: ml_collections.ConfigDict) -> dict[
 
 def _may_be_the_same(before: Any, now: Any) -> bool:
   """Whether two starts may be one place: from which folder a relative one was seen is not noted."""
-  names_a_place = lambda v: isinstance(v, str) and v not in ('', 'shipped') and not hub.is_remote(v)
-  if not (names_a_place(before) and names_a_place(now)):
+  if not (isinstance(before, str) and isinstance(now, str)):
     return before == now
   if shipped.is_model(before) and shipped.is_model(now):
     return True
+  if any(not path or is_name(path) for path in (before, now)):
+    return before == now
   place = absolute(now)
   if before.startswith(('/', '~')) or is_in_bucket(before):
     return absolute(before) == place

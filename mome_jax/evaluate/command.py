@@ -150,7 +150,8 @@ def _compare(args: argparse.Namespace) -> int:
     text = compare.to_markdown(comparisons[0])
   else:
     parent = os.path.commonprefix(list(runs)).rpartition('/')[0]  # of URLs too
-    text = compare.overview({name.removeprefix(f'{parent}/'): runs[name] for name in runs})
+    shared = f'{parent}/' if parent else ''
+    text = compare.overview({name.removeprefix(shared): runs[name] for name in runs})
   print(text)
   if args.output:
     folder = epath.Path(args.output)

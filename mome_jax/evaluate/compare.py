@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.anatomy import TEMPLATE
 from input_pipeline.errors import suggest
 from mome_jax.evaluate import (
   false_positives,
@@ -195,7 +196,7 @@ def of_classes(rows: Sequence[Row], classes: Sequence[str], name: str) -> Sequen
 
   Args:
     rows: of `score_files.read`.
-    classes: names or synonyms, as `score` takes them.
+    classes: names or synonyms, as `score` takes them; an organ without its side means both.
     name: of the evaluation, for messages.
 
   Raises:
@@ -205,10 +206,13 @@ def of_classes(rows: Sequence[Row], classes: Sequence[str], name: str) -> Sequen
   meant = {mask_folders.canonical(one): one for one in known} | {one: one for one in known}
   chosen = set()
   for one in classes:
-    called = meant.get(one) or meant.get(mask_folders.canonical(one))
-    if called is None:
+    noun = mask_folders.canonical(one)
+    both = TEMPLATE.pairs().get(noun, ())
+    called = [meant[word] for word in (one, noun) if word in meant][:1]
+    called = called or [meant[side] for side in both if meant.keys() >= {*both}]
+    if not called:
       raise score_files.ResultsError(f'{name}: no scores of {one!r}; {suggest(one, known)}')
-    chosen.add(called)
+    chosen.update(called)
   return [row for row in rows if row['class'] in chosen] if classes else rows
 
 

@@ -133,7 +133,7 @@ def read_folder(
     for case, masks in maps
     if masks.path.name in labels or f'{case}_seg.nii.gz' not in labels
   ]
-  folders = [(case, masks) for case, masks in _mask_folders(held, template) if case not in names]
+  folders = [pair for pair in _mask_folders(held, legends, template) if pair[0] not in names]
   failed = {case: str(masks) for case, masks in folders if isinstance(masks, UserError)}
   maps += [(case, masks) for case, masks in folders if isinstance(masks, Masks)]
   if not maps:
@@ -231,6 +231,11 @@ def _read_whole(
   """The mask of a class: what overlaps others has a file, and is in the label map only in part."""
   if name not in whole:
     return read_label(name)
+  if not whole[name].exists():
+    raise ScoreError(
+      f'{whole[name]}: not there, and the label map has {name!r} only where no class is; bring it '
+      'along, or leave it out with --classes'
+    )
   mask = volume.read_labels(whole[name])
   return volume.Volume(mask.array > 0, mask.geometry)
 
@@ -385,32 +390,34 @@ def _nearer(part: np.ndarray, organ: np.ndarray, others: Sequence[np.ndarray]) -
 
 
 def _mask_folders(
-  held: inventory.Inventory, template: Template
+  held: inventory.Inventory, legends: Mapping[str, Sequence[LegendRow]], template: Template
 ) -> Iterator[tuple[str, Masks | UserError]]:
   """The folders with masks, and those that cannot be used with the reason."""
   for folder in held.folders:
     if folder.name.endswith(_PROBABILITIES):
       continue
-    inner = folder / 'segmentations'
+    case, inner = _case(folder.name), folder / 'segmentations'
+    called = {os.path.basename(mask): name for name, _, mask in legends.get(case, ()) if mask}
     try:
       masks = inventory.look(
         inner if os.path.isdir(inner) else folder, file_kinds.VOLUMES, deep=False
       )
     except inventory.FolderError as error:  # costs only this case
-      yield _case(folder.name), error
+      yield case, error
       continue
     by_class: dict[str, inventory.File] = {}
     twice = ''
     for file in (*masks.used, *masks.failed):
       name = file.path.name
-      other = by_class.setdefault(canonical(inventory.stem(name), template), file)
+      noun = called.get(name) or canonical(inventory.stem(name), template)
+      other = by_class.setdefault(noun, file)
       if other is not file:
         twice = f'{folder}: {other.path.name} and {name} are one class; keep one'
     if twice:
-      yield _case(folder.name), ScoreError(twice)
+      yield case, ScoreError(twice)
     elif by_class:
       read = functools.partial(_read_mask, by_class)
-      yield _case(folder.name), Masks(folder, tuple(by_class), read)
+      yield case, Masks(folder, tuple(by_class), read)
 
 
 def _read_mask(by_class: Mapping[str, inventory.File], name: str) -> volume.Volume:
@@ -443,13 +450,20 @@ def _read_legends(folder: pathlib.Path, template: Template) -> dict[str, list[Le
       by_name = {canonical(row['name'], template): row for row in rows}
       if len(by_name) < len(rows):  # one class in several words, asked as written
         by_name = {row['name']: row for row in rows}
-      legends[case] = [(name, row['label'], row.get('mask')) for name, row in by_name.items()]
+      legends[case] = [(n, row['label'], _whole_file(folder, row)) for n, row in by_name.items()]
     except (OSError, UserError, KeyError, TypeError, AttributeError) as error:
       damaged = ScoreError(f'{path}: no legend of labels ({error}); predict anew')
       remarks.tell(str(damaged))  # those of other cases say the same
   if damaged and not legends:
     raise damaged
   return legends
+
+
+def _whole_file(folder: pathlib.Path, row: Mapping) -> str | None:
+  """The file of a mask that the label map may hold in part; of classes that compete it may lack."""
+  competes = row.get('taken_as') in ('class', 'synonym') and row.get('verdict') == 'known'
+  mask = row.get('mask')
+  return None if competes and mask and not (folder / mask).exists() else mask
 
 
 def _is_legend_row(row: Mapping) -> bool:

@@ -37,7 +37,7 @@ def settings(config: ConfigDict) -> dict[str, Any]:
 
 def evaluate(
   config: ConfigDict,
-  workdir: epath.Path,
+  workdir: epath.PathLike,
   asked: Collection[str] = (),
   *,
   beside: Sequence[epath.Path] = (),
@@ -54,7 +54,8 @@ def evaluate(
   Args:
     config: see `configs/base.py`; usually the model's own (`checkpoint.load_config`).
     workdir: of a training run, of which the checkpoint that `evaluation.checkpoint` says is scored;
-      a model folder, or one with an `ensemble.json`.
+      a model folder, or one with an `ensemble.json`; of `shipped` and `hf:ORG/NAME` results go to
+      `runs/shipped` and `runs/ORG--NAME`.
     asked: names of values of the config that count for all models of an ensemble.
     beside: folders of models that this one will be compared with: what they were trained on is left
       out, too.
@@ -87,7 +88,8 @@ def evaluate(
   _check_vectors(model, texts)
   segmenter = model.segmenter(names, texts, template)
   explainer = router_maps.make_explainer(model, names, texts, segmenter)
-  run = _Evaluation(workdir, config, model.step, template, tuple(texts), segmenter, explainer)
+  place = checkpoint.results_of(workdir)
+  run = _Evaluation(place, config, model.step, template, tuple(texts), segmenter, explainer)
   return [run.score(part) for part in parts][0]
 
 
@@ -152,7 +154,7 @@ class _Evaluation:
     pictures = CasePictures(self.workdir / 'pictures', number, self.explainer, several=several)
     if lead and not self.unseen:
       with errors.writing(pictures.folder):
-        pictures.folder.mkdir(exist_ok=True)
+        pictures.folder.mkdir(parents=True, exist_ok=True)
     rows, counts = self._segment(part, pictures)
     rows, counts = multihost.gather_rows(rows), multihost.gather_rows(counts)
     rows.sort(key=lambda row: (row['source'], row['case']))  # the same with any number of hosts

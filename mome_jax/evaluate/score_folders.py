@@ -4,12 +4,13 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from input_pipeline import progress, remarks
+from input_pipeline.anatomy import Template
 from input_pipeline.ct import slicer_segments, volume
 from input_pipeline.files import inventory
 from input_pipeline.sources import absence, files
@@ -61,7 +62,7 @@ def score_folders(
   Args:
     predictions: folder.
     references: folder.
-    classes: names to score; all of the references' by default.
+    classes: names to score, an organ without its side for both; all of the references' by default.
     dataset: what the rows call their source; by default the name of the folder of references,
       links followed.
 
@@ -85,9 +86,10 @@ def _score_folders(
     predictions, mask_folders.label_values(predictions, template) or meaning, template
   )
   failed, notes = [*truth.failed, *predicted.failed], [*truth.notes, *predicted.notes]
+  notes += _without_legend(predicted)
   pairs = _pairs(truth.masks, predicted.masks)
   lacks = _Lacks(declared)
-  asked = [mask_folders.canonical(name, template) for name in classes]
+  asked = _asked(classes, truth, template)
   known = _known(truth, asked, lacks)
   lacking = [
     case for case in truth.masks if case not in pairs and case not in dict(predicted.failed)
@@ -95,7 +97,9 @@ def _score_folders(
   failed += [(case, f'{predictions}: no prediction of this name') for case in lacking]
   if extra := sorted(predicted.masks.keys() - set(pairs.values())):
     notes.append(f'{predictions}: predictions without a reference: {", ".join(extra)}')
-  _check_predicted(predictions, [predicted.masks[name] for name in pairs.values()], known)
+  # Most names of the class table are in no reference.
+  needed = asked if truth.by_class_table else known
+  _check_predicted(predictions, [predicted.masks[name] for name in pairs.values()], needed)
   rows: list[dict[str, Any]] = []
   undeclared: tuple[dict, dict] = {}, {}
   for case, name in progress.bar(pairs.items(), desc='score'):
@@ -116,10 +120,34 @@ def _score_folders(
     notes.append(mask_folders.class_table_note(by_table))
   if truth.by_class_table:
     rows = _of_held_classes(rows, asked)
+    _check_numbers(truth, predicted, rows)
   whose = {(dataset, case): declared.patients.get(case, case) for case in truth.masks}
   named = patients.called(whose)
   rows = [row | {patients.FIELD: named.get((dataset, row['case']), '')} for row in rows]
   return FolderScores(rows, failed, [*notes, *lacks.notes(references, {r['class'] for r in rows})])
+
+
+def _without_legend(predicted: MaskFolder) -> list[str]:
+  """A note on label maps that are called as those of `predict`, and lack what those have."""
+  bare: dict[str, pathlib.Path] = {}
+  for masks in predicted.masks.values():
+    place = pathlib.Path(masks.declared_in)
+    if masks.path.name.endswith('_seg.nii.gz') and place.name == 'dataset.json':
+      bare |= {masks.path.name: place} if place.parent != predicted.path else {}
+  return [
+    f'{predicted.path}: {few(bare)}: no NAME_seg.json there, so that values are taken for what '
+    f'they mean in {place}; if predict wrote it, bring that along: its values are others'
+    for place in [*bare.values()][:1]
+  ]
+
+
+def _check_numbers(truth: MaskFolder, predicted: MaskFolder, rows: Sequence[Mapping]) -> None:
+  """ScoreError where values of references are a guess, and hold nothing of what is predicted."""
+  is_empty = [row['false_positive_ml'] is not None for row in rows]
+  if rows and all(is_empty) and not predicted.by_class_table:
+    names = few(dict.fromkeys(row['class'] for row in rows))
+    note = mask_folders.class_table_note([truth])
+    raise ScoreError(f'{note}; as they are, none has a voxel of {names}')
 
 
 def _of_held_classes(rows: list[dict[str, Any]], asked: Sequence[str]) -> list[dict[str, Any]]:
@@ -170,6 +198,16 @@ def _nothing(like: volume.Volume) -> volume.Volume:
   return volume.Volume(np.zeros(like.array.shape, bool), like.geometry)
 
 
+def _asked(classes: Sequence[str], truth: MaskFolder, template: Template) -> list[str]:
+  """The classes that are asked for: of an organ without its side both, where those are known."""
+  known = {name for masks in truth.masks.values() for name in masks.names}
+  asked: list[str] = []
+  for name in (mask_folders.canonical(name, template) for name in classes):
+    sides = template.pairs().get(name, ())
+    asked += sides if sides and name not in known and known.issuperset(sides) else [name]
+  return list(dict.fromkeys(asked))
+
+
 def _known(truth: MaskFolder, classes: Sequence[str], lacks: _Lacks) -> list[str]:
   """The classes to score; ScoreError if one is asked for that no reference has."""
   known = list(dict.fromkeys(name for masks in truth.masks.values() for name in masks.names))
@@ -214,6 +252,8 @@ def _score_case(
       if not lacks.is_scored(case, name, occurs):
         continue
       if not predicted.holds(name):
+        if truth.declared_in == mask_folders.CLASS_TABLE and not occurs:
+          continue
         held = ', '.join(predicted.names)
         raise ScoreError(f'{predicted.path}: no class {name!r}; there are {held}')
       prediction = predicted.mask(name)

@@ -39,7 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
     dest='start',
     default='shipped',
     metavar='MODEL',
-    help='model folder or workdir to start from; shipped (default): that of the package',
+    help='model folder, workdir or hf:ORG/NAME to start from; shipped (default): that of the '
+    'package',
   )
   parser.add_argument(
     '--workdir', metavar='DIR', help='of the run, its data and its model (runs/FOLDER)'

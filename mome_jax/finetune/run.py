@@ -78,15 +78,14 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   resumed = checkpoint.goes_on(place)
   # Of a run that has begun, whatever its folder is called by now.
   name = checkpoint.load_config(place).data.sources[0] if resumed else _name(data, place / 'data')
-  model = str(shipped.MODEL) if start == 'shipped' else start
-  known = str(place / _START) if _has_start(place) else model
+  known = str(place / _START) if _has_start(place) else start
   config = finetune.get_config(config_flag.start_from(known))
-  config.init.checkpoint = checkpoint.load_config(place).init.checkpoint if resumed else model
+  config.init.checkpoint = checkpoint.load_config(place).init.checkpoint if resumed else start
   config.data_dir, config.data.sources = str(place / 'data'), (name,)
   _share_batch(config, place)
   if bricks.read_settings(config.data_dir, name) is None:
     _check(data, name, config)  # before anything is written
-  _note(place, data, model)
+  _note(place, data, start)
   skipped = _prepare(data, name, config)
   if resumed:
     _check_scans(data, place, config)
@@ -96,7 +95,7 @@ def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   _tidy(config)
   config_check.check(config, model=str(place) if resumed else '')
   if not _has_start(place):
-    _export_whole(model, place / _START)
+    _export_whole(start, place / _START)
   if not resumed:
     config.init.checkpoint = str(place / _START)
   config = loop.train(config, place)
@@ -166,12 +165,12 @@ def _origin(model: str) -> str:
 
   The package's lies elsewhere in another environment, and one of the Hub with another revision.
   """
-  if model == 'shipped' or hub.is_remote(model):
+  if files.is_name(model):
     return model
   place = files.absolute(model)  # which may be gone by now
   place = place.parent.parent if files.is_checkpoint(place) else place
   # Earlier versions noted the place of what they had fetched.
-  return 'shipped' if shipped.is_model(place) else hub.name_of(place) or str(place)
+  return shipped.NAME if shipped.is_model(place) else hub.name_of(place) or str(place)
 
 
 def _noted(file: epath.Path, content: dict[str, str]) -> dict[str, str]:

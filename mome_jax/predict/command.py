@@ -63,8 +63,8 @@ def _add_scans_and_prompts(parser: argparse.ArgumentParser) -> None:
     nargs='+',
     default=[shipped.MODEL],
     metavar='MODEL',
-    help='model folder, --workdir of a training, or hf:ORG/NAME; of several the logits are '
-    'averaged; default: the model that comes with the package, for head and neck organs',
+    help='model folder, --workdir of a training, hf:ORG/NAME, or shipped (default), the model that '
+    'comes with the package, for head and neck organs; of several the logits are averaged',
   )
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument(

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from input_pipeline.ct import dicom, volume
 from input_pipeline.files import file_kinds, inventory
 from input_pipeline.files.buckets import NO_DISK, is_in_bucket
-from mome_jax.errors import UserError, printable
+from mome_jax.errors import UserError, few, printable
 from mome_jax.predict import formats
 
 _KINDS = (*file_kinds.VOLUMES, 'zip', 'dicom')
@@ -270,7 +270,7 @@ def _skip(path: pathlib.Path, output: str | None, results: Sequence[str]) -> str
 
 def _once(scans: Sequence[ScanFiles]) -> tuple[list[ScanFiles], list[str]]:
   """The scans without those that are another again: one path, or a series and its archive."""
-  kept, notes = [], []
+  kept, notes, again = [], [], dict[str, None]()
   alike: dict[tuple, list[ScanFiles]] = collections.defaultdict(list)
   content = functools.cache(lambda scan: frozenset(digests(scan)))
   for scan in scans:
@@ -279,11 +279,18 @@ def _once(scans: Sequence[ScanFiles]) -> tuple[list[ScanFiles], list[str]]:
     for other in alike[key]:
       here = (os.path.realpath(other.path), other.series) == (place, series)
       if here or (series and content(scan) == content(other)):  # identifiers alone may be made up
-        notes.append(f'{scan.input}: left out, it is the same scan as {other.input}')
+        if scan.input == other.input:
+          again[scan.input] = None
+        else:
+          notes.append(f'{scan.input}: left out, it is the same scan as {other.input}')
         break
     else:
       alike[key].append(scan)
       kept.append(scan)
+  if again:
+    notes.append(
+      f'{few(again)}: given more than once, as in a folder and in one above it; counts once'
+    )
   return kept, notes
 
 

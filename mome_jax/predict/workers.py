@@ -219,6 +219,10 @@ class Job:
   ) -> list[str]:
     """What was asked for, and is not there as nothing was found."""
     told = []
+    answered = [target.name for target in self.model.targets if target.nearest]  # told, with a hint
+    empty = [row['name'] for row in rows if not row['components'] and row['name'] not in answered]
+    if empty and self.request.prompts is not None:  # by default it is asked for all there is
+      told.append(f'{work.files.input}: nothing was found for {few(empty)}')
     if not any(row['components'] for row in rows):
       kinds = formats.asked(self.request.options).values()
       names = [f'{work.files.name}_{kind.end}' for kind in kinds if kind.needs_voxels]

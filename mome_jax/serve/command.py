@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     nargs='+',
     default=[shipped.MODEL],
     metavar='MODEL',
-    help='as for predict; default: the model that comes with the package',
+    help='as for predict; default: shipped, the model that comes with the package',
   )
   parser.add_argument('--input', metavar='FOLDER', help='scans to choose from, as for predict')
   parser.add_argument('--port', type=_port, default=0, help='default 0: any that is free')
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = make_parser().parse_args(dashed(argv))
   lacking = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
   if lacking:
-    raise ServeError(f"{' and '.join(lacking)} not installed; pip install 'mome-jax[serve]'")
+    raise ServeError(f'{" and ".join(lacking)} not installed; {errors.install(lacking[0])}')
   _check(args)
   with _listening(args.port) as listener, _temporary() as folder:
     ended = _run(args, listener, folder)

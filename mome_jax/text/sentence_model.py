@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import remarks
-from mome_jax.errors import reading
+from mome_jax.errors import install, reading
 from mome_jax.text.vectors import TextVectorError
 
-INSTALL = "pip install 'mome-jax[sentence]'"
 _MODULES = ('Transformer', 'Pooling', 'Normalize')
 _POOLINGS = {'pooling_mode_mean_tokens': 'mean', 'pooling_mode_cls_token': 'cls'}
 _TOKENIZERS = ('tokenizer.json', 'vocab.txt', 'vocab.json', 'merges.txt', 'sentencepiece.bpe.model')
@@ -59,7 +58,7 @@ class SentenceModel:
       import transformers
     except ImportError as error:
       raise TextVectorError(
-        f'{self._folder}: reading it needs PyTorch and transformers; {INSTALL}'
+        f'{self._folder}: reading it needs PyTorch and transformers; {install("transformers")}'
       ) from error
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

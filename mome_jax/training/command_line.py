@@ -40,7 +40,8 @@ _EVALUATE = """Scores a model on its held-out scans: Dice, NSD and HD95 of class
   python -m mome_jax.main --mode=evaluate --workdir=MODEL --config.data_dir=runs/data
 
 The workdir is that of a training, or a model folder; it has its own config. The tables go to
-evaluation/ in it, and replace those of an earlier evaluation.
+evaluation/ in it, and replace those of an earlier evaluation. Of a model that has a name, shipped
+or hf:ORG/NAME, they go to runs/shipped/evaluation and runs/ORG--NAME/evaluation.
 """
 _COMPILE = """Tells what a train step would need on chips that are not here; nothing is trained.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mome_jax import configs, shipped
+from mome_jax import configs
 from mome_jax.errors import ConfigError, UserError, suggest
 
 _FOLDER = pathlib.Path(configs.__file__).parent
@@ -168,15 +168,14 @@ def start_from(model: str) -> ConfigDict:
   """The config of a trained model, set to start from it.
 
   Args:
-    model: a model folder, a training workdir or one of its `checkpoints/STEP`; or 'shipped', the
-      one that comes with the package.
+    model: a model folder, a training workdir or one of its `checkpoints/STEP`; 'shipped', the one
+      that comes with the package; or `hf:ORG/NAME`.
 
   Raises:
     CheckpointError: if there is none.
   """
   from mome_jax import checkpoint  # here, so that other configs come at once
 
-  model = str(shipped.MODEL) if model == 'shipped' else model
   config = checkpoint.load_config(model)
   config.init.checkpoint, config.init.text = model, 'shipped'
   config.text.vectors = ''

@@ -9,9 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mome_jax.errors import install
 from mome_jax.weights.errors import WeightsError
-
-INSTALL = "pip install 'mome-jax[weights]'"
 
 
 def load(path: pathlib.Path) -> Any:
@@ -24,7 +23,8 @@ def load(path: pathlib.Path) -> Any:
   try:
     import torch
   except ImportError as error:
-    raise WeightsError(f'{path}: reading PyTorch files needs PyTorch; {INSTALL}') from error
+    told = f'{path}: reading PyTorch files needs PyTorch; {install("torch")}'
+    raise WeightsError(told) from error
   try:
     path.open('rb').close()
   except OSError as error:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -44,6 +46,13 @@ def test_a_module_that_an_extra_brings_is_named(capsys):
     main(['nobody_knows'])
 
 
+def test_the_extra_that_brings_a_module_is_one_of_the_package():
+  root = pathlib.Path(__file__).parents[2]
+  extras = tomllib.loads((root / 'pyproject.toml').read_text())['project']['optional-dependencies']
+  assert {*errors._EXTRAS.values()} <= extras.keys()
+  assert errors.install('transformers') == "pip install 'mome-jax[sentence]'"
+
+
 def test_windows_itself_is_told_where_to_run_it(capsys, monkeypatch):
   monkeypatch.setattr(sys, 'platform', 'win32')
   monkeypatch.delattr('signal.SIGHUP')  # which Windows lacks
@@ -76,6 +85,7 @@ def test_exit_codes_pass_and_control_c_is_130(capsys):
 def test_output_that_nobody_reads_ends_a_command_without_a_traceback(work, broken):
   script = f"""
 import sys
+import tomllib
 from input_pipeline import errors
 sys.stdin.read()
 sys.exit(errors.command(lambda argv: {work} or 0)([]))

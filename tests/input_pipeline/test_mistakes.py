@@ -1,6 +1,8 @@
 """Mistakes on the command lines of `input_pipeline`: one line each, with what to do."""
 
 import json
+import pathlib
+import re
 
 import pytest
 from mistakes import told
@@ -83,6 +85,28 @@ def test_what_begins_with_a_dash_and_is_no_option():
   for words in (['--beam', flags], [f'--beam={flags}']):
     assert parser.parse_args(words).beam == flags
   assert parser.parse_args(['--', '-ct', '--odd']).files == ['-ct', '--odd']
+
+
+def test_an_empty_value_is_no_folder(capsys):
+  """As of `--output=$UNSET`: it would be the folder one is in."""
+  parser = cli.Parser(prog='it')
+  parser.add_argument('--output')
+  parser.add_argument('--folder', type=pathlib.Path)
+  parser.add_argument('--licence', default='')
+  parser.add_argument('--beam', nargs='?', const='')
+  parser.add_argument('models', nargs='*', metavar='MODEL')
+  for words, called in (
+    (['--output='], '--output'),
+    (['--output', ''], '--output'),
+    (['--folder='], '--folder'),
+    (['a', ''], 'MODEL'),
+  ):
+    with pytest.raises(SystemExit) as end:
+      parser.parse_args(words)
+    assert end.value.code == 2
+    assert re.search(f'{called}:? is empty; give it a value', capsys.readouterr().err)
+  parsed = parser.parse_args(['--licence=', '--beam'])
+  assert (parsed.licence, parsed.beam, parsed.output) == ('', '', None)
 
 
 def test_help_comes_before_what_is_unknown(capsys):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import yaml
 from etils import epath
 
 from mome_jax import checkpoint, export
@@ -200,12 +201,59 @@ def test_a_card_that_lies_in_the_folder_keeps_its_text(model, tmp_path, monkeypa
   """As in a clone of a repository of the Hub."""
   out = tmp_path / 'clone'
   out.mkdir()
-  (out / 'README.md').write_text('---\nlicense: mit\n---\n# My model\n')
+  front = 'license: mit\nlanguage:\n- en\n\n# asked for\nextra_gated_prompt: |\n  One.\n\n  Two.\n'
+  (out / 'README.md').write_text(f'---\n{front}---\n# My model\n')
   monkeypatch.setattr(ensemble, 'open_model', lambda paths: None)
   if count == 1:
     export.export(model, out, form='hf')
   else:
-    export.export_ensemble([model] * count, out, form='hf', licence='mit')
+    export.export_ensemble([model] * count, out, form='hf')
   card = (out / 'README.md').read_text()
   assert 'library_name: mome-jax' in card and 'license: mit' in card
   assert card.endswith('# My model\n')
+  fields = yaml.safe_load(card.split('---\n')[1])
+  assert (fields['language'], fields['extra_gated_prompt']) == (['en'], 'One.\n\nTwo.\n')
+
+
+@pytest.mark.parametrize('count', [1, 2])
+@pytest.mark.parametrize(
+  ('text', 'beside', 'told'),
+  [
+    ('# A project\n', 'setup.py', 'README.md: has no front matter .* lies beside setup.py: of ano'),
+    ('---\nlibrary_name: "nnunet"\n---\n', '', 'README.md: is the card of a model of nnunet; cho'),
+    ('# My model\n', '', ''),
+    ('---\nlicense: mit\n---\n# My model\n', 'figure.png', ''),
+  ],
+)
+def test_the_readme_of_something_else_is_no_card(
+  model, tmp_path, monkeypatch, count, text, beside, told
+):
+  out = tmp_path / 'out'
+  out.mkdir()
+  (out / '.gitattributes').write_text('')
+  (out / 'README.md').write_text(text)
+  if beside:
+    (out / beside).write_text('')
+  before = sorted(out.iterdir())
+  monkeypatch.setattr(ensemble, 'open_model', lambda paths: None)
+  write = export.export if count == 1 else export.export_ensemble
+  paths = model if count == 1 else [model] * count
+  if not told:
+    write(paths, out, form='hf')
+    assert (out / 'README.md').read_text().endswith('# My model\n')
+    return
+  with pytest.raises(checkpoint.CheckpointError, match=told):
+    write(paths, out, form='hf')
+  assert (out / 'README.md').read_text() == text
+  assert sorted(out.iterdir()) == before
+
+
+@pytest.mark.parametrize('name', ['tokenizer.model', 'text.npz'])
+def test_what_is_no_model_s_is_not_replaced(model, tmp_path, name):
+  out = tmp_path / 'out'
+  out.mkdir()
+  (out / name).write_bytes(b'mine')
+  with pytest.raises(checkpoint.CheckpointError, match=f'out holds the {name} of something else'):
+    export.export(model, out)
+  assert [path.name for path in out.iterdir()] == [name]
+  assert (out / name).read_bytes() == b'mine'

@@ -4,10 +4,11 @@ import json
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 import mome_jax
-from mome_jax import info
+from mome_jax import checkpoint, info
 from mome_jax.inference.loaded_model import SHIPPED
 
 
@@ -38,6 +39,19 @@ def test_the_page_names_model_and_classes(capsys):
   assert info.main([]) == 0
   text = capsys.readouterr().out
   assert 'Model openkbp, 3 x 3 x 2.5 mm' in text and 'jaw bone' in text
+
+
+def test_any_model_is_described(tmp_path, capsys):
+  config = checkpoint.load_config('shipped')
+  config.classes = ('liver',)
+  checkpoint.save_model(tmp_path / 'mine', config, {'model': {'a': np.ones(2)}})
+  assert info.main(['--json', str(tmp_path / 'mine'), 'shipped']) == 0
+  mine, ours = json.loads(capsys.readouterr().out)['models']
+  assert (mine['name'], mine['path']) == ('mine', str(tmp_path / 'mine'))
+  assert [one['name'] for one in mine['classes']] == ['liver']
+  assert pathlib.Path(ours['path']) == SHIPPED
+  assert info.main([str(tmp_path / 'none')]) == 1
+  assert 'none: no model there' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('error', 'told'), [

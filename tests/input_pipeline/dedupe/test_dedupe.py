@@ -194,12 +194,50 @@ def test_two_folders_with_the_same_names_are_refused(tmp_path, capsys):
   message = capsys.readouterr().err
   assert "nifti_folder: two cases are called 'a'" in message
   assert f'{tmp_path}/one/' in message and f'{tmp_path}/two/' in message
+  assert '--download=NAME:nifti_folder=FOLDER, and prepare it with --name=NAME' in message
+
+
+def test_two_folders_with_the_same_names_have_names_of_their_own(tmp_path, capsys):
+  """case_000 of one clinic is not that of another; but one patient has been in both."""
+  names = sorted((f'case{i}' for i in range(60)), key=files.fraction)[30:35]
+  for place, first in (('one', 0), ('two', 7)):  # each draws its first alone for validation
+    for seed, name in enumerate(names, first):
+      write_scan(tmp_path / place, name, seed)
+    text = '{"labels": {"background": 0, "liver": 1}}'
+    (tmp_path / place / 'dataset.json').write_text(text)
+  write_scan(tmp_path / 'two', names[3], 0)  # as the first of `one`
+  groups = tmp_path / 'groups.json'
+  find = [f'--download={place}:nifti_folder={tmp_path / place}' for place in ('one', 'two')]
+  assert dedupe.main([*find, f'--output={groups}']) == 0
+  (group,) = json.loads(groups.read_text())['groups']
+  assert group['members'] == [['one', names[0]], ['two', names[3]]]
+
+  def held_out(place, *more):
+    words = '--source=nifti_folder', f'--manual_dir={tmp_path / place}', f'--name={place}'
+    where = f'--data_dir={tmp_path / "data"}', '--spacing=6,6,6', '--brick=8'
+    assert prepare.main([*words, *where, *more]) == 0
+    return {case.name for case in bricks.held_out_cases(tmp_path / 'data', place)}
+
+  assert held_out('one') == {names[0]}
+  for _ in range(2):
+    assert held_out('two', f'--groups={groups}') == {names[0], names[3]}
+  patients = {case: patient for _, case, patient in bricks.read_settings(
+    tmp_path / 'data', 'two')['patients']}  # fmt: skip
+  assert patients == {names[3]: f'one/{names[0]}'}
+  write_scan(tmp_path / 'two', names[4], 30)
+  words = ['--source=nifti_folder', f'--manual_dir={tmp_path / "two"}', '--name=two']
+  assert prepare.main([*words, f'--data_dir={tmp_path / "data"}', f'--groups={groups}',
+                       '--spacing=6,6,6', '--brick=8']) == 1  # fmt: skip
+  assert f'again with --download=two:nifti_folder={tmp_path / "two"}' in capsys.readouterr().err
 
 
 def test_wrong_downloads_are_named(tmp_path, capsys):
   with pytest.raises(SystemExit):
     dedupe.main(['--download=nothing', f'--output={tmp_path}/x'])
   assert 'SOURCE=FOLDER' in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    dedupe.main([f'--download=word:nifti_folder={tmp_path}', f'--output={tmp_path}/x'])
+  assert 'word is the name of a source; choose another' in capsys.readouterr().err
   assert dedupe.main([f'--download=lits={tmp_path}', f'--output={tmp_path}/x']) == 1
   assert 'no scan of lits' in capsys.readouterr().err
 

@@ -38,3 +38,17 @@ def test_the_patients_right_is_on_the_left_as_in_all_pictures():
   for half in np.split(shown, 2):
     red = np.argwhere((half[..., 0] > 200) & (half[..., 1:].max(-1) < 80))
     assert len(red) > 50 and red[:, 1].max() < half.shape[1] / 2
+
+
+def test_voxels_of_classes_are_dots_on_a_logarithmic_axis():
+  """The length of a bar there says nothing; and a class without a voxel has no place."""
+  figure, subplot = pyplot.subplots()
+  colours, table = np.ones((2, 4)), TEMPLATE.code_table(['liver', 'spleen'])
+  classes = contact_sheet._Classes(['liver', 'spleen'], [2, 1], np.array([500, 0]), colours, table)
+  contact_sheet._draw_classes(subplot, classes)
+  figure.canvas.draw()
+  (dots,) = subplot.collections
+  shown = np.ma.getdata(dots.get_offsets())[~np.ma.getmaskarray(dots.get_offsets()).any(1)]
+  assert shown.tolist() == [[500, 0]] and not subplot.patches
+  assert [text.get_text() for text in subplot.get_yticklabels()] == ['liver (2)', 'spleen (1)']
+  pyplot.close(figure)

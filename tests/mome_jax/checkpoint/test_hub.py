@@ -105,15 +105,16 @@ LICENCES = {
 @pytest.mark.parametrize('end', ['\n', '\r\n'])
 @pytest.mark.parametrize('lines', LICENCES)
 @pytest.mark.parametrize('body', ['# Ours\n\n---\n', ''])
-def test_the_licence_of_a_card_is_kept_whoever_wrote_it(lines, end, body, model, tmp_path):
+def test_what_a_card_says_is_kept_whoever_wrote_it(lines, end, body, model, tmp_path):
   card = f'---\ntags:\n- x\n{lines}\nlanguage: en\n---\n{body}'
   (model / 'README.md').write_bytes(card.removesuffix('\n').replace('\n', end).encode())
   out = exported(model, tmp_path / 'out')
   fields = fields_of(out)
   assert {name: fields[name] for name in fields if name.startswith('license')} == LICENCES[lines]
-  assert 'language' not in fields and 'x' not in fields['tags']
+  assert (fields['language'], fields['tags']) == ('en', ['x'])
+  assert (fields['library_name'], fields['pipeline_tag']) == ('mome-jax', 'image-segmentation')
   written = (out / 'README.md').read_text()
-  assert ('# Ours' if body else '# out') in written and 'language' not in written
+  assert ('# Ours' if body else '# out') in written and written.count('language') == 1
 
 
 def test_a_card_without_front_matter_says_no_licence(model, tmp_path):

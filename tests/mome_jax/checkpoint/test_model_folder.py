@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint
+from mome_jax import checkpoint, shipped
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
 from mome_jax.errors import UserError
@@ -26,6 +26,30 @@ VECTORS = vectors.TextVectors(('a liver', 'a spleen'), ROWS, {'model': 'x'})
 def same(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
   assert jax.tree.structure(a) == jax.tree.structure(b)
+
+
+def test_the_model_of_the_package_has_a_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = demo.get_config()
+  checkpoint.save_model('./shipped', config, JOINT)  # which is a folder of the user's
+  assert checkpoint.locate('shipped').folder == epath.Path(shipped.MODEL)
+  assert checkpoint.load_config('shipped').classes != config.classes
+  assert checkpoint.load_config('./shipped').classes == config.classes
+  assert checkpoint.expand(['shipped', './shipped']) == ['shipped', './shipped']
+  for name in ('shipped', 'hf:org/net'):
+    with pytest.raises(checkpoint.CheckpointError, match=f'{name}: is the name of a model, .*cho'):
+      checkpoint.new_folder(name)
+
+
+def test_what_is_measured_of_a_model_with_a_name_has_a_folder_of_its_own():
+  for path, place in (
+    ('runs/demo', 'runs/demo'),
+    ('/a/shipped', '/a/shipped'),
+    ('shipped', 'runs/shipped'),
+    ('hf:org/net', 'runs/org--net'),
+    ('hf:org/net@v1/x', 'runs/org--net--v1--x'),
+  ):
+    assert str(checkpoint.results_of(path)) == place
 
 
 def test_a_joint_model_comes_back(tmp_path):

@@ -197,9 +197,10 @@ def test_a_start_seen_from_another_folder_is_the_same(workdir, tmp_path_factory,
 def test_the_model_of_the_package_is_one_place_in_every_environment(workdir):
   elsewhere = '/other/venv/lib/python3.12/site-packages/mome_jax/assets/openkbp'
   checkpoint.save_description(workdir, changed(**{'init.checkpoint': elsewhere}))
-  now = {'init.checkpoint': str(shipped.MODEL)}
-  assert checkpoint.check_same_run(workdir, changed(**now)) == []
-  assert checkpoint.other_values(workdir, changed(**now)) == {}
+  for name in (str(shipped.MODEL), 'shipped'):
+    now = {'init.checkpoint': name}
+    assert checkpoint.check_same_run(workdir, changed(**now)) == []
+    assert checkpoint.other_values(workdir, changed(**now)) == {}
   with pytest.raises(checkpoint.CheckpointError, match='init.checkpoint: .* -> '):
     other = {'init.checkpoint': '/other/assets/openkbp'}
     checkpoint.check_same_run(workdir, changed(**other))

@@ -239,6 +239,19 @@ def test_several_runs_are_lines_of_one_table(tmp_path, capsys):
     assert [line['run'] for line in csv.DictReader(file)] == [b] * 15 + [c] * 15
 
 
+def test_a_folder_that_shares_nothing_with_the_others_keeps_its_whole_name(
+  tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  write(tmp_path / 'a', A)
+  (tmp_path / str(tmp_path)[1:]).parent.mkdir(parents=True)
+  (tmp_path / str(tmp_path)[1:]).symlink_to(tmp_path)
+  assert evaluate.main(['compare', str(tmp_path / 'a'), str(tmp_path / 'a')[1:], 'a']) == 0
+  told = capsys.readouterr().out
+  for name in (tmp_path / 'a', str(tmp_path / 'a')[1:], 'a'):
+    assert f'\n| {name} | ' in told
+
+
 def test_scores_survive_the_file(tmp_path):
   write(tmp_path, A)
   for row, again in zip(A, score_files.read(tmp_path / 'evaluation/cases.csv'), strict=True):
@@ -337,6 +350,10 @@ def test_classes_are_named_by_their_synonyms_or_as_they_are_written():
   assert of() == ['left kidney', 'PTV_70']
   assert of('kidney_left') == of('Left Kidney') == ['left kidney']
   assert of('PTV_70') == of('ptv 70') == ['PTV_70']
+  with pytest.raises(score_files.ResultsError, match="no scores of 'kidneys'; known"):
+    of('kidneys')
+  scores += rows(**{'right kidney': [(0.5, 1.0)]})
+  assert of('kidneys') == of('kidney', 'left kidney') == ['left kidney', 'right kidney']
 
 
 def test_what_both_have_is_told_where_datasets_differ(tmp_path, capsys):

@@ -72,3 +72,39 @@ def test_labels_beyond_eight_bits_are_read_where_they_are_declared(tmp_path):
   declare(tmp_path / 'r', liver=6)
   ((_, reason),) = score_folders.score_folders(tmp_path / 'out', tmp_path / 'r').failed
   assert 'label values 300 are outside 0..255' in reason
+
+
+def test_references_without_a_declaration_need_only_what_is_in_them(tmp_path):
+  """The table has 32 names that `predict` was not asked for."""
+  save(tmp_path / 'refs/a.nii.gz', np.array([0, 6, 6, 1], np.uint8)[labels()])
+  save(tmp_path / 'seg/a_seg.nii.gz', np.array([0, 6, 6, 0], np.uint8)[labels()])
+  (tmp_path / 'seg/a_seg.json').write_text('{"labels": [{"label": 6, "name": "liver"}]}')
+  pair = tmp_path / 'seg', tmp_path / 'refs'
+  scores = score_folders.score_folders(*pair)
+  assert {row['class']: row['dice'] for row in scores.rows} == {'liver': 1.0}
+  [(_, reason)] = scores.failed
+  assert reason.endswith("no class 'spleen'; there are liver")
+  with pytest.raises(UserError, match="no class 'aorta'; there are liver"):
+    score_folders.score_folders(*pair, classes=['aorta'])
+
+
+@pytest.mark.parametrize('classes', [(), ('liver',)])
+def test_references_with_numbers_of_their_own_are_told(tmp_path, classes):
+  """They would have Dice 0, each class in a scan that does not hold it."""
+  save(tmp_path / 'refs/a.nii.gz', labels())
+  save(tmp_path / 'seg/a_seg.nii.gz', (6 * (labels() > 0)).astype(np.uint8))
+  (tmp_path / 'seg/a_seg.json').write_text('{"labels": [{"label": 6, "name": "liver"}]}')
+  told = 'refs: nothing says what .* put a dataset.json .*; as they are, none has a voxel of liver'
+  with pytest.raises(UserError, match=told):
+    score_folders.score_folders(tmp_path / 'seg', tmp_path / 'refs', classes=classes)
+
+
+def test_an_organ_without_its_side_is_both(tmp_path):
+  declare(tmp_path / 'refs', **{'left kidney': 1, 'right kidney': 2, 'spleen': 3})
+  save(tmp_path / 'refs/a.nii.gz', labels())
+  save(tmp_path / 'seg/a.nii.gz', labels())
+  places = tmp_path / 'seg', tmp_path / 'refs'
+  rows = score_folders.score_folders(*places, classes=['Kidneys', 'left kidney']).rows
+  assert [row['class'] for row in rows] == ['left kidney', 'right kidney']
+  with pytest.raises(UserError, match="no class 'lung'"):
+    score_folders.score_folders(*places, classes=['lungs'])

@@ -13,7 +13,7 @@ from input_pipeline.anatomy import IGNORE_CODE, TEMPLATE
 from input_pipeline.cli import called_as
 from input_pipeline.ct import volume
 from input_pipeline.patients import folds
-from mome_jax import checkpoint, cli, evaluate
+from mome_jax import checkpoint, cli, evaluate, main, shipped
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
 from mome_jax.errors import UserError
@@ -121,6 +121,25 @@ def test_names_that_training_never_showed_leave_no_pictures(monkeypatch, tmp_pat
   told = capsys.readouterr().out
   assert f'Table and scores: {place / "evaluation_held_out"}' in told and 'Pictures' not in told
   assert not (place / 'pictures').exists()
+
+
+def test_the_model_of_the_package_is_scored_by_its_name(monkeypatch, tmp_path):
+  """Where it lies, nobody may be able to write."""
+  monkeypatch.chdir(tmp_path)
+  mask = np.ones((4, 4, 4), bool)
+  row = score_files.score('s', 'a', 'liver', mask, mask, (1, 1, 1)) | {'split': 'validation'}
+  monkeypatch.setattr(score_checkpoint._Evaluation, '_segment', lambda *_: ([row], []))
+  monkeypatch.setattr(bricks, 'read_template', lambda *_: TEMPLATE)
+  part = held_out.HeldOut('validation', (), None, ())
+  monkeypatch.setattr(held_out, 'find', lambda *_, **__: [part])
+  monkeypatch.setattr(score_checkpoint.router_maps, 'make_explainer', lambda *_: None)
+  segmenter = types.SimpleNamespace(settings=types.SimpleNamespace(rules=()))
+  model = types.SimpleNamespace(members=(), step=7, segmenter=lambda *_: segmenter)
+  monkeypatch.setattr(score_checkpoint, 'open_model', lambda *_, **__: model)
+  before = sorted(shipped.MODEL.iterdir())
+  main._evaluate(None, 'shipped')
+  assert [row['dice'] for row in score_files.read('runs/shipped')] == [1.0]
+  assert sorted(shipped.MODEL.iterdir()) == before
 
 
 def test_a_missing_vector_names_what_evaluation_has(monkeypatch, tmp_path):

@@ -171,6 +171,51 @@ def test_each_case_has_the_classes_of_its_own_legend(tmp_path):
   assert any("no class 'thyroid'" in reason for case, reason in scores.failed if case == 'a')
 
 
+def test_label_maps_of_predict_without_the_rest_of_its_output(tmp_path, capsys):
+  """Of `predict --masks`, a user moves NAME_seg.nii.gz and the legend, or the first alone."""
+  liver, lobe = labels() > 0, np.zeros((16, 14, 12), np.uint8)
+  lobe[3:6, 3:9, 3:9] = 1
+  declare(tmp_path, liver=1, **{'liver lobe': 2})
+  save(tmp_path / 'labelsTr/a.nii.gz', (liver * 1).astype(np.uint8))
+  moved = tmp_path / 'moved'
+  save(moved / 'a_seg.nii.gz', np.where(liver, 6, 200 * lobe).astype(np.uint8))
+  rows = [
+    {'label': 6, 'name': 'liver', 'mask': 'a_masks/liver.nii.gz', 'taken_as': 'class',
+     'verdict': 'known'},
+    {'label': 200, 'name': 'liver lobe', 'mask': 'a_masks/liver_lobe.nii.gz', 'taken_as': 'free',
+     'verdict': 'near'},
+  ]  # fmt: skip
+  (moved / 'a_seg.json').write_text(json.dumps({'labels': rows}))
+  scores = score_folders.score_folders(moved, tmp_path / 'labelsTr')
+  assert {name: row['dice'] for name, row in by_class(scores.rows, 'a').items()} == {'liver': 1}
+  [(case, reason)] = scores.failed
+  assert case == 'a' and 'liver_lobe.nii.gz: not there, and the label map has' in reason
+  (moved / 'a_seg.json').unlink()
+  scores = score_folders.score_folders(moved, tmp_path / 'labelsTr')
+  [note] = [note for note in scores.notes if 'no NAME_seg.json there' in note]
+  assert note.startswith(f'{moved}: a_seg.nii.gz: ') and f'{tmp_path}/dataset.json; if' in note
+  (moved / 'dataset.json').write_text((tmp_path / 'dataset.json').read_text())
+  notes = score_folders.score_folders(moved, tmp_path / 'labelsTr').notes
+  assert not any('no NAME_seg.json there' in note for note in notes)
+
+
+def test_masks_of_predict_without_their_label_map(tmp_path):
+  """Its folder of masks is left, in which files of free text begin with a number."""
+  liver, lobe = labels() > 0, np.zeros((16, 14, 12), np.uint8)
+  lobe[3:6, 3:9, 3:9] = 1
+  declare(tmp_path / 'refs', liver=1, **{'liver lobe': 2})
+  save(tmp_path / 'refs/a.nii.gz', np.where(lobe, 2, liver * 1).astype(np.uint8))
+  save(tmp_path / 'out/a_masks/liver.nii.gz', liver.astype(np.uint8))
+  save(tmp_path / 'out/a_masks/200_liver_lobe.nii.gz', lobe)
+  rows = [
+    {'label': 6, 'name': 'liver', 'mask': 'a_masks/liver.nii.gz'},
+    {'label': 200, 'name': 'liver lobe', 'mask': 'a_masks/200_liver_lobe.nii.gz'},
+  ]
+  (tmp_path / 'out/a_seg.json').write_text(json.dumps({'labels': rows}))
+  scores = score_folders.score_folders(tmp_path / 'out', tmp_path / 'refs')
+  assert by_class(scores.rows, 'a')['liver lobe']['dice'] == 1 and not scores.failed
+
+
 def test_two_names_of_one_class_are_refused(nnunet, tmp_path):
   declare(tmp_path, liver=LIVER, liver_tumor=TUMOR, liver_cancer=SPLEEN)
   with pytest.raises(ScoreError, match='two of the labels .* are one class; rename one'):

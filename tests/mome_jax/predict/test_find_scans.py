@@ -213,6 +213,16 @@ class TestOnce:
     assert (case.name, case.problem, case.path) == ('ct', '', folder)
     assert note == f'{tmp_path}/ct.zip: left out, it is the same scan as {folder}'
 
+  @pytest.mark.parametrize('kind', ['nifti', 'dicom'])
+  def test_a_folder_and_one_in_it(self, tmp_path, kind):
+    inner = tmp_path / 'all' / 'inner'
+    places = [series(inner)] if kind == 'dicom' else [scan(inner / f'{n}.nii') for n in 'ab']
+    cases, notes = find_scans.find_scans([tmp_path / 'all', inner, inner])
+    assert len(cases) == len(places)
+    given = ', '.join(map(str, places))
+    told = 'given more than once, as in a folder and in one above it; counts once'
+    assert notes == [f'{given}: {told}']
+
   def test_scans_that_share_identifiers_only_are_two(self, tmp_path):
     first = series(tmp_path / 'p1' / 'ct')
     second = series(tmp_path / 'p2' / 'ct', changes=lambda ds: setattr(ds, 'PatientID', 'other'))

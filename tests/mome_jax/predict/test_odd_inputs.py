@@ -161,10 +161,12 @@ def test_an_anonymised_series_keeps_all_but_what_its_headers_forbid(run_predict,
 def test_predictions_of_channel_names_are_found_by_score(run_predict, odd, tmp_path, capsys):
   code, rows, _ = run_predict('04_channel_names/imagesTs')
   assert (code, [row[0] for row in rows]) == (0, ['a', 'b'])
+  references = tmp_path / 'labelsTs'
+  shutil.copytree(odd / '04_channel_names' / 'labelsTs', references)
+  (references / 'dataset.json').write_text('{"labels": {"background": 0, "liver": 1}}')
   scored = evaluate.main([
-    'score', '--predictions', str(tmp_path / 'out'), '--references',
-    str(odd / '04_channel_names' / 'labelsTs'), '--classes', 'liver', '--output',
-    str(tmp_path / 'scores'),
+    'score', '--predictions', str(tmp_path / 'out'), '--references', str(references),
+    '--classes', 'liver', '--output', str(tmp_path / 'scores'),
   ])  # fmt: skip
   assert scored == 0, capsys.readouterr()
 

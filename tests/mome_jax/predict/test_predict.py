@@ -264,11 +264,15 @@ def test_rules_clean_the_masks(run, tmp_path):
 
 
 def test_an_empty_prediction_is_zeros_and_not_present(run, tmp_path):
-  run(
-    save_scan(tmp_path / 'a.nii.gz'),
-    prompts=['spleen', 'liver'],
-    threshold=Threshold(lambda x: x - 50),
-  )
+  told = f'{tmp_path / "a.nii.gz"}: nothing was found for spleen, liver'
+  for prompts in (None, ['spleen', 'liver']):  # by default it is asked for all there is
+    [result] = run(
+      save_scan(tmp_path / 'a.nii.gz'),
+      prompts=prompts,
+      threshold=Threshold(lambda x: x - 50),
+      existing='overwrite',
+    )
+    assert (told in result.message) == (prompts is not None)
   assert not np.asarray(nib.load(tmp_path / 'out' / 'a_seg.nii.gz').dataobj).any()
   legend = json.loads((tmp_path / 'out' / 'a_seg.json').read_text())['labels']
   assert [(row['present'], row['volume_ml']) for row in legend] == [(False, 0), (False, 0)]

@@ -38,7 +38,7 @@ def test_what_stands_after_the_colon(tmp_path, monkeypatch):
 
 def test_fine_tuning_the_model_of_the_package():
   config = config_flag.load('finetune:shipped')
-  assert config.init.checkpoint == str(shipped.MODEL)
+  assert config.init.checkpoint == 'shipped'
   assert config.data.spacing == checkpoint.load_config(shipped.MODEL).data.spacing
 
 
