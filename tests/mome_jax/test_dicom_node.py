@@ -17,7 +17,7 @@ from pynetdicom import AE, evt, sop_class
 from threshold import Threshold
 
 from mome_jax.dicom_node import network, node
-from mome_jax.dicom_node.__main__ import main
+from mome_jax.dicom_node.command import main
 from mome_jax.dicom_node.node import Node
 from mome_jax.dicom_node.settings import Destination, Settings
 from mome_jax.errors import UserError
