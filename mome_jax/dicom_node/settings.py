@@ -65,7 +65,7 @@ class Settings:
   results: tuple[str, ...] = ('dicom_seg',)
   folder: str = 'dicom_node'
   wait: float = 10.0
-  attempts: int = 3
+  attempts: int = 10
   keep: bool = False
 
   @property
