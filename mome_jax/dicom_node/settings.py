@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from input_pipeline import text_files
+from input_pipeline.buckets import NO_DISK, is_in_bucket
 from mome_jax import shipped
 from mome_jax.errors import UserError, suggest
 from mome_jax.predict import formats
@@ -110,6 +111,8 @@ def read(path: pathlib.Path) -> Settings:
       raise SettingsError(f'{path}: results: {name!r} is none; {suggest(name, _RESULTS)}')
   if not settings.results:
     raise SettingsError(f'{path}: results is empty; choose of {", ".join(_RESULTS)}')
+  if is_in_bucket(settings.folder):
+    raise SettingsError(f'{path}: folder: {settings.folder} {NO_DISK}')
   if settings.wait < 0 or settings.attempts < 1:
     raise SettingsError(f'{path}: wait must be 0 or more, attempts 1 or more')
   return settings

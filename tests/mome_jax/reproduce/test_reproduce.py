@@ -419,6 +419,7 @@ def test_every_class_of_the_experiment_is_labelled_by_the_ten_families():
     (['--download=ircadb=.'], 'error: --download: none of the folders btcv, '),
     (['--download=litz=.'], 'did you mean lits'),
     (['--download=lits=nowhere'], 'no such folder'),
+    (['--download=lits=gs://b/x'], 'lits=gs://b/x is in a bucket; give a place on a disk'),
     (['--download=lits'], 'expected SOURCE=FOLDER'),
     (['--download=lits=.', '--models=paper_net'], 'did you mean'),
     (['--download=lits=.', '--models=baseline_unet'], 'frozen text needs its vectors'),
