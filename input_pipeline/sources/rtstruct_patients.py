@@ -211,7 +211,8 @@ def _meanings(
   one: structure_set.StructureSet, names: RoiNames
 ) -> tuple[dict[str, str], roi_names.RoiNameError | None]:
   """ROI -> class of those that stand for one; and what is wrong where one may stand for two."""
-  meanings, doubt = {}, None
+  meanings: dict[str, str] = {}
+  doubt = None
   for roi in one.heights:
     try:
       noun = names.class_of(roi, one.written.get(roi, ''))

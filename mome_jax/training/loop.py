@@ -123,7 +123,7 @@ def _make_up(
   monitor: Monitor, start: Start, workdir: epath.Path, checkpointer: checkpoint.Checkpointer
 ) -> None:
   """Measures a checkpoint that was to be measured when the run was asked to end."""
-  row = monitor.measure(start.step, start.state.ema)
+  row: dict[str, Any] = {**monitor.measure(start.step, start.state.ema)}
   if multihost.is_lead():
     log = MetricsLog(workdir, start.step)
     log.write(start.step, row, vectors=False)
