@@ -26,6 +26,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
+from input_pipeline import stopping
 from input_pipeline.cli import called
 from mome_jax.errors import command, writing
 from mome_jax.training import command_line, config_flag
@@ -36,6 +37,7 @@ make_parser = functools.partial(command_line.make_parser, __doc__)
 
 
 @command
+@stopping.resumable
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]

@@ -177,15 +177,16 @@ def _join(
     one.name: 'not asked for' if is_here(one) else 'of a scan that is not here' for one in sets
   }
   for one in matching:
-    found = {roi: names.class_of(roi, one.written.get(roi, '')) for roi in one.heights}
-    own = {roi: noun for roi, noun in found.items() if noun is not None}
+    own, doubt = _meanings(one, names)
     sides = {*labels.classes_of(dict(enumerate(own.values())), names.template)}
-    if not own:
+    if not own and doubt is None:
       left_out[one.name] = 'no ROI stands for a class'
     elif taken and _referred(study, one) != [uid]:
       left_out[one.name] = 'of another scan, which counts in a folder of its own'
     elif known & sides:
       left_out[one.name] = f'a newer one has {", ".join(sorted(known & sides))} too'
+    elif doubt is not None:
+      raise doubt
     else:
       uid = uid or _series_of(path, study, one)
       taken.append(one)
@@ -204,6 +205,22 @@ def _join(
   elif len(taken) > 1:
     files.note(f'{path}: takes {used}')
   return uid, taken, meanings
+
+
+def _meanings(
+  one: structure_set.StructureSet, names: RoiNames
+) -> tuple[dict[str, str], roi_names.RoiNameError | None]:
+  """ROI -> class of those that stand for one; and what is wrong where one may stand for two."""
+  meanings: dict[str, str] = {}
+  doubt = None
+  for roi in one.heights:
+    try:
+      noun = names.class_of(roi, one.written.get(roi, ''))
+    except roi_names.RoiNameError as error:
+      doubt = doubt or error
+    else:
+      meanings |= {} if noun is None else {roi: noun}
+  return meanings, doubt
 
 
 def _series_of(

@@ -5,13 +5,14 @@ const KINDS = {
   'seg.nii.gz': 'labels (NIfTI)', 'masks.zip': 'a mask a class', 'seg.json': 'JSON', 'seg.dcm': 'DICOM SEG', 'rtstruct.dcm': 'RTSTRUCT',
   'preview.png': 'picture', 'report.html': 'report page',
 };
+const PAUSE = 200; // ms between two looks at a job
 const query = new URLSearchParams(location.search);
 const beside = query.has('set'); // this page is the second pane of another
 const [scanBefore, setBefore] = location.hash.slice(1).split('/').map(Number); // that were shown when it was reloaded
 let model = null;
 let scan = null; // as of api/scans
 let set = null; // the one that is shown
-let jobs = null; // the stream that is watched
+let watched = null; // a mark of the one watch that goes on
 let wait = Promise.resolve(); // what is drawn is drawn in order
 const asking = new Set(); // what the server has not answered yet
 
@@ -205,22 +206,29 @@ async function drawSet() {
 }
 
 function unwatch() {
-  jobs?.close();
-  jobs = null;
+  watched = null;
   $('work').hidden = true;
   $('job-stage').textContent = '';
 }
 
-function watch(number) {
-  jobs = new EventSource(`api/jobs/${number}/events`);
-  const stream = jobs;
+// Asks again and again: a stream would hold one of the six connections that a browser has to a server, for all its pages.
+async function watch(number) {
+  const own = watched = {};
   let shown = 0;
   $('work').hidden = false;
   $('done').style.width = 0;
   $('cancel').onclick = trying(() => remove(`jobs/${number}`));
-  stream.onmessage = async ({ data: text }) => {
-    if (stream !== jobs) return;
-    const job = JSON.parse(text);
+  while (own === watched) {
+    let job;
+    try {
+      job = await call(`jobs/${number}`);
+    } catch {
+      if (own !== watched) return;
+      unwatch();
+      call('model').then(() => set && showSet(set.set)).catch(() => {});
+      return;
+    }
+    if (own !== watched) return;
     const percent = job.windows ? (100 * job.windows_done) / job.windows : 0;
     $('done').style.width = `${percent}%`;
     $('track').ariaValueNow = String(Math.round(percent));
@@ -233,12 +241,8 @@ function watch(number) {
       await trying(() => finished(job, over))();
     }
     if (job.state === 'failed') complain(job.message);
-  };
-  stream.onerror = () => {
-    if (stream !== jobs) return;
-    unwatch();
-    call('model').then(() => set && showSet(set.set)).catch(() => {});
-  };
+    await new Promise((done) => { setTimeout(done, PAUSE); });
+  }
 }
 
 async function finished(job, over) {

@@ -11,6 +11,7 @@ from input_pipeline.files.buckets import is_in_bucket
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import ENSEMBLE, absolute
+from mome_jax.errors import writing
 
 _FIELD = 'members'
 
@@ -46,9 +47,14 @@ def _place(folder: epath.Path, name: str) -> epath.Path:
 
 
 def write_members(folder: epath.PathLike, names: Sequence[str]) -> None:
-  """Writes `ensemble.json`: the members' folders, as seen from the ensemble's."""
+  """Writes `ensemble.json`: the members' folders, as seen from the ensemble's.
+
+  Raises:
+    CheckpointError: if it cannot be written.
+  """
   text = json.dumps({_FIELD: list(names)}, indent=2)
-  text_files.replace(absolute(folder) / ENSEMBLE, text + '\n')
+  with writing(absolute(folder), CheckpointError):
+    text_files.replace(absolute(folder) / ENSEMBLE, text + '\n')
 
 
 def expand(paths: Iterable[epath.PathLike]) -> list[str]:

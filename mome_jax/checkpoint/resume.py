@@ -23,6 +23,7 @@ from mome_jax.checkpoint.errors import CheckpointError, brief
 from mome_jax.checkpoint.files import (
   CHECKPOINTS,
   CONFIG,
+  METRICS,
   POSITION,
   SCORE,
   absolute,
@@ -127,6 +128,20 @@ class Checkpointer:
           data=ocp.args.JsonSave(checksums.signed(position, sums)),
         ),
       )
+
+  def rate(self, step: int, score: float) -> None:
+    """Gives a checkpoint, which was saved without one, its score; all processes must call.
+
+    Raises:
+      CheckpointError: if it cannot be written.
+    """
+    folder = self._folder / str(step) / METRICS
+    with self._explained():
+      if jax.process_index() == 0:
+        folder.mkdir(exist_ok=True)
+        text_files.replace(folder / METRICS, json.dumps({SCORE: score}))
+      multihost_utils.sync_global_devices(f'rate {step}')
+      self._manager.reload()
 
   def restore(self, abstract: S, config: ml_collections.ConfigDict) -> tuple[S, Position] | None:
     """The newest readable state and its data position, or None if there is no checkpoint.

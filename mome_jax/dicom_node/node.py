@@ -102,10 +102,20 @@ class Node:
 
   def step(self) -> bool:
     """Segments or sends one series; False where there is nothing to do."""
-    for folder in sorted(self.outgoing.iterdir()):
-      if folder.is_dir() and time.monotonic() >= self._retries.get(folder.name, (0, 0.0))[1]:
-        self._send(folder)
-        return True
+    due = lambda folder: self._retries.get(folder.name, (0, 0.0))[1]
+    outgoing = sorted(folder for folder in self.outgoing.iterdir() if folder.is_dir())
+    ready = [folder for folder in outgoing if time.monotonic() >= due(folder)]
+    new = [folder for folder in ready if folder.name not in self._retries]
+    if new:
+      self._send(new[0])
+    elif self._segment_next():
+      return True
+    elif ready:  # last: a destination that is gone may take a minute to be found so
+      self._send(min(ready, key=due))
+    return bool(ready)
+
+  def _segment_next(self) -> bool:
+    """Segments a series that is whole; False where there is none."""
     for series in self._receiver.whole():
       place = self.working / series
       try:
@@ -120,6 +130,9 @@ class Node:
           self._segment(place, output)
         except OSError as error:
           self._fail(place, 'images', folders.refusal(error))
+        except KeyboardInterrupt:  # the node is stopped, which is no fault of the series
+          count.unlink(missing_ok=True)
+          raise
         shutil.rmtree(output, ignore_errors=True)
         count.unlink(missing_ok=True)
         process.release()

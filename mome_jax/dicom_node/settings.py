@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from input_pipeline.files import text_files
+from input_pipeline.files.buckets import NO_DISK, is_in_bucket
 from mome_jax import shipped
 from mome_jax.errors import UserError, suggest
 from mome_jax.predict import formats
@@ -65,7 +66,7 @@ class Settings:
   results: tuple[str, ...] = ('dicom_seg',)
   folder: str = 'dicom_node'
   wait: float = 10.0
-  attempts: int = 3
+  attempts: int = 10
   keep: bool = False
 
   @property
@@ -110,6 +111,8 @@ def read(path: pathlib.Path) -> Settings:
       raise SettingsError(f'{path}: results: {name!r} is none; {suggest(name, _RESULTS)}')
   if not settings.results:
     raise SettingsError(f'{path}: results is empty; choose of {", ".join(_RESULTS)}')
+  if is_in_bucket(settings.folder):
+    raise SettingsError(f'{path}: folder: {settings.folder} {NO_DISK}')
   if settings.wait < 0 or settings.attempts < 1:
     raise SettingsError(f'{path}: wait must be 0 or more, attempts 1 or more')
   return settings

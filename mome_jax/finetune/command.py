@@ -26,7 +26,7 @@ from collections.abc import Sequence
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
-from input_pipeline import errors
+from input_pipeline import errors, stopping
 from input_pipeline.cli import Parser, at_least, dashed
 
 
@@ -50,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 @errors.command
+@stopping.resumable
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit code."""
   args = make_parser().parse_args(dashed(argv))

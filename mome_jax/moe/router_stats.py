@@ -68,8 +68,10 @@ def by_class(experts: jax.Array, num_experts: int, targets: jax.Array) -> jax.Ar
     (E, K) float32.
   """
   chosen = (experts[..., None] == jnp.arange(num_experts)).any(-2).astype(jnp.float32)
-  chosen = chosen.reshape(-1, num_experts)
-  return jax.lax.stop_gradient(chosen.T @ targets.reshape(-1, targets.shape[-1]))
+  chosen, targets = chosen.reshape(-1, num_experts), targets.reshape(-1, targets.shape[-1])
+  # A TPU's default would round shares to 8 bits before it adds them up.
+  counts = jnp.matmul(chosen.T, targets, precision=jax.lax.Precision.HIGHEST)
+  return jax.lax.stop_gradient(counts)
 
 
 def gradient_norms(grads: Any) -> jax.Array:

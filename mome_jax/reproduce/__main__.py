@@ -1,4 +1,4 @@
-"""The command line: python -m mome_jax.reproduce."""
+"""python -m mome_jax.reproduce."""
 
 import sys
 

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from input_pipeline import sources
+from input_pipeline.files.buckets import NO_DISK, is_in_bucket
 from mome_jax.errors import UserError, suggest
 
 # Family -> its sources. These ten are trained on; the paper counts 3,410 scans in ten families.
@@ -70,6 +71,8 @@ def find(root: pathlib.Path | None, given: Mapping[str, str]) -> list[Download]:
       raise DownloadError(
         f'--download {name}: no source of the benchmark; {suggest(name, SOURCES)}'
       )
+    if is_in_bucket(folder):
+      raise DownloadError(f'--download {name}={folder} {NO_DISK}')
     if not pathlib.Path(folder).is_dir():
       raise DownloadError(f'--download {name}={folder}: no such folder; give the one it lies in')
   downloads = []

@@ -15,7 +15,7 @@ from input_pipeline.bricks import identity
 from input_pipeline.files import text_files
 from input_pipeline.patients import patient_groups
 from input_pipeline.prepare import check as checking
-from mome_jax.errors import UserError, few, one_line
+from mome_jax.errors import UserError, few, one_line, writing
 from mome_jax.evaluate import score_files
 from mome_jax.reproduce import families, tables
 from mome_jax.reproduce.families import Download
@@ -118,7 +118,8 @@ def read_notes(plan: Plan) -> dict:
 
 def _note(plan: Plan, key: str, value: dict) -> None:
   content = json.dumps(read_notes(plan) | {key: value}, indent=1) + '\n'
-  text_files.replace(plan.work / NOTES, content)
+  with writing(plan.work / NOTES):
+    text_files.replace(plan.work / NOTES, content)
 
 
 def _state(download: Download) -> str:
@@ -151,8 +152,9 @@ def check(plan: Plan) -> list[str]:
       lines += [f'{one.kind}: {case or download.source}: {one.message}' for one in findings]
       broken += [f'{case}: {one.message}' for one in findings if one.kind == 'error']
     file = plan.work / 'check' / f'{download.source}.txt'
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    with writing(file):
+      file.parent.mkdir(parents=True, exist_ok=True)
+      file.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     print(f'{download.source}: {number} scans read, {len(broken)} broken, {len(lines)} remarks '
           f'in {file}', flush=True)  # fmt: skip
     _note(plan, f'check {download.source}', {'state': state, 'cases': number, 'broken': broken})

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mome_jax.errors import writing
 from mome_jax.evaluate import compare, metrics, score_files
 from mome_jax.evaluate import tables as layout
 from mome_jax.reproduce import families
@@ -48,11 +49,11 @@ def write(
     'detection.md': _joined(_detection(split, scores[split]) for split in score_files.FOLDERS),
     'comparison.md': _joined(_comparison(split, scores[split]) for split in score_files.FOLDERS),
   }  # fmt: skip
-  folder.mkdir(parents=True, exist_ok=True)
-  for name, text in parts.items():
-    (folder / name).write_text(text + '\n', encoding='utf-8')
   whole = _joined(parts.values())
-  (folder / 'README.md').write_text(whole + '\n', encoding='utf-8')
+  with writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in {**parts, 'README.md': whole}.items():
+      (folder / name).write_text(text + '\n', encoding='utf-8')
   return whole
 
 

@@ -124,16 +124,23 @@ def told(what: str, key: str, say: Callable[[str], object]) -> Iterator[None]:
 
 
 def _remove_unfinished(folder: pathlib.Path, program: str) -> None:
+  """Removes entries of a program that were cut short, of those that came since the last look."""
   try:
     from jax._src.compilation_cache import decompress_executable  # there is no public way
   except ImportError:
     return
-  for entry in folder.glob(f'{program}-*-cache'):
-    try:
-      decompress_executable(entry.read_bytes())
-    except Exception:  # each way of compressing raises its own
-      with contextlib.suppress(OSError):
-        entry.unlink()
+  mark = folder / f'{program}-seen'  # its time is that of the newest entry that was looked at
+  with contextlib.suppress(OSError):
+    seen = mark.stat().st_mtime_ns if mark.exists() else 0
+    entries = {one: one.stat().st_mtime_ns for one in folder.glob(f'{program}-*-cache')}
+    for entry, changed in entries.items():
+      try:
+        if changed >= seen:
+          decompress_executable(entry.read_bytes())
+      except Exception:  # each way of compressing raises its own
+        entry.unlink(missing_ok=True)
+    mark.touch()
+    os.utime(mark, ns=(max(entries.values(), default=0),) * 2)
 
 
 def jit(function: Callable, platform: str, **keywords: Any) -> Any:

@@ -32,8 +32,11 @@ def note(name: str, seconds: float) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     others = {noted: value for noted, value in _read(file).items() if noted != name}
     part = file.with_suffix(f'.{os.getpid()}')
-    part.write_text(json.dumps(others | {name: float(f'{seconds:.3g}')}), encoding='utf-8')
-    part.replace(file)
+    try:
+      part.write_text(json.dumps(others | {name: float(f'{seconds:.3g}')}), encoding='utf-8')
+      part.replace(file)
+    finally:
+      part.unlink(missing_ok=True)
 
 
 def _file() -> pathlib.Path | None:

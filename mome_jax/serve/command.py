@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from input_pipeline import errors, remarks
 from input_pipeline.cli import Parser, at_least, dashed
+from input_pipeline.files.buckets import NO_DISK, is_in_bucket
 from mome_jax import shipped
 from mome_jax.errors import UserError
 from mome_jax.inference import postprocess
@@ -127,6 +128,8 @@ def _check(args: argparse.Namespace) -> None:
     raise ServeError(
       f'--keep-features {args.keep_features:g}: must be 0 or more and finite; give GB'
     )
+  if args.input is not None and is_in_bucket(args.input):
+    raise ServeError(f'{args.input} {NO_DISK}')
   if args.input is not None and not os.path.isdir(args.input):
     raise ServeError(f'{args.input}: no such folder; correct --input')
 

@@ -30,9 +30,12 @@ class MetricsLog:
     self._experts = workdir / 'experts.jsonl'
     for path in (self._path, self._experts):
       if path.exists():
-        kept = [row for row in _complete_rows(path) if row['step'] <= start]
+        kept: dict[int, dict] = {}  # a validation that was made up for has a line of its own
+        for row in _complete_rows(path):
+          if row['step'] <= start:
+            kept[row['step']] = kept.get(row['step'], {}) | row
         with writing(path, LogError):
-          text_files.replace(path, ''.join(map(_line, kept)))
+          text_files.replace(path, ''.join(map(_line, kept.values())))
     self._tensorboard = _open_tensorboard(workdir / 'tensorboard')
 
   def rows(self) -> list[dict[str, float]]:

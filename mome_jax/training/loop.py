@@ -95,6 +95,8 @@ def _train(task: Task, workdir: epath.Path, mesh: Mesh) -> None:
   if task.held_out is not None and config.validation.every:
     validation = Validation(config, mesh, model, task.text, task.held_out)
   monitor = Monitor(config, task.held_out, validation, start.choice, workdir / 'pictures')
+  if monitor.is_unmeasured(start.step):
+    _make_up(monitor, start, workdir, checkpointer)
   if start.step >= config.train.steps or monitor.is_exhausted:
     checkpointer.close()
     if multihost.is_lead():
@@ -115,6 +117,20 @@ def _train(task: Task, workdir: epath.Path, mesh: Mesh) -> None:
 
   _loop(task, start, train_step, feed, recorder)
   recorder.finish()
+
+
+def _make_up(
+  monitor: Monitor, start: Start, workdir: epath.Path, checkpointer: checkpoint.Checkpointer
+) -> None:
+  """Measures a checkpoint that was to be measured when the run was asked to end."""
+  row: dict[str, Any] = {**monitor.measure(start.step, start.state.ema)}
+  if multihost.is_lead():
+    log = MetricsLog(workdir, start.step)
+    log.write(start.step, row, vectors=False)
+    log.close()
+  score = monitor.score(start.step)
+  if score is not None:
+    checkpointer.rate(start.step, score)
 
 
 def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Recorder') -> None:

@@ -17,8 +17,8 @@ from mome_jax.training.validation_scans import HeldOutScans
 class Measure(Protocol):
   """Measures averaged parameters; see `validation.Validation`."""
 
-  def __call__(self, ema: Any) -> dict[str, float]:
-    """Losses and Dice."""
+  def __call__(self, ema: Any, is_ending: Callable[[], bool]) -> dict[str, float] | None:
+    """Losses and Dice; None where the run is asked to end before they are known."""
 
   def draw(self, path: epath.Path, ema: Any, title: str, is_ending: Callable[[], bool]) -> None:
     """Draws the prediction of one scan, unless the run is asked to end meanwhile."""
@@ -37,12 +37,15 @@ class Choice:
     best: the highest of them.
     best_step: after how many steps that was.
     waited: validations since then.
+    unmeasured: the step that was to be measured when the run was asked to end: it is measured when
+      the run goes on.
   """
 
   smooth: float | None = None
   best: float | None = None
   best_step: int = 0
   waited: int = 0
+  unmeasured: int | None = None
 
   def after(self, step: int, dice: float, smoothing: float) -> 'Choice':
     """With one more validation.
@@ -109,11 +112,14 @@ class Monitor:
       step: steps done.
       ema: parameters averaged over them.
       is_ending: whether the run was asked to end by now, the same on all processes: then nothing
-        is drawn, which may take longer than the numbers, and a run goes on without.
+        is drawn, and what is not known yet is left out, see `is_unmeasured`; {} where that is all.
     """
     assert self._validation is not None
     start = time.perf_counter()
-    values = self._validation(ema)
+    values = self._validation(ema, is_ending)
+    self.choice = dataclasses.replace(self.choice, unmeasured=step if values is None else None)
+    if values is None:
+      return {}
     if 'dice' in values:
       self.choice = self.choice.after(step, values['dice'], self._config.smoothing)
       values['dice_smooth'] = self.choice.smooth or 0.0
@@ -130,6 +136,10 @@ class Monitor:
   def time_share(self) -> float:
     """Part of the wall time since this process began to train that validation took."""
     return self._spent / (time.perf_counter() - self._begun)
+
+  def is_unmeasured(self, step: int) -> bool:
+    """Whether a checkpoint is still to be measured, as the run was asked to end."""
+    return self._validation is not None and self.choice.unmeasured == step
 
   def is_best(self, step: int) -> bool:
     """Whether the checkpoint of this step is the best one so far."""

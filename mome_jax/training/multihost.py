@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,6 +29,7 @@ _HEARTBEAT_SECONDS = 100
 # others, whom JAX would end by SIGABRT: a failure, of which launchers bear a few.
 _GATHERING_SECONDS = 1800
 _SILENT_SECONDS = 60.0  # of that, before a process says whom it waits for
+_ADDRESS = re.compile(r'[^\s/]+:[1-9][0-9]{0,4}')
 _SAME_PRESS_SECONDS = 1.0  # signals nearer than this are one press of Control-C
 
 
@@ -56,11 +58,13 @@ def initialize() -> None:
   process that waits long for the others says so; the first prints which devices each has.
 
   Raises:
-    DistributedError: if the environment does not say it, or a number in it is none.
+    DistributedError: if the environment does not say it, an address or number in it is none, or
+      process 0 cannot listen at its port.
     DeviceError: if a process has not the devices that MOME_DEVICES or Slurm gives it, or the
       processes have different numbers of them.
   """
   processes, process = _number('JAX_NUM_PROCESSES'), _number('JAX_PROCESS_ID')
+  _check_address(os.environ.get('JAX_COORDINATOR_ADDRESS', ''), listens=process == 0)
   local = None if 'JAX_LOCAL_DEVICE_IDS' in os.environ else local_devices.of_slurm()
   number = local_devices.expected(local)
   try:
@@ -78,6 +82,24 @@ def initialize() -> None:
       'or leave --distributed and MOME_DISTRIBUTED out'
     ) from error
   _check_devices(local, number)
+
+
+def _check_address(address: str, *, listens: bool) -> None:
+  """DistributedError where an address is none, or its port is taken: JAX would end by SIGSEGV."""
+  if not address:
+    return
+  if not _ADDRESS.fullmatch(address):
+    raise DistributedError(
+      f'JAX_COORDINATOR_ADDRESS={address!r}: expected the host of process 0 and a port, HOST:PORT'
+    )
+  try:
+    if listens and 'JAX_COORDINATOR_BIND_ADDRESS' not in os.environ:
+      socket.create_server(('', int(address.rpartition(':')[2]))).close()
+  except (OSError, OverflowError) as error:
+    raise DistributedError(
+      f'JAX_COORDINATOR_ADDRESS={address!r}: process 0 cannot listen at that port ({error}); end '
+      'an earlier run that has it, or choose another'
+    ) from error
 
 
 @contextlib.contextmanager

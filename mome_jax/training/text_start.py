@@ -9,6 +9,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from input_pipeline.files.buckets import NO_DISK, is_in_bucket
 from mome_jax import checkpoint, shipped
 from mome_jax.errors import ConfigError
 from mome_jax.text import prompt_inputs
@@ -42,13 +43,15 @@ def find(config: ml_collections.ConfigDict) -> TextStart:
   then the encoder of the package; an empty `init.text` is a random start in any case.
 
   Raises:
-    ConfigError: if the folder of `init.text` holds neither.
+    ConfigError: if the folder of `init.text` holds neither, or is a published one in a bucket.
     CheckpointError, WeightsError: if it is damaged.
   """
   origin, text = config.init.checkpoint, config.init.text
   if not text:
     return TextStart('', {}, epath.Path(DEFAULT_MODEL), None)
   if text != _SHIPPED:
+    if is_in_bucket(text) and _is_published(text):
+      raise ConfigError(f'{text} {NO_DISK}')
     return _of_published(text) if _is_published(text) else _of_model(text, text)
   if origin and checkpoint.has_text_encoder(origin):
     return _of_model(origin, origin)

@@ -86,20 +86,28 @@ class Validation:
     self._shown = np.flatnonzero(self._drawn.supervised & ~self._drawn.absent)
     self._gather = jax.jit(some_classes, out_shardings=everywhere)
 
-  def __call__(self, ema: Any) -> dict[str, float]:
+  def __call__(
+    self, ema: Any, is_ending: Callable[[], bool] = lambda: False
+  ) -> dict[str, float] | None:
     """Measures averaged parameters.
 
     Args:
       ema: of the train state.
+      is_ending: whether to leave it, asked before each batch, the same on all processes.
 
     Returns:
       `loss_bce` and `loss_dice`, the terms of the training loss by these names, and `loss`, their
       sum; `dice/CLASS` in [0, 1] of every class that the patches hold, and `dice`, their mean.
+      None where it was left.
     """
+    if is_ending():
+      return None
     text, trained = self._embed(ema, sharding.replicate(self._mesh, self._prompts))
     sums: list[dict[str, np.ndarray]] = []
     with contextlib.closing(prefetch.prefetch(self._batches(), ahead=2)) as batches:
       for batch in batches:
+        if sums and is_ending():
+          return None
         logits = self._logits(ema, text, batch.pop('image'), trained)
         sums.append(jax.device_get(self._score(logits, batch)))
     total = {name: np.sum([part[name] for part in sums], axis=0) for name in sums[0]}

@@ -13,9 +13,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from input_pipeline import bricks
 from mome_jax import checkpoint
 from mome_jax.configs import demo
+from mome_jax.errors import ConfigError
 from mome_jax.pictures import training_curves
 from mome_jax.text.tokenizer import Tokenizer
 from mome_jax.text.vectors import TextVectors
+from mome_jax.training import text_start
 
 
 class Bucket(MemoryFileSystem):
@@ -44,6 +46,16 @@ def test_a_workdir_in_a_bucket(bucket):
   assert Tokenizer(checkpoint.text_file(bucket, config)).vocab_size == Tokenizer().vocab_size
   training_curves.training_curves(bucket / 'pictures' / 'training.png', [{'step': 1, 'loss': 3.0}])
   assert (bucket / 'pictures' / 'training.png').read_bytes()[1:4] == b'PNG'
+
+
+def test_a_published_text_encoder_in_a_bucket_is_told(bucket):
+  """It was looked for in `gs:/bucket/...` of this machine."""
+  bucket.mkdir(parents=True, exist_ok=True)
+  (bucket / 'spiece.model').write_text('')
+  config = demo.get_config()
+  config.init.text = str(bucket)
+  with pytest.raises(ConfigError, match='gs://bucket/run is in a bucket; give a place on a disk'):
+    text_start.find(config)
 
 
 def test_text_vectors_in_a_bucket(bucket):

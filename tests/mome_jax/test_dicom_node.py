@@ -17,7 +17,7 @@ from pynetdicom import AE, evt, sop_class
 from threshold import Threshold
 
 from mome_jax.dicom_node import network, node
-from mome_jax.dicom_node.__main__ import main
+from mome_jax.dicom_node.command import main
 from mome_jax.dicom_node.node import Node
 from mome_jax.dicom_node.settings import Destination, Settings
 from mome_jax.errors import UserError
@@ -353,6 +353,34 @@ def end(node):
   node.run()
 
 
+def test_a_destination_that_is_away_keeps_no_series_waiting(series, tmp_path):
+  """To find that it is away may take a minute, of each of its results."""
+  with archive() as (port, _):
+    pass  # a port that nobody listens on any more
+  node, lines, name = waiting(tmp_path, series, port)
+  assert node.step() and node.step() and 'does not answer' in lines[-1]
+  node._retries[name] = 1, 0.0  # its pause is over
+  shutil.copytree(series[0].parent, node.incoming / '1.2.4')
+  node._receiver._last['1.2.4'] = 0.0
+  for told in ('1.2.4: segmented', '1.2.4: ARCHIVE', f'{name}: ARCHIVE'):
+    assert node.step() and lines[-1].startswith(told)
+  end(node)
+
+
+def test_results_that_were_given_up_can_be_sent_again(series, tmp_path):
+  with archive() as (port, taken):
+    node, lines, name = waiting(tmp_path, series, 1, attempts=1)
+    assert node.step() and node.step() and not node.step()
+    assert 'failed: ARCHIVE at 127.0.0.1:1 does not answer' in lines[-1]
+    node.settings = dataclasses.replace(
+      node.settings, destinations=(Destination('ARCHIVE', '127.0.0.1', port),)
+    )
+    (node.failed / name / 'results').rename(node.outgoing / name)
+    assert node.step() and not node.step()
+    assert lines[-1] == f'{name}: 1 results sent to ARCHIVE' and len(taken) == 1
+    end(node)
+
+
 def test_a_full_disk_costs_one_series_and_the_node_goes_on(series, tmp_path):
   with archive() as (port, taken):
     node, lines, name = waiting(tmp_path, series, port)
@@ -404,6 +432,23 @@ def test_a_series_that_ends_the_process_is_given_up(series, tmp_path, monkeypatc
     assert (node.incoming / name).is_dir() == (start < 2)
   assert 'ended 3 times' in lines[-1] and left(tmp_path / 'node') == [f'failed/{name}']
   assert len(list((node.failed / name / 'images').glob('*.dcm'))) == len(series)
+  end(node)
+
+
+def test_a_node_may_be_stopped_in_a_series_as_often_as_one_likes(series, tmp_path, monkeypatch):
+  """After three times the series counted as one that ends the process."""
+
+  def stop(*_):
+    raise KeyboardInterrupt
+
+  node, lines, name = waiting(tmp_path, series)
+  monkeypatch.setattr(Node, '_segment', stop)
+  for _ in range(4):
+    with pytest.raises(KeyboardInterrupt):
+      node.step()
+    end(node)
+    node = Node(node.settings, Threshold(), lines.append)
+    assert (node.incoming / name).is_dir()
   end(node)
 
 

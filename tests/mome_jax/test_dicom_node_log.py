@@ -6,7 +6,7 @@ import os
 import pydicom
 import pytest
 
-from mome_jax.dicom_node import __main__ as command
+from mome_jax.dicom_node import command
 from mome_jax.plausibility.judge import Judgement, Verdict
 from mome_jax.predict import plausible_masks
 from tests.mome_jax.test_dicom_node import archive, end, running, send, series, until, waiting

@@ -42,6 +42,7 @@ def test_a_config_file(tmp_path):
   ('port = 0', 'host = ""', "host is ''; expected a name or an address"),
   ('["A", "B"]', '["A", 3]', 'expected a list of texts'),
   ('"rtstruct"', '"masks"', "results: 'masks' is none"),
+  ('wait = 2', 'folder = "gs://b/x"', 'folder: gs://b/x is in a bucket; give a place on a disk'),
   ('wait = 2', 'wait = -1', 'wait must be 0 or more'),
   ('[[destinations]]', '[[destination]]', 'no destination; add'),
   ('port = 4242', '', 'destinations: port is missing'),

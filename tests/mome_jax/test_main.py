@@ -29,6 +29,13 @@ SETTINGS = (
 )
 
 
+def test_sigterm_before_a_run_has_begun_asks_for_a_new_start(monkeypatch, tmp_path):
+  """While modules are imported and values checked: launchers gave the run up at 143."""
+  asked = lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+  monkeypatch.setattr('mome_jax.training.config_check.check', asked)
+  assert main.main(['--config=demo', f'--workdir={tmp_path / "run"}']) == 75
+
+
 @pytest.fixture(scope='module')
 def workplace(tmp_path_factory, programs):
   """A folder with prepared phantoms, and an environment whose compilations are shared."""

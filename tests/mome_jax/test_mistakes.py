@@ -15,7 +15,7 @@ from mome_jax.evaluate import metrics
 from mome_jax.serve import command as serve
 from mome_jax.text import embed, pretrain, train_tokenizer
 from mome_jax.training import loop, multihost
-from mome_jax.weights import __main__ as weights
+from mome_jax.weights import command as weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO = ['--config=demo', '--workdir=w', '--config.data_dir=data']
@@ -261,7 +261,7 @@ def test_help_is_no_mistake(capsys):
     with pytest.raises(SystemExit) as end:
       command.main(['--help'])
     assert end.value.code == 0
-    name = command.__name__.removesuffix('.__main__')
+    name = command.__name__.removesuffix('.command')
     assert capsys.readouterr().out.startswith(f'usage: python -m {name} ')
 
 

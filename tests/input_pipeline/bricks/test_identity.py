@@ -48,7 +48,7 @@ def test_every_argument_of_a_loader_counts(one, other):
 
 def test_a_description_is_the_same_in_another_process():
   code = (
-    'import functools; from input_pipeline import labels; '
+    'import functools; from input_pipeline.sources import labels; '
     'from input_pipeline.bricks import identity; '
     "print(identity.describe(functools.partial(labels.convert, {1: {'b', 'a'}}, x=None)), end='')"
   )

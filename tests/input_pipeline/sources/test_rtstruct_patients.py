@@ -167,6 +167,20 @@ def test_sides_and_their_pair_are_versions_of_each_other(tmp_path):
   assert listed(tmp_path)[0]['p1'].supervised == ('spinal cord', 'left parotid')
 
 
+def test_an_ambiguous_name_counts_in_a_structure_set_that_is_taken(tmp_path):
+  """Of an older version nothing counts, so that its names cost the patient nothing."""
+  newer = two_sets(tmp_path / 'p1')
+  structures(newer / 'new.dcm', {'SpinalCord': CORD}, date='20220101')
+  structures(newer / 'older.dcm', {'SpinalCord': CORD, 'Par': LEFT}, date='20210101')
+  declare(tmp_path, rois={'right parotid': ['p*'], 'left parotid': ['par*']})
+  cases, notes = listed(tmp_path)
+  assert cases['p1'].supervised == ('spinal cord',)
+  assert 'RS2/older.dcm (a newer one has spinal cord too)' in notes[0]
+  structures(newer / 'older.dcm', {'Larynx': CORD, 'Par': LEFT}, date='20210101')
+  with pytest.raises(UserError, match="the ROI 'Par' stands for right parotid and left"):
+    listed(tmp_path)[0]['p1'].load()
+
+
 def test_contours_of_another_scan_of_a_folder_are_told(tmp_path):
   """As of patients in one folder whose PatientIDs anonymising has made equal."""
   newer = two_sets(tmp_path / 'p1')

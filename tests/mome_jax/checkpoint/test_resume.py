@@ -60,6 +60,17 @@ def assert_state(restored, step):
   jax.tree.map(np.testing.assert_array_equal, got, state(step))
 
 
+def test_a_checkpoint_can_be_rated_once_it_is_written(saved, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(saved, workdir)
+  with opened(workdir) as checkpointer:
+    checkpointer.rate(3, 0.5)
+    for step in (7, 9):  # of which two are kept, and the best
+      checkpointer.save(step, state(step), {'step': step, 'seed': 0})
+  assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['3', '7', '9']
+  assert checkpoint.locate(workdir, 'best').step == 3
+
+
 def files(folder):
   return sorted(p.relative_to(folder) for p in folder.rglob('*') if p.is_file())
 

@@ -421,6 +421,12 @@ def test_what_stops_the_preparation(number, commanded, monkeypatch, capsys):
   assert capsys.readouterr().err.endswith(told.get(number, 'error: interrupted\n'))
 
 
+def test_what_stops_it_before_it_has_begun(monkeypatch):
+  """As while modules are imported."""
+  monkeypatch.setattr(run, 'run', lambda *_: signal.raise_signal(signal.SIGTERM))
+  assert command.main(['--data=nowhere']) == 75
+
+
 @pytest.mark.parametrize('failed', [True, False])
 def test_a_comparison_that_fails_is_an_error(failed, commanded, monkeypatch, capsys):
   result = verdict.Verdict(None, (), 'disk full', failed)

@@ -240,6 +240,13 @@ def test_another_one_takes_its_place_in_one_step(tmp_path):
   assert checkpoint.members(tmp_path) == [tmp_path / 'a', tmp_path / 'b']
 
 
+def test_members_that_the_disk_refuses_are_told(tmp_path):
+  """After a cross-validation of days it was a traceback."""
+  (tmp_path / 'ensemble.json').mkdir()
+  with pytest.raises(checkpoint.CheckpointError, match='cannot be written'):
+    checkpoint.write_members(tmp_path, ['a'])
+
+
 def test_sides_change_places():
   names = ('left kidney', 'liver', 'right kidney')
   prompts = mirrored_prompts(names, (*names, 'Cyst of the LEFT kidney, L4, l. 3'), TEMPLATE)

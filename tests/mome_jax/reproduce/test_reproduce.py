@@ -20,6 +20,7 @@ from input_pipeline.bricks import records
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo, paper_unet
+from mome_jax.errors import UserError
 from mome_jax.evaluate import metrics, score_checkpoint, score_files
 from mome_jax.reproduce import command, families, stages, tables
 from mome_jax.text import vectors
@@ -273,6 +274,20 @@ def test_tables_are_done_until_there_are_other_scores(plan):
   assert stages.to_write_tables(plan) == ['all']
 
 
+@pytest.mark.parametrize('place', ['check', 'reproduce.json', 'tables'])
+def test_what_the_disk_refuses_is_told_in_a_line(place, plan, monkeypatch):
+  """A traceback, after hours of reading or training."""
+  monkeypatch.setattr(stages, '_state', lambda download: '')
+  monkeypatch.setattr(stages.checking, 'check_source', lambda *_: ())
+  scored(plan.run('m') / 'evaluation', 'lits', step=2)
+  if place == 'reproduce.json':
+    (plan.work / '.reproduce.json.part').mkdir()  # in the way of what takes its place
+  else:
+    (plan.work / place).touch()
+  with pytest.raises(UserError, match=f'^{plan.work / place}'):
+    stages.write_tables(plan) if place == 'tables' else stages.check(plan)
+
+
 def test_each_split_has_tables_and_a_comparison_of_its_own(tmp_path):
   models = {}
   for model, dice in (('a', 0.5), ('b', 0.6)):
@@ -419,6 +434,7 @@ def test_every_class_of_the_experiment_is_labelled_by_the_ten_families():
     (['--download=ircadb=.'], 'error: --download: none of the folders btcv, '),
     (['--download=litz=.'], 'did you mean lits'),
     (['--download=lits=nowhere'], 'no such folder'),
+    (['--download=lits=gs://b/x'], 'lits=gs://b/x is in a bucket; give a place on a disk'),
     (['--download=lits'], 'expected SOURCE=FOLDER'),
     (['--download=lits=.', '--models=paper_net'], 'did you mean'),
     (['--download=lits=.', '--models=baseline_unet'], 'frozen text needs its vectors'),

@@ -6,7 +6,7 @@ import sys
 
 import jax
 import pytest
-from jax._src import compiler
+from jax._src import compilation_cache, compiler
 from jax.sharding import AxisType
 
 from mome_jax import main
@@ -157,3 +157,25 @@ def test_an_entry_that_was_cut_short_is_removed_and_made_again(tmp_path):
   assert again.returncode == 0, again.stderr[-2000:]
   assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
   assert entry.stat().st_size > len(whole) // 2
+
+
+def test_of_the_kept_programs_only_new_ones_are_looked_at(monkeypatch, tmp_path, no_cache):
+  """All were read and unpacked at each start, of a cache that nothing empties."""
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path))
+  read = []
+  monkeypatch.setattr(compilation_cache, 'decompress_executable', read.append)
+
+  def start():
+    with compilation.told('the train step', 'a small network', str):
+      pass
+
+  for times, name in enumerate(('one', 'two'), 1):
+    entry = tmp_path / f'jit_train_step-{name}-cache'
+    entry.write_bytes(name.encode())
+    os.utime(entry, (times, times))
+  start()
+  assert sorted(read) == [b'one', b'two']
+  read.clear()
+  (tmp_path / 'jit_train_step-three-cache').write_bytes(b'three')
+  start()
+  assert sorted(read) == [b'three', b'two']  # which another process may have been writing

@@ -96,6 +96,7 @@ def test_what_cannot_be_is_told_in_one_line(capsys, tmp_path):
     for options, message in (
       (['--port', port], 'choose another, or 0 for any'),
       (['--input', str(tmp_path / 'none')], 'no such folder'),
+      (['--input', 'gs://bucket/scans'], 'gs://bucket/scans is in a bucket; give a place'),
       (['--max-upload', '0'], '--max-upload 0: must be above 0'),
       (['--max-upload', 'inf'], '--max-upload inf: must be above 0 and finite'),
       (['--keep-features=-0.5'], '--keep-features -0.5: must be 0 or more'),

@@ -380,6 +380,9 @@ def test_work_can_be_cancelled(page, gate):
   page.run('$("force").click()')
   until_stuck(page, 'd')
   assert page.run('[$("track").role, $("track").ariaValueNow]') == ['progressbar', '0']
+  # As many pages: a browser has six connections to a server, whatever the number of its pages.
+  soon = 'Promise.race([call("model"), new Promise((done) => setTimeout(done, 10000, null))])'
+  assert page.run(f'[...Array(8)].map(() => watch(set.job)) && {soon}')
   page.run('$("cancel").onclick()')  # waits for the server, before the gate lets it finish
   gate.open.set()
   page.until('$("work").hidden && document.body.dataset.shown !== "d" && set && set.done')

@@ -1,6 +1,8 @@
 """The best checkpoint is chosen on scans set aside, by a run that is ended in a validation."""
 
 import json
+import os
+import signal
 
 import compiled
 import jax
@@ -12,7 +14,7 @@ from input_pipeline.prepare import prepare
 from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
-from mome_jax.training import loop
+from mome_jax.training import loop, multihost
 from mome_jax.training.monitor import Monitor
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -54,14 +56,18 @@ def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
 ):
   """The model is measured for real; only the number it is chosen by is given."""
   measure = Monitor.measure
-  ends = [6]
+  ends, preempted = [6], [4]
 
-  def choose(self, step, ema, is_ending):
+  def choose(self, step, ema, is_ending=lambda: False):
     if ends[:1] == [step]:
       ends.pop()
       raise Ended
+    if preempted[:1] == [step]:  # as the best is about to be measured
+      preempted.pop()
+      os.kill(os.getpid(), signal.SIGTERM)
     validation = self._validation
-    self._validation = lambda ema: validation(ema) | {'dice': DICE[step // 2 - 1]}
+    given = {'dice': DICE[step // 2 - 1]}
+    self._validation = lambda *asked: None if (row := validation(*asked)) is None else row | given
     try:
       return measure(self, step, ema, is_ending)
     finally:
@@ -69,8 +75,12 @@ def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
 
   monkeypatch.setattr(Monitor, 'measure', choose)
   workdir = epath.Path(tmp_path / 'run')
+  with pytest.raises(multihost.Preempted, match='saved at step 4'):
+    loop.train(config, workdir)
+  assert checkpoint.locate(workdir, 'best').step == 2
   with pytest.raises(Ended):
     loop.train(config, workdir)
+  assert checkpoint.locate(workdir, 'best').step == 4
   loop.train(config, workdir)
   assert jax.sharding.get_mesh().empty  # scoring, which follows, has a mesh of this host alone
   printed = capsys.readouterr().out

@@ -24,6 +24,15 @@ def test_a_log_that_goes_on_ends_where_the_checkpoint_is(tmp_path, capsys):
   assert 'metrics.jsonl' not in capsys.readouterr().err
 
 
+def test_what_was_measured_later_joins_the_line_of_its_step(tmp_path):
+  workdir = epath.Path(tmp_path)
+  write(tmp_path, row(10), row(20), b'')
+  for dice in (0.25, 0.5):  # the run was ended again before its next checkpoint
+    MetricsLog(workdir, start=20).write(20, {'validation/dice': np.float64(dice)}, vectors=False)
+  lines = MetricsLog(workdir, start=20).rows()
+  assert lines == [{'step': 10, 'loss': 1.0}, {'step': 20, 'loss': 1.0, 'validation/dice': 0.5}]
+
+
 def test_a_damaged_line_costs_no_other(tmp_path, capsys):
   write(tmp_path, row(10), b'{"step": 2\xff', b'[20]', row(30), b'')
   assert [line['step'] for line in MetricsLog(epath.Path(tmp_path), start=30).rows()] == [10, 30]

@@ -224,7 +224,7 @@ def validated(folder):
 
 @pytest.mark.parametrize('sent', [signal.SIGTERM, signal.SIGKILL])
 def test_ended_while_both_validate(folder, validated, sent):
-  """SIGTERM saves after the validation and is restarted; kill -9 goes on from the last save."""
+  """SIGTERM saves, is restarted and validates then; kill -9 goes on from the last save."""
   name = f'ended_by_{sent.name}'
   is_validating = lambda _, printed: 'compiled the predict step' in printed
   process, children = start_two(folder, name, is_validating, *VALIDATED, devices=1)

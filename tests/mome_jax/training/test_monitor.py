@@ -17,7 +17,7 @@ class Numbers:
   def __init__(self, *dice):
     self._dice = iter(dice)
 
-  def __call__(self, ema):
+  def __call__(self, ema, is_ending):
     return {'loss': 1.0, 'dice': next(self._dice)}
 
   def draw(self, path, ema, title, is_ending):
@@ -83,6 +83,21 @@ def test_a_run_that_is_asked_to_end_draws_nothing():
   ending = monitor(ASIDE, 0.4, picture=True)
   assert ending.measure(10, None, lambda: True)['validation/dice'] == 0.4
   assert ending.choice.best_step == 10
+
+
+def test_what_a_run_that_is_asked_to_end_leaves_is_measured_when_it_goes_on():
+  first = monitor(ASIDE, 0.4)
+  first.measure(10, None)
+  first._validation = lambda ema, is_ending: None
+  assert first.measure(20, None, lambda: True) == {}
+  assert first.is_unmeasured(20) and not first.is_unmeasured(10) and first.score(20) is None
+  assert first.choice.best_step == 10 and first.choice.waited == 0
+  second = monitor(ASIDE, 0.8, choice=first.choice)
+  assert second.is_unmeasured(20)
+  second.measure(20, None)
+  assert second.score(20) == pytest.approx(0.6) and not second.is_unmeasured(20)
+  second._validation = None  # by another `validation.every`
+  assert not second.is_unmeasured(20)
 
 
 def test_nothing_is_chosen_on_scans_that_are_scored():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -81,6 +82,28 @@ def test_a_process_waits_for_those_whose_hosts_are_replaced(takes, told, monkeyp
   said = capsys.readouterr().err
   assert (said.count('waits for the other processes of the run') == 1) == told
   assert ('process 0 out of reach at first:1234?' in said) == told
+
+
+@pytest.mark.parametrize('address', ['first', 'first:', 'http://first:1234', 'first:port', ':1234'])
+def test_an_address_that_is_none_is_told(address, monkeypatch):
+  monkeypatch.setattr(jax.distributed, 'initialize', lambda **_: pytest.fail('it is none'))
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', address)
+  with pytest.raises(multihost.DistributedError, match='expected the host of process 0 and a port'):
+    multihost.initialize()
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch):
+  """As by an earlier run that has not ended: JAX ends by SIGSEGV."""
+  monkeypatch.setattr(jax.distributed, 'initialize', lambda **_: pytest.fail('it is taken'))
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
+  monkeypatch.setenv('JAX_PROCESS_ID', '0')
+  with socket.create_server(('localhost', 0)) as other:
+    monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', f'localhost:{other.getsockname()[1]}')
+    with pytest.raises(multihost.DistributedError, match='process 0 cannot listen at that port'):
+      multihost.initialize()
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'localhost:99999')
+  with pytest.raises(multihost.DistributedError, match='process 0 cannot listen at that port'):
+    multihost.initialize()
 
 
 @pytest.mark.parametrize(

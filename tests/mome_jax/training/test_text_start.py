@@ -14,7 +14,7 @@ from mome_jax.errors import ConfigError
 from mome_jax.text import t5, tokenizer
 from mome_jax.training import start, text_start
 from mome_jax.training.state import TrainState
-from mome_jax.weights.__main__ import main as weights_main
+from mome_jax.weights.command import main as weights_main
 from mome_jax.weights.t5 import load as load_published
 
 SMALL = {'vocab_size': 2048, 'd_model': 16, 'd_kv': 8, 'd_ff': 24, 'num_layers': 1, 'num_heads': 2}

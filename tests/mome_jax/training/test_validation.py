@@ -123,6 +123,19 @@ def test_no_patch_more_counts_than_is_asked_for(batch, size):
     np.testing.assert_allclose(total, 2 * first[name] + second[name], rtol=1e-6)
 
 
+@pytest.mark.parametrize('batches', [0, 2])
+def test_a_run_that_is_asked_to_end_waits_for_one_batch(batches):
+  """It waited for all of them: a preempted TPU has half a minute."""
+  done = []
+  validation = types.SimpleNamespace(
+    _embed=lambda *_: (None, None), _prompts={}, _mesh=sharding.local_mesh(jax.devices()[:1]),
+    _batches=lambda: ({'image': number} for number in range(9)), _classes=NAMES,
+    _logits=lambda *_: done.append('batch'), _score=lambda *_: {},
+  )  # fmt: skip
+  assert Validation.__call__(validation, None, lambda: len(done) == batches) is None
+  assert len(done) == batches
+
+
 def test_nothing_labelled_gives_no_dice():
   total = {name: np.zeros(K) for name in ('overlap', 'predicted', 'labelled')}
   total |= {name: np.zeros(()) for name in ('bce', 'dice', 'pairs', 'present')}

@@ -12,8 +12,7 @@ from mome_jax.errors import ConfigError
 from mome_jax.text import prompts
 from mome_jax.text.vectors import TextVectors
 from mome_jax.training import config_check
-from mome_jax.weights import __main__ as command
-from mome_jax.weights import networks
+from mome_jax.weights import command, networks
 
 
 @pytest.fixture(scope='module')

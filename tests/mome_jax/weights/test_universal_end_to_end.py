@@ -12,7 +12,7 @@ from etils import epath
 from input_pipeline.prepare import prepare
 from mome_jax import checkpoint, predict
 from mome_jax.training import config_flag, loop
-from mome_jax.weights import __main__ as convert
+from mome_jax.weights import command as convert
 from tests.mome_jax.weights import layouts
 
 CLASSES = 32
