@@ -420,13 +420,12 @@ def test_free_text_that_finds_nothing_is_told_with_what_it_may_be_like(boxes):
 
 
 def test_a_mask_that_was_removed_is_told_from_one_that_was_not_found(boxes):
-  _, widget, _ = boxes
-  ask(widget, 'liver')
-  [found] = widget.answer.segmented.rows
+  ask(boxes[1], 'liver')
+  [found] = boxes[1].answer.segmented.rows
   none = found | {'volume_ml': 0.0, 'present': False, 'plausible': None, 'cut': None}
-  removed = none | {'removed_ml': 4.0, 'reasons': ['outside the field of view']}
   assert class_table.remarks_on(none, ()) == 'no voxel'
-  assert class_table.remarks_on(removed, ()) == 'removed, not there: outside the field of view'
+  removed = none | {'removed_ml': 4.0, 'reasons': ['a speck']}
+  assert class_table.remarks_on(removed, ()) == 'removed, not there: a speck'
 
 
 def test_saving_takes_the_place_of_its_own_files_alone(boxes, tmp_path):
