@@ -314,15 +314,17 @@ def _unlike_few(look: Look, name: str, records: Sequence[Record]) -> list[str]:
   Args:
     look: of the mask.
     name: of the class.
-    records: of all regions.
+    records: of all regions; some may have many labels of it.
   """
+  if not any(name in record.few for record in records):
+    return []
   wrong = []
   for record in records:
-    if name in record.few:
-      ranges = record.few[name]
+    ranges = record.ranges(name)
+    if ranges is not None:
       excess = {m: ranges[m].excess(m, look.values[m]) for m in measures.SURROUNDINGS}
       wrong.append(_misfit(look, excess, ranges, record.tolerance))
-  return wrong[0] if wrong and all(wrong) else []
+  return wrong[0] if all(wrong) else []
 
 
 def _misplacement(name: str, wrong: Outliers, deviations: Deviations, record: Record) -> list[str]:

@@ -158,9 +158,13 @@ class Record:
     """The organs that nearly every training scan shows."""
     return frozenset(name for name, known in self.classes.items() if known.usual)
 
+  def ranges(self, name: str) -> Mapping[str, Range] | None:
+    """Of the labels of a class, at least of `OF_FEW`; None where no range is known."""
+    return self.classes[name].values if name in self.classes else self.few.get(name)
+
   def smallest_ml(self, name: str) -> float | None:
     """Volume that nearly all labels of a class exceed, ml; None where no range is known."""
-    known = self.classes[name].values if name in self.classes else self.few.get(name)
+    known = self.ranges(name)
     return None if known is None else known['volume_ml'].low
 
   def of(self, names: Collection[str]) -> 'Record':

@@ -51,7 +51,7 @@ def of_request(
     'weights': weights,
     'network': _network(predictor),
     'text': predictor.text_fingerprint([target.text for target in targets]),
-    'looks': _digest(_plain([dataclasses.asdict(one) for one in records])),
+    'looks': _looks(records),
     'dtype': (config.get('model') or {}).get('dtype'),
     'spacing': segmenter.settings.spacing,
     'hu_windows': segmenter.settings.hu_windows,
@@ -76,6 +76,12 @@ def _network(predictor: Model) -> str:
   return _digest(''.join([first, *others])) if others else first
 
 
+def _looks(records: Sequence[Record]) -> str:
+  """SHA-256 of some records, hexadecimal; without `few` that of versions that knew none."""
+  fields = [dataclasses.asdict(record) for record in records]
+  return _digest(_plain([{k: v for k, v in one.items() if k != 'few' or v} for one in fields]))
+
+
 def _digest(text: str) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -93,6 +99,8 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
   """One phrase for each value of `now` that the earlier description lacks or has otherwise."""
   phrases = []
   earlier = {**_LATER, **earlier}
+  if now.get('looks') == _looks(()):  # then nothing is removed
+    earlier['keep_absent'] = now.get('keep_absent')
   for key, value in now.items():
     before, after = _plain(earlier.get(key)), _plain(value)
     if key not in earlier or json.loads(before) != json.loads(after):  # 3 and 3.0 are one

@@ -219,7 +219,8 @@ class Job:
   ) -> list[str]:
     """What was asked for, and is not there as nothing was found."""
     told = []
-    answered = [target.name for target in self.model.targets if target.nearest]  # told, with a hint
+    answered = {target.name for target in self.model.targets if target.nearest}  # told, with a hint
+    answered |= work.removed.keys()  # told why
     empty = [row['name'] for row in rows if not row['components'] and row['name'] not in answered]
     if empty and self.request.prompts is not None:  # by default it is asked for all there is
       told.append(f'{work.files.input}: nothing was found for {few(empty)}')

@@ -30,7 +30,7 @@ import napari  # noqa: E402
 import npe2  # noqa: E402
 from napari.components import ViewerModel  # noqa: E402
 from napari.layers import Image, Labels, Layer  # noqa: E402
-from napari_mome import answering, placement, read_scans  # noqa: E402
+from napari_mome import answering, class_table, placement, read_scans  # noqa: E402
 from napari_mome.panel import OTHER, SHIPPED  # noqa: E402
 from napari_mome.prompt_line import PromptLine  # noqa: E402
 from napari_mome.widget import PromptWidget  # noqa: E402
@@ -417,6 +417,15 @@ def test_free_text_that_finds_nothing_is_told_with_what_it_may_be_like(boxes):
   ask(widget, 'something dense, the hepatic organ')  # the threshold answers the first of a pass
   told = widget.notes.text()
   assert 'scan: nothing was found for "the hepatic organ"; it may be like "liver"' in told
+
+
+def test_a_mask_that_was_removed_is_told_from_one_that_was_not_found(boxes):
+  ask(boxes[1], 'liver')
+  [found] = boxes[1].answer.segmented.rows
+  none = found | {'volume_ml': 0.0, 'present': False, 'plausible': None, 'cut': None}
+  assert class_table.remarks_on(none, ()) == 'no voxel'
+  removed = none | {'removed_ml': 4.0, 'reasons': ['a speck']}
+  assert class_table.remarks_on(removed, ()) == 'removed, not there: a speck'
 
 
 def test_saving_takes_the_place_of_its_own_files_alone(boxes, tmp_path):

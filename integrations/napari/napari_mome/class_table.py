@@ -53,7 +53,9 @@ def remarks_on(row: Mapping[str, Any], experimental: Collection[str]) -> str:
   told = ['experimental'] if row['name'] in experimental else []
   if row['verdict'] in _VERDICTS:
     told.append(_VERDICTS[row['verdict']])
-  if not row['present']:
+  if row['removed_ml']:
+    told.append(f'removed, not there: {row["reasons"][0]}')
+  elif not row['present']:
     told.append('not there' if row['volume_ml'] else 'no voxel')
   elif row['plausible'] is False:
     told.append(f'implausible: {row["reasons"][0]}')

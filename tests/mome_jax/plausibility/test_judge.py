@@ -481,3 +481,15 @@ def test_few_labels_tell_masks_in_a_foreign_scan_by_what_is_around_them():
   sick = verdict(giant, volume_ml=5000.0, mean_hu=500.0, right=2.0)
   assert (sick.plausible, sick.absent) == (False, False)
   assert verdict(usual, **outside).plausible is None  # a scan as others
+
+
+def test_a_mask_that_is_unlike_the_few_may_be_like_the_many_of_another_region():
+  many = learn.learn(training(), CLASSES, (4, 4, 3))
+  chest = training(5, heart={'air_0_10_mm': 0.9, 'soft_0_10_mm': 0.0})
+  few = dataclasses.replace(learn.learn(chest, CLASSES, (4, 4, 3)), tolerance=3.5)
+  giant = Person(1000, scan=12.0)
+  verdict = lambda look, *others: judge({'heart': look}, giant, few, (), others).verdicts['heart']
+  usual, odd = giant.look('heart'), giant.look('heart', bone_0_10_mm=0.9)
+  assert verdict(usual).absent
+  assert not verdict(usual, many).absent
+  assert verdict(odd, many).absent  # like neither

@@ -1,6 +1,7 @@
 """What --skip-done keeps: results that the same request would make again, and nothing else."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -206,6 +207,26 @@ def test_masks_that_another_record_judged_are_told_from_it(call, monkeypatch):
   looks = [record.Record((4.0, 4.0, 4.0), 12, 3.5, {}, {})]
   monkeypatch.setattr(prompted_model.record, 'read', lambda folder: looks)
   assert 'made with another record of plausibility; pass' in call().message
+
+
+def test_a_model_without_a_record_goes_on_with_results_of_before_masks_were_removed(call, tmp_path):
+  call()
+  path = tmp_path / 'out' / 'a_seg.json'
+  legend = json.loads(path.read_text())
+  del legend['request']['keep_absent']
+  path.write_text(json.dumps(legend))
+  assert [call(keep_absent=keep).status for keep in (False, True)] == ['skipped', 'skipped']
+
+
+def test_a_record_without_few_labels_is_the_one_of_before(call, tmp_path, monkeypatch):
+  one = record.Record((4.0, 4.0, 4.0), 12, 3.5, {}, {})
+  fields = dataclasses.asdict(one)
+  del fields['few']
+  text = json.dumps([fields], sort_keys=True)  # as versions that did not know `few`
+  monkeypatch.setattr(prompted_model.record, 'read', lambda folder: [one])
+  call()
+  looks = json.loads((tmp_path / 'out' / 'a_seg.json').read_text())['request']['looks']
+  assert looks == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_what_competes_with_no_target_is_no_other_text(tmp_path):

@@ -98,6 +98,14 @@ def test_a_little_that_counts_as_none_is_removed_and_told(run, model, tmp_path, 
   assert [row[column] for column in told] == ['', 'liver', '0.0']
 
 
+def test_of_what_is_removed_it_is_not_told_that_nothing_was_found(run, model, tmp_path):
+  legs = save_legs(tmp_path / 'legs.nii.gz')
+  [result] = run(legs, threshold=model, prompts=['liver', 'spleen'])
+  assert 'removed as not there: liver (4 ml)' in result.message
+  assert 'nothing was found for spleen' in result.message
+  assert 'liver' not in result.message.partition('nothing was found')[2]
+
+
 def test_it_stays_where_it_is_asked_for(run, model, tmp_path):
   legs = save_legs(tmp_path / 'legs.nii.gz')
   [result] = run(legs, threshold=model, keep_absent=True)
