@@ -15,6 +15,8 @@ ELSEWHERE = 'scans of this part of the body do not show it'
 UNSEEN = 'in training, scans of other parts of the body showed it, and it looked otherwise'
 SPECK = 'too little of it to be measured, or none of it in the patient'
 _SHOWN = 3  # reasons of a verdict
+# What the end of a scan changes least: the density of a mask, and what lies against it.
+_OF_A_PART = ('mean_hu', 'hu_sd', *(m for m in measures.SURROUNDINGS if m.endswith('_0_10_mm')))
 _UNLIKE = 1.0  # of a scan's measures, from which on it is not like those of training
 
 
@@ -30,12 +32,14 @@ class Verdict:
     absent: whether the mask counts as none: its class cannot be in the field of view or in this
       part of the body, or it looks like no such organ in a foreign scan, or in one of a part of the
       body in which training did not show it.
+    alien: whether an absent mask is nothing of the kind even if the scan shows a part of it only.
   """
 
   plausible: bool | None = None
   reasons: tuple[str, ...] = ()
   cut: bool | None = None
   absent: bool = False
+  alien: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +166,9 @@ def judge(
       first = (UNSEEN, *whys[0]) if all(whys) else (FOREIGN,)
       verdicts[name] = Verdict(False, first, looks[name].cut, absent=True)
   for name in looks.keys() - known.keys() if wrong.foreign else ():
-    why = _unlike_few(looks[name], name, (record, *others))
+    regions = (record, *others)
+    few = any(name in region.few for region in regions)
+    why = _unlike(looks[name], name, regions, measures.SURROUNDINGS) if few else []
     if why:
       verdicts[name] = Verdict(False, (FOREIGN, *why), looks[name].cut, absent=True)
   for name in (*known, *(name for name in specks if name not in record.absent)):
@@ -179,7 +185,12 @@ def judge(
     absent = beyond or unseen or (wrong.foreign and (name in wrong.misfits or name in specks))
     cut = None if name in specks else known[name].cut
     verdicts[name] = Verdict(not told, tuple(told), cut, absent)
-  return Judgement(verdicts, wrong.foreign, tuple(_unlike(scene, record, deviations, wrong)))
+  for name, verdict in verdicts.items():
+    part = verdict.cut and not _unlike(looks[name], name, (record, *others), _OF_A_PART)
+    verdicts[name] = dataclasses.replace(verdict, alien=verdict.absent and not part)
+  return Judgement(
+    verdicts, wrong.foreign, tuple(_unlike_training(scene, record, deviations, wrong))
+  )
 
 
 def deviate(
@@ -308,23 +319,22 @@ def _elsewhere(
   return wrong
 
 
-def _unlike_few(look: Look, name: str, records: Sequence[Record]) -> list[str]:
-  """What is wrong with a mask of a class of few labels; nothing where one of the records allows it.
+def _unlike(look: Look, name: str, records: Sequence[Record], names: Collection[str]) -> list[str]:
+  """What is wrong with a mask in some measures; nothing where one of the records allows it.
 
   Args:
     look: of the mask.
     name: of the class.
-    records: of all regions; some may have many labels of it.
+    records: of all regions; those without ranges of the class say nothing.
+    names: of the measures.
   """
-  if not any(name in record.few for record in records):
-    return []
   wrong = []
   for record in records:
     ranges = record.ranges(name)
     if ranges is not None:
-      excess = {m: ranges[m].excess(m, look.values[m]) for m in measures.SURROUNDINGS}
+      excess = {m: ranges[m].excess(m, look.values[m]) for m in names if m in ranges}
       wrong.append(_misfit(look, excess, ranges, record.tolerance))
-  return wrong[0] if all(wrong) else []
+  return wrong[0] if wrong and all(wrong) else []
 
 
 def _misplacement(name: str, wrong: Outliers, deviations: Deviations, record: Record) -> list[str]:
@@ -337,7 +347,9 @@ def _misplacement(name: str, wrong: Outliers, deviations: Deviations, record: Re
   return [reasons.of_offset(other, offset.axis, -offset.mm, span)]
 
 
-def _unlike(scene: Scene, record: Record, deviations: Deviations, wrong: Outliers) -> list[str]:
+def _unlike_training(
+  scene: Scene, record: Record, deviations: Deviations, wrong: Outliers
+) -> list[str]:
   """How a foreign scan differs from those of training, the worst first."""
   if not wrong.foreign:
     return []

@@ -75,6 +75,7 @@ def judge_and_clean(
 
   Small is less than half of what nearly all training labels of the class have. A larger one may be
   the organ of a patient whom the records do not know, a child for example: it stays, and is told.
+  So does what may be the part of an organ that the scan cuts; see `judge.Verdict`.
 
   Args:
     scan: the CT.
@@ -90,7 +91,7 @@ def judge_and_clean(
   for name in () if keep_absent else segmentation.names:
     box = segmentation.boxes[name]
     known = [ml for record in records if (ml := record.smallest_ml(name)) is not None]
-    if is_absent(judgement, name) and box is not None and known:
+    if _verdict(judgement, name).alien and box is not None and known:
       size = rounded_ml(int(np.count_nonzero(segmentation.mask(name, box))), scan)
       if size < _SMALL * min(known):
         removed[name] = size
@@ -110,7 +111,7 @@ def verdict_of(
 
   None and empty where nothing is known. Of a mask that is removed the reasons are why.
   """
-  verdict = judgement.verdicts.get(name, _UNKNOWN) if judgement is not None else _UNKNOWN
+  verdict = _verdict(judgement, name)
   gone = name in removed
   return {
     'cut': None if gone else verdict.cut,
@@ -122,7 +123,11 @@ def verdict_of(
 
 def is_absent(judgement: Judgement | None, name: str) -> bool:
   """Whether the mask of a class counts as none; see `judge.Verdict`."""
-  return judgement is not None and judgement.verdicts.get(name, _UNKNOWN).absent
+  return _verdict(judgement, name).absent
+
+
+def _verdict(judgement: Judgement | None, name: str) -> Verdict:
+  return _UNKNOWN if judgement is None else judgement.verdicts.get(name, _UNKNOWN)
 
 
 def implausible(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -493,3 +493,19 @@ def test_a_mask_that_is_unlike_the_few_may_be_like_the_many_of_another_region():
   assert verdict(usual).absent
   assert not verdict(usual, many).absent
   assert verdict(odd, many).absent  # like neither
+
+
+def test_a_part_of_an_organ_is_told_from_what_is_nothing_of_the_kind():
+  """Of a part neither size nor place in the body are known, but its density, and what is beside."""
+  record = learn.learn(training(), CLASSES, (4, 4, 3))
+  giant = Person(1000, scan=12.0)
+  verdict = lambda **changes: (
+    judge({'heart': giant.look('heart', **changes)}, giant, record).verdicts['heart']
+  )
+  for odd in ({'volume_ml': 2000.0}, {'right': 3.0}, {'fat_10_30_mm': 1.0}):
+    whole, part = verdict(**odd), verdict(**odd, cut=True)
+    assert (whole.absent, whole.alien, part.absent, part.alien) == (True, True, True, False), odd
+  for odd in ({'mean_hu': 400.0}, {'fat_0_10_mm': 1.0}):
+    assert verdict(**odd, cut=True).alien, odd
+  right = verdict(cut=True)
+  assert (right.absent, right.alien) == (False, False)
