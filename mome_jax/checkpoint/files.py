@@ -144,6 +144,17 @@ def is_name(path: epath.PathLike) -> bool:
   return os.fspath(path) == shipped.NAME or hub.is_remote(path)
 
 
+def own_folder(path: epath.PathLike) -> epath.Path:
+  """A folder that something is to be written into; CheckpointError if it is the name of a model.
+
+  The user's folder `./shipped` is none, and keeps its whole path, as `shipped` would become one.
+  """
+  if is_name(path):
+    raise CheckpointError(f'{path}: is the name of a model, no folder for one; choose another')
+  folder = epath.Path(path)
+  return absolute(path) if is_name(folder) else folder
+
+
 def results_of(path: epath.PathLike) -> epath.Path:
   """The folder for what is measured of a model: its own, or one in `runs` where it has a name."""
   if not is_name(path):
