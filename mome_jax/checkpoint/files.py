@@ -156,11 +156,21 @@ def own_folder(path: epath.PathLike) -> epath.Path:
 
 
 def results_of(path: epath.PathLike) -> epath.Path:
-  """The folder for what is measured of a model: its own, or one in `runs` where it has a name."""
+  """The folder for what is measured of a model: its own, or one in `runs` where it has a name.
+
+  Raises:
+    CheckpointError: if a run or a model of the user's lies there, which has results of its own.
+  """
   if not is_name(path):
     return epath.Path(path)
   name = os.fspath(path).removeprefix(hub.PREFIX)
-  return epath.Path('runs') / re.sub(r'[^\w.-]+', '--', name)
+  place = epath.Path('runs') / re.sub(r'[^\w.-]+', '--', name)
+  if any((place / part).exists() for part in (CONFIG, CHECKPOINTS, ENSEMBLE)):
+    raise CheckpointError(
+      f'{place} holds another model, whose results those of {path} would replace; rename that '
+      f'folder, or, if it is a copy of {path}, give --workdir={place}'
+    )
+  return place
 
 
 def absolute(path: epath.PathLike) -> epath.Path:

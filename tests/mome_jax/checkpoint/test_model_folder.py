@@ -79,6 +79,15 @@ def test_what_is_measured_of_a_model_with_a_name_has_a_folder_of_its_own():
     assert str(checkpoint.results_of(path)) == place
 
 
+@pytest.mark.parametrize('part', ['config.json', 'checkpoints/1', 'ensemble.json'])
+def test_results_of_a_run_are_not_replaced_by_those_of_a_name(tmp_path, monkeypatch, part):
+  """`finetune --data shipped` makes runs/shipped."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'runs/shipped' / part).mkdir(parents=True)
+  with pytest.raises(checkpoint.CheckpointError, match='^runs/shipped holds another model, whose'):
+    checkpoint.results_of('shipped')
+
+
 def test_a_joint_model_comes_back(tmp_path):
   config = demo.get_config()
   config.new_classes = ({'index': 39, 'name': 'metastasis', 'parents': ['liver']},)
