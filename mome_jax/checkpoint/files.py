@@ -140,8 +140,11 @@ def _copy(folder: epath.Path, target: epath.Path) -> None:
 
 
 def is_name(path: epath.PathLike) -> bool:
-  """Whether a path names a model that is no folder of the user's: `shipped`, or `hf:ORG/NAME`."""
-  return os.fspath(path) == shipped.NAME or hub.is_remote(path)
+  """Whether a path names a model that is no folder of the user's: `shipped`, or `hf:ORG/NAME`.
+
+  The first as a text alone: a `Path` is a place, as what is left of `./shipped`.
+  """
+  return path == shipped.NAME or hub.is_remote(path)
 
 
 def own_folder(path: epath.PathLike) -> epath.Path:
@@ -152,7 +155,7 @@ def own_folder(path: epath.PathLike) -> epath.Path:
   if is_name(path):
     raise CheckpointError(f'{path}: is the name of a model, no folder for one; choose another')
   folder = epath.Path(path)
-  return absolute(path) if is_name(folder) else folder
+  return absolute(path) if is_name(os.fspath(folder)) else folder
 
 
 def results_of(path: epath.PathLike) -> epath.Path:
@@ -175,7 +178,7 @@ def results_of(path: epath.PathLike) -> epath.Path:
 
 def absolute(path: epath.PathLike) -> epath.Path:
   """The same place from every working directory; of a name, see `is_name`, where its files are."""
-  if os.fspath(path) == shipped.NAME:
+  if path == shipped.NAME:
     return epath.Path(shipped.MODEL)
   if hub.is_remote(path):
     return hub.fetch(os.fspath(path))

@@ -1,5 +1,7 @@
 """The model folder: what is saved comes back, from whichever of its places."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,9 @@ def test_the_model_of_the_package_has_a_name(tmp_path, monkeypatch):
   assert checkpoint.load_config('shipped').classes != config.classes
   assert checkpoint.load_config('./shipped').classes == config.classes
   assert checkpoint.expand(['shipped', './shipped']) == ['shipped', './shipped']
+  place = pathlib.Path('./shipped')  # which drops what tells it from the name
+  assert checkpoint.expand([place, epath.Path(place)]) == ['./shipped'] * 2
+  assert checkpoint.load_config(place).classes == config.classes
   for name in ('shipped', 'hf:org/net'):
     with pytest.raises(checkpoint.CheckpointError, match=f'{name}: is the name of a model, .*cho'):
       checkpoint.new_folder(name)
