@@ -162,10 +162,10 @@ def _write_card(
     config,
     name=epath.Path(output).name,
     licence=licence,
-    before=hf_folder.read_card(output) or hf_folder.read_card(checkpoint.folder_of(path)),
+    before=hf_folder.read_card(checkpoint.folder_of(path)),
     parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
   )
-  hf_folder.write_card(output, text)
+  hf_folder.write_card(output, hf_folder.merged(text, hf_folder.read_card(output), licence))
 
 
 def export_ensemble(

@@ -23,7 +23,6 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 from absl import flags
-from etils import epath
 from ml_collections import ConfigDict
 
 from input_pipeline import stopping
@@ -88,10 +87,10 @@ def _run(values: flags.FlagValues) -> int:
 
 
 def _train(config: ConfigDict, place: str) -> None:
-  from mome_jax import evaluate
+  from mome_jax import checkpoint, evaluate
   from mome_jax.training import loop, multihost, sharding
 
-  workdir = epath.Path(place)
+  workdir = checkpoint.own_folder(place)
   with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
   sharding.check_batch(sharding.make_mesh(config.mesh), config)  # before data are read

@@ -241,7 +241,8 @@ def _draw_classes(subplot, classes: _Classes) -> None:
   subplot.set_yticks(rows, names)
   subplot.tick_params(axis='y', labelsize=7)
   subplot.invert_yaxis()
-  subplot.set(xscale='log', title='voxels of each class (cases that label it)')
+  scale = 'log' if classes.voxels.any() else 'linear'  # of nothing there is no logarithm
+  subplot.set(xscale=scale, title='voxels of each class (cases that label it)')
 
 
 def _draw_hu(subplot, hu: np.ndarray) -> None:

@@ -190,7 +190,8 @@ def _list_cases(
   if path is not None:
     groups = patient_groups.read(path)
     called = source
-    if declared.name != source and groups.knows(declared.name):  # compared by the name it gets
+    # Compared by the name that it gets, unless that is another source's.
+    if declared.name not in sources.SOURCES and groups.knows(declared.name):
       called = f'{declared.name}:{source}'
       cases = [dataclasses.replace(case, source=declared.name) for case in cases]
     groups.check_current(cases, f'--download={called}={manual_dir}')

@@ -140,7 +140,7 @@ function showClasses() {
       notes.push(make('small', { className: 'doubt', title: row.doubts.join('; ') }, `not plausible: ${row.doubts[0]}`));
       swatch.classList.add('striped');
     } else if (row.removed_ml) {
-      notes.push(make('small', { className: 'doubt', title: row.doubts.join('; ') }, `removed: ${row.doubts[1] ?? row.doubts[0]}`));
+      notes.push(make('small', { className: 'doubt', title: row.doubts.join('; ') }, `removed: ${row.doubts.slice(0, 2).join('; ')}`));
     }
     body.append(make('tr', { className: row.present ? '' : 'absent' }, make('td', {}, box), make('td', { className: 'name' }, name, ...notes),
       make('td', {}, row.present ? millilitres(row) : '–'),

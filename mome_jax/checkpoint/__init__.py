@@ -9,6 +9,7 @@ from mome_jax.checkpoint.files import (
   TEXT_VECTORS,
   TOKENIZER,
   locate,
+  own_folder,
   results_of,
 )
 from mome_jax.checkpoint.model_folder import (
@@ -68,6 +69,7 @@ __all__ = [
   'members',
   'new_folder',
   'other_values',
+  'own_folder',
   'read_position',
   'results_of',
   'save_description',

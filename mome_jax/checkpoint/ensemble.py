@@ -8,6 +8,7 @@ from etils import epath
 
 from input_pipeline.files import text_files
 from input_pipeline.files.buckets import is_in_bucket
+from mome_jax import shipped
 from mome_jax.checkpoint import hub
 from mome_jax.checkpoint.errors import CheckpointError
 from mome_jax.checkpoint.files import ENSEMBLE, absolute
@@ -59,4 +60,7 @@ def write_members(folder: epath.PathLike, names: Sequence[str]) -> None:
 
 def expand(paths: Iterable[epath.PathLike]) -> list[str]:
   """Every model that some paths name, members of ensembles one by one."""
-  return [os.fspath(member) for path in paths for member in members(path)]
+  found = [member for path in paths for member in members(path)]
+  # A `Path` is a place; as a text it would be a name.
+  here = lambda path: path != shipped.NAME and os.fspath(path) == shipped.NAME
+  return [f'./{path}' if here(path) else os.fspath(path) for path in found]

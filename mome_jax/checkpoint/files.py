@@ -140,21 +140,45 @@ def _copy(folder: epath.Path, target: epath.Path) -> None:
 
 
 def is_name(path: epath.PathLike) -> bool:
-  """Whether a path names a model that is no folder of the user's: `shipped`, or `hf:ORG/NAME`."""
-  return os.fspath(path) == shipped.NAME or hub.is_remote(path)
+  """Whether a path names a model that is no folder of the user's: `shipped`, or `hf:ORG/NAME`.
+
+  The first as a text alone: a `Path` is a place, as what is left of `./shipped`.
+  """
+  return path == shipped.NAME or hub.is_remote(path)
+
+
+def own_folder(path: epath.PathLike) -> epath.Path:
+  """A folder that something is to be written into; CheckpointError if it is the name of a model.
+
+  The user's folder `./shipped` is none, and keeps its whole path, as `shipped` would become one.
+  """
+  if is_name(path):
+    raise CheckpointError(f'{path}: is the name of a model, no folder for one; choose another')
+  folder = epath.Path(path)
+  return absolute(path) if is_name(os.fspath(folder)) else folder
 
 
 def results_of(path: epath.PathLike) -> epath.Path:
-  """The folder for what is measured of a model: its own, or one in `runs` where it has a name."""
+  """The folder for what is measured of a model: its own, or one in `runs` where it has a name.
+
+  Raises:
+    CheckpointError: if a run or a model of the user's lies there, which has results of its own.
+  """
   if not is_name(path):
     return epath.Path(path)
   name = os.fspath(path).removeprefix(hub.PREFIX)
-  return epath.Path('runs') / re.sub(r'[^\w.-]+', '--', name)
+  place = epath.Path('runs') / re.sub(r'[^\w.-]+', '--', name)
+  if any((place / part).exists() for part in (CONFIG, CHECKPOINTS, ENSEMBLE)):
+    raise CheckpointError(
+      f'{place} holds another model, whose results those of {path} would replace; rename that '
+      f'folder, or, if it is a copy of {path}, give --workdir={place}'
+    )
+  return place
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
   """The same place from every working directory; of a name, see `is_name`, where its files are."""
-  if os.fspath(path) == shipped.NAME:
+  if path == shipped.NAME:
     return epath.Path(shipped.MODEL)
   if hub.is_remote(path):
     return hub.fetch(os.fspath(path))

@@ -21,6 +21,7 @@ CARD = 'README.md'
 _LIBRARY = 'mome-jax'
 _TAGS = ('medical', 'computed-tomography', 'image-segmentation', 'text-prompted',
          'mixture-of-experts', 'jax', 'flax')  # fmt: skip
+_KEY = r'["\']?(\w[\w .-]*)["\']?[ \t]*:(?=\s)'  # of a field of a front matter
 
 
 _TYPES = {'F32': np.float32, 'BF16': jnp.bfloat16, 'F16': np.float16}
@@ -153,7 +154,8 @@ def check_card(folder: epath.PathLike) -> None:
   """
   text, file = read_card(folder), absolute(folder) / CARD
   front = _fields(_split(text)[0])
-  library = front.get('library_name', _LIBRARY).partition(':')[2].strip(' "\'')
+  line = front.get('library_name', '').partition('\n')[0].partition(' #')[0]
+  library = line.partition(':')[2].strip(' "\'')
   if library not in ('', _LIBRARY):
     raise CheckpointError(f'{file}: is the card of a model of {library}; choose another --output')
   if text and not front:
@@ -189,10 +191,12 @@ def _of_licence(name: str) -> bool:
 
 def _front(new: Mapping[str, str], old: Mapping[str, str], licence: str) -> str:
   """A front matter with its dashes: of two the older, but for the library and a licence given."""
-  fields = {**new, **old, 'library_name': new['library_name']}
+  bare = lambda fields: {name: text for name, text in fields.items() if not _of_licence(name)}
   if licence:
-    fields = {name: text for name, text in fields.items() if not _of_licence(name)}
-    fields['license'] = f'license: {licence}'
+    old = {**bare(old), 'license': f'license: {licence}'}
+  if any(map(_of_licence, old)):  # a licence has several fields, all of one card
+    new = bare(new)
+  fields = {**new, **old, 'library_name': new['library_name']}
   return '\n'.join(['---', *fields.values(), '---', '', ''])
 
 
@@ -203,6 +207,6 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _fields(front: str) -> dict[str, str]:
-  """The fields of a front matter by name, each with its indented lines and its list."""
-  fields = re.finditer(r'^([\w-]+):.*(?:\n(?:[ \t#-].*|(?=\n)))*', front, re.MULTILINE)
+  """The fields of a front matter by name, each with all lines up to the next one."""
+  fields = re.finditer(rf'^{_KEY}.*(?:\n(?!{_KEY}).*)*', front, re.MULTILINE)
   return {field[1]: field[0].rstrip() for field in fields}

@@ -28,8 +28,8 @@ from mome_jax.checkpoint.files import (
   TOKENIZER,
   absolute,
   is_checkpoint,
-  is_name,
   locate,
+  own_folder,
 )
 from mome_jax.configs import base
 from mome_jax.errors import few, writing
@@ -101,9 +101,7 @@ def new_folder(folder: epath.PathLike) -> epath.Path:
       a checkpoint of one, holds a tokenizer or text vectors without their model, or the
       `config.json` of another program, or cannot be made.
   """
-  if is_name(folder):
-    raise CheckpointError(f'{folder}: is the name of a model, no folder for one; choose another')
-  folder = absolute(folder)
+  folder = absolute(own_folder(folder))
   if is_checkpoint(folder):
     raise CheckpointError(f'{folder} is a checkpoint, and no place for a model; choose another')
   if (folder / PARAMS).exists() or (folder / SAFETENSORS).exists():

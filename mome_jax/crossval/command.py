@@ -20,8 +20,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-from etils import epath
-
 from input_pipeline import stopping
 from input_pipeline.cli import spoken
 from mome_jax.errors import command, writing
@@ -53,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from mome_jax.runtime import compilation, program
   from mome_jax.training import config_check, forecast
 
-  config, workdir = values.config, epath.Path(values.workdir)
+  config, workdir = values.config, checkpoint.own_folder(values.workdir)
   names = pool.names(config)
   begun = [workdir / name for name in names if checkpoint.goes_on(workdir / name)]
   # What the folds start from may be gone once all of them have begun.

@@ -72,6 +72,7 @@ def evaluate(
   if kind not in prompts.BY_KIND:
     hint = errors.suggest(kind, prompts.BY_KIND)
     raise prompts.PromptError(f'evaluation.prompts is {kind!r}; {hint}')
+  place = checkpoint.results_of(workdir)
   folders = [checkpoint.folder_of(member) for member in checkpoint.members(workdir)]
   names = tuple(config.classes)
   template = bricks.read_template(config.data_dir, config.data.sources, config.new_classes)
@@ -88,7 +89,6 @@ def evaluate(
   _check_vectors(model, texts)
   segmenter = model.segmenter(names, texts, template)
   explainer = router_maps.make_explainer(model, names, texts, segmenter)
-  place = checkpoint.results_of(workdir)
   run = _Evaluation(place, config, model.step, template, tuple(texts), segmenter, explainer)
   return [run.score(part) for part in parts][0]
 

@@ -74,7 +74,7 @@ def run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
 def _run(data: str, start: str, workdir: str | None, steps: int | None) -> int:
   """As `run`; Preempted where the system asks it to end."""
   process.prepare()
-  place = epath.Path(workdir or f'runs/{_identifier(data)}')
+  place = checkpoint.own_folder(workdir or f'runs/{_identifier(data)}')
   resumed = checkpoint.goes_on(place)
   # Of a run that has begun, whatever its folder is called by now.
   name = checkpoint.load_config(place).data.sources[0] if resumed else _name(data, place / 'data')

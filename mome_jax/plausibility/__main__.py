@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   from mome_jax.checkpoint import training_cases
   from mome_jax.plausibility import learn, record
 
-  config = checkpoint.load_config(args.checkpoint)
+  model = checkpoint.own_folder(args.checkpoint)  # whose record is not others', too
+  config = checkpoint.load_config(model)
   sources = tuple(config.data.sources if args.sources is None else args.sources)
   if not sources:
     raise UserError('--sources names none; leave it out, or name some')
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   data = config.data
   fold = folds.by_source(args.data_dir, sources, data.sources, data.fold, data.folds)
   stores = [bricks.open_bricks(args.data_dir, source, template, fold[source]) for source in sources]
-  folder = checkpoint.folder_of(args.checkpoint)
+  folder = checkpoint.folder_of(model)
   # Some were set aside to choose by, and are on no list of what it was trained on.
   if config.validation.cases and (trained := training_cases.read(folder)):
     known = {(source, case) for source, case, _ in trained.cases}

@@ -96,6 +96,7 @@ def _kept(output: pathlib.Path, scan: ScanFiles, legend: Mapping[str, Any], job:
     absent.append(masks.name)
   missing = {name: job.impossible[name] for name in absent if name in job.impossible}
   notes = [*legend['warnings'], *write_results.not_written(missing)]
+  notes += job.not_found(scan.input, rows)
   status = 'incomplete' if missing else 'skipped'
   if set(absent) - set(missing):
     status = 'ok'

@@ -218,12 +218,7 @@ class Job:
     self, work: '_Work', rows: Sequence[Mapping[str, Any]], mirrored: bool | None
   ) -> list[str]:
     """What was asked for, and is not there as nothing was found."""
-    told = []
-    answered = {target.name for target in self.model.targets if target.nearest}  # told, with a hint
-    answered |= work.removed.keys()  # told why
-    empty = [row['name'] for row in rows if not row['components'] and row['name'] not in answered]
-    if empty and self.request.prompts is not None:  # by default it is asked for all there is
-      told.append(f'{work.files.input}: nothing was found for {few(empty)}')
+    told = self.not_found(work.files.input, rows)
     if not any(row['components'] for row in rows):
       kinds = formats.asked(self.request.options).values()
       names = [f'{work.files.name}_{kind.end}' for kind in kinds if kind.needs_voxels]
@@ -231,6 +226,16 @@ class Job:
     if self.request.check_sides and mirrored is None:
       told.append(UNCHECKED)
     return told
+
+  def not_found(self, path: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note on classes that prompts ask for and a scan, by the rows of its legend, has not."""
+    # Told already, with a hint or as removed.
+    told = {target.name for target in self.model.targets if target.nearest}
+    told |= {row['name'] for row in rows if row.get('removed_ml')}
+    empty = [row['name'] for row in rows if not row['components'] and row['name'] not in told]
+    if not empty or self.request.prompts is None:  # by default it is asked for all there is
+      return []
+    return [f'{path}: nothing was found for {few(empty)}']
 
   def _options(self, name: str) -> Options:
     """What is written of a scan; where it is extended, what belongs together is made anew as one.

@@ -231,6 +231,21 @@ def test_two_folders_with_the_same_names_have_names_of_their_own(tmp_path, capsy
   assert f'again with --download=two:nifti_folder={tmp_path / "two"}' in capsys.readouterr().err
 
 
+def test_a_name_that_another_source_has_is_not_taken_for_that_one(tmp_path):
+  for seed, name in enumerate('ab'):
+    write_scan(tmp_path / 'own', name, seed)
+  (tmp_path / 'own/dataset.json').write_text('{"labels": {"background": 0, "liver": 1}}')
+  groups = tmp_path / 'groups.json'
+  find = [f'--download=nifti_folder={tmp_path / "own"}', f'--output={groups}']
+  assert dedupe.main(find) == 0
+  content = json.loads(groups.read_text())
+  content['scans'].append(['lits', 'volume-1', 1, ''])  # compared as well
+  groups.write_text(json.dumps(content))
+  words = ['--source=nifti_folder', f'--manual_dir={tmp_path / "own"}', '--name=lits']
+  where = [f'--data_dir={tmp_path / "data"}', '--spacing=6,6,6', '--brick=8']
+  assert prepare.main([*words, *where, f'--groups={groups}']) == 0
+
+
 def test_wrong_downloads_are_named(tmp_path, capsys):
   with pytest.raises(SystemExit):
     dedupe.main(['--download=nothing', f'--output={tmp_path}/x'])

@@ -52,3 +52,14 @@ def test_voxels_of_classes_are_dots_on_a_logarithmic_axis():
   assert shown.tolist() == [[500, 0]] and not subplot.patches
   assert [text.get_text() for text in subplot.get_yticklabels()] == ['liver (2)', 'spleen (1)']
   pyplot.close(figure)
+
+
+def test_a_source_without_a_voxel_of_its_classes_is_drawn():
+  """As scans of healthy patients, whose only class is a tumour."""
+  figure, subplot = pyplot.subplots()
+  table = TEMPLATE.code_table(['liver tumor'])
+  classes = contact_sheet._Classes(['liver tumor'], [2], np.array([0]), np.ones((1, 4)), table)
+  contact_sheet._draw_classes(subplot, classes)
+  figure.canvas.draw()
+  assert [text.get_text() for text in subplot.get_yticklabels()] == ['liver tumor (2)']
+  pyplot.close(figure)

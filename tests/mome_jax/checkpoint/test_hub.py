@@ -117,6 +117,43 @@ def test_what_a_card_says_is_kept_whoever_wrote_it(lines, end, body, model, tmp_
   assert ('# Ours' if body else '# out') in written and written.count('language') == 1
 
 
+@pytest.mark.parametrize(('card', 'licence'), [
+  ('# Ours\n', LICENCES['license: other\nlicense_name: ours\nlicense_link: LICENSE']),
+  ('---\nlanguage: en\n---\n# Ours\n',
+   LICENCES['license: other\nlicense_name: ours\nlicense_link: LICENSE']),
+  ('---\nlicense: mit\n---\n# Ours\n', {'license': 'mit'}),  # and no name of another
+])  # fmt: skip
+def test_a_text_in_the_output_says_nothing_of_the_licence_of_the_model(
+  card, licence, model, tmp_path
+):
+  (model / 'README.md').write_text(
+    '---\nlicense: other\nlicense_name: ours\nlicense_link: LICENSE\n---\n# Model\n'
+  )
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out/README.md').write_text(card)
+  fields = fields_of(exported(model, tmp_path / 'out'))
+  assert {name: fields[name] for name in fields if name.startswith('license')} == licence
+  assert (tmp_path / 'out/README.md').read_text().endswith('---\n\n# Ours\n')
+
+
+def test_fields_of_a_card_are_kept_however_they_are_written(model, tmp_path):
+  (tmp_path / 'out').mkdir()
+  front = """library_name: mome-jax  # of ours
+# the data
+"language": en
+tags: [
+  x,
+  y
+]
+model-index:
+- name: ours
+"""
+  (tmp_path / 'out/README.md').write_text(f'---\n{front}---\n')
+  fields = fields_of(exported(model, tmp_path / 'out'))
+  assert (fields['language'], fields['tags']) == ('en', ['x', 'y'])
+  assert (fields['library_name'], fields['model-index']) == ('mome-jax', [{'name': 'ours'}])
+
+
 def test_a_card_without_front_matter_says_no_licence(model, tmp_path):
   (model / 'README.md').write_text('---\nlicense: mit\n\nA line above, and no front matter.\n')
   out = exported(model, tmp_path / 'out')

@@ -1,5 +1,7 @@
 """The model folder: what is saved comes back, from whichever of its places."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 from etils import epath
 
 from input_pipeline.anatomy import TEMPLATE
-from mome_jax import checkpoint, shipped
+from mome_jax import checkpoint, main, shipped
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
+from mome_jax.crossval import command as crossval
 from mome_jax.errors import UserError
+from mome_jax.finetune import run
 from mome_jax.plausibility import record
 from mome_jax.text import tokenizer, vectors
 from mome_jax.training.state import TrainState
@@ -36,9 +40,37 @@ def test_the_model_of_the_package_has_a_name(tmp_path, monkeypatch):
   assert checkpoint.load_config('shipped').classes != config.classes
   assert checkpoint.load_config('./shipped').classes == config.classes
   assert checkpoint.expand(['shipped', './shipped']) == ['shipped', './shipped']
+  place = pathlib.Path('./shipped')  # which drops what tells it from the name
+  assert checkpoint.expand([place, epath.Path(place)]) == ['./shipped'] * 2
+  assert checkpoint.load_config(place).classes == config.classes
   for name in ('shipped', 'hf:org/net'):
     with pytest.raises(checkpoint.CheckpointError, match=f'{name}: is the name of a model, .*cho'):
       checkpoint.new_folder(name)
+
+
+def test_a_folder_that_is_called_as_the_model_of_the_package_is_not_taken_for_it(
+  tmp_path, monkeypatch
+):
+  """What `crossval --workdir=./shipped` wrote made the package's model an ensemble of nothing."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'shipped').mkdir()
+  place = checkpoint.own_folder('./shipped')
+  checkpoint.write_members(place, ['fold_0'])
+  assert (tmp_path / 'shipped/ensemble.json').exists()
+  assert not (shipped.MODEL / 'ensemble.json').exists()
+  assert checkpoint.own_folder('runs/shipped') == epath.Path('runs/shipped')
+
+
+@pytest.mark.parametrize('start', [
+  lambda: main._train(demo.get_config(), 'shipped'),
+  lambda: run.run('data', 'shipped', 'shipped', 1),
+  lambda: crossval.main.__wrapped__(['--config=demo', '--workdir=shipped']),
+])  # fmt: skip
+def test_no_run_has_the_name_of_a_model(tmp_path, monkeypatch, start):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(checkpoint.CheckpointError, match='^shipped: is the name of a model, no fo'):
+    start()
+  assert not [*tmp_path.iterdir()]
 
 
 def test_what_is_measured_of_a_model_with_a_name_has_a_folder_of_its_own():
@@ -50,6 +82,15 @@ def test_what_is_measured_of_a_model_with_a_name_has_a_folder_of_its_own():
     ('hf:org/net@v1/x', 'runs/org--net--v1--x'),
   ):
     assert str(checkpoint.results_of(path)) == place
+
+
+@pytest.mark.parametrize('part', ['config.json', 'checkpoints/1', 'ensemble.json'])
+def test_results_of_a_run_are_not_replaced_by_those_of_a_name(tmp_path, monkeypatch, part):
+  """`finetune --data shipped` makes runs/shipped."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'runs/shipped' / part).mkdir(parents=True)
+  with pytest.raises(checkpoint.CheckpointError, match='^runs/shipped holds another model, whose'):
+    checkpoint.results_of('shipped')
 
 
 def test_a_joint_model_comes_back(tmp_path):

@@ -25,6 +25,11 @@ def prepared(tmp_path_factory):
   return folder
 
 
+def test_the_record_of_the_package_s_model_is_not_the_user_s_to_replace(capsys):
+  assert command.main(['--checkpoint=shipped', '--data_dir=none']) == 1
+  assert 'shipped: is the name of a model, no folder for one' in capsys.readouterr().err
+
+
 def test_the_command(prepared, tmp_path, capsys):
   words = ['--checkpoint', str(prepared / 'model'), '--data_dir', str(prepared)]
   assert command.main(words) == 0

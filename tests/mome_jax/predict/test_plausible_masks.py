@@ -94,6 +94,8 @@ def test_a_little_that_counts_as_none_is_removed_and_told(run, model, tmp_path, 
   assert [liver[key] for key in shown] == [0.0, 4.032, False, None, None, 0, None]
   assert liver['reasons'][0] == FOREIGN and len(liver['reasons']) > 1
   [row] = csv.DictReader((tmp_path / 'out' / 'report.csv').open())
+  [other] = run(legs, threshold=model, prompts=['liver'], existing='overwrite')
+  assert note in other.message and 'nothing was found' not in other.message
   told = ('implausible', 'removed', 'liver (ml)')
   assert [row[column] for column in told] == ['', 'liver', '0.0']
 

@@ -273,6 +273,9 @@ def test_an_empty_prediction_is_zeros_and_not_present(run, tmp_path):
       existing='overwrite',
     )
     assert (told in result.message) == (prompts is not None)
+    [again] = run(tmp_path / 'a.nii.gz', prompts=prompts, threshold=Threshold(lambda x: x - 50),
+                  existing='skip')  # fmt: skip
+    assert (again.status, told in again.message) == ('skipped', prompts is not None)
   assert not np.asarray(nib.load(tmp_path / 'out' / 'a_seg.nii.gz').dataobj).any()
   legend = json.loads((tmp_path / 'out' / 'a_seg.json').read_text())['labels']
   assert [(row['present'], row['volume_ml']) for row in legend] == [(False, 0), (False, 0)]
