@@ -4,8 +4,8 @@ python -m mome_jax.main --config=few_scans:openkbp_cpu --workdir=runs/few_scans
 
 What stands after the colon is any experiment: a name, a file, or `finetune:shipped`. A config of
 your own calls `augment_strongly` instead. Time and Dice are those of the experiment: patches take
-longer, on the host, beside the steps. With mirror images it cost OpenKBP, which has many scans, 2.6
-points of Dice in one pair of runs, which differed in their prompts too (docs/results/regions).
+longer, on the host, beside the steps. With mirror images it cost OpenKBP, which has many scans, 1.2
+points of Dice (docs/results/openkbp).
 """
 
 import ml_collections

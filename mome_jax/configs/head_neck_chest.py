@@ -10,11 +10,11 @@ python -m mome_jax.main --config=head_neck_chest --workdir=runs/large_patches \
     --config.evaluation.window="(64,64,64)" --config.evaluation.overlap=0.34
 
 Chests, of which there are four, are turned, bent and mirrored more than necks, of which there are
-158 and which lost 2.6 points of Dice by it in one pair of runs (docs/results/regions). Two CPU
-cores: 51 to 66 minutes of steps, and 80 with the larger patches. Mean Dice 75.6 % over 7 organs of
-OpenKBP's 29 validation patients, then 75.9 %, NSD 69.8; lungs of two held-out chests 96.2 (right)
-and 95.2 % (left). In necks, where nobody labelled them, they leave out the tips of the lungs.
-`other_regions` goes on from here.
+158 and which lose 1.2 points of Dice by it (docs/results/openkbp). Two CPU cores: 51 to 66 minutes
+of steps, and 80 with the larger patches. Mean Dice 75.6 % over 7 organs of OpenKBP's 29 validation
+patients, then 75.9 %, NSD 69.8; lungs of two held-out chests 96.2 (right) and 95.2 % (left). In
+necks, where nobody labelled them, they leave out the tips of the lungs. `other_regions` goes on
+from here.
 """
 
 import ml_collections
