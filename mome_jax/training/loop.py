@@ -123,6 +123,8 @@ def _make_up(
   monitor: Monitor, start: Start, workdir: epath.Path, checkpointer: checkpoint.Checkpointer
 ) -> None:
   """Measures a checkpoint that was to be measured when the run was asked to end."""
+  if multihost.is_lead():
+    print(f'measuring step {start.step}, where the run was asked to end', flush=True)
   row: dict[str, Any] = {**monitor.measure(start.step, start.state.ema)}
   if multihost.is_lead():
     log = MetricsLog(workdir, start.step)
@@ -269,7 +271,7 @@ class _Recorder:
         (workdir / _CURVES).unlink()
       self._log = MetricsLog(workdir, start.step)
       _print_start(task, workdir, start)
-    monitor.tell()
+    monitor.announce()
 
   def trace(self, first: int) -> profile.Trace:
     """The profile that the config asks for, from step `first` on."""

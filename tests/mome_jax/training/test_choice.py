@@ -85,6 +85,7 @@ def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
   assert jax.sharding.get_mesh().empty  # scoring, which follows, has a mesh of this host alone
   printed = capsys.readouterr().out
   assert 'scans set aside from training: 1 of 5 phantom_kidney' in printed
+  assert printed.count('validation every 2 steps on ') == 3  # of what was made up for, nothing else
   assert 'ended early: 8 of 20 steps are done, the best at 4' in printed
   log = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   assert [row['step'] for row in log] == list(range(1, 9))
