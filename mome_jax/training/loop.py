@@ -122,17 +122,26 @@ def _train(task: Task, workdir: epath.Path, mesh: Mesh) -> None:
 def _make_up(
   monitor: Monitor, start: Start, workdir: epath.Path, checkpointer: checkpoint.Checkpointer
 ) -> None:
-  """Measures a checkpoint that was to be measured when the run was asked to end."""
+  """Measures a checkpoint that was to be measured when the run was asked to end.
+
+  Raises:
+    Preempted: if several processes are asked to end again; one by itself is interrupted.
+  """
   if multihost.is_lead():
     print(f'measuring step {start.step}, where the run was asked to end', flush=True)
-  row: dict[str, Any] = {**monitor.measure(start.step, start.state.ema)}
-  if multihost.is_lead():
+  preemption = multihost.Preemption()  # not entered: there is nothing that is to be saved first
+  values = monitor.measure(start.step, start.state.ema, preemption.requested)
+  if values and multihost.is_lead():
+    row: dict[str, Any] = {**values}
     log = MetricsLog(workdir, start.step)
     log.write(start.step, row, vectors=False)
     log.close()
   score = monitor.score(start.step)
   if score is not None:
     checkpointer.rate(start.step, score)
+  if preemption.requested():
+    checkpointer.close()
+    raise preemption.ending(start.step)
 
 
 def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Recorder') -> None:
