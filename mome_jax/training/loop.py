@@ -131,14 +131,14 @@ def _make_up(
     print(f'measuring step {start.step}, where the run was asked to end', flush=True)
   preemption = multihost.Preemption()  # not entered: there is nothing that is to be saved first
   values = monitor.measure(start.step, start.state.ema, preemption.requested)
-  if values and multihost.is_lead():
-    row: dict[str, Any] = {**values}
-    log = MetricsLog(workdir, start.step)
-    log.write(start.step, row, vectors=False)
-    log.close()
-  score = monitor.score(start.step)
-  if score is not None:
-    checkpointer.rate(start.step, score)
+  if values:
+    if multihost.is_lead():
+      row: dict[str, Any] = {**values}
+      log = MetricsLog(workdir, start.step)
+      log.write(start.step, row, vectors=False)
+      log.close()
+    choice = dataclasses.asdict(monitor.choice)
+    checkpointer.rate(start.step, choice, monitor.score(start.step))
   if preemption.requested():
     checkpointer.close()
     raise preemption.ending(start.step)

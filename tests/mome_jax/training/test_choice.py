@@ -91,6 +91,7 @@ def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
   printed = capsys.readouterr().out
   assert 'scans set aside from training: 1 of 5 phantom_kidney' in printed
   assert printed.count('validation every 2 steps on ') == 3  # of what was made up for, nothing else
+  assert printed.count('measuring step 4, where the run was asked to end') == 1
   assert 'ended early: 8 of 20 steps are done, the best at 4' in printed
   log = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   assert [row['step'] for row in log] == list(range(1, 9))
@@ -153,3 +154,13 @@ def test_several_processes_leave_what_is_made_up_for_as_well(make_up, tmp_path):
   assert monitor.is_unmeasured(4) and not any(tmp_path.iterdir())
   checkpointer.rate.assert_not_called()
   checkpointer.close.assert_called_once()
+
+
+@pytest.mark.parametrize('call', [3, 9])
+def test_what_is_made_up_for_is_noted(call, make_up, tmp_path):
+  """Else the same command would measure a trained run again and again."""
+  _, checkpointer = make_up(call)
+  [rated] = checkpointer.rate.call_args_list
+  choice = {'smooth': 0.5, 'best': 0.5, 'best_step': 4, 'waited': 0, 'unmeasured': None}
+  assert rated == mock.call(4, choice, 0.5)
+  assert json.loads((tmp_path / 'metrics.jsonl').read_text())['validation/dice'] == 0.5
