@@ -62,8 +62,8 @@ def locate(path: epath.PathLike, choice: str = LAST) -> Location:
     if step is None and _chooses(folder):
       step = max(steps)
       remarks.tell(
-        f'{folder}: none of its scans set aside shows a class, so that no checkpoint is the best: '
-        f'the newest counts, step {step}'
+        f'{folder}: no checkpoint is the best: none was measured yet, or no scan set aside '
+        f'shows a class; the newest counts, step {step}'
       )
     if step is None:
       raise CheckpointError(

@@ -129,17 +129,28 @@ class Checkpointer:
         ),
       )
 
-  def rate(self, step: int, score: float) -> None:
-    """Gives a checkpoint, which was saved without one, its score; all processes must call.
+  def rate(self, step: int, choice: Mapping[str, Any], score: float | None) -> None:
+    """Notes in a checkpoint what was measured once it was written; all processes must call.
+
+    Args:
+      step: of the checkpoint.
+      choice: what its position says of `validation` from now on.
+      score: as of `save`.
 
     Raises:
       CheckpointError: if it cannot be written.
     """
-    folder = self._folder / str(step) / METRICS
+    folder = self._folder / str(step)
     with self._explained():
       if jax.process_index() == 0:
-        folder.mkdir(exist_ok=True)
-        text_files.replace(folder / METRICS, json.dumps({SCORE: score}))
+        if score is not None:
+          (folder / METRICS).mkdir(exist_ok=True)
+          text_files.replace(folder / METRICS / METRICS, json.dumps({SCORE: score}))
+        # Last: until then it is measured once more.
+        noted = json.loads(text_files.read_text(folder / POSITION))
+        position = checksums.unsigned(noted) | {'validation': choice}
+        signed = checksums.signed(position, checksums.arrays(noted))
+        text_files.replace(folder / POSITION, json.dumps(signed))
       multihost_utils.sync_global_devices(f'rate {step}')
       self._manager.reload()
 

@@ -138,7 +138,8 @@ def _remove_unfinished(folder: pathlib.Path, program: str) -> None:
         if changed >= seen:
           decompress_executable(entry.read_bytes())
       except Exception:  # each way of compressing raises its own
-        entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a user who shares the folder, say
+          entry.unlink()
     mark.touch()
     os.utime(mark, ns=(max(entries.values(), default=0),) * 2)
 

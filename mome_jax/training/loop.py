@@ -122,15 +122,26 @@ def _train(task: Task, workdir: epath.Path, mesh: Mesh) -> None:
 def _make_up(
   monitor: Monitor, start: Start, workdir: epath.Path, checkpointer: checkpoint.Checkpointer
 ) -> None:
-  """Measures a checkpoint that was to be measured when the run was asked to end."""
-  row: dict[str, Any] = {**monitor.measure(start.step, start.state.ema)}
+  """Measures a checkpoint that was to be measured when the run was asked to end.
+
+  Raises:
+    Preempted: if several processes are asked to end again; one by itself is interrupted.
+  """
   if multihost.is_lead():
-    log = MetricsLog(workdir, start.step)
-    log.write(start.step, row, vectors=False)
-    log.close()
-  score = monitor.score(start.step)
-  if score is not None:
-    checkpointer.rate(start.step, score)
+    print(f'measuring step {start.step}, where the run was asked to end', flush=True)
+  preemption = multihost.Preemption()  # not entered: there is nothing that is to be saved first
+  values = monitor.measure(start.step, start.state.ema, preemption.requested)
+  if values:
+    if multihost.is_lead():
+      row: dict[str, Any] = {**values}
+      log = MetricsLog(workdir, start.step)
+      log.write(start.step, row, vectors=False)
+      log.close()
+    choice = dataclasses.asdict(monitor.choice)
+    checkpointer.rate(start.step, choice, monitor.score(start.step))
+  if preemption.requested():
+    checkpointer.close()
+    raise preemption.ending(start.step)
 
 
 def _loop(task: Task, start: Start, train_step: Any, feed: Feed, recorder: '_Recorder') -> None:
@@ -269,7 +280,7 @@ class _Recorder:
         (workdir / _CURVES).unlink()
       self._log = MetricsLog(workdir, start.step)
       _print_start(task, workdir, start)
-    monitor.tell()
+    monitor.announce()
 
   def trace(self, first: int) -> profile.Trace:
     """The profile that the config asks for, from step `first` on."""

@@ -158,15 +158,18 @@ class Monitor:
   def _chooses(self) -> bool:
     return self._scans is not None and self._scans.chooses
 
-  def tell(self) -> None:
-    """Prints what is measured, and how much that took where something was; the lead process."""
+  def announce(self) -> None:
+    """Prints what is measured; the lead process, before the first step."""
     if not multihost.is_lead() or not self._config.every:
       return
     if self._scans is None:
       print('validation: no scan is held out for it; see config.validation', flush=True)
-    elif not self._spent:
-      print(f'validation every {self._config.every} steps on {self._scans.about}', flush=True)
     else:
+      print(f'validation every {self._config.every} steps on {self._scans.about}', flush=True)
+
+  def tell(self) -> None:
+    """Prints how much the validations took, and which was the best; the lead process."""
+    if multihost.is_lead() and self._spent:
       best = f'; best at step {self.choice.best_step}' if self._chooses else ''
       print(f'validation took {100 * self.time_share:.1f} % of the time{best}', flush=True)
 

@@ -1,6 +1,7 @@
 """Several processes as one run, and the signal that ends it."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -171,14 +172,17 @@ class Preemption:
 
   Under `jax.distributed` JAX itself listens for SIGTERM and lets all processes agree on when to
   end; a single process needs its own handler. A second Control-C ends the process at once. Use as a
-  context manager.
+  context manager; outside its block only what processes agree on is heard.
   """
 
-  def __enter__(self):
+  _calls = itertools.count(1)  # of all there are: a count that began anew would miss the agreed one
+
+  def __init__(self):
     self._asked: signal.Signals | None = None
-    self._calls, self._agreed = 0, False
-    self._since = 0.0
+    self._agreed, self._since = False, 0.0
     self._before = {}
+
+  def __enter__(self):
     if threading.current_thread() is threading.main_thread():
       numbers = [] if jax.process_count() > 1 else [signal.SIGTERM]
       if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # shells set it for what runs behind
@@ -210,9 +214,8 @@ class Preemption:
     JAX agrees on the call after the highest number that any process has come to, and compares with
     `==`: steps of a resumed run, which begin later, would miss it.
     """
-    self._calls += 1
     if jax.distributed.is_initialized() and not self._agreed:
-      self._agreed = multihost_utils.reached_preemption_sync_point(self._calls)
+      self._agreed = multihost_utils.reached_preemption_sync_point(next(self._calls))
     return self._agreed or (jax.process_count() == 1 and self._asked is not None)
 
   def ending(self, step: int) -> Preempted:

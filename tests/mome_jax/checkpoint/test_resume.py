@@ -64,7 +64,11 @@ def test_a_checkpoint_can_be_rated_once_it_is_written(saved, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(saved, workdir)
   with opened(workdir) as checkpointer:
-    checkpointer.rate(3, 0.5)
+    checkpointer.rate(5, {'waited': 1}, None)
+    restored, position = checkpointer.restore(abstract(), CONFIG)
+    assert position == {'step': 5, 'seed': 0, 'validation': {'waited': 1}}
+    assert_state((restored, {'step': 5, 'seed': 0}), 5)
+    checkpointer.rate(3, {}, 0.5)
     for step in (7, 9):  # of which two are kept, and the best
       checkpointer.save(step, state(step), {'step': step, 'seed': 0})
   assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['3', '7', '9']
@@ -355,6 +359,6 @@ def test_where_no_scan_set_aside_shows_a_class_the_newest_is_the_best(saved, tmp
   shutil.copytree(saved, tmp_path / 'run')
   config = {'validation': {'every': 10, 'cases': 2}}
   (tmp_path / 'run' / 'config.json').write_text(json.dumps(config))
-  with pytest.warns(UserWarning, match='none of its scans set aside shows a class'):
+  with pytest.warns(UserWarning, match='none was measured yet, or no scan set aside'):
     best = checkpoint.locate(tmp_path / 'run', 'best')
   assert best.step == checkpoint.locate(tmp_path / 'run').step

@@ -179,3 +179,15 @@ def test_of_the_kept_programs_only_new_ones_are_looked_at(monkeypatch, tmp_path,
   (tmp_path / 'jit_train_step-three-cache').write_bytes(b'three')
   start()
   assert sorted(read) == [b'three', b'two']  # which another process may have been writing
+
+
+def test_an_entry_that_cannot_be_removed_costs_no_look_at_the_others(tmp_path, no_cache):
+  """As of another user; a folder stands for it."""
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path))
+  (tmp_path / 'jit_train_step-one-cache').mkdir()
+  (tmp_path / 'jit_train_step-two-cache').write_bytes(b'cut short')
+  with compilation.told('the train step', 'a small network', str):
+    pass
+  assert sorted(path.name for path in tmp_path.glob('jit_*')) == [
+    'jit_train_step-one-cache', 'jit_train_step-seen',
+  ]  # fmt: skip

@@ -1,13 +1,17 @@
 """The best checkpoint is chosen on scans set aside, by a run that is ended in a validation."""
 
+import contextlib
 import json
 import os
 import signal
+import types
+from unittest import mock
 
 import compiled
 import jax
 import pytest
 from etils import epath
+from jax.experimental import multihost_utils
 
 from input_pipeline import bricks
 from input_pipeline.prepare import prepare
@@ -15,7 +19,8 @@ from mome_jax import checkpoint
 from mome_jax.checkpoint import training_cases
 from mome_jax.configs import demo
 from mome_jax.training import loop, multihost
-from mome_jax.training.monitor import Monitor
+from mome_jax.training.monitor import Choice, Monitor
+from mome_jax.training.validation_scans import HeldOutScans
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 DICE = 0.2, 0.6, 0.5, 0.4  # of the four validations: the best one is the second
@@ -85,6 +90,8 @@ def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
   assert jax.sharding.get_mesh().empty  # scoring, which follows, has a mesh of this host alone
   printed = capsys.readouterr().out
   assert 'scans set aside from training: 1 of 5 phantom_kidney' in printed
+  assert printed.count('validation every 2 steps on ') == 3  # of what was made up for, nothing else
+  assert printed.count('measuring step 4, where the run was asked to end') == 1
   assert 'ended early: 8 of 20 steps are done, the best at 4' in printed
   log = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   assert [row['step'] for row in log] == list(range(1, 9))
@@ -113,3 +120,47 @@ def test_the_best_checkpoint_of_a_run_that_was_ended_in_a_validation(
   every = {(case.source, case.name, case.digest) for case in store.cases}
   trained = training_cases.read(workdir).cases
   assert trained < every and len(every - trained) == 3
+
+
+@pytest.fixture
+def make_up(tmp_path, monkeypatch):
+  """Has a checkpoint of step 4 made up for by several processes that agree to end at some call."""
+
+  def make_up(call):
+    calls = []
+    asked = lambda number: calls.append(number) or len(calls) == call
+    monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', asked)
+    measure = lambda ema, is_ending: None if is_ending() or is_ending() else {'dice': 0.5}
+    scans = HeldOutScans([], True, 'scans set aside')
+    config = demo.get_config()
+    config.validation.picture = False
+    monitor = Monitor(config, scans, measure, Choice(unmeasured=4), tmp_path)
+    start = types.SimpleNamespace(step=4, state=types.SimpleNamespace(ema=None))
+    checkpointer = mock.Mock()
+    ended = pytest.raises(multihost.Preempted, match='saved at step 4')
+    with ended if call <= 3 else contextlib.nullcontext():
+      loop._make_up(monitor, start, epath.Path(tmp_path), checkpointer)
+    multihost.Preemption().requested()
+    assert calls == list(range(calls[0], calls[0] + len(calls)))  # JAX compares with `==`
+    return monitor, checkpointer
+
+  return make_up
+
+
+def test_several_processes_leave_what_is_made_up_for_as_well(make_up, tmp_path):
+  """They heard SIGTERM after the validation, its picture, a compilation and a step."""
+  monitor, checkpointer = make_up(call=2)
+  assert monitor.is_unmeasured(4) and not any(tmp_path.iterdir())
+  checkpointer.rate.assert_not_called()
+  checkpointer.close.assert_called_once()
+
+
+@pytest.mark.parametrize('call', [3, 9])
+def test_what_is_made_up_for_is_noted(call, make_up, tmp_path):
+  """Else the same command would measure a trained run again and again."""
+  _, checkpointer = make_up(call)
+  [rated] = checkpointer.rate.call_args_list
+  choice = {'smooth': 0.5, 'best': 0.5, 'best_step': 4, 'waited': 0, 'unmeasured': None}
+  assert rated == mock.call(4, choice, 0.5)
+  assert json.loads((tmp_path / 'metrics.jsonl').read_text())['validation/dice'] == 0.5

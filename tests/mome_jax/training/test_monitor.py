@@ -100,6 +100,16 @@ def test_what_a_run_that_is_asked_to_end_leaves_is_measured_when_it_goes_on():
   assert not second.is_unmeasured(20)
 
 
+def test_a_run_that_made_up_for_a_validation_announces_what_is_measured(capsys):
+  """It began with `validation took 98 % of the time`."""
+  one = monitor(ASIDE, 0.4)
+  one.measure(10, None)
+  one.announce()
+  assert capsys.readouterr().out == 'validation every 10 steps on scans set aside\n'
+  one.tell()
+  assert capsys.readouterr().out.endswith(' % of the time; best at step 10\n')
+
+
 def test_nothing_is_chosen_on_scans_that_are_scored():
   watching = monitor(WATCHED, 0.4, 0.8)
   row = watching.measure(10, None)
