@@ -499,9 +499,9 @@ def test_a_part_of_an_organ_is_told_from_what_is_nothing_of_the_kind():
   """Of a part neither size nor place in the body are known, but its density, and what is beside."""
   record = learn.learn(training(), CLASSES, (4, 4, 3))
   giant = Person(1000, scan=12.0)
-  verdict = lambda **changes: (
-    judge({'heart': giant.look('heart', **changes)}, giant, record).verdicts['heart']
-  )
+  verdict = lambda **changes: judge(
+    {'heart': giant.look('heart', **changes)}, giant, record
+  ).verdicts['heart']
   for odd in ({'volume_ml': 2000.0}, {'right': 3.0}, {'fat_10_30_mm': 1.0}):
     whole, part = verdict(**odd), verdict(**odd, cut=True)
     assert (whole.absent, whole.alien, part.absent, part.alien) == (True, True, True, False), odd
