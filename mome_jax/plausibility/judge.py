@@ -153,24 +153,7 @@ def judge(
   wrong = outliers(deviations, record.tolerance, usual=record.usual, unlike=unlike)
   agreed = known.keys() - wrong.misfits - wrong.misplaced.keys()
   trusted = {name: look for name, look in known.items() if name in agreed}
-  # Of classes without ranges too: nothing says that they are right in such a scan.
-  unknown = Verdict(False, (FOREIGN,)) if wrong.foreign else Verdict()
-  verdicts = {name: dataclasses.replace(unknown, cut=look.cut) for name, look in looks.items()}
-  for name in record.absent:
-    if name in looks or name in specks:
-      cut = looks[name].cut if name in looks else None
-      verdicts[name] = Verdict(False, (ELSEWHERE,), cut, absent=True)
-  for name, whys in _elsewhere(looks, record, others).items():
-    # What the field of view cuts may look like anything, but not in a scan of nobody knows what.
-    if wrong.foreign or (all(whys) and not looks[name].cut):
-      first = (UNSEEN, *whys[0]) if all(whys) else (FOREIGN,)
-      verdicts[name] = Verdict(False, first, looks[name].cut, absent=True)
-  for name in looks.keys() - known.keys() if wrong.foreign else ():
-    regions = (record, *others)
-    few = any(name in region.few for region in regions)
-    why = _unlike(looks[name], name, regions, measures.SURROUNDINGS) if few else []
-    if why:
-      verdicts[name] = Verdict(False, (FOREIGN, *why), looks[name].cut, absent=True)
+  verdicts = _without_ranges(looks, specks, record, others, foreign=wrong.foreign)
   for name in (*known, *(name for name in specks if name not in record.absent)):
     if name in specks:
       why = [SPECK]
@@ -185,9 +168,12 @@ def judge(
     absent = beyond or unseen or (wrong.foreign and (name in wrong.misfits or name in specks))
     cut = None if name in specks else known[name].cut
     verdicts[name] = Verdict(not told, tuple(told), cut, absent)
-  for name, verdict in verdicts.items():
-    part = verdict.cut and not _unlike(looks[name], name, (record, *others), _OF_A_PART)
-    verdicts[name] = dataclasses.replace(verdict, alien=verdict.absent and not part)
+  verdicts = {
+    name: verdict
+    if verdict.cut and not _unlike(looks[name], name, (record, *others), _OF_A_PART)
+    else dataclasses.replace(verdict, alien=verdict.absent)
+    for name, verdict in verdicts.items()
+  }
   return Judgement(
     verdicts, wrong.foreign, tuple(_unlike_training(scene, record, deviations, wrong))
   )
@@ -302,6 +288,43 @@ def _misfit(
     for name in worst
     if abs(excess[name]) > tolerance
   ][:_SHOWN]
+
+
+def _without_ranges(
+  looks: Mapping[str, Look],
+  specks: Collection[str],
+  record: Record,
+  others: Sequence[Record],
+  *,
+  foreign: bool,
+) -> dict[str, Verdict]:
+  """What is to be thought of masks of classes of which a record has no ranges; of others, too.
+
+  Args:
+    looks: as for `judge`.
+    specks: likewise.
+    record: likewise.
+    others: likewise.
+    foreign: whether the scan is: then nothing says that any mask is right.
+  """
+  unknown = Verdict(False, (FOREIGN,)) if foreign else Verdict()
+  verdicts = {name: dataclasses.replace(unknown, cut=look.cut) for name, look in looks.items()}
+  for name in record.absent:
+    if name in looks or name in specks:
+      cut = looks[name].cut if name in looks else None
+      verdicts[name] = Verdict(False, (ELSEWHERE,), cut, absent=True)
+  for name, whys in _elsewhere(looks, record, others).items():
+    # What the field of view cuts may look like anything, but not in a scan of nobody knows what.
+    if foreign or (all(whys) and not looks[name].cut):
+      first = (UNSEEN, *whys[0]) if all(whys) else (FOREIGN,)
+      verdicts[name] = Verdict(False, first, looks[name].cut, absent=True)
+  regions = (record, *others)
+  few = frozenset[str]().union(*(region.few for region in regions))
+  for name in looks.keys() & few - {*record.classes, *record.absent} if foreign else ():
+    why = _unlike(looks[name], name, regions, measures.SURROUNDINGS)
+    if why:
+      verdicts[name] = Verdict(False, (FOREIGN, *why), looks[name].cut, absent=True)
+  return verdicts
 
 
 def _elsewhere(

@@ -53,9 +53,10 @@ def test_an_abdomen_is_told_from_a_head_and_neck(real_data, tmp_path, capsys):
   # What an upper abdomen may show.
   shown = {'spinal cord', 'esophagus', 'right lung', 'left lung'}
   assert {name for name, row in marked.items() if row['present']} <= shown
-  others = marked.keys() - shown
-  assert all(marked[name]['plausible'] is False and marked[name]['reasons'] for name in others)
-  assert others and 'do not trust its masks' in told
+  assert all(row['plausible'] is False and row['reasons'] for row in marked.values())
+  removed = {row['name'] for row in legend['labels'] if row['removed_ml']}
+  assert removed and not removed & shown and 'removed as not there: larynx' in told
+  assert 'do not trust its masks' in told
 
 
 def test_what_is_compiled_ahead_is_all_that_a_scan_needs():
