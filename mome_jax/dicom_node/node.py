@@ -77,6 +77,7 @@ class Node:
     except OSError as error:
       raise network.NodeError(f'{root}: cannot be written ({folders.refusal(error)})') from error
     self._retries: dict[str, tuple[int, float]] = {}  # series -> attempts, not before
+    self._retries_wait = True  # for a series that is segmented before
     self._segmented: set[str] = set()  # series since the start
 
   @property
@@ -108,9 +109,12 @@ class Node:
     new = [folder for folder in ready if folder.name not in self._retries]
     if new:
       self._send(new[0])
-    elif self._segment_next():
+    # By turns: a destination that is gone may take a minute to be found so.
+    elif (self._retries_wait or not ready) and self._segment_next():
+      self._retries_wait = not ready
       return True
-    elif ready:  # last: a destination that is gone may take a minute to be found so
+    elif ready:
+      self._retries_wait = True
       self._send(min(ready, key=due))
     return bool(ready)
 

@@ -353,16 +353,17 @@ def end(node):
   node.run()
 
 
-def test_a_destination_that_is_away_keeps_no_series_waiting(series, tmp_path):
-  """To find that it is away may take a minute, of each of its results."""
+def test_results_to_be_sent_again_and_series_that_wait_take_turns(series, tmp_path):
+  """To find that a destination is away may take a minute, of each of its results."""
   with archive() as (port, _):
     pass  # a port that nobody listens on any more
   node, lines, name = waiting(tmp_path, series, port)
   assert node.step() and node.step() and 'does not answer' in lines[-1]
   node._retries[name] = 1, 0.0  # its pause is over
-  shutil.copytree(series[0].parent, node.incoming / '1.2.4')
-  node._receiver._last['1.2.4'] = 0.0
-  for told in ('1.2.4: segmented', '1.2.4: ARCHIVE', f'{name}: ARCHIVE'):
+  for new in ('1.2.4', '1.2.5'):
+    shutil.copytree(series[0].parent, node.incoming / new)
+    node._receiver._last[new] = 0.0
+  for told in ('1.2.4: segmented', '1.2.4: ARCHIVE', f'{name}: ARCHIVE', '1.2.5: segmented'):
     assert node.step() and lines[-1].startswith(told)
   end(node)
 
