@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 import hypothesis
 import pytest
@@ -33,6 +34,8 @@ def take_cores(worker: dict) -> None:
 
 
 def pytest_configure(config):
+  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   if is_worker(config) and hasattr(os, 'sched_setaffinity'):
     take_cores(config.workerinput)
 

@@ -26,7 +26,7 @@ def test_the_curves_of_fewer_steps_are_no_mark_of_the_end(tmp_path, monkeypatch)
   curves.write_bytes(b'of 8 steps')
   for name in ('MetricsLog', '_print_start'):
     monkeypatch.setattr(loop, name, lambda *_: None)
-  monitor = types.SimpleNamespace(tell=lambda: None)
+  monitor = types.SimpleNamespace(announce=lambda: None)
   task = types.SimpleNamespace(config=base.get_config())
   loop._Recorder(task, epath.Path(tmp_path), None, start_at(8), monitor)
   assert not curves.exists()
