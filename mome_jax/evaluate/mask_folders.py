@@ -405,8 +405,7 @@ def _mask_folders(
     except inventory.FolderError as error:  # costs only this case
       yield case, error
       continue
-    by_class: dict[str, inventory.File] = {}
-    twice = ''
+    by_class, twice = dict[str, inventory.File](), ''
     for file in (*masks.used, *masks.failed):
       name = file.path.name
       noun = called.get(name) or canonical(inventory.stem(name), template)

@@ -33,6 +33,7 @@ class Verdict:
       part of the body, or it looks like no such organ in a foreign scan, or in one of a part of the
       body in which training did not show it.
     alien: whether an absent mask is nothing of the kind even if the scan shows a part of it only.
+    removed_ml: volume of a mask that was there and is taken away.
   """
 
   plausible: bool | None = None
@@ -40,6 +41,7 @@ class Verdict:
   cut: bool | None = None
   absent: bool = False
   alien: bool = False
+  removed_ml: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

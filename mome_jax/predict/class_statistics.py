@@ -1,8 +1,7 @@
 """Numbers of a segmented scan: volume, density and components of each class, and its sides."""
 
 import dataclasses
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ def statistics(
   segmentation: Segmentation,
   targets: Sequence[Target],
   judgement: Judgement | None = None,
-  removed: Mapping[str, float] = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
   """A row of the legend for each target.
 
@@ -29,7 +27,6 @@ def statistics(
     segmentation: of the targets.
     targets: K.
     judgement: of the masks.
-    removed: name -> ml, of masks that were there and count as none.
 
   Returns:
     K dicts: the fields of a target; `volume_ml`, structures inside it included; `mean_hu` and
@@ -51,7 +48,7 @@ def statistics(
       row['mean_hu'] = round(float(values.mean(dtype=np.float64)), 1)
       row['sd_hu'] = round(float(values.std(dtype=np.float64)), 1)
       _, row['components'] = components(mask)
-    rows.append(row | plausible_masks.verdict_of(judgement, target.name, removed))
+    rows.append(row | plausible_masks.verdict_of(judgement, target.name))
   return rows
 
 

@@ -36,7 +36,6 @@ class SegmentedScan:
     labels: (D, H, W), what the label map holds; made by `segmentation.label_map`.
     routing: for the page, or None.
     judgement: of the masks, or None.
-    removed: name -> ml, of masks that were there and count as none.
     unsure: by name, the share of a mask that is; see `uncertainty.Uncertainty`.
     rows: of the legend, one a target; see `class_statistics.statistics`.
     origin: the other fields of the legend; see `write_results.origin_of`.
@@ -50,7 +49,6 @@ class SegmentedScan:
   routing: 'RoutingMaps | None' = None
   labels: np.ndarray | None = None
   judgement: 'Judgement | None' = None
-  removed: Mapping[str, float] = dataclasses.field(default_factory=dict)
   unsure: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
   rows: Sequence[Mapping[str, Any]] = ()
   origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)

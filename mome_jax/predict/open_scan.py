@@ -53,13 +53,11 @@ class Part:
     segmentation: of them.
     unsure: by name, the share of a mask that is; see `uncertainty.Uncertainty`.
     judgement: of the masks, or None.
-    removed: name -> ml, of masks that were there and count as none.
   """
 
   segmentation: Segmentation
   unsure: dict[str, float | None]
   judgement: Judgement | None = None
-  removed: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -149,13 +147,13 @@ class Answerer:
       listener.enter('classes of the model')
       asked = self.read_prompts(self.request(None))
       part = self._run(scan, asked.segmenter, listener)
-      judgement, left, removed = plausible_masks.judge_and_clean(
+      left, judgement = plausible_masks.judge_and_clean(
         scan.loaded.volume,
         part.segmentation,
         asked.records,
         keep_absent=self._options.keep_absent,
       )
-      scan.trained = Part(left, part.unsure, judgement, removed)
+      scan.trained = Part(left, part.unsure, judgement)
 
   def _make_free(
     self, scan: OpenScan, request: Request, targets: Sequence[Target], listener: Listener
@@ -209,7 +207,7 @@ def _split(asked: PromptedModel) -> tuple[list[Target], list[Target]]:
 def notes_on(segmented: SegmentedScan) -> list[str]:
   """What the user should know of the masks of a scan, which is called by its name."""
   names, free = [target.name for target in segmented.targets], segmented.segmentation.free
-  told = plausible_masks.notes(segmented.name, segmented.judgement, names, segmented.removed)
+  told = plausible_masks.notes(segmented.name, segmented.judgement, names)
   return [*told, *verdicts.unanswered(segmented.name, segmented.targets, free)]
 
 
@@ -217,15 +215,9 @@ def _segmented(scan: OpenScan, asked: PromptedModel, targets: Sequence[Target]) 
   """Some targets, which are finished, in the order of the prompts."""
   targets = [target for target in asked.targets if target in targets]
   segmentation, unsure = _joined(scan, asked, targets)
-  trained = scan.trained if scan.trained and segmentation.names else None
+  judgement = scan.trained.judgement if scan.trained and segmentation.names else None
   segmented = SegmentedScan(
-    scan.title,
-    scan.loaded,
-    segmentation,
-    targets,
-    judgement=trained.judgement if trained else None,
-    removed=trained.removed if trained else {},
-    unsure=unsure,
+    scan.title, scan.loaded, segmentation, targets, judgement=judgement, unsure=unsure
   )
   return dataclasses.replace(segmented, rows=write_results.measure(segmented))
 

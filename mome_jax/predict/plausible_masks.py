@@ -70,7 +70,7 @@ def judge_and_clean(
   records: Sequence[Record],
   *,
   keep_absent: bool,
-) -> tuple[Judgement | None, Segmentation, dict[str, float]]:
+) -> tuple[Segmentation, Judgement | None]:
   """Judges masks as `judge_masks`, and removes small ones that count as none.
 
   Small is less than half of what nearly all training labels of the class have. A larger one may be
@@ -84,18 +84,21 @@ def judge_and_clean(
     keep_absent: whether nothing is removed.
 
   Returns:
-    The judgement of all masks, those that are left, and the ml of each that is removed, by name.
+    The masks that are left, and the judgement of all.
   """
   judgement = judge_masks(scan, segmentation, records)
-  removed: dict[str, float] = {}
-  for name in () if keep_absent else segmentation.names:
+  if judgement is None or keep_absent:
+    return segmentation, judgement
+  gone = {}
+  for name, verdict in judgement.verdicts.items():
     box = segmentation.boxes[name]
     known = [ml for record in records if (ml := record.smallest_ml(name)) is not None]
-    if _verdict(judgement, name).alien and box is not None and known:
+    if verdict.alien and box is not None and known:
       size = rounded_ml(int(np.count_nonzero(segmentation.mask(name, box))), scan)
       if size < _SMALL * min(known):
-        removed[name] = size
-  return judgement, postprocess.without(segmentation, removed), removed
+        gone[name] = dataclasses.replace(verdict, plausible=None, cut=None, removed_ml=size)
+  left = dataclasses.replace(judgement, verdicts={**judgement.verdicts, **gone})
+  return postprocess.without(segmentation, gone), left
 
 
 def rounded_ml(voxels: int, scan: volume.Volume) -> float:
@@ -104,20 +107,17 @@ def rounded_ml(voxels: int, scan: volume.Volume) -> float:
   return round(size, 3) or float(f'{size:.1g}')
 
 
-def verdict_of(
-  judgement: Judgement | None, name: str, removed: Mapping[str, float]
-) -> dict[str, Any]:
+def verdict_of(judgement: Judgement | None, name: str) -> dict[str, Any]:
   """Fields of a legend's row: `cut`, `plausible`, `reasons` and `removed_ml`.
 
   None and empty where nothing is known. Of a mask that is removed the reasons are why.
   """
   verdict = _verdict(judgement, name)
-  gone = name in removed
   return {
-    'cut': None if gone else verdict.cut,
-    'plausible': None if gone else verdict.plausible,
+    'cut': verdict.cut,
+    'plausible': verdict.plausible,
     'reasons': list(verdict.reasons),
-    'removed_ml': removed.get(name, 0.0),
+    'removed_ml': verdict.removed_ml,
   }
 
 
@@ -135,35 +135,32 @@ def implausible(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   return [row['name'] for row in rows if row.get('plausible') is False]
 
 
-def notes(
-  path: str, judgement: Judgement | None, names: Sequence[str], removed: Mapping[str, float]
-) -> list[str]:
+def notes(path: str, judgement: Judgement | None, names: Sequence[str]) -> list[str]:
   """What the user should know of the masks that were asked for.
 
   Args:
     path: of the scan.
     judgement: of it.
     names: of the masks.
-    removed: name -> ml, of those that are not there any more.
   """
   if judgement is None:
     return []
-  why = {
-    name: verdict.reasons[0]
-    for name in names
-    if (verdict := judgement.verdicts.get(name, _UNKNOWN)).plausible is False
-  }
+  asked = {name: judgement.verdicts.get(name, _UNKNOWN) for name in names}
   if judgement.foreign:
     told = [
       f'{path}: DOES NOT LOOK LIKE THE SCANS THE MODEL WAS TRAINED ON '
       f'({"; ".join(judgement.reasons)}): do not trust its masks'
     ]
   else:
-    told = [f'{path}: {n} is implausible: {why[n]}' for n in why if n not in removed]
+    told = [
+      f'{path}: {name} is implausible: {verdict.reasons[0]}'
+      for name, verdict in asked.items()
+      if verdict.plausible is False
+    ]
   gone = [
-    f'{name} ({removed[name]:.2g} ml{"" if judgement.foreign else f"; {why[name]}"})'
-    for name in why
-    if name in removed
+    f'{name} ({one.removed_ml:.2g} ml{"" if judgement.foreign else f"; {one.reasons[0]}"})'
+    for name, one in asked.items()
+    if one.removed_ml
   ]
   if gone:
     told.append(f'{path}: removed as not there: {", ".join(gone)}; --keep-absent keeps such masks')

@@ -154,7 +154,7 @@ class Job:
     status, rows, notes, mirrored = 'ok', [], [], None
     if not work.error:
       with work.stage('write'), work.staging:
-        work.judgement, work.segmentation, work.removed = plausible_masks.judge_and_clean(
+        work.segmentation, work.judgement = plausible_masks.judge_and_clean(
           work.loaded.volume,
           work.segmentation,
           self.model.records,
@@ -191,7 +191,7 @@ class Job:
     if self.request.check_sides and mirrored:
       work.notes.append(mirrored_note(work.files))
     names = [target.name for target in self.model.targets]
-    work.notes += plausible_masks.notes(work.files.input, work.judgement, names, work.removed)
+    work.notes += plausible_masks.notes(work.files.input, work.judgement, names)
     free = work.segmentation.free
     work.notes += verdicts.unanswered(work.files.input, self.model.targets, free)
     origin = write_results.origin_of(
@@ -206,7 +206,6 @@ class Job:
         self.model.targets,
         routing=work.routing,
         judgement=work.judgement,
-        removed=work.removed,
         unsure=dict(zip(names, work.uncertainty.shares(), strict=True)),
       ),
       options=self._options(name),
@@ -291,7 +290,6 @@ class _Work:
     self.notes: list[str] = []
     self.missing: dict[str, str] = {}
     self.judgement: Judgement | None = None
-    self.removed: dict[str, float] = {}
     self.routing: router_maps.RoutingMaps | None = None
     self.maps: ProbabilityMaps | None = None
     self.staging = contextlib.ExitStack()

@@ -85,16 +85,10 @@ def write_scan(
 def measure(segmented: SegmentedScan) -> list[dict[str, Any]]:
   """The rows of a legend but for the files of their masks; see `class_statistics.statistics`."""
   rows = statistics(
-    segmented.scan.volume,
-    segmented.segmentation,
-    segmented.targets,
-    segmented.judgement,
-    segmented.removed,
+    segmented.scan.volume, segmented.segmentation, segmented.targets, segmented.judgement
   )
-  unsure = {
-    name: share for name, share in segmented.unsure.items() if name not in segmented.removed
-  }
-  return [{**row, 'unsure': unsure.get(row['name'])} for row in rows]
+  unsure = segmented.unsure
+  return [{**row, 'unsure': None if row['removed_ml'] else unsure.get(row['name'])} for row in rows]
 
 
 def origin_of(
