@@ -353,35 +353,6 @@ def end(node):
   node.run()
 
 
-def test_results_to_be_sent_again_and_series_that_wait_take_turns(series, tmp_path):
-  """To find that a destination is away may take a minute, of each of its results."""
-  with archive() as (port, _):
-    pass  # a port that nobody listens on any more
-  node, lines, name = waiting(tmp_path, series, port)
-  assert node.step() and node.step() and 'does not answer' in lines[-1]
-  node._retries[name] = 1, 0.0  # its pause is over
-  for new in ('1.2.4', '1.2.5'):
-    shutil.copytree(series[0].parent, node.incoming / new)
-    node._receiver._last[new] = 0.0
-  for told in ('1.2.4: segmented', '1.2.4: ARCHIVE', f'{name}: ARCHIVE', '1.2.5: segmented'):
-    assert node.step() and lines[-1].startswith(told)
-  end(node)
-
-
-def test_results_that_were_given_up_can_be_sent_again(series, tmp_path):
-  with archive() as (port, taken):
-    node, lines, name = waiting(tmp_path, series, 1, attempts=1)
-    assert node.step() and node.step() and not node.step()
-    assert 'failed: ARCHIVE at 127.0.0.1:1 does not answer' in lines[-1]
-    node.settings = dataclasses.replace(
-      node.settings, destinations=(Destination('ARCHIVE', '127.0.0.1', port),)
-    )
-    (node.failed / name / 'results').rename(node.outgoing / name)
-    assert node.step() and not node.step()
-    assert lines[-1] == f'{name}: 1 results sent to ARCHIVE' and len(taken) == 1
-    end(node)
-
-
 def test_a_full_disk_costs_one_series_and_the_node_goes_on(series, tmp_path):
   with archive() as (port, taken):
     node, lines, name = waiting(tmp_path, series, port)
@@ -492,22 +463,6 @@ def test_images_of_a_series_that_comes_twice_are_all_kept(series, tmp_path):
   assert {path.name for path in places[0].iterdir()} == {series[0].name, series[1].name}
   assert not list(again.outgoing.iterdir())
   end(again)
-
-
-def test_results_that_wait_are_sent_beside_those_of_later_images(series, tmp_path):
-  for _ in range(2):  # nobody listens on port 1
-    node, _, name = waiting(tmp_path, series, keep=True)
-    while list(node.incoming.iterdir()):
-      node.step()
-    end(node)
-  outgoing = tmp_path / 'node' / 'outgoing'
-  assert {path.name for path in outgoing.iterdir()} == {name, f'{name}-2'}
-  with archive() as (port, taken), running(tmp_path, port, keep=True) as (_, lines):
-    until(lambda: len(taken) == 2 and not list(outgoing.iterdir()))
-  assert {f'{name}: 1 results sent to ARCHIVE', f'{name}-2: 1 results sent to ARCHIVE'} <= {*lines}
-  assert len({dataset.SOPInstanceUID for dataset in taken}) == 2
-  kept = {path.name for path in (tmp_path / 'node' / 'done' / name).iterdir()}
-  assert kept == {'images', 'images-2', 'results'}
 
 
 def test_a_port_that_is_taken_frees_the_folder(tmp_path):
